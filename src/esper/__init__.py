@@ -1,0 +1,39 @@
+"""Esper prunes a PyTorch network while it trains, and does its thinking at checkpoints.
+
+Three calls do it: `esper.attach` before training, `Session.end_epoch` after each epoch, `Session.finish` last.
+Importing this package does not import torch; the names below load their module when they are first used.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from esper.config import Config
+    from esper.errors import EsperError
+    from esper.session import Session, attach, inspect, load, resume
+
+__version__ = "0.1.0"
+
+__all__ = ["Config", "EsperError", "Session", "__version__", "attach", "inspect", "load", "resume"]
+
+_HOME = {
+    "Config": "esper.config",
+    "EsperError": "esper.errors",
+    "Session": "esper.session",
+    "attach": "esper.session",
+    "inspect": "esper.session",
+    "load": "esper.session",
+    "resume": "esper.session",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_HOME[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,0 +1,1 @@
+"""The command line: `esper demo`, `inspect`, `checkpoints`, `verify`, `rollback`, `config`."""

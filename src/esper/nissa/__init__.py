@@ -1,0 +1,1 @@
+"""Telemetry: what a run did, as values that can be stored, shown and compared."""
