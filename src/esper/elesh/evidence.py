@@ -1,0 +1,174 @@
+"""What an analysis found out about every unit, as plain arrays that say what was *not* measured."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from enum import IntEnum
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from esper.anatomy.structure import BoolArray, FloatArray, IntArray
+from esper.errors import EvidenceError
+
+_FLOATS = ("screen", "loss_increase", "confidence")
+_ARRAYS = (*_FLOATS, "samples")
+
+
+class Tier(IntEnum):
+    """How far an analysis came."""
+
+    NONE = 0
+    SCREEN = 1
+    """Every unit scored from tracked statistics and weights."""
+    TWIN = 2
+    """Statistics measured on the twin."""
+    ABLATION = 3
+    """Finalists removed one by one and the loss measured."""
+
+
+@dataclass(frozen=True, eq=False)
+class Evidence:
+    """What is known about every unit of one network; NaN means unmeasured and is never read as zero.
+
+    Attributes:
+        anatomy_digest: `Anatomy.digest` of the network that was analyzed.
+        screen: importance rank of every unit, 0 (least) to 1 (most important), shape [units].
+        loss_increase: rise of the held-out loss when that unit alone is removed, shape [units]; NaN unless ablated.
+        confidence: share of bootstrap resamples in which the unit stays below the cut, 0 to 1, shape [units].
+        samples: how many samples or updates stand behind the unit's numbers, shape [units].
+        tier: how far the analysis came.
+        is_partial: true if a part was lost or the deadline came first; what is missing is NaN.
+        notes: what a reader of the decision should know (lost tasks, folded duplicates).
+    """
+
+    anatomy_digest: str
+    screen: FloatArray
+    loss_increase: FloatArray
+    confidence: FloatArray
+    samples: IntArray
+    tier: Tier = Tier.NONE
+    is_partial: bool = False
+    notes: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        shape = self.screen.shape
+        for name in _ARRAYS:
+            array = getattr(self, name)
+            if array.shape != shape or array.ndim != 1:
+                raise EvidenceError(
+                    f"Evidence.{name} has shape {array.shape}, expected one number per unit: {shape}. "
+                    "Fill units that were not measured with NaN (samples: 0)."
+                )
+        _refuse_outside(self.screen, "screen")
+        _refuse_outside(self.confidence, "confidence")
+        if np.isinf(self.loss_increase).any():
+            raise EvidenceError(
+                f"Evidence.loss_increase is infinite for unit {int(np.flatnonzero(np.isinf(self.loss_increase))[0])}: "
+                "the loss without that unit overflowed. Record NaN (unmeasured), so that the unit stays."
+            )
+
+    @classmethod
+    def unmeasured(cls, anatomy_digest: str, num_units: int) -> Evidence:
+        """Evidence of nothing: the start to which measurements are added with `dataclasses.replace`."""
+        return cls(anatomy_digest, *(np.full(num_units, np.nan) for _ in _FLOATS), np.zeros(num_units, np.int64))
+
+    @property
+    def num_units(self) -> int:
+        return int(self.screen.size)
+
+    @property
+    def is_measured(self) -> BoolArray:
+        """Units with an exact ablation and a confidence: shape [units]."""
+        return np.isfinite(self.loss_increase) & np.isfinite(self.confidence)
+
+    def require_for(self, anatomy_digest: str, num_units: int) -> None:
+        """Refuses evidence about another network.
+
+        Raises:
+            EvidenceError: it was measured on another structure or has another number of units.
+        """
+        if self.anatomy_digest != anatomy_digest or self.num_units != num_units:
+            raise EvidenceError(
+                f"This evidence is about network {self.anatomy_digest[:12]} with {self.num_units} units, the plan is for "
+                f"{anatomy_digest[:12]} with {num_units}. Analyze the present checkpoint again."
+            )
+
+    def to_tensors(self) -> dict[str, NDArray[Any]]:
+        """The arrays, in a form that safetensors stores; `metadata` holds the rest."""
+        return {name: np.ascontiguousarray(getattr(self, name)) for name in _ARRAYS}
+
+    def metadata(self) -> dict[str, str]:
+        """What is not an array, as the flat strings that a safetensors header allows."""
+        return {
+            "anatomy_digest": self.anatomy_digest,
+            "tier": str(int(self.tier)),
+            "is_partial": json.dumps(self.is_partial),
+            "notes": json.dumps(self.notes),
+        }
+
+    @classmethod
+    def from_tensors(cls, tensors: Mapping[str, NDArray[Any]], metadata: Mapping[str, str]) -> Evidence:
+        """The inverse of `to_tensors` and `metadata`.
+
+        Raises:
+            EvidenceError: an array or a header entry is missing or cannot be read.
+        """
+        try:
+            return cls(
+                metadata["anatomy_digest"],
+                *(tensors[name].astype(np.float64) for name in _FLOATS),
+                tensors["samples"].astype(np.int64),
+                Tier(int(metadata["tier"])),
+                bool(json.loads(metadata["is_partial"])),
+                tuple(json.loads(metadata["notes"])),
+            )
+        except (KeyError, ValueError) as error:
+            expected = ", ".join(field.name for field in fields(cls))
+            raise EvidenceError(f"Stored evidence cannot be read ({error!r}); expected {expected}. Analyze again.") from error
+
+    def to_json(self) -> dict[str, Any]:
+        """A form that JSON can hold (NaN as null); `from_json` is its inverse."""
+        arrays = {name: [None if np.isnan(x) else x for x in getattr(self, name).tolist()] for name in _FLOATS}
+        return {**arrays, "samples": self.samples.tolist(), **self.metadata()}
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Evidence:
+        tensors = {name: np.array(data[name], np.float64) for name in _FLOATS}  # None becomes NaN
+        return cls.from_tensors({**tensors, "samples": np.array(data["samples"], np.int64)}, data)
+
+
+def combine(parts: Sequence[Evidence]) -> Evidence:
+    """One evidence from the parts that several workers measured; where two speak, the later one counts.
+
+    Raises:
+        EvidenceError: there is no part, or the parts are about different networks.
+    """
+    if not parts:
+        raise EvidenceError("No part of the analysis came back, so there is nothing to decide from. Skip this cycle.")
+    whole = parts[0]
+    for part in parts[1:]:
+        part.require_for(whole.anatomy_digest, whole.num_units)
+        whole = replace(
+            whole,
+            **{name: _overlay(getattr(whole, name), getattr(part, name)) for name in _FLOATS},
+            samples=np.maximum(whole.samples, part.samples),
+            tier=max(whole.tier, part.tier),
+            is_partial=whole.is_partial or part.is_partial,
+            notes=whole.notes + tuple(note for note in part.notes if note not in whole.notes),
+        )
+    return whole
+
+
+def _overlay(below: FloatArray, above: FloatArray) -> FloatArray:
+    return np.where(np.isnan(above), below, above)
+
+
+def _refuse_outside(values: FloatArray, name: str) -> None:
+    outside = (values < 0) | (values > 1)  # NaN compares false: unmeasured passes
+    if outside.any():
+        unit = int(np.flatnonzero(outside)[0])
+        raise EvidenceError(f"Evidence.{name} of unit {unit} is {values[unit]}, expected a share from 0 to 1 (or NaN).")
