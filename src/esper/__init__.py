@@ -1,6 +1,6 @@
 """Esper prunes a PyTorch network while it trains, and does its thinking at checkpoints.
 
-Three calls do it: `esper.attach` before training, `Session.end_epoch` after each epoch, `Session.finish` last.
+Three calls: `esper.attach` before training, `Session.end_epoch` after every epoch, `Session.finish` last.
 Importing this package does not import torch; the names below load their module when they are first used.
 """
 
