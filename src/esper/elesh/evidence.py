@@ -37,7 +37,8 @@ class Evidence:
     Attributes:
         anatomy_digest: `Anatomy.digest` of the network that was analyzed.
         screen: importance rank of every unit, 0 (least) to 1 (most important), shape [units].
-        loss_increase: rise of the held-out loss when that unit alone is removed, shape [units]; NaN unless ablated.
+        loss_increase: rise of the held-out loss when that unit alone is removed, shape [units]; NaN if not
+            ablated.
         confidence: share of bootstrap resamples in which the unit stays below the cut, 0 to 1, shape [units].
         samples: how many samples or updates stand behind the unit's numbers, shape [units].
         tier: how far the analysis came.
@@ -65,16 +66,19 @@ class Evidence:
                 )
         _refuse_outside(self.screen, "screen")
         _refuse_outside(self.confidence, "confidence")
-        if np.isinf(self.loss_increase).any():
+        overflowed = np.flatnonzero(np.isinf(self.loss_increase))
+        if overflowed.size:
             raise EvidenceError(
-                f"Evidence.loss_increase is infinite for unit {int(np.flatnonzero(np.isinf(self.loss_increase))[0])}: "
-                "the loss without that unit overflowed. Record NaN (unmeasured), so that the unit stays."
+                f"Evidence.loss_increase is infinite for unit {overflowed[0]}: the loss without that unit "
+                "overflowed. Record NaN (unmeasured), so that the unit stays."
             )
 
     @classmethod
     def unmeasured(cls, anatomy_digest: str, num_units: int) -> Evidence:
         """Evidence of nothing: the start to which measurements are added with `dataclasses.replace`."""
-        return cls(anatomy_digest, *(np.full(num_units, np.nan) for _ in _FLOATS), np.zeros(num_units, np.int64))
+        return cls(
+            anatomy_digest, *(np.full(num_units, np.nan) for _ in _FLOATS), np.zeros(num_units, np.int64)
+        )
 
     @property
     def num_units(self) -> int:
@@ -93,8 +97,8 @@ class Evidence:
         """
         if self.anatomy_digest != anatomy_digest or self.num_units != num_units:
             raise EvidenceError(
-                f"This evidence is about network {self.anatomy_digest[:12]} with {self.num_units} units, the plan is for "
-                f"{anatomy_digest[:12]} with {num_units}. Analyze the present checkpoint again."
+                f"This evidence is about network {self.anatomy_digest[:12]} with {self.num_units} units, "
+                f"the plan is for {anatomy_digest[:12]} with {num_units}. Analyze the present checkpoint again."
             )
 
     def to_tensors(self) -> dict[str, NDArray[Any]]:
@@ -128,11 +132,15 @@ class Evidence:
             )
         except (KeyError, ValueError) as error:
             expected = ", ".join(field.name for field in fields(cls))
-            raise EvidenceError(f"Stored evidence cannot be read ({error!r}); expected {expected}. Analyze again.") from error
+            raise EvidenceError(
+                f"Stored evidence cannot be read ({error!r}); expected {expected}. Analyze again."
+            ) from error
 
     def to_json(self) -> dict[str, Any]:
         """A form that JSON can hold (NaN as null); `from_json` is its inverse."""
-        arrays = {name: [None if np.isnan(x) else x for x in getattr(self, name).tolist()] for name in _FLOATS}
+        arrays = {
+            name: [None if np.isnan(x) else x for x in getattr(self, name).tolist()] for name in _FLOATS
+        }
         return {**arrays, "samples": self.samples.tolist(), **self.metadata()}
 
     @classmethod
@@ -148,7 +156,9 @@ def combine(parts: Sequence[Evidence]) -> Evidence:
         EvidenceError: there is no part, or the parts are about different networks.
     """
     if not parts:
-        raise EvidenceError("No part of the analysis came back, so there is nothing to decide from. Skip this cycle.")
+        raise EvidenceError(
+            "No part of the analysis came back, so there is nothing to decide from. Skip this cycle."
+        )
     whole = parts[0]
     for part in parts[1:]:
         part.require_for(whole.anatomy_digest, whole.num_units)
@@ -171,4 +181,6 @@ def _refuse_outside(values: FloatArray, name: str) -> None:
     outside = (values < 0) | (values > 1)  # NaN compares false: unmeasured passes
     if outside.any():
         unit = int(np.flatnonzero(outside)[0])
-        raise EvidenceError(f"Evidence.{name} of unit {unit} is {values[unit]}, expected a share from 0 to 1 (or NaN).")
+        raise EvidenceError(
+            f"Evidence.{name} of unit {unit} is {values[unit]}, expected a share from 0 to 1 (or NaN)."
+        )

@@ -1,0 +1,126 @@
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from safetensors import safe_open
+from safetensors.numpy import save_file
+
+from esper.elesh.evidence import Evidence, Tier, combine
+from esper.errors import EvidenceError
+
+SHARES = st.one_of(st.just(np.nan), st.floats(0, 1))
+LOSSES = st.one_of(st.just(np.nan), st.floats(-1e3, 1e3))
+
+
+@st.composite
+def evidences(draw: st.DrawFn, num_units: int | None = None) -> Evidence:
+    n = draw(st.integers(0, 12)) if num_units is None else num_units
+    return Evidence(
+        anatomy_digest="ab" * 32,
+        screen=draw(arrays(np.float64, n, elements=SHARES)),
+        loss_increase=draw(arrays(np.float64, n, elements=LOSSES)),
+        confidence=draw(arrays(np.float64, n, elements=SHARES)),
+        samples=draw(arrays(np.int64, n, elements=st.integers(0, 10**9))),
+        tier=draw(st.sampled_from(Tier)),
+        is_partial=draw(st.booleans()),
+        notes=tuple(draw(st.lists(st.text(), max_size=2))),
+    )
+
+
+def assert_same(one: Evidence, other: Evidence) -> None:
+    for name, array in one.to_tensors().items():
+        np.testing.assert_array_equal(array, other.to_tensors()[name])
+    assert one.metadata() == other.metadata()
+
+
+@given(evidences())
+def test_json_holds_everything_and_unmeasured_is_null(evidence: Evidence) -> None:
+    text = json.dumps(evidence.to_json(), allow_nan=False)
+    assert_same(Evidence.from_json(json.loads(text)), evidence)
+
+
+@given(evidences())
+def test_tensors_and_metadata_hold_everything(evidence: Evidence) -> None:
+    assert_same(Evidence.from_tensors(evidence.to_tensors(), evidence.metadata()), evidence)
+
+
+def test_a_safetensors_file_holds_it(tmp_path: Path) -> None:
+    evidence = replace(
+        Evidence.unmeasured("d" * 64, 3), screen=np.array([0.0, np.nan, 1.0]), notes=("one task lost",)
+    )
+    save_file(evidence.to_tensors(), tmp_path / "evidence.safetensors", metadata=evidence.metadata())
+    with safe_open(tmp_path / "evidence.safetensors", "np") as file:
+        read = Evidence.from_tensors(
+            {name: file.get_tensor(name) for name in evidence.to_tensors()}, file.metadata()
+        )
+    assert_same(read, evidence)
+
+
+def test_nothing_is_measured_at_the_start() -> None:
+    assert not Evidence.unmeasured("d" * 64, 4).is_measured.any()
+
+
+def test_a_loss_without_a_confidence_does_not_count_as_measured() -> None:
+    evidence = replace(
+        Evidence.unmeasured("d" * 64, 2),
+        loss_increase=np.array([0.1, 0.1]),
+        confidence=np.array([np.nan, 1.0]),
+    )
+    assert evidence.is_measured.tolist() == [False, True]
+
+
+@given(st.data())
+def test_combining_parts_keeps_every_measurement(data: st.DataObject) -> None:
+    parts = [data.draw(evidences(5)) for _ in range(data.draw(st.integers(1, 3)))]
+    whole = combine(parts)
+    for name in ("screen", "loss_increase", "confidence"):
+        stack = np.stack([getattr(part, name) for part in parts])
+        assert (np.isnan(getattr(whole, name)) == np.isnan(stack).all(axis=0)).all()
+    assert whole.is_partial == any(part.is_partial for part in parts)
+
+
+def test_the_later_of_two_measurements_counts() -> None:
+    first = replace(Evidence.unmeasured("d" * 64, 2), screen=np.array([0.2, 0.3]))
+    second = replace(Evidence.unmeasured("d" * 64, 2), screen=np.array([0.9, np.nan]))
+    assert combine([first, second]).screen.tolist() == [0.9, 0.3]
+
+
+def test_no_part_at_all_is_no_evidence() -> None:
+    with pytest.raises(EvidenceError, match="nothing to decide from"):
+        combine([])
+
+
+def test_parts_of_two_networks_do_not_combine() -> None:
+    with pytest.raises(EvidenceError, match="Analyze the present checkpoint again"):
+        combine([Evidence.unmeasured("d" * 64, 2), Evidence.unmeasured("e" * 64, 2)])
+
+
+@pytest.mark.parametrize(
+    ("field", "values", "message"),
+    [
+        ("screen", [0.0, 1.5], "share from 0 to 1"),
+        ("confidence", [-0.1, 0.5], "share from 0 to 1"),
+        ("loss_increase", [np.inf, 0.0], "Record NaN"),
+        ("loss_increase", [0.0], "one number per unit"),
+    ],
+)
+def test_numbers_that_cannot_be_are_refused(field: str, values: list[float], message: str) -> None:
+    change: dict[str, Any] = {field: np.array(values)}
+    with pytest.raises(EvidenceError, match=message):
+        replace(Evidence.unmeasured("d" * 64, 2), **change)
+
+
+@pytest.mark.parametrize("lost", ["screen", "samples"])
+def test_a_lost_array_is_reported(lost: str) -> None:
+    evidence = Evidence.unmeasured("d" * 64, 2)
+    tensors = {name: array for name, array in evidence.to_tensors().items() if name != lost}
+    with pytest.raises(EvidenceError, match="cannot be read"):
+        Evidence.from_tensors(tensors, evidence.metadata())
