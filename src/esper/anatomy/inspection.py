@@ -1,0 +1,44 @@
+"""From a network to its anatomy."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import nn
+
+from esper.anatomy.propagate import propagate
+from esper.anatomy.resolve import resolve
+from esper.anatomy.structure import Anatomy
+from esper.anatomy.trace import Loss, Traced, trace
+from esper.anatomy.units import build
+
+
+def inspect(model: nn.Module, sample: Any, loss: Loss | None = None) -> Anatomy:
+    """Finds the units of a network: what can be removed alone, what is coupled, what is frozen and why.
+
+    Args:
+        model: the network; it is left untouched.
+        sample: one batch: the input, or `(input, target)` when `loss` is given.
+        loss: `loss(output, target)`; with it only the outputs that the loss uses are fixed.
+
+    Raises:
+        UntraceableError: `torch.export` cannot follow the network.
+    """
+    return anatomy_of(trace(model, sample, loss), model)
+
+
+def anatomy_of(traced: Traced, model: nn.Module) -> Anatomy:
+    """The anatomy of a network that is already traced."""
+    found = propagate(traced)
+    return build(found, resolve(found.space), batch=traced.batch, aliases=_aliases(model))
+
+
+def _aliases(model: nn.Module) -> dict[str, tuple[str, ...]]:
+    """For every tensor that has several names: its first name and the others."""
+    names: dict[int, list[str]] = {}
+    for name, tensor in [
+        *model.named_parameters(remove_duplicate=False),
+        *model.named_buffers(remove_duplicate=False),
+    ]:
+        names.setdefault(id(tensor), []).append(name)
+    return {first: tuple(others) for first, *others in names.values() if others}

@@ -1,0 +1,229 @@
+"""Labels that flow through a network's graph: which parameter coordinate made each element of each activation.
+
+Every coordinate of every parameter axis is a *label* (an integer above zero; 0 is "no identity"). A `Flow` describes one
+tensor of the graph by *layers*: label tensors with size 1 wherever the label does not vary, so that an activation of a
+million elements is described by one row of channel labels. An element goes when the label of any of its layers goes.
+
+What the operators say about labels is collected in a `LabelSpace` as facts, all vectorised:
+
+* *equal*: these two labels live or die together;
+* *conjunction*: this label goes exactly when all of those go (a whole slice across another axis);
+* *frozen*: this label stays, and why;
+* *grid*: labels that vary along several axes of one tensor, where only whole slices can go.
+
+`resolve.py` turns the facts into units.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+Axes = tuple[int, ...]
+
+
+def varying_axes(layer: Tensor) -> Axes:
+    """The axes along which a compact layer varies."""
+    return tuple(axis for axis, size in enumerate(layer.shape) if size > 1)
+
+
+def compact(layer: Tensor) -> Tensor:
+    """The same layer with size 1 along every axis where the label does not vary."""
+    for axis in range(layer.dim()):
+        if layer.shape[axis] > 1:
+            first = layer.narrow(axis, 0, 1)
+            if layer.stride(axis) == 0 or bool((layer == first).all()):
+                layer = first
+    return layer.contiguous()
+
+
+@dataclass(frozen=True)
+class Flow:
+    """What one tensor of the graph carries: its concrete shape and its layers (compact, same number of axes).
+
+    `weight_of` names the parameter when the tensor is one, or a mere rearrangement of one.
+    """
+
+    shape: tuple[int, ...]
+    layers: tuple[Tensor, ...] = ()
+    weight_of: str | None = None
+
+    def moved(self, shape: Sequence[int], layers: Sequence[Tensor]) -> Flow:
+        """The same content, rearranged."""
+        return Flow(tuple(shape), tuple(layers), self.weight_of)
+
+    def unsqueezed(self, *axes: int) -> Flow:
+        """With axes of size 1 inserted at the given final positions (ascending)."""
+        shape, layers = list(self.shape), list(self.layers)
+        for axis in axes:
+            shape.insert(axis, 1)
+            layers = [layer.unsqueeze(axis) for layer in layers]
+        return self.moved(shape, layers)
+
+    def permuted(self, order: Sequence[int]) -> Flow:
+        return self.moved([self.shape[i] for i in order], [layer.permute(*order) for layer in self.layers])
+
+    def split_axis(self, axis: int, sizes: Sequence[int]) -> Flow:
+        """With one axis seen as several."""
+        shape = (*self.shape[:axis], *sizes, *self.shape[axis + 1 :])
+        return self.moved(shape, [reshape_layer(layer, self.shape, shape) for layer in self.layers])
+
+
+def reshape_layer(layer: Tensor, old: Sequence[int], new: Sequence[int]) -> Tensor:
+    """Reshapes a compact layer of a tensor of shape `old` to the compact layer of shape `new`.
+
+    Only those runs of axes that really mix are spelled out, so that batch and space stay at size 1.
+    """
+    expand, target = list(layer.shape), []
+    i = j = 0
+    while i < len(old) or j < len(new):
+        left, right, start_i, start_j = 1, 1, i, j
+        while True:
+            if left == right and (i > start_i or j > start_j) and left > 1:
+                break
+            if left <= right and i < len(old):
+                left *= old[i]
+                i += 1
+            elif j < len(new):
+                right *= new[j]
+                j += 1
+            else:
+                break
+        if any(layer.shape[axis] > 1 for axis in range(start_i, i)):
+            expand[start_i:i] = old[start_i:i]
+            target.extend(new[start_j:j])
+        else:
+            target.extend([1] * (j - start_j))
+    return compact(layer.expand(expand).reshape(target))
+
+
+@dataclass
+class LabelSpace:
+    """Hands out labels and collects what the operators say about them."""
+
+    count: int = 0
+    equal: list[tuple[Tensor, Tensor]] = field(default_factory=list)
+    conjunctions: list[tuple[Tensor, Tensor]] = field(default_factory=list)
+    frozen: list[tuple[Tensor, str]] = field(default_factory=list)
+    grids: dict[bytes, tuple[Tensor, int | None]] = field(default_factory=dict)
+
+    def fresh(self, count: int) -> Tensor:
+        """`count` new labels."""
+        labels = torch.arange(self.count + 1, self.count + 1 + count)
+        self.count += count
+        return labels
+
+    def flow(self, shape: Sequence[int], layers: Sequence[Tensor], *, weight_of: str | None = None) -> Flow:
+        """A flow in normal form: empty layers dropped, single labels frozen, several axes recorded as a grid."""
+        kept: list[Tensor] = []
+        for layer in layers:
+            axes = varying_axes(layer)
+            if not axes:
+                self.freeze(layer, "a single coordinate of its axis is picked out")
+                continue
+            if any(layer.shape == other.shape and bool((layer == other).all()) for other in kept):
+                continue
+            if len(axes) > 1:
+                self.grid(layer)
+            kept.append(layer)
+        return Flow(tuple(int(size) for size in shape), tuple(kept), weight_of)
+
+    def grid(self, layer: Tensor, unit_axis: int | None = None) -> None:
+        """Records labels that vary along several axes; `unit_axis` is the axis whose slices should be the units."""
+        axes = varying_axes(layer)
+        if len(axes) < 2:
+            return
+        small = layer.squeeze()
+        position = None if unit_axis is None or unit_axis not in axes else axes.index(unit_axis)
+        key = repr(tuple(small.shape)).encode() + small.contiguous().numpy().tobytes()
+        if key not in self.grids or (position is not None and self.grids[key][1] is None):
+            self.grids[key] = (small, position)
+
+    def unite(self, left: Tensor, right: Tensor, reason: str) -> None:
+        """Says that labels at the same place are equal; one that meets a fixed size is frozen."""
+        left, right = torch.broadcast_tensors(left, right)
+        both = (left > 0) & (right > 0)
+        if bool(both.any()):
+            self.equal.append((left[both], right[both]))
+        self.freeze(left[(right == 0)], reason)
+        self.freeze(right[(left == 0)], reason)
+
+    def freeze(self, labels: Tensor, reason: str) -> None:
+        """Says that these labels stay."""
+        labels = labels[labels > 0]
+        if labels.numel():
+            self.frozen.append((torch.unique(labels), reason))
+
+    def freeze_flow(self, flow: Flow, reason: str) -> None:
+        for layer in flow.layers:
+            self.freeze(layer, reason)
+
+    def conjunction(self, layer: Tensor, axes: Sequence[int]) -> Tensor:
+        """The layer without `axes`' variation: a label per place that goes exactly when all labels along `axes` go."""
+        gone = [axis for axis in axes if layer.shape[axis] > 1]
+        if not gone:
+            return layer
+        kept = [axis for axis in range(layer.dim()) if axis not in gone]
+        rows = layer.permute(*kept, *gone).reshape(-1, int(torch.tensor([layer.shape[a] for a in gone]).prod()))
+        if rows.shape[0] == 1:
+            return torch.zeros([1] * layer.dim(), dtype=torch.long)  # the whole axis: never removed as a whole
+        unique, inverse = torch.unique(rows, dim=0, return_inverse=True)
+        same = (unique == unique[:, :1]).all(1)
+        partly_fixed = (unique == 0).any(1)
+        labels = torch.where(same, unique[:, 0], 0)
+        new = ~same & ~partly_fixed
+        if bool(new.any()):
+            fresh = self.fresh(int(new.sum()))
+            labels[new] = fresh
+            self.conjunctions.append((fresh, unique[new]))
+        shape = [1 if axis in gone else size for axis, size in enumerate(layer.shape)]
+        return compact(labels[inverse].reshape(shape))
+
+    def fix_axis(self, flow: Flow, axis: int, reason: str) -> None:
+        """Says that no coordinate of one axis of the tensor can be removed (slices along other axes still can)."""
+        axis %= max(len(flow.shape), 1)
+        for layer in flow.layers:
+            if layer.shape[axis] > 1:
+                others = [a for a in varying_axes(layer) if a != axis]
+                self.freeze(self.conjunction(layer, others), reason)
+
+    def meet(self, left: Flow, right: Flow, reason: str) -> Flow:
+        """Two tensors combined element by element (with broadcasting): labels that meet are equal."""
+        rank = max(len(left.shape), len(right.shape))
+        left, right = with_rank(left, rank), with_rank(right, rank)
+        shape = torch.broadcast_shapes(left.shape, right.shape)
+        for mine, other in ((left, right), (right, left)):
+            for layer in mine.layers:
+                self._against_fixed_size(layer, other, reason)
+        covered: set[int] = set()
+        layers = [*left.layers, *right.layers]
+        for i, a in enumerate(left.layers):
+            for k, b in enumerate(right.layers, start=len(left.layers)):
+                mine, other = set(varying_axes(a)), set(varying_axes(b))
+                if mine & other:
+                    self.unite(
+                        self.conjunction(a, tuple(mine - other)), self.conjunction(b, tuple(other - mine)), reason
+                    )
+                    if other <= mine:
+                        layers[i] = torch.where(layers[i] > 0, layers[i], b) if mine == other else layers[i]
+                        covered.add(k)
+                    elif mine <= other:
+                        covered.add(i)
+        return self.flow(shape, [layer for n, layer in enumerate(layers) if n not in covered])
+
+    def _against_fixed_size(self, layer: Tensor, other: Flow, reason: str) -> None:
+        """An axis that the other tensor spells out without labels has a fixed size: its slices stay."""
+        labelled = {axis for theirs in other.layers for axis in varying_axes(theirs)}
+        for axis in varying_axes(layer):
+            if other.shape[axis] > 1 and axis not in labelled:
+                others = [a for a in varying_axes(layer) if a != axis]
+                self.freeze(self.conjunction(layer, others), reason)
+
+
+def with_rank(flow: Flow, rank: int) -> Flow:
+    """With leading axes of size 1, as broadcasting sees it."""
+    missing = rank - len(flow.shape)
+    return flow.unsqueezed(*range(missing)) if missing else flow

@@ -1,0 +1,144 @@
+"""From facts about labels to classes of labels that live or die together."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
+from torch import Tensor
+
+from esper.anatomy.labels import LabelSpace
+
+IntArray = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Classes:
+    """`of[label]` is the class of a label (class of label 0 is 0 and means none); `reason[c]` why a class stays, or ''."""
+
+    of: IntArray
+    reason: dict[int, str]
+
+    def map(self, labels: Tensor) -> IntArray:
+        return self.of[labels.numpy()]
+
+
+def resolve(space: LabelSpace) -> Classes:
+    """Unites equal labels, closes under the rule that only whole slices of a tensor can go, and freezes the rest."""
+    solver = _Solver(space)
+    solver.settle()
+    preferred = [(grid, axis) for grid, axis in space.grids.values() if axis is not None]
+    if any([solver.choose_axis(grid, axis) for grid, axis in preferred]):  # a list: every grid has its say
+        solver.settle()
+    for grid, axis in space.grids.values():
+        while solver.choose_axis(grid, axis):
+            solver.settle()
+    return Classes(solver.classes, solver.reasons())
+
+
+class _Solver:
+    def __init__(self, space: LabelSpace) -> None:
+        self.space = space
+        self.left: list[IntArray] = [a.numpy().ravel() for a, _ in space.equal]
+        self.right: list[IntArray] = [b.numpy().ravel() for _, b in space.equal]
+        self.conjunctions = [(ids.numpy(), rows.numpy()) for ids, rows in space.conjunctions]
+        self.classes: IntArray = np.arange(space.count + 1)
+        self.mixed: IntArray = np.empty(0, np.int64)
+
+    def settle(self) -> None:
+        """Recomputes classes until the conjunctions add nothing new."""
+        while True:
+            self._components()
+            if not self._conjunction_equalities():
+                return
+
+    def _components(self) -> None:
+        size = self.space.count + 1
+        if self.left:
+            left, right = np.concatenate(self.left), np.concatenate(self.right)
+            graph = coo_array((np.ones(left.size, np.int8), (left, right)), shape=(size, size))
+            _, component = connected_components(graph, directed=False)
+            first = np.full(component.max() + 1, size, np.int64)
+            np.minimum.at(first, component, np.arange(size))
+            self.classes = first[component]
+            self.left, self.right = [np.arange(size)], [self.classes]  # keep what is known, in its shortest form
+
+    def _conjunction_equalities(self) -> bool:
+        """A conjunction of one class is that class; two conjunctions of the same classes are one. Returns: anything new?"""
+        new = False
+        mixed: list[IntArray] = []
+        by_support: dict[int, list[tuple[IntArray, IntArray]]] = {}
+        for ids, rows in self.conjunctions:
+            support = np.sort(self.classes[rows], axis=1)
+            single = support[:, 0] == support[:, -1]
+            new |= self._unite(ids[single], support[single, 0])
+            if (~single).any():
+                mixed.append(ids[~single])
+                by_support.setdefault(rows.shape[1], []).append((ids[~single], _distinct(support[~single])))
+        for parts in by_support.values():
+            ids = np.concatenate([part[0] for part in parts])
+            support = np.concatenate([part[1] for part in parts])
+            _, first, inverse = np.unique(support, axis=0, return_index=True, return_inverse=True)
+            new |= self._unite(ids, ids[first[inverse.ravel()]])
+        self.mixed = np.concatenate(mixed) if mixed else np.empty(0, np.int64)
+        return new
+
+    def _unite(self, left: IntArray, right: IntArray) -> bool:
+        apart = self.classes[left] != self.classes[right]
+        if not apart.any():
+            return False
+        self.left.append(left[apart])
+        self.right.append(right[apart])
+        return True
+
+    def choose_axis(self, small: Tensor, preferred: int | None) -> bool:
+        """Makes the slices of one grid along one axis live or die as a whole. Returns: did that unite anything?"""
+        grid = self.classes[small.numpy()]
+        axes = [n for n in range(grid.ndim) if not (grid == grid.take([0], n)).all()]
+        if len(axes) < 2:
+            return False
+        axis = preferred if preferred in axes else self._freest(grid, axes)
+        rows = np.moveaxis(grid, axis, 0).reshape(grid.shape[axis], -1)
+        first = rows.max(axis=1, keepdims=True)
+        there = (rows > 0) & (first > 0)
+        return self._unite(rows[there], np.broadcast_to(first, rows.shape)[there])
+
+    def _freest(self, grid: IntArray, axes: list[int]) -> int:
+        """The axis with the most slices that nothing fixes."""
+        fixed = self._frozen_supports()
+
+        def free(axis: int) -> tuple[int, int]:
+            rows = np.moveaxis(grid, axis, 0).reshape(grid.shape[axis], -1)
+            count = sum(tuple(np.unique(row)) not in fixed for row in rows)
+            return count, -axis
+
+        return max(axes, key=free)
+
+    def _frozen_supports(self) -> set[tuple[int, ...]]:
+        frozen = {int(label) for labels, _ in self.space.frozen for label in self.classes[labels.numpy()]}
+        supports = {(label,) for label in frozen}
+        for ids, rows in self.conjunctions:
+            for number in np.flatnonzero(np.isin(self.classes[ids], list(frozen))):
+                supports.add(tuple(np.unique(self.classes[rows[number]]).tolist()))
+        return supports
+
+    def reasons(self) -> dict[int, str]:
+        """Why each frozen class stays; the first reason counts."""
+        reasons: dict[int, str] = {0: "no identity"}
+        for labels, reason in self.space.frozen:
+            for number in np.unique(self.classes[labels.numpy()]):
+                reasons.setdefault(int(number), reason)
+        for number in np.unique(self.classes[self.mixed]):
+            reasons.setdefault(int(number), "is shared by all slices of another axis")
+        return reasons
+
+
+def _distinct(support: IntArray) -> IntArray:
+    """Sorted rows with repeats replaced by 0, sorted again: equal rows mean equal sets."""
+    repeats = np.concatenate([np.zeros((len(support), 1), bool), support[:, 1:] == support[:, :-1]], axis=1)
+    return np.sort(np.where(repeats, 0, support), axis=1)
+
+

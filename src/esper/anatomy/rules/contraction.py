@@ -1,0 +1,246 @@
+"""Operators that multiply and sum over a shared axis: linear maps, convolutions, attention.
+
+All of them are one idea: bring both operands into the joint index space, let the labels meet there, and drop the
+summed axes. Grouped convolution is the same with the channel axis seen as [groups, channels of a group].
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import prod
+
+from torch import Tensor
+
+from esper.anatomy.labels import Flow, reshape_layer, varying_axes, with_rank
+from esper.anatomy.rules.call import Call, Product, Read, Result, Rule
+
+
+def contract(call: Call, left: Flow, right: Flow, summed: Sequence[int], *, positions: int = 1) -> Flow:
+    """Multiplies two flows in a joint index space and sums over `summed` (kept as axes of size 1).
+
+    `positions` counts places outside the joint space (pixels) for the cost.
+    """
+    space = call.space
+    rank = max(len(left.shape), len(right.shape))
+    left, right = with_rank(left, rank), with_rank(right, rank)
+    for mine, other in ((left, right), (right, left)):
+        for layer in mine.layers:
+            if mine.weight_of:
+                is_read = any(layer.shape[axis] > 1 for axis in summed)
+                (call.notes.consumed if is_read else call.notes.produced).append(layer)
+            _prefer_shared_axis(call, layer, mine, other, summed)
+    product = space.meet(left, right, f"{call.where} multiplies it with a fixed size")
+    call.notes.products.append(Product(call.node, (*product.shape, positions), tuple(product.layers)))
+    shape = tuple(1 if axis in summed else size for axis, size in enumerate(product.shape))
+    return space.flow(shape, [_drop(call, layer, summed) for layer in product.layers])
+
+
+def _drop(call: Call, layer: Tensor, summed: Sequence[int]) -> Tensor:
+    return call.space.conjunction(layer, [axis for axis in summed if layer.shape[axis] > 1])
+
+
+def _prefer_shared_axis(call: Call, layer: Tensor, mine: Flow, other: Flow, summed: Sequence[int]) -> None:
+    """Slices along an axis that both operands spell out (attention heads, groups) are the natural units."""
+    axes = varying_axes(layer)
+    shared = [axis for axis in axes if axis not in summed and other.shape[axis] > 1]
+    if shared and len(axes) > 1:
+        call.space.grid(layer, shared[0])
+        if not (mine.weight_of or other.weight_of):
+            call.notes.heads.append(layer)
+
+
+def read(call: Call, argument: int, flow: Flow, axes: Sequence[int]) -> None:
+    """Notes that argument `argument` is read along `axes` (as the argument is laid out)."""
+    axes = [axis % len(flow.shape) for axis in axes]
+    for layer in flow.layers:
+        if any(layer.shape[axis] > 1 for axis in axes):
+            call.notes.reads.append(Read(call.node, argument, layer))
+
+
+def linear(call: Call) -> Result:
+    """[..., K] x [N, K] (+ bias [N])."""
+    x, weight = call.args[0], call.args[1]
+    read(call, 0, x, [-1])
+    rank = len(x.shape)
+    left = x.unsqueezed(rank - 1)  # [..., 1, K]
+    out = _squeeze(contract(call, left, weight, [rank]), rank)
+    return _with_bias(call, out, call.arg(2, "bias"), axis=rank - 1)
+
+
+def _squeeze(flow: Flow, axis: int) -> Flow:
+    shape = (*flow.shape[:axis], *flow.shape[axis + 1 :])
+    return flow.moved(shape, [layer.squeeze(axis) for layer in flow.layers])
+
+
+def _with_bias(call: Call, out: Flow, bias: Flow | None, axis: int) -> Flow:
+    if bias is None:
+        return out
+    call.notes.produced.extend(bias.layers)
+    trailing = len(out.shape) - 1 - axis
+    if trailing:
+        bias = bias.unsqueezed(*range(1, 1 + trailing))
+    return call.space.meet(out, bias, f"{call.where} adds a fixed size")
+
+
+def matmul(call: Call) -> Result:
+    """[..., M, K] x [..., K, N], vectors included."""
+    return _product_of(call, 0, 1)
+
+
+def added_matmul(call: Call) -> Result:
+    """bias + A B."""
+    out = _product_of(call, 1, 2)
+    bias: Flow = call.args[0]
+    call.notes.produced.extend(bias.layers if len(bias.shape) == 1 else ())
+    return call.space.meet(out, bias, f"{call.where} adds a fixed size")
+
+
+def _product_of(call: Call, first: int, second: int) -> Flow:
+    a, b = call.args[first], call.args[second]
+    if len(a.shape) == 0 or len(b.shape) == 0:
+        return call.space.meet(a, b, f"{call.where} multiplies it with a fixed size")
+    read(call, first, a, [-1])
+    read(call, second, b, [-2 if len(b.shape) > 1 else -1])
+    left = a.unsqueezed(0) if len(a.shape) == 1 else a
+    right = b.unsqueezed(1) if len(b.shape) == 1 else b
+    rank = max(len(left.shape), len(right.shape))
+    left = left.unsqueezed(*range(rank - len(left.shape))) if len(left.shape) < rank else left
+    right = right.unsqueezed(*range(rank - len(right.shape))) if len(right.shape) < rank else right
+    out = contract(call, left.unsqueezed(rank), _columns(right, rank), [rank - 1])
+    out = _squeeze(out, rank - 1)  # [..., M, N]
+    if len(b.shape) == 1:
+        out = _squeeze(out, rank - 1)
+    if len(a.shape) == 1:
+        out = _squeeze(out, rank - 2)
+    return out
+
+
+def _columns(right: Flow, rank: int) -> Flow:
+    """[..., K, N] -> [..., 1, K, N], beside [..., M, K, 1]."""
+    return right.unsqueezed(rank - 2)
+
+
+def convolution(call: Call) -> Result:
+    """[B, C, space] x [O, C / groups, kernel], any number of spatial axes, grouped or not."""
+    groups = call.args[8] if call.name == "convolution" else call.arg(6, "groups", 1)
+    transposed = call.name == "convolution" and bool(call.args[6])
+    return _convolve(call, int(groups), transposed=transposed)
+
+
+def transposed_convolution(call: Call) -> Result:
+    """[B, C, space] x [C, O / groups, kernel]."""
+    return _convolve(call, int(call.arg(6, "groups", 1)), transposed=True)
+
+
+def _convolve(call: Call, groups: int, *, transposed: bool) -> Result:
+    x, weight, bias = call.args[0], call.args[1], call.arg(2, "bias")
+    if len(x.shape) != len(weight.shape):  # no batch axis
+        call.space.freeze_flow(x, f"{call.where} has no batch axis")
+        call.space.freeze_flow(weight, f"{call.where} has no batch axis")
+        return call.unlabelled()
+    read(call, 0, x, [1])
+    for axis in range(2, len(x.shape)):
+        call.space.fix_axis(x, axis, f"{call.where} slides over it")
+        call.space.fix_axis(weight, axis, f"{call.where} slides over it")
+    channels = _without_space(call, x).split_axis(1, (groups, x.shape[1] // groups))  # [B, g, i]
+    kernel = _without_space(call, weight)
+    if transposed:
+        kernel = kernel.split_axis(0, (groups, weight.shape[0] // groups)).permuted((0, 2, 1))  # [g, o, i]
+    else:
+        kernel = kernel.split_axis(0, (groups, weight.shape[0] // groups))  # [g, o, i]
+    if groups > 1:
+        _prefer(call, channels, 1, groups, channels.shape[2])
+        _prefer(call, kernel, 0, groups, channels.shape[2])
+    places = prod(weight.shape[2:]) * prod(x.shape[2:] if transposed else call.shape[2:])
+    out = contract(call, channels.unsqueezed(2), kernel, [3], positions=places)  # [B, g, o, 1]
+    flat = (out.shape[0], out.shape[1] * out.shape[2])
+    layers = [reshape_layer(layer, out.shape, flat) for layer in out.layers]
+    result = call.space.flow(flat, layers).unsqueezed(*range(2, len(call.shape)))
+    return _with_bias(call, Flow(call.shape, result.layers), bias, axis=1)
+
+
+def _prefer(call: Call, flow: Flow, group_axis: int, groups: int, inside: int) -> None:
+    """Whole groups, or equal positions of all groups: whichever leaves the finer units."""
+    for layer in flow.layers:
+        if layer.shape[group_axis] > 1:
+            others = [axis for axis in varying_axes(layer) if axis != group_axis]
+            if others:
+                call.space.grid(layer, group_axis if groups >= inside else others[0])
+
+
+def _without_space(call: Call, flow: Flow) -> Flow:
+    layers = [call.space.conjunction(layer, range(2, layer.dim())) for layer in flow.layers]
+    layers = [layer.reshape(layer.shape[:2]) for layer in layers]
+    return Flow(flow.shape[:2], tuple(layer for layer in layers if varying_axes(layer)), flow.weight_of)
+
+
+def attention(call: Call) -> Result:
+    """softmax(Q K^T) V with heads on axis -3; grouped-query keys and values repeat."""
+    q, k, v = call.args[:3]
+    mask = call.arg(3, "attn_mask")
+    rank = len(q.shape)
+    if call.kwargs.get("enable_gqa", False) and q.shape[-3] != k.shape[-3]:
+        k, v = _repeat_heads(call, k, q.shape[-3]), _repeat_heads(call, v, q.shape[-3])
+    if call.kwargs.get("scale") is None:
+        for flow in (q, k):
+            call.space.fix_axis(flow, -1, f"{call.where} scales by the width of a head")
+    scores = contract(call, q.unsqueezed(rank - 1), k.unsqueezed(rank - 2), [rank])  # [..., T, S, 1]
+    scores = _squeeze(scores, rank)
+    if isinstance(mask, Flow):
+        scores = call.space.meet(scores, mask, f"{call.where} adds a mask of fixed size")
+    call.space.fix_axis(scores, -1, f"{call.where} normalizes over it")
+    values = v.unsqueezed(rank - 2)  # [..., 1, S, D]
+    out = _squeeze(contract(call, scores.unsqueezed(rank), values, [rank - 1]), rank - 1)
+    return call.space.flow(call.shape, out.layers)
+
+
+def _repeat_heads(call: Call, flow: Flow, heads: int) -> Flow:
+    axis = len(flow.shape) - 3
+    times = heads // flow.shape[axis]
+    shape = (*flow.shape[:axis], heads, *flow.shape[axis + 1 :])
+    layers = [layer.repeat_interleave(times, axis) if layer.shape[axis] > 1 else layer for layer in flow.layers]
+    return call.space.flow(shape, layers)
+
+
+def einsum(call: Call) -> Result:
+    """Any two-operand (or one-operand) einsum without repeated or broadcast indices."""
+    equation = str(call.args[0]).replace(" ", "")
+    operands: list[Flow] = list(call.args[1])
+    inputs, _, output = equation.partition("->")
+    terms = inputs.split(",")
+    if "..." in equation or not output or len(operands) > 2 or any(len(set(t)) != len(t) for t in terms):
+        for flow in operands:
+            call.space.freeze_flow(flow, f"{call.where} ({equation}) is not followed")
+        return call.unlabelled()
+    letters = output + "".join(sorted(set("".join(terms)) - set(output)))
+    summed = list(range(len(output), len(letters)))
+    aligned = []
+    for number, (term, flow) in enumerate(zip(terms, operands, strict=True)):
+        read(call, number, flow, [term.index(letters[axis]) for axis in summed if letters[axis] in term])
+        order = [term.index(letter) for letter in letters if letter in term]
+        missing = [axis for axis, letter in enumerate(letters) if letter not in term]
+        aligned.append(flow.permuted(order).unsqueezed(*missing))
+    if len(aligned) == 1:
+        for axis in summed:
+            call.space.fix_axis(aligned[0], axis, f"{call.where} sums over it")
+        aligned.append(Flow((1,) * len(letters)))
+    out = contract(call, aligned[0], aligned[1], summed)
+    layers = [layer.reshape(layer.shape[: len(output)]) for layer in out.layers]
+    return call.space.flow(call.shape, layers)
+
+
+def outer(call: Call) -> Result:
+    """[M] x [N] -> [M, N]."""
+    return contract(call, call.args[0].unsqueezed(1), call.args[1].unsqueezed(0), [])
+
+
+RULES: dict[str, Rule] = {
+    "linear": linear,
+    **dict.fromkeys(("matmul", "mm", "bmm", "mv", "dot", "__matmul__"), matmul),
+    **dict.fromkeys(("addmm", "baddbmm", "addbmm"), added_matmul),
+    **dict.fromkeys(("conv1d", "conv2d", "conv3d", "convolution", "_convolution"), convolution),
+    **dict.fromkeys(("conv_transpose1d", "conv_transpose2d", "conv_transpose3d"), transposed_convolution),
+    "scaled_dot_product_attention": attention,
+    "einsum": einsum,
+    "outer": outer,
+}

@@ -1,0 +1,275 @@
+"""The anatomy of a network as plain arrays: units, the tensor axes they run through, and what they cost.
+
+A *unit* is the smallest thing that can be removed alone: one channel with everything coupled to it, or one attention
+head. Units that run through the same axes form a *group* (all channels of one residual stage, all heads of one
+attention layer). Everything is an array per group; there is no Python object per channel.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from functools import cached_property
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from esper.errors import MaskError, UnknownPathError
+
+Role = Literal["producer", "consumer", "companion"]
+BoolArray = NDArray[np.bool_]
+IntArray = NDArray[np.int64]
+FloatArray = NDArray[np.float64]
+
+
+class Kind(StrEnum):
+    """What a unit is."""
+
+    CHANNEL = "channel"
+    HEAD = "head"
+
+
+@dataclass(frozen=True, eq=False)
+class Member:
+    """One axis of one tensor that every unit of a group runs through.
+
+    `index[u]` are the coordinates of unit `u` along `axis`: shape [width, coordinates per unit].
+    A *producer* makes the unit's activation (weight rows, bias), a *consumer* reads it (weight columns), a *companion*
+    goes along (norm affines, running statistics, depthwise filters).
+    """
+
+    tensor: str
+    axis: int
+    index: IntArray
+    role: Role
+
+
+@dataclass(frozen=True, eq=False)
+class Group:
+    """Units that run through the same tensor axes and can be removed one by one."""
+
+    name: str
+    kind: Kind
+    width: int
+    members: tuple[Member, ...]
+
+
+@dataclass(frozen=True)
+class FrozenAxis:
+    """Coordinates that cannot be removed, and the operator that says so."""
+
+    name: str
+    width: int
+    reason: str
+
+
+@dataclass(frozen=True)
+class TensorInfo:
+    """A parameter or buffer as the network holds it; `aliases` are the other names of a tied tensor."""
+
+    name: str
+    shape: tuple[int, ...]
+    is_parameter: bool
+    aliases: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, eq=False)
+class Term:
+    """Work of one operator: `multiplier` x the product over `factors` of the coordinates that are kept.
+
+    A factor lists, for every coordinate, the unit that owns it, or -1 where nothing can be removed.
+    """
+
+    node: str
+    multiplier: float
+    factors: tuple[IntArray, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Gate:
+    """Where units are read: argument `argument` of graph node `node`.
+
+    `units` tells for every element (broadcast to the argument's shape) the unit that made it, or -1. Multiplying the
+    argument by 0 where a unit stands removes the unit's effect exactly: it zeroes what the consumer's columns see.
+    """
+
+    node: str
+    argument: int
+    units: IntArray
+
+
+@dataclass(frozen=True, eq=False)
+class Anatomy:
+    """What a network is made of. Unit `offsets[g] + i` is the i-th unit of group g."""
+
+    tensors: tuple[TensorInfo, ...]
+    groups: tuple[Group, ...]
+    frozen: tuple[FrozenAxis, ...]
+    terms: tuple[Term, ...]
+    gates: tuple[Gate, ...] = ()
+
+    @cached_property
+    def offsets(self) -> IntArray:
+        """First unit number of every group, and the total at the end: shape [groups + 1]."""
+        return np.concatenate([[0], np.cumsum([g.width for g in self.groups])]).astype(np.int64)
+
+    @property
+    def num_units(self) -> int:
+        return int(self.offsets[-1])
+
+    @cached_property
+    def group_of(self) -> IntArray:
+        """The group of every unit: shape [units]."""
+        return np.repeat(np.arange(len(self.groups)), [g.width for g in self.groups]).astype(np.int64)
+
+    def unit_id(self, unit: int) -> str:
+        """A name for people and records, stable for one anatomy: `layer1.conv1#3`."""
+        group = int(self.group_of[unit])
+        return f"{self.groups[group].name}#{unit - int(self.offsets[group])}"
+
+    def unit_slice(self, group: int) -> slice:
+        return slice(int(self.offsets[group]), int(self.offsets[group + 1]))
+
+    def group_named(self, name: str) -> int:
+        for number, group in enumerate(self.groups):
+            if group.name == name:
+                return number
+        known = ", ".join(g.name for g in self.groups[:8])
+        raise UnknownPathError(f"No group named {name!r}. Groups of this network begin with: {known}.")
+
+    def check_mask(self, keep: BoolArray) -> None:
+        """Refuses a mask of another network before anything is touched."""
+        if keep.shape != (self.num_units,) or keep.dtype != np.bool_:
+            raise MaskError(
+                f"A mask of shape {keep.shape} and type {keep.dtype} does not fit: this network has "
+                f"{self.num_units} units, so a mask is a bool array of shape ({self.num_units},)."
+            )
+
+    def removed_indices(self, keep: BoolArray) -> dict[tuple[str, int], IntArray]:
+        """For every (tensor, axis) that loses something: the sorted coordinates that go."""
+        self.check_mask(keep)
+        lost: dict[tuple[str, int], list[IntArray]] = {}
+        for number, group in enumerate(self.groups):
+            gone = np.flatnonzero(~keep[self.unit_slice(number)])
+            if gone.size == 0:
+                continue
+            for member in group.members:
+                lost.setdefault((member.tensor, member.axis), []).append(member.index[gone].ravel())
+        return {key: np.unique(np.concatenate(parts)) for key, parts in lost.items()}
+
+    def kept_shapes(self, keep: BoolArray) -> dict[str, tuple[int, ...]]:
+        """The shape of every tensor after the cut."""
+        lost = self.removed_indices(keep)
+        return {
+            info.name: tuple(
+                size - (lost[info.name, axis].size if (info.name, axis) in lost else 0)
+                for axis, size in enumerate(info.shape)
+            )
+            for info in self.tensors
+        }
+
+    def parameters(self, keep: BoolArray | None = None) -> int:
+        """Number of parameters that are left (tied tensors counted once)."""
+        shapes = {t.name: t.shape for t in self.tensors} if keep is None else self.kept_shapes(keep)
+        return sum(int(np.prod(shapes[t.name])) for t in self.tensors if t.is_parameter)
+
+    def flops(self, keep: BoolArray | None = None) -> float:
+        """Floating-point operations of one forward pass for one sample (2 per multiply-add; contractions only)."""
+        if keep is not None:
+            self.check_mask(keep)
+        return float(sum(self._term_work(term, keep) for term in self.terms))
+
+    @staticmethod
+    def _term_work(term: Term, keep: BoolArray | None) -> float:
+        work = term.multiplier
+        for factor in term.factors:
+            work *= factor.size if keep is None else int(((factor < 0) | keep[factor]).sum())
+        return work
+
+    def unit_savings(self, keep: BoolArray) -> tuple[FloatArray, FloatArray]:
+        """FLOPs and parameters that removing each unit alone would save now: two arrays of shape [units]."""
+        self.check_mask(keep)
+        flops = self._marginal(self.terms, keep)
+        parameters = self._marginal(self._parameter_terms, keep)
+        return flops, parameters
+
+    @cached_property
+    def _parameter_terms(self) -> tuple[Term, ...]:
+        owner: dict[tuple[str, int], IntArray] = {}
+        shapes = {t.name: t.shape for t in self.tensors if t.is_parameter}
+        for number, group in enumerate(self.groups):
+            for member in group.members:
+                if member.tensor in shapes:
+                    key = (member.tensor, member.axis)
+                    axis = owner.setdefault(key, np.full(shapes[member.tensor][member.axis], -1, np.int64))
+                    axis[member.index] = (self.offsets[number] + np.arange(group.width))[:, None]
+        return tuple(
+            Term(
+                name,
+                1.0,
+                tuple(owner.get((name, axis), np.full(size, -1, np.int64)) for axis, size in enumerate(shape)),
+            )
+            for name, shape in shapes.items()
+        )
+
+    def _marginal(self, terms: Sequence[Term], keep: BoolArray) -> FloatArray:
+        saving = np.zeros(self.num_units)
+        for term in terms:
+            kept = [((f < 0) | keep[f]) for f in term.factors]
+            sizes = np.array([k.sum() for k in kept], np.float64)
+            whole = term.multiplier * sizes.prod() if sizes.size else term.multiplier
+            if whole == 0:
+                continue
+            touched = [np.bincount(f[k & (f >= 0)], minlength=self.num_units) for f, k in zip(term.factors, kept, strict=True)]
+            rest = np.ones(self.num_units)
+            for lost, size in zip(touched, sizes, strict=True):
+                rest *= 1.0 - lost / size
+            saving += whole * (1.0 - rest)
+        return saving
+
+    def to_json(self) -> dict[str, Any]:
+        """A form that JSON can hold; `from_json` is its inverse."""
+        return {
+            "tensors": [[t.name, list(t.shape), t.is_parameter, list(t.aliases)] for t in self.tensors],
+            "groups": [
+                {
+                    "name": g.name,
+                    "kind": g.kind.value,
+                    "width": g.width,
+                    "members": [[m.tensor, m.axis, m.role, m.index.tolist()] for m in g.members],
+                }
+                for g in self.groups
+            ],
+            "frozen": [[f.name, f.width, f.reason] for f in self.frozen],
+            "terms": [[t.node, t.multiplier, [f.tolist() for f in t.factors]] for t in self.terms],
+            "gates": [[g.node, g.argument, list(g.units.shape), g.units.ravel().tolist()] for g in self.gates],
+        }
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Anatomy:
+        return cls(
+            tensors=tuple(TensorInfo(n, tuple(s), p, tuple(a)) for n, s, p, a in data["tensors"]),
+            groups=tuple(
+                Group(
+                    g["name"],
+                    Kind(g["kind"]),
+                    g["width"],
+                    tuple(Member(t, a, np.asarray(i, np.int64).reshape(g["width"], -1), r) for t, a, r, i in g["members"]),
+                )
+                for g in data["groups"]
+            ),
+            frozen=tuple(FrozenAxis(*row) for row in data["frozen"]),
+            terms=tuple(Term(n, m, tuple(np.asarray(f, np.int64) for f in fs)) for n, m, fs in data["terms"]),
+            gates=tuple(
+                Gate(n, a, np.asarray(u, np.int64).reshape(shape)) for n, a, shape, u in data["gates"]
+            ),
+        )
+
+    @cached_property
+    def digest(self) -> str:
+        """Names this structure: equal for equal structure in every process."""
+        return hashlib.sha256(json.dumps(self.to_json(), sort_keys=True).encode()).hexdigest()

@@ -1,0 +1,220 @@
+"""Tracing: the whole computation of a network (and its loss) as one graph of ATen operators."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.export import Dim, ExportedProgram
+from torch.utils import _pytree as pytree
+
+from esper.errors import ConfigError, UntraceableError
+
+Loss = Callable[[Any, Any], Tensor]
+TRACE_BATCH = 2  # labels do not depend on the batch size; 1 would be specialised to a constant by the exporter
+
+
+@dataclass(frozen=True)
+class Traced:
+    """An exported network.
+
+    `names` maps a placeholder of the graph to the network's own name of that parameter or buffer. `batch` is the size
+    of the first axis of the inputs during tracing, `has_loss` says whether the first output is the loss.
+    """
+
+    program: ExportedProgram
+    names: Mapping[str, str]
+    batch: int
+    has_loss: bool
+    is_batch_dynamic: bool
+
+
+class _Step(nn.Module):
+    """The network alone, or the network and its loss: what is traced."""
+
+    def __init__(self, model: nn.Module, loss: Loss | None) -> None:
+        super().__init__()
+        self.model = model
+        self.loss = loss
+
+    def forward(self, args: tuple[Any, ...], kwargs: dict[str, Any], target: Any) -> Any:
+        output = self.model(*args, **kwargs)
+        if self.loss is None:
+            return _without_caches(output)
+        return self.loss(output, target), primary_output(output)
+
+
+def primary_output(output: Any) -> Tensor:
+    """The tensor that a metric looks at: the output itself, its `logits`, or its first floating-point tensor."""
+    if isinstance(output, Tensor):
+        return output
+    logits = getattr(output, "logits", None)
+    if isinstance(logits, Tensor):
+        return logits
+    for leaf in pytree.tree_leaves(output):
+        if isinstance(leaf, Tensor) and leaf.is_floating_point():
+            return leaf
+    raise UntraceableError(f"The network's output ({type(output).__name__}) holds no floating-point tensor.")
+
+
+def _without_caches(output: Any) -> Any:
+    """Key/value caches are a by-product of a decoder, not a result that fixes its heads."""
+    if isinstance(output, Mapping):
+        return [value for key, value in output.items() if key != "past_key_values"]
+    return output
+
+
+@contextmanager
+def undisturbed(model: nn.Module) -> Iterator[None]:
+    """Runs a block with the network in eval mode and leaves mode, random state and buffers as they were."""
+    modes = {module: module.training for module in model.modules()}
+    buffers = {name: buffer.detach().clone() for name, buffer in model.named_buffers()}
+    devices = list(range(torch.cuda.device_count())) if torch.cuda.is_initialized() else []
+    with torch.random.fork_rng(devices=devices):
+        try:
+            model.eval()
+            yield
+        finally:
+            for module, training in modes.items():
+                module.training = training
+            with torch.no_grad():
+                for name, buffer in model.named_buffers():
+                    if name in buffers and buffers[name].shape == buffer.shape:
+                        buffer.copy_(buffers[name])
+
+
+def split_sample(sample: Any, *, with_target: bool) -> tuple[tuple[Any, ...], dict[str, Any], Any]:
+    """Splits one batch into positional inputs, keyword inputs and target.
+
+    `(x, y)` is input and target; a mapping is keyword inputs with the target under `labels` or `target`; anything else
+    is the input. Without a target a tuple is the positional inputs.
+    """
+    if isinstance(sample, Mapping):
+        kwargs = dict(sample)
+        target = next((kwargs.pop(key) for key in ("labels", "target") if with_target and key in kwargs), None)
+        return (), kwargs, target
+    if isinstance(sample, (tuple, list)):
+        if not with_target:
+            return tuple(sample), {}, None
+        if len(sample) < 2:
+            raise ConfigError(f"A sample with a loss must be (input, target); it has {len(sample)} element(s).")
+        inputs, target = sample[:-1], sample[-1]
+        if len(inputs) == 1 and isinstance(inputs[0], Mapping):
+            return (), dict(inputs[0]), target
+        return tuple(inputs), {}, target
+    return (sample,), {}, None
+
+
+def trace(model: nn.Module, sample: Any, loss: Loss | None = None) -> Traced:
+    """Exports `model` (with `loss`, if given) in eval mode; the model is left untouched.
+
+    Args:
+        model: any network that `torch.export` can follow.
+        sample: one batch, `(input, target)` with a loss; see `split_sample`.
+        loss: `loss(output, target)`, a scalar.
+
+    Raises:
+        UntraceableError: the exporter cannot follow the code; the message names the line.
+        ConfigError: the sample is on another device than the network, or the loss is not a scalar.
+    """
+    args, kwargs, target = split_sample(sample, with_target=loss is not None)
+    _check_devices(model, (args, kwargs, target))
+    (args, kwargs, target), batch = _small_batch((args, kwargs, target))
+    step = _Step(model, loss)
+    with undisturbed(model):
+        program = _export(step, (args, kwargs, target), batch)
+    if loss is not None:
+        _check_scalar(program)
+    names = {}
+    for spec in program.graph_signature.input_specs:
+        if spec.target is not None:
+            names[spec.arg.name] = spec.target.removeprefix("model.")
+    dynamic = any(
+        isinstance(size, torch.SymInt)
+        for node in program.graph.nodes
+        if node.op == "placeholder" and isinstance(node.meta.get("val"), Tensor)
+        for size in node.meta["val"].shape
+    )
+    return Traced(program, names, batch, loss is not None, dynamic)
+
+
+def _export(step: nn.Module, inputs: tuple[Any, ...], batch: int) -> ExportedProgram:
+    def along_batch(leaf: Any) -> Any:
+        is_batched = isinstance(leaf, Tensor) and leaf.dim() > 0 and leaf.shape[0] == batch
+        return {0: Dim.AUTO} if is_batched else None
+
+    shapes = pytree.tree_map(along_batch, inputs)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # the exporter's own deprecations are not the user's business
+            return torch.export.export(step, inputs, dynamic_shapes=shapes, strict=False)
+    except ConfigError:
+        raise
+    except Exception as error:  # noqa: BLE001  whatever user code raises while it is followed has one meaning here
+        raise UntraceableError(_why_untraceable(step, error)) from error
+
+
+def _why_untraceable(step: nn.Module, error: Exception) -> str:
+    line = _user_line(error)
+    first = str(error).strip().splitlines()[0][:300] if str(error).strip() else type(error).__name__
+    return (
+        f"torch.export cannot follow {type(step.model).__name__}.forward{line}: {first} "
+        "Esper needs the whole computation as one graph. Replace control flow that depends on tensor values "
+        "(`if x.sum() > 0`, `.item()`, `.tolist()`) by torch.where or torch.cond, or attach Esper to the traceable "
+        "sub-module only."
+    )
+
+
+def _user_line(error: BaseException) -> str:
+    """The last line of the network's own code in the traceback."""
+    found = ""
+    trace_back = error.__traceback__
+    while trace_back is not None:
+        file = trace_back.tb_frame.f_code.co_filename
+        if "/torch/" not in file and not file.endswith("anatomy/trace.py") and not file.startswith("<"):
+            found = f" (line {trace_back.tb_lineno} of {file})"
+        trace_back = trace_back.tb_next
+    return found
+
+
+def _check_devices(model: nn.Module, inputs: Any) -> None:
+    home = next((p.device for p in model.parameters()), None)
+    for leaf in pytree.tree_leaves(inputs):
+        if home is not None and isinstance(leaf, Tensor) and leaf.device != home:
+            raise ConfigError(
+                f"The sample holds a tensor on {leaf.device} but the network's parameters are on {home}. "
+                f"Move the sample first, for example sample=(x.to('{home}'), y.to('{home}'))."
+            )
+
+
+def _small_batch(inputs: Any) -> tuple[Any, int]:
+    """Cuts (or repeats) the batch axis to `TRACE_BATCH` where every tensor agrees on it."""
+    tensors = [leaf for leaf in pytree.tree_leaves(inputs) if isinstance(leaf, Tensor)]
+    if not tensors:
+        raise ConfigError("The sample holds no tensor; give one batch as the data loader yields it.")
+    sizes = {leaf.shape[0] if leaf.dim() else 0 for leaf in tensors}
+    if len(sizes) != 1 or 0 in sizes:
+        return inputs, tensors[0].shape[0] if tensors[0].dim() else 1
+    size = sizes.pop()
+
+    def cut(leaf: Any) -> Any:
+        if not isinstance(leaf, Tensor):
+            return leaf
+        return leaf[:TRACE_BATCH] if size >= TRACE_BATCH else torch.cat([leaf] * TRACE_BATCH)[:TRACE_BATCH]
+
+    return pytree.tree_map(cut, inputs), TRACE_BATCH
+
+
+def _check_scalar(program: ExportedProgram) -> None:
+    output = next(node for node in program.graph.nodes if node.op == "output")
+    value = output.args[0][0].meta["val"]
+    if value.dim() != 0 and value.numel() != 1:
+        raise ConfigError(
+            f"The loss returned a tensor of shape {tuple(value.shape)}, not a scalar. Esper differentiates and compares "
+            "one number per batch: reduce it, for example with reduction='mean' or `.mean()`."
+        )

@@ -1,0 +1,187 @@
+"""From classes of labels to units, groups, costs and gates: the finished anatomy."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from math import prod
+
+import numpy as np
+from torch import Tensor
+
+from esper.anatomy.propagate import Propagation
+from esper.anatomy.resolve import Classes
+from esper.anatomy.rules import Product
+from esper.anatomy.structure import (
+    Anatomy,
+    FrozenAxis,
+    Gate,
+    Group,
+    IntArray,
+    Kind,
+    Member,
+    Role,
+    TensorInfo,
+    Term,
+)
+
+_UNUSED = "is not both made and read by contractions"
+
+
+@dataclass(frozen=True)
+class _Coordinates:
+    """Every labelled coordinate of every tensor axis, as parallel arrays."""
+
+    keys: list[tuple[str, int]]
+    axis: IntArray  # which key
+    index: IntArray  # coordinate along the axis
+    label: IntArray
+    of_class: IntArray
+
+
+def build(found: Propagation, classes: Classes, *, batch: int, aliases: Mapping[str, tuple[str, ...]]) -> Anatomy:
+    """Groups classes that run through the same tensor axes and computes what they cost."""
+    coordinates = _coordinates(found, classes)
+    roles = _Roles(found, coordinates)
+    groups: list[Group] = []
+    frozen: list[FrozenAxis] = []
+    unit_of_class = np.full(classes.of.max() + 1 if classes.of.size else 1, -1, np.int64)
+    heads = _class_set(found.notes.heads, classes)
+    names: dict[str, int] = {}
+    start = 0
+    for members, ids in _by_signature(coordinates, roles):
+        reason = next((classes.reason[int(c)] for c in ids if int(c) in classes.reason), "")
+        present = {member.role for member in members}
+        if not reason and not {"producer", "consumer"} <= present:
+            reason = _UNUSED
+        name = _name(members, names) if "producer" in present else ""
+        if reason:
+            if "producer" in present:  # kernel positions and input features are not what a reader looks for
+                frozen.append(FrozenAxis(name, len(ids), reason))
+            continue
+        kind = Kind.HEAD if heads.intersection(ids.tolist()) else Kind.CHANNEL
+        groups.append(Group(name, kind, len(ids), members))
+        unit_of_class[ids] = start + np.arange(len(ids))
+        start += len(ids)
+    return Anatomy(
+        tensors=_tensors(found, aliases),
+        groups=tuple(groups),
+        frozen=tuple(frozen),
+        terms=_terms(found.notes.products, classes, unit_of_class, batch),
+        gates=_gates(found, classes, unit_of_class),
+    )
+
+
+def _coordinates(found: Propagation, classes: Classes) -> _Coordinates:
+    keys: list[tuple[str, int]] = []
+    axis, index, label = [], [], []
+    for name, axes in found.axes.items():
+        for number, labels in enumerate(axes):
+            array = labels.numpy()
+            if array.size > 1:
+                axis.append(np.full(array.size, len(keys)))
+                index.append(np.arange(array.size))
+                label.append(array)
+                keys.append((name, number))
+    if not keys:
+        empty = np.empty(0, np.int64)
+        return _Coordinates([], empty, empty, empty, empty)
+    labels = np.concatenate(label)
+    return _Coordinates(keys, np.concatenate(axis), np.concatenate(index), labels, classes.of[labels])
+
+
+class _Roles:
+    """Which tensor axes make units and which read them."""
+
+    def __init__(self, found: Propagation, coordinates: _Coordinates) -> None:
+        consumed = _flags(found.notes.consumed, found.space.count)
+        produced = _flags(found.notes.produced, found.space.count)
+        self.roles: list[Role] = ["companion"] * len(coordinates.keys)
+        for number in range(len(coordinates.keys)):
+            labels = coordinates.label[coordinates.axis == number]
+            if consumed[labels].any():
+                self.roles[number] = "consumer"
+            elif produced[labels].any():
+                self.roles[number] = "producer"
+
+
+def _flags(layers: list[Tensor], count: int) -> IntArray:
+    flags = np.zeros(count + 1, bool)
+    for layer in layers:
+        flags[layer.numpy().ravel()] = True
+    flags[0] = False
+    return flags
+
+
+def _class_set(layers: list[Tensor], classes: Classes) -> set[int]:
+    return {int(c) for layer in layers for c in np.unique(classes.map(layer)) if c}
+
+
+def _by_signature(coordinates: _Coordinates, roles: _Roles) -> list[tuple[tuple[Member, ...], IntArray]]:
+    """Classes that have equally many coordinates on the same axes, with those coordinates as [classes, k] arrays."""
+    if not coordinates.keys:
+        return []
+    order = np.lexsort((coordinates.index, coordinates.axis, coordinates.of_class))
+    of_class, axis, index = coordinates.of_class[order], coordinates.axis[order], coordinates.index[order]
+    starts = np.flatnonzero(np.r_[True, (of_class[1:] != of_class[:-1]) | (axis[1:] != axis[:-1])])
+    counts = np.diff(np.r_[starts, of_class.size])
+    run_class, run_axis = of_class[starts], axis[starts]
+    firsts = np.flatnonzero(np.r_[True, run_class[1:] != run_class[:-1]])
+    signatures: dict[tuple[tuple[int, int], ...], list[int]] = {}
+    for first, last in zip(firsts, np.r_[firsts[1:], run_class.size], strict=True):
+        key = tuple(zip(run_axis[first:last].tolist(), counts[first:last].tolist(), strict=True))
+        signatures.setdefault(key, []).append(int(first))
+    result = []
+    for key, runs in sorted(signatures.items(), key=lambda item: item[1][0]):
+        rows = np.asarray(runs)
+        leading = index[starts[rows]]
+        rows = rows[np.argsort(leading, kind="stable")]
+        members = tuple(
+            Member(
+                *coordinates.keys[axis_number],
+                index=index[starts[rows + offset][:, None] + np.arange(count)],
+                role=roles.roles[axis_number],
+            )
+            for offset, (axis_number, count) in enumerate(key)
+        )
+        result.append((members, run_class[rows]))
+    return result
+
+
+def _name(members: tuple[Member, ...], names: dict[str, int]) -> str:
+    """The module whose weight makes the unit, numbered when several groups come from one module."""
+    first = next(m for m in members if m.role == "producer")
+    path = first.tensor.rpartition(".")[0] or first.tensor
+    names[path] = names.get(path, 0) + 1
+    return path if names[path] == 1 else f"{path}:{names[path]}"
+
+
+def _tensors(found: Propagation, aliases: Mapping[str, tuple[str, ...]]) -> tuple[TensorInfo, ...]:
+    return tuple(
+        TensorInfo(name, tuple(len(labels) for labels in axes), name in found.parameters, aliases.get(name, ()))
+        for name, axes in found.axes.items()
+    )
+
+
+def _terms(products: list[Product], classes: Classes, unit_of_class: IntArray, batch: int) -> tuple[Term, ...]:
+    terms = []
+    for product in products:
+        factors: dict[int, IntArray] = {}
+        for layer in product.layers:
+            mapped = unit_of_class[classes.map(layer)]
+            axes = [n for n in range(mapped.ndim) if not (mapped == mapped.take([0], n)).all()]
+            if len(axes) == 1:
+                pick = tuple(slice(None) if n == axes[0] else 0 for n in range(mapped.ndim))
+                factors[axes[0]] = mapped[pick]
+        rest = prod(size for axis, size in enumerate(product.shape) if axis not in factors)
+        terms.append(Term(product.node, 2.0 * rest / max(batch, 1), tuple(factors.values())))
+    return tuple(terms)
+
+
+def _gates(found: Propagation, classes: Classes, unit_of_class: IntArray) -> tuple[Gate, ...]:
+    gates = []
+    for read in found.notes.reads:
+        units = unit_of_class[classes.map(read.layer)]
+        if (units >= 0).any():
+            gates.append(Gate(read.node, read.argument, units))
+    return tuple(gates)
