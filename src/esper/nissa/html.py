@@ -1,0 +1,298 @@
+"""The page of a run: one self-contained HTML file with inline styles and charts, light and dark."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from html import escape
+from importlib.resources import files
+from pathlib import Path
+from string import Template
+
+from esper.nissa import figures
+from esper.nissa.charts import MARK_NAMES, cost_chart, mark_symbol, quality_chart
+from esper.nissa.figures import NOT_MEASURED, MetricScale
+from esper.nissa.report import DecisionRow, Latency, RunReport, WidthRow
+
+_TONES = {
+    "go": "good",
+    "accepted": "good",
+    "conditional": "warn",
+    "no_go": "bad",
+    "rejected": "bad",
+    "rollback": "bad",
+}
+
+
+def render_html(report: RunReport) -> str:
+    """The whole page as text; every word that comes from the report is escaped."""
+    folder = files("esper.nissa")
+    sections = [
+        _cards(report),
+        _quality(report),
+        _row(_cost(report), _latency(report.latency)),
+        _widths(report.widths),
+        _decisions(report.decisions),
+        _row(_proof(report), _overhead(report)),
+        _row(_environment(report), _notes(report.notes)),
+    ]
+    return Template(folder.joinpath("page.html").read_text(encoding="utf-8")).substitute(
+        title=escape(report.title),
+        summary=_summary(report),
+        style=folder.joinpath("page.css").read_text(encoding="utf-8").strip(),
+        body="\n".join(section for section in sections if section),
+    )
+
+
+def write_report(report: RunReport, folder: Path) -> Path:
+    """Writes `report.json` and `report.html` into an existing folder and returns the path of the page."""
+    page = folder / "report.html"
+    (folder / "report.json").write_text(json.dumps(report.to_json(), indent=1) + "\n", encoding="utf-8")
+    page.write_text(render_html(report), encoding="utf-8")
+    return page
+
+
+def _scale(report: RunReport) -> MetricScale:
+    known = [value for value in (report.quality_before, report.quality_after) if value is not None]
+    return MetricScale(
+        [*report.values.values(), *report.twin_values.values(), *known], report.higher_is_better
+    )
+
+
+def _summary(report: RunReport) -> str:
+    cuts = sum(mark.kind == "cut" for mark in report.marks)
+    return (
+        f'<span class="name">{escape(report.model)}</span>, {_plural(len(report.epochs), "epoch")}, '
+        f"{_plural(cuts, 'cut')}; judged by {escape(report.metric)} "
+        f"({'higher' if report.higher_is_better else 'lower'} is better)."
+    )
+
+
+def _plural(number: int, word: str) -> str:
+    return f"{number} {word}" if number == 1 else f"{number} {word}s"
+
+
+def _card(name: str, big: str, before_after: tuple[str, str] | None, aside: str = "") -> str:
+    tone = "big none" if big == NOT_MEASURED else "big"
+    change = f"{escape(before_after[0])}<i>→</i>{escape(before_after[1])}" if before_after else ""
+    return (
+        f'<div class="card"><h2>{escape(name)}</h2><div class="{tone}">{escape(big)}</div>'
+        f'<div class="from">{change}</div><div class="aside">{escape(aside)}</div></div>'
+    )
+
+
+def _cards(report: RunReport) -> str:
+    cards = [
+        _card(
+            "FLOPs",
+            figures.change(report.flops_before, report.flops_after),
+            (figures.count(report.flops_before), figures.count(report.flops_after)),
+            "one forward pass, one sample",
+        ),
+        _card(
+            "Parameters",
+            figures.change(report.parameters_before, report.parameters_after),
+            (figures.count(report.parameters_before), figures.count(report.parameters_after)),
+            f"{figures.size(report.bytes_before)} → {figures.size(report.bytes_after)}",
+        ),
+        _latency_card(report.latency),
+        _quality_card(report),
+    ]
+    return f'<div class="cards">{"".join(cards)}</div>'
+
+
+def _latency_card(latency: Latency | None) -> str:
+    if latency is None:
+        return _card("Latency", NOT_MEASURED, None)
+    return _card(
+        "Latency",
+        figures.speedup(latency.speedup),
+        (figures.milliseconds(latency.before_ms), figures.milliseconds(latency.after_ms)),
+        f"batch of {latency.batch_size}, {latency.device}",
+    )
+
+
+def _quality_card(report: RunReport) -> str:
+    scale, twin = _scale(report), report.twin_values
+    before, after = report.quality_before, report.quality_after
+    aside = f"uncut twin at the end: {scale.text(twin[max(twin)])}" if twin else ""
+    both = None if before is None else (scale.text(before), scale.text(after))
+    return _card(report.metric.capitalize(), scale.text(after), both, aside)
+
+
+def _section(title: str, body: str, lead: str = "") -> str:
+    intro = f"<p>{lead}</p>" if lead else ""
+    return f"<section><h2>{escape(title)}</h2>{intro}{body}</section>"
+
+
+def _row(*sections: str) -> str:
+    present = [section for section in sections if section]
+    return f'<div class="row">{"".join(present)}</div>' if present else ""
+
+
+def _quality(report: RunReport) -> str:
+    title = f"{report.metric.capitalize()} while training"
+    if not report.epochs:
+        return _section(title, f'<p class="none">{NOT_MEASURED}</p>')
+    kinds = [kind for kind in MARK_NAMES if any(mark.kind == kind for mark in report.marks)]
+    legend = "".join(
+        f'<span><svg viewBox="0 0 16 16" aria-hidden="true">{mark_symbol(kind, 8, 8)}</svg>{MARK_NAMES[kind]}</span>'
+        for kind in kinds
+    )
+    lead = "Point at an epoch for its numbers. Dotted lines show where the network itself was changed."
+    return _section(
+        title,
+        (f'<div class="legend">{legend}</div>' if legend else "")
+        + f'<div class="scroll chart">{quality_chart(report)}</div>',
+        lead,
+    )
+
+
+def _cost(report: RunReport) -> str:
+    if not report.epochs:
+        return ""
+    return _section(
+        "Cost while training",
+        f'<div class="scroll chart">{cost_chart(report)}</div>',
+        "FLOPs and parameters that were really computed with, as shares of the start. Masks alone do not lower them.",
+    )
+
+
+def _latency(latency: Latency | None) -> str:
+    if latency is None:
+        return _section("Latency", f'<p class="none">{NOT_MEASURED}</p>')
+    longest = max(
+        latency.before_ms + latency.before_spread_ms / 2, latency.after_ms + latency.after_spread_ms / 2
+    )
+    bars = "".join(
+        f'<div class="time {name}"><span>{name}</span><div class="beam">'
+        f'<span style="width:{100 * middle / longest:.2f}%"></span>'
+        f'<u style="left:{100 * (middle - spread / 2) / longest:.2f}%;width:{100 * spread / longest:.2f}%"></u></div>'
+        f"<em>{figures.milliseconds(middle)}</em></div>"
+        for name, middle, spread in (
+            ("before", latency.before_ms, latency.before_spread_ms),
+            ("after", latency.after_ms, latency.after_spread_ms),
+        )
+    )
+    return _section(
+        "Latency",
+        f'<div class="times">{bars}</div><p class="none">Median of {latency.repeats} forward passes of each network, '
+        f"by turns in one process; batch of {latency.batch_size} on {escape(latency.device)}. "
+        "The whisker spans the middle half of the timings.</p>",
+        f"{figures.speedup(latency.speedup).capitalize()}.",
+    )
+
+
+def _widths(widths: Sequence[WidthRow]) -> str:
+    if not widths:
+        return ""
+    blocks = []
+    for kind in dict.fromkeys(row.kind for row in widths):
+        rows = [row for row in widths if row.kind == kind]
+        widest = max(row.before for row in rows) or 1
+        left, total = sum(row.after for row in rows), sum(row.before for row in rows)
+        bars = "".join(_width_bar(row, widest) for row in rows)
+        blocks.append(f'<h3>{escape(kind)}s: {left} of {total} kept</h3><div class="widths">{bars}</div>')
+    return _section(
+        "Width of every layer",
+        "".join(blocks),
+        "The full bar is what the network had, the filled part what is left.",
+    )
+
+
+def _width_bar(row: WidthRow, widest: int) -> str:
+    name = escape(row.group)
+    share = 100 * row.after / row.before if row.before else 0.0
+    return (
+        f'<div class="width" title="{name}: {row.before} before, {row.after} after"><b class="name"><bdi>{name}</bdi></b>'
+        f'<div><div class="track" style="width:{max(100 * row.before / widest, 2):.1f}%">'
+        f'<span style="width:{share:.1f}%"></span></div></div><em>{row.before} → {row.after}</em></div>'
+    )
+
+
+def _decisions(decisions: Sequence[DecisionRow]) -> str:
+    if not decisions:
+        return ""
+    head = (
+        '<tr><th class="number">Epoch</th><th>Group</th><th class="number">Units</th><th class="number">Score</th>'
+        '<th class="number">Confidence</th><th class="number">Exact loss increase</th><th>Verdict</th><th>Reason</th></tr>'
+    )
+    body = "".join(_decision(row) for row in decisions)
+    return _section(
+        "Decisions and their evidence",
+        f'<div class="tall"><table><thead>{head}</thead><tbody>{body}</tbody></table></div>',
+        "The loss increase was measured by switching these units off in the twin, on held-out data.",
+    )
+
+
+def _decision(row: DecisionRow) -> str:
+    cells = [
+        ("number", str(row.epoch)),
+        ("name", escape(row.group)),
+        ("number", f"{row.units} {escape(row.kind)}{'' if row.units == 1 else 's'}"),
+        ("number", _measured(figures.plain(row.score))),
+        ("number", _measured(figures.percent(row.confidence, 0))),
+        ("number", _measured(figures.plain(row.loss_increase))),
+        ("", _pill(row.verdict)),
+        ("reason", escape(row.reason)),
+    ]
+    return "<tr>" + "".join(f'<td class="{style}">{text}</td>' for style, text in cells) + "</tr>"
+
+
+def _pill(verdict: str) -> str:
+    word = verdict.split(":")[0].split()[0].lower().replace("-", "_") if verdict.strip() else ""
+    return f'<span class="pill {_TONES.get(word, "")}">{escape(verdict.replace("_", "-"))}</span>'
+
+
+def _measured(text: str) -> str:
+    return f'<span class="none">{text}</span>' if text == NOT_MEASURED else text
+
+
+def _facts(rows: Iterable[tuple[str, str]]) -> str:
+    return (
+        "<dl>"
+        + "".join(f"<dt>{escape(name)}</dt><dd>{_measured(escape(value))}</dd>" for name, value in rows)
+        + "</dl>"
+    )
+
+
+def _proof(report: RunReport) -> str:
+    proof = report.proof
+    if proof is None:
+        return _section("Proof of equality", f'<p class="none">{NOT_MEASURED}</p>')
+    rows = [
+        ("outputs in float32", figures.plain(proof.float32_error)),
+        ("outputs in float64", figures.plain(proof.float64_error)),
+        ("gradients", figures.plain(proof.gradient_error)),
+        ("parameters after one optimizer step", figures.plain(proof.optimizer_step_error)),
+        ("held-out samples compared", str(proof.samples)),
+    ]
+    lead = "The largest difference anywhere between the cut network and the masked one it replaced."
+    return _section("Proof of equality", _facts(rows), lead)
+
+
+def _overhead(report: RunReport) -> str:
+    overhead = report.overhead
+    if overhead is None:
+        return _section("What Esper cost", f'<p class="none">{NOT_MEASURED}</p>')
+    stall = overhead.checkpoint_stall_ms_per_gb
+    rows = [
+        ("tracking, share of a training step", figures.percent(overhead.tracking_fraction, 3)),
+        ("training stalled by a checkpoint", NOT_MEASURED if stall is None else f"{stall:.0f} ms per GB"),
+        ("training time, Esper included", figures.seconds(overhead.training_seconds)),
+        ("of which Esper", figures.seconds(overhead.esper_seconds)),
+        ("share of Esper", figures.percent(overhead.esper_fraction)),
+    ]
+    return _section("What Esper cost", _facts(rows), "In the training process, measured by this run itself.")
+
+
+def _environment(report: RunReport) -> str:
+    return _section("Environment", _facts(report.environment.items())) if report.environment else ""
+
+
+def _notes(notes: Sequence[str]) -> str:
+    return (
+        _section("Notes", "<ul>" + "".join(f"<li>{escape(note)}</li>" for note in notes) + "</ul>")
+        if notes
+        else ""
+    )

@@ -1,0 +1,214 @@
+"""What one run did, as numbers: the value behind `report.json`, the HTML page and the tables of the command line.
+
+What was not measured is None and is shown as "not measured"; it is never 0.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+
+from esper.errors import ContractError
+
+MarkKind = Literal["mask", "cut", "rollback", "skipped", "no_go"]
+
+
+@dataclass(frozen=True)
+class EpochRow:
+    """The state at the end of one epoch; `flops` are those of one forward pass for one sample."""
+
+    epoch: int
+    step: int
+    metrics: Mapping[str, float]
+    flops: float
+    parameters: int
+    masked_units: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Mark:
+    """A moment where Esper acted, or decided not to."""
+
+    epoch: int
+    kind: MarkKind
+    text: str
+
+
+@dataclass(frozen=True)
+class WidthRow:
+    """Units of one group before and after the run; `kind` is `channel` or `head`."""
+
+    group: str
+    kind: str
+    before: int
+    after: int
+
+
+@dataclass(frozen=True)
+class Latency:
+    """Median time of one forward pass of both networks, timed by turns in one process.
+
+    The spreads are distances between the quartiles of the `repeats` timings.
+    """
+
+    batch_size: int
+    before_ms: float
+    after_ms: float
+    before_spread_ms: float
+    after_spread_ms: float
+    device: str
+    repeats: int
+
+    @property
+    def speedup(self) -> float:
+        """How many times faster the network became."""
+        return self.before_ms / self.after_ms
+
+
+@dataclass(frozen=True)
+class DecisionRow:
+    """What was decided about `units` units of one group, and the evidence for it.
+
+    `score` is the screening score, `confidence` the share of resamples (0..1) that agree, `loss_increase` the exact
+    rise of the loss when the units are ablated. `verdict` begins with the word of the judgement (`go`, `no_go`,
+    `conditional`, `rejected`).
+    """
+
+    epoch: int
+    group: str
+    kind: str
+    units: int
+    score: float | None
+    confidence: float | None
+    loss_increase: float | None
+    verdict: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Proof:
+    """Largest absolute differences between the cut and the masked network over `samples` held-out samples."""
+
+    float32_error: float | None
+    float64_error: float | None
+    gradient_error: float | None
+    optimizer_step_error: float | None
+    samples: int
+
+
+@dataclass(frozen=True)
+class Overhead:
+    """What Esper cost. `esper_seconds` is the part of `training_seconds` that the training process waited for it."""
+
+    tracking_fraction: float | None
+    checkpoint_stall_ms_per_gb: float | None
+    training_seconds: float | None
+    esper_seconds: float | None
+
+    @property
+    def esper_fraction(self) -> float | None:
+        """Share of the training time that went to Esper, 0..1."""
+        if self.training_seconds is None or self.esper_seconds is None or self.training_seconds <= 0:
+            return None
+        return self.esper_seconds / self.training_seconds
+
+
+@dataclass(frozen=True)
+class RunReport:
+    """A finished run: what it was, what Esper did to it, and by how much it became smaller.
+
+    `metric` names the entry of `EpochRow.metrics` that decided. `twin_epochs` are those of the same network trained
+    uncut; they may be empty. Bytes are those of the parameters and buffers.
+    """
+
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid", ser_json_inf_nan="strings")
+
+    title: str
+    model: str
+    metric: str
+    higher_is_better: bool
+    epochs: tuple[EpochRow, ...]
+    flops_before: float
+    flops_after: float
+    parameters_before: int
+    parameters_after: int
+    bytes_before: int
+    bytes_after: int
+    twin_epochs: tuple[EpochRow, ...] = ()
+    marks: tuple[Mark, ...] = ()
+    widths: tuple[WidthRow, ...] = ()
+    decisions: tuple[DecisionRow, ...] = ()
+    latency: Latency | None = None
+    quality_before: float | None = None
+    quality_after: float | None = None
+    proof: Proof | None = None
+    overhead: Overhead | None = None
+    environment: Mapping[str, str] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        """A form that JSON can hold; `from_json` is its inverse."""
+        data: dict[str, Any] = json.loads(_ADAPTER.dump_json(self))
+        return data
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> RunReport:
+        """Rebuilds a report.
+
+        Raises:
+            ContractError: A key is missing, unknown, or of the wrong type.
+        """
+        try:
+            return _ADAPTER.validate_python(data)
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(str(part) for part in first["loc"]) or "the whole report"
+            raise ContractError(
+                f"This is not a report of a run: {where}: {first['msg']} ({error.error_count()} faults in all). "
+                "Expected what RunReport.to_json writes, by this version of Esper."
+            ) from error
+
+    @classmethod
+    def read(cls, path: Path) -> RunReport:
+        """Reads `report.json`.
+
+        Raises:
+            ContractError: The file is not JSON, or not a report.
+        """
+        try:
+            data = json.loads(path.read_text(encoding="utf-8"))
+        except (json.JSONDecodeError, UnicodeDecodeError) as error:
+            raise ContractError(
+                f"{path} is not JSON: {error}. Name the report.json of a finished run."
+            ) from error
+        return cls.from_json(data)
+
+    @property
+    def values(self) -> dict[int, float]:
+        """The deciding metric by epoch, where it was reported."""
+        return _values(self.epochs, self.metric)
+
+    @property
+    def twin_values(self) -> dict[int, float]:
+        """The same of the uncut twin."""
+        return _values(self.twin_epochs, self.metric)
+
+    @property
+    def lead_over_twin(self) -> dict[int, float]:
+        """By how much the run was better than its uncut twin at each epoch; negative means worse."""
+        sign = 1.0 if self.higher_is_better else -1.0
+        twin = self.twin_values
+        return {epoch: sign * (value - twin[epoch]) for epoch, value in self.values.items() if epoch in twin}
+
+
+def _values(rows: tuple[EpochRow, ...], metric: str) -> dict[int, float]:
+    return {row.epoch: row.metrics[metric] for row in rows if metric in row.metrics}
+
+
+_ADAPTER = TypeAdapter(RunReport)
