@@ -1,21 +1,32 @@
 """What a network is made of: units that can be removed, how to remove them, and the proof that nothing else changed."""
 
+from esper.anatomy.equivalence import Equivalence, Probe
 from esper.anatomy.inspection import anatomy_of, inspect
+from esper.anatomy.masking import masked_axes, zero_masked
 from esper.anatomy.structure import Anatomy, FrozenAxis, Gate, Group, Kind, Member, TensorInfo, Term
-from esper.anatomy.trace import Loss, Traced, trace
+from esper.anatomy.surgery import Cut, cut
+from esper.anatomy.trace import Loss, Traced, primary_output, split_sample, trace
 
 __all__ = [
     "Anatomy",
+    "Cut",
+    "Equivalence",
     "FrozenAxis",
     "Gate",
     "Group",
     "Kind",
     "Loss",
     "Member",
+    "Probe",
     "TensorInfo",
     "Term",
     "Traced",
     "anatomy_of",
+    "cut",
     "inspect",
+    "masked_axes",
+    "primary_output",
+    "split_sample",
     "trace",
+    "zero_masked",
 ]

@@ -1,0 +1,89 @@
+"""`nn.MultiheadAttention` with fewer heads than its embedding would suggest."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+class CutMultiheadAttention(nn.MultiheadAttention):
+    """Multi-head attention whose inner width (heads x head width) differs from `embed_dim`.
+
+    A cut turns an `nn.MultiheadAttention` into this class in place: same parameters, same names, fewer rows. It does
+    not exist on its own, so there is no constructor to call.
+
+    Shapes as in `nn.MultiheadAttention`: [B, T, E] or [T, B, E] by `batch_first`, or [T, E].
+    """
+
+    _qkv_same_embed_dim = False  # keeps nn.TransformerEncoderLayer off its fused path, which assumes the full width
+
+    def forward(  # type: ignore[override]  # same call, spelled with keyword defaults
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        key_padding_mask: Tensor | None = None,
+        need_weights: bool = True,
+        attn_mask: Tensor | None = None,
+        average_attn_weights: bool = True,
+        is_causal: bool = False,
+    ) -> tuple[Tensor, Tensor | None]:
+        is_batched = query.dim() == 3
+        if not is_batched:
+            query, key, value = (t.unsqueeze(0) for t in (query, key, value))
+        elif not self.batch_first:
+            query, key, value = (t.transpose(0, 1) for t in (query, key, value))
+        q, k, v = (self._heads(t) for t in self._project(query, key, value))
+        mask = self._mask(q, k, key_padding_mask, attn_mask)
+        rate = self.dropout if self.training else 0.0
+        weights = None
+        if need_weights:
+            scores = q @ k.transpose(-2, -1) * self.head_dim**-0.5
+            attention = (scores if mask is None else scores + mask).softmax(-1)
+            out = F.dropout(attention, rate, self.training) @ v
+            weights = attention.mean(1) if average_attn_weights else attention
+        else:
+            out = F.scaled_dot_product_attention(q, k, v, mask, rate, is_causal=is_causal and mask is None)
+        out = self.out_proj(out.transpose(1, 2).flatten(2))
+        if not is_batched:
+            return out.squeeze(0), None if weights is None else weights.squeeze(0)
+        return (out if self.batch_first else out.transpose(0, 1)), weights
+
+    def _project(self, query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        biases = (None,) * 3 if self.in_proj_bias is None else self.in_proj_bias.chunk(3)
+        if self.in_proj_weight is not None:
+            weights = self.in_proj_weight.chunk(3)
+        else:
+            weights = (self.q_proj_weight, self.k_proj_weight, self.v_proj_weight)
+        q, k, v = (F.linear(x, w, b) for x, w, b in zip((query, key, value), weights, biases, strict=True))
+        return q, k, v
+
+    def _heads(self, x: Tensor) -> Tensor:
+        return x.unflatten(-1, (self.num_heads, self.head_dim)).transpose(1, 2)
+
+    def _mask(self, q: Tensor, k: Tensor, padding: Tensor | None, mask: Tensor | None) -> Tensor | None:
+        """Both masks as one float mask that broadcasts to [B, heads, T, S]."""
+        total: Tensor | None = None
+        if mask is not None:
+            if mask.dim() == 3:  # [B x heads, T, S]: the caller knows how many heads there are
+                mask = mask.unflatten(0, (q.shape[0], -1))
+            total = _additive(mask, q)
+        if padding is not None:
+            added = _additive(padding, q).reshape(-1, 1, 1, k.shape[-2])
+            total = added if total is None else total + added
+        return total
+
+
+def _additive(mask: Tensor, like: Tensor) -> Tensor:
+    if mask.is_floating_point():
+        return mask.to(like.dtype)
+    return mask.new_zeros(mask.shape, dtype=like.dtype).masked_fill(mask, float("-inf"))
+
+
+def becomes_cut(module: nn.MultiheadAttention, heads: int) -> None:
+    """Turns the module into one with `heads` heads of unchanged width (its tensors are already cut)."""
+    if module.bias_k is not None or module.add_zero_attn:
+        raise ValueError("bias_k, bias_v and add_zero_attn are not supported together with fewer heads")
+    module.__class__ = CutMultiheadAttention
+    module._qkv_same_embed_dim = False
+    module.num_heads = heads

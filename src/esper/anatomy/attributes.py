@@ -1,0 +1,137 @@
+"""Attributes of modules that Esper does not know: found by trial, accepted only by the proof.
+
+A module written by a user may repeat a size in an attribute (`self.inner = 256`, `self.num_heads = 8`). Which ones must
+follow a cut cannot be read off, so every integer attribute that equals an old size is a candidate, the network is
+tried with rewritten candidates (the same ones for every module of a class, fewest first), and the first combination
+that proves equal is kept.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from itertools import combinations, product
+
+import numpy as np
+from torch import Tensor, nn
+
+from esper.anatomy.equivalence import Equivalence, Probe, Reference, prove
+from esper.anatomy.modules import set_attribute
+from esper.anatomy.structure import Anatomy, BoolArray
+from esper.anatomy.tensors import Undo
+from esper.errors import NotEquivalentError
+
+MAX_TRIALS = 256
+_OWN = ("torch.nn.", "esper.")
+
+
+@dataclass(frozen=True)
+class _Rewrite:
+    """One attribute of one module and the size it would get; `key` is equal for modules of the same class."""
+
+    module: nn.Module
+    path: str
+    attribute: str
+    value: int
+    key: tuple[str, str, str]
+
+
+def fit_attributes(
+    model: nn.Module,
+    anatomy: Anatomy,
+    keep: BoolArray,
+    kept: Mapping[str, Mapping[int, Tensor]],
+    expected: Reference,
+    probe: Probe,
+    undo: Undo,
+) -> tuple[Equivalence, tuple[str, ...]]:
+    """Proves the cut network equal, rewriting unknown attributes where that is needed.
+
+    Raises:
+        NotEquivalentError: no combination of attributes makes it equal.
+    """
+    try:
+        return prove(model, expected, kept, probe), ()
+    except Exception as error:  # noqa: BLE001  user code may raise anything on its new shapes; the trial below answers it
+        first = error
+    rewrites = _candidates(model, anatomy, keep, kept)
+    for number, chosen in enumerate(_combinations(rewrites)):
+        if number >= MAX_TRIALS:
+            break
+        trial = Undo()
+        for rewrite in chosen:
+            set_attribute(rewrite.module, rewrite.attribute, rewrite.value, trial)
+        before = [getattr(r.module, r.attribute) for r in chosen]
+        try:
+            equivalence = prove(model, expected, kept, probe)
+        except Exception:  # noqa: BLE001  a wrong guess may raise anything; it is taken back and the next one tried
+            trial.run()
+            continue
+        undo.add(trial.run)
+        del before
+        return equivalence, tuple(f"{r.path}.{r.attribute} = {r.value}" for r in chosen)
+    if isinstance(first, NotEquivalentError):
+        raise first
+    line = str(first).strip().splitlines()[0] if str(first).strip() else type(first).__name__
+    raise NotEquivalentError(
+        f"The network's code does not run at the new sizes: {line}. The cut was undone and nothing changed. Code that "
+        "computes with a fixed size (for example `C // self.n_head`, `.view(B, T, C)`) is the usual reason; use -1 or "
+        "a stored head width there, or leave these units whole."
+    ) from first
+
+
+def _combinations(rewrites: list[_Rewrite]) -> Iterator[list[_Rewrite]]:
+    """Choices of rewrites, the same for all modules of one class, fewest attributes first."""
+    by_class: dict[str, dict[tuple[str, str, str], list[_Rewrite]]] = {}
+    for rewrite in rewrites:
+        by_class.setdefault(rewrite.key[0], {}).setdefault(rewrite.key, []).append(rewrite)
+    choices = []
+    for keys in by_class.values():
+        sets = [chosen for size in range(min(len(keys), 4) + 1) for chosen in combinations(keys, size)]
+        choices.append([s for s in sets if len({key[1] for key in s}) == len(s)])
+    for chosen in sorted(product(*choices), key=lambda sets: sum(map(len, sets))):
+        flat = [r for keys, sets in zip(by_class.values(), chosen, strict=True) for key in sets for r in keys[key]]
+        if flat:
+            yield flat
+
+
+def _candidates(
+    model: nn.Module, anatomy: Anatomy, keep: BoolArray, kept: Mapping[str, Mapping[int, Tensor]]
+) -> list[_Rewrite]:
+    shapes = {info.name: info.shape for info in anatomy.tensors}
+    found: dict[tuple[int, str, int], _Rewrite] = {}
+    for path, module in model.named_modules():
+        if type(module).__module__.startswith(_OWN):
+            continue
+        sizes = _sizes(path, anatomy, keep, kept, shapes)
+        for attribute, old in vars(module).items():
+            if not isinstance(old, int) or isinstance(old, bool) or old < 2 or attribute.startswith("_"):
+                continue
+            for source, before, after in sizes:
+                if before and old % before == 0 and (old == before or source.startswith("units")):
+                    value = old // before * after
+                    key = (type(module).__qualname__, attribute, source if old == before else f"{source}*")
+                    found.setdefault((id(module), attribute, value), _Rewrite(module, path, attribute, value, key))
+    return list(found.values())
+
+
+def _sizes(
+    path: str,
+    anatomy: Anatomy,
+    keep: BoolArray,
+    kept: Mapping[str, Mapping[int, Tensor]],
+    shapes: Mapping[str, tuple[int, ...]],
+) -> list[tuple[str, int, int]]:
+    """(source, old size, new size) of everything that changed inside a module, numbers of units first."""
+    prefix = f"{path}." if path else ""
+    sizes = []
+    for number, group in enumerate(anatomy.groups):
+        inside = [m.tensor for m in group.members if m.tensor.startswith(prefix) and m.role == "producer"]
+        left = int(np.count_nonzero(keep[anatomy.unit_slice(number)]))
+        if inside and left < group.width:
+            sizes.append((f"units {inside[0][len(prefix) :]}", group.width, left))
+    for name, axes in kept.items():
+        if name.startswith(prefix) and name[len(prefix) :].count(".") <= 2:
+            for axis, index in axes.items():
+                sizes.append((f"{name[len(prefix) :]}:{axis}", shapes[name][axis], index.numel()))
+    return sizes

@@ -1,0 +1,199 @@
+"""The proof: a cut network computes what the masked one computes, forward and backward."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+from torch.nn.modules.batchnorm import _NormBase
+from torch.utils import _pytree as pytree
+
+from esper.anatomy.masking import masked_axes, zero_masked
+from esper.anatomy.structure import Anatomy, BoolArray
+from esper.anatomy.tensors import select
+from esper.anatomy.trace import undisturbed
+from esper.errors import NotEquivalentError
+
+FLOAT32_LIMIT = 1e-5
+FLOAT64_LIMIT = 1e-12
+GRADIENT_LIMIT = 1e-9  # float64; gradients of batch statistics lose a few digits to cancellation
+
+
+@dataclass(frozen=True)
+class Probe:
+    """Inputs on which two networks are compared."""
+
+    args: tuple[Any, ...]
+    kwargs: Mapping[str, Any] = field(default_factory=dict)
+
+    def cast(self, dtype: torch.dtype) -> Probe:
+        def to(leaf: Any) -> Any:
+            return leaf.to(dtype) if isinstance(leaf, Tensor) and leaf.is_floating_point() else leaf
+
+        return Probe(pytree.tree_map(to, self.args), pytree.tree_map(to, dict(self.kwargs)))
+
+
+@dataclass(frozen=True)
+class Equivalence:
+    """Largest difference found, relative to the largest value compared; None where it was not measured."""
+
+    float32_error: float
+    float64_error: float | None
+    gradient_error: float | None
+    samples: int
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Observation:
+    """What a network computed on a probe: outputs, and gradients of a fixed random projection of them."""
+
+    outputs: tuple[Tensor, ...]
+    gradients: Mapping[str, Tensor]
+
+
+def observe(
+    model: nn.Module,
+    probe: Probe,
+    dtype: torch.dtype,
+    *,
+    masked: tuple[Anatomy, BoolArray] | None = None,
+    batch_statistics: bool = False,
+    with_gradients: bool = True,
+) -> Observation:
+    """Runs the network on copies of its tensors in `dtype`, masked if asked; the live network is not touched."""
+    parameters = {n: p.detach().to(dtype).clone() if p.is_floating_point() else p for n, p in model.named_parameters()}
+    buffers = {
+        n: b.detach().to(dtype).clone() if b.is_floating_point() else b.clone() for n, b in model.named_buffers()
+    }
+    if masked is not None:
+        zero_masked(parameters, masked_axes(*masked))
+    wants = [p.requires_grad_() for p in parameters.values() if with_gradients and p.is_floating_point()]
+    cast = probe.cast(dtype)
+    with undisturbed(model), _batch_statistics(model, wanted=batch_statistics), torch.set_grad_enabled(with_gradients):
+        output = functional_call(model, {**parameters, **buffers}, cast.args, dict(cast.kwargs))
+        outputs = tuple(t for t in pytree.tree_leaves(output) if isinstance(t, Tensor) and t.is_floating_point())
+        gradients: dict[str, Tensor] = {}
+        if wants:
+            found = torch.autograd.grad(_projection(outputs), wants, allow_unused=True)
+            names = [n for n, p in parameters.items() if p.is_floating_point()]
+            gradients = {n: g for n, g in zip(names, found, strict=True) if g is not None}
+    return Observation(tuple(t.detach() for t in outputs), gradients)
+
+
+def _projection(outputs: tuple[Tensor, ...]) -> Tensor:
+    """A fixed random weighting of all outputs, so that no gradient cancels by symmetry."""
+    total = torch.zeros((), dtype=outputs[0].dtype, device=outputs[0].device)
+    for number, output in enumerate(outputs):
+        generator = torch.Generator().manual_seed(number)
+        weights = torch.randn(output.shape, generator=generator, dtype=torch.float64).to(output)
+        total = total + (output * weights).sum()
+    return total
+
+
+@contextmanager
+def _batch_statistics(model: nn.Module, *, wanted: bool) -> Iterator[None]:
+    """Normalization by the batch itself, as in training; dropout stays off, because it cannot be compared."""
+    if wanted:
+        for module in model.modules():
+            if isinstance(module, _NormBase):
+                module.train()
+    yield
+
+
+def difference(ours: Tensor, theirs: Tensor) -> float:
+    """Largest absolute difference over the largest absolute value (at least 1e-3, so that zeros compare)."""
+    if ours.shape != theirs.shape:
+        return float("inf")
+    if ours.numel() == 0:
+        return 0.0
+    scale = max(float(theirs.abs().max()), 1e-3)
+    error = float((ours - theirs).abs().max()) / scale
+    return error if error == error else float("inf")  # NaN never passes
+
+
+@dataclass(frozen=True)
+class Reference:
+    """What the masked network computed before the cut: in float32, in float64, and in float64 by batch statistics."""
+
+    single: Observation
+    double: Observation | None
+    training: Observation | None
+    note: str
+
+
+def reference(model: nn.Module, anatomy: Anatomy, keep: BoolArray, probe: Probe) -> Reference:
+    """Observes the masked network."""
+    masked = (anatomy, keep)
+    single = observe(model, probe, torch.float32, masked=masked, with_gradients=False)
+    try:
+        double = observe(model, probe, torch.float64, masked=masked)
+    except RuntimeError as error:
+        return Reference(single, None, None, f"not measured in float64: {str(error).splitlines()[0]}")
+    has_statistics = any(isinstance(m, _NormBase) for m in model.modules())
+    training = observe(model, probe, torch.float64, masked=masked, batch_statistics=True) if has_statistics else None
+    return Reference(single, double, training, "")
+
+
+def prove(
+    model: nn.Module, expected: Reference, kept: Mapping[str, Mapping[int, Tensor]], probe: Probe
+) -> Equivalence:
+    """Compares the cut network with what the masked one computed.
+
+    Raises:
+        NotEquivalentError: they differ by more than floating-point tolerance. Whatever the network's code raises on
+            its new shapes passes through.
+    """
+    single = observe(model, probe, torch.float32, with_gradients=False)
+    float32 = _outputs_differ(single, expected.single)
+    float64 = gradient = None
+    if expected.double is not None:
+        double = observe(model, probe, torch.float64)
+        float64, gradient = _outputs_differ(double, expected.double), _gradients_differ(double, expected.double, kept)
+    if expected.training is not None:
+        training = observe(model, probe, torch.float64, batch_statistics=True)
+        float64 = max(float64 or 0.0, _outputs_differ(training, expected.training))
+        gradient = max(gradient or 0.0, _gradients_differ(training, expected.training, kept))
+    samples = max((t.shape[0] for t in expected.single.outputs if t.dim()), default=0)
+    result = Equivalence(float32, float64, gradient, samples, expected.note)
+    _judge(result)
+    return result
+
+
+def _outputs_differ(ours: Observation, theirs: Observation) -> float:
+    if len(ours.outputs) != len(theirs.outputs):
+        return float("inf")
+    return max((difference(a, b) for a, b in zip(ours.outputs, theirs.outputs, strict=True)), default=float("inf"))
+
+
+def _gradients_differ(ours: Observation, theirs: Observation, kept: Mapping[str, Mapping[int, Tensor]]) -> float:
+    if ours.gradients.keys() != theirs.gradients.keys():
+        return float("inf")
+    return max(
+        (difference(g, select(theirs.gradients[name], kept.get(name, {}))) for name, g in ours.gradients.items()),
+        default=0.0,
+    )
+
+
+def _judge(found: Equivalence) -> None:
+    # float64 decides when it was measured; float32 then only shows rounding, which grows with depth.
+    float32_limit = FLOAT32_LIMIT if found.float64_error is None else 100 * FLOAT32_LIMIT
+    too_far = [
+        f"{name} by {error:.2g} (limit {limit:g})"
+        for name, error, limit in (
+            ("float32 outputs", found.float32_error, float32_limit),
+            ("float64 outputs", found.float64_error, FLOAT64_LIMIT),
+            ("float64 gradients", found.gradient_error, GRADIENT_LIMIT),
+        )
+        if error is not None and not error <= limit
+    ]
+    if too_far:
+        raise NotEquivalentError(
+            f"The cut network differs from the masked one: {'; '.join(too_far)}. The cut was undone and nothing changed. "
+            "Code that computes with a fixed size (for example `C // self.n_head`) is the usual reason."
+        )

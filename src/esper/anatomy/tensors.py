@@ -1,0 +1,93 @@
+"""The live tensors behind the names of an anatomy, and how to change their size without losing their identity."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import torch
+from torch import Tensor, nn
+
+from esper.anatomy.structure import Anatomy, IntArray
+from esper.errors import SurgeryError
+
+
+class Undo:
+    """Steps that take a change back, run last first."""
+
+    def __init__(self) -> None:
+        self._steps: list[Callable[[], None]] = []
+
+    def add(self, step: Callable[[], None]) -> None:
+        self._steps.append(step)
+
+    def run(self) -> None:
+        while self._steps:
+            self._steps.pop()()
+
+
+def live_tensors(model: nn.Module, anatomy: Anatomy) -> dict[str, Tensor]:
+    """The parameter or buffer behind every name of the anatomy.
+
+    Raises:
+        SurgeryError: the network does not have that tensor, or not of that shape.
+    """
+    named = {
+        **dict(model.named_parameters(remove_duplicate=False)),
+        **dict(model.named_buffers(remove_duplicate=False)),
+    }
+    found: dict[str, Tensor] = {}
+    for info in anatomy.tensors:
+        tensor = named.get(info.name)
+        if tensor is None or tuple(tensor.shape) != info.shape:
+            if not any(m.tensor == info.name for g in anatomy.groups for m in g.members):
+                continue  # the loss's own tensors, or constants: nothing to cut there
+            has = "is missing" if tensor is None else f"has shape {tuple(tensor.shape)}"
+            raise SurgeryError(
+                f"This anatomy is of another network: {info.name} {has}, and shape {info.shape} was expected. "
+                "Inspect the network again and use the new anatomy."
+            )
+        found[info.name] = tensor
+    return found
+
+
+def kept_indices(anatomy: Anatomy, removed: Mapping[tuple[str, int], IntArray]) -> dict[str, dict[int, Tensor]]:
+    """For every tensor that loses something: the coordinates that stay, by axis."""
+    shapes = {info.name: info.shape for info in anatomy.tensors}
+    kept: dict[str, dict[int, Tensor]] = {}
+    for (name, axis), gone in removed.items():
+        stays = torch.ones(shapes[name][axis], dtype=torch.bool)
+        stays[torch.from_numpy(gone)] = False
+        kept.setdefault(name, {})[axis] = stays.nonzero().squeeze(1)
+    return kept
+
+
+def select(tensor: Tensor, kept: Mapping[int, Tensor]) -> Tensor:
+    """The part of a tensor that stays, with its memory format."""
+    result = tensor.detach()
+    for axis, index in kept.items():
+        result = result.index_select(axis, index.to(tensor.device))
+    if tensor.dim() == 4 and tensor.is_contiguous(memory_format=torch.channels_last) and not tensor.is_contiguous():
+        return result.contiguous(memory_format=torch.channels_last)
+    return result.contiguous()
+
+
+def resize(tensor: Tensor, new: Tensor, undo: Undo) -> None:
+    """Gives a live tensor new content of another shape; optimizers, aliases and hooks keep holding the same object."""
+    old, gradient = tensor.data, tensor.grad
+
+    def back() -> None:
+        _put(tensor, old)
+        tensor.grad = gradient
+
+    undo.add(back)
+    _put(tensor, new)
+
+
+def _put(tensor: Tensor, content: Tensor) -> None:
+    tensor.grad = None
+    # A loss that the training loop still holds keeps the node that accumulates this parameter's gradient alive, with
+    # the old shape in it. Autograd drops that node only when the type changes, so the type changes for a moment.
+    other = torch.float64 if content.dtype != torch.float64 else torch.float32
+    if tensor.requires_grad:
+        tensor.data = torch.empty(0, dtype=other, device=content.device)
+    tensor.data = content
