@@ -98,7 +98,7 @@ class Evidence:
         if self.anatomy_digest != anatomy_digest or self.num_units != num_units:
             raise EvidenceError(
                 f"This evidence is about network {self.anatomy_digest[:12]} with {self.num_units} units, "
-                f"the plan is for {anatomy_digest[:12]} with {num_units}. Analyze the present checkpoint again."
+                f"the plan for {anatomy_digest[:12]} with {num_units}. Analyze the present checkpoint again."
             )
 
     def to_tensors(self) -> dict[str, NDArray[Any]]:

@@ -1,0 +1,136 @@
+"""The questions the validator asks, each a function that returns its answer with the measured number."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from esper.anatomy.structure import Anatomy, BoolArray, IntArray
+from esper.urabrask.settings import Settings
+from esper.urabrask.verdict import Check
+
+
+def check_mask(anatomy: Anatomy, keep: NDArray[Any]) -> Check:
+    """Is it a bool array with one entry per unit?"""
+    fits = keep.dtype == np.bool_ and keep.shape == (anatomy.num_units,)
+    found = f"a {keep.dtype} array of shape {keep.shape}"
+    text = (
+        "The mask fits." if fits else f"The mask is {found}, expected bool of shape ({anatomy.num_units},)."
+    )
+    return Check("mask", fits, float(keep.size), float(anatomy.num_units), text)
+
+
+def check_only_removes(keep_before: BoolArray, keep_after: BoolArray) -> Check:
+    """Does the plan leave alone what is already gone?"""
+    revived = int((keep_after & ~keep_before).sum())
+    text = f"{revived} units that were removed before would come back; a plan only removes."
+    return Check(
+        "only_removes", revived == 0, float(revived), 0.0, text if revived else "Nothing is revived."
+    )
+
+
+def check_members(anatomy: Anatomy) -> Check:
+    """Does every member of every group name coordinates that its tensor really has, each once?"""
+    shapes = {tensor.name: tensor.shape for tensor in anatomy.tensors}
+    wrong = [
+        f"{group.name} in {member.tensor} axis {member.axis}"
+        for group in anatomy.groups
+        for member in group.members
+        if not _indexes(shapes.get(member.tensor), member.axis, group.width, member.index)
+    ]
+    found = "Every member agrees with its tensor."
+    text = f"Members do not agree with their tensors: {', '.join(wrong[:4])}. Trace the network again."
+    return Check("members", not wrong, float(len(wrong)), 0.0, text if wrong else found)
+
+
+def _indexes(shape: tuple[int, ...] | None, axis: int, width: int, index: IntArray) -> bool:
+    if shape is None or not 0 <= axis < len(shape) or index.ndim != 2 or index.shape[0] != width:
+        return False
+    flat = np.sort(index.ravel())
+    return flat.size > 0 and flat[0] >= 0 and flat[-1] < shape[axis] and bool((np.diff(flat) > 0).all())
+
+
+def check_connectivity(anatomy: Anatomy, keep: BoolArray) -> Check:
+    """Does every group, tensor axis and operator have something left?"""
+    kept = _kept_per_group(anatomy, keep)
+    empty = [group.name for group, left in zip(anatomy.groups, kept, strict=True) if left == 0 < group.width]
+    full = {tensor.name: tensor.shape for tensor in anatomy.tensors}
+    empty += [
+        f"{name} axis {axis}"
+        for name, shape in anatomy.kept_shapes(keep).items()
+        for axis, size in enumerate(shape)
+        if size == 0 < full[name][axis]
+    ]
+    empty += [
+        term.node
+        for term in anatomy.terms
+        if any(f.size and not ((f < 0) | keep[f]).any() for f in term.factors)
+    ]
+    text = f"Nothing would be left of {', '.join(dict.fromkeys(empty[:4]))}."
+    return Check("connectivity", not empty, float(len(empty)), 0.0, text if empty else "No path is cut.")
+
+
+def check_floors(anatomy: Anatomy, keep_before: BoolArray, keep_after: BoolArray, floors: IntArray) -> Check:
+    """Does every group that loses something stay at or above its floor?
+
+    Args:
+        anatomy: the network.
+        keep_before: units that are left now, shape [units].
+        keep_after: units that would be left, shape [units].
+        floors: fewest units that each group must keep, shape [groups].
+    """
+    before, after = _kept_per_group(anatomy, keep_before), _kept_per_group(anatomy, keep_after)
+    below = np.flatnonzero((after < before) & (after < floors))
+    text = "Every group stays at or above its floor."
+    if below.size:
+        group = int(below[0])
+        name = anatomy.groups[group].name
+        text = f"{name} would keep {after[group]} units, its floor is {floors[group]} ({below.size} such groups)."
+    return Check("floors", below.size == 0, float(below.size), 0.0, text)
+
+
+def _kept_per_group(anatomy: Anatomy, keep: BoolArray) -> IntArray:
+    return np.bincount(anatomy.group_of[keep], minlength=len(anatomy.groups)).astype(np.int64)
+
+
+def check_gradients(before: float | None, after: float | None, settings: Settings) -> Check:
+    """Do gradients over the surviving parameters still flow: finite, neither faded nor exploded?
+
+    Args:
+        before: gradient norm over the survivors in the present network; None if unmeasured.
+        after: the same norm under the new mask.
+        settings: the limits of after / before.
+    """
+    if before is None or after is None:
+        passed = not settings.require_gradients
+        return Check("gradients", passed, None, None, "The gradient norm was not measured.")
+    if not (math.isfinite(before) and math.isfinite(after)):
+        return Check(
+            "gradients",
+            False,
+            None,
+            None,
+            f"The gradient norm is {before} before and {after} after the mask.",
+        )
+    if before <= 0:
+        return Check(
+            "gradients", False, None, None, "The gradient is zero before the mask: nothing can be compared."
+        )
+    ratio = after / before
+    low, high = settings.min_gradient_ratio, settings.max_gradient_ratio
+    text = f"The gradient norm is {ratio:.3g} times the one before, expected {low:g} to {high:g}."
+    return Check("gradients", low <= ratio <= high, ratio, low if ratio < 1 else high, text)
+
+
+def check_memory(peak_bytes: int | None, limit_bytes: int | None) -> Check:
+    """Did measuring stay within its memory?"""
+    if limit_bytes is None:
+        value = None if peak_bytes is None else float(peak_bytes)
+        return Check("memory", True, value, None, "No memory limit was asked for.")
+    if peak_bytes is None:
+        return Check("memory", False, None, float(limit_bytes), "Memory has a limit but was not measured.")
+    text = f"Measuring took {peak_bytes / 2**20:.0f} MiB of {limit_bytes / 2**20:.0f} MiB."
+    return Check("memory", peak_bytes <= limit_bytes, float(peak_bytes), float(limit_bytes), text)

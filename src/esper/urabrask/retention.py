@@ -1,0 +1,118 @@
+"""How much held-out quality a mask costs: a paired difference, its interval, and its limit."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from scipy import stats
+
+from esper.anatomy.structure import FloatArray
+from esper.leyline import Level
+from esper.urabrask.measurement import Measurement
+from esper.urabrask.settings import Settings
+from esper.urabrask.verdict import Check, Retention
+
+
+def check_retention(
+    before: Measurement, after: Measurement, level: Level, settings: Settings
+) -> tuple[Check, Retention | None]:
+    """Holds the paired worsening against the level's limit.
+
+    Correctness is judged where both measurements have it, by the stricter of the level's absolute limit and
+    `min_retention`; otherwise the loss, by `min_retention` alone, because a loss has no points. A measured loss
+    must be finite in either case.
+
+    Returns:
+        The check, and the measured retention; None where nothing could be measured.
+    """
+    trouble = _trouble(before, after)
+    if trouble is not None:
+        return Check("retention", False, None, None, trouble), None
+    if before.correctness is not None and after.correctness is not None:
+        retention = _of_correctness(before.correctness, after.correctness, level, settings)
+    elif before.losses is not None and after.losses is not None:
+        retention = _of_losses(before.losses, after.losses, settings)
+    else:
+        return Check(
+            "retention", False, None, None, "No held-out quality was measured both before and after."
+        ), None
+    r = retention
+    text = (
+        f"Mean {r.measure} {r.before:.4f} before, {r.after:.4f} after: worse by {r.drop:.4f} "
+        f"({settings.interval_confidence:.0%} interval {r.lower:.4f} to {r.upper:.4f}, {r.samples} pairs), "
+        f"limit {r.limit:.4f}."
+    )
+    return Check("retention", r.lower <= r.limit, r.drop, r.limit, text), retention
+
+
+def _trouble(before: Measurement, after: Measurement) -> str | None:
+    pairs = {
+        "correctness": (before.correctness, after.correctness),
+        "loss": (before.losses, after.losses),
+    }
+    if all(array is None for pair in pairs.values() for array in pair):
+        return "There is no held-out data to measure on."
+    for name, (old, new) in pairs.items():
+        if old is None and new is None:
+            continue
+        if old is None or new is None:
+            return f"The {name} was measured only {'after' if old is None else 'before'} the mask."
+        if old.shape != new.shape or old.ndim != 1:
+            return (
+                f"The {name} has shape {old.shape} before and {new.shape} after: not the same held-out data."
+            )
+        if old.size < 2:
+            return f"The {name} was measured on {old.size} held-out samples or chunks; at least 2 are needed."
+        for when, array in (("before", old), ("after", new)):
+            if not np.isfinite(array).all():
+                return (
+                    f"The {name} {when} the mask is not finite in {int((~np.isfinite(array)).sum())} places."
+                )
+    return None
+
+
+def _of_correctness(before: FloatArray, after: FloatArray, level: Level, settings: Settings) -> Retention:
+    old, new = before.astype(np.float64), after.astype(np.float64)
+    is_binary = bool(np.isin(old, (0, 1)).all() and np.isin(new, (0, 1)).all())
+    interval = _binary_interval if is_binary else _t_interval
+    drop = old - new
+    lower, upper = interval(drop, settings.interval_confidence)
+    limit = min(settings.limits.for_level(level), (1 - settings.min_retention) * abs(float(old.mean())))
+    return Retention("correctness", *_means(old, new, drop), lower, upper, limit, drop.size)
+
+
+def _of_losses(before: FloatArray, after: FloatArray, settings: Settings) -> Retention:
+    old, new = before.astype(np.float64), after.astype(np.float64)
+    rise = new - old
+    lower, upper = _t_interval(rise, settings.interval_confidence)
+    limit = (1 / settings.min_retention - 1) * abs(float(old.mean()))
+    return Retention("loss", *_means(old, new, rise), lower, upper, limit, rise.size)
+
+
+def _means(old: FloatArray, new: FloatArray, drop: FloatArray) -> tuple[float, float, float]:
+    return float(old.mean()), float(new.mean()), float(drop.mean())
+
+
+def _t_interval(drop: FloatArray, confidence: float) -> tuple[float, float]:
+    """Paired t interval around the mean difference."""
+    half = float(stats.t.ppf((1 + confidence) / 2, drop.size - 1) * drop.std(ddof=1) / math.sqrt(drop.size))
+    mean = float(drop.mean())
+    return mean - half, mean + half
+
+
+def _binary_interval(drop: FloatArray, confidence: float) -> tuple[float, float]:
+    """Interval for the difference of paired shares.
+
+    A t interval has no width where no sample changed, however few there are; half an observation added to
+    each cell of the 2 x 2 table keeps small samples honest.
+
+    Source: Agresti and Min (2005), "Simple improved confidence intervals for comparing matched proportions",
+    Statistics in Medicine 24.
+    """
+    total = drop.size + 2
+    worse, better = float((drop > 0).sum()) + 0.5, float((drop < 0).sum()) + 0.5
+    mean = (worse - better) / total
+    variance = max(worse + better - (worse - better) ** 2 / total, 0.0)
+    half = float(stats.norm.ppf((1 + confidence) / 2)) * math.sqrt(variance) / total
+    return mean - half, mean + half

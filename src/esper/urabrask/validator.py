@@ -1,0 +1,124 @@
+"""Go or no-go: structure first, then quality measured before and after on the same held-out data."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from esper.anatomy.structure import Anatomy, BoolArray, IntArray
+from esper.leyline import Clock, Level
+from esper.urabrask.checks import (
+    check_connectivity,
+    check_floors,
+    check_gradients,
+    check_mask,
+    check_members,
+    check_memory,
+    check_only_removes,
+)
+from esper.urabrask.measurement import Measure, Measurement
+from esper.urabrask.retention import check_retention
+from esper.urabrask.settings import Settings
+from esper.urabrask.verdict import Check, Decision, Verdict
+
+
+def validate(
+    anatomy: Anatomy,
+    keep_before: BoolArray,
+    keep_after: BoolArray,
+    measure: Measure,
+    settings: Settings,
+    clock: Clock,
+    *,
+    floors: IntArray,
+    baseline: Measurement | None = None,
+) -> Verdict:
+    """Judges one mask.
+
+    Args:
+        anatomy: the network.
+        keep_before: units that are left now, shape [units].
+        keep_after: units that would be left, shape [units].
+        measure: measures the twin under a mask; called for the present mask first, then for the new one.
+        settings: limits.
+        clock: monotonic seconds.
+        floors: fewest units that each group must keep, shape [groups] (`esper.emrakul.floors`).
+        baseline: a measurement of `keep_before` with the survivors of `keep_after`, if there is one already.
+
+    Returns:
+        The decision with every check that was made. What `measure` raises passes through.
+    """
+    start = clock()
+    checks = _structure(anatomy, keep_before, keep_after, floors)
+    failed = _failed(checks)
+    if failed is not None:
+        return Verdict(Decision.NO_GO, failed, checks, None, clock() - start)
+    if settings.validation == "none":
+        reason = "Quality was not measured, because validation is switched off: apply on probation."
+        return Verdict(Decision.CONDITIONAL_GO, reason, checks, None, clock() - start)
+    watch = _Watch(clock, start, settings.time_limit_seconds)
+    before = baseline if baseline is not None else measure(keep_before, keep_after)
+    if watch.is_late():
+        return watch.too_late(checks, "the baseline")
+    after = measure(keep_after, keep_after)
+    if watch.is_late():
+        return watch.too_late(checks, "the masked network")
+    verdict = judge(before, after, level_of(anatomy, keep_before, keep_after), settings)
+    return replace(verdict, checks=checks + verdict.checks, duration_seconds=clock() - start)
+
+
+def judge(before: Measurement, after: Measurement, level: Level, settings: Settings) -> Verdict:
+    """The decision that follows from two measurements of the same held-out data."""
+    retained, retention = check_retention(before, after, level, settings)
+    checks = (
+        retained,
+        check_gradients(before.gradient_norm, after.gradient_norm, settings),
+        check_memory(after.peak_bytes, settings.memory_limit_bytes),
+    )
+    failed = _failed(checks)
+    if failed is not None or retention is None:
+        return Verdict(Decision.NO_GO, failed or retained.text, checks, retention)
+    return Verdict(retention.decision, retained.text, checks, retention)
+
+
+def level_of(anatomy: Anatomy, keep_before: BoolArray, keep_after: BoolArray) -> Level:
+    """Whose limit applies: the least far-reaching level that is touched; its limit is the strictest."""
+    touched = np.unique(anatomy.group_of[keep_before & ~keep_after])
+    levels = {Level(anatomy.groups[int(group)].kind.value) for group in touched}
+    return next((level for level in Level if level in levels), Level.CHANNEL)
+
+
+def _structure(
+    anatomy: Anatomy, keep_before: BoolArray, keep_after: BoolArray, floors: IntArray
+) -> tuple[Check, ...]:
+    fits = (check_mask(anatomy, keep_before), check_mask(anatomy, keep_after))
+    if not all(check.passed for check in fits):  # the other checks index with the mask
+        return fits
+    return (
+        fits[1],
+        check_only_removes(keep_before, keep_after),
+        check_members(anatomy),
+        check_connectivity(anatomy, keep_after),
+        check_floors(anatomy, keep_before, keep_after, floors),
+    )
+
+
+def _failed(checks: tuple[Check, ...]) -> str | None:
+    return " ".join(check.text for check in checks if not check.passed) or None
+
+
+@dataclass(frozen=True)
+class _Watch:
+    clock: Clock
+    start: float
+    limit_seconds: float
+
+    def is_late(self) -> bool:
+        return self.clock() - self.start > self.limit_seconds
+
+    def too_late(self, checks: tuple[Check, ...], what: str) -> Verdict:
+        took = self.clock() - self.start
+        text = f"Measuring {what} ended after {took:.1f} s, the limit is {self.limit_seconds:g} s."
+        check = Check("time", False, took, self.limit_seconds, text)
+        return Verdict(Decision.NO_GO, text, (*checks, check), None, took)
