@@ -1,0 +1,204 @@
+"""Scores of units, from what a checkpoint already holds; a unit that was not measured is NaN, never 0."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from scipy.stats import rankdata
+from torch import Tensor
+from torch.optim import Optimizer
+
+from esper.anatomy.structure import Anatomy, FloatArray
+from esper.errors import ConfigError, EvidenceError
+from esper.importance.accumulate import UnitReducer, by_anatomy_name
+
+_CPU = torch.device("cpu")
+
+
+@dataclass(frozen=True, eq=False)
+class SecondMoments:
+    """The mean squared gradient of every parameter that has one, as its optimizer keeps it.
+
+    `values[name]` has the parameter's shape; divided by `corrections[name]` it is an estimate of E[g^2]
+    without the bias towards the zero it started from.
+    """
+
+    values: Mapping[str, Tensor]
+    corrections: Mapping[str, float]
+
+
+def moments_from_optimizer(
+    optimizer: Optimizer, named_parameters: Mapping[str, Tensor]
+) -> SecondMoments | None:
+    """The second moments inside a live optimizer; None when it keeps none (SGD) or has not made a step.
+
+    Known are `exp_avg_sq` (Adam, AdamW, NAdam, RAdam), `square_avg` (RMSprop) and `sum` (Adagrad).
+    Reads the step counters, which waits for the device once: for a checkpoint, not for a training step.
+    """
+    group_of = {parameter: group for group in optimizer.param_groups for parameter in group["params"]}
+    found: dict[str, tuple[Tensor, float]] = {}
+    for name, parameter in named_parameters.items():
+        state = optimizer.state.get(parameter)
+        moment = second_moment(state, group_of[parameter]) if state and parameter in group_of else None
+        if moment is not None:
+            found[name] = moment
+    return _moments(found)
+
+
+def moments_from_state(
+    states: Mapping[str, Mapping[str, object]], groups: Mapping[str, Mapping[str, object]]
+) -> SecondMoments | None:
+    """The second moments in a checkpoint, where optimizer and network need not exist.
+
+    Args:
+        states: For every parameter name its optimizer state as saved: `exp_avg_sq`, `step` and so on.
+        groups: For every parameter name the settings of its parameter group: `betas` and so on.
+    """
+    found = {name: second_moment(state, groups[name]) for name, state in states.items() if name in groups}
+    return _moments({name: moment for name, moment in found.items() if moment is not None})
+
+
+def second_moment(state: Mapping[str, object], group: Mapping[str, object]) -> tuple[Tensor, float] | None:
+    """One parameter's running E[g^2] and what to divide it by; None when its optimizer keeps none."""
+    steps = _number(state.get("step"))
+    if steps is None or steps < 1:
+        return None
+    betas = group.get("betas")
+    if isinstance(value := state.get("exp_avg_sq"), Tensor) and isinstance(betas, (tuple, list)):
+        return value, 1.0 - float(_number(betas[1]) or 0.0) ** steps
+    if isinstance(value := state.get("square_avg"), Tensor) and "alpha" in group:
+        return value, 1.0 - float(_number(group["alpha"]) or 0.0) ** steps
+    if isinstance(value := state.get("sum"), Tensor):
+        return value, steps
+    return None
+
+
+def fisher(anatomy: Anatomy, parameters: Mapping[str, Tensor], moments: SecondMoments) -> FloatArray:
+    """Sum of w^2 * E[g^2] over each unit: the expected squared first-order change of the loss without it.
+
+    A unit is measured when all its producers and consumers have second moments; frozen parameters leave their
+    units NaN. Companions (norm affines) add what they have. Works on live tensors and on mapped files alike.
+
+    Args:
+        anatomy: The network's units.
+        parameters: Parameter name (any of a tied one's) to tensor.
+        moments: From `moments_from_optimizer` or `moments_from_state`.
+
+    Returns:
+        Shape [units].
+
+    Source: empirical Fisher screen over the optimizer's own state, docs/importance.md.
+    """
+    weights = by_anatomy_name(anatomy, parameters)
+    values = by_anatomy_name(anatomy, moments.values)
+    corrections = {
+        info.name: moments.corrections[name]
+        for info in anatomy.tensors
+        for name in (info.name, *info.aliases)
+        if name in moments.values
+    }
+
+    def contribution(name: str) -> Tensor | None:
+        if name not in values or name not in weights:
+            return None
+        return _wide(weights[name]).square() * _wide(values[name]) / corrections[name]
+
+    measured = UnitReducer(anatomy, ("producer", "consumer")).covered(values.keys() & weights.keys())
+    sums = UnitReducer(anatomy).sum(contribution, _device_of(weights), torch.float32)
+    return _finite_or_nan(np.where(measured, _array(sums), np.nan))
+
+
+def magnitude(anatomy: Anatomy, parameters: Mapping[str, Tensor]) -> FloatArray:
+    """Root mean square of each unit's producer rows, relative to its tensor's: shape [units].
+
+    1 is an average row, so that layers of different scale can be compared. Biases and other vectors are
+    left out.
+    """
+    weights = by_anatomy_name(anatomy, parameters)
+    reducer = UnitReducer(anatomy, ("producer",), min_dims=2)
+
+    def relative_square(name: str) -> Tensor | None:
+        if name not in weights:
+            return None
+        square = _wide(weights[name]).square()
+        return square / square.mean().clamp_min(torch.finfo(square.dtype).tiny)
+
+    squares = _array(reducer.sum(relative_square, _device_of(weights), torch.float32))
+    measured = reducer.covered(weights.keys())
+    mean = np.divide(squares, reducer.elements, out=np.full(squares.shape, np.nan), where=measured)
+    return _finite_or_nan(np.sqrt(mean))
+
+
+def rank_normalize(scores: FloatArray) -> FloatArray:
+    """Ranks scaled to 0..1: the lowest is 0, the highest 1, equal scores share their mean rank.
+
+    What is not finite was not measured: it gets NaN and takes no rank. A score alone gets 0.5.
+    """
+    measured = np.isfinite(scores)
+    ranks = np.full(scores.shape, np.nan)
+    count = int(measured.sum())
+    if count == 1:
+        ranks[measured] = 0.5
+    elif count > 1:
+        ranks[measured] = (rankdata(scores[measured]) - 1.0) / (count - 1)
+    return ranks
+
+
+def combine(components: Mapping[str, FloatArray], weights: Mapping[str, float]) -> FloatArray:
+    """Weighted mean of the components' ranks, for each unit over the components that measured it.
+
+    Args:
+        components: Signal name to scores of shape [units], NaN where unmeasured; larger is more important.
+        weights: Signal name to weight; signals without scores are left out, and only proportions matter.
+
+    Returns:
+        Shape [units], 0..1; NaN where no component measured the unit.
+
+    Raises:
+        ConfigError: A component has no weight, or none has a weight above zero.
+        EvidenceError: There is no component at all.
+    """
+    if not components:
+        raise EvidenceError(
+            "No score was measured, so the units cannot be ranked. Give at least one component."
+        )
+    unknown = sorted(components.keys() - weights.keys())
+    if unknown:
+        raise ConfigError(f"Scores {unknown} have no weight; weights are known for {sorted(weights)}.")
+    ranks = np.stack([rank_normalize(scores) for scores in components.values()])
+    shares = np.array([weights[name] for name in components])[:, None] * np.isfinite(ranks)
+    total = shares.sum(axis=0)
+    weighted = (np.nan_to_num(ranks) * shares).sum(axis=0)
+    scores: FloatArray = np.divide(weighted, total, out=np.full(total.shape, np.nan), where=total > 0)
+    return scores
+
+
+def _moments(found: Mapping[str, tuple[Tensor, float]]) -> SecondMoments | None:
+    if not found:
+        return None
+    return SecondMoments({n: v for n, (v, _) in found.items()}, {n: c for n, (_, c) in found.items()})
+
+
+def _number(value: object) -> float | None:
+    return float(value) if isinstance(value, (int, float, Tensor)) else None
+
+
+def _wide(tensor: Tensor) -> Tensor:
+    """At least single precision, without gradient: squares of half precision underflow."""
+    tensor = tensor.detach()
+    return tensor if tensor.dtype == torch.float64 else tensor.float()
+
+
+def _device_of(tensors: Mapping[str, Tensor]) -> torch.device:
+    return next((tensor.device for tensor in tensors.values()), _CPU)
+
+
+def _array(tensor: Tensor) -> FloatArray:
+    return tensor.double().cpu().numpy()
+
+
+def _finite_or_nan(scores: FloatArray) -> FloatArray:
+    return np.where(np.isfinite(scores), scores, np.nan)
