@@ -35,7 +35,14 @@ def train(network: nn.Module, optimizer: torch.optim.Optimizer, inputs: torch.Te
 
 @pytest.mark.parametrize(
     "make",
-    [torch.optim.Adam, torch.optim.AdamW, torch.optim.NAdam, torch.optim.RAdam, torch.optim.RMSprop, torch.optim.Adagrad],
+    [
+        torch.optim.Adam,
+        torch.optim.AdamW,
+        torch.optim.NAdam,
+        torch.optim.RAdam,
+        torch.optim.RMSprop,
+        torch.optim.Adagrad,
+    ],
 )
 def test_second_moments_of_a_constant_gradient_are_its_square(make: type[torch.optim.Optimizer]) -> None:
     weight = nn.Parameter(torch.ones(2))
@@ -69,7 +76,9 @@ def test_fisher_is_the_sum_over_the_unit_of_squared_weight_and_mean_squared_grad
     parameters = dict(network.named_parameters())
     moments = moments_from_optimizer(optimizer, parameters)
     assert moments is not None
-    product = {n: (p.detach() ** 2 * moments.values[n] / moments.corrections[n]) for n, p in parameters.items()}
+    product = {
+        n: (p.detach() ** 2 * moments.values[n] / moments.corrections[n]) for n, p in parameters.items()
+    }
     expected = product["up.weight"].sum(1) + product["up.bias"] + product["down.weight"].sum(0)
     assert fisher(anatomy, parameters, moments).tolist() == pytest.approx(expected.tolist(), rel=1e-5)
 
@@ -83,7 +92,9 @@ def test_units_with_a_frozen_parameter_are_unmeasured_and_not_zero() -> None:
     parameters = dict(network.named_parameters())
     moments = moments_from_optimizer(optimizer, parameters)
     assert moments is not None
-    assert np.isnan(fisher(anatomy, parameters, moments)).all()  # conv2 produces for one group, consumes for the other
+    assert np.isnan(
+        fisher(anatomy, parameters, moments)
+    ).all()  # conv2 produces for one group, consumes for the other
     network.conv2.weight.requires_grad_(True)
     whole = torch.optim.AdamW(network.parameters())
     train(network, whole, torch.randn(2, 1, 6, 6))
@@ -171,7 +182,9 @@ def test_a_score_alone_ranks_in_the_middle() -> None:
 
 
 @given(arrays(np.float64, st.integers(0, 20), elements=st.floats(-1e6, 1e6) | st.just(np.nan)))
-def test_ranks_keep_the_order_and_lie_between_0_and_1(scores: np.ndarray[tuple[int], np.dtype[np.float64]]) -> None:
+def test_ranks_keep_the_order_and_lie_between_0_and_1(
+    scores: np.ndarray[tuple[int], np.dtype[np.float64]],
+) -> None:
     ranks = rank_normalize(scores)
     measured = np.isfinite(scores)
     assert (np.isnan(ranks) == ~measured).all()
@@ -183,7 +196,9 @@ def test_ranks_keep_the_order_and_lie_between_0_and_1(scores: np.ndarray[tuple[i
 def test_weights_are_shared_among_what_is_measured() -> None:
     taylor = np.array([0.0, 1.0, np.nan, np.nan])
     size = np.array([1.0, 0.0, 2.0, np.nan])
-    combined = combine({"taylor": taylor, "magnitude": size}, {"taylor": 0.5, "magnitude": 0.25, "other": 9.0})
+    combined = combine(
+        {"taylor": taylor, "magnitude": size}, {"taylor": 0.5, "magnitude": 0.25, "other": 9.0}
+    )
     assert combined[:3].tolist() == pytest.approx([0.25 * 0.5 / 0.75, 0.5 / 0.75, 1.0])
     assert np.isnan(combined[3])
 
