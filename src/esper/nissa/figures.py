@@ -22,7 +22,7 @@ def count(value: float | None) -> str:
     if value is None or math.isnan(value):
         return NOT_MEASURED
     for size, prefix in _PREFIXES:
-        if abs(value) >= size:
+        if abs(value) >= 0.9995 * size:
             return f"{_three_digits(value / size)} {prefix}"
     return f"{value:.0f}"
 
@@ -32,7 +32,7 @@ def size(num_bytes: float | None) -> str:
     if num_bytes is None:
         return NOT_MEASURED
     for unit, name in _BYTE_PREFIXES:
-        if num_bytes >= unit:
+        if num_bytes >= 0.9995 * unit:
             return f"{_three_digits(num_bytes / unit)} {name}"
     return f"{num_bytes:.0f} B"
 
@@ -86,7 +86,7 @@ def _three_digits(value: float) -> str:
 
 
 class MetricScale:
-    """Writes the deciding metric: as per cent when all its values lie between 0 and 1 and higher is better."""
+    """Writes the deciding metric: as per cent if all its values lie in 0..1 and higher is better."""
 
     def __init__(self, values: list[float], higher_is_better: bool) -> None:
         finite = [value for value in values if math.isfinite(value)]
@@ -102,4 +102,6 @@ class MetricScale:
         """A difference of two values of the metric: `−0.21 points`."""
         if value is None or math.isnan(value):
             return NOT_MEASURED
+        if value == 0:
+            return "0"
         return signed(f"{value * 100:+.2f} points" if self.is_fraction else f"{value:+.4g}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Sequence
 from html import escape
 from importlib.resources import files
@@ -10,7 +11,7 @@ from pathlib import Path
 from string import Template
 
 from esper.nissa import figures
-from esper.nissa.charts import MARK_NAMES, cost_chart, mark_symbol, quality_chart
+from esper.nissa.charts import cost_chart, quality_chart
 from esper.nissa.figures import NOT_MEASURED, MetricScale
 from esper.nissa.report import DecisionRow, Latency, RunReport, WidthRow
 
@@ -24,17 +25,29 @@ _TONES = {
 }
 
 
+_DECISION_COLUMNS = (
+    ("Epoch", "number"),
+    ("Group", ""),
+    ("Units", "number"),
+    ("Score", "number"),
+    ("Confidence", "number"),
+    ("Exact loss increase", "number"),
+    ("Verdict", ""),
+    ("Reason", ""),
+)
+
+
 def render_html(report: RunReport) -> str:
     """The whole page as text; every word that comes from the report is escaped."""
     folder = files("esper.nissa")
     sections = [
         _cards(report),
         _quality(report),
-        _row(_cost(report), _latency(report.latency)),
+        _row(_cost(report), f'<div class="stack">{_latency(report.latency)}{_overhead(report)}</div>'),
         _widths(report.widths),
         _decisions(report.decisions),
-        _row(_proof(report), _overhead(report)),
-        _row(_environment(report), _notes(report.notes)),
+        _row(_proof(report), _environment(report)),
+        _notes(report.notes),
     ]
     return Template(folder.joinpath("page.html").read_text(encoding="utf-8")).substitute(
         title=escape(report.title),
@@ -134,17 +147,10 @@ def _quality(report: RunReport) -> str:
     title = f"{report.metric.capitalize()} while training"
     if not report.epochs:
         return _section(title, f'<p class="none">{NOT_MEASURED}</p>')
-    kinds = [kind for kind in MARK_NAMES if any(mark.kind == kind for mark in report.marks)]
-    legend = "".join(
-        f'<span><svg viewBox="0 0 16 16" aria-hidden="true">{mark_symbol(kind, 8, 8)}</svg>{MARK_NAMES[kind]}</span>'
-        for kind in kinds
-    )
-    lead = "Point at an epoch for its numbers. Dotted lines show where the network itself was changed."
     return _section(
         title,
-        (f'<div class="legend">{legend}</div>' if legend else "")
-        + f'<div class="scroll chart">{quality_chart(report)}</div>',
-        lead,
+        f'<div class="scroll chart">{quality_chart(report)}</div>',
+        "Dotted lines show where the network itself was changed. Point at an epoch for its numbers.",
     )
 
 
@@ -153,8 +159,8 @@ def _cost(report: RunReport) -> str:
         return ""
     return _section(
         "Cost while training",
-        f'<div class="scroll chart">{cost_chart(report)}</div>',
-        "FLOPs and parameters that were really computed with, as shares of the start. Masks alone do not lower them.",
+        f'<div class="scroll chart small">{cost_chart(report)}</div>',
+        "Shares of what the network cost at the start. A mask alone does not lower them; a cut does.",
     )
 
 
@@ -164,22 +170,27 @@ def _latency(latency: Latency | None) -> str:
     longest = max(
         latency.before_ms + latency.before_spread_ms / 2, latency.after_ms + latency.after_spread_ms / 2
     )
-    bars = "".join(
-        f'<div class="time {name}"><span>{name}</span><div class="beam">'
-        f'<span style="width:{100 * middle / longest:.2f}%"></span>'
-        f'<u style="left:{100 * (middle - spread / 2) / longest:.2f}%;width:{100 * spread / longest:.2f}%"></u></div>'
-        f"<em>{figures.milliseconds(middle)}</em></div>"
-        for name, middle, spread in (
-            ("before", latency.before_ms, latency.before_spread_ms),
-            ("after", latency.after_ms, latency.after_spread_ms),
-        )
+    rows = (
+        ("before", latency.before_ms, latency.before_spread_ms),
+        ("after", latency.after_ms, latency.after_spread_ms),
     )
+    bars = "".join(_time_bar(name, middle, spread, longest) for name, middle, spread in rows)
     return _section(
         "Latency",
-        f'<div class="times">{bars}</div><p class="none">Median of {latency.repeats} forward passes of each network, '
-        f"by turns in one process; batch of {latency.batch_size} on {escape(latency.device)}. "
+        f'<div class="times">{bars}</div><p class="none">Median of {latency.repeats} forward passes of each '
+        f"network, by turns in one process; batch of {latency.batch_size} on {escape(latency.device)}. "
         "The whisker spans the middle half of the timings.</p>",
         f"{figures.speedup(latency.speedup).capitalize()}.",
+    )
+
+
+def _time_bar(name: str, middle: float, spread: float, longest: float) -> str:
+    start, span = 100 * (middle - spread / 2) / longest, 100 * spread / longest
+    return (
+        f'<div class="time {name}"><span>{name}</span><div class="beam">'
+        f'<span style="width:{100 * middle / longest:.2f}%"></span>'
+        f'<u style="left:{start:.2f}%;width:{span:.2f}%"></u></div>'
+        f"<em>{figures.milliseconds(middle)}</em></div>"
     )
 
 
@@ -204,7 +215,8 @@ def _width_bar(row: WidthRow, widest: int) -> str:
     name = escape(row.group)
     share = 100 * row.after / row.before if row.before else 0.0
     return (
-        f'<div class="width" title="{name}: {row.before} before, {row.after} after"><b class="name"><bdi>{name}</bdi></b>'
+        f'<div class="width" title="{name}: {row.before} before, {row.after} after">'
+        f'<b class="name"><bdi>{name}</bdi></b>'
         f'<div><div class="track" style="width:{max(100 * row.before / widest, 2):.1f}%">'
         f'<span style="width:{share:.1f}%"></span></div></div><em>{row.before} → {row.after}</em></div>'
     )
@@ -213,14 +225,11 @@ def _width_bar(row: WidthRow, widest: int) -> str:
 def _decisions(decisions: Sequence[DecisionRow]) -> str:
     if not decisions:
         return ""
-    head = (
-        '<tr><th class="number">Epoch</th><th>Group</th><th class="number">Units</th><th class="number">Score</th>'
-        '<th class="number">Confidence</th><th class="number">Exact loss increase</th><th>Verdict</th><th>Reason</th></tr>'
-    )
+    head = "".join(f'<th class="{style}">{name}</th>' for name, style in _DECISION_COLUMNS)
     body = "".join(_decision(row) for row in decisions)
     return _section(
         "Decisions and their evidence",
-        f'<div class="tall"><table><thead>{head}</thead><tbody>{body}</tbody></table></div>',
+        f'<div class="tall"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>',
         "The loss increase was measured by switching these units off in the twin, on held-out data.",
     )
 
@@ -240,7 +249,7 @@ def _decision(row: DecisionRow) -> str:
 
 
 def _pill(verdict: str) -> str:
-    word = verdict.split(":")[0].split()[0].lower().replace("-", "_") if verdict.strip() else ""
+    word = re.split(r"[:\s]", verdict.strip().lower(), maxsplit=1)[0].replace("-", "_")
     return f'<span class="pill {_TONES.get(word, "")}">{escape(verdict.replace("_", "-"))}</span>'
 
 

@@ -1,4 +1,4 @@
-"""What one run did, as numbers: the value behind `report.json`, the HTML page and the tables of the command line.
+"""What one run did, as numbers: the value behind `report.json`, the HTML page and the command line's table.
 
 What was not measured is None and is shown as "not measured"; it is never 0.
 """
@@ -75,9 +75,9 @@ class Latency:
 class DecisionRow:
     """What was decided about `units` units of one group, and the evidence for it.
 
-    `score` is the screening score, `confidence` the share of resamples (0..1) that agree, `loss_increase` the exact
-    rise of the loss when the units are ablated. `verdict` begins with the word of the judgement (`go`, `no_go`,
-    `conditional`, `rejected`).
+    `score` is the screening score, `confidence` the share of resamples (0..1) that agree, `loss_increase` the
+    exact rise of the loss when the units are ablated. `verdict` begins with the word of the judgement
+    (`go`, `no_go`, `conditional`, `rejected`).
     """
 
     epoch: int
@@ -104,7 +104,7 @@ class Proof:
 
 @dataclass(frozen=True)
 class Overhead:
-    """What Esper cost. `esper_seconds` is the part of `training_seconds` that the training process waited for it."""
+    """What Esper cost. `esper_seconds` is the part of `training_seconds` that training waited for Esper."""
 
     tracking_fraction: float | None
     checkpoint_stall_ms_per_gb: float | None
@@ -123,8 +123,8 @@ class Overhead:
 class RunReport:
     """A finished run: what it was, what Esper did to it, and by how much it became smaller.
 
-    `metric` names the entry of `EpochRow.metrics` that decided. `twin_epochs` are those of the same network trained
-    uncut; they may be empty. Bytes are those of the parameters and buffers.
+    `metric` names the entry of `EpochRow.metrics` that decided. `twin_epochs` are those of the same network
+    trained uncut; they may be empty. Bytes are those of the parameters and buffers.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid", ser_json_inf_nan="strings")
@@ -170,7 +170,7 @@ class RunReport:
             first = error.errors()[0]
             where = ".".join(str(part) for part in first["loc"]) or "the whole report"
             raise ContractError(
-                f"This is not a report of a run: {where}: {first['msg']} ({error.error_count()} faults in all). "
+                f"This is not a report of a run: {where}: {first['msg']} ({error.error_count()} faults). "
                 "Expected what RunReport.to_json writes, by this version of Esper."
             ) from error
 
