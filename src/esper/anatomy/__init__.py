@@ -4,7 +4,7 @@ from esper.anatomy.equivalence import Equivalence, Probe
 from esper.anatomy.inspection import anatomy_of, inspect
 from esper.anatomy.masking import masked_axes, zero_masked
 from esper.anatomy.structure import Anatomy, FrozenAxis, Gate, Group, Kind, Member, TensorInfo, Term
-from esper.anatomy.surgery import Cut, cut
+from esper.anatomy.surgery import Cut, cut, uncut
 from esper.anatomy.trace import Loss, Traced, primary_output, split_sample, trace
 
 __all__ = [
@@ -28,5 +28,6 @@ __all__ = [
     "primary_output",
     "split_sample",
     "trace",
+    "uncut",
     "zero_masked",
 ]

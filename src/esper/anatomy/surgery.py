@@ -13,7 +13,7 @@ from esper.anatomy.equivalence import Equivalence, Probe, reference
 from esper.anatomy.modules import refresh
 from esper.anatomy.optimizer_state import cut_state, named
 from esper.anatomy.structure import Anatomy, BoolArray
-from esper.anatomy.tensors import Undo, kept_indices, live_tensors, resize, select
+from esper.anatomy.tensors import Undo, kept_indices, live_tensors, resize, select, spread_out
 
 
 @dataclass(frozen=True)
@@ -24,8 +24,10 @@ class Cut:
     kept: Mapping[str, Mapping[int, Tensor]]
     parameters_before: int
     parameters_after: int
-    rewritten: tuple[str, ...] = ()
-    """Attributes of modules unknown to Esper that had to follow, as `path.attribute: old -> new`."""
+    rewritten: tuple[str, ...]
+    """Attributes of modules unknown to Esper that had to follow, as `path.attribute = new`."""
+    attributes: Undo
+    """Takes every attribute back; part of `uncut`."""
 
 
 def cut(
@@ -56,18 +58,45 @@ def cut(
     kept = kept_indices(anatomy, anatomy.removed_indices(keep))
     expected = reference(model, anatomy, keep, probe)
     before = sum(p.numel() for p in model.parameters())
-    undo = Undo()
+    undo, attributes = Undo(), Undo()
     try:
         for optimizer in optimizers:
             cut_state(optimizer, named(tensors), kept, undo)
         _cut_tensors(tensors, kept, undo)
         for path, module in model.named_modules():
-            refresh(module, path, kept, undo)
-        equivalence, rewritten = fit_attributes(model, anatomy, keep, kept, expected, probe, undo)
+            refresh(module, path, kept, attributes)
+        equivalence, rewritten = fit_attributes(model, anatomy, keep, kept, expected, probe, attributes)
     except BaseException:
+        attributes.run()
         undo.run()
         raise
-    return Cut(equivalence, kept, before, sum(p.numel() for p in model.parameters()), rewritten)
+    after = sum(p.numel() for p in model.parameters())
+    return Cut(equivalence, kept, before, after, rewritten, attributes)
+
+
+def uncut(model: nn.Module, before: Anatomy, made: Cut, optimizers: tuple[Optimizer, ...] = ()) -> None:
+    """Gives the network the shapes it had before a cut, so that a checkpoint from then can be restored into it.
+
+    Coordinates that the cut removed come back as zeros, in parameters, buffers and optimizer state alike. Cuts are
+    taken back last first.
+
+    Args:
+        model: the network as the cut left it.
+        before: the anatomy that the cut was made with.
+        made: what `cut` returned.
+        optimizers: the same as for the cut.
+    """
+    named_tensors = {**dict(model.named_parameters(remove_duplicate=False)), **dict(model.named_buffers())}
+    shapes = {info.name: info.shape for info in before.tensors}
+    for name, axes in made.kept.items():
+        tensor = named_tensors[name]
+        for optimizer in optimizers:
+            state = optimizer.state.get(tensor, {})
+            for key, value in state.items():
+                if isinstance(value, Tensor) and value.shape == tensor.shape:
+                    state[key] = spread_out(value, axes, shapes[name])
+        resize(tensor, spread_out(tensor, axes, shapes[name]), Undo())
+    made.attributes.run()
 
 
 def _cut_tensors(tensors: Mapping[str, Tensor], kept: Mapping[str, Mapping[int, Tensor]], undo: Undo) -> None:

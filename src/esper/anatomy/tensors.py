@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -69,6 +69,16 @@ def select(tensor: Tensor, kept: Mapping[int, Tensor]) -> Tensor:
     if tensor.dim() == 4 and tensor.is_contiguous(memory_format=torch.channels_last) and not tensor.is_contiguous():
         return result.contiguous(memory_format=torch.channels_last)
     return result.contiguous()
+
+
+def spread_out(tensor: Tensor, kept: Mapping[int, Tensor], shape: Sequence[int]) -> Tensor:
+    """The inverse of `select`: the values at their old places in a tensor of the old shape, zeros elsewhere."""
+    result = tensor.detach()
+    for axis, index in kept.items():
+        wider = list(result.shape)
+        wider[axis] = shape[axis]
+        result = result.new_zeros(wider).index_copy_(axis, index.to(result.device), result)
+    return result
 
 
 def resize(tensor: Tensor, new: Tensor, undo: Undo) -> None:

@@ -1,0 +1,206 @@
+"""The twin: network and loss as an exported program that runs anywhere without the user's code.
+
+The archive holds the graph only. Weights come from a checkpoint, so one twin serves every checkpoint of the same
+structure, and nothing in the archive needs pickle (checked before it is loaded).
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import zipfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, fx, nn
+from torch.export import ExportedProgram
+from torch.export.graph_signature import InputKind
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils import _pytree as pytree
+
+from esper.anatomy.structure import Anatomy, Gate, IntArray
+from esper.anatomy.trace import Traced, split_sample
+from esper.errors import CheckpointCorrupt, EvidenceError
+
+State = Mapping[str, Tensor]
+_EXTRA = "esper.json"
+_BATCHED_ROWS = 2048  # rows of one gated forward: enough to fill the vector units, small enough for the caches
+
+
+@dataclass(frozen=True)
+class Twin:
+    """An exported network with its loss, run on weights that are passed in.
+
+    `names` are the network's names of the parameter and buffer placeholders; `positions` finds a node of the traced
+    graph (by the name that gates use) in this graph, whose own names may differ after loading.
+    """
+
+    program: ExportedProgram
+    names: Mapping[str, str]
+    positions: Mapping[str, int]
+    batch: int
+    is_batch_dynamic: bool
+
+    @classmethod
+    def of(cls, traced: Traced) -> Twin:
+        """The twin of a traced network with its loss."""
+        if not traced.has_loss:
+            raise EvidenceError("A twin needs the loss: trace the network with it.")
+        positions = {node.name: n for n, node in enumerate(traced.program.graph.nodes)}
+        return cls(traced.program, dict(traced.names), positions, traced.batch, traced.is_batch_dynamic)
+
+    def to_bytes(self) -> bytes:
+        """The archive: graph, constants, and what `from_bytes` needs; no weights, no sample inputs."""
+        program = self.program
+        targets = [str(node.target) if node.op == "call_function" else node.op for node in program.graph.nodes]
+        meta = {
+            "positions": dict(self.positions),
+            "names": [self.names.get(node.name) for node in program.graph.nodes if node.op == "placeholder"],
+            "targets": targets,
+            "batch": self.batch,
+            "dynamic": self.is_batch_dynamic,
+        }
+        state, inputs = program._state_dict, program._example_inputs
+        buffer = io.BytesIO()
+        try:
+            program._state_dict = {name: _hollow(value) for name, value in state.items()}
+            program._example_inputs = None
+            torch.export.save(program, buffer, extra_files={_EXTRA: json.dumps(meta)})
+        finally:
+            program._state_dict, program._example_inputs = state, inputs
+        return buffer.getvalue()
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> Twin:
+        """Loads an archive whose digest was verified.
+
+        Raises:
+            CheckpointCorrupt: the archive holds something that only pickle could read, or another graph than it says.
+        """
+        _refuse_pickle(data)
+        extra: dict[str, Any] = {_EXTRA: ""}
+        program = torch.export.load(io.BytesIO(data), extra_files=extra)
+        meta = json.loads(extra[_EXTRA])
+        nodes = list(program.graph.nodes)
+        targets = [str(node.target) if node.op == "call_function" else node.op for node in nodes]
+        if targets != meta["targets"]:
+            raise CheckpointCorrupt("A twin's graph changed its order while it was loaded; delete it and trace again.")
+        placeholders = [node.name for node in nodes if node.op == "placeholder"]
+        names = {node: name for node, name in zip(placeholders, meta["names"], strict=True) if name is not None}
+        return cls(program, names, meta["positions"], meta["batch"], meta["dynamic"])
+
+    def run(self, state: State, sample: Any, gates: Mapping[int, Callable[[Tensor], Tensor]] | None = None) -> Any:
+        """Runs the graph in eval mode. `gates` changes arguments: node position x 8 + argument -> function."""
+        args, kwargs, target = split_sample(sample, with_target=True)
+        leaves = iter(pytree.tree_leaves(((args, kwargs, target), {})))
+        values = []
+        for spec in self.program.graph_signature.input_specs:
+            if spec.kind is InputKind.USER_INPUT:
+                values.append(next(leaves))
+            else:
+                values.append(self._tensor(spec, state))
+        return _Gated(self.program.graph_module, gates or {}).run(*values, enable_io_processing=False)
+
+    def _tensor(self, spec: Any, state: State) -> Any:
+        name = self.names.get(spec.arg.name)
+        if name is not None and name in state:
+            return state[name]
+        constant = self.program.constants.get(spec.target)
+        if constant is None:
+            raise EvidenceError(f"The checkpoint holds no tensor {name!r} that the twin needs.")
+        return constant
+
+    def loss(self, state: State, sample: Any) -> tuple[Tensor, Tensor]:
+        """Loss (scalar) and primary output of one batch."""
+        loss, output = self.run(state, sample)
+        return loss.reshape(()), output
+
+    def ablated_losses(self, state: State, sample: Any, anatomy: Anatomy, units: IntArray) -> Tensor:
+        """Loss with each of `units` removed alone: shape [len(units)]. Units of one group go through together.
+
+        Everything before the first place where the group is read is computed once for a whole chunk.
+        """
+        losses = torch.full((len(units),), float("nan"))
+        rows = max((t.shape[0] for t in pytree.tree_leaves(sample) if isinstance(t, Tensor) and t.dim()), default=1)
+        chunk = max(1, _BATCHED_ROWS // rows)
+        with torch.no_grad():
+            for group in np.unique(anatomy.group_of[units]):
+                gates = self.gates_of(anatomy, int(group))
+                members = np.flatnonzero(anatomy.group_of[units] == group)
+                for start in range(0, members.size, chunk):
+                    part = members[start : start + chunk]
+                    losses[part] = self._gated_losses(state, sample, anatomy.num_units, gates, units[part])
+        return losses
+
+    def _gated_losses(
+        self, state: State, sample: Any, num_units: int, gates: Sequence[Gate], units: IntArray
+    ) -> Tensor:
+        rows = torch.ones(len(units), num_units + 1)  # the last column serves "no unit" (-1)
+        rows[torch.arange(len(units)), torch.from_numpy(units)] = 0.0
+
+        def one(row: Tensor) -> Tensor:
+            result: Tensor = self.run(state, sample, self.multipliers(gates, row))[0]
+            return result.reshape(())
+
+        with sdpa_kernel(SDPBackend.MATH):  # the fused kernels have no batching rule
+            return torch.vmap(one, randomness="same")(rows)
+
+    def gates_of(self, anatomy: Anatomy, group: int) -> list[Gate]:
+        """The places where units of a group are read."""
+        span = anatomy.unit_slice(group)
+        return [g for g in anatomy.gates if ((g.units >= span.start) & (g.units < span.stop)).any()]
+
+    def multipliers(self, gates: Sequence[Gate], row: Tensor) -> dict[int, Callable[[Tensor], Tensor]]:
+        """For `run`: multiplies each gated argument by `row[unit]`; `row` has one entry more than there are units."""
+
+        def multiplier(gate: Gate) -> Callable[[Tensor], Tensor]:
+            factor = row[torch.from_numpy(gate.units)]
+            return lambda value: value * factor.to(value.dtype)
+
+        return {self.positions[g.node] * 8 + g.argument: multiplier(g) for g in gates if g.node in self.positions}
+
+
+class _Gated(fx.Interpreter):
+    """Interprets the graph and lets gates change arguments on the way."""
+
+    def __init__(self, module: fx.GraphModule, gates: Mapping[int, Callable[[Tensor], Tensor]]) -> None:
+        super().__init__(module, garbage_collect_values=True)
+        self._gates: dict[fx.Node, list[tuple[int, Callable[[Tensor], Tensor]]]] = {}
+        nodes = list(module.graph.nodes) if gates else []
+        for key, gate in gates.items():
+            self._gates.setdefault(nodes[key // 8], []).append((key % 8, gate))
+
+    def run_node(self, n: fx.Node) -> Any:
+        if n not in self._gates:
+            return super().run_node(n)
+        args, kwargs = self.fetch_args_kwargs_from_env(n)
+        changed = list(args)
+        for argument, gate in self._gates[n]:
+            if isinstance(changed[1], (list, tuple)):  # einsum: the operands are a list
+                operands = list(changed[1])
+                operands[argument] = gate(operands[argument])
+                changed[1] = operands
+            else:
+                changed[argument] = gate(changed[argument])
+        return self.call_function(n.target, tuple(changed), kwargs)  # type: ignore[arg-type]
+
+
+def _hollow(value: Tensor) -> Tensor:
+    """A stand-in without content for a weight, of the same kind."""
+    empty = torch.empty(0, dtype=value.dtype)
+    return nn.Parameter(empty, requires_grad=False) if isinstance(value, nn.Parameter) else empty
+
+
+def _refuse_pickle(data: bytes) -> None:
+    with zipfile.ZipFile(io.BytesIO(data)) as archive:
+        for entry in archive.infolist():
+            if "/sample_inputs/" in entry.filename and entry.file_size:
+                raise CheckpointCorrupt(f"The archive holds sample inputs ({entry.filename}), which only pickle reads.")
+            if entry.filename.endswith("_config.json"):
+                config = json.loads(archive.read(entry))["config"]
+                pickled = [name for name, meta in config.items() if meta.get("use_pickle")]
+                if pickled:
+                    raise CheckpointCorrupt(f"The archive holds pickled tensors: {', '.join(pickled[:3])}.")

@@ -1,0 +1,163 @@
+"""Offline analysis of one checkpoint, in tasks that run in worker processes: screen, ablate, measure."""
+
+from __future__ import annotations
+
+import resource
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils import _pytree as pytree
+
+from esper.anatomy import masked_axes, split_sample, zero_masked
+from esper.anatomy.structure import BoolArray, FloatArray, IntArray
+from esper.elesh.case import Case, OpenCase, open_case, read_batches, read_optimizer
+from esper.importance import combine, fisher, magnitude, moments_from_state
+
+CHUNK_SAMPLES = 16
+"""Samples of one paired loss comparison: small, so that a few hundred samples give enough pairs."""
+
+
+@dataclass(frozen=True)
+class Quality:
+    """What `measure` found; plain lists, so that it crosses a process boundary cheaply."""
+
+    correctness: tuple[float, ...] | None
+    losses: tuple[float, ...]
+    gradient_norm: float
+    peak_bytes: int
+
+
+def screen(case: Case, weights: dict[str, float]) -> list[float]:
+    """Importance rank of every unit, 0 to 1, from what the checkpoint holds; NaN where nothing was measured.
+
+    The leading signal is the Fisher score from the optimizer's second moments, or the tracker's where the optimizer
+    keeps none. Magnitude alone is no evidence: a unit that only has that stays NaN.
+    """
+    opened = open_case(case)
+    parts: dict[str, FloatArray] = {"magnitude": magnitude(opened.anatomy, opened.state)}
+    leading = _leading(case, opened)
+    if leading is None:
+        return [float("nan")] * opened.anatomy.num_units
+    parts["taylor"] = leading
+    ranks = combine(parts, {name: weights[name] for name in parts})
+    ranks[~np.isfinite(leading)] = np.nan
+    return [float(rank) for rank in ranks]
+
+
+def _leading(case: Case, opened: OpenCase) -> FloatArray | None:
+    if case.optimizer is not None:
+        moments = moments_from_state(*read_optimizer(case.optimizer))
+        if moments is not None:
+            return fisher(opened.anatomy, opened.state, moments)
+    if case.tracked is not None:
+        return np.asarray(case.tracked, np.float64)
+    return None
+
+
+def ablate(case: Case, units: Sequence[int]) -> list[list[float]]:
+    """Rise of the loss on every calibration batch when each unit alone is removed: [units][batches]."""
+    opened = open_case(case)
+    state = opened.masked_state(opened.keep)
+    chosen: IntArray = np.asarray(units, np.int64)
+    columns = []
+    with torch.no_grad():
+        for batch in read_batches(case.calibration):
+            base, _ = opened.twin.loss(state, batch)
+            columns.append(opened.twin.ablated_losses(state, batch, opened.anatomy, chosen) - base)
+    return [[float(x) for x in row] for row in torch.stack(columns, dim=1).double()]
+
+
+def measure(case: Case, keep: Sequence[bool], survivors: Sequence[bool]) -> Quality:
+    """Quality of the checkpoint under a mask, on held-out batches: per-sample correctness, losses, gradient norm."""
+    opened = open_case(case)
+    state = opened.masked_state(np.asarray(keep, np.bool_))
+    correctness: list[float] | None = []
+    losses: list[float] = []
+    batches = read_batches(case.held_out)
+    with torch.no_grad():
+        for batch in batches:
+            for chunk in _chunks(batch, opened.twin.is_batch_dynamic):
+                loss, output = opened.twin.loss(state, chunk)
+                losses.append(float(loss))
+                right = correct(output, split_sample(chunk, with_target=True)[2])
+                correctness = None if right is None or correctness is None else [*correctness, *right]
+    norm = _gradient_norm(opened, state, batches[0], np.asarray(survivors, np.bool_))
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    return Quality(None if correctness is None else tuple(correctness), tuple(losses), norm, peak)
+
+
+def correct(output: Tensor, target: Any) -> list[float] | None:
+    """Share of right predictions per sample, where output and target are a classification; None otherwise."""
+    if not isinstance(target, Tensor) or target.is_floating_point() or target.dtype == torch.bool:
+        return None
+    if output.dim() == target.dim() + 1 and output.shape[:-1] == target.shape:
+        hits = output.argmax(-1) == target
+    elif output.dim() == target.dim() + 1 and output.dim() > 2 and output.shape[2:] == target.shape[1:]:
+        hits = output.argmax(1) == target
+    else:
+        return None
+    return [float(x) for x in hits.double().reshape(hits.shape[0], -1).mean(1)]
+
+
+def _chunks(batch: Any, is_batch_dynamic: bool) -> list[Any]:
+    leaves = [leaf for leaf in pytree.tree_leaves(batch) if isinstance(leaf, Tensor) and leaf.dim()]
+    sizes = {leaf.shape[0] for leaf in leaves}
+    if not is_batch_dynamic or len(sizes) != 1:
+        return [batch]
+    size = sizes.pop()
+    # The exporter may have assumed at least two samples, so a rest of one joins its neighbor.
+    starts = [s for s in range(0, size, CHUNK_SAMPLES) if size - s > 1 or s == 0]
+    ends = [*starts[1:], size]
+
+    def cut(start: int, end: int) -> Any:
+        return pytree.tree_map(lambda leaf: leaf[start:end] if isinstance(leaf, Tensor) and leaf.dim() else leaf, batch)
+
+    return [cut(start, end) for start, end in zip(starts, ends, strict=True)]
+
+
+def _gradient_norm(opened: OpenCase, state: dict[str, Tensor], batch: Any, survivors: BoolArray) -> float:
+    """Norm of the loss gradient over the parameters that survive."""
+    parameters = [info.name for info in opened.anatomy.tensors if info.is_parameter and info.name in state]
+    live = {name: state[name].detach().clone().requires_grad_() for name in parameters if _is_float(state[name])}
+    loss, _ = opened.twin.loss({**state, **_aliased(live, opened)}, batch)
+    found = torch.autograd.grad(loss, list(live.values()), allow_unused=True)
+    gradients = {name: g for name, g in zip(live, found, strict=True) if g is not None}
+    zero_masked(gradients, masked_axes(opened.anatomy, survivors))
+    return float(torch.sqrt(sum((g.double().square().sum() for g in gradients.values()), torch.zeros((), dtype=torch.float64))))
+
+
+def _aliased(live: dict[str, Tensor], opened: OpenCase) -> dict[str, Tensor]:
+    aliases = {alias: live[info.name] for info in opened.anatomy.tensors if info.name in live for alias in info.aliases}
+    return {**live, **aliases}
+
+
+def _is_float(tensor: Tensor) -> bool:
+    return tensor.is_floating_point()
+
+
+def confidence(increases: FloatArray, *, quantile: float = 0.6, resamples: int = 200, seed: int = 0) -> FloatArray:
+    """Share of bootstrap resamples over batches in which each unit's mean increase stays below the cut.
+
+    The cut is the `quantile` of the mean increases of all finalists. Finalists are two to three times what a plan may
+    take, so the cut lies above the plan's own boundary.
+
+    Args:
+        increases: [units, batches].
+
+    Returns:
+        [units], 0 to 1; NaN where a unit was not measured on every batch.
+    """
+    means = increases.mean(axis=1)
+    finite = np.isfinite(means)
+    result = np.full(means.shape, np.nan)
+    if not finite.any():
+        return result
+    line = float(np.quantile(means[finite], quantile))
+    draws = np.random.default_rng(seed).integers(0, increases.shape[1], (resamples, increases.shape[1]))
+    resampled = increases[finite][:, draws].mean(axis=2)
+    result[finite] = (resampled <= line).mean(axis=1)
+    return result

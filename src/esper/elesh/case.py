@@ -1,0 +1,123 @@
+"""What a worker gets about one checkpoint: references to verified files, never tensors or code."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils import _pytree as pytree
+
+from esper.anatomy import Anatomy, masked_axes, zero_masked
+from esper.anatomy.structure import BoolArray
+from esper.anatomy.twin import Twin
+from esper.checkpoint.codec import decode, encode, from_json, to_json
+from esper.checkpoint.references import FileRef, load_tensors
+
+
+@dataclass(frozen=True)
+class DataRef:
+    """Batches on disk: their structure and their tensors."""
+
+    tree: FileRef
+    tensors: FileRef
+
+
+@dataclass(frozen=True)
+class Case:
+    """One checkpoint to analyze.
+
+    `optimizer` is the optimizer's state by parameter name, `tracked` what the importance tracker measured (unit
+    scores); both may be missing. `masked` are the units that are masked already.
+    """
+
+    twin: FileRef
+    anatomy: FileRef
+    model: FileRef
+    optimizer: DataRef | None
+    tracked: tuple[float, ...] | None
+    calibration: DataRef
+    held_out: DataRef
+    masked: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class OpenCase:
+    """A case with its files verified and mapped."""
+
+    twin: Twin
+    anatomy: Anatomy
+    state: dict[str, Tensor]
+    keep: BoolArray
+
+    def masked_state(self, keep: BoolArray) -> dict[str, Tensor]:
+        """The checkpoint's tensors with exactly the units of `keep` left; untouched tensors stay mapped."""
+        axes = masked_axes(self.anatomy, keep)
+        state = dict(self.state)
+        for name in {name for name, _ in axes}:
+            state[name] = state[name].clone()
+        zero_masked(state, axes)
+        return _with_aliases(state, self.anatomy)
+
+
+def open_case(case: Case) -> OpenCase:
+    """Verifies and maps the files of a case; graph and anatomy are kept from task to task.
+
+    Raises:
+        CheckpointCorrupt: a file is not what the training process saved.
+    """
+    anatomy = _anatomy(case.anatomy)
+    keep = np.ones(anatomy.num_units, dtype=np.bool_)
+    keep[list(case.masked)] = False
+    state = _with_aliases(load_tensors(case.model), anatomy)
+    return OpenCase(_twin(case.twin), anatomy, state, keep)
+
+
+def _with_aliases(state: dict[str, Tensor], anatomy: Anatomy) -> dict[str, Tensor]:
+    for info in anatomy.tensors:
+        names = (info.name, *info.aliases)
+        present = next((state[name] for name in names if name in state), None)
+        if present is not None:
+            state.update(dict.fromkeys(names, present))
+    return state
+
+
+@lru_cache(maxsize=2)
+def _twin(file: FileRef) -> Twin:
+    return Twin.from_bytes(file.read_bytes())
+
+
+@lru_cache(maxsize=2)
+def _anatomy(file: FileRef) -> Anatomy:
+    return Anatomy.from_json(json.loads(file.read_bytes()))
+
+
+def encode_batches(batches: Sequence[Any]) -> tuple[bytes, dict[str, Tensor]]:
+    """Batches as the two files of a `DataRef`: JSON tree, tensors."""
+    tree, tensors = encode(pytree.tree_map(_to_cpu, list(batches)))
+    return to_json(tree), tensors
+
+
+def read_batches(data: DataRef) -> list[Any]:
+    """The batches of a `DataRef`, verified."""
+    batches: list[Any] = decode(from_json(data.tree.read_bytes()), load_tensors(data.tensors))
+    return batches
+
+
+def read_optimizer(data: DataRef) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
+    """Optimizer state and group settings by parameter name, from the trainer's state of a checkpoint."""
+    tree = from_json(data.tree.read_bytes())
+    value = decode(tree["rest"], load_tensors(data.tensors))
+    names: list[str] = value["extra"]["parameter_names"]
+    optimizer = value["optimizer"]
+    groups = {names[n]: group for group in optimizer["param_groups"] for n in group["params"]}
+    return {names[n]: state for n, state in optimizer["state"].items()}, groups
+
+
+def _to_cpu(leaf: Any) -> Any:
+    return leaf.detach().to("cpu", copy=True) if isinstance(leaf, torch.Tensor) else leaf
