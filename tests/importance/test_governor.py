@@ -86,6 +86,17 @@ def test_a_pause_between_steps_does_not_move_the_stride() -> None:
     assert governor.stride == stride
 
 
+def test_time_with_tracking_paused_is_not_training_time() -> None:
+    clock = ManualClock()
+    governor = OverheadGovernor(0.01, clock)
+    run(governor, clock, 1000, 1.0, 0.1)
+    share = governor.share
+    clock.advance(1e6)
+    governor.pause()
+    governor.is_due()
+    assert governor.share == share
+
+
 def test_the_stride_follows_when_steps_become_shorter() -> None:
     clock = ManualClock()
     governor = OverheadGovernor(0.01, clock)

@@ -69,6 +69,10 @@ class OverheadGovernor:
         self._wait = self._stride
         return True
 
+    def pause(self) -> None:
+        """The time until the next step is not training time, and is not counted."""
+        self._last = None
+
     def charge(self, cost_seconds: float) -> None:
         """Tells what one sample cost."""
         self._cost_seconds += cost_seconds

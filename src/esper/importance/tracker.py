@@ -86,6 +86,7 @@ class ImportanceTracker:
     def attach(self) -> None:
         """Watches the optimizer again after `detach`; twice is once."""
         if self._hook is None and self._failure is None:
+            self._governor.pause()
             self._hook = self._optimizer.register_step_pre_hook(self._before_step)
 
     def detach(self) -> None:
