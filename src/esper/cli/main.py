@@ -1,12 +1,61 @@
-"""The entry point of the command line."""
+"""The entry point: runs a command, and says what went wrong in one paragraph instead of a traceback."""
 
 from __future__ import annotations
 
+import sys
+import textwrap
+from collections.abc import Sequence
+from typing import Annotated
+
 import typer
 
-app = typer.Typer(name="esper", no_args_is_help=True, add_completion=False)
+from esper import __version__
+from esper.cli.commands import checkpoints, inspect, rollback, verify
+from esper.errors import EsperError
+
+EXIT_REFUSED = 2
+DEBUG_FLAG = "--debug"
+
+app = typer.Typer(
+    name="esper",
+    help="Makes a PyTorch network smaller and faster while it trains.",
+    epilog="Every command takes --json, and --debug for the traceback of an error. "
+    "Exit codes: 0 done, 1 verify found damage, 2 could not be done, 130 interrupted.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+for command in (inspect, checkpoints, verify, rollback):
+    app.command()(command)
 
 
-def main() -> None:
-    """Runs the command line."""
-    app()
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"esper {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    pass  # the option acts by its callback
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Runs the command line and exits with its code.
+
+    Args:
+        arguments: what the user typed after `esper`; taken from the process when not given.
+    """
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    debug = DEBUG_FLAG in words
+    try:
+        app(args=[word for word in words if word != DEBUG_FLAG], prog_name="esper")
+    except (EsperError, OSError) as error:
+        if debug:
+            raise
+        sys.stderr.write(textwrap.fill(f"esper: {error}", width=100, break_long_words=False) + "\n")
+        sys.exit(EXIT_REFUSED)

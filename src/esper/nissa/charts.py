@@ -25,7 +25,7 @@ _TOP = 16.0
 def quality_chart(report: RunReport) -> str:
     """The metric beside the uncut twin's, a lane for each kind of mark, and the lead over the twin."""
     run, twin, lead = report.values, report.twin_values, report.lead_over_twin
-    scale = MetricScale([*run.values(), *twin.values()], report.higher_is_better)
+    scale = MetricScale.of(report)
     plot = Plot.over(_epochs(report), 960, left=72, margin=118)
     y = Axis.around([*run.values(), *twin.values()], 276.0, _TOP, 6)
     lanes = [kind for kind in MARK_NAMES if any(mark.kind == kind for mark in report.marks)]

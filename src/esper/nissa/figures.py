@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import math
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from esper.nissa.report import RunReport
 
 NOT_MEASURED = "not measured"
 MINUS = "\N{MINUS SIGN}"
@@ -91,6 +95,12 @@ class MetricScale:
     def __init__(self, values: list[float], higher_is_better: bool) -> None:
         finite = [value for value in values if math.isfinite(value)]
         self.is_fraction = higher_is_better and bool(finite) and all(0.0 <= value <= 1.0 for value in finite)
+
+    @classmethod
+    def of(cls, report: RunReport) -> MetricScale:
+        """The scale on which all values of a report's deciding metric can be written."""
+        known = [value for value in (report.quality_before, report.quality_after) if value is not None]
+        return cls([*report.values.values(), *report.twin_values.values(), *known], report.higher_is_better)
 
     def text(self, value: float | None) -> str:
         return percent(value, 2) if self.is_fraction else plain(value, 4)

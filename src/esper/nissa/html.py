@@ -65,13 +65,6 @@ def write_report(report: RunReport, folder: Path) -> Path:
     return page
 
 
-def _scale(report: RunReport) -> MetricScale:
-    known = [value for value in (report.quality_before, report.quality_after) if value is not None]
-    return MetricScale(
-        [*report.values.values(), *report.twin_values.values(), *known], report.higher_is_better
-    )
-
-
 def _summary(report: RunReport) -> str:
     cuts = sum(mark.kind == "cut" for mark in report.marks)
     return (
@@ -126,7 +119,7 @@ def _latency_card(latency: Latency | None) -> str:
 
 
 def _quality_card(report: RunReport) -> str:
-    scale, twin = _scale(report), report.twin_values
+    scale, twin = MetricScale.of(report), report.twin_values
     before, after = report.quality_before, report.quality_after
     aside = f"uncut twin at the end: {scale.text(twin[max(twin)])}" if twin else ""
     both = None if before is None else (scale.text(before), scale.text(after))

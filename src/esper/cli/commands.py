@@ -1,0 +1,101 @@
+"""The commands, one function each; `main` turns their errors into paragraphs."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from esper.cli import output
+from esper.errors import CheckpointCorrupt, CheckpointMissing, ConfigError
+
+EXIT_DAMAGED = 1
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of a table.")]
+Run = Annotated[Path, typer.Argument(help="A run directory: the run_dir given to esper.attach.")]
+
+
+def inspect(
+    target: Annotated[str, typer.Argument(help="module:function, a run directory, or one checkpoint.")],
+    as_json: AsJson = False,
+) -> None:
+    """Show what can be removed from a network, what it would save, and what is frozen and why.
+
+    The function of module:function takes no argument and returns (model, sample) or (model, sample, loss).
+    """
+    from esper.cli.render import anatomy_table
+    from esper.cli.rows import anatomy_rows
+    from esper.cli.targets import anatomy_of
+
+    rows = anatomy_rows(anatomy_of(target))
+    output.show(anatomy_table(rows), dataclasses.asdict(rows), as_json)
+
+
+def checkpoints(run: Run, as_json: AsJson = False) -> None:
+    """List the checkpoints of a run. Only manifests are read; `verify` reads every byte."""
+    from esper.cli.render import checkpoint_table
+    from esper.cli.rows import checkpoint_rows
+    from esper.cli.targets import open_catalog
+
+    rows = checkpoint_rows(open_catalog(run))
+    output.show(checkpoint_table(run, rows), [dataclasses.asdict(row) for row in rows], as_json)
+
+
+def verify(run: Run, as_json: AsJson = False) -> None:
+    """Read every byte of every checkpoint and compare digests. Exit code 1 if one is damaged."""
+    from esper.cli.render import verify_table
+    from esper.cli.rows import verify_rows
+    from esper.cli.targets import open_catalog
+
+    rows = verify_rows(
+        open_catalog(run), lambda paths, total: output.with_progress(paths, "verifying", total, as_json)
+    )
+    if not rows:
+        raise CheckpointMissing(f"{run} holds no checkpoints, so there is nothing to verify.")
+    output.show(verify_table(rows), [dataclasses.asdict(row) for row in rows], as_json)
+    if any(row.problems for row in rows):
+        raise typer.Exit(EXIT_DAMAGED)
+
+
+def rollback(
+    run: Run,
+    to: Annotated[int, typer.Option("--to", help="The step to go back to.", metavar="STEP")],
+    yes: Annotated[
+        bool, typer.Option("--yes", help="Do not ask before later checkpoints are deleted.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Make an earlier checkpoint the newest one again, so that training resumes from it.
+
+    It is verified first; later checkpoints are deleted. Refused while the run is training.
+    """
+    from esper.checkpoint import CheckpointStore, open_key_ring
+    from esper.cli.rows import step_number
+    from esper.cli.targets import open_catalog
+
+    open_catalog(run)
+    with CheckpointStore(run, keyring=open_key_ring(run)) as store:
+        target = store.catalog.at(to)
+        report = store.verify(target)
+        if not report.is_ok:
+            raise CheckpointCorrupt(
+                f"{target.path} is damaged: {'; '.join(report.problems)}. Nothing was changed. "
+                f"`esper verify {run}` shows which checkpoints are intact."
+            )
+        later = [path.name for path in store.catalog.newest_first() if step_number(path) > to]
+        if later and not yes:
+            _confirm(later, to, as_json)
+        withdrawn = [path.name for path in store.withdraw_after(target)]
+    done = f"{run} now ends at step {to}, epoch {target.epoch}; deleted: {', '.join(withdrawn) or 'nothing'}."
+    output.show(done, {"step": to, "epoch": target.epoch, "deleted": withdrawn}, as_json)
+
+
+def _confirm(later: list[str], step: int, as_json: bool) -> None:
+    if as_json:
+        raise ConfigError(
+            f"Going back to step {step} deletes {len(later)} later checkpoints ({', '.join(later)}), "
+            "and with --json nobody is asked. Add --yes if that is meant. Nothing was changed."
+        )
+    typer.confirm(f"Delete {len(later)} later checkpoints ({', '.join(later)})?", abort=True, err=True)

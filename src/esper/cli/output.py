@@ -1,0 +1,39 @@
+"""Where a command writes: tables or one JSON document on standard output, progress on standard error."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterable, Iterator
+from typing import Any, TypeVar
+
+from rich.console import Console, RenderableType
+from rich.progress import track
+
+T = TypeVar("T")
+
+PIPE_WIDTH = 120
+"""Columns of a table that goes into a file or a pipe."""
+
+
+def show(renderable: RenderableType, document: Any, as_json: bool) -> None:
+    """Prints the table, or with `--json` the document and nothing else."""
+    if as_json:
+        sys.stdout.write(json.dumps(document, indent=1) + "\n")
+    else:
+        console().print(renderable)
+
+
+def console() -> Console:
+    """Standard output; text from files and models is never read as markup."""
+    return Console(
+        width=None if sys.stdout.isatty() else PIPE_WIDTH, markup=False, highlight=False, emoji=False
+    )
+
+
+def with_progress(items: Iterable[T], what: str, total: int, hidden: bool) -> Iterator[T]:
+    """The same items behind a progress bar, which is drawn on a terminal only."""
+    screen = Console(stderr=True)
+    yield from track(
+        items, what, total, console=screen, transient=True, disable=hidden or not screen.is_terminal
+    )

@@ -1,0 +1,138 @@
+"""Tables for the terminal. Text from models and files goes in as it is: nothing is read as markup."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from esper.cli.rows import AnatomyRows, CheckpointRow, FrozenRow, GroupRow, VerifyRow
+from esper.nissa import Latency, RunReport, figures
+
+GOOD, BAD, STRONG = "green", "bold red", "bold"
+
+
+def anatomy_table(rows: AnatomyRows) -> RenderableType:
+    """Groups under the module they belong to, then what is frozen and why."""
+    head = Text.assemble(
+        (f"{rows.units} removable units", STRONG),
+        f" in {len(rows.groups)} groups, {figures.count(rows.flops)} FLOPs for one sample, ",
+        f"{figures.count(rows.parameters)} parameters",
+    )
+    table = _table("group", "kind", "units>", "of FLOPs>", "of parameters>", "made by", "read by")
+    parent = ""
+    for row in rows.groups:
+        above, _, name = row.name.rpartition(".")
+        if above and above != parent:
+            table.add_row(Text(above, style=STRONG))
+        parent = above
+        table.add_row(*_group_cells(row, f"  {name}" if above else name))
+    if not rows.groups:
+        return Group(head, Text("Nothing can be removed from this network.", style=BAD), _frozen(rows.frozen))
+    return Group(head, table, _frozen(rows.frozen))
+
+
+def report_table(report: RunReport) -> RenderableType:
+    """Before and after, and what the claim rests on."""
+    table = _table("", "before>", "after>", "change>")
+    for name, before, after, write in (
+        ("FLOPs, one sample", report.flops_before, report.flops_after, figures.count),
+        ("parameters", report.parameters_before, report.parameters_after, figures.count),
+        ("size", report.bytes_before, report.bytes_after, figures.size),
+    ):
+        table.add_row(name, write(before), write(after), figures.change(before, after))
+    if report.latency is None:
+        table.add_row("latency", figures.NOT_MEASURED, figures.NOT_MEASURED, "")
+    else:
+        table.add_row(*_latency_cells(report.latency))
+    scale = figures.MetricScale.of(report)
+    old, new = report.quality_before, report.quality_after
+    gap = "" if old is None or new is None else scale.difference(new - old)
+    table.add_row(report.metric, scale.text(old), scale.text(new), gap)
+    return Group(Text(report.title, style=STRONG), table, *_claims(report, scale))
+
+
+def _claims(report: RunReport, scale: figures.MetricScale) -> list[RenderableType]:
+    """One line each for the uncut twin, the proof of equality, and the cost of Esper."""
+    lead, proof, overhead = report.lead_over_twin, report.proof, report.overhead
+    twin = (
+        f"{scale.difference(lead[max(lead)])}; at worst {scale.difference(min(lead.values()))}"
+        if lead
+        else ""
+    )
+    error = figures.plain(proof.float32_error) if proof else figures.NOT_MEASURED
+    share = figures.percent(overhead.esper_fraction) if overhead else figures.NOT_MEASURED
+    lines = {
+        "difference to the uncut twin": twin or figures.NOT_MEASURED,
+        "cut against masked network": f"largest difference {error}" if proof else error,
+        "share of Esper in the training time": share,
+    }
+    return [Text(f"  {name}: {value}") for name, value in lines.items()]
+
+
+def checkpoint_table(run: Path, rows: Sequence[CheckpointRow]) -> RenderableType:
+    """Oldest first; what cannot be used says why."""
+    if not rows:
+        return Text(f"{run} holds no checkpoints yet.")
+    table = _table("checkpoint", "step>", "epoch>", "saved (UTC)", "size>", "attached", "")
+    for row in rows:
+        saved = "" if row.created_seconds is None else _moment(row.created_seconds)
+        table.add_row(
+            row.name,
+            "" if row.step is None else str(row.step),
+            "" if row.epoch is None else str(row.epoch),
+            saved,
+            "" if row.size_bytes is None else figures.size(row.size_bytes),
+            ", ".join(row.attachments),
+            Text("; ".join(row.problems), style=BAD),
+        )
+    return table
+
+
+def verify_table(rows: Sequence[VerifyRow]) -> RenderableType:
+    """Intact or damaged, for every checkpoint."""
+    table = _table("checkpoint", "state", "verified>", "")
+    for row in rows:
+        state = Text("damaged", style=BAD) if row.problems else Text("intact", style=GOOD)
+        table.add_row(row.name, state, figures.size(row.verified_bytes), "; ".join(row.problems))
+    return table
+
+
+def _latency_cells(latency: Latency) -> tuple[str, ...]:
+    name = f"latency, batch {latency.batch_size}, {latency.device}"
+    before, after = figures.milliseconds(latency.before_ms), figures.milliseconds(latency.after_ms)
+    return name, before, after, figures.speedup(latency.speedup)
+
+
+def _group_cells(row: GroupRow, name: str) -> tuple[str, ...]:
+    flops, parameters = figures.percent(row.flops_fraction), figures.percent(row.parameters_fraction)
+    made, read = ", ".join(row.modules("producer")), ", ".join(row.modules("consumer"))
+    return name, row.kind, str(row.width), flops, parameters, made, read
+
+
+def _frozen(rows: Sequence[FrozenRow]) -> RenderableType:
+    if not rows:
+        return Text("Nothing is frozen.")
+    table = _table("frozen axis", "width>", "because")
+    for row in rows:
+        table.add_row(row.name, str(row.width), row.reason)
+    return table
+
+
+def _table(*columns: str) -> Table:
+    """An open table; a column whose name ends in `>` is aligned to the right."""
+    table = Table(box=SIMPLE_HEAD, header_style=STRONG, pad_edge=False)
+    for column in columns:
+        table.add_column(
+            column.removesuffix(">"), justify="right" if column.endswith(">") else "left", overflow="fold"
+        )
+    return table
+
+
+def _moment(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M:%S")

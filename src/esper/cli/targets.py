@@ -1,0 +1,105 @@
+"""What `esper inspect` can be pointed at: a function that builds a model, a run, or one checkpoint."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from esper.cli.rows import step_number
+from esper.errors import CheckpointMissing, ConfigError
+
+if TYPE_CHECKING:
+    from esper.anatomy import Anatomy
+    from esper.checkpoint import CheckpointCatalog, CheckpointRef
+
+ANATOMY_FILE = "anatomy.json"
+"""The file of a checkpoint that holds `Anatomy.to_json`."""
+
+
+def anatomy_of(target: str) -> Anatomy:
+    """Finds the anatomy that a target names.
+
+    Args:
+        target: `module:function`, where the function takes nothing and returns `(model, sample)` or
+            `(model, sample, loss)`; or a run directory (its newest good checkpoint); or one checkpoint.
+
+    Raises:
+        ConfigError: the target names nothing that can be inspected.
+        UntraceableError: the model cannot be exported.
+    """
+    path = Path(target)
+    if path.is_dir():
+        return _stored_anatomy(path)
+    if ":" not in target:
+        raise ConfigError(
+            f"Nothing can be inspected at {target!r}: there is no such directory, and it is not of the form "
+            "module:function. Name a run directory, a checkpoint, or a function that returns (model, sample)."
+        )
+    from esper.anatomy import inspect
+
+    return inspect(*_built(target))
+
+
+def open_catalog(run: Path) -> CheckpointCatalog:
+    """The checkpoints of a run directory, for reading.
+
+    Raises:
+        ConfigError: there is no such directory.
+        CheckpointMissing: it holds no key ring, so nothing in it can be verified.
+    """
+    if not run.is_dir():
+        raise ConfigError(
+            f"There is no run directory at {run}. Name the run_dir that was given to esper.attach; "
+            "it holds a directory called checkpoints."
+        )
+    from esper.checkpoint import CheckpointCatalog, open_key_ring
+
+    return CheckpointCatalog(run, open_key_ring(run))
+
+
+def _stored_anatomy(path: Path) -> Anatomy:
+    from esper.anatomy import Anatomy
+
+    return Anatomy.from_json(json.loads(_checkpoint(path).file(ANATOMY_FILE).read_bytes()))
+
+
+def _checkpoint(path: Path) -> CheckpointRef:
+    full = path.resolve()
+    if full.parent.name == "checkpoints" and full.name.startswith("step-"):
+        return open_catalog(full.parents[1]).at(step_number(full))
+    newest = open_catalog(path).latest()
+    if newest is None:
+        raise CheckpointMissing(
+            f"{path} holds no checkpoint that verifies, so there is no anatomy to show. "
+            f"`esper verify {path}` says what is wrong with each."
+        )
+    return newest
+
+
+def _built(target: str) -> tuple[Any, ...]:
+    module_name, _, function_name = target.partition(":")
+    sys.path.insert(0, str(Path.cwd()))  # like `python -m`: the user's modules lie where the user stands
+    try:
+        module = importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        raise ConfigError(
+            f"The module {module_name!r} of target {target!r} cannot be imported: {error}. "
+            f"Call esper from the directory that holds it, or install it into this environment."
+        ) from error
+    function = getattr(module, function_name, None)
+    if not callable(function):
+        raise ConfigError(
+            f"{module.__file__} has no function {function_name!r}. Expected one that takes no argument and "
+            "returns (model, sample) or (model, sample, loss)."
+        )
+    built = function()
+    if not isinstance(built, tuple) or len(built) not in {2, 3}:
+        found = f"a tuple of {len(built)}" if isinstance(built, tuple) else type(built).__name__
+        raise ConfigError(
+            f"{target} returned {found}; expected (model, sample) or (model, sample, loss), "
+            "where sample is one batch that the model can be called with."
+        )
+    return built
