@@ -1,0 +1,204 @@
+"""The reading side of the store: list, verify, find the newest good checkpoint. It changes nothing."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from esper.checkpoint.crypto import KeyRing
+from esper.checkpoint.manifest import (
+    BLOB_SUFFIXES,
+    FILE_NAME,
+    MANIFEST_NAME,
+    Manifest,
+    RunIdentity,
+    read_manifest,
+)
+from esper.checkpoint.references import (
+    AttachmentRef,
+    Attachments,
+    CheckpointRef,
+    FileRef,
+    Listing,
+    Rejection,
+    Search,
+    VerifyReport,
+)
+from esper.errors import CheckpointCorrupt, CheckpointError, CheckpointMissing
+
+STEP_NAME = re.compile(r"step-(\d{9,18})")
+
+
+def step_number(path: Path) -> int:
+    """The step of a directory that `step_name` named."""
+    return int(path.name.removeprefix("step-"))
+
+
+def step_name(step: int) -> str:
+    """The directory name of a step: `step-000001200`."""
+    return f"step-{step:09d}"
+
+
+def blob_path(run_dir: Path, kind: str, digest: str) -> Path:
+    """Where a content-addressed file lies: `twin/<digest>.pt2`."""
+    return run_dir / kind / f"{digest}{BLOB_SUFFIXES[kind]}"
+
+
+class CheckpointCatalog:
+    """Reads the checkpoints of a run directory, also while another process is saving into it.
+
+    Args:
+        run_dir: the run directory.
+        keyring: the keys that seals are verified with.
+        run: only manifests of this run are believed; None believes every run that the keys vouch for.
+    """
+
+    def __init__(self, run_dir: Path, keyring: KeyRing, *, run: RunIdentity | None = None) -> None:
+        self.run_dir = run_dir
+        self.directory = run_dir / "checkpoints"
+        self.run = run
+        self._keyring = keyring
+
+    def list(self) -> Listing:
+        """All checkpoints, oldest first; only manifests are read, the files are not verified."""
+        checkpoints: list[CheckpointRef] = []
+        rejected: list[Rejection] = []
+        for path in self.newest_first():
+            opened = self._open(path)
+            if isinstance(opened, CheckpointRef):
+                checkpoints.append(opened)
+            else:
+                rejected.append(opened)
+        return Listing(tuple(reversed(checkpoints)), tuple(reversed(rejected)))
+
+    def search(self) -> Search:
+        """Walks back from the highest step to the first checkpoint that verifies in full."""
+        rejected: list[Rejection] = []
+        for path in self.newest_first():
+            report = self.verify(path)
+            if report.is_ok:
+                opened = self._open(path)
+                if isinstance(opened, CheckpointRef):
+                    return Search(opened, tuple(rejected))
+            rejected.append(Rejection(path, "; ".join(report.problems)))
+        return Search(None, tuple(rejected))
+
+    def latest(self) -> CheckpointRef | None:
+        """The newest checkpoint that verifies in full; `search` also says what was passed over and why."""
+        return self.search().found
+
+    def at(self, step: int) -> CheckpointRef:
+        """The checkpoint of one step, its manifest verified.
+
+        Raises:
+            CheckpointMissing: there is none; the message names the steps there are.
+            CheckpointCorrupt: its manifest does not verify.
+        """
+        path = self.directory / step_name(step)
+        if not path.is_dir():
+            steps = [ref.step for ref in self.list().checkpoints]
+            raise CheckpointMissing(
+                f"No checkpoint of step {step} in {self.directory}. "
+                + (
+                    f"There are: {', '.join(map(str, steps[-12:]))}."
+                    if steps
+                    else "There is none at all yet."
+                )
+            )
+        opened = self._open(path)
+        if isinstance(opened, Rejection):
+            raise CheckpointCorrupt(
+                f"{path}: {opened.reason}. Use another step; `esper verify` checks them all."
+            )
+        return opened
+
+    def verify(self, checkpoint: CheckpointRef | Path) -> VerifyReport:
+        """Reads every byte of one checkpoint: seal, sizes, digests, and the blobs that it needs."""
+        path = checkpoint if isinstance(checkpoint, Path) else checkpoint.path
+        opened = self._open(path)
+        if isinstance(opened, Rejection):
+            return VerifyReport(path, (opened.reason,), (), 0)
+        if isinstance(checkpoint, CheckpointRef) and checkpoint.digest != opened.digest:
+            return VerifyReport(path, ("another checkpoint has taken its place",), (), 0)
+        files = [*opened.files.values(), *self._blobs(opened.manifest)]
+        problems = tuple(problem for file in files if (problem := file.problem()) is not None)
+        listed = {MANIFEST_NAME, *opened.manifest.files}
+        unlisted = tuple(
+            n for n in _names(path) if n not in listed and not (path / n / MANIFEST_NAME).is_file()
+        )
+        return VerifyReport(path, problems, unlisted, sum(file.size for file in files))
+
+    def attachments(self, checkpoint: CheckpointRef) -> Attachments:
+        """What was committed to a checkpoint later, every byte verified, in order of name."""
+        found: list[AttachmentRef] = []
+        rejected: list[Rejection] = []
+        for name in _names(checkpoint.path):
+            path = checkpoint.path / name
+            if not path.is_dir() or not FILE_NAME.fullmatch(name):
+                continue
+            opened = self._open_attachment(path, checkpoint)
+            if isinstance(opened, AttachmentRef):
+                found.append(opened)
+            else:
+                rejected.append(opened)
+        return Attachments(tuple(found), tuple(rejected))
+
+    def blob(self, checkpoint: CheckpointRef, kind: str) -> FileRef:
+        """The content-addressed file of a kind that a checkpoint needs, such as its twin, after verifying it.
+
+        Raises:
+            CheckpointMissing: this checkpoint needs none of that kind.
+            CheckpointCorrupt: the file is gone or altered.
+        """
+        entry = checkpoint.manifest.blobs.get(kind)
+        if entry is None:
+            kinds = ", ".join(sorted(checkpoint.manifest.blobs)) or "none at all"
+            raise CheckpointMissing(f"{checkpoint.path} names no {kind!r} file; it names {kinds}.")
+        file = FileRef(blob_path(self.run_dir, kind, entry.blake3), entry.size, entry.blake3)
+        file.verify()
+        return file
+
+    def newest_first(self) -> Iterator[Path]:
+        """Every checkpoint directory from the highest step down, whatever state it is in."""
+        matches = [match for name in _names(self.directory) if (match := STEP_NAME.fullmatch(name))]
+        return (self.directory / match[0] for match in sorted(matches, key=lambda m: int(m[1]), reverse=True))
+
+    def _open(self, path: Path) -> CheckpointRef | Rejection:
+        try:
+            manifest, digest = read_manifest(path, self._keyring, "checkpoint")
+        except CheckpointCorrupt as error:
+            return Rejection(path, str(error))
+        if step_name(manifest.step) != path.name:
+            return Rejection(path, f"its manifest is of step {manifest.step}")
+        if self.run is not None and manifest.run.id != self.run.id:
+            return Rejection(
+                path, f"it was saved by another run ({manifest.run}), not by this one ({self.run})"
+            )
+        return CheckpointRef(path, manifest, digest)
+
+    def _open_attachment(self, path: Path, base: CheckpointRef) -> AttachmentRef | Rejection:
+        try:
+            manifest, digest = read_manifest(path, self._keyring, "attachment")
+        except CheckpointCorrupt as error:
+            return Rejection(path, str(error))
+        if manifest.parent != base.digest:
+            return Rejection(path, "it was committed to another checkpoint than the one it lies in")
+        opened = AttachmentRef(path, manifest, digest)
+        problems = [problem for file in opened.files.values() if (problem := file.problem()) is not None]
+        return Rejection(path, "; ".join(problems)) if problems else opened
+
+    def _blobs(self, manifest: Manifest) -> tuple[FileRef, ...]:
+        return tuple(
+            FileRef(blob_path(self.run_dir, kind, entry.blake3), entry.size, entry.blake3)
+            for kind, entry in manifest.blobs.items()
+        )
+
+
+def _names(directory: Path) -> list[str]:
+    try:
+        return sorted(entry.name for entry in directory.iterdir())
+    except FileNotFoundError:  # retention of a live writer may be faster than this reader
+        return []
+    except OSError as error:
+        raise CheckpointError(f"{directory} cannot be read: {error.strerror}.") from error

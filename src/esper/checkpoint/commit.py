@@ -1,0 +1,104 @@
+"""The commit protocol: a directory appears whole and durable under its name, or not at all.
+
+1. Make `.tmp-<name>-<pid>`. 2. Write every file exclusively, mode 0600, synced, hashed while written. 3.
+Write the manifest last, synced. 4. Sync the directory. 5. Rename it to its name, never onto another. 6. Sync
+the parent. Only then is it acknowledged. Any error ends this commit for good: a failed sync is never retried
+on the same file.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from esper.checkpoint.content import FileContent, pieces
+from esper.checkpoint.manifest import MANIFEST_NAME, FileEntry
+from esper.checkpoint.storage import Storage, remove_tree
+from esper.checkpoint.writing import write_file
+
+TEMPORARY_PREFIX = ".tmp-"
+DELETED_PREFIX = ".del-"
+
+
+def commit_directory(
+    storage: Storage,
+    target: Path,
+    files: Mapping[str, FileContent],
+    seal: Callable[[Mapping[str, FileEntry]], bytes],
+    *,
+    before_rename: Callable[[], None] = lambda: None,
+) -> bytes:
+    """Commits `files` as the directory `target`.
+
+    Args:
+        storage: the system calls.
+        target: the name; it must be free.
+        files: file name to content.
+        seal: makes the manifest's bytes from size and digest of every file.
+        before_rename: done when everything is durable but not yet visible.
+
+    Returns:
+        The manifest's bytes.
+
+    Raises:
+        OSError: nothing was committed and the space was given back. Where even that failed, a note on the
+            error
+            says what is left; the next start sweeps it.
+    """
+    temporary = target.with_name(f"{TEMPORARY_PREFIX}{target.name}-{os.getpid()}")
+    reached = temporary
+    try:
+        if temporary.exists():  # an earlier failure of this process, where even cleaning up failed
+            remove_tree(storage, temporary)
+        storage.make_directory(temporary)
+        entries = {}
+        for name, content in files.items():
+            written = write_file(storage, temporary / name, pieces(content))
+            entries[name] = FileEntry(size=written.size, blake3=written.blake3)
+        manifest = seal(entries)
+        write_file(storage, temporary / MANIFEST_NAME, [memoryview(manifest)])
+        storage.sync_directory(temporary)
+        before_rename()
+        storage.rename(temporary, target)
+        reached = target
+        storage.sync_directory(target.parent)
+    except BaseException as error:
+        _take_back(storage, temporary, reached, error)
+        raise
+    return manifest
+
+
+def discard_directory(storage: Storage, path: Path) -> None:
+    """Renames a directory away, makes that durable, then deletes it: it is never seen half deleted."""
+    grave = path.with_name(f"{DELETED_PREFIX}{path.name}-{os.getpid()}")
+    if grave.exists():
+        remove_tree(storage, grave)
+    storage.rename(path, grave)
+    storage.sync_directory(path.parent)
+    remove_tree(storage, grave)
+
+
+def sweep(storage: Storage, directory: Path) -> tuple[Path, ...]:
+    """Removes what interrupted saves and deletions left; only the holder of the writer lock may call this."""
+    left = [
+        directory / name
+        for name in storage.list(directory)
+        if name.startswith((TEMPORARY_PREFIX, DELETED_PREFIX))
+    ]
+    for path in left:
+        remove_tree(storage, path)
+    return tuple(left)
+
+
+def _take_back(storage: Storage, temporary: Path, reached: Path, error: BaseException) -> None:
+    try:
+        if reached != temporary:
+            storage.rename(reached, temporary)
+        if temporary.exists():
+            remove_tree(storage, temporary)
+    except OSError as second:
+        error.add_note(
+            f"Cleaning up failed too ({second.strerror}): {reached} is left and will be swept at the next "
+            f"start."
+        )

@@ -1,0 +1,50 @@
+"""What may be put into a file of a checkpoint: bytes, an existing file, tensors, or staged tensors."""
+
+from __future__ import annotations
+
+import mmap
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from esper.checkpoint.tensor_file import file_pieces
+
+
+@dataclass(frozen=True)
+class Staged:
+    """A file that is already laid out in memory: the staging buffers of a background save."""
+
+    parts: tuple[memoryview, ...]
+
+    @property
+    def size(self) -> int:
+        return sum(part.nbytes for part in self.parts)
+
+
+FileContent = bytes | Path | Mapping[str, torch.Tensor] | Staged
+
+
+def pieces(content: FileContent) -> Iterator[memoryview]:
+    """The bytes of the file, in order; a mapping of tensors becomes a safetensors file."""
+    if isinstance(content, bytes):
+        yield memoryview(content)
+    elif isinstance(content, Path):
+        yield from _file_pieces(content)
+    elif isinstance(content, Staged):
+        yield from content.parts
+    else:
+        yield from file_pieces(content)
+
+
+def _file_pieces(path: Path) -> Iterator[memoryview]:
+    with path.open("rb") as file:
+        if file.seek(0, 2) == 0:
+            return
+        with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
+            view = memoryview(mapped)
+            try:
+                yield view
+            finally:
+                view.release()

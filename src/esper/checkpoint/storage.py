@@ -1,0 +1,113 @@
+"""The system calls that a durable save is made of, behind one small door."""
+
+from __future__ import annotations
+
+import errno
+import os
+from pathlib import Path
+from typing import Protocol
+
+FILE_MODE = 0o600
+DIRECTORY_MODE = 0o700
+
+
+class Storage(Protocol):
+    """What the store asks of a file system; every call may raise `OSError`.
+
+    A fake ships beside the real one: `esper.checkpoint.FaultyStorage` fails at a chosen call.
+    """
+
+    def list(self, directory: Path) -> list[str]:
+        """Names in a directory, sorted; empty when there is no such directory."""
+        ...
+
+    def make_directory(self, path: Path) -> None:
+        """Creates one directory that must not exist yet."""
+        ...
+
+    def create(self, path: Path) -> int:
+        """Opens a new file for writing and returns its descriptor; the file must not exist yet."""
+        ...
+
+    def write(self, descriptor: int, data: memoryview) -> int:
+        """Writes some of the bytes and returns how many: it may be fewer than asked."""
+        ...
+
+    def sync(self, descriptor: int) -> None:
+        """Returns when the file's bytes would survive a power cut."""
+        ...
+
+    def close(self, descriptor: int) -> None:
+        """Gives the descriptor back."""
+        ...
+
+    def rename(self, source: Path, target: Path) -> None:
+        """Moves a file or directory to a name that must be free."""
+        ...
+
+    def sync_directory(self, path: Path) -> None:
+        """Returns when the directory's entries would survive a power cut."""
+        ...
+
+    def remove(self, path: Path) -> None:
+        """Removes one file."""
+        ...
+
+    def remove_directory(self, path: Path) -> None:
+        """Removes one empty directory."""
+        ...
+
+
+class PosixStorage:
+    """The real file system: files 0600, directories 0700, nothing is ever opened over an existing name."""
+
+    def list(self, directory: Path) -> list[str]:
+        try:
+            return sorted(path.name for path in directory.iterdir())
+        except FileNotFoundError:
+            return []
+
+    def make_directory(self, path: Path) -> None:
+        path.mkdir(DIRECTORY_MODE)
+
+    def create(self, path: Path) -> int:
+        return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, FILE_MODE)
+
+    def write(self, descriptor: int, data: memoryview) -> int:
+        return os.write(descriptor, data)
+
+    def sync(self, descriptor: int) -> None:
+        os.fsync(descriptor)
+
+    def close(self, descriptor: int) -> None:
+        os.close(descriptor)
+
+    def rename(self, source: Path, target: Path) -> None:
+        if os.path.lexists(
+            target
+        ):  # rename(2) would replace it; only the holder of the writer lock gets here
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(target))
+        source.rename(target)
+
+    def sync_directory(self, path: Path) -> None:
+        descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+    def remove(self, path: Path) -> None:
+        path.unlink()
+
+    def remove_directory(self, path: Path) -> None:
+        path.rmdir()
+
+
+def remove_tree(storage: Storage, path: Path) -> None:
+    """Removes a file, or a directory with all that it holds; a link is removed, never followed."""
+    if path.is_dir() and not path.is_symlink():
+        for name in storage.list(path):
+            remove_tree(storage, path / name)
+        storage.remove_directory(path)
+    else:
+        storage.remove(path)

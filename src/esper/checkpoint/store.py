@@ -1,0 +1,364 @@
+"""The checkpoint store: the one writer of a run directory. What it acknowledges survives a power cut."""
+
+from __future__ import annotations
+
+import re
+import secrets
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from types import MappingProxyType, TracebackType
+from typing import Literal, Self
+
+from esper.checkpoint.blobs import BlobShelf
+from esper.checkpoint.catalog import CheckpointCatalog, step_name, step_number
+from esper.checkpoint.commit import commit_directory, discard_directory, sweep
+from esper.checkpoint.content import FileContent
+from esper.checkpoint.crypto import KeyRing
+from esper.checkpoint.explain import explain
+from esper.checkpoint.identity import claim_run
+from esper.checkpoint.lock import WriterLock
+from esper.checkpoint.manifest import FileEntry, Manifest, digest_of
+from esper.checkpoint.references import (
+    AttachmentRef,
+    Attachments,
+    CheckpointRef,
+    FileRef,
+    Listing,
+    Search,
+    VerifyReport,
+)
+from esper.checkpoint.retention import Pins, RetentionOutcome, Signature, expendable, signature
+from esper.checkpoint.storage import PosixStorage, Storage
+from esper.errors import CheckpointError
+
+NO_BLOBS: Mapping[str, FileRef] = MappingProxyType({})
+_ATTACHMENT_NAME = re.compile(r"[a-z][a-z0-9-]{0,63}")
+
+
+class CheckpointStore:
+    """Saves checkpoints into a run directory and finds the newest good one.
+
+    Opening it takes the writer lock, sweeps what a crash left, and checks whose run directory it is. It may
+    be used from several threads; saves happen one after another.
+
+    Args:
+        run_dir: the run directory; made if it is not there.
+        keyring: the keys that seal and verify manifests (`open_key_ring`).
+        model: names the model; a directory of another model is refused. None takes whatever is there.
+        keep_last: how many of the newest verified checkpoints retention keeps, beside all pinned ones.
+        storage: the system calls.
+        clock: seconds since 1970.
+        random_bytes: source of the run's id.
+
+    Raises:
+        CheckpointError: the directory cannot be written, has another writer, or is of another model.
+    """
+
+    def __init__(
+        self,
+        run_dir: Path,
+        *,
+        keyring: KeyRing,
+        model: str | None = None,
+        keep_last: int = 3,
+        storage: Storage | None = None,
+        clock: Callable[[], float] = time.time,
+        random_bytes: Callable[[int], bytes] = secrets.token_bytes,
+    ) -> None:
+        if keep_last < 1:
+            raise CheckpointError(f"keep_last is {keep_last}; at least 1 checkpoint has to stay.")
+        self.run_dir = run_dir
+        self.keep_last = keep_last
+        self.retention = RetentionOutcome()
+        """What retention did after the last save."""
+        self._storage: Storage = PosixStorage() if storage is None else storage
+        self._keyring = keyring
+        self._clock = clock
+        self._writing = threading.RLock()
+        self._verified: dict[Path, Signature] = {}
+        directory = run_dir / "checkpoints"
+        with self._explained(f"The run directory {run_dir} cannot be used"):
+            self._make_directories(directory)
+            self._lock = WriterLock(directory)
+        try:
+            with self._explained(f"The run directory {run_dir} cannot be used"):
+                self._blobs = BlobShelf(run_dir, self._storage)
+                self.swept = self._sweep(directory)
+                """What an interrupted writer had left and this start removed."""
+                self.identity = claim_run(run_dir, keyring, model, self._storage, random_bytes)
+                """Which run this is, and of which model."""
+                self.catalog = CheckpointCatalog(run_dir, keyring, run=self.identity)
+                self._pins = Pins(directory / "pins", self._storage)
+                self._pins.keep_only([step_number(path) for path in self.catalog.newest_first()])
+                self._blobs.collect(self.catalog.list())
+        except BaseException:
+            self._lock.release()
+            raise
+
+    def save(
+        self,
+        step: int,
+        epoch: int,
+        files: Mapping[str, FileContent],
+        *,
+        blobs: Mapping[str, FileRef] = NO_BLOBS,
+        pin: str | None = None,
+    ) -> CheckpointRef:
+        """Commits one checkpoint and returns when it is durable; then lets retention remove old ones.
+
+        Args:
+            step: training steps done; names the checkpoint and must be new, unless what has that step is
+                corrupt.
+            epoch: epochs done.
+            files: file name to content: bytes, a path, tensors (stored as safetensors) or staged tensors.
+            blobs: content-addressed files that this checkpoint needs, by kind, from `put_blob`.
+            pin: keeps it from retention under this label, such as "baseline".
+
+        Raises:
+            CheckpointError: nothing was committed, the space was given back, older checkpoints are intact.
+        """
+        target = self.catalog.directory / step_name(step)
+        made: list[Manifest] = []
+
+        def seal(entries: Mapping[str, FileEntry]) -> bytes:
+            newest = self._newest()
+            made.append(
+                self._manifest(
+                    "checkpoint",
+                    target.name,
+                    step,
+                    epoch,
+                    None if newest is None else newest.digest,
+                    entries,
+                    blobs,
+                )
+            )
+            return made[0].to_bytes(self._keyring)
+
+        def clear_the_way() -> None:
+            if pin is not None:
+                self._pins.add(step, pin)
+            if target.exists():
+                discard_directory(self._storage, target)  # known to be corrupt, see below
+
+        with self._writing, self._explained(f"Step {step} was not saved in {self.run_dir}"):
+            self._require_open()
+            if target.exists() and self.catalog.verify(target).is_ok:
+                raise CheckpointError(
+                    f"{target} holds a good checkpoint of step {step}, and a checkpoint is never "
+                    f"overwritten. Save under a later step; after going back, withdraw the newer checkpoints "
+                    f"first (`withdraw_after`)."
+                )
+            raw = commit_directory(self._storage, target, files, seal, before_rename=clear_the_way)
+            saved = CheckpointRef(target, made[0], digest_of(raw))
+            self._verified[target] = signature(target)
+            self.retention = self._retain()
+            return saved
+
+    def commit_attachment(
+        self, checkpoint: CheckpointRef, name: str, files: Mapping[str, FileContent]
+    ) -> AttachmentRef:
+        """Commits files to an existing checkpoint by the same protocol, and pins it under `name`.
+
+        The pin stays until `unpin(checkpoint, name)`: what an attachment refers to is never deleted under it.
+
+        Args:
+            checkpoint: the base; its manifest's digest goes into the attachment's manifest.
+            name: the directory inside the checkpoint, such as "mask-01".
+            files: as for `save`.
+
+        Raises:
+            CheckpointError: nothing was committed; the checkpoint is as it was.
+        """
+        if not _ATTACHMENT_NAME.fullmatch(name):
+            raise CheckpointError(f"Attachment name {name!r} does not fit: a-z, 0-9 and '-' are expected.")
+        target = checkpoint.path / name
+        made: list[Manifest] = []
+
+        def seal(entries: Mapping[str, FileEntry]) -> bytes:
+            base = checkpoint
+            made.append(
+                self._manifest("attachment", name, base.step, base.epoch, base.digest, entries, NO_BLOBS)
+            )
+            return made[0].to_bytes(self._keyring)
+
+        def clear_the_way() -> None:
+            self._pins.add(checkpoint.step, name)
+            if target.exists():
+                discard_directory(self._storage, target)
+
+        with self._writing, self._explained(f"{name} was not committed to {checkpoint.path}"):
+            self._require_open()
+            if self.catalog.at(checkpoint.step) != checkpoint:
+                raise CheckpointError(
+                    f"{checkpoint.path} is no longer the checkpoint that {name} was made for."
+                )
+            if any(attached.name == name for attached in self.attachments(checkpoint).found):
+                raise CheckpointError(
+                    f"{target} is committed already, and what is committed is never overwritten."
+                )
+            raw = commit_directory(self._storage, target, files, seal, before_rename=clear_the_way)
+            return AttachmentRef(target, made[0], digest_of(raw))
+
+    def put_blob(self, kind: str, content: bytes | Path) -> FileRef:
+        """Stores a file under its own digest (`twin/<digest>.pt2`) and returns how to verify it.
+
+        It is believed only through that digest, which belongs into the checkpoints that need it
+        (`save(blobs=...)`). Storing the same bytes again costs no space. It goes when no checkpoint needs it
+        any more.
+        """
+        with self._writing, self._explained(f"A {kind} file was not stored in {self.run_dir}"):
+            self._require_open()
+            return self._blobs.put(kind, content)
+
+    def latest(self) -> CheckpointRef | None:
+        """The newest checkpoint that verifies in full, or None."""
+        return self.search().found
+
+    def search(self) -> Search:
+        """The newest checkpoint that verifies in full, and which newer ones were passed over and why."""
+        search = self.catalog.search()
+        if search.found is not None:
+            self._verified[search.found.path] = signature(search.found.path)
+        return search
+
+    def list(self) -> Listing:
+        """All checkpoints, oldest first (see `CheckpointCatalog.list`)."""
+        return self.catalog.list()
+
+    def verify(self, checkpoint: CheckpointRef) -> VerifyReport:
+        """Reads every byte of one checkpoint."""
+        return self.catalog.verify(checkpoint)
+
+    def attachments(self, checkpoint: CheckpointRef) -> Attachments:
+        """What was committed to a checkpoint later, verified."""
+        return self.catalog.attachments(checkpoint)
+
+    def pin(self, checkpoint: CheckpointRef, label: str) -> None:
+        """Keeps a checkpoint from retention until `unpin` with the same label."""
+        with self._writing, self._explained(f"{checkpoint.path} was not pinned"):
+            self._require_open()
+            self._pins.add(checkpoint.step, label)
+
+    def unpin(self, checkpoint: CheckpointRef, label: str) -> None:
+        """Takes one pin back; the checkpoint goes with the next save if nothing else keeps it."""
+        with self._writing, self._explained(f"{checkpoint.path} was not unpinned"):
+            self._require_open()
+            self._pins.remove(checkpoint.step, label)
+
+    def pins(self) -> dict[int, frozenset[str]]:
+        """The labels of every pinned step."""
+        return self._pins.all()
+
+    def withdraw_after(self, checkpoint: CheckpointRef) -> tuple[Path, ...]:
+        """Makes a checkpoint the newest again by deleting all later ones: the end of a rollback.
+
+        Returns:
+            The directories that went.
+        """
+        with (
+            self._writing,
+            self._explained(f"Checkpoints after step {checkpoint.step} were not all withdrawn"),
+        ):
+            self._require_open()
+            later = [path for path in self.catalog.newest_first() if step_number(path) > checkpoint.step]
+            for path in later:
+                discard_directory(self._storage, path)
+            self._pins.keep_only([step_number(path) for path in self.catalog.newest_first()])
+            return tuple(later)
+
+    def close(self) -> None:
+        """Lets another writer in. Nothing is lost without it; the lock also ends with the process."""
+        self._lock.release()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _manifest(
+        self,
+        kind: Literal["checkpoint", "attachment"],
+        name: str,
+        step: int,
+        epoch: int,
+        parent: str | None,
+        entries: Mapping[str, FileEntry],
+        blobs: Mapping[str, FileRef],
+    ) -> Manifest:
+        return Manifest(
+            kind=kind,
+            run=self.identity,
+            name=name,
+            step=step,
+            epoch=epoch,
+            created_seconds=float(self._clock()),
+            parent=parent,
+            files=dict(entries),
+            blobs={key: FileEntry(size=blob.size, blake3=blob.blake3) for key, blob in blobs.items()},
+        )
+
+    def _newest(self) -> CheckpointRef | None:
+        listing = self.catalog.list()
+        return listing.checkpoints[-1] if listing.checkpoints else None
+
+    def _retain(self) -> RetentionOutcome:
+        paths = {step_number(path): path for path in self.catalog.newest_first()}
+        removed: list[Path] = []
+        failed: list[str] = []
+        try:
+            pinned = self._pins.all()
+            for step in expendable(list(paths), self._is_verified, pinned, self.keep_last):
+                discard_directory(self._storage, paths[step])
+                removed.append(paths[step])
+            if removed:
+                self._blobs.collect(self.catalog.list())
+        except (
+            OSError
+        ) as error:  # the save stands; what could not be removed is told and tried again at the next
+            failed.append(f"{error.filename or self.run_dir}: {error.strerror}")
+        return RetentionOutcome(tuple(removed), tuple(failed))
+
+    def _is_verified(self, step: int) -> bool:
+        path = self.catalog.directory / step_name(step)
+        now = signature(path)
+        if self._verified.get(path) != now:  # verifying reads every byte, so it is done once for each state
+            self._verified.pop(path, None)
+            if not self.catalog.verify(path).is_ok:
+                return False
+            self._verified[path] = now
+        return True
+
+    def _make_directories(self, directory: Path) -> None:
+        self.run_dir.mkdir(parents=True, exist_ok=True)
+        if not directory.is_dir():
+            try:
+                self._storage.make_directory(directory)
+            except FileExistsError:
+                if not directory.is_dir():
+                    raise
+            self._storage.sync_directory(self.run_dir)
+
+    def _sweep(self, directory: Path) -> tuple[Path, ...]:
+        inside = [directory / name for name in self._storage.list(directory) if name.startswith("step-")]
+        swept = [*sweep(self._storage, directory), *self._blobs.sweep()]
+        for path in inside:
+            swept.extend(sweep(self._storage, path))
+        return tuple(swept)
+
+    def _require_open(self) -> None:
+        if not self._lock.is_held:
+            raise CheckpointError(f"This store of {self.run_dir} was closed. Open a new one to write.")
+
+    @contextmanager
+    def _explained(self, what: str) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise CheckpointError(explain(what, error)) from error
