@@ -88,7 +88,7 @@ def check_floors(anatomy: Anatomy, keep_before: BoolArray, keep_after: BoolArray
     if below.size:
         group = int(below[0])
         name = anatomy.groups[group].name
-        text = f"{name} would keep {after[group]} units, its floor is {floors[group]} ({below.size} such groups)."
+        text = f"{name} would keep {after[group]} units, its floor is {floors[group]} ({below.size} such)."
     return Check("floors", below.size == 0, float(below.size), 0.0, text)
 
 

@@ -20,8 +20,8 @@ def check_retention(
     """Holds the paired worsening against the level's limit.
 
     Correctness is judged where both measurements have it, by the stricter of the level's absolute limit and
-    `min_retention`; otherwise the loss, by `min_retention` alone, because a loss has no points. A measured loss
-    must be finite in either case.
+    `min_retention`; otherwise the loss, by `min_retention` alone, because a loss has no points. A measured
+    loss must be finite in either case.
 
     Returns:
         The check, and the measured retention; None where nothing could be measured.

@@ -1,0 +1,58 @@
+"""Coordination: when to prune, how much, which units, and what to do when it goes wrong."""
+
+from esper.emrakul.budget import Breaker, Budget, Phase
+from esper.emrakul.coordinator import Analyze, Coordinator, CoordinatorState, Cycle, Screen, Validate
+from esper.emrakul.cost import CostModel
+from esper.emrakul.finalists import finalists
+from esper.emrakul.origin import Origin, floors
+from esper.emrakul.outcome import CycleOutcome, Status
+from esper.emrakul.plan import Plan, Rejection, shrink
+from esper.emrakul.rollback import (
+    Baseline,
+    EpochRecord,
+    RollbackReason,
+    Strategy,
+    Trigger,
+    has_settled,
+    should_roll_back,
+    strategy_for,
+)
+from esper.emrakul.schedule import Allowance, Schedule, ScheduleState
+from esper.emrakul.selection import make_plan
+from esper.emrakul.settings import Settings, Stage, Target
+
+__all__ = [
+    "Allowance",
+    "Analyze",
+    "Baseline",
+    "Breaker",
+    "Budget",
+    "Coordinator",
+    "CoordinatorState",
+    "CostModel",
+    "Cycle",
+    "CycleOutcome",
+    "EpochRecord",
+    "Origin",
+    "Phase",
+    "Plan",
+    "Rejection",
+    "RollbackReason",
+    "Schedule",
+    "ScheduleState",
+    "Screen",
+    "Settings",
+    "Stage",
+    "Status",
+    "Strategy",
+    "Target",
+    "Trigger",
+    "Validate",
+    "finalists",
+    "floors",
+    "has_settled",
+    "make_plan",
+    "should_roll_back",
+    "shrink",
+    "strategy_for",
+]

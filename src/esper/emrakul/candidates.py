@@ -1,0 +1,140 @@
+"""Which finalists may go at all, and in which blocks: levels, evidence, floors and rounding."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from esper.anatomy.structure import Anatomy, BoolArray, FloatArray, IntArray, Kind
+from esper.elesh.evidence import Evidence
+from esper.emrakul.plan import Rejection
+from esper.emrakul.schedule import Allowance
+
+
+@dataclass(frozen=True, eq=False)
+class Blocks:
+    """Units that may go, in blocks that go together.
+
+    Units are sorted by group and within a group by loss, so that a prefix of a group's blocks is always its
+    cheapest part. Removing any such prefix respects floor and rounding.
+
+    Attributes:
+        units: all units, block after block, shape [candidates].
+        starts: where each block begins in `units`, shape [blocks].
+        sizes: units in each block, shape [blocks].
+        group: group of each block, shape [blocks].
+        loss: predicted loss of each block (negative increases count as zero), shape [blocks].
+        mean_loss: `loss` per unit, never falling within a group, shape [blocks].
+        raw_loss: mean measured increase, which breaks ties, never falling within a group, shape [blocks].
+    """
+
+    units: IntArray
+    starts: IntArray
+    sizes: IntArray
+    group: IntArray
+    loss: FloatArray
+    mean_loss: FloatArray
+    raw_loss: FloatArray
+
+
+def kinds_allowed(anatomy: Anatomy, allowance: Allowance) -> BoolArray:
+    """Units whose kind the allowance names: shape [units]."""
+    names = {level.value for level in allowance.levels}
+    per_group = np.array([group.kind.value in names for group in anatomy.groups], np.bool_)
+    return per_group[anatomy.group_of]
+
+
+def lowest_counts(anatomy: Anatomy, kept: IntArray, floors: IntArray, round_to: int) -> IntArray:
+    """Fewest units that every group may be left with: at the floor or above, and a multiple of `round_to`.
+
+    Heads are not rounded; a group that has no such count below what it has keeps everything.
+
+    Args:
+        anatomy: the network.
+        kept: units that each group has, shape [groups].
+        floors: fewest that it may have, shape [groups].
+        round_to: the multiple.
+    """
+    step = step_sizes(anatomy, round_to)
+    lowest: IntArray = np.minimum(-(-np.maximum(floors, 1) // step) * step, kept)
+    return lowest
+
+
+def step_sizes(anatomy: Anatomy, round_to: int) -> IntArray:
+    """The multiple that every group is left with: shape [groups]."""
+    return np.array([1 if group.kind is Kind.HEAD else round_to for group in anatomy.groups], np.int64)
+
+
+def candidate_blocks(
+    anatomy: Anatomy,
+    keep: BoolArray,
+    evidence: Evidence,
+    finalists: IntArray,
+    allowance: Allowance,
+    floors: IntArray,
+    round_to: int,
+    required_confidence: float,
+) -> tuple[Blocks, dict[Rejection, IntArray]]:
+    """Sorts finalists into blocks that may go, and those that stay with the reason."""
+    rejected: dict[Rejection, IntArray] = {}
+
+    def sift(units: IntArray, passes: BoolArray, reason: Rejection) -> IntArray:
+        if not passes.all():
+            rejected[reason] = np.sort(np.concatenate([rejected.get(reason, units[:0]), units[~passes]]))
+        return units[passes]
+
+    units = finalists[keep[finalists]]
+    units = sift(units, kinds_allowed(anatomy, allowance)[units], Rejection.LEVEL)
+    units = sift(units, evidence.is_measured[units], Rejection.UNMEASURED)
+    units = sift(units, evidence.confidence[units] >= required_confidence, Rejection.CONFIDENCE)
+
+    group = anatomy.group_of[units]
+    order = np.lexsort((units, evidence.loss_increase[units], group))
+    units, group = units[order], group[order]
+    first = np.searchsorted(group, np.arange(len(anatomy.groups)))
+    rank = np.arange(units.size) - first[group]
+
+    kept = np.bincount(anatomy.group_of[keep], minlength=len(anatomy.groups)).astype(np.int64)
+    above_floor = rank < (kept - floors)[group]
+    units, group, rank = sift(units, above_floor, Rejection.FLOOR), group[above_floor], rank[above_floor]
+
+    step = step_sizes(anatomy, round_to)
+    head = np.where(kept % step == 0, step, kept % step)  # the first block brings the group to a multiple
+    number = np.where(rank < head[group], 0, 1 + (rank - head[group]) // step[group])
+    end = head[group] + number * step[group]
+    available = np.bincount(group, minlength=len(anatomy.groups))
+    removable = np.minimum(available, kept - lowest_counts(anatomy, kept, floors, round_to))
+    whole = end <= removable[group]
+    units, group, number = sift(units, whole, Rejection.ROUNDING), group[whole], number[whole]
+    return _blocks(units, group, number, evidence.loss_increase), rejected
+
+
+def _blocks(units: IntArray, group: IntArray, number: IntArray, loss_increase: FloatArray) -> Blocks:
+    is_start = np.ones(units.size, np.bool_)
+    is_start[1:] = (np.diff(group) != 0) | (np.diff(number) != 0)
+    starts = np.flatnonzero(is_start)
+    sizes = np.diff(np.append(starts, units.size))
+    raw = loss_increase[units]
+    loss, mean_raw = (
+        np.add.reduceat(values, starts) if units.size else values for values in (np.maximum(raw, 0.0), raw)
+    )
+    per_group = group[starts]
+    return Blocks(
+        units,
+        starts,
+        sizes,
+        per_group,
+        loss,
+        _rising(loss / sizes, per_group),
+        _rising(mean_raw / sizes, per_group),
+    )
+
+
+def _rising(values: FloatArray, group: IntArray) -> FloatArray:
+    """The running maximum within each group: means of equal numbers must not differ by rounding error."""
+    ordered = np.sort(values)
+    position = np.searchsorted(ordered, values)
+    highest = np.maximum.accumulate(group * values.size + position) % max(values.size, 1)
+    rising: FloatArray = ordered[highest]
+    return rising

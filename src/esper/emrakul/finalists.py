@@ -1,0 +1,64 @@
+"""Which units are worth an exact ablation, judged by the screen."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from esper.anatomy.structure import Anatomy, BoolArray, FloatArray, IntArray
+from esper.emrakul.candidates import kinds_allowed, lowest_counts
+from esper.emrakul.cost import CostModel
+from esper.emrakul.origin import Origin, floors
+from esper.emrakul.schedule import Allowance
+from esper.emrakul.settings import Settings
+
+
+def finalists(
+    anatomy: Anatomy,
+    keep: BoolArray,
+    screen: FloatArray,
+    allowance: Allowance,
+    settings: Settings,
+    *,
+    origin: Origin | None = None,
+) -> IntArray:
+    """Units worth an exact ablation: enough to fill the allowance `finalist_factor` times, sorted by number.
+
+    They are the units with the least screened importance per saved cost, and in every layer the least
+    important share (`finalist_spread`) of what it may lose, because a screen compares layers less well than
+    units of one layer. Nothing is chosen that could not go anyway: unscreened units, kinds that are not
+    allowed, layers at their floor.
+
+    Args:
+        anatomy: the network.
+        keep: units that are left, shape [units].
+        screen: importance rank, 0 (least) to 1, NaN where unmeasured, shape [units].
+        allowance: how much may go.
+        settings: floors and factors.
+        origin: the uncut network; None if `anatomy` is it.
+    """
+    anatomy.check_mask(keep)
+    origin = origin or Origin.of(anatomy)
+    kept = np.bincount(anatomy.group_of[keep], minlength=len(anatomy.groups)).astype(np.int64)
+    lowest = lowest_counts(anatomy, kept, floors(anatomy, settings, origin), settings.plan.round_to)
+    units = np.flatnonzero(keep & np.isfinite(screen) & kinds_allowed(anatomy, allowance))
+    group = anatomy.group_of[units]
+    units = units[np.lexsort((units, screen[units], group))]
+    group = anatomy.group_of[units]
+    rank = np.arange(units.size) - np.searchsorted(group, np.arange(len(anatomy.groups)))[group]
+    removable = kept - lowest
+    factor = settings.plan.finalist_factor
+    is_useful = rank < np.ceil(factor * removable)[group]
+    units, group, rank = units[is_useful], group[is_useful], rank[is_useful]
+
+    model = CostModel(anatomy, allowance.cost)
+    saving = model.gradient(keep)[units]
+    # Ranks are even, importances have a long tail: odds restore it.
+    odds = screen[units] / np.maximum(1 - screen[units], 1e-6)
+    order = np.lexsort((units, np.divide(odds, saving, out=np.full(units.size, np.inf), where=saving > 0)))
+    wanted = factor * (model.total(keep) - (1 - allowance.goal_fraction) * origin.cost(allowance.cost))
+    is_enough = np.cumsum(saving[order]) - saving[order] >= wanted
+    is_finalist = np.zeros(units.size, np.bool_)
+    is_finalist[order[~is_enough]] = True
+    is_finalist |= rank < np.ceil(settings.plan.finalist_spread * removable)[group]
+    ranked = order[is_finalist[order]][: settings.plan.max_finalists]
+    return np.sort(units[ranked])

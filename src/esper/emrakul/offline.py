@@ -1,0 +1,110 @@
+"""The coordinator's eyes: screen, ablation and validation of one checkpoint, done by worker processes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from esper.anatomy.structure import Anatomy, BoolArray, FloatArray, IntArray
+from esper.elesh import AnalysisSettings, Evidence, Tier, WorkerPool, WorkerTask
+from esper.elesh.analysis import ablate, confidence, measure, screen
+from esper.elesh.case import Case
+from esper.errors import AnalysisError, AnalysisTimeout
+from esper.leyline import Clock
+from esper.urabrask import Measurement, Verdict, validate
+from esper.urabrask import Settings as ValidationSettings
+
+
+@dataclass(frozen=True)
+class OfflineAnalyst:
+    """Answers the coordinator's questions about one checkpoint; see `Coordinator.run_cycle`.
+
+    Attributes:
+        pool: where tasks run.
+        case: the files of the checkpoint.
+        anatomy: its network.
+        keep: units that are left in it.
+        allowed: units that the network's own code allows to be cut; the others count as unmeasured.
+        weights: weight of every screening signal.
+        settings: sizes of tasks.
+        validation: how strict the validator is.
+        floors: fewest units per group.
+        clock: monotonic seconds.
+        deadline_seconds: for the screen, which has no deadline of its own.
+    """
+
+    pool: WorkerPool
+    case: Case
+    anatomy: Anatomy
+    keep: BoolArray
+    allowed: BoolArray
+    weights: Mapping[str, float]
+    settings: AnalysisSettings
+    validation: ValidationSettings
+    floors: IntArray
+    clock: Clock
+    deadline_seconds: float
+
+    def screen(self) -> FloatArray:
+        """Importance rank of every unit: shape [units], NaN unmeasured or not cuttable."""
+        ranks = np.asarray(self._one(screen, (self.case, dict(self.weights)), self.deadline_seconds), np.float64)
+        return np.where(self.allowed, ranks, np.nan)
+
+    def analyze(self, finalists: IntArray, seconds: float) -> Evidence:
+        """Ablates the finalists, a few per task; what a lost task should have measured stays NaN."""
+        size = self.settings.units_per_task
+        parts = [finalists[start : start + size] for start in range(0, finalists.size, size)]
+        tasks = [self._task(ablate, (self.case, part.tolist()), seconds) for part in parts]
+        handles = [self.pool.submit(task) for task in tasks]
+        increases: dict[int, Sequence[float]] = {}
+        notes: list[str] = []
+        for part, handle in zip(parts, handles, strict=True):
+            outcome = handle.outcome()
+            if outcome.is_done:
+                increases.update(zip(part.tolist(), outcome.value, strict=True))
+            else:
+                notes.append(f"{part.size} finalists stay unmeasured: {outcome.message}")
+        return self._evidence(finalists, increases, tuple(notes))
+
+    def _evidence(
+        self, finalists: IntArray, increases: Mapping[int, Sequence[float]], notes: tuple[str, ...]
+    ) -> Evidence:
+        evidence = Evidence.unmeasured(self.anatomy.digest, self.anatomy.num_units)
+        measured = np.array([unit for unit in finalists.tolist() if unit in increases], np.int64)
+        if measured.size == 0:
+            raise AnalysisError(f"Not one of {finalists.size} finalists was measured. {' '.join(notes)}")
+        table = np.array([increases[unit] for unit in measured.tolist()], np.float64)
+        table[~np.isfinite(table)] = np.nan
+        loss, sure, samples = evidence.loss_increase, evidence.confidence, evidence.samples
+        loss[measured] = table.mean(axis=1)
+        sure[measured] = confidence(table)
+        samples[measured] = table.shape[1] * self.settings.batch_samples
+        tier = Tier.ABLATION
+        return replace(evidence, tier=tier, is_partial=bool(notes), notes=notes, screen=self.screen())
+
+    def validate(self, keep: BoolArray, seconds: float) -> Verdict:
+        """Judges one mask by measuring the twin before and after."""
+
+        def measured(left: BoolArray, survivors: BoolArray) -> Measurement:
+            quality = self._one(measure, (self.case, left.tolist(), survivors.tolist()), seconds)
+            return Measurement(
+                None if quality.correctness is None else np.asarray(quality.correctness),
+                np.asarray(quality.losses),
+                quality.gradient_norm,
+                quality.peak_bytes,
+            )
+
+        return validate(self.anatomy, self.keep, keep, measured, self.validation, self.clock, floors=self.floors)
+
+    def _task(self, function: Any, arguments: tuple[Any, ...], seconds: float) -> WorkerTask:
+        return WorkerTask(function, arguments, deadline_seconds=seconds, memory_bytes=self.settings.memory_bytes)
+
+    def _one(self, function: Any, arguments: tuple[Any, ...], seconds: float) -> Any:
+        outcome = self.pool.submit(self._task(function, arguments, seconds)).outcome()
+        if not outcome.is_done:
+            error = AnalysisTimeout if outcome.is_late else AnalysisError
+            raise error(f"The {function.__name__} task gave no result: {outcome.message}")
+        return outcome.value

@@ -1,0 +1,194 @@
+"""Whether a mask that was applied must be taken back, how far, and when it has proved itself."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from enum import StrEnum
+from typing import Any
+
+import numpy as np
+
+from esper.emrakul.settings import RollbackSettings
+from esper.leyline import Level
+
+
+class Trigger(StrEnum):
+    """What went wrong."""
+
+    METRIC_DROP = "metric_drop"
+    NOT_FINITE = "not_finite"
+    DIVERGENCE = "divergence"
+
+
+class Strategy(StrEnum):
+    """How far to go back."""
+
+    ATOMIC = "atomic"
+    """Undo the last mask commit."""
+    IMMEDIATE = "immediate"
+    """Return to the last verified checkpoint, with everything that it holds."""
+    PROGRESSIVE = "progressive"
+    """Walk back until a checkpoint verifies and passes."""
+    BASELINE = "baseline"
+    """Return to the checkpoint from before anything was removed."""
+
+
+@dataclass(frozen=True)
+class EpochRecord:
+    """What one epoch reported; None is not reported.
+
+    Attributes:
+        epoch: number of epochs that had ended.
+        metric: the user's metric on held-out data.
+        loss: mean training loss.
+    """
+
+    epoch: int
+    metric: float | None = None
+    loss: float | None = None
+
+
+@dataclass(frozen=True)
+class Baseline:
+    """What the epochs before a mask looked like, and what it touched.
+
+    Attributes:
+        metric: the metric before; None if it was not reported.
+        metric_noise: standard deviation of the metric from epoch to epoch, without its trend.
+        loss_mean: mean of the losses before; None if not reported.
+        loss_deviation: their standard deviation.
+        level: the most far-reaching level that the mask touches.
+        is_higher_better: direction of the metric.
+    """
+
+    metric: float | None
+    metric_noise: float
+    loss_mean: float | None
+    loss_deviation: float
+    level: Level
+    is_higher_better: bool
+
+    @classmethod
+    def of(
+        cls, records: Sequence[EpochRecord], level: Level, *, is_higher_better: bool = True, window: int = 5
+    ) -> Baseline:
+        """The baseline from the epochs before a mask: the last metric, and noise over `window` epochs."""
+        recent = records[-window:]
+        metrics = np.array([r.metric for r in recent if r.metric is not None and math.isfinite(r.metric)])
+        losses = np.array([r.loss for r in recent if r.loss is not None and math.isfinite(r.loss)])
+        # Differences of neighbors cancel a steady trend; their deviation is sqrt(2) times that of one value.
+        noise = float(np.diff(metrics).std() / math.sqrt(2)) if metrics.size >= 3 else 0.0
+        return cls(
+            metric=float(metrics[-1]) if metrics.size else None,
+            metric_noise=noise,
+            loss_mean=float(losses.mean()) if losses.size else None,
+            loss_deviation=float(losses.std()) if losses.size else 0.0,
+            level=level,
+            is_higher_better=is_higher_better,
+        )
+
+
+@dataclass(frozen=True)
+class RollbackReason:
+    """Why a mask must go: the measured value and the limit that it passed."""
+
+    trigger: Trigger
+    epoch: int
+    value: float
+    limit: float
+    text: str
+
+    def to_json(self) -> dict[str, Any]:
+        """A form that JSON can hold: a value that is not finite becomes null."""
+        return {**asdict(self), "value": self.value if math.isfinite(self.value) else None}
+
+
+def should_roll_back(
+    history: Sequence[EpochRecord], baseline: Baseline, settings: RollbackSettings
+) -> RollbackReason | None:
+    """Judges the epochs since a mask was applied.
+
+    Args:
+        history: the epochs since then, oldest first; empty: nothing to judge yet.
+        baseline: what was before.
+        settings: limits.
+
+    Returns:
+        The first reason to go back (not finite, metric of the last epoch, divergence), or None.
+    """
+    if not history:
+        return None
+    return (
+        _not_finite(history)
+        or _metric_drop(history[-1], baseline, settings)
+        or _diverged(history, baseline, settings)
+    )
+
+
+def has_settled(
+    history: Sequence[EpochRecord], baseline: Baseline, settings: RollbackSettings, *, is_on_probation: bool
+) -> bool:
+    """Whether a mask has survived long enough to be cut; an epoch that reported no metric does not count."""
+    needed = settings.probation_epochs if is_on_probation else settings.settle_epochs
+    measured = sum(record.metric is not None for record in history)
+    return measured >= needed and should_roll_back(history, baseline, settings) is None
+
+
+def strategy_for(reason: RollbackReason, attempts: int) -> Strategy:
+    """How far to go back after `attempts` earlier rollbacks in a row.
+
+    Taking back a mask cannot mend weights that are not finite or have diverged, so those start at the
+    checkpoint.
+    """
+    order = list(Strategy)
+    first = Strategy.ATOMIC if reason.trigger is Trigger.METRIC_DROP else Strategy.IMMEDIATE
+    return order[min(order.index(first) + attempts, len(order) - 1)]
+
+
+def _not_finite(history: Sequence[EpochRecord]) -> RollbackReason | None:
+    for record in history:
+        for name, value in (("loss", record.loss), ("metric", record.metric)):
+            if value is not None and not math.isfinite(value):
+                text = f"The {name} of epoch {record.epoch} is {value}."
+                return RollbackReason(Trigger.NOT_FINITE, record.epoch, value, 0.0, text)
+    return None
+
+
+def _metric_drop(
+    record: EpochRecord, baseline: Baseline, settings: RollbackSettings
+) -> RollbackReason | None:
+    if record.metric is None or baseline.metric is None:
+        return None
+    share = settings.drop_for(baseline.level)
+    if baseline.is_higher_better:
+        drop, limit = baseline.metric - record.metric, share * settings.metric_scale
+    else:  # a loss or an error has no points: the limit is relative
+        drop, limit = record.metric - baseline.metric, share * abs(baseline.metric)
+    limit = max(limit, settings.noise_factor * baseline.metric_noise)
+    if drop <= limit:
+        return None
+    text = (
+        f"The metric went from {baseline.metric:.4f} to {record.metric:.4f} by epoch {record.epoch}: worse "
+        f"by {drop:.4f}, allowed after removing units of level {baseline.level} is {limit:.4f}."
+    )
+    return RollbackReason(Trigger.METRIC_DROP, record.epoch, drop, limit, text)
+
+
+def _diverged(
+    history: Sequence[EpochRecord], baseline: Baseline, settings: RollbackSettings
+) -> RollbackReason | None:
+    last = [record.loss for record in history[-settings.divergence_epochs :] if record.loss is not None]
+    if baseline.loss_mean is None or len(last) < settings.divergence_epochs:
+        return None
+    mean = baseline.loss_mean
+    limit = max(
+        mean + settings.divergence_sigma * baseline.loss_deviation,
+        mean + (settings.divergence_factor - 1) * abs(mean),
+    )
+    if min(last) <= limit:
+        return None
+    epoch = history[-1].epoch
+    text = f"The loss stayed above {limit:.4g} for {len(last)} epochs to epoch {epoch} (before: {mean:.4g})."
+    return RollbackReason(Trigger.DIVERGENCE, epoch, min(last), limit, text)

@@ -1,0 +1,200 @@
+"""When how much may go: a ramp to a target, or stages with caps; and how rejections slow it down."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from esper.emrakul.settings import CostName, ScheduleSettings, Settings, Stage
+from esper.errors import ConfigError
+from esper.leyline import Level
+
+
+@dataclass(frozen=True)
+class ScheduleState:
+    """What the schedule remembers from cycle to cycle; stored in every checkpoint.
+
+    Attributes:
+        pace: size of the next step as a share of the scheduled one, above 0 to 1.
+        accepted: plans accepted so far.
+        rejected: plans rejected or rolled back so far.
+    """
+
+    pace: float = 1.0
+    accepted: int = 0
+    rejected: int = 0
+
+    def after_acceptance(self, settings: ScheduleSettings) -> ScheduleState:
+        return replace(self, pace=min(1.0, self.pace / settings.backoff), accepted=self.accepted + 1)
+
+    def after_rejection(self, settings: ScheduleSettings) -> ScheduleState:
+        """The state after a no-go, a rollback or instability: smaller steps."""
+        pace = max(settings.min_pace, self.pace * settings.backoff)
+        return replace(self, pace=pace, rejected=self.rejected + 1)
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> ScheduleState:
+        return cls(**data)
+
+
+@dataclass(frozen=True)
+class Allowance:
+    """What one cycle may remove, in shares of the original cost.
+
+    Attributes:
+        cost: what the shares count.
+        goal_fraction: cumulative share at which the plan stops adding units.
+        limit_fraction: cumulative share that it never passes.
+        levels: what may be removed; empty means nothing.
+        stage: the stage of the schedule, for people.
+        reason: why this much, or why nothing.
+    """
+
+    cost: CostName
+    goal_fraction: float
+    limit_fraction: float
+    levels: tuple[Level, ...]
+    stage: str
+    reason: str
+
+    @property
+    def is_open(self) -> bool:
+        return bool(self.levels)
+
+    def to_json(self) -> dict[str, Any]:
+        return {**asdict(self), "levels": [level.value for level in self.levels]}
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Allowance:
+        return cls(**{**data, "levels": tuple(Level(name) for name in data["levels"])})
+
+
+class Schedule:
+    """The schedule of one run. Epochs count from 1: epoch n is asked about when the n-th epoch has ended."""
+
+    def __init__(self, settings: Settings, epochs: int | None = None) -> None:
+        """Fixes the schedule.
+
+        Args:
+            settings: target or stages, and the shape of the ramp.
+            epochs: planned number of epochs; None if nobody knows.
+
+        Raises:
+            ConfigError: the ramp ends before it starts, or after the run.
+        """
+        if epochs is not None and epochs < 1:
+            raise ConfigError(
+                f"A run of {epochs} epochs cannot be planned; give the number of epochs, or None."
+            )
+        self.epochs = epochs
+        self._settings = settings
+        self._rules = settings.schedule
+        self.ramp = self._ramp()
+        self._stages = self._scaled_stages()
+
+    def allowed(self, epoch: int, state: ScheduleState, removed_fraction: float) -> Allowance:
+        """What may be removed after `epoch`.
+
+        Args:
+            epoch: number of epochs that have ended.
+            state: what earlier cycles led to.
+            removed_fraction: share of the original cost that is gone already.
+        """
+        if self._settings.target is not None:
+            return self._towards_target(self._settings.target.fraction, epoch, state, removed_fraction)
+        if self._settings.staged:
+            return self._within_stage(epoch, state, removed_fraction)
+        return self._nothing("off", "Pruning is off: set a target, or staged.", removed_fraction)
+
+    def _towards_target(self, target: float, epoch: int, state: ScheduleState, removed: float) -> Allowance:
+        start, end = self.ramp
+        if epoch < start:
+            return self._nothing("before", f"The ramp starts at epoch {start}.", removed)
+        if epoch > self._last_epoch():
+            return self._nothing("quiet", f"Nothing is removed after epoch {self._last_epoch()}.", removed)
+        scheduled = target * progress((epoch - start + 1) / (end - start + 1), self._rules)
+        goal = removed + max(scheduled - removed, 0.0) * state.pace
+        if scheduled <= removed + _EXACT:
+            return self._nothing("ramp", f"{removed:.1%} is gone, {scheduled:.1%} is due.", removed)
+        limit = min(goal + self._rules.overshoot_fraction, 1.0)
+        cost = self._settings.cost
+        reason = f"{scheduled:.1%} of the {cost} is due, {removed:.1%} is gone, pace {state.pace:g}."
+        return Allowance(cost, goal, limit, self._rules.levels, "ramp", reason)
+
+    def _within_stage(self, epoch: int, state: ScheduleState, removed: float) -> Allowance:
+        before, begin = 0.0, 1
+        for stage in self._stages:
+            if epoch < begin + stage.epochs:
+                break
+            before, begin = max(before, stage.cumulative_fraction), begin + stage.epochs
+        else:
+            return self._nothing("over", "All stages are over.", removed)
+        if not stage.levels:
+            return self._nothing(stage.name, f"The {stage.name} stage only watches.", removed)
+        share = progress((epoch - begin + 1) / stage.epochs, self._rules)
+        cap = before + max(stage.cumulative_fraction - before, 0.0) * share
+        step = min(cap - removed, stage.cycle_fraction) * state.pace
+        if step <= _EXACT:
+            return self._nothing(stage.name, f"{removed:.2%} is gone, the cap is {cap:.2%}.", removed)
+        reason = f"Cap {cap:.2%}, {removed:.2%} is gone, at most {stage.cycle_fraction:.0%} in one cycle."
+        goal = removed + step
+        return Allowance(self._settings.cost, goal, goal, stage.levels, stage.name, reason)
+
+    def _nothing(self, stage: str, reason: str, removed: float) -> Allowance:
+        return Allowance(self._settings.cost, removed, removed, (), stage, reason)
+
+    def _ramp(self) -> tuple[int, int]:
+        rules, epochs = self._rules, self.epochs
+        if epochs is None:
+            start = rules.start_epoch or rules.warmup_epochs + 1
+            end = rules.end_epoch or start + rules.ramp_epochs - 1
+        else:
+            start = rules.start_epoch or max(1, round(rules.start_fraction * epochs))
+            end = rules.end_epoch or max(start, round(rules.end_fraction * epochs))
+        if end < start or (epochs is not None and end > epochs):
+            raise ConfigError(
+                f"The ramp would run from epoch {start} to {end} in a run of {epochs or 'unknown'} epochs. "
+                "Choose start_epoch <= end_epoch <= planned epochs, or leave them out."
+            )
+        return start, end
+
+    def _last_epoch(self) -> float:
+        if self.epochs is None:
+            return math.inf
+        return max(self.ramp[1], self.epochs - math.ceil(self._rules.quiet_fraction * self.epochs))
+
+    def _scaled_stages(self) -> tuple[Stage, ...]:
+        stages = self._rules.stages
+        if self.epochs is None or not self._rules.scale_stages or not stages:
+            return stages
+        total = sum(stage.epochs for stage in stages)
+        ends = [
+            round(sum(s.epochs for s in stages[: n + 1]) * self.epochs / total) for n in range(len(stages))
+        ]
+        lengths = [end - begin for begin, end in zip([0, *ends], ends, strict=False)]
+        return tuple(
+            stage.model_copy(update={"epochs": length})
+            for stage, length in zip(stages, lengths, strict=True)
+            if length
+        )
+
+
+_EXACT = 1e-9
+"""Shares that differ by less are the same share."""
+
+
+def progress(time: float, settings: ScheduleSettings) -> float:
+    """Progress of a ramp at a share of its time: rises from 0 at 0 to 1 at 1."""
+    if time >= 1:
+        return 1.0
+    time = max(time, 0.0)
+    if settings.shape == "linear":
+        return time
+    if settings.shape == "exponential":
+        return math.expm1(-settings.rate * time) / math.expm1(-settings.rate)
+    return 1 - float((1 - time) ** settings.power)

@@ -1,0 +1,292 @@
+"""How much may be pruned, when, at what risk, and in what time."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, model_validator
+
+from esper.config_types import Count, Fraction, OpenFraction, PositiveCount, Seconds, Section
+from esper.leyline import Level
+
+CostName = Literal["flops", "parameters"]
+"""What a fraction counts."""
+
+NonNegative = Annotated[float, Field(ge=0.0)]
+
+
+class Target(Section):
+    """What shall be gone at the end of the ramp; set exactly one."""
+
+    flops: OpenFraction | None = None
+    """Share of the FLOPs of one forward pass to remove: 0.5 means at least 50 % fewer."""
+
+    parameters: OpenFraction | None = None
+    """Share of the parameters to remove."""
+
+    @model_validator(mode="after")
+    def _exactly_one(self) -> Self:
+        if (self.flops is None) == (self.parameters is None):
+            raise ValueError(
+                'A target names exactly one of flops and parameters, for example {"flops": 0.5}.'
+            )
+        return self
+
+    @property
+    def cost(self) -> CostName:
+        return "flops" if self.flops is not None else "parameters"
+
+    @property
+    def fraction(self) -> float:
+        """Share to remove, above 0 and below 1."""
+        return self.flops if self.flops is not None else self.parameters or 0.0
+
+
+class Stage(Section):
+    """One stretch of a staged schedule."""
+
+    name: str
+    """What people call it."""
+
+    epochs: PositiveCount
+    """How long it lasts."""
+
+    cumulative_fraction: Fraction = 0.0
+    """Most that may be gone at its end."""
+
+    cycle_fraction: Fraction = 0.0
+    """Most that one cycle may remove."""
+
+    levels: tuple[Level, ...] = ()
+    """What may be removed; nothing: watch only."""
+
+
+SPEC_STAGES = (
+    Stage(name="preparation", epochs=30),
+    Stage(
+        name="conservative", epochs=30, cumulative_fraction=0.05, cycle_fraction=0.01, levels=(Level.CHANNEL,)
+    ),
+    Stage(
+        name="moderate",
+        epochs=30,
+        cumulative_fraction=0.10,
+        cycle_fraction=0.03,
+        levels=(Level.CHANNEL, Level.HEAD),
+    ),
+    Stage(
+        name="aggressive",
+        epochs=30,
+        cumulative_fraction=0.20,
+        cycle_fraction=0.05,
+        levels=(Level.CHANNEL, Level.HEAD, Level.LAYER),
+    ),
+    Stage(name="validation", epochs=30),
+)
+"""Preparation to validation. Source: spec 002, "Progressive Safety Schedule"."""
+
+
+class ScheduleSettings(Section):
+    """When pruning happens and how it ramps up."""
+
+    shape: Literal["polynomial", "exponential", "linear"] = "polynomial"
+    """How progress rises over a ramp: fast first and then slower (polynomial, exponential), or evenly."""
+
+    power: Annotated[float, Field(ge=1.0)] = 3.0
+    """Power of the polynomial shape; 3 is the cubic ramp."""
+
+    rate: Annotated[float, Field(gt=0.0)] = 3.0
+    """Rate of the exponential shape; larger is steeper at the start."""
+
+    start_fraction: Fraction = 0.2
+    """Share of the planned epochs at which a target's ramp starts."""
+
+    end_fraction: Fraction = 0.7
+    """Share of the planned epochs at which a target is due."""
+
+    start_epoch: PositiveCount | None = None
+    """First epoch that may remove something, instead of `start_fraction`."""
+
+    end_epoch: PositiveCount | None = None
+    """Epoch at which the target is due, instead of `end_fraction`."""
+
+    warmup_epochs: Count = 2
+    """Epochs before the ramp where the number of planned epochs is unknown."""
+
+    ramp_epochs: PositiveCount = 10
+    """Length of the ramp where the number of planned epochs is unknown."""
+
+    quiet_fraction: Fraction = 0.1
+    """Last share of the planned epochs in which nothing more is removed, so that the network can recover."""
+
+    levels: tuple[Level, ...] = (Level.CHANNEL, Level.HEAD)
+    """What a target may remove."""
+
+    overshoot_fraction: Fraction = 0.02
+    """How far beyond its goal a step towards a target may go, because units come in whole pieces."""
+
+    stages: tuple[Stage, ...] = SPEC_STAGES
+    """The stages of `staged`, in order; after the last one nothing more is removed."""
+
+    scale_stages: bool = False
+    """Stretch the stages to the planned number of epochs where it is known."""
+
+    backoff: OpenFraction = 0.5
+    """Factor on the next step after a plan was rejected or rolled back; an accepted plan undoes one."""
+
+    min_pace: OpenFraction = 0.125
+    """Smallest step that rejections can lead to, as a share of the scheduled one."""
+
+
+class FloorSettings(Section):
+    """What every layer keeps."""
+
+    min_channels: PositiveCount = 16
+    """Fewest channels that a layer keeps, unless it is too narrow for that (`narrow_keep_fraction`)."""
+
+    narrow_keep_fraction: OpenFraction = 0.5
+    """Share of its channels that a layer keeps where `min_channels` would be more than this share."""
+
+    min_keep_fraction: Fraction | None = None
+    """Share of its channels that a layer keeps; unset: 0.8 when staged, (1 - target) / 2 with a target."""
+
+    min_heads: PositiveCount = 2
+    """Fewest attention heads that a layer keeps."""
+
+
+class PlanSettings(Section):
+    """How units are chosen."""
+
+    round_to: PositiveCount = 1
+    """Leave a multiple of this many channels in every layer that is touched."""
+
+    required_confidence: Fraction = 0.95
+    """Share of bootstrap resamples in which a unit must stay below the cut."""
+
+    interaction_margin: NonNegative = 0.5
+    """Added share on the sum of single losses, because units removed together cost more than one by one."""
+
+    allowed_loss_increase: NonNegative | None = None
+    """Most that one plan may raise the predicted loss, in its units; unset: the validator alone decides."""
+
+    finalist_factor: Annotated[float, Field(ge=1.0)] = 2.5
+    """How much more than the allowance the finalists of an exact ablation would save together."""
+
+    finalist_spread: Fraction = 0.25
+    """Share of what a layer may lose that is measured there in any case, wherever the cheapest units are."""
+
+    max_finalists: PositiveCount = 4096
+    """Most units that one cycle ablates."""
+
+    max_attempts: PositiveCount = 4
+    """How often a plan is offered to the validator in one cycle, each time half as costly."""
+
+
+class BudgetSettings(Section):
+    """The time of one cycle, and what happens after failures."""
+
+    deadline_seconds: Seconds = 300.0
+    """Time for one cycle; passing it skips the cycle."""
+
+    analysis_fraction: Fraction = 0.7
+    """Share of the time for the analysis."""
+
+    validation_fraction: Fraction = 0.2
+    """Share of the time for the validation."""
+
+    commit_fraction: Fraction = 0.1
+    """Share of the time for the mask commit."""
+
+    max_failures: PositiveCount = 3
+    """Failed cycles or rollbacks in a row that stop pruning."""
+
+    cooldown_epochs: PositiveCount = 5
+    """Epochs until pruning goes on by itself after that."""
+
+    @model_validator(mode="after")
+    def _whole(self) -> Self:
+        total = self.analysis_fraction + self.validation_fraction + self.commit_fraction
+        if abs(total - 1) > 1e-6:
+            raise ValueError(f"The shares of analysis, validation and commit sum to {total:g}, expected 1.")
+        return self
+
+
+class RollbackSettings(Section):
+    """When a mask is taken back, and when it counts as settled."""
+
+    channel_drop: Fraction = 0.02
+    """Largest drop of the metric after channels were removed, in points of `metric_scale`."""
+
+    head_drop: Fraction = 0.03
+    """Largest drop after attention heads were removed."""
+
+    layer_drop: Fraction = 0.05
+    """Largest drop after layers were removed."""
+
+    metric_scale: Annotated[float, Field(gt=0.0)] = 1.0
+    """What a perfect metric reads where higher is better: 1 for a share, 100 for per cent."""
+
+    noise_factor: NonNegative = 2.0
+    """A drop must also be larger than this many standard deviations of the metric before."""
+
+    divergence_sigma: NonNegative = 6.0
+    """Loss divergence: this many standard deviations above the mean before, and ..."""
+
+    divergence_factor: Annotated[float, Field(ge=1.0)] = 3.0
+    """... this many times that mean, ..."""
+
+    divergence_epochs: PositiveCount = 3
+    """... in this many epochs in a row."""
+
+    settle_epochs: PositiveCount = 1
+    """Epochs that a mask must survive before it may be cut."""
+
+    probation_epochs: PositiveCount = 2
+    """The same for a mask that was accepted on probation."""
+
+    def drop_for(self, level: Level) -> float:
+        """The largest drop that `level` may cause, as a share of `metric_scale`."""
+        drops = {Level.CHANNEL: self.channel_drop, Level.HEAD: self.head_drop, Level.LAYER: self.layer_drop}
+        return drops[level]
+
+
+class Settings(Section):
+    """Everything that steers pruning; off until a target or the stages are asked for."""
+
+    target: Target | None = None
+    """What shall be gone at the end: `{"flops": 0.5}`."""
+
+    staged: bool = False
+    """Follow the stages instead of a target: small caps, one kind of unit after the other."""
+
+    staged_cost: CostName = "flops"
+    """What the caps of the stages count."""
+
+    schedule: ScheduleSettings = ScheduleSettings()
+    floors: FloorSettings = FloorSettings()
+    plan: PlanSettings = PlanSettings()
+    budget: BudgetSettings = BudgetSettings()
+    rollback: RollbackSettings = RollbackSettings()
+
+    @model_validator(mode="after")
+    def _one_schedule(self) -> Self:
+        if self.target is not None and self.staged:
+            raise ValueError(
+                "target and staged exclude each other: a target replaces the caps of the stages."
+            )
+        return self
+
+    @property
+    def is_enabled(self) -> bool:
+        return self.target is not None or self.staged
+
+    @property
+    def cost(self) -> CostName:
+        """What fractions count."""
+        return self.target.cost if self.target else self.staged_cost
+
+    @property
+    def min_keep_fraction(self) -> float:
+        """Share of its channels that every layer keeps."""
+        if self.floors.min_keep_fraction is not None:
+            return self.floors.min_keep_fraction
+        return (1 - self.target.fraction) / 2 if self.target else 0.8
