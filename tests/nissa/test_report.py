@@ -57,6 +57,9 @@ def test_the_lead_over_the_twin_is_negative_where_the_run_is_worse() -> None:
     lead = full_report().lead_over_twin
     assert lead[8] == pytest.approx(-0.013)
     assert lead[4] == pytest.approx(0.003)
+    assert full_report().worst_lead == lead[8]
+    assert full_report().final_lead == lead[12]
+    assert (bare_report().worst_lead, bare_report().final_lead) == (None, None)
 
 
 def test_a_lower_loss_than_the_twin_counts_as_a_lead() -> None:

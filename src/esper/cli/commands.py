@@ -92,6 +92,22 @@ def rollback(
     output.show(done, {"step": to, "epoch": target.epoch, "deleted": withdrawn}, as_json)
 
 
+def config(
+    file: Annotated[Path | None, typer.Argument(help="A TOML file with settings.")] = None,
+    explain: Annotated[
+        bool, typer.Option("--explain", help="Add the type, default and meaning of each.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Show every setting with its value and where it comes from; checks the file if one is given."""
+    from esper.cli.explain import setting_rows
+    from esper.cli.render import setting_table
+    from esper.config import Config
+
+    rows = setting_rows(Config, file)
+    output.show(setting_table(rows, explain), [dataclasses.asdict(row) for row in rows], as_json)
+
+
 def _confirm(later: list[str], step: int, as_json: bool) -> None:
     if as_json:
         raise ConfigError(

@@ -19,7 +19,7 @@ PIPE_WIDTH = 120
 def show(renderable: RenderableType, document: Any, as_json: bool) -> None:
     """Prints the table, or with `--json` the document and nothing else."""
     if as_json:
-        sys.stdout.write(json.dumps(document, indent=1) + "\n")
+        sys.stdout.write(json.dumps(document, indent=1, allow_nan=False) + "\n")
     else:
         console().print(renderable)
 

@@ -11,6 +11,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from esper.cli.explain import SettingRow
 from esper.cli.rows import AnatomyRows, CheckpointRow, FrozenRow, GroupRow, VerifyRow
 from esper.nissa import Latency, RunReport, figures
 
@@ -20,8 +21,8 @@ GOOD, BAD, STRONG = "green", "bold red", "bold"
 def anatomy_table(rows: AnatomyRows) -> RenderableType:
     """Groups under the module they belong to, then what is frozen and why."""
     head = Text.assemble(
-        (f"{rows.units} removable units", STRONG),
-        f" in {len(rows.groups)} groups, {figures.count(rows.flops)} FLOPs for one sample, ",
+        (figures.things(rows.units, "removable unit"), STRONG),
+        f" in {figures.things(len(rows.groups), 'group')}, {figures.count(rows.flops)} FLOPs for one sample, ",
         f"{figures.count(rows.parameters)} parameters",
     )
     table = _table("group", "kind", "units>", "of FLOPs>", "of parameters>", "made by", "read by")
@@ -57,6 +58,19 @@ def report_table(report: RunReport) -> RenderableType:
     return Group(Text(report.title, style=STRONG), table, *_claims(report, scale))
 
 
+def setting_table(rows: Sequence[SettingRow], explain: bool) -> RenderableType:
+    """Every setting with its value; with `explain` also type, default and meaning."""
+    table = _table("setting", "value", "from", *(("type", "default", "meaning") if explain else ()))
+    for row in rows:
+        cells = (row.key, _value(row.value), row.source)
+        table.add_row(*cells, *((row.type, _value(row.default), row.meaning) if explain else ()))
+    return table
+
+
+def _value(value: object) -> str:
+    return "-" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
+
+
 def _claims(report: RunReport, scale: figures.MetricScale) -> list[RenderableType]:
     """One line each for the uncut twin, the proof of equality, and the cost of Esper."""
     lead, proof, overhead = report.lead_over_twin, report.proof, report.overhead
@@ -68,7 +82,7 @@ def _claims(report: RunReport, scale: figures.MetricScale) -> list[RenderableTyp
     error = figures.plain(proof.float32_error) if proof else figures.NOT_MEASURED
     share = figures.percent(overhead.esper_fraction) if overhead else figures.NOT_MEASURED
     lines = {
-        "difference to the uncut twin": twin or figures.NOT_MEASURED,
+        "difference to the uncut twin": twin,
         "cut against masked network": f"largest difference {error}" if proof else error,
         "share of Esper in the training time": share,
     }

@@ -43,7 +43,7 @@ def quality_chart(report: RunReport) -> str:
         plot.line(run, y, "run"),
         *plot.dots(run, y, "run"),
         *plot.end_labels([end for end in ends if end], y),
-        *(_lead(plot, lead, scale, lane_bottom + 40) if lead else ()),
+        *(_lead(plot, report, scale, lane_bottom + 40) if lead else ()),
         *plot.tooltips({row.epoch: _tooltip(report, row, scale) for row in report.epochs}, _TOP, height - 6),
     ]
     return plot.svg(height, parts, f"{report.metric} over the epochs, with marks where Esper acted")
@@ -118,9 +118,9 @@ def _lanes(plot: Plot, marks: Sequence[Mark], lanes: Sequence[MarkKind], top: fl
     return parts
 
 
-def _lead(plot: Plot, lead: Mapping[int, float], scale: MetricScale, top: float) -> list[str]:
+def _lead(plot: Plot, report: RunReport, scale: MetricScale, top: float) -> list[str]:
+    lead = report.lead_over_twin
     y = Axis.around([0.0, *lead.values()], top + 78, top, 3)
-    worst = min((value for value in lead.values() if math.isfinite(value)), default=None)
     return [
         text(
             plot.left, top - 14, "difference to the uncut twin at each epoch (below zero is worse)", "label"
@@ -128,7 +128,7 @@ def _lead(plot: Plot, lead: Mapping[int, float], scale: MetricScale, top: float)
         *plot.grid(y, [(tick, scale.difference(tick).removesuffix(" points")) for tick in y.ticks(3)]),
         *plot.bars(lead, y),
         text(plot.right + 10, top + 35, "at worst", "label"),
-        text(plot.right + 10, top + 50, scale.difference(worst), "label strong"),
+        text(plot.right + 10, top + 50, scale.difference(report.worst_lead), "label strong"),
     ]
 
 

@@ -79,6 +79,11 @@ def seconds(value: float | None) -> str:
     return f"{minutes // 60} h {minutes % 60} min" if minutes >= 60 else f"{minutes} min {rest} s"
 
 
+def things(number: int, word: str) -> str:
+    """So many of something: `1 epoch`, `12 epochs`."""
+    return f"{number} {word}" if number == 1 else f"{number} {word}s"
+
+
 def signed(text: str) -> str:
     """The same text with a typographic minus."""
     return text.replace("-", MINUS)

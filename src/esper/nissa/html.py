@@ -68,14 +68,10 @@ def write_report(report: RunReport, folder: Path) -> Path:
 def _summary(report: RunReport) -> str:
     cuts = sum(mark.kind == "cut" for mark in report.marks)
     return (
-        f'<span class="name">{escape(report.model)}</span>, {_plural(len(report.epochs), "epoch")}, '
-        f"{_plural(cuts, 'cut')}; judged by {escape(report.metric)} "
+        f'<span class="name">{escape(report.model)}</span>, {figures.things(len(report.epochs), "epoch")}, '
+        f"{figures.things(cuts, 'cut')}; judged by {escape(report.metric)} "
         f"({'higher' if report.higher_is_better else 'lower'} is better)."
     )
-
-
-def _plural(number: int, word: str) -> str:
-    return f"{number} {word}" if number == 1 else f"{number} {word}s"
 
 
 def _card(name: str, big: str, before_after: tuple[str, str] | None, aside: str = "") -> str:

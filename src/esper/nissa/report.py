@@ -6,6 +6,7 @@ What was not measured is None and is shown as "not measured"; it is never 0.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -205,6 +206,17 @@ class RunReport:
         sign = 1.0 if self.higher_is_better else -1.0
         twin = self.twin_values
         return {epoch: sign * (value - twin[epoch]) for epoch, value in self.values.items() if epoch in twin}
+
+    @property
+    def worst_lead(self) -> float | None:
+        """The lead at the epoch where the run was furthest behind its twin; None without a common epoch."""
+        return min((lead for lead in self.lead_over_twin.values() if math.isfinite(lead)), default=None)
+
+    @property
+    def final_lead(self) -> float | None:
+        """The lead at the last epoch that both reported."""
+        lead = self.lead_over_twin
+        return lead[max(lead)] if lead else None
 
 
 def _values(rows: tuple[EpochRow, ...], metric: str) -> dict[int, float]:
