@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import resource
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +14,7 @@ from torch.utils import _pytree as pytree
 
 from esper.anatomy import masked_axes, split_sample, zero_masked
 from esper.anatomy.structure import BoolArray, FloatArray, IntArray
-from esper.elesh.case import Case, OpenCase, open_case, read_batches, read_optimizer
+from esper.elesh.case import Case, OpenCase, open_case, read_data, read_optimizer
 from esper.importance import combine, fisher, magnitude, moments_from_state
 
 CHUNK_SAMPLES = 16
@@ -31,7 +31,7 @@ class Quality:
     peak_bytes: int
 
 
-def screen(case: Case, weights: dict[str, float]) -> list[float]:
+def screen(case: Case, weights: Mapping[str, float]) -> list[float]:
     """Importance rank of every unit, 0 to 1, from what the checkpoint holds; NaN where nothing was measured.
 
     The leading signal is the Fisher score from the optimizer's second moments, or the tracker's where the optimizer
@@ -65,7 +65,7 @@ def ablate(case: Case, units: Sequence[int]) -> list[list[float]]:
     chosen: IntArray = np.asarray(units, np.int64)
     columns = []
     with torch.no_grad():
-        for batch in read_batches(case.calibration):
+        for batch in read_data(case.data)[1].calibration:
             base, _ = opened.twin.loss(state, batch)
             columns.append(opened.twin.ablated_losses(state, batch, opened.anatomy, chosen) - base)
     return [[float(x) for x in row] for row in torch.stack(columns, dim=1).double()]
@@ -77,7 +77,7 @@ def measure(case: Case, keep: Sequence[bool], survivors: Sequence[bool]) -> Qual
     state = opened.masked_state(np.asarray(keep, np.bool_))
     correctness: list[float] | None = []
     losses: list[float] = []
-    batches = read_batches(case.held_out)
+    batches = read_data(case.data)[1].validation
     with torch.no_grad():
         for batch in batches:
             for chunk in _chunks(batch, opened.twin.is_batch_dynamic):

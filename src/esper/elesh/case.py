@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -18,6 +18,7 @@ from esper.anatomy.structure import BoolArray
 from esper.anatomy.twin import Twin
 from esper.checkpoint.codec import decode, encode, from_json, to_json
 from esper.checkpoint.references import FileRef, load_tensors
+from esper.elesh.samples import HeldOut
 
 
 @dataclass(frozen=True)
@@ -41,8 +42,7 @@ class Case:
     model: FileRef
     optimizer: DataRef | None
     tracked: tuple[float, ...] | None
-    calibration: DataRef
-    held_out: DataRef
+    data: DataRef
     masked: tuple[int, ...]
 
 
@@ -97,16 +97,17 @@ def _anatomy(file: FileRef) -> Anatomy:
     return Anatomy.from_json(json.loads(file.read_bytes()))
 
 
-def encode_batches(batches: Sequence[Any]) -> tuple[bytes, dict[str, Tensor]]:
-    """Batches as the two files of a `DataRef`: JSON tree, tensors."""
-    tree, tensors = encode(pytree.tree_map(_to_cpu, list(batches)))
+def encode_data(sample: Any, held_out: HeldOut) -> tuple[bytes, dict[str, Tensor]]:
+    """The data of a run as the two files of a `DataRef`: JSON tree, tensors."""
+    value = {"sample": sample, "calibration": held_out.calibration, "validation": held_out.validation}
+    tree, tensors = encode(pytree.tree_map(_to_cpu, value))
     return to_json(tree), tensors
 
 
-def read_batches(data: DataRef) -> list[Any]:
-    """The batches of a `DataRef`, verified."""
-    batches: list[Any] = decode(from_json(data.tree.read_bytes()), load_tensors(data.tensors))
-    return batches
+def read_data(data: DataRef) -> tuple[Any, HeldOut]:
+    """The sample and the held-out batches of a `DataRef`, verified."""
+    value = decode(from_json(data.tree.read_bytes()), load_tensors(data.tensors))
+    return value["sample"], HeldOut(value["calibration"], value["validation"])
 
 
 def read_optimizer(data: DataRef) -> tuple[Mapping[str, Any], Mapping[str, Any]]:

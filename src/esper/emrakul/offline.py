@@ -10,6 +10,7 @@ import numpy as np
 
 from esper.anatomy.structure import Anatomy, BoolArray, FloatArray, IntArray
 from esper.elesh import AnalysisSettings, Evidence, Tier, WorkerPool, WorkerTask
+from esper.elesh.workers.task import Status as WorkerStatus
 from esper.elesh.analysis import ablate, confidence, measure, screen
 from esper.elesh.case import Case
 from esper.errors import AnalysisError, AnalysisTimeout
@@ -50,14 +51,14 @@ class OfflineAnalyst:
 
     def screen(self) -> FloatArray:
         """Importance rank of every unit: shape [units], NaN unmeasured or not cuttable."""
-        ranks = np.asarray(self._one(screen, (self.case, dict(self.weights)), self.deadline_seconds), np.float64)
+        ranks = np.asarray(self._one(screen, {"case": self.case, "weights": dict(self.weights)}, self.deadline_seconds), np.float64)
         return np.where(self.allowed, ranks, np.nan)
 
     def analyze(self, finalists: IntArray, seconds: float) -> Evidence:
         """Ablates the finalists, a few per task; what a lost task should have measured stays NaN."""
         size = self.settings.units_per_task
         parts = [finalists[start : start + size] for start in range(0, finalists.size, size)]
-        tasks = [self._task(ablate, (self.case, part.tolist()), seconds) for part in parts]
+        tasks = [self._task(ablate, {"case": self.case, "units": part.tolist()}, seconds) for part in parts]
         handles = [self.pool.submit(task) for task in tasks]
         increases: dict[int, Sequence[float]] = {}
         notes: list[str] = []
@@ -89,7 +90,8 @@ class OfflineAnalyst:
         """Judges one mask by measuring the twin before and after."""
 
         def measured(left: BoolArray, survivors: BoolArray) -> Measurement:
-            quality = self._one(measure, (self.case, left.tolist(), survivors.tolist()), seconds)
+            asked = {"case": self.case, "keep": left.tolist(), "survivors": survivors.tolist()}
+            quality = self._one(measure, asked, seconds)
             return Measurement(
                 None if quality.correctness is None else np.asarray(quality.correctness),
                 np.asarray(quality.losses),
@@ -99,12 +101,12 @@ class OfflineAnalyst:
 
         return validate(self.anatomy, self.keep, keep, measured, self.validation, self.clock, floors=self.floors)
 
-    def _task(self, function: Any, arguments: tuple[Any, ...], seconds: float) -> WorkerTask:
+    def _task(self, function: Any, arguments: Mapping[str, Any], seconds: float) -> WorkerTask:
         return WorkerTask(function, arguments, deadline_seconds=seconds, memory_bytes=self.settings.memory_bytes)
 
-    def _one(self, function: Any, arguments: tuple[Any, ...], seconds: float) -> Any:
+    def _one(self, function: Any, arguments: Mapping[str, Any], seconds: float) -> Any:
         outcome = self.pool.submit(self._task(function, arguments, seconds)).outcome()
         if not outcome.is_done:
-            error = AnalysisTimeout if outcome.is_late else AnalysisError
+            error = AnalysisTimeout if outcome.status is WorkerStatus.TIMEOUT else AnalysisError
             raise error(f"The {function.__name__} task gave no result: {outcome.message}")
         return outcome.value

@@ -1,5 +1,6 @@
 """Runtime inside the training process: masks that are applied, kept after every step, and taken back exactly."""
 
 from esper.kasmina.masks import MaskKeeper
+from esper.kasmina.network import LiveNetwork, PastCut
 
-__all__ = ["MaskKeeper"]
+__all__ = ["LiveNetwork", "MaskKeeper", "PastCut"]

@@ -1,0 +1,23 @@
+"""Offline analysis: what a checkpoint's units are worth, measured in worker processes on an exact twin."""
+
+from esper.elesh.case import Case, DataRef, encode_data, read_data
+from esper.elesh.evidence import Evidence, Tier
+from esper.elesh.samples import HeldOut, hold_out
+from esper.elesh.settings import AnalysisSettings
+from esper.elesh.workers.task import TaskHandle, TaskOutcome, WorkerPool, WorkerTask
+
+__all__ = [
+    "AnalysisSettings",
+    "Case",
+    "DataRef",
+    "Evidence",
+    "HeldOut",
+    "TaskHandle",
+    "TaskOutcome",
+    "Tier",
+    "WorkerPool",
+    "WorkerTask",
+    "encode_data",
+    "hold_out",
+    "read_data",
+]

@@ -1,0 +1,155 @@
+"""The live network: its anatomy and twin, what is masked, what was cut, and how to go back."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.utils import _pytree as pytree
+
+from esper.anatomy import Anatomy, Cut, Loss, Probe, anatomy_of, cut, split_sample, trace, uncut
+from esper.anatomy.feasibility import refused_groups
+from esper.anatomy.structure import BoolArray, IntArray
+from esper.anatomy.twin import Twin
+from esper.errors import CheckpointError
+from esper.kasmina.masks import MaskKeeper
+
+PROOF_SAMPLES = 8
+
+
+@dataclass(frozen=True, eq=False)
+class PastCut:
+    """One cut of this process: enough to take it back, and to make it again in another process."""
+
+    anatomy: Anatomy
+    keep: BoolArray
+    made: Cut
+
+    def record(self) -> dict[str, Any]:
+        """For a checkpoint: which units of which anatomy went."""
+        return {"anatomy": self.anatomy.digest, "removed": np.flatnonzero(~self.keep).tolist()}
+
+
+class LiveNetwork:
+    """A network in training, with everything about its structure.
+
+    Args:
+        model: the user's network.
+        optimizer: the optimizer that trains it.
+        sample: one batch `(input, target)`.
+        loss: `loss(output, target)`.
+    """
+
+    def __init__(self, model: nn.Module, optimizer: Optimizer, sample: Any, loss: Loss) -> None:
+        self.model = model
+        self.optimizer = optimizer
+        self.cuts: list[PastCut] = []
+        self.original: nn.Module | None = None
+        """A copy from before the first cut, to compare with."""
+        self._sample = sample
+        self._loss = loss
+        args, kwargs, _ = split_sample(sample, with_target=True)
+        self.probe = Probe(*_first(args, kwargs))
+        self.anatomy: Anatomy
+        self.twin: bytes
+        self.masks: MaskKeeper
+        self._look()
+        self.refused: dict[str, str] = refused_groups(model, self.anatomy, self.probe)
+        """Groups that the network's own code does not allow to be cut, and why; by name, valid for the whole run."""
+
+    def cuttable_units(self) -> BoolArray:
+        """Units whose group can be cut: bool [units]."""
+        per_group = np.array([group.name not in self.refused for group in self.anatomy.groups], np.bool_)
+        return per_group[self.anatomy.group_of]
+
+    def _look(self) -> None:
+        """Traces the network as it is now."""
+        traced = trace(self.model, self._sample, self._loss)
+        self.anatomy = anatomy_of(traced, self.model)
+        self.twin = Twin.of(traced).to_bytes()
+        self.masks = MaskKeeper(self.model, self.anatomy, (self.optimizer,))
+
+    def cut_masked(self) -> tuple[Cut, IntArray]:
+        """Removes the masked units for good.
+
+        Returns:
+            What was done, and for every old unit its new number or -1.
+
+        Raises:
+            SurgeryError: it cannot be done; the network is still masked, as before.
+        """
+        before, keep = self.anatomy, self.masks.keep.copy()
+        if self.original is None:
+            self.original = copy.deepcopy(self.model)
+        made = cut(self.model, before, keep, self.probe, (self.optimizer,))
+        self.cuts.append(PastCut(before, keep, made))
+        self.masks.detach()
+        self._look()
+        return made, new_numbers(before, keep, self.anatomy)
+
+    def take_back_cuts(self, remaining: int) -> None:
+        """Gives the network its shapes from when only the first `remaining` cuts had been made; values are not those
+        of then until a checkpoint is restored."""
+        if remaining >= len(self.cuts):
+            return
+        self.masks.detach()
+        while len(self.cuts) > remaining:
+            past = self.cuts.pop()
+            uncut(self.model, past.anatomy, past.made, (self.optimizer,))
+        self._look()
+
+    def make_cuts(self, records: Sequence[Mapping[str, Any]]) -> None:
+        """Makes recorded cuts in a fresh network, so that a checkpoint from after them can be restored.
+
+        Raises:
+            CheckpointError: the network is not the one that was cut.
+        """
+        for record in records:
+            if record["anatomy"] != self.anatomy.digest:
+                raise CheckpointError(
+                    "This network is not the one that the run started with: its structure differs from the one that "
+                    "was cut. Build the model exactly as for the first run and resume again."
+                )
+            keep = np.ones(self.anatomy.num_units, dtype=np.bool_)
+            keep[record["removed"]] = False
+            self.masks.apply(keep)
+            self.cut_masked()
+
+    def parameter_names(self) -> list[str]:
+        """The names of the optimizer's parameters, in the order in which its state numbers them."""
+        names = {id(p): name for name, p in self.model.named_parameters()}
+        return [names.get(id(p), "") for group in self.optimizer.param_groups for p in group["params"]]
+
+    def named_parameters(self) -> dict[str, Tensor]:
+        return dict(self.model.named_parameters())
+
+    def detach(self) -> None:
+        self.masks.detach()
+
+
+def new_numbers(before: Anatomy, keep: BoolArray, after: Anatomy) -> IntArray:
+    """For every unit of the old anatomy its number in the new one, or -1: groups keep their names and their order."""
+    numbers = np.full(before.num_units, -1, np.int64)
+    starts = {group.name: int(after.offsets[n]) for n, group in enumerate(after.groups)}
+    widths = {group.name: group.width for group in after.groups}
+    for number, group in enumerate(before.groups):
+        span = before.unit_slice(number)
+        left = np.flatnonzero(keep[span]) + span.start
+        if widths.get(group.name) == left.size:
+            numbers[left] = starts[group.name] + np.arange(left.size)
+    return numbers
+
+
+def _first(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+
+
+    def cut_batch(leaf: Any) -> Any:
+        return leaf[:PROOF_SAMPLES].detach().clone() if isinstance(leaf, Tensor) and leaf.dim() else leaf
+
+    small: tuple[tuple[Any, ...], dict[str, Any]] = pytree.tree_map(cut_batch, (args, kwargs))
+    return small
