@@ -1,0 +1,26 @@
+"""Worker processes for analysis: killable, capped, and never able to take the trainer or each other along."""
+
+from esper.elesh.workers.inline import InlineHandle, InlinePool
+from esper.elesh.workers.local import LocalHandle, LocalPool
+from esper.elesh.workers.settings import WorkerSettings
+from esper.elesh.workers.task import Status, TaskHandle, TaskOutcome, WorkerPool, WorkerTask
+
+
+def open_pool(settings: WorkerSettings) -> WorkerPool:
+    """The pool that the settings ask for."""
+    return LocalPool(settings.workers) if settings.workers else InlinePool()
+
+
+__all__ = [
+    "InlineHandle",
+    "InlinePool",
+    "LocalHandle",
+    "LocalPool",
+    "Status",
+    "TaskHandle",
+    "TaskOutcome",
+    "WorkerPool",
+    "WorkerSettings",
+    "WorkerTask",
+    "open_pool",
+]
