@@ -56,7 +56,8 @@ def finalists(
     odds = screen[units] / np.maximum(1 - screen[units], 1e-6)
     order = np.lexsort((units, np.divide(odds, saving, out=np.full(units.size, np.inf), where=saving > 0)))
     wanted = factor * (model.total(keep) - (1 - allowance.goal_fraction) * origin.cost(allowance.cost))
-    is_enough = np.cumsum(saving[order]) - saving[order] >= wanted
+    counted = np.where(rank < removable[group], saving, 0.0)[order]  # what is beyond the floor saves nothing
+    is_enough = np.cumsum(counted) - counted >= wanted
     is_finalist = np.zeros(units.size, np.bool_)
     is_finalist[order[~is_enough]] = True
     is_finalist |= rank < np.ceil(settings.plan.finalist_spread * removable)[group]

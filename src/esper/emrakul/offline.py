@@ -51,7 +51,12 @@ class OfflineAnalyst:
 
     def screen(self) -> FloatArray:
         """Importance rank of every unit: shape [units], NaN unmeasured or not cuttable."""
-        ranks = np.asarray(self._one(screen, {"case": self.case, "weights": dict(self.weights)}, self.deadline_seconds), np.float64)
+        asked = {
+            "case": self.case,
+            "weights": dict(self.weights),
+            "min_optimizer_steps": self.settings.min_optimizer_steps,
+        }
+        ranks = np.asarray(self._one(screen, asked, self.deadline_seconds), np.float64)
         return np.where(self.allowed, ranks, np.nan)
 
     def analyze(self, finalists: IntArray, seconds: float) -> Evidence:

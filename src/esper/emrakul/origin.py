@@ -53,7 +53,7 @@ def floors(anatomy: Anatomy, settings: Settings, origin: Origin) -> IntArray:
     rules = settings.floors
     width = np.array([origin.widths.get(group.name, group.width) for group in anatomy.groups], np.float64)
     is_head = np.array([group.kind is Kind.HEAD for group in anatomy.groups], np.bool_)
-    narrow = np.minimum(rules.min_channels, _up(rules.narrow_keep_fraction * width))
+    narrow = np.minimum(rules.min_channels, _up(settings.narrow_keep_fraction * width))
     channels = np.maximum(narrow, _up(settings.min_keep_fraction * width))
     return np.maximum(np.where(is_head, rules.min_heads, channels), 1).astype(np.int64)
 

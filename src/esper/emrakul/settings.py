@@ -143,8 +143,8 @@ class FloorSettings(Section):
     min_channels: PositiveCount = 16
     """Fewest channels that a layer keeps, unless it is too narrow for that (`narrow_keep_fraction`)."""
 
-    narrow_keep_fraction: OpenFraction = 0.5
-    """Share of its channels that a layer keeps where `min_channels` would be more than this share."""
+    narrow_keep_fraction: Fraction | None = None
+    """Share of its channels that is enough where `min_channels` would be more; unset: 1 when staged, else 0.5."""
 
     min_keep_fraction: Fraction | None = None
     """Share of its channels that a layer keeps; unset: 0.8 when staged, (1 - target) / 2 with a target."""
@@ -290,3 +290,10 @@ class Settings(Section):
         if self.floors.min_keep_fraction is not None:
             return self.floors.min_keep_fraction
         return (1 - self.target.fraction) / 2 if self.target else 0.8
+
+    @property
+    def narrow_keep_fraction(self) -> float:
+        """Share of its channels that a narrow layer keeps."""
+        if self.floors.narrow_keep_fraction is not None:
+            return self.floors.narrow_keep_fraction
+        return 0.5 if self.target else 1.0
