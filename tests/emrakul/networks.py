@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from itertools import pairwise
 
 import numpy as np
 from hypothesis import strategies as st
@@ -13,10 +14,10 @@ from esper.elesh.evidence import Evidence, Tier
 
 
 def chain(widths: Sequence[int], pixels: int = 16, *, heads: int = 0, head_size: int = 4) -> Anatomy:
-    """3x3 convolutions with these hidden widths from 3 input channels to 10 outputs, then perhaps attention heads."""
-    tensors, members = [], {}
+    """3x3 convolutions with these hidden widths from 3 inputs to 10 outputs, and perhaps attention heads."""
+    tensors = []
     sizes = [3, *widths, 10]
-    ends = list(zip(sizes, sizes[1:], strict=False))
+    ends = list(pairwise(sizes))
     for layer, (inputs, outputs) in enumerate(ends):
         tensors += [
             TensorInfo(f"conv{layer}.weight", (outputs, inputs, 3, 3), True),
@@ -94,7 +95,7 @@ def resnet8() -> Anatomy:
 
 
 def measured(anatomy: Anatomy, seed: int = 0, *, unmeasured: float = 0.0) -> Evidence:
-    """Evidence with every unit ablated, losses with a long tail, some below zero, and a share of units missing."""
+    """Evidence by ablation: losses with a long tail, some below zero, and a share of units missing."""
     random = np.random.default_rng(seed)
     loss = random.lognormal(-6, 1.5, anatomy.num_units) - 0.0005
     loss[random.random(anatomy.num_units) < unmeasured] = np.nan

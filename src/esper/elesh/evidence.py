@@ -76,9 +76,9 @@ class Evidence:
     @classmethod
     def unmeasured(cls, anatomy_digest: str, num_units: int) -> Evidence:
         """Evidence of nothing: the start to which measurements are added with `dataclasses.replace`."""
-        return cls(
-            anatomy_digest, *(np.full(num_units, np.nan) for _ in _FLOATS), np.zeros(num_units, np.int64)
-        )
+        unknown = np.full(num_units, np.nan)
+        samples = np.zeros(num_units, np.int64)
+        return cls(anatomy_digest, unknown, unknown.copy(), unknown.copy(), samples)
 
     @property
     def num_units(self) -> int:
@@ -124,7 +124,9 @@ class Evidence:
         try:
             return cls(
                 metadata["anatomy_digest"],
-                *(tensors[name].astype(np.float64) for name in _FLOATS),
+                tensors["screen"].astype(np.float64),
+                tensors["loss_increase"].astype(np.float64),
+                tensors["confidence"].astype(np.float64),
                 tensors["samples"].astype(np.int64),
                 Tier(int(metadata["tier"])),
                 bool(json.loads(metadata["is_partial"])),
@@ -164,7 +166,9 @@ def combine(parts: Sequence[Evidence]) -> Evidence:
         part.require_for(whole.anatomy_digest, whole.num_units)
         whole = replace(
             whole,
-            **{name: _overlay(getattr(whole, name), getattr(part, name)) for name in _FLOATS},
+            screen=_overlay(whole.screen, part.screen),
+            loss_increase=_overlay(whole.loss_increase, part.loss_increase),
+            confidence=_overlay(whole.confidence, part.confidence),
             samples=np.maximum(whole.samples, part.samples),
             tier=max(whole.tier, part.tier),
             is_partial=whole.is_partial or part.is_partial,

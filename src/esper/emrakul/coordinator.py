@@ -31,13 +31,13 @@ class Screen(Protocol):
 class Analyze(Protocol):
     """Ablates the finalists (unit numbers, sorted) within `seconds`; what was not reached stays NaN."""
 
-    def __call__(self, finalists: IntArray, seconds: float) -> Evidence: ...
+    def __call__(self, finalists: IntArray, seconds: float, /) -> Evidence: ...
 
 
 class Validate(Protocol):
     """Measures the network with only `keep` left, within `seconds`."""
 
-    def __call__(self, keep: BoolArray, seconds: float) -> Verdict: ...
+    def __call__(self, keep: BoolArray, seconds: float, /) -> Verdict: ...
 
 
 @dataclass(frozen=True, eq=False)

@@ -144,7 +144,7 @@ class FloorSettings(Section):
     """Fewest channels that a layer keeps, unless it is too narrow for that (`narrow_keep_fraction`)."""
 
     narrow_keep_fraction: Fraction | None = None
-    """Share of its channels that is enough where `min_channels` would be more; unset: 1 when staged, else 0.5."""
+    """Share of its channels that is enough where `min_channels` is more; unset: 1 when staged, else 0.5."""
 
     min_keep_fraction: Fraction | None = None
     """Share of its channels that a layer keeps; unset: 0.8 when staged, (1 - target) / 2 with a target."""

@@ -1,0 +1,178 @@
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from esper.emrakul import Allowance, Schedule, ScheduleState, Settings
+from esper.emrakul.schedule import progress
+from esper.emrakul.settings import ScheduleSettings
+from esper.errors import ConfigError
+from esper.leyline import Level
+
+FRESH = ScheduleState()
+SHAPES = st.sampled_from(["polynomial", "exponential", "linear"])
+
+
+def target(fraction: float = 0.5, **schedule: Any) -> Settings:
+    return Settings.model_validate({"target": {"flops": fraction}, "schedule": schedule})
+
+
+def staged(**schedule: Any) -> Settings:
+    return Settings.model_validate({"staged": True, "schedule": schedule})
+
+
+def followed(schedule: Schedule, epochs: int) -> list[float]:
+    """The share that is gone after each epoch if every plan removes exactly what is asked for."""
+    removed, course = 0.0, []
+    for epoch in range(1, epochs + 1):
+        removed = max(removed, schedule.allowed(epoch, FRESH, removed).goal_fraction)
+        course.append(removed)
+    return course
+
+
+@given(SHAPES, st.floats(0, 1), st.floats(0, 1), st.floats(1, 6), st.floats(0.1, 10))
+def test_every_ramp_rises_from_zero_to_one(
+    shape: str, one: float, other: float, power: float, rate: float
+) -> None:
+    settings = ScheduleSettings.model_validate({"shape": shape, "power": power, "rate": rate})
+    early, late = sorted([one, other])
+    assert 0 <= progress(early, settings) <= progress(late, settings) <= 1
+    assert progress(0.0, settings) == 0
+    assert progress(1.0, settings) == 1
+
+
+@pytest.mark.parametrize(("shape", "half"), [("linear", 0.5), ("polynomial", 0.875), ("exponential", 0.8176)])
+def test_half_of_the_time_is_this_much_of_the_way(shape: str, half: float) -> None:
+    assert progress(0.5, ScheduleSettings.model_validate({"shape": shape})) == pytest.approx(half, abs=1e-4)
+
+
+@given(st.integers(1, 300), st.floats(0.01, 0.99), SHAPES)
+def test_a_target_is_asked_for_in_full_and_never_exceeded(epochs: int, fraction: float, shape: str) -> None:
+    schedule = Schedule(target(fraction, shape=shape), epochs)
+    course = followed(schedule, epochs)
+    assert course == sorted(course)
+    assert course[-1] == pytest.approx(fraction)
+    assert course[schedule.ramp[1] - 1] == pytest.approx(fraction)
+
+
+def test_a_ramp_starts_and_ends_at_shares_of_the_run() -> None:
+    schedule = Schedule(target(), 20)
+    assert schedule.ramp == (4, 14)
+    assert not schedule.allowed(3, FRESH, 0.0).is_open
+    assert schedule.allowed(4, FRESH, 0.0).is_open
+    assert schedule.allowed(14, FRESH, 0.0).goal_fraction == 0.5
+
+
+def test_a_run_of_unknown_length_has_a_ramp_of_its_own() -> None:
+    schedule = Schedule(target(warmup_epochs=3, ramp_epochs=5))
+    assert schedule.ramp == (4, 8)
+    assert schedule.allowed(1000, FRESH, 0.4).is_open
+
+
+def test_given_epochs_win_over_shares() -> None:
+    assert Schedule(target(start_epoch=2, end_epoch=3), 20).ramp == (2, 3)
+
+
+@pytest.mark.parametrize(
+    ("settings", "epochs"),
+    [(target(start_epoch=9, end_epoch=8), 20), (target(end_epoch=30), 20), (target(start_epoch=30), None)],
+)
+def test_a_ramp_that_cannot_be_is_refused(settings: Settings, epochs: int | None) -> None:
+    if epochs is None:
+        assert Schedule(settings, epochs).ramp == (30, 39)
+        return
+    with pytest.raises(ConfigError, match="start_epoch <= end_epoch"):
+        Schedule(settings, epochs)
+
+
+def test_a_run_without_epochs_is_refused() -> None:
+    with pytest.raises(ConfigError, match="cannot be planned"):
+        Schedule(target(), 0)
+
+
+def test_nothing_is_removed_at_the_end_of_a_run_even_if_the_target_was_missed() -> None:
+    schedule = Schedule(target(), 20)
+    assert schedule.allowed(18, FRESH, 0.3).is_open
+    quiet = schedule.allowed(19, FRESH, 0.3)
+    assert not quiet.is_open
+    assert "Nothing is removed after epoch 18" in quiet.reason
+
+
+def test_what_is_gone_already_needs_no_cycle() -> None:
+    assert not Schedule(target(), 20).allowed(10, FRESH, 0.6).is_open
+
+
+def test_nothing_is_allowed_while_pruning_is_off() -> None:
+    assert not Schedule(Settings(), 20).allowed(10, FRESH, 0.0).is_open
+
+
+def test_the_spec_stages_have_their_caps_and_levels() -> None:
+    schedule = Schedule(staged())
+    for epoch, stage, cycle, levels in [
+        (30, "preparation", 0.0, ()),
+        (31, "conservative", 0.01, (Level.CHANNEL,)),
+        (90, "moderate", 0.03, (Level.CHANNEL, Level.HEAD)),
+        (120, "aggressive", 0.05, (Level.CHANNEL, Level.HEAD, Level.LAYER)),
+        (121, "validation", 0.0, ()),
+        (1000, "over", 0.0, ()),
+    ]:
+        allowance = schedule.allowed(epoch, FRESH, 0.0)
+        assert (allowance.stage, allowance.levels) == (stage, levels)
+        assert allowance.limit_fraction <= cycle
+        assert (allowance.limit_fraction > 0) == bool(levels)
+
+
+@given(SHAPES, st.integers(6, 400), st.booleans())
+def test_stages_never_pass_their_caps(shape: str, epochs: int, scale: bool) -> None:
+    course = followed(Schedule(staged(shape=shape, scale_stages=scale), epochs), 150)
+    assert max(course) <= 0.2 + 1e-9
+    steps = [after - before for before, after in zip([0.0, *course], course, strict=False)]
+    assert max(steps) <= 0.05 + 1e-9
+    assert min(steps) >= 0
+
+
+def test_followed_to_the_letter_the_stages_end_at_twenty_per_cent() -> None:
+    course = followed(Schedule(staged()), 150)
+    assert course[29] == 0
+    assert course[59] == pytest.approx(0.05)
+    assert course[89] == pytest.approx(0.10)
+    assert course[119] == course[149] == pytest.approx(0.20)
+
+
+def test_stages_stretch_to_the_planned_run_when_asked() -> None:
+    schedule = Schedule(staged(scale_stages=True), 15)
+    stages = [schedule.allowed(epoch, FRESH, 0.0).stage for epoch in range(1, 16)]
+    assert stages == [
+        name
+        for name in ("preparation", "conservative", "moderate", "aggressive", "validation")
+        for _ in range(3)
+    ]
+
+
+@given(st.lists(st.booleans(), max_size=12))
+def test_the_pace_falls_with_rejections_and_recovers_with_acceptances(verdicts: list[bool]) -> None:
+    rules, state = ScheduleSettings(), FRESH
+    for accepted in verdicts:
+        before = state.pace
+        state = state.after_acceptance(rules) if accepted else state.after_rejection(rules)
+        assert rules.min_pace <= state.pace <= 1
+        assert state.pace >= before if accepted else state.pace <= before
+    assert (state.accepted, state.rejected) == (verdicts.count(True), verdicts.count(False))
+    assert ScheduleState.from_json(json.loads(json.dumps(state.to_json()))) == state
+
+
+@pytest.mark.parametrize("settings", [target(), staged()])
+def test_a_rejection_halves_the_next_step(settings: Settings) -> None:
+    schedule = Schedule(settings)
+    slower = FRESH.after_rejection(settings.schedule)
+    full = schedule.allowed(50, FRESH, 0.01).goal_fraction - 0.01
+    assert schedule.allowed(50, slower, 0.01).goal_fraction - 0.01 == pytest.approx(full / 2)
+
+
+def test_an_allowance_survives_json() -> None:
+    allowance = Schedule(target(), 20).allowed(10, FRESH, 0.1)
+    assert Allowance.from_json(json.loads(json.dumps(allowance.to_json()))) == allowance
