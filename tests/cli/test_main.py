@@ -100,14 +100,14 @@ def test_inspect_reads_the_anatomy_that_a_checkpoint_stored(run: Path) -> None:
         (["inspect", "tests.cli.models:untraceable"], "torch.export cannot follow"),
         (["checkpoints", "no-such-run"], "There is no run directory at no-such-run"),
         (["verify", "docs"], "No key ring at docs/keys/ring.json"),
-        (["config", "no-such-file.toml"], "No such file"),
+        (["config", "no-such-file.toml"], "no-such-file.toml cannot be read"),
     ],
 )
 def test_bad_input_is_told_in_one_paragraph_with_exit_code_two(words: list[str], said: str) -> None:
     outcome = esper(*words)
     assert outcome.returncode == 2
     assert outcome.stdout == ""
-    assert outcome.stderr.startswith("esper: ")
+    assert "\nesper: " in f"\n{outcome.stderr}"  # torch may have said something before
     assert "Traceback" not in outcome.stderr
     assert said in " ".join(outcome.stderr.split())
 
@@ -217,3 +217,15 @@ def test_config_lists_every_setting_with_its_meaning() -> None:
     assert [row["key"] for row in rows if not row["meaning"]] == []
     shown = esper("config", "--explain").stdout
     assert all(row["key"].split(".")[-1] in shown for row in rows)
+
+
+def test_config_shows_what_a_file_sets_and_refuses_what_does_not_exist(tmp_path: Path) -> None:
+    file = tmp_path / "esper.toml"
+    file.write_text("[importance]\nmomentum = 0.9\n")
+    rows = {row["key"]: row for row in json.loads(esper("config", str(file), "--json").stdout)}
+    assert (rows["importance.momentum"]["value"], rows["importance.momentum"]["source"]) == (0.9, str(file))
+    assert rows["importance.stride"]["source"] == "default"
+    file.write_text("[importance]\nmomentun = 0.9\n")
+    outcome = esper("config", str(file))
+    assert outcome.returncode == 2
+    assert "importance.momentun" in outcome.stderr

@@ -101,11 +101,11 @@ def config(
 ) -> None:
     """Show every setting with its value and where it comes from; checks the file if one is given."""
     from esper.cli.explain import setting_rows
-    from esper.cli.render import setting_table
+    from esper.cli.render import setting_list
     from esper.config import Config
 
-    rows = setting_rows(Config, file)
-    output.show(setting_table(rows, explain), [dataclasses.asdict(row) for row in rows], as_json)
+    rows = setting_rows(Config() if file is None else Config.from_toml(file), str(file))
+    output.show(setting_list(rows, explain), [dataclasses.asdict(row) for row in rows], as_json)
 
 
 def _confirm(later: list[str], step: int, as_json: bool) -> None:

@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ValidationError
-
-from esper.errors import ConfigError
+from pydantic import BaseModel
 
 _BOUNDS = (("minimum", ">= "), ("exclusiveMinimum", "> "), ("maximum", "<= "), ("exclusiveMaximum", "< "))
 
 
 @dataclass(frozen=True)
 class SettingRow:
-    """One setting; `source` is `default` or the file that sets it."""
+    """One setting; `source` is `default` or where it was set."""
 
     key: str
     type: str
@@ -27,19 +23,15 @@ class SettingRow:
     meaning: str
 
 
-def setting_rows(model: type[BaseModel], file: Path | None = None) -> tuple[SettingRow, ...]:
-    """All settings of a configuration class, in order.
+def setting_rows(settings: BaseModel, source: str) -> tuple[SettingRow, ...]:
+    """All settings of a configuration; those of a section come before its inner sections.
 
     Args:
-        model: the class of the whole configuration.
-        file: a TOML file that sets some of them.
-
-    Raises:
-        ConfigError: the file cannot be parsed, or sets something that does not exist or does not fit.
+        settings: the whole configuration.
+        source: what is said of those that were set: the file they were read from.
     """
-    chosen = {} if file is None else _read(file, model)
-    schema = model.model_json_schema()
-    return tuple(_walk(schema, schema.get("$defs", {}), "", schema.get("default", {}), chosen, str(file)))
+    schema = type(settings).model_json_schema()
+    return tuple(_walk(schema, schema.get("$defs", {}), "", {}, settings, source))
 
 
 def _walk(
@@ -47,23 +39,28 @@ def _walk(
     definitions: Mapping[str, Any],
     prefix: str,
     defaults: Mapping[str, Any],
-    chosen: Mapping[str, Any],
-    file: str,
+    settings: BaseModel | None,
+    source: str,
 ) -> Iterator[SettingRow]:
-    for name, entry in schema.get("properties", {}).items():
+    values = defaults if settings is None else settings.model_dump(mode="json")
+    entries = schema["properties"].items()
+    for name, entry in sorted(entries, key=lambda item: _section(item[1], definitions)[0] is not None):
         default = defaults.get(name, entry.get("default"))
+        value = values.get(name, default)
+        is_set = settings is not None and name in settings.model_fields_set
         section, optional = _section(entry, definitions)
-        value = chosen.get(name, default)
-        source = file if name in chosen else "default"
-        meaning = " ".join(str(entry.get("description", "")).split())
-        if section is None:
-            yield SettingRow(prefix + name, _type(entry, definitions), default, value, source, meaning)
-            continue
-        if optional:
-            state = "set" if value is not None else None
-            yield SettingRow(prefix + name, "section or nothing", default, state, source, meaning)
-        inner = chosen[name] if isinstance(chosen.get(name), Mapping) else {}
-        yield from _walk(section, definitions, f"{prefix}{name}.", default or {}, inner, file)
+        if section is None or optional:
+            yield SettingRow(
+                prefix + name,
+                "section or nothing" if section else _type(entry, definitions),
+                default,
+                "on" if section and value is not None else value,
+                source if is_set else "default",
+                " ".join(str(entry.get("description", "")).split()),
+            )
+        if section is not None:
+            inner = None if settings is None else getattr(settings, name)
+            yield from _walk(section, definitions, f"{prefix}{name}.", default or {}, inner, source)
 
 
 def _section(
@@ -93,17 +90,3 @@ def _resolved(entry: Mapping[str, Any], definitions: Mapping[str, Any]) -> Mappi
     reference = entry.get("$ref")
     resolved: Mapping[str, Any] = definitions[reference.rpartition("/")[2]] if reference else entry
     return resolved
-
-
-def _read(file: Path, model: type[BaseModel]) -> dict[str, Any]:
-    try:
-        chosen = tomllib.loads(file.read_text(encoding="utf-8"))
-        model.model_validate(chosen)
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{file} is not TOML: {error}.") from error
-    except ValidationError as error:
-        faults = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
-        raise ConfigError(
-            f"{file} cannot be used: {faults}. `esper config --explain` lists every key with its range."
-        ) from error
-    return chosen

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Group, RenderableType
+from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
@@ -15,15 +17,15 @@ from esper.cli.explain import SettingRow
 from esper.cli.rows import AnatomyRows, CheckpointRow, FrozenRow, GroupRow, VerifyRow
 from esper.nissa import Latency, RunReport, figures
 
-GOOD, BAD, STRONG = "green", "bold red", "bold"
+GOOD, BAD, STRONG, FAINT = "green", "bold red", "bold", "dim"
 
 
 def anatomy_table(rows: AnatomyRows) -> RenderableType:
     """Groups under the module they belong to, then what is frozen and why."""
     head = Text.assemble(
         (figures.things(rows.units, "removable unit"), STRONG),
-        f" in {figures.things(len(rows.groups), 'group')}, {figures.count(rows.flops)} FLOPs for one sample, ",
-        f"{figures.count(rows.parameters)} parameters",
+        f" in {figures.things(len(rows.groups), 'group')}, ",
+        f"{figures.count(rows.flops)} FLOPs for one sample, {figures.count(rows.parameters)} parameters",
     )
     table = _table("group", "kind", "units>", "of FLOPs>", "of parameters>", "made by", "read by")
     parent = ""
@@ -58,17 +60,25 @@ def report_table(report: RunReport) -> RenderableType:
     return Group(Text(report.title, style=STRONG), table, *_claims(report, scale))
 
 
-def setting_table(rows: Sequence[SettingRow], explain: bool) -> RenderableType:
-    """Every setting with its value; with `explain` also type, default and meaning."""
-    table = _table("setting", "value", "from", *(("type", "default", "meaning") if explain else ()))
+def setting_list(rows: Sequence[SettingRow], explain: bool) -> RenderableType:
+    """Every setting under its section, as TOML writes it; with `explain` also type, default and meaning."""
+    lines: list[RenderableType] = []
+    section = None
     for row in rows:
-        cells = (row.key, _value(row.value), row.source)
-        table.add_row(*cells, *((row.type, _value(row.default), row.meaning) if explain else ()))
-    return table
+        above, _, name = row.key.rpartition(".")
+        if above != section:
+            lines.append(Text(f"\n[{above}]", style=STRONG))
+            section = above
+        origin = "" if row.source == "default" else f"  (from {row.source})"
+        lines.append(Text.assemble((name, STRONG), f" = {_value(row.value)}{origin}"))
+        if explain:
+            about = f"{row.type}; default {_value(row.default)}"
+            lines.append(Padding(Text.assemble(f"{row.meaning} ", (f"({about})", FAINT)), (0, 0, 0, 4)))
+    return Group(*lines)
 
 
 def _value(value: object) -> str:
-    return "-" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
+    return "unset" if value is None else json.dumps(value)
 
 
 def _claims(report: RunReport, scale: figures.MetricScale) -> list[RenderableType]:
