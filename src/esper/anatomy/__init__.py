@@ -1,4 +1,4 @@
-"""What a network is made of: units that can be removed, how to remove them, and the proof that nothing else changed."""
+"""What a network is made of: units that can be removed, how to remove them, and the proof of it."""
 
 from esper.anatomy.equivalence import Equivalence, Probe
 from esper.anatomy.inspection import anatomy_of, inspect

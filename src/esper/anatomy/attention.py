@@ -9,15 +9,13 @@ from torch.nn import functional as F
 class CutMultiheadAttention(nn.MultiheadAttention):
     """Multi-head attention whose inner width (heads x head width) differs from `embed_dim`.
 
-    A cut turns an `nn.MultiheadAttention` into this class in place: same parameters, same names, fewer rows. It does
-    not exist on its own, so there is no constructor to call.
+    A cut turns an `nn.MultiheadAttention` into this class in place: same parameters, same names, fewer rows.
+    It does not exist on its own, so there is no constructor to call.
 
     Shapes as in `nn.MultiheadAttention`: [B, T, E] or [T, B, E] by `batch_first`, or [T, E].
     """
 
-    _qkv_same_embed_dim = False  # keeps nn.TransformerEncoderLayer off its fused path, which assumes the full width
-
-    def forward(  # type: ignore[override]  # same call, spelled with keyword defaults
+    def forward(
         self,
         query: Tensor,
         key: Tensor,
@@ -50,23 +48,23 @@ class CutMultiheadAttention(nn.MultiheadAttention):
         return (out if self.batch_first else out.transpose(0, 1)), weights
 
     def _project(self, query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        biases = (None,) * 3 if self.in_proj_bias is None else self.in_proj_bias.chunk(3)
-        if self.in_proj_weight is not None:
-            weights = self.in_proj_weight.chunk(3)
-        else:
-            weights = (self.q_proj_weight, self.k_proj_weight, self.v_proj_weight)
+        fused, bias = self._parameters["in_proj_weight"], self._parameters["in_proj_bias"]
+        weights = (
+            (self.q_proj_weight, self.k_proj_weight, self.v_proj_weight) if fused is None else fused.chunk(3)
+        )
+        biases = (None, None, None) if bias is None else bias.chunk(3)
         q, k, v = (F.linear(x, w, b) for x, w, b in zip((query, key, value), weights, biases, strict=True))
         return q, k, v
 
     def _heads(self, x: Tensor) -> Tensor:
-        return x.unflatten(-1, (self.num_heads, self.head_dim)).transpose(1, 2)
+        return x.view(*x.shape[:2], self.num_heads, self.head_dim).transpose(1, 2)
 
     def _mask(self, q: Tensor, k: Tensor, padding: Tensor | None, mask: Tensor | None) -> Tensor | None:
         """Both masks as one float mask that broadcasts to [B, heads, T, S]."""
         total: Tensor | None = None
         if mask is not None:
             if mask.dim() == 3:  # [B x heads, T, S]: the caller knows how many heads there are
-                mask = mask.unflatten(0, (q.shape[0], -1))
+                mask = mask.view(q.shape[0], -1, *mask.shape[1:])
             total = _additive(mask, q)
         if padding is not None:
             added = _additive(padding, q).reshape(-1, 1, 1, k.shape[-2])
@@ -85,5 +83,6 @@ def becomes_cut(module: nn.MultiheadAttention, heads: int) -> None:
     if module.bias_k is not None or module.add_zero_attn:
         raise ValueError("bias_k, bias_v and add_zero_attn are not supported together with fewer heads")
     module.__class__ = CutMultiheadAttention
-    module._qkv_same_embed_dim = False
+    # False keeps nn.TransformerEncoderLayer off its fused path, which assumes the full width.
+    vars(module)["_qkv_same_embed_dim"] = False
     module.num_heads = heads

@@ -1,9 +1,9 @@
 """Attributes of modules that Esper does not know: found by trial, accepted only by the proof.
 
-A module written by a user may repeat a size in an attribute (`self.inner = 256`, `self.num_heads = 8`). Which ones must
-follow a cut cannot be read off, so every integer attribute that equals an old size is a candidate, the network is
-tried with rewritten candidates (the same ones for every module of a class, fewest first), and the first combination
-that proves equal is kept.
+A module written by a user may repeat a size in an attribute (`self.inner = 256`, `self.num_heads = 8`). Which
+ones must follow a cut cannot be read off, so every integer attribute that equals an old size is a candidate. The
+network is tried with rewritten candidates (the same ones for every module of a class, fewest first), and the
+first combination that proves equal is kept.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def fit_attributes(
     """
     try:
         return prove(model, expected, kept, probe), ()
-    except Exception as error:  # noqa: BLE001  user code may raise anything on its new shapes; the trial below answers it
+    except Exception as error:  # noqa: BLE001  user code at its new sizes may raise anything
         first = error
     rewrites = _candidates(model, anatomy, keep, kept)
     for number, chosen in enumerate(_combinations(rewrites)):
@@ -61,22 +61,20 @@ def fit_attributes(
         trial = Undo()
         for rewrite in chosen:
             set_attribute(rewrite.module, rewrite.attribute, rewrite.value, trial)
-        before = [getattr(r.module, r.attribute) for r in chosen]
         try:
             equivalence = prove(model, expected, kept, probe)
-        except Exception:  # noqa: BLE001  a wrong guess may raise anything; it is taken back and the next one tried
+        except Exception:  # noqa: BLE001  a wrong guess may raise anything; it is taken back
             trial.run()
             continue
         undo.add(trial.run)
-        del before
         return equivalence, tuple(f"{r.path}.{r.attribute} = {r.value}" for r in chosen)
     if isinstance(first, NotEquivalentError):
         raise first
-    line = str(first).strip().splitlines()[0] if str(first).strip() else type(first).__name__
+    line = (str(first).strip() or type(first).__name__).splitlines()[0]
     raise NotEquivalentError(
-        f"The network's code does not run at the new sizes: {line}. The cut was undone and nothing changed. Code that "
-        "computes with a fixed size (for example `C // self.n_head`, `.view(B, T, C)`) is the usual reason; use -1 or "
-        "a stored head width there, or leave these units whole."
+        f"The network's code does not run at the new sizes: {line}. The cut was undone and nothing changed. "
+        "Code that computes with a fixed size (for example `C // self.n_head`, `.view(B, T, C)`) is the "
+        "usual reason; use -1 or a stored head width there, or leave these units whole."
     ) from first
 
 
@@ -90,7 +88,8 @@ def _combinations(rewrites: list[_Rewrite]) -> Iterator[list[_Rewrite]]:
         sets = [chosen for size in range(min(len(keys), 4) + 1) for chosen in combinations(keys, size)]
         choices.append([s for s in sets if len({key[1] for key in s}) == len(s)])
     for chosen in sorted(product(*choices), key=lambda sets: sum(map(len, sets))):
-        flat = [r for keys, sets in zip(by_class.values(), chosen, strict=True) for key in sets for r in keys[key]]
+        picks = zip(by_class.values(), chosen, strict=True)
+        flat = [rewrite for keys, sets in picks for key in sets for rewrite in keys[key]]
         if flat:
             yield flat
 
@@ -111,7 +110,8 @@ def _candidates(
                 if before and old % before == 0 and (old == before or source.startswith("units")):
                     value = old // before * after
                     key = (type(module).__qualname__, attribute, source if old == before else f"{source}*")
-                    found.setdefault((id(module), attribute, value), _Rewrite(module, path, attribute, value, key))
+                    rewrite = _Rewrite(module, path, attribute, value, key)
+                    found.setdefault((id(module), attribute, value), rewrite)
     return list(found.values())
 
 

@@ -66,24 +66,38 @@ def observe(
     batch_statistics: bool = False,
     with_gradients: bool = True,
 ) -> Observation:
-    """Runs the network on copies of its tensors in `dtype`, masked if asked; the live network is not touched."""
-    parameters = {n: p.detach().to(dtype).clone() if p.is_floating_point() else p for n, p in model.named_parameters()}
-    buffers = {
-        n: b.detach().to(dtype).clone() if b.is_floating_point() else b.clone() for n, b in model.named_buffers()
-    }
+    """Runs the network on copies of its tensors in `dtype`, masked if asked; the live one is not touched."""
+    parameters = {name: _copied(p, dtype) for name, p in model.named_parameters()}
+    buffers = {name: _copied(b, dtype) for name, b in model.named_buffers()}
     if masked is not None:
         zero_masked(parameters, masked_axes(*masked))
-    wants = [p.requires_grad_() for p in parameters.values() if with_gradients and p.is_floating_point()]
+    wanted = {
+        n: p.requires_grad_() for n, p in parameters.items() if with_gradients and p.is_floating_point()
+    }
     cast = probe.cast(dtype)
-    with undisturbed(model), _batch_statistics(model, wanted=batch_statistics), torch.set_grad_enabled(with_gradients):
+    modes = undisturbed(model), _batch_statistics(model, wanted=batch_statistics)
+    with modes[0], modes[1], torch.set_grad_enabled(with_gradients):
         output = functional_call(model, {**parameters, **buffers}, cast.args, dict(cast.kwargs))
-        outputs = tuple(t for t in pytree.tree_leaves(output) if isinstance(t, Tensor) and t.is_floating_point())
-        gradients: dict[str, Tensor] = {}
-        if wants:
-            found = torch.autograd.grad(_projection(outputs), wants, allow_unused=True)
-            names = [n for n, p in parameters.items() if p.is_floating_point()]
-            gradients = {n: g for n, g in zip(names, found, strict=True) if g is not None}
+        outputs = tuple(leaf for leaf in pytree.tree_leaves(output) if _is_real(leaf))
+        gradients: Mapping[str, Tensor] = {}
+        if any(output.requires_grad for output in outputs):
+            gradients = _gradients(outputs, wanted)
     return Observation(tuple(t.detach() for t in outputs), gradients)
+
+
+def _copied(tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    return tensor.detach().to(dtype, copy=True) if tensor.is_floating_point() else tensor.detach().clone()
+
+
+def _is_real(leaf: Any) -> bool:
+    return isinstance(leaf, Tensor) and leaf.is_floating_point()
+
+
+def _gradients(outputs: tuple[Tensor, ...], wanted: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    found: tuple[Tensor | None, ...] = torch.autograd.grad(
+        _projection(outputs), list(wanted.values()), allow_unused=True
+    )
+    return {name: gradient for name, gradient in zip(wanted, found, strict=True) if gradient is not None}
 
 
 def _projection(outputs: tuple[Tensor, ...]) -> Tensor:
@@ -119,7 +133,7 @@ def difference(ours: Tensor, theirs: Tensor) -> float:
 
 @dataclass(frozen=True)
 class Reference:
-    """What the masked network computed before the cut: in float32, in float64, and in float64 by batch statistics."""
+    """What the masked network computed: in float32, in float64, and in float64 by batch statistics."""
 
     single: Observation
     double: Observation | None
@@ -136,7 +150,9 @@ def reference(model: nn.Module, anatomy: Anatomy, keep: BoolArray, probe: Probe)
     except RuntimeError as error:
         return Reference(single, None, None, f"not measured in float64: {str(error).splitlines()[0]}")
     has_statistics = any(isinstance(m, _NormBase) for m in model.modules())
-    training = observe(model, probe, torch.float64, masked=masked, batch_statistics=True) if has_statistics else None
+    training = None
+    if has_statistics:
+        training = observe(model, probe, torch.float64, masked=masked, batch_statistics=True)
     return Reference(single, double, training, "")
 
 
@@ -146,15 +162,16 @@ def prove(
     """Compares the cut network with what the masked one computed.
 
     Raises:
-        NotEquivalentError: they differ by more than floating-point tolerance. Whatever the network's code raises on
-            its new shapes passes through.
+        NotEquivalentError: they differ by more than floating-point tolerance. Whatever the network's code
+            raises on its new shapes passes through.
     """
     single = observe(model, probe, torch.float32, with_gradients=False)
     float32 = _outputs_differ(single, expected.single)
     float64 = gradient = None
     if expected.double is not None:
         double = observe(model, probe, torch.float64)
-        float64, gradient = _outputs_differ(double, expected.double), _gradients_differ(double, expected.double, kept)
+        float64 = _outputs_differ(double, expected.double)
+        gradient = _gradients_differ(double, expected.double, kept)
     if expected.training is not None:
         training = observe(model, probe, torch.float64, batch_statistics=True)
         float64 = max(float64 or 0.0, _outputs_differ(training, expected.training))
@@ -168,16 +185,17 @@ def prove(
 def _outputs_differ(ours: Observation, theirs: Observation) -> float:
     if len(ours.outputs) != len(theirs.outputs):
         return float("inf")
-    return max((difference(a, b) for a, b in zip(ours.outputs, theirs.outputs, strict=True)), default=float("inf"))
+    pairs = zip(ours.outputs, theirs.outputs, strict=True)
+    return max((difference(a, b) for a, b in pairs), default=float("inf"))
 
 
-def _gradients_differ(ours: Observation, theirs: Observation, kept: Mapping[str, Mapping[int, Tensor]]) -> float:
+def _gradients_differ(
+    ours: Observation, theirs: Observation, kept: Mapping[str, Mapping[int, Tensor]]
+) -> float:
     if ours.gradients.keys() != theirs.gradients.keys():
         return float("inf")
-    return max(
-        (difference(g, select(theirs.gradients[name], kept.get(name, {}))) for name, g in ours.gradients.items()),
-        default=0.0,
-    )
+    left = {name: select(gradient, kept.get(name, {})) for name, gradient in theirs.gradients.items()}
+    return max((difference(gradient, left[name]) for name, gradient in ours.gradients.items()), default=0.0)
 
 
 def _judge(found: Equivalence) -> None:
@@ -194,6 +212,7 @@ def _judge(found: Equivalence) -> None:
     ]
     if too_far:
         raise NotEquivalentError(
-            f"The cut network differs from the masked one: {'; '.join(too_far)}. The cut was undone and nothing changed. "
-            "Code that computes with a fixed size (for example `C // self.n_head`) is the usual reason."
+            f"The cut network differs from the masked one: {'; '.join(too_far)}. The cut was undone and "
+            "nothing changed. Code that computes with a fixed size (for example `C // self.n_head`) is the "
+            "usual reason."
         )

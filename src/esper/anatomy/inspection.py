@@ -9,7 +9,7 @@ from torch import nn
 from esper.anatomy.propagate import propagate
 from esper.anatomy.resolve import resolve
 from esper.anatomy.structure import Anatomy
-from esper.anatomy.trace import Loss, Traced, trace
+from esper.anatomy.trace import Loss, Traced, named_tensors, trace
 from esper.anatomy.units import build
 
 
@@ -36,9 +36,6 @@ def anatomy_of(traced: Traced, model: nn.Module) -> Anatomy:
 def _aliases(model: nn.Module) -> dict[str, tuple[str, ...]]:
     """For every tensor that has several names: its first name and the others."""
     names: dict[int, list[str]] = {}
-    for name, tensor in [
-        *model.named_parameters(remove_duplicate=False),
-        *model.named_buffers(remove_duplicate=False),
-    ]:
+    for name, tensor in named_tensors(model).items():
         names.setdefault(id(tensor), []).append(name)
     return {first: tuple(others) for first, *others in names.values() if others}

@@ -1,8 +1,9 @@
-"""Labels that flow through a network's graph: which parameter coordinate made each element of each activation.
+"""Labels that flow through a network's graph: which parameter coordinate made each activation element.
 
-Every coordinate of every parameter axis is a *label* (an integer above zero; 0 is "no identity"). A `Flow` describes one
-tensor of the graph by *layers*: label tensors with size 1 wherever the label does not vary, so that an activation of a
-million elements is described by one row of channel labels. An element goes when the label of any of its layers goes.
+Every coordinate of every parameter axis is a *label* (an integer above zero; 0 is "no identity"). A `Flow`
+describes one tensor of the graph by *layers*: label tensors with size 1 wherever the label does not vary, so
+that an activation of a million elements is described by one row of channel labels. An element goes when the
+label of any of its layers goes.
 
 What the operators say about labels is collected in a `LabelSpace` as facts, all vectorised:
 
@@ -17,8 +18,10 @@ What the operators say about labels is collected in a `LabelSpace` as facts, all
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from math import prod
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -44,16 +47,18 @@ def compact(layer: Tensor) -> Tensor:
 class Flow:
     """What one tensor of the graph carries: its concrete shape and its layers (compact, same number of axes).
 
-    `weight_of` names the parameter when the tensor is one, or a mere rearrangement of one.
+    `is_constant`: it follows from parameters and constants alone, whatever the input. `is_zeroed`: its
+    elements are exactly zero where a mask removes their label (a parameter is; its cosine is not).
     """
 
     shape: tuple[int, ...]
     layers: tuple[Tensor, ...] = ()
-    weight_of: str | None = None
+    is_constant: bool = False
+    is_zeroed: bool = False
 
     def moved(self, shape: Sequence[int], layers: Sequence[Tensor]) -> Flow:
         """The same content, rearranged."""
-        return Flow(tuple(shape), tuple(layers), self.weight_of)
+        return replace(self, shape=tuple(shape), layers=tuple(layers))
 
     def unsqueezed(self, *axes: int) -> Flow:
         """With axes of size 1 inserted at the given final positions (ascending)."""
@@ -72,12 +77,25 @@ class Flow:
         return self.moved(shape, [reshape_layer(layer, self.shape, shape) for layer in self.layers])
 
 
+def with_rank(flow: Flow, rank: int) -> Flow:
+    """With leading axes of size 1, as broadcasting sees it."""
+    missing = rank - len(flow.shape)
+    return flow.unsqueezed(*range(missing)) if missing else flow
+
+
+def are_zeroed(layers: Sequence[Tensor], by: Sequence[Flow]) -> bool:
+    """Whether a product of `by` is zero wherever a mask removes a label of `layers` (all of equal rank)."""
+    spelled_out = [set(varying_axes(layer)) for flow in by if flow.is_zeroed for layer in flow.layers]
+    return all(any(set(varying_axes(layer)) <= axes for axes in spelled_out) for layer in layers)
+
+
 def reshape_layer(layer: Tensor, old: Sequence[int], new: Sequence[int]) -> Tensor:
     """Reshapes a compact layer of a tensor of shape `old` to the compact layer of shape `new`.
 
     Only those runs of axes that really mix are spelled out, so that batch and space stay at size 1.
     """
-    expand, target = list(layer.shape), []
+    expand = list(layer.shape)
+    target: list[int] = []
     i = j = 0
     while i < len(old) or j < len(new):
         left, right, start_i, start_j = 1, 1, i, j
@@ -116,8 +134,8 @@ class LabelSpace:
         self.count += count
         return labels
 
-    def flow(self, shape: Sequence[int], layers: Sequence[Tensor], *, weight_of: str | None = None) -> Flow:
-        """A flow in normal form: empty layers dropped, single labels frozen, several axes recorded as a grid."""
+    def flow(self, shape: Sequence[int], layers: Sequence[Tensor], *, is_zeroed: bool = False) -> Flow:
+        """A flow in normal form: empty layers dropped, single labels frozen, grids recorded."""
         kept: list[Tensor] = []
         for layer in layers:
             axes = varying_axes(layer)
@@ -129,10 +147,10 @@ class LabelSpace:
             if len(axes) > 1:
                 self.grid(layer)
             kept.append(layer)
-        return Flow(tuple(int(size) for size in shape), tuple(kept), weight_of)
+        return Flow(tuple(int(size) for size in shape), tuple(kept), is_zeroed=is_zeroed)
 
     def grid(self, layer: Tensor, unit_axis: int | None = None) -> None:
-        """Records labels that vary along several axes; `unit_axis` is the axis whose slices should be the units."""
+        """Records labels that vary along several axes; slices along `unit_axis` should be the units."""
         axes = varying_axes(layer)
         if len(axes) < 2:
             return
@@ -144,7 +162,8 @@ class LabelSpace:
 
     def unite(self, left: Tensor, right: Tensor, reason: str) -> None:
         """Says that labels at the same place are equal; one that meets a fixed size is frozen."""
-        left, right = torch.broadcast_tensors(left, right)
+        shape = np.broadcast_shapes(left.shape, right.shape)
+        left, right = left.expand(shape), right.expand(shape)
         both = (left > 0) & (right > 0)
         if bool(both.any()):
             self.equal.append((left[both], right[both]))
@@ -162,14 +181,14 @@ class LabelSpace:
             self.freeze(layer, reason)
 
     def conjunction(self, layer: Tensor, axes: Sequence[int]) -> Tensor:
-        """The layer without `axes`' variation: a label per place that goes exactly when all labels along `axes` go."""
+        """The layer without variation along `axes`: a label per place that goes when all there go."""
         gone = [axis for axis in axes if layer.shape[axis] > 1]
         if not gone:
             return layer
         kept = [axis for axis in range(layer.dim()) if axis not in gone]
-        rows = layer.permute(*kept, *gone).reshape(-1, int(torch.tensor([layer.shape[a] for a in gone]).prod()))
-        if rows.shape[0] == 1:
-            return torch.zeros([1] * layer.dim(), dtype=torch.long)  # the whole axis: never removed as a whole
+        rows = layer.permute(*kept, *gone).reshape(-1, prod(layer.shape[axis] for axis in gone))
+        if rows.shape[0] == 1:  # the whole axis, which is never removed as a whole
+            return torch.zeros([1] * layer.dim(), dtype=torch.long)
         unique, inverse = torch.unique(rows, dim=0, return_inverse=True)
         same = (unique == unique[:, :1]).all(1)
         partly_fixed = (unique == 0).any(1)
@@ -183,7 +202,7 @@ class LabelSpace:
         return compact(labels[inverse].reshape(shape))
 
     def fix_axis(self, flow: Flow, axis: int, reason: str) -> None:
-        """Says that no coordinate of one axis of the tensor can be removed (slices along other axes still can)."""
+        """Says that no coordinate of one axis of the tensor can go (slices along other axes still can)."""
         axis %= max(len(flow.shape), 1)
         for layer in flow.layers:
             if layer.shape[axis] > 1:
@@ -194,24 +213,28 @@ class LabelSpace:
         """Two tensors combined element by element (with broadcasting): labels that meet are equal."""
         rank = max(len(left.shape), len(right.shape))
         left, right = with_rank(left, rank), with_rank(right, rank)
-        shape = torch.broadcast_shapes(left.shape, right.shape)
         for mine, other in ((left, right), (right, left)):
             for layer in mine.layers:
                 self._against_fixed_size(layer, other, reason)
-        covered: set[int] = set()
         layers = [*left.layers, *right.layers]
-        for i, a in enumerate(left.layers):
-            for k, b in enumerate(right.layers, start=len(left.layers)):
-                mine, other = set(varying_axes(a)), set(varying_axes(b))
-                if mine & other:
-                    self.unite(
-                        self.conjunction(a, tuple(mine - other)), self.conjunction(b, tuple(other - mine)), reason
-                    )
-                    if other <= mine:
-                        layers[i] = torch.where(layers[i] > 0, layers[i], b) if mine == other else layers[i]
-                        covered.add(k)
-                    elif mine <= other:
-                        covered.add(i)
+        covered: set[int] = set()
+        for i, ours in enumerate(left.layers):
+            for k, theirs in enumerate(right.layers, start=len(left.layers)):
+                along, across = set(varying_axes(ours)), set(varying_axes(theirs))
+                if not along & across:
+                    continue
+                self.unite(
+                    self.conjunction(ours, tuple(along - across)),
+                    self.conjunction(theirs, tuple(across - along)),
+                    reason,
+                )
+                if along == across:
+                    layers[i] = torch.where(layers[i] > 0, layers[i], theirs)
+                if across <= along:
+                    covered.add(k)
+                elif along <= across:
+                    covered.add(i)
+        shape = np.broadcast_shapes(left.shape, right.shape)
         return self.flow(shape, [layer for n, layer in enumerate(layers) if n not in covered])
 
     def _against_fixed_size(self, layer: Tensor, other: Flow, reason: str) -> None:
@@ -221,9 +244,3 @@ class LabelSpace:
             if other.shape[axis] > 1 and axis not in labelled:
                 others = [a for a in varying_axes(layer) if a != axis]
                 self.freeze(self.conjunction(layer, others), reason)
-
-
-def with_rank(flow: Flow, rank: int) -> Flow:
-    """With leading axes of size 1, as broadcasting sees it."""
-    missing = rank - len(flow.shape)
-    return flow.unsqueezed(*range(missing)) if missing else flow

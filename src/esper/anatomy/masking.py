@@ -11,7 +11,7 @@ from esper.anatomy.structure import Anatomy, BoolArray, IntArray
 
 
 def masked_axes(anatomy: Anatomy, keep: BoolArray) -> dict[tuple[str, int], IntArray]:
-    """The parameter coordinates to zero, by (parameter, axis). Running statistics are left alone: they scale zeros."""
+    """The parameter coordinates to zero, by (parameter, axis). Buffers are left alone: they scale zeros."""
     parameters = {info.name for info in anatomy.tensors if info.is_parameter}
     return {key: gone for key, gone in anatomy.removed_indices(keep).items() if key[0] in parameters}
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
@@ -26,30 +27,37 @@ def refresh(module: nn.Module, path: str, kept: Mapping[str, Mapping[int, Tensor
 
     `kept` are the coordinates that stayed, by full tensor name and axis.
     """
-    prefix = f"{path}." if path else ""
-    if isinstance(module, nn.Linear):
-        _set(module, undo, out_features=module.weight.shape[0], in_features=module.weight.shape[1])
-    elif isinstance(module, _ConvNd):
-        _convolution(module, kept.get(f"{prefix}weight", {}), undo)
-    elif isinstance(module, _NormBase):
-        first = next((t for t in (module.weight, module.running_mean) if t is not None), None)
-        if first is not None:
-            _set(module, undo, num_features=first.shape[0])
-    elif isinstance(module, nn.GroupNorm) and module.weight is not None:
-        width = module.num_channels // module.num_groups
-        _set(module, undo, num_channels=module.weight.shape[0], num_groups=module.weight.shape[0] // width)
-    elif isinstance(module, (nn.LayerNorm, nn.RMSNorm)) and module.weight is not None:
-        _set(module, undo, normalized_shape=tuple(module.weight.shape))
-    elif isinstance(module, nn.Embedding):
-        _set(module, undo, num_embeddings=module.weight.shape[0], embedding_dim=module.weight.shape[1])
-    elif isinstance(module, nn.PReLU):
-        _set(module, undo, num_parameters=module.weight.shape[0])
+    if isinstance(module, _ConvNd):
+        _convolution(module, kept.get(f"{path}.weight" if path else "weight", {}), undo)
     elif isinstance(module, nn.MultiheadAttention):
         _multihead(module, path, undo)
-    elif type(module).__name__ == "Conv1D" and hasattr(module, "nf"):  # transformers: weight is [in, out]
-        _set(module, undo, nf=module.weight.shape[1])
-        if hasattr(module, "nx"):
-            _set(module, undo, nx=module.weight.shape[0])
+    else:
+        _set(module, undo, **_sizes_of(module))
+
+
+def _sizes_of(module: nn.Module) -> dict[str, Any]:
+    """The attributes that repeat the size of a tensor, as they should be."""
+    weight = getattr(module, "weight", None)
+    if isinstance(module, _NormBase):
+        first = next((t for t in (weight, module.running_mean) if t is not None), None)
+        return {} if first is None else {"num_features": first.shape[0]}
+    if not isinstance(weight, Tensor):
+        return {}
+    if isinstance(module, nn.Linear):
+        return {"out_features": weight.shape[0], "in_features": weight.shape[1]}
+    if isinstance(module, nn.GroupNorm):
+        width = module.num_channels // module.num_groups
+        return {"num_channels": weight.shape[0], "num_groups": weight.shape[0] // width}
+    if isinstance(module, (nn.LayerNorm, nn.RMSNorm)):
+        return {"normalized_shape": tuple(weight.shape)}
+    if isinstance(module, nn.Embedding):
+        return {"num_embeddings": weight.shape[0], "embedding_dim": weight.shape[1]}
+    if isinstance(module, nn.PReLU):
+        return {"num_parameters": weight.shape[0]}
+    if type(module).__name__ == "Conv1D":  # transformers: weight is [in, out]
+        sizes = {"nf": weight.shape[1], "nx": weight.shape[0]}
+        return {name: size for name, size in sizes.items() if hasattr(module, name)}
+    return {}
 
 
 def _set(module: nn.Module, undo: Undo, **values: Any) -> None:
@@ -65,7 +73,7 @@ def _convolution(module: _ConvNd, kept: Mapping[int, Tensor], undo: Undo) -> Non
     groups = module.groups
     if groups > 1 and grouped_axis in kept:
         per_group = old_size // groups
-        groups = int((kept[grouped_axis] // per_group).unique().numel())
+        groups = int(np.unique(kept[grouped_axis].numpy() // per_group).size)
     first, second = module.weight.shape[0], module.weight.shape[1]
     if isinstance(module, _ConvTransposeNd):
         _set(module, undo, in_channels=first, out_channels=second * groups, groups=groups)
@@ -78,10 +86,11 @@ def _multihead(module: nn.MultiheadAttention, path: str, undo: Undo) -> None:
     inner = weight.shape[1]
     if inner == module.num_heads * module.head_dim:
         return
-    before = (module.__class__, module.num_heads, module._qkv_same_embed_dim)
+    before, attributes = module.__class__, dict(vars(module))
 
     def back() -> None:
-        module.__class__, module.num_heads, module._qkv_same_embed_dim = before
+        module.__class__ = before
+        vars(module).update(attributes)
 
     undo.add(back)
     try:

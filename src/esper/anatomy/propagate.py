@@ -4,18 +4,36 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor, fx
 from torch.export.graph_signature import InputKind
+from torch.utils import _pytree as pytree
 
 from esper.anatomy.labels import Flow, LabelSpace
-from esper.anatomy.rules import RULES, Call, Notes
+from esper.anatomy.rules import RULES, Call, Notes, Result, Rule
 from esper.anatomy.trace import Traced
 
-_HOLDS_A_GRAPH = ("wrap_with_set_grad_enabled", "wrap_with_autocast", "hints_wrapper", "checkpoint", "invoke_subgraph")
+_HOLDS_A_GRAPH = (
+    "wrap_with_set_grad_enabled",
+    "wrap_with_autocast",
+    "hints_wrapper",
+    "checkpoint",
+    "tag_activation_checkpoint",
+    "invoke_subgraph",
+)
+_RULE_ERRORS = (
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    LookupError,
+    NotImplementedError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+)
 
 
 @dataclass
@@ -26,14 +44,13 @@ class Propagation:
     axes: dict[str, list[Tensor]]
     parameters: set[str]
     notes: Notes
-    modules: dict[str, str] = field(default_factory=dict)
 
 
 def propagate(traced: Traced) -> Propagation:
     """Interprets the exported graph of `traced` on labels."""
     run = _Run(traced)
-    run.graph(traced.program.graph, {})
-    return Propagation(run.space, run.axes, run.parameters, run.notes, run.modules)
+    run.freeze_output(run.graph(traced.program.graph))
+    return Propagation(run.space, run.axes, run.parameters, run.notes)
 
 
 class _Run:
@@ -43,24 +60,20 @@ class _Run:
         self.notes = Notes()
         self.axes: dict[str, list[Tensor]] = {}
         self.parameters: set[str] = set()
-        self.modules: dict[str, str] = {}
-        self._by_storage: dict[tuple[int, tuple[int, ...]], str] = {}
+        self._kinds = {spec.arg.name: spec.kind for spec in traced.program.graph_signature.input_specs}
 
-    def graph(self, graph: fx.Graph, inputs: Mapping[str, Any]) -> Any:
-        """Runs one graph; `inputs` are the placeholders that are already known (bodies of higher-order operators)."""
+    def graph(self, graph: fx.Graph, given: Mapping[str, Any] | None = None, inside: str = "") -> Any:
+        """Runs one graph; the body of a higher-order operator is `given` inputs and lies `inside` it."""
         values: dict[fx.Node, Any] = {}
         for node in graph.nodes:
             if node.op == "placeholder":
-                values[node] = inputs[node.name] if node.name in inputs else self._placeholder(node)
+                values[node] = self._placeholder(node) if given is None else given[node.name]
             elif node.op == "get_attr":
                 values[node] = self._attribute(node)
             elif node.op == "output":
-                result = fx.node.map_arg(node.args[0], values.__getitem__)
-                if not inputs:
-                    self._freeze_output(result)
-                return result
+                return fx.node.map_arg(node.args[0], values.__getitem__)
             else:
-                values[node] = self._call(node, values)
+                values[node] = self._call(node, values, inside)
         return None
 
     def _placeholder(self, node: fx.Node) -> Any:
@@ -69,64 +82,61 @@ class _Run:
             return _concrete(value)
         shape = tuple(_concrete(size) for size in value.shape)
         name = self.traced.names.get(node.name)
-        if name is None:
-            return Flow(shape)
-        return self._parameter(node, name, shape)
+        return Flow(shape) if name is None else self._tensor(name, shape, self._kinds[node.name])
 
-    def _parameter(self, node: fx.Node, name: str, shape: tuple[int, ...]) -> Flow:
-        kinds = {spec.arg.name: spec.kind for spec in self.traced.program.graph_signature.input_specs}
-        is_parameter = kinds[node.name] is InputKind.PARAMETER
-        original = self._tied_to(name, shape)
-        if original not in self.axes:
-            self.axes[original] = [
+    def _tensor(self, name: str, shape: tuple[int, ...], kind: InputKind) -> Flow:
+        if name not in self.axes:
+            self.axes[name] = [
                 self.space.fresh(size) if size > 1 else torch.zeros(size, dtype=torch.long) for size in shape
             ]
+        layers = [
+            labels.reshape([-1 if n == axis else 1 for n in range(len(shape))])
+            for axis, labels in enumerate(self.axes[name])
+            if labels.numel() > 1
+        ]
+        is_parameter = kind is InputKind.PARAMETER
         if is_parameter:
-            self.parameters.add(original)
-        layers = []
-        for axis, labels in enumerate(self.axes[original]):
-            if labels.numel() > 1:
-                layers.append(labels.reshape([-1 if n == axis else 1 for n in range(len(shape))]))
-        return Flow(shape, tuple(layers), original if is_parameter else None)
-
-    def _tied_to(self, name: str, shape: tuple[int, ...]) -> str:
-        """The first name of a tensor that several names share."""
-        states = self.traced.program.state_dict
-        tensor = states.get(name, states.get(f"model.{name}"))
-        if tensor is None or tensor.device.type == "meta" or tensor.numel() == 0:
-            return name
-        return self._by_storage.setdefault((tensor.data_ptr(), shape), name)
+            self.parameters.add(name)
+        if name in self.traced.entangled:
+            for layer in layers:
+                self.space.freeze(layer, f"{name} shares memory with another tensor")
+        return Flow(shape, tuple(layers), is_constant=True, is_zeroed=is_parameter)
 
     def _attribute(self, node: fx.Node) -> Any:
         owner: Any = node.graph.owning_module
         for part in str(node.target).split("."):
             owner = getattr(owner, part)
-        return Flow(tuple(owner.shape)) if isinstance(owner, Tensor) else owner
+        return Flow(tuple(owner.shape), is_constant=True) if isinstance(owner, Tensor) else owner
 
-    def _call(self, node: fx.Node, values: dict[fx.Node, Any]) -> Any:
-        args = fx.node.map_arg(node.args, values.__getitem__)
-        kwargs = fx.node.map_arg(node.kwargs, values.__getitem__)
+    def _call(self, node: fx.Node, values: dict[fx.Node, Any], inside: str) -> Any:
+        args: Any = fx.node.map_arg(node.args, values.__getitem__)
+        kwargs: Any = fx.node.map_arg(node.kwargs, values.__getitem__)
         if node.target is operator.getitem:
             return args[0][args[1]]
         value = node.meta.get("val")
         shapes = _shapes(value)
         if not shapes:
-            return _concrete(value) if not isinstance(value, (list, tuple)) else [_concrete(v) for v in value]
+            return pytree.tree_map(_concrete, value)
         name = _name(node.target)
-        call = Call(node.name, name, node.target, tuple(args), dict(kwargs), shapes, self.space, self.notes)
-        self.modules[node.name] = _module_path(node)
+        target: Any = node.target
+        call = Call(
+            inside + node.name, name, target, tuple(args), dict(kwargs), shapes, self.space, self.notes
+        )
         if name in _HOLDS_A_GRAPH:
-            return self._body(args)
+            return self._body(call)
         return self._applied(node, call, values)
 
     def _applied(self, node: fx.Node, call: Call, values: dict[fx.Node, Any]) -> Any:
+        flows = call.flows()
+        is_constant = all(flow.is_constant for flow in flows)
         rule = RULES.get(call.name)
-        if rule is None or (call.args and not call.flows()):
-            if rule is None:
-                for flow in call.flows():
-                    self.space.freeze_flow(flow, f"unknown operator {call.where}")
-            return call.unlabelled()
-        result = rule(call)
+        if rule is None or (call.args and not flows):
+            result = call.frozen(f"unknown operator {call.where}")
+        else:
+            result = _followed(rule, call)
+        result = pytree.tree_map(
+            lambda flow: replace(flow, is_constant=is_constant), result, is_leaf=_is_flow
+        )
         if _is_in_place(node.target) and isinstance(result, Flow):
             self._overwrite(node, call, result, values)
         return result
@@ -135,39 +145,73 @@ class _Run:
         """An in-place operator also changes what earlier names of the tensor stand for."""
         target = node.args[0]
         if isinstance(target, fx.Node):
-            if target.target not in (torch.ops.aten.relu_.default,) and _is_view(target):
-                for flow in call.flows():
-                    self.space.freeze_flow(flow, f"{call.where} writes into a view")
+            if len(call.flows()) > 1 and _is_view(target):
+                call.frozen(f"{call.where} writes into a view")
             values[target] = result
 
-    def _body(self, args: tuple[Any, ...]) -> Any:
-        position = next(n for n, arg in enumerate(args) if isinstance(arg, fx.GraphModule))
-        graph = args[position].graph
-        names = [node.name for node in graph.nodes if node.op == "placeholder"]
-        return self.graph(graph, dict(zip(names, args[position + 1 :], strict=True)) or {"": None})
+    def _body(self, call: Call) -> Any:
+        position = next(n for n, arg in enumerate(call.args) if isinstance(arg, fx.GraphModule))
+        body: fx.Graph = call.args[position].graph
+        names = [node.name for node in body.nodes if node.op == "placeholder"]
+        given = dict(zip(names, call.args[position + 1 :], strict=True))
+        known = len(self.notes.reads)
+        result = self.graph(body, given, inside=f"{call.node}/")
+        for read in self.notes.reads[
+            known:
+        ]:  # unmeasured is not unimportant: what cannot be gated is not cut
+            self.space.freeze(read.layer, f"is read inside {call.where}, where its effect cannot be measured")
+        return result
 
-    def _freeze_output(self, result: Any) -> None:
-        for flow in torch.utils._pytree.tree_leaves(result):
+    def freeze_output(self, result: Any) -> None:
+        for flow in pytree.tree_leaves(result):
             if isinstance(flow, Flow):
                 self.space.freeze_flow(flow, "reaches an output of the network")
 
 
+def _followed(rule: Rule, call: Call) -> Result:
+    """What the rule says, or, where it does not know this form of the operator, everything frozen."""
+    try:
+        result = rule(call)
+    except _RULE_ERRORS as error:
+        return call.frozen(
+            f"{call.where} is used in a form that is not followed ({type(error).__name__}: {error})"
+        )
+    flows = [leaf for leaf in pytree.tree_leaves(result, is_leaf=_is_flow) if isinstance(leaf, Flow)]
+    if tuple(flow.shape for flow in flows) != call.shapes:
+        return call.frozen(f"{call.where} is used in a form that is not followed")
+    return result
+
+
+def _is_flow(value: Any) -> bool:
+    return isinstance(value, Flow)
+
+
 def _is_view(node: fx.Node) -> bool:
-    return isinstance(node.target, torch._ops.OpOverload) and any(
-        ret.alias_info is not None and not ret.alias_info.is_write for ret in node.target._schema.returns
+    schema = _schema(node.target)
+    return schema is not None and any(
+        returned.alias_info is not None and not returned.alias_info.is_write for returned in schema.returns
     )
 
 
 def _is_in_place(target: Any) -> bool:
-    return isinstance(target, torch._ops.OpOverload) and target._schema.name.endswith("_")
+    schema = _schema(target)
+    return schema is not None and str(schema.name).endswith("_")
+
+
+def _schema(target: Any) -> Any:
+    """The signature of an ATen operator; None for anything else."""
+    return getattr(target, "_schema", None)
 
 
 def _name(target: Any) -> str:
-    """`aten::add_.Tensor` -> `add`."""
-    if isinstance(target, torch._ops.OpOverload):
-        name = target._schema.name.split("::")[-1]
-        return name if name.startswith("__") else name.rstrip("_")
-    return str(getattr(target, "__name__", target))
+    """`aten::add_.Tensor` -> `add`; operators of other libraries keep their full name."""
+    schema = _schema(target)
+    if schema is None:
+        return str(getattr(target, "__name__", target))
+    library, _, name = str(schema.name).partition("::")
+    if library != "aten":
+        return str(schema.name)
+    return name if name.startswith("__") else name.rstrip("_")
 
 
 def _shapes(value: Any) -> tuple[tuple[int, ...], ...]:
@@ -180,9 +224,3 @@ def _concrete(value: Any) -> Any:
     if isinstance(value, (torch.SymInt, torch.SymFloat, torch.SymBool)):
         return value.node.hint
     return value
-
-
-def _module_path(node: fx.Node) -> str:
-    stack = node.meta.get("nn_module_stack") or {}
-    path = next(reversed(list(stack.values())))[0] if stack else ""
-    return str(path).removeprefix("model").removeprefix(".")

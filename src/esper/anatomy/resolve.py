@@ -17,21 +17,23 @@ IntArray = NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Classes:
-    """`of[label]` is the class of a label (class of label 0 is 0 and means none); `reason[c]` why a class stays, or ''."""
+    """`of[label]` is the class of a label (0 means none); `reason[c]` says why a class stays."""
 
     of: IntArray
     reason: dict[int, str]
 
     def map(self, labels: Tensor) -> IntArray:
-        return self.of[labels.numpy()]
+        classes: IntArray = self.of[labels.numpy()]
+        return classes
 
 
 def resolve(space: LabelSpace) -> Classes:
-    """Unites equal labels, closes under the rule that only whole slices of a tensor can go, and freezes the rest."""
+    """Unites equal labels, closes under the rule that only whole slices can go, and freezes the rest."""
     solver = _Solver(space)
     solver.settle()
     preferred = [(grid, axis) for grid, axis in space.grids.values() if axis is not None]
-    if any([solver.choose_axis(grid, axis) for grid, axis in preferred]):  # a list: every grid has its say
+    united = [solver.choose_axis(grid, axis) for grid, axis in preferred]
+    if any(united):
         solver.settle()
     for grid, axis in space.grids.values():
         while solver.choose_axis(grid, axis):
@@ -64,10 +66,10 @@ class _Solver:
             first = np.full(component.max() + 1, size, np.int64)
             np.minimum.at(first, component, np.arange(size))
             self.classes = first[component]
-            self.left, self.right = [np.arange(size)], [self.classes]  # keep what is known, in its shortest form
+            self.left, self.right = [np.arange(size)], [self.classes]  # what is known, in its shortest form
 
     def _conjunction_equalities(self) -> bool:
-        """A conjunction of one class is that class; two conjunctions of the same classes are one. Returns: anything new?"""
+        """A conjunction of one class is that class; two of the same classes are one. Returns: is any new?"""
         new = False
         mixed: list[IntArray] = []
         by_support: dict[int, list[tuple[IntArray, IntArray]]] = {}
@@ -95,7 +97,7 @@ class _Solver:
         return True
 
     def choose_axis(self, small: Tensor, preferred: int | None) -> bool:
-        """Makes the slices of one grid along one axis live or die as a whole. Returns: did that unite anything?"""
+        """Makes the slices of one grid along one axis live or die whole. Returns: did that unite any?"""
         grid = self.classes[small.numpy()]
         axes = [n for n in range(grid.ndim) if not (grid == grid.take([0], n)).all()]
         if len(axes) < 2:
@@ -119,7 +121,7 @@ class _Solver:
 
     def _frozen_supports(self) -> set[tuple[int, ...]]:
         frozen = {int(label) for labels, _ in self.space.frozen for label in self.classes[labels.numpy()]}
-        supports = {(label,) for label in frozen}
+        supports: set[tuple[int, ...]] = {(label,) for label in frozen}
         for ids, rows in self.conjunctions:
             for number in np.flatnonzero(np.isin(self.classes[ids], list(frozen))):
                 supports.add(tuple(np.unique(self.classes[rows[number]]).tolist()))
@@ -140,5 +142,3 @@ def _distinct(support: IntArray) -> IntArray:
     """Sorted rows with repeats replaced by 0, sorted again: equal rows mean equal sets."""
     repeats = np.concatenate([np.zeros((len(support), 1), bool), support[:, 1:] == support[:, :-1]], axis=1)
     return np.sort(np.where(repeats, 0, support), axis=1)
-
-

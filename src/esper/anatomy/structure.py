@@ -1,8 +1,8 @@
 """The anatomy of a network as plain arrays: units, the tensor axes they run through, and what they cost.
 
-A *unit* is the smallest thing that can be removed alone: one channel with everything coupled to it, or one attention
-head. Units that run through the same axes form a *group* (all channels of one residual stage, all heads of one
-attention layer). Everything is an array per group; there is no Python object per channel.
+A *unit* is the smallest thing that can be removed alone: one channel with everything coupled to it, or one
+attention head. Units that run through the same axes form a *group* (all channels of one residual stage, all
+heads of one attention layer). Everything is an array per group; there is no Python object per channel.
 """
 
 from __future__ import annotations
@@ -38,8 +38,8 @@ class Member:
     """One axis of one tensor that every unit of a group runs through.
 
     `index[u]` are the coordinates of unit `u` along `axis`: shape [width, coordinates per unit].
-    A *producer* makes the unit's activation (weight rows, bias), a *consumer* reads it (weight columns), a *companion*
-    goes along (norm affines, running statistics, depthwise filters).
+    A *producer* makes the unit's activation (weight rows, bias), a *consumer* reads it (weight columns), a
+    *companion* goes along (norm affines, running statistics, depthwise filters).
     """
 
     tensor: str
@@ -93,8 +93,9 @@ class Term:
 class Gate:
     """Where units are read: argument `argument` of graph node `node`.
 
-    `units` tells for every element (broadcast to the argument's shape) the unit that made it, or -1. Multiplying the
-    argument by 0 where a unit stands removes the unit's effect exactly: it zeroes what the consumer's columns see.
+    `units` tells for every element (broadcast to the argument's shape) the unit that made it, or -1.
+    Multiplying the argument by 0 where a unit stands removes the unit's effect exactly: it zeroes what the
+    consumer's columns see.
     """
 
     node: str
@@ -178,7 +179,7 @@ class Anatomy:
         return sum(int(np.prod(shapes[t.name])) for t in self.tensors if t.is_parameter)
 
     def flops(self, keep: BoolArray | None = None) -> float:
-        """Floating-point operations of one forward pass for one sample (2 per multiply-add; contractions only)."""
+        """Floating-point operations of one forward pass of one sample: 2 per multiply-add."""
         if keep is not None:
             self.check_mask(keep)
         return float(sum(self._term_work(term, keep) for term in self.terms))
@@ -211,7 +212,9 @@ class Anatomy:
             Term(
                 name,
                 1.0,
-                tuple(owner.get((name, axis), np.full(size, -1, np.int64)) for axis, size in enumerate(shape)),
+                tuple(
+                    owner.get((name, axis), np.full(size, -1, np.int64)) for axis, size in enumerate(shape)
+                ),
             )
             for name, shape in shapes.items()
         )
@@ -224,7 +227,10 @@ class Anatomy:
             whole = term.multiplier * sizes.prod() if sizes.size else term.multiplier
             if whole == 0:
                 continue
-            touched = [np.bincount(f[k & (f >= 0)], minlength=self.num_units) for f, k in zip(term.factors, kept, strict=True)]
+            touched = [
+                np.bincount(f[k & (f >= 0)], minlength=self.num_units)
+                for f, k in zip(term.factors, kept, strict=True)
+            ]
             rest = np.ones(self.num_units)
             for lost, size in zip(touched, sizes, strict=True):
                 rest *= 1.0 - lost / size
@@ -246,7 +252,9 @@ class Anatomy:
             ],
             "frozen": [[f.name, f.width, f.reason] for f in self.frozen],
             "terms": [[t.node, t.multiplier, [f.tolist() for f in t.factors]] for t in self.terms],
-            "gates": [[g.node, g.argument, list(g.units.shape), g.units.ravel().tolist()] for g in self.gates],
+            "gates": [
+                [g.node, g.argument, list(g.units.shape), g.units.ravel().tolist()] for g in self.gates
+            ],
         }
 
     @classmethod
@@ -258,7 +266,10 @@ class Anatomy:
                     g["name"],
                     Kind(g["kind"]),
                     g["width"],
-                    tuple(Member(t, a, np.asarray(i, np.int64).reshape(g["width"], -1), r) for t, a, r, i in g["members"]),
+                    tuple(
+                        Member(t, a, np.asarray(i, np.int64).reshape(g["width"], -1), r)
+                        for t, a, r, i in g["members"]
+                    ),
                 )
                 for g in data["groups"]
             ),

@@ -1,4 +1,4 @@
-"""Cutting: removes units from the live network and its optimizer, and keeps the result only if it is proven equal."""
+"""Cutting: removes units from the live network and its optimizer, and keeps only what is proven equal."""
 
 from __future__ import annotations
 
@@ -39,8 +39,8 @@ def cut(
 ) -> Cut:
     """Removes the units that `keep` marks False, in place, or leaves everything as it was.
 
-    Parameters stay the same objects, so optimizer groups, tied names and hooks keep working; gradients and every
-    element-wise optimizer state tensor lose the same coordinates.
+    Parameters stay the same objects, so optimizer groups, tied names and hooks keep working; gradients and
+    every element-wise optimizer state tensor lose the same coordinates.
 
     Args:
         model: the live network the anatomy was made of.
@@ -52,7 +52,8 @@ def cut(
     Raises:
         MaskError: `keep` does not fit the anatomy.
         NotEquivalentError: the network's own code does not work at the new sizes; nothing changed.
-        SurgeryError: the anatomy is of another network, or an optimizer's state cannot follow; nothing changed.
+        SurgeryError: the anatomy is of another network, or an optimizer's state cannot follow; nothing
+            changed.
     """
     tensors = live_tensors(model, anatomy)
     kept = kept_indices(anatomy, anatomy.removed_indices(keep))
@@ -75,10 +76,10 @@ def cut(
 
 
 def uncut(model: nn.Module, before: Anatomy, made: Cut, optimizers: tuple[Optimizer, ...] = ()) -> None:
-    """Gives the network the shapes it had before a cut, so that a checkpoint from then can be restored into it.
+    """Gives the network the shapes it had before a cut, so that a checkpoint from then fits again.
 
-    Coordinates that the cut removed come back as zeros, in parameters, buffers and optimizer state alike. Cuts are
-    taken back last first.
+    Coordinates that the cut removed come back as zeros, in parameters, buffers and optimizer state alike.
+    Cuts are taken back last first.
 
     Args:
         model: the network as the cut left it.

@@ -16,15 +16,18 @@ from torch.utils import _pytree as pytree
 from esper.errors import ConfigError, UntraceableError
 
 Loss = Callable[[Any, Any], Tensor]
-TRACE_BATCH = 2  # labels do not depend on the batch size; 1 would be specialised to a constant by the exporter
+TRACE_BATCH = 2
+"""Labels do not depend on the batch size; the exporter would take 1 for a constant."""
 
 
 @dataclass(frozen=True)
 class Traced:
     """An exported network.
 
-    `names` maps a placeholder of the graph to the network's own name of that parameter or buffer. `batch` is the size
-    of the first axis of the inputs during tracing, `has_loss` says whether the first output is the loss.
+    `names` maps a placeholder of the graph to the network's own (first) name of that parameter or buffer.
+    `batch` is the size of the first axis of the inputs during tracing, `has_loss` says whether the first
+    output is the loss. `entangled` are tensors that share memory with another tensor without being the same
+    object.
     """
 
     program: ExportedProgram
@@ -32,6 +35,7 @@ class Traced:
     batch: int
     has_loss: bool
     is_batch_dynamic: bool
+    entangled: frozenset[str] = frozenset()
 
 
 class _Step(nn.Module):
@@ -50,7 +54,7 @@ class _Step(nn.Module):
 
 
 def primary_output(output: Any) -> Tensor:
-    """The tensor that a metric looks at: the output itself, its `logits`, or its first floating-point tensor."""
+    """The tensor that a metric looks at: the output, its `logits`, or its first floating-point tensor."""
     if isinstance(output, Tensor):
         return output
     logits = getattr(output, "logits", None)
@@ -74,7 +78,7 @@ def undisturbed(model: nn.Module) -> Iterator[None]:
     """Runs a block with the network in eval mode and leaves mode, random state and buffers as they were."""
     modes = {module: module.training for module in model.modules()}
     buffers = {name: buffer.detach().clone() for name, buffer in model.named_buffers()}
-    devices = list(range(torch.cuda.device_count())) if torch.cuda.is_initialized() else []
+    devices = sorted({p.device.index or 0 for p in model.parameters() if p.device.type == "cuda"})
     with torch.random.fork_rng(devices=devices):
         try:
             model.eval()
@@ -91,18 +95,21 @@ def undisturbed(model: nn.Module) -> Iterator[None]:
 def split_sample(sample: Any, *, with_target: bool) -> tuple[tuple[Any, ...], dict[str, Any], Any]:
     """Splits one batch into positional inputs, keyword inputs and target.
 
-    `(x, y)` is input and target; a mapping is keyword inputs with the target under `labels` or `target`; anything else
-    is the input. Without a target a tuple is the positional inputs.
+    `(x, y)` is input and target; a mapping is keyword inputs with the target under `labels` or `target`;
+    anything else is the input. Without a target a tuple is the positional inputs.
     """
     if isinstance(sample, Mapping):
         kwargs = dict(sample)
-        target = next((kwargs.pop(key) for key in ("labels", "target") if with_target and key in kwargs), None)
-        return (), kwargs, target
+        known = [key for key in ("labels", "target") if with_target and key in kwargs]
+        return (), kwargs, kwargs.pop(known[0]) if known else None
     if isinstance(sample, (tuple, list)):
         if not with_target:
             return tuple(sample), {}, None
         if len(sample) < 2:
-            raise ConfigError(f"A sample with a loss must be (input, target); it has {len(sample)} element(s).")
+            raise ConfigError(
+                f"A sample with a loss must be (input, target); this one has {len(sample)} element(s). "
+                "Give one batch as the data loader yields it."
+            )
         inputs, target = sample[:-1], sample[-1]
         if len(inputs) == 1 and isinstance(inputs[0], Mapping):
             return (), dict(inputs[0]), target
@@ -123,24 +130,66 @@ def trace(model: nn.Module, sample: Any, loss: Loss | None = None) -> Traced:
         ConfigError: the sample is on another device than the network, or the loss is not a scalar.
     """
     args, kwargs, target = split_sample(sample, with_target=loss is not None)
-    _check_devices(model, (args, kwargs, target))
-    (args, kwargs, target), batch = _small_batch((args, kwargs, target))
+    inputs = (args, kwargs, target)
+    _check_devices(model, inputs)
     step = _Step(model, loss)
+    small, batch = _small_batch(inputs)
     with undisturbed(model):
-        program = _export(step, (args, kwargs, target), batch)
+        try:
+            program = _export(step, small, batch)
+        except UntraceableError:
+            if small is inputs:
+                raise
+            batch = _tensors_of(inputs)[0].shape[0]  # the first axis is not a batch, or its size is fixed
+            program = _export(step, inputs, batch)
     if loss is not None:
         _check_scalar(program)
-    names = {}
-    for spec in program.graph_signature.input_specs:
-        if spec.target is not None:
-            names[spec.arg.name] = spec.target.removeprefix("model.")
-    dynamic = any(
+    first_names = _first_names(model)
+    names = {
+        spec.arg.name: _own_name(spec.target, first_names)
+        for spec in program.graph_signature.input_specs
+        if spec.target is not None
+    }
+    return Traced(program, names, batch, loss is not None, _is_dynamic(program), _entangled(model))
+
+
+def _is_dynamic(program: ExportedProgram) -> bool:
+    return any(
         isinstance(size, torch.SymInt)
         for node in program.graph.nodes
         if node.op == "placeholder" and isinstance(node.meta.get("val"), Tensor)
         for size in node.meta["val"].shape
     )
-    return Traced(program, names, batch, loss is not None, dynamic)
+
+
+def named_tensors(model: nn.Module) -> dict[str, Tensor]:
+    """Every parameter and buffer under each of its names."""
+    return {
+        **dict(model.named_parameters(remove_duplicate=False)),
+        **dict(model.named_buffers(remove_duplicate=False)),
+    }
+
+
+def _first_names(model: nn.Module) -> dict[str, str]:
+    """For every name of a tensor, the first of its names."""
+    first: dict[int, str] = {}
+    return {name: first.setdefault(id(tensor), name) for name, tensor in named_tensors(model).items()}
+
+
+def _own_name(target: str, first_names: Mapping[str, str]) -> str:
+    """The network's name of a tensor of the traced step; `<...>` is one that the network does not own."""
+    name = target.removeprefix("model.")
+    return first_names.get(name, f"<{name}>") if target.startswith("model.") else f"<{target}>"
+
+
+def _entangled(model: nn.Module) -> frozenset[str]:
+    """Tensors in one memory that are not one object: cutting one of them would part them."""
+    owners: dict[int, dict[int, str]] = {}
+    first_names = _first_names(model)
+    for name, tensor in named_tensors(model).items():
+        if first_names[name] == name and tensor.device.type != "meta" and tensor.numel():
+            owners.setdefault(tensor.untyped_storage().data_ptr(), {})[id(tensor)] = name
+    return frozenset(name for names in owners.values() if len(names) > 1 for name in names.values())
 
 
 def _export(step: nn.Module, inputs: tuple[Any, ...], batch: int) -> ExportedProgram:
@@ -155,19 +204,19 @@ def _export(step: nn.Module, inputs: tuple[Any, ...], batch: int) -> ExportedPro
             return torch.export.export(step, inputs, dynamic_shapes=shapes, strict=False)
     except ConfigError:
         raise
-    except Exception as error:  # noqa: BLE001  whatever user code raises while it is followed has one meaning here
+    except Exception as error:  # whatever user code raises while it is followed has one meaning here
         raise UntraceableError(_why_untraceable(step, error)) from error
 
 
 def _why_untraceable(step: nn.Module, error: Exception) -> str:
     line = _user_line(error)
     first = str(error).strip().splitlines()[0][:300] if str(error).strip() else type(error).__name__
-    return (
-        f"torch.export cannot follow {type(step.model).__name__}.forward{line}: {first} "
+    advice = (
         "Esper needs the whole computation as one graph. Replace control flow that depends on tensor values "
-        "(`if x.sum() > 0`, `.item()`, `.tolist()`) by torch.where or torch.cond, or attach Esper to the traceable "
-        "sub-module only."
+        "(`if x.sum() > 0`, `.item()`, `.tolist()`) by torch.where or torch.cond, or attach Esper to the "
+        "traceable sub-module only."
     )
+    return f"torch.export cannot follow {type(step.model).__name__}.forward{line}: {first} {advice}"
 
 
 def _user_line(error: BaseException) -> str:
@@ -192,9 +241,13 @@ def _check_devices(model: nn.Module, inputs: Any) -> None:
             )
 
 
+def _tensors_of(inputs: Any) -> list[Tensor]:
+    return [leaf for leaf in pytree.tree_leaves(inputs) if isinstance(leaf, Tensor)]
+
+
 def _small_batch(inputs: Any) -> tuple[Any, int]:
     """Cuts (or repeats) the batch axis to `TRACE_BATCH` where every tensor agrees on it."""
-    tensors = [leaf for leaf in pytree.tree_leaves(inputs) if isinstance(leaf, Tensor)]
+    tensors = _tensors_of(inputs)
     if not tensors:
         raise ConfigError("The sample holds no tensor; give one batch as the data loader yields it.")
     sizes = {leaf.shape[0] if leaf.dim() else 0 for leaf in tensors}
@@ -215,6 +268,6 @@ def _check_scalar(program: ExportedProgram) -> None:
     value = output.args[0][0].meta["val"]
     if value.dim() != 0 and value.numel() != 1:
         raise ConfigError(
-            f"The loss returned a tensor of shape {tuple(value.shape)}, not a scalar. Esper differentiates and compares "
-            "one number per batch: reduce it, for example with reduction='mean' or `.mean()`."
+            f"The loss returned a tensor of shape {tuple(value.shape)}, not a scalar. Esper differentiates "
+            "and compares one number per batch: reduce it, for example with reduction='mean' or `.mean()`."
         )

@@ -14,6 +14,7 @@ from esper.anatomy.resolve import Classes
 from esper.anatomy.rules import Product
 from esper.anatomy.structure import (
     Anatomy,
+    BoolArray,
     FrozenAxis,
     Gate,
     Group,
@@ -39,25 +40,27 @@ class _Coordinates:
     of_class: IntArray
 
 
-def build(found: Propagation, classes: Classes, *, batch: int, aliases: Mapping[str, tuple[str, ...]]) -> Anatomy:
+def build(
+    found: Propagation, classes: Classes, *, batch: int, aliases: Mapping[str, tuple[str, ...]]
+) -> Anatomy:
     """Groups classes that run through the same tensor axes and computes what they cost."""
     coordinates = _coordinates(found, classes)
-    roles = _Roles(found, coordinates)
+    sizes = {
+        (name, axis): len(labels) for name, axes in found.axes.items() for axis, labels in enumerate(axes)
+    }
     groups: list[Group] = []
     frozen: list[FrozenAxis] = []
-    unit_of_class = np.full(classes.of.max() + 1 if classes.of.size else 1, -1, np.int64)
+    unit_of_class = np.full(int(classes.of.max(initial=0)) + 1, -1, np.int64)
     heads = _class_set(found.notes.heads, classes)
     names: dict[str, int] = {}
     start = 0
-    for members, ids in _by_signature(coordinates, roles):
-        reason = next((classes.reason[int(c)] for c in ids if int(c) in classes.reason), "")
-        present = {member.role for member in members}
-        if not reason and not {"producer", "consumer"} <= present:
-            reason = _UNUSED
-        name = _name(members, names) if "producer" in present else ""
+    for members, ids in _by_signature(coordinates, _roles(found, coordinates), classes.reason):
+        reason = classes.reason.get(int(ids[0]), "") or _why_not_removable(members, sizes)
+        if not any(member.role == "producer" for member in members):
+            continue  # kernel positions and input features are not what a reader looks for
+        name = _name(members, names)
         if reason:
-            if "producer" in present:  # kernel positions and input features are not what a reader looks for
-                frozen.append(FrozenAxis(name, len(ids), reason))
+            frozen.append(FrozenAxis(name, len(ids), reason))
             continue
         kind = Kind.HEAD if heads.intersection(ids.tolist()) else Kind.CHANNEL
         groups.append(Group(name, kind, len(ids), members))
@@ -70,6 +73,13 @@ def build(found: Propagation, classes: Classes, *, batch: int, aliases: Mapping[
         terms=_terms(found.notes.products, classes, unit_of_class, batch),
         gates=_gates(found, classes, unit_of_class),
     )
+
+
+def _why_not_removable(members: tuple[Member, ...], sizes: Mapping[tuple[str, int], int]) -> str:
+    if not {"producer", "consumer"} <= {member.role for member in members}:
+        return _UNUSED
+    whole = [m for m in members if len(m.index) == 1 and m.index.size == sizes[m.tensor, m.axis]]
+    return f"is all that {whole[0].tensor} has along axis {whole[0].axis}" if whole else ""
 
 
 def _coordinates(found: Propagation, classes: Classes) -> _Coordinates:
@@ -86,26 +96,24 @@ def _coordinates(found: Propagation, classes: Classes) -> _Coordinates:
     if not keys:
         empty = np.empty(0, np.int64)
         return _Coordinates([], empty, empty, empty, empty)
-    labels = np.concatenate(label)
-    return _Coordinates(keys, np.concatenate(axis), np.concatenate(index), labels, classes.of[labels])
+    joined = np.concatenate(label)
+    return _Coordinates(keys, np.concatenate(axis), np.concatenate(index), joined, classes.of[joined])
 
 
-class _Roles:
-    """Which tensor axes make units and which read them."""
-
-    def __init__(self, found: Propagation, coordinates: _Coordinates) -> None:
-        consumed = _flags(found.notes.consumed, found.space.count)
-        produced = _flags(found.notes.produced, found.space.count)
-        self.roles: list[Role] = ["companion"] * len(coordinates.keys)
-        for number in range(len(coordinates.keys)):
-            labels = coordinates.label[coordinates.axis == number]
-            if consumed[labels].any():
-                self.roles[number] = "consumer"
-            elif produced[labels].any():
-                self.roles[number] = "producer"
+def _roles(found: Propagation, coordinates: _Coordinates) -> list[Role]:
+    """For every tensor axis whether it makes units, reads them, or goes along."""
+    consumed = _flags(found.notes.consumed, found.space.count)
+    produced = _flags(found.notes.produced, found.space.count)
+    is_read, is_made = (
+        np.bincount(coordinates.axis, flags[coordinates.label], len(coordinates.keys)) > 0
+        for flags in (consumed, produced)
+    )
+    return [
+        "consumer" if r else "producer" if m else "companion" for r, m in zip(is_read, is_made, strict=True)
+    ]
 
 
-def _flags(layers: list[Tensor], count: int) -> IntArray:
+def _flags(layers: list[Tensor], count: int) -> BoolArray:
     flags = np.zeros(count + 1, bool)
     for layer in layers:
         flags[layer.numpy().ravel()] = True
@@ -117,8 +125,10 @@ def _class_set(layers: list[Tensor], classes: Classes) -> set[int]:
     return {int(c) for layer in layers for c in np.unique(classes.map(layer)) if c}
 
 
-def _by_signature(coordinates: _Coordinates, roles: _Roles) -> list[tuple[tuple[Member, ...], IntArray]]:
-    """Classes that have equally many coordinates on the same axes, with those coordinates as [classes, k] arrays."""
+def _by_signature(
+    coordinates: _Coordinates, roles: list[Role], reasons: Mapping[int, str]
+) -> list[tuple[tuple[Member, ...], IntArray]]:
+    """Classes with as many coordinates on the same axes (and the same reason to stay), and where they lie."""
     if not coordinates.keys:
         return []
     order = np.lexsort((coordinates.index, coordinates.axis, coordinates.of_class))
@@ -127,22 +137,22 @@ def _by_signature(coordinates: _Coordinates, roles: _Roles) -> list[tuple[tuple[
     counts = np.diff(np.r_[starts, of_class.size])
     run_class, run_axis = of_class[starts], axis[starts]
     firsts = np.flatnonzero(np.r_[True, run_class[1:] != run_class[:-1]])
-    signatures: dict[tuple[tuple[int, int], ...], list[int]] = {}
+    signatures: dict[tuple[tuple[tuple[int, int], ...], str], list[int]] = {}
     for first, last in zip(firsts, np.r_[firsts[1:], run_class.size], strict=True):
-        key = tuple(zip(run_axis[first:last].tolist(), counts[first:last].tolist(), strict=True))
+        runs = tuple(zip(run_axis[first:last].tolist(), counts[first:last].tolist(), strict=True))
+        key = (runs, reasons.get(int(run_class[first]), ""))
         signatures.setdefault(key, []).append(int(first))
     result = []
-    for key, runs in sorted(signatures.items(), key=lambda item: item[1][0]):
-        rows = np.asarray(runs)
-        leading = index[starts[rows]]
-        rows = rows[np.argsort(leading, kind="stable")]
+    for (runs, _), numbers in sorted(signatures.items(), key=lambda item: item[1][0]):
+        rows = np.asarray(numbers)
+        rows = rows[np.argsort(index[starts[rows]], kind="stable")]
         members = tuple(
             Member(
                 *coordinates.keys[axis_number],
                 index=index[starts[rows + offset][:, None] + np.arange(count)],
-                role=roles.roles[axis_number],
+                role=roles[axis_number],
             )
-            for offset, (axis_number, count) in enumerate(key)
+            for offset, (axis_number, count) in enumerate(runs)
         )
         result.append((members, run_class[rows]))
     return result
@@ -158,12 +168,16 @@ def _name(members: tuple[Member, ...], names: dict[str, int]) -> str:
 
 def _tensors(found: Propagation, aliases: Mapping[str, tuple[str, ...]]) -> tuple[TensorInfo, ...]:
     return tuple(
-        TensorInfo(name, tuple(len(labels) for labels in axes), name in found.parameters, aliases.get(name, ()))
+        TensorInfo(
+            name, tuple(len(labels) for labels in axes), name in found.parameters, aliases.get(name, ())
+        )
         for name, axes in found.axes.items()
     )
 
 
-def _terms(products: list[Product], classes: Classes, unit_of_class: IntArray, batch: int) -> tuple[Term, ...]:
+def _terms(
+    products: list[Product], classes: Classes, unit_of_class: IntArray, batch: int
+) -> tuple[Term, ...]:
     terms = []
     for product in products:
         factors: dict[int, IntArray] = {}
@@ -182,6 +196,10 @@ def _gates(found: Propagation, classes: Classes, unit_of_class: IntArray) -> tup
     gates = []
     for read in found.notes.reads:
         units = unit_of_class[classes.map(read.layer)]
+        # A unit that fills the summed axes (a head in Q K^T) lives on in the sum and is read further down.
+        lives_on = (units == units.max(axis=read.axes, keepdims=True)).all(axis=read.axes, keepdims=True)
+        if lives_on.size > 1:
+            units = np.where(lives_on, -1, units)
         if (units >= 0).any():
             gates.append(Gate(read.node, read.argument, units))
     return tuple(gates)

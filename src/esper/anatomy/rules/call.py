@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils import _pytree as pytree
 
 from esper.anatomy.labels import Flow, LabelSpace
 
@@ -25,11 +26,12 @@ class Product:
 
 @dataclass(frozen=True)
 class Read:
-    """An activation read by a contraction: argument `argument` of `node`, labels laid out as the activation is."""
+    """What a contraction sums over `axes`: argument `argument` of `node`, labels laid out as it is."""
 
     node: str
     argument: int
     layer: Tensor
+    axes: tuple[int, ...]
 
 
 @dataclass
@@ -72,24 +74,38 @@ class Call:
 
     def flows(self) -> list[Flow]:
         """Every tensor argument, also those inside lists."""
-        found: list[Flow] = []
-        for value in (*self.args, *self.kwargs.values()):
-            if isinstance(value, Flow):
-                found.append(value)
-            elif isinstance(value, (list, tuple)):
-                found.extend(item for item in value if isinstance(item, Flow))
-        return found
+        return [leaf for leaf in pytree.tree_leaves((self.args, self.kwargs)) if isinstance(leaf, Flow)]
 
-    def result(self, layers: list[Tensor] | tuple[Tensor, ...], shape: tuple[int, ...] | None = None) -> Flow:
-        return self.space.flow(self.shape if shape is None else shape, layers)
+    def only(self) -> Flow:
+        """The first argument, for rules that follow nothing else: every other tensor argument is frozen."""
+        first: Flow = self.args[0]
+        for other in self.flows()[1:]:
+            self.space.freeze_flow(other, f"{self.where} does not follow this argument")
+        return first
+
+    def result(
+        self, layers: Sequence[Tensor], shape: tuple[int, ...] | None = None, *, is_zeroed: bool = False
+    ) -> Flow:
+        return self.space.flow(self.shape if shape is None else shape, layers, is_zeroed=is_zeroed)
 
     def unlabelled(self) -> Result:
         """Results without identity, one flow per result tensor."""
         flows = [Flow(shape) for shape in self.shapes]
         return flows[0] if len(flows) == 1 else flows
 
+    def frozen(self, reason: str) -> Result:
+        """Results without identity of arguments that all stay as they are."""
+        for flow in self.flows():
+            self.space.freeze_flow(flow, reason)
+        return self.unlabelled()
+
 
 Rule = Callable[[Call], Result]
+
+
+def operators(names: str) -> tuple[str, ...]:
+    """Operator names from a text that separates them by space."""
+    return tuple(names.split())
 
 
 def spread(layer: Tensor, shape: tuple[int, ...]) -> Tensor:

@@ -1,17 +1,18 @@
 """Operators that multiply and sum over a shared axis: linear maps, convolutions, attention.
 
-All of them are one idea: bring both operands into the joint index space, let the labels meet there, and drop the
-summed axes. Grouped convolution is the same with the channel axis seen as [groups, channels of a group].
+All of them are one idea: bring both operands into the joint index space, let the labels meet there, and drop
+the summed axes. Grouped convolution is the same with the channel axis seen as [groups, channels of a group].
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from math import prod
 
 from torch import Tensor
 
-from esper.anatomy.labels import Flow, reshape_layer, varying_axes, with_rank
+from esper.anatomy.labels import Flow, are_zeroed, reshape_layer, varying_axes, with_rank
 from esper.anatomy.rules.call import Call, Product, Read, Result, Rule
 
 
@@ -25,14 +26,36 @@ def contract(call: Call, left: Flow, right: Flow, summed: Sequence[int], *, posi
     left, right = with_rank(left, rank), with_rank(right, rank)
     for mine, other in ((left, right), (right, left)):
         for layer in mine.layers:
-            if mine.weight_of:
+            if mine.is_constant:
                 is_read = any(layer.shape[axis] > 1 for axis in summed)
-                (call.notes.consumed if is_read else call.notes.produced).append(layer)
+                is_made = (
+                    mine is right and left.is_constant
+                )  # a product of weights: the second makes, the first reads
+                (call.notes.consumed if is_read and not is_made else call.notes.produced).append(layer)
             _prefer_shared_axis(call, layer, mine, other, summed)
+    _only_over_zeros(call, left, right, summed)
     product = space.meet(left, right, f"{call.where} multiplies it with a fixed size")
     call.notes.products.append(Product(call.node, (*product.shape, positions), tuple(product.layers)))
     shape = tuple(1 if axis in summed else size for axis, size in enumerate(product.shape))
-    return space.flow(shape, [_drop(call, layer, summed) for layer in product.layers])
+    layers = [
+        layer for layer in (_drop(call, layer, summed) for layer in product.layers) if varying_axes(layer)
+    ]
+    factors = [
+        flow.moved(flow.shape, [_drop(call, layer, summed) for layer in flow.layers])
+        for flow in (left, right)
+    ]
+    return space.flow(shape, layers, is_zeroed=are_zeroed(layers, factors))
+
+
+def _only_over_zeros(call: Call, left: Flow, right: Flow, summed: Sequence[int]) -> None:
+    """A sum can lose a term only if the masked network has a zero there."""
+    for axis in summed:
+        spelled = [flow for flow in (left, right) if any(layer.shape[axis] > 1 for layer in flow.layers)]
+        if spelled and not any(flow.is_zeroed for flow in spelled):
+            for flow in spelled:
+                call.space.fix_axis(
+                    flow, axis, f"{call.where} sums over it, and a mask does not make it zero there"
+                )
 
 
 def _drop(call: Call, layer: Tensor, summed: Sequence[int]) -> Tensor:
@@ -45,7 +68,7 @@ def _prefer_shared_axis(call: Call, layer: Tensor, mine: Flow, other: Flow, summ
     shared = [axis for axis in axes if axis not in summed and other.shape[axis] > 1]
     if shared and len(axes) > 1:
         call.space.grid(layer, shared[0])
-        if not (mine.weight_of or other.weight_of):
+        if not (mine.is_constant or other.is_constant):
             call.notes.heads.append(layer)
 
 
@@ -53,8 +76,9 @@ def read(call: Call, argument: int, flow: Flow, axes: Sequence[int]) -> None:
     """Notes that argument `argument` is read along `axes` (as the argument is laid out)."""
     axes = [axis % len(flow.shape) for axis in axes]
     for layer in flow.layers:
-        if any(layer.shape[axis] > 1 for axis in axes):
-            call.notes.reads.append(Read(call.node, argument, layer))
+        along = tuple(axis for axis in axes if layer.shape[axis] > 1)
+        if along:
+            call.notes.reads.append(Read(call.node, argument, layer, along))
 
 
 def linear(call: Call) -> Result:
@@ -79,7 +103,13 @@ def _with_bias(call: Call, out: Flow, bias: Flow | None, axis: int) -> Flow:
     trailing = len(out.shape) - 1 - axis
     if trailing:
         bias = bias.unsqueezed(*range(1, 1 + trailing))
-    return call.space.meet(out, bias, f"{call.where} adds a fixed size")
+    return _plus(call, out, bias)
+
+
+def _plus(call: Call, out: Flow, bias: Flow) -> Flow:
+    met = call.space.meet(out, bias, f"{call.where} adds a fixed size")
+    terms = (out, with_rank(bias, len(out.shape)))
+    return replace(met, is_zeroed=all(are_zeroed(met.layers, [term]) for term in terms))
 
 
 def matmul(call: Call) -> Result:
@@ -88,11 +118,11 @@ def matmul(call: Call) -> Result:
 
 
 def added_matmul(call: Call) -> Result:
-    """bias + A B."""
+    """A B, plus a bias."""
     out = _product_of(call, 1, 2)
     bias: Flow = call.args[0]
     call.notes.produced.extend(bias.layers if len(bias.shape) == 1 else ())
-    return call.space.meet(out, bias, f"{call.where} adds a fixed size")
+    return _plus(call, out, bias)
 
 
 def _product_of(call: Call, first: int, second: int) -> Flow:
@@ -135,9 +165,7 @@ def transposed_convolution(call: Call) -> Result:
 def _convolve(call: Call, groups: int, *, transposed: bool) -> Result:
     x, weight, bias = call.args[0], call.args[1], call.arg(2, "bias")
     if len(x.shape) != len(weight.shape):  # no batch axis
-        call.space.freeze_flow(x, f"{call.where} has no batch axis")
-        call.space.freeze_flow(weight, f"{call.where} has no batch axis")
-        return call.unlabelled()
+        return call.frozen(f"{call.where} has no batch axis")
     read(call, 0, x, [1])
     for axis in range(2, len(x.shape)):
         call.space.fix_axis(x, axis, f"{call.where} slides over it")
@@ -155,8 +183,8 @@ def _convolve(call: Call, groups: int, *, transposed: bool) -> Result:
     out = contract(call, channels.unsqueezed(2), kernel, [3], positions=places)  # [B, g, o, 1]
     flat = (out.shape[0], out.shape[1] * out.shape[2])
     layers = [reshape_layer(layer, out.shape, flat) for layer in out.layers]
-    result = call.space.flow(flat, layers).unsqueezed(*range(2, len(call.shape)))
-    return _with_bias(call, Flow(call.shape, result.layers), bias, axis=1)
+    result = call.result(layers, flat, is_zeroed=out.is_zeroed).unsqueezed(*range(2, len(call.shape)))
+    return _with_bias(call, replace(result, shape=call.shape), bias, axis=1)
 
 
 def _prefer(call: Call, flow: Flow, group_axis: int, groups: int, inside: int) -> None:
@@ -171,12 +199,13 @@ def _prefer(call: Call, flow: Flow, group_axis: int, groups: int, inside: int) -
 def _without_space(call: Call, flow: Flow) -> Flow:
     layers = [call.space.conjunction(layer, range(2, layer.dim())) for layer in flow.layers]
     layers = [layer.reshape(layer.shape[:2]) for layer in layers]
-    return Flow(flow.shape[:2], tuple(layer for layer in layers if varying_axes(layer)), flow.weight_of)
+    return flow.moved(flow.shape[:2], [layer for layer in layers if varying_axes(layer)])
 
 
 def attention(call: Call) -> Result:
     """softmax(Q K^T) V with heads on axis -3; grouped-query keys and values repeat."""
     q, k, v = call.args[:3]
+    read(call, 0, q, [-1])
     mask = call.arg(3, "attn_mask")
     rank = len(q.shape)
     if call.kwargs.get("enable_gqa", False) and q.shape[-3] != k.shape[-3]:
@@ -191,15 +220,17 @@ def attention(call: Call) -> Result:
     call.space.fix_axis(scores, -1, f"{call.where} normalizes over it")
     values = v.unsqueezed(rank - 2)  # [..., 1, S, D]
     out = _squeeze(contract(call, scores.unsqueezed(rank), values, [rank - 1]), rank - 1)
-    return call.space.flow(call.shape, out.layers)
+    return call.result(out.layers, is_zeroed=out.is_zeroed)
 
 
 def _repeat_heads(call: Call, flow: Flow, heads: int) -> Flow:
     axis = len(flow.shape) - 3
     times = heads // flow.shape[axis]
     shape = (*flow.shape[:axis], heads, *flow.shape[axis + 1 :])
-    layers = [layer.repeat_interleave(times, axis) if layer.shape[axis] > 1 else layer for layer in flow.layers]
-    return call.space.flow(shape, layers)
+    layers = [
+        layer.repeat_interleave(times, axis) if layer.shape[axis] > 1 else layer for layer in flow.layers
+    ]
+    return call.result(layers, shape, is_zeroed=flow.is_zeroed)
 
 
 def einsum(call: Call) -> Result:
@@ -209,9 +240,7 @@ def einsum(call: Call) -> Result:
     inputs, _, output = equation.partition("->")
     terms = inputs.split(",")
     if "..." in equation or not output or len(operands) > 2 or any(len(set(t)) != len(t) for t in terms):
-        for flow in operands:
-            call.space.freeze_flow(flow, f"{call.where} ({equation}) is not followed")
-        return call.unlabelled()
+        return call.frozen(f"{call.where} ({equation}) is not followed")
     letters = output + "".join(sorted(set("".join(terms)) - set(output)))
     summed = list(range(len(output), len(letters)))
     aligned = []
@@ -226,7 +255,7 @@ def einsum(call: Call) -> Result:
         aligned.append(Flow((1,) * len(letters)))
     out = contract(call, aligned[0], aligned[1], summed)
     layers = [layer.reshape(layer.shape[: len(output)]) for layer in out.layers]
-    return call.space.flow(call.shape, layers)
+    return call.result(layers, is_zeroed=out.is_zeroed)
 
 
 def outer(call: Call) -> Result:

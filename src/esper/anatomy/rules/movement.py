@@ -7,19 +7,24 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from esper.anatomy.labels import Flow, compact, reshape_layer
-from esper.anatomy.rules.call import Call, Result, Rule, spread
+from esper.anatomy.labels import Flow, compact, reshape_layer, varying_axes, with_rank
+from esper.anatomy.rules.call import Call, Result, Rule, operators, spread
 
-ON_LABELS = frozenset(
-    "transpose permute t numpy_T mT adjoint slice select unbind split split_with_sizes chunk tensor_split unsafe_chunk unsafe_split "
-    "repeat flip roll pixel_shuffle pixel_unshuffle squeeze unsqueeze movedim moveaxis swapaxes swapdims narrow "
-    "repeat_interleave unfold channel_shuffle native_channel_shuffle diagonal tile".split()
+ON_LABELS = operators(
+    """transpose permute t numpy_T mT adjoint slice split_with_sizes tensor_split repeat flip pixel_shuffle
+    pixel_unshuffle movedim moveaxis swapaxes swapdims narrow repeat_interleave channel_shuffle
+    native_channel_shuffle tile"""
 )
-RESHAPES = frozenset("view reshape _unsafe_view flatten unflatten _reshape_alias view_as reshape_as squeeze unsqueeze".split())
-SAME = frozenset(
-    "contiguous clone alias to _to_copy detach dropout feature_dropout alpha_dropout feature_alpha_dropout type_as lift_fresh "
-    "lift_fresh_copy float half double bfloat16 _assert_tensor_metadata copy_to cpu cuda positive native_dropout".split()
+BY_NUMBER = operators("select unbind roll unfold diagonal")
+IN_EQUAL_PARTS = operators("chunk split unsafe_chunk unsafe_split")
+RESHAPES = operators("view reshape _unsafe_view flatten unflatten _reshape_alias squeeze unsqueeze")
+LIKE = operators("view_as reshape_as")
+SAME = operators(
+    """contiguous clone alias to _to_copy detach dropout feature_dropout alpha_dropout
+    feature_alpha_dropout type_as lift_fresh lift_fresh_copy float half double bfloat16
+    _assert_tensor_metadata copy_to cpu cuda native_dropout"""
 )
+LISTS = operators("unbind split split_with_sizes chunk tensor_split unsafe_chunk unsafe_split")
 
 
 def same(call: Call) -> Result:
@@ -32,47 +37,76 @@ def reshaped(call: Call) -> Result:
     """Reshapes of any kind, from the concrete shape of the result."""
     flow = call.args[0]
     layers = [reshape_layer(layer, flow.shape, call.shape) for layer in flow.layers]
-    return call.space.flow(call.shape, layers, weight_of=flow.weight_of)
+    return call.result(layers, is_zeroed=flow.is_zeroed)
 
 
 def on_labels(call: Call) -> Result:
     """Runs the operator on each layer at full size."""
     flow = call.args[0]
-    rest = [arg for arg in call.args[1:] if not isinstance(arg, Flow)]
-    if len(rest) != len(call.args) - 1:  # a tensor decides what moves where
-        return _fixed(call, flow)
+    rest = call.args[1:]
+    if len(call.flows()) > 1:
+        return call.frozen(f"{call.where} moves elements by data")
     moved: list[list[Tensor]] = []
     for layer in flow.layers:
         result = call.target(spread(layer, flow.shape), *rest, **call.kwargs)
         moved.append([compact(part) for part in (result if isinstance(result, (list, tuple)) else [result])])
     results = [
-        call.space.flow(shape, [parts[n] for parts in moved], weight_of=flow.weight_of)
+        call.result([parts[n] for parts in moved], shape, is_zeroed=flow.is_zeroed)
         for n, shape in enumerate(call.shapes)
     ]
-    return results if _is_list(call) else results[0]
+    return results if call.name in LISTS else results[0]
 
 
-def _is_list(call: Call) -> bool:
-    return call.name in ("unbind", "split", "split_with_sizes", "chunk", "tensor_split", "unsafe_chunk", "unsafe_split")
+def by_number(call: Call) -> Result:
+    """The code names coordinates of an axis by number: these stay, slices of other axes still go."""
+    flow = call.args[0]
+    for axis in _named_axes(call, len(flow.shape)):
+        call.space.fix_axis(flow, axis, f"{call.where} names its coordinates by number")
+    return on_labels(call)
 
 
-def _fixed(call: Call, flow: Flow) -> Result:
-    call.space.freeze_flow(flow, f"{call.where} moves elements by data")
-    return call.unlabelled()
+def _named_axes(call: Call, rank: int) -> list[int]:
+    if call.name == "roll":
+        dims = call.arg(2, "dims") or range(rank)
+        return [dims] if isinstance(dims, int) else list(dims)
+    if call.name == "diagonal":
+        return [call.arg(2, "dim1", 0), call.arg(3, "dim2", 1)]
+    return [call.arg(1, "dim" if call.name != "unfold" else "dimension", 0)]
+
+
+def in_equal_parts(call: Call) -> Result:
+    """Chunks of equal size stay so only if each loses equally many: equal positions go together."""
+    flow = call.args[0]
+    axis = int(call.arg(2, "dim", 0)) % len(flow.shape)
+    sizes = {shape[axis] for shape in call.shapes}
+    if len(sizes) == 1 and len(call.shapes) > 1:
+        parts = flow.split_axis(axis, (len(call.shapes), *sizes))
+        for layer in parts.layers:
+            if layer.shape[axis] > 1:
+                call.space.grid(layer, axis + 1)
+    return on_labels(call)
 
 
 def expanded(call: Call) -> Result:
     """Expansion: the new axes have no identity of their own."""
     flow = call.args[0]
-    missing = len(call.shape) - len(flow.shape)
-    wide = flow.unsqueezed(*range(missing))
-    return call.space.flow(call.shape, wide.layers, weight_of=flow.weight_of)
+    wide = with_rank(flow, len(call.shape))
+    return call.result(wide.layers, is_zeroed=flow.is_zeroed)
 
 
 def joined(call: Call) -> Result:
     """Concatenation: labels stand side by side along the axis, and meet along the others."""
     parts: list[Flow] = [p for p in call.args[0] if len(p.shape) == len(call.shape)]
+    return _join(call, parts, int(call.arg(1, "dim", 0)) % len(call.shape))
+
+
+def stacked(call: Call) -> Result:
+    """Stacking: concatenation along a new axis."""
     axis = int(call.arg(1, "dim", 0)) % len(call.shape)
+    return _join(call, [part.unsqueezed(axis) for part in call.args[0]], axis)
+
+
+def _join(call: Call, parts: Sequence[Flow], axis: int) -> Flow:
     chosen: list[Tensor | None] = []
     across: Flow | None = None
     for part in parts:
@@ -80,25 +114,20 @@ def joined(call: Call) -> Result:
         for extra in along[1:]:
             call.space.freeze(extra, f"{call.where} joins labels of several origins")
         chosen.append(along[0] if along else None)
-        rest = [layer for layer in part.layers if layer.shape[axis] == 1]
-        flat = call.space.flow(_with(part.shape, axis, 1), rest)
-        across = flat if across is None else call.space.meet(across, flat, f"{call.where} joins it with a fixed size")
+        flat = [call.space.conjunction(layer, [axis]) for layer in part.layers]
+        rest = call.result([layer for layer in flat if varying_axes(layer)], _with(part.shape, axis, 1))
+        reason = f"{call.where} joins it with a fixed size"
+        across = rest if across is None else call.space.meet(across, rest, reason)
     layers = [] if across is None else list(across.layers)
     if any(layer is not None for layer in chosen):
-        layers.insert(0, _side_by_side(chosen, [part.shape[axis] for part in parts], axis))
-    return call.space.flow(call.shape, layers)
+        beside = _side_by_side(chosen, [part.shape[axis] for part in parts], axis)
+        is_complete = bool((beside > 0).all())
+        layers = [beside, *(x for x in layers if not (is_complete and _spans(beside, x)))]
+    return call.result(layers, is_zeroed=all(part.is_zeroed for part in parts if part.layers))
 
 
-def stacked(call: Call) -> Result:
-    """Stacking: a new axis without identity; what stands side by side there is told apart by the label alone."""
-    axis = int(call.arg(1, "dim", 0)) % len(call.shape)
-    parts = [part.unsqueezed(axis) for part in call.args[0]]
-    depth = max(len(part.layers) for part in parts)
-    layers = []
-    for number in range(depth):
-        chosen = [part.layers[number] if number < len(part.layers) else None for part in parts]
-        layers.append(_side_by_side(chosen, [1] * len(parts), axis))
-    return call.space.flow(call.shape, layers)
+def _spans(wide: Tensor, layer: Tensor) -> bool:
+    return set(varying_axes(layer)) <= set(varying_axes(wide))
 
 
 def _side_by_side(chosen: list[Tensor | None], sizes: list[int], axis: int) -> Tensor:
@@ -117,17 +146,20 @@ def _with(shape: Sequence[int], axis: int, size: int) -> tuple[int, ...]:
 
 
 def padded(call: Call) -> Result:
-    """Padding: new places have no identity; padding of a labelled axis itself keeps the labels in the middle."""
+    """Padding: new places have no identity; labels of a padded axis stand in the middle."""
     flow = call.args[0]
     pads = list(call.args[1])
+    if call.arg(2, "mode", "constant") not in ("constant", 0) and call.name == "pad":
+        for pair in range(len(pads) // 2):
+            call.space.fix_axis(flow, -1 - pair, f"{call.where} repeats its ends")
     layers = []
     for layer in flow.layers:
-        amounts = []
+        amounts: list[int] = []
         for pair in range(len(pads) // 2):
             axis = len(flow.shape) - 1 - pair
             amounts += pads[2 * pair : 2 * pair + 2] if layer.shape[axis] > 1 else [0, 0]
         layers.append(compact(torch.nn.functional.pad(layer, amounts)))
-    return call.result(layers)
+    return call.result(layers, is_zeroed=flow.is_zeroed)
 
 
 def windowed(call: Call) -> Result:
@@ -136,15 +168,16 @@ def windowed(call: Call) -> Result:
     for axis in range(2, len(flow.shape)):
         call.space.fix_axis(flow, axis, f"{call.where} slides over it")
     times = call.shape[1] // flow.shape[1]
-    layers = [
-        layer.repeat_interleave(times, 1).flatten(2)[..., :1] for layer in flow.layers if layer.shape[1] > 1
-    ]
-    return call.result(layers)
+    channels = [call.space.conjunction(layer, range(2, layer.dim())) for layer in flow.layers]
+    layers = [layer.repeat_interleave(times, 1).flatten(2) for layer in channels if layer.shape[1] > 1]
+    return call.result(layers, is_zeroed=flow.is_zeroed)
 
 
 RULES: dict[str, Rule] = {
     **dict.fromkeys(ON_LABELS, on_labels),
-    **dict.fromkeys(RESHAPES, reshaped),
+    **dict.fromkeys(BY_NUMBER, by_number),
+    **dict.fromkeys(IN_EQUAL_PARTS, in_equal_parts),
+    **dict.fromkeys((*RESHAPES, *LIKE), reshaped),
     **dict.fromkeys(SAME, same),
     "expand": expanded,
     "expand_as": expanded,

@@ -2,27 +2,76 @@
 
 from __future__ import annotations
 
-from esper.anatomy.labels import Flow
-from esper.anatomy.rules.call import Call, Result, Rule
+from collections.abc import Sequence
+from dataclasses import replace
 
-POINTWISE = frozenset(
-    "add sub rsub mul div true_divide floor_divide remainder fmod pow maximum minimum fmax fmin where masked_fill lerp addcmul addcdiv "
-    "eq ne lt le gt ge logical_and logical_or logical_xor logical_not bitwise_and bitwise_or bitwise_not "
-    "relu relu6 gelu silu mish sigmoid tanh softplus softsign softshrink hardshrink tanhshrink elu selu celu leaky_relu "
-    "rrelu hardswish hardtanh hardsigmoid log_sigmoid log_sigmoid_forward threshold exp expm1 log log1p log2 log10 sqrt rsqrt "
-    "square reciprocal neg abs sign sin cos tan asin acos atan atan2 sinh cosh erf erfc erfinv floor ceil round trunc frac "
-    "clamp clamp_min clamp_max clip nan_to_num isnan isinf isfinite sinc hypot logit copy fill masked_fill_ "
-    "square_ zeros_like ones_like full_like empty_like rand_like randn_like bernoulli __and__ __or__ xlogy".split()
+from esper.anatomy.labels import Flow, are_zeroed, with_rank
+from esper.anatomy.rules.call import Call, Result, Rule, operators
+
+ZERO_AT_ZERO = operators(
+    """relu relu6 gelu silu mish tanh softsign softshrink hardshrink tanhshrink elu selu celu leaky_relu
+    rrelu hardswish expm1 log1p sqrt square neg abs sign sin tan asin atan sinh erf erfinv floor ceil
+    round trunc frac nan_to_num zeros_like positive"""
+)
+SUMS = operators("add sub rsub maximum minimum fmax fmin")
+BOUNDS = operators("clamp clamp_min clamp_max clip hardtanh")
+INFINITE_AT_ZERO = operators("log log2 log10 rsqrt reciprocal logit")
+OTHERS = operators(
+    """mul div true_divide floor_divide remainder fmod pow where masked_fill lerp addcmul addcdiv eq ne lt
+    le gt ge logical_and logical_or logical_xor logical_not bitwise_and bitwise_or bitwise_not __and__
+    __or__ sigmoid softplus hardsigmoid log_sigmoid log_sigmoid_forward threshold exp cos acos cosh erfc
+    atan2 isnan isinf isfinite sinc hypot copy fill ones_like full_like empty_like rand_like randn_like
+    bernoulli xlogy"""
 )
 
 
 def pointwise(call: Call) -> Result:
     """All tensor operands meet, with broadcasting."""
     flows = call.flows()
+    _refuse_infinity(call)
     met = Flow(())
     for flow in flows:
         met = call.space.meet(met, flow, f"{call.where} combines it with a fixed size")
-    return Flow(call.shape, met.layers) if len(met.shape) == len(call.shape) else call.unlabelled()
+    aligned = [with_rank(flow, len(met.shape)) for flow in flows]
+    first = replace(met, shape=call.shape, is_zeroed=_keeps_zero(call, met, aligned))
+    return first if len(call.shapes) == 1 else [first, *(Flow(shape) for shape in call.shapes[1:])]
+
+
+def _refuse_infinity(call: Call) -> None:
+    """What a mask makes zero must not be divided by: the masked network would compute NaN."""
+    divisors = {"div": 1, "true_divide": 1, **dict.fromkeys(INFINITE_AT_ZERO, 0)}
+    position = divisors.get(call.name)
+    if position is not None and len(call.args) > position:
+        divisor = call.args[position]
+        if isinstance(divisor, Flow) and divisor.is_zeroed:
+            call.space.freeze_flow(divisor, f"{call.where} is not defined at zero")
+
+
+def _keeps_zero(call: Call, met: Flow, flows: Sequence[Flow]) -> bool:
+    if call.name in ZERO_AT_ZERO or call.name == "mul":
+        return are_zeroed(met.layers, flows)
+    if call.name in ("div", "true_divide"):
+        return are_zeroed(met.layers, flows[:1])
+    if call.name in SUMS:
+        numbers = [arg for arg in call.args[:2] if not isinstance(arg, Flow)]
+        return not any(numbers) and all(are_zeroed(met.layers, [flow]) for flow in flows)
+    if call.name in BOUNDS:
+        return _is_zero_inside(call) and are_zeroed(met.layers, flows)
+    if call.name == "pow":
+        exponent = call.args[1]
+        return not isinstance(exponent, Flow) and exponent > 0 and are_zeroed(met.layers, flows)
+    if call.name == "masked_fill":
+        return call.args[2] == 0 and are_zeroed(met.layers, flows[:1])
+    return call.name == "where" and len(flows) == 3 and all(are_zeroed(met.layers, [f]) for f in flows[1:])
+
+
+def _is_zero_inside(call: Call) -> bool:
+    low, high = call.arg(1, "min"), call.arg(2, "max")
+    if call.name == "clamp_max":
+        low, high = None, low
+    if isinstance(low, Flow) or isinstance(high, Flow):
+        return False
+    return (low is None or low <= 0) and (high is None or high >= 0)
 
 
 def parametric_relu(call: Call) -> Result:
@@ -30,7 +79,12 @@ def parametric_relu(call: Call) -> Result:
     flow, slope = call.args[0], call.args[1]
     if slope.shape != (1,) and len(flow.shape) > 2:
         slope = slope.unsqueezed(*range(1, len(flow.shape) - 1))
-    return call.space.meet(flow, slope, f"{call.where} combines it with a fixed size")
+    met = call.space.meet(flow, slope, f"{call.where} combines it with a fixed size")
+    return replace(met, is_zeroed=are_zeroed(met.layers, [flow]))
 
 
-RULES: dict[str, Rule] = {**dict.fromkeys(POINTWISE, pointwise), "prelu": parametric_relu, "_prelu_kernel": pointwise}
+RULES: dict[str, Rule] = {
+    **dict.fromkeys((*ZERO_AT_ZERO, *SUMS, *BOUNDS, *INFINITE_AT_ZERO, *OTHERS), pointwise),
+    "prelu": parametric_relu,
+    "_prelu_kernel": pointwise,
+}
