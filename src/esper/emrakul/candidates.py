@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from esper.anatomy.structure import Anatomy, BoolArray, FloatArray, IntArray, Kind
-from esper.elesh.evidence import Evidence
+from esper.elesh import Evidence
 from esper.emrakul.plan import Rejection
 from esper.emrakul.schedule import Allowance
 

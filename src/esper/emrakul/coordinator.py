@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 from esper.anatomy.structure import Anatomy, BoolArray, FloatArray, IntArray
-from esper.elesh.evidence import Evidence
+from esper.elesh import Evidence
 from esper.emrakul.budget import Breaker, Budget, Phase
 from esper.emrakul.finalists import finalists
 from esper.emrakul.origin import Origin

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
-from esper.elesh.evidence import Evidence
+from esper.elesh import Evidence
 from esper.emrakul.plan import Plan
 from esper.emrakul.schedule import Allowance
 from esper.leyline import IdempotencyKey

@@ -159,16 +159,17 @@ class Plan:
 
 
 def shrink(plan: Plan, anatomy: Anatomy) -> Plan:
-    """The plan without the costlier half of its blocks: at most half the predicted loss, empty in the end.
+    """The plan without its costliest blocks: at most half the predicted loss and three quarters of the blocks.
 
-    Within a layer blocks were chosen from the cheapest on, so what is left still ends on a multiple of
-    `round_to`.
+    The second limit makes progress certain where single losses say little, down to an empty plan. Within a layer
+    blocks were chosen from the cheapest on, so what is left still ends on a multiple of `round_to`.
     """
     starts = np.unique(plan.blocks, return_index=True)[1]
     block_loss = np.add.reduceat(plan.predicted_loss, starts) if starts.size else np.zeros(0)
     order = np.argsort(block_loss, kind="stable")
+    within = np.searchsorted(np.cumsum(block_loss[order]), plan.total_predicted_loss / 2, side="right")
     kept = np.zeros(order.size, np.bool_)
-    kept[order[: order.size // 2]] = True
+    kept[order[: min(int(within), order.size * 3 // 4)]] = True
     stays = kept[np.searchsorted(plan.blocks[starts], plan.blocks)] if starts.size else np.zeros(0, np.bool_)
     arrays: dict[str, Any] = {name: getattr(plan, name)[stays] for name in ("units", "blocks", *_UNIT_FLOATS)}
     left = plan.keep_before.copy()

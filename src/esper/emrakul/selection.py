@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from esper.anatomy.structure import Anatomy, BoolArray, FloatArray, IntArray
-from esper.elesh.evidence import Evidence
+from esper.elesh import Evidence
 from esper.emrakul.candidates import Blocks, candidate_blocks
 from esper.emrakul.cost import CostModel
 from esper.emrakul.origin import Origin, floors

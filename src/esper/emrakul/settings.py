@@ -262,10 +262,19 @@ class Settings(Section):
     """What the caps of the stages count."""
 
     schedule: ScheduleSettings = ScheduleSettings()
+    """When it happens."""
+
     floors: FloorSettings = FloorSettings()
+    """What every layer keeps."""
+
     plan: PlanSettings = PlanSettings()
+    """How units are chosen."""
+
     budget: BudgetSettings = BudgetSettings()
+    """The time of one cycle, and the breaker."""
+
     rollback: RollbackSettings = RollbackSettings()
+    """When a mask is taken back."""
 
     @model_validator(mode="after")
     def _one_schedule(self) -> Self:
