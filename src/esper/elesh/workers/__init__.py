@@ -1,5 +1,6 @@
 """Worker processes for analysis: killable, capped, and never able to take the trainer or each other along."""
 
+from esper.elesh.workers.gather import gather
 from esper.elesh.workers.inline import InlineHandle, InlinePool
 from esper.elesh.workers.local import LocalHandle, LocalPool
 from esper.elesh.workers.settings import WorkerSettings
@@ -22,5 +23,6 @@ __all__ = [
     "WorkerPool",
     "WorkerSettings",
     "WorkerTask",
+    "gather",
     "open_pool",
 ]

@@ -35,9 +35,11 @@ def call(function: str, arguments: Any, progress: Callable[[float], None]) -> En
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Torch raises a plain RuntimeError when the processor's memory runs out, and a subclass for a GPU's."""
-    text = str(error)
-    return isinstance(error, RuntimeError) and ("can't allocate memory" in text or "out of memory" in text)
+    """Libraries have no common error for this; it is known by what torch and the system say."""
+    text = str(error).lower()
+    return any(
+        words in text for words in ("can't allocate memory", "cannot allocate memory", "out of memory")
+    )
 
 
 def describe(error: BaseException) -> str:

@@ -234,6 +234,8 @@ def _outcome(message: dict[str, Any]) -> TaskOutcome:
 def _end(supervisor: subprocess.Popen[bytes], channel: Channel, owner: int) -> None:
     """Ends the supervisor, and with it the workers, which it buries; only in the process that started it."""
     if os.getpid() != owner:
+        supervisor.returncode = 0  # not a child of this process, so never to be waited for here
+        channel.close()
         return
     channel.shutdown()
     supervisor.terminate()

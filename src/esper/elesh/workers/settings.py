@@ -15,4 +15,4 @@ class WorkerSettings(Section):
     """Time that one attempt of one task may take before its process is killed."""
 
     task_memory_bytes: PositiveCount = 4 << 30
-    """Private memory that one task may take; files that it maps are not counted."""
+    """Memory that one task may take, the files that it maps not counted."""

@@ -36,7 +36,8 @@ def main(number: int, num_workers: int, preload: Sequence[str]) -> None:
         import_module(module)
     gc.collect()
     gc.freeze()  # so that collections in a worker do not copy the pages of what was imported
-    Supervisor(Channel(socket.socket(fileno=number)), num_workers).run()
+    supervisor = Supervisor(Channel(socket.socket(fileno=number)), num_workers)
+    supervisor.run()
     os._exit(0)  # nothing is left to tidy up, and taking torch apart takes longer than a trainer should wait
 
 

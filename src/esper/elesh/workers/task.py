@@ -38,9 +38,13 @@ class WorkerTask:
     `function` is a function of an importable module, or its name as "module:function". It is called with
     `arguments` by keyword and, if it has a parameter `progress`, with a function to which it may tell its
     progress (0 to 1). Arguments and result may hold what JSON can hold, and tuples, paths, bytes, NumPy
-    arrays and dataclasses of these; files go as references. `deadline_seconds` and `memory_bytes` (above
-    what the worker holds when it starts; None is no cap) hold for one attempt. A task whose process dies,
-    hangs or runs out of memory is tried `retries` times more; one that raises is not.
+    arrays and dataclasses of these; files go as references.
+
+    `deadline_seconds` and `memory_bytes` hold for one attempt. `memory_bytes` is the private writable
+    memory that the task may take beyond what its worker holds when it starts. Private maps of files are
+    part of that, and the safetensors library maps so: add the size of the files. None is no cap, and only
+    Linux enforces one. A task whose process dies, hangs or runs out of memory is tried `retries` times
+    more; one that raises is not.
     """
 
     function: Callable[..., Any] | str

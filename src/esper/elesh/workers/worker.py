@@ -63,7 +63,7 @@ def _settle(supervisor: int) -> None:
 
 
 def _cap_memory(memory_bytes: int | None, hard: int) -> None:
-    """Caps private memory at what is held now and `memory_bytes` more; mapped files are free.
+    """Caps private writable memory at what is held now and `memory_bytes` more.
 
     RLIMIT_DATA, because RLIMIT_AS would count the maps, and a GPU driver reserves more address space than
     any limit.
