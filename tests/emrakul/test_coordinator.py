@@ -223,6 +223,13 @@ def test_without_a_screen_there_are_no_finalists() -> None:
     assert not lab.calls
 
 
+@pytest.mark.parametrize("anatomy", [chain([]), Anatomy((), (), (), ())])
+def test_a_network_without_units_is_left_alone(anatomy: Anatomy) -> None:
+    lab = Laboratory(anatomy)
+    assert lab.run(lab.coordinator()).status is Status.SKIPPED
+    assert not lab.calls
+
+
 def test_evidence_without_a_single_safe_unit_is_explained() -> None:
     lab = Laboratory()
 

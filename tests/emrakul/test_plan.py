@@ -225,6 +225,13 @@ def test_a_loss_that_is_not_allowed_is_a_reason() -> None:
     assert plan.rejected[Rejection.LOSS].size > 0
 
 
+def test_what_a_partial_analysis_left_out_is_noted() -> None:
+    anatomy = resnet8()
+    evidence = replace(measured(anatomy), is_partial=True, notes=("Task 3 was lost.",))
+    plan = make_plan(anatomy, everything(anatomy), evidence, allowance(0.1), HALF)
+    assert plan.notes == ("The analysis was partial; what it left out stays.", "Task 3 was lost.")
+
+
 def test_evidence_about_another_network_is_refused() -> None:
     anatomy = chain([20])
     with pytest.raises(EvidenceError, match="Analyze the present checkpoint again"):

@@ -143,6 +143,12 @@ def test_followed_to_the_letter_the_stages_end_at_twenty_per_cent() -> None:
     assert course[119] == course[149] == pytest.approx(0.20)
 
 
+def test_a_stage_whose_cap_is_reached_removes_nothing_more() -> None:
+    allowance = Schedule(staged()).allowed(60, FRESH, 0.05)
+    assert not allowance.is_open
+    assert "the cap is 5.00%" in allowance.reason
+
+
 def test_stages_stretch_to_the_planned_run_when_asked() -> None:
     schedule = Schedule(staged(scale_stages=True), 15)
     stages = [schedule.allowed(epoch, FRESH, 0.0).stage for epoch in range(1, 16)]

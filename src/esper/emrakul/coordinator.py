@@ -201,8 +201,6 @@ class _Attempt:
             if plan.is_empty:
                 break
             seconds = self.budget.remaining_seconds(Phase.VALIDATION)
-            if seconds <= 0:
-                return self.late("The validation passed its share of the deadline.")
             self.plan, self.verdict = plan, validate(plan.keep, seconds)
             if self.budget.is_spent(Phase.VALIDATION):
                 return self.late("The validation passed its share of the deadline.")

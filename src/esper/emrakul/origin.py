@@ -31,9 +31,11 @@ class Origin:
         return self.flops if name == "flops" else float(self.parameters)
 
     def removed_fraction(self, anatomy: Anatomy, keep: BoolArray, name: CostName) -> float:
-        """Share of the original cost that is gone when only `keep` of `anatomy` is left."""
-        left = anatomy.flops(keep) if name == "flops" else float(anatomy.parameters(keep))
-        return 1 - left / self.cost(name)
+        """Share of the original cost that is gone when only `keep` of `anatomy` is left: shape [units]."""
+        mask = None if keep.all() else keep
+        left = anatomy.flops(mask) if name == "flops" else float(anatomy.parameters(mask))
+        whole = self.cost(name)
+        return 1 - left / whole if whole else 0.0  # what never cost anything has nothing to lose
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)

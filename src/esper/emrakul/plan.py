@@ -159,10 +159,10 @@ class Plan:
 
 
 def shrink(plan: Plan, anatomy: Anatomy) -> Plan:
-    """The plan without its costliest blocks: at most half the predicted loss and three quarters of the blocks.
+    """The plan without its costliest blocks: at most half the predicted loss, three quarters of the blocks.
 
-    The second limit makes progress certain where single losses say little, down to an empty plan. Within a layer
-    blocks were chosen from the cheapest on, so what is left still ends on a multiple of `round_to`.
+    The second limit makes progress certain where single losses say little, down to an empty plan. Within a
+    layer blocks were chosen from the cheapest on, so what is left still ends on a multiple of `round_to`.
     """
     starts = np.unique(plan.blocks, return_index=True)[1]
     block_loss = np.add.reduceat(plan.predicted_loss, starts) if starts.size else np.zeros(0)

@@ -26,17 +26,13 @@ def check_retention(
     Returns:
         The check, and the measured retention; None where nothing could be measured.
     """
-    trouble = _trouble(before, after)
-    if trouble is not None:
-        return Check("retention", False, None, None, trouble), None
-    if before.correctness is not None and after.correctness is not None:
-        retention = _of_correctness(before.correctness, after.correctness, level, settings)
-    elif before.losses is not None and after.losses is not None:
-        retention = _of_losses(before.losses, after.losses, settings)
+    pairs = _pairs(before, after)
+    if isinstance(pairs, str):
+        return Check("retention", False, None, None, pairs), None
+    if "correctness" in pairs:
+        retention = _of_correctness(*pairs["correctness"], level, settings)
     else:
-        return Check(
-            "retention", False, None, None, "No held-out quality was measured both before and after."
-        ), None
+        retention = _of_losses(*pairs["loss"], settings)
     r = retention
     text = (
         f"Mean {r.measure} {r.before:.4f} before, {r.after:.4f} after: worse by {r.drop:.4f} "
@@ -46,29 +42,32 @@ def check_retention(
     return Check("retention", r.lower <= r.limit, r.drop, r.limit, text), retention
 
 
-def _trouble(before: Measurement, after: Measurement) -> str | None:
-    pairs = {
-        "correctness": (before.correctness, after.correctness),
-        "loss": (before.losses, after.losses),
-    }
-    if all(array is None for pair in pairs.values() for array in pair):
-        return "There is no held-out data to measure on."
-    for name, (old, new) in pairs.items():
+def _pairs(before: Measurement, after: Measurement) -> dict[str, tuple[FloatArray, FloatArray]] | str:
+    """What was measured both times, by name; or why the two cannot be compared."""
+    pairs = {}
+    for name, old, new in (
+        ("correctness", before.correctness, after.correctness),
+        ("loss", before.losses, after.losses),
+    ):
         if old is None and new is None:
             continue
         if old is None or new is None:
             return f"The {name} was measured only {'after' if old is None else 'before'} the mask."
-        if old.shape != new.shape or old.ndim != 1:
-            return (
-                f"The {name} has shape {old.shape} before and {new.shape} after: not the same held-out data."
-            )
-        if old.size < 2:
-            return f"The {name} was measured on {old.size} held-out samples or chunks; at least 2 are needed."
-        for when, array in (("before", old), ("after", new)):
-            if not np.isfinite(array).all():
-                return (
-                    f"The {name} {when} the mask is not finite in {int((~np.isfinite(array)).sum())} places."
-                )
+        trouble = _trouble(name, old, new)
+        if trouble is not None:
+            return trouble
+        pairs[name] = (old, new)
+    return pairs or "There is no held-out data to measure on."
+
+
+def _trouble(name: str, old: FloatArray, new: FloatArray) -> str | None:
+    if old.shape != new.shape or old.ndim != 1:
+        return f"The {name} has shape {old.shape} before and {new.shape} after: not the same held-out data."
+    if old.size < 2:
+        return f"The {name} was measured on {old.size} held-out samples or chunks; at least 2 are needed."
+    for when, array in (("before", old), ("after", new)):
+        if not np.isfinite(array).all():
+            return f"The {name} {when} the mask is not finite in {int((~np.isfinite(array)).sum())} places."
     return None
 
 
