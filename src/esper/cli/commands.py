@@ -17,6 +17,26 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document in
 Run = Annotated[Path, typer.Argument(help="A run directory: the run_dir given to esper.attach.")]
 
 
+def demo(
+    out: Annotated[Path, typer.Option("--out", help="Folder for the run and its report.")] = Path(
+        "runs/demo"
+    ),
+    epochs: Annotated[int, typer.Option(min=4, help="Epochs of both runs.")] = 12,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of weights, data split and order.")] = 0,
+    flops: Annotated[float, typer.Option(min=0.05, max=0.9, help="Share of the FLOPs to remove.")] = 0.5,
+    as_json: AsJson = False,
+) -> None:
+    """Train, prune, cut and validate a network on 5,000 real digits, beside its uncut twin."""
+    from esper.cli.demo import run_demo
+    from esper.cli.render import report_table
+
+    with output.epoch_progress(2 * epochs, as_json) as told:
+        report = run_demo(out, epochs=epochs, seed=seed, flops=flops, told=told)
+    output.show(report_table(report), report.to_json(), as_json)
+    if not as_json:
+        output.console().print(f"\nThe whole story, with charts: {out / 'report.html'}")
+
+
 def inspect(
     target: Annotated[str, typer.Argument(help="module:function, a run directory, or one checkpoint.")],
     as_json: AsJson = False,

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 from rich.console import Console, RenderableType
-from rich.progress import track
+from rich.progress import Progress, TimeElapsedColumn, track
+
+from esper.nissa import figures
 
 T = TypeVar("T")
 
@@ -29,6 +32,24 @@ def console() -> Console:
     return Console(
         width=None if sys.stdout.isatty() else PIPE_WIDTH, markup=False, highlight=False, emoji=False
     )
+
+
+@contextmanager
+def epoch_progress(total: int, hidden: bool) -> Iterator[Callable[[str, int, float], None]]:
+    """Shows epochs as they end, by a bar on a terminal and by lines in a log; yields who is to be told."""
+    screen = Console(stderr=True, markup=False, highlight=False)
+    bar = Progress(*Progress.get_default_columns(), TimeElapsedColumn(), console=screen, transient=True)
+    bar.disable = hidden or not screen.is_terminal
+
+    def told(run: str, epoch: int, accuracy: float) -> None:
+        line = f"{run}: epoch {epoch}, test accuracy {figures.percent(accuracy)}"
+        if bar.disable and not hidden:
+            screen.print(line)
+        bar.update(task, advance=1, description=line)
+
+    with bar:
+        task = bar.add_task("loading the digits", total=total)
+        yield told
 
 
 def with_progress(items: Iterable[T], what: str, total: int, hidden: bool) -> Iterator[T]:

@@ -149,7 +149,7 @@ def _cost(report: RunReport) -> str:
     return _section(
         "Cost while training",
         f'<div class="scroll chart small">{cost_chart(report)}</div>',
-        "Shares of what the network cost at the start. A mask alone does not lower them; a cut does.",
+        "Shares of what the network cost at the start; masked units count as gone.",
     )
 
 

@@ -21,7 +21,10 @@ MarkKind = Literal["mask", "cut", "rollback", "skipped", "no_go"]
 
 @dataclass(frozen=True)
 class EpochRow:
-    """The state at the end of one epoch; `flops` are those of one forward pass for one sample."""
+    """The state at the end of one epoch.
+
+    `flops` (of one forward pass for one sample) and `parameters` count masked units as gone.
+    """
 
     epoch: int
     step: int
