@@ -56,6 +56,11 @@ class BackgroundSaver:
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="esper-save")
         self._in_flight: Future[CheckpointRef] | None = None
 
+    @property
+    def pending(self) -> Future[CheckpointRef] | None:
+        """The save in flight, for another thread to wait for; its failure is still raised here as well."""
+        return self._in_flight
+
     def reserve(self, files: Mapping[str, FileContent]) -> None:
         """Makes the staging buffers for such files before training starts."""
         self._staging.reserve(files)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import mmap
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +9,8 @@ from pathlib import Path
 import torch
 
 from esper.checkpoint.tensor_file import file_pieces
+
+_READ_BYTES = 16 << 20
 
 
 @dataclass(frozen=True)
@@ -40,11 +41,5 @@ def pieces(content: FileContent) -> Iterator[memoryview]:
 
 def _file_pieces(path: Path) -> Iterator[memoryview]:
     with path.open("rb") as file:
-        if file.seek(0, 2) == 0:
-            return
-        with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
-            view = memoryview(mapped)
-            try:
-                yield view
-            finally:
-                view.release()
+        while piece := file.read(_READ_BYTES):
+            yield memoryview(piece)

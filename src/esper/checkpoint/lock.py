@@ -49,6 +49,7 @@ class WriterLock:
         note_path = directory / _OWNER_NAME
         self._release = weakref.finalize(self, _let_go, descriptor, note_path, os.getpid())
         try:
+            note_path.touch(mode=0o600)
             note_path.write_text(json.dumps(note))
         except OSError:
             self._release()

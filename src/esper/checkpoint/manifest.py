@@ -17,7 +17,7 @@ MANIFEST_NAME = "MANIFEST.json"
 MAX_MANIFEST_BYTES = 8 << 20
 PURPOSE = "esper manifest"
 
-BLOB_SUFFIXES = {"twin": ".pt2"}
+BLOB_SUFFIXES = {"twin": ".pt2", "batches": ".json", "samples": ".safetensors"}
 """The kinds of content-addressed files and how their names end; a kind is also the name of its directory."""
 
 FILE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}")

@@ -78,7 +78,16 @@ def open_key_ring(
 
 def read_key_ring(path: Path) -> KeyRing:
     """Reads one key ring file; a missing file raises FileNotFoundError, a wrong one ConfigError."""
-    with path.open("rb") as file:
+    try:
+        file = path.open("rb")
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise ConfigError(
+            f"The key ring {path} cannot be opened: {error.strerror}. Make it readable, or set "
+            f"{ENVIRONMENT_VARIABLE} to another key ring."
+        ) from error
+    with file:
         status = os.fstat(file.fileno())
         if stat.S_IMODE(status.st_mode) & 0o077:
             raise ConfigError(

@@ -98,14 +98,13 @@ def load_trainer(checkpoint: CheckpointRef) -> TrainerState:
         CheckpointMissing: the checkpoint holds no trainer's state.
     """
     tree = from_json(checkpoint.file(TREE_FILE).read_bytes())
-    if (
-        not isinstance(tree, dict)
-        or tree.get("version") != VERSION
-        or set(tree) != {"version", "model", "rest"}
-    ):
+    is_ours = (
+        isinstance(tree, dict) and set(tree) == {"version", "model", "rest"} and tree["version"] == VERSION
+    )
+    model = decode(tree["model"], load_tensors(checkpoint.file(MODEL_FILE))) if is_ours else None
+    rest = decode(tree["rest"], load_tensors(checkpoint.file(OPTIMIZER_FILE))) if is_ours else None
+    if not isinstance(model, dict) or not isinstance(rest, dict) or set(rest) != set(_REST):
         raise CheckpointCorrupt(f"{checkpoint.path / TREE_FILE} is no trainer state of version {VERSION}.")
-    model = decode(tree["model"], load_tensors(checkpoint.file(MODEL_FILE)))
-    rest = decode(tree["rest"], load_tensors(checkpoint.file(OPTIMIZER_FILE)))
     return TrainerState(model=model, **rest)
 
 

@@ -1,0 +1,100 @@
+"""The commit protocol, call by call."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+
+from esper.checkpoint import FaultyStorage, FileEntry
+from esper.checkpoint.commit import commit_directory, discard_directory, sweep
+from esper.checkpoint.storage import PosixStorage
+from tests.checkpoint.runs import names
+
+
+def seal(entries: Mapping[str, FileEntry]) -> bytes:
+    return ",".join(entries).encode()
+
+
+CALLS = [
+    "make_directory",
+    *("create", "write", "sync"),  # a
+    *("create", "sync"),  # b is empty
+    *("create", "write", "sync"),  # the manifest, last
+    "sync_directory",
+    "rename",
+    "sync_directory",
+]
+
+
+def test_the_calls_come_in_the_order_that_makes_it_durable(tmp_path: Path) -> None:
+    storage = FaultyStorage(fail_at=0)
+    assert commit_directory(storage, tmp_path / "x", {"a": b"1", "b": b""}, seal) == b"a,b"
+    assert [call for call in storage.calls if call != "write"] == [call for call in CALLS if call != "write"]
+    assert names(tmp_path / "x") == ["MANIFEST.json", "a", "b"]
+
+
+@pytest.mark.parametrize("number", range(1, len(CALLS) + 2))
+@pytest.mark.parametrize("error", ["EIO", "ENOSPC"])
+def test_a_failure_at_any_call_leaves_nothing(tmp_path: Path, number: int, error: str) -> None:
+    storage = FaultyStorage(fail_at=number, error="EIO" if error == "EIO" else "ENOSPC", lasting=False)
+    if number > len(CALLS):
+        commit_directory(storage, tmp_path / "x", {"a": b"1", "b": b""}, seal)
+        assert not storage.fired
+        return
+    with pytest.raises(OSError, match=rf"call {number}"):
+        commit_directory(storage, tmp_path / "x", {"a": b"1", "b": b""}, seal)
+    assert names(tmp_path) == []
+
+
+def test_what_cannot_even_be_cleaned_up_is_noted_and_swept_later(tmp_path: Path) -> None:
+    storage = FaultyStorage(fail_at=len(CALLS), lasting=True)
+    with pytest.raises(OSError, match="call") as failure:
+        commit_directory(storage, tmp_path / "x", {"a": b"1", "b": b""}, seal)
+    assert "is left and will be swept" in failure.value.__notes__[0]
+    assert names(tmp_path) == ["x"]
+
+
+def test_a_commit_replaces_what_its_own_failure_left(tmp_path: Path) -> None:
+    (tmp_path / f".tmp-x-{os.getpid()}").mkdir()
+    commit_directory(PosixStorage(), tmp_path / "x", {"a": b"1"}, seal)
+    assert names(tmp_path) == ["x"]
+
+
+def test_a_commit_never_lands_on_an_existing_name(tmp_path: Path) -> None:
+    commit_directory(PosixStorage(), tmp_path / "x", {"a": b"1"}, seal)
+    with pytest.raises(FileExistsError):
+        commit_directory(PosixStorage(), tmp_path / "x", {"a": b"2"}, seal)
+    assert (tmp_path / "x" / "a").read_bytes() == b"1"
+    assert names(tmp_path) == ["x"]
+
+
+def test_an_interrupt_cleans_up_too(tmp_path: Path) -> None:
+    def interrupted(entries: Mapping[str, FileEntry]) -> bytes:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        commit_directory(PosixStorage(), tmp_path / "x", {"a": b"1"}, interrupted)
+    assert names(tmp_path) == []
+
+
+def test_a_directory_is_renamed_away_before_it_is_deleted(tmp_path: Path) -> None:
+    commit_directory(PosixStorage(), tmp_path / "x", {"a": b"1"}, seal)
+    storage = FaultyStorage(fail_at=3)
+    with pytest.raises(OSError, match="call 3: remove"):
+        discard_directory(storage, tmp_path / "x")
+    assert storage.calls == ["rename", "sync_directory", "remove"]
+    assert names(tmp_path) == [f".del-x-{os.getpid()}"]
+    commit_directory(PosixStorage(), tmp_path / "x", {"a": b"2"}, seal)
+    discard_directory(PosixStorage(), tmp_path / "x")
+    assert names(tmp_path) == []
+
+
+def test_a_sweep_takes_only_what_was_interrupted(tmp_path: Path) -> None:
+    for name in (".tmp-a-1", ".del-b-2", "step-000000001", ".writer.lock"):
+        (tmp_path / name).mkdir()
+    swept = sweep(PosixStorage(), tmp_path)
+    assert [path.name for path in swept] == [".del-b-2", ".tmp-a-1"]
+    assert names(tmp_path) == [".writer.lock", "step-000000001"]

@@ -1,0 +1,122 @@
+"""The key ring on disk."""
+
+from __future__ import annotations
+
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from esper.checkpoint import KeyRing, open_key_ring, read_key_ring, replace_key_ring, ring_path
+from esper.errors import CheckpointMissing, ConfigError
+from tests.checkpoint.runs import names
+
+
+def test_a_ring_is_created_once_and_only_for_its_owner(run_dir: Path) -> None:
+    first = open_key_ring(run_dir, create=True, environment={})
+    path = run_dir / "keys" / "ring.json"
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert open_key_ring(run_dir, create=True, environment={}) == first
+    assert open_key_ring(run_dir, environment={}) == first
+    assert names(path.parent) == ["ring.json"]
+
+
+def test_a_missing_ring_is_not_made_by_a_reader(run_dir: Path) -> None:
+    with pytest.raises(CheckpointMissing, match="ESPER_KEY_RING"):
+        open_key_ring(run_dir, environment={})
+    assert not run_dir.exists()
+
+
+def test_the_environment_names_another_file(run_dir: Path, tmp_path: Path) -> None:
+    environment = {"ESPER_KEY_RING": str(tmp_path / "vault" / "team.json")}
+    ring = open_key_ring(run_dir, create=True, environment=environment)
+    assert read_key_ring(tmp_path / "vault" / "team.json") == ring
+    assert not run_dir.exists()
+    assert ring_path(run_dir, {}) == run_dir / "keys" / "ring.json"
+
+
+def test_processes_that_start_at_once_get_the_same_ring(run_dir: Path) -> None:
+    code = (
+        "import sys; from pathlib import Path; from esper.checkpoint.ring_file import open_key_ring; "
+        "sys.stdin.readline(); "
+        "print(open_key_ring(Path(sys.argv[1]), create=True, environment={}).primary.id)"
+    )
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", code, str(run_dir)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for _ in range(2)
+    ]
+    for process in processes:
+        assert process.stdin is not None
+        process.stdin.write("go\n")
+        process.stdin.flush()
+    answers = {process.communicate()[0] for process in processes}
+    assert len(answers) == 1
+    assert names(run_dir / "keys") == ["ring.json"]
+
+
+def test_a_ring_that_others_can_open_is_refused(run_dir: Path) -> None:
+    open_key_ring(run_dir, create=True, environment={})
+    path = run_dir / "keys" / "ring.json"
+    path.chmod(0o640)
+    with pytest.raises(ConfigError, match=r"mode 0640\).*chmod 600"):
+        open_key_ring(run_dir, environment={})
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "{}",
+        '{"version":1,"keys":[]}',
+        '{"version":1,"keys":[{"id":"a","state":"primary","secret":"zz"}]}',
+        '{"version":1,"keys":[{"id":"a","state":"boss","secret":"00"}]}',
+        '{"version":1,"keys":[],"extra":1}',
+    ],
+)
+def test_a_file_that_is_no_ring_is_refused_without_showing_it(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "ring.json"
+    path.write_text(text)
+    path.chmod(0o600)
+    with pytest.raises(ConfigError) as refusal:
+        read_key_ring(path)
+    assert "secret" not in str(refusal.value)
+    assert refusal.value.__cause__ is None
+
+
+def test_a_ring_of_a_later_version_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "ring.json"
+    path.write_text('{"version":2,"keys":[]}')
+    path.chmod(0o600)
+    with pytest.raises(ConfigError, match="version 2"):
+        read_key_ring(path)
+
+
+def test_a_rotated_ring_replaces_the_old_one_whole(run_dir: Path) -> None:
+    ring = open_key_ring(run_dir, create=True, environment={})
+    rotated = ring.add().promote(ring.add().primary.id)
+    path = ring_path(run_dir, {})
+    replace_key_ring(path, rotated)
+    assert read_key_ring(path) == rotated
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert names(path.parent) == ["ring.json"]
+
+
+def test_a_ring_that_cannot_be_created_or_opened_says_where(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"/proc/esper/ring\.json cannot be created"):
+        open_key_ring(tmp_path, create=True, environment={"ESPER_KEY_RING": "/proc/esper/ring.json"})
+    (tmp_path / "run").write_text("a file stands here")
+    with pytest.raises(ConfigError, match="cannot be opened: Not a directory"):
+        open_key_ring(tmp_path / "run", create=True, environment={})
+
+
+def test_a_fresh_ring_takes_its_randomness_from_outside(run_dir: Path) -> None:
+    assert open_key_ring(
+        run_dir, create=True, environment={}, random_bytes=lambda count: b"\7" * count
+    ) == KeyRing.fresh(lambda count: b"\7" * count)
