@@ -79,6 +79,13 @@ def test_evidence_that_was_not_measured_is_said_in_the_decision() -> None:
     assert "3 conv 1 channel not measured not measured not measured no-go no evidence" in text
 
 
+def test_the_reason_of_a_decision_stands_once_beside_the_evidence_of_every_group() -> None:
+    rows = tuple(DecisionRow(2, name, "channel", 2, 0.1, 0.99, 0.2, "no_go", "too costly") for name in "abc")
+    page = Page(render_html(dataclasses.replace(bare_report(), decisions=rows)))
+    assert page.text.count("too costly") == 1
+    assert [a["rowspan"] for tag, a in page.elements if tag == "td" and "rowspan" in a] == ["3", "3", "3"]
+
+
 def test_words_from_the_run_are_escaped_wherever_they_stand() -> None:
     evil = "<script>alert('x')</script>&\"$title"
     report = dataclasses.replace(

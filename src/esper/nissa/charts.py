@@ -51,7 +51,7 @@ def quality_chart(report: RunReport) -> str:
 
 def cost_chart(report: RunReport) -> str:
     """FLOPs and parameters over the epochs as shares of what they were at the start."""
-    plot = Plot.over(_epochs(report), 480, left=48, margin=98)
+    plot = Plot.over(_epochs(report), 490, left=48, margin=112)
     y = Axis(0.0, 1.0, 300.0, _TOP)
     flops = {row.epoch: row.flops / report.flops_before for row in report.epochs if report.flops_before}
     sizes = {row.epoch: row.parameters / report.parameters_before for row in report.epochs if row.parameters}

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Iterable, Sequence
 from html import escape
 from importlib.resources import files
+from itertools import groupby
 from pathlib import Path
 from string import Template
 
@@ -215,7 +215,8 @@ def _decisions(decisions: Sequence[DecisionRow]) -> str:
     if not decisions:
         return ""
     head = "".join(f'<th class="{style}">{name}</th>' for name, style in _DECISION_COLUMNS)
-    body = "".join(_decision(row) for row in decisions)
+    together = groupby(decisions, key=lambda row: (row.epoch, row.verdict, row.reason))
+    body = "".join(_decision(tuple(rows)) for _, rows in together)
     return _section(
         "Decisions and their evidence",
         f'<div class="tall"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>',
@@ -223,23 +224,29 @@ def _decisions(decisions: Sequence[DecisionRow]) -> str:
     )
 
 
-def _decision(row: DecisionRow) -> str:
-    cells = [
-        ("number", str(row.epoch)),
+def _decision(rows: Sequence[DecisionRow]) -> str:
+    """Rows of one decision: epoch, verdict and reason stand once, beside the evidence of every group."""
+    first, span = rows[0], f' rowspan="{len(rows)}"' if len(rows) > 1 else ""
+    epoch = f'<td class="number"{span}>{first.epoch}</td>'
+    verdict = f'<td{span}>{_pill(first.verdict)}</td><td class="reason"{span}>{escape(first.reason)}</td>'
+    evidence = ["".join(f'<td class="{style}">{text}</td>' for style, text in _evidence(row)) for row in rows]
+    return f"<tr>{epoch}{evidence[0]}{verdict}</tr>" + "".join(f"<tr>{cells}</tr>" for cells in evidence[1:])
+
+
+def _evidence(row: DecisionRow) -> tuple[tuple[str, str], ...]:
+    return (
         ("name", escape(row.group)),
-        ("number", f"{row.units} {escape(row.kind)}{'' if row.units == 1 else 's'}"),
+        ("number", escape(figures.things(row.units, row.kind))),
         ("number", _measured(figures.plain(row.score))),
         ("number", _measured(figures.percent(row.confidence, 0))),
         ("number", _measured(figures.plain(row.loss_increase))),
-        ("", _pill(row.verdict)),
-        ("reason", escape(row.reason)),
-    ]
-    return "<tr>" + "".join(f'<td class="{style}">{text}</td>' for style, text in cells) + "</tr>"
+    )
 
 
 def _pill(verdict: str) -> str:
-    word = re.split(r"[:\s]", verdict.strip().lower(), maxsplit=1)[0].replace("-", "_")
-    return f'<span class="pill {_TONES.get(word, "")}">{escape(verdict.replace("_", "-"))}</span>'
+    words = verdict.strip().lower().replace("-", "_")
+    tone = next((tone for word, tone in _TONES.items() if words.startswith(word)), "")
+    return f'<span class="pill {tone}">{escape(verdict.replace("_", "-"))}</span>'
 
 
 def _measured(text: str) -> str:

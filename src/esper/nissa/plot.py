@@ -132,6 +132,8 @@ class Plot:
             if missing > 0:
                 places[above] -= missing / 2
                 places[below] += missing / 2
+        lift = min(places[0], 0.0) if places else 0.0  # none above the top edge
+        places = [place - lift for place in places]
         parts = []
         for label, place in zip(ordered, places, strict=True):
             parts.append(f'<circle cx="{self.right + 13}" cy="{place + 8:.1f}" r="4" class="{label.style}"/>')
