@@ -14,7 +14,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from esper.elesh.workers import InlinePool, LocalPool, Status, WorkerSettings, WorkerTask, gather, open_pool
+from esper.elesh.workers import InlinePool, LocalPool, Status, WorkerTask, gather
 from esper.errors import AnalysisError, ConfigError
 from esper.leyline import ManualClock
 from tests.elesh import worker_tasks as tasks
@@ -259,13 +259,6 @@ def test_a_worker_is_a_good_neighbor(pool: LocalPool) -> None:
 def test_a_pool_of_no_processes_is_refused(workers: int) -> None:
     with pytest.raises(ConfigError, match="at least one"):
         LocalPool(workers)
-
-
-def test_the_settings_choose_the_pool() -> None:
-    assert isinstance(open_pool(WorkerSettings(workers=0)), InlinePool)
-    local = open_pool(WorkerSettings(workers=1))
-    assert isinstance(local, LocalPool)
-    local.close()
 
 
 def test_inline_reports_a_late_task_as_timeout() -> None:

@@ -3,14 +3,7 @@
 from esper.elesh.workers.gather import gather
 from esper.elesh.workers.inline import InlineHandle, InlinePool
 from esper.elesh.workers.local import LocalHandle, LocalPool
-from esper.elesh.workers.settings import WorkerSettings
 from esper.elesh.workers.task import Status, TaskHandle, TaskOutcome, WorkerPool, WorkerTask
-
-
-def open_pool(settings: WorkerSettings) -> WorkerPool:
-    """The pool that the settings ask for."""
-    return LocalPool(settings.workers) if settings.workers else InlinePool()
-
 
 __all__ = [
     "InlineHandle",
@@ -21,8 +14,6 @@ __all__ = [
     "TaskHandle",
     "TaskOutcome",
     "WorkerPool",
-    "WorkerSettings",
     "WorkerTask",
     "gather",
-    "open_pool",
 ]
