@@ -83,12 +83,9 @@ def _value(value: object) -> str:
 
 def _claims(report: RunReport, scale: figures.MetricScale) -> list[RenderableType]:
     """One line each for the uncut twin, the proof of equality, and the cost of Esper."""
-    lead, proof, overhead = report.lead_over_twin, report.proof, report.overhead
-    twin = (
-        f"{scale.difference(lead[max(lead)])}; at worst {scale.difference(min(lead.values()))}"
-        if lead
-        else ""
-    )
+    proof, overhead, twin = report.proof, report.overhead, scale.difference(report.final_lead)
+    if report.worst_lead is not None:
+        twin = f"{twin}; at worst {scale.difference(report.worst_lead)}"
     error = figures.plain(proof.float32_error) if proof else figures.NOT_MEASURED
     share = figures.percent(overhead.esper_fraction) if overhead else figures.NOT_MEASURED
     lines = {

@@ -1,0 +1,61 @@
+"""What the tables say."""
+
+from __future__ import annotations
+
+import io
+
+import pytest
+from rich.console import Console, RenderableType
+
+from esper.cli.output import epoch_progress
+from esper.cli.render import anatomy_table, report_table
+from esper.cli.rows import AnatomyRows, FrozenRow, GroupRow, MemberRow
+from tests.nissa.example import bare_report, full_report
+
+
+def shown(renderable: RenderableType) -> str:
+    stream = io.StringIO()
+    Console(file=stream, width=120, markup=False, highlight=False).print(renderable)
+    return " ".join(stream.getvalue().split())
+
+
+def test_the_report_shows_before_after_and_what_the_claim_rests_on() -> None:
+    text = shown(report_table(full_report()))
+    assert "FLOPs, one sample 18.4 M 7.91 M −57 %" in text
+    assert "latency, batch 64, cpu 31.4 ms 17.2 ms 1.83x faster" in text
+    assert "accuracy 97.60 % 97.40 % −0.20 points" in text
+    assert "difference to the uncut twin: −0.20 points; at worst −1.30 points" in text
+    assert "largest difference 2.4e-07" in text
+
+
+def test_a_report_without_measurements_says_so_in_every_line() -> None:
+    text = shown(report_table(bare_report()))
+    assert "latency not measured not measured" in text
+    assert "loss not measured not measured" in text
+    assert "uncut twin: not measured cut against masked network: not measured share of Esper" in text
+
+
+def test_groups_stand_under_their_module_with_what_makes_and_reads_them() -> None:
+    members = (MemberRow("a.b.weight", 0, "producer"), MemberRow("a.b.bias", 0, "producer"))
+    row = GroupRow("a.b", "channel", 8, 0.5, 0.25, (*members, MemberRow("head", 1, "consumer")))
+    text = shown(anatomy_table(AnatomyRows(8, 2e6, 3_000, (row,), (FrozenRow("[red]out", 3, "an output"),))))
+    assert "8 removable units in 1 group, 2.00 M FLOPs for one sample, 3.00 k parameters" in text
+    assert "a b channel 8 50.0 % 25.0 % a.b head" in text
+    assert "[red]out 3 an output" in text
+
+
+def test_a_network_without_units_says_that_nothing_can_be_removed() -> None:
+    text = shown(anatomy_table(AnatomyRows(0, 1.0, 1, (), ())))
+    assert "Nothing can be removed from this network. Nothing is frozen." in text
+
+
+@pytest.mark.parametrize(("hidden", "lines"), [(False, 2), (True, 0)])
+def test_epochs_are_told_line_by_line_where_there_is_no_terminal(
+    capsys: pytest.CaptureFixture[str], hidden: bool, lines: int
+) -> None:
+    with epoch_progress(2, hidden) as told:
+        told("uncut twin", 1, 0.5)
+        told("with Esper", 1, 0.25)
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.count("test accuracy") == lines
