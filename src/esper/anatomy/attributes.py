@@ -16,7 +16,7 @@ import numpy as np
 from torch import Tensor, nn
 
 from esper.anatomy.equivalence import Equivalence, Probe, Reference, prove
-from esper.anatomy.modules import set_attribute
+from esper.anatomy.modules import bare_norms_follow, set_attribute
 from esper.anatomy.structure import Anatomy, BoolArray
 from esper.anatomy.tensors import Undo
 from esper.errors import NotEquivalentError
@@ -51,7 +51,8 @@ def fit_attributes(
         NotEquivalentError: no combination of attributes makes it equal.
     """
     try:
-        return prove(model, expected, kept, probe), ()
+        with bare_norms_follow(model, undo):
+            return prove(model, expected, kept, probe), ()
     except Exception as error:  # noqa: BLE001  user code at its new sizes may raise anything
         first = error
     rewrites = _candidates(model, anatomy, keep, kept)

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from itertools import combinations
 from math import prod
 
 import numpy as np
@@ -26,6 +27,7 @@ import torch
 from torch import Tensor
 
 Axes = tuple[int, ...]
+_MOST_CROSSED = 1 << 20
 
 
 def varying_axes(layer: Tensor) -> Axes:
@@ -48,13 +50,15 @@ class Flow:
     """What one tensor of the graph carries: its concrete shape and its layers (compact, same number of axes).
 
     `is_constant`: it follows from parameters and constants alone, whatever the input. `is_zeroed`: its
-    elements are exactly zero where a mask removes their label (a parameter is; its cosine is not).
+    elements are exactly zero where a mask removes their label (a parameter is; its cosine is not). `cause`
+    says which operator left the tensor without labels.
     """
 
     shape: tuple[int, ...]
     layers: tuple[Tensor, ...] = ()
     is_constant: bool = False
     is_zeroed: bool = False
+    cause: str = ""
 
     def moved(self, shape: Sequence[int], layers: Sequence[Tensor]) -> Flow:
         """The same content, rearranged."""
@@ -87,6 +91,17 @@ def are_zeroed(layers: Sequence[Tensor], by: Sequence[Flow]) -> bool:
     """Whether a product of `by` is zero wherever a mask removes a label of `layers` (all of equal rank)."""
     spelled_out = [set(varying_axes(layer)) for flow in by if flow.is_zeroed for layer in flow.layers]
     return all(any(set(varying_axes(layer)) <= axes for axes in spelled_out) for layer in layers)
+
+
+def widest(layers: Sequence[Tensor]) -> list[Tensor]:
+    """The layers that matter: on shared axes they are united, so the wider one is enough."""
+    kept: list[Tensor] = []
+    for layer in sorted(layers, key=lambda layer: -len(varying_axes(layer))):
+        axes = set(varying_axes(layer))
+        covered = any(axes <= set(varying_axes(other)) and bool((other > 0).all()) for other in kept)
+        if axes and not covered:
+            kept.append(layer)
+    return kept
 
 
 def reshape_layer(layer: Tensor, old: Sequence[int], new: Sequence[int]) -> Tensor:
@@ -159,6 +174,33 @@ class LabelSpace:
         key = repr(tuple(small.shape)).encode() + small.contiguous().numpy().tobytes()
         if key not in self.grids or (position is not None and self.grids[key][1] is None):
             self.grids[key] = (small, position)
+
+    def reshaped(self, flow: Flow, shape: Sequence[int]) -> Flow:
+        """The flow in another shape; layers that come to lie along one axis become one."""
+        layers = list(flow.layers)
+        while True:
+            moved = [reshape_layer(layer, flow.shape, shape) for layer in layers]
+            pairs = combinations(range(len(layers)), 2)
+            clash = next(
+                (p for p in pairs if set(varying_axes(moved[p[0]])) & set(varying_axes(moved[p[1]]))), None
+            )
+            if clash is None or set(varying_axes(layers[clash[0]])) & set(varying_axes(layers[clash[1]])):
+                return self.flow(shape, moved, is_zeroed=flow.is_zeroed)
+            second, first = layers.pop(clash[1]), layers.pop(clash[0])
+            layers.append(self.crossed(first, second))
+
+    def crossed(self, left: Tensor, right: Tensor) -> Tensor:
+        """One layer for two that vary along different axes: an element goes with the slice of either."""
+        shape = np.broadcast_shapes(left.shape, right.shape)
+        if prod(shape) > _MOST_CROSSED:
+            for layer in (left, right):
+                self.freeze(layer, "runs into too large a product of two axes")
+            return torch.zeros([1] * len(shape), dtype=torch.long)
+        both = self.fresh(prod(shape)).reshape(shape)
+        self.grid(both)
+        self.unite(self.conjunction(both, varying_axes(right)), left, "meets a fixed size")
+        self.unite(self.conjunction(both, varying_axes(left)), right, "meets a fixed size")
+        return both
 
     def unite(self, left: Tensor, right: Tensor, reason: str) -> None:
         """Says that labels at the same place are equal; one that meets a fixed size is frozen."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -58,6 +60,28 @@ def _sizes_of(module: nn.Module) -> dict[str, Any]:
         sizes = {"nf": weight.shape[1], "nx": weight.shape[0]}
         return {name: size for name, size in sizes.items() if hasattr(module, name)}
     return {}
+
+
+@contextmanager
+def bare_norms_follow(model: nn.Module, undo: Undo) -> Iterator[None]:
+    """While the block runs, norms without tensors of their own take their width from what they are given."""
+
+    def follow(module: nn.Module, args: tuple[Any, ...]) -> None:
+        channels = args[0].shape[1] if args and isinstance(args[0], Tensor) and args[0].dim() > 1 else 0
+        if channels and isinstance(module, nn.GroupNorm):
+            width = module.num_channels // module.num_groups
+            _set(module, undo, num_channels=channels, num_groups=channels // width)
+        elif channels and isinstance(module, _NormBase):
+            _set(module, undo, num_features=channels)
+
+    norms = [m for m in model.modules() if isinstance(m, (nn.GroupNorm, _NormBase))]
+    bare = [m for m in norms if next(chain(m.parameters(), m.buffers()), None) is None]
+    hooks = [module.register_forward_pre_hook(follow) for module in bare]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
 
 
 def _set(module: nn.Module, undo: Undo, **values: Any) -> None:

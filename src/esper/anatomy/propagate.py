@@ -65,7 +65,10 @@ class _Run:
     def graph(self, graph: fx.Graph, given: Mapping[str, Any] | None = None, inside: str = "") -> Any:
         """Runs one graph; the body of a higher-order operator is `given` inputs and lies `inside` it."""
         values: dict[fx.Node, Any] = {}
+        needed = _needed(graph)
         for node in graph.nodes:
+            if node not in needed:
+                continue
             if node.op == "placeholder":
                 values[node] = self._placeholder(node) if given is None else given[node.name]
             elif node.op == "get_attr":
@@ -134,9 +137,12 @@ class _Run:
             result = call.frozen(f"unknown operator {call.where}")
         else:
             result = _followed(rule, call)
-        result = pytree.tree_map(
-            lambda flow: replace(flow, is_constant=is_constant), result, is_leaf=_is_flow
-        )
+        cause = next((flow.cause for flow in flows if flow.cause), "")
+
+        def marked(flow: Flow) -> Flow:
+            return replace(flow, is_constant=is_constant, cause=flow.cause or ("" if flow.layers else cause))
+
+        result = pytree.tree_map(marked, result, is_leaf=_is_flow)
         if _is_in_place(node.target) and isinstance(result, Flow):
             self._overwrite(node, call, result, values)
         return result
@@ -180,6 +186,15 @@ def _followed(rule: Rule, call: Call) -> Result:
     if tuple(flow.shape for flow in flows) != call.shapes:
         return call.frozen(f"{call.where} is used in a form that is not followed")
     return result
+
+
+def _needed(graph: fx.Graph) -> set[fx.Node]:
+    """Nodes that an output depends on, or that write in place; an unread by-product fixes nothing."""
+    needed: set[fx.Node] = set()
+    for node in reversed(graph.nodes):
+        if node.op in ("output", "placeholder") or _is_in_place(node.target) or node in needed:
+            needed.update((node, *node.all_input_nodes))
+    return needed
 
 
 def _is_flow(value: Any) -> bool:

@@ -67,6 +67,11 @@ class Call:
         """For reasons: `layer_norm at layer_norm_3`."""
         return f"{self.name} at {self.node}"
 
+    def reason(self, what: str) -> str:
+        """Why labels stay that meet a tensor without labels: what took those away, or this call itself."""
+        causes = [flow.cause for flow in self.flows() if flow.cause and not flow.layers]
+        return causes[0] if causes else f"{self.where} {what}"
+
     def arg(self, position: int, name: str, default: Any = None) -> Any:
         if len(self.args) > position:
             return self.args[position]
@@ -97,7 +102,8 @@ class Call:
         """Results without identity of arguments that all stay as they are."""
         for flow in self.flows():
             self.space.freeze_flow(flow, reason)
-        return self.unlabelled()
+        flows = [Flow(shape, cause=reason) for shape in self.shapes]
+        return flows[0] if len(flows) == 1 else flows
 
 
 Rule = Callable[[Call], Result]

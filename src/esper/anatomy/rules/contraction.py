@@ -12,7 +12,7 @@ from math import prod
 
 from torch import Tensor
 
-from esper.anatomy.labels import Flow, are_zeroed, reshape_layer, varying_axes, with_rank
+from esper.anatomy.labels import Flow, are_zeroed, varying_axes, widest, with_rank
 from esper.anatomy.rules.call import Call, Product, Read, Result, Rule
 
 
@@ -34,12 +34,10 @@ def contract(call: Call, left: Flow, right: Flow, summed: Sequence[int], *, posi
                 (call.notes.consumed if is_read and not is_made else call.notes.produced).append(layer)
             _prefer_shared_axis(call, layer, mine, other, summed)
     _only_over_zeros(call, left, right, summed)
-    product = space.meet(left, right, f"{call.where} multiplies it with a fixed size")
+    product = space.meet(left, right, call.reason("multiplies it with a fixed size"))
     call.notes.products.append(Product(call.node, (*product.shape, positions), tuple(product.layers)))
     shape = tuple(1 if axis in summed else size for axis, size in enumerate(product.shape))
-    layers = [
-        layer for layer in (_drop(call, layer, summed) for layer in product.layers) if varying_axes(layer)
-    ]
+    layers = widest([_drop(call, layer, summed) for layer in product.layers])
     factors = [
         flow.moved(flow.shape, [_drop(call, layer, summed) for layer in flow.layers])
         for flow in (left, right)
@@ -107,7 +105,7 @@ def _with_bias(call: Call, out: Flow, bias: Flow | None, axis: int) -> Flow:
 
 
 def _plus(call: Call, out: Flow, bias: Flow) -> Flow:
-    met = call.space.meet(out, bias, f"{call.where} adds a fixed size")
+    met = call.space.meet(out, bias, call.reason("adds a fixed size"))
     terms = (out, with_rank(bias, len(out.shape)))
     return replace(met, is_zeroed=all(are_zeroed(met.layers, [term]) for term in terms))
 
@@ -128,7 +126,7 @@ def added_matmul(call: Call) -> Result:
 def _product_of(call: Call, first: int, second: int) -> Flow:
     a, b = call.args[first], call.args[second]
     if len(a.shape) == 0 or len(b.shape) == 0:
-        return call.space.meet(a, b, f"{call.where} multiplies it with a fixed size")
+        return call.space.meet(a, b, call.reason("multiplies it with a fixed size"))
     read(call, first, a, [-1])
     read(call, second, b, [-2 if len(b.shape) > 1 else -1])
     left = a.unsqueezed(0) if len(a.shape) == 1 else a
@@ -177,23 +175,22 @@ def _convolve(call: Call, groups: int, *, transposed: bool) -> Result:
     else:
         kernel = kernel.split_axis(0, (groups, weight.shape[0] // groups))  # [g, o, i]
     if groups > 1:
-        _prefer(call, channels, 1, groups, channels.shape[2])
-        _prefer(call, kernel, 0, groups, channels.shape[2])
+        by_group = groups >= channels.shape[2] and not transposed  # else equal positions of all groups
+        _prefer(call, channels, 1, by_group=by_group)
+        _prefer(call, kernel, 0, by_group=by_group)
     places = prod(weight.shape[2:]) * prod(x.shape[2:] if transposed else call.shape[2:])
     out = contract(call, channels.unsqueezed(2), kernel, [3], positions=places)  # [B, g, o, 1]
     flat = (out.shape[0], out.shape[1] * out.shape[2])
-    layers = [reshape_layer(layer, out.shape, flat) for layer in out.layers]
-    result = call.result(layers, flat, is_zeroed=out.is_zeroed).unsqueezed(*range(2, len(call.shape)))
+    result = call.space.reshaped(out, flat).unsqueezed(*range(2, len(call.shape)))
     return _with_bias(call, replace(result, shape=call.shape), bias, axis=1)
 
 
-def _prefer(call: Call, flow: Flow, group_axis: int, groups: int, inside: int) -> None:
+def _prefer(call: Call, flow: Flow, group_axis: int, *, by_group: bool) -> None:
     """Whole groups, or equal positions of all groups: whichever leaves the finer units."""
     for layer in flow.layers:
-        if layer.shape[group_axis] > 1:
-            others = [axis for axis in varying_axes(layer) if axis != group_axis]
-            if others:
-                call.space.grid(layer, group_axis if groups >= inside else others[0])
+        others = [axis for axis in varying_axes(layer) if axis != group_axis]
+        if layer.shape[group_axis] > 1 and others:
+            call.space.grid(layer, group_axis if by_group else others[0])
 
 
 def _without_space(call: Call, flow: Flow) -> Flow:
@@ -216,7 +213,7 @@ def attention(call: Call) -> Result:
     scores = contract(call, q.unsqueezed(rank - 1), k.unsqueezed(rank - 2), [rank])  # [..., T, S, 1]
     scores = _squeeze(scores, rank)
     if isinstance(mask, Flow):
-        scores = call.space.meet(scores, mask, f"{call.where} adds a mask of fixed size")
+        scores = call.space.meet(scores, mask, call.reason("adds a mask of fixed size"))
     call.space.fix_axis(scores, -1, f"{call.where} normalizes over it")
     values = v.unsqueezed(rank - 2)  # [..., 1, S, D]
     out = _squeeze(contract(call, scores.unsqueezed(rank), values, [rank - 1]), rank - 1)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from esper.anatomy.labels import Flow, compact, reshape_layer, varying_axes, with_rank
+from esper.anatomy.labels import Flow, compact, varying_axes, with_rank
 from esper.anatomy.rules.call import Call, Result, Rule, operators, spread
 
 ON_LABELS = operators(
@@ -35,9 +35,7 @@ def same(call: Call) -> Result:
 
 def reshaped(call: Call) -> Result:
     """Reshapes of any kind, from the concrete shape of the result."""
-    flow = call.args[0]
-    layers = [reshape_layer(layer, flow.shape, call.shape) for layer in flow.layers]
-    return call.result(layers, is_zeroed=flow.is_zeroed)
+    return call.space.reshaped(call.args[0], call.shape)
 
 
 def on_labels(call: Call) -> Result:
@@ -82,7 +80,7 @@ def in_equal_parts(call: Call) -> Result:
     if len(sizes) == 1 and len(call.shapes) > 1:
         parts = flow.split_axis(axis, (len(call.shapes), *sizes))
         for layer in parts.layers:
-            if layer.shape[axis] > 1:
+            if varying_axes(layer) == (axis, axis + 1):
                 call.space.grid(layer, axis + 1)
     return on_labels(call)
 
@@ -116,7 +114,7 @@ def _join(call: Call, parts: Sequence[Flow], axis: int) -> Flow:
         chosen.append(along[0] if along else None)
         flat = [call.space.conjunction(layer, [axis]) for layer in part.layers]
         rest = call.result([layer for layer in flat if varying_axes(layer)], _with(part.shape, axis, 1))
-        reason = f"{call.where} joins it with a fixed size"
+        reason = call.reason("joins it with a fixed size")
         across = rest if across is None else call.space.meet(across, rest, reason)
     layers = [] if across is None else list(across.layers)
     if any(layer is not None for layer in chosen):

@@ -31,7 +31,7 @@ def pointwise(call: Call) -> Result:
     _refuse_infinity(call)
     met = Flow(())
     for flow in flows:
-        met = call.space.meet(met, flow, f"{call.where} combines it with a fixed size")
+        met = call.space.meet(met, flow, call.reason("combines it with a fixed size"))
     aligned = [with_rank(flow, len(met.shape)) for flow in flows]
     first = replace(met, shape=call.shape, is_zeroed=_keeps_zero(call, met, aligned))
     return first if len(call.shapes) == 1 else [first, *(Flow(shape) for shape in call.shapes[1:])]
@@ -79,7 +79,7 @@ def parametric_relu(call: Call) -> Result:
     flow, slope = call.args[0], call.args[1]
     if slope.shape != (1,) and len(flow.shape) > 2:
         slope = slope.unsqueezed(*range(1, len(flow.shape) - 1))
-    met = call.space.meet(flow, slope, f"{call.where} combines it with a fixed size")
+    met = call.space.meet(flow, slope, call.reason("combines it with a fixed size"))
     return replace(met, is_zeroed=are_zeroed(met.layers, [flow]))
 
 

@@ -113,7 +113,7 @@ def batch_norm(call: Call) -> Result:
     met = flow
     for companion in call.args[1:5]:
         if isinstance(companion, Flow):
-            met = call.space.meet(met, _per_channel(companion, flow), f"{call.where} has a fixed size")
+            met = call.space.meet(met, _per_channel(companion, flow), call.reason("has a fixed size"))
     has_companion = any(isinstance(companion, Flow) for companion in call.args[1:5])
     is_zeroed = _are_zeroed(*call.args[1:3]) if has_companion else flow.is_zeroed
     return _normalized(call, replace(met, is_zeroed=is_zeroed))
@@ -141,7 +141,7 @@ def layer_norm(call: Call) -> Result:
     met = flow
     for companion in (weight, bias):
         if isinstance(companion, Flow):
-            met = call.space.meet(met, companion, f"{call.where} has a fixed size")
+            met = call.space.meet(met, companion, call.reason("has a fixed size"))
     return _normalized(call, replace(met, is_zeroed=flow.is_zeroed and bias is None))
 
 
@@ -156,13 +156,13 @@ def group_norm(call: Call) -> Result:
     grouped = flow.split_axis(1, (groups, flow.shape[1] // groups))
     for layer in grouped.layers:
         if layer.shape[2] > 1:
-            call.space.unite(layer, layer.narrow(2, 0, 1), f"{call.where} mixes it with a fixed size")
+            call.space.unite(layer, layer.narrow(2, 0, 1), call.reason("mixes it with a fixed size"))
     first = 1 if is_native else 2
     weight, bias = call.arg(first, "weight"), call.arg(first + 1, "bias")
     met = flow
     for companion in (weight, bias):
         if isinstance(companion, Flow):
-            met = call.space.meet(met, _per_channel(companion, flow), f"{call.where} has a fixed size")
+            met = call.space.meet(met, _per_channel(companion, flow), call.reason("has a fixed size"))
     is_zeroed = flow.is_zeroed if weight is bias is None else _are_zeroed(weight, bias)
     return _normalized(call, replace(met, is_zeroed=is_zeroed))
 
@@ -224,7 +224,7 @@ def gated_halves(call: Call) -> Result:
         ]
         return call.result(layers, shape)
 
-    met = call.space.meet(side(0), side(half), f"{call.where} combines it with a fixed size")
+    met = call.space.meet(side(0), side(half), call.reason("combines it with a fixed size"))
     return replace(met, is_zeroed=flow.is_zeroed)
 
 
