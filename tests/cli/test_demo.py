@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from esper.cli.demo import Recipe, accuracy, run_demo
+from esper.cli.demo import Recipe, accuracy, free_folder, run_demo
 from esper.cli.digits import Digits, Split, load_digits
 from esper.errors import ConfigError
 
@@ -41,6 +41,15 @@ def test_accuracy_counts_the_images_that_are_named_correctly() -> None:
 
 
 def test_a_folder_that_holds_a_run_is_refused_before_any_work(tmp_path: Path) -> None:
-    (tmp_path / "run").mkdir()
-    with pytest.raises(ConfigError, match="exists already"):
+    (tmp_path / "checkpoints").mkdir()
+    with pytest.raises(ConfigError, match="holds a run already"):
         run_demo(tmp_path, epochs=4, seed=0, flops=0.5, told=lambda *_: None)
+
+
+def test_every_demo_gets_a_folder_of_its_own(tmp_path: Path) -> None:
+    names = []
+    for _ in range(3):
+        folder = free_folder(tmp_path)
+        folder.mkdir()
+        names.append(folder.name)
+    assert names == ["demo", "demo-2", "demo-3"]

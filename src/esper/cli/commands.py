@@ -27,14 +27,15 @@ def demo(
     as_json: AsJson = False,
 ) -> None:
     """Train, prune, cut and validate a network on 5,000 real digits, beside its uncut twin."""
-    from esper.cli.demo import run_demo
+    from esper.cli.demo import free_folder, run_demo
     from esper.cli.render import report_table
 
+    folder = out or free_folder(Path("runs"))
     with output.epoch_progress(2 * epochs, as_json) as told:
-        report = run_demo(out, epochs=epochs, seed=seed, flops=flops, told=told)
+        report = run_demo(folder, epochs=epochs, seed=seed, flops=flops, told=told)
     output.show(report_table(report), report.to_json(), as_json)
     if not as_json:
-        output.console().print(f"\nThe whole story, with charts: {out / 'report.html'}")
+        output.console().print(f"\nThe whole story, with charts: {folder / 'report.html'}")
 
 
 def inspect(

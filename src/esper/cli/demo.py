@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -55,6 +56,15 @@ class Recipe:
             scheduler.step()
 
 
+def free_folder(parent: Path) -> Path:
+    """The first of `demo`, `demo-2`, `demo-3` ... that is not there yet."""
+    numbers = itertools.count(2)
+    folder = parent / "demo"
+    while folder.exists():
+        folder = parent / f"demo-{next(numbers)}"
+    return folder
+
+
 def accuracy(model: nn.Module, split: Split) -> float:
     """Share of the images that the network names correctly, 0..1."""
     model.eval()
@@ -64,12 +74,12 @@ def accuracy(model: nn.Module, split: Split) -> float:
 
 
 def run_demo(folder: Path, *, epochs: int, seed: int, flops: float, told: Told) -> RunReport:
-    """Trains the twin and the pruned network, and writes `report.html` and `report.json` into the folder.
+    """Trains the twin and the pruned network, and writes `report.html` and `report.json` into the run.
 
     Decisions rest on the 500 probe images; the 1,000 test images judge the result and nothing else.
 
     Args:
-        folder: where the run directory and the report go.
+        folder: the run directory.
         epochs: epochs of both runs.
         seed: of the split, the weights and the order of the images.
         flops: share of the FLOPs to remove.
@@ -78,12 +88,13 @@ def run_demo(folder: Path, *, epochs: int, seed: int, flops: float, told: Told) 
     Raises:
         ConfigError: the folder holds a run already, or the digits are not installed.
     """
-    run_dir = folder / "run"
-    if run_dir.exists():
-        raise ConfigError(f"{run_dir} exists already. Remove it, or choose another folder with --out.")
+    if (folder / "checkpoints").exists():
+        raise ConfigError(
+            f"{folder} holds a run already. Choose another folder with --out, or leave --out away."
+        )
     recipe = Recipe(load_digits(seed), epochs, seed)
     twin, plain_seconds = _train_twin(recipe, told)
-    report = _train_with_esper(recipe, run_dir, flops, told)
+    report = _train_with_esper(recipe, folder, flops, told)
     notes = (
         "Twin and run share seed, order of images, epochs and learning rates; they differ in Esper alone.",
         "Decisions rest on 500 probe images. Curve and result show 1,000 test images that no decision saw.",
