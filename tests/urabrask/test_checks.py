@@ -19,6 +19,7 @@ from esper.urabrask import (
     check_memory,
     check_only_removes,
 )
+from esper.urabrask.measurement import Measurement
 from tests.emrakul.networks import anatomies, chain, resnet8
 
 
@@ -109,26 +110,31 @@ def test_only_groups_that_lose_something_are_held_against_their_floor() -> None:
 @pytest.mark.parametrize(
     ("before", "after", "passed"),
     [
-        (2.0, 2.0, True),
-        (2.0, 1.9, True),
-        (2.0, 1.89, False),
-        (2.0, 20.0, True),
-        (2.0, 20.1, False),
-        (2.0, math.nan, False),
-        (math.inf, 2.0, False),
-        (0.0, 1.0, False),
-        (None, 1.0, False),
-        (1.0, None, False),
+        ((1.0, 2.0), (1.0, 2.0), True),
+        ((0.8, 2.0), (0.76, 0.1), True),
+        ((0.8, 2.0), (0.75, 2.0), False),
+        ((1.0, 2.0), (1.0, 20.0), True),
+        ((1.0, 2.0), (1.0, 20.1), False),
+        ((1.0, 2.0), (1.0, math.nan), False),
+        ((1.0, math.inf), (1.0, 2.0), False),
+        ((0.0, 1.0), (1.0, 1.0), False),
+        ((1.0, 0.0), (1.0, 1.0), False),
+        ((None, 1.0), (1.0, 1.0), False),
+        ((1.0, 1.0), (1.0, None), False),
     ],
 )
-def test_gradients_must_flow_and_must_have_been_measured(
-    before: float | None, after: float | None, passed: bool
+def test_gradients_must_reach_the_survivors_without_exploding(
+    before: tuple[float | None, float | None], after: tuple[float | None, float | None], passed: bool
 ) -> None:
-    assert check_gradients(before, after, Settings()).passed == passed
+    assert check_gradients(gradients(*before), gradients(*after), Settings()).passed == passed
+
+
+def gradients(flow: float | None, norm: float | None) -> Measurement:
+    return Measurement(gradient_flow=flow, gradient_norm=norm)
 
 
 def test_gradients_that_nobody_asked_for_may_be_missing() -> None:
-    assert check_gradients(None, None, Settings(require_gradients=False)).passed
+    assert check_gradients(Measurement(), Measurement(), Settings(require_gradients=False)).passed
 
 
 @pytest.mark.parametrize(

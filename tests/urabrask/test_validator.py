@@ -29,6 +29,7 @@ class Bench:
         share = 0.95 - self.drop_per_unit * gone
         return Measurement(
             correctness=(np.arange(4000) < share * 4000).astype(np.float64),
+            gradient_flow=1.0,
             gradient_norm=self.gradient_growth ** (gone > 0),
             peak_bytes=1000,
         )

@@ -11,7 +11,7 @@ from esper.checkpoint.commit import TEMPORARY_PREFIX, sweep
 from esper.checkpoint.content import pieces
 from esper.checkpoint.manifest import BLOB_SUFFIXES
 from esper.checkpoint.references import FileRef, Listing
-from esper.checkpoint.storage import Storage
+from esper.checkpoint.storage import Storage, make_directories
 from esper.checkpoint.writing import write_file
 from esper.errors import CheckpointError
 
@@ -31,9 +31,7 @@ class BlobShelf:
         if kind not in BLOB_SUFFIXES:
             raise CheckpointError(f"Files of kind {kind!r} are not known. Known: {', '.join(BLOB_SUFFIXES)}.")
         directory = self._run_dir / kind
-        if not directory.is_dir():
-            self._storage.make_directory(directory)
-            self._storage.sync_directory(self._run_dir)
+        make_directories(self._storage, directory)
         temporary = directory / f"{TEMPORARY_PREFIX}{os.getpid()}"
         try:
             written = write_file(self._storage, temporary, pieces(content))

@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from esper.checkpoint.storage import Storage
+from esper.checkpoint.storage import Storage, make_directories
 from esper.errors import CheckpointError
 
 BASELINE = "baseline"
@@ -74,9 +74,7 @@ class Pins:
         path = self._path(step, label)
         if path.exists():
             return
-        if not self._directory.is_dir():
-            self._storage.make_directory(self._directory)
-            self._storage.sync_directory(self._directory.parent)
+        make_directories(self._storage, self._directory)
         descriptor = self._storage.create(path)
         try:
             self._storage.sync(descriptor)

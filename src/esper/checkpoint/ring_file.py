@@ -12,7 +12,7 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from esper.checkpoint.crypto import Key, KeyRing, KeyState
-from esper.checkpoint.storage import PosixStorage, Storage
+from esper.checkpoint.storage import PosixStorage, Storage, make_directories
 from esper.checkpoint.writing import write_file
 from esper.errors import CheckpointMissing, ConfigError
 
@@ -121,7 +121,7 @@ def replace_key_ring(path: Path, ring: KeyRing, storage: Storage | None = None) 
 
 
 def _write_new(path: Path, ring: KeyRing, storage: Storage) -> None:
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    make_directories(storage, path.parent)
     temporary = _write_temporary(path, ring, storage)
     try:
         os.link(temporary, path)  # fails if someone was faster, so the file appears complete and only once

@@ -103,6 +103,19 @@ class PosixStorage:
         path.rmdir()
 
 
+def make_directories(storage: Storage, path: Path) -> None:
+    """Makes a directory and the parents that it lacks, each durable before the next; one that is there is fine."""
+    if path.is_dir():
+        return
+    make_directories(storage, path.parent)
+    try:
+        storage.make_directory(path)
+    except FileExistsError:
+        if not path.is_dir():
+            raise
+    storage.sync_directory(path.parent)
+
+
 def remove_tree(storage: Storage, path: Path) -> None:
     """Removes a file, or a directory with all that it holds; a link is removed, never followed."""
     if path.is_dir() and not path.is_symlink():

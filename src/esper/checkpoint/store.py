@@ -31,7 +31,7 @@ from esper.checkpoint.references import (
     VerifyReport,
 )
 from esper.checkpoint.retention import Pins, RetentionOutcome, Signature, expendable, signature
-from esper.checkpoint.storage import PosixStorage, Storage
+from esper.checkpoint.storage import PosixStorage, Storage, make_directories
 from esper.errors import CheckpointError
 
 NO_BLOBS: Mapping[str, FileRef] = MappingProxyType({})
@@ -81,7 +81,7 @@ class CheckpointStore:
         self._verified: dict[Path, Signature] = {}
         directory = run_dir / "checkpoints"
         with self._explained(f"The run directory {run_dir} cannot be used"):
-            self._make_directories(directory)
+            make_directories(self._storage, directory)
             self._lock = WriterLock(directory)
         try:
             with self._explained(f"The run directory {run_dir} cannot be used"):
@@ -334,16 +334,6 @@ class CheckpointStore:
                 return False
             self._verified[path] = now
         return True
-
-    def _make_directories(self, directory: Path) -> None:
-        self.run_dir.mkdir(parents=True, exist_ok=True)
-        if not directory.is_dir():
-            try:
-                self._storage.make_directory(directory)
-            except FileExistsError:
-                if not directory.is_dir():
-                    raise
-            self._storage.sync_directory(self.run_dir)
 
     def _sweep(self, directory: Path) -> tuple[Path, ...]:
         inside = [directory / name for name in self._storage.list(directory) if name.startswith("step-")]

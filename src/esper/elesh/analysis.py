@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import resource
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -27,11 +28,12 @@ class Quality:
 
     correctness: tuple[float, ...] | None
     losses: tuple[float, ...]
+    gradient_flow: float
     gradient_norm: float
     peak_bytes: int
 
 
-def screen(case: Case, weights: Mapping[str, float]) -> list[float]:
+def screen(case: Case, weights: Mapping[str, float], min_optimizer_steps: int) -> list[float]:
     """Importance rank of every unit, 0 to 1, from what the checkpoint holds; NaN where nothing was measured.
 
     The leading signal is the Fisher score from the optimizer's second moments, or the tracker's where the optimizer
@@ -39,7 +41,7 @@ def screen(case: Case, weights: Mapping[str, float]) -> list[float]:
     """
     opened = open_case(case)
     parts: dict[str, FloatArray] = {"magnitude": magnitude(opened.anatomy, opened.state)}
-    leading = _leading(case, opened)
+    leading = _leading(case, opened, min_optimizer_steps)
     if leading is None:
         return [float("nan")] * opened.anatomy.num_units
     parts["taylor"] = leading
@@ -48,9 +50,11 @@ def screen(case: Case, weights: Mapping[str, float]) -> list[float]:
     return [float(rank) for rank in ranks]
 
 
-def _leading(case: Case, opened: OpenCase) -> FloatArray | None:
+def _leading(case: Case, opened: OpenCase, min_optimizer_steps: int) -> FloatArray | None:
     if case.optimizer is not None:
-        moments = moments_from_state(*read_optimizer(case.optimizer))
+        states, groups = read_optimizer(case.optimizer)
+        ripe = {name: state for name, state in states.items() if float(state.get("step", 0)) >= min_optimizer_steps}
+        moments = moments_from_state(ripe, groups)
         if moments is not None:
             return fisher(opened.anatomy, opened.state, moments)
     if case.tracked is not None:
@@ -85,9 +89,9 @@ def measure(case: Case, keep: Sequence[bool], survivors: Sequence[bool]) -> Qual
                 losses.append(float(loss))
                 right = correct(output, split_sample(chunk, with_target=True)[2])
                 correctness = None if right is None or correctness is None else [*correctness, *right]
-    norm = _gradient_norm(opened, state, batches[0], np.asarray(survivors, np.bool_))
+    flow, norm = _gradients(opened, state, batches[0], np.asarray(survivors, np.bool_))
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    return Quality(None if correctness is None else tuple(correctness), tuple(losses), norm, peak)
+    return Quality(None if correctness is None else tuple(correctness), tuple(losses), flow, norm, peak)
 
 
 def correct(output: Tensor, target: Any) -> list[float] | None:
@@ -119,24 +123,22 @@ def _chunks(batch: Any, is_batch_dynamic: bool) -> list[Any]:
     return [cut(start, end) for start, end in zip(starts, ends, strict=True)]
 
 
-def _gradient_norm(opened: OpenCase, state: dict[str, Tensor], batch: Any, survivors: BoolArray) -> float:
-    """Norm of the loss gradient over the parameters that survive."""
+def _gradients(opened: OpenCase, state: dict[str, Tensor], batch: Any, survivors: BoolArray) -> tuple[float, float]:
+    """Share of the surviving parameters that the loss gradient reaches, and its norm over them."""
     parameters = [info.name for info in opened.anatomy.tensors if info.is_parameter and info.name in state]
-    live = {name: state[name].detach().clone().requires_grad_() for name in parameters if _is_float(state[name])}
+    live = {n: state[n].detach().clone().requires_grad_() for n in parameters if state[n].is_floating_point()}
     loss, _ = opened.twin.loss({**state, **_aliased(live, opened)}, batch)
     found = torch.autograd.grad(loss, list(live.values()), allow_unused=True)
     gradients = {name: g for name, g in zip(live, found, strict=True) if g is not None}
     zero_masked(gradients, masked_axes(opened.anatomy, survivors))
-    return float(torch.sqrt(sum((g.double().square().sum() for g in gradients.values()), torch.zeros((), dtype=torch.float64))))
+    reached = sum(int(g.count_nonzero()) for g in gradients.values())
+    square = sum(float(g.double().square().sum()) for g in gradients.values())
+    return reached / max(opened.anatomy.parameters(survivors), 1), math.sqrt(square)
 
 
 def _aliased(live: dict[str, Tensor], opened: OpenCase) -> dict[str, Tensor]:
     aliases = {alias: live[info.name] for info in opened.anatomy.tensors if info.name in live for alias in info.aliases}
     return {**live, **aliases}
-
-
-def _is_float(tensor: Tensor) -> bool:
-    return tensor.is_floating_point()
 
 
 def confidence(increases: FloatArray, *, quantile: float = 0.6, resamples: int = 200, seed: int = 0) -> FloatArray:

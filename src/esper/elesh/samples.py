@@ -13,6 +13,9 @@ from torch.utils import _pytree as pytree
 from esper.elesh.settings import AnalysisSettings
 from esper.errors import ConfigError
 
+_CALIBRATION_SHARE = 0.4
+"""Where samples are few, the larger part judges: a wrong choice is caught there, a wrong judgement nowhere."""
+
 
 @dataclass(frozen=True)
 class HeldOut:
@@ -44,8 +47,8 @@ def hold_out(probe: Iterable[Any], settings: AnalysisSettings) -> HeldOut:
             f"probe yields {total} sample(s), which is too few to analyze with one part and judge by the other. Give a "
             f"loader of held-out batches; {wanted} samples are used if there are as many."
         )
-    share = settings.calibration_samples / wanted
-    cut = min(max(round(len(batches) * share), 1), len(batches) - 1)
+    enough = -(-settings.calibration_samples // settings.batch_samples)
+    cut = min(enough, max(round(_CALIBRATION_SHARE * len(batches)), 1), len(batches) - 1)
     return HeldOut(tuple(batches[:cut]), tuple(batches[cut:]))
 
 

@@ -21,8 +21,11 @@ class AnalysisSettings(Section):
     held_out_samples: PositiveCount = 1024
     """Further held-out samples on which a plan is validated."""
 
-    batch_samples: Annotated[int, Field(ge=2)] = 32
+    batch_samples: Annotated[int, Field(ge=2)] = 16
     """Samples of one calibration batch; batches are what the bootstrap resamples."""
+
+    min_optimizer_steps: PositiveCount = 100
+    """Optimizer steps before its second moments count as evidence; until then every unit is unmeasured."""
 
     units_per_task: PositiveCount = 64
     """Units that one worker task ablates."""

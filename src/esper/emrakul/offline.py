@@ -100,14 +100,19 @@ class OfflineAnalyst:
             return Measurement(
                 None if quality.correctness is None else np.asarray(quality.correctness),
                 np.asarray(quality.losses),
+                quality.gradient_flow,
                 quality.gradient_norm,
                 quality.peak_bytes,
             )
 
-        return validate(self.anatomy, self.keep, keep, measured, self.validation, self.clock, floors=self.floors)
+        return validate(
+            self.anatomy, self.keep, keep, measured, self.validation, self.clock, floors=self.floors
+        )
 
     def _task(self, function: Any, arguments: Mapping[str, Any], seconds: float) -> WorkerTask:
-        return WorkerTask(function, arguments, deadline_seconds=seconds, memory_bytes=self.settings.memory_bytes)
+        return WorkerTask(
+            function, arguments, deadline_seconds=seconds, memory_bytes=self.settings.memory_bytes
+        )
 
     def _one(self, function: Any, arguments: Mapping[str, Any], seconds: float) -> Any:
         outcome = self.pool.submit(self._task(function, arguments, seconds)).outcome()

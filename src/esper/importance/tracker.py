@@ -74,6 +74,11 @@ class ImportanceTracker:
         return self._failure
 
     @property
+    def num_units(self) -> int:
+        """Units of the network that is tracked."""
+        return self._num_units
+
+    @property
     def stride(self) -> int:
         """One step in this many is sampled at present."""
         return self._governor.stride

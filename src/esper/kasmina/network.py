@@ -103,6 +103,11 @@ class LiveNetwork:
             uncut(self.model, past.anatomy, past.made, (self.optimizer,))
         self._look()
 
+    def renew_masks(self) -> None:
+        """Forgets all masks without restoring anything: a checkpoint is about to be."""
+        self.masks.detach()
+        self.masks = MaskKeeper(self.model, self.anatomy, (self.optimizer,))
+
     def make_cuts(self, records: Sequence[Mapping[str, Any]]) -> None:
         """Makes recorded cuts in a fresh network, so that a checkpoint from after them can be restored.
 

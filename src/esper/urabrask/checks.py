@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from esper.anatomy.structure import Anatomy, BoolArray, IntArray
+from esper.urabrask.measurement import Measurement
 from esper.urabrask.settings import Settings
 from esper.urabrask.verdict import Check
 
@@ -96,33 +97,33 @@ def _kept_per_group(anatomy: Anatomy, keep: BoolArray) -> IntArray:
     return np.bincount(anatomy.group_of[keep], minlength=len(anatomy.groups)).astype(np.int64)
 
 
-def check_gradients(before: float | None, after: float | None, settings: Settings) -> Check:
-    """Do gradients over the surviving parameters still flow: finite, neither faded nor exploded?
+def check_gradients(before: Measurement, after: Measurement, settings: Settings) -> Check:
+    """Do gradients still reach the surviving parameters, and are they finite and not exploded?
+
+    The norm itself may well fall: it follows the loss, not the structure, so only its rise is limited.
 
     Args:
-        before: gradient norm over the survivors in the present network; None if unmeasured.
-        after: the same norm under the new mask.
+        before: the present network, its gradients over the survivors.
+        after: the same under the new mask.
         settings: the limits of after / before.
     """
-    if before is None or after is None:
-        passed = not settings.require_gradients
-        return Check("gradients", passed, None, None, "The gradient norm was not measured.")
-    if not (math.isfinite(before) and math.isfinite(after)):
-        return Check(
-            "gradients",
-            False,
-            None,
-            None,
-            f"The gradient norm is {before} before and {after} after the mask.",
-        )
-    if before <= 0:
-        return Check(
-            "gradients", False, None, None, "The gradient is zero before the mask: nothing can be compared."
-        )
-    ratio = after / before
+    flows, norms = (before.gradient_flow, after.gradient_flow), (before.gradient_norm, after.gradient_norm)
+    if flows[0] is None or flows[1] is None or norms[0] is None or norms[1] is None:
+        return Check("gradients", not settings.require_gradients, None, None, "The gradients were not measured.")
+    if not all(math.isfinite(value) for value in (*flows, *norms)):
+        text = f"The gradient norm is {norms[0]} before and {norms[1]} after the mask."
+        return Check("gradients", False, None, None, text)
+    if flows[0] <= 0 or norms[0] <= 0:
+        text = "The gradient is zero before the mask: nothing can be compared."
+        return Check("gradients", False, None, None, text)
+    reach, growth = flows[1] / flows[0], norms[1] / norms[0]
     low, high = settings.min_gradient_ratio, settings.max_gradient_ratio
-    text = f"The gradient norm is {ratio:.3g} times the one before, expected {low:g} to {high:g}."
-    return Check("gradients", low <= ratio <= high, ratio, low if ratio < 1 else high, text)
+    text = (
+        f"The gradient reaches {reach:.3g} times as many surviving parameters as before (expected at least {low:g}), "
+        f"and its norm is {growth:.3g} times as large (expected at most {high:g})."
+    )
+    value, limit = (reach, low) if reach < low else (growth, high)
+    return Check("gradients", reach >= low and growth <= high, value, limit, text)
 
 
 def check_memory(peak_bytes: int | None, limit_bytes: int | None) -> Check:

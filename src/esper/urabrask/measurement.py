@@ -15,12 +15,14 @@ class Measurement:
     Attributes:
         correctness: quality of every sample, higher is better; 0 or 1 for right or wrong. Shape [samples].
         losses: mean loss of every chunk of samples, lower is better. Shape [chunks].
+        gradient_flow: share of the surviving parameters that the loss gradient reaches (is not zero at), 0 to 1.
         gradient_norm: norm of the loss gradient over the parameters that survive the mask under judgement.
         peak_bytes: most memory that measuring took, in bytes.
     """
 
     correctness: FloatArray | None = None
     losses: FloatArray | None = None
+    gradient_flow: float | None = None
     gradient_norm: float | None = None
     peak_bytes: int | None = None
 
@@ -29,7 +31,7 @@ class Measure(Protocol):
     """Measures the twin under a mask; every call must use the same data in the same order.
 
     `keep` marks the units that are left, shape [units]; `survivors` marks those whose parameters
-    `gradient_norm` covers, the same for both measurements of a pair, so that their norms can be compared.
+    the gradients cover, the same for both measurements of a pair, so that they can be compared.
     """
 
     def __call__(self, keep: BoolArray, survivors: BoolArray, /) -> Measurement: ...

@@ -43,13 +43,13 @@ class Settings(Section):
     """Confidence of the interval around the measured difference."""
 
     min_gradient_ratio: Fraction = 0.95
-    """Smallest gradient norm over surviving parameters, relative to the norm before."""
+    """Smallest share of the surviving parameters that the gradient reaches, relative to the share before."""
 
     max_gradient_ratio: Annotated[float, Field(gt=1.0)] = 10.0
     """Largest gradient norm over surviving parameters, relative to the norm before."""
 
     require_gradients: bool = True
-    """Refuse a plan whose gradient norm was not measured."""
+    """Refuse a plan whose gradients were not measured."""
 
     memory_limit_bytes: PositiveCount | None = None
     """Most memory that measuring may take, in bytes; unset: no limit."""

@@ -73,7 +73,7 @@ def judge(before: Measurement, after: Measurement, level: Level, settings: Setti
     retained, retention = check_retention(before, after, level, settings)
     checks = (
         retained,
-        check_gradients(before.gradient_norm, after.gradient_norm, settings),
+        check_gradients(before, after, settings),
         check_memory(after.peak_bytes, settings.memory_limit_bytes),
     )
     failed = _failed(checks)

@@ -1,0 +1,167 @@
+"""A pruning cycle beside training: analyzes the checkpoint of one epoch and commits the accepted mask beside it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import TimeoutError as FutureTimeout
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from esper.anatomy import masked_axes
+from esper.anatomy.structure import Anatomy, BoolArray
+from esper.checkpoint import AttachmentRef, CheckpointRef, CheckpointStore, load_tensors
+from esper.checkpoint.trainer_state import MODEL_FILE
+from esper.emrakul.coordinator import Coordinator, CoordinatorState, Cycle
+from esper.emrakul.offline import OfflineAnalyst
+from esper.emrakul.outcome import CycleOutcome, Status
+from esper.errors import CheckpointError
+
+MASK = "mask-01"
+_DECISION, _BITS, _ORIGINALS = "decision.json", "masks.bin", "originals.safetensors"
+
+
+@dataclass(frozen=True, eq=False)
+class Decision:
+    """What a cycle decided about the network of one checkpoint: `keep` if a mask was committed, else None."""
+
+    epoch: int
+    keep: BoolArray | None
+    is_on_probation: bool
+    reason: str
+    outcome: CycleOutcome | None
+    state: CoordinatorState
+    """What the coordinator remembers after it."""
+
+
+class CycleRunner:
+    """Runs one cycle at a time in a thread that mostly waits for workers."""
+
+    def __init__(self, coordinator: Coordinator, store: CheckpointStore) -> None:
+        self.coordinator = coordinator
+        self._store = store
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="esper-cycle")
+        self._in_flight: Future[Decision] | None = None
+
+    def start(
+        self,
+        durable: Callable[[], CheckpointRef],
+        epoch: int,
+        anatomy: Anatomy,
+        keep: BoolArray,
+        analyst: AnalystMaker,
+    ) -> None:
+        """Starts the cycle of one checkpoint: `durable` waits for it, `analyst` opens it for analysis."""
+
+        def run() -> Decision:
+            try:
+                checkpoint = durable()
+                asked = analyst(checkpoint)
+                outcome = self.coordinator.run_cycle(
+                    Cycle(epoch, anatomy, keep, checkpoint.digest),
+                    screen=asked.screen,
+                    analyze=asked.analyze,
+                    validate=asked.validate,
+                )
+                decision = self._decision(epoch, outcome)
+                if decision.keep is not None:
+                    commit_mask(self._store, checkpoint, anatomy, decision)
+            except (
+                CheckpointError
+            ) as error:  # nothing durable to decide from or beside: no pruning this cycle
+                return Decision(epoch, None, False, str(error), None, self.coordinator.state)
+            return decision
+
+        self._in_flight = self._thread.submit(run)
+
+    def _decision(self, epoch: int, outcome: CycleOutcome) -> Decision:
+        accepted = outcome.status is Status.ACCEPTED and outcome.plan is not None
+        keep = outcome.plan.keep if accepted and outcome.plan is not None else None
+        return Decision(epoch, keep, outcome.is_on_probation, outcome.reason, outcome, self.coordinator.state)
+
+    @property
+    def is_running(self) -> bool:
+        return self._in_flight is not None
+
+    def collect(self, timeout_seconds: float) -> Decision | None:
+        """The decision of the cycle in flight, or None if there is none or it needs longer than that."""
+        if self._in_flight is None:
+            return None
+        try:
+            decision = self._in_flight.result(timeout_seconds)
+        except FutureTimeout:
+            return None
+        except BaseException:
+            self._in_flight = None
+            raise
+        self._in_flight = None
+        return decision
+
+    def drop(self) -> None:
+        """Forgets the cycle in flight; what it may still commit is about a state that training has left."""
+        self._in_flight = None
+
+    def close(self) -> None:
+        self._in_flight = None
+        self._thread.shutdown(wait=True, cancel_futures=True)
+
+
+AnalystMaker = Callable[[CheckpointRef], OfflineAnalyst]
+
+
+def commit_mask(
+    store: CheckpointStore, base: CheckpointRef, anatomy: Anatomy, decision: Decision
+) -> AttachmentRef:
+    """Commits an accepted mask beside its checkpoint: bits, the values it hides, and the rationale."""
+    if decision.keep is None:
+        raise ValueError("there is no mask to commit")
+    record = {
+        "epoch": decision.epoch,
+        "anatomy": anatomy.digest,
+        "num_units": anatomy.num_units,
+        "is_on_probation": decision.is_on_probation,
+        "reason": decision.reason,
+        "outcome": None if decision.outcome is None else decision.outcome.to_json(),
+        "coordinator": decision.state.to_json(),
+    }
+    return store.commit_attachment(
+        base,
+        MASK,
+        {
+            _BITS: np.packbits(decision.keep).tobytes(),
+            _ORIGINALS: _hidden_values(load_tensors(base.file(MODEL_FILE)), anatomy, decision.keep),
+            _DECISION: json.dumps(record).encode(),
+        },
+    )
+
+
+def read_mask(store: CheckpointStore, base: CheckpointRef, anatomy: Anatomy) -> Decision | None:
+    """The mask that was committed beside a checkpoint, verified; None if there is none for this network."""
+    for attached in store.attachments(base).found:
+        if attached.name != MASK:
+            continue
+        record = json.loads(attached.file(_DECISION).read_bytes())
+        if record["anatomy"] != anatomy.digest:
+            continue
+        bits = np.frombuffer(attached.file(_BITS).read_bytes(), np.uint8)
+        keep = np.unpackbits(bits, count=record["num_units"]).astype(np.bool_)
+        state = CoordinatorState.from_json(record["coordinator"])
+        return Decision(record["epoch"], keep, record["is_on_probation"], record["reason"], None, state)
+    return None
+
+
+def _hidden_values(tensors: dict[str, Tensor], anatomy: Anatomy, keep: BoolArray) -> dict[str, Tensor]:
+    """The values under the mask, in memory order, by parameter."""
+    hidden: dict[str, Tensor] = {}
+    places: dict[str, Tensor] = {}
+    for (name, axis), gone in masked_axes(anatomy, keep).items():
+        if name in tensors:
+            where = places.setdefault(name, torch.zeros(tensors[name].shape, dtype=torch.bool))
+            where.index_fill_(axis, torch.from_numpy(gone), True)
+    for name, where in places.items():
+        hidden[name] = tensors[name][where]
+    return hidden

@@ -1,0 +1,9 @@
+"""Training under Esper: attach, three calls, resume, and loading what came out of it."""
+
+from esper.anatomy import inspect
+from esper.session.attach import attach, resume
+from esper.session.finish import Result
+from esper.session.loading import load
+from esper.session.session import Session
+
+__all__ = ["Result", "Session", "attach", "inspect", "load", "resume"]

@@ -1,0 +1,295 @@
+"""Puts a session together: for a new run, or for one that goes on."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import nn
+from torch.optim import Optimizer
+
+from esper.anatomy import Anatomy, Loss
+from esper.anatomy.structure import BoolArray
+from esper.checkpoint import CheckpointRef, CheckpointStore, open_key_ring
+from esper.checkpoint.trainer_state import Stateful, load_trainer
+from esper.config import Config
+from esper.elesh import HeldOut, hold_out, read_data
+from esper.elesh.workers import InlinePool, LocalPool, WorkerPool
+from esper.emrakul import Coordinator, Origin, Schedule, floors
+from esper.emrakul.cycle import CycleRunner
+from esper.emrakul.offline import OfflineAnalyst
+from esper.errors import CheckpointError, CheckpointMissing, ConfigError
+from esper.importance import ImportanceTracker
+from esper.kasmina import LiveNetwork
+from esper.session.saving import Saving
+from esper.session.session import Parts, Session
+
+_PRELOAD = ("torch", "safetensors.torch", "esper.elesh.analysis")
+
+
+def attach(
+    model: nn.Module,
+    optimizer: Optimizer,
+    *,
+    loss: Loss,
+    sample: Any,
+    probe: Iterable[Any] | None = None,
+    metric: str = "accuracy",
+    higher_is_better: bool = True,
+    run_dir: str | Path,
+    config: Config | None = None,
+    epochs: int | None = None,
+    scheduler: Stateful | Sequence[Stateful] | None = None,
+    scaler: Stateful | None = None,
+    resume: bool = False,
+) -> Session:
+    """Attaches Esper to a training run.
+
+    Args:
+        model: the network, on its device.
+        optimizer: the optimizer that trains it.
+        loss: `loss(output, target)`, a scalar.
+        sample: one batch `(input, target)`, for tracing.
+        probe: held-out batches to analyze with and to judge by; without it nothing is pruned.
+        metric: the name of what `end_epoch` will report and decisions are made by.
+        higher_is_better: its direction.
+        run_dir: where checkpoints, masks and the report go.
+        config: what to do; nothing is pruned unless it asks for it.
+        epochs: how many epochs are planned; the schedule scales to it.
+        scheduler: learning-rate scheduler(s), saved and restored with the run.
+        scaler: the GradScaler, likewise.
+        resume: go on from the newest checkpoint if `run_dir` holds one.
+
+    Raises:
+        UntraceableError: the network cannot be exported; the message names the line.
+        ConfigError: sample, loss or probe cannot be used.
+        CheckpointError: the run directory cannot be written, is in use, or is of another model.
+    """
+    run = Path(run_dir)
+    if _holds_checkpoints(run):
+        if resume:
+            return _resume(run, model, optimizer, loss, probe, _listed(scheduler), scaler, config, epochs)
+        raise CheckpointError(
+            f"{run} holds a run already. Continue it with esper.resume({str(run)!r}, model, optimizer, loss=...), or "
+            "with attach(..., resume=True), or choose another run_dir."
+        )
+    settings = config or Config()
+    network = LiveNetwork(model, optimizer, sample, loss)
+    held_out = None if probe is None else hold_out(probe, settings.analysis)
+    session = _assemble(
+        run, network, held_out, sample, settings, metric, higher_is_better, epochs, _listed(scheduler), scaler
+    )
+    session.save_baseline()
+    return session
+
+
+def resume(
+    run_dir: str | Path,
+    model: nn.Module,
+    optimizer: Optimizer,
+    *,
+    loss: Loss,
+    probe: Iterable[Any] | None = None,
+    scheduler: Stateful | Sequence[Stateful] | None = None,
+    scaler: Stateful | None = None,
+    config: Config | None = None,
+    epochs: int | None = None,
+) -> Session:
+    """Goes on from the newest checkpoint that verifies; the next step equals that of the uninterrupted run.
+
+    Build model, optimizer and scheduler exactly as for the first run; cuts are made again and proven again.
+
+    Args:
+        run_dir: the run directory given to `attach`.
+        model: a fresh network as at the start of the run.
+        optimizer: its optimizer, built the same way.
+        loss: as for `attach`.
+        probe: other held-out batches than those that the run has kept.
+        scheduler: as for `attach`.
+        scaler: as for `attach`.
+        config: other settings than those that the run was started with.
+        epochs: another number of planned epochs.
+
+    Raises:
+        CheckpointMissing: the directory holds no checkpoint that verifies.
+        CheckpointError: the checkpoint is of another network.
+    """
+    run = Path(run_dir)
+    if not _holds_checkpoints(run):
+        raise CheckpointMissing(f"{run} holds no checkpoint. Start a run there with esper.attach(..., run_dir=...).")
+    return _resume(run, model, optimizer, loss, probe, _listed(scheduler), scaler, config, epochs)
+
+
+def _resume(
+    run: Path,
+    model: nn.Module,
+    optimizer: Optimizer,
+    loss: Loss,
+    probe: Iterable[Any] | None,
+    schedulers: Sequence[Stateful],
+    scaler: Stateful | None,
+    config: Config | None,
+    epochs: int | None,
+) -> Session:
+    ring = open_key_ring(run)
+    with CheckpointStore(run, keyring=ring) as store:
+        search = store.search()
+        if search.found is None:
+            why = "; ".join(str(rejection) for rejection in search.rejected[:3])
+            raise CheckpointMissing(f"{run} holds no checkpoint that verifies ({why}). Start again in another run_dir.")
+        target = search.found
+        extra = load_trainer(target).extra
+        from esper.elesh import DataRef
+
+        data = DataRef(store.catalog.blob(target, "batches"), store.catalog.blob(target, "samples"))
+        sample, kept = read_data(data)
+    settings = config or Config.model_validate_json(extra["config"])
+    held_out = kept if probe is None else hold_out(probe, settings.analysis)
+    device = next((p.device for p in model.parameters()), None)
+    network = LiveNetwork(model, optimizer, _on(sample, device), loss)
+    origin = Origin.from_json(extra["origin"])
+    session = _assemble(
+        run,
+        network,
+        held_out if held_out.validation else None,
+        sample,
+        settings,
+        extra["metric"],
+        extra["higher_is_better"],
+        extra["epochs_planned"] if epochs is None else epochs,
+        schedulers,
+        scaler,
+        origin=origin,
+    )
+    session.continue_from(session.parts.saving.store.catalog.at(target.step))
+    for rejection in search.rejected:
+        session.log.note(f"A newer checkpoint was passed over: {rejection}")
+    return session
+
+
+def _assemble(
+    run: Path,
+    network: LiveNetwork,
+    held_out: HeldOut | None,
+    sample: Any,
+    config: Config,
+    metric: str,
+    higher_is_better: bool,
+    epochs: int | None,
+    schedulers: Sequence[Stateful],
+    scaler: Stateful | None,
+    *,
+    origin: Origin | None = None,
+) -> Session:
+    origin = origin or Origin.of(network.anatomy)
+    name = f"{type(network.model).__qualname__}-{network.anatomy.digest[:16]}"
+    ring = open_key_ring(run, create=True)
+    store = CheckpointStore(run, keyring=ring, model=name, keep_last=config.checkpoint.keep_last)
+    saving = Saving(store, schedulers, scaler, background=config.checkpoint.background)
+    saving.keep_data(sample, held_out or HeldOut((), ()))
+    saving.structure_changed(network)
+    tracker = ImportanceTracker(network.anatomy, network.named_parameters(), network.optimizer, config.importance)
+    why_off = _why_off(config, held_out, network)
+    pool = None if why_off is not None else _pool(config)
+    runner = None
+    if pool is not None:
+        coordinator = Coordinator(config.pruning, Schedule(config.pruning, epochs), origin, time.monotonic)
+        runner = CycleRunner(coordinator, store)
+    return Session(
+        Parts(
+            network=network,
+            tracker=tracker,
+            saving=saving,
+            runner=runner,
+            analyst=_analyst_maker(saving, pool, network, config, origin),
+            origin=origin,
+            config=config,
+            metric=metric,
+            higher_is_better=higher_is_better,
+            epochs=epochs,
+            schedulers=schedulers,
+            scaler=scaler,
+            close_pool=(lambda: None) if pool is None else pool.close,
+            why_off=why_off or "",
+        )
+    )
+
+
+def _why_off(config: Config, held_out: HeldOut | None, network: LiveNetwork) -> str | None:
+    """Why nothing will be pruned ('' if nobody asked for it), or None if it will."""
+    if not config.pruning.is_enabled:
+        return ""
+    if network.anatomy.num_units == 0:
+        reasons = "; ".join(sorted({axis.reason for axis in network.anatomy.frozen})[:3])
+        return f"Nothing can be pruned: no unit of this network is free ({reasons}). Training goes on, saved and unpruned."
+    if held_out is None and config.validation.validation != "none":
+        return (
+            "Nothing will be pruned: there is no held-out data to decide by. Give probe= (a loader of batches that "
+            "training never sees). Training goes on, saved and unpruned."
+        )
+    if held_out is None:
+        return "Nothing will be pruned: the analysis needs held-out batches too. Give probe=."
+    return None
+
+
+def _pool(config: Config) -> WorkerPool:
+    import os
+
+    workers = config.analysis.workers
+    if workers is None:
+        workers = max(1, min(4, (os.cpu_count() or 2) - 1))
+    return LocalPool(workers, _PRELOAD) if workers else InlinePool()
+
+
+def _analyst_maker(
+    saving: Saving, pool: WorkerPool | None, network: LiveNetwork, config: Config, origin: Origin
+) -> Callable[[Anatomy, BoolArray, tuple[float, ...]], Callable[[CheckpointRef], OfflineAnalyst]]:
+    """Binds what is known when a cycle starts, so that nothing live is read while training goes on."""
+
+    def bound(
+        anatomy: Anatomy, keep: BoolArray, tracked: tuple[float, ...]
+    ) -> Callable[[CheckpointRef], OfflineAnalyst]:
+        allowed = network.cuttable_units()
+
+        def analyst(checkpoint: CheckpointRef) -> OfflineAnalyst:
+            if pool is None:
+                raise ConfigError("There is no worker pool, because pruning is off.")
+            known = tracked if np.isfinite(np.asarray(tracked)).any() else None
+            return OfflineAnalyst(
+                pool=pool,
+                case=saving.case(checkpoint, keep, known),
+                anatomy=anatomy,
+                keep=keep,
+                allowed=allowed,
+                weights=config.importance.weights.model_dump(),
+                settings=config.analysis,
+                validation=config.validation,
+                floors=floors(anatomy, config.pruning, origin),
+                clock=time.monotonic,
+                deadline_seconds=config.pruning.budget.deadline_seconds,
+            )
+
+        return analyst
+
+    return bound
+
+
+def _holds_checkpoints(run: Path) -> bool:
+    directory = run / "checkpoints"
+    return directory.is_dir() and any(path.name.startswith("step-") for path in directory.iterdir() if path.is_dir())
+
+
+def _listed(scheduler: Stateful | Sequence[Stateful] | None) -> Sequence[Stateful]:
+    if scheduler is None:
+        return ()
+    return tuple(scheduler) if isinstance(scheduler, Sequence) else (scheduler,)
+
+
+def _on(sample: Any, device: Any) -> Any:
+    from torch import Tensor
+    from torch.utils import _pytree as pytree
+
+    return pytree.tree_map(lambda leaf: leaf.to(device) if isinstance(leaf, Tensor) else leaf, sample)

@@ -1,0 +1,71 @@
+"""What happened in a run, epoch by epoch: the memory behind the report and behind rollback decisions."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+
+from esper.anatomy import Anatomy
+from esper.emrakul import CycleOutcome, EpochRecord
+from esper.nissa import DecisionRow, EpochRow, Mark
+from esper.nissa.report import MarkKind
+
+
+@dataclass
+class RunLog:
+    """Rows of the report, stored with every checkpoint."""
+
+    epochs: list[EpochRow] = field(default_factory=list)
+    marks: list[Mark] = field(default_factory=list)
+    decisions: list[DecisionRow] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    def mark(self, epoch: int, kind: MarkKind, text: str) -> None:
+        self.marks.append(Mark(epoch, kind, text))
+
+    def note(self, text: str) -> None:
+        if text not in self.notes:
+            self.notes.append(text)
+
+    def records(self, metric: str) -> list[EpochRecord]:
+        """What rollback decisions look at."""
+        return [EpochRecord(row.epoch, row.metrics.get(metric), row.metrics.get("loss")) for row in self.epochs]
+
+    def decide(self, anatomy: Anatomy, outcome: CycleOutcome) -> None:
+        """One row per group of a plan, with the mean of its units' evidence."""
+        plan = outcome.plan
+        if plan is None or plan.is_empty:
+            return
+        verdict = outcome.verdict.decision.value if outcome.verdict else outcome.status.value
+        groups = anatomy.group_of[plan.units]
+        for number in np.unique(groups):
+            chosen = groups == number
+            group = anatomy.groups[int(number)]
+            self.decisions.append(
+                DecisionRow(
+                    epoch=outcome.key.epoch,
+                    group=group.name,
+                    kind=group.kind.value,
+                    units=int(chosen.sum()),
+                    score=float(plan.screen[chosen].mean()),
+                    confidence=float(plan.confidence[chosen].mean()),
+                    loss_increase=float(plan.loss_increase[chosen].sum()),
+                    verdict=verdict,
+                    reason=outcome.reason,
+                )
+            )
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> RunLog:
+        return cls(
+            [EpochRow(**row) for row in data["epochs"]],
+            [Mark(**row) for row in data["marks"]],
+            [DecisionRow(**row) for row in data["decisions"]],
+            list(data["notes"]),
+        )
