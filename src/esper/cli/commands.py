@@ -30,7 +30,7 @@ def demo(
     from esper.cli.demo import free_folder, run_demo
     from esper.cli.render import report_table
 
-    folder = out or free_folder(Path("runs"))
+    folder = free_folder(Path("runs")) if out is None else out
     with output.epoch_progress(2 * epochs, as_json) as told:
         report = run_demo(folder, epochs=epochs, seed=seed, flops=flops, told=told)
     output.show(report_table(report), report.to_json(), as_json)
