@@ -18,9 +18,7 @@ Run = Annotated[Path, typer.Argument(help="A run directory: the run_dir given to
 
 
 def demo(
-    out: Annotated[Path, typer.Option("--out", help="Folder for the run and its report.")] = Path(
-        "runs/demo"
-    ),
+    out: Annotated[Path | None, typer.Option(help="Run directory; unless given, a new one in runs/.")] = None,
     epochs: Annotated[int, typer.Option(min=4, help="Epochs of both runs.")] = 12,
     seed: Annotated[int, typer.Option(min=0, help="Seed of weights, data split and order.")] = 0,
     flops: Annotated[float, typer.Option(min=0.05, max=0.9, help="Share of the FLOPs to remove.")] = 0.5,
