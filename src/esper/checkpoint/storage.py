@@ -104,7 +104,7 @@ class PosixStorage:
 
 
 def make_directories(storage: Storage, path: Path) -> None:
-    """Makes a directory and the parents that it lacks, each durable before the next; one that is there is fine."""
+    """Makes a directory and the parents that it lacks, each durable before the next."""
     if path.is_dir():
         return
     make_directories(storage, path.parent)

@@ -1,0 +1,1 @@
+"""Faults: kills, power cuts, failing disks, flipped bits."""
