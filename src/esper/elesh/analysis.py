@@ -53,7 +53,11 @@ def screen(case: Case, weights: Mapping[str, float], min_optimizer_steps: int) -
 def _leading(case: Case, opened: OpenCase, min_optimizer_steps: int) -> FloatArray | None:
     if case.optimizer is not None:
         states, groups = read_optimizer(case.optimizer)
-        ripe = {name: state for name, state in states.items() if float(state.get("step", 0)) >= min_optimizer_steps}
+        ripe = {
+            name: state
+            for name, state in states.items()
+            if float(state.get("step", 0)) >= min_optimizer_steps
+        }
         moments = moments_from_state(ripe, groups)
         if moments is not None:
             return fisher(opened.anatomy, opened.state, moments)
@@ -118,18 +122,22 @@ def _chunks(batch: Any, is_batch_dynamic: bool) -> list[Any]:
     ends = [*starts[1:], size]
 
     def cut(start: int, end: int) -> Any:
-        return pytree.tree_map(lambda leaf: leaf[start:end] if isinstance(leaf, Tensor) and leaf.dim() else leaf, batch)
+        return pytree.tree_map(
+            lambda leaf: leaf[start:end] if isinstance(leaf, Tensor) and leaf.dim() else leaf, batch
+        )
 
     return [cut(start, end) for start, end in zip(starts, ends, strict=True)]
 
 
-def _gradients(opened: OpenCase, state: dict[str, Tensor], batch: Any, survivors: BoolArray) -> tuple[float, float]:
+def _gradients(
+    opened: OpenCase, state: dict[str, Tensor], batch: Any, survivors: BoolArray
+) -> tuple[float, float]:
     """Share of the surviving parameters that the loss gradient reaches, and its norm over them."""
     parameters = [info.name for info in opened.anatomy.tensors if info.is_parameter and info.name in state]
     live = {n: state[n].detach().clone().requires_grad_() for n in parameters if state[n].is_floating_point()}
     loss, _ = opened.twin.loss({**state, **_aliased(live, opened)}, batch)
-    found = torch.autograd.grad(loss, list(live.values()), allow_unused=True)
-    gradients = {name: g for name, g in zip(live, found, strict=True) if g is not None}
+    found = torch.autograd.grad(loss, list(live.values()), allow_unused=True, materialize_grads=True)
+    gradients = dict(zip(live, found, strict=True))
     zero_masked(gradients, masked_axes(opened.anatomy, survivors))
     reached = sum(int(g.count_nonzero()) for g in gradients.values())
     square = sum(float(g.double().square().sum()) for g in gradients.values())
@@ -137,11 +145,18 @@ def _gradients(opened: OpenCase, state: dict[str, Tensor], batch: Any, survivors
 
 
 def _aliased(live: dict[str, Tensor], opened: OpenCase) -> dict[str, Tensor]:
-    aliases = {alias: live[info.name] for info in opened.anatomy.tensors if info.name in live for alias in info.aliases}
+    aliases = {
+        alias: live[info.name]
+        for info in opened.anatomy.tensors
+        if info.name in live
+        for alias in info.aliases
+    }
     return {**live, **aliases}
 
 
-def confidence(increases: FloatArray, *, quantile: float = 0.6, resamples: int = 200, seed: int = 0) -> FloatArray:
+def confidence(
+    increases: FloatArray, *, quantile: float = 0.6, resamples: int = 200, seed: int = 0
+) -> FloatArray:
     """Share of bootstrap resamples over batches in which each unit's mean increase stays below the cut.
 
     The cut is the `quantile` of the mean increases of all finalists. Finalists are two to three times what a plan may

@@ -54,7 +54,10 @@ def hold_out(probe: Iterable[Any], settings: AnalysisSettings) -> HeldOut:
 
 def samples(batch: Any) -> int:
     """How many samples a batch holds."""
-    return max((leaf.shape[0] for leaf in pytree.tree_leaves(batch) if isinstance(leaf, Tensor) and leaf.dim()), default=1)
+    return max(
+        (leaf.shape[0] for leaf in pytree.tree_leaves(batch) if isinstance(leaf, Tensor) and leaf.dim()),
+        default=1,
+    )
 
 
 def _split(batch: Any, size: int) -> list[Any]:

@@ -10,9 +10,9 @@ import numpy as np
 
 from esper.anatomy.structure import Anatomy, BoolArray, FloatArray, IntArray
 from esper.elesh import AnalysisSettings, Evidence, Tier, WorkerPool, WorkerTask
-from esper.elesh.workers.task import Status as WorkerStatus
 from esper.elesh.analysis import ablate, confidence, measure, screen
 from esper.elesh.case import Case
+from esper.elesh.workers.task import Status as WorkerStatus
 from esper.errors import AnalysisError, AnalysisTimeout
 from esper.leyline import Clock
 from esper.urabrask import Measurement, Verdict, validate

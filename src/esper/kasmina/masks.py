@@ -33,7 +33,9 @@ class MaskKeeper:
         self._tensors = live_tensors(model, anatomy)
         self._originals: dict[str, Tensor] = {}
         self._index: list[tuple[Tensor, int, Tensor]] = []
-        self._handles: list[RemovableHandle] = [o.register_step_post_hook(self._after_step) for o in self._optimizers]
+        self._handles: list[RemovableHandle] = [
+            o.register_step_post_hook(self._after_step) for o in self._optimizers
+        ]
 
     @property
     def num_masked(self) -> int:

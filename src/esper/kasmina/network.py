@@ -94,7 +94,8 @@ class LiveNetwork:
 
     def take_back_cuts(self, remaining: int) -> None:
         """Gives the network its shapes from when only the first `remaining` cuts had been made; values are not those
-        of then until a checkpoint is restored."""
+        of then until a checkpoint is restored.
+        """
         if remaining >= len(self.cuts):
             return
         self.masks.detach()
@@ -151,7 +152,6 @@ def new_numbers(before: Anatomy, keep: BoolArray, after: Anatomy) -> IntArray:
 
 
 def _first(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
-
 
     def cut_batch(leaf: Any) -> Any:
         return leaf[:PROOF_SAMPLES].detach().clone() if isinstance(leaf, Tensor) and leaf.dim() else leaf

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
+from torch.utils import _pytree as pytree
 
 from esper.anatomy import Anatomy, Loss
 from esper.anatomy.structure import BoolArray
 from esper.checkpoint import CheckpointRef, CheckpointStore, open_key_ring
 from esper.checkpoint.trainer_state import Stateful, load_trainer
 from esper.config import Config
-from esper.elesh import HeldOut, hold_out, read_data
+from esper.elesh import DataRef, HeldOut, hold_out, read_data
 from esper.elesh.workers import InlinePool, LocalPool, WorkerPool
 from esper.emrakul import Coordinator, Origin, Schedule, floors
 from esper.emrakul.cycle import CycleRunner
@@ -24,8 +26,9 @@ from esper.emrakul.offline import OfflineAnalyst
 from esper.errors import CheckpointError, CheckpointMissing, ConfigError
 from esper.importance import ImportanceTracker
 from esper.kasmina import LiveNetwork
+from esper.session.parts import AnalystMaker, Parts
 from esper.session.saving import Saving
-from esper.session.session import Parts, Session
+from esper.session.session import Session
 
 _PRELOAD = ("torch", "safetensors.torch", "esper.elesh.analysis")
 
@@ -119,7 +122,9 @@ def resume(
     """
     run = Path(run_dir)
     if not _holds_checkpoints(run):
-        raise CheckpointMissing(f"{run} holds no checkpoint. Start a run there with esper.attach(..., run_dir=...).")
+        raise CheckpointMissing(
+            f"{run} holds no checkpoint. Start a run there with esper.attach(..., run_dir=...)."
+        )
     return _resume(run, model, optimizer, loss, probe, _listed(scheduler), scaler, config, epochs)
 
 
@@ -139,11 +144,11 @@ def _resume(
         search = store.search()
         if search.found is None:
             why = "; ".join(str(rejection) for rejection in search.rejected[:3])
-            raise CheckpointMissing(f"{run} holds no checkpoint that verifies ({why}). Start again in another run_dir.")
+            raise CheckpointMissing(
+                f"{run} holds no checkpoint that verifies ({why}). Start again in another run_dir."
+            )
         target = search.found
         extra = load_trainer(target).extra
-        from esper.elesh import DataRef
-
         data = DataRef(store.catalog.blob(target, "batches"), store.catalog.blob(target, "samples"))
         sample, kept = read_data(data)
     settings = config or Config.model_validate_json(extra["config"])
@@ -191,7 +196,9 @@ def _assemble(
     saving = Saving(store, schedulers, scaler, background=config.checkpoint.background)
     saving.keep_data(sample, held_out or HeldOut((), ()))
     saving.structure_changed(network)
-    tracker = ImportanceTracker(network.anatomy, network.named_parameters(), network.optimizer, config.importance)
+    tracker = ImportanceTracker(
+        network.anatomy, network.named_parameters(), network.optimizer, config.importance
+    )
     why_off = _why_off(config, held_out, network)
     pool = None if why_off is not None else _pool(config)
     runner = None
@@ -236,8 +243,6 @@ def _why_off(config: Config, held_out: HeldOut | None, network: LiveNetwork) -> 
 
 
 def _pool(config: Config) -> WorkerPool:
-    import os
-
     workers = config.analysis.workers
     if workers is None:
         workers = max(1, min(4, (os.cpu_count() or 2) - 1))
@@ -246,7 +251,7 @@ def _pool(config: Config) -> WorkerPool:
 
 def _analyst_maker(
     saving: Saving, pool: WorkerPool | None, network: LiveNetwork, config: Config, origin: Origin
-) -> Callable[[Anatomy, BoolArray, tuple[float, ...]], Callable[[CheckpointRef], OfflineAnalyst]]:
+) -> AnalystMaker:
     """Binds what is known when a cycle starts, so that nothing live is read while training goes on."""
 
     def bound(
@@ -279,7 +284,9 @@ def _analyst_maker(
 
 def _holds_checkpoints(run: Path) -> bool:
     directory = run / "checkpoints"
-    return directory.is_dir() and any(path.name.startswith("step-") for path in directory.iterdir() if path.is_dir())
+    return directory.is_dir() and any(
+        path.name.startswith("step-") for path in directory.iterdir() if path.is_dir()
+    )
 
 
 def _listed(scheduler: Stateful | Sequence[Stateful] | None) -> Sequence[Stateful]:
@@ -289,7 +296,4 @@ def _listed(scheduler: Stateful | Sequence[Stateful] | None) -> Sequence[Statefu
 
 
 def _on(sample: Any, device: Any) -> Any:
-    from torch import Tensor
-    from torch.utils import _pytree as pytree
-
     return pytree.tree_map(lambda leaf: leaf.to(device) if isinstance(leaf, Tensor) else leaf, sample)

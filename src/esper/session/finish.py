@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 from torch import nn
+from torch.export import Dim
+from torch.utils import _pytree as pytree
 
 from esper.anatomy.trace import undisturbed
 from esper.nissa import Latency, Overhead, Proof, RunReport, WidthRow, write_report
@@ -62,12 +64,13 @@ def finish(session: Session, *, latency: bool) -> Result:
 
 def exported(session: Session) -> bytes:
     """The network as an archive that loads without its code: eval mode, any batch size where the code allows it."""
-    from torch.export import Dim
-    from torch.utils import _pytree as pytree
-
-    network = session.network
+    network = session.parts.network
     args, kwargs = network.probe.args, dict(network.probe.kwargs)
-    batch = {leaf.shape[0] for leaf in pytree.tree_leaves((args, kwargs)) if isinstance(leaf, torch.Tensor) and leaf.dim()}
+    batch = {
+        leaf.shape[0]
+        for leaf in pytree.tree_leaves((args, kwargs))
+        if isinstance(leaf, torch.Tensor) and leaf.dim()
+    }
 
     def dynamic(leaf: object) -> object:
         same = isinstance(leaf, torch.Tensor) and leaf.dim() > 0 and len(batch) == 1
@@ -96,7 +99,7 @@ class _Named(nn.Module):
 
 
 def _latency(session: Session) -> Latency | None:
-    network = session.network
+    network = session.parts.network
     if network.original is None:
         return None
     probe = network.probe

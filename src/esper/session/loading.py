@@ -28,7 +28,9 @@ def load(run_dir: str | Path) -> Callable[..., Any]:
     catalog = CheckpointCatalog(run, open_key_ring(run))
     newest = catalog.search().found
     if newest is None or NETWORK_FILE not in newest.files:
-        raise CheckpointMissing(f"{run} holds no finished network. Call session.finish(), or resume the run first.")
+        raise CheckpointMissing(
+            f"{run} holds no finished network. Call session.finish(), or resume the run first."
+        )
     data = newest.file(NETWORK_FILE).read_bytes()
     refuse_pickle(data)
     module = torch.export.load(io.BytesIO(data)).module()

@@ -32,7 +32,9 @@ class RunLog:
 
     def records(self, metric: str) -> list[EpochRecord]:
         """What rollback decisions look at."""
-        return [EpochRecord(row.epoch, row.metrics.get(metric), row.metrics.get("loss")) for row in self.epochs]
+        return [
+            EpochRecord(row.epoch, row.metrics.get(metric), row.metrics.get("loss")) for row in self.epochs
+        ]
 
     def decide(self, anatomy: Anatomy, outcome: CycleOutcome) -> None:
         """One row per group of a plan, with the mean of its units' evidence."""

@@ -43,7 +43,12 @@ class Saving:
     """
 
     def __init__(
-        self, store: CheckpointStore, schedulers: Sequence[Stateful], scaler: Stateful | None, *, background: bool
+        self,
+        store: CheckpointStore,
+        schedulers: Sequence[Stateful],
+        scaler: Stateful | None,
+        *,
+        background: bool,
     ) -> None:
         self.store = store
         self.last_step = -1
@@ -139,7 +144,11 @@ class Saving:
         return load_trainer(checkpoint)
 
     def restore(
-        self, state: TrainerState, network: LiveNetwork, schedulers: Sequence[Stateful], scaler: Stateful | None
+        self,
+        state: TrainerState,
+        network: LiveNetwork,
+        schedulers: Sequence[Stateful],
+        scaler: Stateful | None,
     ) -> None:
         restore_trainer(state, network.model, network.optimizer, schedulers=schedulers, scaler=scaler)
 

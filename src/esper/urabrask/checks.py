@@ -107,16 +107,22 @@ def check_gradients(before: Measurement, after: Measurement, settings: Settings)
         after: the same under the new mask.
         settings: the limits of after / before.
     """
-    flows, norms = (before.gradient_flow, after.gradient_flow), (before.gradient_norm, after.gradient_norm)
-    if flows[0] is None or flows[1] is None or norms[0] is None or norms[1] is None:
-        return Check("gradients", not settings.require_gradients, None, None, "The gradients were not measured.")
-    if not all(math.isfinite(value) for value in (*flows, *norms)):
-        text = f"The gradient norm is {norms[0]} before and {norms[1]} after the mask."
+    flow, flow_after, norm, norm_after = (
+        before.gradient_flow,
+        after.gradient_flow,
+        before.gradient_norm,
+        after.gradient_norm,
+    )
+    if flow is None or flow_after is None or norm is None or norm_after is None:
+        text = "The gradients were not measured."
+        return Check("gradients", not settings.require_gradients, None, None, text)
+    if not all(math.isfinite(value) for value in (flow, flow_after, norm, norm_after)):
+        text = f"The gradient norm is {norm} before and {norm_after} after the mask."
         return Check("gradients", False, None, None, text)
-    if flows[0] <= 0 or norms[0] <= 0:
+    if flow <= 0 or norm <= 0:
         text = "The gradient is zero before the mask: nothing can be compared."
         return Check("gradients", False, None, None, text)
-    reach, growth = flows[1] / flows[0], norms[1] / norms[0]
+    reach, growth = flow_after / flow, norm_after / norm
     low, high = settings.min_gradient_ratio, settings.max_gradient_ratio
     text = (
         f"The gradient reaches {reach:.3g} times as many surviving parameters as before (expected at least {low:g}), "

@@ -1,0 +1,124 @@
+"""What a session is made of and what it remembers; how both go into a checkpoint and come back."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from esper.anatomy import Anatomy
+from esper.anatomy.structure import BoolArray
+from esper.checkpoint import CheckpointRef
+from esper.checkpoint.trainer_state import Stateful
+from esper.config import Config
+from esper.emrakul import CoordinatorState, Origin
+from esper.emrakul.cycle import CycleRunner
+from esper.emrakul.offline import OfflineAnalyst
+from esper.importance import ImportanceTracker
+from esper.kasmina import LiveNetwork
+from esper.session.log import RunLog
+from esper.session.saving import Saving
+from esper.session.trial import Trial
+
+AnalystMaker = Callable[[Anatomy, BoolArray, tuple[float, ...]], Callable[[CheckpointRef], OfflineAnalyst]]
+
+
+def _nothing() -> None:
+    return None
+
+
+@dataclass
+class Parts:
+    """The parts of a session; `esper.attach` and `esper.resume` put them together."""
+
+    network: LiveNetwork
+    tracker: ImportanceTracker
+    saving: Saving
+    runner: CycleRunner | None
+    """None when nothing will be pruned; `why_off` says why."""
+    analyst: AnalystMaker
+    origin: Origin
+    config: Config
+    metric: str
+    higher_is_better: bool
+    epochs: int | None
+    schedulers: Sequence[Stateful] = ()
+    scaler: Stateful | None = None
+    close_pool: Callable[[], None] = _nothing
+    why_off: str = ""
+
+    def removed_fraction(self) -> float:
+        """Share of the original cost that is masked or cut."""
+        network = self.network
+        return self.origin.removed_fraction(network.anatomy, network.masks.keep, self.config.pruning.cost)
+
+
+@dataclass
+class Memory:
+    """What a session remembers from epoch to epoch."""
+
+    epoch: int = 0
+    step: int = 0
+    log: RunLog = field(default_factory=RunLog)
+    trial: Trial = field(default_factory=Trial)
+
+
+def capture(parts: Parts, memory: Memory) -> dict[str, Any]:
+    """Everything beyond the trainer's own state that a checkpoint needs."""
+    network = parts.network
+    return {
+        "parameter_names": network.parameter_names(),
+        "cuts": [past.record() for past in network.cuts],
+        "keep": network.masks.keep,
+        "originals": network.masks.originals(),
+        "tracker": parts.tracker.state(),
+        "coordinator": parts.runner.coordinator.state.to_json() if parts.runner else None,
+        "origin": parts.origin.to_json(),
+        "log": memory.log.to_json(),
+        "trial": memory.trial.to_json(),
+        "epochs_planned": parts.epochs,
+        "metric": parts.metric,
+        "higher_is_better": parts.higher_is_better,
+        "config": parts.config.model_dump_json(),
+    }
+
+
+def restore(parts: Parts, memory: Memory, target: CheckpointRef, *, as_rollback: bool) -> None:
+    """Puts network, optimizer and everything around them into the state of a checkpoint.
+
+    A rollback keeps what the coordinator has learned and what was marked since, so that the same plan is not simply
+    made again.
+    """
+    state = parts.saving.read(target)
+    extra, network = state.extra, parts.network
+    network.take_back_cuts(_common_cuts(network, extra["cuts"]))
+    network.make_cuts(extra["cuts"][len(network.cuts) :])
+    network.renew_masks()
+    parts.saving.restore(state, network, parts.schedulers, parts.scaler)
+    network.masks.apply(np.asarray(extra["keep"]), extra["originals"])
+    parts.tracker.rebind(
+        network.anatomy, network.named_parameters(), np.full(parts.tracker.num_units, -1, np.int64)
+    )
+    parts.tracker.load_state(extra["tracker"])
+    marks = memory.log.marks if as_rollback else []
+    memory.log = RunLog.from_json(extra["log"])
+    memory.log.marks.extend(mark for mark in marks if mark not in memory.log.marks)
+    memory.step, memory.epoch = state.step, state.epoch
+    if not as_rollback:
+        memory.trial = Trial.from_json(extra["trial"])
+        if parts.runner is not None and extra["coordinator"] is not None:
+            parts.runner.coordinator.state = CoordinatorState.from_json(extra["coordinator"])
+    parts.saving.structure_changed(network)
+    parts.saving.returned_to(target)
+
+
+def _common_cuts(network: LiveNetwork, records: Sequence[Mapping[str, Any]]) -> int:
+    """How many of the network's cuts the records begin with."""
+    count = 0
+    for past, record in zip(network.cuts, records, strict=False):
+        if past.record() != dict(record):
+            break
+        count += 1
+    return count

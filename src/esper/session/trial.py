@@ -1,0 +1,82 @@
+"""A mask on trial: what was before it, whether it costs too much, and when it has proved itself."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from esper.emrakul import (
+    Baseline,
+    EpochRecord,
+    RollbackReason,
+    Strategy,
+    has_settled,
+    should_roll_back,
+    strategy_for,
+)
+from esper.emrakul.settings import RollbackSettings
+from esper.leyline import Level
+
+
+@dataclass(frozen=True, eq=False)
+class Watch:
+    """One mask under observation.
+
+    `epoch` is the one at whose end it was applied; `base_step` the checkpoint it was decided from, the last without it.
+    """
+
+    baseline: Baseline
+    epoch: int
+    is_on_probation: bool
+    base_step: int
+
+
+@dataclass
+class Trial:
+    """What is on trial now, and how many rollbacks happened in a row."""
+
+    watch: Watch | None = None
+    rollbacks: int = 0
+
+    def objection(self, records: Sequence[EpochRecord], settings: RollbackSettings) -> RollbackReason | None:
+        """Why the mask must go, or None."""
+        if self.watch is None:
+            return None
+        return should_roll_back(self._since(records), self.watch.baseline, settings)
+
+    def is_settled(self, records: Sequence[EpochRecord], settings: RollbackSettings) -> bool:
+        """Has a mask survived long enough to be cut?"""
+        watch = self.watch
+        return watch is not None and has_settled(
+            self._since(records), watch.baseline, settings, is_on_probation=watch.is_on_probation
+        )
+
+    def passed(self) -> None:
+        """The mask has proved itself."""
+        self.watch, self.rollbacks = None, 0
+
+    def failed(self, reason: RollbackReason) -> Strategy:
+        """The mask goes; how far to go back."""
+        strategy = strategy_for(reason, self.rollbacks)
+        self.watch, self.rollbacks = None, self.rollbacks + 1
+        return strategy
+
+    def _since(self, records: Sequence[EpochRecord]) -> list[EpochRecord]:
+        start = self.watch.epoch if self.watch else 0
+        return [record for record in records if record.epoch > start]
+
+    def to_json(self) -> dict[str, Any]:
+        watch = self.watch
+        if watch is None:
+            return {"rollbacks": self.rollbacks, "watch": None}
+        baseline = {**vars(watch.baseline), "level": watch.baseline.level.value}
+        return {"rollbacks": self.rollbacks, "watch": {**vars(watch), "baseline": baseline}}
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Trial:
+        stored = data["watch"]
+        if stored is None:
+            return cls(None, data["rollbacks"])
+        baseline = Baseline(**{**stored["baseline"], "level": Level(stored["baseline"]["level"])})
+        return cls(Watch(**{**stored, "baseline": baseline}), data["rollbacks"])
