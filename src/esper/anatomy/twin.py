@@ -27,7 +27,9 @@ from esper.errors import CheckpointCorrupt, EvidenceError
 
 State = Mapping[str, Tensor]
 _EXTRA = "esper.json"
-_BATCHED_ROWS = 2048  # rows of one gated forward: enough to fill the vector units, small enough for the caches
+_BATCHED_ROWS = (
+    2048  # rows of one gated forward: enough to fill the vector units, small enough for the caches
+)
 
 
 @dataclass(frozen=True)
@@ -55,7 +57,9 @@ class Twin:
     def to_bytes(self) -> bytes:
         """The archive: graph, constants, and what `from_bytes` needs; no weights, no sample inputs."""
         program = self.program
-        targets = [str(node.target) if node.op == "call_function" else node.op for node in program.graph.nodes]
+        targets = [
+            str(node.target) if node.op == "call_function" else node.op for node in program.graph.nodes
+        ]
         meta = {
             "positions": dict(self.positions),
             "names": [self.names.get(node.name) for node in program.graph.nodes if node.op == "placeholder"],
@@ -80,29 +84,36 @@ class Twin:
         Raises:
             CheckpointCorrupt: the archive holds something that only pickle could read, or another graph than it says.
         """
-        _refuse_pickle(data)
+        refuse_pickle(data)
         extra: dict[str, Any] = {_EXTRA: ""}
         program = torch.export.load(io.BytesIO(data), extra_files=extra)
         meta = json.loads(extra[_EXTRA])
         nodes = list(program.graph.nodes)
         targets = [str(node.target) if node.op == "call_function" else node.op for node in nodes]
         if targets != meta["targets"]:
-            raise CheckpointCorrupt("A twin's graph changed its order while it was loaded; delete it and trace again.")
+            raise CheckpointCorrupt(
+                "A twin's graph changed its order while it was loaded; delete it and trace again."
+            )
         placeholders = [node.name for node in nodes if node.op == "placeholder"]
-        names = {node: name for node, name in zip(placeholders, meta["names"], strict=True) if name is not None}
+        names = {
+            node: name for node, name in zip(placeholders, meta["names"], strict=True) if name is not None
+        }
         return cls(program, names, meta["positions"], meta["batch"], meta["dynamic"])
 
-    def run(self, state: State, sample: Any, gates: Mapping[int, Callable[[Tensor], Tensor]] | None = None) -> Any:
+    def run(
+        self, state: State, sample: Any, gates: Mapping[int, Callable[[Tensor], Tensor]] | None = None
+    ) -> Any:
         """Runs the graph in eval mode. `gates` changes arguments: node position x 8 + argument -> function."""
+        module = self.program.graph_module
+        return _Gated(module, gates or {}).run(*self._inputs(state, sample), enable_io_processing=False)
+
+    def _inputs(self, state: State, sample: Any) -> list[Any]:
         args, kwargs, target = split_sample(sample, with_target=True)
         leaves = iter(pytree.tree_leaves(((args, kwargs, target), {})))
-        values = []
-        for spec in self.program.graph_signature.input_specs:
-            if spec.kind is InputKind.USER_INPUT:
-                values.append(next(leaves))
-            else:
-                values.append(self._tensor(spec, state))
-        return _Gated(self.program.graph_module, gates or {}).run(*values, enable_io_processing=False)
+        return [
+            next(leaves) if spec.kind is InputKind.USER_INPUT else self._tensor(spec, state)
+            for spec in self.program.graph_signature.input_specs
+        ]
 
     def _tensor(self, spec: Any, state: State) -> Any:
         name = self.names.get(spec.arg.name)
@@ -118,13 +129,34 @@ class Twin:
         loss, output = self.run(state, sample)
         return loss.reshape(()), output
 
+    def recalibrated(self, state: State, batches: Sequence[Any]) -> dict[str, Tensor]:
+        """The state with running statistics measured anew: the mean of the batches' own, layer after layer.
+
+        A mask changes what later batch norms see; until training has caught up, their old statistics distort the
+        masked network's quality.
+        """
+        interpreter = _Recalibrating(self.program.graph_module)
+        with torch.no_grad():
+            for batch in batches:
+                interpreter.run(*self._inputs(state, batch), enable_io_processing=False)
+        found = dict(state)
+        for node, (mean, variance, count) in interpreter.sums.items():
+            for argument, total in ((3, mean), (4, variance)):
+                source = node.args[argument]
+                name = self.names.get(source.name) if isinstance(source, fx.Node) else None
+                if name is not None and name in found:
+                    found[name] = (total / count).to(found[name].dtype)
+        return found
+
     def ablated_losses(self, state: State, sample: Any, anatomy: Anatomy, units: IntArray) -> Tensor:
         """Loss with each of `units` removed alone: shape [len(units)]. Units of one group go through together.
 
         Everything before the first place where the group is read is computed once for a whole chunk.
         """
         losses = torch.full((len(units),), float("nan"))
-        rows = max((t.shape[0] for t in pytree.tree_leaves(sample) if isinstance(t, Tensor) and t.dim()), default=1)
+        rows = max(
+            (t.shape[0] for t in pytree.tree_leaves(sample) if isinstance(t, Tensor) and t.dim()), default=1
+        )
         chunk = max(1, _BATCHED_ROWS // rows)
         with torch.no_grad():
             for group in np.unique(anatomy.group_of[units]):
@@ -160,7 +192,9 @@ class Twin:
             factor = row[torch.from_numpy(gate.units)]
             return lambda value: value * factor.to(value.dtype)
 
-        return {self.positions[g.node] * 8 + g.argument: multiplier(g) for g in gates if g.node in self.positions}
+        return {
+            self.positions[g.node] * 8 + g.argument: multiplier(g) for g in gates if g.node in self.positions
+        }
 
 
 class _Gated(fx.Interpreter):
@@ -185,7 +219,25 @@ class _Gated(fx.Interpreter):
                 changed[1] = operands
             else:
                 changed[argument] = gate(changed[argument])
-        return self.call_function(n.target, tuple(changed), kwargs)  # type: ignore[arg-type]
+        return self.call_function(n.target, tuple(changed), kwargs)
+
+
+class _Recalibrating(fx.Interpreter):
+    """Interprets the graph with every batch norm by the statistics of the batch, and adds these up."""
+
+    def __init__(self, module: fx.GraphModule) -> None:
+        super().__init__(module, garbage_collect_values=True)
+        self.sums: dict[fx.Node, tuple[Tensor, Tensor, int]] = {}
+
+    def run_node(self, n: fx.Node) -> Any:
+        if n.target is not torch.ops.aten.batch_norm.default or n.args[3] is None:
+            return super().run_node(n)
+        x, weight, bias, _, _, _, _, epsilon, *_ = self.fetch_args_kwargs_from_env(n)[0]
+        axes = [axis for axis in range(x.dim()) if axis != 1]
+        mean, variance = x.mean(axes), x.var(axes, unbiased=x.numel() > x.shape[1])
+        before = self.sums.get(n, (torch.zeros_like(mean), torch.zeros_like(variance), 0))
+        self.sums[n] = (before[0] + mean, before[1] + variance, before[2] + 1)
+        return torch.nn.functional.batch_norm(x, None, None, weight, bias, training=True, eps=epsilon)
 
 
 def _hollow(value: Tensor) -> Tensor:
@@ -194,11 +246,18 @@ def _hollow(value: Tensor) -> Tensor:
     return nn.Parameter(empty, requires_grad=False) if isinstance(value, nn.Parameter) else empty
 
 
-def _refuse_pickle(data: bytes) -> None:
+def refuse_pickle(data: bytes) -> None:
+    """Refuses an exported archive that could only be read with pickle.
+
+    Raises:
+        CheckpointCorrupt: it holds pickled tensors or sample inputs.
+    """
     with zipfile.ZipFile(io.BytesIO(data)) as archive:
         for entry in archive.infolist():
             if "/sample_inputs/" in entry.filename and entry.file_size:
-                raise CheckpointCorrupt(f"The archive holds sample inputs ({entry.filename}), which only pickle reads.")
+                raise CheckpointCorrupt(
+                    f"The archive holds sample inputs ({entry.filename}), which only pickle reads."
+                )
             if entry.filename.endswith("_config.json"):
                 config = json.loads(archive.read(entry))["config"]
                 pickled = [name for name, meta in config.items() if meta.get("use_pickle")]

@@ -16,10 +16,14 @@ from torch.utils import _pytree as pytree
 from esper.anatomy import masked_axes, split_sample, zero_masked
 from esper.anatomy.structure import BoolArray, FloatArray, IntArray
 from esper.elesh.case import Case, OpenCase, open_case, read_data, read_optimizer
+from esper.elesh.samples import merged
 from esper.importance import combine, fisher, magnitude, moments_from_state
 
 CHUNK_SAMPLES = 16
 """Samples of one paired loss comparison: small, so that a few hundred samples give enough pairs."""
+
+RECALIBRATION_SAMPLES = 64
+"""Samples of one batch whose statistics stand for the training batches'."""
 
 
 @dataclass(frozen=True)
@@ -80,12 +84,19 @@ def ablate(case: Case, units: Sequence[int]) -> list[list[float]]:
 
 
 def measure(case: Case, keep: Sequence[bool], survivors: Sequence[bool]) -> Quality:
-    """Quality of the checkpoint under a mask, on held-out batches: per-sample correctness, losses, gradient norm."""
+    """Quality of the checkpoint under a mask, on held-out batches: per-sample correctness, losses, gradients.
+
+    Under a new mask the running statistics are measured anew on the calibration batches, as they are when it is applied.
+    """
     opened = open_case(case)
-    state = opened.masked_state(np.asarray(keep, np.bool_))
+    left = np.asarray(keep, np.bool_)
+    state = opened.masked_state(left)
     correctness: list[float] | None = []
     losses: list[float] = []
-    batches = read_data(case.data)[1].validation
+    held_out = read_data(case.data)[1]
+    if (left != opened.keep).any():
+        state = opened.twin.recalibrated(state, merged(held_out.calibration, RECALIBRATION_SAMPLES))
+    batches = held_out.validation
     with torch.no_grad():
         for batch in batches:
             for chunk in _chunks(batch, opened.twin.is_batch_dynamic):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -79,3 +79,19 @@ def _split(batch: Any, size: int) -> list[Any]:
 
 def _to_cpu(leaf: Any) -> Any:
     return leaf.detach().cpu() if isinstance(leaf, torch.Tensor) else leaf
+
+
+def merged(batches: Sequence[Any], size: int) -> list[Any]:
+    """The same samples in fewer batches of about `size` samples, where the batches are alike."""
+    parts: list[Any] = []
+    for batch in batches:
+        if parts and samples(parts[-1]) + samples(batch) <= size:
+            parts[-1] = pytree.tree_map(_joined, parts[-1], batch)
+        else:
+            parts.append(batch)
+    return parts
+
+
+def _joined(first: Any, second: Any) -> Any:
+    is_batched = isinstance(first, Tensor) and first.dim() and first.shape[1:] == second.shape[1:]
+    return torch.cat([first, second]) if is_batched else first

@@ -120,6 +120,11 @@ class Coordinator:
             self.state.breaker.after_failure(epoch, self._settings.budget),
         )
 
+    def record_refusal(self) -> None:
+        """Tells that an accepted plan did not hold on the live network and was not applied: smaller steps."""
+        schedule = self.state.schedule.after_rejection(self._settings.schedule)
+        self.state = replace(self.state, schedule=schedule)
+
     def record_settled(self, epoch: int) -> None:
         """Tells that an applied plan has proved itself: failures before it no longer count."""
         breaker = self.state.breaker.after_success(epoch, self._settings.budget)

@@ -52,7 +52,7 @@ class LiveNetwork:
         self.original: nn.Module | None = None
         """A copy from before the first cut, to compare with."""
         self._sample = sample
-        self._loss = loss
+        self.loss = loss
         args, kwargs, _ = split_sample(sample, with_target=True)
         self.probe = Probe(*_first(args, kwargs))
         self.anatomy: Anatomy
@@ -69,7 +69,7 @@ class LiveNetwork:
 
     def _look(self) -> None:
         """Traces the network as it is now."""
-        traced = trace(self.model, self._sample, self._loss)
+        traced = trace(self.model, self._sample, self.loss)
         self.anatomy = anatomy_of(traced, self.model)
         self.twin = Twin.of(traced).to_bytes()
         self.masks = MaskKeeper(self.model, self.anatomy, (self.optimizer,))

@@ -212,6 +212,7 @@ def _assemble(
             saving=saving,
             runner=runner,
             analyst=_analyst_maker(saving, pool, network, config, origin),
+            held_out=held_out,
             origin=origin,
             config=config,
             metric=metric,

@@ -13,6 +13,7 @@ from esper.anatomy.structure import BoolArray
 from esper.checkpoint import CheckpointRef
 from esper.checkpoint.trainer_state import Stateful
 from esper.config import Config
+from esper.elesh import HeldOut
 from esper.emrakul import CoordinatorState, Origin
 from esper.emrakul.cycle import CycleRunner
 from esper.emrakul.offline import OfflineAnalyst
@@ -39,6 +40,7 @@ class Parts:
     runner: CycleRunner | None
     """None when nothing will be pruned; `why_off` says why."""
     analyst: AnalystMaker
+    held_out: HeldOut | None
     origin: Origin
     config: Config
     metric: str

@@ -24,6 +24,7 @@ from esper.leyline import Level
 from esper.nissa import EpochRow
 from esper.session.log import RunLog
 from esper.session.parts import Memory, Parts, capture, restore
+from esper.session.preview import confirm
 from esper.session.trial import Watch
 
 if TYPE_CHECKING:
@@ -312,6 +313,11 @@ class Session:
         new = masks.keep & ~decision.keep
         if not new.any():
             return
+        objection = self._confirm(decision.keep & masks.keep)
+        if objection:
+            self.log.mark(self.epoch, "no_go", f"Not applied, the weights have moved on: {objection}")
+            self._say(f"epoch {self.epoch}: not applied, the weights have moved on: {objection}")
+            return
         before = self.removed_fraction
         level = Level.highest(anatomy.groups[int(g)].kind.value for g in np.unique(anatomy.group_of[new]))
         masks.apply(decision.keep & masks.keep)
@@ -327,6 +333,18 @@ class Session:
         text = f"Masked {int(new.sum())} units{probation}, {removed}. {decision.reason}"
         self.log.mark(self.epoch, "mask", text)
         self._say(f"epoch {self.epoch}: {text}")
+
+    def _confirm(self, keep: BoolArray) -> str:
+        """Measures the mask on the live weights; '' if it may be applied (the running statistics then follow)."""
+        parts = self.parts
+        if parts.held_out is None or parts.config.validation.validation == "none":
+            return ""
+        objection, seen = confirm(parts.network, parts.held_out, keep, parts.config.validation)
+        if not objection:
+            seen.apply_statistics(parts.network.model)
+        elif parts.runner is not None:
+            parts.runner.coordinator.record_refusal()
+        return objection
 
     def _record_refusal(self, decision: Decision) -> None:
         outcome = decision.outcome

@@ -1,0 +1,123 @@
+"""The last look before a mask is applied: the live network under the mask, measured without touching it.
+
+A plan rests on the checkpoint of the epoch before. Weights have moved since, so the mask is measured once more on the
+weights that it would be applied to, with the running statistics that they would then get.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+from torch.nn.modules.batchnorm import _NormBase
+from torch.utils import _pytree as pytree
+
+from esper.anatomy import masked_axes, primary_output, split_sample, zero_masked
+from esper.anatomy.structure import BoolArray
+from esper.anatomy.trace import undisturbed
+from esper.elesh import HeldOut, merged
+from esper.elesh.analysis import RECALIBRATION_SAMPLES, correct
+from esper.kasmina import LiveNetwork
+from esper.urabrask import Measurement, judge, level_of
+from esper.urabrask import Settings as ValidationSettings
+
+
+@dataclass(frozen=True, eq=False)
+class Preview:
+    """Quality now and under the mask, and the running statistics that belong to the mask, by buffer name."""
+
+    before: Measurement
+    after: Measurement
+    statistics: dict[str, Tensor]
+
+    def apply_statistics(self, model: nn.Module) -> None:
+        """Gives the live network the running statistics of the masked one."""
+        buffers = dict(model.named_buffers())
+        with torch.no_grad():
+            for name, value in self.statistics.items():
+                buffers[name].copy_(value)
+
+
+def confirm(
+    network: LiveNetwork, held_out: HeldOut, keep: BoolArray, settings: ValidationSettings
+) -> tuple[str, Preview]:
+    """Why the mask must not be applied to the weights as they are now ('' if it may), and what was measured.
+
+    Stricter than the validator before it: the mean itself has to be within the limit.
+    """
+    seen = preview(network, held_out, keep)
+    level = level_of(network.anatomy, network.masks.keep, keep)
+    without_gradients = settings.model_copy(update={"require_gradients": False})
+    verdict = judge(seen.before, seen.after, level, without_gradients)
+    cost = verdict.retention
+    if not verdict.is_accepted or cost is None or cost.drop > cost.limit:
+        return verdict.reason, seen
+    return "", seen
+
+
+def preview(network: LiveNetwork, held_out: HeldOut, keep: BoolArray) -> Preview:
+    """Measures the live network as it is and as it would be under `keep`, on the same held-out batches."""
+    live = {name: p.detach() for name, p in network.model.named_parameters()}
+    axes = masked_axes(network.anatomy, keep)
+    masked = {**live, **{name: live[name].clone() for name, _ in axes}}
+    zero_masked(masked, axes)
+    with undisturbed(network.model), torch.no_grad():
+        before = _quality(network, live, held_out.validation)
+        statistics = _recalibrated(network, masked, merged(held_out.calibration, RECALIBRATION_SAMPLES))
+        after = _quality(network, {**masked, **statistics}, held_out.validation)
+    return Preview(before, after, statistics)
+
+
+def _quality(network: LiveNetwork, tensors: dict[str, Tensor], batches: Sequence[Any]) -> Measurement:
+    correctness: list[float] | None = []
+    losses = []
+    for batch in batches:
+        args, kwargs, target = split_sample(_on_device(network.model, batch), with_target=True)
+        output = functional_call(network.model, tensors, args, kwargs)
+        losses.append(float(network.loss(output, target)))
+        right = correct(primary_output(output), target)
+        correctness = None if right is None or correctness is None else [*correctness, *right]
+    return Measurement(None if correctness is None else np.asarray(correctness), np.asarray(losses))
+
+
+def _recalibrated(
+    network: LiveNetwork, tensors: dict[str, Tensor], batches: Sequence[Any]
+) -> dict[str, Tensor]:
+    """Running statistics of the masked network: the mean over the batches' own."""
+    norms = {
+        name: module
+        for name, module in network.model.named_modules()
+        if isinstance(module, _NormBase) and module.running_mean is not None
+    }
+    if not norms:
+        return {}
+    fresh = {f"{name}.{kind}": getattr(m, kind).clone() for name, m in norms.items() for kind in _KINDS}
+    counters = {
+        f"{name}.num_batches_tracked": torch.zeros_like(m.num_batches_tracked) for name, m in norms.items()
+    }
+    momenta = {name: module.momentum for name, module in norms.items()}
+    try:
+        for module in norms.values():
+            module.train()
+            module.momentum = None  # a plain mean over the batches
+        for batch in batches:
+            args, kwargs, _ = split_sample(_on_device(network.model, batch), with_target=True)
+            functional_call(network.model, {**tensors, **fresh, **counters}, args, kwargs)
+    finally:
+        for name, module in norms.items():
+            module.momentum = momenta[name]
+            module.eval()
+    return fresh
+
+
+_KINDS = ("running_mean", "running_var")
+
+
+def _on_device(model: nn.Module, batch: Any) -> Any:
+    device = next((p.device for p in model.parameters()), torch.device("cpu"))
+    return pytree.tree_map(lambda leaf: leaf.to(device) if isinstance(leaf, Tensor) else leaf, batch)
