@@ -76,6 +76,28 @@ def test_one_slow_sample_does_not_move_the_stride() -> None:
     assert governor.stride == stride
 
 
+def test_the_true_share_stays_under_the_limit_when_some_samples_are_slow() -> None:
+    clock = ManualClock()
+    governor = OverheadGovernor(0.01, clock)
+    samples = 0
+    for _ in range(100_000):
+        if governor.is_due():
+            samples += 1
+            governor.charge(1.0 if samples % 4 == 0 else 0.1)
+        clock.advance(1.0)
+    assert governor.stride == 10  # the median of the costs
+    assert 0.009 < governor.share < 0.01 + 0.11 / 100_000  # the first sample comes on top
+    assert samples < 5_000
+
+
+def test_a_debt_delays_the_next_sample_no_longer_than_the_maximum() -> None:
+    clock = ManualClock()
+    governor = OverheadGovernor(0.01, clock, max_stride=100)
+    run(governor, clock, 1000, 1.0, 0.1)
+    governor.charge(1e9)
+    assert run(governor, clock, 1000, 1.0, 0.1) >= 9
+
+
 def test_a_pause_between_steps_does_not_move_the_stride() -> None:
     clock = ManualClock()
     governor = OverheadGovernor(0.01, clock)

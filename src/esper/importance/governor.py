@@ -36,14 +36,15 @@ class OverheadGovernor:
         self._max_stride = max_stride
         self._is_fixed = stride is not None
         self._stride = stride or min(_FIRST_STRIDE, max_stride)
-        self._wait = min(
+        self._steps_since_sample = self._stride - min(
             self._stride, 2
-        )  # the first samples come early, so that a stride can be chosen early
+        )  # the first comes early, to learn early
         self._last: float | None = None
         self._intervals: deque[float] = deque(maxlen=_REMEMBERED_STEPS)
         self._costs: deque[float] = deque(maxlen=_REMEMBERED_COSTS)
         self._num_costs = 0
         self._cost_seconds = 0.0
+        self._first_cost_seconds = 0.0
         self._elapsed_seconds = 0.0
 
     @property
@@ -63,10 +64,12 @@ class OverheadGovernor:
             self._intervals.append(now - self._last)
             self._elapsed_seconds += now - self._last
         self._last = now
-        self._wait -= 1
-        if self._wait > 0:
+        self._steps_since_sample += 1
+        if self._steps_since_sample < self._stride:
             return False
-        self._wait = self._stride
+        if self._is_in_debt() and self._steps_since_sample < self._max_stride:
+            return False
+        self._steps_since_sample = 0
         return True
 
     def pause(self) -> None:
@@ -77,14 +80,23 @@ class OverheadGovernor:
         """Tells what one sample cost."""
         self._cost_seconds += cost_seconds
         self._num_costs += 1
-        if self._num_costs == 1 or self._is_fixed:
+        if self._num_costs == 1:
+            self._first_cost_seconds = cost_seconds
+            return
+        if self._is_fixed:
             return
         self._costs.append(cost_seconds)
         step_seconds = self._step_seconds()
         if step_seconds > 0:
             stride = math.ceil(median(self._costs) / (self._fraction * step_seconds))
             self._stride = min(max(stride, 1), self._max_stride)
-            self._wait = self._stride
+
+    def _is_in_debt(self) -> bool:
+        """Slow samples can cost more than the median that the stride rests on: then the next one waits."""
+        if self._is_fixed or not self._costs:
+            return False
+        spent = self._cost_seconds - self._first_cost_seconds
+        return spent + median(self._costs) > self._fraction * self._elapsed_seconds * (1 + 1e-9)
 
     def _step_seconds(self) -> float:
         return median(self._intervals) if self._intervals else 0.0
