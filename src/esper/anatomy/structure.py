@@ -18,6 +18,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from esper.anatomy.summary import summary
 from esper.errors import MaskError, UnknownPathError
 
 Role = Literal["producer", "consumer", "companion"]
@@ -112,6 +113,9 @@ class Anatomy:
     frozen: tuple[FrozenAxis, ...]
     terms: tuple[Term, ...]
     gates: tuple[Gate, ...] = ()
+
+    def __repr__(self) -> str:
+        return summary(self)
 
     @cached_property
     def offsets(self) -> IntArray:
