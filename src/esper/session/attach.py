@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.utils import _pytree as pytree
@@ -26,6 +28,7 @@ from esper.emrakul.offline import OfflineAnalyst
 from esper.errors import CheckpointError, CheckpointMissing, ConfigError
 from esper.importance import ImportanceTracker
 from esper.kasmina import LiveNetwork
+from esper.session.log import say
 from esper.session.parts import AnalystMaker, Parts
 from esper.session.saving import Saving
 from esper.session.session import Session
@@ -71,21 +74,25 @@ def attach(
         ConfigError: sample, loss or probe cannot be used.
         CheckpointError: the run directory cannot be written, is in use, or is of another model.
     """
+    begun = time.perf_counter()
     run = Path(run_dir)
     if _holds_checkpoints(run):
         if resume:
             return _resume(run, model, optimizer, loss, probe, _listed(scheduler), scaler, config, epochs)
         raise CheckpointError(
-            f"{run} holds a run already. Continue it with esper.resume({str(run)!r}, model, optimizer, loss=...), or "
-            "with attach(..., resume=True), or choose another run_dir."
+            f"{run} holds a run already. Continue it with esper.resume({str(run)!r}, model, optimizer, "
+            "loss=...) or with attach(..., resume=True), or choose another run_dir. Nothing was changed."
         )
+    _check_optimizer(model, optimizer)
     settings = config or Config()
     network = LiveNetwork(model, optimizer, sample, loss)
-    held_out = None if probe is None else hold_out(probe, settings.analysis)
+    held_out = None if probe is None else _hold_out(probe, settings)
     session = _assemble(
         run, network, held_out, sample, settings, metric, higher_is_better, epochs, _listed(scheduler), scaler
     )
-    session.save_baseline()
+    with _undone_on_error(session):
+        session.save_baseline()
+    session.started, session.seconds_in_esper = begun, time.perf_counter() - begun
     return session
 
 
@@ -139,6 +146,7 @@ def _resume(
     config: Config | None,
     epochs: int | None,
 ) -> Session:
+    _check_optimizer(model, optimizer)
     ring = open_key_ring(run)
     with CheckpointStore(run, keyring=ring) as store:
         search = store.search()
@@ -152,7 +160,7 @@ def _resume(
         data = DataRef(store.catalog.blob(target, "batches"), store.catalog.blob(target, "samples"))
         sample, kept = read_data(data)
     settings = config or Config.model_validate_json(extra["config"])
-    held_out = kept if probe is None else hold_out(probe, settings.analysis)
+    held_out = kept if probe is None else _hold_out(probe, settings)
     device = next((p.device for p in model.parameters()), None)
     network = LiveNetwork(model, optimizer, _on(sample, device), loss)
     origin = Origin.from_json(extra["origin"])
@@ -169,9 +177,12 @@ def _resume(
         scaler,
         origin=origin,
     )
-    session.continue_from(session.parts.saving.store.catalog.at(target.step))
+    with _undone_on_error(session):
+        session.continue_from(session.parts.saving.store.catalog.at(target.step))
     for rejection in search.rejected:
-        session.log.note(f"A newer checkpoint was passed over: {rejection}")
+        passed_over = f"A newer checkpoint was passed over: {rejection}"
+        session.log.note(passed_over)
+        say(passed_over, problem=True)
     return session
 
 
@@ -190,27 +201,19 @@ def _assemble(
     origin: Origin | None = None,
 ) -> Session:
     origin = origin or Origin.of(network.anatomy)
-    name = f"{type(network.model).__qualname__}-{network.anatomy.digest[:16]}"
-    ring = open_key_ring(run, create=True)
-    store = CheckpointStore(run, keyring=ring, model=name, keep_last=config.checkpoint.keep_last)
-    saving = Saving(store, schedulers, scaler, background=config.checkpoint.background)
-    saving.keep_data(sample, held_out or HeldOut((), ()))
-    saving.structure_changed(network)
+    coordinator = Coordinator(config.pruning, Schedule(config.pruning, epochs), origin, time.monotonic)
+    saving = _saving(run, network, held_out, sample, config, schedulers, scaler)
     tracker = ImportanceTracker(
         network.anatomy, network.named_parameters(), network.optimizer, config.importance
     )
     why_off = _why_off(config, held_out, network)
     pool = None if why_off is not None else _pool(config)
-    runner = None
-    if pool is not None:
-        coordinator = Coordinator(config.pruning, Schedule(config.pruning, epochs), origin, time.monotonic)
-        runner = CycleRunner(coordinator, store)
     return Session(
         Parts(
             network=network,
             tracker=tracker,
             saving=saving,
-            runner=runner,
+            runner=None if pool is None else CycleRunner(coordinator, saving.store),
             analyst=_analyst_maker(saving, pool, network, config, origin),
             held_out=held_out,
             origin=origin,
@@ -226,20 +229,48 @@ def _assemble(
     )
 
 
+def _saving(
+    run: Path,
+    network: LiveNetwork,
+    held_out: HeldOut | None,
+    sample: Any,
+    config: Config,
+    schedulers: Sequence[Stateful],
+    scaler: Stateful | None,
+) -> Saving:
+    name = f"{type(network.model).__qualname__}-{network.anatomy.digest[:16]}"
+    ring = open_key_ring(run, create=True)
+    store = CheckpointStore(run, keyring=ring, model=name, keep_last=config.checkpoint.keep_last)
+    saving = Saving(store, schedulers, scaler, background=config.checkpoint.background)
+    try:
+        saving.keep_data(sample, held_out or HeldOut((), ()))
+        saving.structure_changed(network)
+    except BaseException:
+        saving.close()
+        raise
+    return saving
+
+
 def _why_off(config: Config, held_out: HeldOut | None, network: LiveNetwork) -> str | None:
     """Why nothing will be pruned ('' if nobody asked for it), or None if it will."""
     if not config.pruning.is_enabled:
         return ""
     if network.anatomy.num_units == 0:
         reasons = "; ".join(sorted({axis.reason for axis in network.anatomy.frozen})[:3])
-        return f"Nothing can be pruned: no unit of this network is free ({reasons}). Training goes on, saved and unpruned."
+        return (
+            f"Nothing can be pruned: no unit of this network is free ({reasons or 'it has no inner width'}). "
+            "`esper.inspect(model, sample)` shows the rest. Training goes on, saved and unpruned."
+        )
     if held_out is None and config.validation.validation != "none":
         return (
-            "Nothing will be pruned: there is no held-out data to decide by. Give probe= (a loader of batches that "
-            "training never sees). Training goes on, saved and unpruned."
+            "Nothing will be pruned: there is no held-out data to decide by. Give probe= (a loader of batches "
+            "that training never sees). Training goes on, saved and unpruned."
         )
     if held_out is None:
-        return "Nothing will be pruned: the analysis needs held-out batches too. Give probe=."
+        return (
+            "Nothing will be pruned: the analysis needs held-out batches even where nothing is validated. Give "
+            "probe=. Training goes on, saved and unpruned."
+        )
     return None
 
 
@@ -281,6 +312,31 @@ def _analyst_maker(
         return analyst
 
     return bound
+
+
+def _check_optimizer(model: nn.Module, optimizer: Optimizer) -> None:
+    own = {id(parameter) for parameter in model.parameters()}
+    trained = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    if not any(id(parameter) in own for parameter in trained):
+        raise ConfigError(
+            f"This {type(optimizer).__name__} trains {len(trained)} parameters, and none of them belongs to the "
+            f"given {type(model).__name__}. Build the optimizer from model.parameters() of this very object, "
+            "after moving it to its device. Nothing was changed."
+        )
+
+
+def _hold_out(probe: Iterable[Any], config: Config) -> HeldOut:
+    with torch.random.fork_rng(devices=[]):  # a data loader draws from it; training shall not notice
+        return hold_out(probe, config.analysis)
+
+
+@contextmanager
+def _undone_on_error(session: Session) -> Iterator[None]:
+    try:
+        yield
+    except BaseException:
+        session.detach()
+        raise
 
 
 def _holds_checkpoints(run: Path) -> bool:
