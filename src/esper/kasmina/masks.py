@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 
 import numpy as np
 import torch
@@ -15,15 +16,20 @@ from esper.anatomy.structure import BoolArray, IntArray
 from esper.anatomy.tensors import live_tensors
 from esper.errors import MaskError
 
-AxisKey = tuple[str, int]
+Axes = list[tuple[int, IntArray]]
+"""The masked coordinates of one tensor, by axis."""
+Places = list[tuple[int, Tensor]]
+"""The same as index tensors on the tensor's device."""
 
 
 class MaskKeeper:
     """Masks units of one network and keeps them masked while it trains.
 
-    Masked coordinates are zeroed in parameters and in optimizer state, and again after every optimizer step, by index:
-    the cost grows with what is masked, not with the network. The values they had are kept, so `unmask` restores them
-    bit for bit. Nothing is registered on the network, so its `state_dict` does not change.
+    Masked coordinates are zeroed in parameters and in optimizer state, and again after every optimizer step, by
+    index: the cost grows with what is masked, not with the network. Their gradients are zeroed as soon as they
+    are complete, so that clipping by the global norm and the moments see what the cut network would see. The
+    values they had are kept, so `unmask` restores them bit for bit. Nothing is registered on the network, so its
+    `state_dict` does not change.
     """
 
     def __init__(self, model: nn.Module, anatomy: Anatomy, optimizers: Sequence[Optimizer]) -> None:
@@ -32,17 +38,18 @@ class MaskKeeper:
         self._optimizers = tuple(optimizers)
         self._tensors = live_tensors(model, anatomy)
         self._originals: dict[str, Tensor] = {}
-        self._index: list[tuple[Tensor, int, Tensor]] = []
-        self._handles: list[RemovableHandle] = [
-            o.register_step_post_hook(self._after_step) for o in self._optimizers
+        self._places: dict[str, Places] = {}
+        self._steps: list[RemovableHandle] = [
+            optimizer.register_step_post_hook(self._after_step) for optimizer in self._optimizers
         ]
+        self._gradients: list[RemovableHandle] = []
 
     @property
     def num_masked(self) -> int:
         return int((~self.keep).sum())
 
     def originals(self) -> dict[str, Tensor]:
-        """For every parameter with masked coordinates: the values that were there, in memory order, shape [masked]."""
+        """The values under the mask, by parameter: row by row, shape [masked coordinates]."""
         return dict(self._originals)
 
     def apply(self, keep: BoolArray, originals: Mapping[str, Tensor] | None = None) -> None:
@@ -53,7 +60,7 @@ class MaskKeeper:
             originals: the values to restore later, when they are known from a checkpoint.
 
         Raises:
-            MaskError: the mask does not fit, or would bring back a masked unit; nothing changed.
+            MaskError: the mask or the originals do not fit, or a masked unit would come back; nothing changed.
         """
         self.anatomy.check_mask(keep)
         if bool((keep & ~self.keep).any()):
@@ -61,75 +68,117 @@ class MaskKeeper:
                 f"{int((keep & ~self.keep).sum())} unit(s) that are masked now are not in the new mask. "
                 "Call unmask() first to bring units back."
             )
-        axes = masked_axes(self.anatomy, keep)
-        self._remember(axes, originals)
+        axes = _by_tensor(masked_axes(self.anatomy, keep))
+        self._originals = self._hidden(axes) if originals is None else self._given(axes, originals)
         self.keep = keep.copy()
         self._bind(axes)
         self._zero()
-        self._zero_state()
+        self._zero_gradients_and_state()
 
     def unmask(self) -> None:
-        """Gives every masked coordinate the value it had when it was masked; the rest keeps what it learned."""
+        """Gives every masked coordinate the value it had before; the rest keeps what it learned."""
         with torch.no_grad():
             for name, axes in _by_tensor(masked_axes(self.anatomy, self.keep)).items():
                 tensor = self._tensors[name]
                 tensor[_masked_places(tensor, axes)] = self._originals[name].to(tensor)
         self.keep = np.ones(self.anatomy.num_units, dtype=np.bool_)
-        self._originals, self._index = {}, []
+        self._originals = {}
+        self._bind({})
 
     def detach(self) -> None:
         """Stops keeping; the network stays as it is."""
-        for handle in self._handles:
+        for handle in (*self._steps, *self._gradients):
             handle.remove()
-        self._handles = []
+        self._steps, self._gradients = [], []
 
-    def _remember(self, axes: Mapping[AxisKey, IntArray], originals: Mapping[str, Tensor] | None) -> None:
-        """Keeps the values of coordinates that are masked for the first time; those masked before keep the older ones."""
+    def _hidden(self, axes: Mapping[str, Axes]) -> dict[str, Tensor]:
+        """The values of coordinates masked for the first time, and the older ones of those masked before."""
         before = _by_tensor(masked_axes(self.anatomy, self.keep))
-        for name, places in _by_tensor(axes).items():
-            if originals is not None:
-                self._originals[name] = originals[name].clone()
-                continue
+        hidden = {}
+        for name, places in axes.items():
             values = self._tensors[name].detach().clone()
             if name in self._originals:
-                values[_masked_places(values, before[name])] = self._originals[name]
-            self._originals[name] = values[_masked_places(values, places)]
+                values[_masked_places(values, before[name])] = self._originals[name].to(values)
+            hidden[name] = values[_masked_places(values, places)]
+        return hidden
 
-    def _bind(self, axes: Mapping[AxisKey, IntArray]) -> None:
-        self._index = [
-            (self._tensors[name], axis, torch.from_numpy(gone).to(self._tensors[name].device))
-            for (name, axis), gone in axes.items()
+    def _given(self, axes: Mapping[str, Axes], originals: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        given = {}
+        for name, places in axes.items():
+            expected = int(_masked_places(self._tensors[name], places).sum())
+            found = originals.get(name)
+            if found is None or found.shape != (expected,) or found.dtype != self._tensors[name].dtype:
+                has = "nothing" if found is None else f"{found.dtype} of shape {tuple(found.shape)}"
+                raise MaskError(
+                    f"The values under the mask do not fit {name}: {has} was given, {expected} values of type "
+                    f"{self._tensors[name].dtype} were expected. They are of another mask or network."
+                )
+            given[name] = found.detach().clone()
+        return given
+
+    def _bind(self, axes: Mapping[str, Axes]) -> None:
+        self._places = {name: _on_device(self._tensors[name], gone) for name, gone in axes.items()}
+        for handle in self._gradients:
+            handle.remove()
+        self._gradients = [
+            self._tensors[name].register_post_accumulate_grad_hook(partial(self._after_backward, name))
+            for name in axes
+            if self._tensors[name].requires_grad and self._steps
         ]
 
     def _after_step(self, *_: object) -> None:
         self._zero()
 
+    def _after_backward(self, name: str, tensor: Tensor) -> None:
+        gradient = tensor.grad
+        if (
+            gradient is not None and not gradient.is_sparse
+        ):  # a sparse one has no axes to index; see _after_step
+            _fill(gradient, self._placed(name))
+
     def _zero(self) -> None:
         with torch.no_grad():
-            for tensor, axis, index in self._index:
-                tensor.index_fill_(axis, index, 0)
+            for name in self._places:
+                _fill(self._tensors[name], self._placed(name))
 
-    def _zero_state(self) -> None:
+    def _zero_gradients_and_state(self) -> None:
         """Masked coordinates carry no momentum either, or they would be pushed at every step."""
-        states = [optimizer.state for optimizer in self._optimizers]
         with torch.no_grad():
-            for tensor, axis, index in self._index:
-                for state in states:
-                    for value in state.get(tensor, {}).values():
+            for name in self._places:
+                tensor = self._tensors[name]
+                self._after_backward(name, tensor)
+                for optimizer in self._optimizers:
+                    for value in optimizer.state.get(tensor, {}).values():
                         if isinstance(value, Tensor) and value.shape == tensor.shape:
-                            value.index_fill_(axis, index, 0)
+                            _fill(value, self._placed(name))
+
+    def _placed(self, name: str) -> Places:
+        """The indices of a tensor; they follow it to another device."""
+        places, device = self._places[name], self._tensors[name].device
+        if places and places[0][1].device != device:
+            places = self._places[name] = [(axis, index.to(device)) for axis, index in places]
+        return places
 
 
-def _by_tensor(axes: Mapping[AxisKey, IntArray]) -> dict[str, list[tuple[int, IntArray]]]:
-    grouped: dict[str, list[tuple[int, IntArray]]] = {}
+def _fill(tensor: Tensor, places: Places) -> None:
+    for axis, index in places:
+        tensor.index_fill_(axis, index, 0)
+
+
+def _on_device(tensor: Tensor, axes: Axes) -> Places:
+    return [(axis, torch.from_numpy(gone).to(tensor.device)) for axis, gone in axes]
+
+
+def _by_tensor(axes: Mapping[tuple[str, int], IntArray]) -> dict[str, Axes]:
+    grouped: dict[str, Axes] = {}
     for (name, axis), gone in axes.items():
         grouped.setdefault(name, []).append((axis, gone))
     return grouped
 
 
-def _masked_places(tensor: Tensor, axes: Sequence[tuple[int, IntArray]]) -> Tensor:
+def _masked_places(tensor: Tensor, axes: Axes) -> Tensor:
     """Bool tensor of the same shape: True at every masked coordinate."""
     where = torch.zeros(tensor.shape, dtype=torch.bool, device=tensor.device)
-    for axis, gone in axes:
-        where.index_fill_(axis, torch.from_numpy(gone).to(tensor.device), True)
+    for axis, index in _on_device(tensor, axes):
+        where.index_fill_(axis, index, True)
     return where
