@@ -45,11 +45,11 @@ class Config(Section):
             return cls.model_validate(tomllib.loads(path.read_text()))
         except OSError as error:
             raise ConfigError(f"{path} cannot be read: {error.strerror}. Name a TOML file.") from error
-        except tomllib.TOMLDecodeError as error:
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
             raise ConfigError(f"{path} is not TOML: {error}. Correct the line it names.") from error
         except ValidationError as error:
             first = error.errors()[0]
             where = ".".join(str(part) for part in first["loc"])
             raise ConfigError(
-                f"{path}: {where}: {first['msg']}. `esper config --explain` prints every key with its meaning."
+                f"{path}: {where}: {first['msg']}. `esper config --explain` prints every key and its meaning."
             ) from error

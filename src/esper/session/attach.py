@@ -263,13 +263,13 @@ def _why_off(config: Config, held_out: HeldOut | None, network: LiveNetwork) -> 
         )
     if held_out is None and config.validation.validation != "none":
         return (
-            "Nothing will be pruned: there is no held-out data to decide by. Give probe= (a loader of batches "
-            "that training never sees). Training goes on, saved and unpruned."
+            "Nothing will be pruned: there is no held-out data to decide by. Give probe= (a loader of "
+            "batches that training never sees). Training goes on, saved and unpruned."
         )
     if held_out is None:
         return (
-            "Nothing will be pruned: the analysis needs held-out batches even where nothing is validated. Give "
-            "probe=. Training goes on, saved and unpruned."
+            "Nothing will be pruned: the analysis needs held-out batches even where nothing is validated. "
+            "Give probe=. Training goes on, saved and unpruned."
         )
     return None
 
@@ -319,8 +319,8 @@ def _check_optimizer(model: nn.Module, optimizer: Optimizer) -> None:
     trained = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     if not any(id(parameter) in own for parameter in trained):
         raise ConfigError(
-            f"This {type(optimizer).__name__} trains {len(trained)} parameters, and none of them belongs to the "
-            f"given {type(model).__name__}. Build the optimizer from model.parameters() of this very object, "
+            f"This {type(optimizer).__name__} trains {len(trained)} parameters, and none of them belongs to "
+            f"the given {type(model).__name__}. Build the optimizer from model.parameters() of this very object, "
             "after moving it to its device. Nothing was changed."
         )
 

@@ -48,7 +48,7 @@ def finish(session: Session, *, latency: bool) -> Result:
     parts = session.parts
     if parts.runner is not None:
         parts.runner.drop()
-    session.cut_masked()
+    session.masking.cut_masked()
     for group, why in parts.network.refused.items():
         session.log.note(f"{group} was left whole: {why}")
     training_seconds = time.perf_counter() - session.started
@@ -63,7 +63,7 @@ def finish(session: Session, *, latency: bool) -> Result:
 
 
 def exported(session: Session) -> bytes:
-    """The network as an archive that loads without its code: eval mode, any batch size where the code allows it."""
+    """The network as an archive that loads without its code: eval mode, any batch size if possible."""
     network = session.parts.network
     args, kwargs = network.probe.args, dict(network.probe.kwargs)
     batch = {
@@ -112,7 +112,7 @@ def _report(session: Session, latency: Latency | None, training_seconds: float) 
     after = {group.name: group for group in network.anatomy.groups}
     original = network.original or network.model
     stalls = parts.saving.stalls
-    made = session.last_cut
+    made = session.masking.last_cut
     share = parts.tracker.overhead_share
     rows = session.log.epochs
     return RunReport(

@@ -18,7 +18,8 @@ from esper.session.saving import NETWORK_FILE
 def load(run_dir: str | Path) -> Callable[..., Any]:
     """The finished network of a run, called like the original one; no class of the user is needed.
 
-    It computes as in eval mode. The archive is verified before it is read and holds nothing that needs pickle.
+    It computes as in eval mode. The archive is verified before it is read and holds nothing that needs
+    pickle.
 
     Raises:
         CheckpointMissing: the run is not finished, or nothing in it verifies.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -12,6 +13,13 @@ from esper.anatomy import Anatomy
 from esper.emrakul import CycleOutcome, EpochRecord
 from esper.nissa import DecisionRow, EpochRow, Mark
 from esper.nissa.report import MarkKind
+
+_LOG = logging.getLogger("esper")
+
+
+def say(text: str, *, problem: bool = False) -> None:
+    """Tells people: INFO on the logger "esper", a problem as WARNING."""
+    _LOG.log(logging.WARNING if problem else logging.INFO, text)
 
 
 @dataclass

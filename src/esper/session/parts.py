@@ -90,8 +90,8 @@ def capture(parts: Parts, memory: Memory) -> dict[str, Any]:
 def restore(parts: Parts, memory: Memory, target: CheckpointRef, *, as_rollback: bool) -> None:
     """Puts network, optimizer and everything around them into the state of a checkpoint.
 
-    A rollback keeps what the coordinator has learned and what was marked since, so that the same plan is not simply
-    made again.
+    A rollback keeps what the coordinator has learned and what was marked since, so that the same plan is not
+    simply made again.
     """
     state = parts.saving.read(target)
     extra, network = state.extra, parts.network

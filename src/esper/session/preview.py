@@ -1,7 +1,7 @@
 """The last look before a mask is applied: the live network under the mask, measured without touching it.
 
-A plan rests on the checkpoint of the epoch before. Weights have moved since, so the mask is measured once more on the
-weights that it would be applied to, with the running statistics that they would then get.
+A plan rests on the checkpoint of the epoch before. Weights have moved since, so the mask is measured once
+more on the weights that it would be applied to, with the running statistics that they would then get.
 """
 
 from __future__ import annotations
@@ -98,7 +98,9 @@ def _recalibrated(
         return {}
     fresh = {f"{name}.{kind}": getattr(m, kind).clone() for name, m in norms.items() for kind in _KINDS}
     counters = {
-        f"{name}.num_batches_tracked": torch.zeros_like(m.num_batches_tracked) for name, m in norms.items()
+        f"{name}.num_batches_tracked": torch.zeros_like(m.num_batches_tracked)
+        for name, m in norms.items()
+        if m.num_batches_tracked is not None
     }
     momenta = {name: module.momentum for name, module in norms.items()}
     try:

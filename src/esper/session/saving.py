@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import safetensors.torch
@@ -25,15 +26,21 @@ from esper.checkpoint.trainer_state import MODEL_FILE, OPTIMIZER_FILE, TREE_FILE
 from esper.elesh import Case, DataRef, HeldOut, encode_data
 from esper.emrakul import Strategy
 from esper.emrakul.cycle import MASK, Decision, read_mask
-from esper.errors import RollbackExhausted
+from esper.errors import CheckpointError, RollbackExhausted
 from esper.kasmina import LiveNetwork
 
 ANATOMY_FILE = "anatomy.json"
 NETWORK_FILE = "network.pt2"
+TRIAL = "trial"
+"""Label of the checkpoint from before a mask that is on trial."""
+LAST_FINITE = "last-finite"
+"""Label of the checkpoint from before the metric stopped being a number."""
 
 
 class Saving:
     """Saves the states of one run and reads them back.
+
+    A save that fails stops nothing that is under way: `failure` tells it, and the next save is tried anyway.
 
     Attributes:
         store: the run directory.
@@ -61,6 +68,7 @@ class Saving:
         self._blobs: dict[str, FileRef] = {}
         self._network: LiveNetwork
         self._anatomy = b""
+        self._failure: CheckpointError | None = None
 
     def keep_data(self, sample: Any, held_out: HeldOut) -> None:
         """Stores the sample and the held-out batches once, for workers and for `resume`."""
@@ -69,10 +77,10 @@ class Saving:
         self._blobs["samples"] = self.store.put_blob("samples", safetensors.torch.save(tensors))
 
     def structure_changed(self, network: LiveNetwork) -> None:
-        """Stores the twin of the network as it is now, for the checkpoints to come."""
+        """The checkpoints to come hold the twin of the network as it is now."""
         self._network = network
         self._anatomy = json.dumps(network.anatomy.to_json()).encode()
-        self._blobs["twin"] = self.store.put_blob("twin", network.twin)
+        self._blobs.pop("twin", None)
 
     def save(
         self,
@@ -84,6 +92,17 @@ class Saving:
         more: Mapping[str, bytes] | None = None,
     ) -> None:
         """Saves the live state; training waits for a copy only, unless background saving is off."""
+        self.settle()
+        with self._failing_later():
+            self._submit(step, epoch, extra, pin, more or {})
+        if not self._background:
+            self.settle()
+
+    def _submit(
+        self, step: int, epoch: int, extra: Mapping[str, Any], pin: str | None, more: Mapping[str, bytes]
+    ) -> None:
+        if "twin" not in self._blobs:
+            self._blobs["twin"] = self.store.put_blob("twin", self._network.twin)
         state = capture_trainer(
             self._network.model,
             self._network.optimizer,
@@ -93,12 +112,10 @@ class Saving:
             scaler=self._scaler,
             extra=extra,
         )
-        files = {**state.files(), ANATOMY_FILE: self._anatomy, **(more or {})}
+        files = {**state.files(), ANATOMY_FILE: self._anatomy, **more}
         stall = self._saver.submit(step, epoch, files, blobs=dict(self._blobs), pin=pin)
         self.stalls.append(stall.copy_ms_per_gb)
         self.last_step, self.last_epoch = step, epoch
-        if not self._background:
-            self._saver.wait()
 
     def durable(self) -> Callable[[], CheckpointRef]:
         """For another thread: waits until the newest save is durable and returns it."""
@@ -110,12 +127,29 @@ class Saving:
             raise RollbackExhausted(f"{self.store.run_dir} holds no checkpoint that verifies.")
         return lambda: newest
 
-    def check(self) -> None:
-        """Raises what went wrong in the background."""
-        self._saver.check()
+    def failure(self, *, wait: bool = False) -> CheckpointError | None:
+        """Why a save failed since this was asked last, or None; with `wait`, the save under way included."""
+        with self._failing_later():
+            if wait:
+                self._saver.wait()
+            else:
+                self._saver.check()
+        failure, self._failure = self._failure, None
+        return failure
 
-    def wait(self) -> None:
-        self._saver.wait()
+    def settle(self) -> None:
+        """Waits until no save is under way."""
+        with self._failing_later():
+            self._saver.wait()
+
+    @contextmanager
+    def _failing_later(self) -> Iterator[None]:
+        try:
+            yield
+        except CheckpointError as error:  # raised by the session when the epoch has ended properly
+            self._failure = self._failure or error
+            newest = self._saver.last_saved
+            self.last_step, self.last_epoch = (-1, -1) if newest is None else (newest.step, newest.epoch)
 
     def close(self) -> None:
         try:
@@ -154,7 +188,9 @@ class Saving:
 
     def returned_to(self, checkpoint: CheckpointRef) -> None:
         """Training goes on from here: later checkpoints are of a future that will not happen."""
+        self.settle()
         self.store.withdraw_after(checkpoint)
+        self._saver.last_saved = checkpoint
         self.last_step, self.last_epoch = checkpoint.step, checkpoint.epoch
 
     def before(self, step: int, strategy: Strategy, attempts: int) -> CheckpointRef:
@@ -169,19 +205,43 @@ class Saving:
             verified = [c for c in verified if BASELINE in self.store.pins().get(c.step, frozenset())]
         if not verified:
             raise RollbackExhausted(
-                f"{self.store.run_dir} holds no checkpoint up to step {step} that verifies, so there is nothing to go "
-                "back to. The network stays as it is; look at `esper verify`."
+                f"{self.store.run_dir} holds no checkpoint up to step {step} that verifies, so there is "
+                "nothing to go back to. Network and optimizer were left as they are; training can go on from them. "
+                f"`esper verify {self.store.run_dir}` tells what is damaged."
             )
         back = attempts - 1 if strategy is Strategy.PROGRESSIVE else 0
         return verified[max(len(verified) - 1 - back, 0)]
 
     def decided(self, checkpoint: CheckpointRef, anatomy: Anatomy) -> Decision | None:
-        """The mask that was committed beside a checkpoint, if it came that far."""
+        """The mask that was committed beside a checkpoint, unless it was cut or taken back since."""
+        if MASK not in self.store.pins().get(checkpoint.step, frozenset()):
+            return None
         return read_mask(self.store, checkpoint, anatomy)
 
-    def release_masks(self) -> None:
-        """Masks that were cut or taken back no longer keep the checkpoints that they were decided from."""
-        pinned = self.store.pins()
-        for checkpoint in self.store.list().checkpoints:
-            if MASK in pinned.get(checkpoint.step, frozenset()):
-                self.store.unpin(checkpoint, MASK)
+    def is_spent(self, checkpoint: CheckpointRef) -> bool:
+        """Was a mask committed beside it and cut or taken back since? Nothing more is decided from it."""
+        pinned = self.store.pins().get(checkpoint.step, frozenset())
+        return MASK not in pinned and (checkpoint.path / MASK).exists()
+
+    def hold(self, label: str) -> int:
+        """Keeps the newest durable checkpoint until `release`; returns its step, -1 if there is none."""
+        self.settle()
+        newest = self._saver.last_saved
+        if newest is None:
+            return -1
+        with self._failing_later():
+            self.store.pin(newest, label)
+        return newest.step
+
+    def release(self, label: str, *, but: int = -1) -> None:
+        """What was kept under `label` may go, except for step `but`."""
+        with self._failing_later():
+            pinned = self.store.pins()
+            for checkpoint in self.store.list().checkpoints:
+                if checkpoint.step != but and label in pinned.get(checkpoint.step, frozenset()):
+                    self.store.unpin(checkpoint, label)
+
+    def release_masks(self, *, but: int = -1) -> None:
+        """Masks that were cut or taken back no longer keep the checkpoints around them."""
+        self.release(MASK, but=but)
+        self.release(TRIAL)

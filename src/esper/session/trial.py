@@ -23,7 +23,7 @@ from esper.leyline import Level
 class Watch:
     """One mask under observation.
 
-    `epoch` is the one at whose end it was applied; `base_step` the checkpoint it was decided from, the last without it.
+    `epoch` is the one at whose end it was applied; `base_step` the last checkpoint without it.
     """
 
     baseline: Baseline
@@ -56,11 +56,12 @@ class Trial:
         """The mask has proved itself."""
         self.watch, self.rollbacks = None, 0
 
-    def failed(self, reason: RollbackReason) -> Strategy:
-        """The mask goes; how far to go back."""
+    def failed(self, reason: RollbackReason) -> tuple[int, Strategy]:
+        """The mask goes. Returns the step of the last checkpoint without it, and how far to go back."""
+        base_step = -1 if self.watch is None else self.watch.base_step
         strategy = strategy_for(reason, self.rollbacks)
         self.watch, self.rollbacks = None, self.rollbacks + 1
-        return strategy
+        return base_step, strategy
 
     def _since(self, records: Sequence[EpochRecord]) -> list[EpochRecord]:
         start = self.watch.epoch if self.watch else 0

@@ -1,0 +1,262 @@
+"""What becomes of masks when an epoch ends: on trial, taken back, cut, followed by the next."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+
+from esper.anatomy import Cut
+from esper.anatomy.structure import BoolArray, IntArray
+from esper.checkpoint import CheckpointRef
+from esper.emrakul import Baseline, RollbackReason, Status, Strategy
+from esper.emrakul.cycle import Decision
+from esper.emrakul.settings import RollbackSettings
+from esper.errors import SurgeryError
+from esper.leyline import Level
+from esper.session.log import say
+from esper.session.parts import Memory, Parts, restore
+from esper.session.preview import confirm
+from esper.session.saving import TRIAL
+from esper.session.trial import Watch
+
+_LOG = logging.getLogger("esper")
+
+
+class Masking:
+    """The masks of one session; it acts on the live network, the decisions come from the coordinator.
+
+    Attributes:
+        last_cut: the last cut of this process, with its proof.
+    """
+
+    def __init__(self, parts: Parts, memory: Memory) -> None:
+        self.last_cut: Cut | None = None
+        self._parts = parts
+        self._memory = memory
+        self._ready: Decision | None = None
+
+    def end_epoch(self, is_measured: bool) -> bool:
+        """Judges the mask on trial, cuts it if it has settled, and applies what was decided.
+
+        Args:
+            is_measured: whether the metric of this epoch is a number; nothing is applied on one that is not.
+
+        Returns:
+            Whether everything went back to a checkpoint; then there is nothing to save or to analyze.
+        """
+        reason = self._memory.trial.objection(self._memory.log.records(self._parts.metric), self._limits())
+        if reason is not None:
+            return self._roll_back(reason)
+        decision = self._cut_settled(self._collect())
+        self._apply(decision if is_measured else None)
+        return False
+
+    def cut_masked(self) -> IntArray | None:
+        """Cuts what is masked now.
+
+        Returns:
+            For every unit its new number or -1; None if nothing is masked, or the network refuses (it stays
+            masked).
+        """
+        self.forget_cycle()
+        parts, network = self._parts, self._parts.network
+        masked = network.masks.num_masked
+        if masked == 0:
+            return None
+        try:
+            made, numbers = network.cut_masked()
+        except SurgeryError as refusal:
+            self._memory.log.note(f"The masks of epoch {self._memory.epoch} stay masks: {refusal}")
+            say(str(refusal), problem=True)
+            return None
+        self.last_cut = made
+        parts.tracker.rebind(network.anatomy, network.named_parameters(), numbers)
+        parts.saving.structure_changed(network)
+        parts.saving.release_masks(but=parts.saving.last_step)
+        share = 1 - made.parameters_after / made.parameters_before
+        proof = made.equivalence
+        exactness = proof.float32_error if proof.float64_error is None else proof.float64_error
+        text = (
+            f"Cut {masked} units: {share:.1%} fewer parameters, equal to the masked network within "
+            f"{exactness:.1e}."
+        )
+        self._memory.log.mark(self._memory.epoch, "cut", text)
+        say(f"epoch {self._memory.epoch}: {text}")
+        return numbers
+
+    def _last_epoch_was_measured(self) -> bool:
+        records = self._memory.log.records(self._parts.metric)
+        return bool(records) and records[-1].metric is not None and math.isfinite(records[-1].metric)
+
+    def _limits(self) -> RollbackSettings:
+        """The limits for a drop; a metric in per cent is noticed and judged as such."""
+        parts, settings = self._parts, self._parts.config.pruning.rollback
+        known = "metric_scale" in settings.model_fields_set or not parts.higher_is_better
+        best = max(
+            (r.metric for r in self._memory.log.records(parts.metric) if r.metric is not None), default=0.0
+        )
+        if known or not 1 < best < math.inf:
+            return settings
+        told = (
+            f"{parts.metric} was {best:g}, so it is taken as per cent: a drop is judged on a scale of 100. "
+            "pruning.rollback.metric_scale says what a perfect metric reads."
+        )
+        if told.partition(" was ")[0] not in {note.partition(" was ")[0] for note in self._memory.log.notes}:
+            self._memory.log.note(told)
+            say(told, problem=True)
+        return settings.model_copy(update={"metric_scale": 100.0})
+
+    def _roll_back(self, reason: RollbackReason) -> bool:
+        """Takes back the mask on trial, or more. Returns: did everything go back to a checkpoint?"""
+        parts, epoch, trial = self._parts, self._memory.epoch, self._memory.trial
+        base_step, strategy = trial.failed(reason)
+        self.forget_cycle()
+        if parts.runner is not None:
+            parts.runner.coordinator.record_rollback(epoch)
+        if strategy is Strategy.ATOMIC:
+            parts.network.masks.unmask()
+            text = "the masks that were not cut yet were taken back exactly"
+        else:
+            parts.saving.settle()
+            target = parts.saving.before(base_step, strategy, trial.rollbacks)
+            restore(parts, self._memory, target, as_rollback=True)
+            text = f"everything went back to the verified checkpoint of step {target.step}"
+        parts.saving.release_masks()
+        self._memory.log.mark(epoch, "rollback", f"{reason.text} Therefore {text}.")
+        say(f"epoch {epoch}: {reason.text} Therefore {text}.", problem=True)
+        return strategy is not Strategy.ATOMIC
+
+    def _collect(self) -> Decision | None:
+        """The decision about the epoch before, when there is one by now."""
+        if self._ready is not None:
+            ready, self._ready = self._ready, None
+            return ready
+        runner = self._parts.runner
+        if runner is None or not runner.is_running:
+            return None
+        decision = runner.collect(self._parts.config.analysis.max_wait_seconds)
+        if decision is None:
+            self._memory.log.note(
+                "An analysis needed longer than an epoch and the waiting time; it was applied later."
+            )
+        elif decision.outcome is not None:
+            self._memory.log.decide(self._parts.network.anatomy, decision.outcome)
+        return decision
+
+    def _cut_settled(self, decision: Decision | None) -> Decision | None:
+        """Cuts masks that have proved themselves; a decision about the masked network is carried over.
+
+        Not while an analysis goes on: what it will decide is about the network as it is masked now.
+        """
+        parts, trial = self._parts, self._memory.trial
+        is_busy = parts.runner is not None and parts.runner.is_running
+        if is_busy or not trial.is_settled(self._memory.log.records(parts.metric), self._limits()):
+            return decision
+        trial.passed()
+        if parts.runner is not None:
+            parts.runner.coordinator.record_settled(self._memory.epoch)
+        numbers = self.cut_masked()
+        if numbers is None or decision is None or decision.keep is None:
+            return decision
+        return replace(decision, keep=_renumbered(decision.keep, numbers, parts.network.anatomy.num_units))
+
+    def _apply(self, decision: Decision | None) -> None:
+        """Masks what was accepted; records what was not."""
+        if decision is None:
+            return
+        masks, anatomy = self._parts.network.masks, self._parts.network.anatomy
+        if decision.keep is None:
+            self._record_refusal(decision)
+            return
+        new = masks.keep & ~decision.keep
+        if not new.any():
+            return
+        objection = self._confirm(decision.keep & masks.keep)
+        if objection:
+            self._memory.log.mark(
+                self._memory.epoch, "no_go", f"Not applied, the weights have moved on: {objection}"
+            )
+            say(f"epoch {self._memory.epoch}: not applied, the weights have moved on: {objection}")
+            return
+        before, base_step = self._parts.removed_fraction(), self._parts.saving.hold(TRIAL)
+        level = Level.highest(anatomy.groups[int(g)].kind.value for g in np.unique(anatomy.group_of[new]))
+        masks.apply(decision.keep & masks.keep)
+        records = self._memory.log.records(self._parts.metric)
+        baseline = Baseline.of(records, level, is_higher_better=self._parts.higher_is_better)
+        self._memory.trial.watch = Watch(baseline, self._memory.epoch, decision.is_on_probation, base_step)
+        probation = " on probation" if decision.is_on_probation else ""
+        cost = self._parts.config.pruning.cost
+        removed = f"{before:.1%} to {self._parts.removed_fraction():.1%} of the {cost} removed"
+        text = f"Masked {int(new.sum())} units{probation}, {removed}. {decision.reason}"
+        self._memory.log.mark(self._memory.epoch, "mask", text)
+        say(f"epoch {self._memory.epoch}: {text}")
+
+    def _confirm(self, keep: BoolArray) -> str:
+        """Measures the mask on the live weights; '' if it may be applied (running statistics then follow)."""
+        parts = self._parts
+        if parts.held_out is None or parts.config.validation.validation == "none":
+            return ""
+        objection, seen = confirm(parts.network, parts.held_out, keep, parts.config.validation)
+        if not objection:
+            seen.apply_statistics(parts.network.model)
+        elif parts.runner is not None:
+            parts.runner.coordinator.record_refusal()
+        return objection
+
+    def _record_refusal(self, decision: Decision) -> None:
+        outcome = decision.outcome
+        if outcome is not None and outcome.status is Status.REJECTED:
+            self._memory.log.mark(self._memory.epoch, "no_go", decision.reason)
+            say(f"epoch {self._memory.epoch}: no go. {decision.reason}")
+        elif outcome is None or outcome.status is Status.FAILED or outcome.is_late:
+            self._memory.log.mark(self._memory.epoch, "skipped", decision.reason)
+            say(f"epoch {self._memory.epoch}: no pruning this cycle. {decision.reason}", problem=True)
+        else:
+            _LOG.debug("epoch %d: %s", self._memory.epoch, decision.reason)
+
+    def take_up(self, target: CheckpointRef) -> None:
+        """After a resume: goes on with the decision that was, or was being, made about the checkpoint."""
+        parts = self._parts
+        if parts.runner is None or not self._last_epoch_was_measured() or parts.saving.is_spent(target):
+            return
+        self._ready = parts.saving.decided(target, parts.network.anatomy)
+        if self._ready is not None:
+            parts.runner.coordinator.state = self._ready.state
+        else:
+            self._analyze(lambda: target)
+
+    def start_cycle(self) -> None:
+        runner = self._parts.runner
+        if (
+            runner is not None
+            and not runner.is_running
+            and self._parts.saving.last_epoch == self._memory.epoch
+        ):
+            self._analyze(self._parts.saving.durable())
+
+    def _analyze(self, durable: Callable[[], CheckpointRef]) -> None:
+        network, runner = self._parts.network, self._parts.runner
+        if runner is None:
+            return
+        keep: BoolArray = network.masks.keep.copy()
+        tracked = tuple(float(score) for score in self._parts.tracker.taylor())
+        analyst = self._parts.analyst(network.anatomy, keep, tracked)
+        runner.start(durable, self._memory.epoch, network.anatomy, keep, analyst)
+
+    def forget_cycle(self) -> None:
+        """What was decided about a state that training leaves is not applied."""
+        self._ready = None
+        if self._parts.runner is not None:
+            self._parts.runner.drop()
+
+
+def _renumbered(keep: BoolArray, numbers: IntArray, num_units: int) -> BoolArray:
+    """A mask about the network before a cut, in the numbers of after it."""
+    left = np.ones(num_units, dtype=np.bool_)
+    gone = numbers[~keep]
+    left[gone[gone >= 0]] = False
+    return left
