@@ -30,6 +30,7 @@ from esper.importance import ImportanceTracker
 from esper.kasmina import LiveNetwork
 from esper.session.log import say
 from esper.session.parts import AnalystMaker, Parts
+from esper.session.run_file import write_run_file
 from esper.session.saving import Saving
 from esper.session.session import Session
 
@@ -92,6 +93,7 @@ def attach(
     )
     with _undone_on_error(session):
         session.save_baseline()
+        write_run_file(session.parts)
     session.started, session.seconds_in_esper = begun, time.perf_counter() - begun
     return session
 
