@@ -34,11 +34,14 @@ def test_training_may_change_the_tensors_while_they_are_written(run_dir: Path) -
         saver.submit(1, 0, {"m.safetensors": {"w": weight}})
         weight.add_(1)
         saver.check()
+        pending = saver.pending
+        assert pending is not None
         assert saver.last_saved is None
         assert store.latest() is None
         storage.gate.set()
         saved = saver.wait()
-        assert saved == saver.last_saved == store.latest()
+        assert saved == saver.last_saved == store.latest() == pending.result()
+        assert saver.pending is None
         assert saved is not None
         assert load_tensors(saved.file("m.safetensors"))["w"].sum() == 0
 

@@ -174,7 +174,10 @@ def test_names_that_collide_are_told_apart() -> None:
 
 def test_the_memory_format_comes_back_where_it_is_dense() -> None:
     image = torch.randn(2, 3, 4, 4).to(memory_format=torch.channels_last)
-    back = there_and_back({"image": image, "slice": image[:, :, ::2], "wide": torch.randn(1, 3).T})
+    back = there_and_back(
+        {"image": image, "slice": image[:, :, ::2], "wide": torch.randn(1, 3).T, "one": image[:1]}
+    )
+    assert back["one"].stride() == image[:1].stride()
     assert back["image"].stride() == image.stride()
     assert torch.equal(back["image"], image)
     assert torch.equal(back["slice"], image[:, :, ::2])

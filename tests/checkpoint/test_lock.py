@@ -80,3 +80,13 @@ def test_a_note_that_cannot_be_written_gives_the_lock_back(tmp_path: Path) -> No
     (tmp_path / ".writer.json").mkdir()
     with pytest.raises(IsADirectoryError):
         WriterLock(tmp_path)
+    (tmp_path / ".writer.json").rmdir()
+    WriterLock(tmp_path).release()
+
+
+def test_a_forked_child_that_lets_go_takes_nothing_from_its_parent(tmp_path: Path) -> None:
+    process, _ = hold(tmp_path, "os.waitpid(os.fork() or (lock.release(), os._exit(0)), 0)[0]")
+    with process:
+        with pytest.raises(CheckpointError, match=rf"being written by process {process.pid}"):
+            WriterLock(tmp_path)
+        process.kill()

@@ -61,6 +61,16 @@ def test_processes_that_start_at_once_get_the_same_ring(run_dir: Path) -> None:
     assert names(run_dir / "keys") == ["ring.json"]
 
 
+def test_a_ring_that_another_process_made_first_is_used(run_dir: Path) -> None:
+    def slow(count: int) -> bytes:
+        open_key_ring(run_dir, create=True, environment={}, random_bytes=lambda count: b"\1" * count)
+        return b"\2" * count
+
+    ring = open_key_ring(run_dir, create=True, environment={}, random_bytes=slow)
+    assert ring.primary.secret == b"\1" * 32
+    assert names(run_dir / "keys") == ["ring.json"]
+
+
 def test_a_ring_that_others_can_open_is_refused(run_dir: Path) -> None:
     open_key_ring(run_dir, create=True, environment={})
     path = run_dir / "keys" / "ring.json"

@@ -26,7 +26,7 @@ def test_size_and_digest_are_those_of_the_file(
 
 def test_a_large_piece_is_split_and_hashed_beside_the_writes(tmp_path: Path) -> None:
     storage = FaultyStorage(fail_at=2, error="short write")
-    whole = bytes(range(256)) * ((PIECE_BYTES + (8 << 20)) // 256)
+    whole = bytes(range(256)) * (PIECE_BYTES // 256 + PIECE_BYTES // 512)
     written = write_file(storage, tmp_path / "f", [memoryview(whole)])
     assert storage.calls == ["create", "write", "write", "write", "sync"]
     assert storage.fired

@@ -76,11 +76,13 @@ class CheckpointCatalog:
         """Walks back from the highest step to the first checkpoint that verifies in full."""
         rejected: list[Rejection] = []
         for path in self.newest_first():
-            report = self.verify(path)
+            opened = self._open(path)
+            if isinstance(opened, Rejection):
+                rejected.append(opened)
+                continue
+            report = self.verify(opened)
             if report.is_ok:
-                opened = self._open(path)
-                if isinstance(opened, CheckpointRef):
-                    return Search(opened, tuple(rejected))
+                return Search(opened, tuple(rejected))
             rejected.append(Rejection(path, "; ".join(report.problems)))
         return Search(None, tuple(rejected))
 

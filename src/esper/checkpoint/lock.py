@@ -47,13 +47,13 @@ class WriterLock:
             ) from error
         note = {"pid": os.getpid(), "host": socket.gethostname(), "process": _PROCESS}
         note_path = directory / _OWNER_NAME
-        self._release = weakref.finalize(self, _let_go, descriptor, note_path, os.getpid())
         try:
             note_path.touch(mode=0o600)
             note_path.write_text(json.dumps(note))
         except OSError:
-            self._release()
+            os.close(descriptor)
             raise
+        self._release = weakref.finalize(self, _let_go, descriptor, note_path, os.getpid())
 
     @property
     def is_held(self) -> bool:
@@ -65,9 +65,11 @@ class WriterLock:
 
 
 def _let_go(descriptor: int, note: Path, pid: int) -> None:
-    if os.getpid() == pid:  # a forked child neither holds the lock nor may remove its note
-        note.unlink(missing_ok=True)
-    os.close(descriptor)
+    try:
+        if os.getpid() == pid:  # a forked child neither holds the lock nor may remove its note
+            note.unlink(missing_ok=True)
+    finally:
+        os.close(descriptor)
 
 
 def _read_owner(path: Path) -> dict[str, object]:

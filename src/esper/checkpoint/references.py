@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -123,11 +123,6 @@ class _Commit:
 @dataclass(frozen=True, eq=False)
 class CheckpointRef(_Commit):
     """One checkpoint on disk whose manifest verified."""
-
-    @property
-    def blob_kinds(self) -> Mapping[str, FileEntry]:
-        """Content-addressed files that this checkpoint needs, by kind."""
-        return self.manifest.blobs
 
 
 @dataclass(frozen=True, eq=False)

@@ -13,7 +13,7 @@ import blake3
 
 from esper.checkpoint.storage import Storage
 
-PIECE_BYTES = 64 << 20
+PIECE_BYTES = 4 << 20  # hashing and writing read it at the same time, so it should fit the cache
 _HASH_BESIDE_BYTES = 1 << 20
 
 
