@@ -322,8 +322,8 @@ def _check_optimizer(model: nn.Module, optimizer: Optimizer) -> None:
     if not any(id(parameter) in own for parameter in trained):
         raise ConfigError(
             f"This {type(optimizer).__name__} trains {len(trained)} parameters, and none of them belongs to "
-            f"the given {type(model).__name__}. Build the optimizer from model.parameters() of this very object, "
-            "after moving it to its device. Nothing was changed."
+            f"the given {type(model).__name__}. Build the optimizer from model.parameters() of this very "
+            "object, after moving it to its device. Nothing was changed."
         )
 
 

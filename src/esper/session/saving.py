@@ -206,7 +206,7 @@ class Saving:
         if not verified:
             raise RollbackExhausted(
                 f"{self.store.run_dir} holds no checkpoint up to step {step} that verifies, so there is "
-                "nothing to go back to. Network and optimizer were left as they are; training can go on from them. "
+                "nothing to go back to. Network and optimizer were left as they are; training can go on. "
                 f"`esper verify {self.store.run_dir}` tells what is damaged."
             )
         back = attempts - 1 if strategy is Strategy.PROGRESSIVE else 0

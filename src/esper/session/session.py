@@ -190,8 +190,8 @@ class Session:
         restore(self.parts, self._memory, target, as_rollback=False)
         network = self.parts.network
         say(
-            f"Resumed {self.run_dir} from its checkpoint of step {self.step}, epoch {self.epoch}, which verified "
-            f"in full: {len(network.cuts)} cut(s) made and proven again, {network.masks.num_masked} unit(s) "
+            f"Resumed {self.run_dir} from its checkpoint of step {self.step}, epoch {self.epoch}, which "
+            f"verified in full: {len(network.cuts)} cut(s) made and proven again, {network.masks.num_masked} unit(s) "
             f"masked, {self.removed_fraction:.1%} of the {self.parts.config.pruning.cost} removed."
         )
         self.masking.take_up(target)

@@ -1,0 +1,139 @@
+"""Small real training runs, for tests that need one: a network of 1,500 parameters learns a rule of four inputs."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+import esper
+from esper.checkpoint import encode
+from esper.checkpoint.tensor_file import tensor_bytes
+from esper.session import Session
+
+EPOCHS = 6
+
+
+def examples(count: int, seed: int) -> tuple[Tensor, Tensor]:
+    """Inputs [count, 8]; the target is which of the first four is largest in size."""
+    inputs = torch.randn(count, 8, generator=torch.Generator().manual_seed(seed))
+    return inputs, inputs[:, :4].abs().argmax(1)
+
+
+def settings(**changes: Any) -> esper.Config:
+    """Removes 40 % of the FLOPs from epoch 2 to 5, analyzed in this process, at once and the same in every run."""
+    given: dict[str, Any] = {
+        "pruning": {"target": {"flops": 0.4}, "schedule": {"start_epoch": 2, "end_epoch": 5}},
+        "analysis": {
+            "workers": 0,
+            "min_optimizer_steps": 1,
+            "calibration_samples": 64,
+            "held_out_samples": 128,
+        },
+        "validation": {"limits": {"channel": 0.5}, "min_retention": 0.01},
+        "importance": {"stride": 1, "min_importance_samples": 0, "min_sampled_steps": 1},
+    }
+    for section, values in changes.items():
+        given[section] = {**given.get(section, {}), **values}
+    return esper.Config(**given)
+
+
+def small_network() -> nn.Sequential:
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.Linear(8, 32), nn.ReLU(), nn.Dropout(0.1), nn.Linear(32, 32), nn.ReLU(), nn.Linear(32, 4)
+    )
+
+
+def optimizer_of(model: nn.Module, kind: str) -> torch.optim.Optimizer:
+    if kind == "sgd":
+        return torch.optim.SGD(model.parameters(), 0.05, momentum=0.9)
+    return torch.optim.AdamW(model.parameters(), 1e-2)
+
+
+class Training:
+    """One process's share of a run: built freshly each time, continued from wherever the run directory is."""
+
+    def __init__(self, run_dir: Path, kind: str = "adamw", **changes: Any) -> None:
+        torch.set_num_threads(1)
+        self.model = small_network()
+        self.optimizer = optimizer_of(self.model, kind)
+        self.scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(self.optimizer, 2 * EPOCHS)
+        self.loss = nn.CrossEntropyLoss()
+        self.train_data, self.held_out = examples(192, 0), examples(192, 1)
+        self.session: Session = esper.attach(
+            self.model,
+            self.optimizer,
+            loss=self.loss,
+            sample=(self.train_data[0][:16], self.train_data[1][:16]),
+            probe=[self.held_out],
+            run_dir=run_dir,
+            config=settings(**changes),
+            epochs=EPOCHS,
+            scheduler=self.scheduler,
+            resume=True,
+        )
+
+    def batches(self) -> Iterator[tuple[Tensor, Tensor]]:
+        inputs, targets = self.train_data
+        for index in torch.randperm(len(targets)).split(32):
+            yield inputs[index], targets[index]
+
+    def step(self, inputs: Tensor, targets: Tensor) -> float:
+        self.optimizer.zero_grad()
+        loss = self.loss(self.model(inputs), targets)
+        loss.backward()
+        self.optimizer.step()
+        return float(loss.detach())
+
+    def train_epoch(self) -> float:
+        loss = sum(self.step(*batch) for batch in self.batches())
+        self.scheduler.step()
+        return loss
+
+    def accuracy(self) -> float:
+        inputs, targets = self.held_out
+        self.model.eval()
+        with torch.no_grad():
+            share = float((self.model(inputs).argmax(1) == targets).float().mean())
+        self.model.train()
+        return share
+
+    def epoch(self, metric: Callable[[float], float] = float) -> None:
+        """Trains one epoch and ends it with `metric(accuracy)`."""
+        loss = self.train_epoch()
+        self.session.end_epoch(accuracy=metric(self.accuracy()), loss=loss)
+
+    def until_masked(self) -> None:
+        """Ends epochs until units are masked."""
+        while not self.session.parts.network.masks.num_masked:
+            self.epoch(lambda _: 0.5)
+
+    def marks(self) -> list[str]:
+        return [mark.kind for mark in self.session.log.marks]
+
+    def state(self) -> dict[str, Any]:
+        network = self.session.parts.network
+        return {
+            "model": dict(self.model.state_dict()),
+            "optimizer": self.optimizer.state_dict(),
+            "scheduler": self.scheduler.state_dict(),
+            "keep": network.masks.keep,
+            "originals": network.masks.originals(),
+            "cuts": [past.record() for past in network.cuts],
+            "tracker": self.session.parts.tracker.state(),
+            "rng": torch.get_rng_state(),
+            "counts": [self.session.step, self.session.epoch],
+        }
+
+    def fingerprint(self) -> str:
+        """Every bit of model, optimizer, scheduler, randomness, masks, cuts and tracker."""
+        encoded = encode(self.state())
+        digest = hashlib.sha256(repr(encoded.tree).encode())
+        for name in sorted(encoded.tensors):
+            digest.update(bytes(tensor_bytes(encoded.tensors[name])))
+        return digest.hexdigest()
