@@ -99,8 +99,7 @@ def run_demo(folder: Path, *, epochs: int, seed: int, flops: float, told: Told) 
     notes = (
         "Twin and run share seed, order of images, epochs and learning rates; they differ in Esper alone.",
         "Decisions rest on 500 probe images. Curve and result show 1,000 test images that no decision saw.",
-        f"The twin trained for {plain_seconds:.1f} s, the run with Esper for {_seconds(report):.1f} s "
-        f"({_seconds(report) / plain_seconds:.2f} times as long), attaching, saving, waiting and cutting included.",
+        _times(plain_seconds, report),
     )
     report = dataclasses.replace(
         report,
@@ -115,9 +114,14 @@ def run_demo(folder: Path, *, epochs: int, seed: int, flops: float, told: Told) 
     return report
 
 
-def _seconds(report: RunReport) -> float:
+def _times(plain_seconds: float, report: RunReport) -> str:
     seconds = report.overhead.training_seconds if report.overhead else None
-    return float("nan") if seconds is None else seconds
+    if seconds is None:
+        return f"The twin trained for {plain_seconds:.1f} s; the run with Esper was not timed."
+    return (
+        f"The twin trained for {plain_seconds:.1f} s, the run with Esper for {seconds:.1f} s "
+        f"({seconds / plain_seconds:.2f} times as long), attaching, saving, waiting and cutting included."
+    )
 
 
 def _uncut(row: EpochRow, report: RunReport) -> EpochRow:

@@ -25,7 +25,11 @@ def write_run_file(parts: Parts) -> None:
         "higher_is_better": parts.higher_is_better,
         "epochs_planned": parts.epochs,
         "config": parts.config.model_dump(mode="json"),
-        "versions": {"esper": version("esper-torch"), "torch": torch.__version__, "python": platform.python_version()},
+        "versions": {
+            "esper": version("esper-torch"),
+            "torch": torch.__version__,
+            "python": platform.python_version(),
+        },
         "host": platform.platform(),
     }
     path = parts.saving.store.run_dir / "run.json"

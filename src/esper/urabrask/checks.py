@@ -125,8 +125,8 @@ def check_gradients(before: Measurement, after: Measurement, settings: Settings)
     reach, growth = flow_after / flow, norm_after / norm
     low, high = settings.min_gradient_ratio, settings.max_gradient_ratio
     text = (
-        f"The gradient reaches {reach:.3g} times as many surviving parameters as before (expected at least {low:g}), "
-        f"and its norm is {growth:.3g} times as large (expected at most {high:g})."
+        f"The gradient reaches {reach:.3g} times as many surviving parameters as before (expected at least "
+        f"{low:g}), and its norm is {growth:.3g} times as large (expected at most {high:g})."
     )
     value, limit = (reach, low) if reach < low else (growth, high)
     return Check("gradients", reach >= low and growth <= high, value, limit, text)
