@@ -1,8 +1,11 @@
-"""The main job over several seeds: ResNet-8 on 5,000 digits, pruned inside one training run, beside its uncut twin.
+"""The main job over several seeds: a network pruned inside one training run on digits, beside its uncut twin.
+
+The network is a ResNet-8, the digits are 5,000 of MNIST.
+
 
     python benchmarks/main_job.py [--seeds 3] [--epochs 18] [--json]
 
-Prints every figure beside its target. Times are ratios within one run; take them on an otherwise idle machine.
+Prints every figure beside its target. Times are ratios within one run; take them on an idle machine.
 """
 
 from __future__ import annotations
