@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
+import logging
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from math import prod
 from typing import Any
 
 import torch
@@ -162,6 +166,13 @@ def _is_dynamic(program: ExportedProgram) -> bool:
     )
 
 
+def concrete(value: Any) -> Any:
+    """The number that a symbolic one stood for during tracing."""
+    if isinstance(value, (torch.SymInt, torch.SymFloat, torch.SymBool)):
+        return value.node.hint
+    return value
+
+
 def named_tensors(model: nn.Module) -> dict[str, Tensor]:
     """Every parameter and buffer under each of its names."""
     return {
@@ -199,13 +210,26 @@ def _export(step: nn.Module, inputs: tuple[Any, ...], batch: int) -> ExportedPro
 
     shapes = pytree.tree_map(along_batch, inputs)
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # the exporter's own deprecations are not the user's business
+        with _quietly():
             return torch.export.export(step, inputs, dynamic_shapes=shapes, strict=False)
     except ConfigError:
         raise
     except Exception as error:  # whatever user code raises while it is followed has one meaning here
         raise UntraceableError(_why_untraceable(step, error)) from error
+
+
+@contextmanager
+def _quietly() -> Iterator[None]:
+    """The exporter's own deprecations, log lines and dumps of half a graph are not the user's business."""
+    logger = logging.getLogger("torch")
+    level = logger.level
+    with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):
+        warnings.simplefilter("ignore")
+        logger.setLevel(logging.CRITICAL)
+        try:
+            yield
+        finally:
+            logger.setLevel(level)
 
 
 def _why_untraceable(step: nn.Module, error: Exception) -> str:
@@ -266,8 +290,9 @@ def _small_batch(inputs: Any) -> tuple[Any, int]:
 def _check_scalar(program: ExportedProgram) -> None:
     output = next(node for node in program.graph.nodes if node.op == "output")
     value = output.args[0][0].meta["val"]
-    if value.dim() != 0 and value.numel() != 1:
+    shape = tuple(concrete(size) for size in value.shape)
+    if prod(shape) != 1:
         raise ConfigError(
-            f"The loss returned a tensor of shape {tuple(value.shape)}, not a scalar. Esper differentiates "
+            f"The loss returned a tensor of shape {shape}, not a scalar. Esper differentiates "
             "and compares one number per batch: reduce it, for example with reduction='mean' or `.mean()`."
         )
