@@ -1,9 +1,9 @@
 """Attributes of modules that Esper does not know: found by trial, accepted only by the proof.
 
 A module written by a user may repeat a size in an attribute (`self.inner = 256`, `self.num_heads = 8`). Which
-ones must follow a cut cannot be read off, so every integer attribute that equals an old size is a candidate. The
-network is tried with rewritten candidates (the same ones for every module of a class, fewest first), and the
-first combination that proves equal is kept.
+ones must follow a cut cannot be read off, so every integer attribute that equals an old size is a candidate,
+the network is tried with rewritten candidates (the same ones for every module of a class, fewest first), and
+the first combination that proves equal is kept.
 """
 
 from __future__ import annotations

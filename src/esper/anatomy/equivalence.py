@@ -104,8 +104,8 @@ def _projection(outputs: tuple[Tensor, ...]) -> Tensor:
     """A fixed random weighting of all outputs, so that no gradient cancels by symmetry."""
     total = torch.zeros((), dtype=outputs[0].dtype, device=outputs[0].device)
     for number, output in enumerate(outputs):
-        generator = torch.Generator().manual_seed(number)
-        weights = torch.randn(output.shape, generator=generator, dtype=torch.float64).to(output)
+        generator = torch.Generator("cpu").manual_seed(number)
+        weights = torch.randn(output.shape, generator=generator, dtype=torch.float64, device="cpu").to(output)
         total = total + (output * weights).sum()
     return total
 
@@ -122,6 +122,7 @@ def _batch_statistics(model: nn.Module, *, wanted: bool) -> Iterator[None]:
 
 def difference(ours: Tensor, theirs: Tensor) -> float:
     """Largest absolute difference over the largest absolute value (at least 1e-3, so that zeros compare)."""
+    ours, theirs = ours.detach(), theirs.detach()
     if ours.shape != theirs.shape:
         return float("inf")
     if ours.numel() == 0:

@@ -14,7 +14,7 @@ from torch.utils import _pytree as pytree
 
 from esper.anatomy.labels import Flow, LabelSpace
 from esper.anatomy.rules import RULES, Call, Notes, Result, Rule
-from esper.anatomy.trace import Traced
+from esper.anatomy.trace import Traced, concrete
 
 _HOLDS_A_GRAPH = (
     "wrap_with_set_grad_enabled",
@@ -49,7 +49,8 @@ class Propagation:
 def propagate(traced: Traced) -> Propagation:
     """Interprets the exported graph of `traced` on labels."""
     run = _Run(traced)
-    run.freeze_output(run.graph(traced.program.graph))
+    with torch.device("cpu"):  # whatever the user's default device is, labels live here
+        run.freeze_output(run.graph(traced.program.graph))
     return Propagation(run.space, run.axes, run.parameters, run.notes)
 
 
@@ -82,8 +83,8 @@ class _Run:
     def _placeholder(self, node: fx.Node) -> Any:
         value = node.meta.get("val")
         if not isinstance(value, Tensor):
-            return _concrete(value)
-        shape = tuple(_concrete(size) for size in value.shape)
+            return concrete(value)
+        shape = tuple(concrete(size) for size in value.shape)
         name = self.traced.names.get(node.name)
         return Flow(shape) if name is None else self._tensor(name, shape, self._kinds[node.name])
 
@@ -119,7 +120,7 @@ class _Run:
         value = node.meta.get("val")
         shapes = _shapes(value)
         if not shapes:
-            return pytree.tree_map(_concrete, value)
+            return pytree.tree_map(concrete, value)
         name = _name(node.target)
         target: Any = node.target
         call = Call(
@@ -231,11 +232,4 @@ def _name(target: Any) -> str:
 
 def _shapes(value: Any) -> tuple[tuple[int, ...], ...]:
     values = value if isinstance(value, (list, tuple)) else [value]
-    return tuple(tuple(_concrete(size) for size in v.shape) for v in values if isinstance(v, Tensor))
-
-
-def _concrete(value: Any) -> Any:
-    """The number that a symbolic one stood for during tracing."""
-    if isinstance(value, (torch.SymInt, torch.SymFloat, torch.SymBool)):
-        return value.node.hint
-    return value
+    return tuple(tuple(concrete(size) for size in v.shape) for v in values if isinstance(v, Tensor))

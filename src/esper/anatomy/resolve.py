@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,6 +14,7 @@ from torch import Tensor
 from esper.anatomy.labels import LabelSpace
 
 IntArray = NDArray[np.int64]
+BoolArray = NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
@@ -35,9 +37,8 @@ def resolve(space: LabelSpace) -> Classes:
     united = [solver.choose_axis(grid, axis) for grid, axis in preferred]
     if any(united):
         solver.settle()
-    for grid, axis in space.grids.values():
-        while solver.choose_axis(grid, axis):
-            solver.settle()
+    while solver.choose_axes(list(space.grids.values())):
+        solver.settle()
     return Classes(solver.classes, solver.reasons())
 
 
@@ -49,12 +50,14 @@ class _Solver:
         self.conjunctions = [(ids.numpy(), rows.numpy()) for ids, rows in space.conjunctions]
         self.classes: IntArray = np.arange(space.count + 1)
         self.mixed: IntArray = np.empty(0, np.int64)
+        self._fixed: tuple[BoolArray, NDArray[np.uint64]] = np.empty(0, np.bool_), np.empty(0, np.uint64)
 
     def settle(self) -> None:
         """Recomputes classes until the conjunctions add nothing new."""
         while True:
             self._components()
             if not self._conjunction_equalities():
+                self._fixed = self._what_is_fixed()
                 return
 
     def _components(self) -> None:
@@ -96,6 +99,15 @@ class _Solver:
         self.right.append(right[apart])
         return True
 
+    def choose_axes(self, grids: Sequence[tuple[Tensor, int | None]]) -> bool:
+        """Chooses for every grid whose classes are still as settled. Returns: did that unite any?"""
+        changed = np.zeros(self.classes.size, np.bool_)
+        for grid, preferred in grids:
+            classes = self.classes[grid.numpy()]
+            if not changed[classes].any() and self.choose_axis(grid, preferred):
+                changed[classes] = True
+        return bool(changed.any())
+
     def choose_axis(self, small: Tensor, preferred: int | None) -> bool:
         """Makes the slices of one grid along one axis live or die whole. Returns: did that unite any?"""
         grid = self.classes[small.numpy()]
@@ -110,22 +122,24 @@ class _Solver:
 
     def _freest(self, grid: IntArray, axes: list[int]) -> int:
         """The axis with the most slices that nothing fixes."""
-        fixed = self._frozen_supports()
+        frozen, fixed = self._fixed
 
         def free(axis: int) -> tuple[int, int]:
             rows = np.moveaxis(grid, axis, 0).reshape(grid.shape[axis], -1)
-            count = sum(tuple(np.unique(row)) not in fixed for row in rows)
-            return count, -axis
+            is_fixed = frozen[rows].any(axis=1) | np.isin(_fingerprints(rows), fixed)
+            return int((~is_fixed).sum()), -axis
 
         return max(axes, key=free)
 
-    def _frozen_supports(self) -> set[tuple[int, ...]]:
-        frozen = {int(label) for labels, _ in self.space.frozen for label in self.classes[labels.numpy()]}
-        supports: set[tuple[int, ...]] = {(label,) for label in frozen}
-        for ids, rows in self.conjunctions:
-            for number in np.flatnonzero(np.isin(self.classes[ids], list(frozen))):
-                supports.add(tuple(np.unique(self.classes[rows[number]]).tolist()))
-        return supports
+    def _what_is_fixed(self) -> tuple[BoolArray, NDArray[np.uint64]]:
+        """For every class whether it stays, and fingerprints of sets of classes of which one must stay."""
+        frozen = np.zeros(self.classes.size, np.bool_)
+        for labels, _ in self.space.frozen:
+            frozen[self.classes[labels.numpy()]] = True
+        found = [
+            _fingerprints(self.classes[rows[frozen[self.classes[ids]]]]) for ids, rows in self.conjunctions
+        ]
+        return frozen, np.unique(np.concatenate(found)) if found else np.empty(0, np.uint64)
 
     def reasons(self) -> dict[int, str]:
         """Why each frozen class stays; the first reason counts."""
@@ -142,3 +156,12 @@ def _distinct(support: IntArray) -> IntArray:
     """Sorted rows with repeats replaced by 0, sorted again: equal rows mean equal sets."""
     repeats = np.concatenate([np.zeros((len(support), 1), bool), support[:, 1:] == support[:, :-1]], axis=1)
     return np.sort(np.where(repeats, 0, support), axis=1)
+
+
+def _fingerprints(rows: IntArray) -> NDArray[np.uint64]:
+    """One number per row, equal for equal sets of classes."""
+    members = _distinct(np.sort(rows, axis=1)).astype(np.uint64)
+    mixed = (members ^ (members >> np.uint64(31))) * np.uint64(0x9E3779B97F4A7C15)
+    mixed = (mixed ^ (mixed >> np.uint64(29))) * np.uint64(0xBF58476D1CE4E5B9)
+    total: NDArray[np.uint64] = (mixed ^ (mixed >> np.uint64(32))).sum(axis=1, dtype=np.uint64)
+    return total

@@ -59,7 +59,7 @@ def kept_indices(
     shapes = {info.name: info.shape for info in anatomy.tensors}
     kept: dict[str, dict[int, Tensor]] = {}
     for (name, axis), gone in removed.items():
-        stays = torch.ones(shapes[name][axis], dtype=torch.bool)
+        stays = torch.ones(shapes[name][axis], dtype=torch.bool, device="cpu")
         stays[torch.from_numpy(gone)] = False
         if not stays.any():
             raise MaskError(

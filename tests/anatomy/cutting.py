@@ -1,0 +1,105 @@
+"""What tests of the anatomy share: inspected networks of the zoo, masks, one training step."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterable
+from functools import cache
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _NormBase
+from torch.optim import SGD, Adam, AdamW, Optimizer
+from torch.utils import _pytree as pytree
+
+from esper.anatomy import Anatomy, Probe, inspect, masked_axes, split_sample, zero_masked
+from esper.anatomy.structure import BoolArray
+from tests.anatomy.networks import ZOO
+
+OPTIMIZERS: dict[str, Callable[[Iterable[nn.Parameter]], Optimizer]] = {
+    "sgd": lambda parameters: SGD(parameters, lr=0.05, momentum=0.9, weight_decay=1e-3),
+    "adam": lambda parameters: Adam(parameters, lr=1e-3),
+    "adamw": lambda parameters: AdamW(parameters, lr=1e-3),
+}
+
+
+@cache
+def anatomy_of(name: str) -> Anatomy:
+    """The anatomy of a network of the zoo."""
+    return inspect(ZOO[name].network(), ZOO[name].input())
+
+
+def half(anatomy: Anatomy, seed: int = 0) -> BoolArray:
+    """A mask that removes a random half of the units of every group."""
+    rng = np.random.default_rng(seed)
+    keep = np.ones(anatomy.num_units, dtype=np.bool_)
+    for number, group in enumerate(anatomy.groups):
+        keep[anatomy.offsets[number] + rng.choice(group.width, group.width // 2, replace=False)] = False
+    return keep
+
+
+def probe_of(sample: Any) -> Probe:
+    args, kwargs, _ = split_sample(sample, with_target=False)
+    return Probe(args, kwargs)
+
+
+def to_double(sample: Any) -> Any:
+    return pytree.tree_map(
+        lambda leaf: leaf.double() if isinstance(leaf, Tensor) and leaf.is_floating_point() else leaf, sample
+    )
+
+
+def loss_of(model: nn.Module, sample: Any) -> Tensor:
+    """A loss that every output has a part in."""
+    probe = probe_of(sample)
+    output = model(*probe.args, **probe.kwargs)
+    leaves = [
+        leaf for leaf in pytree.tree_leaves(output) if isinstance(leaf, Tensor) and leaf.is_floating_point()
+    ]
+    total = torch.zeros((), dtype=leaves[0].dtype)
+    for number, leaf in enumerate(leaves):
+        weights = torch.linspace(-1.0, 1.5 + number, leaf.numel(), dtype=leaf.dtype).reshape(leaf.shape)
+        total = total + (leaf * weights).mean() + leaf.square().mean()
+    return total
+
+
+def train_step(model: nn.Module, optimizer: Optimizer, sample: Any) -> float:
+    optimizer.zero_grad()
+    loss = loss_of(model, sample)
+    loss.backward()
+    optimizer.step()
+    return float(loss.detach())
+
+
+def without_dropout(model: nn.Module) -> nn.Module:
+    """Batch statistics as in training, dropout off: two networks of different width draw different dropout."""
+    model.eval()
+    for module in model.modules():
+        if isinstance(module, _NormBase):
+            module.train()
+    return model
+
+
+def masked_copy(
+    model: nn.Module, optimizer: Optimizer, anatomy: Anatomy, keep: BoolArray
+) -> tuple[nn.Module, Optimizer, Callable[[], None]]:
+    """A masked copy of network and optimizer, and what zeroes parameters, gradients and moments again."""
+    twin, other = copy.deepcopy((model, optimizer))
+    axes = masked_axes(anatomy, keep)
+    parameters = dict(twin.named_parameters())
+
+    def mask() -> None:
+        zero_masked(parameters, axes)
+        for key in {key for state in other.state.values() for key in state}:
+            moments = {
+                name: other.state[p][key] for name, p in parameters.items() if key in other.state.get(p, {})
+            }
+            whole = {
+                name: m for name, m in moments.items() if m is not None and m.shape == parameters[name].shape
+            }
+            zero_masked(whole, axes)
+
+    mask()
+    return twin, other, mask
