@@ -1,4 +1,4 @@
-"""Which groups the network's own code allows to be cut in place: tried on a copy, once, before anything is planned."""
+"""Which groups the network's own code allows to be cut in place: tried on a copy, once, before any plan."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from esper.errors import SurgeryError
 def refused_groups(model: nn.Module, anatomy: Anatomy, probe: Probe) -> dict[str, str]:
     """Groups that cannot be cut in place, and why. The network itself is not touched.
 
-    One unit of every group is removed at once; only if that fails the groups are divided to find the culprits.
+    One unit of every group is removed at once; if that fails the groups are divided to find the culprits.
 
     Raises:
         SurgeryError: the network cannot be copied.
@@ -27,14 +27,16 @@ def refused_groups(model: nn.Module, anatomy: Anatomy, probe: Probe) -> dict[str
     except (TypeError, RuntimeError, AttributeError) as error:
         raise SurgeryError(
             f"{type(model).__name__} cannot be copied ({error}), and Esper tries cuts on a copy first. "
-            "Remove what cannot be copied (open files, locks, non-leaf tensors kept as attributes) from the module."
+            "Remove what cannot be copied (open files, locks, non-leaf tensors kept as attributes) from it."
         ) from error
     refused: dict[str, str] = {}
     _divide(twin, anatomy, probe, [n for n, g in enumerate(anatomy.groups) if g.width > 1], refused)
     return refused
 
 
-def _divide(model: nn.Module, anatomy: Anatomy, probe: Probe, groups: Sequence[int], refused: dict[str, str]) -> None:
+def _divide(
+    model: nn.Module, anatomy: Anatomy, probe: Probe, groups: Sequence[int], refused: dict[str, str]
+) -> None:
     if not groups:
         return
     keep = np.ones(anatomy.num_units, dtype=np.bool_)

@@ -1,16 +1,18 @@
 """The twin: network and loss as an exported program that runs anywhere without the user's code.
 
-The archive holds the graph only. Weights come from a checkpoint, so one twin serves every checkpoint of the same
-structure, and nothing in the archive needs pickle (checked before it is loaded).
+The archive holds the graph only. Weights come from a checkpoint, so one twin serves every checkpoint of the
+same structure, and nothing in the archive needs pickle (checked before it is loaded).
 """
 
 from __future__ import annotations
 
 import io
 import json
+import re
 import zipfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -26,18 +28,24 @@ from esper.anatomy.trace import Traced, split_sample
 from esper.errors import CheckpointCorrupt, EvidenceError
 
 State = Mapping[str, Tensor]
+Gates = Mapping[tuple[int, int], Callable[[Tensor], Tensor]]
+"""What is done to arguments on the way: (position of the node, number of the argument) -> function."""
 _EXTRA = "esper.json"
-_BATCHED_ROWS = (
-    2048  # rows of one gated forward: enough to fill the vector units, small enough for the caches
+_BATCHED_ROWS = 2048
+"""Rows of one gated forward: enough to fill the vector units, small enough for the caches."""
+_PLAIN_ENTRIES = re.compile(
+    r"[^/]+/(archive_format|archive_version|byteorder|\.data/version|\.data/serialization_id|models/model\.json"
+    r"|data/(weights|constants)/[^/]+|data/sample_inputs/model\.pt|extra/[^/]+\.json)"
 )
+_INDICES = ("data/weights/model_weights_config.json", "data/constants/model_constants_config.json")
 
 
 @dataclass(frozen=True)
 class Twin:
     """An exported network with its loss, run on weights that are passed in.
 
-    `names` are the network's names of the parameter and buffer placeholders; `positions` finds a node of the traced
-    graph (by the name that gates use) in this graph, whose own names may differ after loading.
+    `names` are the network's names of the parameter and buffer placeholders; `positions` finds a node of the
+    traced graph (by the name that gates use) in this graph, whose own names may differ after loading.
     """
 
     program: ExportedProgram
@@ -82,7 +90,7 @@ class Twin:
         """Loads an archive whose digest was verified.
 
         Raises:
-            CheckpointCorrupt: the archive holds something that only pickle could read, or another graph than it says.
+            CheckpointCorrupt: only pickle could read it, or its graph is not the one it names.
         """
         refuse_pickle(data)
         extra: dict[str, Any] = {_EXTRA: ""}
@@ -100,20 +108,63 @@ class Twin:
         }
         return cls(program, names, meta["positions"], meta["batch"], meta["dynamic"])
 
-    def run(
-        self, state: State, sample: Any, gates: Mapping[int, Callable[[Tensor], Tensor]] | None = None
-    ) -> Any:
-        """Runs the graph in eval mode. `gates` changes arguments: node position x 8 + argument -> function."""
+    def run(self, state: State, sample: Any, gates: Gates | None = None) -> Any:
+        """Runs the graph in eval mode; neither `state` nor `sample` is written to.
+
+        Raises:
+            EvidenceError: the sample is not built or shaped like the traced one, or a tensor is missing.
+        """
         module = self.program.graph_module
         return _Gated(module, gates or {}).run(*self._inputs(state, sample), enable_io_processing=False)
 
     def _inputs(self, state: State, sample: Any) -> list[Any]:
-        args, kwargs, target = split_sample(sample, with_target=True)
-        leaves = iter(pytree.tree_leaves(((args, kwargs, target), {})))
-        return [
-            next(leaves) if spec.kind is InputKind.USER_INPUT else self._tensor(spec, state)
+        """What the placeholders get, in their order; copies where the graph may write to them."""
+        leaves = iter(self._leaves(sample))
+        values = []
+        for spec in self.program.graph_signature.input_specs:
+            value = next(leaves) if spec.kind is InputKind.USER_INPUT else self._tensor(spec, state)
+            is_at_risk = self._writes and spec.kind is not InputKind.PARAMETER and isinstance(value, Tensor)
+            values.append(value.clone() if is_at_risk else value)
+        return values
+
+    @cached_property
+    def _writes(self) -> bool:
+        """Does an operator of the graph write to its argument?"""
+        schemas = (getattr(node.target, "_schema", None) for node in self.program.graph.nodes)
+        return any(schema is not None and schema.is_mutable for schema in schemas)
+
+    def _leaves(self, sample: Any) -> list[Any]:
+        """The inputs in the order of the placeholders, whatever the order of a batch's keys."""
+        spec = self.program.call_spec.in_spec
+        numbered = pytree.tree_unflatten(range(spec.num_leaves), spec)
+        asked = [path for path, _ in pytree.tree_flatten_with_path(numbered)[0]]
+        leaves = dict(pytree.tree_flatten_with_path((split_sample(sample, with_target=True), {}))[0])
+        if leaves.keys() != set(asked):
+            odd = sorted(pytree.keystr(path) for path in leaves.keys() ^ set(asked))
+            raise EvidenceError(
+                f"A batch is not built like the sample that was traced: {', '.join(odd[:4])} is in one of "
+                "them only. Let `probe` yield batches like `sample`."
+            )
+        inputs = [leaves[path] for path in asked]
+        for leaf, shape in zip(inputs, self._shapes, strict=True):
+            if shape is not None and not _fits(leaf, shape):
+                has = list(leaf.shape) if isinstance(leaf, Tensor) else leaf
+                raise EvidenceError(
+                    f"A batch holds {has} where the network was traced with {_readable(shape)}, and its "
+                    "graph is right for that size only. Pad or crop held-out batches to the size of `sample`."
+                )
+        return inputs
+
+    @cached_property
+    def _shapes(self) -> list[tuple[int | None, ...] | None]:
+        """The shape of every input as traced, None for a size that may differ; None for what is no tensor."""
+        nodes = {node.name: node for node in self.program.graph.nodes if node.op == "placeholder"}
+        values = [
+            nodes[spec.arg.name].meta.get("val") if spec.arg.name in nodes else None
             for spec in self.program.graph_signature.input_specs
+            if spec.kind is InputKind.USER_INPUT
         ]
+        return [_known_sizes(value) if isinstance(value, Tensor) else None for value in values]
 
     def _tensor(self, spec: Any, state: State) -> Any:
         name = self.names.get(spec.arg.name)
@@ -132,8 +183,8 @@ class Twin:
     def recalibrated(self, state: State, batches: Sequence[Any]) -> dict[str, Tensor]:
         """The state with running statistics measured anew: the mean of the batches' own, layer after layer.
 
-        A mask changes what later batch norms see; until training has caught up, their old statistics distort the
-        masked network's quality.
+        A mask changes what later batch norms see; until training has caught up, their old statistics distort
+        the masked network's quality.
         """
         interpreter = _Recalibrating(self.program.graph_module)
         with torch.no_grad():
@@ -149,19 +200,23 @@ class Twin:
         return found
 
     def ablated_losses(self, state: State, sample: Any, anatomy: Anatomy, units: IntArray) -> Tensor:
-        """Loss with each of `units` removed alone: shape [len(units)]. Units of one group go through together.
+        """Loss with each of `units` removed alone: shape [len(units)]; NaN for a unit that is read nowhere.
 
-        Everything before the first place where the group is read is computed once for a whole chunk.
+        Units of one group go through together; everything before the first place where the group is read is
+        computed once for a whole chunk.
         """
         losses = torch.full((len(units),), float("nan"))
         rows = max(
             (t.shape[0] for t in pytree.tree_leaves(sample) if isinstance(t, Tensor) and t.dim()), default=1
         )
-        chunk = max(1, _BATCHED_ROWS // rows)
+        chunk = max(1, _BATCHED_ROWS // max(rows, 1))
         with torch.no_grad():
             for group in np.unique(anatomy.group_of[units]):
                 gates = self.gates_of(anatomy, int(group))
-                members = np.flatnonzero(anatomy.group_of[units] == group)
+                is_read = np.zeros(len(units), np.bool_)
+                for gate in gates:
+                    is_read |= np.isin(units, gate.units)
+                members = np.flatnonzero(is_read & (anatomy.group_of[units] == group))
                 for start in range(0, members.size, chunk):
                     part = members[start : start + chunk]
                     losses[part] = self._gated_losses(state, sample, anatomy.num_units, gates, units[part])
@@ -178,47 +233,73 @@ class Twin:
             return result.reshape(())
 
         with sdpa_kernel(SDPBackend.MATH):  # the fused kernels have no batching rule
-            return torch.vmap(one, randomness="same")(rows)
+            try:
+                return torch.vmap(one, randomness="same")(rows)
+            except RuntimeError:
+                if not self._writes:
+                    raise
+                # Each unit would write to what was computed once for all of them: one after the other.
+                return torch.stack([one(row) for row in rows])
 
     def gates_of(self, anatomy: Anatomy, group: int) -> list[Gate]:
         """The places where units of a group are read."""
         span = anatomy.unit_slice(group)
         return [g for g in anatomy.gates if ((g.units >= span.start) & (g.units < span.stop)).any()]
 
-    def multipliers(self, gates: Sequence[Gate], row: Tensor) -> dict[int, Callable[[Tensor], Tensor]]:
-        """For `run`: multiplies each gated argument by `row[unit]`; `row` has one entry more than there are units."""
+    def multipliers(self, gates: Sequence[Gate], row: Tensor) -> Gates:
+        """For `run`: multiplies each gated argument by `row[unit]`; `row` has one entry more than units.
+
+        Raises:
+            EvidenceError: a gate is in no node of this graph, so the anatomy is of another network.
+        """
 
         def multiplier(gate: Gate) -> Callable[[Tensor], Tensor]:
             factor = row[torch.from_numpy(gate.units)]
             return lambda value: value * factor.to(value.dtype)
 
-        return {
-            self.positions[g.node] * 8 + g.argument: multiplier(g) for g in gates if g.node in self.positions
-        }
+        lost = [gate.node for gate in gates if gate.node not in self.positions]
+        if lost:
+            raise EvidenceError(
+                f"The anatomy reads units at {lost[0]}, which this twin does not have. Trace again."
+            )
+        return {(self.positions[gate.node], gate.argument): multiplier(gate) for gate in gates}
+
+
+def _known_sizes(value: Tensor) -> tuple[int | None, ...]:
+    sizes: Iterable[object] = value.shape  # of a tensor without content these may be symbols
+    return tuple(size if isinstance(size, int) else None for size in sizes)
+
+
+def _readable(shape: tuple[int | None, ...]) -> str:
+    return f"[{', '.join('any' if size is None else str(size) for size in shape)}]"
+
+
+def _fits(leaf: Any, shape: tuple[int | None, ...]) -> bool:
+    if not isinstance(leaf, Tensor) or leaf.dim() != len(shape):
+        return False
+    return all(wanted in (None, size) for wanted, size in zip(shape, leaf.shape, strict=True))
 
 
 class _Gated(fx.Interpreter):
     """Interprets the graph and lets gates change arguments on the way."""
 
-    def __init__(self, module: fx.GraphModule, gates: Mapping[int, Callable[[Tensor], Tensor]]) -> None:
+    def __init__(self, module: fx.GraphModule, gates: Gates) -> None:
         super().__init__(module, garbage_collect_values=True)
         self._gates: dict[fx.Node, list[tuple[int, Callable[[Tensor], Tensor]]]] = {}
         nodes = list(module.graph.nodes) if gates else []
-        for key, gate in gates.items():
-            self._gates.setdefault(nodes[key // 8], []).append((key % 8, gate))
+        for (position, argument), gate in gates.items():
+            self._gates.setdefault(nodes[position], []).append((argument, gate))
 
     def run_node(self, n: fx.Node) -> Any:
         if n not in self._gates:
             return super().run_node(n)
         args, kwargs = self.fetch_args_kwargs_from_env(n)
         changed = list(args)
+        operands = changed
+        if n.target is torch.ops.aten.einsum.default:  # its operands are a list
+            operands = changed[1] = list(changed[1])
         for argument, gate in self._gates[n]:
-            if isinstance(changed[1], (list, tuple)):  # einsum: the operands are a list
-                operands = list(changed[1])
-                operands[argument] = gate(operands[argument])
-                changed[1] = operands
-            else:
-                changed[argument] = gate(changed[argument])
+            operands[argument] = gate(operands[argument])
         return self.call_function(n.target, tuple(changed), kwargs)
 
 
@@ -247,19 +328,36 @@ def _hollow(value: Tensor) -> Tensor:
 
 
 def refuse_pickle(data: bytes) -> None:
-    """Refuses an exported archive that could only be read with pickle.
+    """Refuses everything that is not an exported archive of today's form, readable without pickle.
+
+    The loader would read older forms, sample inputs and odd tensors with pickle; none of them is let in.
 
     Raises:
-        CheckpointCorrupt: it holds pickled tensors or sample inputs.
+        CheckpointCorrupt: it is no such archive; what is wrong is named.
     """
-    with zipfile.ZipFile(io.BytesIO(data)) as archive:
-        for entry in archive.infolist():
-            if "/sample_inputs/" in entry.filename and entry.file_size:
-                raise CheckpointCorrupt(
-                    f"The archive holds sample inputs ({entry.filename}), which only pickle reads."
-                )
-            if entry.filename.endswith("_config.json"):
-                config = json.loads(archive.read(entry))["config"]
-                pickled = [name for name, meta in config.items() if meta.get("use_pickle")]
-                if pickled:
-                    raise CheckpointCorrupt(f"The archive holds pickled tensors: {', '.join(pickled[:3])}.")
+    try:
+        with zipfile.ZipFile(io.BytesIO(data)) as archive:
+            problem = _problem(archive)
+    except (zipfile.BadZipFile, ValueError, TypeError, AttributeError) as error:
+        raise CheckpointCorrupt(f"This is no archive of an exported network: {error}.") from error
+    if problem is not None:
+        raise CheckpointCorrupt(f"{problem} Only what was written by Esper is loaded; trace again.")
+
+
+def _problem(archive: zipfile.ZipFile) -> str | None:
+    entries = archive.infolist()
+    found = {entry.filename.partition("/")[2] for entry in entries}
+    for entry in entries:
+        if "/sample_inputs/" in entry.filename and entry.file_size:
+            return f"The archive holds sample inputs ({entry.filename}), which only pickle reads."
+        if not _PLAIN_ENTRIES.fullmatch(entry.filename):
+            return f"The archive holds {entry.filename!r}, which does not belong there."
+        if entry.filename.endswith("_config.json"):
+            config = json.loads(archive.read(entry))["config"]
+            pickled = [name for name, meta in config.items() if meta.get("use_pickle")]
+            if pickled:
+                return f"The archive holds pickled tensors: {', '.join(pickled[:3])}."
+    missing = [name for name in (*_INDICES, "models/model.json", "archive_format") if name not in found]
+    if missing or len(found) != len(entries):
+        return f"The archive lacks {', '.join(missing) or 'order: names occur twice'}."
+    return None

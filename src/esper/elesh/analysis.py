@@ -16,7 +16,8 @@ from torch.utils import _pytree as pytree
 from esper.anatomy import masked_axes, split_sample, zero_masked
 from esper.anatomy.structure import BoolArray, FloatArray, IntArray
 from esper.elesh.case import Case, OpenCase, open_case, read_data, read_optimizer
-from esper.elesh.samples import merged
+from esper.elesh.samples import merged, resized
+from esper.errors import EvidenceError
 from esper.importance import combine, fisher, magnitude, moments_from_state
 
 CHUNK_SAMPLES = 16
@@ -40,8 +41,8 @@ class Quality:
 def screen(case: Case, weights: Mapping[str, float], min_optimizer_steps: int) -> list[float]:
     """Importance rank of every unit, 0 to 1, from what the checkpoint holds; NaN where nothing was measured.
 
-    The leading signal is the Fisher score from the optimizer's second moments, or the tracker's where the optimizer
-    keeps none. Magnitude alone is no evidence: a unit that only has that stays NaN.
+    The leading signal is the Fisher score from the optimizer's second moments, or the tracker's where the
+    optimizer keeps none. Magnitude alone is no evidence: a unit that only has that stays NaN.
     """
     opened = open_case(case)
     parts: dict[str, FloatArray] = {"magnitude": magnitude(opened.anatomy, opened.state)}
@@ -77,7 +78,7 @@ def ablate(case: Case, units: Sequence[int]) -> list[list[float]]:
     chosen: IntArray = np.asarray(units, np.int64)
     columns = []
     with torch.no_grad():
-        for batch in read_data(case.data)[1].calibration:
+        for batch in _usable(opened, read_data(case.data)[1].calibration):
             base, _ = opened.twin.loss(state, batch)
             columns.append(opened.twin.ablated_losses(state, batch, opened.anatomy, chosen) - base)
     return [[float(x) for x in row] for row in torch.stack(columns, dim=1).double()]
@@ -86,7 +87,8 @@ def ablate(case: Case, units: Sequence[int]) -> list[list[float]]:
 def measure(case: Case, keep: Sequence[bool], survivors: Sequence[bool]) -> Quality:
     """Quality of the checkpoint under a mask, on held-out batches: per-sample correctness, losses, gradients.
 
-    Under a new mask the running statistics are measured anew on the calibration batches, as they are when it is applied.
+    Under a new mask the running statistics are measured anew on the calibration batches, as they are when it
+    is applied.
     """
     opened = open_case(case)
     left = np.asarray(keep, np.bool_)
@@ -95,8 +97,9 @@ def measure(case: Case, keep: Sequence[bool], survivors: Sequence[bool]) -> Qual
     losses: list[float] = []
     held_out = read_data(case.data)[1]
     if (left != opened.keep).any():
-        state = opened.twin.recalibrated(state, merged(held_out.calibration, RECALIBRATION_SAMPLES))
-    batches = held_out.validation
+        joined = merged(held_out.calibration, RECALIBRATION_SAMPLES)
+        state = opened.twin.recalibrated(state, _usable(opened, joined))
+    batches = _usable(opened, held_out.validation)
     with torch.no_grad():
         for batch in batches:
             for chunk in _chunks(batch, opened.twin.is_batch_dynamic):
@@ -110,7 +113,11 @@ def measure(case: Case, keep: Sequence[bool], survivors: Sequence[bool]) -> Qual
 
 
 def correct(output: Tensor, target: Any) -> list[float] | None:
-    """Share of right predictions per sample, where output and target are a classification; None otherwise."""
+    """Share of right predictions per sample, where output and target are a classification; None otherwise.
+
+    Negative targets are those that losses ignore (-100 by default): they count neither way, and a sample that
+    has no other counts as wrong, before and after a mask alike.
+    """
     if not isinstance(target, Tensor) or target.is_floating_point() or target.dtype == torch.bool:
         return None
     if output.dim() == target.dim() + 1 and output.shape[:-1] == target.shape:
@@ -119,7 +126,22 @@ def correct(output: Tensor, target: Any) -> list[float] | None:
         hits = output.argmax(1) == target
     else:
         return None
-    return [float(x) for x in hits.double().reshape(hits.shape[0], -1).mean(1)]
+    counted = (target >= 0).double().reshape(hits.shape[0], -1)
+    share = (hits.double().reshape(counted.shape) * counted).sum(1) / counted.sum(1).clamp_min(1)
+    return [float(x) for x in share]
+
+
+def _usable(opened: OpenCase, batches: Sequence[Any]) -> list[Any]:
+    """The batches as the twin can take them: of the one size it works with, where it works with one only."""
+    if opened.twin.is_batch_dynamic:
+        return list(batches)
+    fitting = resized(batches, opened.twin.batch)
+    if not fitting:
+        raise EvidenceError(
+            f"This network works with batches of {opened.twin.batch} samples only, and a part of the held-out "
+            "samples is smaller. Give a larger probe, or write the network so that it takes any batch size."
+        )
+    return fitting
 
 
 def _chunks(batch: Any, is_batch_dynamic: bool) -> list[Any]:
@@ -170,8 +192,8 @@ def confidence(
 ) -> FloatArray:
     """Share of bootstrap resamples over batches in which each unit's mean increase stays below the cut.
 
-    The cut is the `quantile` of the mean increases of all finalists. Finalists are two to three times what a plan may
-    take, so the cut lies above the plan's own boundary.
+    The cut is the `quantile` of the mean increases of all finalists. Finalists are two to three times what a
+    plan may take, so the cut lies above the plan's own boundary.
 
     Args:
         increases: [units, batches].

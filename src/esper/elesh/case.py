@@ -33,8 +33,8 @@ class DataRef:
 class Case:
     """One checkpoint to analyze.
 
-    `optimizer` is the optimizer's state by parameter name, `tracked` what the importance tracker measured (unit
-    scores); both may be missing. `masked` are the units that are masked already.
+    `optimizer` is the optimizer's state by parameter name, `tracked` what the importance tracker measured
+    (unit scores); both may be missing. `masked` are the units that are masked already.
     """
 
     twin: FileRef

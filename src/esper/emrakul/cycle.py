@@ -1,11 +1,12 @@
-"""A pruning cycle beside training: analyzes the checkpoint of one epoch and commits the accepted mask beside it."""
+"""A pruning cycle beside training: analyzes one checkpoint and commits the accepted mask beside it."""
 
 from __future__ import annotations
 
+import copy
 import json
+import threading
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
-from concurrent.futures import TimeoutError as FutureTimeout
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,7 +20,7 @@ from esper.checkpoint.trainer_state import MODEL_FILE
 from esper.emrakul.coordinator import Coordinator, CoordinatorState, Cycle
 from esper.emrakul.offline import OfflineAnalyst
 from esper.emrakul.outcome import CycleOutcome, Status
-from esper.errors import CheckpointError
+from esper.errors import CheckpointCorrupt, CheckpointError
 
 MASK = "mask-01"
 _DECISION, _BITS, _ORIGINALS = "decision.json", "masks.bin", "originals.safetensors"
@@ -46,6 +47,7 @@ class CycleRunner:
         self._store = store
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="esper-cycle")
         self._in_flight: Future[Decision] | None = None
+        self._dropped = threading.Event()
 
     def start(
         self,
@@ -56,32 +58,27 @@ class CycleRunner:
         analyst: AnalystMaker,
     ) -> None:
         """Starts the cycle of one checkpoint: `durable` waits for it, `analyst` opens it for analysis."""
+        coordinator = self.coordinator
+        dropped = self._dropped = threading.Event()
 
         def run() -> Decision:
             try:
                 checkpoint = durable()
                 asked = analyst(checkpoint)
-                outcome = self.coordinator.run_cycle(
+                outcome = coordinator.run_cycle(
                     Cycle(epoch, anatomy, keep, checkpoint.digest),
                     screen=asked.screen,
                     analyze=asked.analyze,
                     validate=asked.validate,
                 )
-                decision = self._decision(epoch, outcome)
-                if decision.keep is not None:
+                decision = _decision(epoch, outcome, coordinator.state)
+                if decision.keep is not None and not dropped.is_set():
                     commit_mask(self._store, checkpoint, anatomy, decision)
-            except (
-                CheckpointError
-            ) as error:  # nothing durable to decide from or beside: no pruning this cycle
-                return Decision(epoch, None, False, str(error), None, self.coordinator.state)
+            except CheckpointError as error:  # nothing durable to decide from or beside: no pruning
+                return Decision(epoch, None, False, str(error), None, coordinator.state)
             return decision
 
         self._in_flight = self._thread.submit(run)
-
-    def _decision(self, epoch: int, outcome: CycleOutcome) -> Decision:
-        accepted = outcome.status is Status.ACCEPTED and outcome.plan is not None
-        keep = outcome.plan.keep if accepted and outcome.plan is not None else None
-        return Decision(epoch, keep, outcome.is_on_probation, outcome.reason, outcome, self.coordinator.state)
 
     @property
     def is_running(self) -> bool:
@@ -89,28 +86,33 @@ class CycleRunner:
 
     def collect(self, timeout_seconds: float) -> Decision | None:
         """The decision of the cycle in flight, or None if there is none or it needs longer than that."""
-        if self._in_flight is None:
+        ended = self._in_flight
+        if ended is None or not wait([ended], timeout_seconds).done:
             return None
-        try:
-            decision = self._in_flight.result(timeout_seconds)
-        except FutureTimeout:
-            return None
-        except BaseException:
-            self._in_flight = None
-            raise
         self._in_flight = None
-        return decision
+        return ended.result()
 
     def drop(self) -> None:
-        """Forgets the cycle in flight; what it may still commit is about a state that training has left."""
-        self._in_flight = None
+        """Forgets the cycle in flight: it commits no mask, and the coordinator learns nothing from it."""
+        if self._in_flight is not None:
+            self._dropped.set()
+            self._in_flight.cancel()
+            self.coordinator = copy.copy(self.coordinator)  # the cycle goes on with the one that it has
+            self._in_flight = None
 
     def close(self) -> None:
-        self._in_flight = None
+        """Forgets the cycle in flight and waits until its thread has ended."""
+        self.drop()
         self._thread.shutdown(wait=True, cancel_futures=True)
 
 
 AnalystMaker = Callable[[CheckpointRef], OfflineAnalyst]
+
+
+def _decision(epoch: int, outcome: CycleOutcome, state: CoordinatorState) -> Decision:
+    accepted = outcome.status is Status.ACCEPTED and outcome.plan is not None
+    keep = outcome.plan.keep if accepted and outcome.plan is not None else None
+    return Decision(epoch, keep, outcome.is_on_probation, outcome.reason, outcome, state)
 
 
 def commit_mask(
@@ -155,13 +157,15 @@ def read_mask(store: CheckpointStore, base: CheckpointRef, anatomy: Anatomy) -> 
 
 
 def _hidden_values(tensors: dict[str, Tensor], anatomy: Anatomy, keep: BoolArray) -> dict[str, Tensor]:
-    """The values under the mask, in memory order, by parameter."""
-    hidden: dict[str, Tensor] = {}
-    places: dict[str, Tensor] = {}
+    """The values under the mask, row by row, by parameter."""
+    names = {info.name: (info.name, *info.aliases) for info in anatomy.tensors}
+    where: dict[str, Tensor] = {}
+    found: dict[str, Tensor] = {}
     for (name, axis), gone in masked_axes(anatomy, keep).items():
-        if name in tensors:
-            where = places.setdefault(name, torch.zeros(tensors[name].shape, dtype=torch.bool))
-            where.index_fill_(axis, torch.from_numpy(gone), True)
-    for name, where in places.items():
-        hidden[name] = tensors[name][where]
-    return hidden
+        saved = next((tensors[other] for other in names[name] if other in tensors), None)
+        if saved is None:
+            raise CheckpointCorrupt(f"The checkpoint holds no {name}, which the mask is about.")
+        found[name] = saved
+        where.setdefault(name, torch.zeros(saved.shape, dtype=torch.bool))
+        where[name].index_fill_(axis, torch.from_numpy(gone), True)
+    return {name: saved[where[name]] for name, saved in found.items()}

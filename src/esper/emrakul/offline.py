@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 
 from esper.anatomy.structure import Anatomy, BoolArray, FloatArray, IntArray
-from esper.elesh import AnalysisSettings, Evidence, Tier, WorkerPool, WorkerTask
+from esper.elesh import AnalysisSettings, Evidence, TaskHandle, TaskOutcome, Tier, WorkerPool, WorkerTask
 from esper.elesh.analysis import ablate, confidence, measure, screen
 from esper.elesh.case import Case
 from esper.elesh.workers.task import Status as WorkerStatus
@@ -17,6 +18,9 @@ from esper.errors import AnalysisError, AnalysisTimeout
 from esper.leyline import Clock
 from esper.urabrask import Measurement, Verdict, validate
 from esper.urabrask import Settings as ValidationSettings
+
+_MEASURING_FRACTION = 0.95
+"""Share of the time of an analysis in which tasks may run; the rest is for a plan of what they found."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +55,10 @@ class OfflineAnalyst:
 
     def screen(self) -> FloatArray:
         """Importance rank of every unit: shape [units], NaN unmeasured or not cuttable."""
+        return self._ranks.copy()
+
+    @cached_property
+    def _ranks(self) -> FloatArray:
         asked = {
             "case": self.case,
             "weights": dict(self.weights),
@@ -60,7 +68,8 @@ class OfflineAnalyst:
         return np.where(self.allowed, ranks, np.nan)
 
     def analyze(self, finalists: IntArray, seconds: float) -> Evidence:
-        """Ablates the finalists, a few per task; what a lost task should have measured stays NaN."""
+        """Ablates the finalists, a few per task; what a lost or late task should have measured stays NaN."""
+        until = self.clock() + seconds * _MEASURING_FRACTION
         size = self.settings.units_per_task
         parts = [finalists[start : start + size] for start in range(0, finalists.size, size)]
         tasks = [self._task(ablate, {"case": self.case, "units": part.tolist()}, seconds) for part in parts]
@@ -68,7 +77,7 @@ class OfflineAnalyst:
         increases: dict[int, Sequence[float]] = {}
         notes: list[str] = []
         for part, handle in zip(parts, handles, strict=True):
-            outcome = handle.outcome()
+            outcome = self._outcome(handle, until)
             if outcome.is_done:
                 increases.update(zip(part.tolist(), outcome.value, strict=True))
             else:
@@ -114,8 +123,19 @@ class OfflineAnalyst:
             function, arguments, deadline_seconds=seconds, memory_bytes=self.settings.memory_bytes
         )
 
+    def _outcome(self, handle: TaskHandle, until: float) -> TaskOutcome:
+        """Waits for a task, queueing and retries included, until a moment of the clock, and stops it then."""
+        if handle.wait(max(until - self.clock(), 0.0)):
+            return handle.outcome()
+        handle.cancel()
+        outcome = handle.outcome()
+        if outcome.is_done:  # it ended while it was being stopped
+            return outcome
+        return replace(outcome, status=WorkerStatus.TIMEOUT, message="It was stopped at its deadline.")
+
     def _one(self, function: Any, arguments: Mapping[str, Any], seconds: float) -> Any:
-        outcome = self.pool.submit(self._task(function, arguments, seconds)).outcome()
+        until = self.clock() + seconds
+        outcome = self._outcome(self.pool.submit(self._task(function, arguments, seconds)), until)
         if not outcome.is_done:
             error = AnalysisTimeout if outcome.status is WorkerStatus.TIMEOUT else AnalysisError
             raise error(f"The {function.__name__} task gave no result: {outcome.message}")

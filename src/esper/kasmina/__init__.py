@@ -1,4 +1,4 @@
-"""Runtime inside the training process: masks that are applied, kept after every step, and taken back exactly."""
+"""Runtime inside the training process: masks applied, kept after every step, and taken back exactly."""
 
 from esper.kasmina.masks import MaskKeeper
 from esper.kasmina.network import LiveNetwork, PastCut

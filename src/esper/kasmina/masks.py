@@ -25,11 +25,11 @@ Places = list[tuple[int, Tensor]]
 class MaskKeeper:
     """Masks units of one network and keeps them masked while it trains.
 
-    Masked coordinates are zeroed in parameters and in optimizer state, and again after every optimizer step, by
-    index: the cost grows with what is masked, not with the network. Their gradients are zeroed as soon as they
-    are complete, so that clipping by the global norm and the moments see what the cut network would see. The
-    values they had are kept, so `unmask` restores them bit for bit. Nothing is registered on the network, so its
-    `state_dict` does not change.
+    Masked coordinates are zeroed in parameters and in optimizer state, and again after every optimizer step,
+    by index: the cost grows with what is masked, not with the network. Their gradients are zeroed as soon as
+    they are complete, so that clipping by the global norm and the moments see what the cut network would see.
+    The values they had are kept, so `unmask` restores them bit for bit. Nothing is registered on the modules,
+    so the `state_dict` does not change.
     """
 
     def __init__(self, model: nn.Module, anatomy: Anatomy, optimizers: Sequence[Optimizer]) -> None:
@@ -60,7 +60,7 @@ class MaskKeeper:
             originals: the values to restore later, when they are known from a checkpoint.
 
         Raises:
-            MaskError: the mask or the originals do not fit, or a masked unit would come back; nothing changed.
+            MaskError: mask or originals do not fit, or a masked unit would come back; nothing changed.
         """
         self.anatomy.check_mask(keep)
         if bool((keep & ~self.keep).any()):
@@ -110,8 +110,8 @@ class MaskKeeper:
             if found is None or found.shape != (expected,) or found.dtype != self._tensors[name].dtype:
                 has = "nothing" if found is None else f"{found.dtype} of shape {tuple(found.shape)}"
                 raise MaskError(
-                    f"The values under the mask do not fit {name}: {has} was given, {expected} values of type "
-                    f"{self._tensors[name].dtype} were expected. They are of another mask or network."
+                    f"The values under the mask do not fit {name}: {has} was given, {expected} values of "
+                    f"type {self._tensors[name].dtype} were expected. They are of another mask or network."
                 )
             given[name] = found.detach().clone()
         return given
@@ -131,9 +131,7 @@ class MaskKeeper:
 
     def _after_backward(self, name: str, tensor: Tensor) -> None:
         gradient = tensor.grad
-        if (
-            gradient is not None and not gradient.is_sparse
-        ):  # a sparse one has no axes to index; see _after_step
+        if gradient is not None and not gradient.is_sparse:  # sparse ones have no axes to index
             _fill(gradient, self._placed(name))
 
     def _zero(self) -> None:

@@ -16,7 +16,7 @@ from esper.anatomy import Anatomy, Cut, Loss, Probe, anatomy_of, cut, split_samp
 from esper.anatomy.feasibility import refused_groups
 from esper.anatomy.structure import BoolArray, IntArray
 from esper.anatomy.twin import Twin
-from esper.errors import CheckpointError
+from esper.errors import CheckpointError, StructureError, SurgeryError
 from esper.kasmina.masks import MaskKeeper
 
 PROOF_SAMPLES = 8
@@ -53,14 +53,14 @@ class LiveNetwork:
         """A copy from before the first cut, to compare with."""
         self._sample = sample
         self.loss = loss
-        args, kwargs, _ = split_sample(sample, with_target=True)
-        self.probe = Probe(*_first(args, kwargs))
+        self.probe: Probe
+        """Inputs to prove cuts on."""
         self.anatomy: Anatomy
         self.twin: bytes
         self.masks: MaskKeeper
         self._look()
         self.refused: dict[str, str] = refused_groups(model, self.anatomy, self.probe)
-        """Groups that the network's own code does not allow to be cut, and why; by name, valid for the whole run."""
+        """Groups that the network's own code does not let be cut, and why: by name, for the whole run."""
 
     def cuttable_units(self) -> BoolArray:
         """Units whose group can be cut: bool [units]."""
@@ -70,8 +70,10 @@ class LiveNetwork:
     def _look(self) -> None:
         """Traces the network as it is now."""
         traced = trace(self.model, self._sample, self.loss)
-        self.anatomy = anatomy_of(traced, self.model)
-        self.twin = Twin.of(traced).to_bytes()
+        anatomy, twin = anatomy_of(traced, self.model), Twin.of(traced).to_bytes()
+        self.anatomy, self.twin = anatomy, twin
+        args, kwargs, _ = split_sample(self._sample, with_target=True)
+        self.probe = Probe(*(_first(args, kwargs) if traced.is_batch_dynamic else (args, kwargs)))
         self.masks = MaskKeeper(self.model, self.anatomy, (self.optimizer,))
 
     def cut_masked(self) -> tuple[Cut, IntArray]:
@@ -87,14 +89,20 @@ class LiveNetwork:
         if self.original is None:
             self.original = copy.deepcopy(self.model)
         made = cut(self.model, before, keep, self.probe, (self.optimizer,))
+        masks = self.masks
+        try:
+            self._look()
+        except StructureError as error:
+            uncut(self.model, before, made, (self.optimizer,))
+            raise SurgeryError(f"The cut network cannot be traced, so the cut was undone: {error}") from error
+        masks.detach()
         self.cuts.append(PastCut(before, keep, made))
-        self.masks.detach()
-        self._look()
         return made, new_numbers(before, keep, self.anatomy)
 
     def take_back_cuts(self, remaining: int) -> None:
-        """Gives the network its shapes from when only the first `remaining` cuts had been made; values are not those
-        of then until a checkpoint is restored.
+        """Takes back all but the first `remaining` cuts: shapes, attributes and classes are those of then.
+
+        Values are not, until a checkpoint is restored.
         """
         if remaining >= len(self.cuts):
             return
@@ -118,8 +126,8 @@ class LiveNetwork:
         for record in records:
             if record["anatomy"] != self.anatomy.digest:
                 raise CheckpointError(
-                    "This network is not the one that the run started with: its structure differs from the one that "
-                    "was cut. Build the model exactly as for the first run and resume again."
+                    "This network is not the one that the run started with: its structure differs from the "
+                    "one that was cut. Build the model exactly as for the first run and resume again."
                 )
             keep = np.ones(self.anatomy.num_units, dtype=np.bool_)
             keep[record["removed"]] = False
@@ -139,7 +147,7 @@ class LiveNetwork:
 
 
 def new_numbers(before: Anatomy, keep: BoolArray, after: Anatomy) -> IntArray:
-    """For every unit of the old anatomy its number in the new one, or -1: groups keep their names and their order."""
+    """For every unit of the old anatomy its number in the new one, or -1: groups keep name and order."""
     numbers = np.full(before.num_units, -1, np.int64)
     starts = {group.name: int(after.offsets[n]) for n, group in enumerate(after.groups)}
     widths = {group.name: group.width for group in after.groups}
@@ -152,6 +160,7 @@ def new_numbers(before: Anatomy, keep: BoolArray, after: Anatomy) -> IntArray:
 
 
 def _first(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """A few samples are enough for a proof."""
 
     def cut_batch(leaf: Any) -> Any:
         return leaf[:PROOF_SAMPLES].detach().clone() if isinstance(leaf, Tensor) and leaf.dim() else leaf
