@@ -74,7 +74,7 @@ def train_step(model: nn.Module, optimizer: Optimizer, sample: Any) -> float:
 
 
 def without_dropout(model: nn.Module) -> nn.Module:
-    """Batch statistics as in training, dropout off: two networks of different width draw different dropout."""
+    """Batch statistics as in training, but no dropout: networks of different width draw differently."""
     model.eval()
     for module in model.modules():
         if isinstance(module, _NormBase):
