@@ -134,7 +134,9 @@ class _Run:
         flows = call.flows()
         is_constant = all(flow.is_constant for flow in flows)
         rule = RULES.get(call.name)
-        if rule is None or (call.args and not flows):
+        if not flows:
+            result = call.unlabelled()  # made from numbers alone
+        elif rule is None:
             result = call.frozen(f"unknown operator {call.where}")
         else:
             result = _followed(rule, call)

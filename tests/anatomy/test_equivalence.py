@@ -1,0 +1,104 @@
+"""The proof itself: it sees a wrong cut, and says what it could not measure."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from esper.anatomy import Probe, cut, inspect
+from esper.anatomy.equivalence import difference, observe, prove, reference
+from esper.errors import NotEquivalentError
+from tests.anatomy.cutting import anatomy_of, half
+from tests.anatomy.networks import ZOO
+
+
+def test_a_change_of_one_weight_is_seen() -> None:
+    case, anatomy = ZOO["plain"], anatomy_of("plain")
+    model, probe = case.network(), Probe((case.input(),))
+    expected = reference(model, anatomy, np.ones(anatomy.num_units, dtype=np.bool_), probe)
+    prove(model, expected, {}, probe)
+    with torch.no_grad():
+        model.get_parameter("7.weight")[3, 5] += 1e-6
+    with pytest.raises(NotEquivalentError, match=r"float64 outputs by .* \(limit 1e-12\)"):
+        prove(model, expected, {}, probe)
+
+
+def test_a_gradient_that_differs_is_seen_though_outputs_agree() -> None:
+    class Detached(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.last, self.is_detached = nn.Linear(4, 6), nn.Linear(6, 2), False
+
+        def forward(self, x: Tensor) -> Tensor:
+            y = self.first(x)
+            out: Tensor = self.last(2 * y - y.detach() if self.is_detached else y)
+            return out
+
+    torch.manual_seed(0)
+    model, probe = Detached(), Probe((torch.randn(3, 4),))
+    anatomy = inspect(model, probe.args[0])
+    expected = reference(model, anatomy, np.ones(anatomy.num_units, dtype=np.bool_), probe)
+    model.is_detached = True
+    with pytest.raises(NotEquivalentError, match="float64 gradients"):
+        prove(model, expected, {}, probe)
+
+
+def test_observing_leaves_the_network_alone() -> None:
+    case, anatomy = ZOO["resnet8"], anatomy_of("resnet8")
+    model = case.network().train()
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    observe(
+        model, Probe((case.input(),)), torch.float64, masked=(anatomy, half(anatomy)), batch_statistics=True
+    )
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+    assert all(p.grad is None and p.dtype == torch.float32 for p in model.parameters())
+    assert all(module.training for module in model.modules())
+
+
+def test_batch_statistics_are_part_of_the_proof() -> None:
+    case, anatomy = ZOO["resnet8"], anatomy_of("resnet8")
+    expected = reference(case.network(), anatomy, half(anatomy), Probe((case.input(),)))
+    assert expected.training is not None
+    assert expected.double is not None
+    assert difference(expected.training.outputs[0], expected.double.outputs[0]) > 1e-3
+
+
+class SinglePrecision(nn.Module):
+    """Adds a constant of type float32 in place, which a float64 input allows and a matrix product does not."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = nn.Linear(4, 6), nn.Linear(6, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        turn = torch.eye(4, dtype=torch.float32)
+        out: Tensor = self.last(self.first(x @ turn))
+        return out
+
+
+def test_a_network_of_one_precision_is_proven_in_it_and_says_so() -> None:
+    torch.manual_seed(0)
+    model, x = SinglePrecision(), torch.randn(3, 4)
+    anatomy = inspect(model, x)
+    found = cut(model, anatomy, half(anatomy), Probe((x,))).equivalence
+    assert found.float64_error is None
+    assert found.gradient_error is None
+    assert found.float32_error <= 1e-5
+    assert found.note.startswith("not measured in float64")
+
+
+def test_a_frozen_network_is_proven_by_its_outputs() -> None:
+    case, anatomy = ZOO["plain"], anatomy_of("plain")
+    model = case.network().requires_grad_(False)
+    assert cut(model, anatomy, half(anatomy), Probe((case.input(),))).equivalence.gradient_error is not None
+    assert not any(p.requires_grad for p in model.parameters())
+
+
+def test_differences_are_relative_and_never_pass_when_they_cannot_be_compared() -> None:
+    assert difference(torch.tensor([100.0]), torch.tensor([101.0])) == pytest.approx(1 / 101)
+    assert difference(torch.zeros(2), torch.zeros(2)) == 0
+    assert difference(torch.zeros(0), torch.zeros(0)) == 0
+    assert difference(torch.zeros(2), torch.zeros(3)) == float("inf")
+    assert difference(torch.tensor([float("nan")]), torch.tensor([1.0])) == float("inf")
