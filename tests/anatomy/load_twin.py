@@ -17,8 +17,8 @@ def main() -> None:
     tensors = safetensors.torch.load_file(sys.argv[2])
     state = {name[6:]: value for name, value in tensors.items() if name.startswith("state.")}
     sample = (tensors["input"], tensors["target"])
-    print(any(name.startswith("tests") for name in sys.modules))
-    print(float(twin.loss(state, sample)[0]).hex())
+    knows_tests = any(name.startswith("tests") for name in sys.modules)
+    sys.stdout.write(f"{knows_tests} {float(twin.loss(state, sample)[0]).hex()}")
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -26,7 +27,7 @@ NETWORKS: dict[str, tuple[Callable[[], tuple[nn.Module, Anatomy]], Callable[[int
 
 
 def train(
-    model: nn.Module,
+    model: Callable[..., Any],
     optimizer: Optimizer,
     batches: Callable[[int, int], Batch],
     steps: int = 8,
@@ -296,7 +297,7 @@ def test_a_mask_that_does_not_fit_is_refused_and_nothing_changes() -> None:
         with pytest.raises(MaskError, match="does not fit"):
             masks.apply(mask)
     with pytest.raises(MaskError, match="type float64"):
-        masks.apply(keep.astype(np.float64))  # type: ignore[arg-type]  # the wrong type is what is tried
+        masks.apply(keep.astype(np.float64))
     back = keep.copy()
     back[0] = True
     with pytest.raises(MaskError, match=r"1 unit.* not in the new mask"):
@@ -338,6 +339,7 @@ def test_what_is_kept_grows_with_what_is_masked() -> None:
     masks = MaskKeeper(model, anatomy, ())
     keep = np.ones(anatomy.num_units, np.bool_)
     assert masks.originals() == {}
+    expected = 0
     for unit in (0, 9, 20):
         keep[unit] = False
         masks.apply(keep)

@@ -10,8 +10,8 @@ import io
 import json
 import re
 import zipfile
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -60,7 +60,9 @@ class Twin:
         if not traced.has_loss:
             raise EvidenceError("A twin needs the loss: trace the network with it.")
         positions = {node.name: n for n, node in enumerate(traced.program.graph.nodes)}
-        return cls(traced.program, dict(traced.names), positions, traced.batch, traced.is_batch_dynamic)
+        twin = cls(traced.program, dict(traced.names), positions, traced.batch, traced.is_batch_dynamic)
+        is_dynamic = any(None in shape for shape in twin._shapes if shape is not None)
+        return replace(twin, is_batch_dynamic=is_dynamic)
 
     def to_bytes(self) -> bytes:
         """The archive: graph, constants, and what `from_bytes` needs; no weights, no sample inputs."""
@@ -266,8 +268,15 @@ class Twin:
 
 
 def _known_sizes(value: Tensor) -> tuple[int | None, ...]:
-    sizes: Iterable[object] = value.shape  # of a tensor without content these may be symbols
-    return tuple(size if isinstance(size, int) else None for size in sizes)
+    return tuple(_known(size) for size in value.shape)
+
+
+def _known(size: int | torch.SymInt) -> int | None:
+    """A size as a number; None for a symbol that stands for any. Some symbols stand for one number only."""
+    if isinstance(size, torch.SymInt):
+        known: int | None = size.node.maybe_as_int()
+        return known
+    return size
 
 
 def _readable(shape: tuple[int | None, ...]) -> str:

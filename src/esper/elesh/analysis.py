@@ -138,8 +138,8 @@ def _usable(opened: OpenCase, batches: Sequence[Any]) -> list[Any]:
     fitting = resized(batches, opened.twin.batch)
     if not fitting:
         raise EvidenceError(
-            f"This network works with batches of {opened.twin.batch} samples only, and a part of the held-out "
-            "samples is smaller. Give a larger probe, or write the network so that it takes any batch size."
+            f"This network works with batches of {opened.twin.batch} samples only, and a part of the held-out"
+            " samples is smaller. Give a larger probe, or write the network so that it takes any batch size."
         )
     return fitting
 

@@ -70,10 +70,10 @@ class LiveNetwork:
     def _look(self) -> None:
         """Traces the network as it is now."""
         traced = trace(self.model, self._sample, self.loss)
-        anatomy, twin = anatomy_of(traced, self.model), Twin.of(traced).to_bytes()
-        self.anatomy, self.twin = anatomy, twin
+        anatomy, twin = anatomy_of(traced, self.model), Twin.of(traced)
+        self.anatomy, self.twin = anatomy, twin.to_bytes()
         args, kwargs, _ = split_sample(self._sample, with_target=True)
-        self.probe = Probe(*(_first(args, kwargs) if traced.is_batch_dynamic else (args, kwargs)))
+        self.probe = Probe(*(_first(args, kwargs) if twin.is_batch_dynamic else (args, kwargs)))
         self.masks = MaskKeeper(self.model, self.anatomy, (self.optimizer,))
 
     def cut_masked(self) -> tuple[Cut, IntArray]:
