@@ -49,9 +49,8 @@ def test_observing_leaves_the_network_alone() -> None:
     case, anatomy = ZOO["resnet8"], anatomy_of("resnet8")
     model = case.network().train()
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    observe(
-        model, Probe((case.input(),)), torch.float64, masked=(anatomy, half(anatomy)), batch_statistics=True
-    )
+    masked = anatomy, half(anatomy)
+    observe(model, Probe((case.input(),)), torch.float64, masked=masked, batch_statistics=True)
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
     assert all(p.grad is None and p.dtype == torch.float32 for p in model.parameters())
     assert all(module.training for module in model.modules())
@@ -66,7 +65,7 @@ def test_batch_statistics_are_part_of_the_proof() -> None:
 
 
 class SinglePrecision(nn.Module):
-    """Adds a constant of type float32 in place, which a float64 input allows and a matrix product does not."""
+    """Multiplies by a matrix of type float32, whatever the type of the input."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -134,6 +134,15 @@ def reshape_layer(layer: Tensor, old: Sequence[int], new: Sequence[int]) -> Tens
 
 
 @dataclass
+class Grid:
+    """Labels that vary along all axes; the axis whose slices should be the units: demanded or hinted."""
+
+    labels: Tensor
+    demanded: int | None = None
+    hinted: int | None = None
+
+
+@dataclass
 class LabelSpace:
     """Hands out labels and collects what the operators say about them."""
 
@@ -141,7 +150,7 @@ class LabelSpace:
     equal: list[tuple[Tensor, Tensor]] = field(default_factory=list)
     conjunctions: list[tuple[Tensor, Tensor]] = field(default_factory=list)
     frozen: list[tuple[Tensor, str]] = field(default_factory=list)
-    grids: dict[bytes, tuple[Tensor, int | None]] = field(default_factory=dict)
+    grids: dict[bytes, Grid] = field(default_factory=dict)
 
     def fresh(self, count: int) -> Tensor:
         """`count` new labels."""
@@ -164,16 +173,23 @@ class LabelSpace:
             kept.append(layer)
         return Flow(tuple(int(size) for size in shape), tuple(kept), is_zeroed=is_zeroed)
 
-    def grid(self, layer: Tensor, unit_axis: int | None = None) -> None:
-        """Records labels that vary along several axes; slices along `unit_axis` should be the units."""
+    def grid(self, layer: Tensor, unit_axis: int | None = None, *, is_hint: bool = False) -> None:
+        """Records labels that vary along several axes; slices along `unit_axis` should be the units.
+
+        A hint counts only where no operator demands another axis.
+        """
         axes = varying_axes(layer)
         if len(axes) < 2:
             return
-        small = layer.squeeze()
-        position = None if unit_axis is None or unit_axis not in axes else axes.index(unit_axis)
-        key = repr(tuple(small.shape)).encode() + small.contiguous().numpy().tobytes()
-        if key not in self.grids or (position is not None and self.grids[key][1] is None):
-            self.grids[key] = (small, position)
+        labels = layer.squeeze()
+        key = repr(tuple(labels.shape)).encode() + labels.contiguous().numpy().tobytes()
+        grid = self.grids.setdefault(key, Grid(labels))
+        if unit_axis in axes:
+            place = axes.index(unit_axis)
+            if is_hint:
+                grid.hinted = place if grid.hinted is None else grid.hinted
+            else:
+                grid.demanded = place if grid.demanded is None else grid.demanded
 
     def reshaped(self, flow: Flow, shape: Sequence[int]) -> Flow:
         """The flow in another shape; layers that come to lie along one axis become one."""

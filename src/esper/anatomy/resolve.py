@@ -33,12 +33,12 @@ def resolve(space: LabelSpace) -> Classes:
     """Unites equal labels, closes under the rule that only whole slices can go, and freezes the rest."""
     solver = _Solver(space)
     solver.settle()
-    preferred = [(grid, axis) for grid, axis in space.grids.values() if axis is not None]
-    united = [solver.choose_axis(grid, axis) for grid, axis in preferred]
-    if any(united):
-        solver.settle()
-    while solver.choose_axes(list(space.grids.values())):
-        solver.settle()
+    grids = list(space.grids.values())
+    demanded = [(grid.labels, grid.demanded) for grid in grids if grid.demanded is not None]
+    hinted = [(grid.labels, grid.hinted if grid.demanded is None else grid.demanded) for grid in grids]
+    for choices in (demanded, hinted):
+        while solver.choose_axes(choices):
+            solver.settle()
     return Classes(solver.classes, solver.reasons())
 
 

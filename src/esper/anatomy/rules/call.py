@@ -22,6 +22,9 @@ class Product:
     node: str
     shape: tuple[int, ...]
     layers: tuple[Tensor, ...]
+    summed: tuple[int, ...]
+    places: tuple[int, int]
+    """Places outside the joint space: multiplications for each of its points, and results (pixels)."""
 
 
 @dataclass(frozen=True)

@@ -16,10 +16,10 @@ from esper.anatomy.labels import Flow, are_zeroed, varying_axes, widest, with_ra
 from esper.anatomy.rules.call import Call, Product, Read, Result, Rule
 
 
-def contract(call: Call, left: Flow, right: Flow, summed: Sequence[int], *, positions: int = 1) -> Flow:
+def contract(call: Call, left: Flow, right: Flow, summed: Sequence[int], *, places: tuple[int, int] = (1, 1)) -> Flow:
     """Multiplies two flows in a joint index space and sums over `summed` (kept as axes of size 1).
 
-    `positions` counts places outside the joint space (pixels) for the cost.
+    `places` counts, outside the joint space, multiplications for each of its points and results (pixels): for the cost.
     """
     space = call.space
     rank = max(len(left.shape), len(right.shape))
@@ -35,7 +35,7 @@ def contract(call: Call, left: Flow, right: Flow, summed: Sequence[int], *, posi
             _prefer_shared_axis(call, layer, mine, other, summed)
     _only_over_zeros(call, left, right, summed)
     product = space.meet(left, right, call.reason("multiplies it with a fixed size"))
-    call.notes.products.append(Product(call.node, (*product.shape, positions), tuple(product.layers)))
+    call.notes.products.append(Product(call.node, product.shape, tuple(product.layers), tuple(summed), places))
     shape = tuple(1 if axis in summed else size for axis, size in enumerate(product.shape))
     layers = widest([_drop(call, layer, summed) for layer in product.layers])
     factors = [
@@ -178,8 +178,9 @@ def _convolve(call: Call, groups: int, *, transposed: bool) -> Result:
         by_group = groups >= channels.shape[2] and not transposed  # else equal positions of all groups
         _prefer(call, channels, 1, by_group=by_group)
         _prefer(call, kernel, 0, by_group=by_group)
-    places = prod(weight.shape[2:]) * prod(x.shape[2:] if transposed else call.shape[2:])
-    out = contract(call, channels.unsqueezed(2), kernel, [3], positions=places)  # [B, g, o, 1]
+    pixels = prod(x.shape[2:] if transposed else call.shape[2:])
+    places = (prod(weight.shape[2:]) * pixels, prod(call.shape[2:]))
+    out = contract(call, channels.unsqueezed(2), kernel, [3], places=places)  # [B, g, o, 1]
     flat = (out.shape[0], out.shape[1] * out.shape[2])
     result = call.space.reshaped(out, flat).unsqueezed(*range(2, len(call.shape)))
     return _with_bias(call, replace(result, shape=call.shape), bias, axis=1)

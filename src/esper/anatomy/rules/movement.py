@@ -35,7 +35,21 @@ def same(call: Call) -> Result:
 
 def reshaped(call: Call) -> Result:
     """Reshapes of any kind, from the concrete shape of the result."""
-    return call.space.reshaped(call.args[0], call.shape)
+    flow = call.space.reshaped(call.args[0], call.shape)
+    open_axis = _open_axis(call)
+    if open_axis is not None:
+        for layer in flow.layers:
+            call.space.grid(layer, open_axis, is_hint=True)
+    return flow
+
+
+def _open_axis(call: Call) -> int | None:
+    """The axis that the code lets have any size, by writing -1 there."""
+    first = {"view": 0, "reshape": 0, "_unsafe_view": 0, "unflatten": call.arg(1, "dim")}.get(call.name)
+    sizes = call.args[-1]
+    if first is None or not isinstance(sizes, (list, tuple)) or -1 not in sizes:
+        return None
+    return int(first) % len(call.args[0].shape) + list(sizes).index(-1)
 
 
 def on_labels(call: Call) -> Result:
