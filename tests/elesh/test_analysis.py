@@ -1,0 +1,224 @@
+"""Tasks of the analysis, held against brute force."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.optim import SGD
+
+from esper.anatomy import masked_axes, zero_masked
+from esper.elesh import HeldOut, WorkerTask
+from esper.elesh.analysis import CHUNK_SAMPLES, ablate, confidence, correct, measure, screen
+from esper.elesh.workers import LocalPool
+from esper.errors import EvidenceError
+from tests.elesh.cases import examples, saved
+
+WEIGHTS = {"taylor": 0.5, "magnitude": 0.5}
+
+
+def test_without_evidence_nothing_is_ranked(tmp_path: Path) -> None:
+    made = saved(tmp_path / "few", steps=5)
+    assert np.isnan(screen(made.case, WEIGHTS, 6)).all()
+    assert np.isfinite(screen(made.case, WEIGHTS, 5)).all()
+    assert np.isnan(screen(replace(made.case, optimizer=None), WEIGHTS, 1)).all()
+    unstarted = saved(tmp_path / "none", steps=0)
+    assert np.isnan(screen(unstarted.case, WEIGHTS, 1)).all()
+
+
+def test_sgd_is_ranked_by_what_was_tracked(tmp_path: Path) -> None:
+    made = saved(tmp_path, optimizer=lambda m: SGD(m.parameters(), 0.1, momentum=0.9), steps=5)
+    assert np.isnan(screen(made.case, WEIGHTS, 1)).all()
+    tracked = [float(n) for n in range(made.anatomy.num_units)]
+    tracked[7] = float("nan")
+    only_taylor = {"taylor": 1.0, "magnitude": 0.0}
+    ranks = screen(replace(made.case, tracked=tuple(tracked)), only_taylor, 1)
+    assert np.isnan(ranks[7])
+    left = np.delete(np.asarray(ranks), 7)
+    assert (np.diff(left) > 0).all()
+    assert (left[0], left[-1]) == (0.0, 1.0)
+
+
+def test_the_screen_finds_units_that_do_not_matter(tmp_path: Path) -> None:
+    def with_idle_units() -> nn.Module:
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Linear(8, 24), nn.ReLU(), nn.Linear(24, 4))
+        with torch.no_grad():
+            model[0].weight[:6] = 0.0
+            model[0].bias[:6] = -1.0
+        return model
+
+    made = saved(tmp_path, build=with_idle_units, optimizer=lambda m: torch.optim.Adam(m.parameters(), 0.01))
+    ranks = np.asarray(screen(made.case, WEIGHTS, 1))
+    assert set(np.argsort(ranks)[:6].tolist()) == set(range(6))
+
+
+def test_ablation_is_the_loss_without_the_unit_minus_the_loss_with_it(tmp_path: Path) -> None:
+    made = saved(tmp_path, masked=(2,))
+    units = [0, 9, 24, 47]
+    found = ablate(made.case, units)
+    for unit, row in zip(units, found, strict=True):
+        for batch, rise in zip(made.held_out.calibration, row, strict=True):
+            losses = []
+            for gone in ([2], [2, unit]):
+                keep = np.ones(made.anatomy.num_units, np.bool_)
+                keep[gone] = False
+                parameters = {name: p.detach().clone() for name, p in made.model.named_parameters()}
+                zero_masked(parameters, masked_axes(made.anatomy, keep))
+                out = torch.func.functional_call(made.model, parameters, (batch[0],))
+                losses.append(float(F.cross_entropy(out, batch[1])))
+            assert rise == pytest.approx(losses[1] - losses[0], abs=1e-6)
+    assert any(abs(rise) > 1e-3 for row in found for rise in row)
+
+
+def test_ablation_is_the_same_in_every_process(tmp_path: Path) -> None:
+    made = saved(tmp_path)
+    asked = {"case": made.case, "units": list(range(0, 48, 5))}
+    pool = LocalPool(1, ("torch", "safetensors.torch"))
+    try:
+        outcomes = [pool.submit(WorkerTask(ablate, asked)).outcome() for _ in range(2)]
+    finally:
+        pool.close()
+    here = ablate(made.case, list(range(0, 48, 5)))
+    assert [outcome.message for outcome in outcomes] == ["", ""]
+    assert outcomes[0].value == outcomes[1].value == here
+
+
+def test_measuring_gives_correctness_per_sample_and_losses_per_chunk(tmp_path: Path) -> None:
+    made = saved(tmp_path)
+    keep = [True] * made.anatomy.num_units
+    quality = measure(made.case, keep, keep)
+    x = torch.cat([x for x, _ in made.held_out.validation])
+    y = torch.cat([y for _, y in made.held_out.validation])
+    assert quality.correctness == tuple((made.model(x).argmax(1) == y).double().tolist())
+    chunks = [
+        (b[0][s : s + CHUNK_SAMPLES], b[1][s : s + CHUNK_SAMPLES])
+        for b in made.held_out.validation
+        for s in range(0, 40, CHUNK_SAMPLES)
+    ]
+    expected = [float(F.cross_entropy(made.model(a), b).detach()) for a, b in chunks]
+    assert list(quality.losses) == pytest.approx(expected, abs=1e-6)
+    assert quality.peak_bytes > 1 << 20
+    first = made.held_out.validation[0]
+    made.model.zero_grad()
+    F.cross_entropy(made.model(first[0]), first[1]).backward()
+    gradients = torch.cat([p.grad.ravel() for p in made.model.parameters() if p.grad is not None])
+    assert quality.gradient_norm == pytest.approx(float(gradients.norm()), rel=1e-5)
+    assert quality.gradient_flow == pytest.approx(int(gradients.count_nonzero()) / gradients.numel())
+
+
+def test_a_rest_of_one_sample_joins_its_neighbor(tmp_path: Path) -> None:
+    made = saved(tmp_path, held_out=HeldOut((examples(16, 1),), (examples(33, 2), examples(1, 3))))
+    keep = [True] * made.anatomy.num_units
+    quality = measure(made.case, keep, keep)
+    assert quality.correctness is not None
+    assert len(quality.correctness) == 34
+    assert len(quality.losses) == 3
+
+
+def test_gradients_no_longer_flow_where_a_path_is_cut_off(tmp_path: Path) -> None:
+    made = saved(tmp_path)
+    whole = np.ones(made.anatomy.num_units, np.bool_)
+    cut_off = whole.copy()
+    cut_off[24:] = False  # the whole second layer: nothing reaches the first
+    full = measure(made.case, whole.tolist(), whole.tolist())
+    none = measure(made.case, cut_off.tolist(), whole.tolist())
+    assert none.gradient_flow < 0.1 * full.gradient_flow
+    half = whole.copy()
+    half[24:36] = False
+    kept = measure(made.case, half.tolist(), half.tolist())
+    assert kept.gradient_flow > 0.5 * full.gradient_flow
+
+
+class OneSize(nn.Module):
+    """Works with batches of eight samples only."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.up, self.down = nn.Linear(8, 12), nn.Linear(12, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.down(torch.relu(self.up(x)).view(8, -1))
+        return out
+
+
+def test_a_network_with_one_batch_size_is_measured_in_batches_of_it(tmp_path: Path) -> None:
+    made = saved(tmp_path / "fits", build=OneSize, steps=0, sample=examples(8, 0))
+    rises = ablate(made.case, [0, 5])
+    assert np.asarray(rises).shape == (2, 8)
+    keep = [True] * made.anatomy.num_units
+    quality = measure(made.case, keep, keep)
+    assert len(quality.losses) == 15
+    few = HeldOut((examples(5, 1),), (examples(5, 2),))
+    short = saved(tmp_path / "short", build=OneSize, steps=0, sample=examples(8, 0), held_out=few)
+    with pytest.raises(EvidenceError, match="batches of 8 samples only"):
+        ablate(short.case, [0])
+
+
+def test_correctness_is_known_for_every_form_of_classification() -> None:
+    logits = torch.tensor([[3.0, 1, 0], [0, 2, 1]])
+    assert correct(logits, torch.tensor([0, 2])) == [1.0, 0.0]
+    tokens = torch.stack([logits, logits])  # [N, T, C]
+    assert correct(tokens, torch.tensor([[0, 1], [0, 2]])) == [1.0, 0.5]
+    images = tokens.permute(0, 2, 1).unsqueeze(-1).expand(2, 3, 2, 5)  # [N, C, H, W]
+    target = torch.tensor([[0, 1], [0, 2]]).unsqueeze(-1).expand(2, 2, 5)
+    assert correct(images, target) == [1.0, 0.5]
+
+
+def test_ignored_targets_do_not_count() -> None:
+    tokens = torch.eye(3).expand(2, 3, 3)
+    target = torch.tensor([[0, -100, 1], [-100, -100, -100]])
+    assert correct(tokens, target) == [0.5, 0.0]
+
+
+@pytest.mark.parametrize(
+    ("output", "target"),
+    [
+        (torch.randn(4, 3), torch.randn(4, 3)),
+        (torch.randn(4, 1), torch.tensor([True, False, True, True])),
+        (torch.randn(4, 3), None),
+        (torch.randn(4, 3), torch.arange(12).view(4, 3)),
+        (torch.randn(4, 3, 5), torch.arange(4)),
+    ],
+)
+def test_correctness_of_anything_else_is_unknown(output: Tensor, target: Tensor | None) -> None:
+    assert correct(output, target) is None
+
+
+def test_confidence_of_a_case_computed_by_hand() -> None:
+    # means 0, 1, 2: the cut at the median is 1. With two batches, the middle unit (0 and 2) is resampled to
+    # 0, 1 or 2 with probabilities 1/4, 1/2, 1/4, so that it stays at or below the cut in 3 of 4 draws.
+    increases = np.array([[0.0, 0.0], [0.0, 2.0], [2.0, 2.0]])
+    found = confidence(increases, quantile=0.5, resamples=20_000, seed=1)
+    assert (found[0], found[2]) == (1.0, 0.0)
+    assert found[1] == pytest.approx(0.75, abs=0.02)
+
+
+@given(
+    arrays(np.float64, st.tuples(st.integers(1, 8), st.integers(1, 5)), elements=st.floats(-1, 1)),
+    st.floats(0.1, 5.0),
+)
+def test_confidence_is_a_share_that_no_unit_below_all_others_lacks(
+    increases: np.ndarray[tuple[int, ...], np.dtype[np.float64]], scale: float
+) -> None:
+    found = confidence(increases)
+    assert ((found >= 0) & (found <= 1)).all()
+    assert np.array_equal(found, confidence(increases))
+    widened = np.vstack([increases, np.full((1, increases.shape[1]), -2.0)])
+    assert confidence(widened)[-1] == 1.0
+    missing = np.vstack([increases, np.full((1, increases.shape[1]), np.nan)])
+    assert np.isnan(confidence(missing)[-1])
+    assert np.array_equal(confidence(missing)[:-1], found)
+
+
+def test_confidence_of_nothing_measured_is_nothing() -> None:
+    assert np.isnan(confidence(np.full((3, 2), np.nan))).all()
