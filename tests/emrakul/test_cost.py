@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from esper.anatomy.structure import Anatomy
+from esper.anatomy.structure import Anatomy, Term
 from esper.emrakul import CostModel
 from tests.emrakul.networks import anatomies, chain, resnet8
 
@@ -40,3 +42,13 @@ def test_the_gradient_of_one_unit_is_what_the_anatomy_says_it_saves() -> None:
 def test_a_residual_network_costs_what_its_layers_cost() -> None:
     anatomy = resnet8()
     assert CostModel(anatomy, "flops").total(np.ones(anatomy.num_units, np.bool_)) == anatomy.flops()
+
+
+def test_elements_of_activations_count_on_top_where_time_is_estimated() -> None:
+    anatomy = chain([8, 12])
+    wide = replace(anatomy, activations=(Term("conv", 100.0, (np.arange(8),)),))
+    keep = np.ones(anatomy.num_units, np.bool_)
+    keep[:3] = False
+    assert CostModel(wide, "flops", activation_flops=2.0).total(keep) == wide.flops(keep) + 2.0 * 100 * 5
+    assert CostModel(wide, "flops").total(keep) == wide.flops(keep)
+    assert CostModel(wide, "parameters", activation_flops=2.0).total(keep) == wide.parameters(keep)

@@ -113,6 +113,8 @@ class Anatomy:
     frozen: tuple[FrozenAxis, ...]
     terms: tuple[Term, ...]
     gates: tuple[Gate, ...] = ()
+    activations: tuple[Term, ...] = ()
+    """Elements that each contraction makes for one sample: elementwise work and memory traffic follow them."""
 
     def __repr__(self) -> str:
         return summary(self)
@@ -255,6 +257,9 @@ class Anatomy:
                 for g in self.groups
             ],
             "frozen": [[f.name, f.width, f.reason] for f in self.frozen],
+            "activations": [
+                [t.node, t.multiplier, [f.tolist() for f in t.factors]] for t in self.activations
+            ],
             "terms": [[t.node, t.multiplier, [f.tolist() for f in t.factors]] for t in self.terms],
             "gates": [
                 [g.node, g.argument, list(g.units.shape), g.units.ravel().tolist()] for g in self.gates
@@ -278,13 +283,18 @@ class Anatomy:
                 for g in data["groups"]
             ),
             frozen=tuple(FrozenAxis(*row) for row in data["frozen"]),
-            terms=tuple(Term(n, m, tuple(np.asarray(f, np.int64) for f in fs)) for n, m, fs in data["terms"]),
+            terms=_terms_from(data["terms"]),
             gates=tuple(
                 Gate(n, a, np.asarray(u, np.int64).reshape(shape)) for n, a, shape, u in data["gates"]
             ),
+            activations=_terms_from(data["activations"]),
         )
 
     @cached_property
     def digest(self) -> str:
         """Names this structure: equal for equal structure in every process."""
         return hashlib.sha256(json.dumps(self.to_json(), sort_keys=True).encode()).hexdigest()
+
+
+def _terms_from(rows: Sequence[Any]) -> tuple[Term, ...]:
+    return tuple(Term(n, m, tuple(np.asarray(f, np.int64) for f in factors)) for n, m, factors in rows)

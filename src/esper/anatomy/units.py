@@ -66,12 +66,14 @@ def build(
         groups.append(Group(name, kind, len(ids), members))
         unit_of_class[ids] = start + np.arange(len(ids))
         start += len(ids)
+    work, elements = _terms(found.notes.products, classes, unit_of_class, batch)
     return Anatomy(
         tensors=_tensors(found, aliases),
         groups=tuple(groups),
         frozen=tuple(frozen),
-        terms=_terms(found.notes.products, classes, unit_of_class, batch),
+        terms=work,
         gates=_gates(found, classes, unit_of_class),
+        activations=elements,
     )
 
 
@@ -177,8 +179,9 @@ def _tensors(found: Propagation, aliases: Mapping[str, tuple[str, ...]]) -> tupl
 
 def _terms(
     products: list[Product], classes: Classes, unit_of_class: IntArray, batch: int
-) -> tuple[Term, ...]:
-    terms = []
+) -> tuple[tuple[Term, ...], tuple[Term, ...]]:
+    """The work of every contraction, and the elements that it makes, both for one sample."""
+    work, elements = [], []
     for product in products:
         factors: dict[int, IntArray] = {}
         for layer in product.layers:
@@ -187,9 +190,13 @@ def _terms(
             if len(axes) == 1:
                 pick = tuple(slice(None) if n == axes[0] else 0 for n in range(mapped.ndim))
                 factors[axes[0]] = mapped[pick]
-        rest = prod(size for axis, size in enumerate(product.shape) if axis not in factors)
-        terms.append(Term(product.node, 2.0 * rest / max(batch, 1), tuple(factors.values())))
-    return tuple(terms)
+        fixed = {axis: size for axis, size in enumerate(product.shape) if axis not in factors}
+        flops = 2.0 * prod(fixed.values()) * product.places[0] / max(batch, 1)
+        work.append(Term(product.node, flops, tuple(factors.values())))
+        made = prod(size for axis, size in fixed.items() if axis not in product.summed) * product.places[1]
+        kept = tuple(factor for axis, factor in factors.items() if axis not in product.summed)
+        elements.append(Term(product.node, made / max(batch, 1), kept))
+    return tuple(work), tuple(elements)
 
 
 def _gates(found: Propagation, classes: Classes, unit_of_class: IntArray) -> tuple[Gate, ...]:

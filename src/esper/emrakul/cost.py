@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import sparse
 
-from esper.anatomy.structure import Anatomy, BoolArray, FloatArray, IntArray
+from esper.anatomy.structure import Anatomy, BoolArray, FloatArray, IntArray, Term
 from esper.emrakul.settings import CostName
 
 
@@ -27,10 +27,16 @@ class _Factor:
 
 
 class CostModel:
-    """FLOPs or parameters of one anatomy under any mask; agrees with `Anatomy.flops` and `.parameters`."""
+    """FLOPs or parameters of one anatomy under any mask; agrees with `Anatomy.flops` and `.parameters`.
 
-    def __init__(self, anatomy: Anatomy, cost: CostName) -> None:
+    With `activation_flops`, each element that a contraction makes costs that many FLOPs on top: an estimate of
+    time rather than of work, because normalization, activation functions and memory traffic follow it.
+    """
+
+    def __init__(self, anatomy: Anatomy, cost: CostName, *, activation_flops: float = 0.0) -> None:
         products = list(_flops(anatomy) if cost == "flops" else _parameters(anatomy))
+        if cost == "flops" and activation_flops:
+            products += [(m * activation_flops, f) for m, f in _products(anatomy.activations)]
         factors = [factor for _, product in products for factor in product]
         lengths = [len(product) for _, product in products]
         self._multipliers = np.array([multiplier for multiplier, _ in products], np.float64)
@@ -69,7 +75,11 @@ class CostModel:
 
 
 def _flops(anatomy: Anatomy) -> Iterator[tuple[float, list[_Factor]]]:
-    for term in anatomy.terms:
+    return _products(anatomy.terms)
+
+
+def _products(terms: tuple[Term, ...]) -> Iterator[tuple[float, list[_Factor]]]:
+    for term in terms:
         factors = []
         for owners in term.factors:
             units, counts = np.unique(owners[owners >= 0], return_counts=True)

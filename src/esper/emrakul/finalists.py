@@ -54,7 +54,9 @@ def finalists(
     saving = model.gradient(keep)[units]
     # Ranks are even, importances have a long tail: odds restore it.
     odds = screen[units] / np.maximum(1 - screen[units], 1e-6)
-    order = np.lexsort((units, np.divide(odds, saving, out=np.full(units.size, np.inf), where=saving > 0)))
+    time = CostModel(anatomy, allowance.cost, activation_flops=settings.plan.activation_flops)
+    gain = time.gradient(keep)[units]
+    order = np.lexsort((units, np.divide(odds, gain, out=np.full(units.size, np.inf), where=gain > 0)))
     wanted = factor * (model.total(keep) - (1 - allowance.goal_fraction) * origin.cost(allowance.cost))
     counted = np.where(rank < removable[group], saving, 0.0)[order]  # what is beyond the floor saves nothing
     is_enough = np.cumsum(counted) - counted >= wanted

@@ -69,6 +69,7 @@ def make_plan(
     )
     search = _Search(
         CostModel(anatomy, allowance.cost),
+        CostModel(anatomy, allowance.cost, activation_flops=rules.activation_flops),
         blocks,
         origin.cost(allowance.cost),
         allowance.limit_fraction,
@@ -110,6 +111,9 @@ class _Search:
     """Greedy choice of blocks; `keep` shrinks as it goes."""
 
     model: CostModel
+    """What is limited."""
+    time: CostModel
+    """What is worth saving."""
     blocks: Blocks
     origin_cost: float
     limit_fraction: float
@@ -142,7 +146,8 @@ class _Search:
         each = slope[self.blocks.units[self.blocks.starts]]  # units of one group all save the same
         fits = self.is_open & (each * self.blocks.sizes <= self.left - self.least)
         fits &= self.blocks.loss * self.margin <= self.allowed_loss - self.spent_loss
-        worth = np.divide(self.blocks.mean_loss, each, out=np.full(each.size, np.inf), where=each > 0)
+        gain = self.time.gradient(self.keep)[self.blocks.units[self.blocks.starts]]
+        worth = np.divide(self.blocks.mean_loss, gain, out=np.full(gain.size, np.inf), where=gain > 0)
         ranked = np.lexsort((self.blocks.raw_loss, worth))
         ranked = ranked[fits[ranked]]
         if not ranked.size:

@@ -60,6 +60,8 @@ class Call:
     shapes: tuple[tuple[int, ...], ...]
     space: LabelSpace
     notes: Notes
+    is_needed: bool = True
+    """Does an output depend on it? Code that nobody reads still has to run, but its values do not matter."""
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -83,6 +85,11 @@ class Call:
     def flows(self) -> list[Flow]:
         """Every tensor argument, also those inside lists."""
         return [leaf for leaf in pytree.tree_leaves((self.args, self.kwargs)) if isinstance(leaf, Flow)]
+
+    def couple(self, flow: Flow, axis: int, what: str) -> None:
+        """Says that the result depends on every coordinate of an axis, so that none can go without changing it."""
+        if self.is_needed:
+            self.space.fix_axis(flow, axis, f"statistic-coupled: {self.where}{what}")
 
     def only(self) -> Flow:
         """The first argument, for rules that follow nothing else: every other tensor argument is frozen."""
@@ -120,3 +127,12 @@ def operators(names: str) -> tuple[str, ...]:
 def spread(layer: Tensor, shape: tuple[int, ...]) -> Tensor:
     """A compact layer at the full size of its tensor (a view, nothing is copied)."""
     return layer.expand(torch.Size(shape))
+
+
+def read(call: Call, argument: int, flow: Flow, axes: Sequence[int]) -> None:
+    """Notes that argument `argument` is read along `axes` (as the argument is laid out)."""
+    axes = [axis % len(flow.shape) for axis in axes]
+    for layer in flow.layers:
+        along = tuple(axis for axis in axes if layer.shape[axis] > 1)
+        if along:
+            call.notes.reads.append(Read(call.node, argument, layer, along))

@@ -13,13 +13,15 @@ from math import prod
 from torch import Tensor
 
 from esper.anatomy.labels import Flow, are_zeroed, varying_axes, widest, with_rank
-from esper.anatomy.rules.call import Call, Product, Read, Result, Rule
+from esper.anatomy.rules.call import Call, Product, Result, Rule, read
 
 
-def contract(call: Call, left: Flow, right: Flow, summed: Sequence[int], *, places: tuple[int, int] = (1, 1)) -> Flow:
+def contract(
+    call: Call, left: Flow, right: Flow, summed: Sequence[int], *, places: tuple[int, int] = (1, 1)
+) -> Flow:
     """Multiplies two flows in a joint index space and sums over `summed` (kept as axes of size 1).
 
-    `places` counts, outside the joint space, multiplications for each of its points and results (pixels): for the cost.
+    `places` counts what lies outside the joint space: multiplications for each of its points, and results (pixels).
     """
     space = call.space
     rank = max(len(left.shape), len(right.shape))
@@ -35,7 +37,9 @@ def contract(call: Call, left: Flow, right: Flow, summed: Sequence[int], *, plac
             _prefer_shared_axis(call, layer, mine, other, summed)
     _only_over_zeros(call, left, right, summed)
     product = space.meet(left, right, call.reason("multiplies it with a fixed size"))
-    call.notes.products.append(Product(call.node, product.shape, tuple(product.layers), tuple(summed), places))
+    call.notes.products.append(
+        Product(call.node, product.shape, tuple(product.layers), tuple(summed), places)
+    )
     shape = tuple(1 if axis in summed else size for axis, size in enumerate(product.shape))
     layers = widest([_drop(call, layer, summed) for layer in product.layers])
     factors = [
@@ -68,15 +72,6 @@ def _prefer_shared_axis(call: Call, layer: Tensor, mine: Flow, other: Flow, summ
         call.space.grid(layer, shared[0])
         if not (mine.is_constant or other.is_constant):
             call.notes.heads.append(layer)
-
-
-def read(call: Call, argument: int, flow: Flow, axes: Sequence[int]) -> None:
-    """Notes that argument `argument` is read along `axes` (as the argument is laid out)."""
-    axes = [axis % len(flow.shape) for axis in axes]
-    for layer in flow.layers:
-        along = tuple(axis for axis in axes if layer.shape[axis] > 1)
-        if along:
-            call.notes.reads.append(Read(call.node, argument, layer, along))
 
 
 def linear(call: Call) -> Result:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from esper.anatomy.labels import Flow, compact, varying_axes
-from esper.anatomy.rules.call import Call, Result, Rule, operators, spread
+from esper.anatomy.rules.call import Call, Result, Rule, operators, read, spread
 from esper.anatomy.rules.pointwise import pointwise
 
 POOLS = operators(
@@ -61,8 +61,11 @@ def reduced(call: Call) -> Result:
         return pointwise(call)  # the larger one of two tensors, element by element
     flow = call.only()
     axes = _axes(call, len(flow.shape))
-    for axis in axes:
-        call.space.fix_axis(flow, axis, f"statistic-coupled: {call.where} runs over it")
+    if call.name == "sum" and flow.is_zeroed:  # a sum loses nothing with a term that a mask makes zero
+        read(call, 0, flow, axes)
+    else:
+        for axis in axes:
+            call.couple(flow, axis, " runs over it")
     layers = [call.space.conjunction(layer, axes) for layer in flow.layers]
     is_zeroed = flow.is_zeroed and call.name in ZERO_OF_ZEROS
     results = []
@@ -91,7 +94,7 @@ def along(call: Call) -> Result:
     """Softmax and the like: the axis it runs along keeps its size, the rest flows on."""
     flow = call.only()
     axis = int(call.arg(2 if call.name == "topk" else 1, "dim", -1)) % len(flow.shape)
-    call.space.fix_axis(flow, axis, f"statistic-coupled: {call.where} runs over it")
+    call.couple(flow, axis, " runs over it")
     layers = [call.space.conjunction(layer, [axis]) for layer in flow.layers]
     others = [layer for layer in layers if varying_axes(layer)]
     results = [
@@ -109,7 +112,7 @@ def batch_norm(call: Call) -> Result:
     """Each channel by itself: weight, bias and running statistics go along."""
     flow = call.args[0]
     for axis in (0, *range(2, len(flow.shape))):
-        call.space.fix_axis(flow, axis, f"statistic-coupled: {call.where} runs over it in training")
+        call.couple(flow, axis, " runs over it in training")
     met = flow
     for companion in call.args[1:5]:
         if isinstance(companion, Flow):
@@ -136,7 +139,7 @@ def layer_norm(call: Call) -> Result:
     """Layer and RMS norm: every element depends on the whole axis, so its width is statistic-coupled."""
     flow = call.args[0]
     for axis in range(len(flow.shape) - len(call.args[1]), len(flow.shape)):
-        call.space.fix_axis(flow, axis, f"statistic-coupled: {call.where}")
+        call.couple(flow, axis, "")
     weight, bias = call.arg(2, "weight"), None if call.name == "rms_norm" else call.arg(3, "bias")
     met = flow
     for companion in (weight, bias):
@@ -150,9 +153,9 @@ def group_norm(call: Call) -> Result:
     is_native = call.name == "native_group_norm"
     flow, groups = call.args[0], int(call.args[6] if is_native else call.args[1])
     for axis in range(2, len(flow.shape)):
-        call.space.fix_axis(flow, axis, f"statistic-coupled: {call.where} runs over it")
+        call.couple(flow, axis, " runs over it")
     if groups == 1:
-        call.space.fix_axis(flow, 1, f"statistic-coupled: {call.where} over one group")
+        call.couple(flow, 1, " over one group")
     grouped = flow.split_axis(1, (groups, flow.shape[1] // groups))
     for layer in grouped.layers:
         if layer.shape[2] > 1:
