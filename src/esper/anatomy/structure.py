@@ -114,7 +114,7 @@ class Anatomy:
     terms: tuple[Term, ...]
     gates: tuple[Gate, ...] = ()
     activations: tuple[Term, ...] = ()
-    """Elements that each contraction makes for one sample: elementwise work and memory traffic follow them."""
+    """Elements that each contraction makes for one sample; elementwise work and memory follow them."""
 
     def __repr__(self) -> str:
         return summary(self)

@@ -29,7 +29,7 @@ class _Factor:
 class CostModel:
     """FLOPs or parameters of one anatomy under any mask; agrees with `Anatomy.flops` and `.parameters`.
 
-    With `activation_flops`, each element that a contraction makes costs that many FLOPs on top: an estimate of
+    With `activation_flops`, each element that a contraction makes costs so many FLOPs on top: an estimate of
     time rather than of work, because normalization, activation functions and memory traffic follow it.
     """
 

@@ -163,8 +163,8 @@ class PlanSettings(Section):
     """Share of bootstrap resamples in which a unit must stay below the cut."""
 
     activation_flops: NonNegative = 200.0
-    """What one element of an activation counts, in FLOPs, when units are compared by what they save: time follows
-    elementwise work and memory too. 0 compares by FLOPs alone. Targets and caps count pure FLOPs anyway."""
+    """What one element of an activation counts, in FLOPs, when units are compared by what they save: time
+    follows elementwise work and memory too. 0 compares by FLOPs alone. Targets and caps count pure FLOPs anyway."""
 
     interaction_margin: NonNegative = 0.5
     """Added share on the sum of single losses, because units removed together cost more than one by one."""

@@ -21,7 +21,7 @@ def contract(
 ) -> Flow:
     """Multiplies two flows in a joint index space and sums over `summed` (kept as axes of size 1).
 
-    `places` counts what lies outside the joint space: multiplications for each of its points, and results (pixels).
+    `places` counts what lies outside the joint space: multiplications for each of its points, and results.
     """
     space = call.space
     rank = max(len(left.shape), len(right.shape))
