@@ -50,11 +50,11 @@ def test_sgd_is_ranked_by_what_was_tracked(tmp_path: Path) -> None:
 def test_the_screen_finds_units_that_do_not_matter(tmp_path: Path) -> None:
     def with_idle_units() -> nn.Module:
         torch.manual_seed(0)
-        model = nn.Sequential(nn.Linear(8, 24), nn.ReLU(), nn.Linear(24, 4))
+        first = nn.Linear(8, 24)
         with torch.no_grad():
-            model[0].weight[:6] = 0.0
-            model[0].bias[:6] = -1.0
-        return model
+            first.weight[:6] = 0.0
+            first.bias[:6] = -1.0
+        return nn.Sequential(first, nn.ReLU(), nn.Linear(24, 4))
 
     made = saved(tmp_path, build=with_idle_units, optimizer=lambda m: torch.optim.Adam(m.parameters(), 0.01))
     ranks = np.asarray(screen(made.case, WEIGHTS, 1))

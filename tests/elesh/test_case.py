@@ -82,13 +82,14 @@ def test_altered_data_is_refused(tmp_path: Path) -> None:
 
 
 def test_data_comes_back_as_it_was(tmp_path: Path) -> None:
-    named = {"x": torch.randn(4, 3), "flag": True, "labels": torch.arange(4)}
+    x = torch.randn(4, 3)
+    named = {"x": x, "flag": True, "labels": torch.arange(4)}
     kept = HeldOut((named,), (named, named))
     made = saved(tmp_path, steps=1, held_out=kept)
     sample, held_out = read_data(made.case.data)
     assert all(map(torch.equal, sample, examples(4, 0)))
     assert len(held_out.validation) == 2
-    assert torch.equal(held_out.calibration[0]["x"], named["x"])
+    assert torch.equal(held_out.calibration[0]["x"], x)
     assert held_out.calibration[0]["flag"] is True
 
 
