@@ -1,4 +1,4 @@
-"""Processes of their own for training runs: forks of one that has imported torch, so that they start at once."""
+"""Processes of their own for training runs: forks of one that has imported torch, so they start at once."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Small real training runs, for tests that need one: a network of 1,500 parameters learns a rule of four inputs."""
+"""Small real training runs: a network of 1,500 parameters learns a rule about four of its inputs."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def examples(count: int, seed: int) -> tuple[Tensor, Tensor]:
 
 
 def settings(**changes: Any) -> esper.Config:
-    """Removes 40 % of the FLOPs from epoch 2 to 5, analyzed in this process, at once and the same in every run."""
+    """Removes 40 % of the FLOPs from epoch 2 to 5, analyzed in this process, the same in every run."""
     given: dict[str, Any] = {
         "pruning": {"target": {"flops": 0.4}, "schedule": {"start_epoch": 2, "end_epoch": 5}},
         "analysis": {
@@ -110,8 +110,15 @@ class Training:
 
     def until_masked(self) -> None:
         """Ends epochs until units are masked."""
-        while not self.session.parts.network.masks.num_masked:
-            self.epoch(lambda _: 0.5)
+        self.until(lambda: self.session.parts.network.masks.num_masked > 0)
+
+    def until(self, done: Callable[[], bool], metric: float = 0.5) -> None:
+        """Ends epochs with one metric until `done`."""
+        for _ in range(EPOCHS):
+            if done():
+                return
+            self.epoch(lambda _: metric)
+        assert done(), self.session.log
 
     def marks(self) -> list[str]:
         return [mark.kind for mark in self.session.log.marks]

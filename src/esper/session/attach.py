@@ -241,6 +241,13 @@ def _saving(
     scaler: Stateful | None,
 ) -> Saving:
     name = f"{type(network.model).__qualname__}-{network.anatomy.digest[:16]}"
+    try:
+        run.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise CheckpointError(
+            f"The run directory {run} cannot be made: {error.strerror}. Give a run_dir in a place that "
+            "can be written. Nothing was changed."
+        ) from error
     ring = open_key_ring(run, create=True)
     store = CheckpointStore(run, keyring=ring, model=name, keep_last=config.checkpoint.keep_last)
     saving = Saving(store, schedulers, scaler, background=config.checkpoint.background)

@@ -127,6 +127,11 @@ class Saving:
             raise RollbackExhausted(f"{self.store.run_dir} holds no checkpoint that verifies.")
         return lambda: newest
 
+    @property
+    def newest(self) -> CheckpointRef | None:
+        """The newest checkpoint that is known to be durable."""
+        return self._saver.last_saved
+
     def failure(self, *, wait: bool = False) -> CheckpointError | None:
         """Why a save failed since this was asked last, or None; with `wait`, the save under way included."""
         with self._failing_later():

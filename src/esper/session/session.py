@@ -191,8 +191,9 @@ class Session:
         network = self.parts.network
         say(
             f"Resumed {self.run_dir} from its checkpoint of step {self.step}, epoch {self.epoch}, which "
-            f"verified in full: {len(network.cuts)} cut(s) made and proven again, {network.masks.num_masked} unit(s) "
-            f"masked, {self.removed_fraction:.1%} of the {self.parts.config.pruning.cost} removed."
+            f"verified in full: {len(network.cuts)} cut(s) made and proven again, "
+            f"{network.masks.num_masked} unit(s) masked, {self.removed_fraction:.1%} of the "
+            f"{self.parts.config.pruning.cost} removed."
         )
         self.masking.take_up(target)
 

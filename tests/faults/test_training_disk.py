@@ -1,0 +1,131 @@
+"""A disk that takes no more during training: told once; training goes on and nothing is lost."""
+
+from __future__ import annotations
+
+import resource
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from esper.errors import CheckpointError, EsperError
+from tests.session.runs import Training
+
+
+@contextmanager
+def no_room() -> Iterator[None]:
+    """The kernel lets this process write no file of more than 100 bytes."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def steps(training: Training) -> list[int]:
+    training.session.parts.saving.settle()
+    return [checkpoint.step for checkpoint in training.session.parts.saving.store.list().checkpoints]
+
+
+def failures_told(training: Training) -> int:
+    """Trains an epoch; 1 if its end told of a failed save (its own, or the one before it), else 0."""
+    try:
+        training.epoch(lambda _: 0.5)
+    except CheckpointError:
+        return 1
+    return 0
+
+
+def debris(run_dir: Path) -> list[Path]:
+    return [path for path in run_dir.rglob(".*") if path.name.startswith((".tmp-", ".del-"))]
+
+
+@pytest.fixture
+def training(tmp_path: Path) -> Iterator[Training]:
+    training = Training(tmp_path / "run")
+    yield training
+    training.session.detach()
+
+
+def test_a_failed_background_save_is_told_by_the_next_epoch_end_and_the_next_save_works(
+    training: Training,
+) -> None:
+    training.epoch()
+    first = training.session.step
+    assert steps(training) == [0, first]
+    with no_room():
+        told = failures_told(training)
+        assert steps(training) == [0, first]
+    told += failures_told(training)
+    assert told == 1
+    assert training.session.epoch == 3
+    assert steps(training) == [0, first, training.session.step]
+    training.epoch()
+    assert training.session.epoch == 4
+    training.session.parts.saving.settle()
+    assert debris(training.session.run_dir) == []
+
+
+def test_pruning_goes_on_after_a_failed_save(training: Training) -> None:
+    training.epoch(lambda _: 0.5)
+    training.session.parts.saving.settle()
+    with no_room():
+        told = failures_told(training)
+        training.session.parts.saving.settle()
+    assert told + failures_told(training) == 1
+    training.until(lambda: "cut" in training.marks())
+
+
+def test_without_background_saving_the_failure_is_told_at_once_and_the_epoch_has_ended(
+    tmp_path: Path,
+) -> None:
+    training = Training(tmp_path, checkpoint={"background": False})
+    loss = training.train_epoch()
+    with no_room(), pytest.raises(CheckpointError, match="was not saved"):
+        training.session.end_epoch(accuracy=0.5, loss=loss)
+    assert training.session.epoch == 1
+    training.epoch()
+    assert steps(training) == [0, training.session.step]
+    training.session.detach()
+
+
+def test_a_cut_while_the_disk_is_full_is_saved_with_its_own_twin_later(tmp_path: Path) -> None:
+    training = Training(tmp_path)
+    training.until_masked()
+    training.session.parts.saving.settle()
+    with no_room():
+        told = failures_told(training)
+        training.session.parts.saving.settle()
+    assert "cut" in training.marks()
+    assert told + failures_told(training) == 1
+    expected = training.fingerprint()
+    training.session.detach()
+    again = Training(tmp_path)
+    assert again.fingerprint() == expected
+    again.session.detach()
+
+
+def test_finish_can_be_called_again_when_there_is_room(training: Training) -> None:
+    training.until_masked()
+    with no_room(), pytest.raises(CheckpointError, match="not s"):
+        training.session.finish(latency=False)
+    result = training.session.finish(latency=False)
+    assert result.report_path.exists()
+    assert result.report.flops_after < result.report.flops_before
+
+
+def test_a_full_run_directory_is_told_before_training_starts_and_can_be_used_later(tmp_path: Path) -> None:
+    with no_room(), pytest.raises(EsperError) as refusal:
+        Training(tmp_path / "run")
+    assert str(tmp_path / "run") in str(refusal.value)
+    assert "\n" not in str(refusal.value)
+    training = Training(tmp_path / "run")
+    training.epoch()
+    training.session.detach()
+
+
+def test_a_place_where_nothing_can_be_written_is_told_before_training_starts() -> None:
+    with pytest.raises(CheckpointError, match=r"/proc/esper-run cannot be made.*place that can be written"):
+        Training(Path("/proc/esper-run"))

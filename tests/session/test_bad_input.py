@@ -1,0 +1,293 @@
+"""What a user can get wrong: each gets one paragraph, training goes on where it can, nothing is lost."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import esper
+from esper.errors import CheckpointError, ConfigError, EsperError, UntraceableError
+from esper.session import Session
+from tests.session.runs import Training, examples, settings, small_network
+
+TARGET = {"target": {"flops": 0.4}, "schedule": {"start_epoch": 1, "end_epoch": 5}}
+
+
+def attach(run_dir: Path, model: nn.Module | None = None, **changes: Any) -> Session:
+    model = small_network() if model is None else model
+    inputs, targets = examples(16, 0)
+    given: dict[str, Any] = {
+        "loss": nn.CrossEntropyLoss(),
+        "sample": (inputs, targets),
+        "probe": [examples(192, 1)],
+        "run_dir": run_dir,
+        "config": settings(),
+        "epochs": 6,
+    }
+    optimizer = changes.pop("optimizer", None) or torch.optim.AdamW(model.parameters(), 1e-2)
+    return esper.attach(model, optimizer, **{**given, **changes})
+
+
+@contextmanager
+def attached(run_dir: Path, model: nn.Module | None = None, **changes: Any) -> Iterator[Session]:
+    session = attach(run_dir, model, **changes)
+    try:
+        yield session
+    finally:
+        session.detach()
+
+
+def refused(kind: type[Exception], run_dir: Path, **changes: Any) -> str:
+    """What attaching says when it refuses: one paragraph."""
+    with pytest.raises(kind) as refusal:
+        attach(run_dir, **changes)
+    text = str(refusal.value)
+    assert "\n" not in text
+    return text
+
+
+def train(session: Session, count: int = 2) -> None:
+    inputs, targets = examples(16, 2)
+    for _ in range(count):
+        session.optimizer.zero_grad()
+        nn.functional.cross_entropy(session.model(inputs), targets).backward()
+        session.optimizer.step()
+
+
+class Branching(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(8, 32)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layer(x) if x.sum().item() > 0 else x
+
+
+def test_a_network_that_cannot_be_traced_is_named_with_its_line(tmp_path: Path) -> None:
+    told = refused(UntraceableError, tmp_path, model=Branching())
+    assert "Branching.forward (line" in told
+    assert not tmp_path.joinpath("checkpoints").exists()
+
+
+def test_a_loss_that_returns_a_vector_is_refused(tmp_path: Path) -> None:
+    assert "scalar" in refused(ConfigError, tmp_path, loss=nn.CrossEntropyLoss(reduction="none"))
+
+
+def test_a_sample_on_another_device_is_refused(tmp_path: Path) -> None:
+    inputs, targets = examples(16, 0)
+    told = refused(ConfigError, tmp_path, sample=(inputs.to("meta"), targets))
+    assert "meta" in told
+    assert "cpu" in told
+
+
+def test_a_probe_that_is_too_small_is_refused(tmp_path: Path) -> None:
+    assert "too few" in refused(ConfigError, tmp_path, probe=[examples(3, 1)])
+
+
+def test_an_empty_probe_is_refused(tmp_path: Path) -> None:
+    assert "0 sample(s)" in refused(ConfigError, tmp_path, probe=[])
+
+
+def test_an_optimizer_of_another_network_is_refused(tmp_path: Path) -> None:
+    stranger = torch.optim.SGD(small_network().parameters(), 0.1)
+    assert "none of them belongs" in refused(ConfigError, tmp_path, optimizer=stranger)
+
+
+def test_a_run_directory_that_cannot_be_written_is_refused_before_training(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    told = refused(CheckpointError, tmp_path / "file" / "run")
+    assert str(tmp_path / "file") in told
+
+
+def test_a_run_directory_that_holds_a_run_is_not_touched(tmp_path: Path) -> None:
+    with attached(tmp_path) as session:
+        train(session)
+        session.end_epoch(accuracy=0.5)
+    before = sorted(path.name for path in (tmp_path / "checkpoints").iterdir())
+    assert "esper.resume" in refused(CheckpointError, tmp_path)
+    assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == before
+
+
+def test_a_run_directory_of_another_network_is_refused_and_stays_whole(tmp_path: Path) -> None:
+    with attached(tmp_path):
+        pass
+    other = nn.Sequential(nn.Linear(8, 48), nn.ReLU(), nn.Linear(48, 4))
+    told = refused(CheckpointError, tmp_path, model=other, resume=True)
+    assert "another model" in told
+    with attached(tmp_path, resume=True) as session:
+        assert session.epoch == 0
+
+
+def test_two_sessions_on_one_run_directory_are_refused(tmp_path: Path) -> None:
+    with attached(tmp_path) as session:
+        assert "already being written" in refused(CheckpointError, tmp_path, resume=True)
+        train(session)
+        session.end_epoch(accuracy=0.5)
+
+
+def test_a_ramp_that_cannot_be_is_refused_without_leaving_the_directory_locked(tmp_path: Path) -> None:
+    impossible = settings(pruning={"schedule": {"start_epoch": 5, "end_epoch": 20}})
+    assert "ramp" in refused(ConfigError, tmp_path, config=impossible)
+    with attached(tmp_path):
+        pass
+
+
+def test_without_probe_data_training_goes_on_saved_and_unpruned(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with attached(tmp_path, probe=None) as session:
+        assert "no held-out data" in caplog.text
+        train(session)
+        session.end_epoch(accuracy=0.5)
+        result = session.finish(latency=False)
+    assert any("no held-out data" in note for note in result.report.notes)
+    assert result.report.flops_after == result.report.flops_before
+
+
+def test_with_nothing_to_prune_training_goes_on_saved_and_unpruned(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with attached(tmp_path, nn.Linear(8, 4)) as session:
+        assert "Nothing can be pruned" in caplog.text
+        train(session)
+        session.end_epoch(accuracy=0.5)
+        assert session.finish(latency=False).report_path.exists()
+
+
+def test_without_optimizer_state_nothing_is_pruned_and_training_goes_on(tmp_path: Path) -> None:
+    class Forgetful(torch.optim.SGD):
+        """Has no state at all."""
+
+    model = small_network()
+    never = settings(importance={"stride": 4096, "min_importance_samples": 10**6})
+    with attached(tmp_path, model, optimizer=Forgetful(model.parameters(), 0.1), config=never) as session:
+        for _ in range(4):
+            train(session)
+            session.end_epoch(accuracy=0.5)
+        assert session.removed_fraction == 0.0
+        assert session.finish(latency=False).report_path.exists()
+
+
+def test_a_metric_that_is_missing_changes_nothing_and_the_call_can_be_repeated(tmp_path: Path) -> None:
+    with attached(tmp_path) as session:
+        train(session)
+        with pytest.raises(ConfigError, match=r"session.end_epoch\(accuracy="):
+            session.end_epoch(f1=0.5)
+        with pytest.raises(ConfigError, match="no single number"):
+            session.end_epoch(accuracy=torch.ones(3))  # type: ignore[arg-type]  # what the test is about
+        assert session.epoch == 0
+        session.end_epoch(accuracy=0.5)
+        assert session.epoch == 1
+
+
+def test_a_metric_that_is_no_number_prunes_nothing_and_keeps_the_last_good_checkpoint(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with attached(tmp_path, config=settings(pruning={"target": None})) as session:
+        train(session)
+        session.end_epoch(accuracy=0.5)
+        good = session.step
+        for _ in range(5):
+            train(session)
+            session.end_epoch(accuracy=float("nan"))
+        session.parts.saving.settle()
+        assert good in [checkpoint.step for checkpoint in session.parts.saving.store.list().checkpoints]
+        assert "accuracy is nan" in caplog.text
+        assert session.rollback(good) == good
+        assert session.finish(latency=False).report_path.exists()
+
+
+def test_an_epoch_without_a_step_counts_and_saves_nothing(tmp_path: Path) -> None:
+    with attached(tmp_path) as session:
+        train(session)
+        session.end_epoch(accuracy=0.5)
+        session.end_epoch(accuracy=0.5)
+        assert session.epoch == 2
+        assert any("nothing new to save" in note for note in session.log.notes)
+        train(session)
+        session.end_epoch(accuracy=0.5)
+
+
+def test_a_session_that_has_ended_says_so(tmp_path: Path) -> None:
+    with attached(tmp_path) as session:
+        train(session)
+        session.end_epoch(accuracy=0.5)
+        session.finish(latency=False)
+        for use in (lambda: session.end_epoch(accuracy=0.5), session.finish, session.rollback):
+            with pytest.raises(EsperError, match="has ended"):
+                use()
+        train(session)  # the network is the user's own again
+
+
+def test_an_analysis_over_its_deadline_is_skipped_and_training_goes_on(tmp_path: Path) -> None:
+    late = settings(
+        pruning={**TARGET, "budget": {"deadline_seconds": 0.001}},
+        analysis={"workers": 1, "memory_bytes": 8 << 30},
+    )
+    with attached(tmp_path, config=late) as session:
+        for _ in range(2):
+            train(session)
+            session.end_epoch(accuracy=0.5)
+        assert [mark.kind for mark in session.log.marks] == ["skipped"]
+        assert session.removed_fraction == 0.0
+        session.parts.saving.settle()
+        newest = session.parts.saving.store.latest()
+        assert newest is not None
+        assert newest.step == session.step
+
+
+def test_workers_that_die_in_the_middle_cost_one_cycle_at_most(tmp_path: Path) -> None:
+    with attached(tmp_path, config=settings(pruning=TARGET, analysis={"workers": 1})) as session:
+        train(session)
+        session.end_epoch(accuracy=0.5)
+        for child in children(os.getpid()):
+            os.kill(child, signal.SIGKILL)
+        for _ in range(3):
+            train(session)
+            session.end_epoch(accuracy=0.5)
+        assert "mask" in [mark.kind for mark in session.log.marks]
+
+
+def children(parent: int) -> list[int]:
+    """The supervisors of worker processes that this process has started."""
+    listed = Path(f"/proc/{parent}/task").glob("*/children")
+    found = [int(word) for file in listed for word in file.read_text().split()]
+    return [
+        pid for pid in found if b"esper.elesh.workers.supervisor" in Path(f"/proc/{pid}/cmdline").read_bytes()
+    ]
+
+
+def test_attaching_leaves_the_randomness_of_training_alone(tmp_path: Path) -> None:
+    data = torch.utils.data.TensorDataset(*examples(192, 1))
+    probe = torch.utils.data.DataLoader(data, batch_size=64, shuffle=True)
+    model = small_network()
+    torch.manual_seed(5)
+    expected = torch.rand(3)
+    torch.manual_seed(5)
+    with attached(tmp_path, model, probe=probe):
+        assert torch.equal(torch.rand(3), expected)
+
+
+def test_a_newer_damaged_checkpoint_is_passed_over_and_told(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    training = Training(tmp_path)
+    training.epoch()
+    step = training.session.step
+    training.epoch()
+    training.session.detach()
+    damaged = tmp_path / "checkpoints" / f"step-{2 * step:09d}" / "optimizer.safetensors"
+    damaged.write_bytes(damaged.read_bytes()[:-1] + b"?")
+    again = Training(tmp_path)
+    assert again.session.step == step
+    assert "passed over" in caplog.text
+    again.epoch()
+    again.session.detach()

@@ -1,0 +1,210 @@
+"""Going back: a mask or a checkpoint restored exactly, also across a cut, and when none is left."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from esper.cli.main import main
+from esper.errors import CheckpointMissing, RollbackExhausted
+from tests.session.runs import EPOCHS, Training
+
+
+@contextmanager
+def run(path: Path, kind: str = "adamw", **changes: object) -> Iterator[Training]:
+    training = Training(path, kind, **changes)
+    try:
+        yield training
+    finally:
+        training.session.detach()
+
+
+def values(training: Training) -> dict[str, Tensor]:
+    return {name: value.clone() for name, value in training.model.state_dict().items()}
+
+
+def pace(training: Training) -> float:
+    runner = training.session.parts.runner
+    assert runner is not None
+    return runner.coordinator.state.schedule.pace
+
+
+def test_a_metric_that_falls_takes_the_mask_back_exactly_and_makes_later_steps_smaller(
+    tmp_path: Path,
+) -> None:
+    with run(tmp_path) as training:
+        training.until_masked()
+        masks = training.session.parts.network.masks
+        hidden, keep, before = masks.originals(), masks.keep.copy(), pace(training)
+        training.epoch(lambda _: 0.3)
+        assert training.marks()[-1] == "rollback"
+        assert masks.num_masked == 0
+        state = training.model.state_dict()
+        masks.apply(keep)  # the values under the same mask are those that were hidden, bit for bit
+        assert all(torch.equal(masks.originals()[name], value) for name, value in hidden.items())
+        assert pace(training) < before
+        assert not training.session.parts.network.cuts
+        assert set(state) == set(training.model.state_dict())
+
+
+def test_a_metric_within_the_limit_keeps_the_mask(tmp_path: Path) -> None:
+    with run(tmp_path) as training:
+        training.until_masked()
+        training.epoch(lambda _: 0.49)
+        assert "rollback" not in training.marks()
+        assert "cut" in training.marks()
+
+
+@pytest.mark.parametrize("kind", ["sgd", "adamw"])
+def test_a_metric_that_is_no_number_restores_the_checkpoint_before_the_mask_bit_for_bit(
+    tmp_path: Path, kind: str
+) -> None:
+    with run(tmp_path / "run", kind) as training:
+        states: list[str] = []
+        for _ in range(3):
+            training.epoch(lambda _: 0.5)
+            states.append(training.fingerprint())
+        with torch.no_grad():
+            for parameter in training.model.parameters():
+                parameter.fill_(float("nan"))
+        watch = training.session._memory.trial.watch
+        assert watch is not None
+        base = watch.base_step
+        training.epoch(lambda _: float("nan"))
+        assert training.session.step == base
+        assert training.fingerprint() == states[-2]  # as it was when the epoch before the mask had ended
+        expected = training.train_epoch(), training.fingerprint()
+        training.session.rollback(base)
+        assert (training.train_epoch(), training.fingerprint()) == expected
+
+
+def test_training_goes_on_after_a_restored_checkpoint_and_prunes_again(tmp_path: Path) -> None:
+    with run(tmp_path) as training:
+        training.until_masked()
+        training.epoch(lambda _: float("nan"))
+        assert training.marks()[-1] == "rollback"
+        for _ in range(4):
+            training.epoch(lambda _: 0.5)
+        assert training.marks()[-1] in ("mask", "cut")
+        assert "skipped" not in training.marks()
+
+
+def test_going_back_across_a_cut_lets_shapes_grow_back_in_the_same_parameters(tmp_path: Path) -> None:
+    with run(tmp_path) as training:
+        before = list(training.model.parameters())
+        shapes = [tuple(p.shape) for p in before]
+        states = {}
+        for _ in range(4):
+            training.epoch(lambda _: 0.5)
+            states[training.session.step] = (training.fingerprint(), values(training))
+        assert [tuple(p.shape) for p in before] != shapes
+        first = sorted(states)[1]
+        assert training.session.rollback(first) == first
+        assert [tuple(p.shape) for p in before] == shapes
+        assert all(a is b for a, b in zip(before, training.model.parameters(), strict=True))
+        trained = [p for group in training.optimizer.param_groups for p in group["params"]]
+        assert all(a is b for a, b in zip(before, trained, strict=True))
+        assert training.fingerprint() == states[first][0]
+        training.epoch(lambda _: 0.5)
+        assert training.session.epoch == 3
+
+
+def test_a_cut_that_follows_a_rollback_is_made_again_by_resume(tmp_path: Path) -> None:
+    with run(tmp_path) as training:
+        training.until_masked()
+        training.session.rollback(training.session.parts.saving.store.list().checkpoints[-2].step)
+        training.until(lambda: "cut" in training.marks())
+        expected = training.fingerprint()
+    with run(tmp_path) as training:
+        assert training.fingerprint() == expected
+
+
+def test_a_mask_that_was_taken_back_does_not_return_by_resume(tmp_path: Path) -> None:
+    with run(tmp_path) as training:
+        training.until_masked()
+        training.epoch(lambda _: float("nan"))
+        step, expected = training.session.step, training.fingerprint()
+    with run(tmp_path) as training:
+        assert training.session.step == step
+        assert training.fingerprint() == expected
+        training.epoch(lambda _: 0.5)
+        assert training.session.parts.network.masks.num_masked == 0
+
+
+def test_the_command_line_goes_back_and_resume_continues_from_there(tmp_path: Path) -> None:
+    states = {}
+    with run(tmp_path) as training:
+        for _ in range(3):
+            training.epoch(lambda _: 0.5)
+            states[training.session.step] = training.fingerprint()
+    target = min(states)
+    with pytest.raises(SystemExit) as ended:
+        main(["rollback", str(tmp_path), "--to", str(target), "--yes"])
+    assert ended.value.code == 0
+    with run(tmp_path) as training:
+        assert training.session.step == target
+        assert training.fingerprint() == states[target]
+
+
+def test_rollback_without_a_step_goes_to_the_newest_and_names_a_step_that_is_not_there(
+    tmp_path: Path,
+) -> None:
+    with run(tmp_path) as training:
+        training.epoch(lambda _: 0.5)
+        step, expected = training.session.step, training.fingerprint()
+        training.train_epoch()
+        assert training.session.rollback() == step
+        assert training.fingerprint() == expected
+        with pytest.raises(CheckpointMissing, match="999"):
+            training.session.rollback(999)
+        assert training.fingerprint() == expected
+
+
+def test_when_no_checkpoint_is_left_it_says_so_and_leaves_training_as_it_is(tmp_path: Path) -> None:
+    with run(tmp_path) as training:
+        training.until_masked()
+        for checkpoint in training.session.parts.saving.store.list().checkpoints:
+            damaged = checkpoint.path / "model.safetensors"
+            damaged.write_bytes(damaged.read_bytes()[:-1] + b"?")
+        training.train_epoch()
+        weights = values(training)
+        with pytest.raises(RollbackExhausted, match=r"no checkpoint up to step \d+ that verifies"):
+            training.session.end_epoch(accuracy=float("nan"))
+        assert all(torch.equal(value, weights[name]) for name, value in values(training).items())
+        training.epoch(lambda _: 0.5)
+        training.session.parts.saving.settle()
+        assert training.session.parts.saving.store.latest() is not None
+
+
+def test_per_cent_are_noticed_and_lead_to_no_storm_of_rollbacks(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    values_in_per_cent = iter([93.1, 93.4, 92.9, 93.3, 93.0, 92.2])
+    with caplog.at_level(logging.INFO, "esper"), run(tmp_path) as training:
+        for _ in range(EPOCHS):
+            training.epoch(lambda _: next(values_in_per_cent))
+        assert "mask" in training.marks()
+        assert "rollback" not in training.marks()
+        told = [note for note in training.session.log.notes if "per cent" in note]
+    assert len(told) == 1
+    assert "metric_scale" in told[0]
+    assert sum("per cent" in record.message for record in caplog.records) == 1
+
+
+def test_a_scale_that_was_set_is_not_second_guessed(tmp_path: Path) -> None:
+    strict = {
+        "target": {"flops": 0.4},
+        "schedule": {"start_epoch": 2, "end_epoch": 5},
+        "rollback": {"metric_scale": 1.0, "noise_factor": 0.0},
+    }
+    with run(tmp_path, pruning=strict) as training:
+        training.until(lambda: training.session.parts.network.masks.num_masked > 0, 3.5)
+        training.epoch(lambda _: 3.4)
+        assert training.marks()[-1] == "rollback"
+        assert not training.session.log.notes
