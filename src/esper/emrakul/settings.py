@@ -164,7 +164,7 @@ class PlanSettings(Section):
 
     activation_flops: NonNegative = 200.0
     """What one element of an activation counts, in FLOPs, when units are compared by what they save: time
-    follows elementwise work and memory too. 0 compares by FLOPs alone. Targets and caps count pure FLOPs anyway."""
+    follows elementwise work and memory too. Targets and caps count pure FLOPs; 0 compares by them as well."""
 
     interaction_margin: NonNegative = 0.5
     """Added share on the sum of single losses, because units removed together cost more than one by one."""
