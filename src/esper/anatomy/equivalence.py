@@ -76,7 +76,7 @@ def observe(
     }
     cast = probe.cast(dtype)
     modes = undisturbed(model), _batch_statistics(model, wanted=batch_statistics)
-    with modes[0], modes[1], torch.set_grad_enabled(with_gradients):
+    with modes[0], modes[1], _plain_attention(), torch.set_grad_enabled(with_gradients):
         output = functional_call(model, {**parameters, **buffers}, cast.args, dict(cast.kwargs))
         outputs = tuple(leaf for leaf in pytree.tree_leaves(output) if _is_real(leaf))
         gradients: Mapping[str, Tensor] = {}
@@ -118,6 +118,17 @@ def _batch_statistics(model: nn.Module, *, wanted: bool) -> Iterator[None]:
             if isinstance(module, _NormBase):
                 module.train()
     yield
+
+
+@contextmanager
+def _plain_attention() -> Iterator[None]:
+    """Without torch's fused encoder path, which writes zeros at padded places and needs uncut heads."""
+    was_enabled = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(was_enabled)
 
 
 def difference(ours: Tensor, theirs: Tensor) -> float:

@@ -33,6 +33,10 @@ def refresh(module: nn.Module, path: str, kept: Mapping[str, Mapping[int, Tensor
         _convolution(module, kept.get(f"{path}.weight" if path else "weight", {}), undo)
     elif isinstance(module, nn.MultiheadAttention):
         _multihead(module, path, undo)
+    elif isinstance(module, nn.TransformerEncoder):
+        attentions = [m for m in module.modules() if isinstance(m, nn.MultiheadAttention)]
+        if any(m.out_proj.weight.shape[1] != m.embed_dim for m in attentions):
+            _set(module, undo, use_nested_tensor=False)  # nested tensors go with the fused path only
     else:
         _set(module, undo, **_sizes_of(module))
 

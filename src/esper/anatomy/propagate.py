@@ -61,15 +61,14 @@ class _Run:
         self.notes = Notes()
         self.axes: dict[str, list[Tensor]] = {}
         self.parameters: set[str] = set()
+        self.needed: set[fx.Node] = set()
         self._kinds = {spec.arg.name: spec.kind for spec in traced.program.graph_signature.input_specs}
 
     def graph(self, graph: fx.Graph, given: Mapping[str, Any] | None = None, inside: str = "") -> Any:
         """Runs one graph; the body of a higher-order operator is `given` inputs and lies `inside` it."""
         values: dict[fx.Node, Any] = {}
-        needed = _needed(graph)
+        self.needed |= _needed(graph)
         for node in graph.nodes:
-            if node not in needed:
-                continue
             if node.op == "placeholder":
                 values[node] = self._placeholder(node) if given is None else given[node.name]
             elif node.op == "get_attr":
@@ -123,9 +122,8 @@ class _Run:
             return pytree.tree_map(concrete, value)
         name = _name(node.target)
         target: Any = node.target
-        call = Call(
-            inside + node.name, name, target, tuple(args), dict(kwargs), shapes, self.space, self.notes
-        )
+        where, is_needed = inside + node.name, node in self.needed
+        call = Call(where, name, target, tuple(args), dict(kwargs), shapes, self.space, self.notes, is_needed)
         if name in _HOLDS_A_GRAPH:
             return self._body(call)
         return self._applied(node, call, values)
@@ -146,6 +144,9 @@ class _Run:
             return replace(flow, is_constant=is_constant, cause=flow.cause or ("" if flow.layers else cause))
 
         result = pytree.tree_map(marked, result, is_leaf=_is_flow)
+        value = node.meta.get("val")
+        if isinstance(value, (list, tuple)) and not isinstance(result, list):
+            result = [result if isinstance(v, Tensor) else concrete(v) for v in value]
         if _is_in_place(node.target) and isinstance(result, Flow):
             self._overwrite(node, call, result, values)
         return result
@@ -192,7 +193,7 @@ def _followed(rule: Rule, call: Call) -> Result:
 
 
 def _needed(graph: fx.Graph) -> set[fx.Node]:
-    """Nodes that an output depends on, or that write in place; an unread by-product fixes nothing."""
+    """Nodes that an output depends on, or that write in place."""
     needed: set[fx.Node] = set()
     for node in reversed(graph.nodes):
         if node.op in ("output", "placeholder") or _is_in_place(node.target) or node in needed:

@@ -265,6 +265,19 @@ class Seq2Seq(nn.Module):
         return out
 
 
+class PaddedEncoder(nn.Module):
+    """torch's encoder with a padding mask, which its fused path turns into nested tensors."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        layer = nn.TransformerEncoderLayer(32, 4, 64, batch_first=True)
+        self.encoder, self.head = nn.TransformerEncoder(layer, 2), nn.Linear(32, 5)
+
+    def forward(self, x: Tensor, padding: Tensor) -> Tensor:
+        out: Tensor = self.head(self.encoder(x, src_key_padding_mask=padding))
+        return out
+
+
 class LinearAttention(nn.Module):
     """Positive features instead of a softmax: a masked feature is 1, not 0, so widths inside a head stay."""
 
@@ -278,6 +291,10 @@ class LinearAttention(nn.Module):
         y = q @ (k.transpose(1, 2) @ self.v(x)) / (q @ k.sum(1).unsqueeze(-1))
         out: Tensor = self.out(y)
         return out
+
+
+def padded_sequences() -> tuple[Tensor, Tensor]:
+    return torch.randn(2, 7, 32), torch.arange(7).ge(torch.tensor([[7], [4]]))
 
 
 def pair(first: int = 32, second: int = 32) -> Any:
@@ -306,6 +323,7 @@ ATTENTION = {
     "encoder-sequence-norm-first": Case(
         lambda: Encoder(norm_first=True), lambda: torch.randn(7, 2, 32), groups=4, heads=2
     ),
+    "encoder-padded": Case(PaddedEncoder, padded_sequences, groups=4, heads=2),
     "seq2seq": Case(Seq2Seq, pair(), groups=5, heads=3),
     "linear-attention": Case(LinearAttention, sequences(), groups=1, frozen_by=("not make it zero",)),
 }

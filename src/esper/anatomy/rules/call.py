@@ -61,7 +61,7 @@ class Call:
     space: LabelSpace
     notes: Notes
     is_needed: bool = True
-    """Does an output depend on it? Code that nobody reads still has to run, but its values do not matter."""
+    """Does an output depend on it? Code that nobody reads still has to run; its values do not matter."""
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -87,7 +87,7 @@ class Call:
         return [leaf for leaf in pytree.tree_leaves((self.args, self.kwargs)) if isinstance(leaf, Flow)]
 
     def couple(self, flow: Flow, axis: int, what: str) -> None:
-        """Says that the result depends on every coordinate of an axis, so that none can go without changing it."""
+        """Says that the result depends on every coordinate of an axis: none can go without changing it."""
         if self.is_needed:
             self.space.fix_axis(flow, axis, f"statistic-coupled: {self.where}{what}")
 

@@ -100,10 +100,18 @@ def in_equal_parts(call: Call) -> Result:
 
 
 def expanded(call: Call) -> Result:
-    """Expansion: the new axes have no identity of their own."""
+    """Expansion: the new axes have no identity of their own.
+
+    A mask that is repeated for every head is the same for all, so it goes with whatever head it meets.
+    """
     flow = call.args[0]
     wide = with_rank(flow, len(call.shape))
-    return call.result(wide.layers, is_zeroed=flow.is_zeroed)
+    layers = list(wide.layers)
+    for axis in range(1, len(call.shape)):
+        if not flow.layers and wide.shape[axis] == 1 and call.shape[axis] > 1:
+            repeated = call.space.fresh(call.shape[axis])
+            layers.append(repeated.reshape([-1 if n == axis else 1 for n in range(len(call.shape))]))
+    return call.result(layers, is_zeroed=flow.is_zeroed)
 
 
 def joined(call: Call) -> Result:
