@@ -1,0 +1,8 @@
+"""The rule of every operator that is followed, by the operator's name."""
+
+from __future__ import annotations
+
+from esper.anatomy.rules import contraction, movement, pointwise, reduction
+from esper.anatomy.rules.call import Rule
+
+RULES: dict[str, Rule] = {**pointwise.RULES, **movement.RULES, **reduction.RULES, **contraction.RULES}
