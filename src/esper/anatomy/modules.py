@@ -29,8 +29,9 @@ def refresh(module: nn.Module, path: str, kept: Mapping[str, Mapping[int, Tensor
 
     `kept` are the coordinates that stayed, by full tensor name and axis.
     """
-    if isinstance(module, _ConvNd):
-        _convolution(module, kept.get(f"{path}.weight" if path else "weight", {}), undo)
+    weight = _own_weight(module)
+    if isinstance(module, _ConvNd) and weight is not None:
+        _convolution(module, weight, kept.get(f"{path}.weight" if path else "weight", {}), undo)
     elif isinstance(module, nn.MultiheadAttention):
         _multihead(module, path, undo)
     elif isinstance(module, nn.TransformerEncoder):
@@ -41,13 +42,19 @@ def refresh(module: nn.Module, path: str, kept: Mapping[str, Mapping[int, Tensor
         _set(module, undo, **_sizes_of(module))
 
 
+def _own_weight(module: nn.Module) -> Tensor | None:
+    """The parameter itself: reading a parametrized weight computes it, which may change buffers."""
+    own: dict[str, Tensor | None] = vars(module)["_parameters"]
+    return own.get("weight")
+
+
 def _sizes_of(module: nn.Module) -> dict[str, Any]:
     """The attributes that repeat the size of a tensor, as they should be."""
-    weight = getattr(module, "weight", None)
+    weight = _own_weight(module)
     if isinstance(module, _NormBase):
         first = next((t for t in (weight, module.running_mean) if t is not None), None)
         return {} if first is None else {"num_features": first.shape[0]}
-    if not isinstance(weight, Tensor):
+    if weight is None:
         return {}
     if isinstance(module, nn.Linear):
         return {"out_features": weight.shape[0], "in_features": weight.shape[1]}
@@ -94,7 +101,7 @@ def _set(module: nn.Module, undo: Undo, **values: Any) -> None:
             set_attribute(module, name, value, undo)
 
 
-def _convolution(module: _ConvNd, kept: Mapping[int, Tensor], undo: Undo) -> None:
+def _convolution(module: _ConvNd, weight: Tensor, kept: Mapping[int, Tensor], undo: Undo) -> None:
     """Whole groups gone, or equal positions inside every group: told apart by which coordinates stayed."""
     grouped_axis = 0  # weight axis that runs over groups x channels of a group
     old_size = module.in_channels if isinstance(module, _ConvTransposeNd) else module.out_channels
@@ -102,7 +109,7 @@ def _convolution(module: _ConvNd, kept: Mapping[int, Tensor], undo: Undo) -> Non
     if groups > 1 and grouped_axis in kept:
         per_group = old_size // groups
         groups = int(np.unique(kept[grouped_axis].numpy() // per_group).size)
-    first, second = module.weight.shape[0], module.weight.shape[1]
+    first, second = weight.shape[0], weight.shape[1]
     if isinstance(module, _ConvTransposeNd):
         _set(module, undo, in_channels=first, out_channels=second * groups, groups=groups)
     else:

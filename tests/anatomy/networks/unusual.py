@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.nn.utils.parametrizations import weight_norm
+from torch.nn.utils.parametrizations import spectral_norm, weight_norm
 
 from tests.anatomy.networks.case import Case, images, sequences
 
@@ -119,6 +119,12 @@ class Standardized(nn.Module):
 def weight_normed() -> nn.Module:
     return nn.Sequential(
         weight_norm(nn.Linear(8, 16)), nn.ReLU(), nn.Linear(16, 12), nn.ReLU(), nn.Linear(12, 2)
+    )
+
+
+def spectral_normed() -> nn.Module:
+    return nn.Sequential(
+        spectral_norm(nn.Linear(8, 16)), nn.ReLU(), nn.Linear(16, 12), nn.ReLU(), nn.Linear(12, 2)
     )
 
 
@@ -271,6 +277,7 @@ UNUSUAL = {
     "low-rank": Case(LowRank, lambda: torch.randn(2, 16), groups=2),
     "standardized-weights": Case(Standardized, images(), groups=1),
     "weight-norm": Case(weight_normed, lambda: torch.randn(2, 8), groups=1, frozen_by=("weight_norm",)),
+    "spectral-norm": Case(spectral_normed, lambda: torch.randn(2, 8), groups=1, frozen_by=("vdot",)),
     "lstm": Case(Recurrent, lambda: torch.randn(2, 5, 8), groups=1, frozen_by=("lstm",)),
     "opaque-operator": Case(Opaque, lambda: torch.randn(2, 8), groups=1, frozen_by=("esper_tests::linear",)),
     "write-into-slice": Case(Loop, lambda: torch.randn(2, 8), groups=1, frozen_by=("writes into a view",)),
