@@ -17,21 +17,25 @@ def summary(anatomy: Anatomy) -> str:
     flops, parameters = anatomy.flops(), anatomy.parameters()
     keep = np.ones(anatomy.num_units, dtype=np.bool_)
     saved_flops, saved_parameters = anatomy.unit_savings(keep)
-    lines = [
-        f"{anatomy.num_units} units in {len(anatomy.groups)} groups; {parameters:,} parameters, "
-        f"{flops / 1e6:,.2f} MFLOPs per sample"
-    ]
-    width = max([len(group.name) for group in anatomy.groups] + [len(axis.name) for axis in anatomy.frozen] + [8])
+    lines = [f"{anatomy.num_units} units in {len(anatomy.groups)} groups"]
+    lines[0] += f"; {parameters:,} parameters, {flops / 1e6:,.2f} MFLOPs per sample"
+    width = max(
+        [len(group.name) for group in anatomy.groups] + [len(axis.name) for axis in anatomy.frozen] + [8]
+    )
     for number, group in enumerate(anatomy.groups[:_MOST_ROWS]):
         span = anatomy.unit_slice(number)
         share = saved_flops[span].sum() / flops if flops else 0.0
+        of_parameters = saved_parameters[span].sum() / max(parameters, 1)
         others = sum(member.role != "companion" for member in group.members) - 1
         lines.append(
             f"  {group.name:{width}}  {group.kind.value:7} {group.width:6}  {share:6.1%} FLOPs  "
-            f"{saved_parameters[span].sum() / max(parameters, 1):6.1%} parameters  coupled with {others} weights"
+            f"{of_parameters:6.1%} parameters  coupled with {others} weights"
         )
     hidden = len(anatomy.groups) - _MOST_ROWS
     if hidden > 0:
         lines.append(f"  ... and {hidden} more groups")
-    lines += [f"  {axis.name:{width}}  frozen  {axis.width:6}  {axis.reason}" for axis in anatomy.frozen[:_MOST_ROWS]]
+    lines += [
+        f"  {axis.name:{width}}  frozen  {axis.width:6}  {axis.reason}"
+        for axis in anatomy.frozen[:_MOST_ROWS]
+    ]
     return "\n".join(lines)

@@ -159,7 +159,7 @@ def trace(model: nn.Module, sample: Any, loss: Loss | None = None) -> Traced:
 
 def _is_dynamic(program: ExportedProgram) -> bool:
     return any(
-        isinstance(size, torch.SymInt) and size.node.maybe_as_int() is None  # a symbol may stand for one number
+        isinstance(size, torch.SymInt) and size.node.maybe_as_int() is None  # some stand for one number
         for node in program.graph.nodes
         if node.op == "placeholder" and isinstance(node.meta.get("val"), Tensor)
         for size in node.meta["val"].shape
