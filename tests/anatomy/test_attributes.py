@@ -1,0 +1,93 @@
+"""Attributes of modules that Esper does not know: followed where the proof says so, otherwise left."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from esper.anatomy import Probe, cut, inspect
+from esper.errors import NotEquivalentError
+from tests.anatomy.cutting import anatomy_of, half, probe_of
+from tests.anatomy.networks import ZOO
+
+
+def test_sizes_that_code_repeats_follow_and_are_reported() -> None:
+    model, anatomy = ZOO["slice-gate"].network(), anatomy_of("slice-gate")
+    made = cut(model, anatomy, half(anatomy), probe_of(ZOO["slice-gate"].input()))
+    assert made.rewritten == (".size = 6",)
+    assert vars(model)["size"] == 6
+
+
+class Head(nn.Module):
+    """Repeats its number of heads and its width, and a number that only looks like one of them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.num_heads, self.width, self.layers = 4, 32, 4
+        self.qkv, self.out = nn.Linear(32, 96), nn.Linear(32, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        b, t, _ = x.shape
+        q, k, v = self.qkv(x).view(b, t, 3, self.num_heads, -1).permute(2, 0, 3, 1, 4)
+        y = torch.nn.functional.scaled_dot_product_attention(q, k, v)
+        out: Tensor = self.out(y.transpose(1, 2).reshape(b, t, self.width)) * self.layers
+        return out
+
+
+def test_only_as_many_attributes_as_needed_are_rewritten() -> None:
+    torch.manual_seed(0)
+    model, x = Head(), torch.randn(2, 5, 32)
+    anatomy = inspect(model, x)
+    made = cut(model, anatomy, half(anatomy), Probe((x,)))
+    assert set(made.rewritten) == {".num_heads = 2", ".width = 16"}
+    assert model.layers == 4
+
+
+def test_attributes_are_as_before_when_no_choice_of_them_helps() -> None:
+    class Constant(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.last, self.size = nn.Linear(4, 12), nn.Linear(12, 2), 12
+
+        def forward(self, x: Tensor) -> Tensor:
+            out: Tensor = self.last(self.first(x).view(-1, 3, 4).flatten(1))
+            return out
+
+    model, x = Constant(), torch.randn(2, 4)
+    anatomy = inspect(model, x)
+    keep = np.ones(anatomy.num_units, dtype=np.bool_)
+    keep[0] = False
+    with pytest.raises(NotEquivalentError, match="does not run at the new sizes"):
+        cut(model, anatomy, keep, Probe((x,)))
+    assert model.size == 12
+    assert model.first.out_features == 12
+
+
+class WrongSizeError(Exception):
+    """An error that nobody could expect."""
+
+
+class Guarded(nn.Module):
+    """Raises an error of its own kind at a size that it does not expect."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = nn.Linear(4, 12), nn.Linear(12, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.first(x)
+        if y.shape[-1] != 12:
+            raise WrongSizeError("twelve, please")
+        out: Tensor = self.last(y)
+        return out
+
+
+def test_any_error_of_the_networks_own_code_is_an_answer() -> None:
+    model, x = Guarded(), torch.randn(2, 4)
+    anatomy = inspect(model, x)
+    with pytest.raises(NotEquivalentError, match="twelve, please") as caught:
+        cut(model, anatomy, half(anatomy), Probe((x,)))
+    assert isinstance(caught.value.__cause__, WrongSizeError)
+    assert model.first.weight.shape == (12, 4)
