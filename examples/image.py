@@ -1,4 +1,4 @@
-"""Prunes a small image network while it trains: `python examples/image.py [run_dir]`, half a minute on two cores.
+"""Prunes a small image network while it trains: `python examples/image.py [run_dir]`, about a minute.
 
 The images are made up: the class is the quarter of the picture that holds a blob.
 """
