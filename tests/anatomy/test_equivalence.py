@@ -45,6 +45,29 @@ def test_a_gradient_that_differs_is_seen_though_outputs_agree() -> None:
         prove(model, expected, {}, probe)
 
 
+class Chaotic(nn.Module):
+    """Every layer enlarges a small difference several times."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers, self.last = nn.ModuleList(nn.Linear(24, 24) for _ in range(12)), nn.Linear(24, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        for layer in self.layers:
+            x = torch.sin(16 * layer(x))
+        out: Tensor = self.last(x)
+        return out
+
+
+def test_a_network_that_enlarges_rounding_is_judged_by_how_much_it_does() -> None:
+    torch.manual_seed(0)
+    model, x = Chaotic(), torch.randn(6, 24)
+    anatomy = inspect(model, x)
+    found = cut(model, anatomy, half(anatomy), Probe((x,))).equivalence
+    assert found.float64_error is not None
+    assert found.float64_error > 1e-12  # a steady network would have been refused
+
+
 def test_observing_leaves_the_network_alone() -> None:
     case, anatomy = ZOO["resnet8"], anatomy_of("resnet8")
     model = case.network().train()
