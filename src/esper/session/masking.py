@@ -19,7 +19,7 @@ from esper.errors import SurgeryError
 from esper.leyline import Level
 from esper.session.log import say
 from esper.session.parts import Memory, Parts, restore
-from esper.session.preview import confirm
+from esper.session.preview import apply_statistics, confirm, recalibrate
 from esper.session.saving import TRIAL
 from esper.session.trial import Watch
 
@@ -119,6 +119,8 @@ class Masking:
             parts.runner.coordinator.record_rollback(epoch)
         if strategy is Strategy.ATOMIC:
             parts.network.masks.unmask()
+            if parts.held_out is not None:
+                recalibrate(parts.network, parts.held_out)
             text = "the masks that were not cut yet were taken back exactly"
         else:
             parts.saving.settle()
@@ -202,7 +204,7 @@ class Masking:
             return ""
         objection, seen = confirm(parts.network, parts.held_out, keep, parts.config.validation)
         if not objection:
-            seen.apply_statistics(parts.network.model)
+            apply_statistics(parts.network.model, seen.statistics)
         elif parts.runner is not None:
             parts.runner.coordinator.record_refusal()
         return objection

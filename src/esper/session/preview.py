@@ -6,7 +6,7 @@ more on the weights that it would be applied to, with the running statistics tha
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -35,12 +35,22 @@ class Preview:
     after: Measurement
     statistics: dict[str, Tensor]
 
-    def apply_statistics(self, model: nn.Module) -> None:
-        """Gives the live network the running statistics of the masked one."""
-        buffers = dict(model.named_buffers())
-        with torch.no_grad():
-            for name, value in self.statistics.items():
-                buffers[name].copy_(value)
+
+def apply_statistics(model: nn.Module, statistics: Mapping[str, Tensor]) -> None:
+    """Gives the live network new running statistics, by buffer name."""
+    buffers = dict(model.named_buffers())
+    with torch.no_grad():
+        for name, value in statistics.items():
+            buffers[name].copy_(value)
+
+
+def recalibrate(network: LiveNetwork, held_out: HeldOut) -> None:
+    """Measures the live network's running statistics anew, after its units have changed."""
+    live = {name: p.detach() for name, p in network.model.named_parameters()}
+    with undisturbed(network.model), torch.no_grad():
+        batches = merged(held_out.calibration, RECALIBRATION_SAMPLES)
+        statistics = _recalibrated(network, live, batches)
+    apply_statistics(network.model, statistics)
 
 
 def confirm(
