@@ -21,8 +21,8 @@ from esper.errors import ConfigError
 from esper.nissa import EpochRow, RunReport, write_report
 
 BATCH = 64
-PEAK_LEARNING_RATE = 3e-3
-RAMP = {"start_fraction": 0.3, "end_fraction": 0.75}
+PEAK_LEARNING_RATE = 4e-3
+RAMP = {"start_fraction": 0.2, "end_fraction": 0.6}
 TEST_METRIC = "test accuracy"
 
 Told = Callable[[str, int, float], None]

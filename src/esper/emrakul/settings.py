@@ -162,7 +162,7 @@ class PlanSettings(Section):
     required_confidence: Fraction = 0.95
     """Share of bootstrap resamples in which a unit must stay below the cut."""
 
-    activation_flops: NonNegative = 200.0
+    activation_flops: NonNegative = 1000.0
     """What one element of an activation counts, in FLOPs, when units are compared by what they save: time
     follows elementwise work and memory too. Targets and caps count pure FLOPs; 0 compares by them as well."""
 
