@@ -49,4 +49,4 @@ def test_floors_that_are_set_win_over_those_that_follow_from_the_target() -> Non
         {"target": {"flops": 0.5}, "floors": {"min_keep_fraction": 0.6, "narrow_keep_fraction": 0.7}}
     )
     assert (settings.min_keep_fraction, settings.narrow_keep_fraction) == (0.6, 0.7)
-    assert Settings(target=Target(flops=0.5)).min_keep_fraction == 0.25
+    assert Settings(target=Target(flops=0.5)).min_keep_fraction == 0.5

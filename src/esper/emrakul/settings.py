@@ -147,7 +147,7 @@ class FloorSettings(Section):
     """Share of its channels that is enough where `min_channels` is more; unset: 1 when staged, else 0.5."""
 
     min_keep_fraction: Fraction | None = None
-    """Share of its channels that a layer keeps; unset: 0.8 when staged, (1 - target) / 2 with a target."""
+    """Share of its channels that a layer keeps; unset: 0.8 when staged, 1 - target with a target."""
 
     min_heads: PositiveCount = 2
     """Fewest attention heads that a layer keeps."""
@@ -302,7 +302,7 @@ class Settings(Section):
         """Share of its channels that every layer keeps."""
         if self.floors.min_keep_fraction is not None:
             return self.floors.min_keep_fraction
-        return (1 - self.target.fraction) / 2 if self.target else 0.8
+        return 1 - self.target.fraction if self.target else 0.8
 
     @property
     def narrow_keep_fraction(self) -> float:
