@@ -23,10 +23,10 @@ def test_sizes_that_code_repeats_follow_and_are_reported() -> None:
 class Head(nn.Module):
     """Repeats its number of heads and its width, and a number that only looks like one of them."""
 
-    def __init__(self) -> None:
+    def __init__(self, width: int = 32, heads: int = 4) -> None:
         super().__init__()
-        self.num_heads, self.width, self.layers = 4, 32, 4
-        self.qkv, self.out = nn.Linear(32, 96), nn.Linear(32, 5)
+        self.num_heads, self.width, self.layers = heads, width, 4
+        self.qkv, self.out = nn.Linear(32, 3 * width), nn.Linear(width, 5)
 
     def forward(self, x: Tensor) -> Tensor:
         b, t, _ = x.shape
@@ -43,6 +43,27 @@ def test_only_as_many_attributes_as_needed_are_rewritten() -> None:
     made = cut(model, anatomy, half(anatomy), Probe((x,)))
     assert set(made.rewritten) == {".num_heads = 2", ".width = 16"}
     assert model.layers == 4
+
+
+class Two(nn.Module):
+    """Two modules of one class and of different sizes, one of which has as many heads as another number says."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one, self.other = Head(32, 4), Head(48, 8)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.one(x) + self.other(x)
+        return out
+
+
+def test_modules_of_one_class_follow_in_the_same_way_each_by_its_own_size() -> None:
+    torch.manual_seed(0)
+    model, x = Two(), torch.randn(2, 5, 32)
+    anatomy = inspect(model, x)
+    cut(model, anatomy, half(anatomy), Probe((x,)))
+    assert (model.one.num_heads, model.one.width) == (2, 16)
+    assert (model.other.num_heads, model.other.width) == (4, 24)
 
 
 def test_attributes_are_as_before_when_no_choice_of_them_helps() -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from itertools import combinations, product
+from itertools import chain, combinations, product
 
 import numpy as np
 from torch import Tensor, nn
@@ -27,13 +27,15 @@ _OWN = ("torch.nn.", "esper.")
 
 @dataclass(frozen=True)
 class _Rewrite:
-    """One attribute of one module and the size it would get; `key` is equal for modules of the same class."""
+    """One attribute of one module and the size it would get."""
 
     module: nn.Module
     path: str
     attribute: str
     value: int
-    key: tuple[str, str, str]
+
+
+_Options = dict[tuple[str, str], list[tuple[_Rewrite, ...]]]
 
 
 def fit_attributes(
@@ -55,8 +57,8 @@ def fit_attributes(
             return prove(model, expected, kept, probe), ()
     except Exception as error:  # noqa: BLE001  user code at its new sizes may raise anything
         first = error
-    rewrites = _candidates(model, anatomy, keep, kept)
-    for number, chosen in enumerate(_combinations(rewrites)):
+    options = _candidates(model, anatomy, keep, kept)
+    for number, chosen in enumerate(_combinations(options)):
         if number >= MAX_TRIALS:
             break
         trial = Undo()
@@ -79,27 +81,20 @@ def fit_attributes(
     ) from first
 
 
-def _combinations(rewrites: list[_Rewrite]) -> Iterator[list[_Rewrite]]:
+def _combinations(options: _Options) -> Iterator[tuple[_Rewrite, ...]]:
     """Choices of rewrites, the same for all modules of one class, fewest attributes first."""
-    by_class: dict[str, dict[tuple[str, str, str], list[_Rewrite]]] = {}
-    for rewrite in rewrites:
-        by_class.setdefault(rewrite.key[0], {}).setdefault(rewrite.key, []).append(rewrite)
-    choices = []
-    for keys in by_class.values():
-        sets = [chosen for size in range(min(len(keys), 4) + 1) for chosen in combinations(keys, size)]
-        choices.append([s for s in sets if len({key[1] for key in s}) == len(s)])
-    for chosen in sorted(product(*choices), key=lambda sets: sum(map(len, sets))):
-        picks = zip(by_class.values(), chosen, strict=True)
-        flat = [rewrite for keys, sets in picks for key in sets for rewrite in keys[key]]
-        if flat:
-            yield flat
+    for size in range(1, len(options) + 1):
+        for attributes in combinations(options.values(), size):
+            for chosen in product(*attributes):
+                yield tuple(chain.from_iterable(chosen))
 
 
 def _candidates(
     model: nn.Module, anatomy: Anatomy, keep: BoolArray, kept: Mapping[str, Mapping[int, Tensor]]
-) -> list[_Rewrite]:
+) -> _Options:
+    """For every attribute of a class: the different ways in which it could follow, each for all its modules."""
     shapes = {info.name: info.shape for info in anatomy.tensors}
-    found: dict[tuple[int, str, int], _Rewrite] = {}
+    by_source: dict[tuple[str, str], dict[str, dict[str, _Rewrite]]] = {}
     for path, module in model.named_modules():
         if type(module).__module__.startswith(_OWN):
             continue
@@ -107,13 +102,21 @@ def _candidates(
         for attribute, old in vars(module).items():
             if not isinstance(old, int) or isinstance(old, bool) or old < 2 or attribute.startswith("_"):
                 continue
+            sources = by_source.setdefault((type(module).__qualname__, attribute), {})
             for source, before, after in sizes:
                 if before and old % before == 0 and (old == before or source.startswith("units")):
-                    value = old // before * after
-                    key = (type(module).__qualname__, attribute, source if old == before else f"{source}*")
-                    rewrite = _Rewrite(module, path, attribute, value, key)
-                    found.setdefault((id(module), attribute, value), rewrite)
-    return list(found.values())
+                    rewrite = _Rewrite(module, path, attribute, old // before * after)
+                    sources.setdefault(source if old == before else f"{source}*", {}).setdefault(
+                        path, rewrite
+                    )
+    options: _Options = {}
+    for key, sources in by_source.items():
+        different = {
+            frozenset((r.path, r.value) for r in found.values()): found for found in sources.values()
+        }
+        if different:
+            options[key] = [tuple(found.values()) for found in different.values()]
+    return options
 
 
 def _sizes(
