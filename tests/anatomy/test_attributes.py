@@ -46,7 +46,7 @@ def test_only_as_many_attributes_as_needed_are_rewritten() -> None:
 
 
 class Two(nn.Module):
-    """Two modules of one class and of different sizes, one of which has as many heads as another number says."""
+    """Two modules of one class and of different sizes."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -92,7 +92,7 @@ def _combinations(options: _Options) -> Iterator[tuple[_Rewrite, ...]]:
 def _candidates(
     model: nn.Module, anatomy: Anatomy, keep: BoolArray, kept: Mapping[str, Mapping[int, Tensor]]
 ) -> _Options:
-    """For every attribute of a class: the different ways in which it could follow, each for all its modules."""
+    """For every attribute of a class: the ways in which it could follow, each for all its modules."""
     shapes = {info.name: info.shape for info in anatomy.tensors}
     by_source: dict[tuple[str, str], dict[str, dict[str, _Rewrite]]] = {}
     for path, module in model.named_modules():
