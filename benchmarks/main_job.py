@@ -19,7 +19,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from esper.cli.commands import DEMO_EPOCHS
+from esper.cli.commands import DEMO_EPOCHS, DEMO_FLOPS
 from esper.cli.demo import run_demo
 from esper.nissa import RunReport
 
@@ -119,13 +119,16 @@ def main() -> None:
     )
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--epochs", type=int, default=DEMO_EPOCHS)
+    parser.add_argument("--flops", type=float, default=DEMO_FLOPS)
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     seeds: list[Figures] = []
     with tempfile.TemporaryDirectory() as folder:
         for seed in range(options.seeds):
             run_dir = Path(folder) / f"seed-{seed}"
-            report = run_demo(run_dir, epochs=options.epochs, seed=seed, flops=0.5, told=lambda *_: None)
+            report = run_demo(
+                run_dir, epochs=options.epochs, seed=seed, flops=options.flops, told=lambda *_: None
+            )
             seeds.append(Figures.of(report))
             if not options.json:
                 widths = ", ".join(f"{row.before}->{row.after}" for row in report.widths)

@@ -13,6 +13,7 @@ from esper.errors import CheckpointCorrupt, CheckpointMissing, ConfigError
 
 EXIT_DAMAGED = 1
 DEMO_EPOCHS = 18
+DEMO_FLOPS = 0.5
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of a table.")]
 Run = Annotated[Path, typer.Argument(help="A run directory: the run_dir given to esper.attach.")]
@@ -22,7 +23,9 @@ def demo(
     out: Annotated[Path | None, typer.Option(help="Run directory; unless given, a new one in runs/.")] = None,
     epochs: Annotated[int, typer.Option(min=4, help="Epochs of both runs.")] = DEMO_EPOCHS,
     seed: Annotated[int, typer.Option(min=0, help="Seed of weights, data split and order.")] = 0,
-    flops: Annotated[float, typer.Option(min=0.05, max=0.9, help="Share of the FLOPs to remove.")] = 0.5,
+    flops: Annotated[
+        float, typer.Option(min=0.05, max=0.9, help="Share of the FLOPs to remove.")
+    ] = DEMO_FLOPS,
     as_json: AsJson = False,
 ) -> None:
     """Train, prune, cut and validate a network on 5,000 real digits, beside its uncut twin."""

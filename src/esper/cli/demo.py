@@ -21,8 +21,13 @@ from esper.errors import ConfigError
 from esper.nissa import EpochRow, RunReport, write_report
 
 BATCH = 64
-PEAK_LEARNING_RATE = 4e-3
-RAMP = {"start_fraction": 0.2, "end_fraction": 0.6}
+PEAK_LEARNING_RATE = 3e-3
+HOW = {
+    "schedule": {"start_fraction": 0.2, "end_fraction": 0.6},
+    # The training itself takes seconds, so the analysis is kept small too.
+    "plan": {"finalist_factor": 1.5, "finalist_spread": 0.1, "max_attempts": 2},
+}
+ANALYSIS = {"calibration_samples": 96, "held_out_samples": 400}
 TEST_METRIC = "test accuracy"
 
 Told = Callable[[str, int, float], None]
@@ -155,7 +160,9 @@ def _train_with_esper(recipe: Recipe, run_dir: Path, flops: float, told: Told) -
         probe=digits.probe.batches(100),
         metric="accuracy",
         run_dir=run_dir,
-        config=esper.Config.model_validate({"pruning": {"target": {"flops": flops}, "schedule": RAMP}}),
+        config=esper.Config.model_validate(
+            {"pruning": {"target": {"flops": flops}, **HOW}, "analysis": ANALYSIS}
+        ),
         epochs=recipe.epochs,
         scheduler=scheduler,
     )
