@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, library, nn
 from torch.nn import functional as F
 from torch.nn.utils.parametrizations import spectral_norm, weight_norm
 
@@ -144,7 +144,7 @@ class Recurrent(nn.Module):
         return out
 
 
-@torch.library.custom_op("esper_tests::linear", mutates_args=())
+@library.custom_op("esper_tests::linear", mutates_args=())
 def opaque(x: Tensor, weight: Tensor) -> Tensor:
     """Named like an operator that everybody knows, and something else."""
     return x.flip(-1) @ weight.t()
