@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from esper.anatomy.structure import Anatomy, Kind
 from esper.elesh.evidence import Evidence
 from esper.emrakul import Allowance, Origin, Plan, Rejection, Settings, finalists, floors, make_plan, shrink
+from esper.emrakul.destination import bounds
 from esper.errors import EvidenceError, MaskError
 from esper.leyline import Level
 from tests.emrakul.networks import anatomies, chain, measured, resnet8
@@ -38,7 +39,7 @@ def situations(draw: st.DrawFn) -> tuple[Anatomy, Evidence, Allowance, Settings]
     goal = draw(st.floats(0, 0.9))
     settings = Settings.model_validate(
         {
-            "target": {"flops": 0.5},
+            **draw(st.sampled_from([{"target": {"flops": 0.5}}, {"staged": True}])),
             "plan": {
                 "round_to": draw(st.sampled_from([1, 2, 4, 8])),
                 "allowed_loss_increase": draw(st.none() | st.floats(0, 0.05)),
@@ -66,10 +67,12 @@ def test_a_plan_never_passes_floors_limit_rounding_or_loss(
     anatomy, evidence, allowed, settings = situation
     plan = make_plan(anatomy, everything(anatomy), evidence, allowed, settings)
     kept = kept_counts(anatomy, plan)
+    limits = bounds(anatomy, everything(anatomy), evidence.screen, settings, Origin.of(anatomy))
     for number, group in enumerate(anatomy.groups):
         if kept[number] < group.width:
             assert kept[number] >= floors(anatomy, settings, Origin.of(anatomy))[number]
-            assert group.kind is Kind.HEAD or kept[number] % settings.plan.round_to == 0
+            assert kept[number] >= limits.floors[number]
+            assert group.kind is Kind.HEAD or kept[number] % limits.round_to == 0
             assert group.kind.value in allowed.levels
     assert plan.removed_after <= allowed.limit_fraction + 1e-9
     assert plan.removed_after == pytest.approx(1 - anatomy.flops(plan.keep) / anatomy.flops(), abs=1e-9)
@@ -126,12 +129,13 @@ def test_shrinking_halves_the_predicted_loss_and_keeps_every_rule(
     plan = make_plan(anatomy, everything(anatomy), evidence, allowed, settings)
     assume(not plan.is_empty)
     small = shrink(plan, anatomy)
+    step = settings.plan.round_to if settings.staged else 1  # towards a target only the end is rounded
     assert np.unique(small.blocks).size <= np.unique(plan.blocks).size * 3 / 4
     assert small.total_predicted_loss <= plan.total_predicted_loss / 2 + 1e-12
     assert set(small.units.tolist()) <= set(plan.units.tolist())
     assert small.removed_after == pytest.approx(1 - anatomy.flops(small.keep) / anatomy.flops(), abs=1e-9)
     for kept, group in zip(kept_counts(anatomy, small), anatomy.groups, strict=True):
-        assert kept == group.width or group.kind is Kind.HEAD or kept % settings.plan.round_to == 0
+        assert kept == group.width or group.kind is Kind.HEAD or kept % step == 0
     assert small.id != plan.id
 
 
@@ -199,7 +203,13 @@ def test_each_reason_is_given_to_the_units_that_it_holds_back() -> None:
     loss, confidence = np.full(24, 0.01), np.ones(24)
     loss[0], confidence[1], confidence[2] = np.nan, np.nan, 0.5
     evidence = replace(evidence, loss_increase=loss, confidence=confidence)
-    settings = Settings.model_validate({"target": {"flops": 0.5}, "plan": {"round_to": 8}})
+    settings = Settings.model_validate(
+        {
+            "staged": True,
+            "plan": {"round_to": 8},
+            "floors": {"min_keep_fraction": 0.5, "narrow_keep_fraction": 0.5},
+        }
+    )
     plan = make_plan(
         anatomy,
         everything(anatomy),

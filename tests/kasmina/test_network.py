@@ -137,6 +137,50 @@ def test_every_kept_unit_is_found_again_by_its_new_number(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", NETWORKS)
+def test_what_a_cut_leaves_masked_stays_masked_and_keeps_its_hidden_values(name: str) -> None:
+    network = live(name)
+    before = network.anatomy
+    rows = {unit: producer_rows(network.model, before, unit) for unit in range(before.num_units)}
+    rows = {unit: [row.clone() for row in found] for unit, found in rows.items()}
+    keep = some_units(before, 3)
+    stays = np.flatnonzero(~keep)[::2]
+    left = np.zeros_like(keep)
+    left[stays] = True
+    network.masks.apply(keep)
+    _, numbers = network.cut_masked(left)
+    assert network.masks.num_masked == stays.size
+    assert (numbers[keep | left] >= 0).all()
+    assert (numbers[~(keep | left)] == -1).all()
+    assert not network.masks.keep[numbers[stays]].any()
+    train(network, NETWORKS[name][1], 2)
+    for unit in stays.tolist():
+        assert not any(row.any() for row in producer_rows(network.model, network.anatomy, int(numbers[unit])))
+    network.masks.unmask()
+    for unit in stays.tolist():
+        assert equal(rows[unit], producer_rows(network.model, network.anatomy, int(numbers[unit])))
+
+
+def test_a_cut_that_the_code_refuses_leaves_every_mask_as_it_was() -> None:
+    torch.manual_seed(0)
+    model = Transformer(FixedAttention)
+    network = LiveNetwork(model, AdamW(model.parameters()), sequences(), F.cross_entropy)
+    train(network, sequences, 2)
+    anatomy, keep = network.anatomy, np.ones(network.anatomy.num_units, np.bool_)
+    heads = next(n for n, group in enumerate(anatomy.groups) if group.name in network.refused)
+    keep[anatomy.unit_slice(heads).start] = False
+    keep[-1] = False
+    left = np.zeros_like(keep)
+    left[-1] = True
+    network.masks.apply(keep)
+    before, hidden = bits(network), network.masks.originals()
+    with pytest.raises(SurgeryError):
+        network.cut_masked(left)
+    assert equal(before, bits(network))
+    np.testing.assert_array_equal(network.masks.keep, keep)
+    assert all(torch.equal(value, hidden[name]) for name, value in network.masks.originals().items())
+
+
+@pytest.mark.parametrize("name", NETWORKS)
 def test_cuts_taken_back_give_the_old_shapes_and_a_checkpoint_from_then_fits(name: str) -> None:
     network = live(name)
     saved = {key: value.clone() for key, value in network.model.state_dict().items()}

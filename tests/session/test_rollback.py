@@ -53,6 +53,23 @@ def test_a_metric_that_falls_takes_the_mask_back_exactly_and_makes_later_steps_s
         assert set(state) == set(training.model.state_dict())
 
 
+def test_what_proved_itself_but_was_not_worth_a_cut_stays_when_the_next_mask_is_taken_back(
+    tmp_path: Path,
+) -> None:
+    never = {"cut": {"min_saved_fraction": 1.0}}
+    with run(tmp_path, pruning=never) as training:
+        training.until_masked()
+        masks = training.session.parts.network.masks
+        first = masks.keep.copy()
+        training.until(lambda: bool((first & ~masks.keep).any()))
+        hidden = masks.originals()
+        training.epoch(lambda _: 0.3)
+        assert training.marks()[-1] == "rollback"
+        assert "cut" not in training.marks()
+        assert (masks.keep == first).all()
+        assert set(masks.originals()) <= set(hidden)
+
+
 def test_a_metric_within_the_limit_keeps_the_mask(tmp_path: Path) -> None:
     with run(tmp_path) as training:
         training.until_masked()

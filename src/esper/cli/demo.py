@@ -21,11 +21,12 @@ from esper.errors import ConfigError
 from esper.nissa import EpochRow, RunReport, write_report
 
 BATCH = 64
-PEAK_LEARNING_RATE = 3e-3
+PEAK_LEARNING_RATE = 2e-3
 HOW = {
-    "schedule": {"start_fraction": 0.2, "end_fraction": 0.6},
+    # While the loss still falls fast, accuracy jumps by points from epoch to epoch, also the uncut twin's.
+    "schedule": {"start_fraction": 0.45, "end_fraction": 0.72, "shape": "linear"},
     # The training itself takes seconds, so the analysis is kept small too.
-    "plan": {"finalist_factor": 1.5, "finalist_spread": 0.1, "max_attempts": 2},
+    "plan": {"finalist_factor": 1.5, "finalist_spread": 0.1, "max_attempts": 2, "round_to": 8},
 }
 ANALYSIS = {"calibration_samples": 96, "held_out_samples": 400}
 TEST_METRIC = "test accuracy"
@@ -48,7 +49,7 @@ class Recipe:
         model = ResNet8()
         optimizer = torch.optim.AdamW(model.parameters(), weight_decay=1e-2)
         steps = self.epochs * -(-len(self.digits.train) // BATCH)
-        return model, optimizer, OneCycleLR(optimizer, PEAK_LEARNING_RATE, total_steps=steps, pct_start=0.2)
+        return model, optimizer, OneCycleLR(optimizer, PEAK_LEARNING_RATE, total_steps=steps, pct_start=0.1)
 
     def train(self, epoch: int, model: nn.Module, optimizer: Optimizer, scheduler: OneCycleLR) -> None:
         """One epoch; the order of the images depends on seed and epoch alone."""
@@ -57,9 +58,14 @@ class Recipe:
         model.train()
         for images, labels in self.digits.train.batches(BATCH, order):
             optimizer.zero_grad()
-            F.cross_entropy(model(images), labels).backward()
+            smoothed_cross_entropy(model(images), labels).backward()
             optimizer.step()
             scheduler.step()
+
+
+def smoothed_cross_entropy(scores: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """Smoothed labels keep the loss, and so the accuracy of single epochs, from jumping."""
+    return F.cross_entropy(scores, labels, label_smoothing=0.1)
 
 
 def free_folder(parent: Path) -> Path:
@@ -155,7 +161,7 @@ def _train_with_esper(recipe: Recipe, run_dir: Path, flops: float, told: Told) -
     session = esper.attach(
         model,
         optimizer,
-        loss=F.cross_entropy,
+        loss=smoothed_cross_entropy,
         sample=(digits.train.images[:BATCH], digits.train.labels[:BATCH]),
         probe=digits.probe.batches(100),
         metric="accuracy",

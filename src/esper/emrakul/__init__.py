@@ -3,6 +3,7 @@
 from esper.emrakul.budget import Breaker, Budget, Phase
 from esper.emrakul.coordinator import Analyze, Coordinator, CoordinatorState, Cycle, Screen, Validate
 from esper.emrakul.cost import CostModel
+from esper.emrakul.cutting import worthwhile_cut
 from esper.emrakul.finalists import finalists
 from esper.emrakul.origin import Origin, floors
 from esper.emrakul.outcome import CycleOutcome, Status
@@ -55,4 +56,5 @@ __all__ = [
     "should_roll_back",
     "shrink",
     "strategy_for",
+    "worthwhile_cut",
 ]

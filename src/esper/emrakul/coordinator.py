@@ -10,6 +10,7 @@ from typing import Any, Protocol
 from esper.anatomy.structure import Anatomy, BoolArray, FloatArray, IntArray
 from esper.elesh import Evidence
 from esper.emrakul.budget import Breaker, Budget, Phase
+from esper.emrakul.destination import bounds
 from esper.emrakul.finalists import finalists
 from esper.emrakul.origin import Origin
 from esper.emrakul.outcome import CycleOutcome, Status
@@ -100,7 +101,8 @@ class Coordinator:
         if self._last is not None and self._last.key == key:
             return self._last
         budget = Budget.begin(self._settings.budget, self._clock)
-        attempt = _Attempt(self._settings, self._origin, cycle, allowance, key, budget)
+        ramp = self.state.schedule
+        attempt = _Attempt(self._settings, self._schedule, self._origin, cycle, ramp, allowance, key, budget)
         refusal = self._refusal(cycle.epoch, allowance)
         if refusal:
             return attempt.end(Status.SKIPPED, refusal)
@@ -110,6 +112,7 @@ class Coordinator:
             outcome = attempt.late(str(error))
         except Exception as error:  # noqa: BLE001 - the one place: a failed analysis must not stop training
             outcome = attempt.failed(error)
+        self.state = replace(self.state, schedule=attempt.ramp)
         self._remember(outcome, cycle.epoch)
         return outcome
 
@@ -168,8 +171,10 @@ class _Attempt:
     """One cycle under way: what it found so far ends up in its outcome, however it ends."""
 
     settings: Settings
+    schedule: Schedule
     origin: Origin
     cycle: Cycle
+    ramp: ScheduleState
     allowance: Allowance
     key: IdempotencyKey
     budget: Budget
@@ -179,10 +184,9 @@ class _Attempt:
     refused: tuple[Verdict, ...] = ()
 
     def run(self, screen: Screen, analyze: Analyze, validate: Validate) -> CycleOutcome:
-        cycle = self.cycle
-        asked = finalists(
-            cycle.anatomy, cycle.keep, screen(), self.allowance, self.settings, origin=self.origin
-        )
+        cycle, ranks = self.cycle, screen()
+        self._head_for(ranks)
+        asked = finalists(cycle.anatomy, cycle.keep, ranks, self.allowance, self.settings, origin=self.origin)
         if not asked.size:
             return self.end(
                 Status.SKIPPED, "No unit may go: all are unmeasured, at their floor, or of another kind."
@@ -200,6 +204,15 @@ class _Attempt:
             finalists=asked,
         )
         return self._offer(self.plan, validate)
+
+    def _head_for(self, ranks: FloatArray) -> None:
+        """Where whole multiples need more than the target, the ramp leads there."""
+        cycle = self.cycle
+        end = bounds(cycle.anatomy, cycle.keep, ranks, self.settings, self.origin).target_fraction
+        if end is not None:
+            self.ramp = replace(self.ramp, target_fraction=end)
+            removed = self.origin.removed_fraction(cycle.anatomy, cycle.keep, self.settings.cost)
+            self.allowance = self.schedule.allowed(cycle.epoch, self.ramp, removed)
 
     def _offer(self, plan: Plan, validate: Validate) -> CycleOutcome:
         for _ in range(self.settings.plan.max_attempts):

@@ -7,7 +7,8 @@ import numpy as np
 from esper.anatomy.structure import Anatomy, BoolArray, FloatArray, IntArray
 from esper.emrakul.candidates import kinds_allowed, lowest_counts
 from esper.emrakul.cost import CostModel
-from esper.emrakul.origin import Origin, floors
+from esper.emrakul.destination import bounds, odds
+from esper.emrakul.origin import Origin
 from esper.emrakul.schedule import Allowance
 from esper.emrakul.settings import Settings
 
@@ -25,7 +26,8 @@ def finalists(
 
     They are the units with the least screened importance per saved cost, and in every layer the least
     important share (`finalist_spread`) of what it may lose, because a screen compares layers less well than
-    units of one layer. Nothing is chosen that could not go anyway: unscreened units, kinds that are not
+    units of one layer; `min_finalists` in any case, because confidence compares finalists with each other.
+    Nothing is chosen that could not go anyway: unscreened units, kinds that are not
     allowed, layers at their floor.
 
     Args:
@@ -39,7 +41,8 @@ def finalists(
     anatomy.check_mask(keep)
     origin = origin or Origin.of(anatomy)
     kept = np.bincount(anatomy.group_of[keep], minlength=len(anatomy.groups)).astype(np.int64)
-    lowest = lowest_counts(anatomy, kept, floors(anatomy, settings, origin), settings.plan.round_to)
+    limits = bounds(anatomy, keep, screen, settings, origin)
+    lowest = lowest_counts(anatomy, kept, limits.floors, limits.round_to)
     units = np.flatnonzero(keep & np.isfinite(screen) & kinds_allowed(anatomy, allowance))
     group = anatomy.group_of[units]
     units = units[np.lexsort((units, screen[units], group))]
@@ -52,16 +55,17 @@ def finalists(
 
     model = CostModel(anatomy, allowance.cost)
     saving = model.gradient(keep)[units]
-    # Ranks are even, importances have a long tail: odds restore it.
-    odds = screen[units] / np.maximum(1 - screen[units], 1e-6)
     time = CostModel(anatomy, allowance.cost, activation_flops=settings.plan.activation_flops)
     gain = time.gradient(keep)[units]
-    order = np.lexsort((units, np.divide(odds, gain, out=np.full(units.size, np.inf), where=gain > 0)))
+    order = np.lexsort(
+        (units, np.divide(odds(screen[units]), gain, out=np.full(units.size, np.inf), where=gain > 0))
+    )
     wanted = factor * (model.total(keep) - (1 - allowance.goal_fraction) * origin.cost(allowance.cost))
     counted = np.where(rank < removable[group], saving, 0.0)[order]  # what is beyond the floor saves nothing
     is_enough = np.cumsum(counted) - counted >= wanted
     is_finalist = np.zeros(units.size, np.bool_)
     is_finalist[order[~is_enough]] = True
+    is_finalist[order[: settings.plan.min_finalists]] = True
     is_finalist |= rank < np.ceil(settings.plan.finalist_spread * removable)[group]
     ranked = order[is_finalist[order]][: settings.plan.max_finalists]
     return np.sort(units[ranked])

@@ -20,11 +20,13 @@ class ScheduleState:
         pace: size of the next step as a share of the scheduled one, above 0 to 1.
         accepted: plans accepted so far.
         rejected: plans rejected or rolled back so far.
+        target_fraction: where the ramp leads, if `round_to` makes that more than the target.
     """
 
     pace: float = 1.0
     accepted: int = 0
     rejected: int = 0
+    target_fraction: float = 0.0
 
     def after_acceptance(self, settings: ScheduleSettings) -> ScheduleState:
         return replace(self, pace=min(1.0, self.pace / settings.backoff), accepted=self.accepted + 1)
@@ -106,7 +108,8 @@ class Schedule:
             removed_fraction: share of the original cost that is gone already.
         """
         if self._settings.target is not None:
-            return self._towards_target(self._settings.target.fraction, epoch, state, removed_fraction)
+            target = max(self._settings.target.fraction, state.target_fraction)
+            return self._towards_target(target, epoch, state, removed_fraction)
         if self._settings.staged:
             return self._within_stage(epoch, state, removed_fraction)
         return self._nothing("off", "Pruning is off: set a target, or staged.", removed_fraction)

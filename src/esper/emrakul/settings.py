@@ -157,7 +157,8 @@ class PlanSettings(Section):
     """How units are chosen."""
 
     round_to: PositiveCount = 1
-    """Leave a multiple of this many channels in every layer that is touched."""
+    """Leave a multiple of this many channels in every layer that is touched. With a target that holds at the
+    end of the ramp, which is planned first; steps on the way are as small as they like."""
 
     required_confidence: Fraction = 0.95
     """Share of bootstrap resamples in which a unit must stay below the cut."""
@@ -178,11 +179,22 @@ class PlanSettings(Section):
     finalist_spread: Fraction = 0.25
     """Share of what a layer may lose that is measured there in any case, wherever the cheapest units are."""
 
+    min_finalists: PositiveCount = 16
+    """Fewest units that one cycle ablates, where so many could go: of a handful none is surely the least."""
+
     max_finalists: PositiveCount = 4096
     """Most units that one cycle ablates."""
 
     max_attempts: PositiveCount = 4
     """How often a plan is offered to the validator in one cycle, each time half as costly."""
+
+
+class CutSettings(Section):
+    """When settled masks are cut during training; the end of the run cuts all of them."""
+
+    min_saved_fraction: Fraction = 0.05
+    """Least share of the cost of the network as it is now that a cut must save: each costs a look at the new
+    structure and a proof. Layers are cut to multiples of `round_to`, because other widths can be slower."""
 
 
 class BudgetSettings(Section):
@@ -273,6 +285,9 @@ class Settings(Section):
 
     plan: PlanSettings = PlanSettings()
     """How units are chosen."""
+
+    cut: CutSettings = CutSettings()
+    """When masks are cut."""
 
     budget: BudgetSettings = BudgetSettings()
     """The time of one cycle, and the breaker."""

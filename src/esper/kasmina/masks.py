@@ -75,8 +75,12 @@ class MaskKeeper:
         self._zero()
         self._zero_gradients_and_state()
 
-    def unmask(self) -> None:
-        """Gives every masked coordinate the value it had before; the rest keeps what it learned."""
+    def unmask(self, but: BoolArray | None = None) -> None:
+        """Gives masked coordinates the values that they had before; the rest keeps what it learned.
+
+        Args:
+            but: bool [units]; what it marks False stays masked. Its units must be masked now.
+        """
         with torch.no_grad():
             for name, axes in _by_tensor(masked_axes(self.anatomy, self.keep)).items():
                 tensor = self._tensors[name]
@@ -84,6 +88,8 @@ class MaskKeeper:
         self.keep = np.ones(self.anatomy.num_units, dtype=np.bool_)
         self._originals = {}
         self._bind({})
+        if but is not None:
+            self.apply(but)
 
     def detach(self) -> None:
         """Stops keeping; the network stays as it is."""

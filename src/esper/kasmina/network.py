@@ -76,8 +76,11 @@ class LiveNetwork:
         self.probe = Probe(*(_first(args, kwargs) if twin.is_batch_dynamic else (args, kwargs)))
         self.masks = MaskKeeper(self.model, self.anatomy, (self.optimizer,))
 
-    def cut_masked(self) -> tuple[Cut, IntArray]:
-        """Removes the masked units for good.
+    def cut_masked(self, left: BoolArray | None = None) -> tuple[Cut, IntArray]:
+        """Removes masked units for good.
+
+        Args:
+            left: bool [units]; the masked units that it marks True stay masked. None: all go.
 
         Returns:
             What was done, and for every old unit its new number or -1.
@@ -85,19 +88,30 @@ class LiveNetwork:
         Raises:
             SurgeryError: it cannot be done; the network is still masked, as before.
         """
-        before, keep = self.anatomy, self.masks.keep.copy()
+        before, masks, masked = self.anatomy, self.masks, self.masks.keep.copy()
+        keep = masked.copy() if left is None else masked | left
         if self.original is None:
             self.original = copy.deepcopy(self.model)
+        masks.unmask(but=keep)  # what stays masked is hidden again below, with the values of the new shapes
+        try:
+            made = self._cut(before, keep)
+        except SurgeryError:
+            masks.apply(masked)
+            raise
+        masks.detach()
+        self.cuts.append(PastCut(before, keep, made))
+        numbers = new_numbers(before, keep, self.anatomy)
+        self.masks.apply(renumbered(masked, numbers, self.anatomy.num_units))
+        return made, numbers
+
+    def _cut(self, before: Anatomy, keep: BoolArray) -> Cut:
         made = cut(self.model, before, keep, self.probe, (self.optimizer,))
-        masks = self.masks
         try:
             self._look()
         except StructureError as error:
             uncut(self.model, before, made, (self.optimizer,))
             raise SurgeryError(f"The cut network cannot be traced, so the cut was undone: {error}") from error
-        masks.detach()
-        self.cuts.append(PastCut(before, keep, made))
-        return made, new_numbers(before, keep, self.anatomy)
+        return made
 
     def take_back_cuts(self, remaining: int) -> None:
         """Takes back all but the first `remaining` cuts: shapes, attributes and classes are those of then.
@@ -157,6 +171,14 @@ def new_numbers(before: Anatomy, keep: BoolArray, after: Anatomy) -> IntArray:
         if widths.get(group.name) == left.size:
             numbers[left] = starts[group.name] + np.arange(left.size)
     return numbers
+
+
+def renumbered(keep: BoolArray, numbers: IntArray, num_units: int) -> BoolArray:
+    """A mask about the network before a cut, in the numbers of after it: shape [`num_units`]."""
+    left = np.ones(num_units, dtype=np.bool_)
+    gone = numbers[~keep]
+    left[gone[gone >= 0]] = False
+    return left
 
 
 def _first(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:

@@ -12,10 +12,11 @@ import numpy as np
 from esper.anatomy import Cut
 from esper.anatomy.structure import BoolArray, IntArray
 from esper.checkpoint import CheckpointRef
-from esper.emrakul import Baseline, RollbackReason, Status, Strategy
+from esper.emrakul import Baseline, RollbackReason, Status, Strategy, worthwhile_cut
 from esper.emrakul.cycle import Decision
 from esper.emrakul.settings import RollbackSettings
 from esper.errors import SurgeryError
+from esper.kasmina import renumbered
 from esper.leyline import Level
 from esper.session.log import say
 from esper.session.parts import Memory, Parts, restore
@@ -55,8 +56,8 @@ class Masking:
         self._apply(decision if is_measured else None)
         return False
 
-    def cut_masked(self) -> IntArray | None:
-        """Cuts what is masked now.
+    def cut_masked(self, left: BoolArray | None = None) -> IntArray | None:
+        """Cuts what is masked now, except for what `left` marks True.
 
         Returns:
             For every unit its new number or -1; None if nothing is masked, or the network refuses (it stays
@@ -68,7 +69,7 @@ class Masking:
         if masked == 0:
             return None
         try:
-            made, numbers = network.cut_masked()
+            made, numbers = network.cut_masked(left)
         except SurgeryError as refusal:
             self._memory.log.note(f"The masks of epoch {self._memory.epoch} stay masks: {refusal}")
             say(str(refusal), problem=True)
@@ -81,8 +82,8 @@ class Masking:
         proof = made.equivalence
         exactness = proof.float32_error if proof.float64_error is None else proof.float64_error
         text = (
-            f"Cut {masked} units: {share:.1%} fewer parameters, equal to the masked network within "
-            f"{exactness:.1e}."
+            f"Cut {masked - network.masks.num_masked} units: {share:.1%} fewer parameters, equal to the "
+            f"masked network within {exactness:.1e}."
         )
         self._memory.log.mark(self._memory.epoch, "cut", text)
         say(f"epoch {self._memory.epoch}: {text}")
@@ -113,15 +114,16 @@ class Masking:
     def _roll_back(self, reason: RollbackReason) -> bool:
         """Takes back the mask on trial, or more. Returns: did everything go back to a checkpoint?"""
         parts, epoch, trial = self._parts, self._memory.epoch, self._memory.trial
+        kept = trial.settled(parts.network.anatomy.num_units)
         base_step, strategy = trial.failed(reason)
         self.forget_cycle()
         if parts.runner is not None:
             parts.runner.coordinator.record_rollback(epoch)
         if strategy is Strategy.ATOMIC:
-            parts.network.masks.unmask()
+            parts.network.masks.unmask(but=kept)
             if parts.held_out is not None:
                 recalibrate(parts.network, parts.held_out)
-            text = "the masks that were not cut yet were taken back exactly"
+            text = "the masks that had not proved themselves yet were taken back exactly"
         else:
             parts.saving.settle()
             target = parts.saving.before(base_step, strategy, trial.rollbacks)
@@ -161,10 +163,12 @@ class Masking:
         trial.passed()
         if parts.runner is not None:
             parts.runner.coordinator.record_settled(self._memory.epoch)
-        numbers = self.cut_masked()
+        network = parts.network
+        left = worthwhile_cut(network.anatomy, network.masks.keep, parts.config.pruning)
+        numbers = None if left is None else self.cut_masked(left)
         if numbers is None or decision is None or decision.keep is None:
             return decision
-        return replace(decision, keep=_renumbered(decision.keep, numbers, parts.network.anatomy.num_units))
+        return replace(decision, keep=renumbered(decision.keep, numbers, network.anatomy.num_units))
 
     def _apply(self, decision: Decision | None) -> None:
         """Masks what was accepted; records what was not."""
@@ -186,10 +190,13 @@ class Masking:
             return
         before, base_step = self._parts.removed_fraction(), self._parts.saving.hold(TRIAL)
         level = Level.highest(anatomy.groups[int(g)].kind.value for g in np.unique(anatomy.group_of[new]))
+        settled = self._memory.trial.settled_before(masks.keep)
         masks.apply(decision.keep & masks.keep)
         records = self._memory.log.records(self._parts.metric)
         baseline = Baseline.of(records, level, is_higher_better=self._parts.higher_is_better)
-        self._memory.trial.watch = Watch(baseline, self._memory.epoch, decision.is_on_probation, base_step)
+        self._memory.trial.watch = Watch(
+            baseline, self._memory.epoch, decision.is_on_probation, base_step, settled
+        )
         probation = " on probation" if decision.is_on_probation else ""
         cost = self._parts.config.pruning.cost
         removed = f"{before:.1%} to {self._parts.removed_fraction():.1%} of the {cost} removed"
@@ -232,10 +239,16 @@ class Masking:
             self._analyze(lambda: target)
 
     def start_cycle(self) -> None:
+        """Starts the next analysis, unless a mask is on trial: what it costs is not known yet.
+
+        A network that still recovers makes every further unit look costly, and an analysis takes time from
+        training.
+        """
         runner = self._parts.runner
         if (
             runner is not None
             and not runner.is_running
+            and self._memory.trial.watch is None
             and self._parts.saving.last_epoch == self._memory.epoch
         ):
             self._analyze(self._parts.saving.durable())
@@ -254,11 +267,3 @@ class Masking:
         self._ready = None
         if self._parts.runner is not None:
             self._parts.runner.drop()
-
-
-def _renumbered(keep: BoolArray, numbers: IntArray, num_units: int) -> BoolArray:
-    """A mask about the network before a cut, in the numbers of after it."""
-    left = np.ones(num_units, dtype=np.bool_)
-    gone = numbers[~keep]
-    left[gone[gone >= 0]] = False
-    return left

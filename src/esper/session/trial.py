@@ -6,6 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
+from esper.anatomy.structure import BoolArray
 from esper.emrakul import (
     Baseline,
     EpochRecord,
@@ -23,13 +26,15 @@ from esper.leyline import Level
 class Watch:
     """One mask under observation.
 
-    `epoch` is the one at whose end it was applied; `base_step` the last checkpoint without it.
+    `epoch` is the one at whose end it was applied; `base_step` the last checkpoint without it; `settled` the
+    units that were masked before and had proved themselves.
     """
 
     baseline: Baseline
     epoch: int
     is_on_probation: bool
     base_step: int
+    settled: tuple[int, ...] = ()
 
 
 @dataclass
@@ -51,6 +56,17 @@ class Trial:
         return watch is not None and has_settled(
             self._since(records), watch.baseline, settings, is_on_probation=watch.is_on_probation
         )
+
+    def settled(self, num_units: int) -> BoolArray:
+        """The mask without the one on trial: bool [units]."""
+        keep = np.ones(num_units, np.bool_)
+        if self.watch is not None:
+            keep[list(self.watch.settled)] = False
+        return keep
+
+    def settled_before(self, keep: BoolArray) -> tuple[int, ...]:
+        """Units of the present mask that have proved themselves, for the watch of the next one."""
+        return tuple(np.flatnonzero(~keep).tolist()) if self.watch is None else self.watch.settled
 
     def passed(self) -> None:
         """The mask has proved itself."""
@@ -80,4 +96,5 @@ class Trial:
         if stored is None:
             return cls(None, data["rollbacks"])
         baseline = Baseline(**{**stored["baseline"], "level": Level(stored["baseline"]["level"])})
-        return cls(Watch(**{**stored, "baseline": baseline}), data["rollbacks"])
+        settled = tuple(stored["settled"])
+        return cls(Watch(**{**stored, "baseline": baseline, "settled": settled}), data["rollbacks"])

@@ -21,8 +21,10 @@ from esper.elesh.workers.codec import from_plain, to_plain
 from esper.elesh.workers.task import Status, TaskOutcome, WorkerTask
 from esper.errors import AnalysisError, ConfigError
 
+_NICENESS = 10
 _START = (
-    "import json, sys; given = json.loads(sys.argv[1]); sys.path[:] = given['path']; "
+    f"import json, os, sys; os.nice({_NICENESS}); "  # importing takes seconds of a core, too
+    "given = json.loads(sys.argv[1]); sys.path[:] = given['path']; "
     "from esper.elesh.workers.supervisor import main; "
     "main(given['number'], given['workers'], given['preload'])"
 )
@@ -118,7 +120,9 @@ class LocalPool:
             stdout=subprocess.DEVNULL,
             pass_fds=[theirs.fileno()],
             env={**os.environ, **_ONE_THREAD},
-            start_new_session=True,  # an interrupt from the keyboard is for the trainer to handle
+            # A group of its own: an interrupt from the keyboard is for the trainer to handle. Not a session
+            # of its own: Linux shares the processor out between sessions first, whatever their niceness.
+            process_group=0,
         )
         theirs.close()
         self._channel = Channel(ours)

@@ -13,7 +13,6 @@ from typing import Any
 from esper.elesh.workers.call import call
 from esper.elesh.workers.channel import Channel, wait_for
 
-_NICENESS = 10
 _OOM_SCORE = "900"
 _PR_SET_PDEATHSIG = 1
 
@@ -52,8 +51,7 @@ def _work(channel: Channel, message: dict[str, Any], hard: int) -> None:
 
 
 def _settle(supervisor: int) -> None:
-    """Low priority, first to go when memory runs out, no core dumps, and never an orphan."""
-    os.nice(_NICENESS)
+    """First to go when memory runs out, no core dumps, and never an orphan; low priority is inherited."""
     resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))
     if sys.platform == "linux":
         Path("/proc/self/oom_score_adj").write_text(_OOM_SCORE)

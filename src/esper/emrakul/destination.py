@@ -1,0 +1,89 @@
+"""Where a ramp leads: widths that are multiples of `round_to`, planned before the first unit goes.
+
+A step of a ramp is small; a multiple of 8 or 16 channels is not. So the end is planned first, from the
+screen, and every step then takes any units it likes as long as no layer passes its final width.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from esper.anatomy.structure import Anatomy, BoolArray, FloatArray, IntArray
+from esper.elesh import Evidence
+from esper.emrakul.candidates import candidate_blocks, step_sizes
+from esper.emrakul.cost import CostModel
+from esper.emrakul.origin import Origin, floors
+from esper.emrakul.schedule import Allowance
+from esper.emrakul.search import Search
+from esper.emrakul.settings import Settings
+
+
+@dataclass(frozen=True, eq=False)
+class Bounds:
+    """What the steps of a schedule must respect.
+
+    Attributes:
+        floors: fewest units that every group may be left with, shape [groups].
+        round_to: the multiple that every step leaves.
+        target_fraction: share of the original cost that is gone at the end; None if there is no target.
+    """
+
+    floors: IntArray
+    round_to: int
+    target_fraction: float | None
+
+
+def bounds(
+    anatomy: Anatomy, keep: BoolArray, screen: FloatArray, settings: Settings, origin: Origin
+) -> Bounds:
+    """The bounds of the next step.
+
+    With a target and `round_to`, floors are the widths of the destination and steps need no rounding; the
+    destination removes at least the target where floors allow it. Otherwise every step is rounded by itself.
+
+    Args:
+        anatomy: the network.
+        keep: units that are left, shape [units].
+        screen: importance rank, 0 (least) to 1, NaN where unmeasured, shape [units].
+        settings: target, floors, rounding.
+        origin: the uncut network.
+    """
+    lowest, rules, target = floors(anatomy, settings, origin), settings.plan, settings.target
+    if target is None:
+        return Bounds(lowest, rules.round_to, None)
+    if rules.round_to == 1:
+        return Bounds(lowest, 1, target.fraction)
+    whole = Allowance(target.cost, target.fraction, 1.0, settings.schedule.levels, "destination", "")
+    blocks, _ = candidate_blocks(
+        anatomy, keep, _as_evidence(anatomy, screen), np.flatnonzero(keep), whole, lowest, rules.round_to, 0.0
+    )
+    search = Search(
+        CostModel(anatomy, target.cost),
+        CostModel(anatomy, target.cost, activation_flops=rules.activation_flops),
+        blocks,
+        origin.cost(target.cost),
+        limit_fraction=1.0,
+        allowed_loss=np.inf,
+        margin=1.0,
+        keep=keep.copy(),
+    )
+    search.run(search.removed_fraction(), target.fraction)
+    step = step_sizes(anatomy, rules.round_to)
+    search.take(np.flatnonzero(search.is_open & (blocks.sizes < step[blocks.group])))  # begun, so ended
+    widths = np.bincount(anatomy.group_of[search.keep], minlength=len(anatomy.groups)).astype(np.int64)
+    return Bounds(widths, 1, max(search.removed_fraction(), target.fraction))
+
+
+def odds(screen: FloatArray) -> FloatArray:
+    """Ranks are even, importances have a long tail: odds restore it."""
+    restored: FloatArray = screen / np.maximum(1 - screen, 1e-6)
+    return restored
+
+
+def _as_evidence(anatomy: Anatomy, screen: FloatArray) -> Evidence:
+    """The screen in the place of losses: good enough to compare widths, never to cut by."""
+    unknown = Evidence.unmeasured(anatomy.digest, anatomy.num_units)
+    sure = np.where(np.isfinite(screen), 1.0, np.nan)
+    return replace(unknown, screen=screen, loss_increase=odds(screen), confidence=sure)
