@@ -39,6 +39,7 @@ class Laboratory:
     validation_seconds: float = 1.0
     error: Exception | None = None
     has_screen: bool = True
+    settings: Settings = SETTINGS
     calls: list[str] = field(default_factory=list)
     offered: list[int] = field(default_factory=list)
     seconds: list[float] = field(default_factory=list)
@@ -73,7 +74,9 @@ class Laboratory:
         )
 
     def coordinator(self, state: CoordinatorState | None = None) -> Coordinator:
-        return Coordinator(SETTINGS, Schedule(SETTINGS, 10), Origin.of(self.anatomy), self.clock, state)
+        return Coordinator(
+            self.settings, Schedule(self.settings, 10), Origin.of(self.anatomy), self.clock, state
+        )
 
 
 def test_a_cycle_ends_with_a_plan_that_the_validator_accepted() -> None:
@@ -86,6 +89,15 @@ def test_a_cycle_ends_with_a_plan_that_the_validator_accepted() -> None:
     assert outcome.verdict.is_accepted
     assert lab.calls == ["analyze", "validate"]
     assert outcome.duration_seconds == 2.0
+
+
+def test_the_coordinator_remembers_how_far_whole_multiples_lead() -> None:
+    lab = Laboratory(settings=Settings.model_validate({"target": {"flops": 0.5}, "plan": {"round_to": 8}}))
+    coordinator = lab.coordinator()
+    lab.run(coordinator)
+    reached = coordinator.state.schedule.target_fraction
+    assert 0.5 < reached < 0.7
+    assert CoordinatorState.from_json(coordinator.state.to_json()) == coordinator.state
 
 
 def test_analysis_and_validation_are_told_how_long_they_may_take() -> None:

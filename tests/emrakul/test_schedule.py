@@ -52,7 +52,7 @@ def test_half_of_the_time_is_this_much_of_the_way(shape: str, half: float) -> No
 
 @given(st.integers(1, 300), st.floats(0.01, 0.99), SHAPES)
 def test_a_target_is_asked_for_in_full_and_never_exceeded(epochs: int, fraction: float, shape: str) -> None:
-    schedule = Schedule(target(fraction, shape=shape), epochs)
+    schedule = Schedule(target(fraction, shape=shape, max_step_fraction=1.0), epochs)
     course = followed(schedule, epochs)
     assert course == sorted(course)
     assert course[-1] == pytest.approx(fraction)
@@ -64,7 +64,20 @@ def test_a_ramp_starts_and_ends_at_shares_of_the_run() -> None:
     assert schedule.ramp == (4, 14)
     assert not schedule.allowed(3, FRESH, 0.0).is_open
     assert schedule.allowed(4, FRESH, 0.0).is_open
-    assert schedule.allowed(14, FRESH, 0.0).goal_fraction == 0.5
+    assert schedule.allowed(14, FRESH, 0.3).goal_fraction == 0.5
+
+
+def test_one_cycle_does_not_catch_up_at_once() -> None:
+    schedule = Schedule(target(), 20)
+    assert schedule.allowed(14, FRESH, 0.0).goal_fraction == 0.25
+    assert schedule.allowed(14, ScheduleState(pace=0.5), 0.1).goal_fraction == pytest.approx(0.225)
+
+
+def test_a_ramp_leads_further_where_whole_multiples_need_it() -> None:
+    schedule = Schedule(target(), 20)
+    further = ScheduleState(target_fraction=0.6)
+    assert schedule.allowed(14, further, 0.5).goal_fraction == pytest.approx(0.6)
+    assert not schedule.allowed(14, FRESH, 0.5).is_open
 
 
 def test_a_run_of_unknown_length_has_a_ramp_of_its_own() -> None:

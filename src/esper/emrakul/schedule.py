@@ -121,7 +121,8 @@ class Schedule:
         if epoch > self._last_epoch():
             return self._nothing("quiet", f"Nothing is removed after epoch {self._last_epoch()}.", removed)
         scheduled = target * progress((epoch - start + 1) / (end - start + 1), self._rules)
-        goal = removed + max(scheduled - removed, 0.0) * state.pace
+        step = min(max(scheduled - removed, 0.0), self._rules.max_step_fraction)
+        goal = removed + step * state.pace
         if scheduled <= removed + _EXACT:
             return self._nothing("ramp", f"{removed:.1%} is gone, {scheduled:.1%} is due.", removed)
         limit = min(goal + self._rules.overshoot_fraction, 1.0)

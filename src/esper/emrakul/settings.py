@@ -121,6 +121,9 @@ class ScheduleSettings(Section):
     levels: tuple[Level, ...] = (Level.CHANNEL, Level.HEAD)
     """What a target may remove."""
 
+    max_step_fraction: Fraction = 0.25
+    """Most that one cycle may remove on the way to a target, also where earlier cycles have fallen behind."""
+
     overshoot_fraction: Fraction = 0.02
     """How far beyond its goal a step towards a target may go, because units come in whole pieces."""
 
