@@ -53,6 +53,30 @@ def test_a_metric_that_falls_takes_the_mask_back_exactly_and_makes_later_steps_s
         assert set(state) == set(training.model.state_dict())
 
 
+def test_what_readers_took_over_goes_back_with_the_mask_also_after_a_resume(tmp_path: Path) -> None:
+    with run(tmp_path) as training:
+        training.until_masked()
+        changes = dict(training.session._memory.trial.changes)
+        assert changes
+        assert all(change.any() for change in changes.values())
+    with run(tmp_path) as training:
+        again = training.session._memory.trial.changes
+        assert {name: value.tolist() for name, value in again.items()} == {
+            name: value.tolist() for name, value in changes.items()
+        }
+        training.train_epoch()
+        masked = values(training)
+        keep = training.session.parts.network.masks.keep
+        kept = {name: masked[name] != 0 for name in changes}
+        training.session.end_epoch(accuracy=0.3)
+        assert training.marks()[-1] == "rollback"
+        assert not keep.all()
+        for name, change in changes.items():
+            expected = masked[name] - change
+            found = training.model.state_dict()[name]
+            torch.testing.assert_close(found[kept[name]], expected[kept[name]])
+
+
 def test_what_proved_itself_but_was_not_worth_a_cut_stays_when_the_next_mask_is_taken_back(
     tmp_path: Path,
 ) -> None:

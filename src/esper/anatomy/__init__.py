@@ -3,6 +3,7 @@
 from esper.anatomy.equivalence import Equivalence, Probe
 from esper.anatomy.inspection import anatomy_of, inspect
 from esper.anatomy.masking import masked_axes, zero_masked
+from esper.anatomy.reconstruction import reconstruction
 from esper.anatomy.structure import Anatomy, FrozenAxis, Gate, Group, Kind, Member, TensorInfo, Term
 from esper.anatomy.surgery import Cut, cut, uncut
 from esper.anatomy.trace import Loss, Traced, primary_output, split_sample, trace
@@ -26,6 +27,7 @@ __all__ = [
     "inspect",
     "masked_axes",
     "primary_output",
+    "reconstruction",
     "split_sample",
     "trace",
     "uncut",

@@ -2,7 +2,7 @@
 
 from esper.elesh.case import Case, DataRef, encode_data, read_data
 from esper.elesh.evidence import Evidence, Tier
-from esper.elesh.samples import HeldOut, hold_out, merged
+from esper.elesh.samples import HeldOut, hold_out, merged, resized
 from esper.elesh.settings import AnalysisSettings
 from esper.elesh.workers.task import TaskHandle, TaskOutcome, WorkerPool, WorkerTask
 
@@ -21,4 +21,5 @@ __all__ = [
     "hold_out",
     "merged",
     "read_data",
+    "resized",
 ]

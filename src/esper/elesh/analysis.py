@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from esper.anatomy import masked_axes, split_sample, zero_masked
+from esper.anatomy import masked_axes, reconstruction, split_sample, zero_masked
 from esper.anatomy.structure import BoolArray, FloatArray, IntArray
 from esper.elesh.case import Case, OpenCase, open_case, read_data, read_optimizer
 from esper.elesh.samples import merged, resized
@@ -84,11 +84,13 @@ def ablate(case: Case, units: Sequence[int]) -> list[list[float]]:
     return [[float(x) for x in row] for row in torch.stack(columns, dim=1).double()]
 
 
-def measure(case: Case, keep: Sequence[bool], survivors: Sequence[bool]) -> Quality:
+def measure(
+    case: Case, keep: Sequence[bool], survivors: Sequence[bool], reconstruct: bool = False
+) -> Quality:
     """Quality of the checkpoint under a mask, on held-out batches: per-sample correctness, losses, gradients.
 
-    Under a new mask the running statistics are measured anew on the calibration batches, as they are when it
-    is applied.
+    Under a new mask the running statistics are measured anew on the calibration batches, and with
+    `reconstruct` the readers of what goes are reconstructed on them, as they are when it is applied.
     """
     opened = open_case(case)
     left = np.asarray(keep, np.bool_)
@@ -97,8 +99,10 @@ def measure(case: Case, keep: Sequence[bool], survivors: Sequence[bool]) -> Qual
     losses: list[float] = []
     held_out = read_data(case.data)[1]
     if (left != opened.keep).any():
-        joined = merged(held_out.calibration, RECALIBRATION_SAMPLES)
-        state = opened.twin.recalibrated(state, _usable(opened, joined))
+        joined = _usable(opened, merged(held_out.calibration, RECALIBRATION_SAMPLES))
+        if reconstruct:
+            state = _reconstructed(opened, left, state, joined)
+        state = opened.twin.recalibrated(state, joined)
     batches = _usable(opened, held_out.validation)
     with torch.no_grad():
         for batch in batches:
@@ -110,6 +114,15 @@ def measure(case: Case, keep: Sequence[bool], survivors: Sequence[bool]) -> Qual
     flow, norm = _gradients(opened, state, batches[0], np.asarray(survivors, np.bool_))
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     return Quality(None if correctness is None else tuple(correctness), tuple(losses), flow, norm, peak)
+
+
+def _reconstructed(
+    opened: OpenCase, left: BoolArray, masked: dict[str, Tensor], batches: Sequence[Any]
+) -> dict[str, Tensor]:
+    whole = opened.masked_state(opened.keep)
+    changes = reconstruction(opened.twin, opened.anatomy, whole, opened.keep, left, batches)
+    changed = {name: masked[name] + change for name, change in changes.items()}
+    return {**masked, **_aliased(changed, opened)}
 
 
 def correct(output: Tensor, target: Any) -> list[float] | None:

@@ -38,6 +38,7 @@ class OfflineAnalyst:
         validation: how strict the validator is.
         floors: fewest units per group.
         clock: monotonic seconds.
+        reconstruct: whether readers of what goes are reconstructed when a mask is applied.
         deadline_seconds: for the screen, which has no deadline of its own.
     """
 
@@ -52,6 +53,7 @@ class OfflineAnalyst:
     floors: IntArray
     clock: Clock
     deadline_seconds: float
+    reconstruct: bool = False
 
     def screen(self) -> FloatArray:
         """Importance rank of every unit: shape [units], NaN unmeasured or not cuttable."""
@@ -105,6 +107,7 @@ class OfflineAnalyst:
 
         def measured(left: BoolArray, survivors: BoolArray) -> Measurement:
             asked = {"case": self.case, "keep": left.tolist(), "survivors": survivors.tolist()}
+            asked["reconstruct"] = self.reconstruct
             quality = self._one(measure, asked, seconds)
             return Measurement(
                 None if quality.correctness is None else np.asarray(quality.correctness),

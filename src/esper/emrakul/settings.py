@@ -200,6 +200,14 @@ class CutSettings(Section):
     structure and a proof. Layers are cut to multiples of `round_to`, because other widths can be slower."""
 
 
+class RecoverySettings(Section):
+    """How a network makes up for what it loses, beside training on."""
+
+    reconstruct: bool = True
+    """Change the layers that read removed units so that they miss them least (least squares on the held-out
+    calibration batches), when a mask is applied."""
+
+
 class BudgetSettings(Section):
     """The time of one cycle, and what happens after failures."""
 
@@ -291,6 +299,9 @@ class Settings(Section):
 
     cut: CutSettings = CutSettings()
     """When masks are cut."""
+
+    recovery: RecoverySettings = RecoverySettings()
+    """How losses are made up for."""
 
     budget: BudgetSettings = BudgetSettings()
     """The time of one cycle, and the breaker."""

@@ -57,6 +57,8 @@ class LiveNetwork:
         """Inputs to prove cuts on."""
         self.anatomy: Anatomy
         self.twin: bytes
+        self.graph: Twin
+        """The twin, to run on live tensors."""
         self.masks: MaskKeeper
         self._look()
         self.refused: dict[str, str] = refused_groups(model, self.anatomy, self.probe)
@@ -71,7 +73,7 @@ class LiveNetwork:
         """Traces the network as it is now."""
         traced = trace(self.model, self._sample, self.loss)
         anatomy, twin = anatomy_of(traced, self.model), Twin.of(traced)
-        self.anatomy, self.twin = anatomy, twin.to_bytes()
+        self.anatomy, self.twin, self.graph = anatomy, twin.to_bytes(), twin
         args, kwargs, _ = split_sample(self._sample, with_target=True)
         self.probe = Probe(*(_first(args, kwargs) if twin.is_batch_dynamic else (args, kwargs)))
         self.masks = MaskKeeper(self.model, self.anatomy, (self.optimizer,))
@@ -147,6 +149,17 @@ class LiveNetwork:
             keep[record["removed"]] = False
             self.masks.apply(keep)
             self.cut_masked()
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The live parameters and buffers by name, for the graph."""
+        live = {**dict(self.model.named_parameters()), **dict(self.model.named_buffers())}
+        return {name: value.detach() for name, value in live.items()}
+
+    def adjust(self, changes: Mapping[str, Tensor], sign: int = 1) -> None:
+        """Adds `sign` times these changes to parameters, by name."""
+        live = self.tensors()
+        for name, change in changes.items():
+            live[name].add_(change, alpha=sign)
 
     def parameter_names(self) -> list[str]:
         """The names of the optimizer's parameters, in the order in which its state numbers them."""

@@ -315,6 +315,7 @@ def _analyst_maker(
                 validation=config.validation,
                 floors=floors(anatomy, config.pruning, origin),
                 clock=time.monotonic,
+                reconstruct=config.pruning.recovery.reconstruct,
                 deadline_seconds=config.pruning.budget.deadline_seconds,
             )
 

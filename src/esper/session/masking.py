@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 import numpy as np
+from torch import Tensor
 
 from esper.anatomy import Cut
 from esper.anatomy.structure import BoolArray, IntArray
@@ -114,13 +115,14 @@ class Masking:
     def _roll_back(self, reason: RollbackReason) -> bool:
         """Takes back the mask on trial, or more. Returns: did everything go back to a checkpoint?"""
         parts, epoch, trial = self._parts, self._memory.epoch, self._memory.trial
-        kept = trial.settled(parts.network.anatomy.num_units)
+        kept, changes = trial.settled(parts.network.anatomy.num_units), trial.changes
         base_step, strategy = trial.failed(reason)
         self.forget_cycle()
         if parts.runner is not None:
             parts.runner.coordinator.record_rollback(epoch)
         if strategy is Strategy.ATOMIC:
             parts.network.masks.unmask(but=kept)
+            parts.network.adjust(changes, sign=-1)
             if parts.held_out is not None:
                 recalibrate(parts.network, parts.held_out)
             text = "the masks that had not proved themselves yet were taken back exactly"
@@ -181,7 +183,7 @@ class Masking:
         new = masks.keep & ~decision.keep
         if not new.any():
             return
-        objection = self._confirm(decision.keep & masks.keep)
+        objection, changes = self._confirm(decision.keep & masks.keep)
         if objection:
             self._memory.log.mark(
                 self._memory.epoch, "no_go", f"Not applied, the weights have moved on: {objection}"
@@ -191,12 +193,14 @@ class Masking:
         before, base_step = self._parts.removed_fraction(), self._parts.saving.hold(TRIAL)
         level = Level.highest(anatomy.groups[int(g)].kind.value for g in np.unique(anatomy.group_of[new]))
         settled = self._memory.trial.settled_before(masks.keep)
+        self._parts.network.adjust(changes)
         masks.apply(decision.keep & masks.keep)
         records = self._memory.log.records(self._parts.metric)
         baseline = Baseline.of(records, level, is_higher_better=self._parts.higher_is_better)
         self._memory.trial.watch = Watch(
             baseline, self._memory.epoch, decision.is_on_probation, base_step, settled
         )
+        self._memory.trial.changes = changes
         probation = " on probation" if decision.is_on_probation else ""
         cost = self._parts.config.pruning.cost
         removed = f"{before:.1%} to {self._parts.removed_fraction():.1%} of the {cost} removed"
@@ -204,17 +208,26 @@ class Masking:
         self._memory.log.mark(self._memory.epoch, "mask", text)
         say(f"epoch {self._memory.epoch}: {text}")
 
-    def _confirm(self, keep: BoolArray) -> str:
-        """Measures the mask on the live weights; '' if it may be applied (running statistics then follow)."""
+    def _confirm(self, keep: BoolArray) -> tuple[str, Mapping[str, Tensor]]:
+        """Measures the mask on the live weights; '' if it may be applied (running statistics then follow).
+
+        The second value says how weights that read what goes make up for it.
+        """
         parts = self._parts
         if parts.held_out is None or parts.config.validation.validation == "none":
-            return ""
-        objection, seen = confirm(parts.network, parts.held_out, keep, parts.config.validation)
+            return "", {}
+        objection, seen = confirm(
+            parts.network,
+            parts.held_out,
+            keep,
+            parts.config.validation,
+            reconstruct=parts.config.pruning.recovery.reconstruct,
+        )
         if not objection:
             apply_statistics(parts.network.model, seen.statistics)
         elif parts.runner is not None:
             parts.runner.coordinator.record_refusal()
-        return objection
+        return objection, seen.changes
 
     def _record_refusal(self, decision: Decision) -> None:
         outcome = decision.outcome

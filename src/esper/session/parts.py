@@ -80,6 +80,7 @@ def capture(parts: Parts, memory: Memory) -> dict[str, Any]:
         "origin": parts.origin.to_json(),
         "log": memory.log.to_json(),
         "trial": memory.trial.to_json(),
+        "changes": dict(memory.trial.changes),
         "epochs_planned": parts.epochs,
         "metric": parts.metric,
         "higher_is_better": parts.higher_is_better,
@@ -110,6 +111,7 @@ def restore(parts: Parts, memory: Memory, target: CheckpointRef, *, as_rollback:
     memory.step, memory.epoch = state.step, state.epoch
     if not as_rollback:
         memory.trial = Trial.from_json(extra["trial"])
+        memory.trial.changes = extra["changes"]
         if parts.runner is not None and extra["coordinator"] is not None:
             parts.runner.coordinator.state = CoordinatorState.from_json(extra["coordinator"])
     parts.saving.structure_changed(network)

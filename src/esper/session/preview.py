@@ -17,10 +17,10 @@ from torch.func import functional_call
 from torch.nn.modules.batchnorm import _NormBase
 from torch.utils import _pytree as pytree
 
-from esper.anatomy import masked_axes, primary_output, split_sample, zero_masked
+from esper.anatomy import masked_axes, primary_output, reconstruction, split_sample, zero_masked
 from esper.anatomy.structure import BoolArray
 from esper.anatomy.trace import undisturbed
-from esper.elesh import HeldOut, merged
+from esper.elesh import HeldOut, merged, resized
 from esper.elesh.analysis import RECALIBRATION_SAMPLES, correct
 from esper.kasmina import LiveNetwork
 from esper.urabrask import Measurement, judge, level_of
@@ -29,11 +29,12 @@ from esper.urabrask import Settings as ValidationSettings
 
 @dataclass(frozen=True, eq=False)
 class Preview:
-    """Quality now and under the mask, and the running statistics that belong to the mask, by buffer name."""
+    """Quality now and under the mask; what belongs to the mask: running statistics, changes of weights."""
 
     before: Measurement
     after: Measurement
     statistics: dict[str, Tensor]
+    changes: dict[str, Tensor]
 
 
 def apply_statistics(model: nn.Module, statistics: Mapping[str, Tensor]) -> None:
@@ -54,13 +55,18 @@ def recalibrate(network: LiveNetwork, held_out: HeldOut) -> None:
 
 
 def confirm(
-    network: LiveNetwork, held_out: HeldOut, keep: BoolArray, settings: ValidationSettings
+    network: LiveNetwork,
+    held_out: HeldOut,
+    keep: BoolArray,
+    settings: ValidationSettings,
+    *,
+    reconstruct: bool = False,
 ) -> tuple[str, Preview]:
     """Why the mask must not be applied to the weights as they are now ('' if it may), and what was measured.
 
     Stricter than the validator before it: the mean itself has to be within the limit.
     """
-    seen = preview(network, held_out, keep)
+    seen = preview(network, held_out, keep, reconstruct=reconstruct)
     level = level_of(network.anatomy, network.masks.keep, keep)
     without_gradients = settings.model_copy(update={"require_gradients": False})
     verdict = judge(seen.before, seen.after, level, without_gradients)
@@ -70,7 +76,9 @@ def confirm(
     return "", seen
 
 
-def preview(network: LiveNetwork, held_out: HeldOut, keep: BoolArray) -> Preview:
+def preview(
+    network: LiveNetwork, held_out: HeldOut, keep: BoolArray, *, reconstruct: bool = False
+) -> Preview:
     """Measures the live network as it is and as it would be under `keep`, on the same held-out batches."""
     live = {name: p.detach() for name, p in network.model.named_parameters()}
     axes = masked_axes(network.anatomy, keep)
@@ -78,9 +86,20 @@ def preview(network: LiveNetwork, held_out: HeldOut, keep: BoolArray) -> Preview
     zero_masked(masked, axes)
     with undisturbed(network.model), torch.no_grad():
         before = _quality(network, live, held_out.validation)
-        statistics = _recalibrated(network, masked, merged(held_out.calibration, RECALIBRATION_SAMPLES))
+        batches = merged(held_out.calibration, RECALIBRATION_SAMPLES)
+        changes = _changes(network, keep, batches) if reconstruct else {}
+        masked |= {name: masked[name] + change for name, change in changes.items()}
+        statistics = _recalibrated(network, masked, batches)
         after = _quality(network, {**masked, **statistics}, held_out.validation)
-    return Preview(before, after, statistics)
+    return Preview(before, after, statistics, changes)
+
+
+def _changes(network: LiveNetwork, keep: BoolArray, batches: Sequence[Any]) -> dict[str, Tensor]:
+    """What makes up for the units that go, in weights that read them."""
+    graph, now = network.graph, network.masks.keep
+    fitting = batches if graph.is_batch_dynamic else resized(batches, graph.batch)
+    usable = [_on_device(network.model, batch) for batch in fitting]
+    return reconstruction(graph, network.anatomy, network.tensors(), now, keep, usable)
 
 
 def _quality(network: LiveNetwork, tensors: dict[str, Tensor], batches: Sequence[Any]) -> Measurement:

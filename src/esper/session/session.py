@@ -135,7 +135,7 @@ class Session:
         self.masking.forget_cycle()
         restore(self.parts, self._memory, target, as_rollback=True)
         saving.release_masks()
-        self._memory.trial.watch = None
+        self._memory.trial.watch, self._memory.trial.changes = None, {}
         self.log.mark(self.epoch, "rollback", f"Went back to step {target.step} by hand.")
         return target.step
 

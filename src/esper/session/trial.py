@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+from torch import Tensor
 
 from esper.anatomy.structure import BoolArray
 from esper.emrakul import (
@@ -43,6 +44,8 @@ class Trial:
 
     watch: Watch | None = None
     rollbacks: int = 0
+    changes: Mapping[str, Tensor] = field(default_factory=dict)
+    """What was added to weights when the mask was applied; taken back with it."""
 
     def objection(self, records: Sequence[EpochRecord], settings: RollbackSettings) -> RollbackReason | None:
         """Why the mask must go, or None."""
@@ -70,13 +73,13 @@ class Trial:
 
     def passed(self) -> None:
         """The mask has proved itself."""
-        self.watch, self.rollbacks = None, 0
+        self.watch, self.rollbacks, self.changes = None, 0, {}
 
     def failed(self, reason: RollbackReason) -> tuple[int, Strategy]:
         """The mask goes. Returns the step of the last checkpoint without it, and how far to go back."""
         base_step = -1 if self.watch is None else self.watch.base_step
         strategy = strategy_for(reason, self.rollbacks)
-        self.watch, self.rollbacks = None, self.rollbacks + 1
+        self.watch, self.rollbacks, self.changes = None, self.rollbacks + 1, {}
         return base_step, strategy
 
     def _since(self, records: Sequence[EpochRecord]) -> list[EpochRecord]:
