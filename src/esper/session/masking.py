@@ -248,7 +248,7 @@ class Masking:
         self._ready = parts.saving.decided(target, parts.network.anatomy)
         if self._ready is not None:
             parts.runner.coordinator.state = self._ready.state
-        else:
+        elif self._memory.trial.watch is None:
             self._analyze(lambda: target)
 
     def start_cycle(self) -> None:
