@@ -25,10 +25,10 @@ PEAK_LEARNING_RATE = 2e-3
 HOW = {
     # While the loss still falls fast, accuracy jumps by points from epoch to epoch, also the uncut twin's.
     "schedule": {
-        "start_fraction": 0.2,
-        "end_fraction": 0.63,
+        "start_fraction": 0.17,
+        "end_fraction": 0.5,
         "shape": "linear",
-        "max_step_fraction": 0.12,
+        "max_step_fraction": 0.18,
     },
     # The training itself takes seconds, so the analysis is kept small too.
     "plan": {"round_to": 8, "activation_flops": 0, "finalist_spread": 0.1, "max_attempts": 2},

@@ -69,9 +69,9 @@ def bounds(
         margin=1.0,
         keep=keep.copy(),
     )
-    search.run(search.removed_fraction(), target.fraction)
     step = step_sizes(anatomy, rules.round_to)
-    search.take(np.flatnonzero(search.is_open & (blocks.sizes < step[blocks.group])))  # begun, so ended
+    search.take(np.flatnonzero(blocks.sizes < step[blocks.group]))  # what was begun is ended first
+    search.run(search.removed_fraction(), target.fraction)
     widths = np.bincount(anatomy.group_of[search.keep], minlength=len(anatomy.groups)).astype(np.int64)
     return Bounds(widths, 1, max(search.removed_fraction(), target.fraction))
 
