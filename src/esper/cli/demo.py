@@ -31,9 +31,15 @@ HOW = {
         "max_step_fraction": 0.18,
     },
     # The training itself takes seconds, so the analysis is kept small too.
-    "plan": {"round_to": 8, "activation_flops": 0, "finalist_spread": 0.1, "max_attempts": 2},
+    "plan": {
+        "round_to": 8,
+        "activation_flops": 0,
+        "finalist_factor": 2.0,
+        "finalist_spread": 0.1,
+        "max_attempts": 2,
+    },
 }
-ANALYSIS = {"calibration_samples": 192, "held_out_samples": 300}
+ANALYSIS = {"calibration_samples": 128, "held_out_samples": 360}
 TEST_METRIC = "test accuracy"
 
 Told = Callable[[str, int, float], None]

@@ -85,12 +85,17 @@ def preview(
     masked = {**live, **{name: live[name].clone() for name, _ in axes}}
     zero_masked(masked, axes)
     with undisturbed(network.model), torch.no_grad():
-        before = _quality(network, live, held_out.validation)
+        # Samples that can be judged one by one need no small batches, which only losses are paired by.
+        judged = merged(held_out.validation, RECALIBRATION_SAMPLES)
+        before = _quality(network, live, judged)
+        if before.correctness is None:
+            judged = list(held_out.validation)
+            before = _quality(network, live, judged)
         batches = merged(held_out.calibration, RECALIBRATION_SAMPLES)
         changes = _changes(network, keep, batches) if reconstruct else {}
         masked |= {name: masked[name] + change for name, change in changes.items()}
         statistics = _recalibrated(network, masked, batches)
-        after = _quality(network, {**masked, **statistics}, held_out.validation)
+        after = _quality(network, {**masked, **statistics}, judged)
     return Preview(before, after, statistics, changes)
 
 
