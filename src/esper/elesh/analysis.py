@@ -38,6 +38,11 @@ class Quality:
     peak_bytes: int
 
 
+def ready() -> bool:
+    """A task that does nothing: a worker that has done it has imported everything."""
+    return True
+
+
 def screen(case: Case, weights: Mapping[str, float], min_optimizer_steps: int) -> list[float]:
     """Importance rank of every unit, 0 to 1, from what the checkpoint holds; NaN where nothing was measured.
 

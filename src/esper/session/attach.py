@@ -21,7 +21,8 @@ from esper.checkpoint import CheckpointRef, CheckpointStore, open_key_ring
 from esper.checkpoint.trainer_state import Stateful, load_trainer
 from esper.config import Config
 from esper.elesh import DataRef, HeldOut, hold_out, read_data
-from esper.elesh.workers import InlinePool, LocalPool, WorkerPool
+from esper.elesh.analysis import ready
+from esper.elesh.workers import InlinePool, LocalPool, WorkerPool, WorkerTask
 from esper.emrakul import Coordinator, Origin, Schedule, floors
 from esper.emrakul.cycle import CycleRunner
 from esper.emrakul.offline import OfflineAnalyst
@@ -33,6 +34,9 @@ from esper.session.parts import AnalystMaker, Parts
 from esper.session.run_file import write_run_file
 from esper.session.saving import Saving
 from esper.session.session import Session
+
+_IMPORT_SECONDS = 10.0
+"""Most that attaching waits for workers to have imported what they need."""
 
 _PRELOAD = ("torch", "safetensors.torch", "esper.elesh.analysis")
 
@@ -86,14 +90,27 @@ def attach(
         )
     _check_optimizer(model, optimizer)
     settings = config or Config()
-    network = LiveNetwork(model, optimizer, sample, loss)
-    held_out = None if probe is None else _hold_out(probe, settings)
-    session = _assemble(
-        run, network, held_out, sample, settings, metric, higher_is_better, epochs, _listed(scheduler), scaler
-    )
+    with _pool_ahead(settings, probe) as pool:
+        network = LiveNetwork(model, optimizer, sample, loss)
+        held_out = None if probe is None else _hold_out(probe, settings)
+        session = _assemble(
+            run,
+            network,
+            held_out,
+            sample,
+            settings,
+            metric,
+            higher_is_better,
+            epochs,
+            _listed(scheduler),
+            scaler,
+            pool=pool,
+        )
     with _undone_on_error(session):
         session.save_baseline()
         write_run_file(session.parts)
+        if pool is not None and session.parts.runner is not None:
+            pool.submit(WorkerTask(ready)).wait(_IMPORT_SECONDS)
     session.started, session.seconds_in_esper = begun, time.perf_counter() - begun
     return session
 
@@ -201,6 +218,7 @@ def _assemble(
     scaler: Stateful | None,
     *,
     origin: Origin | None = None,
+    pool: WorkerPool | None = None,
 ) -> Session:
     origin = origin or Origin.of(network.anatomy)
     coordinator = Coordinator(config.pruning, Schedule(config.pruning, epochs), origin, time.monotonic)
@@ -209,7 +227,11 @@ def _assemble(
         network.anatomy, network.named_parameters(), network.optimizer, config.importance
     )
     why_off = _why_off(config, held_out, network)
-    pool = None if why_off is not None else _pool(config)
+    if why_off is None:
+        pool = pool or _pool(config)
+    elif pool is not None:
+        pool.close()
+        pool = None
     return Session(
         Parts(
             network=network,
@@ -281,6 +303,18 @@ def _why_off(config: Config, held_out: HeldOut | None, network: LiveNetwork) -> 
             "Give probe=. Training goes on, saved and unpruned."
         )
     return None
+
+
+@contextmanager
+def _pool_ahead(config: Config, probe: object) -> Iterator[WorkerPool | None]:
+    """Workers import torch while the network is traced: beside training that would slow down every step."""
+    pool = _pool(config) if config.pruning.is_enabled and probe is not None else None
+    try:
+        yield pool
+    except BaseException:
+        if pool is not None:
+            pool.close()
+        raise
 
 
 def _pool(config: Config) -> WorkerPool:

@@ -21,10 +21,8 @@ from esper.elesh.workers.codec import from_plain, to_plain
 from esper.elesh.workers.task import Status, TaskOutcome, WorkerTask
 from esper.errors import AnalysisError, ConfigError
 
-_NICENESS = 10
 _START = (
-    f"import json, os, sys; os.nice({_NICENESS}); "  # importing takes seconds of a core, too
-    "given = json.loads(sys.argv[1]); sys.path[:] = given['path']; "
+    "import json, sys; given = json.loads(sys.argv[1]); sys.path[:] = given['path']; "
     "from esper.elesh.workers.supervisor import main; "
     "main(given['number'], given['workers'], given['preload'])"
 )

@@ -22,6 +22,7 @@ from esper.elesh.workers.task import Status
 
 _RETRIED = (Status.LOST, Status.TIMEOUT, Status.MEMORY)
 _LOOK_AT_PARENT_SECONDS = 5.0
+_NICENESS = 10
 
 
 def main(number: int, num_workers: int, preload: Sequence[str]) -> None:
@@ -34,6 +35,7 @@ def main(number: int, num_workers: int, preload: Sequence[str]) -> None:
     """
     for module in preload:
         import_module(module)
+    os.nice(_NICENESS)  # not before: a trainer that has to wait for the imports should not wait long
     gc.collect()
     gc.freeze()  # so that collections in a worker do not copy the pages of what was imported
     supervisor = Supervisor(Channel(socket.socket(fileno=number)), num_workers)
