@@ -11,7 +11,7 @@ from torch.optim import Optimizer
 from esper.anatomy.attributes import fit_attributes
 from esper.anatomy.equivalence import Equivalence, Probe, reference
 from esper.anatomy.modules import refresh
-from esper.anatomy.optimizer_state import cut_state, named
+from esper.anatomy.optimizer_state import StateLayouts, cut_state, named
 from esper.anatomy.structure import Anatomy, BoolArray
 from esper.anatomy.tensors import Undo, kept_indices, live_tensors, resize, select, spread_out
 
@@ -89,13 +89,11 @@ def uncut(model: nn.Module, before: Anatomy, made: Cut, optimizers: tuple[Optimi
     """
     named_tensors = {**dict(model.named_parameters(remove_duplicate=False)), **dict(model.named_buffers())}
     shapes = {info.name: info.shape for info in before.tensors}
+    states = [StateLayouts(optimizer, {}) for optimizer in optimizers]
     for name, axes in made.kept.items():
         tensor = named_tensors[name]
-        for optimizer in optimizers:
-            state = optimizer.state.get(tensor, {})
-            for key, value in state.items():
-                if isinstance(value, Tensor) and value.shape == tensor.shape:
-                    state[key] = spread_out(value, axes, shapes[name])
+        for state in states:
+            state.spread(tensor, axes, shapes[name])
         resize(tensor, spread_out(tensor, axes, shapes[name]), Undo())
     made.attributes.run()
 

@@ -12,6 +12,7 @@ from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
 from esper.anatomy import Anatomy, masked_axes
+from esper.anatomy.optimizer_state import zero_state
 from esper.anatomy.structure import BoolArray, IntArray
 from esper.anatomy.tensors import live_tensors
 from esper.errors import MaskError
@@ -149,12 +150,9 @@ class MaskKeeper:
         """Masked coordinates carry no momentum either, or they would be pushed at every step."""
         with torch.no_grad():
             for name in self._places:
-                tensor = self._tensors[name]
-                self._after_backward(name, tensor)
-                for optimizer in self._optimizers:
-                    for value in optimizer.state.get(tensor, {}).values():
-                        if isinstance(value, Tensor) and value.shape == tensor.shape:
-                            _fill(value, self._placed(name))
+                self._after_backward(name, self._tensors[name])
+            for optimizer in self._optimizers:
+                zero_state(optimizer, {self._tensors[n]: dict(self._placed(n)) for n in self._places})
 
     def _placed(self, name: str) -> Places:
         """The indices of a tensor; they follow it to another device."""
