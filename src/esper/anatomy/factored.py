@@ -125,10 +125,17 @@ def _twin(optimizer: Optimizer, like: Tensor, parameter: torch.nn.Parameter) -> 
         (g for g in optimizer.param_groups if any(p is like for p in g["params"])), optimizer.param_groups[0]
     )
     settings = {key: copy.deepcopy(value) for key, value in group.items() if key != "params"}
-    twin = copy.copy(optimizer)
-    hooks: dict[str, Any] = {key: OrderedDict() for key in attributes if key.endswith("_hooks")}
-    vars(twin).update(hooks, param_groups=[{**settings, "params": [parameter]}], state=defaultdict(dict))
+    twin: Optimizer = object.__new__(type(optimizer))  # copying one leaves attributes of its own behind
+    for key, value in attributes.items():
+        if key not in ("state", "param_groups"):
+            vars(twin)[key] = OrderedDict() if key.endswith("_hooks") else _own(value)
+    vars(twin).update(param_groups=[{**settings, "params": [parameter]}], state=defaultdict(dict))
     return twin
+
+
+def _own(value: Any) -> Any:
+    """A container that the twin may change; what is in it is shared."""
+    return copy.copy(value) if isinstance(value, (dict, list, set)) else value
 
 
 def _axes(state: tuple[int, ...], sizes: tuple[int, ...]) -> tuple[tuple[int | None, ...], bool] | None:
