@@ -16,6 +16,7 @@ from torch.optim import Optimizer
 from torch.utils import _pytree as pytree
 
 from esper.anatomy import Anatomy, Loss
+from esper.anatomy.ranks import number_of_ranks
 from esper.anatomy.structure import BoolArray
 from esper.checkpoint import CheckpointRef, CheckpointStore, open_key_ring
 from esper.checkpoint.trainer_state import Stateful, load_trainer
@@ -51,12 +52,13 @@ def attach(
     epochs: int | None = None,
     scheduler: Stateful | Sequence[Stateful] | None = None,
     scaler: Stateful | None = None,
+    companions: nn.Module | Sequence[nn.Module] = (),
     resume: bool = False,
 ) -> Session:
     """Attaches Esper to a training run.
 
     Args:
-        model: the network, on its device.
+        model: the network, on its device; `torch.compile` may be around it.
         optimizer: the optimizer that trains it.
         loss: `loss(output, target)`, a scalar.
         sample: one batch `(input, target)`, for tracing.
@@ -68,6 +70,8 @@ def attach(
         epochs: how many epochs are planned; the schedule scales to it.
         scheduler: learning-rate scheduler(s), saved and restored with the run.
         scaler: the GradScaler, likewise.
+        companions: what holds a copy of the network (`AveragedModel`, a teacher); masked, cut, saved and
+            restored with it.
         resume: go on from the newest checkpoint if `run_dir` holds one.
 
     Raises:
@@ -76,17 +80,20 @@ def attach(
         CheckpointError: the run directory cannot be written, is in use, or is of another model.
     """
     begun = time.perf_counter()
+    _check_alone(model)
     run = Path(run_dir)
     if _holds_checkpoints(run):
         if resume:
-            return _resume(run, model, optimizer, loss, probe, _listed(scheduler), scaler, config, epochs)
+            return _resume(
+                run, model, optimizer, loss, probe, _listed(scheduler), scaler, config, epochs, companions
+            )
         raise CheckpointError(
             f"{run} holds a run already. Continue it with esper.resume({str(run)!r}, model, optimizer, "
             "loss=...) or with attach(..., resume=True), or choose another run_dir. Nothing was changed."
         )
     _check_optimizer(model, optimizer)
     settings = config or Config()
-    network = LiveNetwork(model, optimizer, sample, loss)
+    network = LiveNetwork(model, optimizer, sample, loss, _modules(companions))
     held_out = None if probe is None else _hold_out(probe, settings)
     session = _assemble(
         run, network, held_out, sample, settings, metric, higher_is_better, epochs, _listed(scheduler), scaler
@@ -107,6 +114,7 @@ def resume(
     probe: Iterable[Any] | None = None,
     scheduler: Stateful | Sequence[Stateful] | None = None,
     scaler: Stateful | None = None,
+    companions: nn.Module | Sequence[nn.Module] = (),
     config: Config | None = None,
     epochs: int | None = None,
 ) -> Session:
@@ -122,6 +130,7 @@ def resume(
         probe: other held-out batches than those that the run has kept.
         scheduler: as for `attach`.
         scaler: as for `attach`.
+        companions: as for `attach`, built the same way.
         config: other settings than those that the run was started with.
         epochs: another number of planned epochs.
 
@@ -134,7 +143,7 @@ def resume(
         raise CheckpointMissing(
             f"{run} holds no checkpoint. Start a run there with esper.attach(..., run_dir=...)."
         )
-    return _resume(run, model, optimizer, loss, probe, _listed(scheduler), scaler, config, epochs)
+    return _resume(run, model, optimizer, loss, probe, _listed(scheduler), scaler, config, epochs, companions)
 
 
 def _resume(
@@ -147,7 +156,9 @@ def _resume(
     scaler: Stateful | None,
     config: Config | None,
     epochs: int | None,
+    companions: nn.Module | Sequence[nn.Module],
 ) -> Session:
+    _check_alone(model)
     _check_optimizer(model, optimizer)
     ring = open_key_ring(run)
     with CheckpointStore(run, keyring=ring) as store:
@@ -164,7 +175,7 @@ def _resume(
     settings = config or Config.model_validate_json(extra["config"])
     held_out = kept if probe is None else _hold_out(probe, settings)
     device = next((p.device for p in model.parameters()), None)
-    network = LiveNetwork(model, optimizer, _on(sample, device), loss)
+    network = LiveNetwork(model, optimizer, _on(sample, device), loss, _modules(companions))
     origin = Origin.from_json(extra["origin"])
     session = _assemble(
         run,
@@ -334,6 +345,16 @@ def _check_optimizer(model: nn.Module, optimizer: Optimizer) -> None:
         )
 
 
+def _check_alone(model: nn.Module) -> None:
+    ranks = number_of_ranks(model)
+    if ranks > 1:
+        raise ConfigError(
+            f"This network is trained by {ranks} processes, and a session decides for one. Nothing was "
+            "changed. Use esper.anatomy.cut with a mask that one rank has decided and broadcast; "
+            "docs/how-to-many-gpus.md shows how."
+        )
+
+
 def _hold_out(probe: Iterable[Any], config: Config) -> HeldOut:
     with torch.random.fork_rng(devices=[]):  # a data loader draws from it; training shall not notice
         return hold_out(probe, config.analysis)
@@ -359,6 +380,10 @@ def _listed(scheduler: Stateful | Sequence[Stateful] | None) -> Sequence[Statefu
     if scheduler is None:
         return ()
     return tuple(scheduler) if isinstance(scheduler, Sequence) else (scheduler,)
+
+
+def _modules(companions: nn.Module | Sequence[nn.Module]) -> Sequence[nn.Module]:
+    return (companions,) if isinstance(companions, nn.Module) else tuple(companions)
 
 
 def _on(sample: Any, device: Any) -> Any:
