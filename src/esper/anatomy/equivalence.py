@@ -38,6 +38,15 @@ class Probe:
 
         return Probe(pytree.tree_map(to, self.args), pytree.tree_map(to, dict(self.kwargs)))
 
+    def beside(self, model: nn.Module) -> Probe:
+        """The same on the network's device."""
+        home = next((p.device for p in model.parameters()), None)
+
+        def to(leaf: Any) -> Any:
+            return leaf.to(home) if isinstance(leaf, Tensor) and home is not None else leaf
+
+        return Probe(pytree.tree_map(to, self.args), pytree.tree_map(to, dict(self.kwargs)))
+
 
 @dataclass(frozen=True)
 class Equivalence:

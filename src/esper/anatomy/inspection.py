@@ -11,6 +11,7 @@ from esper.anatomy.resolve import resolve
 from esper.anatomy.structure import Anatomy
 from esper.anatomy.trace import Loss, Traced, named_tensors, trace
 from esper.anatomy.units import build
+from esper.anatomy.wrappers import bare
 
 
 def inspect(model: nn.Module, sample: Any, loss: Loss | None = None) -> Anatomy:
@@ -30,7 +31,7 @@ def inspect(model: nn.Module, sample: Any, loss: Loss | None = None) -> Anatomy:
 def anatomy_of(traced: Traced, model: nn.Module) -> Anatomy:
     """The anatomy of a network that is already traced."""
     found = propagate(traced)
-    return build(found, resolve(found.space), batch=traced.batch, aliases=_aliases(model))
+    return build(found, resolve(found.space), batch=traced.batch, aliases=_aliases(bare(model)))
 
 
 def _aliases(model: nn.Module) -> dict[str, tuple[str, ...]]:

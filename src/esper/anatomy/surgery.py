@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from esper.anatomy.attributes import fit_attributes
+from esper.anatomy.companions import copy_in
 from esper.anatomy.equivalence import Equivalence, Probe, reference
 from esper.anatomy.modules import refresh
-from esper.anatomy.optimizer_state import cut_state, named
+from esper.anatomy.optimizer_state import StateLayouts, cut_state, named
+from esper.anatomy.ranks import together
 from esper.anatomy.structure import Anatomy, BoolArray
 from esper.anatomy.tensors import Undo, kept_indices, live_tensors, resize, select, spread_out
+from esper.anatomy.trace import named_tensors
+from esper.anatomy.wrappers import bare, check_renewable, renew
 
 
 @dataclass(frozen=True)
@@ -28,6 +32,12 @@ class Cut:
     """Attributes of modules unknown to Esper that had to follow, as `path.attribute = new`."""
     attributes: Undo
     """Takes every attribute back; part of `uncut`."""
+    copies: tuple[nn.Module, ...] = ()
+    """The copies inside of companions that were cut too."""
+
+
+def _nothing_more() -> None:
+    return None
 
 
 def cut(
@@ -36,11 +46,15 @@ def cut(
     keep: BoolArray,
     probe: Probe,
     optimizers: tuple[Optimizer, ...] = (),
+    companions: tuple[nn.Module, ...] = (),
+    *,
+    then: Callable[[], None] = _nothing_more,
 ) -> Cut:
     """Removes the units that `keep` marks False, in place, or leaves everything as it was.
 
     Parameters stay the same objects, so optimizer groups, tied names and hooks keep working; gradients and
-    every element-wise optimizer state tensor lose the same coordinates.
+    the optimizer state of the same coordinates go with them. A network in `torch.compile` or
+    `DistributedDataParallel` may be given as it is; all ranks must call this with the same arguments.
 
     Args:
         model: the live network the anatomy was made of.
@@ -48,35 +62,61 @@ def cut(
         keep: bool [units].
         probe: inputs to prove equality on; a few samples are enough.
         optimizers: optimizers that hold the network's parameters.
+        companions: modules that hold a copy of the network (an EMA, a teacher); they lose the same units,
+            each with a proof of its own.
+        then: called when all is cut and proven; if it raises, the cut is undone.
 
     Raises:
         MaskError: `keep` does not fit the anatomy.
         NotEquivalentError: the network's own code does not work at the new sizes; nothing changed.
-        SurgeryError: the anatomy is of another network, or an optimizer's state cannot follow; nothing
-            changed.
+        SurgeryError: the anatomy is of another network, or an optimizer's state or a companion cannot follow;
+            nothing changed.
+        RankDivergence: the ranks of a parallel network do not agree; nothing changed.
     """
-    tensors = live_tensors(model, anatomy)
-    kept = kept_indices(anatomy, anatomy.removed_indices(keep))
-    expected = reference(model, anatomy, keep, probe)
-    before = sum(p.numel() for p in model.parameters())
     undo, attributes = Undo(), Undo()
+    network = bare(model)
     try:
-        for optimizer in optimizers:
-            cut_state(optimizer, named(tensors), kept, undo)
-        _cut_tensors(tensors, kept, undo)
-        for path, module in model.named_modules():
-            refresh(module, path, kept, attributes)
-        equivalence, rewritten = fit_attributes(model, anatomy, keep, kept, expected, probe, attributes)
+        with together(model, anatomy.digest.encode() + keep.tobytes()):
+            check_renewable(model)
+            copies = [copy_in(companion, network, anatomy) for companion in companions]
+            made = _cut_one(network, anatomy, keep, probe, optimizers, undo, attributes)
+            for copied in copies:
+                _cut_one(copied, anatomy, keep, probe.beside(copied), (), undo, attributes)
+            then()
     except BaseException:
         attributes.run()
         undo.run()
         raise
+    for changed in (model, *companions):
+        renew(changed)
+    return replace(made, copies=tuple(copies))
+
+
+def _cut_one(
+    model: nn.Module,
+    anatomy: Anatomy,
+    keep: BoolArray,
+    probe: Probe,
+    optimizers: tuple[Optimizer, ...],
+    undo: Undo,
+    attributes: Undo,
+) -> Cut:
+    tensors = live_tensors(model, anatomy)
+    kept = kept_indices(anatomy, anatomy.removed_indices(keep))
+    expected = reference(model, anatomy, keep, probe)
+    before = sum(p.numel() for p in model.parameters())
+    for optimizer in optimizers:
+        cut_state(optimizer, named(tensors), kept, undo)
+    _cut_tensors(tensors, kept, undo)
+    for path, module in model.named_modules():
+        refresh(module, path, kept, attributes)
+    equivalence, rewritten = fit_attributes(model, anatomy, keep, kept, expected, probe, attributes)
     after = sum(p.numel() for p in model.parameters())
     return Cut(equivalence, kept, before, after, rewritten, attributes)
 
 
 def uncut(model: nn.Module, before: Anatomy, made: Cut, optimizers: tuple[Optimizer, ...] = ()) -> None:
-    """Gives the network the shapes it had before a cut, so that a checkpoint from then fits again.
+    """Gives network and companions the shapes they had before a cut, so that a checkpoint from then fits.
 
     Coordinates that the cut removed come back as zeros, in parameters, buffers and optimizer state alike.
     Cuts are taken back last first.
@@ -87,17 +127,16 @@ def uncut(model: nn.Module, before: Anatomy, made: Cut, optimizers: tuple[Optimi
         made: what `cut` returned.
         optimizers: the same as for the cut.
     """
-    named_tensors = {**dict(model.named_parameters(remove_duplicate=False)), **dict(model.named_buffers())}
     shapes = {info.name: info.shape for info in before.tensors}
-    for name, axes in made.kept.items():
-        tensor = named_tensors[name]
-        for optimizer in optimizers:
-            state = optimizer.state.get(tensor, {})
-            for key, value in state.items():
-                if isinstance(value, Tensor) and value.shape == tensor.shape:
-                    state[key] = spread_out(value, axes, shapes[name])
-        resize(tensor, spread_out(tensor, axes, shapes[name]), Undo())
+    states = [StateLayouts(optimizer, {}) for optimizer in optimizers]
+    for tensors in map(named_tensors, (bare(model), *made.copies)):
+        for name, axes in made.kept.items():
+            for state in states:
+                state.spread(tensors[name], axes, shapes[name])
+            resize(tensors[name], spread_out(tensors[name], axes, shapes[name]), Undo())
     made.attributes.run()
+    for changed in (model, *made.copies):
+        renew(changed)
 
 
 def _cut_tensors(tensors: Mapping[str, Tensor], kept: Mapping[str, Mapping[int, Tensor]], undo: Undo) -> None:

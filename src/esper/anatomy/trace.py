@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 from torch.utils import _pytree as pytree
 
+from esper.anatomy.wrappers import bare
 from esper.errors import ConfigError, UntraceableError
 
 Loss = Callable[[Any, Any], Tensor]
@@ -79,11 +80,14 @@ def _without_caches(output: Any) -> Any:
 
 @contextmanager
 def undisturbed(model: nn.Module) -> Iterator[None]:
-    """Runs a block with the network in eval mode and leaves mode, random state and buffers as they were."""
+    """Runs a block with the network in eval mode and leaves mode, random state and buffers as they were.
+
+    What is compiled runs as it is written meanwhile: nothing is compiled for a look.
+    """
     modes = {module: module.training for module in model.modules()}
     buffers = {name: buffer.detach().clone() for name, buffer in model.named_buffers()}
     devices = sorted({p.device.index or 0 for p in model.parameters() if p.device.type == "cuda"})
-    with torch.random.fork_rng(devices=devices):
+    with torch.random.fork_rng(devices=devices), torch.compiler.set_stance("force_eager"):
         try:
             model.eval()
             yield
@@ -125,7 +129,8 @@ def trace(model: nn.Module, sample: Any, loss: Loss | None = None) -> Traced:
     """Exports `model` (with `loss`, if given) in eval mode; the model is left untouched.
 
     Args:
-        model: any network that `torch.export` can follow.
+        model: any network that `torch.export` can follow, with or without `torch.compile` and
+            `DistributedDataParallel` around it.
         sample: one batch, `(input, target)` with a loss; see `split_sample`.
         loss: `loss(output, target)`, a scalar.
 
@@ -133,6 +138,7 @@ def trace(model: nn.Module, sample: Any, loss: Loss | None = None) -> Traced:
         UntraceableError: the exporter cannot follow the code; the message names the line.
         ConfigError: the sample is on another device than the network, or the loss is not a scalar.
     """
+    model = bare(model)
     args, kwargs, target = split_sample(sample, with_target=loss is not None)
     inputs = (args, kwargs, target)
     _check_devices(model, inputs)

@@ -12,6 +12,8 @@ from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
 from esper.anatomy import Anatomy, masked_axes
+from esper.anatomy.companions import copy_in
+from esper.anatomy.optimizer_state import zero_state
 from esper.anatomy.structure import BoolArray, IntArray
 from esper.anatomy.tensors import live_tensors
 from esper.errors import MaskError
@@ -30,13 +32,34 @@ class MaskKeeper:
     they are complete, so that clipping by the global norm and the moments see what the cut network would see.
     The values they had are kept, so `unmask` restores them bit for bit. Nothing is registered on the modules,
     so the `state_dict` does not change.
+
+    Companions (an EMA of the network) are masked at the same coordinates. What is averaged into them is zero
+    there, so they stay masked, and what they compute is an average of the masked network.
+
+    Args:
+        model: the network.
+        anatomy: its anatomy.
+        optimizers: those that train it.
+        companions: modules that hold a copy of the network.
     """
 
-    def __init__(self, model: nn.Module, anatomy: Anatomy, optimizers: Sequence[Optimizer]) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        anatomy: Anatomy,
+        optimizers: Sequence[Optimizer],
+        companions: Sequence[nn.Module] = (),
+    ) -> None:
         self.anatomy = anatomy
         self.keep: BoolArray = np.ones(anatomy.num_units, dtype=np.bool_)
         self._optimizers = tuple(optimizers)
-        self._tensors = live_tensors(model, anatomy)
+        self._prefixes = ["", *(f"companion {number}: " for number in range(len(companions)))]
+        copies = [model, *(copy_in(companion, model, anatomy) for companion in companions)]
+        self._tensors = {
+            prefix + name: tensor
+            for prefix, copied in zip(self._prefixes, copies, strict=True)
+            for name, tensor in live_tensors(copied, anatomy).items()
+        }
         self._originals: dict[str, Tensor] = {}
         self._places: dict[str, Places] = {}
         self._steps: list[RemovableHandle] = [
@@ -49,7 +72,10 @@ class MaskKeeper:
         return int((~self.keep).sum())
 
     def originals(self) -> dict[str, Tensor]:
-        """The values under the mask, by parameter: row by row, shape [masked coordinates]."""
+        """The values under the mask, by parameter: row by row, shape [masked coordinates].
+
+        Those of companions stand under `companion <number>: <parameter>`.
+        """
         return dict(self._originals)
 
     def apply(self, keep: BoolArray, originals: Mapping[str, Tensor] | None = None) -> None:
@@ -68,7 +94,7 @@ class MaskKeeper:
                 f"{int((keep & ~self.keep).sum())} unit(s) that are masked now are not in the new mask. "
                 "Call unmask() first to bring units back."
             )
-        axes = _by_tensor(masked_axes(self.anatomy, keep))
+        axes = self._axes(keep)
         self._originals = self._hidden(axes) if originals is None else self._given(axes, originals)
         self.keep = keep.copy()
         self._bind(axes)
@@ -82,7 +108,7 @@ class MaskKeeper:
             but: bool [units]; what it marks False stays masked. Its units must be masked now.
         """
         with torch.no_grad():
-            for name, axes in _by_tensor(masked_axes(self.anatomy, self.keep)).items():
+            for name, axes in self._axes(self.keep).items():
                 tensor = self._tensors[name]
                 tensor[_masked_places(tensor, axes)] = self._originals[name].to(tensor)
         self.keep = np.ones(self.anatomy.num_units, dtype=np.bool_)
@@ -97,9 +123,17 @@ class MaskKeeper:
             handle.remove()
         self._steps, self._gradients = [], []
 
+    def _axes(self, keep: BoolArray) -> dict[str, Axes]:
+        """What a mask zeroes, in the network and in every companion."""
+        grouped: dict[str, Axes] = {}
+        for (name, axis), gone in masked_axes(self.anatomy, keep).items():
+            for prefix in self._prefixes:
+                grouped.setdefault(prefix + name, []).append((axis, gone))
+        return grouped
+
     def _hidden(self, axes: Mapping[str, Axes]) -> dict[str, Tensor]:
         """The values of coordinates masked for the first time, and the older ones of those masked before."""
-        before = _by_tensor(masked_axes(self.anatomy, self.keep))
+        before = self._axes(self.keep)
         hidden = {}
         for name, places in axes.items():
             values = self._tensors[name].detach().clone()
@@ -149,12 +183,9 @@ class MaskKeeper:
         """Masked coordinates carry no momentum either, or they would be pushed at every step."""
         with torch.no_grad():
             for name in self._places:
-                tensor = self._tensors[name]
-                self._after_backward(name, tensor)
-                for optimizer in self._optimizers:
-                    for value in optimizer.state.get(tensor, {}).values():
-                        if isinstance(value, Tensor) and value.shape == tensor.shape:
-                            _fill(value, self._placed(name))
+                self._after_backward(name, self._tensors[name])
+            for optimizer in self._optimizers:
+                zero_state(optimizer, {self._tensors[n]: dict(self._placed(n)) for n in self._places})
 
     def _placed(self, name: str) -> Places:
         """The indices of a tensor; they follow it to another device."""
@@ -171,13 +202,6 @@ def _fill(tensor: Tensor, places: Places) -> None:
 
 def _on_device(tensor: Tensor, axes: Axes) -> Places:
     return [(axis, torch.from_numpy(gone).to(tensor.device)) for axis, gone in axes]
-
-
-def _by_tensor(axes: Mapping[tuple[str, int], IntArray]) -> dict[str, Axes]:
-    grouped: dict[str, Axes] = {}
-    for (name, axis), gone in axes.items():
-        grouped.setdefault(name, []).append((axis, gone))
-    return grouped
 
 
 def _masked_places(tensor: Tensor, axes: Axes) -> Tensor:

@@ -13,9 +13,11 @@ from torch.optim import Optimizer
 from torch.utils import _pytree as pytree
 
 from esper.anatomy import Anatomy, Cut, Loss, Probe, anatomy_of, cut, split_sample, trace, uncut
+from esper.anatomy.companions import copy_in
 from esper.anatomy.feasibility import refused_groups
 from esper.anatomy.structure import BoolArray, IntArray
 from esper.anatomy.twin import Twin
+from esper.anatomy.wrappers import bare
 from esper.errors import CheckpointError, StructureError, SurgeryError
 from esper.kasmina.masks import MaskKeeper
 
@@ -43,10 +45,23 @@ class LiveNetwork:
         optimizer: the optimizer that trains it.
         sample: one batch `(input, target)`.
         loss: `loss(output, target)`.
+        companions: modules that hold a copy of the network, and are masked and cut with it.
+
+    Attributes:
+        model: the network itself.
+        given: the network as the user has it, perhaps compiled or in `DistributedDataParallel`.
     """
 
-    def __init__(self, model: nn.Module, optimizer: Optimizer, sample: Any, loss: Loss) -> None:
-        self.model = model
+    def __init__(
+        self,
+        model: nn.Module,
+        optimizer: Optimizer,
+        sample: Any,
+        loss: Loss,
+        companions: Sequence[nn.Module] = (),
+    ) -> None:
+        self.given, self.model = model, bare(model)
+        self.companions = tuple(companions)
         self.optimizer = optimizer
         self.cuts: list[PastCut] = []
         self.original: nn.Module | None = None
@@ -61,7 +76,7 @@ class LiveNetwork:
         """The twin, to run on live tensors."""
         self.masks: MaskKeeper
         self._look()
-        self.refused: dict[str, str] = refused_groups(model, self.anatomy, self.probe)
+        self.refused: dict[str, str] = refused_groups(self.model, self.anatomy, self.probe)
         """Groups that the network's own code does not let be cut, and why: by name, for the whole run."""
 
     def cuttable_units(self) -> BoolArray:
@@ -76,7 +91,7 @@ class LiveNetwork:
         self.anatomy, self.twin, self.graph = anatomy, twin.to_bytes(), twin
         args, kwargs, _ = split_sample(self._sample, with_target=True)
         self.probe = Probe(*(_first(args, kwargs) if twin.is_batch_dynamic else (args, kwargs)))
-        self.masks = MaskKeeper(self.model, self.anatomy, (self.optimizer,))
+        self.masks = MaskKeeper(self.model, self.anatomy, (self.optimizer,), self.companions)
 
     def cut_masked(self, left: BoolArray | None = None) -> tuple[Cut, IntArray]:
         """Removes masked units for good.
@@ -107,13 +122,15 @@ class LiveNetwork:
         return made, numbers
 
     def _cut(self, before: Anatomy, keep: BoolArray) -> Cut:
-        made = cut(self.model, before, keep, self.probe, (self.optimizer,))
-        try:
-            self._look()
-        except StructureError as error:
-            uncut(self.model, before, made, (self.optimizer,))
-            raise SurgeryError(f"The cut network cannot be traced, so the cut was undone: {error}") from error
-        return made
+        def look_again() -> None:
+            try:
+                self._look()
+            except StructureError as error:
+                raise SurgeryError(
+                    f"The cut network cannot be traced, so the cut was undone: {error}"
+                ) from error
+
+        return cut(self.given, before, keep, self.probe, (self.optimizer,), self.companions, then=look_again)
 
     def take_back_cuts(self, remaining: int) -> None:
         """Takes back all but the first `remaining` cuts: shapes, attributes and classes are those of then.
@@ -125,13 +142,13 @@ class LiveNetwork:
         self.masks.detach()
         while len(self.cuts) > remaining:
             past = self.cuts.pop()
-            uncut(self.model, past.anatomy, past.made, (self.optimizer,))
+            uncut(self.given, past.anatomy, past.made, (self.optimizer,))
         self._look()
 
     def renew_masks(self) -> None:
         """Forgets all masks without restoring anything: a checkpoint is about to be."""
         self.masks.detach()
-        self.masks = MaskKeeper(self.model, self.anatomy, (self.optimizer,))
+        self.masks = MaskKeeper(self.model, self.anatomy, (self.optimizer,), self.companions)
 
     def make_cuts(self, records: Sequence[Mapping[str, Any]]) -> None:
         """Makes recorded cuts in a fresh network, so that a checkpoint from after them can be restored.
@@ -156,10 +173,12 @@ class LiveNetwork:
         return {name: value.detach() for name, value in live.items()}
 
     def adjust(self, changes: Mapping[str, Tensor], sign: int = 1) -> None:
-        """Adds `sign` times these changes to parameters, by name."""
-        live = self.tensors()
-        for name, change in changes.items():
-            live[name].add_(change, alpha=sign)
+        """Adds `sign` times these changes to parameters, by name; copies of the network get them too."""
+        copies = [copy_in(companion, self.model, self.anatomy) for companion in self.companions]
+        for network in (self.model, *copies):
+            tensors = dict(network.named_parameters())
+            for name, change in changes.items():
+                tensors[name].detach().add_(change, alpha=sign)
 
     def parameter_names(self) -> list[str]:
         """The names of the optimizer's parameters, in the order in which its state numbers them."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -16,13 +15,12 @@ from torch.optim import Optimizer
 from torch.utils import _pytree as pytree
 
 from esper.anatomy import Anatomy, Loss
+from esper.anatomy.ranks import number_of_ranks
 from esper.anatomy.structure import BoolArray
 from esper.checkpoint import CheckpointRef, CheckpointStore, open_key_ring
 from esper.checkpoint.trainer_state import Stateful, load_trainer
 from esper.config import Config
-from esper.elesh import DataRef, HeldOut, hold_out, read_data
-from esper.elesh.analysis import ready
-from esper.elesh.workers import InlinePool, LocalPool, WorkerPool, WorkerTask
+from esper.elesh import DataRef, HeldOut, WorkerPool, hold_out, read_data
 from esper.emrakul import Coordinator, Origin, Schedule, floors
 from esper.emrakul.cycle import CycleRunner
 from esper.emrakul.offline import OfflineAnalyst
@@ -31,14 +29,10 @@ from esper.importance import ImportanceTracker
 from esper.kasmina import LiveNetwork
 from esper.session.log import say
 from esper.session.parts import AnalystMaker, Parts
+from esper.session.pool import open_pool, pool_ahead, wait_for_imports
 from esper.session.run_file import write_run_file
 from esper.session.saving import Saving
 from esper.session.session import Session
-
-_IMPORT_SECONDS = 10.0
-"""Most that attaching waits for workers to have imported what they need."""
-
-_PRELOAD = ("torch", "safetensors.torch", "esper.elesh.analysis")
 
 
 def attach(
@@ -55,12 +49,13 @@ def attach(
     epochs: int | None = None,
     scheduler: Stateful | Sequence[Stateful] | None = None,
     scaler: Stateful | None = None,
+    companions: nn.Module | Sequence[nn.Module] = (),
     resume: bool = False,
 ) -> Session:
     """Attaches Esper to a training run.
 
     Args:
-        model: the network, on its device.
+        model: the network, on its device; `torch.compile` may be around it.
         optimizer: the optimizer that trains it.
         loss: `loss(output, target)`, a scalar.
         sample: one batch `(input, target)`, for tracing.
@@ -72,6 +67,8 @@ def attach(
         epochs: how many epochs are planned; the schedule scales to it.
         scheduler: learning-rate scheduler(s), saved and restored with the run.
         scaler: the GradScaler, likewise.
+        companions: what holds a copy of the network (`AveragedModel`, a teacher); masked, cut, saved and
+            restored with it.
         resume: go on from the newest checkpoint if `run_dir` holds one.
 
     Raises:
@@ -80,18 +77,21 @@ def attach(
         CheckpointError: the run directory cannot be written, is in use, or is of another model.
     """
     begun = time.perf_counter()
+    _check_alone(model)
     run = Path(run_dir)
     if _holds_checkpoints(run):
         if resume:
-            return _resume(run, model, optimizer, loss, probe, _listed(scheduler), scaler, config, epochs)
+            return _resume(
+                run, model, optimizer, loss, probe, _listed(scheduler), scaler, config, epochs, companions
+            )
         raise CheckpointError(
             f"{run} holds a run already. Continue it with esper.resume({str(run)!r}, model, optimizer, "
             "loss=...) or with attach(..., resume=True), or choose another run_dir. Nothing was changed."
         )
     _check_optimizer(model, optimizer)
     settings = config or Config()
-    with _pool_ahead(settings, probe) as pool:
-        network = LiveNetwork(model, optimizer, sample, loss)
+    with pool_ahead(settings, probe) as pool:
+        network = LiveNetwork(model, optimizer, sample, loss, _modules(companions))
         held_out = None if probe is None else _hold_out(probe, settings)
         session = _assemble(
             run,
@@ -110,7 +110,7 @@ def attach(
         session.save_baseline()
         write_run_file(session.parts)
         if pool is not None and session.parts.runner is not None:
-            pool.submit(WorkerTask(ready)).wait(_IMPORT_SECONDS)
+            wait_for_imports(pool)
     session.started, session.seconds_in_esper = begun, time.perf_counter() - begun
     return session
 
@@ -124,6 +124,7 @@ def resume(
     probe: Iterable[Any] | None = None,
     scheduler: Stateful | Sequence[Stateful] | None = None,
     scaler: Stateful | None = None,
+    companions: nn.Module | Sequence[nn.Module] = (),
     config: Config | None = None,
     epochs: int | None = None,
 ) -> Session:
@@ -139,6 +140,7 @@ def resume(
         probe: other held-out batches than those that the run has kept.
         scheduler: as for `attach`.
         scaler: as for `attach`.
+        companions: as for `attach`, built the same way.
         config: other settings than those that the run was started with.
         epochs: another number of planned epochs.
 
@@ -151,7 +153,7 @@ def resume(
         raise CheckpointMissing(
             f"{run} holds no checkpoint. Start a run there with esper.attach(..., run_dir=...)."
         )
-    return _resume(run, model, optimizer, loss, probe, _listed(scheduler), scaler, config, epochs)
+    return _resume(run, model, optimizer, loss, probe, _listed(scheduler), scaler, config, epochs, companions)
 
 
 def _resume(
@@ -164,7 +166,9 @@ def _resume(
     scaler: Stateful | None,
     config: Config | None,
     epochs: int | None,
+    companions: nn.Module | Sequence[nn.Module],
 ) -> Session:
+    _check_alone(model)
     _check_optimizer(model, optimizer)
     ring = open_key_ring(run)
     with CheckpointStore(run, keyring=ring) as store:
@@ -181,7 +185,7 @@ def _resume(
     settings = config or Config.model_validate_json(extra["config"])
     held_out = kept if probe is None else _hold_out(probe, settings)
     device = next((p.device for p in model.parameters()), None)
-    network = LiveNetwork(model, optimizer, _on(sample, device), loss)
+    network = LiveNetwork(model, optimizer, _on(sample, device), loss, _modules(companions))
     origin = Origin.from_json(extra["origin"])
     session = _assemble(
         run,
@@ -228,7 +232,7 @@ def _assemble(
     )
     why_off = _why_off(config, held_out, network)
     if why_off is None:
-        pool = pool or _pool(config)
+        pool = pool or open_pool(config)
     elif pool is not None:
         pool.close()
         pool = None
@@ -305,25 +309,6 @@ def _why_off(config: Config, held_out: HeldOut | None, network: LiveNetwork) -> 
     return None
 
 
-@contextmanager
-def _pool_ahead(config: Config, probe: object) -> Iterator[WorkerPool | None]:
-    """Workers import torch while the network is traced: beside training that would slow down every step."""
-    pool = _pool(config) if config.pruning.is_enabled and probe is not None else None
-    try:
-        yield pool
-    except BaseException:
-        if pool is not None:
-            pool.close()
-        raise
-
-
-def _pool(config: Config) -> WorkerPool:
-    workers = config.analysis.workers
-    if workers is None:
-        workers = max(1, min(4, (os.cpu_count() or 2) - 1))
-    return LocalPool(workers, _PRELOAD) if workers else InlinePool()
-
-
 def _analyst_maker(
     saving: Saving, pool: WorkerPool | None, network: LiveNetwork, config: Config, origin: Origin
 ) -> AnalystMaker:
@@ -369,6 +354,16 @@ def _check_optimizer(model: nn.Module, optimizer: Optimizer) -> None:
         )
 
 
+def _check_alone(model: nn.Module) -> None:
+    ranks = number_of_ranks(model)
+    if ranks > 1:
+        raise ConfigError(
+            f"This network is trained by {ranks} processes, and a session decides for one. Nothing was "
+            "changed. Use esper.anatomy.cut with a mask that one rank has decided and broadcast; "
+            "docs/how-to-many-gpus.md shows how."
+        )
+
+
 def _hold_out(probe: Iterable[Any], config: Config) -> HeldOut:
     with torch.random.fork_rng(devices=[]):  # a data loader draws from it; training shall not notice
         return hold_out(probe, config.analysis)
@@ -394,6 +389,10 @@ def _listed(scheduler: Stateful | Sequence[Stateful] | None) -> Sequence[Statefu
     if scheduler is None:
         return ()
     return tuple(scheduler) if isinstance(scheduler, Sequence) else (scheduler,)
+
+
+def _modules(companions: nn.Module | Sequence[nn.Module]) -> Sequence[nn.Module]:
+    return (companions,) if isinstance(companions, nn.Module) else tuple(companions)
 
 
 def _on(sample: Any, device: Any) -> Any:

@@ -17,6 +17,7 @@ from esper.elesh import HeldOut
 from esper.emrakul import CoordinatorState, Origin
 from esper.emrakul.cycle import CycleRunner
 from esper.emrakul.offline import OfflineAnalyst
+from esper.errors import CheckpointError
 from esper.importance import ImportanceTracker
 from esper.kasmina import LiveNetwork
 from esper.session.log import RunLog
@@ -75,6 +76,7 @@ def capture(parts: Parts, memory: Memory) -> dict[str, Any]:
         "cuts": [past.record() for past in network.cuts],
         "keep": network.masks.keep,
         "originals": network.masks.originals(),
+        "companions": [companion.state_dict() for companion in network.companions],
         "tracker": parts.tracker.state(),
         "coordinator": parts.runner.coordinator.state.to_json() if parts.runner else None,
         "origin": parts.origin.to_json(),
@@ -96,10 +98,13 @@ def restore(parts: Parts, memory: Memory, target: CheckpointRef, *, as_rollback:
     """
     state = parts.saving.read(target)
     extra, network = state.extra, parts.network
+    _check_companions(network, extra["companions"])
     network.take_back_cuts(_common_cuts(network, extra["cuts"]))
     network.make_cuts(extra["cuts"][len(network.cuts) :])
     network.renew_masks()
     parts.saving.restore(state, network, parts.schedulers, parts.scaler)
+    for companion, saved in zip(network.companions, extra["companions"], strict=True):
+        companion.load_state_dict(saved)
     network.masks.apply(np.asarray(extra["keep"]), extra["originals"])
     parts.tracker.rebind(
         network.anatomy, network.named_parameters(), np.full(parts.tracker.num_units, -1, np.int64)
@@ -116,6 +121,15 @@ def restore(parts: Parts, memory: Memory, target: CheckpointRef, *, as_rollback:
             parts.runner.coordinator.state = CoordinatorState.from_json(extra["coordinator"])
     parts.saving.structure_changed(network)
     parts.saving.returned_to(target)
+
+
+def _check_companions(network: LiveNetwork, saved: Sequence[Mapping[str, Any]]) -> None:
+    given = [set(companion.state_dict()) for companion in network.companions]
+    if given != [set(state) for state in saved]:
+        raise CheckpointError(
+            f"The checkpoint holds {len(saved)} companion(s), and {len(given)} were given, or others. Give "
+            "the same ones in the same order as when the run began, as `companions=`."
+        )
 
 
 def _common_cuts(network: LiveNetwork, records: Sequence[Mapping[str, Any]]) -> int:

@@ -50,8 +50,8 @@ class Session:
 
     @property
     def model(self) -> nn.Module:
-        """The user's network."""
-        return self.parts.network.model
+        """The user's network, as it was given."""
+        return self.parts.network.given
 
     @property
     def optimizer(self) -> Optimizer:

@@ -1,0 +1,74 @@
+"""What torch puts around a network (compilation, data parallelism): taken off, and renewed after a cut."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import nn
+from torch._dynamo import OptimizedModule
+from torch.nn.parallel import DataParallel, DistributedDataParallel
+
+from esper.errors import SurgeryError
+
+
+def bare(model: nn.Module) -> nn.Module:
+    """The network inside of `torch.compile`, `DistributedDataParallel` and `DataParallel`, in any order."""
+    *_, innermost = layers(model)
+    return innermost
+
+
+def layers(model: nn.Module) -> Iterator[nn.Module]:
+    """The wrappers of a network from outside in, and the network itself."""
+    yield model
+    while isinstance(model, (OptimizedModule, DataParallel, DistributedDataParallel)):
+        model = model.get_submodule("_orig_mod" if isinstance(model, OptimizedModule) else "module")
+        yield model
+
+
+def check_renewable(model: nn.Module) -> None:
+    """Makes sure, before a cut, that the wrappers can follow it.
+
+    Raises:
+        SurgeryError: one of them cannot.
+    """
+    for layer in layers(model):
+        if isinstance(layer, DistributedDataParallel) and layer.mixed_precision is not None:
+            raise SurgeryError(
+                "DistributedDataParallel with mixed_precision keeps second copies of all parameters, which "
+                "cannot follow a cut. Nothing was changed. Use torch.autocast instead, or unwrap the network "
+                "(`model.module`), cut it, and wrap it again."
+            )
+
+
+def renew(model: nn.Module) -> None:
+    """After shapes have changed: gradient buckets are built anew, and compiled code is forgotten.
+
+    The wrappers stay the objects that they are.
+    """
+    is_compiled = False
+    for layer in layers(model):
+        if isinstance(layer, DistributedDataParallel):
+            _rebuild(layer)
+        is_compiled = is_compiled or _is_compiled(layer)
+    if is_compiled or any(_is_compiled(module) for module in bare(model).modules()):
+        torch.compiler.reset()  # or every cut would count towards the limit of recompilations
+
+
+def _is_compiled(module: nn.Module) -> bool:
+    return isinstance(module, OptimizedModule) or vars(module).get("_compiled_call_impl") is not None
+
+
+def _rebuild(wrapper: DistributedDataParallel) -> None:
+    """A reducer for the new sizes: the old one lost its hooks with the old gradients, so ranks would part.
+
+    This is what unpickling a wrapper does (`__setstate__`), with its own process group and hooks kept.
+    """
+    state = dict(vars(wrapper))
+    for of_old_sizes in ("reducer", "logger"):
+        del state[of_old_sizes], vars(wrapper)[of_old_sizes]  # first, or both would hook into the gradients
+    state["_static_graph_delay_allreduce_enqueued"] = False
+    wrapper.__setstate__(state)
+    hooks, vars(wrapper)["_comm_hooks"] = state["_comm_hooks"], []
+    for hook, hook_state in hooks:
+        wrapper.register_comm_hook(hook_state, hook)

@@ -1,0 +1,166 @@
+"""An average of the weights goes through a whole run: masked, cut, saved, rolled back and resumed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+import esper
+from esper.errors import CheckpointError, SurgeryError
+from esper.session import Session
+from tests.session.runs import EPOCHS, examples, settings, small_network
+
+
+class Run:
+    """A training run with an average that is updated after every step."""
+
+    def __init__(self, run_dir: Path, *, compiled: bool = False) -> None:
+        torch.set_num_threads(1)
+        bare = small_network()
+        self.model: nn.Module = bare
+        if compiled:
+            wrapped = torch.compile(bare, backend="eager")
+            assert isinstance(wrapped, nn.Module)
+            self.model = wrapped
+        self.ema = AveragedModel(bare, multi_avg_fn=get_ema_multi_avg_fn(0.9))
+        self.optimizer = torch.optim.AdamW(self.model.parameters(), 1e-2)
+        self.data, self.held_out = examples(192, 0), examples(192, 1)
+        self.session: Session = esper.attach(
+            self.model,
+            self.optimizer,
+            loss=nn.CrossEntropyLoss(),
+            sample=(self.data[0][:16], self.data[1][:16]),
+            probe=[self.held_out],
+            run_dir=run_dir,
+            config=settings(),
+            epochs=EPOCHS,
+            companions=self.ema,
+            resume=True,
+        )
+
+    def train(self) -> None:
+        inputs, targets = self.data
+        for index in torch.randperm(len(targets)).split(32):
+            self.optimizer.zero_grad()
+            nn.functional.cross_entropy(self.model(inputs[index]), targets[index]).backward()
+            self.optimizer.step()
+            self.ema.update_parameters(self.session.parts.network.model)
+
+    def epoch(self) -> None:
+        self.train()
+        self.session.end_epoch(accuracy=0.5)
+
+    def until_masked(self) -> None:
+        while not self.session.parts.network.masks.num_masked:
+            assert self.session.epoch < EPOCHS
+            self.epoch()
+
+    def state(self) -> list[Tensor]:
+        live = [*self.model.state_dict().values(), *self.ema.state_dict().values()]
+        return [tensor.detach().clone() for tensor in live]
+
+
+@contextmanager
+def running(run_dir: Path, *, compiled: bool = False) -> Iterator[Run]:
+    run = Run(run_dir, compiled=compiled)
+    try:
+        yield run
+    finally:
+        run.session.detach()
+
+
+def zeros(module: nn.Module) -> list[Tensor]:
+    return [parameter.detach() == 0 for parameter in module.parameters()]
+
+
+def test_an_average_is_masked_stays_masked_and_is_cut_with_the_network(tmp_path: Path) -> None:
+    with running(tmp_path) as run:
+        run.until_masked()
+        network = run.session.parts.network
+        masked = zeros(network.model)
+        assert any(where.any() for where in masked)
+        run.train()
+        for where, average in zip(masked, run.ema.module.parameters(), strict=True):
+            assert not average.detach()[where].count_nonzero()
+        while run.session.epoch < EPOCHS:
+            run.epoch()
+        result = run.session.finish(latency=False)
+        assert result.report.parameters_after < result.report.parameters_before
+        shapes = [parameter.shape for parameter in result.model.parameters()]
+        assert [parameter.shape for parameter in run.ema.module.parameters()] == shapes
+
+
+def test_a_resumed_run_has_the_average_that_it_left(tmp_path: Path) -> None:
+    with running(tmp_path) as run:
+        while not run.session.parts.network.cuts:
+            assert run.session.epoch < EPOCHS
+            run.epoch()
+        left = run.state()
+    with running(tmp_path) as again:
+        assert all(map(torch.equal, left, again.state()))
+        again.epoch()
+
+
+def test_a_mask_that_is_taken_back_gives_the_average_its_values_again(tmp_path: Path) -> None:
+    with running(tmp_path) as run:
+        run.until_masked()
+        masks = run.session.parts.network.masks
+        hidden = [name for name in masks.originals() if name.startswith("companion 0: ")]
+        assert hidden
+        assert all(masks.originals()[name].count_nonzero() for name in hidden if name.endswith("weight"))
+        masked = run.state()
+        masks.unmask()
+        assert not all(map(torch.equal, masked, run.state()))
+        assert not any(where.any() for where in zeros(run.ema.module))
+
+
+def test_going_back_across_a_cut_gives_the_average_its_old_widths(tmp_path: Path) -> None:
+    with running(tmp_path) as run:
+        before = run.state()
+        while not run.session.parts.network.cuts:
+            assert run.session.epoch < EPOCHS
+            run.epoch()
+        run.session.rollback(0)
+        assert all(map(torch.equal, before, run.state()))
+        run.epoch()
+
+
+def test_a_run_with_an_average_is_not_resumed_without_it(tmp_path: Path) -> None:
+    with running(tmp_path) as run:
+        run.epoch()
+    model = small_network()
+    optimizer = torch.optim.AdamW(model.parameters(), 1e-2)
+    with pytest.raises(CheckpointError, match=r"holds 1 companion\(s\), and 0 were given"):
+        esper.resume(tmp_path, model, optimizer, loss=nn.CrossEntropyLoss())
+
+
+def test_a_companion_of_another_network_is_refused(tmp_path: Path) -> None:
+    model = small_network()
+    with pytest.raises(SurgeryError, match="companion Linear holds no copy of Sequential"):
+        esper.attach(
+            model,
+            torch.optim.SGD(model.parameters(), 0.1),
+            loss=nn.CrossEntropyLoss(),
+            sample=examples(16, 0),
+            run_dir=tmp_path,
+            companions=[nn.Linear(3, 3)],
+        )
+
+
+def test_a_compiled_network_goes_through_a_whole_run(tmp_path: Path) -> None:
+    with running(tmp_path, compiled=True) as run:
+        assert run.session.model is run.model
+        while run.session.epoch < EPOCHS:
+            run.epoch()
+        result = run.session.finish(latency=False)
+        assert result.report.parameters_after < result.report.parameters_before
+        assert result.model is run.model
+        inputs = run.held_out[0]
+        assert torch.allclose(run.model.eval()(inputs), run.session.parts.network.model.eval()(inputs))
+        assert torch.allclose(run.model.eval()(inputs), esper.load(tmp_path)(inputs), atol=1e-5)
