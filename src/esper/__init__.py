@@ -12,17 +12,18 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from esper.config import Config
     from esper.errors import EsperError
-    from esper.session import Session, attach, inspect, load, resume
+    from esper.session import Session, attach, compact, inspect, load, resume
 
 __version__ = "0.1.0"
 
-__all__ = ["Config", "EsperError", "Session", "__version__", "attach", "inspect", "load", "resume"]
+__all__ = ["Config", "EsperError", "Session", "__version__", "attach", "compact", "inspect", "load", "resume"]
 
 _HOME = {
     "Config": "esper.config",
     "EsperError": "esper.errors",
     "Session": "esper.session",
     "attach": "esper.session",
+    "compact": "esper.session",
     "inspect": "esper.session",
     "load": "esper.session",
     "resume": "esper.session",

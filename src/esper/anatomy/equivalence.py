@@ -47,6 +47,14 @@ class Probe:
 
         return Probe(pytree.tree_map(to, self.args), pytree.tree_map(to, dict(self.kwargs)))
 
+    def first(self, count: int) -> Probe:
+        """Copies of the first samples: for a network whose batch may have any size."""
+
+        def shortened(leaf: Any) -> Any:
+            return leaf[:count].detach().clone() if isinstance(leaf, Tensor) and leaf.dim() else leaf
+
+        return Probe(pytree.tree_map(shortened, self.args), pytree.tree_map(shortened, dict(self.kwargs)))
+
 
 @dataclass(frozen=True)
 class Equivalence:

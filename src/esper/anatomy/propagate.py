@@ -38,12 +38,16 @@ _RULE_ERRORS = (
 
 @dataclass
 class Propagation:
-    """The facts about labels, the labels of every tensor axis, and what was noted on the way."""
+    """The facts about labels, the labels of every tensor axis, and what was noted on the way.
+
+    `values` are the flows (or plain numbers) of every node, once for each time that its graph was run.
+    """
 
     space: LabelSpace
     axes: dict[str, list[Tensor]]
     parameters: set[str]
     notes: Notes
+    values: dict[fx.Node, list[Any]]
 
 
 def propagate(traced: Traced) -> Propagation:
@@ -51,7 +55,7 @@ def propagate(traced: Traced) -> Propagation:
     run = _Run(traced)
     with torch.device("cpu"):  # whatever the user's default device is, labels live here
         run.freeze_output(run.graph(traced.program.graph))
-    return Propagation(run.space, run.axes, run.parameters, run.notes)
+    return Propagation(run.space, run.axes, run.parameters, run.notes, run.values)
 
 
 class _Run:
@@ -62,6 +66,7 @@ class _Run:
         self.axes: dict[str, list[Tensor]] = {}
         self.parameters: set[str] = set()
         self.needed: set[fx.Node] = set()
+        self.values: dict[fx.Node, list[Any]] = {}
         self._kinds = {spec.arg.name: spec.kind for spec in traced.program.graph_signature.input_specs}
 
     def graph(self, graph: fx.Graph, given: Mapping[str, Any] | None = None, inside: str = "") -> Any:
@@ -77,6 +82,7 @@ class _Run:
                 return fx.node.map_arg(node.args[0], values.__getitem__)
             else:
                 values[node] = self._call(node, values, inside)
+            self.values.setdefault(node, []).append(values[node])
         return None
 
     def _placeholder(self, node: fx.Node) -> Any:
@@ -120,7 +126,7 @@ class _Run:
         shapes = _shapes(value)
         if not shapes:
             return pytree.tree_map(concrete, value)
-        name = _name(node.target)
+        name = operator_name(node.target)
         target: Any = node.target
         where, is_needed = inside + node.name, node in self.needed
         call = Call(where, name, target, tuple(args), dict(kwargs), shapes, self.space, self.notes, is_needed)
@@ -222,7 +228,7 @@ def _schema(target: Any) -> Any:
     return getattr(target, "_schema", None)
 
 
-def _name(target: Any) -> str:
+def operator_name(target: Any) -> str:
     """`aten::add_.Tensor` -> `add`; operators of other libraries keep their full name."""
     schema = _schema(target)
     if schema is None:

@@ -154,13 +154,20 @@ def trace(model: nn.Module, sample: Any, loss: Loss | None = None) -> Traced:
             program = _export(step, inputs, batch)
     if loss is not None:
         _check_scalar(program)
+    return traced_as(program, model, batch, has_loss=loss is not None)
+
+
+def traced_as(
+    program: ExportedProgram, model: nn.Module, batch: int = TRACE_BATCH, *, has_loss: bool = False
+) -> Traced:
+    """An exported module that holds the network as its attribute `model`, with the network's own names."""
     first_names = _first_names(model)
     names = {
         spec.arg.name: _own_name(spec.target, first_names)
         for spec in program.graph_signature.input_specs
         if spec.target is not None
     }
-    return Traced(program, names, batch, loss is not None, _is_dynamic(program), _entangled(model))
+    return Traced(program, names, batch, has_loss, _is_dynamic(program), _entangled(model))
 
 
 def _is_dynamic(program: ExportedProgram) -> bool:

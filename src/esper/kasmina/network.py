@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 from torch import Tensor, nn
 from torch.optim import Optimizer
-from torch.utils import _pytree as pytree
 
 from esper.anatomy import Anatomy, Cut, Loss, Probe, anatomy_of, cut, split_sample, trace, uncut
 from esper.anatomy.companions import copy_in
@@ -90,7 +89,8 @@ class LiveNetwork:
         anatomy, twin = anatomy_of(traced, self.model), Twin.of(traced)
         self.anatomy, self.twin, self.graph = anatomy, twin.to_bytes(), twin
         args, kwargs, _ = split_sample(self._sample, with_target=True)
-        self.probe = Probe(*(_first(args, kwargs) if twin.is_batch_dynamic else (args, kwargs)))
+        probe = Probe(args, kwargs)
+        self.probe = probe.first(PROOF_SAMPLES) if twin.is_batch_dynamic else probe
         self.masks = MaskKeeper(self.model, self.anatomy, (self.optimizer,), self.companions)
 
     def cut_masked(self, left: BoolArray | None = None) -> tuple[Cut, IntArray]:
@@ -211,13 +211,3 @@ def renumbered(keep: BoolArray, numbers: IntArray, num_units: int) -> BoolArray:
     gone = numbers[~keep]
     left[gone[gone >= 0]] = False
     return left
-
-
-def _first(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """A few samples are enough for a proof."""
-
-    def cut_batch(leaf: Any) -> Any:
-        return leaf[:PROOF_SAMPLES].detach().clone() if isinstance(leaf, Tensor) and leaf.dim() else leaf
-
-    small: tuple[tuple[Any, ...], dict[str, Any]] = pytree.tree_map(cut_batch, (args, kwargs))
-    return small

@@ -2,8 +2,9 @@
 
 from esper.anatomy import inspect
 from esper.session.attach import attach, resume
+from esper.session.compact import Compacted, compact
 from esper.session.finish import Result
 from esper.session.loading import load
 from esper.session.session import Session
 
-__all__ = ["Result", "Session", "attach", "inspect", "load", "resume"]
+__all__ = ["Compacted", "Result", "Session", "attach", "compact", "inspect", "load", "resume"]

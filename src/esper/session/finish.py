@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import io
+import json
 import platform
 import time
-import warnings
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,13 +12,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 from torch import nn
-from torch.export import Dim
-from torch.utils import _pytree as pytree
 
-from esper.anatomy.trace import undisturbed
+from esper.anatomy.deployed import deployed, to_bytes
+from esper.anatomy.form import Form, Snapshot
+from esper.errors import SurgeryError
 from esper.nissa import Latency, Overhead, Proof, RunReport, WidthRow, write_report
+from esper.session.files import FORM_FILE, PROGRAM_FILE, VERSION
 from esper.session.latency import compare_latency
-from esper.session.saving import NETWORK_FILE
 
 if TYPE_CHECKING:
     from esper.session.session import Session
@@ -55,47 +53,25 @@ def finish(session: Session, *, latency: bool) -> Result:
     timed = _latency(session) if latency else None
     if timed is not None and timed.speedup < 1.0:
         session.log.note("The cut network is not faster on this machine; what it saves is memory and FLOPs.")
-    session.save_final({NETWORK_FILE: exported(session)})
+    session.save_final(network_files(session))
     report = _report(session, timed, training_seconds)
     session.detach()
     path = write_report(report, session.run_dir)
     return Result(session.model, report, path, session.run_dir)
 
 
-def exported(session: Session) -> bytes:
-    """The network as an archive that loads without its code: eval mode, any batch size if possible."""
+def network_files(session: Session) -> dict[str, bytes]:
+    """The network as a program that needs no code, and the form that a fresh instance must take."""
     network = session.parts.network
-    args, kwargs = network.probe.args, dict(network.probe.kwargs)
-    batch = {
-        leaf.shape[0]
-        for leaf in pytree.tree_leaves((args, kwargs))
-        if isinstance(leaf, torch.Tensor) and leaf.dim()
-    }
-
-    def dynamic(leaf: object) -> object:
-        same = isinstance(leaf, torch.Tensor) and leaf.dim() > 0 and len(batch) == 1
-        return {0: Dim.AUTO} if same else None
-
-    shapes = (pytree.tree_map(dynamic, args), pytree.tree_map(dynamic, kwargs))
-    with undisturbed(network.model), warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        spec = _Named(network.model)
-        program = torch.export.export(spec, (args, kwargs), dynamic_shapes=shapes, strict=False)
-        program._example_inputs = None  # they would be pickled
-        buffer = io.BytesIO()
-        torch.export.save(program, buffer)
-    return buffer.getvalue()
-
-
-class _Named(nn.Module):
-    """Calls the network with explicit positional and keyword inputs."""
-
-    def __init__(self, model: nn.Module) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, args: tuple[object, ...], kwargs: Mapping[str, object]) -> object:
-        return self.model(*args, **kwargs)
+    program = deployed(network.model, network.probe.args, network.probe.kwargs)
+    form: Form | None = None
+    try:
+        before = Snapshot.of(network.original or network.model)
+        form = Form.between(before, network.model, [past.made.kept for past in network.cuts])
+    except SurgeryError as error:
+        session.log.note(f"{error} esper.load({str(session.run_dir)!r}) works all the same.")
+    record = {"version": VERSION, "form": None if form is None else form.to_json()}
+    return {PROGRAM_FILE: to_bytes(program), FORM_FILE: json.dumps(record).encode()}
 
 
 def _latency(session: Session) -> Latency | None:

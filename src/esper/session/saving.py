@@ -30,7 +30,6 @@ from esper.errors import CheckpointError, RollbackExhausted
 from esper.kasmina import LiveNetwork
 
 ANATOMY_FILE = "anatomy.json"
-NETWORK_FILE = "network.pt2"
 TRIAL = "trial"
 """Label of the checkpoint from before a mask that is on trial."""
 LAST_FINITE = "last-finite"

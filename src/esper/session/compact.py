@@ -1,0 +1,282 @@
+"""Cutting a network at once, outside of training: chosen, cut in place, proven, and ready to be saved."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from torch import nn
+from torch.export import ExportedProgram
+from torch.optim import Optimizer
+
+from esper.anatomy import Anatomy, Equivalence, Loss, Probe, anatomy_of, cut, split_sample, trace
+from esper.anatomy.deployed import deployed
+from esper.anatomy.feasibility import refused_groups
+from esper.anatomy.form import Form, Snapshot
+from esper.anatomy.program import cut_program
+from esper.anatomy.structure import BoolArray
+from esper.config import Config
+from esper.emrakul import Plan
+from esper.emrakul.by_magnitude import choose_by_magnitude
+from esper.emrakul.settings import Settings, Target
+from esper.errors import ConfigError, MaskError, SurgeryError
+from esper.nissa import WidthRow
+from esper.session.describing import Description, describable, describe, has_configuration
+from esper.session.files import NetworkFiles, state_of
+
+PROOF_SAMPLES = 8
+
+
+@dataclass(frozen=True, eq=False)
+class Compacted:
+    """What a cut did.
+
+    Attributes:
+        model: the cut network: the very object that was given, or, cut as a program, a module without code.
+        keep: the units that stayed, bool [units of `anatomy`].
+        anatomy: the network before.
+        proof: how equal the cut network is to the masked one.
+        flops_before: of one forward pass for one sample.
+        flops_after: the same of the cut network.
+        parameters_before: parameters, tied ones counted once.
+        parameters_after: the same of the cut network.
+        widths: units of every group before and after.
+        refused: groups that stayed because the network's own code refuses to be cut there, and why.
+        notes: what people should know, for example that quality was not measured.
+        program: the cut network as a program; None if it was cut in place.
+        form: what a fresh network must change to take the weights; None if it was cut as a program.
+    """
+
+    model: nn.Module
+    keep: BoolArray
+    anatomy: Anatomy
+    proof: Equivalence
+    flops_before: float
+    flops_after: float
+    parameters_before: int
+    parameters_after: int
+    widths: tuple[WidthRow, ...]
+    refused: Mapping[str, str]
+    notes: tuple[str, ...]
+    program: ExportedProgram | None
+    form: Form | None
+    description: Description | None
+    probe: Probe
+
+    def save(self, directory: str | Path, *, onnx: bool = False) -> Path:
+        """Writes `network.pt2` and `form.json`, and `model.safetensors` of a network that was cut in place.
+
+        `esper.load(directory)` needs no class; `esper.load(directory, model=fresh)` fills a fresh network.
+
+        Args:
+            directory: a new or empty directory.
+            onnx: also write `network.onnx` and check it by running it.
+
+        Raises:
+            CheckpointError: the directory cannot be written; nothing was.
+            UntraceableError: the cut network cannot be exported.
+            ConfigError: ONNX is asked for and its packages are missing.
+        """
+        path = Path(directory)
+        program = self.program or deployed(self.model, self.probe.args, self.probe.kwargs)
+        weights = state_of(self.model.state_dict()) if self.form is not None else None
+        NetworkFiles(program, self.probe, self.facts(), weights, self.form).write(path, onnx=onnx)
+        return path
+
+    def save_pretrained(self, directory: str | Path) -> Path:
+        """Saves with the model's own `save_pretrained`, so that its `from_pretrained` builds the cut network.
+
+        Raises:
+            ConfigError: the model's configuration cannot describe the cut; the message says what to do.
+        """
+        if self.description is None or not self.description.is_complete:
+            why = self.description.why if self.description else "it was not asked whether it can"
+            raise ConfigError(
+                f"The configuration of {type(self.model).__name__} does not describe this cut: {why}. Cut "
+                "with homogeneous=True, which leaves the same width in all layers that are alike, or use "
+                "save() and esper.load(path, model=fresh), which take any cut."
+            )
+        self.description.save(self.model, Path(directory))
+        return Path(directory)
+
+    def facts(self) -> dict[str, Any]:
+        """The numbers, as JSON holds them."""
+        return {
+            "model": type(self.model).__qualname__,
+            "flops": [self.flops_before, self.flops_after],
+            "parameters": [self.parameters_before, self.parameters_after],
+            "widths": {row.group: [row.before, row.after] for row in self.widths},
+            "proof": {
+                "float32_error": self.proof.float32_error,
+                "float64_error": self.proof.float64_error,
+                "gradient_error": self.proof.gradient_error,
+                "samples": self.proof.samples,
+            },
+            "refused": dict(self.refused),
+            "notes": list(self.notes),
+        }
+
+
+def compact(
+    model: nn.Module,
+    plan: Plan | BoolArray | None = None,
+    *,
+    sample: Any,
+    flops: float | None = None,
+    parameters: float | None = None,
+    by: Literal["magnitude"] = "magnitude",
+    homogeneous: bool = False,
+    in_place: bool = True,
+    optimizer: Optimizer | None = None,
+    loss: Loss | None = None,
+    config: Config | None = None,
+) -> Compacted:
+    """Cuts a network at once and proves that nothing else changed.
+
+    What goes is either given (`plan`) or chosen up to a share of the cost (`flops` or `parameters`). A choice
+    by magnitude is quick and unvalidated: what it costs in quality is for you to measure. `esper.attach`
+    chooses by measurement and lets training make up for the loss.
+
+    Args:
+        model: the network.
+        plan: a plan, or a mask: bool [units of `esper.inspect(model, sample, loss)`], False goes.
+        sample: one batch: the input, or `(input, target)` when `loss` is given.
+        flops: share of the FLOPs to remove.
+        parameters: share of the parameters to remove, instead.
+        by: how units are chosen.
+        homogeneous: leave the same width in all layers that are alike, so that one number for all of them, as
+            in a `transformers` configuration, can say it.
+        in_place: False leaves the network as it is and cuts its exported program instead, which works also
+            where the network's own code refuses other sizes.
+        optimizer: an optimizer whose state shall follow a cut in place.
+        loss: `loss(output, target)`; with it only the outputs that the loss uses are fixed.
+        config: floors and rounding (`config.pruning`).
+
+    Raises:
+        UntraceableError: the network cannot be exported.
+        ConfigError: it is not said what shall go, or said twice.
+        MaskError: the plan is of another network.
+        SurgeryError: it cannot be cut; nothing changed.
+    """
+    traced = trace(model, sample, loss)
+    anatomy = anatomy_of(traced, model)
+    args, kwargs, _ = split_sample(sample, with_target=loss is not None)
+    probe = Probe(args, kwargs)
+    probe = probe.first(PROOF_SAMPLES) if traced.is_batch_dynamic else probe
+    settings = _settings(plan, flops, parameters, by, config)
+    refused: dict[str, str] = {}
+    notes: tuple[str, ...] = ()
+    if settings is None:
+        keep = _asked(plan, anatomy)
+    else:
+        refused = refused_groups(model, anatomy, probe) if in_place else {}
+        if homogeneous and in_place and has_configuration(model):
+            refused |= describable(model, anatomy, probe, _allowed(anatomy, refused))
+        choice = choose_by_magnitude(
+            anatomy,
+            dict(model.named_parameters()),
+            settings,
+            allowed=_allowed(anatomy, refused)[anatomy.group_of],
+            homogeneous=homogeneous,
+        )
+        keep, notes = choice.keep, choice.notes
+    return _cut(model, anatomy, keep, probe, optimizer, in_place, refused, notes)
+
+
+def _allowed(anatomy: Anatomy, refused: Mapping[str, str]) -> BoolArray:
+    """Which groups may be cut: bool [groups]."""
+    return np.array([group.name not in refused for group in anatomy.groups], np.bool_)
+
+
+def _cut(
+    model: nn.Module,
+    anatomy: Anatomy,
+    keep: BoolArray,
+    probe: Probe,
+    optimizer: Optimizer | None,
+    in_place: bool,
+    refused: Mapping[str, str],
+    notes: tuple[str, ...],
+) -> Compacted:
+    program: ExportedProgram | None = None
+    form: Form | None = None
+    description: Description | None = None
+    result = model
+    if in_place:
+        before = Snapshot.of(model)
+        made = cut(model, anatomy, keep, probe, () if optimizer is None else (optimizer,))
+        try:
+            form = Form.between(before, model, [made.kept])
+        except SurgeryError as error:
+            notes = (*notes, str(error))
+        proof, description = made.equivalence, describe(model, anatomy, keep, probe)
+    else:
+        cut_one = cut_program(model, anatomy, keep, probe)
+        proof, program, result = cut_one.equivalence, cut_one.program, cut_one.program.module()
+    widths = tuple(
+        WidthRow(group.name, group.kind.value, group.width, int(keep[anatomy.unit_slice(number)].sum()))
+        for number, group in enumerate(anatomy.groups)
+    )
+    return Compacted(
+        model=result,
+        keep=keep,
+        anatomy=anatomy,
+        proof=proof,
+        flops_before=anatomy.flops(),
+        flops_after=anatomy.flops(keep),
+        parameters_before=anatomy.parameters(),
+        parameters_after=anatomy.parameters(keep),
+        widths=widths,
+        refused=refused,
+        notes=notes,
+        program=program,
+        form=form,
+        description=description,
+        probe=probe,
+    )
+
+
+def _settings(
+    plan: Plan | BoolArray | None,
+    flops: float | None,
+    parameters: float | None,
+    by: str,
+    config: Config | None,
+) -> Settings | None:
+    """Floors, rounding and target of a choice; None if nothing has to be chosen."""
+    pruning = (config or Config()).pruning
+    if (flops is not None) + (parameters is not None) + (plan is not None) > 1:
+        raise ConfigError("Give one of plan, flops and parameters: each says alone what shall go.")
+    if plan is not None:
+        return None
+    if by != "magnitude":
+        raise ConfigError(
+            f"Units cannot be chosen by {by!r} without training; expected 'magnitude'. Choices by measured "
+            "loss are made by esper.attach, and a choice of your own is given as a mask."
+        )
+    if flops is None and parameters is None:
+        if pruning.target is None:
+            raise ConfigError("Say what shall go: a plan or mask, flops=0.5, or parameters=0.5.")
+        return pruning
+    try:
+        target = Target(flops=flops, parameters=parameters)
+    except ValueError as error:
+        share = flops if flops is not None else parameters
+        raise ConfigError(f"A share to remove lies between 0 and 1; {share} was given.") from error
+    return pruning.model_copy(update={"target": target, "staged": False})
+
+
+def _asked(plan: Plan | BoolArray | None, anatomy: Anatomy) -> BoolArray:
+    if isinstance(plan, Plan):
+        if plan.anatomy_digest != anatomy.digest:
+            raise MaskError(
+                f"This plan is about network {plan.anatomy_digest[:12]}, and the network that was given is "
+                f"{anatomy.digest[:12]}. Plan again from what esper.inspect says of it."
+            )
+        return plan.keep
+    keep = np.asarray(plan)
+    anatomy.check_mask(keep)
+    return keep.copy()

@@ -1,0 +1,102 @@
+"""Models of `transformers` whose own configuration describes the cut: found by trial, never by name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from transformers import BertConfig, BertModel, LlamaConfig, LlamaForCausalLM, T5Config, T5EncoderModel
+
+import esper
+from esper.errors import ConfigError
+
+IDS = torch.randint(0, 50, (2, 9), generator=torch.Generator().manual_seed(0))
+
+
+def llama() -> Any:
+    return LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=50,
+            hidden_size=32,
+            intermediate_size=48,
+            num_hidden_layers=2,
+            num_attention_heads=8,
+            num_key_value_heads=4,
+            bos_token_id=1,
+            eos_token_id=2,
+        )
+    )
+
+
+def bert() -> Any:
+    return BertModel(
+        BertConfig(
+            vocab_size=50, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4
+        )
+    )
+
+
+def t5() -> Any:
+    return T5EncoderModel(
+        T5Config(vocab_size=50, d_model=32, d_kv=8, d_ff=48, num_layers=2, num_heads=8, use_cache=False)
+    )
+
+
+def homogeneous(model: nn.Module, share: float = 0.3) -> Any:
+    return esper.compact(model, sample={"input_ids": IDS}, flops=share, homogeneous=True)
+
+
+@pytest.mark.parametrize(
+    ("build", "changed"),
+    [
+        (llama, {"num_attention_heads", "num_key_value_heads", "intermediate_size"}),
+        (bert, {"intermediate_size"}),
+        (t5, {"num_heads", "d_ff"}),
+    ],
+)
+def test_a_homogeneous_cut_is_saved_and_rebuilt_by_the_library_itself(
+    tmp_path: Path, build: Callable[[], Any], changed: set[str]
+) -> None:
+    torch.manual_seed(0)
+    model = build()
+    result = homogeneous(model)
+    assert result.flops_after < result.flops_before
+    assert set(result.description.changes) == changed
+    result.save_pretrained(tmp_path / "cut")
+    again = type(model).from_pretrained(tmp_path / "cut").eval()
+    model.eval()
+    with torch.no_grad():
+        assert torch.equal(again(input_ids=IDS)[0], model(input_ids=IDS)[0])
+    assert all(getattr(again.config, name) == value for name, value in result.description.changes.items())
+
+
+def test_what_the_configuration_cannot_say_stays_whole_and_is_named() -> None:
+    result = homogeneous(bert())
+    heads = [row for row in result.widths if row.kind == "head"]
+    assert heads
+    assert all(row.after == row.before for row in heads)
+    assert any("configuration cannot say it" in why for why in result.refused.values())
+
+
+def test_layers_of_different_width_are_refused_with_the_way_out(tmp_path: Path) -> None:
+    model = llama()
+    keep = np.ones(esper.inspect(model, {"input_ids": IDS}).num_units, np.bool_)
+    keep[-1] = False
+    before = model.config.to_dict()
+    result = esper.compact(model, keep, sample={"input_ids": IDS})
+    with pytest.raises(ConfigError, match="homogeneous=True"):
+        result.save_pretrained(tmp_path / "cut")
+    assert not (tmp_path / "cut").exists()
+    assert model.config.to_dict() == before
+
+
+def test_a_network_without_a_configuration_is_told_what_to_use(tmp_path: Path) -> None:
+    network = nn.Sequential(nn.Linear(6, 24), nn.ReLU(), nn.Linear(24, 3))
+    result = esper.compact(network, sample=torch.randn(2, 6), flops=0.3)
+    with pytest.raises(ConfigError, match=r"esper\.load"):
+        result.save_pretrained(tmp_path)
