@@ -1,0 +1,130 @@
+"""What is measured on a network without any tool's help: FLOPs, outputs, one step, a masked copy."""
+
+from __future__ import annotations
+
+import resource
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.nn.modules.batchnorm import _NormBase
+from torch.optim import AdamW
+from torch.utils import _pytree as pytree
+from torch.utils.flop_counter import FlopCounterMode
+
+from esper.anatomy import Anatomy, masked_axes, split_sample, zero_masked
+from esper.anatomy.structure import BoolArray
+
+ASKED = 0.5
+ENOUGH = ASKED / 2
+
+
+def flops(model: nn.Module, sample: Any) -> float:
+    """Of one sample, by torch's counter."""
+    args, kwargs, _ = split_sample(sample, with_target=False)
+    torch.backends.mha.set_fastpath_enabled(False)  # fused operators would not be counted
+    with (
+        FlopCounterMode(display=False) as counter,
+        torch.no_grad(),
+        torch.backends.mkldnn.flags(enabled=False),
+        sdpa_kernel(SDPBackend.MATH),
+    ):
+        model(*args, **kwargs)
+    return counter.get_total_flops() / 2
+
+
+def outputs(model: nn.Module, sample: Any) -> list[Tensor]:
+    args, kwargs, _ = split_sample(sample, with_target=False)
+    torch.manual_seed(0)  # some networks draw random numbers
+    leaves = pytree.tree_leaves(_plain(model(*args, **kwargs)))
+    return [leaf for leaf in leaves if isinstance(leaf, Tensor) and leaf.is_floating_point()]
+
+
+def _plain(output: Any) -> Any:
+    """Without key/value caches, whose shape is the network's own business."""
+    items = getattr(output, "items", None)
+    return [v for k, v in items() if k != "past_key_values"] if items else output
+
+
+def runs(model: nn.Module, sample: Any) -> bool:
+    try:
+        outputs(model, sample)
+    except (RuntimeError, TypeError, ValueError):
+        return False
+    return True
+
+
+def in_type(sample: Any, dtype: torch.dtype) -> Any:
+    return pytree.tree_map(
+        lambda leaf: leaf.to(dtype) if isinstance(leaf, Tensor) and leaf.is_floating_point() else leaf, sample
+    )
+
+
+def settle(model: nn.Module) -> None:
+    """Batch statistics as in training, no dropout: networks of different width draw differently."""
+    model.eval()
+    for module in model.modules():
+        if isinstance(module, _NormBase):
+            module.train()
+
+
+def step(model: nn.Module, optimizer: AdamW, sample: Any) -> None:
+    """One step on a loss that every output has a part in."""
+    settle(model)
+    optimizer.zero_grad()
+    total: Any = 0.0
+    for number, leaf in enumerate(outputs(model, sample)):
+        if leaf.requires_grad:
+            weights = torch.linspace(-1.0, 1.5 + number, leaf.numel(), dtype=leaf.dtype).reshape(leaf.shape)
+            total = total + (leaf * weights).mean() + leaf.square().mean()
+    total.backward()
+    optimizer.step()
+    model.eval()
+
+
+def mask(model: nn.Module, optimizer: AdamW, anatomy: Anatomy, keep: BoolArray) -> None:
+    axes = masked_axes(anatomy, keep)
+    parameters = dict(model.named_parameters())
+    zero_masked(parameters, axes)
+    for key in ("exp_avg", "exp_avg_sq"):
+        state = {n: optimizer.state[p][key] for n, p in parameters.items() if key in optimizer.state.get(p, {})}
+        zero_masked(state, axes)
+
+
+def parameters_differ(small: nn.Module, whole: nn.Module, anatomy: Anatomy, keep: BoolArray) -> float:
+    removed = anatomy.removed_indices(keep)
+    expected = dict(whole.named_parameters())
+    worst = 0.0
+    for name, parameter in small.named_parameters():
+        left = expected[name].detach()
+        for axis in range(left.dim()):
+            if (name, axis) in removed:
+                stays = np.setdiff1d(np.arange(left.shape[axis]), removed[name, axis])
+                left = left.index_select(axis, torch.from_numpy(stays))
+        worst = max(worst, largest([parameter.detach()], [left]))
+    return worst
+
+
+def unchanged(model: nn.Module, twin: nn.Module) -> bool:
+    left, right = model.state_dict(), twin.state_dict()
+    return left.keys() == right.keys() and all(
+        torch.equal(left[name].nan_to_num(), right[name].nan_to_num()) for name in left
+    )
+
+
+def largest(ours: list[Tensor], theirs: list[Tensor]) -> float:
+    """Largest difference over the largest value, over all tensors; infinite where shapes differ."""
+    worst = 0.0 if len(ours) == len(theirs) else float("inf")
+    for a, b in zip(ours, theirs, strict=False):
+        if a.shape != b.shape:
+            return float("inf")
+        if a.numel():
+            error = float((a - b).abs().max()) / max(float(b.abs().max()), 1e-3)
+            worst = max(worst, error if error == error else float("inf"))
+    return worst
+
+
+def peak() -> int:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
