@@ -32,7 +32,9 @@ from typing import Any
 from architectures import PATTERNS, TRANSFORMERS, Architecture
 
 ALL: dict[str, Architecture] = {**PATTERNS, **TRANSFORMERS}
-COLUMNS = f"{'architecture':26}{'family':22}{'result':9}{'FLOPs gone':>11}{'MFLOPs':>18}{'seconds':>9}{'MiB':>6}"
+COLUMNS = (
+    f"{'architecture':26}{'family':22}{'result':9}{'FLOPs gone':>11}{'MFLOPs':>18}{'seconds':>9}{'MiB':>6}"
+)
 
 
 @dataclass

@@ -35,7 +35,11 @@ AUDIO: dict[str, Architecture] = {
     "wavlm": _audio("WavLMForCTC", _wave, _WAVE, num_buckets=16, max_bucket_distance=32),
     "sew": _audio("SEWForCTC", _wave, _WAVE, squeeze_factor=2),
     "wav2vec2-conformer": _audio(
-        "Wav2Vec2ConformerForCTC", _wave, _WAVE, position_embeddings_type="rotary", conv_depthwise_kernel_size=7
+        "Wav2Vec2ConformerForCTC",
+        _wave,
+        _WAVE,
+        position_embeddings_type="rotary",
+        conv_depthwise_kernel_size=7,
     ),
     "data2vec-audio": _audio("Data2VecAudioForCTC", _wave, _WAVE, conv_pos_kernel_size=5),
     "whisper": _audio(
@@ -99,7 +103,13 @@ AUDIO: dict[str, Architecture] = {
     "encodec": _audio(
         "EncodecModel",
         lambda: {"input_values": torch.randn(2, 1, 640)},
-        {"hidden_size": 32, "num_filters": 8, "upsampling_ratios": [4, 2], "codebook_size": 16, "num_lstm_layers": 1},
+        {
+            "hidden_size": 32,
+            "num_filters": 8,
+            "upsampling_ratios": [4, 2],
+            "codebook_size": 16,
+            "num_lstm_layers": 1,
+        },
     ),
     "univnet": _audio(
         "UnivNetModel",

@@ -89,7 +89,9 @@ def mask(model: nn.Module, optimizer: AdamW, anatomy: Anatomy, keep: BoolArray) 
     parameters = dict(model.named_parameters())
     zero_masked(parameters, axes)
     for key in ("exp_avg", "exp_avg_sq"):
-        state = {n: optimizer.state[p][key] for n, p in parameters.items() if key in optimizer.state.get(p, {})}
+        state = {
+            n: optimizer.state[p][key] for n, p in parameters.items() if key in optimizer.state.get(p, {})
+        }
         zero_masked(state, axes)
 
 

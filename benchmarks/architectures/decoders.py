@@ -41,9 +41,7 @@ DECODERS: dict[str, Architecture] = {
         },
     ),
     "gpt-bigcode": _decoder("GPTBigCodeForCausalLM", text(), SMALL, use_cache=False),
-    "opt": _decoder(
-        "OPTForCausalLM", text(), SMALL, ffn_dim=128, word_embed_proj_dim=64, use_cache=False
-    ),
+    "opt": _decoder("OPTForCausalLM", text(), SMALL, ffn_dim=128, word_embed_proj_dim=64, use_cache=False),
     "bloom": _decoder("BloomForCausalLM", text(), SMALL, n_head=8, n_layer=2, use_cache=False),
     "codegen": _decoder(
         "CodeGenForCausalLM",
@@ -119,9 +117,7 @@ DECODERS: dict[str, Architecture] = {
         shared_expert_intermediate_size=64,
     ),
     "olmoe": _moe("OlmoeForCausalLM", text(), DECODER, num_experts=4, num_experts_per_tok=2),
-    "granite-moe": _moe(
-        "GraniteMoeForCausalLM", text(), DECODER, num_local_experts=4, num_experts_per_tok=2
-    ),
+    "granite-moe": _moe("GraniteMoeForCausalLM", text(), DECODER, num_local_experts=4, num_experts_per_tok=2),
     "mamba": _state(
         "MambaForCausalLM",
         text(),

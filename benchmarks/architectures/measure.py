@@ -147,7 +147,9 @@ def _ascending(model: nn.Module, anatomy: Anatomy) -> list[np.ndarray[Any, Any]]
         for member in group.members:
             if member.role == "producer" and member.tensor in parameters:
                 weight = parameters[member.tensor].detach().movedim(member.axis, 0)
-                size += weight.flatten(1).square().sum(1).numpy()[member.index].sum(1) if weight.dim() > 1 else 0
+                size += (
+                    weight.flatten(1).square().sum(1).numpy()[member.index].sum(1) if weight.dim() > 1 else 0
+                )
         order.append(np.argsort(size))
     return order
 

@@ -38,7 +38,12 @@ def residual() -> nn.Module:
         return net.head(x.mean((2, 3)))
 
     return Net(
-        forward, stem=conv(3, 32), norm=nn.BatchNorm2d(32), one=conv(32, 48), two=conv(48, 32), head=nn.Linear(32, 5)
+        forward,
+        stem=conv(3, 32),
+        norm=nn.BatchNorm2d(32),
+        one=conv(32, 48),
+        two=conv(48, 32),
+        head=nn.Linear(32, 5),
     )
 
 
@@ -111,7 +116,13 @@ def conv_transpose() -> nn.Module:
 
 def group_norm() -> nn.Module:
     return nn.Sequential(
-        conv(3, 32), nn.GroupNorm(8, 32), nn.SiLU(), conv(32, 48), nn.GroupNorm(16, 48), nn.SiLU(), conv(48, 4)
+        conv(3, 32),
+        nn.GroupNorm(8, 32),
+        nn.SiLU(),
+        conv(32, 48),
+        nn.GroupNorm(16, 48),
+        nn.SiLU(),
+        conv(48, 4),
     )
 
 
@@ -186,7 +197,14 @@ def channel_shuffle() -> nn.Module:
 
 def pixel_shuffle() -> nn.Module:
     return nn.Sequential(
-        conv(3, 32), nn.ReLU(), conv(32, 64), nn.PixelShuffle(2), nn.ReLU(), conv(16, 24), nn.ReLU(), conv(24, 3)
+        conv(3, 32),
+        nn.ReLU(),
+        conv(32, 64),
+        nn.PixelShuffle(2),
+        nn.ReLU(),
+        conv(16, 24),
+        nn.ReLU(),
+        conv(24, 3),
     )
 
 
@@ -222,9 +240,7 @@ def multihead() -> nn.Module:
     def forward(net: Any, x: Tensor) -> Tensor:
         return net.head(x + net.attention(x, x, x, need_weights=False)[0])
 
-    return Net(
-        forward, attention=nn.MultiheadAttention(64, 8, batch_first=True), head=nn.Linear(64, 5)
-    )
+    return Net(forward, attention=nn.MultiheadAttention(64, 8, batch_first=True), head=nn.Linear(64, 5))
 
 
 class DenseExperts(nn.Module):
@@ -263,9 +279,7 @@ def linear_view_conv_transpose() -> nn.Module:
         x = F.relu(net.project(x)).view(-1, 32, 4, 4)
         return net.last(F.relu(net.up(x)))
 
-    return Net(
-        forward, project=nn.Linear(8, 512), up=nn.ConvTranspose2d(32, 24, 4, 2, 1), last=conv(24, 3)
-    )
+    return Net(forward, project=nn.Linear(8, 512), up=nn.ConvTranspose2d(32, 24, 4, 2, 1), last=conv(24, 3))
 
 
 def windows() -> nn.Module:
@@ -296,8 +310,7 @@ def cross_attention() -> nn.Module:
         memory = net.memory(x.flip(1))
         b, t, _ = x.shape
         q, k, v = (
-            p(y).view(b, t, -1, 8).transpose(1, 2)
-            for p, y in ((net.q, x), (net.k, memory), (net.v, memory))
+            p(y).view(b, t, -1, 8).transpose(1, 2) for p, y in ((net.q, x), (net.k, memory), (net.v, memory))
         )
         y = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(b, t, -1)
         return net.head(x + net.out(y))
@@ -353,9 +366,7 @@ PATTERNS: dict[str, Architecture] = {
     "dense-routed-moe": _case(DenseExperts, _sequence(32)),
     "lstm": _case(lambda: recurrent(nn.LSTM), _sequence(8)),
     "gru": _case(lambda: recurrent(nn.GRU), _sequence(8)),
-    "linear-view-conv-transpose": _case(
-        linear_view_conv_transpose, lambda: torch.randn(2, 8)
-    ),
+    "linear-view-conv-transpose": _case(linear_view_conv_transpose, lambda: torch.randn(2, 8)),
     "windows": _case(windows),
     "cross-attention": _case(cross_attention, _sequence(64)),
 }

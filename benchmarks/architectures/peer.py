@@ -13,7 +13,19 @@ from torch.utils import _pytree as pytree
 from architectures.case import Architecture
 from architectures.checks import ENOUGH, flops, outputs, peak
 
-_PROJECTIONS = ("q", "k", "v", "qkv", "query", "key", "value", "q_proj", "k_proj", "v_proj", "query_key_value")
+_PROJECTIONS = (
+    "q",
+    "k",
+    "v",
+    "qkv",
+    "query",
+    "key",
+    "value",
+    "q_proj",
+    "k_proj",
+    "v_proj",
+    "query_key_value",
+)
 _HEADS = ("num_heads", "num_attention_heads", "n_heads", "n_head", "heads")
 
 
@@ -59,7 +71,9 @@ def _heads(model: nn.Module) -> dict[nn.Module, int]:
     """What the tool asks to be told: how many heads every projection has."""
     found: dict[nn.Module, int] = {}
     for module in model.modules():
-        heads = next((getattr(module, name) for name in _HEADS if isinstance(getattr(module, name, None), int)), 0)
+        heads = next(
+            (getattr(module, name) for name in _HEADS if isinstance(getattr(module, name, None), int)), 0
+        )
         for name, child in module.named_children():
             if heads and name in _PROJECTIONS and isinstance(child, nn.Linear):
                 found[child] = heads

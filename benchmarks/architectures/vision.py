@@ -75,12 +75,26 @@ VISION: dict[str, Architecture] = {
     "swin": _image(
         "SwinForImageClassification",
         pixels(),
-        {"image_size": 32, "patch_size": 2, "embed_dim": 32, "depths": [2, 2], "num_heads": [4, 8], "window_size": 4},
+        {
+            "image_size": 32,
+            "patch_size": 2,
+            "embed_dim": 32,
+            "depths": [2, 2],
+            "num_heads": [4, 8],
+            "window_size": 4,
+        },
     ),
     "swinv2": _image(
         "Swinv2ForImageClassification",
         pixels(),
-        {"image_size": 32, "patch_size": 2, "embed_dim": 32, "depths": [2, 2], "num_heads": [4, 8], "window_size": 4},
+        {
+            "image_size": 32,
+            "patch_size": 2,
+            "embed_dim": 32,
+            "depths": [2, 2],
+            "num_heads": [4, 8],
+            "window_size": 4,
+        },
     ),
     "pvt": _image(
         "PvtForImageClassification",
@@ -169,7 +183,8 @@ VISION: dict[str, Architecture] = {
             "num_labels": 5,
         },
     ),
-    "hgnet-v2": _image("HGNetV2ForImageClassification",
+    "hgnet-v2": _image(
+        "HGNetV2ForImageClassification",
         pixels(64),
         {
             "embedding_size": 16,
@@ -249,7 +264,8 @@ VISION: dict[str, Architecture] = {
                 "window_size": 4,
                 "out_features": ["stage1", "stage2", "stage3", "stage4"],
             },
-            "decoder_config": {k: v for k, v in _DETR.items() if "backbone" not in k} | {"model_type": "detr"},
+            "decoder_config": {k: v for k, v in _DETR.items() if "backbone" not in k}
+            | {"model_type": "detr"},
             "fpn_feature_size": 32,
             "mask_feature_size": 32,
         },
@@ -257,7 +273,12 @@ VISION: dict[str, Architecture] = {
     "detr": _boxes("DetrForObjectDetection", pixels(64), _DETR),
     "conditional-detr": _boxes("ConditionalDetrForObjectDetection", pixels(64), _DETR),
     "deformable-detr": _boxes(
-        "DeformableDetrForObjectDetection", pixels(64), _DETR, decoder_layers=2, num_feature_levels=3, disable_custom_kernels=True
+        "DeformableDetrForObjectDetection",
+        pixels(64),
+        _DETR,
+        decoder_layers=2,
+        num_feature_levels=3,
+        disable_custom_kernels=True,
     ),
     "rt-detr": _boxes(
         "RTDetrForObjectDetection",
