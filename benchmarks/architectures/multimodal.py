@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from architectures.case import DECODER, SIGHT, SMALL, Architecture, numbers, pretrained, pixels
+from architectures.case import DECODER, SIGHT, SMALL, Architecture, numbers, pixels, pretrained
 
 _joint = partial(pretrained, "multimodal")
 _TEXT = {k: v for k, v in SMALL.items() if k != "pad_token_id"} | {"pad_token_id": 0}

@@ -6,7 +6,7 @@ from functools import partial
 
 import torch
 
-from architectures.case import SIGHT, Architecture, pretrained, pixels
+from architectures.case import SIGHT, Architecture, pixels, pretrained
 
 _image = partial(pretrained, "vision")
 _dense = partial(pretrained, "segmentation and depth")

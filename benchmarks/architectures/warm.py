@@ -1,8 +1,8 @@
-"""Imported once before architectures are measured: what the first use of the exporter would load is loaded."""
-
-from torch import nn
+"""Imported once before architectures are measured: loads what the first use of the exporter would load."""
 
 import torch
+from torch import nn
+
 from architectures import measure, peer
 from esper.anatomy import inspect
 

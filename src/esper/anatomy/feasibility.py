@@ -1,4 +1,4 @@
-"""How much of a mask the network's own code allows to be cut in place: tried on a copy, before the live one."""
+"""How much of a mask the network's own code allows to be cut in place: tried on a copy first."""
 
 from __future__ import annotations
 

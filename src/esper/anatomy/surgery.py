@@ -73,11 +73,11 @@ def cut(
             nothing changed.
         RankDivergence: the ranks of a parallel network do not agree; nothing changed.
     """
+    check_renewable(model)
     undo, attributes = Undo(), Undo()
     network = bare(model)
     try:
         with together(model, anatomy.digest.encode() + keep.tobytes()):
-            check_renewable(model)
             copies = [copy_in(companion, network, anatomy) for companion in companions]
             made = _cut_one(network, anatomy, keep, probe, optimizers, undo, attributes)
             for copied in copies:
@@ -87,8 +87,9 @@ def cut(
         attributes.run()
         undo.run()
         raise
-    for changed in (model, *companions):
-        renew(changed)
+    finally:  # also after a failure: sizes that change and change back leave their traces in a wrapper
+        for changed in (model, *companions):
+            renew(changed)
     return replace(made, copies=tuple(copies))
 
 
