@@ -87,7 +87,7 @@ def cut_traced(
         finish: makes what is delivered from the program's module (for example, leaves the loss out).
     """
     program, removed = traced.program, anatomy.removed_indices(keep)
-    own = {spec.target: traced.names[spec.arg.name] for spec in _held(program)}
+    own = {spec.target: traced.names.get(spec.arg.name, "") for spec in _held(program)}
     masked_state = {name: tensor.detach().clone() for name, tensor in state.items()}
     for (name, axis), gone in masked_axes(anatomy, keep).items():
         for target in (target for target, owner in own.items() if owner == name):
@@ -107,7 +107,8 @@ def cut_traced(
 def _again(module: nn.Module, probe: Probe) -> ExportedProgram:
     """Traced anew, so that every shape in the program is checked and none is left over."""
     try:
-        return deployed(module, probe.args, probe.kwargs, unwrapped=True)
+        unwrapped = isinstance(module, fx.GraphModule)
+        return deployed(module, probe.args, probe.kwargs, unwrapped=unwrapped)
     except Exception as error:
         raise NotEquivalentError(
             f"The network's program does not run at the new sizes: {str(error).splitlines()[0]} Nothing was "

@@ -56,6 +56,35 @@ def inspect(
     output.show(anatomy_table(rows), dataclasses.asdict(rows), as_json)
 
 
+def compact(
+    target: Annotated[str, typer.Argument(help="A run directory, one checkpoint, or module:function.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="A new directory for the files.")],
+    flops: Annotated[
+        float | None, typer.Option(min=0.01, max=0.99, help="Share of the FLOPs to remove, by magnitude.")
+    ] = None,
+    parameters: Annotated[
+        float | None, typer.Option(min=0.01, max=0.99, help="Share of the parameters to remove, instead.")
+    ] = None,
+    as_program: Annotated[
+        bool, typer.Option("--as-program", help="Cut a function's model as a program: its code is not asked.")
+    ] = False,
+    onnx: Annotated[
+        bool, typer.Option("--onnx", help="Also write network.onnx, checked by running it.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Cut a network, prove it, and write it as files that load without its code.
+
+    A checkpoint loses what is masked in it; a share to remove beyond that is chosen by the size of weights,
+    and what it costs in quality is not measured. The finished network of a run is written as it is.
+    """
+    from esper.cli.compact import compact_target
+    from esper.cli.render import compact_table
+
+    facts = compact_target(target, out, flops=flops, parameters=parameters, as_program=as_program, onnx=onnx)
+    output.show(compact_table(facts), facts, as_json)
+
+
 def checkpoints(run: Run, as_json: AsJson = False) -> None:
     """List the checkpoints of a run. Only manifests are read; `verify` reads every byte."""
     from esper.cli.render import checkpoint_table

@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from esper import __version__
-from esper.cli.commands import checkpoints, config, demo, inspect, rollback, verify
+from esper.cli.commands import checkpoints, compact, config, demo, inspect, rollback, verify
 from esper.errors import EsperError
 
 EXIT_REFUSED = 2
@@ -25,7 +25,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for command in (demo, inspect, checkpoints, verify, rollback, config):
+for command in (demo, inspect, compact, checkpoints, verify, rollback, config):
     app.command()(command)
 
 

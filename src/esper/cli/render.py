@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Group, RenderableType
@@ -38,6 +39,25 @@ def anatomy_table(rows: AnatomyRows) -> RenderableType:
     if not rows.groups:
         return Group(head, Text("Nothing can be removed from this network.", style=BAD), _frozen(rows.frozen))
     return Group(head, table, _frozen(rows.frozen))
+
+
+def compact_table(facts: Mapping[str, Any]) -> RenderableType:
+    """What a cut saved, every width that changed, and what people should know."""
+    table = _table("", "before>", "after>", "change>")
+    for name, key in (("FLOPs, one sample", "flops"), ("parameters", "parameters")):
+        before, after = facts[key]
+        table.add_row(name, figures.count(before), figures.count(after), figures.change(before, after))
+    changed = {name: widths for name, widths in facts["widths"].items() if widths[0] != widths[1]}
+    for name, (before, after) in changed.items():
+        table.add_row(name, str(before), str(after), figures.change(before, after))
+    error = facts.get("proof", {}).get("float64_error")
+    lines = [f"written to {facts['out']}"]
+    if error is not None:
+        lines.append(f"cut against masked network: largest difference {figures.plain(error)} in float64")
+    if "onnx" in facts:
+        lines.append(f"ONNX: difference {figures.plain(facts['onnx']['error'])} in {facts['onnx']['engine']}")
+    lines += [f"{group} was left whole: {why}" for group, why in facts.get("refused", {}).items()]
+    return Group(table, *(Text(f"  {line}") for line in (*lines, *facts["notes"])))
 
 
 def report_table(report: RunReport) -> RenderableType:

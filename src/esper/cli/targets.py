@@ -40,7 +40,7 @@ def anatomy_of(target: str) -> Anatomy:
         )
     from esper.anatomy import inspect
 
-    return inspect(*_built(target))
+    return inspect(*built(target))
 
 
 def open_catalog(run: Path) -> CheckpointCatalog:
@@ -63,23 +63,37 @@ def open_catalog(run: Path) -> CheckpointCatalog:
 def _stored_anatomy(path: Path) -> Anatomy:
     from esper.anatomy import Anatomy
 
-    return Anatomy.from_json(json.loads(_checkpoint(path).file(ANATOMY_FILE).read_bytes()))
+    _, checkpoint = checkpoint_at(path)
+    return Anatomy.from_json(json.loads(checkpoint.file(ANATOMY_FILE).read_bytes()))
 
 
-def _checkpoint(path: Path) -> CheckpointRef:
+def checkpoint_at(path: Path) -> tuple[CheckpointCatalog, CheckpointRef]:
+    """The checkpoint that a path names (of a run: its newest good one) and the catalog that it is in.
+
+    Raises:
+        CheckpointMissing: there is none that verifies.
+        ConfigError: the path is no run.
+    """
     full = path.resolve()
     if full.parent.name == "checkpoints" and full.name.startswith("step-"):
-        return open_catalog(full.parents[1]).at(step_number(full))
-    newest = open_catalog(path).latest()
+        catalog = open_catalog(full.parents[1])
+        return catalog, catalog.at(step_number(full))
+    catalog = open_catalog(path)
+    newest = catalog.latest()
     if newest is None:
         raise CheckpointMissing(
             f"{path} holds no checkpoint that verifies, so there is no anatomy to show. "
             f"`esper verify {path}` says what is wrong with each."
         )
-    return newest
+    return catalog, newest
 
 
-def _built(target: str) -> tuple[Any, ...]:
+def built(target: str) -> tuple[Any, ...]:
+    """What the function of `module:function` returns: `(model, sample)` or `(model, sample, loss)`.
+
+    Raises:
+        ConfigError: there is no such function, or it returns something else.
+    """
     module_name, _, function_name = target.partition(":")
     sys.path.insert(0, str(Path.cwd()))  # like `python -m`: the user's modules lie where the user stands
     try:

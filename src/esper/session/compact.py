@@ -216,12 +216,40 @@ def _cut(
     else:
         cut_one = cut_program(model, anatomy, keep, probe)
         proof, program, result = cut_one.equivalence, cut_one.program, cut_one.program.module()
+    return outcome(
+        result,
+        anatomy,
+        keep,
+        probe,
+        proof,
+        refused=refused,
+        notes=notes,
+        program=program,
+        form=form,
+        description=description,
+    )
+
+
+def outcome(
+    model: nn.Module,
+    anatomy: Anatomy,
+    keep: BoolArray,
+    probe: Probe,
+    proof: Equivalence,
+    *,
+    notes: tuple[str, ...],
+    refused: Mapping[str, str] | None = None,
+    program: ExportedProgram | None = None,
+    form: Form | None = None,
+    description: Description | None = None,
+) -> Compacted:
+    """The result of a cut, with what it saved."""
     widths = tuple(
         WidthRow(group.name, group.kind.value, group.width, int(keep[anatomy.unit_slice(number)].sum()))
         for number, group in enumerate(anatomy.groups)
     )
     return Compacted(
-        model=result,
+        model=model,
         keep=keep,
         anatomy=anatomy,
         proof=proof,
@@ -230,7 +258,7 @@ def _cut(
         parameters_before=anatomy.parameters(),
         parameters_after=anatomy.parameters(keep),
         widths=widths,
-        refused=refused,
+        refused=refused or {},
         notes=notes,
         program=program,
         form=form,
