@@ -81,10 +81,28 @@ def test_inspect_as_json_is_one_document_with_every_member() -> None:
     assert 0 < group["flops_fraction"] <= 1
 
 
+def test_inspect_shows_every_layer_with_what_it_makes_and_reads() -> None:
+    document = json.loads(esper("inspect", "tests.cli.models:small", "--json").stdout)
+    assert [layer["name"] for layer in document["layers"]] == ["0", "2"]
+    assert document["layers"][1]["reads"] == [0]
+    assert "8 channels of 0" in esper("inspect", "tests.cli.models:small").stdout
+
+
+def test_inspect_draws_the_network(tmp_path: Path, run: Path) -> None:
+    picture = tmp_path / "net.svg"
+    assert esper("inspect", "tests.cli.models:small", "--svg", str(picture)).returncode == 0
+    assert picture.read_text().startswith("<svg")
+    without_graph = esper("inspect", str(run), "--svg", str(tmp_path / "none.svg"))
+    assert without_graph.returncode == 2
+    assert "no graph" in " ".join(without_graph.stderr.split())
+    assert not (tmp_path / "none.svg").exists()
+
+
 def test_inspect_reads_the_anatomy_that_a_checkpoint_stored(run: Path) -> None:
     of_run = json.loads(esper("inspect", str(run), "--json").stdout)
     of_checkpoint = json.loads(esper("inspect", str(run / "checkpoints" / "step-000000100"), "--json").stdout)
-    assert of_run == of_checkpoint == json.loads(esper("inspect", "tests.cli.models:small", "--json").stdout)
+    of_model = json.loads(esper("inspect", "tests.cli.models:small", "--json").stdout)
+    assert of_run == of_checkpoint == {**of_model, "layers": []}
 
 
 @pytest.mark.parametrize(

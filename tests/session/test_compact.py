@@ -27,6 +27,7 @@ from esper.errors import (
 )
 from esper.session import Compacted
 from esper.session.files import FORM_FILE, ONNX_FILE, PROGRAM_FILE, WEIGHTS_FILE
+from esper.session.onnx import require_onnx
 from tests.anatomy.networks import ZOO
 from tests.anatomy.test_program import Stubborn
 
@@ -244,6 +245,11 @@ def test_onnx_computes_the_same(tmp_path: Path) -> None:
     record = json.loads((out / FORM_FILE).read_text())
     assert (out / ONNX_FILE).stat().st_size > 0
     assert record["onnx"]["error"] <= 1e-5
+
+
+def test_a_missing_package_is_named_with_the_way_out() -> None:
+    with pytest.raises(ConfigError, match=r"missing: no_such_package.*pip install 'esper-torch\[onnx\]'"):
+        require_onnx(("json", "no_such_package"))
 
 
 def test_a_plan_of_the_optimizer_goes_along() -> None:

@@ -42,17 +42,24 @@ def demo(
 
 def inspect(
     target: Annotated[str, typer.Argument(help="module:function, a run directory, or one checkpoint.")],
+    svg: Annotated[
+        Path | None, typer.Option(help="Also draw the network with its coupled groups into this file.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Show what can be removed from a network, what it would save, and what is frozen and why.
 
     The function of module:function takes no argument and returns (model, sample) or (model, sample, loss).
     """
+    from esper.cli.drawing import draw
     from esper.cli.render import anatomy_table
     from esper.cli.rows import anatomy_rows
-    from esper.cli.targets import anatomy_of
+    from esper.cli.targets import inspected
 
-    rows = anatomy_rows(anatomy_of(target))
+    found = inspected(target)
+    rows = anatomy_rows(found)
+    if svg is not None:
+        draw(target, rows, svg)
     output.show(anatomy_table(rows), dataclasses.asdict(rows), as_json)
 
 

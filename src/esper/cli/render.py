@@ -14,6 +14,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from esper.cli.drawing import layer_tree
 from esper.cli.explain import SettingRow
 from esper.cli.rows import AnatomyRows, CheckpointRow, FrozenRow, GroupRow, VerifyRow
 from esper.nissa import Latency, RunReport, figures
@@ -38,7 +39,8 @@ def anatomy_table(rows: AnatomyRows) -> RenderableType:
         table.add_row(*_group_cells(row, f"  {name}" if above else name))
     if not rows.groups:
         return Group(head, Text("Nothing can be removed from this network.", style=BAD), _frozen(rows.frozen))
-    return Group(head, table, _frozen(rows.frozen))
+    tree = [layer_tree(rows)] if rows.layers else []
+    return Group(head, *tree, table, _frozen(rows.frozen))
 
 
 def compact_table(facts: Mapping[str, Any]) -> RenderableType:

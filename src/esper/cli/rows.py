@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from esper.anatomy import Anatomy, Group
+    from esper.anatomy import Group
     from esper.checkpoint import CheckpointCatalog
+    from esper.cli.targets import Inspected
+    from esper.nissa import MapLayer
 
 
 @dataclass(frozen=True)
@@ -60,6 +62,8 @@ class AnatomyRows:
     parameters: int
     groups: tuple[GroupRow, ...]
     frozen: tuple[FrozenRow, ...]
+    layers: tuple[MapLayer, ...] = ()
+    """In the order of the computation; none where the graph is not known."""
 
 
 @dataclass(frozen=True)
@@ -84,8 +88,9 @@ class VerifyRow:
     problems: tuple[str, ...]
 
 
-def anatomy_rows(anatomy: Anatomy) -> AnatomyRows:
-    """The groups in the order of the network, with their shares, and what is frozen."""
+def anatomy_rows(found: Inspected) -> AnatomyRows:
+    """The groups in the order of the network, with their shares, what is frozen, and the layers."""
+    anatomy = found.anatomy
     flops, parameters = anatomy.flops(), anatomy.parameters()
 
     def row(number: int, group: Group) -> GroupRow:
@@ -105,6 +110,7 @@ def anatomy_rows(anatomy: Anatomy) -> AnatomyRows:
         parameters,
         tuple(row(number, group) for number, group in enumerate(anatomy.groups)),
         tuple(FrozenRow(axis.name, axis.width, axis.reason) for axis in anatomy.frozen),
+        found.layers,
     )
 
 

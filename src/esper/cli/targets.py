@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import json
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,12 +15,21 @@ from esper.errors import CheckpointMissing, ConfigError
 if TYPE_CHECKING:
     from esper.anatomy import Anatomy
     from esper.checkpoint import CheckpointCatalog, CheckpointRef
+    from esper.nissa import MapLayer
 
 ANATOMY_FILE = "anatomy.json"
 """The file of a checkpoint that holds `Anatomy.to_json`."""
 
 
-def anatomy_of(target: str) -> Anatomy:
+@dataclass(frozen=True)
+class Inspected:
+    """The anatomy of a network, and its layers where its graph is known."""
+
+    anatomy: Anatomy
+    layers: tuple[MapLayer, ...]
+
+
+def inspected(target: str) -> Inspected:
     """Finds the anatomy that a target names.
 
     Args:
@@ -32,15 +42,19 @@ def anatomy_of(target: str) -> Anatomy:
     """
     path = Path(target)
     if path.is_dir():
-        return _stored_anatomy(path)
+        return _stored(path)
     if ":" not in target:
         raise ConfigError(
             f"Nothing can be inspected at {target!r}: there is no such directory, and it is not of the form "
             "module:function. Name a run directory, a checkpoint, or a function that returns (model, sample)."
         )
-    from esper.anatomy import inspect
+    from esper.anatomy import anatomy_of, trace
+    from esper.anatomy.layers import layers_of
 
-    return inspect(*built(target))
+    model, sample, *loss = built(target)
+    traced = trace(model, sample, loss[0] if loss else None)
+    anatomy = anatomy_of(traced, model)
+    return Inspected(anatomy, layers_of(traced, anatomy))
 
 
 def open_catalog(run: Path) -> CheckpointCatalog:
@@ -60,11 +74,19 @@ def open_catalog(run: Path) -> CheckpointCatalog:
     return CheckpointCatalog(run, open_key_ring(run))
 
 
-def _stored_anatomy(path: Path) -> Anatomy:
+def _stored(path: Path) -> Inspected:
     from esper.anatomy import Anatomy
+    from esper.anatomy.layers import layers_of
+    from esper.anatomy.trace import Traced
+    from esper.anatomy.twin import Twin
 
-    _, checkpoint = checkpoint_at(path)
-    return Anatomy.from_json(json.loads(checkpoint.file(ANATOMY_FILE).read_bytes()))
+    catalog, checkpoint = checkpoint_at(path)
+    anatomy = Anatomy.from_json(json.loads(checkpoint.file(ANATOMY_FILE).read_bytes()))
+    if "twin" not in checkpoint.manifest.blobs:
+        return Inspected(anatomy, ())
+    twin = Twin.from_bytes(catalog.blob(checkpoint, "twin").read_bytes())
+    traced = Traced(twin.program, twin.names, twin.batch, True, twin.is_batch_dynamic)
+    return Inspected(anatomy, layers_of(traced, anatomy))
 
 
 def checkpoint_at(path: Path) -> tuple[CheckpointCatalog, CheckpointRef]:

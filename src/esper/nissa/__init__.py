@@ -1,6 +1,7 @@
 """Telemetry: what a run did, as values that can be stored, shown and compared."""
 
 from esper.nissa.html import render_html, write_report
+from esper.nissa.network_map import MapGroup, MapLayer, MapPart, network_map
 from esper.nissa.report import (
     DecisionRow,
     EpochRow,
@@ -17,12 +18,16 @@ __all__ = [
     "DecisionRow",
     "EpochRow",
     "Latency",
+    "MapGroup",
+    "MapLayer",
+    "MapPart",
     "Mark",
     "MarkKind",
     "Overhead",
     "Proof",
     "RunReport",
     "WidthRow",
+    "network_map",
     "render_html",
     "write_report",
 ]

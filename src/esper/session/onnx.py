@@ -6,6 +6,7 @@ import contextlib
 import io
 import logging
 import warnings
+from collections.abc import Sequence
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
@@ -20,17 +21,18 @@ from torch.utils import _pytree as pytree
 from esper.anatomy.equivalence import Probe, difference
 from esper.errors import ConfigError, NotEquivalentError
 
+NEEDED = ("onnx", "onnxscript")
 LIMIT = 1e-4
 """Largest difference in float32; another runtime adds in another order."""
 
 
-def require_onnx() -> None:
+def require_onnx(needed: Sequence[str] = NEEDED) -> None:
     """Refuses early if a package is missing.
 
     Raises:
         ConfigError: it names the package and the way out.
     """
-    missing = [name for name in ("onnx", "onnxscript") if find_spec(name) is None]
+    missing = [name for name in needed if find_spec(name) is None]
     if missing:
         raise ConfigError(
             f"ONNX files are written with the packages onnx and onnxscript; missing: {', '.join(missing)}. "
