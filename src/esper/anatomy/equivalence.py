@@ -9,12 +9,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 from torch.nn.modules.batchnorm import _NormBase
 from torch.utils import _pytree as pytree
 
 from esper.anatomy.masking import masked_axes, zero_masked
 from esper.anatomy.structure import Anatomy, BoolArray
+from esper.anatomy.substitution import call_with
 from esper.anatomy.tensors import select
 from esper.anatomy.trace import undisturbed
 from esper.errors import NotEquivalentError
@@ -33,8 +33,10 @@ class Probe:
     kwargs: Mapping[str, Any] = field(default_factory=dict)
 
     def cast(self, dtype: torch.dtype) -> Probe:
+        """A copy in that precision; networks that write into their inputs do not write into these."""
+
         def to(leaf: Any) -> Any:
-            return leaf.to(dtype) if isinstance(leaf, Tensor) and leaf.is_floating_point() else leaf
+            return _copied(leaf, dtype) if isinstance(leaf, Tensor) else leaf
 
         return Probe(pytree.tree_map(to, self.args), pytree.tree_map(to, dict(self.kwargs)))
 
@@ -94,16 +96,14 @@ def observe(
     if masked is not None:
         zero_masked(parameters, masked_axes(*masked))
     for parameter in parameters.values():
-        if nudge and parameter.is_floating_point():
+        if nudge and _is_number(parameter):
             parameter.mul_(1.0 + nudge)
-    wanted = {
-        n: p.requires_grad_() for n, p in parameters.items() if with_gradients and p.is_floating_point()
-    }
+    wanted = {n: p.requires_grad_() for n, p in parameters.items() if with_gradients and _is_number(p)}
     cast = probe.cast(dtype)
     modes = undisturbed(model), _batch_statistics(model, wanted=batch_statistics)
     with modes[0], modes[1], _plain_attention(), torch.set_grad_enabled(with_gradients):
-        output = functional_call(model, {**parameters, **buffers}, cast.args, dict(cast.kwargs))
-        outputs = tuple(leaf for leaf in pytree.tree_leaves(output) if _is_real(leaf))
+        output = call_with(model, {**parameters, **buffers}, cast.args, cast.kwargs)
+        outputs = tuple(leaf for leaf in pytree.tree_leaves(output) if _is_number(leaf))
         gradients: Mapping[str, Tensor] = {}
         if any(output.requires_grad for output in outputs):
             gradients = _gradients(outputs, wanted)
@@ -111,11 +111,13 @@ def observe(
 
 
 def _copied(tensor: Tensor, dtype: torch.dtype) -> Tensor:
-    return tensor.detach().to(dtype, copy=True) if tensor.is_floating_point() else tensor.detach().clone()
+    if not _is_number(tensor):
+        return tensor.detach().clone()
+    return tensor.detach().to(dtype.to_complex() if tensor.is_complex() else dtype, copy=True)
 
 
-def _is_real(leaf: Any) -> bool:
-    return isinstance(leaf, Tensor) and leaf.is_floating_point()
+def _is_number(leaf: Any) -> bool:
+    return isinstance(leaf, Tensor) and (leaf.is_floating_point() or leaf.is_complex())
 
 
 def _gradients(outputs: tuple[Tensor, ...], wanted: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
@@ -127,8 +129,9 @@ def _gradients(outputs: tuple[Tensor, ...], wanted: Mapping[str, Tensor]) -> Map
 
 def _projection(outputs: tuple[Tensor, ...]) -> Tensor:
     """A fixed random weighting of all outputs, so that no gradient cancels by symmetry."""
-    total = torch.zeros((), dtype=outputs[0].dtype, device=outputs[0].device)
-    for number, output in enumerate(outputs):
+    real = [torch.view_as_real(output) if output.is_complex() else output for output in outputs]
+    total = torch.zeros((), dtype=real[0].dtype, device=real[0].device)
+    for number, output in enumerate(real):
         generator = torch.Generator("cpu").manual_seed(number)
         weights = torch.randn(output.shape, generator=generator, dtype=torch.float64, device="cpu").to(output)
         total = total + (output * weights).sum()

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from esper.anatomy.admission import check_tensors, check_values
 from esper.anatomy.attributes import fit_attributes
 from esper.anatomy.companions import copy_in
 from esper.anatomy.equivalence import Equivalence, Probe, reference
@@ -78,6 +79,9 @@ def cut(
     network = bare(model)
     try:
         with together(model, anatomy.digest.encode() + keep.tobytes()):
+            for tensors_of in (network, *companions):
+                check_tensors(tensors_of)
+                check_values(tensors_of)
             copies = [copy_in(companion, network, anatomy) for companion in companions]
             made = _cut_one(network, anatomy, keep, probe, optimizers, undo, attributes)
             for copied in copies:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import logging
+import sysconfig
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -17,10 +18,12 @@ from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 from torch.utils import _pytree as pytree
 
+from esper.anatomy.admission import check_tensors
 from esper.anatomy.wrappers import bare
 from esper.errors import ConfigError, UntraceableError
 
 Loss = Callable[[Any, Any], Tensor]
+_STANDARD_LIBRARY = sysconfig.get_path("stdlib")
 TRACE_BATCH = 2
 """Labels do not depend on the batch size; the exporter would take 1 for a constant."""
 
@@ -135,10 +138,12 @@ def trace(model: nn.Module, sample: Any, loss: Loss | None = None) -> Traced:
         loss: `loss(output, target)`, a scalar.
 
     Raises:
-        UntraceableError: the exporter cannot follow the code; the message names the line.
+        UntraceableError: the exporter cannot follow the code, and the message names the line; or a parameter
+            is not a plain tensor.
         ConfigError: the sample is on another device than the network, or the loss is not a scalar.
     """
     model = bare(model)
+    check_tensors(model)
     args, kwargs, target = split_sample(sample, with_target=loss is not None)
     inputs = (args, kwargs, target)
     _check_devices(model, inputs)
@@ -262,7 +267,8 @@ def _user_line(error: BaseException) -> str:
     trace_back = error.__traceback__
     while trace_back is not None:
         file = trace_back.tb_frame.f_code.co_filename
-        if "/torch/" not in file and not file.endswith("anatomy/trace.py") and not file.startswith("<"):
+        is_user = not file.startswith((_STANDARD_LIBRARY, "<")) or "/site-packages/" in file
+        if is_user and "/torch/" not in file and not file.endswith("anatomy/trace.py"):
             found = f" (line {trace_back.tb_lineno} of {file})"
         trace_back = trace_back.tb_next
     return found

@@ -12,12 +12,13 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from esper.anatomy import Anatomy, Cut, Loss, Probe, anatomy_of, cut, split_sample, trace, uncut
+from esper.anatomy.admission import changed_inputs
 from esper.anatomy.companions import copy_in
 from esper.anatomy.feasibility import refused_groups
 from esper.anatomy.structure import BoolArray, IntArray
 from esper.anatomy.twin import Twin
 from esper.anatomy.wrappers import bare
-from esper.errors import CheckpointError, StructureError, SurgeryError
+from esper.errors import CheckpointError, StructureError, SurgeryError, UntraceableError
 from esper.kasmina.masks import MaskKeeper
 
 PROOF_SAMPLES = 8
@@ -86,6 +87,12 @@ class LiveNetwork:
     def _look(self) -> None:
         """Traces the network as it is now."""
         traced = trace(self.model, self._sample, self.loss)
+        for name, line in changed_inputs(traced.program).items():
+            raise UntraceableError(
+                f"The network (or its loss) writes into its input {name} ({line}), so held-out batches would "
+                "be different at every look. Nothing was changed. Write `x = x * 2` instead of `x.mul_(2)`, "
+                "or begin with `x = x.clone()`."
+            )
         anatomy, twin = anatomy_of(traced, self.model), Twin.of(traced)
         self.anatomy, self.twin, self.graph = anatomy, twin.to_bytes(), twin
         args, kwargs, _ = split_sample(self._sample, with_target=True)

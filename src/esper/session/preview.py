@@ -13,12 +13,12 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 from torch.nn.modules.batchnorm import _NormBase
 from torch.utils import _pytree as pytree
 
 from esper.anatomy import masked_axes, primary_output, reconstruction, split_sample, zero_masked
 from esper.anatomy.structure import BoolArray
+from esper.anatomy.substitution import call_with
 from esper.anatomy.trace import undisturbed
 from esper.elesh import HeldOut, merged, resized
 from esper.elesh.analysis import RECALIBRATION_SAMPLES, correct
@@ -112,7 +112,7 @@ def _quality(network: LiveNetwork, tensors: dict[str, Tensor], batches: Sequence
     losses = []
     for batch in batches:
         args, kwargs, target = split_sample(_on_device(network.model, batch), with_target=True)
-        output = functional_call(network.model, tensors, args, kwargs)
+        output = call_with(network.model, tensors, args, kwargs)
         losses.append(float(network.loss(output, target)))
         right = correct(primary_output(output), target)
         correctness = None if right is None or correctness is None else [*correctness, *right]
@@ -143,7 +143,7 @@ def _recalibrated(
             module.momentum = None  # a plain mean over the batches
         for batch in batches:
             args, kwargs, _ = split_sample(_on_device(network.model, batch), with_target=True)
-            functional_call(network.model, {**tensors, **fresh, **counters}, args, kwargs)
+            call_with(network.model, {**tensors, **fresh, **counters}, args, kwargs)
     finally:
         for name, module in norms.items():
             module.momentum = momenta[name]

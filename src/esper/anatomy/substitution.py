@@ -1,0 +1,29 @@
+"""Runs a network on other tensors than its own, and leaves its own where they were."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor, nn
+from torch.func import functional_call
+
+
+def call_with(
+    model: nn.Module, tensors: Mapping[str, Tensor], args: tuple[Any, ...], kwargs: Mapping[str, Any]
+) -> Any:
+    """Calls the network with `tensors` in the place of those of the same (first) names.
+
+    A tied parameter is replaced everywhere. A module that is registered under two names is entered once:
+    `torch.func.functional_call` by itself would leave the substitute in it.
+    """
+    first = {id(tensor): name for name, tensor in (*model.named_parameters(), *model.named_buffers())}
+    places: dict[str, Tensor] = {}
+    for path, module in model.named_modules():  # every module once
+        own = (*module.named_parameters("", recurse=False, remove_duplicate=False),
+               *module.named_buffers("", recurse=False, remove_duplicate=False))  # fmt: skip
+        for attribute, tensor in own:
+            substitute = tensors.get(first[id(tensor)])
+            if substitute is not None:
+                places[f"{path}.{attribute}" if path else attribute] = substitute
+    return functional_call(model, places, args, dict(kwargs), tie_weights=False)

@@ -1,0 +1,380 @@
+"""Networks that ask for trouble: cut right, left whole for a stated reason, or refused by name."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.nn.utils import parametrizations, prune
+from torch.optim import SGD
+
+from esper.anatomy import Anatomy, Cut, Probe, cut, inspect, masked_axes, zero_masked
+from esper.anatomy.equivalence import difference
+from esper.anatomy.structure import BoolArray
+from esper.anatomy.tensors import select
+from esper.errors import NotEquivalentError, SurgeryError, UntraceableError
+from esper.kasmina import LiveNetwork
+from tests.anatomy.cutting import half
+
+
+def x() -> Tensor:
+    return torch.randn(6, 8, generator=torch.Generator().manual_seed(1))
+
+
+def perceptron(**options: Any) -> nn.Sequential:
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.Linear(8, 12, **options),
+        nn.ReLU(),
+        nn.Linear(12, 10, **options),
+        nn.ReLU(),
+        nn.Linear(10, 4, **options),
+    )
+
+
+class Pair(nn.Module):
+    """Two layers, and something in between."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.up, self.down = nn.Linear(8, 12), nn.Linear(12, 4)
+
+
+class WritesInput(Pair):
+    def forward(self, x: Tensor) -> Tensor:
+        x.mul_(2)  # the line that the message must name
+        out: Tensor = self.down(torch.relu(self.up(x)))
+        return out
+
+
+class WritesPartOfInput(Pair):
+    def forward(self, x: Tensor) -> Tensor:
+        x[:, :4].add_(1)
+        out: Tensor = self.down(torch.relu(self.up(x)))
+        return out
+
+
+class WritesWholeView(Pair):
+    def forward(self, x: Tensor) -> Tensor:
+        hidden = self.up(x)
+        hidden.view(-1, 12 if hidden.shape[1] == 12 else hidden.shape[1]).relu_()
+        out: Tensor = self.down(hidden)
+        return out
+
+
+class WritesPartOfView(Pair):
+    def forward(self, x: Tensor) -> Tensor:
+        hidden = self.up(x)
+        hidden[:, :6].mul_(2).relu_()
+        out: Tensor = self.down(hidden)
+        return out
+
+
+class Branches(Pair):
+    def forward(self, x: Tensor) -> Tensor:
+        hidden = torch.relu(self.up(x))
+        if hidden.mean() > 0:
+            hidden = hidden * 2
+        out: Tensor = self.down(hidden)
+        return out
+
+
+class CountsToATensor(Pair):
+    def forward(self, x: Tensor) -> Tensor:
+        hidden = torch.relu(self.up(x))
+        for _ in range(int(x.abs().sum()) % 3):
+            hidden = hidden + 1
+        out: Tensor = self.down(hidden)
+        return out
+
+
+class Selects(Pair):
+    """As many rows as the data has positive ones."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        hidden = torch.relu(self.up(x))
+        out: Tensor = self.down(hidden[hidden.sum(1) > 0])
+        return out
+
+
+class Shares(nn.Module):
+    """One block under two names, used three times."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.up, self.down, self.head = nn.Linear(8, 12), nn.Linear(12, 8), nn.Linear(8, 4)
+        self.again = self.up
+
+    def forward(self, x: Tensor) -> Tensor:
+        for layer in (self.up, self.again, self.up):
+            x = x + self.down(torch.relu(layer(x)))
+        out: Tensor = self.head(x)
+        return out
+
+
+class Complex(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.up = nn.Linear(8, 12, dtype=torch.complex64)
+        self.down = nn.Linear(12, 4, dtype=torch.complex64)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.down(torch.tanh(self.up(x.to(self.up.weight.dtype)))).abs()
+        return out
+
+
+class WithIntegers(nn.Module):
+    """A frozen integer weight between two layers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.up, self.down = nn.Linear(8, 12), nn.Linear(12, 4)
+        self.table = nn.Parameter(torch.randint(-5, 5, (12, 12), dtype=torch.int8), requires_grad=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        mixed = F.linear(torch.relu(self.up(x)), self.table.to(x.dtype) * 0.1)
+        out: Tensor = self.down(torch.relu(mixed))
+        return out
+
+
+class Sparse(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.up = nn.Linear(8, 12)
+        self.weight = nn.Parameter(torch.randn(4, 12).to_sparse())
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = torch.sparse.mm(self.weight, torch.relu(self.up(x)).T).T
+        return out
+
+
+class OwnTensor(Tensor):
+    """A tensor with a class of its own."""
+
+
+def with_own_tensor() -> nn.Module:
+    model = perceptron()
+    model[0].weight = nn.Parameter(model.get_parameter("0.weight").detach().as_subclass(OwnTensor))
+    return model
+
+
+def quantized() -> nn.Module:
+    """As `torch.ao.quantization.quantize_dynamic` leaves it."""
+    return nn.Sequential(nn.Linear(8, 12), nn.ReLU(), torch.ao.nn.quantized.dynamic.Linear(12, 4))
+
+
+def everywhere(change: Callable[[nn.Module], object]) -> Callable[[], nn.Module]:
+    def build() -> nn.Module:
+        model = perceptron()
+        for layer in (model[0], model[2]):
+            change(layer)
+        return model
+
+    return build
+
+
+def unstructured() -> nn.Module:
+    """With the masks and hooks that torch's own pruning leaves."""
+    model = perceptron()
+    prune.l1_unstructured(model[0], "weight", 0.5)
+    prune.ln_structured(model[2], "weight", 0.5, 2, 0)
+    return model
+
+
+class Seen:
+    """Everything that a refusal must not change."""
+
+    def __init__(self, model: nn.Module, sample: Tensor) -> None:
+        self.model, self.sample = model, sample
+        self.tensors = dict(model.named_parameters(remove_duplicate=False))
+        self.values = [tensor.clone() for tensor in (*model.state_dict().values(), sample)]
+
+    def is_the_same(self) -> bool:
+        now = dict(self.model.named_parameters(remove_duplicate=False))
+        return all(now[name] is tensor for name, tensor in self.tensors.items()) and all(
+            map(torch.equal, self.values, (*self.model.state_dict().values(), self.sample))
+        )
+
+
+def cut_in_half(model: nn.Module, sample: Tensor) -> tuple[Anatomy, BoolArray, Cut]:
+    anatomy = inspect(model, sample)
+    keep = half(anatomy)
+    return anatomy, keep, cut(model, anatomy, keep, Probe((sample,)))
+
+
+RIGHT: dict[str, tuple[Callable[[], nn.Module], torch.dtype]] = {
+    "writes into its input": (WritesInput, torch.float32),
+    "writes into part of its input": (WritesPartOfInput, torch.float32),
+    "writes into a view of everything": (WritesWholeView, torch.float32),
+    "shared module": (Shares, torch.float32),
+    "bfloat16": (lambda: perceptron(dtype=torch.bfloat16), torch.bfloat16),
+    "half": (lambda: perceptron(dtype=torch.half), torch.half),
+    "double": (lambda: perceptron(dtype=torch.double), torch.double),
+    "complex": (Complex, torch.float32),
+    "integers": (WithIntegers, torch.float32),
+    "torch's own pruning": (unstructured, torch.float32),
+}
+
+
+@pytest.mark.parametrize("name", RIGHT)
+def test_a_network_that_is_unusual_is_cut_right(name: str) -> None:
+    build, dtype = RIGHT[name]
+    model, sample = build(), x().to(dtype)
+    masked, before = build(), sample.clone()
+    own = dict(model.named_parameters(remove_duplicate=False))
+    anatomy, keep, made = cut_in_half(model, sample)
+    assert anatomy.num_units > 0
+    assert torch.equal(sample, before)
+    assert made.parameters_after < made.parameters_before
+    assert made.equivalence.float64_error is not None
+    assert made.equivalence.gradient_error is not None
+    assert all(p is own[n] for n, p in model.named_parameters(remove_duplicate=False))
+    assert all(p.dtype == q.dtype for p, q in zip(model.parameters(), masked.parameters(), strict=True))
+    zero_masked(dict(masked.named_parameters()), masked_axes(anatomy, keep))
+    tolerance = {torch.bfloat16: 3e-2, torch.half: 4e-3}.get(dtype, 1e-5)
+    assert difference(model(sample.clone()), masked(sample.clone())) <= tolerance
+    optimizer = SGD([p for p in model.parameters() if p.requires_grad], 0.1)
+    model(sample.clone()).float().square().mean().backward()
+    optimizer.step()
+
+
+def test_torchs_own_pruning_cannot_be_attached_until_it_is_made_permanent() -> None:
+    model = unstructured()
+    sample = x(), torch.zeros(6, dtype=torch.long)
+    with pytest.raises(SurgeryError, match=r"cannot be copied.*non-leaf tensors kept as attributes"):
+        LiveNetwork(model, SGD(model.parameters(), 0.1), sample, F.cross_entropy)
+    for layer in (model.get_submodule("0"), model.get_submodule("2")):
+        prune.remove(layer, "weight")
+    assert not LiveNetwork(model, SGD(model.parameters(), 0.1), sample, F.cross_entropy).refused
+
+
+def test_torchs_own_pruning_can_be_made_permanent_after_a_cut() -> None:
+    model, sample = unstructured(), x()
+    cut_in_half(model, sample)
+    expected = model(sample)
+    for layer in (model.get_submodule("0"), model.get_submodule("2")):
+        prune.remove(layer, "weight")
+    assert torch.equal(model(sample), expected)
+    assert model.get_parameter("0.weight").shape == (6, 8)
+
+
+def test_a_step_with_the_old_spectral_norm_is_the_step_of_the_masked_network() -> None:
+    """Its power iteration runs in the forward pass; singular vectors of a masked weight are zero there."""
+    model, sample = everywhere(nn.utils.spectral_norm)().double(), x().double()
+    masked = copy.deepcopy(model)
+    anatomy, keep, made = cut_in_half(model, sample)
+    zero_masked(dict(masked.named_parameters()), masked_axes(anatomy, keep))
+    for network in (model, masked):
+        optimizer = SGD(network.parameters(), 0.1)
+        network(sample).square().mean().backward()
+        optimizer.step()
+    expected = dict(masked.named_parameters())
+    for name, parameter in model.named_parameters():
+        assert difference(parameter, select(expected[name], made.kept.get(name, {}))) <= 1e-9, name
+
+
+WHOLE: dict[str, tuple[Callable[[], nn.Module], str]] = {
+    "weight_norm": (everywhere(parametrizations.weight_norm), "_weight_norm"),
+    "spectral_norm": (everywhere(parametrizations.spectral_norm), "vdot"),
+    "orthogonal": (everywhere(parametrizations.orthogonal), "tril"),
+    "as many rows as the data says": (Selects, "index"),
+}
+
+
+@pytest.mark.parametrize("name", WHOLE)
+def test_a_network_without_units_says_which_operator_keeps_it_whole(name: str) -> None:
+    build, operator = WHOLE[name]
+    model, sample = build(), x()
+    seen = Seen(model, sample)
+    anatomy = inspect(model, sample)
+    assert anatomy.num_units == 0
+    assert any(operator in axis.reason for axis in anatomy.frozen)
+    assert seen.is_the_same()
+
+
+@pytest.mark.filterwarnings("ignore:.*weight_norm.*is deprecated")
+def test_the_old_weight_norm_keeps_a_network_whole() -> None:
+    anatomy = inspect(everywhere(nn.utils.weight_norm)(), x())
+    assert anatomy.num_units == 0
+    assert any("_weight_norm" in axis.reason for axis in anatomy.frozen)
+
+
+REFUSED: dict[str, tuple[Callable[[], nn.Module], str]] = {
+    "branches": (Branches, r"Branches\.forward \(line \d+ of .*test_bad_models\.py\).*torch\.where"),
+    "counts": (
+        CountsToATensor,
+        r"CountsToATensor\.forward \(line \d+ of .*test_bad_models\.py\).*torch\.where",
+    ),
+    "sparse": (Sparse, r"weight is a sparse tensor \(sparse_coo\).*to_dense"),
+    "lazy": (
+        lambda: nn.Sequential(nn.LazyLinear(12), nn.Linear(12, 4)),
+        r"0\.weight is not initialized.*model\(x\)",
+    ),
+    "own tensor": (with_own_tensor, "0.weight is a OwnTensor, whose layout Esper does not know"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_a_network_that_cannot_be_followed_is_refused_with_the_line_and_the_way_out(name: str) -> None:
+    build, told = REFUSED[name]
+    with pytest.raises(UntraceableError, match=told):
+        inspect(build(), x())
+
+
+@pytest.mark.filterwarnings("ignore")  # torch.ao says at every use that it is deprecated
+def test_packed_quantized_weights_are_refused() -> None:
+    with pytest.raises(UntraceableError, match=r"2 is a Linear with packed, quantized weights.*afterwards"):
+        inspect(quantized(), x())
+
+
+def test_code_that_writes_into_a_fixed_part_is_refused_and_nothing_changes() -> None:
+    model, sample = WritesPartOfView(), x()
+    seen = Seen(model, sample)
+    try:
+        anatomy = inspect(model, sample)
+        if anatomy.num_units:
+            with pytest.raises(NotEquivalentError):
+                cut(model, anatomy, half(anatomy), Probe((sample,)))
+    finally:
+        assert seen.is_the_same()
+
+
+def test_a_network_without_values_is_inspected_but_not_cut() -> None:
+    model, sample = perceptron(device="meta"), x().to("meta")
+    anatomy = inspect(model, sample)
+    assert anatomy.num_units == 22
+    with pytest.raises(SurgeryError, match=r"6 tensor\(s\).*meta device.*0\.weight.*to_empty"):
+        cut(model, anatomy, half(anatomy), Probe((sample,)))
+    assert model.get_parameter("0.weight").shape == (12, 8)
+
+
+def test_a_training_run_of_a_network_that_writes_into_its_input_is_refused_with_the_line() -> None:
+    sample = x(), torch.zeros(6, dtype=torch.long)
+    for kind, line in ((WritesInput, r"test_bad_models\.py, line \d+"), (WritesPartOfInput, "line")):
+        model = kind()
+        seen = Seen(model, sample[0])
+        with pytest.raises(UntraceableError, match=f"writes into its input .*{line}.*clone"):
+            LiveNetwork(model, SGD(model.parameters(), 0.1), sample, F.cross_entropy)
+        assert seen.is_the_same()
+
+
+def test_a_refused_cut_leaves_a_shared_module_with_its_own_tensors() -> None:
+    model, sample = Shares(), x()
+    anatomy, seen = inspect(model, sample), Seen(model, sample)
+
+    def refuse() -> None:
+        raise SurgeryError("not today")
+
+    with pytest.raises(SurgeryError, match="not today"):
+        cut(model, anatomy, half(anatomy), Probe((sample,)), then=refuse)
+    assert seen.is_the_same()
+    assert model.again is model.up
