@@ -46,8 +46,8 @@ def _why_not(tensor: Tensor) -> str:
     kind = type(tensor).__name__ if type(tensor) not in _PLAIN else type(tensor.data).__name__
     if kind == "DTensor":
         return (
-            "is a DTensor, sharded over several processes. Look at the network, and cut it, inside of "
-            "`with esper.anatomy.gathered(model, optimizers):`; docs/how-to-many-gpus.md shows how."
+            "is a DTensor that `fully_shard` did not make (tensor parallelism). Cut the network before it is "
+            "parallelized; docs/how-to-many-gpus.md shows what can be followed."
         )
     if kind not in ("Tensor", "Parameter", "Buffer"):
         return f"is a {kind}, whose layout Esper does not know. Prune the network before it is converted."
