@@ -182,7 +182,7 @@ def _put(parameter: Any, value: nn.Parameter) -> None:
         vars(module)["_parameters"][name] = value
 
 
-def _sharded_anew(old: Any, whole: nn.Parameter, group: Any) -> Any:
+def _sharded_anew(old: Any, whole: Tensor, group: Any) -> Any:
     old._post_load_hook_handle.remove()
     new = type(old)(
         nn.Parameter(whole.detach().contiguous(), requires_grad=whole.requires_grad),
