@@ -95,7 +95,7 @@ class Network(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.first, self.norm = nn.Conv2d(3, 16, 3), nn.BatchNorm2d(16)
+        self.first, self.norm = nn.Conv2d(3, 16, 3, bias=False), nn.BatchNorm2d(16)
         self.second = nn.Conv2d(16, 24, 3)
         self.hidden, self.head = nn.Linear(24, 32), nn.Linear(32, 10)
 
@@ -111,6 +111,7 @@ class Start:
     def __init__(self, make: Callable[[Parameters], Optimizer], steps: int) -> None:
         torch.manual_seed(0)
         self.model = Network().double().train()
+        self.make = make
         self.optimizer = make(self.model.parameters())
         self.x, self.y = torch.randn(16, 3, 10, 10).double(), torch.randint(0, 10, (16,))
         self.anatomy = inspect(self.model, self.x)
@@ -120,9 +121,15 @@ class Start:
             step(self.model, self.optimizer, self.x, self.y)
             mask(self.model, self.anatomy, self.keep)
 
+    def copied(self) -> tuple[nn.Module, Optimizer]:
+        model = copy.deepcopy(self.model)
+        optimizer = self.make(model.parameters())
+        optimizer.load_state_dict(copy.deepcopy(self.optimizer.state_dict()))
+        return model, optimizer
+
     def measured(self, name: str, tool: str, cutter: Callable[[nn.Module, Optimizer, Start], None]) -> Row:
-        model, optimizer = copy.deepcopy((self.model, self.optimizer))
-        masked, other = copy.deepcopy((self.model, self.optimizer))
+        model, optimizer = self.copied()
+        masked, other = self.copied()
         count = len(list(model.parameters()))
         try:
             cutter(model, optimizer, self)

@@ -173,6 +173,9 @@ def shards(rank: int) -> dict[str, Any]:
     x = batches(7)()
     anatomy, kind = inspect(model, x), type(model)
     same_anatomy = anatomy.digest == inspect(alone, x).digest
+    heard: list[int] = []
+    weight = model.get_parameter("hidden.weight")
+    weight.register_post_accumulate_grad_hook(lambda parameter: heard.append(1))
     made = cut(model, anatomy, half(anatomy), Probe((x,)), (optimizer,))
     cut(alone, anatomy, half(anatomy), Probe((x,)), (twin,))
     kinds = [type(parameter).__name__ for parameter in model.parameters()]
@@ -193,7 +196,20 @@ def shards(rank: int) -> dict[str, Any]:
         "shapes": state_dict == {name: tuple(value.shape) for name, value in alone.state_dict().items()},
         "local": sum(p.to_local().numel() for p in model.parameters() if isinstance(p, DTensor))
         < made.parameters_after,
+        "hooks called": len(heard),
     }
+
+
+def accumulates(rank: int) -> dict[str, Any]:
+    """Gradients that wait in one process only would be lost; a look or a cut says so."""
+    model, _ = sharded()
+    model.set_requires_gradient_sync(False)  # type: ignore[operator]  # a method of FSDPModule
+    model(batches(rank)()).square().mean().backward()
+    try:
+        inspect(model, batches(7)())
+    except EsperError as error:
+        return {"told": f"{type(error).__name__}: {error}"}
+    return {"told": ""}
 
 
 def shards_refused(
@@ -218,6 +234,17 @@ def shards_refused(
     return {"told": told, "same": same}
 
 
+def flattened(rank: int) -> dict[str, Any]:
+    from torch.distributed.fsdp import FullyShardedDataParallel
+
+    model = FullyShardedDataParallel(Network(), device_id=torch.device("cpu"), use_orig_params=True)
+    try:
+        inspect(model, batches(7)().float())
+    except EsperError as error:
+        return {"told": f"{type(error).__name__}: {error}"}
+    return {"told": ""}
+
+
 CASES: dict[str, Callable[[int], dict[str, Any]]] = {
     "plain": goes_on,
     "bucket views": lambda rank: goes_on(rank, gradient_as_bucket_view=True),
@@ -229,6 +256,8 @@ CASES: dict[str, Callable[[int], dict[str, Any]]] = {
     "another mask": another_mask,
     "fails on one": fails_on_one,
     "shards": shards,
+    "accumulates": accumulates,
+    "flattened": flattened,
     "shards, another mask": lambda rank: shards_refused(rank, lambda a: half(a, seed=rank), lambda x: x),
     "shards, fails on one": lambda rank: shards_refused(
         rank, half, lambda x: x * float("nan") if rank else x

@@ -84,6 +84,13 @@ def test_a_sharded_network_is_cut_and_sharded_again(reports: Callable[[str], Rep
         assert report["local"]
         assert report["shapes"]
         assert report["error"] <= 1e-6
+        assert report["hooks called"] == 4
+
+
+def test_gradients_that_were_not_exchanged_are_not_lost(reports: Callable[[str], Reports]) -> None:
+    for report in reports("accumulates"):
+        assert report["told"].startswith("SurgeryError: A parameter of shape")
+        assert "have not yet exchanged" in report["told"]
 
 
 def test_a_refused_cut_leaves_every_shard_as_it_was(reports: Callable[[str], Reports]) -> None:
@@ -95,3 +102,9 @@ def test_a_refused_cut_leaves_every_shard_as_it_was(reports: Callable[[str], Rep
     assert second["told"].startswith("NotEquivalentError")
     assert first["same"]
     assert second["same"]
+
+
+def test_flattened_parameters_are_refused_by_name(reports: Callable[[str], Reports]) -> None:
+    for report in reports("flattened"):
+        assert report["told"].startswith("UntraceableError: The network is a FullyShardedDataParallel")
+        assert "fully_shard" in report["told"]

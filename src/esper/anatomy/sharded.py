@@ -41,8 +41,8 @@ def gathered(model: nn.Module, optimizers: Sequence[Optimizer] = ()) -> Iterator
         yield None
         return
     shards = _Shards(model, optimizers)
-    shards.gather()
     try:
+        shards.gather()
         yield shards.group
     except BaseException:
         shards.put_back()
@@ -142,7 +142,10 @@ class _Shards:
         for block, (kind, hooks) in self._classes.items():
             original = kind.__mro__[kind._orig_cls_mro_index]
             bases = kind.__mro__[1], type(block)  # a cut may have given the module another class of its own
-            block.__class__ = kind if type(block) is original else type(f"FSDP{bases[1].__name__}", bases, {})
+            if type(block) is not kind:
+                block.__class__ = (
+                    kind if type(block) is original else type(f"FSDP{bases[1].__name__}", bases, {})
+                )
             vars(block).update(hooks)
 
 
@@ -154,6 +157,14 @@ def _check(parameter: Any) -> None:
             "dimension(s) or together with tensor parallelism; Esper follows `fully_shard` over one "
             "dimension. Nothing was changed. Cut the network before it is parallelized, and shard what is "
             "left."
+        )
+    unsharded = vars(parameter).get("_unsharded_param")
+    waits = unsharded is not None and unsharded.grad is not None
+    if waits or parameter.unsharded_accumulated_grad is not None:
+        raise SurgeryError(
+            f"A parameter of shape {tuple(shard.shape)} holds gradients that the processes have not yet "
+            "exchanged (set_requires_gradient_sync(False)). Nothing was changed. Look at the network, or cut "
+            "it, after a step of the optimizer."
         )
 
 
@@ -198,6 +209,7 @@ def _sharded_anew(old: Any, whole: Tensor, group: Any) -> Any:
     if hasattr(old, "orig_dtype"):  # set by the first forward pass
         new.init_dtype_attrs(old.mp_policy)
     new.sharded_param.grad = None if whole.grad is None else _like(whole.grad, new.sharded_param)
+    new.sharded_param._post_accumulate_grad_hooks = old.sharded_param._post_accumulate_grad_hooks
     return new
 
 
