@@ -137,6 +137,114 @@ def fails_on_one(rank: int) -> dict[str, Any]:
     return refused(rank, half, lambda x: x * float("nan") if rank else x)
 
 
+def sharded() -> tuple[nn.Module, AdamW]:
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import fully_shard
+
+    model = Network().double()
+    mesh = init_device_mesh("cpu", (RANKS,))
+    fully_shard(model.hidden, mesh=mesh)
+    fully_shard(model, mesh=mesh)
+    return model, AdamW(model.parameters(), 0.01)
+
+
+def whole_state(model: nn.Module, optimizer: torch.optim.Optimizer) -> list[Tensor]:
+    """All values of a sharded network and its optimizer, put together."""
+    values: list[Any] = [*model.parameters()]
+    values += [v for state in optimizer.state.values() for v in state.values()]
+    return [v.full_tensor().detach().clone() if hasattr(v, "full_tensor") else v.clone() for v in values]
+
+
+def shards(rank: int) -> dict[str, Any]:
+    """A sharded network trains, is cut and trains on, beside one process that sees all batches."""
+    from torch.distributed.tensor import DTensor
+
+    model, optimizer = sharded()
+    alone = Network().double()
+    twin = AdamW(alone.parameters(), 0.01)
+    model.eval(), alone.eval()
+    mine, both = batches(rank), [batches(number) for number in range(RANKS)]
+
+    def step() -> None:
+        train(model, optimizer, mine, 1)
+        train(alone, twin, lambda: torch.cat([draw() for draw in both]), 1)
+
+    step()
+    x = batches(7)()
+    anatomy, kind = inspect(model, x), type(model)
+    same_anatomy = anatomy.digest == inspect(alone, x).digest
+    heard: list[int] = []
+    weight = model.get_parameter("hidden.weight")
+    weight.register_post_accumulate_grad_hook(lambda parameter: heard.append(1))
+    made = cut(model, anatomy, half(anatomy), Probe((x,)), (optimizer,))
+    cut(alone, anatomy, half(anatomy), Probe((x,)), (twin,))
+    kinds = [type(parameter).__name__ for parameter in model.parameters()]
+    kinds += [type(state["exp_avg"]).__name__ for state in optimizer.state.values()]
+    for _ in range(3):
+        step()
+    expected = whole_state(alone, twin)
+    found = whole_state(model, optimizer)
+    state_dict = {name: tuple(value.shape) for name, value in model.state_dict().items()}
+    model.load_state_dict(model.state_dict())
+    step()
+    return {
+        "same anatomy": same_anatomy,
+        "same class": type(model) is kind,
+        "smaller": made.parameters_after < made.parameters_before,
+        "kinds": sorted(set(kinds)),
+        "error": max(float((a - b).abs().max().detach()) for a, b in zip(found, expected, strict=True)),
+        "shapes": state_dict == {name: tuple(value.shape) for name, value in alone.state_dict().items()},
+        "local": sum(p.to_local().numel() for p in model.parameters() if isinstance(p, DTensor))
+        < made.parameters_after,
+        "hooks called": len(heard),
+    }
+
+
+def accumulates(rank: int) -> dict[str, Any]:
+    """Gradients that wait in one process only would be lost; a look or a cut says so."""
+    model, _ = sharded()
+    model.set_requires_gradient_sync(False)  # type: ignore[operator]  # a method of FSDPModule
+    model(batches(rank)()).square().mean().backward()
+    try:
+        inspect(model, batches(7)())
+    except EsperError as error:
+        return {"told": f"{type(error).__name__}: {error}"}
+    return {"told": ""}
+
+
+def shards_refused(
+    rank: int, mask: Callable[[Any], BoolArray], probe: Callable[[Tensor], Tensor]
+) -> dict[str, Any]:
+    """A cut of a sharded network that must not happen: every shard stays the object that it is."""
+    model, optimizer = sharded()
+    batch = batches(rank)
+    train(model, optimizer, batch, 2)
+    x = batches(7)()
+    anatomy = inspect(model, x)
+    objects, values = list(model.parameters()), whole_state(model, optimizer)
+    told = ""
+    try:
+        cut(model, anatomy, mask(anatomy), Probe((probe(x),)), (optimizer,))
+    except EsperError as error:
+        told = f"{type(error).__name__}: {error}"
+    same = all(a is b for a, b in zip(objects, model.parameters(), strict=True))
+    same = same and all(map(torch.equal, values, whole_state(model, optimizer)))
+    same = same and list(optimizer.state) == optimizer.param_groups[0]["params"]
+    train(model, optimizer, batch, 2)
+    return {"told": told, "same": same}
+
+
+def flattened(rank: int) -> dict[str, Any]:
+    from torch.distributed.fsdp import FullyShardedDataParallel
+
+    model = FullyShardedDataParallel(Network(), device_id=torch.device("cpu"), use_orig_params=True)
+    try:
+        inspect(model, batches(7)().float())
+    except EsperError as error:
+        return {"told": f"{type(error).__name__}: {error}"}
+    return {"told": ""}
+
+
 CASES: dict[str, Callable[[int], dict[str, Any]]] = {
     "plain": goes_on,
     "bucket views": lambda rank: goes_on(rank, gradient_as_bucket_view=True),
@@ -147,6 +255,13 @@ CASES: dict[str, Callable[[int], dict[str, Any]]] = {
     "averages gradients": averages_gradients,
     "another mask": another_mask,
     "fails on one": fails_on_one,
+    "shards": shards,
+    "accumulates": accumulates,
+    "flattened": flattened,
+    "shards, another mask": lambda rank: shards_refused(rank, lambda a: half(a, seed=rank), lambda x: x),
+    "shards, fails on one": lambda rank: shards_refused(
+        rank, half, lambda x: x * float("nan") if rank else x
+    ),
 }
 
 

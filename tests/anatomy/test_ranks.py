@@ -73,3 +73,38 @@ def test_a_cut_that_fails_on_one_rank_is_undone_on_the_other(reports: Callable[[
     for report in (first, second):
         assert report["same"]
         assert report["apart"] == 0.0
+
+
+def test_a_sharded_network_is_cut_and_sharded_again(reports: Callable[[str], Reports]) -> None:
+    for report in reports("shards"):
+        assert report["same anatomy"]
+        assert report["same class"]
+        assert report["smaller"]
+        assert report["kinds"] == ["DTensor"]
+        assert report["local"]
+        assert report["shapes"]
+        assert report["error"] <= 1e-6
+        assert report["hooks called"] == 4
+
+
+def test_gradients_that_were_not_exchanged_are_not_lost(reports: Callable[[str], Reports]) -> None:
+    for report in reports("accumulates"):
+        assert report["told"].startswith("SurgeryError: A parameter of shape")
+        assert "have not yet exchanged" in report["told"]
+
+
+def test_a_refused_cut_leaves_every_shard_as_it_was(reports: Callable[[str], Reports]) -> None:
+    for report in reports("shards, another mask"):
+        assert report["told"].startswith("RankDivergence")
+        assert report["same"]
+    first, second = reports("shards, fails on one")
+    assert "failed on rank(s) [1]" in first["told"]
+    assert second["told"].startswith("NotEquivalentError")
+    assert first["same"]
+    assert second["same"]
+
+
+def test_flattened_parameters_are_refused_by_name(reports: Callable[[str], Reports]) -> None:
+    for report in reports("flattened"):
+        assert report["told"].startswith("UntraceableError: The network is a FullyShardedDataParallel")
+        assert "fully_shard" in report["told"]

@@ -261,6 +261,16 @@ def test_a_plan_of_the_optimizer_goes_along() -> None:
     assert all(optimizer.state[p]["exp_avg"].shape == p.shape for p in model.parameters())
 
 
+def test_a_compiled_network_is_cut_saved_and_loaded_like_the_one_inside(tmp_path: Path) -> None:
+    model = small()
+    result = compacted(torch.compile(model, backend="eager"))  # type: ignore[arg-type]  # it returns a module
+    result.save(tmp_path / "out")
+    fresh, x = small(), torch.randn(3, 6)
+    esper.load(tmp_path / "out", model=fresh)
+    assert torch.equal(fresh(x), model(x))
+    assert model[0].weight.shape == (result.widths[0].after, 6)
+
+
 def test_a_refused_cut_leaves_everything_as_it_was() -> None:
     torch.manual_seed(0)
     model = Stubborn()

@@ -17,9 +17,15 @@ def check_tensors(model: nn.Module) -> None:
     """Makes sure that every parameter and buffer is a plain dense tensor.
 
     Raises:
-        UntraceableError: one is uninitialized, sparse, quantized, or of a class with a layout of its own.
+        UntraceableError: one is uninitialized, sparse, quantized, flattened, or of a class with a layout of
+            its own.
     """
     for path, module in model.named_modules():
+        if type(module).__name__ == "FullyShardedDataParallel":
+            raise UntraceableError(
+                f"{path or 'The network'} is a FullyShardedDataParallel, which flattens its parameters, so "
+                "there are no axes to cut. Use torch.distributed.fsdp.fully_shard, or cut before wrapping."
+            )
         packed = [name for name, value in vars(module).items() if isinstance(value, torch.ScriptObject)]
         if packed or type(module).__module__.startswith(("torch.ao.nn.quantized", "torch.nn.quantized")):
             raise UntraceableError(
@@ -46,8 +52,8 @@ def _why_not(tensor: Tensor) -> str:
     kind = type(tensor).__name__ if type(tensor) not in _PLAIN else type(tensor.data).__name__
     if kind == "DTensor":
         return (
-            "is a DTensor, sharded over several processes. Look at the network, and cut it, inside of "
-            "`with esper.anatomy.gathered(model, optimizers):`; docs/how-to-many-gpus.md shows how."
+            "is a DTensor that `fully_shard` did not make (tensor parallelism). Cut the network before it is "
+            "parallelized; docs/how-to-many-gpus.md shows what can be followed."
         )
     if kind not in ("Tensor", "Parameter", "Buffer"):
         return f"is a {kind}, whose layout Esper does not know. Prune the network before it is converted."

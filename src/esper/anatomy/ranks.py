@@ -11,40 +11,41 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from esper.anatomy.wrappers import layers
+from esper.anatomy.sharded import is_sharded
+from esper.anatomy.wrappers import bare, layers
 from esper.errors import RankDivergence, SurgeryError
 
 
-def number_of_ranks(model: nn.Module) -> int:
-    """How many processes train this network."""
-    wrapper = _parallel(model)
-    return 1 if wrapper is None else dist.get_world_size(wrapper.process_group)
+def group_of(model: nn.Module) -> dist.ProcessGroup | None:
+    """The processes that train this network together by `DistributedDataParallel`, or None."""
+    wrappers = [layer for layer in layers(model) if isinstance(layer, DistributedDataParallel)]
+    return wrappers[0].process_group if wrappers else None
 
 
-def _parallel(model: nn.Module) -> DistributedDataParallel | None:
-    return next((layer for layer in layers(model) if isinstance(layer, DistributedDataParallel)), None)
+def is_parallel(model: nn.Module) -> bool:
+    """Whether more than one process trains this network."""
+    group = group_of(model)
+    return is_sharded(bare(model)) or (group is not None and dist.get_world_size(group) > 1)
 
 
 @contextmanager
-def together(model: nn.Module, what: bytes) -> Iterator[None]:
+def together(group: dist.ProcessGroup | None, what: bytes, device: torch.device) -> Iterator[None]:
     """Runs a block on every rank of a parallel network, or makes it fail on every rank.
 
-    A network that is not wrapped in `DistributedDataParallel` is a matter of this process alone.
-
     Args:
-        model: the network with its wrappers.
+        group: the ranks; None is this process alone.
         what: what is about to be done; must be the same everywhere.
+        device: where the ranks exchange a few bytes.
 
     Raises:
         RankDivergence: it is not; the block did not run.
         SurgeryError: the block was fine here, but failed on another rank.
     """
-    wrapper = _parallel(model)
-    if wrapper is None:
+    if group is None:
         yield
         return
     digest = torch.frombuffer(bytearray(hashlib.sha256(what).digest()), dtype=torch.int64)
-    digests = _from_all(wrapper, digest)
+    digests = _from_all(group, digest.to(device))
     different = [rank for rank, other in enumerate(digests) if not torch.equal(other, digests[0])]
     if different:
         raise RankDivergence(
@@ -55,19 +56,18 @@ def together(model: nn.Module, what: bytes) -> Iterator[None]:
     try:
         yield
     except Exception:
-        _from_all(wrapper, torch.zeros(1, dtype=torch.int64))
+        _from_all(group, torch.zeros(1, dtype=torch.int64, device=device))
         raise
-    made_it = _from_all(wrapper, torch.ones(1, dtype=torch.int64))
+    made_it = _from_all(group, torch.ones(1, dtype=torch.int64, device=device))
     failed = [rank for rank, flag in enumerate(made_it) if not flag]
     if failed:
         raise SurgeryError(
-            f"The cut failed on rank(s) {failed}, and was undone on this one too: what they raised says why."
+            f"The cut failed on rank(s) {failed} and was undone on this one too: what they raised says why."
         )
 
 
-def _from_all(wrapper: DistributedDataParallel, value: Tensor) -> list[Tensor]:
+def _from_all(group: dist.ProcessGroup, mine: Tensor) -> list[Tensor]:
     """The values of all ranks, in their order."""
-    mine = value.to(next(wrapper.parameters()).device)
-    values = [torch.empty_like(mine) for _ in range(dist.get_world_size(wrapper.process_group))]
-    dist.all_gather(values, mine, group=wrapper.process_group)
+    values = [torch.empty_like(mine) for _ in range(dist.get_world_size(group))]
+    dist.all_gather(values, mine, group=group)
     return [other.cpu() for other in values]

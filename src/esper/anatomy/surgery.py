@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 
+import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
@@ -14,7 +16,8 @@ from esper.anatomy.companions import copy_in
 from esper.anatomy.equivalence import Equivalence, Probe, reference
 from esper.anatomy.modules import refresh
 from esper.anatomy.optimizer_state import StateLayouts, cut_state, named
-from esper.anatomy.ranks import together
+from esper.anatomy.ranks import group_of, together
+from esper.anatomy.sharded import gathered
 from esper.anatomy.structure import Anatomy, BoolArray
 from esper.anatomy.tensors import Undo, kept_indices, live_tensors, resize, select, spread_out
 from esper.anatomy.trace import named_tensors
@@ -77,20 +80,26 @@ def cut(
     check_renewable(model)
     undo, attributes = Undo(), Undo()
     network = bare(model)
+    home = next((p.device for p in network.parameters()), torch.device("cpu"))
     try:
-        with together(model, anatomy.digest.encode() + keep.tobytes()):
-            for tensors_of in (network, *companions):
-                check_tensors(tensors_of)
-                check_values(tensors_of)
-            copies = [copy_in(companion, network, anatomy) for companion in companions]
-            made = _cut_one(network, anatomy, keep, probe, optimizers, undo, attributes)
-            for copied in copies:
-                _cut_one(copied, anatomy, keep, probe.beside(copied), (), undo, attributes)
-            then()
-    except BaseException:
-        attributes.run()
-        undo.run()
-        raise
+        with ExitStack() as whole:
+            shared = whole.enter_context(gathered(network, optimizers))
+            for companion in companions:
+                whole.enter_context(gathered(companion))
+            try:
+                with together(shared or group_of(model), anatomy.digest.encode() + keep.tobytes(), home):
+                    for tensors_of in (network, *companions):
+                        check_tensors(tensors_of)
+                        check_values(tensors_of)
+                    copies = [copy_in(companion, network, anatomy) for companion in companions]
+                    made = _cut_one(network, anatomy, keep, probe, optimizers, undo, attributes)
+                    for copied in copies:
+                        _cut_one(copied, anatomy, keep, probe.beside(copied), (), undo, attributes)
+                    then()
+            except BaseException:
+                attributes.run()
+                undo.run()
+                raise
     finally:  # also after a failure: sizes that change and change back leave their traces in a wrapper
         for changed in (model, *companions):
             renew(changed)
@@ -133,13 +142,17 @@ def uncut(model: nn.Module, before: Anatomy, made: Cut, optimizers: tuple[Optimi
         optimizers: the same as for the cut.
     """
     shapes = {info.name: info.shape for info in before.tensors}
-    states = [StateLayouts(optimizer, {}) for optimizer in optimizers]
-    for tensors in map(named_tensors, (bare(model), *made.copies)):
-        for name, axes in made.kept.items():
-            for state in states:
-                state.spread(tensors[name], axes, shapes[name])
-            resize(tensors[name], spread_out(tensors[name], axes, shapes[name]), Undo())
-    made.attributes.run()
+    with ExitStack() as whole:
+        whole.enter_context(gathered(bare(model), optimizers))
+        for copied in made.copies:
+            whole.enter_context(gathered(copied))
+        states = [StateLayouts(optimizer, {}) for optimizer in optimizers]
+        for tensors in map(named_tensors, (bare(model), *made.copies)):
+            for name, axes in made.kept.items():
+                for state in states:
+                    state.spread(tensors[name], axes, shapes[name])
+                resize(tensors[name], spread_out(tensors[name], axes, shapes[name]), Undo())
+        made.attributes.run()
     for changed in (model, *made.copies):
         renew(changed)
 

@@ -19,6 +19,7 @@ from torch.export import Dim, ExportedProgram
 from torch.utils import _pytree as pytree
 
 from esper.anatomy.admission import check_tensors
+from esper.anatomy.sharded import gathered
 from esper.anatomy.wrappers import bare
 from esper.errors import ConfigError, UntraceableError
 
@@ -143,7 +144,12 @@ def trace(model: nn.Module, sample: Any, loss: Loss | None = None) -> Traced:
         ConfigError: the sample is on another device than the network, or the loss is not a scalar.
     """
     model = bare(model)
-    check_tensors(model)
+    with gathered(model):
+        check_tensors(model)
+        return _traced(model, sample, loss)
+
+
+def _traced(model: nn.Module, sample: Any, loss: Loss | None) -> Traced:
     args, kwargs, target = split_sample(sample, with_target=loss is not None)
     inputs = (args, kwargs, target)
     _check_devices(model, inputs)

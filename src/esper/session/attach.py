@@ -15,7 +15,7 @@ from torch.optim import Optimizer
 from torch.utils import _pytree as pytree
 
 from esper.anatomy import Anatomy, Loss
-from esper.anatomy.ranks import number_of_ranks
+from esper.anatomy.ranks import is_parallel
 from esper.anatomy.structure import BoolArray
 from esper.checkpoint import CheckpointRef, CheckpointStore, open_key_ring
 from esper.checkpoint.trainer_state import Stateful, load_trainer
@@ -355,10 +355,9 @@ def _check_optimizer(model: nn.Module, optimizer: Optimizer) -> None:
 
 
 def _check_alone(model: nn.Module) -> None:
-    ranks = number_of_ranks(model)
-    if ranks > 1:
+    if is_parallel(model):
         raise ConfigError(
-            f"This network is trained by {ranks} processes, and a session decides for one. Nothing was "
+            "This network is trained by several processes, and a session decides for one. Nothing was "
             "changed. Use esper.anatomy.cut with a mask that one rank has decided and broadcast; "
             "docs/how-to-many-gpus.md shows how."
         )

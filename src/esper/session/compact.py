@@ -18,6 +18,7 @@ from esper.anatomy.feasibility import refused_groups
 from esper.anatomy.form import Form, Snapshot
 from esper.anatomy.program import cut_program
 from esper.anatomy.structure import BoolArray
+from esper.anatomy.wrappers import bare
 from esper.config import Config
 from esper.emrakul import Plan
 from esper.emrakul.by_magnitude import choose_by_magnitude
@@ -81,8 +82,9 @@ class Compacted:
             ConfigError: ONNX is asked for and its packages are missing.
         """
         path = Path(directory)
-        program = self.program or deployed(self.model, self.probe.args, self.probe.kwargs)
-        weights = state_of(self.model.state_dict()) if self.form is not None else None
+        network = bare(self.model)
+        program = self.program or deployed(network, self.probe.args, self.probe.kwargs)
+        weights = state_of(network.state_dict()) if self.form is not None else None
         NetworkFiles(program, self.probe, self.facts(), weights, self.form).write(path, onnx=onnx)
         return path
 
@@ -99,7 +101,7 @@ class Compacted:
                 "with homogeneous=True, which leaves the same width in all layers that are alike, or use "
                 "save() and esper.load(path, model=fresh), which take any cut."
             )
-        self.description.save(self.model, Path(directory))
+        self.description.save(bare(self.model), Path(directory))
         return Path(directory)
 
     def facts(self) -> dict[str, Any]:
@@ -161,8 +163,8 @@ def compact(
         MaskError: the plan is of another network.
         SurgeryError: it cannot be cut; nothing changed.
     """
-    traced = trace(model, sample, loss)
-    anatomy = anatomy_of(traced, model)
+    traced, network = trace(model, sample, loss), bare(model)
+    anatomy = anatomy_of(traced, network)
     args, kwargs, _ = split_sample(sample, with_target=loss is not None)
     probe = Probe(args, kwargs)
     probe = probe.first(PROOF_SAMPLES) if traced.is_batch_dynamic else probe
@@ -172,12 +174,12 @@ def compact(
     if settings is None:
         keep = _asked(plan, anatomy)
     else:
-        refused = refused_groups(model, anatomy, probe) if in_place else {}
-        if homogeneous and in_place and has_configuration(model):
-            refused |= describable(model, anatomy, probe, _allowed(anatomy, refused))
+        refused = refused_groups(network, anatomy, probe) if in_place else {}
+        if homogeneous and in_place and has_configuration(network):
+            refused |= describable(network, anatomy, probe, _allowed(anatomy, refused))
         choice = choose_by_magnitude(
             anatomy,
-            dict(model.named_parameters()),
+            dict(network.named_parameters()),
             settings,
             allowed=_allowed(anatomy, refused)[anatomy.group_of],
             homogeneous=homogeneous,
@@ -206,15 +208,16 @@ def _cut(
     description: Description | None = None
     result = model
     if in_place:
-        before = Snapshot.of(model)
+        network = bare(model)
+        before = Snapshot.of(network)
         made = cut(model, anatomy, keep, probe, () if optimizer is None else (optimizer,))
         try:
-            form = Form.between(before, model, [made.kept])
+            form = Form.between(before, network, [made.kept])
         except SurgeryError as error:
             notes = (*notes, str(error))
-        proof, description = made.equivalence, describe(model, anatomy, keep, probe)
+        proof, description = made.equivalence, describe(network, anatomy, keep, probe)
     else:
-        cut_one = cut_program(model, anatomy, keep, probe)
+        cut_one = cut_program(bare(model), anatomy, keep, probe)
         proof, program, result = cut_one.equivalence, cut_one.program, cut_one.program.module()
     return outcome(
         result,

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from esper.anatomy.deployed import from_bytes
 from esper.anatomy.form import Form
+from esper.anatomy.wrappers import bare
 from esper.checkpoint import CheckpointCatalog, CheckpointRef, load_trainer, open_key_ring
 from esper.errors import CheckpointMissing
 from esper.session.files import FORM_FILE, PROGRAM_FILE, form_from, read_form, read_weights, state_of
@@ -60,7 +61,7 @@ def load(path: str | Path, *, model: nn.Module | None = None) -> Any:
 
 
 def _shaped(model: nn.Module, form: Form, weights: dict[str, Tensor]) -> nn.Module:
-    form.shape(model, weights)
+    form.shape(bare(model), weights)
     return model
 
 
