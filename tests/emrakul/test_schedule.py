@@ -177,7 +177,7 @@ def test_the_pace_falls_with_rejections_and_recovers_with_acceptances(verdicts: 
     rules, state = ScheduleSettings(), FRESH
     for accepted in verdicts:
         before = state.pace
-        state = state.after_acceptance(rules) if accepted else state.after_rejection(rules)
+        state = state.after_acceptance(rules) if accepted else state.after_rejection(rules, 9)
         assert rules.min_pace <= state.pace <= 1
         assert state.pace >= before if accepted else state.pace <= before
     assert (state.accepted, state.rejected) == (verdicts.count(True), verdicts.count(False))
@@ -187,9 +187,34 @@ def test_the_pace_falls_with_rejections_and_recovers_with_acceptances(verdicts: 
 @pytest.mark.parametrize("settings", [target(), staged()])
 def test_a_rejection_halves_the_next_step(settings: Settings) -> None:
     schedule = Schedule(settings)
-    slower = FRESH.after_rejection(settings.schedule)
+    slower = FRESH.after_rejection(settings.schedule, 40)
     full = schedule.allowed(50, FRESH, 0.01).goal_fraction - 0.01
     assert schedule.allowed(50, slower, 0.01).goal_fraction - 0.01 == pytest.approx(full / 2)
+
+
+@pytest.mark.parametrize("settings", [target(), staged()])
+def test_after_a_refusal_nothing_is_asked_for_a_while(settings: Settings) -> None:
+    schedule = Schedule(settings)
+    resting = FRESH.after_rejection(settings.schedule, 40)
+    assert resting.resting_until == 41
+    allowance = schedule.allowed(41, resting, 0.01)
+    assert not allowance.is_open
+    assert allowance.stage == "rest"
+    assert schedule.allowed(42, resting, 0.01).is_open
+
+
+def test_rests_double_until_a_plan_has_proved_itself() -> None:
+    rules, state, rests = ScheduleSettings(max_rest_epochs=5), FRESH, []
+    for epoch in (10, 20, 30, 40):
+        state = state.after_acceptance(rules).after_rejection(rules, epoch)
+        rests.append(state.resting_until - epoch)
+    assert rests == [1, 2, 4, 5]
+    assert state.after_success().after_rejection(rules, 50).resting_until == 51
+
+
+def test_rests_can_be_switched_off() -> None:
+    rules = ScheduleSettings(max_rest_epochs=0)
+    assert FRESH.after_rejection(rules, 10).resting_until == 10
 
 
 def test_an_allowance_survives_json() -> None:

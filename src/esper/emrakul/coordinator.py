@@ -119,19 +119,19 @@ class Coordinator:
     def record_rollback(self, epoch: int) -> None:
         """Tells that an accepted plan was taken back: smaller steps, and one failure for the breaker."""
         self.state = CoordinatorState(
-            self.state.schedule.after_rejection(self._settings.schedule),
+            self.state.schedule.after_rejection(self._settings.schedule, epoch),
             self.state.breaker.after_failure(epoch, self._settings.budget),
         )
 
-    def record_refusal(self) -> None:
-        """Tells that an accepted plan did not hold on the live network and was not applied: smaller steps."""
-        schedule = self.state.schedule.after_rejection(self._settings.schedule)
+    def record_refusal(self, epoch: int) -> None:
+        """Tells that the plan accepted for the checkpoint of `epoch` did not hold on the live network."""
+        schedule = self.state.schedule.after_rejection(self._settings.schedule, epoch)
         self.state = replace(self.state, schedule=schedule)
 
     def record_settled(self, epoch: int) -> None:
         """Tells that an applied plan has proved itself: failures before it no longer count."""
         breaker = self.state.breaker.after_success(epoch, self._settings.budget)
-        self.state = replace(self.state, breaker=breaker)
+        self.state = CoordinatorState(self.state.schedule.after_success(), breaker)
 
     def close_breaker(self) -> None:
         """The operator's word that pruning may go on."""
@@ -160,7 +160,7 @@ class Coordinator:
         if outcome.status is Status.ACCEPTED:
             schedule = schedule.after_acceptance(self._settings.schedule)
         elif outcome.status is Status.REJECTED:
-            schedule = schedule.after_rejection(self._settings.schedule)
+            schedule = schedule.after_rejection(self._settings.schedule, epoch)
         if outcome.status is Status.FAILED or outcome.is_late:
             breaker = breaker.after_failure(epoch, self._settings.budget)
         self.state = CoordinatorState(schedule, breaker)

@@ -6,7 +6,7 @@ import copy
 import json
 import threading
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+from concurrent.futures import Future, wait
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,6 +17,7 @@ from esper.anatomy import masked_axes
 from esper.anatomy.structure import Anatomy, BoolArray
 from esper.checkpoint import AttachmentRef, CheckpointRef, CheckpointStore, load_tensors
 from esper.checkpoint.trainer_state import MODEL_FILE
+from esper.emrakul.beside import thread_beside_training
 from esper.emrakul.coordinator import Coordinator, CoordinatorState, Cycle
 from esper.emrakul.offline import OfflineAnalyst
 from esper.emrakul.outcome import CycleOutcome, Status
@@ -45,7 +46,7 @@ class CycleRunner:
     def __init__(self, coordinator: Coordinator, store: CheckpointStore) -> None:
         self.coordinator = coordinator
         self._store = store
-        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="esper-cycle")
+        self._thread = thread_beside_training("esper-cycle")
         self._in_flight: Future[Decision] | None = None
         self._dropped = threading.Event()
 

@@ -21,20 +21,39 @@ class ScheduleState:
         accepted: plans accepted so far.
         rejected: plans rejected or rolled back so far.
         target_fraction: where the ramp leads, if `round_to` makes that more than the target.
+        refusals_in_row: plans refused or rolled back since one last proved itself.
+        resting_until: last epoch in which nothing is asked, after a refusal.
     """
 
     pace: float = 1.0
     accepted: int = 0
     rejected: int = 0
     target_fraction: float = 0.0
+    refusals_in_row: int = 0
+    resting_until: int = 0
 
     def after_acceptance(self, settings: ScheduleSettings) -> ScheduleState:
         return replace(self, pace=min(1.0, self.pace / settings.backoff), accepted=self.accepted + 1)
 
-    def after_rejection(self, settings: ScheduleSettings) -> ScheduleState:
-        """The state after a no-go, a rollback or instability: smaller steps."""
-        pace = max(settings.min_pace, self.pace * settings.backoff)
-        return replace(self, pace=pace, rejected=self.rejected + 1)
+    def after_rejection(self, settings: ScheduleSettings, epoch: int) -> ScheduleState:
+        """The state after a no-go, a rollback or instability: smaller steps, and longer and longer rests.
+
+        Args:
+            settings: how much smaller, and the longest rest.
+            epoch: of the checkpoint that the plan was about.
+        """
+        rest = min(2**self.refusals_in_row, settings.max_rest_epochs)
+        return replace(
+            self,
+            pace=max(settings.min_pace, self.pace * settings.backoff),
+            rejected=self.rejected + 1,
+            refusals_in_row=self.refusals_in_row + 1,
+            resting_until=max(self.resting_until, epoch + rest),
+        )
+
+    def after_success(self) -> ScheduleState:
+        """The state after an applied plan has proved itself."""
+        return replace(self, refusals_in_row=0)
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -107,6 +126,9 @@ class Schedule:
             state: what earlier cycles led to.
             removed_fraction: share of the original cost that is gone already.
         """
+        if epoch <= state.resting_until:
+            why = f"Nothing is asked until epoch {state.resting_until} has ended, after a refusal."
+            return self._nothing("rest", why, removed_fraction)
         if self._settings.target is not None:
             target = max(self._settings.target.fraction, state.target_fraction)
             return self._towards_target(target, epoch, state, removed_fraction)

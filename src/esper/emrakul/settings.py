@@ -139,6 +139,9 @@ class ScheduleSettings(Section):
     min_pace: OpenFraction = 0.125
     """Smallest step that rejections can lead to, as a share of the scheduled one."""
 
+    max_rest_epochs: Count = 8
+    """Most epochs without an analysis after a refusal: 1, 2, 4 and so on until a plan has proved itself."""
+
 
 class FloorSettings(Section):
     """What every layer keeps."""

@@ -183,7 +183,7 @@ class Masking:
         new = masks.keep & ~decision.keep
         if not new.any():
             return
-        objection, changes = self._confirm(decision.keep & masks.keep)
+        objection, changes = self._confirm(decision.keep & masks.keep, decision.epoch)
         if objection:
             self._memory.log.mark(
                 self._memory.epoch, "no_go", f"Not applied, the weights have moved on: {objection}"
@@ -208,7 +208,7 @@ class Masking:
         self._memory.log.mark(self._memory.epoch, "mask", text)
         say(f"epoch {self._memory.epoch}: {text}")
 
-    def _confirm(self, keep: BoolArray) -> tuple[str, Mapping[str, Tensor]]:
+    def _confirm(self, keep: BoolArray, epoch: int) -> tuple[str, Mapping[str, Tensor]]:
         """Measures the mask on the live weights; '' if it may be applied (running statistics then follow).
 
         The second value says how weights that read what goes make up for it.
@@ -226,7 +226,7 @@ class Masking:
         if not objection:
             apply_statistics(parts.network.model, seen.statistics)
         elif parts.runner is not None:
-            parts.runner.coordinator.record_refusal()
+            parts.runner.coordinator.record_refusal(epoch)
         return objection, seen.changes
 
     def _record_refusal(self, decision: Decision) -> None:
