@@ -130,9 +130,8 @@ def test_shrinking_halves_the_predicted_loss_and_keeps_every_rule(
     plan = make_plan(anatomy, everything(anatomy), evidence, allowed, settings)
     assume(not plan.is_empty)
     small = shrink(plan, anatomy)
-    steps = step_sizes(
-        anatomy, settings.plan.round_to if settings.staged else 1
-    )  # towards a target only the end is rounded
+    round_to = settings.plan.round_to if settings.staged else 1  # towards a target only the end is rounded
+    steps = step_sizes(anatomy, round_to)
     assert np.unique(small.blocks).size <= np.unique(plan.blocks).size * 3 / 4
     assert small.total_predicted_loss <= plan.total_predicted_loss / 2 + 1e-12
     assert set(small.units.tolist()) <= set(plan.units.tolist())
