@@ -75,6 +75,8 @@ def faces() -> Case:
         quality,
         results=[model.dense5_1, model.dense5_2],
         labeled_loss=lambda output, target: F.cross_entropy(output[1], target[1].argmax(1)),
+        calibration=512,
+        held_out=128,
         data="120 patches of Labeled Faces in the Wild, half of them faces",
     )
 

@@ -95,6 +95,8 @@ def photos() -> Case:
         quality,
         results=[model.get_submodule("_fc")],
         labeled_loss=lambda output, target: F.cross_entropy(output, target.argmax(1)),
+        calibration=128,
+        held_out=64,
         data=f"{len(judging)} crops of 3 photographs, 160 pixels; choices look at crops of 4 others",
     )
 

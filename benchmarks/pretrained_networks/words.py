@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from pretrained_networks.case import Batch, Case, packaged
 
-LENGTH, SIZE = 8, 64
+LENGTH, SIZE = 6, 64
 Output = Tensor
 Target = tuple[Tensor, Tensor]
 Pair = tuple[str, str, float]
@@ -73,6 +73,8 @@ def words() -> Case:
             for layer in model.bert.encoder.layer
             for projection in ("query", "key", "value")
         },
+        calibration=384,
+        held_out=256,
         data="WordSim-353; choices look at words of SimLex-999 that are not in it",
     )
 

@@ -48,10 +48,10 @@ def test_the_loss_is_that_of_the_masked_network_with_its_readers_reconstructed()
     keep[curve.units[:6]] = False
     state = bed.without(keep)
     x, y = bed.judged[0]
-    measured = F.cross_entropy(torch.func.functional_call(model, state, (x,)), y) - F.cross_entropy(
-        model(x), y
-    )
-    assert curve.losses[2] == pytest.approx(float(measured), abs=1e-5)
+    with torch.no_grad():
+        masked = F.cross_entropy(torch.func.functional_call(model, state, (x,)), y)
+        measured = float(masked - F.cross_entropy(model(x), y))
+    assert curve.losses[2] == pytest.approx(measured, abs=1e-5)
     assert not state["0.weight"][curve.units[:6]].any()
     assert not torch.equal(state["2.weight"], bed.opened.masked_state(keep)["2.weight"])
 
@@ -89,3 +89,28 @@ def test_the_network_itself_is_never_written_to() -> None:
     before = {name: value.clone() for name, value in model.state_dict().items()}
     bench(model).curve(0, 12)
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+def test_running_statistics_move_as_those_of_the_few_batches_move() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Linear(8, 12), nn.ReLU(), nn.Linear(12, 6), nn.BatchNorm1d(6), nn.Linear(6, 4)
+    ).eval()
+    state = model.state_dict()
+    state["3.running_mean"].fill_(0.3)
+    state["3.running_var"].fill_(2.0)
+    bed = bench(model)
+    keep = bed.opened.keep.copy()
+    assert all(torch.equal(value, state[name]) for name, value in bed.without(keep).items() if name in state)
+    keep[:5] = False
+    after = bed.without(keep)
+    x = bed.fitted[0][0]
+    with torch.no_grad():
+        before, now = (
+            torch.func.functional_call(
+                model[:3], {n: s[n] for n in ("0.weight", "0.bias", "2.weight", "2.bias")}, (x,)
+            )
+            for s in (state, after)
+        )
+    assert torch.allclose(after["3.running_mean"], 0.3 + now.mean(0) - before.mean(0), atol=1e-5)
+    assert torch.allclose(after["3.running_var"], 2.0 * now.var(0) / before.var(0), rtol=0.1)

@@ -17,7 +17,6 @@ import torch
 from torch import Tensor
 
 from esper.anatomy.readers import INPUT_AXIS, Reader
-from esper.anatomy.reconstruction import RIDGE
 from esper.anatomy.structure import Anatomy, BoolArray, IntArray
 
 _STEPS = 64
@@ -85,10 +84,10 @@ class _Layer:
         inputs = np.setdiff1d(np.arange(weight.shape[INPUT_AXIS]), gone)
         chosen = torch.from_numpy(inputs).to(spread.device)
         square = spread[chosen][:, chosen]
-        ridge = RIDGE * float(square.diagonal().mean()) or 1.0
+        ridge = reader.ridge(len(inputs)) * float(square.diagonal().mean()) or 1.0
         square = square + ridge * torch.eye(len(inputs), dtype=square.dtype, device=square.device)
         self.weight = weight.double().movedim(INPUT_AXIS, 0).flatten(1)[chosen]  # [inputs, outputs x taps]
-        self.inverse = torch.linalg.inv(square)
+        self.inverse = torch.cholesky_inverse(torch.linalg.cholesky(square))
         # [units, inputs each]
         self.units = torch.from_numpy(np.searchsorted(inputs, index)).to(spread.device)
         whole = float(((square @ self.weight) * self.weight).sum())

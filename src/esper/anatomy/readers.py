@@ -15,6 +15,9 @@ from esper.anatomy.twin import Twin
 MAX_INPUTS = 8192
 """Widest layer that is looked at; its second moments are a matrix of this size."""
 
+RIDGE = 0.01
+"""Least share of the inputs' mean square on the diagonal of a fit."""
+
 INPUT_AXIS = 1
 """The axis of the weights that reads units."""
 
@@ -62,6 +65,10 @@ class Reader:
     def is_constant_free(self) -> bool:
         """Does a constant added to the inputs cost nothing, because bias or norm can take it back?"""
         return not self.is_padded and (self.bias is not None or self.forgets_constants)
+
+    def ridge(self, inputs: int) -> float:
+        """What is added to the diagonal, as a share of its mean: few vectors are not trusted everywhere."""
+        return RIDGE + inputs / self.count
 
     def look(self, value: Tensor) -> Tensor:
         """A gate that only watches."""

@@ -20,9 +20,6 @@ from esper.anatomy.readers import INPUT_AXIS, Reader, readers_of, watch
 from esper.anatomy.structure import Anatomy, BoolArray, IntArray
 from esper.anatomy.twin import Twin
 
-RIDGE = 0.01
-"""Share of the inputs' mean square on the diagonal: few samples must not be trusted in every direction."""
-
 
 def reconstruction(
     twin: Twin,
@@ -90,8 +87,11 @@ def _change(reader: Reader, state: Mapping[str, Tensor], new: IntArray, gone: In
     change = torch.zeros_like(weight)
     image = torch.zeros(len(k), len(r), dtype=spread.dtype, device=spread.device)
     if len(k) and bool(square.diagonal().sum() > 0):
-        ridge = RIDGE * square.diagonal().mean() * torch.eye(len(k), dtype=square.dtype).to(square)
-        image = torch.linalg.solve(square + ridge, spread[k][:, r])  # [kept, new]
+        ridge = (
+            reader.ridge(len(k)) * square.diagonal().mean() * torch.eye(len(k), dtype=square.dtype).to(square)
+        )
+        root = torch.linalg.cholesky(square + ridge)
+        image = torch.cholesky_solve(spread[k][:, r], root)  # [kept, new]
         change[:, k] = torch.einsum("or...,kr->ok...", weight[:, r], image.to(weight.dtype))
     if reader.bias is None or not reader.is_constant_free:
         return {reader.weight: change}

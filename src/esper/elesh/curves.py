@@ -97,12 +97,30 @@ class Bench:
         if self.reconstructs:
             changes = taken_over(opened.anatomy, opened.state, opened.keep, after, self.readers)
             state |= {name: state[name] + change for name, change in changes.items()}
-        return self.opened.twin.recalibrated(state, self.fitted)
+        return self._renormed(state)
+
+    def _renormed(self, state: State) -> State:
+        """Running statistics moved as far as those of the fitting batches move, which are few."""
+        twin, own = self.opened.twin, self.opened.state
+        after = twin.recalibrated(state, self.fitted)
+        for name in [name for name in after if after[name] is not state.get(name)]:
+            before, now = self._statistics[name], after[name]
+            if name.endswith("var"):
+                little = 0.01 * own[name] + torch.finfo(now.dtype).tiny
+                after[name] = own[name] * (now + little) / (before + little)
+            else:
+                after[name] = own[name] + now - before
+        return after
 
     def loss(self, state: Mapping[str, Tensor]) -> float:
         """Mean loss over the judging batches."""
         with torch.no_grad():
             return float(np.mean([float(self.opened.twin.loss(state, batch)[0]) for batch in self.judged]))
+
+    @cached_property
+    def _statistics(self) -> State:
+        """Running statistics of the network as it is, by the fitting batches alone."""
+        return self.opened.twin.recalibrated(self.opened.state, self.fitted)
 
     @cached_property
     def base_loss(self) -> float:

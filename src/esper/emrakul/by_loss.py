@@ -65,6 +65,7 @@ def choose_by_loss(
     fitted, judged = (joined(opened.twin, held_out.calibration[start::2]) for start in (0, 1))
     if not judged:
         raise ConfigError("A choice by loss needs two batches or more to calibrate on: give more samples.")
+    every = joined(opened.twin, held_out.calibration)
     origin, plans = Origin.of(opened.anatomy), []
     steps = max(2, int(np.ceil(target.fraction / STEP_FRACTION)))
     for goal in np.linspace(0.0, target.fraction, steps + 1)[1:]:
@@ -76,7 +77,8 @@ def choose_by_loss(
         plan = make_plan(opened.anatomy, opened.keep, evidence, whole, _decided(settings), origin=origin)
         plans.append(plan)
         keep = _leveled(plan.keep, curves, classes)
-        opened = OpenCase(opened.twin, opened.anatomy, bench.without(keep), keep)
+        everything = Bench(opened, every, every, settings.recovery.reconstruct)
+        opened = OpenCase(opened.twin, opened.anatomy, everything.without(keep), keep)
     return MeasuredChoice(opened.keep, opened.state, tuple(plans))
 
 
