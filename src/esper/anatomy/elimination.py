@@ -44,7 +44,7 @@ def elimination(
     Returns:
         Numbers of units, the first to go first; None if something that reads them is not among the readers.
     """
-    watched = {reader.weight: reader for reader in readers if reader.moments is not None}
+    watched = {reader.weight: reader for reader in readers if reader.is_usable}
     parameters = {info.name for info in anatomy.tensors if info.is_parameter}
     reads = [m for m in anatomy.groups[group].members if m.role == "consumer" and m.tensor in parameters]
     if not reads or any(m.tensor not in watched or m.axis != INPUT_AXIS for m in reads):

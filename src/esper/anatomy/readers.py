@@ -23,7 +23,7 @@ INPUT_AXIS = 1
 
 _aten = torch.ops.aten
 _LINEAR = {_aten.linear.default}
-CONVOLUTIONS = {
+_CONVOLUTIONS = {
     _aten.conv1d.default,
     _aten.conv2d.default,
     _aten.conv3d.default,
@@ -78,6 +78,11 @@ class Reader:
         self.moments = product.double() if self.moments is None else self.moments + product
         self.total = total.double() if self.total is None else self.total + total
         return value
+
+    @property
+    def is_usable(self) -> bool:
+        """Was it watched, and were all of its inputs numbers?"""
+        return self.moments is not None and bool(self.moments.isfinite().all())
 
     def spread(self) -> tuple[Tensor, Tensor]:
         """Second moments of the inputs, around their mean where that is free, and the mean: per vector."""
@@ -143,7 +148,7 @@ def _used_twice(twin: Twin, known: Mapping[str, str]) -> set[str]:
 
 def _input_axis(node: fx.Node, weight: fx.Node) -> int | None:
     """Where the units are in what this node reads through `weight`; None if it is not understood."""
-    if node.target not in _LINEAR | CONVOLUTIONS or len(node.args) < 2 or node.args[1] is not weight:
+    if node.target not in _LINEAR | _CONVOLUTIONS or len(node.args) < 2 or node.args[1] is not weight:
         return None
     if weight.meta["val"].shape[INPUT_AXIS] > MAX_INPUTS:
         return None

@@ -60,7 +60,7 @@ def taken_over(
     axes, going = masked_axes(anatomy, after), _going(anatomy, before, after)
     changes: dict[str, Tensor] = {}
     for reader in readers:
-        if reader.moments is not None and reader.weight in going:
+        if reader.weight in going and reader.is_usable:
             changes |= _change(reader, state, *going[reader.weight])
     zero_masked(changes, axes)
     return changes

@@ -117,9 +117,9 @@ class Twin:
             EvidenceError: the sample is not built or shaped like the traced one, or a tensor is missing.
         """
         module = self.program.graph_module
-        return _Gated(module, gates or {}).run(*self.inputs(state, sample), enable_io_processing=False)
+        return _Gated(module, gates or {}).run(*self._inputs(state, sample), enable_io_processing=False)
 
-    def inputs(self, state: State, sample: Any) -> list[Any]:
+    def _inputs(self, state: State, sample: Any) -> list[Any]:
         """What the placeholders get, in their order; copies where the graph may write to them."""
         leaves = iter(self._leaves(sample))
         values = []
@@ -193,7 +193,7 @@ class Twin:
         interpreter = _Recalibrating(self.program.graph_module)
         with torch.no_grad():
             for batch in batches:
-                interpreter.run(*self.inputs(state, batch), enable_io_processing=False)
+                interpreter.run(*self._inputs(state, batch), enable_io_processing=False)
         found = dict(state)
         for node, (mean, variance, count) in interpreter.sums.items():
             for argument, total in ((3, mean), (4, variance)):
