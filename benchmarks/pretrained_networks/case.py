@@ -24,6 +24,7 @@ class Case:
         batches: `(input, target)`, what a choice may look at.
         loss: `loss(output, target)`, what Esper decides by.
         labeled_loss: a loss that is not zero for the uncut network, what Taylor scores need.
+        labeled: batches for it; None: those that decide.
         quality: by name, on the evaluation data; larger is better.
         results: modules that make the results, which the peer must not cut.
         heads: projections of attention and their number of heads, for the peer.
@@ -41,6 +42,7 @@ class Case:
     calibration: int = 1024
     held_out: int = 512
     labeled_loss: Callable[[Any, Any], Tensor] | None = None
+    labeled: Sequence[Batch] | None = None
     heads: Mapping[nn.Module, int] = field(default_factory=dict)
 
     @property

@@ -15,12 +15,12 @@ from torch.utils import _pytree as pytree
 
 from pretrained_networks.case import Case
 
-_TRIES = 14
+_TRIES = 9
 
 
 @dataclass(frozen=True)
 class Taylor:
-    """Gradients of the labeled loss, gathered once on the batches that Esper looks at.
+    """Gradients of the labeled loss, gathered once on the batches that Esper looks at, or labeled ones.
 
     Attributes:
         case: the network.
@@ -34,7 +34,7 @@ class Taylor:
     def of(cls, case: Case) -> Taylor:
         model = copy.deepcopy(case.model)
         loss = case.labeled_loss or case.loss
-        for batch, target in case.deciding:
+        for batch, target in case.labeled or case.deciding:
             loss(called(model, batch), target).backward()
         return cls(case, {n: p.grad for n, p in model.named_parameters() if p.grad is not None})
 

@@ -13,7 +13,8 @@ from torch.nn import functional as F
 
 from pretrained_networks.case import Batch, Case, packaged
 
-LENGTH, SIZE = 6, 64
+LENGTH, SIZE = 8, 64
+CHOSEN, HELD_OUT = 512, 256
 Output = Tensor
 Target = tuple[Tensor, Tensor]
 Pair = tuple[str, str, float]
@@ -53,42 +54,67 @@ def words() -> Case:
     judging = _pairs("wordsim353.tsv")
     known = {word for first, second, _ in judging for word in (first, second)}
     chosen = [pair for pair in _pairs("simlex999.txt") if not known & set(pair[:2])]
+    labeled = [word for pair in chosen for word in pair[:2]]
+    scores = torch.tensor([pair[2] / 10 for pair in chosen]).repeat_interleave(2)
+    fragments = _fragments()[: (CHOSEN + HELD_OUT)]
     first = _numbers(tokenizer, [pair[0] for pair in judging])
     second = _numbers(tokenizer, [pair[1] for pair in judging])
 
+    with torch.no_grad():
+        expected = model(**first), model(**second)
+
     def quality(network: nn.Module) -> dict[str, float]:
         with torch.no_grad():
-            alike = (network(**first) * network(**second)).sum(1)
-        return {"Spearman": float(spearmanr(alike.numpy(), [score for _, _, score in judging]).statistic)}
+            found = network(**first), network(**second)
+        alike = (found[0] * found[1]).sum(1)
+        same = torch.cat([(own * now).sum(1) for own, now in zip(expected, found, strict=True)])
+        scores = [score for _, _, score in judging]
+        return {
+            "Spearman": float(spearmanr(alike.numpy(), scores).statistic),
+            "cosine to uncut": float(same.mean()),
+        }
 
     return Case(
         model,
-        _batches(model, tokenizer, chosen),
+        _batches(model, tokenizer, fragments, torch.zeros(len(fragments))),
         loss,
         quality,
         results=[model.bert.encoder.layer[-1].output.dense],
         labeled_loss=labeled_loss,
+        labeled=_batches(model, tokenizer, labeled, scores),
         heads={
             getattr(layer.attention.self, projection): 12
             for layer in model.bert.encoder.layer
             for projection in ("query", "key", "value")
         },
-        calibration=384,
-        held_out=256,
-        data="WordSim-353; choices look at words of SimLex-999 that are not in it",
+        calibration=CHOSEN,
+        held_out=HELD_OUT,
+        data="WordSim-353; esper decides by pieces of news, taylor by pairs of SimLex-999 and their scores",
     )
 
 
-def _batches(model: nn.Module, tokenizer: Tokenizer, pairs: list[Pair]) -> list[Batch]:
-    order = torch.randperm(len(pairs), generator=torch.Generator().manual_seed(0)).tolist()
-    texts = [word for n in order for word in pairs[n][:2]]
-    scores = torch.tensor([pairs[n][2] / 10 for n in order]).repeat_interleave(2)
+def _batches(model: nn.Module, tokenizer: Tokenizer, texts: list[str], scores: Tensor) -> list[Batch]:
+    """Texts with what the uncut network makes of them, and the score of each."""
     found: list[Batch] = []
     for start in range(0, len(texts) - SIZE + 1, SIZE):
         inputs = _numbers(tokenizer, texts[start : start + SIZE])
         with torch.no_grad():
             found.append((inputs, (model(**inputs), scores[start : start + SIZE])))
     return found
+
+
+def _fragments() -> list[str]:
+    """Pieces of one to five words of news articles, mixed."""
+    articles = packaged("gensim", "gensim/test/test_data/lee_background.cor").read_text().lower().splitlines()
+    random = torch.Generator().manual_seed(0)
+    found = []
+    for article in articles:
+        spoken = article.split()
+        while spoken:
+            length = int(torch.randint(1, 6, (), generator=random))
+            found.append(" ".join(spoken[:length]))
+            spoken = spoken[length:]
+    return [found[n] for n in torch.randperm(len(found), generator=random).tolist()]
 
 
 def _pairs(name: str) -> list[Pair]:

@@ -84,7 +84,7 @@ class _Layer:
         inputs = np.setdiff1d(np.arange(weight.shape[INPUT_AXIS]), gone)
         chosen = torch.from_numpy(inputs).to(spread.device)
         square = spread[chosen][:, chosen]
-        ridge = reader.ridge(len(inputs)) * float(square.diagonal().mean()) or 1.0
+        ridge = reader.ridge * float(square.diagonal().mean()) or 1.0
         square = square + ridge * torch.eye(len(inputs), dtype=square.dtype, device=square.device)
         self.weight = weight.double().movedim(INPUT_AXIS, 0).flatten(1)[chosen]  # [inputs, outputs x taps]
         self.inverse = torch.cholesky_inverse(torch.linalg.cholesky(square))

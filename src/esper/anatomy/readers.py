@@ -9,14 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
+from esper.anatomy.moments import Moments, best_ridge
 from esper.anatomy.structure import Anatomy
 from esper.anatomy.twin import Twin
 
 MAX_INPUTS = 8192
 """Widest layer that is looked at; its second moments are a matrix of this size."""
-
-RIDGE = 0.01
-"""Least share of the inputs' mean square on the diagonal of a fit."""
 
 INPUT_AXIS = 1
 """The axis of the weights that reads units."""
@@ -46,9 +44,9 @@ class Reader:
         is_padded: at the borders it reads zeros instead of units, so a constant is none there.
         forgets_constants: what follows subtracts the mean of every output.
         positions: the nodes.
-        count: how many input vectors were seen.
-        total: their sum, shape [inputs].
-        moments: the sum of their products, shape [inputs, inputs].
+        halves: what was seen there, in two parts; None before it was watched.
+        ridge: share of the inputs' mean square that goes onto the diagonal of a fit: as much as serves inputs
+            that were not fitted to.
     """
 
     weight: str
@@ -57,40 +55,38 @@ class Reader:
     is_padded: bool
     forgets_constants: bool
     positions: list[int] = field(default_factory=list)
-    count: int = 0
-    total: Tensor | None = None
-    moments: Tensor | None = None
+    halves: tuple[Moments, Moments] | None = None
+    ridge: float = 0.0
 
     @property
     def is_constant_free(self) -> bool:
         """Does a constant added to the inputs cost nothing, because bias or norm can take it back?"""
         return not self.is_padded and (self.bias is not None or self.forgets_constants)
 
-    def ridge(self, inputs: int) -> float:
-        """What is added to the diagonal, as a share of its mean: few vectors are not trusted everywhere."""
-        return RIDGE + inputs / self.count
-
     def look(self, value: Tensor) -> Tensor:
         """A gate that only watches."""
-        rows = value.detach().movedim(self.axis, -1).reshape(-1, value.shape[self.axis])
-        product, total = rows.T @ rows, rows.sum(0)
-        self.count += rows.shape[0]
-        self.moments = product.double() if self.moments is None else self.moments + product
-        self.total = total.double() if self.total is None else self.total + total
+        rows = value.detach().movedim(self.axis, -1).flatten(0, -2)
+        middle = len(rows) // value.shape[0] * (value.shape[0] // 2)  # no sample is in both halves
+        new = Moments.of(rows[:middle]), Moments.of(rows[middle:])
+        self.halves = new if self.halves is None else (self.halves[0] + new[0], self.halves[1] + new[1])
         return value
 
     @property
     def is_usable(self) -> bool:
         """Was it watched, and were all of its inputs numbers?"""
-        return self.moments is not None and bool(self.moments.isfinite().all())
+        return self.halves is not None and bool(self.seen.products.isfinite().all())
+
+    @property
+    def seen(self) -> Moments:
+        """All that was seen."""
+        if self.halves is None:
+            raise ValueError(f"{self.weight} was not watched")
+        return self.halves[0] + self.halves[1]
 
     def spread(self) -> tuple[Tensor, Tensor]:
         """Second moments of the inputs, around their mean where that is free, and the mean: per vector."""
-        if self.moments is None or self.total is None:
-            raise ValueError(f"{self.weight} was not watched")
-        mean = self.total / self.count
-        square = self.moments / self.count
-        return (square - torch.outer(mean, mean) if self.is_constant_free else square), mean
+        seen = self.seen
+        return seen.spread(seen.mean if self.is_constant_free else None), seen.mean
 
 
 def readers_of(twin: Twin, anatomy: Anatomy, weights: set[str]) -> list[Reader]:
@@ -119,14 +115,20 @@ def readers_of(twin: Twin, anatomy: Anatomy, weights: set[str]) -> list[Reader]:
 
 
 def watch(twin: Twin, state: Mapping[str, Tensor], readers: Sequence[Reader], batches: Sequence[Any]) -> None:
-    """Runs the batches and adds what the readers are fed to their moments."""
+    """Runs the batches, adds what the readers are fed to their moments, and finds their ridges."""
     gates: dict[tuple[int, int], Callable[[Tensor], Tensor]] = {
         (position, 0): reader.look for reader in readers for position in reader.positions
     }
-    if gates:
-        with torch.no_grad():
-            for batch in batches:
-                twin.run(state, batch, gates)
+    if not gates:
+        return
+    with torch.no_grad():
+        for batch in batches:
+            twin.run(state, batch, gates)
+    for reader in readers:
+        if reader.halves is not None and reader.is_usable:
+            reader.ridge = best_ridge(
+                reader.halves, state[reader.weight], is_centered=reader.is_constant_free
+            )
 
 
 def _uses(twin: Twin, known: Mapping[str, str]) -> Iterator[tuple[int, fx.Node, fx.Node, str]]:

@@ -87,10 +87,8 @@ def _change(reader: Reader, state: Mapping[str, Tensor], new: IntArray, gone: In
     change = torch.zeros_like(weight)
     image = torch.zeros(len(k), len(r), dtype=spread.dtype, device=spread.device)
     if len(k) and bool(square.diagonal().sum() > 0):
-        ridge = (
-            reader.ridge(len(k)) * square.diagonal().mean() * torch.eye(len(k), dtype=square.dtype).to(square)
-        )
-        root = torch.linalg.cholesky(square + ridge)
+        identity = torch.eye(len(k), dtype=square.dtype, device=square.device)
+        root = torch.linalg.cholesky(square + reader.ridge * square.diagonal().mean() * identity)
         image = torch.cholesky_solve(spread[k][:, r], root)  # [kept, new]
         change[:, k] = torch.einsum("or...,kr->ok...", weight[:, r], image.to(weight.dtype))
     if reader.bias is None or not reader.is_constant_free:
