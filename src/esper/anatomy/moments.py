@@ -62,7 +62,7 @@ def best_ridge(halves: tuple[Moments, Moments], weight: Tensor, *, is_centered: 
         return RIDGES[1] + len(first.total) / max(first.count + second.count, 1)
     center = first.mean if is_centered else None
     seen, unseen = first.spread(center), second.spread(center)
-    strength = weight.double().square().movedim(1, 0).flatten(1).sum(1)
+    strength = weight.detach().double().square().movedim(1, 0).flatten(1).sum(1)
     mean = float(seen.diagonal().mean())
     if not mean > 0.0:
         return RIDGES[1]
