@@ -130,11 +130,6 @@ def _cut(name: str, case: Case, share: float, taylor: Taylor) -> Iterator[Row]:
 
     start = time.perf_counter()
     model = copy.deepcopy(case.model)
-    esper.compact(model, sample=sample, loss=case.loss, flops=share, config=_config(case))
-    yield judged("magnitude", model, start)
-    yield from _by_taylor(case, share, taylor, judged)
-    start = time.perf_counter()
-    model = copy.deepcopy(case.model)
     result = esper.compact(
         model, sample=sample, loss=case.loss, flops=share, probe=case.batches, config=_config(case)
     )
@@ -144,6 +139,12 @@ def _cut(name: str, case: Case, share: float, taylor: Taylor) -> Iterator[Row]:
     if result.quality is not None:
         row.loss = (result.quality.loss_before, result.quality.loss_after)
     yield row
+    share = row.share  # units come whole: the others lose what that comes to
+    start = time.perf_counter()
+    model = copy.deepcopy(case.model)
+    esper.compact(model, sample=sample, loss=case.loss, flops=share, config=_config(case))
+    yield judged("magnitude", model, start)
+    yield from _by_taylor(case, share, taylor, judged)
 
 
 def _by_taylor(

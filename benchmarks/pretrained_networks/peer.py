@@ -36,7 +36,9 @@ class Taylor:
         loss = case.labeled_loss or case.loss
         for batch, target in case.labeled or case.deciding:
             loss(called(model, batch), target).backward()
-        return cls(case, {n: p.grad for n, p in model.named_parameters() if p.grad is not None})
+        return cls(
+            case, {n: torch.zeros_like(p) if p.grad is None else p.grad for n, p in model.named_parameters()}
+        )
 
     def cut(
         self, share: float, flops: Callable[[nn.Module], float], *, is_global: bool, most: float
@@ -66,8 +68,7 @@ class Taylor:
 
         model = copy.deepcopy(self.case.model)
         for name, parameter in model.named_parameters():
-            if name in self.gradients:
-                parameter.grad = self.gradients[name].clone()
+            parameter.grad = self.gradients[name].clone()
         modules = dict(model.named_modules())
         names = {module: name for name, module in self.case.model.named_modules()}
         heads = {modules[names[module]]: count for module, count in self.case.heads.items()}

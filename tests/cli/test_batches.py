@@ -41,7 +41,7 @@ def test_named_inputs_stay_named(tmp_path: Path) -> None:
     ],
 )
 def test_arrays_that_are_no_batches_are_refused(tmp_path: Path, arrays: dict[str, np.ndarray]) -> None:
-    np.savez(tmp_path / "data.npz", **arrays)
+    np.savez(tmp_path / "data.npz", allow_pickle=False, **arrays)
     with pytest.raises(ConfigError, match="expected the arrays inputs and targets"):
         batches_in(tmp_path / "data.npz")
 

@@ -56,7 +56,8 @@ def elimination(
         _Layer(watched[m.tensor], state[m.tensor], m.index[left], gone.get(m.tensor, np.zeros(0, np.int64)))
         for m in reads
     ]
-    return left[_ordered(layers, left.size, count)] + span.start
+    order: IntArray = left[_ordered(layers, left.size, count)] + span.start
+    return order
 
 
 def _ordered(layers: Sequence[_Layer], width: int, count: int) -> IntArray:
