@@ -18,7 +18,7 @@ from esper.emrakul.origin import Origin, floors
 from esper.emrakul.plan import Plan
 from esper.emrakul.schedule import Allowance
 from esper.emrakul.selection import make_plan
-from esper.emrakul.settings import Settings
+from esper.emrakul.settings import Settings, Target
 from esper.errors import ConfigError
 
 STEP_FRACTION = 0.1
@@ -62,6 +62,7 @@ def choose_by_loss(
     target = settings.target
     if target is None:
         raise ConfigError("A choice by loss needs a target. Give a share to remove, for example flops=0.2.")
+    settings = _decided(settings, target)
     fitted, judged = (joined(opened.twin, held_out.calibration[start::2]) for start in (0, 1))
     if not judged:
         raise ConfigError("A choice by loss needs two batches or more to calibrate on: give more samples.")
@@ -74,7 +75,7 @@ def choose_by_loss(
         curves = _curves(bench, whole, settings, origin, allowed)
         classes = alike(opened.anatomy) if homogeneous else [[group] for group in curves]
         evidence = _evidence(opened.anatomy, curves, classes, len(bench.judged))
-        plan = make_plan(opened.anatomy, opened.keep, evidence, whole, _decided(settings), origin=origin)
+        plan = make_plan(opened.anatomy, opened.keep, evidence, whole, settings, origin=origin)
         plans.append(plan)
         keep = _leveled(plan.keep, curves, classes)
         everything = Bench(opened, every, every, settings.recovery.reconstruct)
@@ -82,10 +83,14 @@ def choose_by_loss(
     return MeasuredChoice(opened.keep, opened.state, tuple(plans))
 
 
-def _decided(settings: Settings) -> Settings:
-    """The losses of a curve are measured together: no margin for what single ones do not say."""
+def _decided(settings: Settings, target: Target) -> Settings:
+    """Losses of a curve are measured together, so they need no margin, and layers no narrow floor."""
     rules = settings.plan.model_copy(update={"required_confidence": 0.0, "interaction_margin": 0.0})
-    return settings.model_copy(update={"plan": rules})
+    floor = settings.floors.min_keep_fraction
+    least = settings.floors.model_copy(
+        update={"min_keep_fraction": (1 - target.fraction) / 2 if floor is None else floor}
+    )
+    return settings.model_copy(update={"plan": rules, "floors": least})
 
 
 def _curves(
