@@ -141,9 +141,11 @@ def _cut(name: str, case: Case, share: float, taylor: Taylor) -> Iterator[Row]:
     yield row
     share = row.share  # units come whole: the others lose what that comes to
     start = time.perf_counter()
-    model = copy.deepcopy(case.model)
-    esper.compact(model, sample=sample, loss=case.loss, flops=share, config=_config(case))
-    yield judged("magnitude", model, start)
+    cut = [copy.deepcopy(case.model) for _ in range(2)]
+    for model, asked in zip(cut, (share, share - 0.02), strict=True):
+        esper.compact(model, sample=sample, loss=case.loss, flops=asked, config=_config(case))
+    nearest = min(cut, key=lambda model: abs(1 - flops(model, sample[0]) / whole - share))
+    yield judged("magnitude", nearest, start)
     yield from _by_taylor(case, share, taylor, judged)
 
 

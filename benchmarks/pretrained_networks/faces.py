@@ -73,7 +73,8 @@ def faces() -> Case:
         [(x, tuple(map(torch.stack, zip(*target, strict=True)))) for x, target in batches],
         loss,
         quality,
-        results=[model.dense5_1, model.dense5_2],
+        # The tool maps channels of conv3 to the wrong columns of dense4, because axes are swapped before.
+        results=[model.conv3, model.dense5_1, model.dense5_2],
         labeled_loss=lambda output, target: F.cross_entropy(output[1], target[1].argmax(1)),
         calibration=512,
         held_out=128,

@@ -13,7 +13,7 @@ from pretrained_networks.case import Case, in_batches, packaged, weights
 STAGES = ((1, 16, 1, 1, 3), (6, 24, 2, 2, 3), (6, 40, 2, 2, 5), (6, 80, 3, 2, 3), (6, 112, 3, 1, 5),
           (6, 192, 4, 2, 5), (6, 320, 1, 1, 3))  # fmt: skip
 """Expansion, width, number of blocks, stride and kernel of every stage."""
-SIZE = 160
+SIZE = 128
 """Pixels; the network takes any number, and this one keeps the benchmark short."""
 SKIMAGE, SKLEARN = ("scikit-image", "skimage/data"), ("scikit-learn", "sklearn/datasets/images")
 CHOOSING = (
@@ -23,7 +23,7 @@ CHOOSING = (
     (*SKLEARN, "china.jpg"),
 )
 JUDGING = ((*SKIMAGE, "chelsea.png"), (*SKIMAGE, "rocket.jpg"), (*SKLEARN, "flower.jpg"))
-CROPS = 96
+CROPS = 64
 """Crops of every photograph."""
 
 
@@ -97,7 +97,7 @@ def photos() -> Case:
         labeled_loss=lambda output, target: F.cross_entropy(output, target.argmax(1)),
         calibration=128,
         held_out=64,
-        data=f"{len(judging)} crops of 3 photographs, 160 pixels; choices look at crops of 4 others",
+        data=f"{len(judging)} crops of 3 photographs, 128 pixels; choices look at crops of 4 others",
     )
 
 
