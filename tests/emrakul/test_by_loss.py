@@ -101,6 +101,15 @@ def test_alike_layers_keep_the_same_width() -> None:
     assert widths < {*range(20)}
 
 
+def test_a_loss_that_is_no_number_takes_nothing_away() -> None:
+    model = three_layers()
+    with torch.no_grad():
+        next(model.parameters())[3, 3] = float("nan")
+    choice = choose_by_loss(opened(model, batches()[0]), HeldOut(batches(), ()), settings(0.2))
+    assert choice.keep.all()
+    assert any("0.0% of the flops can go" in note for note in choice.notes)
+
+
 @pytest.mark.parametrize(
     ("asked", "count", "said"), [(Settings(), 4, "needs a target"), (settings(), 1, "two batches or more")]
 )

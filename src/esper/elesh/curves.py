@@ -33,7 +33,7 @@ class Curve:
     Attributes:
         units: units of the group, the first to go first, shape [units].
         counts: how many of them are gone at each point, shape [points].
-        losses: rise of the loss there, shape [points].
+        losses: rise of the loss there, shape [points]; NaN if it was no number.
     """
 
     units: IntArray
@@ -43,7 +43,8 @@ class Curve:
     def per_unit(self) -> FloatArray:
         """What each unit adds, never falling from one to the next: shape [units].
 
-        Where a later stretch is cheaper than an earlier one both count as their mean.
+        Where a later stretch is cheaper than an earlier one both count as their mean. From the first point on
+        where the loss was no number all are NaN.
         """
         sizes = np.diff(self.counts, prepend=0).astype(np.float64)
         stretches: list[tuple[float, float]] = []
@@ -89,7 +90,8 @@ class Bench:
             after = keep.copy()
             after[units[:count]] = False
             losses.append(self.loss(self.without(after)) - self.base_loss)
-        return Curve(units, counts, np.array(losses))
+        rises = np.array(losses)
+        return Curve(units, counts, np.where(np.isfinite(rises), rises, np.nan))
 
     def without(self, after: BoolArray) -> State:
         """The tensors with only the units of `after` left, what reads the others reconstructed."""

@@ -117,7 +117,7 @@ def _evidence(
         if not all(group in curves for group in groups):
             continue
         each = np.mean([curves[group].per_unit() for group in groups], axis=0)
-        step = max(float(np.abs(each).max(initial=0.0)), 1e-12) * 1e-9
+        step = max(float(np.nanmax(np.abs(each), initial=0.0)), 1e-12) * 1e-9
         for group in groups:
             units = curves[group].units
             evidence.loss_increase[units] = each + step * np.arange(each.size)  # in the order of the curve
