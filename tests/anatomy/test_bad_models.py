@@ -284,7 +284,6 @@ def test_a_step_with_the_old_spectral_norm_is_the_step_of_the_masked_network() -
 
 WHOLE: dict[str, tuple[Callable[[], nn.Module], str]] = {
     "weight_norm": (everywhere(parametrizations.weight_norm), "_weight_norm"),
-    "spectral_norm": (everywhere(parametrizations.spectral_norm), "vdot"),
     "orthogonal": (everywhere(parametrizations.orthogonal), "tril"),
     "as many rows as the data says": (Selects, "index"),
 }
@@ -299,6 +298,13 @@ def test_a_network_without_units_says_which_operator_keeps_it_whole(name: str) -
     assert anatomy.num_units == 0
     assert any(operator in axis.reason for axis in anatomy.frozen)
     assert seen.is_the_same()
+
+
+def test_a_network_with_spectral_norm_is_cut_with_its_singular_vectors() -> None:
+    _, _, made = cut_in_half(everywhere(parametrizations.spectral_norm)(), x())
+    assert made.equivalence.float64_error is not None
+    assert made.equivalence.float64_error <= 1e-12
+    assert made.parameters_after < made.parameters_before
 
 
 @pytest.mark.filterwarnings("ignore:.*weight_norm.*is deprecated")
