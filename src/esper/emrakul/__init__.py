@@ -1,13 +1,23 @@
 """Coordination: when to prune, how much, which units, and what to do when it goes wrong."""
 
 from esper.emrakul.budget import Breaker, Budget, Phase
-from esper.emrakul.coordinator import Analyze, Coordinator, CoordinatorState, Cycle, Screen, Validate
+from esper.emrakul.coordinator import (
+    Analyze,
+    Coordinator,
+    CoordinatorState,
+    Cycle,
+    Recall,
+    Screen,
+    Validate,
+)
 from esper.emrakul.cost import CostModel
 from esper.emrakul.cutting import worthwhile_cut
 from esper.emrakul.finalists import finalists
+from esper.emrakul.history import CycleRecord
 from esper.emrakul.origin import Origin, floors
 from esper.emrakul.outcome import CycleOutcome, Status
 from esper.emrakul.plan import Plan, Rejection, shrink
+from esper.emrakul.rationale import Rationale
 from esper.emrakul.rollback import (
     Baseline,
     EpochRecord,
@@ -33,10 +43,13 @@ __all__ = [
     "CostModel",
     "Cycle",
     "CycleOutcome",
+    "CycleRecord",
     "EpochRecord",
     "Origin",
     "Phase",
     "Plan",
+    "Rationale",
+    "Recall",
     "Rejection",
     "RollbackReason",
     "Schedule",

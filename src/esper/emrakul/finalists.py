@@ -42,7 +42,7 @@ def finalists(
     origin = origin or Origin.of(anatomy)
     kept = np.bincount(anatomy.group_of[keep], minlength=len(anatomy.groups)).astype(np.int64)
     limits = bounds(anatomy, keep, screen, settings, origin)
-    lowest = lowest_counts(anatomy, kept, limits.floors, limits.round_to)
+    lowest = lowest_counts(anatomy, kept, limits.cycle_floors, limits.round_to)
     units = np.flatnonzero(keep & np.isfinite(screen) & kinds_allowed(anatomy, allowance))
     group = anatomy.group_of[units]
     units = units[np.lexsort((units, screen[units], group))]

@@ -16,7 +16,7 @@ from esper.elesh.analysis import ablate, confidence, measure, screen
 from esper.elesh.case import Case
 from esper.elesh.workers.task import Status as WorkerStatus
 from esper.errors import AnalysisError, AnalysisTimeout
-from esper.leyline import Clock
+from esper.leyline import Clock, content_id
 from esper.urabrask import Measurement, Verdict, validate
 from esper.urabrask import Settings as ValidationSettings
 
@@ -55,6 +55,21 @@ class OfflineAnalyst:
     clock: Clock
     deadline_seconds: float
     reconstruct: bool = False
+
+    @property
+    def id(self) -> str:
+        """Names what the answers depend on beside the checkpoint: the same again gives the same answers."""
+        return content_id(
+            {
+                "data": self.case.data.tensors.blake3,
+                "weights": dict(self.weights),
+                "analysis": self.settings.model_dump(mode="json"),
+                "validation": self.validation.model_dump(mode="json"),
+                "floors": self.floors.tolist(),
+                "allowed": np.flatnonzero(~self.allowed).tolist(),
+                "reconstruct": self.reconstruct,
+            }
+        )
 
     def screen(self) -> FloatArray:
         """Importance rank of every unit: shape [units], NaN unmeasured or not cuttable."""

@@ -27,6 +27,8 @@ class Rejection(StrEnum):
     """It does not stay below the cut often enough."""
     FLOOR = "floor"
     """Its layer would fall below its floor."""
+    LAYER_BUDGET = "layer_budget"
+    """Its layer has lost what one cycle may take from it."""
     ROUNDING = "rounding"
     """Its layer would not be left with a multiple of `round_to`."""
     LOSS = "loss"

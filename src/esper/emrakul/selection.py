@@ -57,8 +57,7 @@ def make_plan(
         evidence,
         np.unique(finalists),
         allowance,
-        limits.floors,
-        limits.round_to,
+        limits,
         rules.required_confidence,
     )
     search = Search(

@@ -170,6 +170,10 @@ class PlanSettings(Section):
     required_confidence: Fraction = 0.95
     """Share of bootstrap resamples in which a unit must stay below the cut."""
 
+    max_layer_fraction: Fraction | None = None
+    """Most of its original units that one cycle may take from a layer, but at least one; unset: no limit but
+    its floor."""
+
     activation_flops: NonNegative = 1000.0
     """What one element of an activation counts, in FLOPs, when units are compared by what they save: time
     follows elementwise work and memory too. Targets and caps count pure FLOPs; 0 compares by them as well."""
