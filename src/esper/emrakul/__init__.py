@@ -14,6 +14,7 @@ from esper.emrakul.cost import CostModel
 from esper.emrakul.cutting import worthwhile_cut
 from esper.emrakul.finalists import finalists
 from esper.emrakul.history import CycleRecord
+from esper.emrakul.latency import LatencyModel, LatencyTable
 from esper.emrakul.origin import Origin, floors
 from esper.emrakul.outcome import CycleOutcome, Status
 from esper.emrakul.plan import Plan, Rejection, shrink
@@ -31,6 +32,7 @@ from esper.emrakul.rollback import (
 from esper.emrakul.schedule import Allowance, Schedule, ScheduleState
 from esper.emrakul.selection import make_plan
 from esper.emrakul.settings import Settings, Stage, Target
+from esper.emrakul.timing import measure_latency
 
 __all__ = [
     "Allowance",
@@ -45,6 +47,8 @@ __all__ = [
     "CycleOutcome",
     "CycleRecord",
     "EpochRecord",
+    "LatencyModel",
+    "LatencyTable",
     "Origin",
     "Phase",
     "Plan",
@@ -66,6 +70,7 @@ __all__ = [
     "floors",
     "has_settled",
     "make_plan",
+    "measure_latency",
     "should_roll_back",
     "shrink",
     "strategy_for",

@@ -257,7 +257,7 @@ class _Attempt:
             if self.verdict.is_accepted:
                 return self.end(Status.ACCEPTED, self.verdict.reason)
             self.refused = (*self.refused, self.verdict)
-            plan = shrink(plan, self.cycle.anatomy)
+            plan = shrink(plan, self.cycle.anatomy, self.origin)
         if self.verdict is None:
             return self.end(Status.SKIPPED, _why_empty(plan))
         self.refused = self.refused[:-1]  # the last one stands as the verdict

@@ -13,7 +13,6 @@ import numpy as np
 from esper.anatomy.structure import Anatomy, BoolArray, FloatArray, IntArray
 from esper.elesh import Evidence
 from esper.emrakul.candidates import Bounds, candidate_blocks, step_sizes
-from esper.emrakul.cost import CostModel
 from esper.emrakul.origin import Origin, floors
 from esper.emrakul.schedule import Allowance
 from esper.emrakul.search import Search
@@ -52,8 +51,8 @@ def bounds(
         0.0,
     )
     search = Search(
-        CostModel(anatomy, target.cost),
-        CostModel(anatomy, target.cost, activation_flops=rules.activation_flops),
+        origin.model(anatomy, target.cost),
+        origin.model(anatomy, target.cost, activation_flops=rules.activation_flops),
         blocks,
         origin.cost(target.cost),
         limit_fraction=1.0,

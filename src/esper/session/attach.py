@@ -24,6 +24,7 @@ from esper.elesh import DataRef, HeldOut, WorkerPool, hold_out, read_data
 from esper.emrakul import Coordinator, Origin, Schedule, floors
 from esper.emrakul.cycle import CycleRunner
 from esper.emrakul.offline import OfflineAnalyst
+from esper.emrakul.timing import origin_of
 from esper.errors import CheckpointError, CheckpointMissing, ConfigError
 from esper.importance import ImportanceTracker
 from esper.kasmina import LiveNetwork
@@ -224,7 +225,7 @@ def _assemble(
     origin: Origin | None = None,
     pool: WorkerPool | None = None,
 ) -> Session:
-    origin = origin or Origin.of(network.anatomy)
+    origin = origin or origin_of(network.anatomy, config.pruning, network.graph, network.tensors(), sample)
     coordinator = Coordinator(config.pruning, Schedule(config.pruning, epochs), origin, time.monotonic)
     saving = _saving(run, network, held_out, sample, config, schedulers, scaler)
     tracker = ImportanceTracker(

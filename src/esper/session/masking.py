@@ -166,7 +166,7 @@ class Masking:
         if parts.runner is not None:
             parts.runner.coordinator.record_settled(self._memory.epoch)
         network = parts.network
-        left = worthwhile_cut(network.anatomy, network.masks.keep, parts.config.pruning)
+        left = worthwhile_cut(network.anatomy, network.masks.keep, parts.config.pruning, parts.origin)
         numbers = None if left is None else self.cut_masked(left)
         if numbers is None or decision is None or decision.keep is None:
             return decision
