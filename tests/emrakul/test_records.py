@@ -32,6 +32,7 @@ class CountingPool:
     """Runs tasks in this process and counts them."""
 
     tasks: int = 0
+    num_workers: int = 1
 
     def submit(self, task: WorkerTask) -> InlineHandle:
         self.tasks += 1

@@ -83,7 +83,7 @@ def ablate(case: Case, units: Sequence[int]) -> list[list[float]]:
     chosen: IntArray = np.asarray(units, np.int64)
     columns = []
     with torch.no_grad():
-        for batch in _usable(opened, read_data(case.data)[1].calibration):
+        for batch in usable(opened, read_data(case.data)[1].calibration):
             base, _ = opened.twin.loss(state, batch)
             columns.append(opened.twin.ablated_losses(state, batch, opened.anatomy, chosen) - base)
     return [[float(x) for x in row] for row in torch.stack(columns, dim=1).double()]
@@ -104,11 +104,11 @@ def measure(
     losses: list[float] = []
     held_out = read_data(case.data)[1]
     if (left != opened.keep).any():
-        joined = _usable(opened, merged(held_out.calibration, RECALIBRATION_SAMPLES))
+        joined = usable(opened, merged(held_out.calibration, RECALIBRATION_SAMPLES))
         if reconstruct:
             state = _reconstructed(opened, left, state, joined)
         state = opened.twin.recalibrated(state, joined)
-    batches = _usable(opened, held_out.validation)
+    batches = usable(opened, held_out.validation)
     with torch.no_grad():
         for batch in batches:
             for chunk in _chunks(batch, opened.twin.is_batch_dynamic):
@@ -149,8 +149,12 @@ def correct(output: Tensor, target: Any) -> list[float] | None:
     return [float(x) for x in share]
 
 
-def _usable(opened: OpenCase, batches: Sequence[Any]) -> list[Any]:
-    """The batches as the twin can take them: of the one size it works with, where it works with one only."""
+def usable(opened: OpenCase, batches: Sequence[Any]) -> list[Any]:
+    """The batches as the twin can take them: of the one size it works with, where it works with one only.
+
+    Raises:
+        EvidenceError: there are too few samples for one such batch.
+    """
     if opened.twin.is_batch_dynamic:
         return list(batches)
     fitting = resized(batches, opened.twin.batch)

@@ -113,6 +113,7 @@ def candidate_blocks(
     units = sift(units, kinds_allowed(anatomy, allowance)[units], Rejection.LEVEL)
     units = sift(units, evidence.is_measured[units], Rejection.UNMEASURED)
     units = sift(units, evidence.confidence[units] >= required_confidence, Rejection.CONFIDENCE)
+    units = sift(units, ~np.isin(units, evidence.leaders[units]), Rejection.LEADER)
 
     group = anatomy.group_of[units]
     order = np.lexsort((units, evidence.loss_increase[units], group))

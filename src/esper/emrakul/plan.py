@@ -25,6 +25,8 @@ class Rejection(StrEnum):
     """Its ablation or confidence is missing."""
     CONFIDENCE = "confidence"
     """It does not stay below the cut often enough."""
+    LEADER = "leader"
+    """Another unit was measured with this one in its place."""
     FLOOR = "floor"
     """Its layer would fall below its floor."""
     LAYER_BUDGET = "layer_budget"

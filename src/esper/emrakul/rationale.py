@@ -20,6 +20,7 @@ _WHY = {
     Rejection.LEVEL: "stays: its kind may not be removed at this stage",
     Rejection.UNMEASURED: "stays: its ablation or its confidence is missing",
     Rejection.CONFIDENCE: "stays: it is not below the cut in enough resamples",
+    Rejection.LEADER: "stays: it stands in for units that carry the same signal",
     Rejection.FLOOR: "stays: its layer would fall below its floor",
     Rejection.LAYER_BUDGET: "stays: its layer has lost what one cycle may take from it",
     Rejection.ROUNDING: "stays: its layer would not be left with a multiple of round_to",

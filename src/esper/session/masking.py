@@ -118,8 +118,6 @@ class Masking:
         kept, changes = trial.settled(parts.network.anatomy.num_units), trial.changes
         base_step, strategy = trial.failed(reason)
         self.forget_cycle()
-        if parts.runner is not None:
-            parts.runner.coordinator.record_rollback(epoch)
         if strategy is Strategy.ATOMIC:
             parts.network.masks.unmask(but=kept)
             parts.network.adjust(changes, sign=-1)
@@ -131,6 +129,8 @@ class Masking:
             target = parts.saving.before(base_step, strategy, trial.rollbacks)
             restore(parts, self._memory, target, as_rollback=True)
             text = f"everything went back to the verified checkpoint of step {target.step}"
+        if parts.runner is not None:  # rests and cool-downs count from where training goes on
+            parts.runner.coordinator.record_rollback(self._memory.epoch)
         parts.saving.release_masks()
         self._memory.log.mark(epoch, "rollback", f"{reason.text} Therefore {text}.")
         say(f"epoch {epoch}: {reason.text} Therefore {text}.", problem=True)
