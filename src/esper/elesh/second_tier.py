@@ -49,7 +49,7 @@ def find_units(
     """Measures all units of some groups on the calibration batches."""
     opened = open_case(case)
     anatomy, twin, state = opened.anatomy, opened.twin, opened.masked_state(opened.keep)
-    batches = usable(opened, read_data(case.data)[1].calibration)
+    batches = usable(twin, read_data(case.data)[1].calibration)
     found = measure_units(twin, anatomy, state, batches, groups, threshold=activation_threshold)
     leaders = np.full(anatomy.num_units, -1, np.int64)
     correlation = np.full(anatomy.num_units, np.nan)
@@ -93,12 +93,12 @@ def find_magnitudes(case: Case) -> FloatArray:
 def find_heads(case: Case) -> list[HeadPatterns]:
     """The patterns of every attention on the calibration batches."""
     opened = open_case(case)
-    batches = usable(opened, read_data(case.data)[1].calibration)
+    batches = usable(opened.twin, read_data(case.data)[1].calibration)
     return measure_heads(opened.twin, opened.anatomy, opened.masked_state(opened.keep), batches)
 
 
 def find_blocks(case: Case, skip: bool = True) -> list[BlockMeasures]:
     """What every block does to its input, and what it would cost to skip it."""
     opened = open_case(case)
-    batches = usable(opened, read_data(case.data)[1].calibration)
+    batches = usable(opened.twin, read_data(case.data)[1].calibration)
     return measure_blocks(opened.twin, opened.masked_state(opened.keep), batches, skip=skip)
