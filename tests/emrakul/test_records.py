@@ -11,7 +11,7 @@ import pytest
 
 from esper.checkpoint import CheckpointRef, CheckpointStore, FaultyStorage
 from esper.elesh import WorkerTask
-from esper.elesh.workers import InlinePool
+from esper.elesh.workers import InlinePool, WorkerHealth
 from esper.elesh.workers.inline import InlineHandle
 from esper.emrakul.cycle import CycleRunner, Decision
 from esper.emrakul.offline import OfflineAnalyst
@@ -37,6 +37,9 @@ class CountingPool:
     def submit(self, task: WorkerTask) -> InlineHandle:
         self.tasks += 1
         return InlinePool().submit(task)
+
+    def health(self) -> tuple[WorkerHealth, ...]:
+        return ()
 
     def close(self) -> None:
         """Nothing is open."""

@@ -91,7 +91,7 @@ def attach(
         )
     _check_optimizer(model, optimizer)
     settings = config or Config()
-    with pool_ahead(settings, probe) as pool:
+    with pool_ahead(settings, probe, model) as pool:
         network = LiveNetwork(model, optimizer, sample, loss, _modules(companions))
         held_out = None if probe is None else _hold_out(probe, settings)
         session = _assemble(
@@ -233,7 +233,7 @@ def _assemble(
     )
     why_off = _why_off(config, held_out, network)
     if why_off is None:
-        pool = pool or open_pool(config)
+        pool = pool or open_pool(config, network.model)
     elif pool is not None:
         pool.close()
         pool = None
