@@ -377,3 +377,19 @@ def test_a_graph_in_another_order_than_it_says_is_refused() -> None:
 
     with pytest.raises(CheckpointCorrupt, match="changed its order"):
         Twin.from_bytes(rewritten(of_convolutional()[0].to_bytes(), change))
+
+
+def test_a_batch_norm_that_was_written_out_survives_the_archive_and_is_recalibrated() -> None:
+    torch.manual_seed(0)
+    model = Convolutional()
+    x = images(16)[0]
+    y = torch.randn(16, 5)
+    twin, _, state = made(model, (x, y), F.mse_loss)  # it broadcasts, so the program is written out
+    loss, output = twin.loss(state, (x, y))
+    assert torch.equal(output, model.eval()(x))
+    assert float(loss) == pytest.approx(float(F.mse_loss(output, y)))
+    fresh = twin.recalibrated(state, [(x, y)])
+    model.stem[1].momentum = 1.0
+    model.train()(x)
+    torch.testing.assert_close(fresh["stem.1.running_mean"], model.stem[1].running_mean)
+    assert not torch.equal(fresh["inner.1.running_var"], state["inner.1.running_var"])

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import json
+import operator
 import re
 import zipfile
 from collections.abc import Callable, Mapping, Sequence
@@ -67,13 +68,10 @@ class Twin:
     def to_bytes(self) -> bytes:
         """The archive: graph, constants, and what `from_bytes` needs; no weights, no sample inputs."""
         program = self.program
-        targets = [
-            str(node.target) if node.op == "call_function" else node.op for node in program.graph.nodes
-        ]
         meta = {
             "positions": dict(self.positions),
             "names": [self.names.get(node.name) for node in program.graph.nodes if node.op == "placeholder"],
-            "targets": targets,
+            "targets": _targets(program),
             "batch": self.batch,
             "dynamic": self.is_batch_dynamic,
         }
@@ -98,13 +96,13 @@ class Twin:
         extra: dict[str, Any] = {_EXTRA: ""}
         program = torch.export.load(io.BytesIO(data), extra_files=extra)
         meta = json.loads(extra[_EXTRA])
-        nodes = list(program.graph.nodes)
-        targets = [str(node.target) if node.op == "call_function" else node.op for node in nodes]
-        if targets != meta["targets"]:
+        if _targets(program) != meta["targets"]:
+            _drop_unread_parts(program)
+        if _targets(program) != meta["targets"]:
             raise CheckpointCorrupt(
                 "A twin's graph changed its order while it was loaded; delete it and trace again."
             )
-        placeholders = [node.name for node in nodes if node.op == "placeholder"]
+        placeholders = [node.name for node in program.graph.nodes if node.op == "placeholder"]
         names = {
             node: name for node, name in zip(placeholders, meta["names"], strict=True) if name is not None
         }
@@ -207,7 +205,7 @@ class Twin:
         A mask changes what later batch norms see; until training has caught up, their old statistics distort
         the masked network's quality.
         """
-        if not any(node.target is torch.ops.aten.batch_norm.default for node in self.program.graph.nodes):
+        if not any(node.target in _EPSILON for node in self.program.graph.nodes):
             return dict(state)
         interpreter = _Recalibrating(self.program.graph_module)
         with torch.no_grad():
@@ -332,6 +330,13 @@ class _Gated(fx.Interpreter):
         return self.call_function(n.target, tuple(changed), kwargs)
 
 
+_EPSILON = {
+    torch.ops.aten.batch_norm.default: 7,
+    torch.ops.aten._native_batch_norm_legit_no_training.default: 6,
+}
+"""Batch norms, as they are written and written out, with the place of their epsilon among the arguments."""
+
+
 class _Recalibrating(fx.Interpreter):
     """Interprets the graph with every batch norm by the statistics of the batch, and adds these up."""
 
@@ -340,14 +345,27 @@ class _Recalibrating(fx.Interpreter):
         self.sums: dict[fx.Node, tuple[Tensor, Tensor, int]] = {}
 
     def run_node(self, n: fx.Node) -> Any:
-        if n.target is not torch.ops.aten.batch_norm.default or n.args[3] is None:
+        if n.target not in _EPSILON or n.args[3] is None:
             return super().run_node(n)
-        x, weight, bias, _, _, _, _, epsilon, *_ = self.fetch_args_kwargs_from_env(n)[0]
+        given = self.fetch_args_kwargs_from_env(n)[0]
+        (x, weight, bias), epsilon = given[:3], given[_EPSILON[n.target]]
         axes = [axis for axis in range(x.dim()) if axis != 1]
         mean, variance = x.mean(axes), x.var(axes, unbiased=x.numel() > x.shape[1])
         before = self.sums.get(n, (torch.zeros_like(mean), torch.zeros_like(variance), 0))
         self.sums[n] = (before[0] + mean, before[1] + variance, before[2] + 1)
-        return torch.nn.functional.batch_norm(x, None, None, weight, bias, training=True, eps=epsilon)
+        normed = torch.nn.functional.batch_norm(x, None, None, weight, bias, training=True, eps=epsilon)
+        return normed if n.target is torch.ops.aten.batch_norm.default else (normed,)
+
+
+def _targets(program: ExportedProgram) -> list[str]:
+    return [str(node.target) if node.op == "call_function" else node.op for node in program.graph.nodes]
+
+
+def _drop_unread_parts(program: ExportedProgram) -> None:
+    """Loading takes every operator's result apart, also where nothing reads the parts."""
+    for node in list(program.graph.nodes):
+        if node.target is operator.getitem and not node.users:
+            program.graph.erase_node(node)
 
 
 def _hollow(value: Tensor) -> Tensor:

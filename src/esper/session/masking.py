@@ -121,8 +121,6 @@ class Masking:
         kept, changes = trial.settled(parts.network.anatomy.num_units), trial.changes
         base_step, strategy = trial.failed(reason)
         self.forget_cycle()
-        if parts.runner is not None:
-            parts.runner.coordinator.record_rollback(epoch)
         if strategy is Strategy.ATOMIC:
             parts.network.masks.unmask(but=kept)
             parts.network.adjust(changes, sign=-1)
@@ -134,6 +132,8 @@ class Masking:
             target = parts.saving.before(base_step, strategy, trial.rollbacks)
             restore(parts, self._memory, target, as_rollback=True)
             text = f"everything went back to the verified checkpoint of step {target.step}"
+        if parts.runner is not None:  # rests and cool-downs count from where training goes on
+            parts.runner.coordinator.record_rollback(self._memory.epoch)
         parts.saving.release_masks()
         self._memory.log.mark(epoch, "rollback", f"{reason.text} Therefore {text}.")
         say(f"epoch {epoch}: {reason.text} Therefore {text}.", problem=True)
@@ -169,7 +169,7 @@ class Masking:
         if parts.runner is not None:
             parts.runner.coordinator.record_settled(self._memory.epoch)
         network = parts.network
-        left = worthwhile_cut(network.anatomy, network.masks.keep, parts.config.pruning)
+        left = worthwhile_cut(network.anatomy, network.masks.keep, parts.config.pruning, parts.origin)
         numbers = None if left is None else self.cut_masked(left)
         if numbers is None or decision is None or decision.keep is None:
             return decision

@@ -160,6 +160,12 @@ class Session:
         self.log.mark(self.epoch, "rollback", f"Went back to step {target.step} by hand.")
         return target.step
 
+    def close_breaker(self) -> None:
+        """Lets pruning go on at once, after failures in a row have stopped it (`pruning.budget`)."""
+        self._require_running()
+        if self.parts.runner is not None:
+            self.parts.runner.coordinator.close_breaker()
+
     def finish(self, *, latency: bool = True) -> Result:
         """Cuts what is masked, measures, writes `report.html`, and lets go of the network.
 
