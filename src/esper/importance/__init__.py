@@ -7,6 +7,7 @@ from esper.importance.governor import OverheadGovernor
 from esper.importance.hashing import element_keys, name_keys
 from esper.importance.history import ImportanceTrend, UnitHistory
 from esper.importance.levels import LEVELS, MultiLevelCountMinSketch
+from esper.importance.looking import look_at_twin
 from esper.importance.phases import TrainingPhase
 from esper.importance.quality import AccuracyTargets, ImportanceTrackingValidator, RankingQuality
 from esper.importance.scores import (
@@ -18,7 +19,7 @@ from esper.importance.scores import (
     moments_from_state,
     rank_normalize,
 )
-from esper.importance.settings import ImportanceSettings, ScoreWeights
+from esper.importance.settings import ElementSettings, ImportanceSettings, PhaseWeights, ScoreWeights
 from esper.importance.sketch import CountMinSketch
 from esper.importance.sketch_size import SketchSize, SketchStats
 from esper.importance.statistics import UnitStatistics
@@ -30,6 +31,7 @@ from esper.importance.thresholds import (
     ThresholdCaps,
     ThresholdSettings,
 )
+from esper.importance.tracked import TrackedEvidence
 from esper.importance.tracker import ImportanceTracker
 from esper.importance.twin_statistics import LossChanges, activation_frequency, loss_changes
 
@@ -41,6 +43,7 @@ __all__ = [
     "CountMinSketch",
     "DeviceStopwatch",
     "ElementScores",
+    "ElementSettings",
     "ImportanceSettings",
     "ImportanceTracker",
     "ImportanceTrackingValidator",
@@ -48,6 +51,7 @@ __all__ = [
     "LossChanges",
     "MultiLevelCountMinSketch",
     "OverheadGovernor",
+    "PhaseWeights",
     "RankingQuality",
     "SafetyLevel",
     "ScoreWeights",
@@ -59,6 +63,7 @@ __all__ = [
     "Threshold",
     "ThresholdCaps",
     "ThresholdSettings",
+    "TrackedEvidence",
     "TrainingPhase",
     "UnitHistory",
     "UnitReducer",
@@ -68,6 +73,7 @@ __all__ = [
     "combine",
     "element_keys",
     "fisher",
+    "look_at_twin",
     "loss_changes",
     "magnitude",
     "moments_from_optimizer",

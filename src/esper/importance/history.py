@@ -106,6 +106,16 @@ class UnitHistory:
         stability = np.where(count > 0, 1 / (1 + relative), np.nan)
         return ImportanceTrend(slope, stability, average, count)
 
+    def expected(self, window: int = 50) -> FloatArray:
+        """The rank to expect at the next epoch: the running mean, and more for a unit that rises.
+
+        Returns:
+            Shape [units], 0 to 1; NaN unmeasured.
+        """
+        rise = np.maximum(np.nan_to_num(self.trend(window).slope), 0.0)
+        ranks: FloatArray = np.minimum(self.average() + rise, 1.0)
+        return ranks
+
     def select(self, survivors: IntArray, num_units: int) -> UnitHistory:
         """The same history after a cut: unit `u` becomes `survivors[u]`, or is gone where that is -1.
 

@@ -36,14 +36,21 @@ class LossChanges:
     square: FloatArray
     samples: int
 
-    def predicted(self, curvature: float = 1.0) -> FloatArray:
-        """The rise of the loss without each unit: minus the slope plus `curvature` times the mean square.
+    def predicted(self, standard_errors: float = 2.0) -> FloatArray:
+        """The rise of the loss without each unit, to second order: curvature minus slope.
 
-        The mean square of the slopes stands for the second derivative (the empirical Fisher information).
-        Half of it would be the second-order term; the whole counts for what comes after that, and ranks
-        better (docs/importance.md).
+        The mean square of the samples' slopes stands for the second derivative (empirical Fisher
+        information). Half of it would be the second-order term; the whole ranks better, because removing a
+        unit is no small step. The mean slope counts as far as it is known: shrunk to nothing where it lies
+        within `standard_errors` of zero, which late in training it mostly does.
         """
-        return curvature * self.square - self.mean
+        variance = np.maximum(self.square - np.square(self.mean), 0.0) / max(self.samples, 1)
+        ratio = np.divide(
+            variance, np.square(self.mean), out=np.full(self.mean.shape, np.inf), where=self.mean != 0
+        )
+        shrunk = self.mean * np.maximum(1.0 - standard_errors**2 * ratio, 0.0)
+        rise: FloatArray = self.square - np.where(np.isfinite(self.mean), shrunk, np.nan)
+        return rise
 
 
 def loss_changes(twin: Twin, anatomy: Anatomy, state: State, batches: Sequence[Any]) -> LossChanges:
