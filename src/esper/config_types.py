@@ -21,10 +21,7 @@ NonNegative = Annotated[float, Field(ge=0.0)]
 Count = Annotated[int, Field(ge=0)]
 """A number of things, zero included."""
 
-PositiveNonNegative = Annotated[float, Field(ge=0.0)]
-"""A number, at least zero."""
-
-Count = Annotated[int, Field(ge=1)]
+PositiveCount = Annotated[int, Field(ge=1)]
 """A number of things, at least one."""
 
 

@@ -11,7 +11,16 @@ from torch import Tensor, nn
 
 from esper.anatomy.structure import Anatomy
 from esper.errors import EvidenceError
-from esper.importance import ImportanceSettings, ImportanceTracker
+from esper.importance import (
+    ElementScores,
+    ElementSettings,
+    ImportanceSettings,
+    ImportanceTracker,
+    PhaseWeights,
+    ScoreWeights,
+    SketchedElements,
+    TrainingPhase,
+)
 from tests.importance.networks import Two, residual, two
 
 EVERY_STEP = ImportanceSettings(stride=1, min_importance_samples=1, min_sampled_steps=1)
@@ -349,3 +358,163 @@ def test_the_tracker_reports_its_own_share() -> None:
         step(network, optimizer, torch.randn(4, 3))
     assert 0 < tracker.overhead_share < 1
     assert tracker.stride == 1
+
+
+def test_one_step_measures_the_squares_over_the_producers() -> None:
+    network, anatomy = two(width=4)
+    optimizer = sgd(network)
+    tracker = tracker_of(network, anatomy, optimizer)
+    optimizer.zero_grad()
+    backward(loss(network, torch.randn(16, 3)))
+    assert network.up.weight.grad is not None
+    assert network.up.bias.grad is not None
+    expected = (network.up.weight * network.up.weight.grad).square().sum(1)
+    expected += (network.up.bias * network.up.bias.grad).square()
+    expected = expected.detach()
+    optimizer.step()
+    assert tracker.fisher().tolist() == pytest.approx(expected.tolist(), rel=1e-4)
+
+
+@pytest.mark.parametrize("frozen", ["up", "down"])
+def test_each_signal_needs_only_the_parameters_that_it_reads(frozen: str) -> None:
+    network, anatomy = two(width=3)
+    getattr(network, frozen).requires_grad_(False)
+    optimizer = torch.optim.SGD([p for p in network.parameters() if p.requires_grad], lr=0.1)
+    tracker = tracker_of(network, anatomy, optimizer)
+    step(network, optimizer, torch.randn(4, 3))
+    assert np.isfinite(tracker.taylor()).all() == (frozen == "up")
+    assert np.isfinite(tracker.fisher()).all() == (frozen == "down")
+
+
+def test_what_is_switched_off_measures_nothing_until_it_is_attached() -> None:
+    network, anatomy = two(width=2)
+    optimizer = sgd(network)
+    tracker = tracker_of(network, anatomy, optimizer, EVERY_STEP.model_copy(update={"is_enabled": False}))
+    step(network, optimizer, torch.ones(4, 3))
+    assert np.isnan(tracker.taylor()).all()
+
+
+def test_epochs_are_remembered_without_what_is_masked() -> None:
+    network, anatomy = two(width=3)
+    optimizer = sgd(network)
+    tracker = tracker_of(network, anatomy, optimizer)
+    tracker.end_epoch(1)
+    step(network, optimizer, torch.randn(4, 3))
+    tracker.end_epoch(2, np.array([True, False, True]))
+    assert tracker.history.num_epochs == 2
+    assert np.isnan(tracker.history.average()).tolist() == [False, True, False]
+    assert tracker.history.trend().num_epochs.tolist() == [1, 0, 1]
+
+
+def test_an_analysis_gets_what_is_known_with_the_weights_of_the_phase() -> None:
+    network, anatomy = two(width=3)
+    optimizer = sgd(network)
+    late = ScoreWeights(taylor=1.0, magnitude=0.0, activation_frequency=0.0, history=0.5)
+    settings = EVERY_STEP.model_copy(update={"weights": PhaseWeights(late=late), "twin_samples": 7})
+    tracker = tracker_of(network, anatomy, optimizer, settings)
+    step(network, optimizer, torch.randn(4, 3))
+    tracker.end_epoch(1)
+    told = tracker.evidence(TrainingPhase.LATE)
+    assert told.fisher.tolist() == tracker.fisher().tolist()
+    assert told.history.tolist() == tracker.history.expected().tolist()
+    assert told.weights == {"taylor": 1.0, "magnitude": 0.0, "activation_frequency": 0.0, "history": 0.5}
+    assert told.twin_samples == 7
+    assert tracker.evidence(TrainingPhase.EARLY).weights == ScoreWeights().model_dump()
+
+
+@pytest.mark.parametrize("form", ["off", "log8", "bfloat16", "sketch"])
+def test_a_resumed_run_measures_what_the_whole_run_measures_bit_for_bit(form: str) -> None:
+    elements = ElementSettings.model_validate({"form": form, "window_steps": 2, "sketch_width": 50})
+    settings = ImportanceSettings(stride=3, min_importance_samples=1, min_sampled_steps=1, elements=elements)
+
+    def run(epochs: int, saved: tuple[dict[str, Tensor], dict[str, Tensor]] | None) -> ImportanceTracker:
+        network, anatomy = two(width=4)
+        optimizer = sgd(network)
+        tracker = tracker_of(network, anatomy, optimizer, settings)
+        if saved is not None:
+            network.load_state_dict(saved[0])
+            tracker.load_state(saved[1])
+        first = 1 if saved is None else 3
+        for epoch in range(first, epochs + 1):
+            for seed in range(4):  # sampling goes on in the middle of a stride
+                generator = torch.Generator().manual_seed(10 * epoch + seed)
+                step(network, optimizer, torch.randn(4, 3, generator=generator))
+            tracker.end_epoch(epoch)
+        weights[epochs] = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+        return tracker
+
+    weights: dict[int, dict[str, Tensor]] = {}
+    half = run(2, None)
+    state = {name: tensor.clone() for name, tensor in half.state().items()}
+    whole, resumed = run(5, None), run(5, (weights[2], state))
+    assert whole.state().keys() == resumed.state().keys()
+    for name, tensor in whole.state().items():
+        assert torch.equal(tensor, resumed.state()[name]), name
+    assert np.isfinite(whole.fisher()).all()
+
+
+@pytest.mark.parametrize("missing", ["history.ranks", "elements.codes", "sampling", "elementwise"])
+def test_a_state_that_lacks_a_part_is_refused_whole(missing: str) -> None:
+    network, anatomy = two(width=3)
+    settings = EVERY_STEP.model_copy(update={"elements": ElementSettings(form="log8", window_steps=1)})
+    tracker = tracker_of(network, anatomy, sgd(network), settings)
+    other = tracker_of(network, anatomy, optimizer := sgd(network), settings)
+    step(network, optimizer, torch.ones(4, 3))
+    other.end_epoch(1)
+    with pytest.raises(EvidenceError):
+        tracker.load_state({name: t for name, t in other.state().items() if name != missing})
+    assert np.isnan(tracker.taylor()).all()
+    assert tracker.history.num_epochs == 0
+
+
+@pytest.mark.parametrize(("form", "kind"), [("log8", ElementScores), ("sketch", SketchedElements)])
+def test_elements_are_scored_where_that_is_asked_for(form: str, kind: type) -> None:
+    network, anatomy = two(width=3)
+    optimizer = sgd(network)
+    elements = ElementSettings.model_validate({"form": form, "window_steps": 1})
+    tracker = tracker_of(network, anatomy, optimizer, EVERY_STEP.model_copy(update={"elements": elements}))
+    optimizer.zero_grad()
+    backward(loss(network, torch.randn(4, 3)))
+    assert network.up.weight.grad is not None
+    expected = (network.up.weight * network.up.weight.grad).abs().flatten().detach()
+    optimizer.step()
+    assert tracker.elements is not None
+    assert isinstance(tracker.elements, kind)
+    assert tracker.elements.of("up.weight").tolist() == pytest.approx(expected.tolist(), rel=0.05)
+    assert tracker.memory_bytes > tracker.elements.memory_bytes > 0
+
+
+def test_elements_follow_a_cut_along_every_axis() -> None:
+    network, anatomy = two(width=5)
+    optimizer = sgd(network)
+    elements = ElementSettings(form="bfloat16", window_steps=1)
+    tracker = tracker_of(network, anatomy, optimizer, EVERY_STEP.model_copy(update={"elements": elements}))
+    step(network, optimizer, torch.randn(4, 3))
+    assert tracker.elements is not None
+    up, down = (
+        tracker.elements.of("up.weight").reshape(5, 3),
+        tracker.elements.of("down.weight").reshape(2, 5),
+    )
+    narrowed(network, [0, 2, 3])
+    _, smaller = two(width=3)
+    tracker.rebind(smaller, dict(network.named_parameters()), np.array([0, -1, 1, 2, -1]))
+    assert tracker.elements.of("up.weight").tolist() == up[[0, 2, 3]].flatten().tolist()
+    assert tracker.elements.of("down.weight").tolist() == down[:, [0, 2, 3]].flatten().tolist()
+    step(network, optimizer, torch.randn(4, 3))
+    assert tracker.failure is None
+
+
+def test_a_skipped_step_leaves_no_trace_in_elements() -> None:
+    network, anatomy = two(width=3)
+    optimizer = torch.optim.SGD(network.parameters(), lr=0.0)
+    elements = ElementSettings(form="bfloat16", window_steps=1)
+    tracker = tracker_of(network, anatomy, optimizer, EVERY_STEP.model_copy(update={"elements": elements}))
+    step(network, optimizer, torch.ones(4, 3))
+    assert tracker.elements is not None
+    before = tracker.elements.of("down.weight").tolist()
+    optimizer.zero_grad()
+    backward(loss(network, torch.ones(4, 3)))
+    assert network.down.weight.grad is not None
+    network.down.weight.grad[0, 0] = torch.nan
+    optimizer.step()
+    assert tracker.elements.of("down.weight").tolist() == before

@@ -90,8 +90,7 @@ class ImportanceSettings(Section):
     """Steps that were really sampled before a unit counts as measured, however long the stride."""
 
     twin_samples: Count = 256
-    """Held-out samples on which every unit's effect on the loss is measured before it is chosen what to ablate;
-    0: none."""
+    """Held-out samples on which an analysis sees what units do to the loss before it ablates; 0: none."""
 
     twin_flops: NonNegative = 1e12
     """Work that this may take: fewer samples are used where they would cost more, none if not eight fit."""

@@ -13,7 +13,7 @@ from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
 from esper.anatomy.structure import Anatomy, BoolArray, FloatArray, IntArray
-from esper.errors import EsperError
+from esper.errors import EsperError, EvidenceError
 from esper.importance.element_tracking import ElementTracking, elements_for, tracking_after_cut
 from esper.importance.governor import OverheadGovernor
 from esper.importance.history import UnitHistory
@@ -174,6 +174,11 @@ class ImportanceTracker:
         Raises:
             EvidenceError: It belongs to another network or other settings; what is known stays.
         """
+        if _SAMPLING not in state:
+            raise EvidenceError(
+                f"This is no state of an importance tracker: it holds {sorted(state)} and no {_SAMPLING!r}. "
+                "Start a new tracker; units stay unmeasured until it has seen enough."
+            )
         statistics = UnitStatistics.from_state(state, self.num_units, self._products.device)
         history = UnitHistory(self.num_units, self._settings.history_epochs, self._settings.history_momentum)
         history.load_state(_part(state, _HISTORY))
