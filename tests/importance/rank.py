@@ -14,7 +14,7 @@ import torch.distributed as dist
 
 from esper.errors import RankDivergence
 from tests.importance.networks import two
-from tests.importance.test_tracker import sgd, step, tracker_of
+from tests.importance.steps import sgd, step, tracker_of
 
 
 def main(port: str, directory: Path, rank: int) -> None:

@@ -18,7 +18,7 @@ from esper.errors import EvidenceError
 from esper.importance import UnitStatistics
 from esper.importance.products import StepSums
 from tests.importance.networks import two
-from tests.importance.test_tracker import sgd, step, tracker_of
+from tests.importance.steps import sgd, step, tracker_of
 
 MOMENTUM = 0.9
 STEPS = st.lists(st.lists(st.floats(-8, 8, width=32), min_size=3, max_size=3), max_size=6)

@@ -61,7 +61,7 @@ def screen(case: Case, weights: Mapping[str, float], min_optimizer_steps: int) -
         _usable(opened, read_data(case.data)[1].calibration),
         samples=case.twin_samples,
         flops=case.twin_flops,
-        with_frequency=weights["activation_frequency"] > 0,
+        with_frequency=weights.get("activation_frequency", 0.0) > 0,
     )
     parts = {"taylor": leading, "magnitude": magnitude(opened.anatomy, opened.state), **seen}
     if case.history is not None:
