@@ -17,6 +17,7 @@ from esper.emrakul import Baseline, RollbackReason, Status, Strategy, worthwhile
 from esper.emrakul.cycle import Decision
 from esper.emrakul.settings import RollbackSettings
 from esper.errors import SurgeryError
+from esper.importance import TrainingPhase
 from esper.kasmina import renumbered
 from esper.leyline import Level
 from esper.session.log import say
@@ -275,7 +276,8 @@ class Masking:
         if runner is None:
             return
         keep: BoolArray = network.masks.keep.copy()
-        tracked = tuple(float(score) for score in self._parts.tracker.taylor())
+        phase = TrainingPhase.at(self._memory.epoch, self._parts.epochs)
+        tracked = self._parts.tracker.evidence(phase)
         analyst = self._parts.analyst(network.anatomy, keep, tracked)
         runner.start(durable, self._memory.epoch, network.anatomy, keep, analyst)
 

@@ -126,6 +126,7 @@ class Session:
         is_measured = math.isfinite(numbers[self.parts.metric])
         if not self.masking.end_epoch(is_measured):
             self._hold_what_was_finite(is_measured)
+            self.parts.tracker.end_epoch(self.epoch, self.parts.network.masks.keep)
             self._save()
             if is_measured:
                 self.masking.start_cycle()
