@@ -135,7 +135,26 @@ class Twin:
         schemas = (getattr(node.target, "_schema", None) for node in self.program.graph.nodes)
         return any(schema is not None and schema.is_mutable for schema in schemas)
 
+    def takes(self, sample: Any) -> bool:
+        """Is the graph right for the sizes of this batch?
+
+        Raises:
+            EvidenceError: the batch is not built like the traced one.
+        """
+        return self._misfit(self._ordered(sample)) is None
+
     def _leaves(self, sample: Any) -> list[Any]:
+        """The inputs in the order of the placeholders; sizes that the graph is not for are refused."""
+        inputs = self._ordered(sample)
+        misfit = self._misfit(inputs)
+        if misfit is not None:
+            raise EvidenceError(
+                f"A batch holds {misfit}, and its graph is right for that size only. Pad or crop held-out "
+                "batches to the size of `sample`."
+            )
+        return inputs
+
+    def _ordered(self, sample: Any) -> list[Any]:
         """The inputs in the order of the placeholders, whatever the order of a batch's keys."""
         spec = self.program.call_spec.in_spec
         numbered = pytree.tree_unflatten(range(spec.num_leaves), spec)
@@ -147,15 +166,15 @@ class Twin:
                 f"A batch is not built like the sample that was traced: {', '.join(odd[:4])} is in one of "
                 "them only. Let `probe` yield batches like `sample`."
             )
-        inputs = [leaves[path] for path in asked]
+        return [leaves[path] for path in asked]
+
+    def _misfit(self, inputs: Sequence[Any]) -> str | None:
+        """What has another size than the graph was traced with, or None."""
         for leaf, shape in zip(inputs, self._shapes, strict=True):
             if shape is not None and not _fits(leaf, shape):
                 has = list(leaf.shape) if isinstance(leaf, Tensor) else leaf
-                raise EvidenceError(
-                    f"A batch holds {has} where the network was traced with {_readable(shape)}, and its "
-                    "graph is right for that size only. Pad or crop held-out batches to the size of `sample`."
-                )
-        return inputs
+                return f"{has} where the network was traced with {_readable(shape)}"
+        return None
 
     @cached_property
     def _shapes(self) -> list[tuple[int | None, ...] | None]:

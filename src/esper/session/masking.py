@@ -22,6 +22,7 @@ from esper.leyline import Level
 from esper.session.log import say
 from esper.session.parts import Memory, Parts, restore
 from esper.session.preview import apply_statistics, confirm, recalibrate
+from esper.session.recovery import Recovery
 from esper.session.saving import TRIAL
 from esper.session.trial import Watch
 
@@ -33,9 +34,11 @@ class Masking:
 
     Attributes:
         last_cut: the last cut of this process, with its proof.
+        recovery: learns of a mask before it is applied.
     """
 
-    def __init__(self, parts: Parts, memory: Memory) -> None:
+    def __init__(self, parts: Parts, memory: Memory, recovery: Recovery) -> None:
+        self.recovery = recovery
         self.last_cut: Cut | None = None
         self._parts = parts
         self._memory = memory
@@ -190,6 +193,7 @@ class Masking:
             )
             say(f"epoch {self._memory.epoch}: not applied, the weights have moved on: {objection}")
             return
+        self.recovery.before_mask()
         before, base_step = self._parts.removed_fraction(), self._parts.saving.hold(TRIAL)
         level = Level.highest(anatomy.groups[int(g)].kind.value for g in np.unique(anatomy.group_of[new]))
         settled = self._memory.trial.settled_before(masks.keep)
