@@ -49,9 +49,7 @@ def classifier(name: str, family: str, size: int, **more: Any) -> Architecture:
     """A network by its name in the library, with random weights and five classes."""
 
     def build() -> nn.Module:
-        sys.modules.setdefault(
-            _COMPILED, ModuleType(_COMPILED)
-        )  # not used, and does not load
+        sys.modules.setdefault(_COMPILED, ModuleType(_COMPILED))  # not used, and does not load
         import timm
 
         model: nn.Module = timm.create_model(name, num_classes=5, **more)
