@@ -216,6 +216,7 @@ RIGHT: dict[str, tuple[Callable[[], nn.Module], torch.dtype]] = {
     "writes into part of its input": (WritesPartOfInput, torch.float32),
     "writes into a view of everything": (WritesWholeView, torch.float32),
     "shared module": (Shares, torch.float32),
+    "spectral_norm": (everywhere(parametrizations.spectral_norm), torch.float32),
     "bfloat16": (lambda: perceptron(dtype=torch.bfloat16), torch.bfloat16),
     "half": (lambda: perceptron(dtype=torch.half), torch.half),
     "double": (lambda: perceptron(dtype=torch.double), torch.double),
@@ -284,7 +285,6 @@ def test_a_step_with_the_old_spectral_norm_is_the_step_of_the_masked_network() -
 
 WHOLE: dict[str, tuple[Callable[[], nn.Module], str]] = {
     "weight_norm": (everywhere(parametrizations.weight_norm), "_weight_norm"),
-    "spectral_norm": (everywhere(parametrizations.spectral_norm), "vdot"),
     "orthogonal": (everywhere(parametrizations.orthogonal), "tril"),
     "as many rows as the data says": (Selects, "index"),
 }

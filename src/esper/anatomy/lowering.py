@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -25,8 +26,9 @@ def lowered(program: ExportedProgram) -> ExportedProgram:
     put together from pieces. Programs that write into their inputs or buffers stay as they are.
     """
     graphs = [part.graph for part in program.graph_module.modules() if isinstance(part, fx.GraphModule)]
-    composed = {node.target for graph in graphs for node in graph.nodes if _is_unknown(node)}
-    table = _decompositions(composed)
+    computed = _computed_from(program.graph_signature.inputs_to_parameters.keys(), graphs[0])
+    asked = [node for graph in graphs for node in (computed if graph is graphs[0] else graph.nodes)]
+    table = _decompositions({node.target for node in asked if _is_unknown(node)})
     if not table and not any(_writes_into_views(graph) for graph in graphs):
         return program
     written_out: ExportedProgram = program.run_decompositions(table)
@@ -36,6 +38,16 @@ def lowered(program: ExportedProgram) -> ExportedProgram:
         if isinstance(part, fx.GraphModule):
             _loosen(part)
     return written_out
+
+
+def _computed_from(names: Iterable[str], graph: fx.Graph) -> dict[fx.Node, None]:
+    """Nodes that depend on these placeholders; what masks and positions are made of does not matter."""
+    found: dict[fx.Node, None] = {}
+    known = set(names)
+    for node in graph.nodes:
+        if node.name in known or any(given in found for given in node.all_input_nodes):
+            found[node] = None
+    return found
 
 
 def _is_unknown(node: fx.Node) -> bool:
@@ -54,17 +66,16 @@ def _loosen(part: fx.GraphModule) -> None:
     for node in list(part.graph.nodes):
         if node.target is torch.ops.aten.view.default:
             node.target = torch.ops.aten.reshape.default
-        elif node.target is torch.ops.aten.slice_scatter.default and _writes_all(*node.args):
+        elif node.target is torch.ops.aten.slice_scatter.default and _writes_all(node.args[3:]):
             node.replace_all_uses_with(node.args[1])
             part.graph.erase_node(node)
     part.recompile()
 
 
-def _writes_all(
-    target: Any, source: Any, axis: int = 0, start: int | None = None, end: int | None = None, step: int = 1
-) -> bool:
-    """Is nothing left of the target?"""
-    return not start and (end is None or end >= sys.maxsize) and step == 1
+def _writes_all(bounds: tuple[Any, ...]) -> bool:
+    """Is nothing left of the target of `slice_scatter` with these bounds (start, end, step)?"""
+    everything = ((0, None), (sys.maxsize, None), (1,))
+    return all(bound in whole for bound, whole in zip(bounds, everything, strict=False))
 
 
 def _decompositions(composed: set[Any]) -> dict[Any, Any]:

@@ -15,7 +15,7 @@ def einsum(call: Call) -> Result:
     operands: list[Flow] = list(call.args[1])
     terms, output = spelled_out(str(call.args[0]), [len(flow.shape) for flow in operands])
     if any(len(set(term)) != len(term) for term in terms):
-        return call.frozen(f"{call.where} ({call.args[0]}) takes a diagonal")
+        return call.frozen(f"{call.where} ({call.args[0]}) takes a diagonal, which is not followed")
     for number, (term, flow) in enumerate(zip(terms, operands, strict=True)):
         read(call, number, flow, [axis for axis, letter in enumerate(term) if letter not in output])
     parts = list(zip(terms, operands, strict=True))
