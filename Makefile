@@ -34,7 +34,7 @@ check: $(VENV)/.dev.stamp ## lint, format, types and import contracts
 	$(BIN)/lint-imports --no-cache
 
 test: setup-system check ## everything that CI checks
-	$(BIN)/python -m pytest --cov --cov-report=term
+	$(BIN)/python -m pytest --numprocesses=auto --maxprocesses=4 --dist=loadfile --cov --cov-report=term
 
 bench: $(VENV)/.bench.stamp ## run every benchmark and print its numbers
 	@set -e; for script in $(wildcard benchmarks/*.py); do echo "== $$script"; $(BIN)/python "$$script"; done

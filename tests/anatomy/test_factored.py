@@ -8,7 +8,6 @@ import pytest
 import torch
 from torch import nn
 from torch.optim import SGD, Adafactor, Optimizer
-from transformers.optimization import Adafactor as FlatAdafactor
 
 from esper.anatomy.factored import Layout, ask
 from esper.anatomy.optimizer_state import cut_state, named
@@ -30,6 +29,8 @@ def test_means_over_an_axis_are_told_from_maxima() -> None:
 
 
 def test_axes_that_are_missing_are_told_by_size_even_if_the_real_sizes_are_equal() -> None:
+    from transformers.optimization import Adafactor as FlatAdafactor  # takes seconds
+
     found = ask(FlatAdafactor(parameters()), parameters()[0])
     assert found["exp_avg_sq_row"] == Layout((0, None), is_flat=True, exponents=(0.0, 1.0))
     assert found["exp_avg_sq_col"] == Layout((None, 0), is_flat=True, exponents=(1.0, 0.0))

@@ -83,23 +83,18 @@ for name in ("resnet8", "gpt", "densenet", "rotary-halves", "shufflenet"):
 """
 
 
-def test_two_processes_find_the_same_anatomy() -> None:
+def test_a_process_that_hashes_otherwise_finds_the_same_anatomy() -> None:
     root = Path(__file__).parents[2]
-    outputs = [
-        subprocess.run(
-            [sys.executable, "-c", _PRINT_DIGESTS],
-            env={**os.environ, "PYTHONHASHSEED": seed, "PYTHONPATH": f"{root}{os.pathsep}{root / 'src'}"},
-            capture_output=True,
-            check=True,
-            text=True,
-        ).stdout
-        for seed in ("1", "2")
-    ]
-    assert outputs[0] == outputs[1]
-    here = [
-        f"{name} {anatomy_of(name).digest}" for name in (line.split()[0] for line in outputs[0].splitlines())
-    ]
-    assert outputs[0].splitlines() == here
+    seed = "1" if os.environ.get("PYTHONHASHSEED") != "1" else "2"
+    there = subprocess.run(
+        [sys.executable, "-c", _PRINT_DIGESTS],
+        env={**os.environ, "PYTHONHASHSEED": seed, "PYTHONPATH": f"{root}{os.pathsep}{root / 'src'}"},
+        capture_output=True,
+        check=True,
+        text=True,
+    ).stdout.splitlines()
+    assert there
+    assert there == [f"{name} {anatomy_of(name).digest}" for name in (line.split()[0] for line in there)]
 
 
 def test_a_unit_has_a_name_that_people_can_read() -> None:

@@ -1,4 +1,4 @@
-"""A process of its own for the resume test: loads a run, trains on, and prints what it has become."""
+"""A process of its own for the resume test: loads runs, trains on, and prints what they have become."""
 
 from __future__ import annotations
 
@@ -25,10 +25,16 @@ def fingerprint(training: Training) -> str:
     return repr(encoded.tree) + "".join(bytes(tensor_bytes(t)).hex() for t in encoded.tensors.values())
 
 
-def main(run_dir: str, optimizer: str, num_steps: str) -> None:
+def main(runs: str, num_steps: str, *optimizers: str) -> None:
+    """Prints one line for each optimizer's run, which lies in the directory of its name."""
     torch.set_num_threads(1)
+    for optimizer in optimizers:
+        sys.stdout.write(fingerprint(resumed(Path(runs) / optimizer, optimizer, int(num_steps))) + "\n")
+
+
+def resumed(run_dir: Path, optimizer: str, num_steps: int) -> Training:
     training = Training(optimizer)
-    with open_store(Path(run_dir)) as store:
+    with open_store(run_dir) as store:
         latest = store.latest()
         assert latest is not None
         restore_trainer(
@@ -39,9 +45,9 @@ def main(run_dir: str, optimizer: str, num_steps: str) -> None:
             scaler=training.scaler,
             generators=training.generators,
         )
-    for _ in range(int(num_steps)):
+    for _ in range(num_steps):
         training.step()
-    sys.stdout.write(fingerprint(training))
+    return training
 
 
 if __name__ == "__main__":

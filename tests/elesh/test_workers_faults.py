@@ -29,6 +29,14 @@ def pool() -> Iterator[LocalPool]:
     opened.close()
 
 
+@pytest.fixture(scope="module")
+def single() -> Iterator[LocalPool]:
+    """A pool of one worker, for tests in which one task must wait for another."""
+    opened = LocalPool(1)
+    yield opened
+    opened.close()
+
+
 @pytest.fixture
 def pipe(tmp_path: Path) -> Path:
     """A named pipe: reading it waits until a task has written."""
@@ -93,14 +101,12 @@ def test_a_hang_is_tried_once_more(pool: LocalPool) -> None:
     assert pool.submit(WorkerTask(tasks.hang, deadline_seconds=0.2)).outcome().attempts == 2
 
 
-def test_gather_cancels_what_is_not_over_in_time_and_keeps_the_rest() -> None:
-    pool = LocalPool(1)
-    done = pool.submit(WorkerTask(tasks.echo, {"value": 1}))
+def test_gather_cancels_what_is_not_over_in_time_and_keeps_the_rest(single: LocalPool) -> None:
+    done = single.submit(WorkerTask(tasks.echo, {"value": 1}))
     done.wait()
-    late = [pool.submit(WorkerTask(tasks.hang)), pool.submit(WorkerTask(tasks.echo, {"value": 2}))]
+    late = [single.submit(WorkerTask(tasks.hang)), single.submit(WorkerTask(tasks.echo, {"value": 2}))]
     outcomes = gather([done, *late], 0.2)
     assert [outcome.status for outcome in outcomes] == [Status.DONE, Status.CANCELED, Status.CANCELED]
-    pool.close()
 
 
 def test_what_a_task_started_is_killed_with_it(pool: LocalPool, pipe: Path) -> None:
@@ -122,12 +128,10 @@ def test_a_task_over_its_memory_cap_ends_with_status_memory(pool: LocalPool, how
     assert within.outcome().value == 400 * MIB
 
 
-def test_a_cap_ends_with_its_task() -> None:
-    pool = LocalPool(1)
-    assert pool.submit(WorkerTask(tasks.echo, {"value": 1}, memory_bytes=50 * MIB)).outcome().is_done
-    free = pool.submit(WorkerTask(tasks.allocate, {"num_bytes": 300 * MIB, "how": "torch"}))
+def test_a_cap_ends_with_its_task(single: LocalPool) -> None:
+    assert single.submit(WorkerTask(tasks.echo, {"value": 1}, memory_bytes=50 * MIB)).outcome().is_done
+    free = single.submit(WorkerTask(tasks.allocate, {"num_bytes": 300 * MIB, "how": "torch"}))
     assert free.outcome().value == 300 * MIB
-    pool.close()
 
 
 @pytest.mark.parametrize(
@@ -147,11 +151,12 @@ def test_only_private_maps_of_files_count_against_the_cap(
     assert outcome.status is status, outcome.message
 
 
-def test_a_waiting_task_is_canceled_without_ever_running(pipe: Path, tmp_path: Path) -> None:
-    pool = LocalPool(1)
-    running = pool.submit(WorkerTask(tasks.say_and_hang, {"pipe": pipe}))
+def test_a_waiting_task_is_canceled_without_ever_running(
+    single: LocalPool, pipe: Path, tmp_path: Path
+) -> None:
+    running = single.submit(WorkerTask(tasks.say_and_hang, {"pipe": pipe}))
     worker = int(pipe.read_text())
-    waiting = pool.submit(WorkerTask(tasks.crash_once, {"marker": tmp_path / "marker"}))
+    waiting = single.submit(WorkerTask(tasks.crash_once, {"marker": tmp_path / "marker"}))
     waiting.cancel()
     assert waiting.outcome().status is Status.CANCELED
     assert waiting.outcome().attempts == 0
@@ -160,20 +165,24 @@ def test_a_waiting_task_is_canceled_without_ever_running(pipe: Path, tmp_path: P
     running.cancel()
     assert running.outcome().status is Status.CANCELED
     wait_for_death(worker)
-    assert pool.submit(WorkerTask(tasks.echo, {"value": 1})).outcome().is_done
+    assert single.submit(WorkerTask(tasks.echo, {"value": 1})).outcome().is_done
     assert not (tmp_path / "marker").exists()
-    pool.close()
 
 
-def test_closing_cancels_what_runs_and_leaves_no_process(pipe: Path) -> None:
+def test_closing_cancels_what_runs_wakes_who_waits_and_leaves_no_process(pipe: Path) -> None:
     before = children_of(os.getpid())
     pool = LocalPool(1)
     supervisor = pool.submit(WorkerTask(tasks.surroundings)).outcome().value["parent"]
     handle = pool.submit(WorkerTask(tasks.say_and_hang, {"pipe": pipe}))
+    woken: list[Status] = []
+    thread = threading.Thread(target=lambda: woken.append(handle.outcome().status))
+    thread.start()
     worker = int(pipe.read_text())
     pool.close()
     assert handle.outcome().status is Status.CANCELED
     assert "closed" in handle.outcome().message
+    thread.join(60.0)
+    assert woken == [Status.CANCELED]
     wait_for_death(worker)
     wait_for_death(supervisor)
     assert children_of(os.getpid()) == before  # not even a zombie
@@ -187,17 +196,17 @@ def test_crashed_workers_are_buried(pool: LocalPool) -> None:
         assert "State:\tZ" not in Path(f"/proc/{child}/status").read_text()
 
 
-def test_when_the_supervisor_is_killed_its_tasks_are_lost_and_the_pool_goes_on(pipe: Path) -> None:
-    pool = LocalPool(1)
-    supervisor = pool.submit(WorkerTask(tasks.surroundings)).outcome().value["parent"]
-    running = pool.submit(WorkerTask(tasks.say_and_hang, {"pipe": pipe}))
+def test_when_the_supervisor_is_killed_its_tasks_are_lost_and_the_pool_goes_on(
+    single: LocalPool, pipe: Path
+) -> None:
+    supervisor = single.submit(WorkerTask(tasks.surroundings)).outcome().value["parent"]
+    running = single.submit(WorkerTask(tasks.say_and_hang, {"pipe": pipe}))
     worker = int(pipe.read_text())
     os.kill(supervisor, signal.SIGKILL)
     assert running.outcome().status is Status.LOST
     assert "-9" in running.outcome().message
     wait_for_death(worker)
-    assert pool.submit(WorkerTask(tasks.echo, {"value": 1})).outcome().value == 1
-    pool.close()
+    assert single.submit(WorkerTask(tasks.echo, {"value": 1})).outcome().value == 1
 
 
 def test_a_supervisor_that_cannot_start_loses_the_task_with_a_message() -> None:
@@ -228,18 +237,6 @@ def test_many_threads_may_wait_at_once(pool: LocalPool) -> None:
     for thread in threads:
         thread.join()
     assert values == {100 * number + part: part for number in range(6) for part in range(20)}
-
-
-def test_closing_wakes_a_thread_that_waits(pipe: Path) -> None:
-    pool = LocalPool(1)
-    handle = pool.submit(WorkerTask(tasks.say_and_hang, {"pipe": pipe}))
-    statuses: list[Status] = []
-    thread = threading.Thread(target=lambda: statuses.append(handle.outcome().status))
-    thread.start()
-    pipe.read_text()
-    pool.close()
-    thread.join(60.0)
-    assert statuses == [Status.CANCELED]
 
 
 def test_a_worker_is_a_good_neighbor(pool: LocalPool) -> None:

@@ -38,21 +38,19 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-@pytest.mark.parametrize("how", ["script", "stdin", "cell"])
-def test_a_program_without_main_guard_runs_once_and_ends_cleanly(folder: Path, how: str) -> None:
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["train.py"],
+        ["-c", "from pathlib import Path; exec(Path('train.py').read_text(), {'__name__': '__main__'})"],
+    ],
+    ids=["script", "cell of a notebook"],
+)
+def test_a_program_without_main_guard_runs_once_and_ends_cleanly(folder: Path, arguments: list[str]) -> None:
     (folder / "train.py").write_text(PROGRAM)
-    arguments, text = {
-        "script": (["train.py"], ""),
-        "stdin": (["-"], PROGRAM),
-        "cell": (
-            ["-c", "from pathlib import Path; exec(Path('train.py').read_text(), {'__name__': '__main__'})"],
-            "",
-        ),  # as a notebook cell
-    }[how]
     ended = subprocess.run(
         [sys.executable, *arguments],
         cwd=folder,
-        input=text,
         env=environment(),
         capture_output=True,
         text=True,
@@ -64,30 +62,51 @@ def test_a_program_without_main_guard_runs_once_and_ends_cleanly(folder: Path, h
     assert ended.returncode == 0
 
 
-HANGING = """
+TRAINERS = """
 import json, os, sys
 from pathlib import Path
 from esper.elesh.workers import LocalPool, WorkerTask
-pool = LocalPool(1)
-around = pool.submit(WorkerTask("tests.elesh.worker_tasks:surroundings")).outcome().value
-pool.submit(WorkerTask("tests.elesh.worker_tasks:say_and_hang", {"pipe": Path("pipe")}))
-Path("pipe").read_text()
-print(json.dumps([around["pid"], around["parent"]]), flush=True)
+
+def work(pipe):
+    around = pool.submit(WorkerTask("tests.elesh.worker_tasks:surroundings")).outcome().value
+    pool.submit(WorkerTask("tests.elesh.worker_tasks:say_and_hang", {"pipe": Path(pipe)}))
+    Path(pipe).read_text()
+    Path(pipe + ".json").write_text(json.dumps([around["pid"], around["parent"]]))
+
+def fork():
+    os.fork() or sys.exit()
+    os.wait()
+
+ends = {
+    "ends": lambda: None,
+    "is killed": lambda: os.kill(os.getpid(), 9),
+    "has forked": fork,
+    "has not worked": None,
+}
+codes = {}
+for name, end in ends.items():
+    os.mkfifo(name)
+    trainer = os.fork()
+    if trainer == 0:
+        pool = LocalPool(1)
+        if end is not None:
+            work(name)
+            end()
+        sys.exit()
+    codes[name] = os.waitstatus_to_exitcode(os.waitpid(trainer, 0)[1])
+print(json.dumps(codes))
 """
 
 
-@pytest.mark.parametrize(
-    ("end", "code"),
-    [
-        ("", 0),
-        ("os.kill(os.getpid(), 9)", -signal.SIGKILL),
-        ("os.fork() or sys.exit(); os.wait()", 0),
-    ],
-)
-def test_workers_end_with_the_trainer_however_it_ends(folder: Path, end: str, code: int) -> None:
-    os.mkfifo(folder / "pipe")
+@pytest.fixture(scope="module")
+def trainers(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, int]]:
+    """Trainers that have ended, each in its own way: where they told of their workers, and their exit codes.
+
+    They are forks of one process, which has imported what they need; each opens a pool of its own.
+    """
+    folder = tmp_path_factory.mktemp("trainers")
     ended = subprocess.run(
-        [sys.executable, "-c", HANGING + end],
+        [sys.executable, "-c", TRAINERS],
         cwd=folder,
         env=environment(),
         capture_output=True,
@@ -95,21 +114,24 @@ def test_workers_end_with_the_trainer_however_it_ends(folder: Path, end: str, co
         timeout=120,
         check=False,
     )
-    assert ended.returncode == code, ended.stderr
-    worker, supervisor = json.loads(ended.stdout.splitlines()[0])
+    assert (ended.stderr, ended.returncode) == ("", 0)
+    return folder, json.loads(ended.stdout)
+
+
+@pytest.mark.parametrize(
+    ("how", "code"), [("ends", 0), ("is killed", -signal.SIGKILL), ("has forked", 0)], ids=str
+)
+def test_workers_end_with_the_trainer_however_it_ends(
+    trainers: tuple[Path, dict[str, int]], how: str, code: int
+) -> None:
+    folder, codes = trainers
+    assert codes[how] == code
+    worker, supervisor = json.loads((folder / f"{how}.json").read_text())
     wait_for_death(worker)
     wait_for_death(supervisor)
-    assert ended.stderr == ""
 
 
-def test_a_program_that_opens_a_pool_and_does_not_use_it_ends_at_once(folder: Path) -> None:
-    ended = subprocess.run(
-        [sys.executable, "-c", "from esper.elesh.workers import LocalPool; LocalPool(1); print('end')"],
-        cwd=folder,
-        env=environment(),
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
-    assert (ended.stdout, ended.stderr, ended.returncode) == ("end\n", "", 0)
+def test_a_program_that_opens_a_pool_and_does_not_use_it_ends_at_once(
+    trainers: tuple[Path, dict[str, int]],
+) -> None:
+    assert trainers[1]["has not worked"] == 0

@@ -7,8 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from esper.anatomy.structure import Anatomy, Kind
+from esper.anatomy.structure import Anatomy
 from esper.emrakul import Allowance, Origin, Settings, floors, make_plan
+from esper.emrakul.candidates import step_sizes
 from esper.emrakul.destination import bounds
 from esper.leyline import Level
 from tests.emrakul.networks import anatomies, chain, measured, resnet8
@@ -40,7 +41,7 @@ def test_final_widths_are_whole_multiples_above_the_floors(
         width = found.floors[number]
         if width < group.width:
             assert width >= lowest[number]
-            assert group.kind is Kind.HEAD or width % round_to == 0
+            assert width % step_sizes(anatomy, round_to)[number] == 0
     assert found.target_fraction is not None
     assert found.target_fraction >= target
 

@@ -70,6 +70,7 @@ class LossyPool:
     lost: tuple[int, ...] = ()
     hanging: tuple[int, ...] = ()
     submitted: list[WorkerTask] = field(default_factory=list)
+    num_workers: int = 1
 
     def submit(self, task: WorkerTask) -> Handle:
         number = len(self.submitted)

@@ -8,9 +8,10 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from esper.anatomy.structure import Anatomy, Kind
+from esper.anatomy.structure import Anatomy
 from esper.elesh.evidence import Evidence
 from esper.emrakul import Allowance, Origin, Plan, Rejection, Settings, finalists, floors, make_plan, shrink
+from esper.emrakul.candidates import step_sizes
 from esper.emrakul.destination import bounds
 from esper.errors import EvidenceError, MaskError
 from esper.leyline import Level
@@ -72,7 +73,7 @@ def test_a_plan_never_passes_floors_limit_rounding_or_loss(
         if kept[number] < group.width:
             assert kept[number] >= floors(anatomy, settings, Origin.of(anatomy))[number]
             assert kept[number] >= limits.floors[number]
-            assert group.kind is Kind.HEAD or kept[number] % limits.round_to == 0
+            assert kept[number] % step_sizes(anatomy, limits.round_to)[number] == 0
             assert group.kind.value in allowed.levels
     assert plan.removed_after <= allowed.limit_fraction + 1e-9
     assert plan.removed_after == pytest.approx(1 - anatomy.flops(plan.keep) / anatomy.flops(), abs=1e-9)
@@ -129,13 +130,14 @@ def test_shrinking_halves_the_predicted_loss_and_keeps_every_rule(
     plan = make_plan(anatomy, everything(anatomy), evidence, allowed, settings)
     assume(not plan.is_empty)
     small = shrink(plan, anatomy)
-    step = settings.plan.round_to if settings.staged else 1  # towards a target only the end is rounded
+    round_to = settings.plan.round_to if settings.staged else 1  # towards a target only the end is rounded
+    steps = step_sizes(anatomy, round_to)
     assert np.unique(small.blocks).size <= np.unique(plan.blocks).size * 3 / 4
     assert small.total_predicted_loss <= plan.total_predicted_loss / 2 + 1e-12
     assert set(small.units.tolist()) <= set(plan.units.tolist())
     assert small.removed_after == pytest.approx(1 - anatomy.flops(small.keep) / anatomy.flops(), abs=1e-9)
-    for kept, group in zip(kept_counts(anatomy, small), anatomy.groups, strict=True):
-        assert kept == group.width or group.kind is Kind.HEAD or kept % step == 0
+    for kept, group, step in zip(kept_counts(anatomy, small), anatomy.groups, steps, strict=True):
+        assert kept == group.width or kept % step == 0
     assert small.id != plan.id
 
 

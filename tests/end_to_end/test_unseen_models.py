@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -19,16 +20,40 @@ LOAD = """
 import sys
 import safetensors.torch
 import esper
-data = safetensors.torch.load_file(sys.argv[2])
-output = esper.load(sys.argv[1])(data["inputs"])
-output = output["logits"] if isinstance(output, dict) else output
-assert "tests" not in sys.modules
-safetensors.torch.save_file({"outputs": output.detach().contiguous()}, sys.argv[3])
+for line in sys.stdin:
+    run, given, made = line.split()
+    output = esper.load(run)(safetensors.torch.load_file(given)["inputs"])
+    output = output["logits"] if isinstance(output, dict) else output
+    assert "tests" not in sys.modules
+    safetensors.torch.save_file({"outputs": output.detach().contiguous()}, made)
+    print("done", flush=True)
 """
 
 
+@pytest.fixture(scope="module")
+def loader(tmp_path_factory: pytest.TempPathFactory) -> Iterator[subprocess.Popen[str]]:
+    """Another process, without the networks' code: runs what it is told to load."""
+    with subprocess.Popen(
+        [sys.executable, "-c", LOAD],
+        cwd=tmp_path_factory.mktemp("elsewhere"),
+        env={
+            "PYTHONPATH": str(Path(esper.__file__).parents[1]),
+            "PATH": "/usr/bin:/bin",
+            "OMP_NUM_THREADS": "1",
+        },
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as process:
+        yield process
+        assert process.stdin is not None
+        process.stdin.close()
+
+
 @pytest.mark.parametrize("name", list(NETWORKS))
-def test_the_ten_line_example_makes_a_network_smaller(tmp_path: Path, name: str) -> None:
+def test_the_ten_line_example_makes_a_network_smaller(
+    loader: subprocess.Popen[str], tmp_path: Path, name: str
+) -> None:
     torch.manual_seed(0)
     model = NETWORKS[name]()
     optimizer = torch.optim.AdamW(model.parameters(), 1e-2)
@@ -63,7 +88,7 @@ def test_the_ten_line_example_makes_a_network_smaller(tmp_path: Path, name: str)
     assert json.loads((run / "report.json").read_text())["flops_after"] == report.flops_after
     assert "<html" in (run / "report.html").read_text()[:2000]
 
-    expected = _outputs_in_another_process(tmp_path, run, held_out[0])
+    expected = _outputs_in_another_process(loader, tmp_path, run, held_out[0])
     model.eval()
     with torch.no_grad():
         torch.testing.assert_close(logits(model(held_out[0])), expected, rtol=1e-5, atol=1e-5)
@@ -78,20 +103,14 @@ def test_the_ten_line_example_makes_a_network_smaller(tmp_path: Path, name: str)
     assert all(changed)
 
 
-def _outputs_in_another_process(folder: Path, run: Path, inputs: torch.Tensor) -> torch.Tensor:
+def _outputs_in_another_process(
+    loader: subprocess.Popen[str], folder: Path, run: Path, inputs: torch.Tensor
+) -> torch.Tensor:
     given, made = folder / "inputs.safetensors", folder / "outputs.safetensors"
     safetensors.torch.save_file({"inputs": inputs}, given)
-    done = subprocess.run(
-        [sys.executable, "-c", LOAD, str(run), str(given), str(made)],
-        cwd=folder,
-        env={
-            "PYTHONPATH": str(Path(esper.__file__).parents[1]),
-            "PATH": "/usr/bin:/bin",
-            "OMP_NUM_THREADS": "1",
-        },
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
+    assert loader.stdin is not None
+    assert loader.stdout is not None
+    loader.stdin.write(f"{run} {given} {made}\n")
+    loader.stdin.flush()
+    assert loader.stdout.readline() == "done\n"
     return safetensors.torch.load_file(made)["outputs"]

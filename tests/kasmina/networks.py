@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 
 import numpy as np
 import torch
@@ -67,16 +68,21 @@ def tokens(count: int = 6, seed: int = 0) -> tuple[Tensor, Tensor]:
 
 def convolutional() -> tuple[nn.Module, Anatomy]:
     """The same weights every time."""
+    anatomy = _anatomy(Convolutional, images)
     torch.manual_seed(0)
-    model = Convolutional()
-    return model, inspect(model, images(), F.cross_entropy)
+    return Convolutional(), anatomy
 
 
 def tied() -> tuple[nn.Module, Anatomy]:
     """The same weights every time."""
+    anatomy = _anatomy(Tied, tokens)
     torch.manual_seed(0)
-    model = Tied()
-    return model, inspect(model, tokens(), F.cross_entropy)
+    return Tied(), anatomy
+
+
+@cache
+def _anatomy(build: Callable[[], nn.Module], batch: Callable[[], tuple[Tensor, Tensor]]) -> Anatomy:
+    return inspect(build(), batch(), F.cross_entropy)
 
 
 def some_units(anatomy: Anatomy, every: int, *, first: int = 0) -> BoolArray:

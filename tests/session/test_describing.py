@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
-from transformers import BertConfig, BertModel, LlamaConfig, LlamaForCausalLM, T5Config, T5EncoderModel
 
 import esper
 from esper.errors import ConfigError
@@ -19,6 +18,8 @@ IDS = torch.randint(0, 50, (2, 9), generator=torch.Generator().manual_seed(0))
 
 
 def llama() -> Any:
+    from transformers import LlamaConfig, LlamaForCausalLM
+
     return LlamaForCausalLM(
         LlamaConfig(
             vocab_size=50,
@@ -34,6 +35,8 @@ def llama() -> Any:
 
 
 def bert() -> Any:
+    from transformers import BertConfig, BertModel
+
     return BertModel(
         BertConfig(
             vocab_size=50, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4
@@ -42,6 +45,8 @@ def bert() -> Any:
 
 
 def t5() -> Any:
+    from transformers import T5Config, T5EncoderModel
+
     return T5EncoderModel(
         T5Config(vocab_size=50, d_model=32, d_kv=8, d_ff=48, num_layers=2, num_heads=8, use_cache=False)
     )

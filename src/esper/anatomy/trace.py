@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 from torch.utils import _pytree as pytree
 
-from esper.anatomy.admission import check_tensors
+from esper.anatomy.admission import changed_inputs, check_tensors
 from esper.anatomy.lowering import lowered
 from esper.anatomy.sharded import gathered
 from esper.anatomy.wrappers import bare
@@ -240,7 +240,9 @@ def _export(step: nn.Module, inputs: tuple[Any, ...], batch: int) -> ExportedPro
     shapes = pytree.tree_map(along_batch, inputs)
     try:
         with _quietly():
-            return lowered(torch.export.export(step, inputs, dynamic_shapes=shapes, strict=False))
+            program = torch.export.export(step, inputs, dynamic_shapes=shapes, strict=False)
+            # What writes into its input is refused later, by the line, which is gone once it is written out.
+            return program if changed_inputs(program) else lowered(program)
     except ConfigError:
         raise
     except Exception as error:  # whatever user code raises while it is followed has one meaning here

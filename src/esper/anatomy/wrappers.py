@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 
 import torch
 from torch import nn
-from torch._dynamo import OptimizedModule
 from torch.nn.parallel import DataParallel, DistributedDataParallel
 
 from esper.errors import SurgeryError
@@ -21,8 +21,13 @@ def bare(model: nn.Module) -> nn.Module:
 def layers(model: nn.Module) -> Iterator[nn.Module]:
     """The wrappers of a network from outside in, and the network itself."""
     yield model
-    while isinstance(model, (OptimizedModule, DataParallel, DistributedDataParallel)):
-        model = model.get_submodule("_orig_mod" if isinstance(model, OptimizedModule) else "module")
+    while True:
+        if _is_compiler(model):
+            model = model.get_submodule("_orig_mod")
+        elif isinstance(model, (DataParallel, DistributedDataParallel)):
+            model = model.get_submodule("module")
+        else:
+            return
         yield model
 
 
@@ -56,7 +61,14 @@ def renew(model: nn.Module) -> None:
 
 
 def _is_compiled(module: nn.Module) -> bool:
-    return isinstance(module, OptimizedModule) or vars(module).get("_compiled_call_impl") is not None
+    return _is_compiler(module) or vars(module).get("_compiled_call_impl") is not None
+
+
+def _is_compiler(module: nn.Module) -> bool:
+    # The compiler takes a second to import. A process that has not done so holds nothing compiled, and worker
+    # processes never do.
+    compiler = sys.modules.get("torch._dynamo")
+    return compiler is not None and isinstance(module, compiler.OptimizedModule)
 
 
 def _rebuild(wrapper: DistributedDataParallel) -> None:

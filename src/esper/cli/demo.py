@@ -29,17 +29,18 @@ HOW = {
         "end_fraction": 0.5,
         "shape": "linear",
         "max_step_fraction": 0.18,
+        "quiet_fraction": 0.2,
     },
     # The training itself takes seconds, so the analysis is kept small too.
     "plan": {
-        "round_to": 8,
-        "activation_flops": 0,
+        "round_to": 16,
+        "activation_flops": 200,
         "finalist_factor": 2.0,
         "finalist_spread": 0.1,
         "max_attempts": 2,
     },
 }
-ANALYSIS = {"calibration_samples": 128, "held_out_samples": 360}
+ANALYSIS = {"calibration_samples": 64, "batch_samples": 8, "held_out_samples": 360}
 TEST_METRIC = "test accuracy"
 
 Told = Callable[[str, int, float], None]

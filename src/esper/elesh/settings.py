@@ -13,7 +13,7 @@ class AnalysisSettings(Section):
     """The settings of the offline analysis."""
 
     workers: Count | None = None
-    """Worker processes; 0: analyze in the training process; unset: one less than the cores, at most four."""
+    """Worker processes; 0: analyze in the training process; unset: as many as cores, at most four."""
 
     calibration_samples: PositiveCount = 256
     """Held-out samples on which finalists are ablated."""

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from esper.anatomy.structure import Anatomy, BoolArray, FloatArray, IntArray
 from esper.elesh import Evidence
+from esper.emrakul.candidates import step_sizes
 from esper.emrakul.cost import CostModel
 from esper.emrakul.origin import Origin, floors
 from esper.emrakul.schedule import Allowance
@@ -97,15 +98,16 @@ def _alike(anatomy: Anatomy, scores: FloatArray, settings: Settings, target: Tar
     lowest = floors(anatomy, settings, Origin.of(anatomy))
     whole = model.total(np.ones(anatomy.num_units, np.bool_))
     keep = np.ones(anatomy.num_units, np.bool_)
+    steps = step_sizes(anatomy, settings.plan.round_to)
     for share in np.linspace(0.0, 1.0, _STEPS + 1)[1:]:
         if 1 - model.total(keep) / whole >= target.fraction:
             break
-        keep = _with_share(anatomy, scores, lowest, float(share), settings.plan.round_to)
+        keep = _with_share(anatomy, scores, lowest, float(share), steps)
     return keep
 
 
 def _with_share(
-    anatomy: Anatomy, scores: FloatArray, lowest: IntArray, share: float, round_to: int
+    anatomy: Anatomy, scores: FloatArray, lowest: IntArray, share: float, steps: IntArray
 ) -> BoolArray:
     """The mask that removes `share` of what each layer may lose."""
     keep = np.ones(anatomy.num_units, np.bool_)
@@ -115,8 +117,8 @@ def _with_share(
             continue
         width, floor = anatomy.groups[groups[0]].width, int(max(lowest[number] for number in groups))
         left = width - int(share * (width - floor) + 1e-9)
-        if anatomy.groups[groups[0]].kind.value == "channel":
-            left = min(-(-left // round_to) * round_to, width)
+        step = int(steps[groups[0]])
+        left = min(-(-left // step) * step, width)
         for span in spans:
             order = np.argsort(scores[span], kind="stable")
             keep[span.start + order[: width - left]] = False

@@ -62,8 +62,17 @@ def lowest_counts(anatomy: Anatomy, kept: IntArray, floors: IntArray, round_to: 
 
 
 def step_sizes(anatomy: Anatomy, round_to: int) -> IntArray:
-    """The multiple that every group is left with: shape [groups]."""
-    return np.array([1 if group.kind is Kind.HEAD else round_to for group in anatomy.groups], np.int64)
+    """The multiple that every group is left with: shape [groups].
+
+    That is `round_to`, or its half, quarter and so on in a group that has fewer than twice as many units, so
+    that narrow layers do not have to stay whole.
+    """
+    steps = np.full(len(anatomy.groups), round_to, np.int64)
+    widths = np.array([group.width for group in anatomy.groups], np.int64)
+    while (too_large := (steps > 1) & (2 * steps > widths)).any():
+        steps[too_large] //= 2
+    steps[[group.kind is Kind.HEAD for group in anatomy.groups]] = 1
+    return steps
 
 
 def candidate_blocks(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -72,7 +73,8 @@ class OfflineAnalyst:
     def analyze(self, finalists: IntArray, seconds: float) -> Evidence:
         """Ablates the finalists, a few per task; what a lost or late task should have measured stays NaN."""
         until = self.clock() + seconds * _MEASURING_FRACTION
-        size = self.settings.units_per_task
+        even = math.ceil(finalists.size / self.pool.num_workers)
+        size = max(min(self.settings.units_per_task, even), 1)
         parts = [finalists[start : start + size] for start in range(0, finalists.size, size)]
         tasks = [self._task(ablate, {"case": self.case, "units": part.tolist()}, seconds) for part in parts]
         handles = [self.pool.submit(task) for task in tasks]
@@ -103,12 +105,16 @@ class OfflineAnalyst:
         return replace(evidence, tier=tier, is_partial=bool(notes), notes=notes, screen=self.screen())
 
     def validate(self, keep: BoolArray, seconds: float) -> Verdict:
-        """Judges one mask by measuring the twin before and after."""
+        """Judges one mask by measuring the twin before and after, both at once where there are workers."""
+        until = self.clock() + seconds
+        handles: dict[bytes, TaskHandle] = {}
 
         def measured(left: BoolArray, survivors: BoolArray) -> Measurement:
-            asked = {"case": self.case, "keep": left.tolist(), "survivors": survivors.tolist()}
-            asked["reconstruct"] = self.reconstruct
-            quality = self._one(measure, asked, seconds)
+            for asked in () if handles else (left, keep):
+                given = {"case": self.case, "keep": asked.tolist(), "survivors": survivors.tolist()}
+                given["reconstruct"] = self.reconstruct
+                handles[asked.tobytes()] = self.pool.submit(self._task(measure, given, seconds))
+            quality = self._value(handles[left.tobytes()], until, measure)
             return Measurement(
                 None if quality.correctness is None else np.asarray(quality.correctness),
                 np.asarray(quality.losses),
@@ -117,9 +123,13 @@ class OfflineAnalyst:
                 quality.peak_bytes,
             )
 
-        return validate(
-            self.anatomy, self.keep, keep, measured, self.validation, self.clock, floors=self.floors
-        )
+        try:
+            return validate(
+                self.anatomy, self.keep, keep, measured, self.validation, self.clock, floors=self.floors
+            )
+        finally:
+            for handle in handles.values():
+                handle.cancel()
 
     def _task(self, function: Any, arguments: Mapping[str, Any], seconds: float) -> WorkerTask:
         return WorkerTask(
@@ -138,7 +148,10 @@ class OfflineAnalyst:
 
     def _one(self, function: Any, arguments: Mapping[str, Any], seconds: float) -> Any:
         until = self.clock() + seconds
-        outcome = self._outcome(self.pool.submit(self._task(function, arguments, seconds)), until)
+        return self._value(self.pool.submit(self._task(function, arguments, seconds)), until, function)
+
+    def _value(self, handle: TaskHandle, until: float, function: Any) -> Any:
+        outcome = self._outcome(handle, until)
         if not outcome.is_done:
             error = AnalysisTimeout if outcome.status is WorkerStatus.TIMEOUT else AnalysisError
             raise error(f"The {function.__name__} task gave no result: {outcome.message}")

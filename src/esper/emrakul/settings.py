@@ -163,8 +163,9 @@ class PlanSettings(Section):
     """How units are chosen."""
 
     round_to: PositiveCount = 1
-    """Leave a multiple of this many channels in every layer that is touched. With a target that holds at the
-    end of the ramp, which is planned first; steps on the way are as small as they like."""
+    """Leave a multiple of this many channels in every layer that is touched; of half, a quarter and so on as
+    many in a layer that has fewer than twice as many. With a target that holds at the end of the ramp, which
+    is planned first; steps on the way are as small as they like."""
 
     required_confidence: Fraction = 0.95
     """Share of bootstrap resamples in which a unit must stay below the cut."""

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from scipy.stats import rankdata
 from torch import Tensor
 from torch.optim import Optimizer
 
@@ -143,7 +142,8 @@ def rank_normalize(scores: FloatArray) -> FloatArray:
     if count == 1:
         ranks[measured] = 0.5
     elif count > 1:
-        ranks[measured] = (rankdata(scores[measured]) - 1.0) / (count - 1)
+        _, places, times = np.unique(scores[measured], return_inverse=True, return_counts=True)
+        ranks[measured] = (np.cumsum(times) - (times + 1) / 2)[places] / (count - 1)  # equals share a rank
     return ranks
 
 

@@ -13,7 +13,7 @@ from esper.elesh.workers import InlinePool, LocalPool, WorkerPool, WorkerTask
 _IMPORT_SECONDS = 10.0
 """Most that attaching waits for workers to have imported what they need."""
 
-_PRELOAD = ("torch", "safetensors.torch", "esper.elesh.analysis")
+_PRELOAD = ("torch", "torch._dynamo", "safetensors.torch", "esper.elesh.analysis")
 
 
 @contextmanager
@@ -29,10 +29,10 @@ def pool_ahead(config: Config, probe: object) -> Iterator[WorkerPool | None]:
 
 
 def open_pool(config: Config) -> WorkerPool:
-    """As many worker processes as asked for, or all cores but one, at most four; none: in this process."""
+    """As many worker processes as asked for, or as there are cores, at most four; none: in this process."""
     workers = config.analysis.workers
     if workers is None:
-        workers = max(1, min(4, (os.cpu_count() or 2) - 1))
+        workers = min(4, os.cpu_count() or 1)
     return LocalPool(workers, _PRELOAD) if workers else InlinePool()
 
 

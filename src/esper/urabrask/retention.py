@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from scipy import stats
+from scipy import special
 
 from esper.anatomy.structure import FloatArray
 from esper.leyline import Level
@@ -95,7 +95,9 @@ def _means(old: FloatArray, new: FloatArray, drop: FloatArray) -> tuple[float, f
 
 def _t_interval(drop: FloatArray, confidence: float) -> tuple[float, float]:
     """Paired t interval around the mean difference."""
-    half = float(stats.t.ppf((1 + confidence) / 2, drop.size - 1) * drop.std(ddof=1) / math.sqrt(drop.size))
+    half = float(
+        special.stdtrit(drop.size - 1, (1 + confidence) / 2) * drop.std(ddof=1) / math.sqrt(drop.size)
+    )
     mean = float(drop.mean())
     return mean - half, mean + half
 
@@ -113,5 +115,5 @@ def _binary_interval(drop: FloatArray, confidence: float) -> tuple[float, float]
     worse, better = float((drop > 0).sum()) + 0.5, float((drop < 0).sum()) + 0.5
     mean = (worse - better) / total
     variance = max(worse + better - (worse - better) ** 2 / total, 0.0)
-    half = float(stats.norm.ppf((1 + confidence) / 2)) * math.sqrt(variance) / total
+    half = float(special.ndtri((1 + confidence) / 2)) * math.sqrt(variance) / total
     return mean - half, mean + half

@@ -19,7 +19,7 @@ def bert() -> nn.Module:
 
     config = BertConfig(
         hidden_size=32,
-        num_hidden_layers=2,
+        num_hidden_layers=1,
         num_attention_heads=4,
         intermediate_size=64,
         vocab_size=100,
@@ -34,7 +34,7 @@ def llama() -> nn.Module:
 
     config = LlamaConfig(
         hidden_size=32,
-        num_hidden_layers=2,
+        num_hidden_layers=1,
         num_attention_heads=4,
         num_key_value_heads=2,
         intermediate_size=64,
@@ -49,7 +49,7 @@ def gpt2() -> nn.Module:
     from transformers import GPT2Config, GPT2LMHeadModel
 
     config = GPT2Config(
-        n_embd=32, n_layer=2, n_head=4, vocab_size=100, n_positions=32, bos_token_id=0, eos_token_id=0
+        n_embd=32, n_layer=1, n_head=4, vocab_size=100, n_positions=32, bos_token_id=0, eos_token_id=0
     )
     model: nn.Module = GPT2LMHeadModel(config)
     return model
@@ -74,9 +74,9 @@ def t5() -> nn.Module:
 
 
 PRETRAINED = {
-    "bert": Case(bert, _numbers(attention_mask=torch.ones(2, 12, dtype=torch.long)), groups=5, heads=2),
-    "llama": Case(llama, _numbers(use_cache=False), groups=4, heads=2),
-    "gpt2": Case(gpt2, _numbers(use_cache=False), groups=4, heads=2),
+    "bert": Case(bert, _numbers(attention_mask=torch.ones(2, 12, dtype=torch.long)), groups=3, heads=1),
+    "llama": Case(llama, _numbers(use_cache=False), groups=2, heads=1),
+    "gpt2": Case(gpt2, _numbers(use_cache=False), groups=2, heads=1),
     "t5": Case(
         t5, _numbers(decoder_input_ids=torch.randint(0, 100, (2, 6)), use_cache=False), groups=5, heads=3
     ),

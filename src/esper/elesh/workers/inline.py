@@ -43,6 +43,8 @@ class InlinePool:
         clock: Monotonic time in seconds.
     """
 
+    num_workers = 1
+
     def __init__(self, clock: Clock = time.monotonic) -> None:
         self._clock = clock
         self._is_closed = False

@@ -59,7 +59,7 @@ class LocalPool:
             raise ConfigError(
                 "This system cannot start worker processes. Set `workers = 0` to analyze in-process."
             )
-        self._num_workers = num_workers
+        self.num_workers = num_workers
         self._preload = tuple(preload)
         self._numbers = count()
         self._open: dict[int, LocalHandle] = {}
@@ -109,7 +109,7 @@ class LocalPool:
         given = {
             "path": [str(Path(entry).absolute()) for entry in sys.path],
             "number": theirs.fileno(),
-            "workers": self._num_workers,
+            "workers": self.num_workers,
             "preload": self._preload,
         }
         self._supervisor = subprocess.Popen(

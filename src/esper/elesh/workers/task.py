@@ -122,6 +122,11 @@ class TaskHandle(Protocol):
 class WorkerPool(Protocol):
     """Runs tasks; a task that crashes, hangs or takes too much memory harms no other."""
 
+    @property
+    def num_workers(self) -> int:
+        """How many tasks it runs at once."""
+        ...
+
     def submit(self, task: WorkerTask) -> TaskHandle:
         """Hands a task in and returns at once where the pool has processes.
 
