@@ -73,6 +73,7 @@ def in_type(sample: Any, dtype: torch.dtype) -> Any:
 
 def settle(model: nn.Module) -> None:
     """Batch statistics as in training, no dropout: networks of different width draw differently."""
+    model.train()  # some keep in eval mode what they computed, until then
     model.eval()
     for module in model.modules():
         if isinstance(module, _NormBase):
@@ -90,6 +91,7 @@ def step(model: nn.Module, optimizer: AdamW, sample: Any) -> None:
             total = total + (leaf * weights).mean() + leaf.square().mean()
     total.backward()
     optimizer.step()
+    model.train()
     model.eval()
 
 

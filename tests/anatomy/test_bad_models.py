@@ -146,6 +146,48 @@ class WithIntegers(nn.Module):
         return out
 
 
+class Remembers(Pair):
+    """Keeps in eval mode what it once computed, as position biases are kept, until it trains again."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.bias, self.seen = nn.Parameter(torch.randn(3, 12)), dict[str, Tensor]()
+
+    def train(self, mode: bool = True) -> Remembers:
+        super().train(mode)
+        if mode:
+            self.seen = {}
+        return self
+
+    def forward(self, x: Tensor) -> Tensor:
+        bias = self.seen.get("bias")
+        if self.training or bias is None:
+            self.seen["bias"] = bias = self.bias.sum(0)
+        out: Tensor = self.down(torch.relu(self.up(x) + bias))
+        return out
+
+
+def with_memories() -> nn.Module:
+    model = Remembers().eval()
+    model(x())
+    return model
+
+
+class SmallFloats(nn.Module):
+    """A frozen weight of a type that torch cannot multiply, widened where it is used."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.up, self.down = nn.Linear(8, 12), nn.Linear(12, 4)
+        self.between = nn.Parameter(torch.randn(12, 12).to(torch.float8_e4m3fn), requires_grad=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        mixed = F.linear(torch.relu(self.up(x)), self.between.to(x.dtype))
+        out: Tensor = self.down(torch.relu(mixed))
+        return out
+
+
 class Sparse(nn.Module):
     def __init__(self) -> None:
         super().__init__()
@@ -216,11 +258,14 @@ RIGHT: dict[str, tuple[Callable[[], nn.Module], torch.dtype]] = {
     "writes into part of its input": (WritesPartOfInput, torch.float32),
     "writes into a view of everything": (WritesWholeView, torch.float32),
     "shared module": (Shares, torch.float32),
+    "spectral_norm": (everywhere(parametrizations.spectral_norm), torch.float32),
     "bfloat16": (lambda: perceptron(dtype=torch.bfloat16), torch.bfloat16),
     "half": (lambda: perceptron(dtype=torch.half), torch.half),
     "double": (lambda: perceptron(dtype=torch.double), torch.double),
     "complex": (Complex, torch.float32),
     "integers": (WithIntegers, torch.float32),
+    "what eval mode keeps": (with_memories, torch.float32),
+    "float8": (SmallFloats, torch.float32),
     "torch's own pruning": (unstructured, torch.float32),
 }
 
@@ -340,14 +385,21 @@ def test_packed_quantized_weights_are_refused() -> None:
 
 def test_code_that_writes_into_a_fixed_part_is_refused_and_nothing_changes() -> None:
     model, sample = WritesPartOfView(), x()
-    seen = Seen(model, sample)
-    try:
-        anatomy = inspect(model, sample)
-        if anatomy.num_units:
-            with pytest.raises(NotEquivalentError):
-                cut(model, anatomy, half(anatomy), Probe((sample,)))
-    finally:
-        assert seen.is_the_same()
+    anatomy, seen = inspect(model, sample), Seen(model, sample)
+    with pytest.raises(NotEquivalentError):
+        cut(model, anatomy, half(anatomy), Probe((sample,)))
+    assert seen.is_the_same()
+
+
+def test_a_module_with_tensors_on_two_devices_is_refused_by_the_tensor() -> None:
+    model, sample = Shares(), x()
+    anatomy = inspect(model, sample)
+    model.down.to("meta")
+    with pytest.raises(SurgeryError, match=r"meta device.*down\.weight"):
+        cut(model, anatomy, half(anatomy), Probe((sample,)))
+    assert model.up.weight.shape == (12, 8)
+    with pytest.raises(UntraceableError, match=r"Shares\.forward \(line \d+.*device"):
+        inspect(model, sample)
 
 
 def test_a_network_without_values_is_inspected_but_not_cut() -> None:
