@@ -41,9 +41,12 @@ def flops(model: nn.Module, sample: Any) -> float:
 
 
 def _experts() -> dict[Any, Any]:
-    """How to count the operator with which transformers multiplies rows by the matrix of their expert."""
-    operator = getattr(torch.ops.transformers, "grouped_mm_fallback", None)
-    return {operator: _rows_times_matrix} if operator else {}
+    """How to count the operators that multiply rows by the matrix of their expert."""
+    found = (
+        getattr(torch.ops.aten, "_grouped_mm", None),
+        getattr(torch.ops.transformers, "grouped_mm_fallback", None),
+    )
+    return {operator: _rows_times_matrix for operator in found if operator}
 
 
 def _rows_times_matrix(rows: torch.Size, matrices: torch.Size, *_: Any, **__: Any) -> int:
@@ -53,7 +56,12 @@ def _rows_times_matrix(rows: torch.Size, matrices: torch.Size, *_: Any, **__: An
 def outputs(model: nn.Module, sample: Any) -> list[Tensor]:
     args, kwargs, _ = split_sample(sample, with_target=False)
     torch.manual_seed(0)  # some networks draw random numbers
-    leaves = pytree.tree_leaves(without_caches(model(*args, **kwargs)))
+    return tensors_in(without_caches(model(*args, **kwargs)))
+
+
+def tensors_in(output: Any) -> list[Tensor]:
+    """All that can be compared."""
+    leaves = pytree.tree_leaves(output)
     return [leaf for leaf in leaves if isinstance(leaf, Tensor) and leaf.is_floating_point()]
 
 

@@ -30,6 +30,7 @@ class Row:
     step_error: float | None = None
     groups: int = 0
     groups_left_whole: int = 0
+    form: str = "in place"
 
     @property
     def share(self) -> float:
@@ -58,8 +59,10 @@ def summaries(rows: Sequence[Row]) -> list[str]:
             if shares
             else ""
         )
+        programs = sum(row.result == "pass" and row.form == "program" for row in chosen)
+        told = f" ({programs} of them as a program only)" if programs else ""
         lines.append(
-            f"{tool}, {part}: {count['pass']} of {len(chosen)} pass, {count['refused']} refused, "
+            f"{tool}, {part}: {count['pass']} of {len(chosen)} pass{told}, {count['refused']} refused, "
             f"{count['WRONG']} WRONG{middle}"
         )
     return lines
@@ -91,7 +94,7 @@ def _table(rows: Sequence[Row], theirs: Mapping[str, Row]) -> list[str]:
         peer = theirs.get(row.name)
         cells = [
             row.name,
-            row.result,
+            f"{row.result}, as a program" if row.form == "program" else row.result,
             f"{row.share:.0%}",
             f"{row.seconds:.1f}",
             f"{row.peak_bytes / 2**20:.0f}",
