@@ -166,10 +166,10 @@ def test_the_old_weight_norm_keeps_a_network_whole() -> None:
 
 
 REFUSED: dict[str, tuple[Callable[[], nn.Module], str]] = {
-    "branches": (Branches, r"Branches\.forward \(line \d+ of .*test_bad_models\.py\).*torch\.where"),
+    "branches": (Branches, r"Branches\.forward \(line \d+ of .*troublesome\.py\).*torch\.where"),
     "counts": (
         CountsToATensor,
-        r"CountsToATensor\.forward \(line \d+ of .*test_bad_models\.py\).*torch\.where",
+        r"CountsToATensor\.forward \(line \d+ of .*troublesome\.py\).*torch\.where",
     ),
     "sparse": (Sparse, r"weight is a sparse tensor \(sparse_coo\).*to_dense"),
     "lazy": (
@@ -223,7 +223,7 @@ def test_a_network_without_values_is_inspected_but_not_cut() -> None:
 
 def test_a_training_run_of_a_network_that_writes_into_its_input_is_refused_with_the_line() -> None:
     sample = x(), torch.zeros(6, dtype=torch.long)
-    for kind, line in ((WritesInput, r"test_bad_models\.py, line \d+"), (WritesPartOfInput, "line")):
+    for kind, line in ((WritesInput, r"troublesome\.py, line \d+"), (WritesPartOfInput, "line")):
         model = kind()
         seen = Seen(model, sample[0])
         with pytest.raises(UntraceableError, match=f"writes into its input .*{line}.*clone"):
