@@ -1,4 +1,4 @@
-"""The tracker beside real training: what it remembers, saves and carries over cuts, and that training goes on."""
+"""The tracker beside training: what it remembers, saves and carries over cuts, and that training goes on."""
 
 from __future__ import annotations
 

@@ -59,7 +59,7 @@ def screen(case: Case, weights: Mapping[str, float], min_optimizer_steps: int) -
         opened.twin,
         opened.anatomy,
         opened.masked_state(opened.keep),
-        _usable(opened, read_data(case.data)[1].calibration),
+        usable(opened.twin, read_data(case.data)[1].calibration),
         samples=case.twin_samples,
         flops=case.twin_flops,
         with_frequency=weights.get("activation_frequency", 0.0) > 0,
