@@ -125,7 +125,11 @@ def correct(output: Tensor, target: Any) -> list[float] | None:
 
 
 def usable(twin: Twin, batches: Sequence[Any]) -> list[Any]:
-    """The batches as the twin can take them: of the one size it works with, where it works with one only."""
+    """The batches as the twin can take them: of the one size it works with, where it works with one only.
+
+    Raises:
+        EvidenceError: there are too few samples for one such batch.
+    """
     if twin.is_batch_dynamic:
         return list(batches)
     fitting = resized(batches, twin.batch)

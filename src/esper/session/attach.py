@@ -23,6 +23,7 @@ from esper.elesh import DataRef, HeldOut, WorkerPool, hold_out, read_data
 from esper.emrakul import Coordinator, Origin, Schedule, floors
 from esper.emrakul.cycle import CycleRunner
 from esper.emrakul.offline import OfflineAnalyst
+from esper.emrakul.timing import origin_of
 from esper.errors import CheckpointError, CheckpointMissing, ConfigError
 from esper.importance import ImportanceTracker, TrackedEvidence
 from esper.kasmina import LiveNetwork
@@ -89,7 +90,7 @@ def attach(
         )
     _check_optimizer(model, optimizer)
     settings = config or Config()
-    with pool_ahead(settings, probe) as pool:
+    with pool_ahead(settings, probe, model) as pool:
         network = LiveNetwork(model, optimizer, sample, loss, _modules(companions))
         held_out = None if probe is None else _hold_out(probe, settings)
         session = _assemble(
@@ -223,7 +224,7 @@ def _assemble(
     origin: Origin | None = None,
     pool: WorkerPool | None = None,
 ) -> Session:
-    origin = origin or Origin.of(network.anatomy)
+    origin = origin or origin_of(network.anatomy, config.pruning, network.graph, network.tensors(), sample)
     coordinator = Coordinator(config.pruning, Schedule(config.pruning, epochs), origin, time.monotonic)
     saving = _saving(run, network, held_out, sample, config, schedulers, scaler)
     tracker = ImportanceTracker(
@@ -231,7 +232,7 @@ def _assemble(
     )
     why_off = _why_off(config, held_out, network)
     if why_off is None:
-        pool = pool or open_pool(config)
+        pool = pool or open_pool(config, network.model)
     elif pool is not None:
         pool.close()
         pool = None

@@ -34,6 +34,8 @@ from esper.kasmina import LiveNetwork
 ANATOMY_FILE = "anatomy.json"
 TRIAL = "trial"
 """Label of the checkpoint from before a mask that is on trial."""
+TEACHER = "teacher"
+"""Label of the checkpoint from before the first mask, while distillation is on."""
 LAST_FINITE = "last-finite"
 """Label of the checkpoint from before the metric stopped being a number."""
 
@@ -241,6 +243,11 @@ class Saving:
         with self._failing_later():
             self.store.pin(newest, label)
         return newest.step
+
+    def held(self, label: str) -> CheckpointRef | None:
+        """The newest checkpoint that is kept under `label`, verified."""
+        steps = [step for step, labels in self.store.pins().items() if label in labels]
+        return self.store.catalog.at(max(steps)) if steps else None
 
     def release(self, label: str, *, but: int = -1) -> None:
         """What was kept under `label` may go, except for step `but`."""
