@@ -16,8 +16,8 @@ from esper.checkpoint import CheckpointCatalog, CheckpointRef, load_trainer
 from esper.checkpoint.trainer_state import MODEL_FILE, OPTIMIZER_FILE, TREE_FILE
 from esper.config import Config
 from esper.elesh import Case, DataRef, HeldOut, merged, read_data, resized
-from esper.elesh.analysis import screen
 from esper.elesh.case import OpenCase, open_case
+from esper.elesh.screening import screen
 from esper.elesh.workers import InlinePool
 from esper.emrakul import Coordinator, CoordinatorState, Cycle, CycleOutcome, Origin, Schedule, floors
 from esper.emrakul.offline import OfflineAnalyst
