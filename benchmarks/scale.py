@@ -1,6 +1,6 @@
 """Time and memory of an anatomy: a language model of a billion parameters, and networks that are awkward.
 
-Usage: python benchmarks/scale.py [--layers 22] [--only NAME ...] [--seconds 120] [--no-peer]
+Usage: python benchmarks/scale.py [--layers 22] [--only [NAME ...]] [--seconds 120] [--no-peer]
 
 First the anatomy of a Llama-shaped network of 1.1 billion parameters on the meta device (no weights): seconds
 of CPU and the peak of resident memory of the whole process, with what importing the libraries takes.
@@ -56,10 +56,11 @@ AWKWARD: dict[str, Architecture] = {
 
 def main() -> int:
     options = _options()
-    figures = alone(partial(billion, options.layers), options.seconds)
-    print(f"Llama-shaped, on the meta device: {figures.get('error') or _TOLD.format_map(figures)}")
-    print(f"\n{'network':20}{'tool':18}{'seconds':>9}{'+MiB':>7}{'FLOPs gone':>12}")
-    for name in options.only or AWKWARD:
+    if options.layers:
+        figures = alone(partial(billion, options.layers), options.seconds)
+        print(f"Llama-shaped, on the meta device: {figures.get('error') or _TOLD.format_map(figures)}\n")
+    print(f"{'network':20}{'tool':18}{'seconds':>9}{'+MiB':>7}{'FLOPs gone':>12}")
+    for name in AWKWARD if options.only is None else options.only:
         for tool, act in TOOLS.items():
             if tool != "torch-pruning" or options.peer:
                 print(_line(name, tool, alone(partial(act, AWKWARD[name]), options.seconds)), flush=True)
@@ -68,8 +69,10 @@ def main() -> int:
 
 def _options() -> Any:
     parser = argparse.ArgumentParser(description="time and memory of an anatomy")
-    parser.add_argument("--layers", type=int, default=22, help="layers of the language model")
-    parser.add_argument("--only", nargs="+", choices=AWKWARD, default=[], help="names of networks")
+    parser.add_argument(
+        "--layers", type=int, default=22, help="layers of the language model; 0: leave it out"
+    )
+    parser.add_argument("--only", nargs="*", choices=AWKWARD, help="names of networks; none: leave them out")
     parser.add_argument("--seconds", type=float, default=120.0, help="limit for one figure")
     parser.add_argument("--no-peer", dest="peer", action="store_false", help="leave Torch-Pruning out")
     return parser.parse_args()
