@@ -63,7 +63,7 @@ def main() -> int:
     for name in AWKWARD if options.only is None else options.only:
         for tool, act in TOOLS.items():
             if tool != "torch-pruning" or options.peer:
-                print(_line(name, tool, alone(partial(act, AWKWARD[name]), options.seconds)), flush=True)
+                print(_line(name, tool, alone(partial(act, name), options.seconds)), flush=True)
     return 0
 
 
@@ -147,9 +147,9 @@ def _cpu_seconds() -> float:
     return used.ru_utime + used.ru_stime
 
 
-def by_anatomy(architecture: Architecture) -> Figures:
+def by_anatomy(name: str) -> Figures:
     """Only the anatomy."""
-    model, sample = _ready(architecture)
+    model, sample = _ready(AWKWARD[name])
     return _measured(partial(_inspect, model, sample))
 
 
@@ -157,9 +157,9 @@ def _inspect(model: nn.Module, sample: Any) -> Figures:
     return {"units": inspect(model, sample).num_units}
 
 
-def by_cut(architecture: Architecture) -> Figures:
+def by_cut(name: str) -> Figures:
     """Anatomy, half of the FLOPs masked, cut and proven."""
-    model, sample = _ready(architecture)
+    model, sample = _ready(AWKWARD[name])
 
     def act() -> Figures:
         anatomy = inspect(model, sample)
@@ -175,9 +175,9 @@ def by_cut(architecture: Architecture) -> Figures:
     return _measured(act)
 
 
-def by_torch_pruning(architecture: Architecture) -> Figures:
+def by_torch_pruning(name: str) -> Figures:
     """Torch-Pruning's graph and one pruning step."""
-    model, sample = _ready(architecture)
+    model, sample = _ready(AWKWARD[name])
     before = flops(model, sample)
     figures = _measured(partial(_prune, model, sample))
     return {**figures, "gone": 1.0 - flops(model, sample) / before}
@@ -188,7 +188,7 @@ def _prune(model: nn.Module, sample: Any) -> Figures:
     return {}
 
 
-TOOLS: dict[str, Callable[[Architecture], Figures]] = {
+TOOLS: dict[str, Callable[[str], Figures]] = {
     "esper anatomy": by_anatomy,
     "esper cut": by_cut,
     "torch-pruning": by_torch_pruning,
