@@ -6,9 +6,17 @@ import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from importlib import metadata
 from pathlib import Path
 
 _NO_FIGURE = "-"
+_HEAD = """# Which architectures can be cut by half; 2 shared cores (virtual machine), torch {version}
+
+`python benchmarks/coverage.py --peer`: small random networks, half of the FLOPs asked for, every cut checked
+without Esper's help on inputs that its proof never saw. Other work ran on both cores, so seconds are an upper
+bound. Torch-Pruning is told what its documentation asks for (heads, the layer to ignore); its networks only
+have to run forward and backward, nothing is compared.
+"""
 
 
 @dataclass
@@ -72,7 +80,7 @@ def page(rows: Sequence[Row]) -> str:
     """All rows as tables in Markdown, the peer beside."""
     ours = [row for row in rows if row.tool == "esper"]
     theirs = {row.name: row for row in rows if row.tool != "esper"}
-    lines = [f"* {line}" for line in summaries(rows)]
+    lines = [_HEAD.format(version=metadata.version("torch")), *(f"* {line}" for line in summaries(rows))]
     passed = [row for row in ours if row.result == "pass"]
     worst = (
         max((getattr(row, name) or 0.0 for row in passed), default=0.0)
