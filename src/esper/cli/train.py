@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -135,12 +134,12 @@ def _made(recipe: Recipe, beside: Path) -> _Made:
     optimizer = _called(recipe.optimizer.type, beside, model.parameters(), **recipe.optimizer.arguments)
     chosen = recipe.scheduler
     scheduler = None if chosen is None else _called(chosen.type, beside, optimizer, **chosen.arguments)
-    loss: Any = named(recipe.loss, beside)
+    loss = named(recipe.loss, beside)
     return _Made(
         model=model,
         optimizer=optimizer,
         scheduler=scheduler,
-        loss=loss() if inspect.isclass(loss) else loss,
+        loss=_instance(loss),
         train=_batches(recipe.train, beside),
         probe=_batches(recipe.probe, beside),
         test=None if recipe.test is None else _batches(recipe.test, beside),
@@ -170,3 +169,9 @@ def _batches(name: str, beside: Path) -> Iterable[Any]:
 
 def _on(batch: Any, device: str) -> Any:
     return pytree.tree_map(lambda leaf: leaf.to(device) if isinstance(leaf, Tensor) else leaf, batch)
+
+
+def _instance(loss: Any) -> Callable[[Any, Any], Tensor]:
+    """A loss function: itself, or an instance of the class that was named."""
+    made: Callable[[Any, Any], Tensor] = loss() if isinstance(loss, type) else loss
+    return made
