@@ -44,7 +44,8 @@ def _allow_copies(graph: fx.Graph) -> None:
 
 
 def _is_unknown(name: str) -> bool:
-    return name not in RULES and not any(part in name for part in _LOSSES)
+    """Has it no rule, and could it be written out? Losses end paths, and sizes are numbers, not tensors."""
+    return name not in RULES and not name.startswith("sym_") and not any(part in name for part in _LOSSES)
 
 
 def _graphs(module: torch.nn.Module) -> Iterator[fx.Graph]:

@@ -164,6 +164,36 @@ def rollback(
     output.show(done, {"step": to, "epoch": target.epoch, "deleted": withdrawn}, as_json)
 
 
+def analyze(
+    target: Annotated[Path, typer.Argument(help="A run directory, or one checkpoint.")],
+    against_truth: Annotated[
+        bool,
+        typer.Option(
+            "--against-truth", help="Also remove every unit alone, and compare the rankings with it."
+        ),
+    ] = False,
+    plan: Annotated[
+        bool, typer.Option("--plan", help="Also run the cycle that would follow; it is committed nowhere.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Rank the units of a checkpoint by what it holds. Nothing is changed."""
+    from esper.cli.analyze import analysis_table, analyzed
+
+    facts = analyzed(target, against_truth=against_truth, with_plan=plan, hidden=as_json)
+    output.show(analysis_table(facts), facts, as_json)
+
+
+def audit_show(
+    run: Annotated[Path, typer.Argument(help="A run directory, or one checkpoint.")], as_json: AsJson = False
+) -> None:
+    """List what was decided and done in a run: when, what, by which part, and how it ended."""
+    from esper.cli.audit import audit_table, audited
+
+    facts = audited(run)
+    output.show(audit_table(facts), facts, as_json)
+
+
 def config(
     file: Annotated[Path | None, typer.Argument(help="A TOML file with settings.")] = None,
     explain: Annotated[
