@@ -46,7 +46,7 @@ def test_groups_are_ranked_by_what_the_checkpoint_holds(trained: Path) -> None:
 def test_rankings_are_compared_with_the_truth(trained: Path) -> None:
     document = json.loads(esper("analyze", str(trained), "--against-truth", "--json").stdout)
     quality = document["quality"]
-    assert set(quality) == {"screen", "magnitude", "ablation"}
+    assert set(quality) == {"screen", "optimizer", "magnitude", "ablation"}
     left = sum(row["units"] for row in document["groups"])
     assert {one["units"] for one in quality.values()} == {left}
     assert all(0 <= one["low_overlap"] <= 1 for one in quality.values())

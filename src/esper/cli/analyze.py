@@ -52,7 +52,11 @@ def analyzed(path: Path, *, against_truth: bool, with_plan: bool, hidden: bool) 
 
 def analysis_table(facts: Mapping[str, Any]) -> RenderableType:
     """Groups with the medians of their scores, how well each score ranks, and what would go next."""
-    scores = [name for name in ("screen", "magnitude", "ablation", "truth") if name in facts["groups"][0]]
+    scores = [
+        name
+        for name in ("screen", "optimizer", "magnitude", "ablation", "truth")
+        if name in facts["groups"][0]
+    ]
     low = f"lowest {facts['low_fraction']:.0%}"
     groups = table("group", "kind", "units>", "masked>", "unmeasured>", f"{low}>", *(f"{n}>" for n in scores))
     for row in facts["groups"]:

@@ -40,6 +40,23 @@ def demo(
         output.console().print(f"\nThe whole story, with charts: {folder / 'report.html'}")
 
 
+def train(
+    recipe: Annotated[Path, typer.Argument(help="A recipe: a TOML file that names network, data and loss.")],
+    as_json: AsJson = False,
+) -> None:
+    """Train and prune by a recipe; a run that was interrupted goes on, a finished one is reported."""
+    from esper.cli.recipe import Recipe
+    from esper.cli.render import report_table
+    from esper.cli.train import trained
+
+    asked = Recipe.from_toml(recipe)
+    with output.epoch_progress(asked.epochs, as_json, asked.metric) as told:
+        report = trained(asked, recipe, told)
+    output.show(report_table(report), report.to_json(), as_json)
+    if not as_json:
+        output.console().print(f"\nThe whole story, with charts: {asked.run_dir / 'report.html'}")
+
+
 def inspect(
     target: Annotated[str, typer.Argument(help="module:function, a run directory, or one checkpoint.")],
     svg: Annotated[

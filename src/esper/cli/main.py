@@ -19,6 +19,7 @@ from esper.cli.commands import (
     demo,
     inspect,
     rollback,
+    train,
     verify,
 )
 from esper.errors import EsperError
@@ -36,7 +37,7 @@ app = typer.Typer(
     rich_markup_mode="markdown",
     pretty_exceptions_enable=False,
 )
-for command in (demo, inspect, analyze, compact, checkpoints, verify, rollback, config):
+for command in (demo, train, inspect, analyze, compact, checkpoints, verify, rollback, config):
     app.command()(command)
 audit = typer.Typer(help="What was decided and done in a run.", no_args_is_help=True)
 audit.command("show")(audit_show)

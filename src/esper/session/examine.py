@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -22,8 +22,7 @@ from esper.elesh.workers import InlinePool
 from esper.emrakul import Coordinator, CoordinatorState, Cycle, CycleOutcome, Origin, Schedule, floors
 from esper.emrakul.offline import OfflineAnalyst
 from esper.errors import CheckpointError, EvidenceError
-from esper.importance import magnitude
-from esper.importance.quality import ImportanceTrackingValidator, RankingQuality
+from esper.importance import ImportanceTrackingValidator, RankingQuality, TrainingPhase, magnitude
 from esper.session.saving import ANATOMY_FILE
 
 LOW_FRACTION = 0.3
@@ -42,8 +41,8 @@ class Examination:
     Attributes:
         anatomy: its network.
         keep: units that are not masked.
-        scores: by source, larger is more important: `screen`, `magnitude`, and with the truth `ablation`, the
-            loss rise on the calibration samples.
+        scores: by source, larger is more important: `screen`, `optimizer` (its second moments alone),
+            `magnitude`, and with the truth `ablation`, the loss rise on the calibration samples.
         truth: loss rise when each unit alone is removed, on samples that no score saw; None if not asked.
         quality: by source, how well it ranks the units that the truth knows.
         outcome: what the run's coordinator would decide next; None if not asked.
@@ -76,7 +75,7 @@ class _Stored:
                 "a run that was trained with esper.attach."
             )
         extra = load_trainer(checkpoint).extra
-        keep = np.asarray(extra["keep"], np.bool_)
+        keep, config = np.asarray(extra["keep"], np.bool_), Config.model_validate_json(extra["config"])
         blob = catalog.blob
         case = Case(
             twin=blob(checkpoint, "twin"),
@@ -86,8 +85,16 @@ class _Stored:
             tracked=None,
             data=DataRef(blob(checkpoint, "batches"), blob(checkpoint, "samples")),
             masked=tuple((~keep).nonzero()[0].tolist()),
+            twin_samples=config.importance.twin_samples,
+            twin_flops=config.importance.twin_flops,
         )
-        return cls(checkpoint, extra, Config.model_validate_json(extra["config"]), keep, case)
+        return cls(checkpoint, extra, config, keep, case)
+
+    @property
+    def weights(self) -> dict[str, float]:
+        """What every signal counts at this time of the run."""
+        phase = TrainingPhase.at(self.checkpoint.epoch, self.extra["epochs_planned"])
+        return self.config.importance.weights.at(phase).model_dump()
 
 
 def examine(
@@ -114,12 +121,11 @@ def examine(
     """
     stored = _Stored.of(catalog, checkpoint)
     opened = open_case(stored.case)
-    settings = stored.config
-    ranks = screen(
-        stored.case, settings.importance.weights.model_dump(), settings.analysis.min_optimizer_steps
-    )
+    steps = stored.config.analysis.min_optimizer_steps
+    free = replace(stored.case, twin_samples=0)
     scores: dict[str, FloatArray] = {
-        "screen": np.asarray(ranks, np.float64),
+        "screen": np.asarray(screen(stored.case, stored.weights, steps), np.float64),
+        "optimizer": np.asarray(screen(free, {"taylor": 1.0}, steps), np.float64),
         "magnitude": np.asarray(magnitude(opened.anatomy, opened.state), np.float64),
     }
     truth = None
@@ -190,7 +196,7 @@ def _next_cycle(stored: _Stored, opened: OpenCase) -> CycleOutcome:
         anatomy=anatomy,
         keep=stored.keep,
         allowed=np.ones(anatomy.num_units, np.bool_),
-        weights=settings.importance.weights.model_dump(),
+        weights=stored.weights,
         settings=settings.analysis,
         validation=settings.validation,
         floors=floors(anatomy, settings.pruning, origin),
