@@ -1,0 +1,237 @@
+"""Residual blocks: the f of `x + f(x)`, which a network computes as well without. Found in its graph."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from math import prod
+from typing import Any
+
+from torch import Tensor, fx, nn
+from torch.export import ExportedProgram
+
+from esper.anatomy.inspection import anatomy_of
+from esper.anatomy.propagate import operator_name
+from esper.anatomy.trace import Loss, trace
+from esper.anatomy.wrappers import bare
+from esper.errors import UnknownPathError
+
+
+@dataclass(frozen=True)
+class Block:
+    """One f: everything that only `x + f(x)` needs.
+
+    Attributes:
+        name: the module that computes it; numbered where one module computes several.
+        modules: modules that compute nothing else, in the order in which they end.
+        tensors: parameters and buffers that nothing else reads.
+        parameters: how many numbers those parameters hold.
+        flops: of one forward pass for one sample.
+    """
+
+    name: str
+    modules: tuple[str, ...]
+    tensors: tuple[str, ...]
+    parameters: int
+    flops: float = 0.0
+
+
+@dataclass(frozen=True, eq=False)
+class Sum:
+    """Where a graph adds a block to its stream: `stream` is x, `added` is f(x), `node` their sum."""
+
+    block: Block
+    node: fx.Node
+    stream: fx.Node
+    added: fx.Node
+
+
+def residual_blocks(model: nn.Module, sample: Any, loss: Loss | None = None) -> tuple[Block, ...]:
+    """Finds what a network adds to a stream and could leave out, in the order of its graph.
+
+    Args:
+        model: the network; it is left untouched.
+        sample: one batch: the input, or `(input, target)` when `loss` is given.
+        loss: `loss(output, target)`.
+
+    Raises:
+        UntraceableError: `torch.export` cannot follow the network.
+    """
+    traced = trace(model, sample, loss)
+    terms = anatomy_of(traced, model).terms
+
+    def flops(found: Sum) -> float:
+        nodes = {node.name for node in unread(found.node.graph, [found])}
+        return sum(t.multiplier * prod(f.size for f in t.factors) for t in terms if t.node in nodes)
+
+    found = sums(traced.program, traced.names, bare(model))
+    return tuple(replace(one.block, flops=float(flops(one))) for one in found)
+
+
+def sums(program: ExportedProgram, names: Mapping[str, str], model: nn.Module) -> tuple[Sum, ...]:
+    """Every sum of a stream and a block in a program.
+
+    Args:
+        program: an exported module that holds the network as its attribute `model`.
+        names: the network's own name of every placeholder.
+        model: the network.
+    """
+    sizes = {name: p.numel() for name, p in model.named_parameters()}
+    found = []
+    for node in program.graph.nodes:
+        for stream, added in _split(node):
+            candidate = Sum(Block("", (), (), 0), node, stream, added)
+            dead = unread(program.graph, [candidate])
+            held = tuple(names[n.name] for n in dead if n.name in names)
+            count = sum(sizes.get(name, 0) for name in held)
+            if count and not writes_elsewhere(dead):
+                modules = own_modules(program.graph, dead)
+                found.append(replace(candidate, block=Block("", modules, held, count)))
+    blocks = _named([one.block for one in found], sizes)
+    return tuple(replace(one, block=block) for one, block in zip(found, blocks, strict=True))
+
+
+def named(found: Sequence[Sum], names: Sequence[str]) -> list[Sum]:
+    """The sums of these blocks.
+
+    Raises:
+        UnknownPathError: there is no block of that name.
+    """
+    by_name = {one.block.name: one for one in found}
+    for name in names:
+        if name not in by_name:
+            known = ", ".join(by_name) or "none"
+            raise UnknownPathError(f"No residual block named {name!r}. Blocks of this network: {known}.")
+    return [by_name[name] for name in names]
+
+
+def _split(node: fx.Node) -> Iterator[tuple[fx.Node, fx.Node]]:
+    """A sum as what goes on unchanged without the other operand, and that operand, which is made of it."""
+    if node.op != "call_function" or operator_name(node.target) != "add" or node.kwargs.get("alpha", 1) != 1:
+        return
+    operands = [operand for operand in node.args if isinstance(operand, fx.Node)]
+    if len(operands) != 2:
+        return
+    for stream, added in (operands, reversed(operands)):
+        is_alone = stream is not added and _readers(added) == [node]
+        if is_alone and _kind(stream) == _kind(node) and _is_made_of(added, stream):
+            yield stream, added
+
+
+def _kind(node: fx.Node) -> Any:
+    value = node.meta.get("val")
+    return (tuple(map(str, value.shape)), value.dtype) if isinstance(value, Tensor) else node
+
+
+def _readers(node: fx.Node) -> list[fx.Node]:
+    return [user for user in node.users if not _is_assertion(user)]
+
+
+def _is_assertion(node: fx.Node) -> bool:
+    return "_assert" in str(node.target)
+
+
+def _is_made_of(node: fx.Node, source: fx.Node) -> bool:
+    seen, open_nodes = {node}, [node]
+    while open_nodes:
+        for given in open_nodes.pop().all_input_nodes:
+            if given is source:
+                return True
+            if given not in seen:
+                seen.add(given)
+                open_nodes.append(given)
+    return False
+
+
+def unread(graph: fx.Graph, dropped: Sequence[Sum]) -> list[fx.Node]:
+    """Nodes that nothing reads any more once these sums give their stream, in the order of the graph."""
+    given_up = {one.node: one for one in dropped}
+    dead: dict[fx.Node, None] = {}
+    for node in reversed(graph.nodes):
+        readers = _readers(node)
+        if readers and all(
+            reader in dead or (reader in given_up and node is not given_up[reader].stream)
+            for reader in readers
+        ):
+            dead[node] = None
+    return list(reversed(dead))
+
+
+def writes_elsewhere(dead: Sequence[fx.Node]) -> bool:
+    """Whether one of these nodes writes into memory that others may read."""
+    inside = set(dead)
+    for node in dead:
+        schema = getattr(node.target, "_schema", None)
+        for argument, value in zip(schema.arguments if schema else (), node.args, strict=False):
+            written = argument.alias_info is not None and argument.alias_info.is_write
+            if written and not _is_memory_of(value, inside):
+                return True
+    return False
+
+
+def _is_memory_of(value: Any, inside: set[fx.Node]) -> bool:
+    """Whether a value was made by these nodes, and is no view of anything else."""
+    while isinstance(value, fx.Node) and value in inside and value.op == "call_function":
+        schema = getattr(value.target, "_schema", None)
+        is_view = schema is not None and any(made.alias_info is not None for made in schema.returns)
+        if not is_view and operator_name(value.target) != "dropout":  # which gives its input in eval mode
+            return True
+        value = value.args[0]
+    return False
+
+
+def own_modules(graph: fx.Graph, dead: Sequence[fx.Node]) -> tuple[str, ...]:
+    """The outermost modules that compute nothing but these nodes, in the order in which they end."""
+    everywhere = Counter(path for node in graph.nodes for path in paths_of(node))
+    here: dict[str, int] = {}
+    for node in dead:
+        for path in paths_of(node):
+            here[path] = here.pop(path, 0) + 1  # last: the order in which they end
+    whole = {path for path, count in here.items() if path and count == everywhere[path]}
+    return tuple(path for path in here if path in whole and not any(part in whole for part in _above(path)))
+
+
+def paths_of(node: fx.Node) -> list[str]:
+    """The network's own paths of the modules in whose calls a node was recorded."""
+    stack = node.meta.get("nn_module_stack") or {}
+    paths = [str(path).partition("@")[0] for path, _ in stack.values()]
+    own = {path.removeprefix("model.") for path in paths if path.startswith("model.")}
+    return sorted(own) if node.op == "call_function" and not _is_assertion(node) else []
+
+
+def _above(path: str) -> Iterator[str]:
+    while "." in path:
+        path = path.rpartition(".")[0]
+        yield path
+
+
+def _named(blocks: Sequence[Block], sizes: Mapping[str, int]) -> list[Block]:
+    """Gives every block a name of its own: the module that is nothing else, or its largest, with a number."""
+    seen: Counter[str] = Counter()
+    result = []
+    for block in blocks:
+        around = _common([name.rpartition(".")[0] for name in block.tensors])
+        is_all = around and all(n in block.tensors for n in sizes if n.startswith(f"{around}."))
+        name = around if is_all else _largest(block, sizes)
+        seen[name] += 1
+        result.append(replace(block, name=name if seen[name] == 1 else f"{name}:{seen[name]}"))
+    return result
+
+
+def _common(paths: Sequence[str]) -> str:
+    parts = [path.split(".") for path in paths]
+    shared = 0
+    while all(len(part) > shared and part[shared] == parts[0][shared] for part in parts):
+        shared += 1
+        if shared == min(map(len, parts)):
+            break
+    return ".".join(parts[0][:shared])
+
+
+def _largest(block: Block, sizes: Mapping[str, int]) -> str:
+    def size(path: str) -> int:
+        return sum(sizes.get(name, 0) for name in block.tensors if name.startswith(f"{path}."))
+
+    paths = block.modules or tuple(name.rpartition(".")[0] or name for name in block.tensors)
+    return max(paths, key=size)

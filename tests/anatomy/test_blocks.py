@@ -1,0 +1,76 @@
+"""Residual blocks are found in the graph: what only `x + f(x)` needs, named by its module."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from esper.anatomy.blocks import residual_blocks
+from tests.anatomy.networks import ZOO
+
+
+def names(name: str) -> list[str]:
+    return [block.name for block in residual_blocks(ZOO[name].network(), ZOO[name].input())]
+
+
+@pytest.mark.parametrize(
+    ("name", "found"),
+    [
+        ("resnet8", ["blocks.0"]),
+        ("gpt", ["blocks.0.attention", "blocks.0.mlp", "blocks.1.attention", "blocks.1.mlp"]),
+        ("encoder", ["self_attn", "linear1", "self_attn", "linear1"]),
+        ("llama", ["model.layers.0.self_attn", "model.layers.0.mlp"]),
+        ("plain", []),
+        ("reused-module", []),
+        ("densenet", []),
+    ],
+)
+def test_blocks_are_named_by_their_modules(name: str, found: list[str]) -> None:
+    assert [block if "." in expected else block.rpartition(".")[2] for block, expected in
+            zip(names(name), found, strict=True)] == found  # fmt: skip
+
+
+def test_a_block_says_what_it_holds_and_costs() -> None:
+    attention, mlp, *_ = residual_blocks(ZOO["gpt"].network(), ZOO["gpt"].input())
+    assert attention.modules == ("blocks.0.norm1", "blocks.0.attention")
+    held = dict(ZOO["gpt"].network().named_parameters())
+    own = {n for n in held if n.startswith(("blocks.0.norm2.", "blocks.0.mlp."))}
+    assert set(mlp.tensors) == own
+    assert mlp.parameters == sum(held[n].numel() for n in own)
+    assert mlp.flops == 2 * 12 * sum(held[n].numel() for n in own if held[n].dim() == 2)
+
+
+class Sums(nn.Module):
+    """Sums of which only the last adds a block to its stream."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.c, self.d = (nn.Linear(4, 4) for _ in range(4))
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        seen = self.a(x)
+        x = x + seen  # also an output
+        x = torch.add(x, self.b(x), alpha=2)  # counted twice, but leaving it out leaves x
+        x = self.c(x) + self.c(x)  # no stream goes through
+        return x + self.d(x), seen
+
+
+def test_what_others_read_is_no_block() -> None:
+    assert [block.name for block in residual_blocks(Sums(), torch.randn(3, 4))] == ["d"]
+
+
+class Writes(nn.Module):
+    """A block that changes the stream itself on its way."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Linear(4, 4), nn.Linear(4, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.a(x)
+        return x + self.b(torch.relu_(x))  # type: ignore[no-any-return]  # nn.Module.__call__ is untyped
+
+
+def test_a_block_that_writes_into_its_stream_is_none() -> None:
+    assert residual_blocks(Writes(), torch.randn(3, 4)) == ()

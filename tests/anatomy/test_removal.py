@@ -1,0 +1,168 @@
+"""Residual blocks removed for real: equal to the network with the blocks at zero, or refused by name."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.optim import AdamW
+
+from esper.anatomy import Probe
+from esper.anatomy.blocks import residual_blocks
+from esper.anatomy.removal import program_without, remove_blocks
+from esper.anatomy.removed import RemovedModule
+from esper.errors import SurgeryError, UnknownPathError
+from tests.anatomy.cutting import loss_of, probe_of, train_step
+from tests.anatomy.networks import ZOO
+
+KINDS = ["resnet8", "gpt", "vit", "windows", "mixer", "encoder", "encoder-norm-first", "bert", "llama", "t5"]
+
+
+def outputs(model: nn.Module, probe: Probe) -> list[Tensor]:
+    with torch.no_grad():
+        found = model(*probe.args, **probe.kwargs)
+    leaves = found.values() if isinstance(found, dict) else found if isinstance(found, tuple) else [found]
+    return [leaf for leaf in leaves if isinstance(leaf, Tensor)]
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_every_block_of_a_network_can_go_at_once(name: str) -> None:
+    model, probe = ZOO[name].network(), probe_of(ZOO[name].input())
+    blocks = residual_blocks(model, ZOO[name].input())
+    made = remove_blocks(model, [block.name for block in blocks], probe)
+    assert made.equivalence.float64_error is not None
+    assert made.equivalence.float64_error <= 1e-12
+    assert made.equivalence.gradient_error is not None
+    assert made.parameters_before - made.parameters_after == sum(block.parameters for block in blocks)
+    assert made.left == ()
+    assert not any(block.tensors[0] in model.state_dict() for block in blocks)
+    train_step(model.train(), AdamW(model.parameters()), ZOO[name].input())
+
+
+@pytest.mark.parametrize("name", ["resnet8", "llama", "convnext", "t5"])
+def test_a_program_without_its_blocks_holds_nothing_of_them(name: str) -> None:
+    model, probe = ZOO[name].network().eval(), probe_of(ZOO[name].input())
+    before = copy.deepcopy(model.state_dict())
+    blocks = residual_blocks(model, ZOO[name].input())
+    made = program_without(model, [block.name for block in blocks], probe)
+    left = {id(p): p.numel() for p in made.program.module().parameters()}
+    assert sum(left.values()) == sum(p.numel() for p in model.parameters()) - sum(
+        block.parameters for block in blocks
+    )
+    assert not {t.removeprefix("model.") for t in made.program.state_dict} & {
+        t for block in blocks for t in block.tensors
+    }
+    assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
+
+
+def gpt() -> tuple[nn.Module, Any, Probe]:
+    return ZOO["gpt"].network().eval(), ZOO["gpt"].input(), probe_of(ZOO["gpt"].input())
+
+
+def test_what_is_left_computes_as_if_the_block_gave_zero() -> None:
+    model, _, probe = gpt()
+    other = copy.deepcopy(model)
+    other.get_submodule("blocks.1.mlp").register_forward_hook(lambda module, given, made: made * 0)
+    expected = outputs(other, probe)
+    made = remove_blocks(model, ["blocks.1.mlp"], probe)
+    assert made.removed == ("blocks.1.norm2", "blocks.1.mlp")
+    for ours, theirs in zip(outputs(model, probe), expected, strict=True):
+        torch.testing.assert_close(ours, theirs)
+    program = program_without(other, ["blocks.0.attention"], probe).program.module()
+    again = remove_blocks(model, ["blocks.0.attention"], probe)
+    assert again.parameters_after < made.parameters_after
+    with pytest.raises(AssertionError):
+        torch.testing.assert_close(program(*probe.args), outputs(model, probe)[0])
+
+
+def test_a_program_and_the_live_network_agree() -> None:
+    model, _, probe = gpt()
+    names = ["blocks.0.attention", "blocks.1.mlp"]
+    program = program_without(model, names, probe).program.module()
+    remove_blocks(model, names, probe)
+    torch.testing.assert_close(program(*probe.args), outputs(model, probe)[0])
+
+
+def test_modules_stay_the_objects_that_they_are_and_the_optimizer_forgets_their_parameters() -> None:
+    model, sample, probe = gpt()
+    optimizer = AdamW(model.parameters())
+    train_step(model, optimizer, sample)
+    mlp = model.get_submodule("blocks.0.mlp")
+    own = ("blocks.0.mlp.", "blocks.0.norm2.")
+    kept = {id(p) for name, p in model.named_parameters() if not name.startswith(own)}
+    remove_blocks(model, ["blocks.0.mlp"], probe, (optimizer,))
+    assert model.get_submodule("blocks.0.mlp") is mlp
+    assert isinstance(mlp, RemovedModule)
+    assert {id(p) for group in optimizer.param_groups for p in group["params"]} == kept
+    assert {id(p) for p in optimizer.state} == kept
+    train_step(model, optimizer, sample)
+
+
+class Peeks(nn.Module):
+    """Its code looks into the block that could go."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.block, self.head = nn.Linear(4, 6), nn.Linear(6, 6), nn.Linear(6, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        x = x + self.block(x) * self.block.weight.shape[0]
+        scores: Tensor = self.head(x)
+        return scores
+
+
+class Between(nn.Module):
+    """Its block is no module."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.weight = nn.Linear(4, 6), nn.Parameter(torch.randn(6, 6))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        return x + torch.tanh(x @ self.weight)
+
+
+class Offset(nn.Module):
+    """What it adds to a module's output belongs to the block, and stays where it is."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.block, self.scale = nn.Linear(4, 4), nn.Parameter(torch.randn(4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + (self.block(x) + self.scale)  # type: ignore[no-any-return]  # nn.Module.__call__ is untyped
+
+
+@pytest.mark.parametrize(
+    ("build", "block", "told"),
+    [
+        (Peeks, "block", "cannot be removed from Peeks, whose code needs what would go"),
+        (Between, "weight", "is computed by code between modules"),
+        (Offset, "block", "differs from the masked one"),
+    ],
+)
+def test_what_cannot_go_in_place_is_refused_untouched_and_goes_from_the_program(
+    build: type[nn.Module], block: str, told: str
+) -> None:
+    torch.manual_seed(0)
+    model, x = build(), torch.randn(5, 4)
+    before, classes = copy.deepcopy(model.state_dict()), [type(m) for m in model.modules()]
+    assert [found.name for found in residual_blocks(model, x)] == [block]
+    with pytest.raises(SurgeryError, match=told):
+        remove_blocks(model, [block], Probe((x,)))
+    assert [type(m) for m in model.modules()] == classes
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    loss_of(model, x).backward()
+    program = program_without(model, [block], Probe((x,))).program
+    assert not any(name.endswith(block) for name in program.state_dict)
+
+
+def test_an_unknown_block_is_refused_with_names_that_exist() -> None:
+    model, _, probe = gpt()
+    with pytest.raises(UnknownPathError, match=r"Blocks of this network: blocks\.0\.attention, blocks"):
+        remove_blocks(model, ["blocks.7"], probe)
