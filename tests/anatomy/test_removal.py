@@ -71,11 +71,8 @@ def test_what_is_left_computes_as_if_the_block_gave_zero() -> None:
     assert made.removed == ("blocks.1.norm2", "blocks.1.mlp")
     for ours, theirs in zip(outputs(model, probe), expected, strict=True):
         torch.testing.assert_close(ours, theirs)
-    program = program_without(other, ["blocks.0.attention"], probe).program.module()
     again = remove_blocks(model, ["blocks.0.attention"], probe)
-    assert again.parameters_after < made.parameters_after
-    with pytest.raises(AssertionError):
-        torch.testing.assert_close(program(*probe.args), outputs(model, probe)[0])
+    assert again.parameters_after < made.parameters_after == again.parameters_before
 
 
 def test_a_program_and_the_live_network_agree() -> None:
@@ -158,8 +155,9 @@ def test_what_cannot_go_in_place_is_refused_untouched_and_goes_from_the_program(
     assert [type(m) for m in model.modules()] == classes
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     loss_of(model, x).backward()
+    gone = set(residual_blocks(model, x)[0].tensors)
     program = program_without(model, [block], Probe((x,))).program
-    assert not any(name.endswith(block) for name in program.state_dict)
+    assert not {name.removeprefix("model.") for name in program.state_dict} & gone
 
 
 def test_an_unknown_block_is_refused_with_names_that_exist() -> None:

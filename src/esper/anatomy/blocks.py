@@ -132,6 +132,12 @@ def _is_assertion(node: fx.Node) -> bool:
     return "_assert" in str(node.target)
 
 
+def _is_idle(node: fx.Node) -> bool:
+    """A conversion to the type that its input has: the exporter takes its result for the input itself."""
+    given = node.args[0] if node.args else None
+    return operator_name(node.target) == "to" and isinstance(given, fx.Node) and _kind(given) == _kind(node)
+
+
 def _is_made_of(node: fx.Node, source: fx.Node) -> bool:
     seen, open_nodes = {node}, [node]
     while open_nodes:
@@ -197,7 +203,9 @@ def paths_of(node: fx.Node) -> list[str]:
     stack = node.meta.get("nn_module_stack") or {}
     paths = [str(path).partition("@")[0] for path, _ in stack.values()]
     own = {path.removeprefix("model.") for path in paths if path.startswith("model.")}
-    return sorted(own) if node.op == "call_function" and not _is_assertion(node) else []
+    return (
+        sorted(own) if node.op == "call_function" and not _is_assertion(node) and not _is_idle(node) else []
+    )
 
 
 def _above(path: str) -> Iterator[str]:

@@ -81,21 +81,19 @@ def remove_blocks(
     check_tensors(network)
     check_values(network)
     plan = _Plan.of(network, names, probe)
-    modules, masked = plan.modules, plan.masked()
+    masked = plan.masked()
     before, old = dict(network.named_parameters()), _count(network)
     undo = Undo()
     try:
-        how = answers(network, modules, plan.last_modules(), probe)
-        for path in modules:
-            if path not in how:
-                raise SurgeryError(f"{path} is not called as a module, so it cannot be removed.")
-            become_removed(network.get_submodule(path), how[path], undo)
+        how = answers(network, plan.modules, plan.last_modules(), probe)
+        for path, answer in how.items():
+            become_removed(network.get_submodule(path), answer, undo)
         equivalence = _proof(network, masked, probe)
     except UntraceableError as error:
         undo.run()
         raise SurgeryError(
             f"{', '.join(names)} cannot be removed from {type(network).__name__}, whose code needs what "
-            f"would go: {str(error).splitlines()[0]} Nothing was changed. Remove it from the exported program."
+            f"would go: {str(error).splitlines()[0]} Nothing was changed. Remove it from the program."
         ) from error
     except BaseException:
         undo.run()
@@ -106,7 +104,7 @@ def remove_blocks(
     for optimizer in optimizers:
         _forget(optimizer, {p for name, p in before.items() if name not in after} - set(after.values()))
     left = tuple(name for name in plan.tensors if name in after)
-    return Removal(equivalence, modules, left, old, _count(network))
+    return Removal(equivalence, tuple(how), left, old, _count(network))
 
 
 def program_without(model: nn.Module, names: Sequence[str], probe: Probe) -> CutProgram:
@@ -172,7 +170,7 @@ class _Plan:
             if not ends:
                 raise SurgeryError(
                     f"Block {one.block.name} is computed by code between modules, and none of them is its "
-                    "own. Nothing was changed. Remove it from the exported program."
+                    "own. Nothing was changed. Remove it from the program."
                 )
             last.add(ends[0])
         return frozenset(last)
@@ -244,7 +242,7 @@ def _gradients(module: nn.Module, probe: Probe) -> dict[str, Tensor]:
     total = torch.zeros((), dtype=torch.float64, device=outputs[0].device)
     for output in outputs:
         total = total + (output * torch.linspace(-1.0, 1.7, output.numel()).to(output).view_as(output)).sum()
-    given = torch.autograd.grad(total, list(wanted.values()), allow_unused=True)
+    given: tuple[Tensor | None, ...] = torch.autograd.grad(total, list(wanted.values()), allow_unused=True)
     return {
         name: torch.zeros_like(wanted[name]) if gradient is None else gradient
         for name, gradient in zip(wanted, given, strict=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -59,16 +60,21 @@ def answers(model: nn.Module, paths: Sequence[str], zeros: frozenset[str], probe
         zeros: those of them that must give zeros; the others may give their input if it has the right shape.
         probe: inputs.
 
+    Returns:
+        Answers by module; none for a module without parameters that can as well stay.
+
     Raises:
-        SurgeryError: one of them is called more than once, or answers in a way that cannot be imitated.
+        SurgeryError: one of them is called more than once or not at all, or answers in a way that cannot be
+            imitated.
     """
     found: dict[str, Answer] = {}
+    calls: Counter[str] = Counter()
 
     def watch(path: str) -> Any:
         def hook(_: nn.Module, args: Any, kwargs: Mapping[str, Any], output: Any) -> None:
-            if path in found:
-                raise SurgeryError(f"{path} is called more than once, so it cannot be removed alone.")
-            found[path] = _answer(path, args, kwargs, output, with_zeros=path in zeros)
+            calls[path] += 1
+            if (answer := _answer(args, kwargs, output, with_zeros=path in zeros)) is not None:
+                found[path] = answer
 
         return model.get_submodule(path).register_forward_hook(hook, with_kwargs=True)
 
@@ -80,10 +86,20 @@ def answers(model: nn.Module, paths: Sequence[str], zeros: frozenset[str], probe
     finally:
         for hook in hooks:
             hook.remove()
-    return found
+    for path in paths:
+        must_go = path in zeros or next(model.get_submodule(path).parameters(), None) is not None
+        if must_go and (calls[path] != 1 or path not in found):
+            why = f"is called {calls[path]} times"
+            if calls[path] == 1:
+                why = "returns something whose shape does not follow from one of its inputs"
+            raise SurgeryError(
+                f"{path} {why}, so nothing can stand in its place. Nothing was changed. Remove this block from "
+                "the program."
+            )
+    return {path: found[path] for path in paths if path in found and calls[path] == 1}
 
 
-def _answer(path: str, args: Any, kwargs: Mapping[str, Any], output: Any, *, with_zeros: bool) -> Answer:
+def _answer(args: Any, kwargs: Mapping[str, Any], output: Any, *, with_zeros: bool) -> Answer | None:
     results = len(output) if isinstance(output, tuple) and output else None
     made = output[0] if isinstance(output, tuple) and output else output
     given: list[tuple[int | str, Any]] = [*enumerate(args), *kwargs.items()]
@@ -95,10 +111,7 @@ def _answer(path: str, args: Any, kwargs: Mapping[str, Any], output: Any, *, wit
             continue  # more than a number of channels: would not follow another image size
         is_same = value.shape == made.shape and value.dtype == made.dtype
         return Answer(source, None if is_same and not with_zeros else sizes, results)
-    raise SurgeryError(
-        f"{path} returns a {type(made).__name__} whose shape does not follow from one of its inputs, so "
-        "nothing can stand in its place. Nothing was changed. Remove this block from the exported program."
-    )
+    return None
 
 
 def become_removed(module: nn.Module, answer: Answer, undo: Undo) -> None:
