@@ -1,13 +1,18 @@
-"""The networks of the coverage sweep: small random configurations of every kind, and the pattern zoo."""
+"""The networks of the coverage sweep: a zoo of patterns, transformers (small random ones), timm."""
 
 from architectures.audio import AUDIO
 from architectures.case import Architecture
 from architectures.decoders import DECODERS
+from architectures.images import TIMM
 from architectures.multimodal import MULTIMODAL
 from architectures.patterns import PATTERNS
 from architectures.text import TEXT
 from architectures.vision import VISION
 
-TRANSFORMERS: dict[str, Architecture] = {**TEXT, **DECODERS, **VISION, **AUDIO, **MULTIMODAL}
+PARTS: dict[str, dict[str, Architecture]] = {
+    "zoo": PATTERNS,
+    "transformers": {**TEXT, **DECODERS, **VISION, **AUDIO, **MULTIMODAL},
+    "timm": TIMM,
+}
 
-__all__ = ["PATTERNS", "TRANSFORMERS", "Architecture"]
+__all__ = ["PARTS", "Architecture"]

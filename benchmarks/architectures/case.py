@@ -87,6 +87,11 @@ def text(**more: Any) -> Callable[[], dict[str, Any]]:
     return lambda: {"input_ids": numbers(), "attention_mask": torch.ones(2, 12, dtype=torch.long), **more}
 
 
+def unmasked() -> dict[str, Any]:
+    """Token numbers alone."""
+    return {"input_ids": numbers()}
+
+
 def two_texts() -> dict[str, Any]:
     """What an encoder-decoder takes."""
     return {"input_ids": numbers(), "decoder_input_ids": numbers(7)}

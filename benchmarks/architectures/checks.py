@@ -16,6 +16,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from esper.anatomy import Anatomy, masked_axes, split_sample, zero_masked
 from esper.anatomy.structure import BoolArray
+from esper.anatomy.trace import without_caches
 
 ASKED = 0.5
 ENOUGH = ASKED / 2
@@ -24,28 +25,36 @@ ENOUGH = ASKED / 2
 def flops(model: nn.Module, sample: Any) -> float:
     """Of one sample, by torch's counter."""
     args, kwargs, _ = split_sample(sample, with_target=False)
+    trained = [p for p in model.parameters() if p.requires_grad]
+    model.requires_grad_(requires_grad=False)  # the counter stumbles over parameters without a graph
     torch.backends.mha.set_fastpath_enabled(False)  # fused operators would not be counted
     with (
-        FlopCounterMode(display=False) as counter,
+        FlopCounterMode(display=False, custom_mapping=_experts()) as counter,
         torch.no_grad(),
         torch.backends.mkldnn.flags(enabled=False),
         sdpa_kernel(SDPBackend.MATH),
     ):
         model(*args, **kwargs)
+    for parameter in trained:
+        parameter.requires_grad_()
     return counter.get_total_flops() / 2
+
+
+def _experts() -> dict[Any, Any]:
+    """How to count the operator with which transformers multiplies rows by the matrix of their expert."""
+    operator = getattr(torch.ops.transformers, "grouped_mm_fallback", None)
+    return {operator: _rows_times_matrix} if operator else {}
+
+
+def _rows_times_matrix(rows: torch.Size, matrices: torch.Size, *_: Any, **__: Any) -> int:
+    return 2 * rows[0] * matrices[1] * matrices[2]
 
 
 def outputs(model: nn.Module, sample: Any) -> list[Tensor]:
     args, kwargs, _ = split_sample(sample, with_target=False)
     torch.manual_seed(0)  # some networks draw random numbers
-    leaves = pytree.tree_leaves(_plain(model(*args, **kwargs)))
+    leaves = pytree.tree_leaves(without_caches(model(*args, **kwargs)))
     return [leaf for leaf in leaves if isinstance(leaf, Tensor) and leaf.is_floating_point()]
-
-
-def _plain(output: Any) -> Any:
-    """Without key/value caches, whose shape is the network's own business."""
-    items = getattr(output, "items", None)
-    return [v for k, v in items() if k != "past_key_values"] if items else output
 
 
 def runs(model: nn.Module, sample: Any) -> bool:

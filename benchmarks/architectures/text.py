@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 
-from architectures.case import SMALL, Architecture, pretrained, text, two_texts
+from architectures.case import SMALL, Architecture, pretrained, text, two_texts, unmasked
 
 _encoder = partial(pretrained, "text encoder")
 _seq2seq = partial(pretrained, "encoder-decoder")
@@ -65,7 +65,7 @@ TEXT: dict[str, Architecture] = {
     ),
     "squeezebert": _encoder("SqueezeBertForSequenceClassification", text(), SMALL, embedding_size=64),
     "convbert": _encoder("ConvBertForSequenceClassification", text(), SMALL, embedding_size=64),
-    "fnet": _encoder("FNetForSequenceClassification", lambda: {"input_ids": text()()["input_ids"]}, SMALL),
+    "fnet": _encoder("FNetForSequenceClassification", unmasked, SMALL),
     "funnel": _encoder(
         "FunnelForSequenceClassification",
         text(),
@@ -73,7 +73,7 @@ TEXT: dict[str, Architecture] = {
     ),
     "modernbert": _encoder("ModernBertForMaskedLM", text(), SMALL, local_attention=8),
     "nystromformer": _encoder(
-        "NystromformerForMaskedLM", text(), SMALL, num_landmarks=4, segment_means_seq_len=12
+        "NystromformerForMaskedLM", unmasked, SMALL, num_landmarks=12, segment_means_seq_len=12
     ),
     "roformer": _encoder("RoFormerForMaskedLM", text(), SMALL),
     "xlnet": _encoder(

@@ -267,9 +267,12 @@ def test_torchs_own_pruning_can_be_made_permanent_after_a_cut() -> None:
     assert model.get_parameter("0.weight").shape == (6, 8)
 
 
-def test_a_step_with_the_old_spectral_norm_is_the_step_of_the_masked_network() -> None:
+@pytest.mark.parametrize("norm", [nn.utils.spectral_norm, parametrizations.spectral_norm])
+def test_a_step_with_spectral_norm_is_the_step_of_the_masked_network(
+    norm: Callable[[nn.Module], nn.Module],
+) -> None:
     """Its power iteration runs in the forward pass; singular vectors of a masked weight are zero there."""
-    model, sample = everywhere(nn.utils.spectral_norm)().double(), x().double()
+    model, sample = everywhere(norm)().double(), x().double()
     masked = copy.deepcopy(model)
     anatomy, keep, made = cut_in_half(model, sample)
     zero_masked(dict(masked.named_parameters()), masked_axes(anatomy, keep))
@@ -284,7 +287,6 @@ def test_a_step_with_the_old_spectral_norm_is_the_step_of_the_masked_network() -
 
 WHOLE: dict[str, tuple[Callable[[], nn.Module], str]] = {
     "weight_norm": (everywhere(parametrizations.weight_norm), "_weight_norm"),
-    "spectral_norm": (everywhere(parametrizations.spectral_norm), "vdot"),
     "orthogonal": (everywhere(parametrizations.orthogonal), "tril"),
     "as many rows as the data says": (Selects, "index"),
 }

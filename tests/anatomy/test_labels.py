@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from esper.anatomy.labels import Flow, LabelSpace, are_zeroed, compact, reshape_layer, varying_axes, widest
+from esper.anatomy.labels import Flow, LabelSpace, compact, reshape_layer, varying_axes, widest
 from esper.anatomy.resolve import resolve
 
 SIZES = st.lists(st.integers(1, 4), min_size=1, max_size=4)
@@ -145,11 +145,14 @@ def test_a_fixed_axis_leaves_the_slices_of_the_other() -> None:
 
 
 def test_zero_is_known_only_where_every_label_is_spelled_out_by_a_zeroed_tensor() -> None:
-    row, column = torch.tensor([[1], [2]]), torch.tensor([[3, 4]])
+    space = LabelSpace()
+    row, column = space.fresh(2).reshape(2, 1), space.fresh(2).reshape(1, 2)
     zeroed, other = Flow((2, 2), (row,), is_zeroed=True), Flow((2, 2), (column,))
-    assert are_zeroed([row], [zeroed, other])
-    assert not are_zeroed([row, column], [zeroed, other])
-    assert are_zeroed([], [])
+    assert space.are_zeroed([row], [zeroed, other])
+    assert not space.are_zeroed([row, column], [zeroed, other])
+    assert space.are_zeroed([], [])
+    space.freeze(column, "never removed, so it does not matter")
+    assert space.are_zeroed([row, column], [zeroed, other])
 
 
 def test_the_wider_layer_covers_the_narrower_one_only_if_it_has_no_gaps() -> None:

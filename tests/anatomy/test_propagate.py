@@ -85,7 +85,10 @@ FROZEN: dict[str, tuple[Callable[[Tensor], Tensor], str]] = {
     "division": (lambda x: 1 / (x * x.sigmoid()), "reciprocal"),
     "index": (lambda x: x[:, torch.tensor([3, 1, 2, 0, 4, 5, 6, 7, 8, 9, 10, 11])], "index"),
     "distance": (lambda x: torch.cdist(x, x).sum() * x, "cdist"),
-    "matrix of constants": (lambda x: x @ torch.ones(12, 12), "multiplies it with a fixed size"),
+    "matrix of constants": (
+        lambda x: x @ torch.arange(144.0).reshape(12, 12),
+        "multiplies it with a fixed size",
+    ),
     "grid of places": (
         lambda x: F.grid_sample(torch.ones(2, 12, 1, 1), x.reshape(2, 6, 1, 2)[:, :1]).reshape(2, 12),
         "grid_sampler",

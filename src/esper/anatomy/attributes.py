@@ -3,14 +3,16 @@
 A module written by a user may repeat a size in an attribute (`self.inner = 256`, `self.num_heads = 8`). Which
 ones must follow a cut cannot be read off, so every integer attribute that equals an old size is a candidate,
 the network is tried with rewritten candidates (the same ones for every module of a class, fewest first), and
-the first combination that proves equal is kept.
+the first combination that proves equal is kept. Where the code raises, attributes of the modules that it
+raises in are tried next, innermost first; a rewrite that leaves the error as it was leads nowhere.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import traceback
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from itertools import chain, combinations, product
 
 import numpy as np
 from torch import Tensor, nn
@@ -35,7 +37,9 @@ class _Rewrite:
     value: int
 
 
-_Options = dict[tuple[str, str], list[tuple[_Rewrite, ...]]]
+_Key = tuple[str, str]  # class and attribute
+_Options = dict[_Key, list[tuple[_Rewrite, ...]]]
+_Chosen = frozenset[tuple[_Key, int]]
 
 
 def fit_attributes(
@@ -57,36 +61,103 @@ def fit_attributes(
             return prove(model, expected, kept, probe), ()
     except Exception as error:  # noqa: BLE001  user code at its new sizes may raise anything
         first = error
-    options = _candidates(model, anatomy, keep, kept)
-    for number, chosen in enumerate(_combinations(options)):
-        if number >= MAX_TRIALS:
-            break
-        trial = Undo()
-        for rewrite in chosen:
-            set_attribute(rewrite.module, rewrite.attribute, rewrite.value, trial)
-        try:
-            equivalence = prove(model, expected, kept, probe)
-        except Exception:  # noqa: BLE001  a wrong guess may raise anything; it is taken back
-            trial.run()
-            continue
-        undo.add(trial.run)
-        return equivalence, tuple(f"{r.path}.{r.attribute} = {r.value}" for r in chosen)
+    search = _Search(
+        _candidates(model, anatomy, keep, kept), lambda: prove(model, expected, kept, probe), undo
+    )
+    for reach in (1, None):
+        found = search.run(first, reach)
+        if found is not None:
+            return found
     if isinstance(first, NotEquivalentError):
         raise first
     line = (str(first).strip() or type(first).__name__).splitlines()[0]
     raise NotEquivalentError(
-        f"The network's code does not run at the new sizes: {line}. The cut was undone and nothing changed. "
-        "Code that computes with a fixed size (for example `C // self.n_head`, `.view(B, T, C)`) is the "
-        "usual reason; use -1 or a stored head width there, or leave these units whole."
+        f"The network's code does not run at the new sizes{_place(first)}: {line}. The cut was undone and "
+        "nothing changed. Code that computes with a fixed size (for example `C // self.n_head`, "
+        "`.view(B, T, C)`) is the usual reason; use -1 or a stored head width there, or leave these units "
+        "whole."
     ) from first
 
 
-def _combinations(options: _Options) -> Iterator[tuple[_Rewrite, ...]]:
-    """Choices of rewrites, the same for all modules of one class, fewest attributes first."""
-    for size in range(1, len(options) + 1):
-        for attributes in combinations(options.values(), size):
-            for chosen in product(*attributes):
-                yield tuple(chain.from_iterable(chosen))
+class _Search:
+    """Tries combinations of rewrites, fewest first, until one proves equal."""
+
+    def __init__(self, options: _Options, attempt: Callable[[], Equivalence], undo: Undo) -> None:
+        self.options, self.attempt, self.undo = options, attempt, undo
+        self.trials = 0
+        self.seen: dict[_Chosen, Exception] = {}
+
+    def run(self, first: Exception, reach: int | None) -> tuple[Equivalence, tuple[str, ...]] | None:
+        """Starts from the error of the unchanged code; at most `reach` classes outwards are changed."""
+        waiting: deque[tuple[_Chosen, Exception]] = deque([(frozenset(), first)])
+        while waiting:
+            chosen, error = waiting.popleft()
+            for more in self._next(chosen, error, reach):
+                result = self.seen.get(more) or self._tried(more)
+                if result is None:
+                    return None
+                if not isinstance(result, Exception):
+                    return result
+                if _same(result, error):
+                    continue
+                waiting.append((more, result))
+        return None
+
+    def _next(self, chosen: _Chosen, error: Exception, reach: int | None) -> Iterator[_Chosen]:
+        taken = {key for key, _ in chosen}
+        free = [key for key in self.options if key not in taken]
+        inside = _classes(error)
+        if inside:  # else it ran, and computes something else
+            with_options = [name for name in inside if any(key[0] == name for key in free)][:reach]
+            free = [key for name in with_options for key in free if key[0] == name]
+        for key in free:
+            for number in range(len(self.options[key])):
+                yield chosen | {(key, number)}
+
+    def _tried(self, chosen: _Chosen) -> tuple[Equivalence, tuple[str, ...]] | Exception | None:
+        """What came of it; None when enough was tried."""
+        if self.trials >= MAX_TRIALS:
+            return None
+        self.trials += 1
+        rewrites = [rewrite for key, number in sorted(chosen) for rewrite in self.options[key][number]]
+        trial = Undo()
+        for rewrite in rewrites:
+            set_attribute(rewrite.module, rewrite.attribute, rewrite.value, trial)
+        try:
+            equivalence = self.attempt()
+        except Exception as error:  # noqa: BLE001  a wrong guess may raise anything; it is taken back
+            trial.run()
+            self.seen[chosen] = error
+            return error
+        self.undo.add(trial.run)
+        return equivalence, tuple(f"{r.path}.{r.attribute} = {r.value}" for r in rewrites)
+
+
+def _classes(error: BaseException) -> list[str]:
+    """The classes of the user's modules that the error passed through, innermost first."""
+    found: list[str] = []
+    trace_back = error.__traceback__
+    while trace_back is not None:
+        local = [value for value in trace_back.tb_frame.f_locals.values() if isinstance(value, nn.Module)]
+        found += [type(m).__qualname__ for m in local if not type(m).__module__.startswith(_OWN)]
+        trace_back = trace_back.tb_next
+    return [] if isinstance(error, NotEquivalentError) else list(dict.fromkeys(reversed(found)))
+
+
+def _same(one: Exception, other: Exception) -> bool:
+    return not isinstance(one, NotEquivalentError) and (
+        (type(one), str(one), _place(one)) == (type(other), str(other), _place(other))
+    )
+
+
+def _place(error: BaseException) -> str:
+    """The last line of the user's own code that the error passed through."""
+    lines = [
+        (frame.f_code.co_filename, number)
+        for frame, number in traceback.walk_tb(error.__traceback__)
+        if "/torch/" not in frame.f_code.co_filename and "/esper/anatomy/" not in frame.f_code.co_filename
+    ]
+    return f" (line {lines[-1][1]} of {lines[-1][0]})" if lines else ""
 
 
 def _candidates(

@@ -16,7 +16,7 @@ from esper.anatomy.masking import masked_axes, zero_masked
 from esper.anatomy.structure import Anatomy, BoolArray
 from esper.anatomy.substitution import call_with
 from esper.anatomy.tensors import select
-from esper.anatomy.trace import undisturbed
+from esper.anatomy.trace import undisturbed, without_caches
 from esper.errors import NotEquivalentError
 
 FLOAT32_LIMIT = 1e-5
@@ -103,7 +103,7 @@ def observe(
     modes = undisturbed(model), _batch_statistics(model, wanted=batch_statistics)
     with modes[0], modes[1], _plain_attention(), torch.set_grad_enabled(with_gradients):
         output = call_with(model, {**parameters, **buffers}, cast.args, cast.kwargs)
-        outputs = tuple(leaf for leaf in pytree.tree_leaves(output) if _is_number(leaf))
+        outputs = tuple(leaf for leaf in pytree.tree_leaves(without_caches(output)) if _is_number(leaf))
         gradients: Mapping[str, Tensor] = {}
         if any(output.requires_grad for output in outputs):
             gradients = _gradients(outputs, wanted)

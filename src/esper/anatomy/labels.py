@@ -49,7 +49,7 @@ def compact(layer: Tensor) -> Tensor:
 class Flow:
     """What one tensor of the graph carries: its concrete shape and its layers (compact, same number of axes).
 
-    `is_constant`: it follows from parameters and constants alone, whatever the input. `is_zeroed`: its
+    `is_constant`: it follows from parameters and buffers alone, whatever the input. `is_zeroed`: its
     elements are exactly zero where a mask removes their label (a parameter is; its cosine is not). `cause`
     says which operator left the tensor without labels.
     """
@@ -85,12 +85,6 @@ def with_rank(flow: Flow, rank: int) -> Flow:
     """With leading axes of size 1, as broadcasting sees it."""
     missing = rank - len(flow.shape)
     return flow.unsqueezed(*range(missing)) if missing else flow
-
-
-def are_zeroed(layers: Sequence[Tensor], by: Sequence[Flow]) -> bool:
-    """Whether a product of `by` is zero wherever a mask removes a label of `layers` (all of equal rank)."""
-    spelled_out = [set(varying_axes(layer)) for flow in by if flow.is_zeroed for layer in flow.layers]
-    return all(any(set(varying_axes(layer)) <= axes for axes in spelled_out) for layer in layers)
 
 
 def widest(layers: Sequence[Tensor]) -> list[Tensor]:
@@ -151,6 +145,9 @@ class LabelSpace:
     conjunctions: list[tuple[Tensor, Tensor]] = field(default_factory=list)
     frozen: list[tuple[Tensor, str]] = field(default_factory=list)
     grids: dict[bytes, Grid] = field(default_factory=dict)
+    heads: set[int] = field(default_factory=set)
+    """Labels of slices that two activations are multiplied by one and one: heads are the natural units."""
+    _stays: Tensor = field(default_factory=lambda: torch.zeros(1024, dtype=torch.bool))
 
     def fresh(self, count: int) -> Tensor:
         """`count` new labels."""
@@ -213,7 +210,10 @@ class LabelSpace:
                 self.freeze(layer, "runs into too large a product of two axes")
             return torch.zeros([1] * len(shape), dtype=torch.long)
         both = self.fresh(prod(shape)).reshape(shape)
-        self.grid(both)
+        head = next(
+            (layer for layer in (left, right) if self.heads.issuperset(layer.flatten().tolist())), None
+        )
+        self.grid(both, None if head is None else varying_axes(head)[0])
         self.unite(self.conjunction(both, varying_axes(right)), left, "meets a fixed size")
         self.unite(self.conjunction(both, varying_axes(left)), right, "meets a fixed size")
         return both
@@ -230,13 +230,30 @@ class LabelSpace:
 
     def freeze(self, labels: Tensor, reason: str) -> None:
         """Says that these labels stay."""
-        labels = labels[labels > 0]
+        labels = torch.unique(labels[labels > 0])
         if labels.numel():
-            self.frozen.append((torch.unique(labels), reason))
+            self.frozen.append((labels, reason))
+            missing = self.count + 1 - self._stays.numel()
+            if missing > 0:
+                self._stays = torch.nn.functional.pad(self._stays, (0, max(missing, self._stays.numel())))
+            self._stays[labels] = True
 
     def freeze_flow(self, flow: Flow, reason: str) -> None:
         for layer in flow.layers:
             self.freeze(layer, reason)
+
+    def are_zeroed(self, layers: Sequence[Tensor], by: Sequence[Flow]) -> bool:
+        """Whether a product of `by` is zero where a mask removes a label of `layers` (of equal rank)."""
+        spelled_out = [set(varying_axes(layer)) for flow in by if flow.is_zeroed for layer in flow.layers]
+        return all(
+            any(set(varying_axes(layer)) <= axes for axes in spelled_out) or self._is_frozen(layer)
+            for layer in layers
+        )
+
+    def _is_frozen(self, layer: Tensor) -> bool:
+        """Is it known already that no label of the layer goes?"""
+        known = int(layer.max()) < self._stays.numel()
+        return known and bool((self._stays[layer] | (layer == 0)).all())
 
     def conjunction(self, layer: Tensor, axes: Sequence[int]) -> Tensor:
         """The layer without variation along `axes`: a label per place that goes when all there go."""

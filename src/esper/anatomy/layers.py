@@ -8,7 +8,8 @@ from itertools import groupby
 import numpy as np
 from torch import Tensor, fx
 
-from esper.anatomy.propagate import operator_name, propagate
+from esper.anatomy.lowering import operator_name
+from esper.anatomy.propagate import propagate
 from esper.anatomy.resolve import Classes, resolve
 from esper.anatomy.structure import Anatomy, IntArray
 from esper.anatomy.trace import Traced

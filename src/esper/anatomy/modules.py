@@ -34,6 +34,8 @@ def refresh(module: nn.Module, path: str, kept: Mapping[str, Mapping[int, Tensor
         _convolution(module, weight, kept.get(f"{path}.weight" if path else "weight", {}), undo)
     elif isinstance(module, nn.MultiheadAttention):
         _multihead(module, path, undo)
+    elif isinstance(module, nn.RNNBase):
+        _set(module, undo, **_sizes_of_cells(module))
     elif isinstance(module, nn.TransformerEncoder):
         attentions = [m for m in module.modules() if isinstance(m, nn.MultiheadAttention)]
         if any(m.out_proj.weight.shape[1] != m.embed_dim for m in attentions):
@@ -71,6 +73,16 @@ def _sizes_of(module: nn.Module) -> dict[str, Any]:
         sizes = {"nf": weight.shape[1], "nx": weight.shape[0]}
         return {name: size for name, size in sizes.items() if hasattr(module, name)}
     return {}
+
+
+def _sizes_of_cells(module: nn.RNNBase) -> dict[str, Any]:
+    own: dict[str, Tensor | None] = vars(module)["_parameters"]
+    inputs, hidden, projection = (own.get(name) for name in ("weight_ih_l0", "weight_hh_l0", "weight_hr_l0"))
+    if inputs is None or hidden is None:  # parametrized: read nothing, change nothing
+        return {}
+    gates = {"LSTM": 4, "GRU": 3}.get(module.mode, 1)
+    sizes = {"input_size": inputs.shape[1], "hidden_size": hidden.shape[0] // gates}
+    return sizes if projection is None else {**sizes, "proj_size": projection.shape[0]}
 
 
 @contextmanager

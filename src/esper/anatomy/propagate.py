@@ -13,6 +13,7 @@ from torch.export.graph_signature import InputKind
 from torch.utils import _pytree as pytree
 
 from esper.anatomy.labels import Flow, LabelSpace
+from esper.anatomy.lowering import is_in_place, is_view, operator_name
 from esper.anatomy.rules import RULES, Call, Notes, Result, Rule
 from esper.anatomy.trace import Traced, concrete
 
@@ -91,7 +92,11 @@ class _Run:
             return concrete(value)
         shape = tuple(concrete(size) for size in value.shape)
         name = self.traced.names.get(node.name)
-        return Flow(shape) if name is None else self._tensor(name, shape, self._kinds[node.name])
+        kind = self._kinds.get(node.name)
+        is_loose = kind is InputKind.CONSTANT_TENSOR  # an attribute that is no buffer: nobody could cut it
+        if name is None or kind is None or is_loose:
+            return Flow(shape, is_constant=is_loose)
+        return self._tensor(name, shape, kind)
 
     def _tensor(self, name: str, shape: tuple[int, ...], kind: InputKind) -> Flow:
         if name not in self.axes:
@@ -136,9 +141,9 @@ class _Run:
 
     def _applied(self, node: fx.Node, call: Call, values: dict[fx.Node, Any]) -> Any:
         flows = call.flows()
-        is_constant = all(flow.is_constant for flow in flows)
+        is_constant = bool(flows) and all(flow.is_constant for flow in flows)
         rule = RULES.get(call.name)
-        if not flows:
+        if rule is None and not flows:
             result = call.unlabelled()  # made from numbers alone
         elif rule is None:
             result = call.frozen(f"unknown operator {call.where}")
@@ -153,7 +158,7 @@ class _Run:
         value = node.meta.get("val")
         if isinstance(value, (list, tuple)) and not isinstance(result, list):
             result = [result if isinstance(v, Tensor) else concrete(v) for v in value]
-        if _is_in_place(node.target) and isinstance(result, Flow):
+        if is_in_place(node.target) and isinstance(result, Flow):
             self._overwrite(node, call, result, values)
         return result
 
@@ -161,7 +166,7 @@ class _Run:
         """An in-place operator also changes what earlier names of the tensor stand for."""
         target = node.args[0]
         if isinstance(target, fx.Node):
-            if len(call.flows()) > 1 and _is_view(target):
+            if len(call.flows()) > 1 and is_view(target):
                 call.frozen(f"{call.where} writes into a view")
             values[target] = result
 
@@ -202,41 +207,13 @@ def _needed(graph: fx.Graph) -> set[fx.Node]:
     """Nodes that an output depends on, or that write in place."""
     needed: set[fx.Node] = set()
     for node in reversed(graph.nodes):
-        if node.op in ("output", "placeholder") or _is_in_place(node.target) or node in needed:
+        if node.op in ("output", "placeholder") or is_in_place(node.target) or node in needed:
             needed.update((node, *node.all_input_nodes))
     return needed
 
 
 def _is_flow(value: Any) -> bool:
     return isinstance(value, Flow)
-
-
-def _is_view(node: fx.Node) -> bool:
-    schema = _schema(node.target)
-    return schema is not None and any(
-        returned.alias_info is not None and not returned.alias_info.is_write for returned in schema.returns
-    )
-
-
-def _is_in_place(target: Any) -> bool:
-    schema = _schema(target)
-    return schema is not None and str(schema.name).endswith("_")
-
-
-def _schema(target: Any) -> Any:
-    """The signature of an ATen operator; None for anything else."""
-    return getattr(target, "_schema", None)
-
-
-def operator_name(target: Any) -> str:
-    """`aten::add_.Tensor` -> `add`; operators of other libraries keep their full name."""
-    schema = _schema(target)
-    if schema is None:
-        return str(getattr(target, "__name__", target))
-    library, _, name = str(schema.name).partition("::")
-    if library != "aten":
-        return str(schema.name)
-    return name if name.startswith("__") else name.rstrip("_")
 
 
 def _shapes(value: Any) -> tuple[tuple[int, ...], ...]:

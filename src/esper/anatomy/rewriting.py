@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import fx
 
-from esper.anatomy.propagate import operator_name
+from esper.anatomy.lowering import operator_name
 from esper.anatomy.structure import BoolArray
 from esper.anatomy.survivors import Left, Survivors
 from esper.errors import SurgeryError

@@ -18,7 +18,8 @@ from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 from torch.utils import _pytree as pytree
 
-from esper.anatomy.admission import check_tensors
+from esper.anatomy.admission import changed_inputs, check_tensors
+from esper.anatomy.lowering import lowered
 from esper.anatomy.sharded import gathered
 from esper.anatomy.wrappers import bare
 from esper.errors import ConfigError, UntraceableError
@@ -27,6 +28,7 @@ Loss = Callable[[Any, Any], Tensor]
 _STANDARD_LIBRARY = sysconfig.get_path("stdlib")
 TRACE_BATCH = 2
 """Labels do not depend on the batch size; the exporter would take 1 for a constant."""
+_CACHES = ("past_key_values", "cache_params", "state", "mems")
 
 
 @dataclass(frozen=True)
@@ -58,7 +60,7 @@ class _Step(nn.Module):
     def forward(self, args: tuple[Any, ...], kwargs: dict[str, Any], target: Any) -> Any:
         output = self.model(*args, **kwargs)
         if self.loss is None:
-            return _without_caches(output)
+            return without_caches(output)
         return self.loss(output, target), primary_output(output)
 
 
@@ -75,10 +77,13 @@ def primary_output(output: Any) -> Tensor:
     raise UntraceableError(f"The network's output ({type(output).__name__}) holds no floating-point tensor.")
 
 
-def _without_caches(output: Any) -> Any:
-    """Key/value caches are a by-product of a decoder, not a result that fixes its heads."""
-    if isinstance(output, Mapping):
-        return [value for key, value in output.items() if key != "past_key_values"]
+def without_caches(output: Any) -> Any:
+    """Keys, values and states for the next token are a by-product of a decoder: they do not fix its heads.
+
+    Only the outputs of the transformers library (mappings that are also tuples) are known to mean that.
+    """
+    if isinstance(output, Mapping) and hasattr(output, "to_tuple"):
+        return [value for key, value in output.items() if key not in _CACHES]
     return output
 
 
@@ -235,7 +240,9 @@ def _export(step: nn.Module, inputs: tuple[Any, ...], batch: int) -> ExportedPro
     shapes = pytree.tree_map(along_batch, inputs)
     try:
         with _quietly():
-            return torch.export.export(step, inputs, dynamic_shapes=shapes, strict=False)
+            program = torch.export.export(step, inputs, dynamic_shapes=shapes, strict=False)
+            # What writes into its input is refused later, by the line, which is gone once it is written out.
+            return program if changed_inputs(program) else lowered(program)
     except ConfigError:
         raise
     except Exception as error:  # whatever user code raises while it is followed has one meaning here

@@ -238,9 +238,8 @@ class Twin:
             try:
                 return torch.vmap(one, randomness="same")(rows)
             except RuntimeError:
-                if not self._writes:
-                    raise
-                # Each unit would write to what was computed once for all of them: one after the other.
+                # An operator without a batching rule, or one that writes to what was computed once for all
+                # units: one after the other. What is wrong for another reason fails again.
                 return torch.stack([one(row) for row in rows])
 
     def gates_of(self, anatomy: Anatomy, group: int) -> list[Gate]:

@@ -4,8 +4,9 @@ from tests.anatomy.networks.attention import ATTENTION
 from tests.anatomy.networks.case import Case
 from tests.anatomy.networks.convolution import CONVOLUTION
 from tests.anatomy.networks.pretrained import PRETRAINED
+from tests.anatomy.networks.stateful import STATEFUL
 from tests.anatomy.networks.unusual import UNUSUAL
 
-ZOO: dict[str, Case] = {**CONVOLUTION, **ATTENTION, **PRETRAINED, **UNUSUAL}
+ZOO: dict[str, Case] = {**CONVOLUTION, **ATTENTION, **PRETRAINED, **UNUSUAL, **STATEFUL}
 
-__all__ = ["ATTENTION", "CONVOLUTION", "PRETRAINED", "UNUSUAL", "ZOO", "Case"]
+__all__ = ["ATTENTION", "CONVOLUTION", "PRETRAINED", "STATEFUL", "UNUSUAL", "ZOO", "Case"]

@@ -78,6 +78,6 @@ PRETRAINED = {
     "llama": Case(llama, _numbers(use_cache=False), groups=2, heads=1),
     "gpt2": Case(gpt2, _numbers(use_cache=False), groups=2, heads=1),
     "t5": Case(
-        t5, _numbers(decoder_input_ids=torch.randint(0, 100, (2, 6)), use_cache=False), groups=4, heads=2
+        t5, _numbers(decoder_input_ids=torch.randint(0, 100, (2, 6)), use_cache=False), groups=5, heads=3
     ),
 }

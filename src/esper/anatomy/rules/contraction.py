@@ -12,7 +12,7 @@ from math import prod
 
 from torch import Tensor
 
-from esper.anatomy.labels import Flow, are_zeroed, varying_axes, widest, with_rank
+from esper.anatomy.labels import Flow, varying_axes, widest, with_rank
 from esper.anatomy.rules.call import Call, Product, Result, Rule, read
 
 
@@ -46,7 +46,7 @@ def contract(
         flow.moved(flow.shape, [_drop(call, layer, summed) for layer in flow.layers])
         for flow in (left, right)
     ]
-    return space.flow(shape, layers, is_zeroed=are_zeroed(layers, factors))
+    return space.flow(shape, layers, is_zeroed=space.are_zeroed(layers, factors))
 
 
 def _only_over_zeros(call: Call, left: Flow, right: Flow, summed: Sequence[int]) -> None:
@@ -68,10 +68,15 @@ def _prefer_shared_axis(call: Call, layer: Tensor, mine: Flow, other: Flow, summ
     """Slices along an axis that both operands spell out (attention heads, groups) are the natural units."""
     axes = varying_axes(layer)
     shared = [axis for axis in axes if axis not in summed and other.shape[axis] > 1]
-    if shared and len(axes) > 1:
+    if not shared:
+        return
+    between_activations = not (mine.is_constant or other.is_constant)
+    if len(axes) > 1:
         call.space.grid(layer, shared[0])
-        if not (mine.is_constant or other.is_constant):
+        if between_activations:
             call.notes.heads.append(layer)
+    elif between_activations:
+        call.space.heads.update(layer.flatten().tolist())
 
 
 def linear(call: Call) -> Result:
@@ -102,7 +107,7 @@ def _with_bias(call: Call, out: Flow, bias: Flow | None, axis: int) -> Flow:
 def _plus(call: Call, out: Flow, bias: Flow) -> Flow:
     met = call.space.meet(out, bias, call.reason("adds a fixed size"))
     terms = (out, with_rank(bias, len(out.shape)))
-    return replace(met, is_zeroed=all(are_zeroed(met.layers, [term]) for term in terms))
+    return replace(met, is_zeroed=all(call.space.are_zeroed(met.layers, [term]) for term in terms))
 
 
 def matmul(call: Call) -> Result:
@@ -226,6 +231,18 @@ def _repeat_heads(call: Call, flow: Flow, heads: int) -> Flow:
     return call.result(layers, shape, is_zeroed=flow.is_zeroed)
 
 
+def grouped_matmul(call: Call) -> Result:
+    """[S, K] x [E, K, N]: every row meets the matrix of its own expert, so all experts keep one shape."""
+    x, weight = call.args[0], call.args[1]
+    if (len(x.shape), len(weight.shape)) != (2, 3):
+        return call.frozen(f"{call.where} is used in a form that is not followed")
+    read(call, 0, x, [-1])
+    call.space.fix_axis(weight, 0, f"{call.where} sends rows to experts by number")
+    layers = [call.space.conjunction(layer, [0]) for layer in weight.layers]
+    one = weight.moved((1, *weight.shape[1:]), [layer for layer in layers if varying_axes(layer)])
+    return _squeeze(contract(call, x.unsqueezed(2), one, [1]), 1)
+
+
 def einsum(call: Call) -> Result:
     """Any two-operand (or one-operand) einsum without repeated or broadcast indices."""
     equation = str(call.args[0]).replace(" ", "")
@@ -264,5 +281,6 @@ RULES: dict[str, Rule] = {
     **dict.fromkeys(("conv_transpose1d", "conv_transpose2d", "conv_transpose3d"), transposed_convolution),
     "scaled_dot_product_attention": attention,
     "einsum": einsum,
+    **dict.fromkeys(("_grouped_mm", "transformers::grouped_mm_fallback"), grouped_matmul),
     "outer": outer,
 }

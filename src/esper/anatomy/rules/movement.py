@@ -16,8 +16,9 @@ ON_LABELS = operators(
     native_channel_shuffle tile"""
 )
 BY_NUMBER = operators("select unbind roll unfold diagonal")
+TRIANGLES = operators("tril triu")
 IN_EQUAL_PARTS = operators("chunk split unsafe_chunk unsafe_split")
-RESHAPES = operators("view reshape _unsafe_view flatten unflatten _reshape_alias squeeze unsqueeze")
+RESHAPES = operators("ravel view reshape _unsafe_view flatten unflatten _reshape_alias squeeze unsqueeze")
 LIKE = operators("view_as reshape_as")
 SAME = operators(
     """contiguous clone alias to _to_copy detach dropout feature_dropout alpha_dropout
@@ -86,6 +87,30 @@ def _named_axes(call: Call, rank: int) -> list[int]:
     return [call.arg(1, "dim" if call.name != "unfold" else "dimension", 0)]
 
 
+def triangle(call: Call) -> Result:
+    """Elements beside the diagonal become zero: both axes of the matrix are named by number."""
+    flow: Flow = call.args[0]
+    for axis in (-2, -1):
+        call.space.fix_axis(flow, axis, f"{call.where} names its coordinates by number")
+    return flow
+
+
+def pairs_to_complex(call: Call) -> Result:
+    """[..., 2] -> [...]: both parts of a number go together."""
+    flow: Flow = call.args[0]
+    parts = [layer.narrow(-1, 0, 1) for layer in flow.layers]
+    for layer, first in zip(flow.layers, parts, strict=True):
+        if layer.shape[-1] > 1:
+            call.space.unite(layer, first.expand(layer.shape), call.reason("pairs it with a fixed size"))
+    return call.result([part.squeeze(-1) for part in parts], is_zeroed=flow.is_zeroed)
+
+
+def complex_to_pairs(call: Call) -> Result:
+    """[...] -> [..., 2]."""
+    flow: Flow = call.args[0]
+    return call.result([layer.unsqueeze(-1) for layer in flow.layers], is_zeroed=flow.is_zeroed)
+
+
 def in_equal_parts(call: Call) -> Result:
     """Chunks of equal size stay so only if each loses equally many: equal positions go together."""
     flow = call.args[0]
@@ -102,13 +127,15 @@ def in_equal_parts(call: Call) -> Result:
 def expanded(call: Call) -> Result:
     """Expansion: the new axes have no identity of their own.
 
-    A mask that is repeated for every head is the same for all, so it goes with whatever head it meets.
+    A mask that is repeated for every head is the same for all, so it goes with whatever head it meets; so
+    does a key that all heads share. A key that the heads of one group share goes with its group.
     """
     flow = call.args[0]
     wide = with_rank(flow, len(call.shape))
     layers = list(wide.layers)
     for axis in range(1, len(call.shape)):
-        if not flow.layers and wide.shape[axis] == 1 and call.shape[axis] > 1:
+        in_group = any(layer.shape[axis - 1] > 1 for layer in wide.layers)
+        if not in_group and wide.shape[axis] == 1 and call.shape[axis] > 1:
             repeated = call.space.fresh(call.shape[axis])
             layers.append(repeated.reshape([-1 if n == axis else 1 for n in range(len(call.shape))]))
     return call.result(layers, is_zeroed=flow.is_zeroed)
@@ -117,16 +144,17 @@ def expanded(call: Call) -> Result:
 def joined(call: Call) -> Result:
     """Concatenation: labels stand side by side along the axis, and meet along the others."""
     parts: list[Flow] = [p for p in call.args[0] if len(p.shape) == len(call.shape)]
-    return _join(call, parts, int(call.arg(1, "dim", 0)) % len(call.shape))
+    return join(call, parts, int(call.arg(1, "dim", 0)) % len(call.shape))
 
 
 def stacked(call: Call) -> Result:
     """Stacking: concatenation along a new axis."""
     axis = int(call.arg(1, "dim", 0)) % len(call.shape)
-    return _join(call, [part.unsqueezed(axis) for part in call.args[0]], axis)
+    return join(call, [part.unsqueezed(axis) for part in call.args[0]], axis)
 
 
-def _join(call: Call, parts: Sequence[Flow], axis: int) -> Flow:
+def join(call: Call, parts: Sequence[Flow], axis: int) -> Flow:
+    """Labels side by side along an axis; along the others they meet."""
     chosen: list[Tensor | None] = []
     across: Flow | None = None
     for part in parts:
@@ -199,6 +227,9 @@ RULES: dict[str, Rule] = {
     **dict.fromkeys(IN_EQUAL_PARTS, in_equal_parts),
     **dict.fromkeys((*RESHAPES, *LIKE), reshaped),
     **dict.fromkeys(SAME, same),
+    **dict.fromkeys(TRIANGLES, triangle),
+    "view_as_complex": pairs_to_complex,
+    "view_as_real": complex_to_pairs,
     "expand": expanded,
     "expand_as": expanded,
     "broadcast_to": expanded,

@@ -29,9 +29,9 @@ REDUCTIONS = operators(
 ZERO_OF_ZEROS = operators("mean sum amax amin prod var std norm linalg_vector_norm nansum nanmean")
 ALONG = operators("softmax _softmax log_softmax _log_softmax cumsum cumprod logcumsumexp sort topk argsort")
 MAKERS = operators(
-    """arange full zeros ones empty eye linspace scalar_tensor new_zeros new_ones new_full new_empty rand
-    randn randint tril_indices triu_indices _shape_as_tensor"""
+    """arange eye linspace scalar_tensor rand randn randint tril_indices triu_indices _shape_as_tensor"""
 )
+UNIFORM = operators("full zeros ones empty new_zeros new_ones new_full new_empty")
 BATCH_NORMS = operators(
     "batch_norm _native_batch_norm_legit_no_training _native_batch_norm_legit native_batch_norm instance_norm"
 )
@@ -191,14 +191,31 @@ def indexed(call: Call) -> Result:
     else:
         indices[int(call.arg(1, "dim")) % len(flow.shape)] = call.args[2]
     hit = [axis for axis, index in enumerate(indices) if index is not None]
+    if call.name == "gather":
+        flow = _beside(call, flow, call.args[2], hit[0])
     for index in indices:
-        if index is not None:
+        if index is not None and call.name != "gather":
             call.space.freeze_flow(index, f"{call.where} takes it for a number")
     for axis in hit:
         call.space.fix_axis(flow, axis, f"{call.where} looks it up by number")
     layers = [call.space.conjunction(layer, hit) for layer in flow.layers]
     moved = [_picked(call, layer, flow, indices, hit) for layer in layers if varying_axes(layer)]
     return call.result(moved, is_zeroed=flow.is_zeroed)
+
+
+def _beside(call: Call, flow: Flow, index: Flow, axis: int) -> Flow:
+    """The flow, after what its other axes share with an index of as many axes has met."""
+    call.space.fix_axis(index, axis, f"{call.where} takes it for a number")
+    sizes = tuple(1 if n == axis else size for n, size in enumerate(index.shape))
+    if sizes != tuple(1 if n == axis else size for n, size in enumerate(flow.shape)):
+        call.space.freeze_flow(index, f"{call.where} takes it for a number")
+        return flow
+    left, right = (
+        part.moved(sizes, [call.space.conjunction(layer, [axis]) for layer in part.layers])
+        for part in (flow, index)
+    )
+    call.space.meet(left, right, call.reason("picks by an index of fixed size"))
+    return flow
 
 
 def _picked(
@@ -236,7 +253,20 @@ def made(call: Call) -> Result:
     return call.unlabelled()
 
 
+def uniform(call: Call) -> Result:
+    """Tensors that are the same everywhere: whatever a coordinate meets, it can go with that."""
+    ones = [1] * len(call.shape)
+    layers = [
+        call.space.fresh(size).reshape([*ones[:axis], size, *ones[axis + 1 :]])
+        for axis, size in enumerate(call.shape)
+        if size > 1
+    ]
+    value = call.arg(2 if call.name == "new_full" else 1, "fill_value") if "full" in call.name else None
+    return call.result(layers, is_zeroed="zeros" in call.name or value == 0)
+
+
 RULES: dict[str, Rule] = {
+    **dict.fromkeys(UNIFORM, uniform),
     **dict.fromkeys(POOLS, pooled),
     **dict.fromkeys(REDUCTIONS, reduced),
     **dict.fromkeys(ALONG, along),

@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
-from esper.anatomy.rules import contraction, movement, pointwise, reduction
+from esper.anatomy.rules import contraction, movement, pointwise, reduction, writing
 from esper.anatomy.rules.call import Rule
 
-RULES: dict[str, Rule] = {**pointwise.RULES, **movement.RULES, **reduction.RULES, **contraction.RULES}
+RULES: dict[str, Rule] = {
+    **pointwise.RULES,
+    **movement.RULES,
+    **reduction.RULES,
+    **contraction.RULES,
+    **writing.RULES,
+}
