@@ -6,7 +6,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from esper.anatomy import Probe, program_without, remove_blocks
 from esper.anatomy.blocks import residual_blocks
+from esper.errors import UntraceableError
 from tests.anatomy.networks import ZOO
 
 
@@ -61,7 +63,7 @@ def test_what_others_read_is_no_block() -> None:
 
 
 class Writes(nn.Module):
-    """A block that changes the stream itself, through a view of it."""
+    """Its block reads what it has just written into the stream."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -69,8 +71,28 @@ class Writes(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.a(x)
-        return x + self.b(torch.relu_(x.view(x.shape)))  # type: ignore[no-any-return]  # nn.Module.__call__ is untyped
+        return x + self.b(torch.relu_(x))  # type: ignore[no-any-return]  # nn.Module.__call__ is untyped
 
 
-def test_a_block_that_writes_into_its_stream_is_none() -> None:
-    assert residual_blocks(Writes(), torch.randn(3, 4)) == ()
+def test_what_a_block_writes_into_its_stream_stays_there() -> None:
+    torch.manual_seed(0)
+    model, x = Writes(), torch.randn(3, 4)
+    assert [block.name for block in residual_blocks(model, x)] == ["b"]
+    made = program_without(model, ["b"], Probe((x,)))
+    assert torch.equal(made.program.module()(x), torch.relu(model.a(x)))
+    remove_blocks(model, ["b"], Probe((x,)))
+    assert torch.equal(model(x), torch.relu(model.a(x)))
+
+
+class WritesIntoItsInput(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.a = nn.Linear(4, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.mul_(2) + self.a(x)  # type: ignore[no-any-return]  # nn.Module.__call__ is untyped
+
+
+def test_a_network_that_writes_into_its_input_is_refused_by_the_line() -> None:
+    with pytest.raises(UntraceableError, match=r"writes into its input input_0 \(.*test_blocks\.py"):
+        residual_blocks(WritesIntoItsInput(), torch.randn(3, 4))

@@ -11,11 +11,14 @@ from typing import Any
 from torch import Tensor, fx, nn
 from torch.export import ExportedProgram
 
+from esper.anatomy.admission import changed_inputs
+from esper.anatomy.deployed import deployed
 from esper.anatomy.inspection import anatomy_of
-from esper.anatomy.propagate import operator_name
-from esper.anatomy.trace import Loss, trace
+from esper.anatomy.lowering import lowered, operator_name
+from esper.anatomy.structure import Anatomy
+from esper.anatomy.trace import Loss, Traced, concrete, split_sample, traced_as
 from esper.anatomy.wrappers import bare
-from esper.errors import UnknownPathError
+from esper.errors import UnknownPathError, UntraceableError
 
 
 @dataclass(frozen=True)
@@ -53,57 +56,98 @@ def residual_blocks(model: nn.Module, sample: Any, loss: Loss | None = None) -> 
     Args:
         model: the network; it is left untouched.
         sample: one batch: the input, or `(input, target)` when `loss` is given.
-        loss: `loss(output, target)`.
+        loss: `loss(output, target)`; only to tell that the sample holds a target.
 
     Raises:
         UntraceableError: `torch.export` cannot follow the network.
     """
-    traced = trace(model, sample, loss)
-    terms = anatomy_of(traced, model).terms
-
-    def flops(found: Sum) -> float:
-        nodes = {node.name for node in unread(found.node.graph, [found])}
-        return sum(t.multiplier * prod(f.size for f in t.factors) for t in terms if t.node in nodes)
-
-    found = sums(traced.program, traced.names, bare(model))
-    return tuple(replace(one.block, flops=float(flops(one))) for one in found)
+    args, kwargs, _ = split_sample(sample, with_target=loss is not None)
+    traced = traced_for(bare(model), args, kwargs)
+    return blocks_of(traced, anatomy_of(traced, model))
 
 
-def sums(program: ExportedProgram, names: Mapping[str, str], model: nn.Module) -> tuple[Sum, ...]:
-    """Every sum of a stream and a block in a program.
+def traced_for(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Traced:
+    """The graph in which blocks are found and left out: of the network alone, all its outputs in use.
+
+    Nothing in it writes into memory that others may read.
+
+    Raises:
+        UntraceableError: the network cannot be exported, or writes into its inputs.
+    """
+    program = deployed(model, args, kwargs)
+    for name, line in changed_inputs(program).items():
+        raise UntraceableError(
+            f"{type(model).__name__} writes into its input {name} ({line}), so what it computes without a "
+            "part cannot be compared. Nothing was changed. Begin with `x = x.clone()`."
+        )
+    program = lowered(program, with_writes=True)
+    own = (node.meta.get("val") for node in program.graph.nodes if node.name in _inputs(program))
+    sizes = [value.shape[0] for value in own if isinstance(value, Tensor) and value.dim()]
+    return traced_as(program, model, int(concrete(sizes[0])) if sizes else 1)
+
+
+def _inputs(program: ExportedProgram) -> set[str]:
+    return set(program.graph_signature.user_inputs)
+
+
+def blocks_of(traced: Traced, anatomy: Anatomy) -> tuple[Block, ...]:
+    """The blocks of a network that is already traced.
 
     Args:
-        program: an exported module that holds the network as its attribute `model`.
-        names: the network's own name of every placeholder.
-        model: the network.
+        traced: the traced network.
+        anatomy: its anatomy, which knows what operators cost.
     """
-    sizes = {name: p.numel() for name, p in model.named_parameters()}
+    costs: Counter[str] = Counter()
+    for term in anatomy.terms:
+        costs[term.node] += term.multiplier * prod(factor.size for factor in term.factors)
+
+    def flops(found: Sum) -> float:
+        return float(sum(costs[node.name] for node in unread(found.node.graph, [found])))
+
+    return tuple(replace(one.block, flops=flops(one)) for one in sums(traced))
+
+
+def sums(traced: Traced) -> tuple[Sum, ...]:
+    """Every sum of a stream and a block in a traced network."""
+    graph, names = traced.program.graph, traced.names
+    owned = traced.program.graph_signature.inputs_to_parameters
+    sizes = {
+        names[node.name]: int(node.meta["val"].numel())
+        for node in graph.nodes
+        if node.name in owned and node.name in names
+    }
     found = []
-    for node in program.graph.nodes:
+    for node in graph.nodes:
         for stream, added in _split(node):
             candidate = Sum(Block("", (), (), 0), node, stream, added)
-            dead = unread(program.graph, [candidate])
+            dead = unread(graph, [candidate])
             held = tuple(names[n.name] for n in dead if n.name in names)
             count = sum(sizes.get(name, 0) for name in held)
-            if count and not writes_elsewhere(dead):
-                modules = own_modules(program.graph, dead)
-                found.append(replace(candidate, block=Block("", modules, held, count)))
+            if count:
+                found.append(replace(candidate, block=Block("", own_modules(graph, dead), held, count)))
     blocks = _named([one.block for one in found], sizes)
     return tuple(replace(one, block=block) for one, block in zip(found, blocks, strict=True))
 
 
 def named(found: Sequence[Sum], names: Sequence[str]) -> list[Sum]:
-    """The sums of these blocks.
+    """The sums of these blocks, in the order of the graph.
+
+    Args:
+        found: all sums.
+        names: names of blocks, or of modules that hold blocks: all of them.
 
     Raises:
         UnknownPathError: there is no block of that name.
     """
-    by_name = {one.block.name: one for one in found}
+    chosen: set[str] = set()
     for name in names:
-        if name not in by_name:
-            known = ", ".join(by_name) or "none"
+        own = {one.block.name for one in found if one.block.name == name}
+        own = own or {one.block.name for one in found if one.block.name.startswith(f"{name}.")}
+        if not own:
+            known = ", ".join(one.block.name for one in found) or "none"
             raise UnknownPathError(f"No residual block named {name!r}. Blocks of this network: {known}.")
-    return [by_name[name] for name in names]
+        chosen |= own
+    return [one for one in found if one.block.name in chosen]
 
 
 def _split(node: fx.Node) -> Iterator[tuple[fx.Node, fx.Node]]:
@@ -164,29 +208,6 @@ def unread(graph: fx.Graph, dropped: Sequence[Sum]) -> list[fx.Node]:
     return list(reversed(dead))
 
 
-def writes_elsewhere(dead: Sequence[fx.Node]) -> bool:
-    """Whether one of these nodes writes into memory that others may read."""
-    inside = set(dead)
-    for node in dead:
-        schema = getattr(node.target, "_schema", None)
-        for argument, value in zip(schema.arguments if schema else (), node.args, strict=False):
-            written = argument.alias_info is not None and argument.alias_info.is_write
-            if written and not _is_memory_of(value, inside):
-                return True
-    return False
-
-
-def _is_memory_of(value: Any, inside: set[fx.Node]) -> bool:
-    """Whether a value was made by these nodes, and is no view of anything else."""
-    while isinstance(value, fx.Node) and value in inside and value.op == "call_function":
-        schema = getattr(value.target, "_schema", None)
-        is_view = schema is not None and any(made.alias_info is not None for made in schema.returns)
-        if not is_view and operator_name(value.target) != "dropout":  # which gives its input in eval mode
-            return True
-        value = value.args[0]
-    return False
-
-
 def own_modules(graph: fx.Graph, dead: Sequence[fx.Node]) -> tuple[str, ...]:
     """The outermost modules that compute nothing but these nodes, in the order in which they end."""
     everywhere = Counter(path for node in graph.nodes for path in paths_of(node))
@@ -241,5 +262,5 @@ def _largest(block: Block, sizes: Mapping[str, int]) -> str:
     def size(path: str) -> int:
         return sum(sizes.get(name, 0) for name in block.tensors if name.startswith(f"{path}."))
 
-    paths = block.modules or tuple(name.rpartition(".")[0] or name for name in block.tensors)
-    return max(paths, key=size)
+    inside = (name.rpartition(".")[0] or name for name in block.tensors)
+    return max(dict.fromkeys((*block.modules, *inside)), key=size)

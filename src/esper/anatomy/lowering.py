@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from typing import Any
 
@@ -16,11 +17,11 @@ _RECURRENT = ("lstm", "gru", "rnn_tanh", "rnn_relu")
 _LOSSES = ("loss", "cross_entropy", "kl_div")  # what reaches them is an output, however they are written
 
 
-def lowered(program: ExportedProgram) -> ExportedProgram:
+def lowered(program: ExportedProgram, *, with_writes: bool = False) -> ExportedProgram:
     """The program with what has no rule written out, where torch knows how; else the program itself.
 
     `multiply` becomes `mul`, an LSTM the products and gates of every step, `x[:, :4] = y` a tensor that is
-    put together from pieces.
+    put together from pieces; with `with_writes` so does every other operator that writes.
     """
     composed = {
         node.target
@@ -29,9 +30,12 @@ def lowered(program: ExportedProgram) -> ExportedProgram:
         if schema_of(node.target) is not None and _is_unknown(operator_name(node.target))
     }
     table = _decompositions(composed)
-    if not table and not any(_writes_into_views(graph) for graph in _graphs(program.graph_module)):
+    graphs = _graphs(program.graph_module)
+    if not table and not any(_writes_into_views(graph, anywhere=with_writes) for graph in graphs):
         return program
-    written_out: ExportedProgram = program.run_decompositions(table)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # torch's own, about its tree of inputs
+        written_out: ExportedProgram = program.run_decompositions(table)
     for graph in _graphs(written_out.graph_module):
         _allow_copies(graph)
     return written_out
@@ -61,9 +65,9 @@ def _decompositions(composed: set[Any]) -> dict[Any, Any]:
     return {**found, **get_decompositions(recurrent)} if recurrent else found
 
 
-def _writes_into_views(graph: fx.Graph) -> bool:
+def _writes_into_views(graph: fx.Graph, *, anywhere: bool) -> bool:
     return any(
-        is_in_place(node.target) and isinstance(node.args[0], fx.Node) and is_view(node.args[0])
+        is_in_place(node.target) and isinstance(node.args[0], fx.Node) and (anywhere or is_view(node.args[0]))
         for node in graph.nodes
         if node.op == "call_function" and node.args
     )

@@ -2,32 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import partial
 
 import torch
-from torch import Tensor, fx, nn
-from torch.export import ExportedProgram
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from esper.anatomy.admission import check_tensors, check_values
-from esper.anatomy.blocks import Sum, named, own_modules, sums, unread, writes_elsewhere
+from esper.anatomy.companions import whole_copy_in
 from esper.anatomy.deployed import deployed
 from esper.anatomy.equivalence import GRADIENT_LIMIT, Equivalence, Probe, difference
-from esper.anatomy.program import (
-    CutProgram,
-    compared,
-    in_double,
-    module_of,
-    outputs_of,
-    state_of,
-    traced_again,
-)
+from esper.anatomy.omission import Omission, Way
+from esper.anatomy.program import CutProgram, compared, in_double, outputs_of, traced_again
 from esper.anatomy.ranks import is_parallel
 from esper.anatomy.removed import answers, become_removed
 from esper.anatomy.tensors import Undo
-from esper.anatomy.trace import traced_as
 from esper.anatomy.wrappers import bare, check_renewable, renew
 from esper.errors import NotEquivalentError, SurgeryError, UntraceableError
 
@@ -52,8 +43,18 @@ class Removal:
     parameters_after: int
 
 
+def _nothing_more() -> None:
+    return None
+
+
 def remove_blocks(
-    model: nn.Module, names: Sequence[str], probe: Probe, optimizers: tuple[Optimizer, ...] = ()
+    model: nn.Module,
+    names: Sequence[str],
+    probe: Probe,
+    optimizers: tuple[Optimizer, ...] = (),
+    companions: tuple[nn.Module, ...] = (),
+    *,
+    then: Callable[[], None] = _nothing_more,
 ) -> Removal:
     """Removes residual blocks in place, or leaves everything as it was.
 
@@ -62,9 +63,12 @@ def remove_blocks(
 
     Args:
         model: the network, as it is or in `torch.compile`.
-        names: names of blocks, as `residual_blocks` says them.
+        names: names of blocks, as `residual_blocks` says them, or of modules that hold some (`layers.3`).
         probe: inputs to prove equality on.
         optimizers: optimizers that hold the network's parameters.
+        companions: modules that hold a copy of the network (an EMA, a teacher); they lose the same blocks,
+            each with a proof of its own.
+        then: called when all is removed and proven; if it raises, the removal is undone.
 
     Raises:
         UnknownPathError: there is no block of that name.
@@ -77,34 +81,72 @@ def remove_blocks(
             "Remove them before the network is parallelized."
         )
     check_renewable(model)
-    network = bare(model)
-    check_tensors(network)
-    check_values(network)
-    plan = _Plan.of(network, names, probe)
-    masked = plan.masked()
-    before, old = dict(network.named_parameters()), _count(network)
-    undo = Undo()
+    network, undo = bare(model), Undo()
     try:
-        how = answers(network, plan.modules, plan.last_modules(), probe)
-        for path, answer in how.items():
-            become_removed(network.get_submodule(path), answer, undo)
-        equivalence = _proof(network, masked, probe)
-    except UntraceableError as error:
-        undo.run()
-        raise SurgeryError(
-            f"{', '.join(names)} cannot be removed from {type(network).__name__}, whose code needs what "
-            f"would go: {str(error).splitlines()[0]} Nothing was changed. Remove it from the program."
-        ) from error
+        copies = [whole_copy_in(companion, network) for companion in companions]
+        before = dict(network.named_parameters())
+        made = _remove_from(network, names, probe, undo)
+        for copied in copies:
+            _remove_from(copied, names, probe.beside(copied), undo)
+        after = set(network.parameters())
+        for optimizer in optimizers:
+            _forget(optimizer, {p for p in before.values() if p not in after}, undo)
+        then()
     except BaseException:
         undo.run()
         raise
     finally:
-        renew(model)
-    after = dict(network.named_parameters())
-    for optimizer in optimizers:
-        _forget(optimizer, {p for name, p in before.items() if name not in after} - set(after.values()))
-    left = tuple(name for name in plan.tensors if name in after)
-    return Removal(equivalence, tuple(how), left, old, _count(network))
+        for changed in (model, *companions):
+            renew(changed)
+    return made
+
+
+def _remove_from(network: nn.Module, names: Sequence[str], probe: Probe, undo: Undo) -> Removal:
+    check_tensors(network)
+    check_values(network)
+    plan = Omission.of(network, names, probe)
+    old, masked = _count(network), plan.masked()
+    equivalence, removed = _in_some_way(network, plan.ways(), masked, probe, undo)
+    held = dict(network.named_parameters())
+    left = tuple(name for name in plan.tensors if name in held)
+    return Removal(equivalence, removed, left, old, _count(network))
+
+
+def _in_some_way(
+    network: nn.Module, ways: Sequence[Way], masked: nn.Module, probe: Probe, undo: Undo
+) -> tuple[Equivalence, tuple[str, ...]]:
+    """Replaces modules in the first way that is proven; the last one says why none is."""
+    *others, last = ways
+    for way in others:
+        try:
+            return _replace(network, way, masked, probe, undo)
+        except SurgeryError:
+            continue  # nothing was changed
+    return _replace(network, last, masked, probe, undo)
+
+
+def _replace(
+    network: nn.Module, way: Way, masked: nn.Module, probe: Probe, undo: Undo
+) -> tuple[Equivalence, tuple[str, ...]]:
+    """Replaces modules in one way, or leaves everything as it was."""
+    attempt = Undo()
+    try:
+        how = answers(network, way.modules, way.zeros, probe)
+        for path, answer in how.items():
+            become_removed(network.get_submodule(path), answer, attempt)
+        equivalence = _proof(network, masked, probe)
+    except UntraceableError as error:
+        attempt.run()
+        raise SurgeryError(
+            f"{', '.join(way.modules)} cannot be removed from {type(network).__name__}, whose code needs "
+            f"what would go: {str(error).splitlines()[0]} Nothing was changed. Remove the block from the "
+            "program."
+        ) from error
+    except BaseException:
+        attempt.run()
+        raise
+    undo.add(attempt.run)
+    return equivalence, tuple(how)
 
 
 def program_without(model: nn.Module, names: Sequence[str], probe: Probe) -> CutProgram:
@@ -120,101 +162,10 @@ def program_without(model: nn.Module, names: Sequence[str], probe: Probe) -> Cut
         UntraceableError: the network cannot be exported.
         NotEquivalentError: the program that came out computes something else.
     """
-    plan = _Plan.of(bare(model), names, probe)
+    plan = Omission.of(bare(model), names, probe)
     masked = plan.masked()
     smaller = traced_again(plan.without(), probe)
     return CutProgram(smaller, compared(smaller.module(), masked, probe), tuple(names))
-
-
-@dataclass(frozen=True, eq=False)
-class _Plan:
-    """The program of a network, and the sums in it that will give their stream alone."""
-
-    program: ExportedProgram
-    chosen: tuple[Sum, ...]
-
-    @classmethod
-    def of(cls, network: nn.Module, names: Sequence[str], probe: Probe) -> _Plan:
-        program = deployed(network, probe.args, probe.kwargs)
-        found = sums(program, traced_as(program, network).names, network)
-        plan = cls(program, tuple(named(found, names)))
-        if writes_elsewhere(plan.dead):
-            raise SurgeryError(
-                f"{', '.join(names)} write(s) into memory that other layers read. Nothing was changed. Leave "
-                "one of them, or write the code without in-place operators."
-            )
-        return plan
-
-    @cached_property
-    def dead(self) -> list[fx.Node]:
-        return unread(self.program.graph, self.chosen)
-
-    @cached_property
-    def modules(self) -> tuple[str, ...]:
-        return own_modules(self.program.graph, self.dead)
-
-    @property
-    def tensors(self) -> tuple[str, ...]:
-        return tuple(dict.fromkeys(name for one in self.chosen for name in one.block.tensors))
-
-    def last_modules(self) -> frozenset[str]:
-        """For every block the module that ends it, which must give zeros.
-
-        Raises:
-            SurgeryError: a block has no module of its own.
-        """
-        last = set()
-        for one in self.chosen:
-            end = next(iter(one.block.modules[-1:]), None)
-            ends = [module for module in self.modules if f"{end}.".startswith(f"{module}.")]
-            if not ends:
-                raise SurgeryError(
-                    f"Block {one.block.name} is computed by code between modules, and none of them is its "
-                    "own. Nothing was changed. Remove it from the program."
-                )
-            last.add(ends[0])
-        return frozenset(last)
-
-    def masked(self) -> nn.Module:
-        """The network with the blocks at zero."""
-        zeros = []
-        for one in self.chosen:
-            with self.program.graph.inserting_before(one.node):
-                zero = self.program.graph.call_function(torch.ops.aten.zeros_like.default, (one.added,))
-            zero.meta = dict(one.added.meta)
-            one.node.replace_input_with(one.added, zero)
-            zeros.append(zero)
-        module = module_of(self.program, state_of(self.program))
-        for one, zero in zip(self.chosen, zeros, strict=True):
-            one.node.replace_input_with(zero, one.added)
-            self.program.graph.erase_node(zero)
-        return module
-
-    def without(self) -> nn.Module:
-        """The network without the blocks and what only they need; the program is used up."""
-        graph, dead = self.program.graph, self.dead
-        for one in self.chosen:  # a view of the stream, which keeps the name that the graph's outputs know
-            one.node.target, one.node.args, one.node.kwargs = torch.ops.aten.alias.default, (one.stream,), {}
-        for node in reversed(dead):
-            for assertion in list(node.users):
-                graph.erase_node(assertion)
-            if node.op != "placeholder":
-                graph.erase_node(node)
-        module = module_of(self.program, state_of(self.program))
-        for target in _unused(module):
-            owner, _, name = target.rpartition(".")
-            delattr(module.get_submodule(owner), name)
-        return module
-
-
-def _unused(module: fx.GraphModule) -> list[str]:
-    for node in module.graph.nodes:
-        if node.op == "get_attr" and not node.users:
-            module.graph.erase_node(node)
-    module.recompile()
-    used = {str(node.target) for node in module.graph.nodes if node.op == "get_attr"}
-    held = (*module.named_parameters(remove_duplicate=False), *module.named_buffers(remove_duplicate=False))
-    return [name for name, _ in held if name not in used]
 
 
 def _proof(network: nn.Module, masked: nn.Module, probe: Probe) -> Equivalence:
@@ -249,11 +200,12 @@ def _gradients(module: nn.Module, probe: Probe) -> dict[str, Tensor]:
     }
 
 
-def _forget(optimizer: Optimizer, gone: set[nn.Parameter]) -> None:
+def _forget(optimizer: Optimizer, gone: set[nn.Parameter], undo: Undo) -> None:
     for group in optimizer.param_groups:
+        undo.add(partial(group.__setitem__, "params", group["params"]))
         group["params"] = [parameter for parameter in group["params"] if parameter not in gone]
-    for parameter in gone:
-        optimizer.state.pop(parameter, None)
+    for parameter in gone & optimizer.state.keys():
+        undo.add(partial(optimizer.state.__setitem__, parameter, optimizer.state.pop(parameter)))
 
 
 def _count(network: nn.Module) -> int:

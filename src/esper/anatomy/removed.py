@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import torch
@@ -50,6 +50,11 @@ class Answer:
     sizes: tuple[int | None, ...] | None
     results: int | None
 
+    @classmethod
+    def of(cls, attributes: Mapping[str, Any]) -> Answer:
+        """How the removed module with these attributes answers."""
+        return cls(*(attributes[field.name] for field in fields(cls)))
+
 
 def answers(model: nn.Module, paths: Sequence[str], zeros: frozenset[str], probe: Probe) -> dict[str, Answer]:
     """Watches modules at work to see how they could be answered for.
@@ -93,8 +98,8 @@ def answers(model: nn.Module, paths: Sequence[str], zeros: frozenset[str], probe
             if calls[path] == 1:
                 why = "returns something whose shape does not follow from one of its inputs"
             raise SurgeryError(
-                f"{path} {why}, so nothing can stand in its place. Nothing was changed. Remove this block from "
-                "the program."
+                f"{path} {why}, so nothing can stand in its place. Nothing was changed. Remove this block "
+                "from the program."
             )
     return {path: found[path] for path in paths if path in found and calls[path] == 1}
 
