@@ -113,7 +113,7 @@ def test_nothing_is_added_where_the_mask_is() -> None:
     keep = without(anatomy, 0, 0, 3) & without(anatomy, 1, 2)
     whole = np.ones(anatomy.num_units, np.bool_)
     changes = reconstruction(twin, anatomy, state, whole, keep, [batch(model, 1)])
-    assert set(changes) == {"2.weight", "6.weight"}
+    assert set(changes) == {"2.weight", "6.weight", "6.bias"}  # a padded border takes no constant
     for (name, axis), gone in masked_axes(anatomy, keep).items():
         if name in changes:
             assert not changes[name].index_select(axis, torch.from_numpy(gone)).any()
@@ -140,3 +140,17 @@ def test_a_weight_that_also_serves_elsewhere_is_left_alone() -> None:
         keep[unit] = False
         found = reconstruction(Twin.of(traced), anatomy, state, whole, keep, [(x, torch.randn(8, 12))])
         assert "second.weight" not in found
+
+
+def test_a_unit_that_never_changes_goes_into_the_bias_of_its_reader() -> None:
+    torch.manual_seed(0)
+    model = dense()
+    with torch.no_grad():
+        parameters = dict(model.named_parameters())
+        parameters["0.weight"][4], parameters["0.bias"][4] = 0.0, 2.0
+    twin, anatomy, state = known(model)
+    keep, whole = without(anatomy, 0, 4), np.ones(anatomy.num_units, np.bool_)
+    changes = reconstruction(twin, anatomy, state, whole, keep, [batch(model, 1)])
+    assert torch.allclose(changes["2.bias"], 2.0 * state["2.weight"][:, 4], atol=1e-5)
+    x = batch(model, 2)[0]
+    assert torch.allclose(outputs(model, anatomy, keep, x, changes), model(x), atol=1e-5)

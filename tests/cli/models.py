@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import nn
 
@@ -9,6 +11,18 @@ from torch import nn
 def small() -> tuple[nn.Module, torch.Tensor]:
     network = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 3))
     return network, torch.zeros(2, 6)
+
+
+Judged = tuple[
+    nn.Module, tuple[torch.Tensor, torch.Tensor], Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+]
+
+
+def judged() -> Judged:
+    """With a loss, so that held-out samples can decide."""
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Linear(6, 32), nn.ReLU(), nn.Linear(32, 3))
+    return network, (torch.zeros(2, 6), torch.zeros(2, dtype=torch.long)), nn.functional.cross_entropy
 
 
 def nothing() -> None:

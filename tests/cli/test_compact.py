@@ -6,8 +6,10 @@ import json
 from importlib.util import find_spec
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 
 import esper
 from tests.cli.test_main import esper as command
@@ -67,6 +69,46 @@ def test_the_model_of_a_function_is_cut_by_a_share(tmp_path: Path) -> None:
     facts = json.loads(outcome.stdout)
     assert facts["widths"]["0"][1] < facts["widths"]["0"][0]
     assert esper.load(where)(torch.zeros(2, 6)).shape == (2, 3)
+
+
+def test_held_out_samples_in_a_file_decide_and_judge(tmp_path: Path) -> None:
+    x = torch.randn(256, 6, generator=torch.Generator().manual_seed(0))
+    save_file({"inputs": x, "targets": x[:, :3].argmax(1)}, tmp_path / "data.safetensors")
+    words = [
+        "compact",
+        "tests.cli.models:judged",
+        "--flops",
+        "0.3",
+        "--data",
+        str(tmp_path / "data.safetensors"),
+    ]
+    outcome = command(*words, "-o", str(tmp_path / "out"), "--json")
+    assert outcome.returncode == 0, outcome.stderr
+    facts = json.loads(outcome.stdout)
+    assert facts["quality"]["samples"] >= 64
+    assert facts["quality"]["accuracy_after"] is not None
+    shown = command(*words, "-o", str(tmp_path / "again"))
+    assert f"loss, {facts['quality']['samples']} held-out samples" in " ".join(shown.stdout.split())
+
+
+def test_held_out_samples_without_a_loss_or_beside_a_run_are_refused(
+    masked: tuple[Path, torch.Tensor], tmp_path: Path
+) -> None:
+    np.savez(tmp_path / "data.npz", inputs=np.zeros((64, 6)), targets=np.zeros(64))
+    for target, said in (("tests.cli.models:small", "as third value"), (str(masked[0]), "belongs to")):
+        outcome = command(
+            "compact",
+            target,
+            "-o",
+            str(tmp_path / "out"),
+            "--flops",
+            "0.2",
+            "--data",
+            str(tmp_path / "data.npz"),
+        )
+        assert outcome.returncode == 2
+        assert said in " ".join(outcome.stderr.split())
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize(

@@ -105,7 +105,7 @@ def test_alike_layers_keep_the_same_width_when_asked() -> None:
         ({"flops": None}, "Say what shall go"),
         ({"parameters": 0.2}, "each says alone"),
         ({"flops": 1.5}, "between 0 and 1; 1.5"),
-        ({"by": "taylor"}, "by 'taylor' without training"),
+        ({"by": "taylor"}, "by 'taylor'"),
     ],
 )
 def test_a_question_without_an_answer_is_refused(how: dict[str, Any], said: str) -> None:

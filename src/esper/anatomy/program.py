@@ -98,7 +98,9 @@ def cut_traced(
     kept = kept_indices(anatomy, removed)
     cut: dict[int, Tensor] = {}  # tied tensors stay one
     for name, tensor in state.items():
-        cut.setdefault(id(tensor), select(tensor, kept.get(own.get(name, ""), {})))
+        axes = kept.get(own.get(name, ""), {})
+        part = select(tensor, axes)
+        cut.setdefault(id(tensor), part if axes else part.clone())  # never the network's own memory
     cut_state = {name: cut[id(tensor)] for name, tensor in state.items()}
     smaller = traced_again(finish(module_of(program, cut_state)), probe)
     return CutProgram(smaller, compared(smaller.module(), masked, probe), tuple(rewritten))

@@ -67,10 +67,13 @@ def compact(
     target: Annotated[str, typer.Argument(help="A run directory, one checkpoint, or module:function.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="A new directory for the files.")],
     flops: Annotated[
-        float | None, typer.Option(min=0.01, max=0.99, help="Share of the FLOPs to remove, by magnitude.")
+        float | None, typer.Option(min=0.01, max=0.99, help="Share of the FLOPs to remove.")
     ] = None,
     parameters: Annotated[
         float | None, typer.Option(min=0.01, max=0.99, help="Share of the parameters to remove, instead.")
+    ] = None,
+    data: Annotated[
+        Path | None, typer.Option(help="Held-out samples to decide and judge by: .safetensors or .npz.")
     ] = None,
     as_program: Annotated[
         bool, typer.Option("--as-program", help="Cut a function's model as a program: its code is not asked.")
@@ -82,13 +85,23 @@ def compact(
 ) -> None:
     """Cut a network, prove it, and write it as files that load without its code.
 
-    A checkpoint loses what is masked in it; a share to remove beyond that is chosen by the size of weights,
-    and what it costs in quality is not measured. The finished network of a run is written as it is.
+    A function's model loses what costs least on --data, and what is left makes up for it; without --data the
+    smallest weights go and the quality is not measured, as with a share that a checkpoint loses beyond what
+    is masked in it. The finished network of a run is written as it is.
     """
     from esper.cli.compact import compact_target
     from esper.cli.render import compact_table
 
-    facts = compact_target(target, out, flops=flops, parameters=parameters, as_program=as_program, onnx=onnx)
+    facts = compact_target(
+        target,
+        out,
+        flops=flops,
+        parameters=parameters,
+        data=data,
+        as_program=as_program,
+        onnx=onnx,
+        hidden=as_json,
+    )
     output.show(compact_table(facts), facts, as_json)
 
 

@@ -49,6 +49,8 @@ def compact_table(facts: Mapping[str, Any]) -> RenderableType:
     for name, key in (("FLOPs, one sample", "flops"), ("parameters", "parameters")):
         before, after = facts[key]
         table.add_row(name, figures.count(before), figures.count(after), figures.change(before, after))
+    for name, before, after, change in _quality(facts.get("quality")):
+        table.add_row(name, before, after, change)
     changed = {name: widths for name, widths in facts["widths"].items() if widths[0] != widths[1]}
     for name, (before, after) in changed.items():
         table.add_row(name, str(before), str(after), figures.change(before, after))
@@ -60,6 +62,19 @@ def compact_table(facts: Mapping[str, Any]) -> RenderableType:
         lines.append(f"ONNX: difference {figures.plain(facts['onnx']['error'])} in {facts['onnx']['engine']}")
     lines += [f"{group} was left whole: {why}" for group, why in facts.get("refused", {}).items()]
     return Group(table, *(Text(f"  {line}") for line in (*lines, *facts["notes"])))
+
+
+def _quality(quality: Mapping[str, Any] | None) -> list[tuple[str, str, str, str]]:
+    """Loss and accuracy on held-out samples, where they were measured."""
+    if quality is None:
+        return []
+    samples = f"{quality['samples']} held-out samples"
+    before, after = quality["loss_before"], quality["loss_after"]
+    rows = [(f"loss, {samples}", f"{before:.4f}", f"{after:.4f}", f"{after - before:+.4f}")]
+    before, after = quality["accuracy_before"], quality["accuracy_after"]
+    if before is not None and after is not None:
+        rows.append(("accuracy", f"{before:.2%}", f"{after:.2%}", f"{100 * (after - before):+.2f} points"))
+    return rows
 
 
 def report_table(report: RunReport) -> RenderableType:

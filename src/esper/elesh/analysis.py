@@ -15,6 +15,7 @@ from torch.utils import _pytree as pytree
 
 from esper.anatomy import masked_axes, reconstruction, split_sample, zero_masked
 from esper.anatomy.structure import BoolArray, FloatArray, IntArray
+from esper.anatomy.twin import Twin
 from esper.elesh.case import Case, OpenCase, open_case, read_data, read_optimizer
 from esper.elesh.samples import merged, resized
 from esper.errors import EvidenceError
@@ -83,7 +84,7 @@ def ablate(case: Case, units: Sequence[int]) -> list[list[float]]:
     chosen: IntArray = np.asarray(units, np.int64)
     columns = []
     with torch.no_grad():
-        for batch in _usable(opened, read_data(case.data)[1].calibration):
+        for batch in usable(opened.twin, read_data(case.data)[1].calibration):
             base, _ = opened.twin.loss(state, batch)
             columns.append(opened.twin.ablated_losses(state, batch, opened.anatomy, chosen) - base)
     return [[float(x) for x in row] for row in torch.stack(columns, dim=1).double()]
@@ -100,25 +101,33 @@ def measure(
     opened = open_case(case)
     left = np.asarray(keep, np.bool_)
     state = opened.masked_state(left)
-    correctness: list[float] | None = []
-    losses: list[float] = []
     held_out = read_data(case.data)[1]
     if (left != opened.keep).any():
-        joined = _usable(opened, merged(held_out.calibration, RECALIBRATION_SAMPLES))
+        joined = usable(opened.twin, merged(held_out.calibration, RECALIBRATION_SAMPLES))
         if reconstruct:
             state = _reconstructed(opened, left, state, joined)
         state = opened.twin.recalibrated(state, joined)
-    batches = _usable(opened, held_out.validation)
+    batches = usable(opened.twin, held_out.validation)
+    correctness, losses = judged(opened.twin, state, batches)
+    flow, norm = _gradients(opened, state, batches[0], np.asarray(survivors, np.bool_))
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    return Quality(correctness, losses, flow, norm, peak)
+
+
+def judged(
+    twin: Twin, state: Mapping[str, Tensor], batches: Sequence[Any]
+) -> tuple[tuple[float, ...] | None, tuple[float, ...]]:
+    """Per-sample correctness (None if this is no classification) and losses of small parts of the batches."""
+    correctness: list[float] | None = []
+    losses: list[float] = []
     with torch.no_grad():
         for batch in batches:
-            for chunk in _chunks(batch, opened.twin.is_batch_dynamic):
-                loss, output = opened.twin.loss(state, chunk)
+            for chunk in _chunks(batch, twin.is_batch_dynamic):
+                loss, output = twin.loss(state, chunk)
                 losses.append(float(loss))
                 right = correct(output, split_sample(chunk, with_target=True)[2])
                 correctness = None if right is None or correctness is None else [*correctness, *right]
-    flow, norm = _gradients(opened, state, batches[0], np.asarray(survivors, np.bool_))
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    return Quality(None if correctness is None else tuple(correctness), tuple(losses), flow, norm, peak)
+    return None if correctness is None else tuple(correctness), tuple(losses)
 
 
 def _reconstructed(
@@ -149,14 +158,14 @@ def correct(output: Tensor, target: Any) -> list[float] | None:
     return [float(x) for x in share]
 
 
-def _usable(opened: OpenCase, batches: Sequence[Any]) -> list[Any]:
+def usable(twin: Twin, batches: Sequence[Any]) -> list[Any]:
     """The batches as the twin can take them: of the one size it works with, where it works with one only."""
-    if opened.twin.is_batch_dynamic:
+    if twin.is_batch_dynamic:
         return list(batches)
-    fitting = resized(batches, opened.twin.batch)
+    fitting = resized(batches, twin.batch)
     if not fitting:
         raise EvidenceError(
-            f"This network works with batches of {opened.twin.batch} samples only, and a part of the held-out"
+            f"This network works with batches of {twin.batch} samples only, and a part of the held-out"
             " samples is smaller. Give a larger probe, or write the network so that it takes any batch size."
         )
     return fitting

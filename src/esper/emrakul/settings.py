@@ -153,7 +153,8 @@ class FloorSettings(Section):
     """Share of its channels that is enough where `min_channels` is more; unset: 1 when staged, else 0.5."""
 
     min_keep_fraction: Fraction | None = None
-    """Share of its channels that a layer keeps; unset: 0.8 when staged, 1 - target with a target."""
+    """Share of its channels that a layer keeps; unset: 0.8 when staged, 1 - target with a target, and half of
+    that where a cut at once is chosen by loss."""
 
     min_heads: PositiveCount = 2
     """Fewest attention heads that a layer keeps."""

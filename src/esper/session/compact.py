@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -25,6 +25,7 @@ from esper.emrakul.by_magnitude import choose_by_magnitude
 from esper.emrakul.settings import Settings, Target
 from esper.errors import ConfigError, MaskError, SurgeryError
 from esper.nissa import WidthRow
+from esper.session.choice import Chosen, Quality, Trials
 from esper.session.describing import Description, describable, describe, has_configuration
 from esper.session.files import NetworkFiles, state_of
 
@@ -47,6 +48,7 @@ class Compacted:
         widths: units of every group before and after.
         refused: groups that stayed because the network's own code refuses to be cut there, and why.
         notes: what people should know, for example that quality was not measured.
+        quality: loss and accuracy on held-out samples before and after; None without a probe.
         program: the cut network as a program; None if it was cut in place.
         form: what a fresh network must change to take the weights; None if it was cut as a program.
     """
@@ -62,6 +64,7 @@ class Compacted:
     widths: tuple[WidthRow, ...]
     refused: Mapping[str, str]
     notes: tuple[str, ...]
+    quality: Quality | None
     program: ExportedProgram | None
     form: Form | None
     description: Description | None
@@ -117,6 +120,7 @@ class Compacted:
                 "gradient_error": self.proof.gradient_error,
                 "samples": self.proof.samples,
             },
+            "quality": None if self.quality is None else self.quality.to_json(),
             "refused": dict(self.refused),
             "notes": list(self.notes),
         }
@@ -129,18 +133,21 @@ def compact(
     sample: Any,
     flops: float | None = None,
     parameters: float | None = None,
-    by: Literal["magnitude"] = "magnitude",
+    by: Literal["magnitude", "loss"] | None = None,
+    probe: Iterable[Any] | None = None,
     homogeneous: bool = False,
     in_place: bool = True,
     optimizer: Optimizer | None = None,
     loss: Loss | None = None,
     config: Config | None = None,
+    progress: Callable[[float], None] = lambda _: None,
 ) -> Compacted:
     """Cuts a network at once and proves that nothing else changed.
 
-    What goes is either given (`plan`) or chosen up to a share of the cost (`flops` or `parameters`). A choice
-    by magnitude is quick and unvalidated: what it costs in quality is for you to measure. `esper.attach`
-    chooses by measurement and lets training make up for the loss.
+    What goes is either given (`plan`) or chosen up to a share of the cost (`flops` or `parameters`). With
+    held-out batches (`probe` and `loss`) it is chosen by what it costs, layers that read what goes make up
+    for it by least squares, and the quality is measured before and after. Without them it is chosen by the
+    size of weights, which is quick and unvalidated. `esper.attach` also lets training make up for the loss.
 
     Args:
         model: the network.
@@ -148,44 +155,68 @@ def compact(
         sample: one batch: the input, or `(input, target)` when `loss` is given.
         flops: share of the FLOPs to remove.
         parameters: share of the parameters to remove, instead.
-        by: how units are chosen.
+        probe: batches like `sample` that the network was not trained on; the first ones decide
+            (`config.analysis.calibration_samples`), others judge (`config.analysis.held_out_samples`).
+        by: how units are chosen; unless given, by loss where there is a probe and else by magnitude.
         homogeneous: leave the same width in all layers that are alike, so that one number for all of them, as
             in a `transformers` configuration, can say it.
         in_place: False leaves the network as it is and cuts its exported program instead, which works also
             where the network's own code refuses other sizes.
         optimizer: an optimizer whose state shall follow a cut in place.
         loss: `loss(output, target)`; with it only the outputs that the loss uses are fixed.
-        config: floors and rounding (`config.pruning`).
+        config: floors and rounding (`config.pruning`), numbers of samples (`config.analysis`).
+        progress: hears which share of the work of a choice by loss is done, 0 to 1; it can take minutes.
 
     Raises:
         UntraceableError: the network cannot be exported.
-        ConfigError: it is not said what shall go, or said twice.
+        ConfigError: it is not said what shall go, or said twice; the probe is too small or has no loss.
+        EvidenceError: the batches of the probe are not like the sample.
         MaskError: the plan is of another network.
         SurgeryError: it cannot be cut; nothing changed.
     """
+    settings = _settings(plan, flops, parameters, config)
+    _check_means(by, probe, loss)
     traced, network = trace(model, sample, loss), bare(model)
     anatomy = anatomy_of(traced, network)
     args, kwargs, _ = split_sample(sample, with_target=loss is not None)
-    probe = Probe(args, kwargs)
-    probe = probe.first(PROOF_SAMPLES) if traced.is_batch_dynamic else probe
-    settings = _settings(plan, flops, parameters, by, config)
+    inputs = Probe(args, kwargs)
+    inputs = inputs.first(PROOF_SAMPLES) if traced.is_batch_dynamic else inputs
+    trials = None if probe is None else Trials(network, traced, anatomy, probe, config or Config())
     refused: dict[str, str] = {}
-    notes: tuple[str, ...] = ()
     if settings is None:
         keep = _asked(plan, anatomy)
+        chosen = Chosen(keep) if trials is None else trials.complete(keep)
     else:
-        refused = refused_groups(network, anatomy, probe) if in_place else {}
-        if homogeneous and in_place and has_configuration(network):
-            refused |= describable(network, anatomy, probe, _allowed(anatomy, refused))
-        choice = choose_by_magnitude(
-            anatomy,
-            dict(network.named_parameters()),
-            settings,
-            allowed=_allowed(anatomy, refused)[anatomy.group_of],
-            homogeneous=homogeneous,
-        )
-        keep, notes = choice.keep, choice.notes
-    return _cut(model, anatomy, keep, probe, optimizer, in_place, refused, notes)
+        refused = _refused(network, anatomy, inputs, homogeneous) if in_place else {}
+        allowed = _allowed(anatomy, refused)[anatomy.group_of]
+        chosen = _chosen(network, anatomy, settings, allowed, trials, by, homogeneous, progress)
+    with chosen.applied(network, for_good=in_place):
+        return _cut(model, anatomy, chosen, inputs, optimizer, in_place, refused)
+
+
+def _chosen(
+    model: nn.Module,
+    anatomy: Anatomy,
+    settings: Settings,
+    allowed: BoolArray,
+    trials: Trials | None,
+    by: str | None,
+    homogeneous: bool,
+    progress: Callable[[float], None],
+) -> Chosen:
+    if trials is not None and by != "magnitude":
+        return trials.choose(settings, allowed, homogeneous=homogeneous, told=progress)
+    parameters = dict(model.named_parameters())
+    choice = choose_by_magnitude(anatomy, parameters, settings, allowed=allowed, homogeneous=homogeneous)
+    return Chosen(choice.keep, choice.notes) if trials is None else trials.complete(choice.keep, choice.notes)
+
+
+def _refused(model: nn.Module, anatomy: Anatomy, inputs: Probe, homogeneous: bool) -> dict[str, str]:
+    """Groups that stay whole, because the network's code or its configuration cannot follow; and why."""
+    refused = refused_groups(model, anatomy, inputs)
+    if homogeneous and has_configuration(model):
+        refused |= describable(model, anatomy, inputs, _allowed(anatomy, refused))
+    return refused
 
 
 def _allowed(anatomy: Anatomy, refused: Mapping[str, str]) -> BoolArray:
@@ -196,13 +227,13 @@ def _allowed(anatomy: Anatomy, refused: Mapping[str, str]) -> BoolArray:
 def _cut(
     model: nn.Module,
     anatomy: Anatomy,
-    keep: BoolArray,
+    chosen: Chosen,
     probe: Probe,
     optimizer: Optimizer | None,
     in_place: bool,
     refused: Mapping[str, str],
-    notes: tuple[str, ...],
 ) -> Compacted:
+    keep, notes = chosen.keep, chosen.notes
     program: ExportedProgram | None = None
     form: Form | None = None
     description: Description | None = None
@@ -227,6 +258,7 @@ def _cut(
         proof,
         refused=refused,
         notes=notes,
+        quality=chosen.quality,
         program=program,
         form=form,
         description=description,
@@ -242,6 +274,7 @@ def outcome(
     *,
     notes: tuple[str, ...],
     refused: Mapping[str, str] | None = None,
+    quality: Quality | None = None,
     program: ExportedProgram | None = None,
     form: Form | None = None,
     description: Description | None = None,
@@ -263,6 +296,7 @@ def outcome(
         widths=widths,
         refused=refused or {},
         notes=notes,
+        quality=quality,
         program=program,
         form=form,
         description=description,
@@ -274,7 +308,6 @@ def _settings(
     plan: Plan | BoolArray | None,
     flops: float | None,
     parameters: float | None,
-    by: str,
     config: Config | None,
 ) -> Settings | None:
     """Floors, rounding and target of a choice; None if nothing has to be chosen."""
@@ -283,11 +316,6 @@ def _settings(
         raise ConfigError("Give one of plan, flops and parameters: each says alone what shall go.")
     if plan is not None:
         return None
-    if by != "magnitude":
-        raise ConfigError(
-            f"Units cannot be chosen by {by!r} without training; expected 'magnitude'. Choices by measured "
-            "loss are made by esper.attach, and a choice of your own is given as a mask."
-        )
     if flops is None and parameters is None:
         if pruning.target is None:
             raise ConfigError("Say what shall go: a plan or mask, flops=0.5, or parameters=0.5.")
@@ -298,6 +326,18 @@ def _settings(
         share = flops if flops is not None else parameters
         raise ConfigError(f"A share to remove lies between 0 and 1; {share} was given.") from error
     return pruning.model_copy(update={"target": target, "staged": False})
+
+
+def _check_means(by: str | None, probe: Iterable[Any] | None, loss: Loss | None) -> None:
+    if by not in (None, "loss", "magnitude"):
+        raise ConfigError(
+            f"Units cannot be chosen by {by!r}; expected 'loss' (with probe= and loss=) or 'magnitude'. A "
+            "choice of your own is given as a mask."
+        )
+    if by == "loss" and probe is None:
+        raise ConfigError("A choice by loss needs held-out batches: give probe= and loss=.")
+    if probe is not None and loss is None:
+        raise ConfigError("The batches of probe= are judged by a loss: give loss=loss(output, target).")
 
 
 def _asked(plan: Plan | BoolArray | None, anatomy: Anatomy) -> BoolArray:

@@ -1,0 +1,153 @@
+"""What a group costs at several widths: units removed together, readers reconstructed, the loss measured."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from esper.anatomy.elimination import elimination
+from esper.anatomy.readers import INPUT_AXIS, Reader, readers_of, watch
+from esper.anatomy.reconstruction import taken_over
+from esper.anatomy.structure import BoolArray, FloatArray, IntArray
+from esper.anatomy.twin import Twin
+from esper.elesh.analysis import RECALIBRATION_SAMPLES, usable
+from esper.elesh.case import OpenCase
+from esper.elesh.samples import merged
+
+_SHARES = (0.125, 0.25, 0.5, 1.0)
+"""Where a curve is measured, as shares of what the group may lose."""
+
+State = dict[str, Tensor]
+
+
+@dataclass(frozen=True, eq=False)
+class Curve:
+    """What a group costs, unit by unit.
+
+    Attributes:
+        units: units of the group, the first to go first, shape [units].
+        counts: how many of them are gone at each point, shape [points].
+        losses: rise of the loss there, shape [points]; NaN if it was no number.
+    """
+
+    units: IntArray
+    counts: IntArray
+    losses: FloatArray
+
+    def per_unit(self) -> FloatArray:
+        """What each unit adds, never falling from one to the next: shape [units].
+
+        Where a later stretch is cheaper than an earlier one both count as their mean. From the first point on
+        where the loss was no number all are NaN.
+        """
+        sizes = np.diff(self.counts, prepend=0).astype(np.float64)
+        stretches: list[tuple[float, float]] = []
+        for rise, size in zip(np.diff(self.losses, prepend=0.0), sizes, strict=True):
+            whole = (float(rise), float(size))
+            while stretches and stretches[-1][0] * whole[1] >= whole[0] * stretches[-1][1]:
+                before = stretches.pop()
+                whole = (before[0] + whole[0], before[1] + whole[1])
+            stretches.append(whole)
+        return np.repeat([rise / size for rise, size in stretches], [int(size) for _, size in stretches])
+
+
+def joined(twin: Twin, batches: Sequence[Any]) -> tuple[Any, ...]:
+    """The same samples in larger batches, as the twin can take them."""
+    return tuple(usable(twin, merged(batches, RECALIBRATION_SAMPLES)))
+
+
+@dataclass(frozen=True, eq=False)
+class Bench:
+    """A network on which masks are tried; its tensors are never written to.
+
+    Attributes:
+        opened: twin, anatomy, tensors, and the units that are left.
+        fitted: batches that reconstruction learns from.
+        judged: other batches, by whose loss a mask is judged.
+        reconstructs: whether layers that read what goes make up for it.
+    """
+
+    opened: OpenCase
+    fitted: tuple[Any, ...]
+    judged: tuple[Any, ...]
+    reconstructs: bool = True
+
+    def curve(self, group: int, removable: int) -> Curve:
+        """What the group costs when up to `removable` of its units go; the rest of the network stays."""
+        anatomy, keep = self.opened.anatomy, self.opened.keep
+        units = elimination(anatomy, group, self.opened.state, self.readers, keep, removable)
+        if units is None:
+            units = self._by_ablation(group)[:removable]
+        counts = np.unique(np.ceil(np.array(_SHARES) * units.size).astype(np.int64))
+        losses = []
+        for count in counts:
+            after = keep.copy()
+            after[units[:count]] = False
+            losses.append(self.loss(self.without(after)) - self.base_loss)
+        rises = np.array(losses)
+        return Curve(units, counts, np.where(np.isfinite(rises), rises, np.nan))
+
+    def without(self, after: BoolArray) -> State:
+        """The tensors with only the units of `after` left, what reads the others reconstructed."""
+        opened, state = self.opened, self.opened.masked_state(after)
+        if self.reconstructs:
+            changes = taken_over(opened.anatomy, opened.state, opened.keep, after, self.readers)
+            state |= {name: state[name] + change for name, change in changes.items()}
+        return self._renormed(state)
+
+    def _renormed(self, state: State) -> State:
+        """Running statistics moved as far as those of the fitting batches move, which are few."""
+        twin, own = self.opened.twin, self.opened.state
+        after = twin.recalibrated(state, self.fitted)
+        for name in [name for name in after if after[name] is not state.get(name)]:
+            before, now = self._statistics[name], after[name]
+            if name.endswith("var"):
+                little = 0.01 * own[name] + torch.finfo(now.dtype).tiny
+                after[name] = own[name] * (now + little) / (before + little)
+            else:
+                after[name] = own[name] + now - before
+        return after
+
+    def loss(self, state: Mapping[str, Tensor]) -> float:
+        """Mean loss over the judging batches."""
+        with torch.no_grad():
+            return float(np.mean([float(self.opened.twin.loss(state, batch)[0]) for batch in self.judged]))
+
+    @cached_property
+    def _statistics(self) -> State:
+        """Running statistics of the network as it is, by the fitting batches alone."""
+        return self.opened.twin.recalibrated(self.opened.state, self.fitted)
+
+    @cached_property
+    def base_loss(self) -> float:
+        return self.loss(self.opened.state)
+
+    @cached_property
+    def readers(self) -> Sequence[Reader]:
+        """All layers that read units, watched on the fitting batches."""
+        opened = self.opened
+        weights = {
+            member.tensor
+            for group in opened.anatomy.groups
+            for member in group.members
+            if member.axis == INPUT_AXIS
+        }
+        found = readers_of(opened.twin, opened.anatomy, weights if self.reconstructs else set())
+        watch(opened.twin, opened.state, found, self.fitted)
+        return found
+
+    def _by_ablation(self, group: int) -> IntArray:
+        """Units that are left in a group by what each costs alone: where no reader can be reconstructed."""
+        opened = self.opened
+        span = opened.anatomy.unit_slice(group)
+        units: IntArray = np.flatnonzero(opened.keep[span]) + span.start
+        losses = np.zeros(units.size)
+        for batch in self.judged:
+            losses += opened.twin.ablated_losses(opened.state, batch, opened.anatomy, units).double().numpy()
+        return units[np.argsort(losses, kind="stable")]
