@@ -29,6 +29,8 @@ def evidences(draw: st.DrawFn, num_units: int | None = None) -> Evidence:
         loss_increase=draw(arrays(np.float64, n, elements=LOSSES)),
         confidence=draw(arrays(np.float64, n, elements=SHARES)),
         samples=draw(arrays(np.int64, n, elements=st.integers(0, 10**9))),
+        taylor=draw(arrays(np.float64, n, elements=LOSSES)),
+        leaders=draw(arrays(np.int64, n, elements=st.integers(-1, max(n - 1, 0)))),
         tier=draw(st.sampled_from(Tier)),
         is_partial=draw(st.booleans()),
         notes=tuple(draw(st.lists(st.text(), max_size=2))),
@@ -66,6 +68,16 @@ def test_a_safetensors_file_holds_it(tmp_path: Path) -> None:
 
 def test_nothing_is_measured_at_the_start() -> None:
     assert not Evidence.unmeasured("d" * 64, 4).is_measured.any()
+
+
+def test_every_unit_says_how_far_its_analysis_came() -> None:
+    some = replace(
+        Evidence.unmeasured("d" * 64, 4),
+        screen=np.array([np.nan, 0.1, 0.2, 0.3]),
+        taylor=np.array([np.nan, np.nan, 0.5, 0.5]),
+        loss_increase=np.array([np.nan, np.nan, np.nan, 0.0]),
+    )
+    assert some.tiers.tolist() == [Tier.NONE, Tier.SCREEN, Tier.TWIN, Tier.ABLATION]
 
 
 def test_a_loss_without_a_confidence_does_not_count_as_measured() -> None:
@@ -118,7 +130,7 @@ def test_numbers_that_cannot_be_are_refused(field: str, values: list[float], mes
         replace(Evidence.unmeasured("d" * 64, 2), **change)
 
 
-@pytest.mark.parametrize("lost", ["screen", "samples"])
+@pytest.mark.parametrize("lost", ["screen", "samples", "leaders"])
 def test_a_lost_array_is_reported(lost: str) -> None:
     evidence = Evidence.unmeasured("d" * 64, 2)
     tensors = {name: array for name, array in evidence.to_tensors().items() if name != lost}

@@ -13,7 +13,7 @@ import torch
 
 from esper.anatomy.structure import IntArray
 from esper.elesh import AnalysisSettings, Tier, WorkerPool, WorkerTask
-from esper.elesh.workers import InlinePool, LocalPool
+from esper.elesh.workers import InlinePool, LocalPool, WorkerHealth
 from esper.elesh.workers.task import Status, TaskOutcome
 from esper.emrakul.offline import OfflineAnalyst
 from esper.errors import AnalysisError, AnalysisTimeout
@@ -71,6 +71,9 @@ class LossyPool:
     hanging: tuple[int, ...] = ()
     submitted: list[WorkerTask] = field(default_factory=list)
     num_workers: int = 1
+
+    def health(self) -> tuple[WorkerHealth, ...]:
+        return ()
 
     def submit(self, task: WorkerTask) -> Handle:
         number = len(self.submitted)

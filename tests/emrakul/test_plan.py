@@ -44,6 +44,7 @@ def situations(draw: st.DrawFn) -> tuple[Anatomy, Evidence, Allowance, Settings]
             "plan": {
                 "round_to": draw(st.sampled_from([1, 2, 4, 8])),
                 "allowed_loss_increase": draw(st.none() | st.floats(0, 0.05)),
+                "max_layer_fraction": draw(st.sampled_from([None, 0.1, 0.4])),
             },
             "floors": {"min_channels": draw(st.integers(1, 16))},
         }
@@ -75,6 +76,8 @@ def test_a_plan_never_passes_floors_limit_rounding_or_loss(
             assert kept[number] >= limits.floors[number]
             assert kept[number] % step_sizes(anatomy, limits.round_to)[number] == 0
             assert group.kind.value in allowed.levels
+        share = settings.plan.max_layer_fraction
+        assert share is None or group.width - kept[number] <= max(share * group.width + 1e-9, 1)
     assert plan.removed_after <= allowed.limit_fraction + 1e-9
     assert plan.removed_after == pytest.approx(1 - anatomy.flops(plan.keep) / anatomy.flops(), abs=1e-9)
     assert plan.saved_cost.sum() == pytest.approx(anatomy.flops() - anatomy.flops(plan.keep), abs=1e-6)

@@ -14,7 +14,7 @@ def test_pruning_is_off_until_it_is_asked_for() -> None:
 
 @pytest.mark.parametrize("target", [{}, {"flops": 0.5, "parameters": 0.5}])
 def test_a_target_names_exactly_one_cost(target: dict[str, float]) -> None:
-    with pytest.raises(ValidationError, match="exactly one of flops and parameters"):
+    with pytest.raises(ValidationError, match="exactly one of flops, parameters and latency"):
         Settings.model_validate({"target": target})
 
 

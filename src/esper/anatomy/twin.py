@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import io
 import json
-import re
-import zipfile
+import operator
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -23,6 +22,7 @@ from torch.export.graph_signature import InputKind
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils import _pytree as pytree
 
+from esper.anatomy.plain_archive import refuse_pickle
 from esper.anatomy.structure import Anatomy, Gate, IntArray
 from esper.anatomy.trace import Traced, split_sample
 from esper.errors import CheckpointCorrupt, EvidenceError
@@ -33,11 +33,6 @@ Gates = Mapping[tuple[int, int], Callable[[Tensor], Tensor]]
 _EXTRA = "esper.json"
 _BATCHED_ROWS = 2048
 """Rows of one gated forward: enough to fill the vector units, small enough for the caches."""
-_PLAIN_ENTRIES = re.compile(
-    r"[^/]+/(archive_format|archive_version|byteorder|\.data/version|\.data/serialization_id|models/model\.json"
-    r"|data/(weights|constants)/[^/]+|data/sample_inputs/model\.pt|extra/[^/]+\.json)"
-)
-_INDICES = ("data/weights/model_weights_config.json", "data/constants/model_constants_config.json")
 
 
 @dataclass(frozen=True)
@@ -67,13 +62,10 @@ class Twin:
     def to_bytes(self) -> bytes:
         """The archive: graph, constants, and what `from_bytes` needs; no weights, no sample inputs."""
         program = self.program
-        targets = [
-            str(node.target) if node.op == "call_function" else node.op for node in program.graph.nodes
-        ]
         meta = {
             "positions": dict(self.positions),
             "names": [self.names.get(node.name) for node in program.graph.nodes if node.op == "placeholder"],
-            "targets": targets,
+            "targets": _targets(program),
             "batch": self.batch,
             "dynamic": self.is_batch_dynamic,
         }
@@ -98,13 +90,13 @@ class Twin:
         extra: dict[str, Any] = {_EXTRA: ""}
         program = torch.export.load(io.BytesIO(data), extra_files=extra)
         meta = json.loads(extra[_EXTRA])
-        nodes = list(program.graph.nodes)
-        targets = [str(node.target) if node.op == "call_function" else node.op for node in nodes]
-        if targets != meta["targets"]:
+        if _targets(program) != meta["targets"]:
+            _drop_unread_parts(program)
+        if _targets(program) != meta["targets"]:
             raise CheckpointCorrupt(
                 "A twin's graph changed its order while it was loaded; delete it and trace again."
             )
-        placeholders = [node.name for node in nodes if node.op == "placeholder"]
+        placeholders = [node.name for node in program.graph.nodes if node.op == "placeholder"]
         names = {
             node: name for node, name in zip(placeholders, meta["names"], strict=True) if name is not None
         }
@@ -135,7 +127,26 @@ class Twin:
         schemas = (getattr(node.target, "_schema", None) for node in self.program.graph.nodes)
         return any(schema is not None and schema.is_mutable for schema in schemas)
 
+    def takes(self, sample: Any) -> bool:
+        """Is the graph right for the sizes of this batch?
+
+        Raises:
+            EvidenceError: the batch is not built like the traced one.
+        """
+        return self._misfit(self._ordered(sample)) is None
+
     def _leaves(self, sample: Any) -> list[Any]:
+        """The inputs in the order of the placeholders; sizes that the graph is not for are refused."""
+        inputs = self._ordered(sample)
+        misfit = self._misfit(inputs)
+        if misfit is not None:
+            raise EvidenceError(
+                f"A batch holds {misfit}, and its graph is right for that size only. Pad or crop held-out "
+                "batches to the size of `sample`."
+            )
+        return inputs
+
+    def _ordered(self, sample: Any) -> list[Any]:
         """The inputs in the order of the placeholders, whatever the order of a batch's keys."""
         spec = self.program.call_spec.in_spec
         numbered = pytree.tree_unflatten(range(spec.num_leaves), spec)
@@ -147,15 +158,15 @@ class Twin:
                 f"A batch is not built like the sample that was traced: {', '.join(odd[:4])} is in one of "
                 "them only. Let `probe` yield batches like `sample`."
             )
-        inputs = [leaves[path] for path in asked]
+        return [leaves[path] for path in asked]
+
+    def _misfit(self, inputs: Sequence[Any]) -> str | None:
+        """What has another size than the graph was traced with, or None."""
         for leaf, shape in zip(inputs, self._shapes, strict=True):
             if shape is not None and not _fits(leaf, shape):
                 has = list(leaf.shape) if isinstance(leaf, Tensor) else leaf
-                raise EvidenceError(
-                    f"A batch holds {has} where the network was traced with {_readable(shape)}, and its "
-                    "graph is right for that size only. Pad or crop held-out batches to the size of `sample`."
-                )
-        return inputs
+                return f"{has} where the network was traced with {_readable(shape)}"
+        return None
 
     @cached_property
     def _shapes(self) -> list[tuple[int | None, ...] | None]:
@@ -188,7 +199,7 @@ class Twin:
         A mask changes what later batch norms see; until training has caught up, their old statistics distort
         the masked network's quality.
         """
-        if not any(node.target is torch.ops.aten.batch_norm.default for node in self.program.graph.nodes):
+        if not any(node.target in _EPSILON for node in self.program.graph.nodes):
             return dict(state)
         interpreter = _Recalibrating(self.program.graph_module)
         with torch.no_grad():
@@ -313,6 +324,13 @@ class _Gated(fx.Interpreter):
         return self.call_function(n.target, tuple(changed), kwargs)
 
 
+_EPSILON = {
+    torch.ops.aten.batch_norm.default: 7,
+    torch.ops.aten._native_batch_norm_legit_no_training.default: 6,
+}
+"""Batch norms, as they are written and written out, with the place of their epsilon among the arguments."""
+
+
 class _Recalibrating(fx.Interpreter):
     """Interprets the graph with every batch norm by the statistics of the batch, and adds these up."""
 
@@ -321,53 +339,30 @@ class _Recalibrating(fx.Interpreter):
         self.sums: dict[fx.Node, tuple[Tensor, Tensor, int]] = {}
 
     def run_node(self, n: fx.Node) -> Any:
-        if n.target is not torch.ops.aten.batch_norm.default or n.args[3] is None:
+        if n.target not in _EPSILON or n.args[3] is None:
             return super().run_node(n)
-        x, weight, bias, _, _, _, _, epsilon, *_ = self.fetch_args_kwargs_from_env(n)[0]
+        given = self.fetch_args_kwargs_from_env(n)[0]
+        (x, weight, bias), epsilon = given[:3], given[_EPSILON[n.target]]
         axes = [axis for axis in range(x.dim()) if axis != 1]
         mean, variance = x.mean(axes), x.var(axes, unbiased=x.numel() > x.shape[1])
         before = self.sums.get(n, (torch.zeros_like(mean), torch.zeros_like(variance), 0))
         self.sums[n] = (before[0] + mean, before[1] + variance, before[2] + 1)
-        return torch.nn.functional.batch_norm(x, None, None, weight, bias, training=True, eps=epsilon)
+        normed = torch.nn.functional.batch_norm(x, None, None, weight, bias, training=True, eps=epsilon)
+        return normed if n.target is torch.ops.aten.batch_norm.default else (normed,)
+
+
+def _targets(program: ExportedProgram) -> list[str]:
+    return [str(node.target) if node.op == "call_function" else node.op for node in program.graph.nodes]
+
+
+def _drop_unread_parts(program: ExportedProgram) -> None:
+    """Loading takes every operator's result apart, also where nothing reads the parts."""
+    for node in list(program.graph.nodes):
+        if node.target is operator.getitem and not node.users:
+            program.graph.erase_node(node)
 
 
 def _hollow(value: Tensor) -> Tensor:
     """A stand-in without content for a weight, of the same kind."""
     empty = torch.empty(0, dtype=value.dtype)
     return nn.Parameter(empty, requires_grad=False) if isinstance(value, nn.Parameter) else empty
-
-
-def refuse_pickle(data: bytes) -> None:
-    """Refuses everything that is not an exported archive of today's form, readable without pickle.
-
-    The loader would read older forms, sample inputs and odd tensors with pickle; none of them is let in.
-
-    Raises:
-        CheckpointCorrupt: it is no such archive; what is wrong is named.
-    """
-    try:
-        with zipfile.ZipFile(io.BytesIO(data)) as archive:
-            problem = _problem(archive)
-    except (zipfile.BadZipFile, ValueError, TypeError, AttributeError) as error:
-        raise CheckpointCorrupt(f"This is no archive of an exported network: {error}.") from error
-    if problem is not None:
-        raise CheckpointCorrupt(f"{problem} Only what was written by Esper is loaded; trace again.")
-
-
-def _problem(archive: zipfile.ZipFile) -> str | None:
-    entries = archive.infolist()
-    found = {entry.filename.partition("/")[2] for entry in entries}
-    for entry in entries:
-        if "/sample_inputs/" in entry.filename and entry.file_size:
-            return f"The archive holds sample inputs ({entry.filename}), which only pickle reads."
-        if not _PLAIN_ENTRIES.fullmatch(entry.filename):
-            return f"The archive holds {entry.filename!r}, which does not belong there."
-        if entry.filename.endswith("_config.json"):
-            config = json.loads(archive.read(entry))["config"]
-            pickled = [name for name, meta in config.items() if meta.get("use_pickle")]
-            if pickled:
-                return f"The archive holds pickled tensors: {', '.join(pickled[:3])}."
-    missing = [name for name in (*_INDICES, "models/model.json", "archive_format") if name not in found]
-    if missing or len(found) != len(entries):
-        return f"The archive lacks {', '.join(missing) or 'order: names occur twice'}."
-    return None

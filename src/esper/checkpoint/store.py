@@ -159,7 +159,7 @@ class CheckpointStore:
             return saved
 
     def commit_attachment(
-        self, checkpoint: CheckpointRef, name: str, files: Mapping[str, FileContent]
+        self, checkpoint: CheckpointRef, name: str, files: Mapping[str, FileContent], *, pin: bool = True
     ) -> AttachmentRef:
         """Commits files to an existing checkpoint by the same protocol, and pins it under `name`.
 
@@ -169,6 +169,7 @@ class CheckpointStore:
             checkpoint: the base; its manifest's digest goes into the attachment's manifest.
             name: the directory inside the checkpoint, such as "mask-01".
             files: as for `save`.
+            pin: False lets the attachment go when its checkpoint goes.
 
         Raises:
             CheckpointError: nothing was committed; the checkpoint is as it was.
@@ -186,7 +187,8 @@ class CheckpointStore:
             return made[0].to_bytes(self._keyring)
 
         def clear_the_way() -> None:
-            self._pins.add(checkpoint.step, name)
+            if pin:
+                self._pins.add(checkpoint.step, name)
             if target.exists():
                 discard_directory(self._storage, target)
 

@@ -14,8 +14,9 @@ from numpy.typing import NDArray
 from esper.anatomy.structure import BoolArray, FloatArray, IntArray
 from esper.errors import EvidenceError
 
-_FLOATS = ("screen", "loss_increase", "confidence")
-_ARRAYS = (*_FLOATS, "samples")
+_FLOATS = ("screen", "loss_increase", "confidence", "taylor")
+_WHOLE = ("samples", "leaders")
+_ARRAYS = (*_FLOATS, *_WHOLE)
 
 
 class Tier(IntEnum):
@@ -41,6 +42,8 @@ class Evidence:
             ablated.
         confidence: share of bootstrap resamples in which the unit stays below the cut, 0 to 1, shape [units].
         samples: how many samples or updates stand behind the unit's numbers, shape [units].
+        taylor: exact first-order change of the loss on the twin, shape [units]; NaN where tier 2 did not run.
+        leaders: the unit that stands in for it where its loss was measured so, -1 for none, shape [units].
         tier: how far the analysis came.
         is_partial: true if a part was lost or the deadline came first; what is missing is NaN.
         notes: what a reader of the decision should know (lost tasks, folded duplicates).
@@ -51,6 +54,8 @@ class Evidence:
     loss_increase: FloatArray
     confidence: FloatArray
     samples: IntArray
+    taylor: FloatArray
+    leaders: IntArray
     tier: Tier = Tier.NONE
     is_partial: bool = False
     notes: tuple[str, ...] = ()
@@ -77,8 +82,15 @@ class Evidence:
     def unmeasured(cls, anatomy_digest: str, num_units: int) -> Evidence:
         """Evidence of nothing: the start to which measurements are added with `dataclasses.replace`."""
         unknown = np.full(num_units, np.nan)
-        samples = np.zeros(num_units, np.int64)
-        return cls(anatomy_digest, unknown, unknown.copy(), unknown.copy(), samples)
+        return cls(
+            anatomy_digest,
+            screen=unknown,
+            loss_increase=unknown.copy(),
+            confidence=unknown.copy(),
+            samples=np.zeros(num_units, np.int64),
+            taylor=unknown.copy(),
+            leaders=np.full(num_units, -1, np.int64),
+        )
 
     @property
     def num_units(self) -> int:
@@ -88,6 +100,19 @@ class Evidence:
     def is_measured(self) -> BoolArray:
         """Units with an exact ablation and a confidence: shape [units]."""
         return np.isfinite(self.loss_increase) & np.isfinite(self.confidence)
+
+    @property
+    def tiers(self) -> IntArray:
+        """How far each unit came, as numbers of `Tier`: shape [units]."""
+        reached = (
+            (Tier.SCREEN, np.isfinite(self.screen)),
+            (Tier.TWIN, np.isfinite(self.taylor)),
+            (Tier.ABLATION, np.isfinite(self.loss_increase)),
+        )
+        found = np.zeros(self.num_units, np.int64)
+        for tier, has in reached:
+            found[has] = int(tier)
+        return found
 
     def require_for(self, anatomy_digest: str, num_units: int) -> None:
         """Refuses evidence about another network.
@@ -128,6 +153,8 @@ class Evidence:
                 tensors["loss_increase"].astype(np.float64),
                 tensors["confidence"].astype(np.float64),
                 tensors["samples"].astype(np.int64),
+                tensors["taylor"].astype(np.float64),
+                tensors["leaders"].astype(np.int64),
                 Tier(int(metadata["tier"])),
                 bool(json.loads(metadata["is_partial"])),
                 tuple(json.loads(metadata["notes"])),
@@ -143,12 +170,13 @@ class Evidence:
         arrays = {
             name: [None if np.isnan(x) else x for x in getattr(self, name).tolist()] for name in _FLOATS
         }
-        return {**arrays, "samples": self.samples.tolist(), **self.metadata()}
+        return {**arrays, **{name: getattr(self, name).tolist() for name in _WHOLE}, **self.metadata()}
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Evidence:
         tensors = {name: np.array(data[name], np.float64) for name in _FLOATS}  # None becomes NaN
-        return cls.from_tensors({**tensors, "samples": np.array(data["samples"], np.int64)}, data)
+        whole = {name: np.array(data[name], np.int64) for name in _WHOLE}
+        return cls.from_tensors({**tensors, **whole}, data)
 
 
 def combine(parts: Sequence[Evidence]) -> Evidence:
@@ -170,6 +198,8 @@ def combine(parts: Sequence[Evidence]) -> Evidence:
             loss_increase=_overlay(whole.loss_increase, part.loss_increase),
             confidence=_overlay(whole.confidence, part.confidence),
             samples=np.maximum(whole.samples, part.samples),
+            taylor=_overlay(whole.taylor, part.taylor),
+            leaders=np.where(part.leaders < 0, whole.leaders, part.leaders),
             tier=max(whole.tier, part.tier),
             is_partial=whole.is_partial or part.is_partial,
             notes=whole.notes + tuple(note for note in part.notes if note not in whole.notes),

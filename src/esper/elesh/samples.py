@@ -127,6 +127,18 @@ def resized(batches: Sequence[Any], size: int) -> list[Any]:
     return [batch for batch in merged(parts, size) if samples(batch) == size]
 
 
+def repeated(batch: Any, size: int) -> Any:
+    """A batch of exactly `size` samples, made of these as often as it takes."""
+
+    def grown(leaf: Any) -> Any:
+        if not isinstance(leaf, Tensor) or leaf.dim() == 0:
+            return leaf
+        times = -(-size // leaf.shape[0])
+        return leaf.repeat(times, *[1] * (leaf.dim() - 1))[:size]
+
+    return pytree.tree_map(grown, batch)
+
+
 def _joined(first: Any, second: Any) -> Any | None:
     """Both batches as one, or None where they differ in anything but the number of samples."""
     ours, spec = pytree.tree_flatten(first)

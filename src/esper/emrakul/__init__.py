@@ -1,13 +1,24 @@
 """Coordination: when to prune, how much, which units, and what to do when it goes wrong."""
 
 from esper.emrakul.budget import Breaker, Budget, Phase
-from esper.emrakul.coordinator import Analyze, Coordinator, CoordinatorState, Cycle, Screen, Validate
+from esper.emrakul.coordinator import (
+    Analyze,
+    Coordinator,
+    CoordinatorState,
+    Cycle,
+    Recall,
+    Screen,
+    Validate,
+)
 from esper.emrakul.cost import CostModel
 from esper.emrakul.cutting import worthwhile_cut
 from esper.emrakul.finalists import finalists
+from esper.emrakul.history import CycleRecord
+from esper.emrakul.latency import LatencyModel, LatencyTable
 from esper.emrakul.origin import Origin, floors
 from esper.emrakul.outcome import CycleOutcome, Status
 from esper.emrakul.plan import Plan, Rejection, shrink
+from esper.emrakul.rationale import Rationale
 from esper.emrakul.rollback import (
     Baseline,
     EpochRecord,
@@ -21,6 +32,7 @@ from esper.emrakul.rollback import (
 from esper.emrakul.schedule import Allowance, Schedule, ScheduleState
 from esper.emrakul.selection import make_plan
 from esper.emrakul.settings import Settings, Stage, Target
+from esper.emrakul.timing import measure_latency
 
 __all__ = [
     "Allowance",
@@ -33,10 +45,15 @@ __all__ = [
     "CostModel",
     "Cycle",
     "CycleOutcome",
+    "CycleRecord",
     "EpochRecord",
+    "LatencyModel",
+    "LatencyTable",
     "Origin",
     "Phase",
     "Plan",
+    "Rationale",
+    "Recall",
     "Rejection",
     "RollbackReason",
     "Schedule",
@@ -53,6 +70,7 @@ __all__ = [
     "floors",
     "has_settled",
     "make_plan",
+    "measure_latency",
     "should_roll_back",
     "shrink",
     "strategy_for",

@@ -12,7 +12,6 @@ from torch import Tensor
 from esper.anatomy.structure import Anatomy, BoolArray, FloatArray, IntArray
 from esper.elesh import Evidence
 from esper.emrakul.candidates import step_sizes
-from esper.emrakul.cost import CostModel
 from esper.emrakul.origin import Origin, floors
 from esper.emrakul.schedule import Allowance
 from esper.emrakul.selection import make_plan
@@ -94,7 +93,7 @@ def _freely(anatomy: Anatomy, scores: FloatArray, settings: Settings, target: Ta
 
 def _alike(anatomy: Anatomy, scores: FloatArray, settings: Settings, target: Target) -> BoolArray:
     """The same share of every layer, in whole units, the same number in layers that are alike."""
-    model = CostModel(anatomy, target.cost)
+    model = Origin.of(anatomy).model(anatomy, target.cost)
     lowest = floors(anatomy, settings, Origin.of(anatomy))
     whole = model.total(np.ones(anatomy.num_units, np.bool_))
     keep = np.ones(anatomy.num_units, np.bool_)

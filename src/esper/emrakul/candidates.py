@@ -13,6 +13,23 @@ from esper.emrakul.schedule import Allowance
 
 
 @dataclass(frozen=True, eq=False)
+class Bounds:
+    """What a plan must respect.
+
+    Attributes:
+        floors: fewest units that every group may be left with, shape [groups].
+        cycle_floors: the same, counting what one cycle may take from a group too, shape [groups].
+        round_to: the multiple that every step leaves.
+        target_fraction: share of the original cost that is gone at the end; None if there is no target.
+    """
+
+    floors: IntArray
+    cycle_floors: IntArray
+    round_to: int
+    target_fraction: float | None
+
+
+@dataclass(frozen=True, eq=False)
 class Blocks:
     """Units that may go, in blocks that go together.
 
@@ -81,8 +98,7 @@ def candidate_blocks(
     evidence: Evidence,
     finalists: IntArray,
     allowance: Allowance,
-    floors: IntArray,
-    round_to: int,
+    limits: Bounds,
     required_confidence: float,
 ) -> tuple[Blocks, dict[Rejection, IntArray]]:
     """Sorts finalists into blocks that may go, and those that stay with the reason."""
@@ -97,6 +113,7 @@ def candidate_blocks(
     units = sift(units, kinds_allowed(anatomy, allowance)[units], Rejection.LEVEL)
     units = sift(units, evidence.is_measured[units], Rejection.UNMEASURED)
     units = sift(units, evidence.confidence[units] >= required_confidence, Rejection.CONFIDENCE)
+    units = sift(units, ~np.isin(units, evidence.leaders[units]), Rejection.LEADER)
 
     group = anatomy.group_of[units]
     order = np.lexsort((units, evidence.loss_increase[units], group))
@@ -105,15 +122,17 @@ def candidate_blocks(
     rank = np.arange(units.size) - first[group]
 
     kept = np.bincount(anatomy.group_of[keep], minlength=len(anatomy.groups)).astype(np.int64)
-    above_floor = rank < (kept - floors)[group]
-    units, group, rank = sift(units, above_floor, Rejection.FLOOR), group[above_floor], rank[above_floor]
+    for least, reason in ((limits.floors, Rejection.FLOOR), (limits.cycle_floors, Rejection.LAYER_BUDGET)):
+        is_above = rank < (kept - least)[group]
+        units, group, rank = sift(units, is_above, reason), group[is_above], rank[is_above]
 
-    step = step_sizes(anatomy, round_to)
+    step = step_sizes(anatomy, limits.round_to)
     head = np.where(kept % step == 0, step, kept % step)  # the first block brings the group to a multiple
     number = np.where(rank < head[group], 0, 1 + (rank - head[group]) // step[group])
     end = head[group] + number * step[group]
     available = np.bincount(group, minlength=len(anatomy.groups))
-    removable = np.minimum(available, kept - lowest_counts(anatomy, kept, floors, round_to))
+    lowest = lowest_counts(anatomy, kept, limits.cycle_floors, limits.round_to)
+    removable = np.minimum(available, kept - lowest)
     whole = end <= removable[group]
     units, group, number = sift(units, whole, Rejection.ROUNDING), group[whole], number[whole]
     return _blocks(units, group, number, evidence.loss_increase), rejected

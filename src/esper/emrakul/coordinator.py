@@ -12,9 +12,11 @@ from esper.elesh import Evidence
 from esper.emrakul.budget import Breaker, Budget, Phase
 from esper.emrakul.destination import bounds
 from esper.emrakul.finalists import finalists
+from esper.emrakul.history import CycleRecord, History, extended
 from esper.emrakul.origin import Origin
 from esper.emrakul.outcome import CycleOutcome, Status
 from esper.emrakul.plan import Plan, shrink
+from esper.emrakul.rationale import Rationale
 from esper.emrakul.schedule import Allowance, Schedule, ScheduleState
 from esper.emrakul.selection import make_plan
 from esper.emrakul.settings import Settings
@@ -41,6 +43,12 @@ class Validate(Protocol):
     def __call__(self, keep: BoolArray, seconds: float, /) -> Verdict: ...
 
 
+class Recall(Protocol):
+    """Finds the stored outcome of a decision, and what the coordinator remembered after it; None if new."""
+
+    def __call__(self, key: IdempotencyKey, /) -> tuple[CycleOutcome, CoordinatorState] | None: ...
+
+
 @dataclass(frozen=True, eq=False)
 class Cycle:
     """What a cycle is about: the network of one durable checkpoint."""
@@ -52,6 +60,8 @@ class Cycle:
     """Units that are left, shape [units]."""
     model_hash: str
     """Digest of the checkpoint."""
+    rests_on: str = ""
+    """Names what the answers depend on beside checkpoint and settings of the plan: data, other settings."""
 
 
 @dataclass(frozen=True)
@@ -60,13 +70,22 @@ class CoordinatorState:
 
     schedule: ScheduleState = field(default_factory=ScheduleState)
     breaker: Breaker = field(default_factory=Breaker)
+    history: History = ()
 
     def to_json(self) -> dict[str, Any]:
-        return {"schedule": self.schedule.to_json(), "breaker": self.breaker.to_json()}
+        return {
+            "schedule": self.schedule.to_json(),
+            "breaker": self.breaker.to_json(),
+            "history": [record.to_json() for record in self.history],
+        }
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> CoordinatorState:
-        return cls(ScheduleState.from_json(data["schedule"]), Breaker.from_json(data["breaker"]))
+        return cls(
+            ScheduleState.from_json(data["schedule"]),
+            Breaker.from_json(data["breaker"]),
+            tuple(CycleRecord.from_json(record) for record in data.get("history", ())),  # older runs: none
+        )
 
 
 class Coordinator:
@@ -88,17 +107,28 @@ class Coordinator:
         self._last: CycleOutcome | None = None
 
     def run_cycle(
-        self, cycle: Cycle, *, screen: Screen, analyze: Analyze, validate: Validate
+        self,
+        cycle: Cycle,
+        *,
+        screen: Screen,
+        analyze: Analyze,
+        validate: Validate,
+        recall: Recall | None = None,
     ) -> CycleOutcome:
         """One cycle: finalists, analysis, plan, validation; smaller plans while the answer is no.
 
         Whatever `screen`, `analyze` or `validate` raise ends the cycle as failed, and training goes on. The
-        same cycle asked again gives the stored outcome without measuring anything.
+        same cycle asked again gives the stored outcome without measuring anything: this coordinator's last
+        one, or one that `recall` finds.
         """
         removed = self._origin.removed_fraction(cycle.anatomy, cycle.keep, self._settings.cost)
         allowance = self._schedule.allowed(cycle.epoch, self.state.schedule, removed)
         key = self._key(cycle, allowance)
         if self._last is not None and self._last.key == key:
+            return self._last
+        known = recall(key) if recall is not None else None
+        if known is not None:
+            self._last, self.state = known
             return self._last
         budget = Budget.begin(self._settings.budget, self._clock)
         ramp = self.state.schedule
@@ -118,9 +148,10 @@ class Coordinator:
 
     def record_rollback(self, epoch: int) -> None:
         """Tells that an accepted plan was taken back: smaller steps, and one failure for the breaker."""
-        self.state = CoordinatorState(
-            self.state.schedule.after_rejection(self._settings.schedule, epoch),
-            self.state.breaker.after_failure(epoch, self._settings.budget),
+        self.state = replace(
+            self.state,
+            schedule=self.state.schedule.after_rejection(self._settings.schedule, epoch),
+            breaker=self.state.breaker.after_failure(epoch, self._settings.budget),
         )
 
     def record_refusal(self, epoch: int) -> None:
@@ -131,7 +162,7 @@ class Coordinator:
     def record_settled(self, epoch: int) -> None:
         """Tells that an applied plan has proved itself: failures before it no longer count."""
         breaker = self.state.breaker.after_success(epoch, self._settings.budget)
-        self.state = CoordinatorState(self.state.schedule.after_success(), breaker)
+        self.state = replace(self.state, schedule=self.state.schedule.after_success(), breaker=breaker)
 
     def close_breaker(self) -> None:
         """The operator's word that pruning may go on."""
@@ -150,6 +181,7 @@ class Coordinator:
                 "anatomy": cycle.anatomy.digest,
                 "removed": (~cycle.keep).nonzero()[0].tolist(),
                 "settings": self._settings.model_dump(mode="json"),
+                "rests_on": cycle.rests_on,
             }
         )
         return IdempotencyKey(cycle.epoch, cycle.model_hash, decision, Level.highest(allowance.levels))
@@ -163,7 +195,7 @@ class Coordinator:
             schedule = schedule.after_rejection(self._settings.schedule, epoch)
         if outcome.status is Status.FAILED or outcome.is_late:
             breaker = breaker.after_failure(epoch, self._settings.budget)
-        self.state = CoordinatorState(schedule, breaker)
+        self.state = CoordinatorState(schedule, breaker, extended(self.state.history, outcome))
 
 
 @dataclass(eq=False)
@@ -225,7 +257,7 @@ class _Attempt:
             if self.verdict.is_accepted:
                 return self.end(Status.ACCEPTED, self.verdict.reason)
             self.refused = (*self.refused, self.verdict)
-            plan = shrink(plan, self.cycle.anatomy)
+            plan = shrink(plan, self.cycle.anatomy, self.origin)
         if self.verdict is None:
             return self.end(Status.SKIPPED, _why_empty(plan))
         self.refused = self.refused[:-1]  # the last one stands as the verdict
@@ -248,6 +280,7 @@ class _Attempt:
             self.verdict,
             self.evidence,
             self.refused,
+            Rationale.of(self.plan, self.evidence) if self.plan and self.evidence else None,
             duration_seconds=self.budget.elapsed_seconds,
         )
 

@@ -9,12 +9,24 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Literal, Protocol
 
 import numpy as np
 from scipy import sparse
 
 from esper.anatomy.structure import Anatomy, BoolArray, FloatArray, IntArray, Term
-from esper.emrakul.settings import CostName
+
+
+class Costs(Protocol):
+    """What a network costs under any mask."""
+
+    def total(self, keep: BoolArray) -> float:
+        """Cost of what is left."""
+        ...
+
+    def gradient(self, keep: BoolArray) -> FloatArray:
+        """What removing each unit would save now, to first order: shape [units]."""
+        ...
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,8 +45,23 @@ class CostModel:
     time rather than of work, because normalization, activation functions and memory traffic follow it.
     """
 
-    def __init__(self, anatomy: Anatomy, cost: CostName, *, activation_flops: float = 0.0) -> None:
-        products = list(_flops(anatomy) if cost == "flops" else _parameters(anatomy))
+    def __init__(
+        self,
+        anatomy: Anatomy,
+        cost: Literal["flops", "parameters"],
+        *,
+        activation_flops: float = 0.0,
+        without: frozenset[str] = frozenset(),
+    ) -> None:
+        """Writes the cost as a sum of products.
+
+        Args:
+            anatomy: the network.
+            cost: what is counted.
+            activation_flops: FLOPs that each element of an activation counts on top.
+            without: operators whose FLOPs are left out (their elements are not).
+        """
+        products = list(_flops(anatomy, without) if cost == "flops" else _parameters(anatomy))
         if cost == "flops" and activation_flops:
             products += [(m * activation_flops, f) for m, f in _products(anatomy.activations)]
         factors = [factor for _, product in products for factor in product]
@@ -74,8 +101,8 @@ class CostModel:
         return self._multipliers * np.multiply.reduceat(sizes, self._starts)
 
 
-def _flops(anatomy: Anatomy) -> Iterator[tuple[float, list[_Factor]]]:
-    return _products(anatomy.terms)
+def _flops(anatomy: Anatomy, without: frozenset[str]) -> Iterator[tuple[float, list[_Factor]]]:
+    return _products(tuple(term for term in anatomy.terms if term.node not in without))
 
 
 def _products(terms: tuple[Term, ...]) -> Iterator[tuple[float, list[_Factor]]]:

@@ -6,11 +6,13 @@ import numpy as np
 
 from esper.anatomy.structure import Anatomy, BoolArray
 from esper.emrakul.candidates import step_sizes
-from esper.emrakul.cost import CostModel
+from esper.emrakul.origin import Origin
 from esper.emrakul.settings import Settings
 
 
-def worthwhile_cut(anatomy: Anatomy, keep: BoolArray, settings: Settings) -> BoolArray | None:
+def worthwhile_cut(
+    anatomy: Anatomy, keep: BoolArray, settings: Settings, origin: Origin | None = None
+) -> BoolArray | None:
     """What to leave when cutting now: shape [units]; None if a cut would save too little.
 
     Of every group so many masked units go that a multiple of `round_to` is left, masked ones included; the
@@ -20,6 +22,7 @@ def worthwhile_cut(anatomy: Anatomy, keep: BoolArray, settings: Settings) -> Boo
         anatomy: the network.
         keep: units that are not masked, shape [units].
         settings: `plan.round_to` and `cut`.
+        origin: the uncut network; None if `anatomy` is it.
     """
     step = step_sizes(anatomy, settings.plan.round_to)
     kept = np.bincount(anatomy.group_of[keep], minlength=len(anatomy.groups))
@@ -30,7 +33,7 @@ def worthwhile_cut(anatomy: Anatomy, keep: BoolArray, settings: Settings) -> Boo
     rank = np.arange(masked.size) - np.searchsorted(group, np.arange(len(anatomy.groups)))[group]
     left = np.ones(anatomy.num_units, np.bool_)
     left[masked[rank < going[group]]] = False
-    model = CostModel(anatomy, settings.cost)
+    model = (origin or Origin.of(anatomy)).model(anatomy, settings.cost)
     whole = model.total(np.ones_like(left))
     saved = 1 - model.total(left) / whole if whole else 0.0
     return left if not left.all() and saved >= settings.cut.min_saved_fraction else None

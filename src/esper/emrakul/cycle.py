@@ -7,7 +7,7 @@ import json
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future, wait
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -21,10 +21,11 @@ from esper.emrakul.beside import thread_beside_training
 from esper.emrakul.coordinator import Coordinator, CoordinatorState, Cycle
 from esper.emrakul.offline import OfflineAnalyst
 from esper.emrakul.outcome import CycleOutcome, Status
+from esper.emrakul.records import DECISION_FILE, commit_record, recall_from, record
 from esper.errors import CheckpointCorrupt, CheckpointError
 
 MASK = "mask-01"
-_DECISION, _BITS, _ORIGINALS = "decision.json", "masks.bin", "originals.safetensors"
+_BITS, _ORIGINALS = "masks.bin", "originals.safetensors"
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,20 +67,35 @@ class CycleRunner:
             try:
                 checkpoint = durable()
                 asked = analyst(checkpoint)
+                recall = recall_from(self._store, checkpoint)
                 outcome = coordinator.run_cycle(
-                    Cycle(epoch, anatomy, keep, checkpoint.digest),
+                    Cycle(epoch, anatomy, keep, checkpoint.digest, asked.id),
                     screen=asked.screen,
                     analyze=asked.analyze,
                     validate=asked.validate,
+                    recall=recall,
                 )
                 decision = _decision(epoch, outcome, coordinator.state)
-                if decision.keep is not None and not dropped.is_set():
+                is_stored = recall(outcome.key) is not None
+                if decision.keep is not None and not dropped.is_set() and not is_stored:
                     commit_mask(self._store, checkpoint, anatomy, decision)
             except CheckpointError as error:  # nothing durable to decide from or beside: no pruning
                 return Decision(epoch, None, False, str(error), None, coordinator.state)
+            if decision.keep is None and outcome.is_conclusive and not dropped.is_set() and not is_stored:
+                return self._recorded(checkpoint, anatomy, decision, outcome)
             return decision
 
         self._in_flight = self._thread.submit(run)
+
+    def _recorded(
+        self, checkpoint: CheckpointRef, anatomy: Anatomy, decision: Decision, outcome: CycleOutcome
+    ) -> Decision:
+        """The decision after its record was stored; what keeps it from being stored is told with it."""
+        try:
+            commit_record(self._store, checkpoint, anatomy, outcome, decision.state)
+        except CheckpointError as error:
+            return replace(decision, reason=f"{decision.reason} The record of it was not stored: {error}")
+        return decision
 
     @property
     def is_running(self) -> bool:
@@ -122,14 +138,12 @@ def commit_mask(
     """Commits an accepted mask beside its checkpoint: bits, the values it hides, and the rationale."""
     if decision.keep is None:
         raise ValueError("there is no mask to commit")
-    record = {
+    content = {
         "epoch": decision.epoch,
-        "anatomy": anatomy.digest,
         "num_units": anatomy.num_units,
         "is_on_probation": decision.is_on_probation,
         "reason": decision.reason,
-        "outcome": None if decision.outcome is None else decision.outcome.to_json(),
-        "coordinator": decision.state.to_json(),
+        **record(anatomy, decision.outcome, decision.state),
     }
     return store.commit_attachment(
         base,
@@ -137,7 +151,7 @@ def commit_mask(
         {
             _BITS: np.packbits(decision.keep).tobytes(),
             _ORIGINALS: _hidden_values(load_tensors(base.file(MODEL_FILE)), anatomy, decision.keep),
-            _DECISION: json.dumps(record).encode(),
+            DECISION_FILE: json.dumps(content).encode(),
         },
     )
 
@@ -147,13 +161,13 @@ def read_mask(store: CheckpointStore, base: CheckpointRef, anatomy: Anatomy) -> 
     for attached in store.attachments(base).found:
         if attached.name != MASK:
             continue
-        record = json.loads(attached.file(_DECISION).read_bytes())
-        if record["anatomy"] != anatomy.digest:
+        content = json.loads(attached.file(DECISION_FILE).read_bytes())
+        if content["anatomy"] != anatomy.digest:
             continue
         bits = np.frombuffer(attached.file(_BITS).read_bytes(), np.uint8)
-        keep = np.unpackbits(bits, count=record["num_units"]).astype(np.bool_)
-        state = CoordinatorState.from_json(record["coordinator"])
-        return Decision(record["epoch"], keep, record["is_on_probation"], record["reason"], None, state)
+        keep = np.unpackbits(bits, count=content["num_units"]).astype(np.bool_)
+        state = CoordinatorState.from_json(content["coordinator"])
+        return Decision(content["epoch"], keep, content["is_on_probation"], content["reason"], None, state)
     return None
 
 

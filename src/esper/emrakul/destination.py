@@ -6,33 +6,17 @@ screen, and every step then takes any units it likes as long as no layer passes 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 
 from esper.anatomy.structure import Anatomy, BoolArray, FloatArray, IntArray
 from esper.elesh import Evidence
-from esper.emrakul.candidates import candidate_blocks, step_sizes
-from esper.emrakul.cost import CostModel
+from esper.emrakul.candidates import Bounds, candidate_blocks, step_sizes
 from esper.emrakul.origin import Origin, floors
 from esper.emrakul.schedule import Allowance
 from esper.emrakul.search import Search
 from esper.emrakul.settings import Settings
-
-
-@dataclass(frozen=True, eq=False)
-class Bounds:
-    """What the steps of a schedule must respect.
-
-    Attributes:
-        floors: fewest units that every group may be left with, shape [groups].
-        round_to: the multiple that every step leaves.
-        target_fraction: share of the original cost that is gone at the end; None if there is no target.
-    """
-
-    floors: IntArray
-    round_to: int
-    target_fraction: float | None
 
 
 def bounds(
@@ -47,21 +31,28 @@ def bounds(
         anatomy: the network.
         keep: units that are left, shape [units].
         screen: importance rank, 0 (least) to 1, NaN where unmeasured, shape [units].
-        settings: target, floors, rounding.
+        settings: target, floors, rounding, what one cycle may take from a layer.
         origin: the uncut network.
     """
     lowest, rules, target = floors(anatomy, settings, origin), settings.plan, settings.target
+    least = _least_after_this_cycle(anatomy, keep, settings, origin)
     if target is None:
-        return Bounds(lowest, rules.round_to, None)
+        return Bounds(lowest, np.maximum(lowest, least), rules.round_to, None)
     if rules.round_to == 1:
-        return Bounds(lowest, 1, target.fraction)
+        return Bounds(lowest, np.maximum(lowest, least), 1, target.fraction)
     whole = Allowance(target.cost, target.fraction, 1.0, settings.schedule.levels, "destination", "")
     blocks, _ = candidate_blocks(
-        anatomy, keep, _as_evidence(anatomy, screen), np.flatnonzero(keep), whole, lowest, rules.round_to, 0.0
+        anatomy,
+        keep,
+        _as_evidence(anatomy, screen),
+        np.flatnonzero(keep),
+        whole,
+        Bounds(lowest, lowest, rules.round_to, target.fraction),
+        0.0,
     )
     search = Search(
-        CostModel(anatomy, target.cost),
-        CostModel(anatomy, target.cost, activation_flops=rules.activation_flops),
+        origin.model(anatomy, target.cost),
+        origin.model(anatomy, target.cost, activation_flops=rules.activation_flops),
         blocks,
         origin.cost(target.cost),
         limit_fraction=1.0,
@@ -73,7 +64,20 @@ def bounds(
     search.take(np.flatnonzero(blocks.sizes < step[blocks.group]))  # what was begun is ended first
     search.run(search.removed_fraction(), target.fraction)
     widths = np.bincount(anatomy.group_of[search.keep], minlength=len(anatomy.groups)).astype(np.int64)
-    return Bounds(widths, 1, max(search.removed_fraction(), target.fraction))
+    return Bounds(widths, np.maximum(widths, least), 1, max(search.removed_fraction(), target.fraction))
+
+
+def _least_after_this_cycle(
+    anatomy: Anatomy, keep: BoolArray, settings: Settings, origin: Origin
+) -> IntArray:
+    """Fewest units that one cycle may leave in every group, by `max_layer_fraction`: shape [groups]."""
+    kept = np.bincount(anatomy.group_of[keep], minlength=len(anatomy.groups)).astype(np.int64)
+    share = settings.plan.max_layer_fraction
+    if share is None:
+        return np.zeros_like(kept)
+    width = [origin.widths.get(group.name, group.width) for group in anatomy.groups]
+    least: IntArray = kept - np.maximum(np.floor(share * np.array(width) + 1e-9).astype(np.int64), 1)
+    return least
 
 
 def odds(screen: FloatArray) -> FloatArray:

@@ -6,7 +6,6 @@ import numpy as np
 
 from esper.anatomy.structure import Anatomy, BoolArray, FloatArray, IntArray
 from esper.emrakul.candidates import kinds_allowed, lowest_counts
-from esper.emrakul.cost import CostModel
 from esper.emrakul.destination import bounds, odds
 from esper.emrakul.origin import Origin
 from esper.emrakul.schedule import Allowance
@@ -42,7 +41,7 @@ def finalists(
     origin = origin or Origin.of(anatomy)
     kept = np.bincount(anatomy.group_of[keep], minlength=len(anatomy.groups)).astype(np.int64)
     limits = bounds(anatomy, keep, screen, settings, origin)
-    lowest = lowest_counts(anatomy, kept, limits.floors, limits.round_to)
+    lowest = lowest_counts(anatomy, kept, limits.cycle_floors, limits.round_to)
     units = np.flatnonzero(keep & np.isfinite(screen) & kinds_allowed(anatomy, allowance))
     group = anatomy.group_of[units]
     units = units[np.lexsort((units, screen[units], group))]
@@ -53,9 +52,9 @@ def finalists(
     is_useful = rank < np.ceil(factor * removable)[group]
     units, group, rank = units[is_useful], group[is_useful], rank[is_useful]
 
-    model = CostModel(anatomy, allowance.cost)
+    model = origin.model(anatomy, allowance.cost)
     saving = model.gradient(keep)[units]
-    time = CostModel(anatomy, allowance.cost, activation_flops=settings.plan.activation_flops)
+    time = origin.model(anatomy, allowance.cost, activation_flops=settings.plan.activation_flops)
     gain = time.gradient(keep)[units]
     order = np.lexsort(
         (units, np.divide(odds(screen[units]), gain, out=np.full(units.size, np.inf), where=gain > 0))

@@ -14,14 +14,19 @@ from esper.anatomy.structure import Anatomy, BoolArray, FloatArray, IntArray
 from esper.elesh import AnalysisSettings, Evidence, TaskHandle, TaskOutcome, Tier, WorkerPool, WorkerTask
 from esper.elesh.analysis import ablate, confidence, measure, screen
 from esper.elesh.case import Case
+from esper.elesh.second_tier import find_heads, find_magnitudes, find_units
 from esper.elesh.workers.task import Status as WorkerStatus
+from esper.emrakul.second_look import SecondLook
 from esper.errors import AnalysisError, AnalysisTimeout
-from esper.leyline import Clock
+from esper.leyline import Clock, content_id
 from esper.urabrask import Measurement, Verdict, validate
 from esper.urabrask import Settings as ValidationSettings
 
 _MEASURING_FRACTION = 0.95
 """Share of the time of an analysis in which tasks may run; the rest is for a plan of what they found."""
+
+_LOOKING_FRACTION = 0.2
+"""Share of the deadline in which the twin may be looked at before finalists are ablated."""
 
 
 @dataclass(frozen=True)
@@ -56,6 +61,21 @@ class OfflineAnalyst:
     deadline_seconds: float
     reconstruct: bool = False
 
+    @property
+    def id(self) -> str:
+        """Names what the answers depend on beside the checkpoint: the same again gives the same answers."""
+        return content_id(
+            {
+                "data": self.case.data.tensors.blake3,
+                "weights": dict(self.weights),
+                "analysis": self.settings.model_dump(mode="json"),
+                "validation": self.validation.model_dump(mode="json"),
+                "floors": self.floors.tolist(),
+                "allowed": np.flatnonzero(~self.allowed).tolist(),
+                "reconstruct": self.reconstruct,
+            }
+        )
+
     def screen(self) -> FloatArray:
         """Importance rank of every unit: shape [units], NaN unmeasured or not cuttable."""
         return self._ranks.copy()
@@ -68,7 +88,36 @@ class OfflineAnalyst:
             "min_optimizer_steps": self.settings.min_optimizer_steps,
         }
         ranks = np.asarray(self._one(screen, asked, self.deadline_seconds), np.float64)
-        return np.where(self.allowed, ranks, np.nan)
+        ranks = np.where(self.allowed, ranks, np.nan)
+        look = self._look
+        return ranks if look is None else look.joined(ranks, self.weights, self.settings.head_weights)
+
+    @cached_property
+    def _look(self) -> SecondLook | None:
+        """Tier 2, where it is asked for; a lost task leaves its units at tier 1."""
+        rules, anatomy = self.settings, self.anatomy
+        if not rules.measure_twin:
+            return None
+        seconds = self.deadline_seconds * _LOOKING_FRACTION
+        until = self.clock() + seconds
+        open_groups = np.unique(anatomy.group_of[self.keep & self.allowed])
+        parts = np.split(open_groups, range(rules.layers_per_task, open_groups.size, rules.layers_per_task))
+        limits = (rules.activation_threshold, rules.redundancy_threshold)
+        asked = {"case": self.case, "activation_threshold": limits[0], "redundancy_threshold": limits[1]}
+        tasks = [self._task(find_units, {**asked, "groups": part.tolist()}, seconds) for part in parts]
+        tasks += [
+            self._task(function, {"case": self.case}, seconds) for function in (find_heads, find_magnitudes)
+        ]
+        outcomes = [self._outcome(handle, until) for handle in [self.pool.submit(task) for task in tasks]]
+        *units, heads, magnitudes = [outcome.value if outcome.is_done else None for outcome in outcomes]
+        notes = tuple(
+            f"Tier 2 is missing in part ({task.function_name.rpartition(':')[2]}): {outcome.message}"
+            for task, outcome in zip(tasks, outcomes, strict=True)
+            if not outcome.is_done
+        )
+        return SecondLook.of(
+            anatomy, [part for part in units if part is not None], heads or [], magnitudes, notes
+        )
 
     def analyze(self, finalists: IntArray, seconds: float) -> Evidence:
         """Ablates the finalists, a few per task; what a lost or late task should have measured stays NaN."""
@@ -95,14 +144,27 @@ class OfflineAnalyst:
         measured = np.array([unit for unit in finalists.tolist() if unit in increases], np.int64)
         if measured.size == 0:
             raise AnalysisError(f"Not one of {finalists.size} finalists was measured. {' '.join(notes)}")
-        table = np.array([increases[unit] for unit in measured.tolist()], np.float64)
+        look = self._look
+        folded = look.folded_rises if look is not None and self.reconstruct else {}
+        rows = [folded.get(unit, increases[unit]) for unit in measured.tolist()]
+        table = np.array(rows, np.float64)
         table[~np.isfinite(table)] = np.nan
         loss, sure, samples = evidence.loss_increase, evidence.confidence, evidence.samples
         loss[measured] = table.mean(axis=1)
         sure[measured] = confidence(table)
         samples[measured] = table.shape[1] * self.settings.batch_samples
-        tier = Tier.ABLATION
-        return replace(evidence, tier=tier, is_partial=bool(notes), notes=notes, screen=self.screen())
+        found = replace(
+            evidence, tier=Tier.ABLATION, is_partial=bool(notes), notes=notes, screen=self.screen()
+        )
+        if look is None:
+            return found
+        leads = np.isin(np.arange(self.anatomy.num_units), [*folded]) & np.isfinite(loss)
+        return replace(
+            found,
+            taylor=look.taylor,
+            leaders=np.where(leads, look.leaders, -1),
+            notes=(*notes, *look.notes),
+        )
 
     def validate(self, keep: BoolArray, seconds: float) -> Verdict:
         """Judges one mask by measuring the twin before and after, both at once where there are workers."""

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
 from esper.elesh import Evidence
 from esper.emrakul.plan import Plan
+from esper.emrakul.rationale import Rationale
 from esper.emrakul.schedule import Allowance
 from esper.leyline import IdempotencyKey
 from esper.urabrask import Decision, Verdict
@@ -39,6 +41,7 @@ class CycleOutcome:
         verdict: the verdict about `plan`, if it was validated.
         evidence: what the analysis measured, if it came that far; not part of the JSON form.
         refused: verdicts about earlier, larger versions of the plan.
+        rationale: why every finalist of `plan` goes or stays.
         error: traceback of what was raised, for the log.
         is_late: whether time ran out.
         duration_seconds: time that the cycle took.
@@ -52,6 +55,7 @@ class CycleOutcome:
     verdict: Verdict | None = None
     evidence: Evidence | None = None
     refused: tuple[Verdict, ...] = ()
+    rationale: Rationale | None = None
     error: str | None = None
     is_late: bool = False
     duration_seconds: float = 0.0
@@ -61,7 +65,13 @@ class CycleOutcome:
         """Accepted, but the measurement could not rule out that it costs too much."""
         return self.verdict is not None and self.verdict.decision is Decision.CONDITIONAL_GO
 
+    @property
+    def is_conclusive(self) -> bool:
+        """Decided by measurements that came to their end: the same request would give the same again."""
+        return self.plan is not None and self.status is not Status.FAILED and not self.is_late
+
     def to_json(self) -> dict[str, Any]:
+        """A form that JSON can hold; `from_json` is its inverse, except for the evidence."""
         return {
             "status": self.status.value,
             "key": str(self.key),
@@ -71,7 +81,25 @@ class CycleOutcome:
             "plan_id": self.plan.id if self.plan else None,
             "verdict": self.verdict.to_json() if self.verdict else None,
             "refused": [verdict.to_json() for verdict in self.refused],
+            "rationale": self.rationale.to_json() if self.rationale else None,
             "error": self.error,
             "is_late": self.is_late,
             "duration_seconds": self.duration_seconds,
         }
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> CycleOutcome:
+        plan, verdict, rationale = data["plan"], data["verdict"], data["rationale"]
+        return cls(
+            Status(data["status"]),
+            IdempotencyKey.parse(data["key"]),
+            data["reason"],
+            Allowance.from_json(data["allowance"]),
+            None if plan is None else Plan.from_json(plan),
+            None if verdict is None else Verdict.from_json(verdict),
+            refused=tuple(Verdict.from_json(refused) for refused in data["refused"]),
+            rationale=None if rationale is None else Rationale.from_json(rationale),
+            error=data["error"],
+            is_late=data["is_late"],
+            duration_seconds=data["duration_seconds"],
+        )

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from esper.anatomy.structure import Anatomy, BoolArray, FloatArray, IntArray
-from esper.emrakul.cost import CostModel
+from esper.emrakul.origin import Origin
 from esper.emrakul.settings import CostName
 from esper.leyline import Level, content_id
 
@@ -25,8 +25,12 @@ class Rejection(StrEnum):
     """Its ablation or confidence is missing."""
     CONFIDENCE = "confidence"
     """It does not stay below the cut often enough."""
+    LEADER = "leader"
+    """Another unit was measured with this one in its place."""
     FLOOR = "floor"
     """Its layer would fall below its floor."""
+    LAYER_BUDGET = "layer_budget"
+    """Its layer has lost what one cycle may take from it."""
     ROUNDING = "rounding"
     """Its layer would not be left with a multiple of `round_to`."""
     LOSS = "loss"
@@ -158,11 +162,12 @@ class Plan:
         return cls(keep_before=keep_before, **fields)
 
 
-def shrink(plan: Plan, anatomy: Anatomy) -> Plan:
+def shrink(plan: Plan, anatomy: Anatomy, origin: Origin | None = None) -> Plan:
     """The plan without its costliest blocks: at most half the predicted loss, three quarters of the blocks.
 
     The second limit makes progress certain where single losses say little, down to an empty plan. Within a
     layer blocks were chosen from the cheapest on, so what is left still ends on a multiple of `round_to`.
+    `origin` is the uncut network; None if `anatomy` is it.
     """
     starts = np.unique(plan.blocks, return_index=True)[1]
     block_loss = np.add.reduceat(plan.predicted_loss, starts) if starts.size else np.zeros(0)
@@ -176,11 +181,12 @@ def shrink(plan: Plan, anatomy: Anatomy) -> Plan:
     left[arrays["units"]] = False
     dropped = np.concatenate([plan.rejected.get(Rejection.SHRUNK, np.zeros(0, np.int64)), plan.units[~stays]])
     kinds = np.unique(anatomy.group_of[arrays["units"]])
+    model = (origin or Origin.of(anatomy)).model(anatomy, plan.cost)
     return replace(
         plan,
         **arrays,
         level=Level.highest(anatomy.groups[int(group)].kind.value for group in kinds),
-        removed_after=1 - CostModel(anatomy, plan.cost).total(left) / plan.origin_cost,
+        removed_after=1 - model.total(left) / plan.origin_cost,
         rejected={**plan.rejected, Rejection.SHRUNK: np.sort(dropped)},
         notes=(*plan.notes, f"Shrunk from {plan.units.size} to {int(stays.sum())} units after a no-go."),
     )

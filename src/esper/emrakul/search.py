@@ -9,7 +9,7 @@ import numpy as np
 
 from esper.anatomy.structure import BoolArray, FloatArray, IntArray
 from esper.emrakul.candidates import Blocks
-from esper.emrakul.cost import CostModel
+from esper.emrakul.cost import Costs
 from esper.emrakul.plan import Rejection
 
 _ROUNDS = 16
@@ -23,9 +23,9 @@ TINY = 1e-12
 class Search:
     """Greedy choice of blocks; `keep` shrinks as it goes."""
 
-    model: CostModel
+    model: Costs
     """What is limited."""
-    time: CostModel
+    time: Costs
     """What is worth saving."""
     blocks: Blocks
     origin_cost: float

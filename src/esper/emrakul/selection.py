@@ -9,7 +9,6 @@ import numpy as np
 from esper.anatomy.structure import Anatomy, BoolArray, IntArray
 from esper.elesh import Evidence
 from esper.emrakul.candidates import candidate_blocks
-from esper.emrakul.cost import CostModel
 from esper.emrakul.destination import bounds
 from esper.emrakul.origin import Origin
 from esper.emrakul.plan import Plan, Rejection
@@ -57,13 +56,12 @@ def make_plan(
         evidence,
         np.unique(finalists),
         allowance,
-        limits.floors,
-        limits.round_to,
+        limits,
         rules.required_confidence,
     )
     search = Search(
-        CostModel(anatomy, allowance.cost),
-        CostModel(anatomy, allowance.cost, activation_flops=rules.activation_flops),
+        origin.model(anatomy, allowance.cost),
+        origin.model(anatomy, allowance.cost, activation_flops=rules.activation_flops),
         blocks,
         origin.cost(allowance.cost),
         allowance.limit_fraction,

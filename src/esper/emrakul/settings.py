@@ -9,8 +9,8 @@ from pydantic import Field, model_validator
 from esper.config_types import Count, Fraction, OpenFraction, PositiveCount, Seconds, Section
 from esper.leyline import Level
 
-CostName = Literal["flops", "parameters"]
-"""What a fraction counts."""
+CostName = Literal["flops", "parameters", "latency"]
+"""What a fraction counts; latency is measured."""
 
 NonNegative = Annotated[float, Field(ge=0.0)]
 
@@ -24,22 +24,36 @@ class Target(Section):
     parameters: OpenFraction | None = None
     """Share of the parameters to remove."""
 
+    latency: OpenFraction | None = None
+    """Share of the time of a forward pass to remove, by a table that is measured when training starts."""
+
+    latency_batch: PositiveCount = 64
+    """Samples of the forward pass that `latency` is about."""
+
     @model_validator(mode="after")
     def _exactly_one(self) -> Self:
-        if (self.flops is None) == (self.parameters is None):
+        if len(self._given()) != 1:
             raise ValueError(
-                'A target names exactly one of flops and parameters, for example {"flops": 0.5}.'
+                'A target names exactly one of flops, parameters and latency, for example {"flops": 0.5}.'
             )
         return self
 
     @property
     def cost(self) -> CostName:
-        return "flops" if self.flops is not None else "parameters"
+        return next(iter(self._given()))
 
     @property
     def fraction(self) -> float:
         """Share to remove, above 0 and below 1."""
-        return self.flops if self.flops is not None else self.parameters or 0.0
+        return next(iter(self._given().values()))
+
+    def _given(self) -> dict[CostName, float]:
+        shares: dict[CostName, float | None] = {
+            "flops": self.flops,
+            "parameters": self.parameters,
+            "latency": self.latency,
+        }
+        return {name: share for name, share in shares.items() if share is not None}
 
 
 class Stage(Section):
@@ -171,6 +185,10 @@ class PlanSettings(Section):
     required_confidence: Fraction = 0.95
     """Share of bootstrap resamples in which a unit must stay below the cut."""
 
+    max_layer_fraction: Fraction | None = None
+    """Most of its original units that one cycle may take from a layer, but at least one; unset: no limit but
+    its floor."""
+
     activation_flops: NonNegative = 1000.0
     """What one element of an activation counts, in FLOPs, when units are compared by what they save: time
     follows elementwise work and memory too. Targets and caps count pure FLOPs; 0 compares by them as well."""
@@ -211,6 +229,22 @@ class RecoverySettings(Section):
     reconstruct: bool = True
     """Change the layers that read removed units so that they miss them least (least squares on the held-out
     calibration batches), when a mask is applied."""
+
+    distill: bool = False
+    """Let the run's own network from before the first mask teach what is left of it after every mask. Needs
+    `session.loss(output, target, inputs)` in the training loop; costs a forward pass of the whole network."""
+
+    distill_epochs: PositiveCount = 1
+    """Epochs after every mask in which it teaches."""
+
+    distill_stride: PositiveCount = 1
+    """Teach in every such step only; 4: in every fourth."""
+
+    distill_weight: Fraction = 0.5
+    """Share of the loss that is about the teacher's output instead of the target."""
+
+    distill_temperature: Annotated[float, Field(gt=0.0)] = 2.0
+    """Softens the classes of both networks: larger looks more at the unlikely ones."""
 
 
 class BudgetSettings(Section):
@@ -290,7 +324,7 @@ class Settings(Section):
     staged: bool = False
     """Follow the stages instead of a target: small caps, one kind of unit after the other."""
 
-    staged_cost: CostName = "flops"
+    staged_cost: Literal["flops", "parameters"] = "flops"
     """What the caps of the stages count."""
 
     schedule: ScheduleSettings = ScheduleSettings()

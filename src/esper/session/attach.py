@@ -8,7 +8,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -24,8 +23,9 @@ from esper.elesh import DataRef, HeldOut, WorkerPool, hold_out, read_data
 from esper.emrakul import Coordinator, Origin, Schedule, floors
 from esper.emrakul.cycle import CycleRunner
 from esper.emrakul.offline import OfflineAnalyst
+from esper.emrakul.timing import origin_of
 from esper.errors import CheckpointError, CheckpointMissing, ConfigError
-from esper.importance import ImportanceTracker
+from esper.importance import ImportanceTracker, TrackedEvidence
 from esper.kasmina import LiveNetwork
 from esper.session.log import say
 from esper.session.parts import AnalystMaker, Parts
@@ -90,7 +90,7 @@ def attach(
         )
     _check_optimizer(model, optimizer)
     settings = config or Config()
-    with pool_ahead(settings, probe) as pool:
+    with pool_ahead(settings, probe, model) as pool:
         network = LiveNetwork(model, optimizer, sample, loss, _modules(companions))
         held_out = None if probe is None else _hold_out(probe, settings)
         session = _assemble(
@@ -224,7 +224,7 @@ def _assemble(
     origin: Origin | None = None,
     pool: WorkerPool | None = None,
 ) -> Session:
-    origin = origin or Origin.of(network.anatomy)
+    origin = origin or origin_of(network.anatomy, config.pruning, network.graph, network.tensors(), sample)
     coordinator = Coordinator(config.pruning, Schedule(config.pruning, epochs), origin, time.monotonic)
     saving = _saving(run, network, held_out, sample, config, schedulers, scaler)
     tracker = ImportanceTracker(
@@ -232,7 +232,7 @@ def _assemble(
     )
     why_off = _why_off(config, held_out, network)
     if why_off is None:
-        pool = pool or open_pool(config)
+        pool = pool or open_pool(config, network.model)
     elif pool is not None:
         pool.close()
         pool = None
@@ -315,21 +315,20 @@ def _analyst_maker(
     """Binds what is known when a cycle starts, so that nothing live is read while training goes on."""
 
     def bound(
-        anatomy: Anatomy, keep: BoolArray, tracked: tuple[float, ...]
+        anatomy: Anatomy, keep: BoolArray, tracked: TrackedEvidence
     ) -> Callable[[CheckpointRef], OfflineAnalyst]:
         allowed = network.cuttable_units()
 
         def analyst(checkpoint: CheckpointRef) -> OfflineAnalyst:
             if pool is None:
                 raise ConfigError("There is no worker pool, because pruning is off.")
-            known = tracked if np.isfinite(np.asarray(tracked)).any() else None
             return OfflineAnalyst(
                 pool=pool,
-                case=saving.case(checkpoint, keep, known),
+                case=saving.case(checkpoint, keep, tracked),
                 anatomy=anatomy,
                 keep=keep,
                 allowed=allowed,
-                weights=config.importance.weights.model_dump(),
+                weights=tracked.weights,
                 settings=config.analysis,
                 validation=config.validation,
                 floors=floors(anatomy, config.pruning, origin),

@@ -17,11 +17,13 @@ from esper.emrakul import Baseline, RollbackReason, Status, Strategy, worthwhile
 from esper.emrakul.cycle import Decision
 from esper.emrakul.settings import RollbackSettings
 from esper.errors import SurgeryError
+from esper.importance import TrainingPhase
 from esper.kasmina import renumbered
 from esper.leyline import Level
 from esper.session.log import say
 from esper.session.parts import Memory, Parts, restore
 from esper.session.preview import apply_statistics, confirm, recalibrate
+from esper.session.recovery import Recovery
 from esper.session.saving import TRIAL
 from esper.session.trial import Watch
 
@@ -33,9 +35,11 @@ class Masking:
 
     Attributes:
         last_cut: the last cut of this process, with its proof.
+        recovery: learns of a mask before it is applied.
     """
 
-    def __init__(self, parts: Parts, memory: Memory) -> None:
+    def __init__(self, parts: Parts, memory: Memory, recovery: Recovery) -> None:
+        self.recovery = recovery
         self.last_cut: Cut | None = None
         self._parts = parts
         self._memory = memory
@@ -118,8 +122,6 @@ class Masking:
         kept, changes = trial.settled(parts.network.anatomy.num_units), trial.changes
         base_step, strategy = trial.failed(reason)
         self.forget_cycle()
-        if parts.runner is not None:
-            parts.runner.coordinator.record_rollback(epoch)
         if strategy is Strategy.ATOMIC:
             parts.network.masks.unmask(but=kept)
             parts.network.adjust(changes, sign=-1)
@@ -131,6 +133,8 @@ class Masking:
             target = parts.saving.before(base_step, strategy, trial.rollbacks)
             restore(parts, self._memory, target, as_rollback=True)
             text = f"everything went back to the verified checkpoint of step {target.step}"
+        if parts.runner is not None:  # rests and cool-downs count from where training goes on
+            parts.runner.coordinator.record_rollback(self._memory.epoch)
         parts.saving.release_masks()
         self._memory.log.mark(epoch, "rollback", f"{reason.text} Therefore {text}.")
         say(f"epoch {epoch}: {reason.text} Therefore {text}.", problem=True)
@@ -166,7 +170,7 @@ class Masking:
         if parts.runner is not None:
             parts.runner.coordinator.record_settled(self._memory.epoch)
         network = parts.network
-        left = worthwhile_cut(network.anatomy, network.masks.keep, parts.config.pruning)
+        left = worthwhile_cut(network.anatomy, network.masks.keep, parts.config.pruning, parts.origin)
         numbers = None if left is None else self.cut_masked(left)
         if numbers is None or decision is None or decision.keep is None:
             return decision
@@ -190,6 +194,7 @@ class Masking:
             )
             say(f"epoch {self._memory.epoch}: not applied, the weights have moved on: {objection}")
             return
+        self.recovery.before_mask()
         before, base_step = self._parts.removed_fraction(), self._parts.saving.hold(TRIAL)
         level = Level.highest(anatomy.groups[int(g)].kind.value for g in np.unique(anatomy.group_of[new]))
         settled = self._memory.trial.settled_before(masks.keep)
@@ -271,7 +276,8 @@ class Masking:
         if runner is None:
             return
         keep: BoolArray = network.masks.keep.copy()
-        tracked = tuple(float(score) for score in self._parts.tracker.taylor())
+        phase = TrainingPhase.at(self._memory.epoch, self._parts.epochs)
+        tracked = self._parts.tracker.evidence(phase)
         analyst = self._parts.analyst(network.anatomy, keep, tracked)
         runner.start(durable, self._memory.epoch, network.anatomy, keep, analyst)
 

@@ -6,9 +6,11 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from torch import nn
+
 from esper.config import Config
 from esper.elesh.analysis import ready
-from esper.elesh.workers import InlinePool, LocalPool, WorkerPool, WorkerTask
+from esper.elesh.workers import InlinePool, LocalPool, WorkerPool, WorkerTask, workers_needed
 
 _IMPORT_SECONDS = 10.0
 """Most that attaching waits for workers to have imported what they need."""
@@ -17,9 +19,9 @@ _PRELOAD = ("torch", "torch._dynamo", "safetensors.torch", "esper.elesh.analysis
 
 
 @contextmanager
-def pool_ahead(config: Config, probe: object) -> Iterator[WorkerPool | None]:
+def pool_ahead(config: Config, probe: object, model: nn.Module) -> Iterator[WorkerPool | None]:
     """Workers import torch while the network is traced: beside training that would slow down every step."""
-    pool = open_pool(config) if config.pruning.is_enabled and probe is not None else None
+    pool = open_pool(config, model) if config.pruning.is_enabled and probe is not None else None
     try:
         yield pool
     except BaseException:
@@ -28,11 +30,17 @@ def pool_ahead(config: Config, probe: object) -> Iterator[WorkerPool | None]:
         raise
 
 
-def open_pool(config: Config) -> WorkerPool:
-    """As many worker processes as asked for, or as there are cores, at most four; none: in this process."""
-    workers = config.analysis.workers
+def open_pool(config: Config, model: nn.Module) -> WorkerPool:
+    """As many worker processes as asked for; none: in this process.
+
+    Unset: as many as there are cores, but more than four only where so many parameters need them.
+    """
+    workers, pruning = config.analysis.workers, config.pruning
     if workers is None:
-        workers = min(4, os.cpu_count() or 1)
+        seconds = pruning.budget.deadline_seconds * pruning.budget.analysis_fraction
+        parameters = sum(parameter.numel() for parameter in model.parameters())
+        needed = workers_needed(parameters, len(pruning.schedule.levels), seconds)
+        workers = max(min(4, os.cpu_count() or 1), needed)
     return LocalPool(workers, _PRELOAD) if workers else InlinePool()
 
 

@@ -30,8 +30,9 @@ class Job:
 
 @dataclass(eq=False)
 class Worker:
-    """One worker process and the job that it has, if any."""
+    """One worker process and the job that it has, if any; `number` is its place in the crew."""
 
+    number: int
     pid: int
     channel: Channel
     job: Job | None = None
@@ -98,7 +99,9 @@ class Crew:
         theirs.close()
         with suppress(ProcessLookupError):
             os.setpgid(pid, pid)  # what it starts goes with it when it is killed
-        self.workers.append(Worker(pid, ours))
+        taken = {worker.number for worker in self.workers}
+        number = next(n for n in range(len(taken) + 1) if n not in taken)
+        self.workers.append(Worker(number, pid, ours))
         return self.workers[-1]
 
     def kill(self, worker: Worker) -> None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from esper.elesh.workers.call import call
 from esper.elesh.workers.codec import from_plain, to_plain
+from esper.elesh.workers.health import WorkerHealth
 from esper.elesh.workers.task import Status, TaskOutcome, WorkerTask
 from esper.errors import AnalysisError
 from esper.leyline import Clock
@@ -48,6 +49,11 @@ class InlinePool:
     def __init__(self, clock: Clock = time.monotonic) -> None:
         self._clock = clock
         self._is_closed = False
+        self._health = WorkerHealth(0)
+
+    def health(self) -> tuple[WorkerHealth, ...]:
+        """How the caller has fared as its own worker."""
+        return (self._health,)
 
     def submit(self, task: WorkerTask) -> InlineHandle:
         if self._is_closed:
@@ -62,7 +68,8 @@ class InlinePool:
                 f"It took {seconds:g} seconds instead of {task.deadline_seconds:g}; its result was dropped."
             )
             status, value, message = Status.TIMEOUT, None, late
-        outcome = TaskOutcome(status, from_plain(value), message, attempts=1, seconds=seconds)
+        outcome = TaskOutcome(status, from_plain(value), message, attempts=1, seconds=seconds, worker=0)
+        self._health = self._health.after(status, message, seconds, None)
         return InlineHandle(outcome, 1.0 if outcome.is_done else told[-1])
 
     def close(self) -> None:

@@ -18,6 +18,7 @@ from typing import Any
 
 from esper.elesh.workers.channel import Channel, wait_for
 from esper.elesh.workers.codec import from_plain, to_plain
+from esper.elesh.workers.health import WorkerHealth
 from esper.elesh.workers.task import Status, TaskOutcome, WorkerTask
 from esper.errors import AnalysisError, ConfigError
 
@@ -63,6 +64,7 @@ class LocalPool:
         self._preload = tuple(preload)
         self._numbers = count()
         self._open: dict[int, LocalHandle] = {}
+        self._health: dict[int, WorkerHealth] = {}
         self._turn = threading.Condition()
         self._is_reading = False
         self._is_closed = False
@@ -90,6 +92,13 @@ class LocalPool:
             self._channel.send({"id": number, **request})
             self._channel.finish()
             return handle
+
+    def health(self) -> tuple[WorkerHealth, ...]:
+        """How every worker has fared so far; one that has ended no task is unknown, not well."""
+        with self._turn:
+            if not (self._is_reading or self._is_closed or os.getpid() != self._owner):
+                self._read(0.0)
+            return tuple(self._health.get(n, WorkerHealth(n)) for n in range(self.num_workers))
 
     def close(self) -> None:
         if os.getpid() != self._owner:
@@ -171,8 +180,18 @@ class LocalPool:
             handle = self._open[message["id"]]
             if "progress" in message:
                 handle.told = message["progress"]
-            else:
-                self._open.pop(message["id"]).ended = _outcome(message)
+                continue
+            outcome = _outcome(message)
+            self._note(outcome)
+            if "retried" not in message:
+                self._open.pop(message["id"]).ended = outcome
+
+    def _note(self, outcome: TaskOutcome) -> None:
+        """An attempt becomes part of the health of the worker that made it."""
+        if outcome.worker is not None:
+            before = self._health.get(outcome.worker, WorkerHealth(outcome.worker))
+            told = (outcome.status, outcome.message, outcome.seconds, outcome.peak_bytes)
+            self._health[outcome.worker] = before.after(*told)
 
     def _bury(self) -> None:
         self._end()
@@ -230,6 +249,8 @@ def _outcome(message: dict[str, Any]) -> TaskOutcome:
         message=message["message"],
         attempts=message["attempts"],
         seconds=message["seconds"],
+        worker=message["worker"],
+        peak_bytes=message["peak_bytes"],
     )
 
 

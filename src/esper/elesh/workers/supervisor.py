@@ -127,10 +127,11 @@ class Supervisor:
         elif message["status"] == Status.MEMORY:
             if worker in self._crew.workers:
                 self._crew.kill(worker)  # what is left of it is not to be trusted
-            self._fail(worker, Status.MEMORY, message["message"])
+            self._fail(worker, Status.MEMORY, message["message"], message["peak_bytes"])
         else:
             job, worker.job = worker.job, None
-            self._tell(job, Status(message["status"]), message["value"], message["message"])
+            told = (Status(message["status"]), message["value"], message["message"])
+            self._tell(job, *told, worker.number, message["peak_bytes"])
 
     def _mourn(self) -> None:
         for worker, epitaph in self._crew.dead():
@@ -157,26 +158,44 @@ class Supervisor:
         for worker in list(self._crew.workers):
             if worker.job and worker.job.request["id"] == number:
                 self._crew.kill(worker)
-                self._tell(worker.job, Status.CANCELED, None, "It was canceled and killed.")
+                self._tell(worker.job, Status.CANCELED, None, "It was canceled and killed.", worker.number)
 
-    def _fail(self, worker: Worker, status: Status, message: str) -> None:
+    def _fail(self, worker: Worker, status: Status, message: str, peak_bytes: int | None = None) -> None:
         """The dead worker's job, if it had one, gets another attempt or its outcome."""
         job, worker.job = worker.job, None
         if job is None:
             return
         if job.attempts <= job.request["retries"]:
             self._queue.append(job)
+            self._trainer.send(
+                {"retried": True, **_ended(job, status, None, message, worker.number, peak_bytes)}
+            )
         else:
-            self._tell(job, status, None, message)
+            self._tell(job, status, None, message, worker.number, peak_bytes)
 
-    def _tell(self, job: Job, status: Status, value: Any, message: str) -> None:
-        self._trainer.send(
-            {
-                "id": job.request["id"],
-                "status": status,
-                "value": value,
-                "message": message,
-                "attempts": job.attempts,
-                "seconds": time.monotonic() - job.started if job.attempts else 0.0,
-            }
-        )
+    def _tell(
+        self,
+        job: Job,
+        status: Status,
+        value: Any,
+        message: str,
+        worker: int | None = None,
+        peak_bytes: int | None = None,
+    ) -> None:
+        self._trainer.send(_ended(job, status, value, message, worker, peak_bytes))
+
+
+def _ended(
+    job: Job, status: Status, value: Any, message: str, worker: int | None, peak_bytes: int | None
+) -> dict[str, Any]:
+    """How an attempt ended, for the trainer."""
+    return {
+        "id": job.request["id"],
+        "status": status,
+        "value": value,
+        "message": message,
+        "attempts": job.attempts,
+        "seconds": time.monotonic() - job.started if job.attempts else 0.0,
+        "worker": worker,
+        "peak_bytes": peak_bytes,
+    }

@@ -6,9 +6,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from importlib import import_module
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from esper.errors import ConfigError
+
+if TYPE_CHECKING:
+    from esper.elesh.workers.health import WorkerHealth
 
 
 class Status(StrEnum):
@@ -80,7 +83,8 @@ class WorkerTask:
 class TaskOutcome:
     """How a task ended: its `value` if done, otherwise a `message` for people.
 
-    `seconds` is the time of the last attempt.
+    `seconds` is the time of the last attempt, `worker` the number of the worker that made it (None if none
+    did), `peak_bytes` the most memory that the worker's process has held so far, if it could still tell.
     """
 
     status: Status
@@ -88,6 +92,8 @@ class TaskOutcome:
     message: str = ""
     attempts: int = 0
     seconds: float = 0.0
+    worker: int | None = None
+    peak_bytes: int | None = None
 
     @property
     def is_done(self) -> bool:
@@ -134,6 +140,10 @@ class WorkerPool(Protocol):
             ConfigError: The function or an argument cannot be sent to a worker.
             AnalysisError: The pool is closed.
         """
+        ...
+
+    def health(self) -> tuple[WorkerHealth, ...]:
+        """How every worker has fared so far; one that has ended no task is unknown, not well."""
         ...
 
     def close(self) -> None:

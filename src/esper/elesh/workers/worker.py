@@ -15,6 +15,7 @@ from esper.elesh.workers.channel import Channel, wait_for
 
 _OOM_SCORE = "900"
 _PR_SET_PDEATHSIG = 1
+_MAXRSS_BYTES = 1 if sys.platform == "darwin" else 1024
 
 
 def serve(channel: Channel, supervisor: int) -> None:
@@ -44,7 +45,8 @@ def _work(channel: Channel, message: dict[str, Any], hard: int) -> None:
     _cap_memory(message["memory_bytes"], hard)
     status, value, text = call(message["function"], message["arguments"], progress)
     _cap_memory(None, hard)
-    channel.send({"status": status, "value": value, "message": text})
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * _MAXRSS_BYTES
+    channel.send({"status": status, "value": value, "message": text, "peak_bytes": peak})
     channel.finish()
     sys.stdout.flush()
     sys.stderr.flush()

@@ -1,0 +1,109 @@
+"""Where units are read in a twin, and what is read there arranged as one column per unit."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, fx
+
+from esper.anatomy import Anatomy
+from esper.anatomy.structure import IntArray
+from esper.anatomy.twin import Twin
+
+
+@dataclass(frozen=True, eq=False)
+class Reading:
+    """One argument of one operator that reads units.
+
+    Attributes:
+        position: the operator's place in the graph.
+        argument: which of its arguments.
+        units: the unit of every element, -1 for none; rank of the argument, 1 along axes that do not matter.
+        batch_axis: the axis of samples; None where samples cannot be told apart.
+    """
+
+    position: int
+    argument: int
+    units: IntArray
+    batch_axis: int | None
+
+    @property
+    def place(self) -> tuple[int, int]:
+        return self.position, self.argument
+
+    def columns(self, value: Tensor) -> Tensor:
+        """The argument with one column per element of `units`: shape [everything else, units.size]."""
+        axes = self._axes(value)
+        return value.movedim(axes, [*range(-len(axes), 0)]).reshape(-1, self.units.size)
+
+    def from_columns(self, columns: Tensor, like: Tensor) -> Tensor:
+        """The inverse of `columns`."""
+        axes = self._axes(like)
+        moved = like.movedim(axes, [*range(-len(axes), 0)])
+        return columns.reshape(moved.shape).movedim([*range(-len(axes), 0)], axes)
+
+    def coordinates(self, first: int, width: int) -> IntArray | None:
+        """The columns of units `first` and following: shape [width, columns of each].
+
+        None where the units have different numbers of columns, as where some of them live on elsewhere.
+        """
+        flat = self.units.ravel()
+        mine = np.flatnonzero((flat >= first) & (flat < first + width))
+        owner = flat[mine] - first
+        each = np.bincount(owner, minlength=width)
+        if not width or each.min() == 0 or (each != each[0]).any():
+            return None
+        return mine[np.argsort(owner, kind="stable")].reshape(width, -1)
+
+    def _axes(self, value: Tensor) -> list[int]:
+        """The axes along which units differ, counted from the front."""
+        return [axis for axis in range(value.dim()) if self.units.shape[axis] > 1] or [value.dim() - 1]
+
+
+def readings_of(twin: Twin, anatomy: Anatomy, groups: Collection[int]) -> list[Reading]:
+    """Every place where units of these groups are read."""
+    nodes = list(twin.program.graph.nodes)
+    wanted = np.zeros(len(anatomy.groups), np.bool_)
+    wanted[list(groups)] = True
+    found = []
+    for gate in anatomy.gates:
+        is_asked = (gate.units >= 0) & wanted[anatomy.group_of[np.maximum(gate.units, 0)]]
+        if is_asked.any():
+            position = twin.positions[gate.node]
+            units = np.where(is_asked, gate.units, -1)
+            axis = _batch_axis(twin, nodes[position], gate.argument)
+            is_free = axis is not None and units.shape[axis] == 1
+            found.append(Reading(position, gate.argument, units, axis if is_free else None))
+    return found
+
+
+def _batch_axis(twin: Twin, node: fx.Node, argument: int) -> int | None:
+    """The axis that is as long as the batch, whatever its size; None if there is not exactly one."""
+    operands = node.args
+    if node.target is torch.ops.aten.einsum.default:
+        listed = node.args[1]
+        operands = tuple(listed) if isinstance(listed, (list, tuple)) else ()
+    read = operands[argument] if argument < len(operands) else None
+    value = read.meta.get("val") if isinstance(read, fx.Node) else None
+    symbols = _batch_symbols(twin)
+    if not isinstance(value, Tensor):
+        return None
+    open_axes = [axis for axis, size in enumerate(value.shape) if _is_open(size)]
+    if len(open_axes) != 1 or str(value.shape[open_axes[0]]) not in symbols:
+        return None
+    return open_axes[0]
+
+
+def _batch_symbols(twin: Twin) -> set[str]:
+    """What the graph calls the first size of its inputs."""
+    placeholders = [node for node in twin.program.graph.nodes if node.op == "placeholder"]
+    values = [node.meta.get("val") for node in placeholders if node.name not in twin.names]
+    first = [value.shape[0] for value in values if isinstance(value, Tensor) and value.dim()]
+    return {str(size) for size in first if _is_open(size)}
+
+
+def _is_open(size: int | torch.SymInt) -> bool:
+    return isinstance(size, torch.SymInt)

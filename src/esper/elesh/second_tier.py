@@ -1,0 +1,104 @@
+"""Tier 2 as worker tasks: units, heads and blocks of one checkpoint, measured on its twin."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from esper.anatomy.structure import BoolArray, FloatArray, IntArray
+from esper.elesh.analysis import usable
+from esper.elesh.blocks import BlockMeasures, measure_blocks
+from esper.elesh.case import Case, open_case, read_data
+from esper.elesh.head_patterns import HeadPatterns, measure_heads
+from esper.elesh.redundancy import can_take_over, folded_losses, leaders_of
+from esper.elesh.unit_measures import measure_units
+from esper.importance import magnitude
+
+
+@dataclass(frozen=True, eq=False)
+class UnitFindings:
+    """What one task found out about the units of some layers; see `UnitMeasures`.
+
+    Attributes:
+        units: unit numbers, shape [asked].
+        taylor: exact first-order change of the loss, shape [asked].
+        activation_frequency: share of active elements, shape [asked].
+        is_per_sample: whether samples could be told apart, shape [asked].
+        leaders: the unit that carries the same signal and is more important, -1 for none, shape [asked].
+        correlation: with the leader, NaN for none, shape [asked].
+        folded: units that have a leader and whose loss was measured with it in their place, shape [folded].
+        folded_rises: rise of the loss on every batch, shape [folded, batches].
+    """
+
+    units: IntArray
+    taylor: FloatArray
+    activation_frequency: FloatArray
+    is_per_sample: BoolArray
+    leaders: IntArray
+    correlation: FloatArray
+    folded: IntArray
+    folded_rises: FloatArray
+
+
+def find_units(
+    case: Case, groups: Sequence[int], activation_threshold: float, redundancy_threshold: float
+) -> UnitFindings:
+    """Measures all units of some groups on the calibration batches."""
+    opened = open_case(case)
+    anatomy, twin, state = opened.anatomy, opened.twin, opened.masked_state(opened.keep)
+    batches = usable(twin, read_data(case.data)[1].calibration)
+    found = measure_units(twin, anatomy, state, batches, groups, threshold=activation_threshold)
+    leaders = np.full(anatomy.num_units, -1, np.int64)
+    correlation = np.full(anatomy.num_units, np.nan)
+    folded: list[IntArray] = [np.zeros(0, np.int64)]
+    rises: list[FloatArray] = [np.zeros((0, len(batches)))]
+    for group, moments in found.moments.items():
+        span = anatomy.unit_slice(group)
+        correlations = [part.correlation() for part in moments]
+        own, strength = leaders_of(correlations, found.taylor[span], redundancy_threshold)
+        channels = np.flatnonzero(own >= 0)
+        if not channels.size or not all(can_take_over(twin, part.reading) for part in moments):
+            continue
+        leaders[span.start + channels] = span.start + own[channels]
+        correlation[span] = strength
+        folded.append(span.start + channels)
+        columns = []
+        for batch in batches:
+            with torch.no_grad():
+                base, _ = twin.loss(state, batch)
+            columns.append(folded_losses(twin, state, batch, moments, own, channels) - base)
+        rises.append(torch.stack(columns, dim=1).double().numpy())
+    units = np.concatenate([np.arange(span.start, span.stop) for span in map(anatomy.unit_slice, groups)])
+    return UnitFindings(
+        units,
+        found.taylor[units],
+        found.activation_frequency[units],
+        found.is_per_sample[units],
+        leaders[units],
+        correlation[units],
+        np.concatenate(folded),
+        np.concatenate(rises),
+    )
+
+
+def find_magnitudes(case: Case) -> FloatArray:
+    """Size of every unit's weights: shape [units]."""
+    opened = open_case(case)
+    return magnitude(opened.anatomy, opened.state)
+
+
+def find_heads(case: Case) -> list[HeadPatterns]:
+    """The patterns of every attention on the calibration batches."""
+    opened = open_case(case)
+    batches = usable(opened.twin, read_data(case.data)[1].calibration)
+    return measure_heads(opened.twin, opened.anatomy, opened.masked_state(opened.keep), batches)
+
+
+def find_blocks(case: Case, skip: bool = True) -> list[BlockMeasures]:
+    """What every block does to its input, and what it would cost to skip it."""
+    opened = open_case(case)
+    batches = usable(opened.twin, read_data(case.data)[1].calibration)
+    return measure_blocks(opened.twin, opened.masked_state(opened.keep), batches, skip=skip)
