@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import prod
@@ -97,12 +97,12 @@ def blocks_of(traced: Traced, anatomy: Anatomy) -> tuple[Block, ...]:
         traced: the traced network.
         anatomy: its anatomy, which knows what operators cost.
     """
-    costs: Counter[str] = Counter()
+    costs: defaultdict[str, float] = defaultdict(float)
     for term in anatomy.terms:
         costs[term.node] += term.multiplier * prod(factor.size for factor in term.factors)
 
     def flops(found: Sum) -> float:
-        return float(sum(costs[node.name] for node in unread(found.node.graph, [found])))
+        return sum(costs[node.name] for node in unread(found.node.graph, [found]))
 
     return tuple(replace(one.block, flops=flops(one)) for one in sums(traced))
 
