@@ -8,14 +8,14 @@ import json
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.optim import AdamW
+from torch.optim import LBFGS, AdamW
 from torch.optim.lr_scheduler import CosineAnnealingLR
 from torch.optim.swa_utils import AveragedModel
 
 from esper.anatomy import Probe
 from esper.anatomy.blocks import residual_blocks
 from esper.anatomy.form import Form, Snapshot
-from esper.anatomy.removal import program_without, remove_blocks
+from esper.anatomy.removal import Removal, program_without, remove_blocks
 from esper.anatomy.removed import RemovedModule
 from esper.errors import ConfigError, SurgeryError, UnknownPathError
 from tests.anatomy.cutting import loss_of, probe_of, train_step
@@ -148,7 +148,8 @@ def test_what_fails_afterwards_takes_everything_back() -> None:
     train_step(model, optimizer, sample)
     before, state = outputs(model, probe), copy.deepcopy(optimizer.state_dict())
 
-    def fail() -> None:
+    def fail(made: Removal) -> None:
+        assert made.blocks == ("1.mix", "1.mlp")
         raise ConfigError("no")
 
     with pytest.raises(ConfigError, match="no"):
@@ -156,6 +157,13 @@ def test_what_fails_afterwards_takes_everything_back() -> None:
     assert all(torch.equal(a, b) for a, b in zip(outputs(model, probe), before, strict=True))
     torch.testing.assert_close(optimizer.state_dict(), state, rtol=0, atol=0)
     assert not any(isinstance(m, RemovedModule) for m in (*model.modules(), *average.modules()))
+
+
+def test_an_optimizer_that_treats_all_parameters_as_one_is_refused() -> None:
+    model, _, probe = small()
+    with pytest.raises(SurgeryError, match="LBFGS keeps parameters in '_params'"):
+        remove_blocks(model, ["1"], probe, (LBFGS(model.parameters()),))
+    assert not any(isinstance(m, RemovedModule) for m in model.modules())
 
 
 def test_what_is_no_copy_is_refused() -> None:

@@ -97,14 +97,33 @@ def blocks_of(traced: Traced, anatomy: Anatomy) -> tuple[Block, ...]:
         traced: the traced network.
         anatomy: its anatomy, which knows what operators cost.
     """
+    found, costs = sums(traced), _costs(anatomy)
+    return tuple(replace(one.block, flops=_flops([one], costs)) for one in found)
+
+
+def flops_without(model: nn.Module, names: Sequence[str], sample: Any, loss: Loss | None = None) -> float:
+    """FLOPs of one forward pass for one sample without these blocks; arguments as in `residual_blocks`.
+
+    Raises:
+        UnknownPathError: there is no block of that name.
+    """
+    args, kwargs, _ = split_sample(sample, with_target=loss is not None)
+    traced = traced_for(bare(model), args, kwargs)
+    anatomy = anatomy_of(traced, model)
+    return anatomy.flops() - _flops(named(sums(traced), names), _costs(anatomy))
+
+
+def _costs(anatomy: Anatomy) -> Mapping[str, float]:
+    """FLOPs by node."""
     costs: defaultdict[str, float] = defaultdict(float)
     for term in anatomy.terms:
         costs[term.node] += term.multiplier * prod(factor.size for factor in term.factors)
+    return costs
 
-    def flops(found: Sum) -> float:
-        return sum(costs[node.name] for node in unread(found.node.graph, [found]))
 
-    return tuple(replace(one.block, flops=flops(one)) for one in sums(traced))
+def _flops(dropped: Sequence[Sum], costs: Mapping[str, float]) -> float:
+    """What goes with these blocks together."""
+    return sum(costs.get(node.name, 0.0) for node in unread(dropped[0].node.graph, dropped))
 
 
 def sums(traced: Traced) -> tuple[Sum, ...]:

@@ -48,6 +48,11 @@ class Omission:
         return unread(self.program.graph, self.chosen)
 
     @property
+    def names(self) -> tuple[str, ...]:
+        """The blocks, in the order of the graph."""
+        return tuple(one.block.name for one in self.chosen)
+
+    @property
     def tensors(self) -> tuple[str, ...]:
         """Parameters and buffers that only the blocks read."""
         return tuple(dict.fromkeys(name for one in self.chosen for name in one.block.tensors))

@@ -9,6 +9,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
+from torch.utils import _pytree as pytree
 
 from esper.anatomy.admission import check_tensors, check_values
 from esper.anatomy.companions import whole_copy_in
@@ -28,6 +29,7 @@ class Removal:
     """What a removal did.
 
     Attributes:
+        blocks: names of the blocks.
         equivalence: how equal the network is to itself with the blocks at zero.
         removed: modules that are gone.
         left: parameters that had a part in the blocks only and stay, because they lie in modules that do
@@ -36,15 +38,12 @@ class Removal:
         parameters_after: of the network.
     """
 
+    blocks: tuple[str, ...]
     equivalence: Equivalence
     removed: tuple[str, ...]
     left: tuple[str, ...]
     parameters_before: int
     parameters_after: int
-
-
-def _nothing_more() -> None:
-    return None
 
 
 def remove_blocks(
@@ -54,7 +53,7 @@ def remove_blocks(
     optimizers: tuple[Optimizer, ...] = (),
     companions: tuple[nn.Module, ...] = (),
     *,
-    then: Callable[[], None] = _nothing_more,
+    then: Callable[[Removal], None] = lambda _: None,
 ) -> Removal:
     """Removes residual blocks in place, or leaves everything as it was.
 
@@ -68,7 +67,7 @@ def remove_blocks(
         optimizers: optimizers that hold the network's parameters.
         companions: modules that hold a copy of the network (an EMA, a teacher); they lose the same blocks,
             each with a proof of its own.
-        then: called when all is removed and proven; if it raises, the removal is undone.
+        then: hears what was done when all is removed and proven; if it raises, the removal is undone.
 
     Raises:
         UnknownPathError: there is no block of that name.
@@ -91,7 +90,7 @@ def remove_blocks(
         after = set(network.parameters())
         for optimizer in optimizers:
             _forget(optimizer, {p for p in before.values() if p not in after}, undo)
-        then()
+        then(made)
     except BaseException:
         undo.run()
         raise
@@ -109,7 +108,7 @@ def _remove_from(network: nn.Module, names: Sequence[str], probe: Probe, undo: U
     equivalence, removed = _in_some_way(network, plan.ways(), masked, probe, undo)
     held = dict(network.named_parameters())
     left = tuple(name for name in plan.tensors if name in held)
-    return Removal(equivalence, removed, left, old, _count(network))
+    return Removal(plan.names, equivalence, removed, left, old, _count(network))
 
 
 def _in_some_way(
@@ -165,7 +164,7 @@ def program_without(model: nn.Module, names: Sequence[str], probe: Probe) -> Cut
     plan = Omission.of(bare(model), names, probe)
     masked = plan.masked()
     smaller = traced_again(plan.without(), probe)
-    return CutProgram(smaller, compared(smaller.module(), masked, probe), tuple(names))
+    return CutProgram(smaller, compared(smaller.module(), masked, probe), plan.names)
 
 
 def _proof(network: nn.Module, masked: nn.Module, probe: Probe) -> Equivalence:
@@ -201,6 +200,14 @@ def _gradients(module: nn.Module, probe: Probe) -> dict[str, Tensor]:
 
 
 def _forget(optimizer: Optimizer, gone: set[nn.Parameter], undo: Undo) -> None:
+    for name, value in vars(optimizer).items():
+        leaves = () if name in ("param_groups", "state") else pytree.tree_leaves(value)
+        if any(isinstance(leaf, nn.Parameter) and leaf in gone for leaf in leaves):
+            raise SurgeryError(
+                f"{type(optimizer).__name__} keeps parameters in {name!r} and treats all of them as one, so "
+                "it cannot forget some. Nothing was changed. Remove blocks without this optimizer and start "
+                "a new one."
+            )
     for group in optimizer.param_groups:
         undo.add(partial(group.__setitem__, "params", group["params"]))
         group["params"] = [parameter for parameter in group["params"] if parameter not in gone]
