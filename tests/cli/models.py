@@ -38,3 +38,20 @@ class Refusing(nn.Module):
 
 def untraceable() -> tuple[nn.Module, torch.Tensor]:
     return Refusing(), torch.zeros(2, 6)
+
+
+class Layered(nn.Module):
+    """With a layer that it could leave out."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.layer, self.head = nn.Linear(6, 8), nn.Linear(8, 8), nn.Linear(8, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.stem(x)
+        scores: torch.Tensor = self.head(x + self.layer(x))
+        return scores
+
+
+def layered() -> tuple[nn.Module, torch.Tensor]:
+    return Layered(), torch.zeros(2, 6)

@@ -137,3 +137,20 @@ def test_a_damaged_checkpoint_is_not_cut(tmp_path: Path) -> None:
     outcome = command("compact", str(newest), "-o", str(tmp_path / "out"))
     assert outcome.returncode == 2
     assert not (tmp_path / "out").exists()
+
+
+def test_a_layer_that_inspect_names_can_go(tmp_path: Path) -> None:
+    target = "tests.cli.models:layered"
+    rows = json.loads(command("inspect", target, "--json").stdout)["blocks"]
+    assert [row["name"] for row in rows] == ["layer"]
+    assert rows[0]["parameters_fraction"] == pytest.approx(72 / (56 + 72 + 27))
+    outcome = command("compact", target, "-o", str(tmp_path / "out"), "--block", "layer")
+    assert outcome.returncode == 0, outcome.stderr
+    assert "removed" in outcome.stdout
+    assert esper.load(tmp_path / "out")(torch.ones(2, 6)).shape == (2, 3)
+
+
+def test_a_layer_of_a_checkpoint_is_not_asked_for(masked: tuple[Path, torch.Tensor], tmp_path: Path) -> None:
+    outcome = command("compact", str(masked[0]), "-o", str(tmp_path / "out"), "--block", "layer")
+    assert outcome.returncode == 2
+    assert "--block belongs to" in " ".join(outcome.stderr.split())

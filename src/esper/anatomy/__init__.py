@@ -1,15 +1,18 @@
 """What a network is made of: units that can be removed, how to remove them, and the proof of it."""
 
+from esper.anatomy.blocks import Block, residual_blocks
 from esper.anatomy.equivalence import Equivalence, Probe
 from esper.anatomy.inspection import anatomy_of, inspect
 from esper.anatomy.masking import masked_axes, zero_masked
 from esper.anatomy.reconstruction import reconstruction
+from esper.anatomy.removal import Removal, program_without, remove_blocks
 from esper.anatomy.structure import Anatomy, FrozenAxis, Gate, Group, Kind, Member, TensorInfo, Term
 from esper.anatomy.surgery import Cut, cut, uncut
 from esper.anatomy.trace import Loss, Traced, primary_output, split_sample, trace
 
 __all__ = [
     "Anatomy",
+    "Block",
     "Cut",
     "Equivalence",
     "FrozenAxis",
@@ -19,6 +22,7 @@ __all__ = [
     "Loss",
     "Member",
     "Probe",
+    "Removal",
     "TensorInfo",
     "Term",
     "Traced",
@@ -27,7 +31,10 @@ __all__ = [
     "inspect",
     "masked_axes",
     "primary_output",
+    "program_without",
     "reconstruction",
+    "remove_blocks",
+    "residual_blocks",
     "split_sample",
     "trace",
     "uncut",

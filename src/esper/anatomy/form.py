@@ -6,7 +6,7 @@ repeat a size, modules that have become another class, and buffers that no state
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,12 +15,15 @@ from torch import Tensor, nn
 
 from esper.anatomy.attention import CutMultiheadAttention
 from esper.anatomy.modules import set_attribute
+from esper.anatomy.removed import Answer, RemovedModule, become_removed
 from esper.anatomy.tensors import Undo, resize, select
 from esper.anatomy.trace import named_tensors
 from esper.errors import CheckpointCorrupt, SurgeryError
 
 Kept = Mapping[str, Mapping[int, Tensor]]
-_CLASSES = {CutMultiheadAttention.__name__: CutMultiheadAttention}
+_CLASSES: Mapping[str, type[nn.Module]] = {
+    found.__name__: found for found in (CutMultiheadAttention, RemovedModule)
+}
 _PLAIN = (bool, int, float, str, type(None))
 
 
@@ -75,8 +78,10 @@ class Form:
             path: found for path, found in after.classes.items() if found is not before.classes.get(path)
         }
         unknown = {path: found for path, found in classes.items() if found.__name__ not in _CLASSES}
-        if unknown or after.classes.keys() != before.classes.keys():
-            path = next(iter(unknown), "") or next(iter(before.classes.keys() ^ after.classes.keys()))
+        gone = _inside([p for p, found in classes.items() if found is RemovedModule], before.classes)
+        if unknown or after.classes.keys() != before.classes.keys() - gone:
+            others = (before.classes.keys() ^ after.classes.keys()) - gone
+            path = next(iter(unknown), "") or next(iter(others))
             raise SurgeryError(
                 f"Module {path!r} is another one than when the network was built, so weights alone cannot be "
                 "loaded into a fresh network. Save it as a program instead (.pt2), which needs no class."
@@ -115,6 +120,8 @@ class Form:
             resize(tensors[name], select(tensors[name], left), undo)
         modules = dict(model.named_modules(remove_duplicate=False))
         for path, name in self.classes.items():
+            if _CLASSES[name] is RemovedModule:
+                become_removed(modules[path], Answer.of(self.attributes[path]), undo)
             modules[path].__class__ = _CLASSES[name]
         for path, changed in self.attributes.items():
             for attribute, value in changed.items():
@@ -123,7 +130,10 @@ class Form:
     def _check(self, model: nn.Module, weights: Mapping[str, Tensor]) -> None:
         tensors, state = named_tensors(model), model.state_dict()
         present = {id(tensors[name]) for name in weights if name in tensors}
-        missing = [n for n in state if n not in weights and id(tensors.get(n)) not in present]
+        gone = _inside([p for p, name in self.classes.items() if name == RemovedModule.__name__], state)
+        missing = [
+            n for n in state if n not in weights and n not in gone and id(tensors.get(n)) not in present
+        ]
         surplus = sorted(weights.keys() - tensors.keys())
         if missing or surplus:
             what = f"misses {missing[0]!r}" if missing else f"holds {surplus[0]!r}, which the network has not"
@@ -177,6 +187,11 @@ class Form:
             data["classes"],
             {name: {int(axis): index for axis, index in axes.items()} for name, axes in data["kept"].items()},
         )
+
+
+def _inside(removed: Sequence[str], names: Iterable[str]) -> set[str]:
+    """Those names that lie in removed modules, which have nothing inside any more."""
+    return {name for name in names if any(name.startswith(f"{path}.") for path in removed)}
 
 
 def _fill(tensor: Tensor, value: Tensor) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import warnings
 from collections.abc import Iterable
 from typing import Any
 
@@ -19,19 +20,22 @@ _RECURRENT = ("lstm", "gru", "rnn_tanh", "rnn_relu")
 _LOSSES = ("loss", "cross_entropy", "kl_div")  # what reaches them is an output, however they are written
 
 
-def lowered(program: ExportedProgram) -> ExportedProgram:
+def lowered(program: ExportedProgram, *, with_writes: bool = False) -> ExportedProgram:
     """The program with what has no rule written out, where torch knows how; else the program itself.
 
     `multiply` becomes `mul`, an LSTM the products and gates of every step, `x[:, :4] = y` a tensor that is
-    put together from pieces. Programs that write into their inputs or buffers stay as they are.
+    put together from pieces; with `with_writes` so does every other operator that writes. Programs that write
+    into their inputs or buffers stay as they are.
     """
     graphs = [part.graph for part in program.graph_module.modules() if isinstance(part, fx.GraphModule)]
     computed = _computed_from(program.graph_signature.inputs_to_parameters.keys(), graphs[0])
     asked = [node for graph in graphs for node in (computed if graph is graphs[0] else graph.nodes)]
     table = _decompositions({node.target for node in asked if _is_unknown(node)})
-    if not table and not any(_writes_into_views(graph) for graph in graphs):
+    if not table and not any(_writes_into_views(graph, anywhere=with_writes) for graph in graphs):
         return program
-    written_out: ExportedProgram = program.run_decompositions(table)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # torch's own, about its tree of inputs
+        written_out: ExportedProgram = program.run_decompositions(table)
     if any(spec.kind is not OutputKind.USER_OUTPUT for spec in written_out.graph_signature.output_specs):
         return program
     for part in written_out.graph_module.modules():
@@ -88,9 +92,9 @@ def _decompositions(composed: set[Any]) -> dict[Any, Any]:
     return {**found, **get_decompositions(recurrent)} if recurrent else found
 
 
-def _writes_into_views(graph: fx.Graph) -> bool:
+def _writes_into_views(graph: fx.Graph, *, anywhere: bool) -> bool:
     return any(
-        is_in_place(node.target) and isinstance(node.args[0], fx.Node) and is_view(node.args[0])
+        is_in_place(node.target) and isinstance(node.args[0], fx.Node) and (anywhere or is_view(node.args[0]))
         for node in graph.nodes
         if node.op == "call_function" and node.args
     )

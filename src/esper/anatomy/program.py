@@ -65,7 +65,7 @@ def cut_program(model: nn.Module, anatomy: Anatomy, keep: BoolArray, probe: Prob
     """
     anatomy.check_mask(keep)
     program = deployed(model, probe.args, probe.kwargs)
-    return cut_traced(traced_as(program, model), anatomy, keep, probe, _state(program))
+    return cut_traced(traced_as(program, model), anatomy, keep, probe, state_of(program))
 
 
 def cut_traced(
@@ -92,7 +92,7 @@ def cut_traced(
     for (name, axis), gone in masked_axes(anatomy, keep).items():
         for target in (target for target, owner in own.items() if owner == name):
             zero_masked(masked_state, {(target, axis): gone})
-    masked = finish(_module(program, masked_state))
+    masked = finish(module_of(program, masked_state))
     survivors = Survivors(propagate(traced), removed)
     rewritten = [name for part in _parts(program) for name in rewrite(part.graph, survivors)]
     kept = kept_indices(anatomy, removed)
@@ -102,11 +102,11 @@ def cut_traced(
         part = select(tensor, axes)
         cut.setdefault(id(tensor), part if axes else part.clone())  # never the network's own memory
     cut_state = {name: cut[id(tensor)] for name, tensor in state.items()}
-    smaller = _again(finish(_module(program, cut_state)), probe)
-    return CutProgram(smaller, _proof(smaller.module(), masked, probe), tuple(rewritten))
+    smaller = traced_again(finish(module_of(program, cut_state)), probe)
+    return CutProgram(smaller, compared(smaller.module(), masked, probe), tuple(rewritten))
 
 
-def _again(module: nn.Module, probe: Probe) -> ExportedProgram:
+def traced_again(module: nn.Module, probe: Probe) -> ExportedProgram:
     """Traced anew, so that every shape in the program is checked and none is left over."""
     try:
         unwrapped = isinstance(module, fx.GraphModule)
@@ -123,7 +123,7 @@ def _held(program: ExportedProgram) -> list[Any]:
     return [spec for spec in program.graph_signature.input_specs if spec.target is not None]
 
 
-def _state(program: ExportedProgram) -> dict[str, Tensor]:
+def state_of(program: ExportedProgram) -> dict[str, Tensor]:
     """Parameters, buffers and constants by the program's own names."""
     held = {**program.constants, **program.state_dict}
     return {name: value for name, value in held.items() if isinstance(value, Tensor)}
@@ -134,7 +134,7 @@ def _parts(program: ExportedProgram) -> list[fx.GraphModule]:
     return [part for part in program.graph_module.modules() if isinstance(part, fx.GraphModule)]
 
 
-def _module(program: ExportedProgram, state: State) -> fx.GraphModule:
+def module_of(program: ExportedProgram, state: State) -> fx.GraphModule:
     """The program as a module that computes with these tensors."""
     parameters: dict[int, nn.Parameter] = {}
     for name, value in state.items():
@@ -157,19 +157,19 @@ def _copied(module: _M) -> _M:
         return copy.deepcopy(module)
 
 
-def _proof(ours: nn.Module, masked: nn.Module, probe: Probe) -> Equivalence:
+def compared(ours: nn.Module, masked: nn.Module, probe: Probe) -> Equivalence:
     """Compares outputs in float32 and in float64.
 
     Raises:
         NotEquivalentError: they differ by more than floating-point tolerance.
     """
-    float32 = _differ(_run(ours, probe), _run(masked, probe))
+    float32 = _differ(outputs_of(ours, probe), outputs_of(masked, probe))
     double = probe.cast(torch.float64)
-    theirs = _run(_in_double(masked), double)
-    float64 = _differ(_run(_in_double(ours), double), theirs)
+    theirs = outputs_of(in_double(masked), double)
+    float64 = _differ(outputs_of(in_double(ours), double), theirs)
     limit = FLOAT64_LIMIT
     if limit < float64 < SENSITIVE_LIMIT:  # a network that enlarges rounding: see `equivalence.prove`
-        nudged = _run(_in_double(masked, nudge=2.0**-52), double)
+        nudged = outputs_of(in_double(masked, nudge=2.0**-52), double)
         limit = min(max(limit, 100 * _differ(nudged, theirs)), SENSITIVE_LIMIT)
     if not (float64 <= limit and float32 <= 1e6 * limit + 100 * FLOAT32_LIMIT):
         raise NotEquivalentError(
@@ -180,8 +180,9 @@ def _proof(ours: nn.Module, masked: nn.Module, probe: Probe) -> Equivalence:
     return Equivalence(float32, float64, None, samples, "outputs of the program; gradients not compared")
 
 
-def _run(module: nn.Module, probe: Probe) -> list[Tensor]:
-    with torch.no_grad(), torch.random.fork_rng(devices=[]):
+def outputs_of(module: nn.Module, probe: Probe, *, with_gradients: bool = False) -> list[Tensor]:
+    """What a module gives for a probe: its floating-point tensors."""
+    with torch.set_grad_enabled(with_gradients), torch.random.fork_rng(devices=[]):
         output = module(*probe.args, **probe.kwargs)
     return [t for t in pytree.tree_leaves(output) if isinstance(t, Tensor) and t.is_floating_point()]
 
@@ -192,7 +193,7 @@ def _differ(ours: list[Tensor], theirs: list[Tensor]) -> float:
     return max(difference(a, b) for a, b in zip(ours, theirs, strict=True))
 
 
-def _in_double(module: nn.Module, *, nudge: float = 0.0) -> nn.Module:
+def in_double(module: nn.Module, *, nudge: float = 0.0) -> nn.Module:
     """A copy that computes everything in float64, whatever types the network's code names."""
     wide = _copied(module).double()
     for part in wide.modules():

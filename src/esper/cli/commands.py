@@ -89,6 +89,12 @@ def compact(
     parameters: Annotated[
         float | None, typer.Option(min=0.01, max=0.99, help="Share of the parameters to remove, instead.")
     ] = None,
+    block: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="A residual layer of a function's model to remove, as inspect names it; repeatable."
+        ),
+    ] = None,
     data: Annotated[
         Path | None, typer.Option(help="Held-out samples to decide and judge by: .safetensors or .npz.")
     ] = None,
@@ -114,6 +120,7 @@ def compact(
         out,
         flops=flops,
         parameters=parameters,
+        blocks=tuple(block or ()),
         data=data,
         as_program=as_program,
         onnx=onnx,

@@ -20,6 +20,7 @@ def compact_target(
     *,
     flops: float | None,
     parameters: float | None,
+    blocks: tuple[str, ...],
     data: Path | None,
     as_program: bool,
     onnx: bool,
@@ -36,9 +37,9 @@ def compact_target(
         EsperError: it cannot be cut or written; nothing was.
     """
     if not Path(target).is_dir():
-        return _of_function(target, out, flops, parameters, data, as_program, onnx, hidden)
-    if data is not None:
-        raise ConfigError("--data belongs to the model of a module:function.")
+        return _of_function(target, out, flops, parameters, blocks, data, as_program, onnx, hidden)
+    if data is not None or blocks:
+        raise ConfigError(f"{'--block' if blocks else '--data'} belongs to the model of a module:function.")
     from esper.session.offline import compact_checkpoint, finished_files
 
     catalog, checkpoint = checkpoint_at(Path(target))
@@ -57,6 +58,7 @@ def _of_function(
     out: Path,
     flops: float | None,
     parameters: float | None,
+    blocks: tuple[str, ...],
     data: Path | None,
     as_program: bool,
     onnx: bool,
@@ -80,6 +82,7 @@ def _of_function(
             sample=sample,
             flops=flops,
             parameters=parameters,
+            blocks=blocks,
             probe=None if data is None else batches_in(data),
             in_place=not as_program,
             loss=loss[0] if loss else None,

@@ -38,9 +38,21 @@ def anatomy_table(rows: AnatomyRows) -> RenderableType:
         parent = above
         cells.add_row(*_group_cells(row, f"  {name}" if above else name))
     if not rows.groups:
-        return Group(head, Text("Nothing can be removed from this network.", style=BAD), _frozen(rows.frozen))
+        nothing = "No units can be removed" if rows.blocks else "Nothing can be removed"
+        said = Text(f"{nothing} from this network.", style=BAD)
+        return Group(head, said, *_blocks(rows), _frozen(rows.frozen))
     tree = [layer_tree(rows)] if rows.layers else []
-    return Group(head, *tree, cells, _frozen(rows.frozen))
+    return Group(head, *tree, cells, *_blocks(rows), _frozen(rows.frozen))
+
+
+def _blocks(rows: AnatomyRows) -> list[RenderableType]:
+    """Layers that can be left out whole, if there are any."""
+    if not rows.blocks:
+        return []
+    cells = table("layer that can be left out", "of FLOPs>", "of parameters>")
+    for row in rows.blocks:
+        cells.add_row(row.name, figures.percent(row.flops_fraction), figures.percent(row.parameters_fraction))
+    return [cells]
 
 
 def compact_table(facts: Mapping[str, Any]) -> RenderableType:
@@ -51,6 +63,8 @@ def compact_table(facts: Mapping[str, Any]) -> RenderableType:
         cells.add_row(name, figures.count(before), figures.count(after), figures.change(before, after))
     for name, before, after, change in _quality(facts.get("quality")):
         cells.add_row(name, before, after, change)
+    for name in facts.get("blocks", ()):
+        cells.add_row(name, "", "removed", "")
     changed = {name: widths for name, widths in facts["widths"].items() if widths[0] != widths[1]}
     for name, (before, after) in changed.items():
         cells.add_row(name, str(before), str(after), figures.change(before, after))

@@ -54,6 +54,15 @@ class FrozenRow:
 
 
 @dataclass(frozen=True)
+class BlockRow:
+    """A residual layer that can be left out whole, and its shares of the network's FLOPs and parameters."""
+
+    name: str
+    flops_fraction: float
+    parameters_fraction: float
+
+
+@dataclass(frozen=True)
 class AnatomyRows:
     """What a network is made of, for people and programs."""
 
@@ -64,6 +73,7 @@ class AnatomyRows:
     frozen: tuple[FrozenRow, ...]
     layers: tuple[MapLayer, ...] = ()
     """In the order of the computation; none where the graph is not known."""
+    blocks: tuple[BlockRow, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -111,7 +121,15 @@ def anatomy_rows(found: Inspected) -> AnatomyRows:
         tuple(row(number, group) for number, group in enumerate(anatomy.groups)),
         tuple(FrozenRow(axis.name, axis.width, axis.reason) for axis in anatomy.frozen),
         found.layers,
+        tuple(
+            BlockRow(block.name, _share(block.flops, flops), _share(block.parameters, parameters))
+            for block in found.blocks
+        ),
     )
+
+
+def _share(part: float, whole: float) -> float:
+    return part / whole if whole else 0.0
 
 
 def checkpoint_rows(catalog: CheckpointCatalog) -> tuple[CheckpointRow, ...]:

@@ -13,7 +13,7 @@ from esper.cli.rows import step_number
 from esper.errors import CheckpointMissing, ConfigError
 
 if TYPE_CHECKING:
-    from esper.anatomy import Anatomy
+    from esper.anatomy import Anatomy, Block
     from esper.checkpoint import CheckpointCatalog, CheckpointRef
     from esper.nissa import MapLayer
 
@@ -23,10 +23,11 @@ ANATOMY_FILE = "anatomy.json"
 
 @dataclass(frozen=True)
 class Inspected:
-    """The anatomy of a network, and its layers where its graph is known."""
+    """The anatomy of a network, and where its graph is known its layers and those that can be left out."""
 
     anatomy: Anatomy
     layers: tuple[MapLayer, ...]
+    blocks: tuple[Block, ...] = ()
 
 
 def inspected(target: str) -> Inspected:
@@ -49,12 +50,13 @@ def inspected(target: str) -> Inspected:
             "module:function. Name a run directory, a checkpoint, or a function that returns (model, sample)."
         )
     from esper.anatomy import anatomy_of, trace
+    from esper.anatomy.blocks import blocks_of
     from esper.anatomy.layers import layers_of
 
     model, sample, *loss = built(target)
     traced = trace(model, sample, loss[0] if loss else None)
     anatomy = anatomy_of(traced, model)
-    return Inspected(anatomy, layers_of(traced, anatomy))
+    return Inspected(anatomy, layers_of(traced, anatomy), blocks_of(traced, anatomy))
 
 
 def open_catalog(run: Path) -> CheckpointCatalog:
@@ -76,6 +78,7 @@ def open_catalog(run: Path) -> CheckpointCatalog:
 
 def _stored(path: Path) -> Inspected:
     from esper.anatomy import Anatomy
+    from esper.anatomy.blocks import blocks_of
     from esper.anatomy.layers import layers_of
     from esper.anatomy.trace import Traced
     from esper.anatomy.twin import Twin
@@ -86,7 +89,7 @@ def _stored(path: Path) -> Inspected:
         return Inspected(anatomy, ())
     twin = Twin.from_bytes(catalog.blob(checkpoint, "twin").read_bytes())
     traced = Traced(twin.program, twin.names, twin.batch, True, twin.is_batch_dynamic)
-    return Inspected(anatomy, layers_of(traced, anatomy))
+    return Inspected(anatomy, layers_of(traced, anatomy), blocks_of(traced, anatomy))
 
 
 def checkpoint_at(path: Path) -> tuple[CheckpointCatalog, CheckpointRef]:

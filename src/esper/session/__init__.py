@@ -2,7 +2,8 @@
 
 from esper.anatomy import inspect
 from esper.session.attach import attach, resume
-from esper.session.compact import Compacted, compact
+from esper.session.compact import compact
+from esper.session.compacted import Compacted
 from esper.session.finish import Result
 from esper.session.loading import load
 from esper.session.session import Session

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any, Literal
 
 import numpy as np
@@ -12,8 +11,7 @@ from torch import nn
 from torch.export import ExportedProgram
 from torch.optim import Optimizer
 
-from esper.anatomy import Anatomy, Equivalence, Loss, Probe, anatomy_of, cut, split_sample, trace
-from esper.anatomy.deployed import deployed
+from esper.anatomy import Anatomy, Loss, Probe, Traced, anatomy_of, cut, split_sample, trace
 from esper.anatomy.feasibility import refused_groups
 from esper.anatomy.form import Form, Snapshot
 from esper.anatomy.program import cut_program
@@ -24,106 +22,10 @@ from esper.emrakul import Plan
 from esper.emrakul.by_magnitude import choose_by_magnitude
 from esper.emrakul.settings import Settings, Target
 from esper.errors import ConfigError, MaskError, SurgeryError
-from esper.nissa import WidthRow
 from esper.session.choice import Chosen, Quality, Trials
+from esper.session.compacted import PROOF_SAMPLES, Compacted, outcome
 from esper.session.describing import Description, describable, describe, has_configuration
-from esper.session.files import NetworkFiles, state_of
-
-PROOF_SAMPLES = 8
-
-
-@dataclass(frozen=True, eq=False)
-class Compacted:
-    """What a cut did.
-
-    Attributes:
-        model: the cut network: the very object that was given, or, cut as a program, a module without code.
-        keep: the units that stayed, bool [units of `anatomy`].
-        anatomy: the network before.
-        proof: how equal the cut network is to the masked one.
-        flops_before: of one forward pass for one sample.
-        flops_after: the same of the cut network.
-        parameters_before: parameters, tied ones counted once.
-        parameters_after: the same of the cut network.
-        widths: units of every group before and after.
-        refused: groups that stayed because the network's own code refuses to be cut there, and why.
-        notes: what people should know, for example that quality was not measured.
-        quality: loss and accuracy on held-out samples before and after; None without a probe.
-        program: the cut network as a program; None if it was cut in place.
-        form: what a fresh network must change to take the weights; None if it was cut as a program.
-    """
-
-    model: nn.Module
-    keep: BoolArray
-    anatomy: Anatomy
-    proof: Equivalence
-    flops_before: float
-    flops_after: float
-    parameters_before: int
-    parameters_after: int
-    widths: tuple[WidthRow, ...]
-    refused: Mapping[str, str]
-    notes: tuple[str, ...]
-    quality: Quality | None
-    program: ExportedProgram | None
-    form: Form | None
-    description: Description | None
-    probe: Probe
-
-    def save(self, directory: str | Path, *, onnx: bool = False) -> Path:
-        """Writes `network.pt2` and `form.json`, and `model.safetensors` of a network that was cut in place.
-
-        `esper.load(directory)` needs no class; `esper.load(directory, model=fresh)` fills a fresh network.
-
-        Args:
-            directory: a new or empty directory.
-            onnx: also write `network.onnx` and check it by running it.
-
-        Raises:
-            CheckpointError: the directory cannot be written; nothing was.
-            UntraceableError: the cut network cannot be exported.
-            ConfigError: ONNX is asked for and its packages are missing.
-        """
-        path = Path(directory)
-        network = bare(self.model)
-        program = self.program or deployed(network, self.probe.args, self.probe.kwargs)
-        weights = state_of(network.state_dict()) if self.form is not None else None
-        NetworkFiles(program, self.probe, self.facts(), weights, self.form).write(path, onnx=onnx)
-        return path
-
-    def save_pretrained(self, directory: str | Path) -> Path:
-        """Saves with the model's own `save_pretrained`, so that its `from_pretrained` builds the cut network.
-
-        Raises:
-            ConfigError: the model's configuration cannot describe the cut; the message says what to do.
-        """
-        if self.description is None or not self.description.is_complete:
-            why = self.description.why if self.description else "it was not asked whether it can"
-            raise ConfigError(
-                f"The configuration of {type(self.model).__name__} does not describe this cut: {why}. Cut "
-                "with homogeneous=True, which leaves the same width in all layers that are alike, or use "
-                "save() and esper.load(path, model=fresh), which take any cut."
-            )
-        self.description.save(bare(self.model), Path(directory))
-        return Path(directory)
-
-    def facts(self) -> dict[str, Any]:
-        """The numbers, as JSON holds them."""
-        return {
-            "model": type(self.model).__qualname__,
-            "flops": [self.flops_before, self.flops_after],
-            "parameters": [self.parameters_before, self.parameters_after],
-            "widths": {row.group: [row.before, row.after] for row in self.widths},
-            "proof": {
-                "float32_error": self.proof.float32_error,
-                "float64_error": self.proof.float64_error,
-                "gradient_error": self.proof.gradient_error,
-                "samples": self.proof.samples,
-            },
-            "quality": None if self.quality is None else self.quality.to_json(),
-            "refused": dict(self.refused),
-            "notes": list(self.notes),
-        }
+from esper.session.without import Removing
 
 
 def compact(
@@ -133,6 +35,7 @@ def compact(
     sample: Any,
     flops: float | None = None,
     parameters: float | None = None,
+    blocks: Sequence[str] = (),
     by: Literal["magnitude", "loss"] | None = None,
     probe: Iterable[Any] | None = None,
     homogeneous: bool = False,
@@ -155,6 +58,8 @@ def compact(
         sample: one batch: the input, or `(input, target)` when `loss` is given.
         flops: share of the FLOPs to remove.
         parameters: share of the parameters to remove, instead.
+        blocks: residual layers to remove first: names from `esper.anatomy.residual_blocks`, or of modules
+            that hold some (`layers.3`). Shares include them; units are chosen in what they leave.
         probe: batches like `sample` that the network was not trained on; the first ones decide
             (`config.analysis.calibration_samples`), others judge (`config.analysis.held_out_samples`).
         by: how units are chosen; unless given, by loss where there is a probe and else by magnitude.
@@ -172,10 +77,41 @@ def compact(
         ConfigError: it is not said what shall go, or said twice; the probe is too small or has no loss.
         EvidenceError: the batches of the probe are not like the sample.
         MaskError: the plan is of another network.
+        UnknownPathError: there is no block of that name.
         SurgeryError: it cannot be cut; nothing changed.
     """
-    settings = _settings(plan, flops, parameters, config)
     _check_means(by, probe, loss)
+    if blocks:
+        _check_blocks(model, plan, homogeneous)
+        if flops is not None or parameters is not None:
+            _settings(plan, flops, parameters, config)
+        elif probe is not None and not in_place:
+            raise ConfigError(
+                "Held-out samples judge layers that are removed in place. Leave probe= out, or give a copy "
+                "of the network with in_place=True."
+            )
+        batches = tuple(probe) if isinstance(probe, Iterator) else probe
+
+        def rest(left: nn.Module, flops: float | None, parameters: float | None) -> Compacted:
+            return compact(
+                left,
+                sample=sample,
+                flops=flops,
+                parameters=parameters,
+                by=by,
+                probe=batches,
+                homogeneous=homogeneous,
+                in_place=in_place,
+                optimizer=optimizer,
+                loss=loss,
+                config=config,
+                progress=progress,
+            )
+
+        quality = partial(_quality, probe=batches, config=config or Config())
+        removing = Removing(blocks, sample, loss, flops, parameters, in_place, quality)
+        return removing.run(model, optimizer, rest)
+    settings = _settings(plan, flops, parameters, config)
     traced, network = trace(model, sample, loss), bare(model)
     anatomy = anatomy_of(traced, network)
     args, kwargs, _ = split_sample(sample, with_target=loss is not None)
@@ -192,6 +128,29 @@ def compact(
         chosen = _chosen(network, anatomy, settings, allowed, trials, by, homogeneous, progress)
     with chosen.applied(network, for_good=in_place):
         return _cut(model, anatomy, chosen, inputs, optimizer, in_place, refused)
+
+
+def _quality(
+    model: nn.Module, traced: Traced, anatomy: Anatomy, *, probe: Iterable[Any] | None, config: Config
+) -> Quality | None:
+    """Of the network as it is, on held-out samples if there are some."""
+    if probe is None:
+        return None
+    whole = np.ones(anatomy.num_units, np.bool_)
+    return Trials(model, traced, anatomy, probe, config).complete(whole).quality
+
+
+def _check_blocks(model: nn.Module, plan: Plan | BoolArray | None, homogeneous: bool) -> None:
+    if plan is not None:
+        raise ConfigError(
+            "A plan or mask is of the whole network, and without the blocks it is another one. Give flops or "
+            "parameters with blocks, or cut by the mask afterwards."
+        )
+    if homogeneous and has_configuration(bare(model)):
+        raise ConfigError(
+            f"The configuration of {type(model).__name__} cannot say which layers are gone, so "
+            "homogeneous=True promises nothing with blocks. Leave one of them out."
+        )
 
 
 def _chosen(
@@ -262,45 +221,6 @@ def _cut(
         program=program,
         form=form,
         description=description,
-    )
-
-
-def outcome(
-    model: nn.Module,
-    anatomy: Anatomy,
-    keep: BoolArray,
-    probe: Probe,
-    proof: Equivalence,
-    *,
-    notes: tuple[str, ...],
-    refused: Mapping[str, str] | None = None,
-    quality: Quality | None = None,
-    program: ExportedProgram | None = None,
-    form: Form | None = None,
-    description: Description | None = None,
-) -> Compacted:
-    """The result of a cut, with what it saved."""
-    widths = tuple(
-        WidthRow(group.name, group.kind.value, group.width, int(keep[anatomy.unit_slice(number)].sum()))
-        for number, group in enumerate(anatomy.groups)
-    )
-    return Compacted(
-        model=model,
-        keep=keep,
-        anatomy=anatomy,
-        proof=proof,
-        flops_before=anatomy.flops(),
-        flops_after=anatomy.flops(keep),
-        parameters_before=anatomy.parameters(),
-        parameters_after=anatomy.parameters(keep),
-        widths=widths,
-        refused=refused or {},
-        notes=notes,
-        quality=quality,
-        program=program,
-        form=form,
-        description=description,
-        probe=probe,
     )
 
 
