@@ -46,11 +46,11 @@ def test_a_share_of_the_cost_includes_the_layers(tmp_path: Path, in_place: bool)
     model, x, _ = small()
     fresh, optimizer = copy.deepcopy(model), AdamW(model.parameters())
     result = esper.compact(
-        model, sample=x, blocks=["1"], parameters=0.46, in_place=in_place, optimizer=optimizer
+        model, sample=x, blocks=["1"], parameters=0.52, in_place=in_place, optimizer=optimizer
     )
     assert result.blocks == ("1.mix", "1.mlp")
-    assert 0.5 * result.parameters_before <= result.parameters_after <= 0.54 * result.parameters_before
     assert not result.keep.all()
+    assert result.parameters_after < result.anatomy.parameters() < result.parameters_before
     assert (parameters(model) == result.parameters_after) == in_place
     assert isinstance(model[1], RemovedModule) == in_place
     assert sum(p.numel() for g in optimizer.param_groups for p in g["params"]) == parameters(model)

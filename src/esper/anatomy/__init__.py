@@ -2,6 +2,7 @@
 
 from esper.anatomy.blocks import Block, residual_blocks
 from esper.anatomy.equivalence import Equivalence, Probe
+from esper.anatomy.folding import Fold, fold, twins
 from esper.anatomy.inspection import anatomy_of, inspect
 from esper.anatomy.masking import masked_axes, zero_masked
 from esper.anatomy.reconstruction import reconstruction
@@ -15,6 +16,7 @@ __all__ = [
     "Block",
     "Cut",
     "Equivalence",
+    "Fold",
     "FrozenAxis",
     "Gate",
     "Group",
@@ -28,6 +30,7 @@ __all__ = [
     "Traced",
     "anatomy_of",
     "cut",
+    "fold",
     "inspect",
     "masked_axes",
     "primary_output",
@@ -37,6 +40,7 @@ __all__ = [
     "residual_blocks",
     "split_sample",
     "trace",
+    "twins",
     "uncut",
     "zero_masked",
 ]

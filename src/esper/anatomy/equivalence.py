@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -108,6 +109,20 @@ def observe(
         if any(output.requires_grad for output in outputs):
             gradients = _gradients(outputs, wanted)
     return Observation(tuple(t.detach() for t in outputs), gradients)
+
+
+def tensors_in(model: nn.Module, dtype: torch.dtype) -> dict[str, Tensor]:
+    """Copies of parameters and buffers in that precision, by first name."""
+    held = (*model.named_parameters(), *model.named_buffers())
+    return {name: _copied(tensor, dtype) for name, tensor in held}
+
+
+def outputs_with(model: nn.Module, tensors: Mapping[str, Tensor], probe: Probe) -> tuple[Tensor, ...]:
+    """What the network gives in eval mode with other tensors in the place of its own."""
+    inputs = probe.first(sys.maxsize)  # copies: a network may write into its inputs
+    with undisturbed(model), _plain_attention(), torch.no_grad():
+        output = call_with(model, tensors, inputs.args, inputs.kwargs)
+    return tuple(leaf for leaf in pytree.tree_leaves(without_caches(output)) if _is_number(leaf))
 
 
 def _copied(tensor: Tensor, dtype: torch.dtype) -> Tensor:
