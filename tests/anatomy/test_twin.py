@@ -389,7 +389,10 @@ def test_a_batch_norm_that_was_written_out_survives_the_archive_and_is_recalibra
     assert torch.equal(output, model.eval()(x))
     assert float(loss) == pytest.approx(float(F.mse_loss(output, y)))
     fresh = twin.recalibrated(state, [(x, y)])
-    model.stem[1].momentum = 1.0
+    norm = model.stem[1]
+    assert isinstance(norm, nn.BatchNorm2d)
+    norm.momentum = 1.0
     model.train()(x)
-    torch.testing.assert_close(fresh["stem.1.running_mean"], model.stem[1].running_mean)
+    assert norm.running_mean is not None
+    torch.testing.assert_close(fresh["stem.1.running_mean"], norm.running_mean)
     assert not torch.equal(fresh["inner.1.running_var"], state["inner.1.running_var"])
