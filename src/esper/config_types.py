@@ -15,6 +15,9 @@ OpenFraction = Annotated[float, Field(gt=0.0, lt=1.0)]
 Seconds = Annotated[float, Field(gt=0.0)]
 """A duration in seconds, above zero."""
 
+NonNegative = Annotated[float, Field(ge=0.0)]
+"""A number, at least zero."""
+
 Count = Annotated[int, Field(ge=0)]
 """A number of things, zero included."""
 

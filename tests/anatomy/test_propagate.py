@@ -129,9 +129,9 @@ def test_units_read_where_no_gate_can_reach_stay() -> None:
 
         def forward(self, x: Tensor) -> Tensor:
             x = self.first(x)
-            with torch.no_grad():
+            with torch.autocast("cpu"):
                 x = self.middle(x)
-            out: Tensor = self.last(x)
+            out: Tensor = self.last(x.float())
             return out
 
     anatomy = inspect(Region(), torch.randn(2, 6))

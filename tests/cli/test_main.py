@@ -6,7 +6,7 @@ import io
 import json
 import subprocess
 import sys
-from contextlib import redirect_stderr, redirect_stdout
+from contextlib import chdir, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -128,6 +128,15 @@ def test_bad_input_is_told_in_one_paragraph_with_exit_code_two(words: list[str],
     assert "\nesper: " in f"\n{outcome.stderr}"  # torch may have said something before
     assert "Traceback" not in outcome.stderr
     assert said in " ".join(outcome.stderr.split())
+
+
+def test_a_module_that_lacks_what_it_imports_is_not_said_to_be_missing(tmp_path: Path) -> None:
+    (tmp_path / "needs_more.py").write_text("import no_such_library")
+    with chdir(tmp_path):
+        said = " ".join(esper("inspect", "needs_more:f").stderr.split())
+    assert said.endswith(
+        "The module was found, but it imports 'no_such_library', which is not installed here."
+    )
 
 
 def test_debug_shows_the_traceback_of_an_error() -> None:

@@ -71,7 +71,10 @@ def test_units_that_others_can_stand_in_for_go_first() -> None:
 def test_only_what_is_allowed_goes() -> None:
     case = opened(three_layers(), batches()[0])
     allowed: BoolArray = np.arange(48) < 24
-    choice = choose_by_loss(case, HeldOut(batches(), ()), settings(0.2), allowed=allowed)
+    heard: list[float] = []
+    choice = choose_by_loss(case, HeldOut(batches(), ()), settings(0.2), allowed=allowed, told=heard.append)
+    assert heard == sorted(heard)
+    assert 0 < heard[0] < heard[-1] == 1.0
     assert choice.keep[24:].all()
     assert not choice.keep[:24].all()
 

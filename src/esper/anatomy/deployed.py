@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 from torch.utils import _pytree as pytree
 
+from esper.anatomy.plain_archive import refuse_pickle
 from esper.anatomy.trace import TRACE_BATCH, undisturbed
-from esper.anatomy.twin import refuse_pickle
 from esper.errors import UntraceableError
 
 _PLAIN = (Tensor, int, float, bool, str, type(None))

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 
 import torch
 from torch import Tensor
@@ -67,13 +70,25 @@ def best_ridge(halves: tuple[Moments, Moments], weight: Tensor, *, is_centered: 
     if not mean > 0.0:
         return RIDGES[1]
     identity = torch.eye(len(seen), dtype=seen.dtype, device=seen.device)
-    errors = []
-    for ridge in RIDGES:
-        root, failed = torch.linalg.cholesky_ex(seen + ridge * mean * identity)
+
+    @cache
+    def error(place: int) -> float:
+        root, failed = torch.linalg.cholesky_ex(seen + RIDGES[place] * mean * identity)
         if bool(failed):  # rounding has left it without a root
-            errors.append(float("inf"))
-            continue
+            return math.inf
         inverse = torch.cholesky_inverse(root)
         left = ((unseen @ inverse) * inverse).sum(0) / inverse.diagonal().square()  # of each input: a square
-        errors.append(float((left * strength).sum()))
-    return RIDGES[errors.index(min(errors))]
+        return float((left * strength).sum())
+
+    return RIDGES[_lowest(error, len(RIDGES))]
+
+
+def _lowest(error: Callable[[int], float], count: int) -> int:
+    """Downhill from the middle: the error falls to its least and rises again, and each look is dear."""
+    place = count // 2
+    while True:
+        nearby = range(max(place - 1, 0), min(place + 2, count))
+        best = min(nearby, key=lambda other: (error(other), abs(other - place)))
+        if best == place:
+            return place
+        place = best

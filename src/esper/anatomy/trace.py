@@ -19,6 +19,7 @@ from torch.export import Dim, ExportedProgram
 from torch.utils import _pytree as pytree
 
 from esper.anatomy.admission import changed_inputs, check_tensors
+from esper.anatomy.inlining import inline_regions
 from esper.anatomy.lowering import lowered
 from esper.anatomy.sharded import gathered
 from esper.anatomy.wrappers import bare
@@ -241,6 +242,7 @@ def _export(step: nn.Module, inputs: tuple[Any, ...], batch: int) -> ExportedPro
     try:
         with _quietly():
             program = torch.export.export(step, inputs, dynamic_shapes=shapes, strict=False)
+            inline_regions(program)
             # What writes into its input is refused later, by the line, which is gone once it is written out.
             return program if changed_inputs(program) else lowered(program)
     except ConfigError:

@@ -9,8 +9,6 @@ from __future__ import annotations
 import io
 import json
 import operator
-import re
-import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -24,6 +22,7 @@ from torch.export.graph_signature import InputKind
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils import _pytree as pytree
 
+from esper.anatomy.plain_archive import refuse_pickle
 from esper.anatomy.structure import Anatomy, Gate, IntArray
 from esper.anatomy.trace import Traced, split_sample
 from esper.errors import CheckpointCorrupt, EvidenceError
@@ -34,11 +33,6 @@ Gates = Mapping[tuple[int, int], Callable[[Tensor], Tensor]]
 _EXTRA = "esper.json"
 _BATCHED_ROWS = 2048
 """Rows of one gated forward: enough to fill the vector units, small enough for the caches."""
-_PLAIN_ENTRIES = re.compile(
-    r"[^/]+/(archive_format|archive_version|byteorder|\.data/version|\.data/serialization_id|models/model\.json"
-    r"|data/(weights|constants)/[^/]+|data/sample_inputs/model\.pt|extra/[^/]+\.json)"
-)
-_INDICES = ("data/weights/model_weights_config.json", "data/constants/model_constants_config.json")
 
 
 @dataclass(frozen=True)
@@ -133,7 +127,26 @@ class Twin:
         schemas = (getattr(node.target, "_schema", None) for node in self.program.graph.nodes)
         return any(schema is not None and schema.is_mutable for schema in schemas)
 
+    def takes(self, sample: Any) -> bool:
+        """Is the graph right for the sizes of this batch?
+
+        Raises:
+            EvidenceError: the batch is not built like the traced one.
+        """
+        return self._misfit(self._ordered(sample)) is None
+
     def _leaves(self, sample: Any) -> list[Any]:
+        """The inputs in the order of the placeholders; sizes that the graph is not for are refused."""
+        inputs = self._ordered(sample)
+        misfit = self._misfit(inputs)
+        if misfit is not None:
+            raise EvidenceError(
+                f"A batch holds {misfit}, and its graph is right for that size only. Pad or crop held-out "
+                "batches to the size of `sample`."
+            )
+        return inputs
+
+    def _ordered(self, sample: Any) -> list[Any]:
         """The inputs in the order of the placeholders, whatever the order of a batch's keys."""
         spec = self.program.call_spec.in_spec
         numbered = pytree.tree_unflatten(range(spec.num_leaves), spec)
@@ -145,15 +158,15 @@ class Twin:
                 f"A batch is not built like the sample that was traced: {', '.join(odd[:4])} is in one of "
                 "them only. Let `probe` yield batches like `sample`."
             )
-        inputs = [leaves[path] for path in asked]
+        return [leaves[path] for path in asked]
+
+    def _misfit(self, inputs: Sequence[Any]) -> str | None:
+        """What has another size than the graph was traced with, or None."""
         for leaf, shape in zip(inputs, self._shapes, strict=True):
             if shape is not None and not _fits(leaf, shape):
                 has = list(leaf.shape) if isinstance(leaf, Tensor) else leaf
-                raise EvidenceError(
-                    f"A batch holds {has} where the network was traced with {_readable(shape)}, and its "
-                    "graph is right for that size only. Pad or crop held-out batches to the size of `sample`."
-                )
-        return inputs
+                return f"{has} where the network was traced with {_readable(shape)}"
+        return None
 
     @cached_property
     def _shapes(self) -> list[tuple[int | None, ...] | None]:
@@ -353,39 +366,3 @@ def _hollow(value: Tensor) -> Tensor:
     """A stand-in without content for a weight, of the same kind."""
     empty = torch.empty(0, dtype=value.dtype)
     return nn.Parameter(empty, requires_grad=False) if isinstance(value, nn.Parameter) else empty
-
-
-def refuse_pickle(data: bytes) -> None:
-    """Refuses everything that is not an exported archive of today's form, readable without pickle.
-
-    The loader would read older forms, sample inputs and odd tensors with pickle; none of them is let in.
-
-    Raises:
-        CheckpointCorrupt: it is no such archive; what is wrong is named.
-    """
-    try:
-        with zipfile.ZipFile(io.BytesIO(data)) as archive:
-            problem = _problem(archive)
-    except (zipfile.BadZipFile, ValueError, TypeError, AttributeError) as error:
-        raise CheckpointCorrupt(f"This is no archive of an exported network: {error}.") from error
-    if problem is not None:
-        raise CheckpointCorrupt(f"{problem} Only what was written by Esper is loaded; trace again.")
-
-
-def _problem(archive: zipfile.ZipFile) -> str | None:
-    entries = archive.infolist()
-    found = {entry.filename.partition("/")[2] for entry in entries}
-    for entry in entries:
-        if "/sample_inputs/" in entry.filename and entry.file_size:
-            return f"The archive holds sample inputs ({entry.filename}), which only pickle reads."
-        if not _PLAIN_ENTRIES.fullmatch(entry.filename):
-            return f"The archive holds {entry.filename!r}, which does not belong there."
-        if entry.filename.endswith("_config.json"):
-            config = json.loads(archive.read(entry))["config"]
-            pickled = [name for name, meta in config.items() if meta.get("use_pickle")]
-            if pickled:
-                return f"The archive holds pickled tensors: {', '.join(pickled[:3])}."
-    missing = [name for name in (*_INDICES, "models/model.json", "archive_format") if name not in found]
-    if missing or len(found) != len(entries):
-        return f"The archive lacks {', '.join(missing) or 'order: names occur twice'}."
-    return None

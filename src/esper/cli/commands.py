@@ -93,7 +93,14 @@ def compact(
     from esper.cli.render import compact_table
 
     facts = compact_target(
-        target, out, flops=flops, parameters=parameters, data=data, as_program=as_program, onnx=onnx
+        target,
+        out,
+        flops=flops,
+        parameters=parameters,
+        data=data,
+        as_program=as_program,
+        onnx=onnx,
+        hidden=as_json,
     )
     output.show(compact_table(facts), facts, as_json)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from esper.cli import output
 from esper.cli.batches import batches_in
 from esper.cli.targets import built, checkpoint_at
 from esper.errors import ConfigError
@@ -22,19 +23,20 @@ def compact_target(
     data: Path | None,
     as_program: bool,
     onnx: bool,
+    hidden: bool,
 ) -> dict[str, Any]:
     """Cuts what a target names and writes it into a new directory; returns the facts.
 
     A checkpoint loses the units that are masked in it, and more up to the share that is asked for; a
     function's model loses that share, chosen by the loss on `data` if that is given. The finished network of
-    a run is written as it is.
+    a run is written as it is. Unless `hidden`, a bar shows how far a choice is.
 
     Raises:
         ConfigError: it is not said what shall go, or the target names nothing.
         EsperError: it cannot be cut or written; nothing was.
     """
     if not Path(target).is_dir():
-        return _of_function(target, out, flops, parameters, data, as_program, onnx)
+        return _of_function(target, out, flops, parameters, data, as_program, onnx, hidden)
     if data is not None:
         raise ConfigError("--data belongs to the model of a module:function.")
     from esper.session.offline import compact_checkpoint, finished_files
@@ -58,6 +60,7 @@ def _of_function(
     data: Path | None,
     as_program: bool,
     onnx: bool,
+    hidden: bool,
 ) -> dict[str, Any]:
     from esper.session import compact
 
@@ -71,15 +74,17 @@ def _of_function(
         raise ConfigError(
             f"The batches of {data} are judged by a loss: let {target} return it as third value."
         )
-    result = compact(
-        model,
-        sample=sample,
-        flops=flops,
-        parameters=parameters,
-        probe=None if data is None else batches_in(data),
-        in_place=not as_program,
-        loss=loss[0] if loss else None,
-    )
+    with output.share_progress("choosing units", hidden or data is None) as told:
+        result = compact(
+            model,
+            sample=sample,
+            flops=flops,
+            parameters=parameters,
+            probe=None if data is None else batches_in(data),
+            in_place=not as_program,
+            loss=loss[0] if loss else None,
+            progress=told,
+        )
     result.save(out, onnx=onnx)
     return {**result.facts(), "out": str(out)}
 

@@ -23,6 +23,7 @@ app = typer.Typer(
     "Exit codes: 0 done, 1 verify found damage, 2 could not be done, 130 interrupted.",
     no_args_is_help=True,
     add_completion=False,
+    rich_markup_mode="markdown",
     pretty_exceptions_enable=False,
 )
 for command in (demo, inspect, compact, checkpoints, verify, rollback, config):

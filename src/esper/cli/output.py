@@ -52,6 +52,16 @@ def epoch_progress(total: int, hidden: bool) -> Iterator[Callable[[str, int, flo
         yield told
 
 
+@contextmanager
+def share_progress(what: str, hidden: bool) -> Iterator[Callable[[float], None]]:
+    """Shows which share of some work is done, on a terminal only; yields who is to be told, 0 to 1."""
+    screen = Console(stderr=True)
+    bar = Progress(console=screen, transient=True, disable=hidden or not screen.is_terminal)
+    with bar:
+        task = bar.add_task(what, total=1.0)
+        yield lambda done: bar.update(task, completed=done)
+
+
 def with_progress(items: Iterable[T], what: str, total: int, hidden: bool) -> Iterator[T]:
     """The same items behind a progress bar, which is drawn on a terminal only."""
     screen = Console(stderr=True)

@@ -123,7 +123,7 @@ def built(target: str) -> tuple[Any, ...]:
     except ModuleNotFoundError as error:
         raise ConfigError(
             f"The module {module_name!r} of target {target!r} cannot be imported: {error}. "
-            f"Call esper from the directory that holds it, or install it into this environment."
+            + _way_out(error, module_name)
         ) from error
     function = getattr(module, function_name, None)
     if not callable(function):
@@ -139,3 +139,10 @@ def built(target: str) -> tuple[Any, ...]:
             "where sample is one batch that the model can be called with."
         )
     return built
+
+
+def _way_out(error: ModuleNotFoundError, module_name: str) -> str:
+    """Either the module itself is missing, or something that it imports."""
+    if error.name is not None and f"{module_name}.".startswith(f"{error.name}."):
+        return "Call esper from the directory that holds it, or install it into this environment."
+    return f"The module was found, but it imports {error.name!r}, which is not installed here."

@@ -19,7 +19,7 @@ from esper.anatomy.twin import Twin
 from esper.elesh.case import Case, OpenCase, open_case, read_data, read_optimizer
 from esper.elesh.samples import merged, resized
 from esper.errors import EvidenceError
-from esper.importance import combine, fisher, magnitude, moments_from_state
+from esper.importance import combine, fisher, look_at_twin, magnitude, moments_from_state
 
 CHUNK_SAMPLES = 16
 """Samples of one paired loss comparison: small, so that a few hundred samples give enough pairs."""
@@ -47,16 +47,27 @@ def ready() -> bool:
 def screen(case: Case, weights: Mapping[str, float], min_optimizer_steps: int) -> list[float]:
     """Importance rank of every unit, 0 to 1, from what the checkpoint holds; NaN where nothing was measured.
 
-    The leading signal is the Fisher score from the optimizer's second moments, or the tracker's where the
-    optimizer keeps none. Magnitude alone is no evidence: a unit that only has that stays NaN.
+    Evidence from training comes first: the Fisher score from the optimizer's second moments, or the
+    tracker's where the optimizer keeps none. Without it a unit stays NaN. What the twin then shows of the
+    loss on held-out samples takes its place.
     """
     opened = open_case(case)
-    parts: dict[str, FloatArray] = {"magnitude": magnitude(opened.anatomy, opened.state)}
     leading = _leading(case, opened, min_optimizer_steps)
     if leading is None:
         return [float("nan")] * opened.anatomy.num_units
-    parts["taylor"] = leading
-    ranks = combine(parts, {name: weights[name] for name in parts})
+    seen = look_at_twin(
+        opened.twin,
+        opened.anatomy,
+        opened.masked_state(opened.keep),
+        usable(opened.twin, read_data(case.data)[1].calibration),
+        samples=case.twin_samples,
+        flops=case.twin_flops,
+        with_frequency=weights.get("activation_frequency", 0.0) > 0,
+    )
+    parts = {"taylor": leading, "magnitude": magnitude(opened.anatomy, opened.state), **seen}
+    if case.history is not None:
+        parts["history"] = np.asarray(case.history, np.float64)
+    ranks = combine(parts, {name: weights.get(name, 0.0) for name in parts})
     ranks[~np.isfinite(leading)] = np.nan
     return [float(rank) for rank in ranks]
 

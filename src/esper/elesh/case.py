@@ -34,7 +34,9 @@ class Case:
     """One checkpoint to analyze.
 
     `optimizer` is the optimizer's state by parameter name, `tracked` what the importance tracker measured
-    (unit scores); both may be missing. `masked` are the units that are masked already.
+    (unit scores); both may be missing. `masked` are the units that are masked already. `history` are the
+    ranks that earlier epochs let expect; `twin_samples` and `twin_flops` limit what is measured on the twin
+    before finalists are chosen.
     """
 
     twin: FileRef
@@ -44,6 +46,9 @@ class Case:
     tracked: tuple[float, ...] | None
     data: DataRef
     masked: tuple[int, ...]
+    history: tuple[float, ...] | None = None
+    twin_samples: int = 0
+    twin_flops: float = 0.0
 
 
 @dataclass(frozen=True)

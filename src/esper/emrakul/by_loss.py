@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -46,6 +46,7 @@ def choose_by_loss(
     *,
     allowed: BoolArray | None = None,
     homogeneous: bool = False,
+    told: Callable[[float], None] = lambda _: None,
 ) -> MeasuredChoice:
     """Removes units in steps until the target is met; after each step readers are reconstructed.
 
@@ -55,6 +56,7 @@ def choose_by_loss(
         settings: target, floors, levels and rounding.
         allowed: units that may go, shape [units]; None: all.
         homogeneous: leave the same width in layers that are alike (`layers.0.mlp`, `layers.1.mlp`).
+        told: hears after every group which share of the work is done.
 
     Raises:
         ConfigError: there is no target, or too few batches.
@@ -69,10 +71,14 @@ def choose_by_loss(
     every = joined(opened.twin, held_out.calibration)
     origin, plans = Origin.of(opened.anatomy), []
     steps = max(2, int(np.ceil(target.fraction / STEP_FRACTION)))
-    for goal in np.linspace(0.0, target.fraction, steps + 1)[1:]:
+    for step, goal in enumerate(np.linspace(0.0, target.fraction, steps + 1)[1:]):
         bench = Bench(opened, fitted, judged, settings.recovery.reconstruct)
         whole = Allowance(target.cost, float(goal), 1.0, settings.schedule.levels, "at once", "asked for")
-        curves = _curves(bench, whole, settings, origin, allowed)
+        curves = {}
+        spans = _removable(bench, whole, settings, origin, allowed)
+        for number, (group, removable) in enumerate(spans.items(), start=1):
+            curves[group] = bench.curve(group, removable)
+            told((step + number / len(spans)) / steps)
         classes = alike(opened.anatomy) if homogeneous else [[group] for group in curves]
         evidence = _evidence(opened.anatomy, curves, classes, len(bench.judged))
         plan = make_plan(opened.anatomy, opened.keep, evidence, whole, settings, origin=origin)
@@ -93,16 +99,16 @@ def _decided(settings: Settings, target: Target) -> Settings:
     return settings.model_copy(update={"plan": rules, "floors": least})
 
 
-def _curves(
+def _removable(
     bench: Bench, whole: Allowance, settings: Settings, origin: Origin, allowed: BoolArray | None
-) -> dict[int, Curve]:
-    """The curve of every group that may still lose something, by its number."""
+) -> dict[int, int]:
+    """How many units may still go from every group from which some may, by its number."""
     anatomy, keep = bench.opened.anatomy, bench.opened.keep
     may_go = kinds_allowed(anatomy, whole) & (True if allowed is None else allowed)
     kept = np.bincount(anatomy.group_of[keep], minlength=len(anatomy.groups)).astype(np.int64)
     lowest = lowest_counts(anatomy, kept, floors(anatomy, settings, origin), settings.plan.round_to)
     return {
-        group: bench.curve(group, int(kept[group] - lowest[group]))
+        group: int(kept[group] - lowest[group])
         for group in range(len(anatomy.groups))
         if kept[group] > lowest[group] and may_go[anatomy.unit_slice(group)].all()
     }

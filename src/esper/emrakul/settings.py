@@ -230,6 +230,22 @@ class RecoverySettings(Section):
     """Change the layers that read removed units so that they miss them least (least squares on the held-out
     calibration batches), when a mask is applied."""
 
+    distill: bool = False
+    """Let the run's own network from before the first mask teach what is left of it after every mask. Needs
+    `session.loss(output, target, inputs)` in the training loop; costs a forward pass of the whole network."""
+
+    distill_epochs: PositiveCount = 1
+    """Epochs after every mask in which it teaches."""
+
+    distill_stride: PositiveCount = 1
+    """Teach in every such step only; 4: in every fourth."""
+
+    distill_weight: Fraction = 0.5
+    """Share of the loss that is about the teacher's output instead of the target."""
+
+    distill_temperature: Annotated[float, Field(gt=0.0)] = 2.0
+    """Softens the classes of both networks: larger looks more at the unlikely ones."""
+
 
 class BudgetSettings(Section):
     """The time of one cycle, and what happens after failures."""

@@ -117,17 +117,34 @@ class UnitReducer:
         Raises:
             StructureError: A tensor does not have the shape that the anatomy states.
         """
-        joined = torch.zeros(self._length, dtype=dtype, device=device)
-        for name, axes in self._axes_of.items():
+        joined = self.begin(device, dtype)
+        for name in self._axes_of:
             values = quantity(name)
-            if values is None:
-                continue
+            if values is not None:
+                self.take(joined, name, values)
+        return self.end(joined)
+
+    def begin(self, device: torch.device, dtype: torch.dtype = torch.float32) -> Tensor:
+        """For several quantities at once: what `take` fills, tensor after tensor, and `end` adds up."""
+        return torch.zeros(self._length, dtype=dtype, device=device)
+
+    def take(self, joined: Tensor, name: str, values: Tensor) -> None:
+        """Takes in the values of one parameter; one that no unit runs through is passed over.
+
+        Raises:
+            StructureError: It does not have the shape that the anatomy states.
+        """
+        axes = self._axes_of.get(name, [])
+        if axes:
             _check_shape(name, tuple(values.shape), axes[0].shape)
-            for axis in axes:
-                vector = axis.vector(values, dtype)
-                joined[axis.first : axis.first + vector.numel()].copy_(vector, non_blocking=True)
-        positions, units = self._on(device)
-        total = torch.zeros(self.num_units, dtype=dtype, device=device)
+        for axis in axes:
+            vector = axis.vector(values, joined.dtype)
+            joined[axis.first : axis.first + vector.numel()].copy_(vector, non_blocking=True)
+
+    def end(self, joined: Tensor) -> Tensor:
+        """The sum over every unit's coordinates: shape [units]."""
+        positions, units = self._on(joined.device)
+        total = torch.zeros(self.num_units, dtype=joined.dtype, device=joined.device)
         return total.index_add_(0, units, joined.index_select(0, positions))
 
     def _on(self, device: torch.device) -> tuple[Tensor, Tensor]:

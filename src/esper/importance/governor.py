@@ -6,6 +6,9 @@ import math
 from collections import deque
 from statistics import median
 
+import torch
+from torch import Tensor
+
 from esper.config_types import OpenFraction
 from esper.leyline import Clock
 
@@ -89,6 +92,17 @@ class OverheadGovernor:
         step_seconds = self._step_seconds()
         if step_seconds > 0:
             stride = math.ceil(median(self._costs) / (self._fraction * step_seconds))
+            self._stride = min(max(stride, 1), self._max_stride)
+
+    def state(self) -> Tensor:
+        """Where sampling is between two samples, so that a resumed run samples the same steps."""
+        return torch.tensor([self._steps_since_sample, self._stride])
+
+    def load_state(self, state: Tensor) -> None:
+        """Goes on from `state`; a fixed stride stays as it was set."""
+        since, stride = (max(int(number), 0) for number in state.tolist())
+        self._steps_since_sample = since
+        if not self._is_fixed:
             self._stride = min(max(stride, 1), self._max_stride)
 
     def _is_in_debt(self) -> bool:

@@ -76,10 +76,11 @@ def second_moment(state: Mapping[str, object], group: Mapping[str, object]) -> t
 
 
 def fisher(anatomy: Anatomy, parameters: Mapping[str, Tensor], moments: SecondMoments) -> FloatArray:
-    """Sum of w^2 * E[g^2] over each unit: the expected squared first-order change of the loss without it.
+    """Sum of w^2 * E[g^2] over each unit's producers: the curvature of the loss along what makes the unit.
 
-    A unit is measured when all its producers and consumers have second moments; frozen parameters leave their
-    units NaN. Companions (norm affines) add what they have. Works on live tensors and on mapped files alike.
+    Producers alone rank units better than all that a unit runs through (docs/importance.md). A unit is
+    measured when all its producers have second moments; frozen ones leave their units NaN. Works on live
+    tensors and on mapped files alike.
 
     Args:
         anatomy: The network's units.
@@ -105,8 +106,9 @@ def fisher(anatomy: Anatomy, parameters: Mapping[str, Tensor], moments: SecondMo
             return None
         return _wide(weights[name]).square() * _wide(values[name]) / corrections[name]
 
-    measured = UnitReducer(anatomy, ("producer", "consumer")).covered(values.keys() & weights.keys())
-    sums = UnitReducer(anatomy).sum(contribution, _device_of(weights), torch.float32)
+    reducer = UnitReducer(anatomy, ("producer",))
+    measured = reducer.covered(values.keys() & weights.keys())
+    sums = reducer.sum(contribution, _device_of(weights), torch.float32)
     return _finite_or_nan(np.where(measured, _array(sums), np.nan))
 
 

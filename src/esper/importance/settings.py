@@ -2,26 +2,74 @@
 
 from __future__ import annotations
 
-from pydantic import Field
+from typing import Literal
 
-from esper.config_types import Count, OpenFraction, PositiveCount, Section
+from esper.config_types import Count, NonNegative, OpenFraction, PositiveCount, Section
+from esper.importance.phases import TrainingPhase
+from esper.importance.thresholds import ThresholdSettings
 
 
 class ScoreWeights(Section):
     """How much each measured signal counts in the screening score; only their proportions matter."""
 
-    taylor: float = Field(default=0.5, ge=0.0)
-    """Weight of the Taylor or Fisher rank."""
+    taylor: NonNegative = 0.5
+    """Weight of the rank by the loss that a unit's removal would cost, to first and second order."""
 
-    magnitude: float = Field(default=0.3, ge=0.0)
+    magnitude: NonNegative = 0.3
     """Weight of the rank by size of the weights."""
 
-    activation_frequency: float = Field(default=0.2, ge=0.0)
+    activation_frequency: NonNegative = 0.2
     """Weight of the rank by how often the unit is active."""
+
+    history: NonNegative = 0.0
+    """Weight of the rank that earlier analyses let expect."""
+
+
+class PhaseWeights(Section):
+    """The weights in each phase of the training."""
+
+    early: ScoreWeights = ScoreWeights()
+    """In the first third of the planned run."""
+
+    mid: ScoreWeights = ScoreWeights()
+    """In the second third, and where the length of the run is unknown."""
+
+    late: ScoreWeights = ScoreWeights()
+    """In the last third."""
+
+    def at(self, phase: TrainingPhase) -> ScoreWeights:
+        weights = {
+            TrainingPhase.EARLY: self.early,
+            TrainingPhase.MID: self.mid,
+            TrainingPhase.LATE: self.late,
+        }
+        return weights[phase]
+
+
+class ElementSettings(Section):
+    """Scores of single elements (`tracker.elements`), beside those of units, which decisions are made by."""
+
+    form: Literal["off", "bfloat16", "log8", "sketch"] = "off"
+    """How a score is kept: in two bytes, in one, or in a sketch that ranks the largest only."""
+
+    window_steps: PositiveCount = 16
+    """Sampled steps over which an element is measured at a time."""
+
+    sketch_width: PositiveCount | None = None
+    """Buckets of a row of the sketch; unset: max(10,000, parameters / 1,000)."""
+
+    sketch_depth: PositiveCount | None = None
+    """Rows of the sketch; unset: max(7, ln(1 / sketch_error_rate))."""
+
+    sketch_error_rate: OpenFraction = 0.001
+    """Probability that the sketch's error bound does not hold for an element."""
 
 
 class ImportanceSettings(Section):
     """How importance is measured during training."""
+
+    is_enabled: bool = True
+    """Whether training steps are sampled; without that only optimizers with second moments give evidence."""
 
     overhead_fraction: OpenFraction = 0.001
     """Share of the training time that tracking may take; the sampling stride follows from it."""
@@ -41,5 +89,26 @@ class ImportanceSettings(Section):
     min_sampled_steps: PositiveCount = 16
     """Steps that were really sampled before a unit counts as measured, however long the stride."""
 
-    weights: ScoreWeights = ScoreWeights()
-    """Proportions of the screening score."""
+    twin_samples: Count = 256
+    """Held-out samples on which an analysis sees what units do to the loss before it ablates; 0: none."""
+
+    twin_flops: NonNegative = 1e12
+    """Work that this may take: fewer samples are used where they would cost more, none if not eight fit."""
+
+    history_epochs: PositiveCount = 500
+    """Analyzed epochs whose importance ranks are remembered."""
+
+    history_momentum: OpenFraction = 0.7
+    """Momentum of the running mean of ranks from one analyzed epoch to the next."""
+
+    trend_epochs: PositiveCount = 50
+    """Remembered epochs from which a unit's trend is taken."""
+
+    weights: PhaseWeights = PhaseWeights()
+    """Proportions of the screening score, phase by phase."""
+
+    elements: ElementSettings = ElementSettings()
+    """Scores of single elements."""
+
+    thresholds: ThresholdSettings = ThresholdSettings()
+    """Caps of the candidates, for `AdaptiveThresholdSelector`."""

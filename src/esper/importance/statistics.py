@@ -1,8 +1,8 @@
-"""What tracking remembers of every unit: running means on the device, updated without waiting for it."""
+"""What tracking measures of every unit: running means on the device, updated without waiting for it."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,22 +11,37 @@ from torch import Tensor
 
 from esper.anatomy.structure import FloatArray, IntArray
 from esper.errors import EvidenceError
+from esper.importance.products import StepSums
 
-_FIELDS = ("square", "absolute", "samples", "steps")
+_FIELDS = (
+    "square",
+    "absolute",
+    "samples",
+    "steps",
+    "elementwise",
+    "elementwise_samples",
+    "elementwise_steps",
+)
+_MEANS = {"square": "samples", "absolute": "samples", "elementwise": "elementwise_samples"}
+"""The running means, and what counts their updates."""
 
 
 @dataclass(eq=False)
 class UnitStatistics:
-    """Exponential running means of the per-step sums of weight x gradient: float32 [units] each.
+    """Exponential running means over sampled steps: float32 [units] each.
 
-    `square` and `absolute` start from zero and are corrected for it when they are read. `samples` counts
-    the updates of each unit, `steps` the training steps that these stand for.
+    `square` and `absolute` are of the sum of weight x gradient over the consumers, `elementwise` is of the
+    sum of its squares over the producers. They start from zero and are corrected for it when they are read.
+    `samples` counts the updates of each unit, `steps` the training steps that these stand for.
     """
 
     square: Tensor
     absolute: Tensor
     samples: Tensor
     steps: Tensor
+    elementwise: Tensor
+    elementwise_samples: Tensor
+    elementwise_steps: Tensor
 
     @classmethod
     def empty(cls, num_units: int, device: torch.device) -> UnitStatistics:
@@ -36,33 +51,53 @@ class UnitStatistics:
     def num_units(self) -> int:
         return self.square.numel()
 
-    def update(
-        self, sums: Tensor, has_gradient: Tensor, is_step: Tensor, momentum: float, stride: int
-    ) -> None:
-        """Takes in one sampled step, on the device only.
+    @property
+    def memory_bytes(self) -> int:
+        return sum(getattr(self, name).numel() * 4 for name in _FIELDS)
 
-        Args:
-            sums: The step's sum of weight x gradient for every unit: float32 [units].
-            has_gradient: Units that took part in the step: float32 [units] of 0 and 1.
-            is_step: 1 if the optimizer will really make the step, else 0: a float32 scalar on the device.
-            momentum: Of the running means.
-            stride: How many training steps this one stands for.
-        """
-        taken = has_gradient * (is_step * torch.isfinite(sums).all())
-        sums = torch.nan_to_num(sums, nan=0.0, posinf=0.0, neginf=0.0)
-        weight = taken * (1.0 - momentum)
-        self.square.lerp_(sums.square(), weight)
-        self.absolute.lerp_(sums.abs(), weight)
+    def update(self, sums: StepSums, momentum: float, stride: int) -> None:
+        """Takes in one sampled step, on the device only; it stands for `stride` training steps."""
+        taken = sums.has_change * sums.is_taken
+        self.square.lerp_(sums.change.square(), taken * (1.0 - momentum))
+        self.absolute.lerp_(sums.change.abs(), taken * (1.0 - momentum))
         self.samples.add_(taken)
         self.steps.add_(taken, alpha=stride)
+        taken = sums.has_square * sums.is_taken
+        self.elementwise.lerp_(sums.square, taken * (1.0 - momentum))
+        self.elementwise_samples.add_(taken)
+        self.elementwise_steps.add_(taken, alpha=stride)
 
     def taylor(self, momentum: float, min_steps: int, min_samples: int) -> FloatArray:
         """Root mean square of the loss's first-order change: shape [units], NaN where too little was seen."""
-        return np.sqrt(self._corrected(self.square, momentum, min_steps, min_samples))
+        return np.sqrt(self._corrected("square", momentum, min_steps, min_samples))
 
     def absolute_taylor(self, momentum: float, min_steps: int, min_samples: int) -> FloatArray:
         """Mean absolute first-order change of the loss: shape [units], NaN where too little was seen."""
-        return self._corrected(self.absolute, momentum, min_steps, min_samples)
+        return self._corrected("absolute", momentum, min_steps, min_samples)
+
+    def fisher(self, momentum: float, min_steps: int, min_samples: int) -> FloatArray:
+        """Mean of the summed squares of weight x gradient: shape [units], NaN where too little was seen."""
+        return self._corrected("elementwise", momentum, min_steps, min_samples)
+
+    @classmethod
+    def merged(cls, parts: Sequence[UnitStatistics], momentum: float) -> UnitStatistics:
+        """What several trackers have measured together: means weighted by the samples behind them.
+
+        The same in every order, up to rounding; a part that measured nothing changes nothing.
+        """
+        first = parts[0]
+        made = cls.empty(first.num_units, first.square.device)
+        counts = {name for name in _FIELDS if name not in _MEANS}
+        for name in counts:
+            getattr(made, name).copy_(torch.stack([getattr(part, name) for part in parts]).sum(0))
+        for name, counter in _MEANS.items():
+            samples = torch.stack([getattr(part, counter) for part in parts]).double()
+            raw = torch.stack([getattr(part, name) for part in parts]).double()
+            means = torch.where(samples > 0, raw / _warmth(samples, momentum), 0.0)
+            total = samples.sum(0)
+            mean = (means * samples).sum(0) / total.clamp_min(1.0)
+            getattr(made, name).copy_(mean * _warmth(total, momentum))
+        return made
 
     def select(self, survivors: IntArray, num_units: int) -> UnitStatistics:
         """The same statistics after a cut: unit `u` becomes unit `survivors[u]`, or is gone where that is -1.
@@ -102,10 +137,17 @@ class UnitStatistics:
             )
         rows = torch.stack([state[name].to(device=device, dtype=torch.float32) for name in _FIELDS])
         is_sound = ((rows >= 0) & torch.isfinite(rows)).all(dim=0)
-        return cls(*torch.where(is_sound, rows, 0.0))
+        return cls(*(row.clone() for row in torch.where(is_sound, rows, 0.0)))
 
-    def _corrected(self, mean: Tensor, momentum: float, min_steps: int, min_samples: int) -> FloatArray:
-        samples = self.samples.double().cpu().numpy()
-        measured = (samples >= max(min_samples, 1)) & (self.steps.double().cpu().numpy() >= min_steps)
-        scale = 1.0 - momentum ** np.where(measured, samples, 1.0)
-        return np.where(measured, mean.double().cpu().numpy() / scale, np.nan)
+    def _corrected(self, name: str, momentum: float, min_steps: int, min_samples: int) -> FloatArray:
+        counter = _MEANS[name]
+        samples, steps = getattr(self, counter).double(), getattr(self, counter.replace("samples", "steps"))
+        measured = (samples >= max(min_samples, 1)) & (steps >= min_steps)
+        mean = getattr(self, name).double() / _warmth(samples, momentum)
+        found: FloatArray = torch.where(measured, mean, torch.nan).cpu().numpy()
+        return found
+
+
+def _warmth(samples: Tensor, momentum: float) -> Tensor:
+    """The share that a running mean of so many updates has left its start behind; 1 for none."""
+    return torch.where(samples > 0, 1.0 - momentum**samples, 1.0)

@@ -1,36 +1,43 @@
-"""Importance tracking during training: weight x gradient per unit, sampled before optimizer steps."""
+"""Importance tracking during training: the one object that measures, remembers, saves and merges."""
 
 from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
-from esper.anatomy.structure import Anatomy, FloatArray, IntArray
-from esper.errors import EsperError
-from esper.importance.accumulate import UnitReducer, by_anatomy_name
+from esper.anatomy.structure import Anatomy, BoolArray, FloatArray, IntArray
+from esper.errors import EsperError, EvidenceError
+from esper.importance.element_tracking import ElementTracking, elements_for, tracking_after_cut
 from esper.importance.governor import OverheadGovernor
+from esper.importance.history import UnitHistory
+from esper.importance.phases import TrainingPhase
+from esper.importance.products import StepProducts
+from esper.importance.ranks import parts_of_all_ranks
 from esper.importance.settings import ImportanceSettings
 from esper.importance.statistics import UnitStatistics
 from esper.importance.stopwatch import stopwatch_for
+from esper.importance.tracked import TrackedEvidence
 from esper.leyline import Clock
 
 _LOG = logging.getLogger(__name__)
 _FORESEEN = (RuntimeError, ValueError, TypeError, LookupError, EsperError)
+_HISTORY, _ELEMENTS, _SAMPLING = "history.", "elements.", "sampling"
 
 
 class ImportanceTracker:
-    """Measures every unit's first-order effect on the loss while the network trains.
+    """Measures every unit's effect on the loss while the network trains, and remembers it over epochs.
 
     The sum over a unit's consumer columns of weight x gradient equals the sum over batch and positions of
     activation x gradient, so parameters and gradients are all that is read, before sampled optimizer steps,
     on the device and without waiting for it. Gradients are seen as the optimizer sees them: accumulated,
-    clipped and unscaled. Steps with a gradient that is not finite are not counted. A unit with a consumer
+    clipped and unscaled. Steps with a gradient that is not finite are not counted. A unit with a parameter
     that this optimizer does not train is never measured. Under an optimizer that takes a closure, gradients
     are those of the step before.
 
@@ -60,13 +67,19 @@ class ImportanceTracker:
         self._report = report
         self._hook: RemovableHandle | None = None
         self._failure: Exception | None = None
-        self._bind(anatomy, named_parameters)
-        self._statistics = UnitStatistics.empty(anatomy.num_units, self._device)
-        self._stopwatch = stopwatch_for(self._device, clock)
+        self._anatomy = anatomy
+        self._products = StepProducts(anatomy, named_parameters, optimizer)
+        self._statistics = UnitStatistics.empty(anatomy.num_units, self._products.device)
+        self._elements = elements_for(self._products, self._settings.elements)
+        self.history = UnitHistory(
+            anatomy.num_units, self._settings.history_epochs, self._settings.history_momentum
+        )
+        self._stopwatch = stopwatch_for(self._products.device, clock)
         self._governor = OverheadGovernor(
             self._settings.overhead_fraction, clock, self._settings.max_stride, self._settings.stride
         )
-        self.attach()
+        if self._settings.is_enabled:
+            self.attach()
 
     @property
     def failure(self) -> Exception | None:
@@ -76,7 +89,7 @@ class ImportanceTracker:
     @property
     def num_units(self) -> int:
         """Units of the network that is tracked."""
-        return self._num_units
+        return self._anatomy.num_units
 
     @property
     def stride(self) -> int:
@@ -87,6 +100,17 @@ class ImportanceTracker:
     def overhead_share(self) -> float:
         """The measured share of the training time that tracking took so far; NaN before the second step."""
         return self._governor.share
+
+    @property
+    def elements(self) -> ElementTracking | None:
+        """Scores of single elements, where `importance.elements.form` asks for them."""
+        return self._elements
+
+    @property
+    def memory_bytes(self) -> int:
+        """What is held for statistics, history and elements together."""
+        elements = 0 if self._elements is None else self._elements.memory_bytes
+        return self._statistics.memory_bytes + self.history.memory_bytes + elements
 
     def attach(self) -> None:
         """Watches the optimizer again after `detach`; twice is once."""
@@ -108,17 +132,84 @@ class ImportanceTracker:
         """Mean absolute first-order change of the loss without each unit: shape [units], NaN unmeasured."""
         return self._statistics.absolute_taylor(*self._limits)
 
+    def fisher(self) -> FloatArray:
+        """Mean of (weight x gradient)^2 summed over each unit's producers: shape [units], NaN unmeasured.
+
+        What the second moments of an optimizer give at no cost, for optimizers that keep none.
+        """
+        return self._statistics.fisher(*self._limits)
+
+    def end_epoch(self, epoch: int, keep: BoolArray | None = None) -> None:
+        """Adds what is known at the end of an epoch to the history.
+
+        Args:
+            epoch: Its number.
+            keep: Units that are left, shape [units]; masked ones are remembered as unmeasured.
+        """
+        known = self.fisher()
+        self.history.add(epoch, known if keep is None else np.where(keep, known, np.nan))
+
+    def evidence(self, phase: TrainingPhase) -> TrackedEvidence:
+        """What is known now, for an analysis elsewhere, with the weights of the signals in this phase."""
+        rules = self._settings
+        return TrackedEvidence(
+            self.fisher(),
+            self.history.expected(rules.trend_epochs),
+            rules.weights.at(phase).model_dump(),
+            rules.twin_samples,
+            rules.twin_flops,
+        )
+
     def state(self) -> dict[str, Tensor]:
-        """What was measured, as plain tensors for a checkpoint."""
-        return self._statistics.state()
+        """Everything that tracking goes on from, as plain tensors for a checkpoint."""
+        parts = {_HISTORY: self.history.state()}
+        if self._elements is not None:
+            parts[_ELEMENTS] = self._elements.state()
+        named = {prefix + name: t for prefix, part in parts.items() for name, t in part.items()}
+        return {**self._statistics.state(), **named, _SAMPLING: self._governor.state()}
 
     def load_state(self, state: Mapping[str, Tensor]) -> None:
-        """Goes on from `state`.
+        """Goes on from `state`; sampling too goes on where it was.
 
         Raises:
-            EvidenceError: It belongs to another network; the present statistics stay.
+            EvidenceError: It belongs to another network or other settings; what is known stays.
         """
-        self._statistics = UnitStatistics.from_state(state, self._num_units, self._device)
+        if _SAMPLING not in state:
+            raise EvidenceError(
+                f"This is no state of an importance tracker: it holds {sorted(state)} and no {_SAMPLING!r}. "
+                "Start a new tracker; units stay unmeasured until it has seen enough."
+            )
+        statistics = UnitStatistics.from_state(state, self.num_units, self._products.device)
+        history = UnitHistory(self.num_units, self._settings.history_epochs, self._settings.history_momentum)
+        history.load_state(_part(state, _HISTORY))
+        elements = elements_for(self._products, self._settings.elements)
+        if elements is not None:
+            elements.load_state(_part(state, _ELEMENTS))
+        self._governor.load_state(state[_SAMPLING])
+        self._statistics, self.history, self._elements = statistics, history, elements
+
+    def merge(self, states: Sequence[Mapping[str, Tensor]]) -> None:
+        """Takes in what trackers of the same network have measured on other data: `state()` of each.
+
+        Means are weighted by the samples behind them. Under DistributedDataParallel gradients are averaged
+        already and every rank knows the same: there is nothing to merge.
+
+        Raises:
+            EvidenceError: One belongs to another network; nothing was taken over.
+        """
+        device = self._products.device
+        others = [UnitStatistics.from_state(state, self.num_units, device) for state in states]
+        self._statistics = UnitStatistics.merged([self._statistics, *others], self._settings.momentum)
+
+    def merge_ranks(self) -> None:
+        """`merge` over all processes of the default group of torch.distributed; all must call it.
+
+        Raises:
+            RankDivergence: The ranks track networks of different structure; nothing was changed.
+        """
+        states = parts_of_all_ranks(self._statistics.state(), self._anatomy.digest)
+        own = [UnitStatistics.from_state(s, self.num_units, self._products.device) for s in states]
+        self._statistics = UnitStatistics.merged(own, self._settings.momentum)
 
     def rebind(self, anatomy: Anatomy, named_parameters: Mapping[str, Tensor], survivors: IntArray) -> None:
         """Follows the network through a cut, and keeps what is known of the units that are left.
@@ -129,25 +220,16 @@ class ImportanceTracker:
             survivors: For every old unit its new number, or -1: shape [old units].
         """
         statistics = self._statistics.select(survivors, anatomy.num_units)
-        self._bind(anatomy, named_parameters)
-        self._statistics = statistics
+        history = self.history.select(survivors, anatomy.num_units)
+        products = StepProducts(anatomy, named_parameters, self._optimizer)
+        elements = tracking_after_cut(self._elements, self._anatomy, survivors, products)
+        self._anatomy, self._products = anatomy, products
+        self._statistics, self.history, self._elements = statistics, history, elements
 
     @property
     def _limits(self) -> tuple[float, int, int]:
         settings = self._settings
         return settings.momentum, settings.min_importance_samples, settings.min_sampled_steps
-
-    def _bind(self, anatomy: Anatomy, named_parameters: Mapping[str, Tensor]) -> None:
-        trained = {id(p) for group in self._optimizer.param_groups for p in group["params"]}
-        parameters = by_anatomy_name(anatomy, named_parameters)
-        parameters = {n: p for n, p in parameters.items() if id(p) in trained and p.requires_grad}
-        reducer = UnitReducer(anatomy, ("consumer",))
-        self._num_units = anatomy.num_units
-        self._reducer = reducer
-        self._parameters = {name: parameters[name] for name in reducer.tensors if name in parameters}
-        self._device = next((p.device for p in self._parameters.values()), torch.device("cpu"))
-        self._is_trained = reducer.covered(self._parameters.keys())
-        self._taking_part: dict[frozenset[str], Tensor] = {}
 
     def _before_step(self, *_: object) -> None:
         # The one place where tracking may fail: evidence is lost, and missing evidence only ever keeps
@@ -163,6 +245,15 @@ class ImportanceTracker:
         except _FORESEEN as error:
             self._fail(error)
 
+    @torch.no_grad()
+    def _sample(self) -> None:
+        sums = self._products.sums()
+        if sums is None:
+            return
+        self._statistics.update(sums, self._settings.momentum, self._governor.stride)
+        if self._elements is not None:
+            self._elements.sample(self._products.part, sums.is_taken)
+
     def _fail(self, error: Exception) -> None:
         self._failure = error
         self.detach()
@@ -171,50 +262,6 @@ class ImportanceTracker:
             "that were measured keep their scores; the others stay unmeasured, and nothing is pruned on that."
         )
 
-    @torch.no_grad()
-    def _sample(self) -> None:
-        gradients = {n: p.grad for n, p in self._parameters.items() if p.grad is not None}
-        if not gradients:
-            return
 
-        def product(name: str) -> Tensor | None:
-            gradient = gradients.get(name)
-            if gradient is None:
-                return None
-            dense = gradient.to_dense() if gradient.is_sparse else gradient
-            weight = self._parameters[name].detach()
-            return (
-                weight * dense if weight.dtype in (torch.float32, torch.float64) else weight.float() * dense
-            )
-
-        sums = self._reducer.sum(product, self._device)
-        scale, is_step = _scaler_state(self._optimizer, sums)
-        self._statistics.update(
-            sums * scale,
-            self._units_taking_part(frozenset(gradients)),
-            is_step,
-            self._settings.momentum,
-            self._governor.stride,
-        )
-
-    def _units_taking_part(self, names: frozenset[str]) -> Tensor:
-        """1 for units whose consumers are all trained and not all without gradient: float32 [units]."""
-        if names not in self._taking_part:
-            if len(self._taking_part) >= 64:  # a mixture of experts can show a new pattern at every step
-                self._taking_part.clear()
-            units = self._is_trained & self._reducer.touched(names)
-            self._taking_part[names] = torch.from_numpy(units).to(device=self._device, dtype=torch.float32)
-        return self._taking_part[names]
-
-
-def _scaler_state(optimizer: Optimizer, like: Tensor) -> tuple[Tensor, Tensor]:
-    """What to multiply gradients by, and whether the step will be made: two scalars that stay on the device.
-
-    Fused optimizers unscale inside their kernel and skip the step there; `GradScaler` leaves them the scale
-    and the verdict as attributes for the time of the call. Others are only called with unscaled, finite
-    gradients.
-    """
-    one = torch.ones((), dtype=like.dtype, device=like.device)
-    scale, found_inf = getattr(optimizer, "grad_scale", None), getattr(optimizer, "found_inf", None)
-    inverse = one if scale is None else scale.to(one).reciprocal()
-    return inverse, one if found_inf is None else (found_inf.to(one) == 0).to(one.dtype).reshape(())
+def _part(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): t for name, t in state.items() if name.startswith(prefix)}

@@ -8,7 +8,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -26,7 +25,7 @@ from esper.emrakul.cycle import CycleRunner
 from esper.emrakul.offline import OfflineAnalyst
 from esper.emrakul.timing import origin_of
 from esper.errors import CheckpointError, CheckpointMissing, ConfigError
-from esper.importance import ImportanceTracker
+from esper.importance import ImportanceTracker, TrackedEvidence
 from esper.kasmina import LiveNetwork
 from esper.session.log import say
 from esper.session.parts import AnalystMaker, Parts
@@ -316,21 +315,20 @@ def _analyst_maker(
     """Binds what is known when a cycle starts, so that nothing live is read while training goes on."""
 
     def bound(
-        anatomy: Anatomy, keep: BoolArray, tracked: tuple[float, ...]
+        anatomy: Anatomy, keep: BoolArray, tracked: TrackedEvidence
     ) -> Callable[[CheckpointRef], OfflineAnalyst]:
         allowed = network.cuttable_units()
 
         def analyst(checkpoint: CheckpointRef) -> OfflineAnalyst:
             if pool is None:
                 raise ConfigError("There is no worker pool, because pruning is off.")
-            known = tracked if np.isfinite(np.asarray(tracked)).any() else None
             return OfflineAnalyst(
                 pool=pool,
-                case=saving.case(checkpoint, keep, known),
+                case=saving.case(checkpoint, keep, tracked),
                 anatomy=anatomy,
                 keep=keep,
                 allowed=allowed,
-                weights=config.importance.weights.model_dump(),
+                weights=tracked.weights,
                 settings=config.analysis,
                 validation=config.validation,
                 floors=floors(anatomy, config.pruning, origin),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -108,10 +108,17 @@ class Trials:
         self._held_out = HeldOut(_on(device, held_out.calibration), _on(device, held_out.validation))
         self._reconstructs = config.pruning.recovery.reconstruct
 
-    def choose(self, settings: Settings, allowed: BoolArray, *, homogeneous: bool = False) -> Chosen:
-        """Chooses by the loss: bool [units] `allowed` may go."""
+    def choose(
+        self,
+        settings: Settings,
+        allowed: BoolArray,
+        *,
+        homogeneous: bool = False,
+        told: Callable[[float], None] = lambda _: None,
+    ) -> Chosen:
+        """Chooses by the loss: bool [units] `allowed` may go; `told` hears how much is done, 0 to 1."""
         choice = choose_by_loss(
-            self._opened, self._held_out, settings, allowed=allowed, homogeneous=homogeneous
+            self._opened, self._held_out, settings, allowed=allowed, homogeneous=homogeneous, told=told
         )
         return self._judged(choice.keep, choice.state, choice.notes)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -140,6 +140,7 @@ def compact(
     optimizer: Optimizer | None = None,
     loss: Loss | None = None,
     config: Config | None = None,
+    progress: Callable[[float], None] = lambda _: None,
 ) -> Compacted:
     """Cuts a network at once and proves that nothing else changed.
 
@@ -164,6 +165,7 @@ def compact(
         optimizer: an optimizer whose state shall follow a cut in place.
         loss: `loss(output, target)`; with it only the outputs that the loss uses are fixed.
         config: floors and rounding (`config.pruning`), numbers of samples (`config.analysis`).
+        progress: hears which share of the work of a choice by loss is done, 0 to 1; it can take minutes.
 
     Raises:
         UntraceableError: the network cannot be exported.
@@ -187,7 +189,7 @@ def compact(
     else:
         refused = _refused(network, anatomy, inputs, homogeneous) if in_place else {}
         allowed = _allowed(anatomy, refused)[anatomy.group_of]
-        chosen = _chosen(network, anatomy, settings, allowed, trials, by, homogeneous)
+        chosen = _chosen(network, anatomy, settings, allowed, trials, by, homogeneous, progress)
     with chosen.applied(network, for_good=in_place):
         return _cut(model, anatomy, chosen, inputs, optimizer, in_place, refused)
 
@@ -200,9 +202,10 @@ def _chosen(
     trials: Trials | None,
     by: str | None,
     homogeneous: bool,
+    progress: Callable[[float], None],
 ) -> Chosen:
     if trials is not None and by != "magnitude":
-        return trials.choose(settings, allowed, homogeneous=homogeneous)
+        return trials.choose(settings, allowed, homogeneous=homogeneous, told=progress)
     parameters = dict(model.named_parameters())
     choice = choose_by_magnitude(anatomy, parameters, settings, allowed=allowed, homogeneous=homogeneous)
     return Chosen(choice.keep, choice.notes) if trials is None else trials.complete(choice.keep, choice.notes)

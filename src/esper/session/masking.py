@@ -17,11 +17,13 @@ from esper.emrakul import Baseline, RollbackReason, Status, Strategy, worthwhile
 from esper.emrakul.cycle import Decision
 from esper.emrakul.settings import RollbackSettings
 from esper.errors import SurgeryError
+from esper.importance import TrainingPhase
 from esper.kasmina import renumbered
 from esper.leyline import Level
 from esper.session.log import say
 from esper.session.parts import Memory, Parts, restore
 from esper.session.preview import apply_statistics, confirm, recalibrate
+from esper.session.recovery import Recovery
 from esper.session.saving import TRIAL
 from esper.session.trial import Watch
 
@@ -33,9 +35,11 @@ class Masking:
 
     Attributes:
         last_cut: the last cut of this process, with its proof.
+        recovery: learns of a mask before it is applied.
     """
 
-    def __init__(self, parts: Parts, memory: Memory) -> None:
+    def __init__(self, parts: Parts, memory: Memory, recovery: Recovery) -> None:
+        self.recovery = recovery
         self.last_cut: Cut | None = None
         self._parts = parts
         self._memory = memory
@@ -190,6 +194,7 @@ class Masking:
             )
             say(f"epoch {self._memory.epoch}: not applied, the weights have moved on: {objection}")
             return
+        self.recovery.before_mask()
         before, base_step = self._parts.removed_fraction(), self._parts.saving.hold(TRIAL)
         level = Level.highest(anatomy.groups[int(g)].kind.value for g in np.unique(anatomy.group_of[new]))
         settled = self._memory.trial.settled_before(masks.keep)
@@ -271,7 +276,8 @@ class Masking:
         if runner is None:
             return
         keep: BoolArray = network.masks.keep.copy()
-        tracked = tuple(float(score) for score in self._parts.tracker.taylor())
+        phase = TrainingPhase.at(self._memory.epoch, self._parts.epochs)
+        tracked = self._parts.tracker.evidence(phase)
         analyst = self._parts.analyst(network.anatomy, keep, tracked)
         runner.start(durable, self._memory.epoch, network.anatomy, keep, analyst)
 

@@ -18,13 +18,13 @@ from esper.emrakul import CoordinatorState, Origin
 from esper.emrakul.cycle import CycleRunner
 from esper.emrakul.offline import OfflineAnalyst
 from esper.errors import CheckpointError
-from esper.importance import ImportanceTracker
+from esper.importance import ImportanceTracker, TrackedEvidence
 from esper.kasmina import LiveNetwork
 from esper.session.log import RunLog
 from esper.session.saving import Saving
 from esper.session.trial import Trial
 
-AnalystMaker = Callable[[Anatomy, BoolArray, tuple[float, ...]], Callable[[CheckpointRef], OfflineAnalyst]]
+AnalystMaker = Callable[[Anatomy, BoolArray, TrackedEvidence], Callable[[CheckpointRef], OfflineAnalyst]]
 
 
 def _nothing() -> None:

@@ -7,10 +7,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
 import safetensors.torch
 
 from esper.anatomy import Anatomy
-from esper.anatomy.structure import BoolArray
+from esper.anatomy.structure import BoolArray, FloatArray
 from esper.checkpoint import (
     BASELINE,
     BackgroundSaver,
@@ -27,11 +28,14 @@ from esper.elesh import Case, DataRef, HeldOut, encode_data
 from esper.emrakul import Strategy
 from esper.emrakul.cycle import MASK, Decision, read_mask
 from esper.errors import CheckpointError, RollbackExhausted
+from esper.importance import TrackedEvidence
 from esper.kasmina import LiveNetwork
 
 ANATOMY_FILE = "anatomy.json"
 TRIAL = "trial"
 """Label of the checkpoint from before a mask that is on trial."""
+TEACHER = "teacher"
+"""Label of the checkpoint from before the first mask, while distillation is on."""
 LAST_FINITE = "last-finite"
 """Label of the checkpoint from before the metric stopped being a number."""
 
@@ -166,16 +170,19 @@ class Saving:
         blob = self.store.catalog.blob
         return DataRef(blob(checkpoint, "batches"), blob(checkpoint, "samples"))
 
-    def case(self, checkpoint: CheckpointRef, keep: BoolArray, tracked: tuple[float, ...] | None) -> Case:
+    def case(self, checkpoint: CheckpointRef, keep: BoolArray, tracked: TrackedEvidence) -> Case:
         """What workers need to know about a checkpoint."""
         return Case(
             twin=self.store.catalog.blob(checkpoint, "twin"),
             anatomy=checkpoint.file(ANATOMY_FILE),
             model=checkpoint.file(MODEL_FILE),
             optimizer=DataRef(checkpoint.file(TREE_FILE), checkpoint.file(OPTIMIZER_FILE)),
-            tracked=tracked,
+            tracked=_measured(tracked.fisher),
             data=self.data(checkpoint),
             masked=tuple((~keep).nonzero()[0].tolist()),
+            history=_measured(tracked.history),
+            twin_samples=tracked.twin_samples,
+            twin_flops=tracked.twin_flops,
         )
 
     def read(self, checkpoint: CheckpointRef) -> TrainerState:
@@ -237,6 +244,11 @@ class Saving:
             self.store.pin(newest, label)
         return newest.step
 
+    def held(self, label: str) -> CheckpointRef | None:
+        """The newest checkpoint that is kept under `label`, verified."""
+        steps = [step for step, labels in self.store.pins().items() if label in labels]
+        return self.store.catalog.at(max(steps)) if steps else None
+
     def release(self, label: str, *, but: int = -1) -> None:
         """What was kept under `label` may go, except for step `but`."""
         with self._failing_later():
@@ -249,3 +261,8 @@ class Saving:
         """Masks that were cut or taken back no longer keep the checkpoints around them."""
         self.release(MASK, but=but)
         self.release(TRIAL)
+
+
+def _measured(scores: FloatArray) -> tuple[float, ...] | None:
+    """The scores as plain numbers; None where not one unit was measured."""
+    return tuple(scores.tolist()) if np.isfinite(scores).any() else None

@@ -7,9 +7,9 @@ import math
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from esper.checkpoint import CheckpointRef
@@ -18,6 +18,7 @@ from esper.nissa import EpochRow
 from esper.session.log import RunLog, say
 from esper.session.masking import Masking
 from esper.session.parts import Memory, Parts, capture, restore
+from esper.session.recovery import Recovery
 from esper.session.saving import LAST_FINITE
 
 if TYPE_CHECKING:
@@ -40,7 +41,8 @@ class Session:
         self.started = clock()
         self._clock = clock
         self._memory = Memory()
-        self.masking = Masking(parts, self._memory)
+        self.recovery = Recovery(parts, self._memory)
+        self.masking = Masking(parts, self._memory, self.recovery)
         self._epoch_started = self.started
         self._hook = parts.network.optimizer.register_step_post_hook(self._count_step)
         self._is_finished = False
@@ -83,6 +85,24 @@ class Session:
         """Share of the original cost (FLOPs, or parameters if the target counts those) masked or cut."""
         return self.parts.removed_fraction()
 
+    def loss(self, output: Any, target: Any, inputs: Any = None) -> Tensor:
+        """The loss of one training step: `loss(output, target)`, and after a mask what the teacher adds.
+
+        Without `pruning.recovery.distill` it is the given loss and nothing else. With it, the run's network
+        from before the first mask sees the same inputs for some epochs after every mask, and a share of the
+        loss is how far the output is from its own.
+
+        Args:
+            output: what the network returned.
+            target: as for the given loss.
+            inputs: what the network was called with: a tensor, several in a tuple, or a mapping of keywords.
+
+        Raises:
+            ConfigError: distillation is on and `inputs` is missing.
+            EvidenceError: `inputs` are not built like the `sample` that was given to `attach`.
+        """
+        return self.recovery.loss(output, target, inputs)
+
     def end_epoch(self, **metrics: float) -> None:
         """Ends an epoch: judges the last mask, applies what was decided, saves, and starts the next analysis.
 
@@ -100,11 +120,13 @@ class Session:
         self._require_running()
         numbers = self._checked(metrics)
         failure = self.parts.saving.failure()
+        self.recovery.end_epoch()
         self._memory.epoch += 1
         self._record(numbers, begun)
         is_measured = math.isfinite(numbers[self.parts.metric])
         if not self.masking.end_epoch(is_measured):
             self._hold_what_was_finite(is_measured)
+            self.parts.tracker.end_epoch(self.epoch, self.parts.network.masks.keep)
             self._save()
             if is_measured:
                 self.masking.start_cycle()

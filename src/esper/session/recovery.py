@@ -1,0 +1,89 @@
+"""Recovery after a mask: for a while the run's own dense network teaches what is left of it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+
+from esper.anatomy import primary_output
+from esper.anatomy.twin import Twin
+from esper.checkpoint import load_trainer
+from esper.errors import ConfigError
+from esper.kasmina import Teacher, distillation_loss
+from esper.session.files import state_of
+from esper.session.log import say
+from esper.session.parts import Memory, Parts
+from esper.session.saving import TEACHER
+
+
+class Recovery:
+    """The loss of one run. The teacher is the checkpoint from before the first mask."""
+
+    def __init__(self, parts: Parts, memory: Memory) -> None:
+        self._parts = parts
+        self._memory = memory
+        self._settings = parts.config.pruning.recovery
+        self._teacher: Teacher | None = None
+        self._was_asked = False
+
+    def loss(self, output: Any, target: Any, inputs: Any) -> Tensor:
+        """The user's loss, and after a mask also what the teacher thinks of the output."""
+        own = self._parts.network.loss(output, target)
+        if not self._settings.distill:
+            return own
+        if inputs is None:
+            raise ConfigError(
+                "pruning.recovery.distill is on, and the teacher must see what the network saw: call "
+                "session.loss(output, target, inputs). Nothing was computed."
+            )
+        self._was_asked = True
+        taught = self._taught(target, inputs)
+        if taught is None:
+            return own
+        lesson = distillation_loss(primary_output(output), taught, target, self._settings.distill_temperature)
+        share = self._settings.distill_weight
+        return (1 - share) * own + share * lesson
+
+    def _taught(self, target: Any, inputs: Any) -> Tensor | None:
+        """The teacher's output, where this step is one that it teaches in."""
+        is_its_turn = self._memory.step % self._settings.distill_stride == 0
+        if not is_its_turn or not self._is_recovering():
+            return None
+        teacher = self._read_teacher()
+        return None if teacher is None else teacher.output(inputs, target)
+
+    def _is_recovering(self) -> bool:
+        """Was a mask applied in the last epochs, and not taken back since?"""
+        last = next((m for m in reversed(self._memory.log.marks) if m.kind in ("mask", "rollback")), None)
+        if last is None or last.kind == "rollback":
+            return False
+        return self._memory.epoch - last.epoch < self._settings.distill_epochs
+
+    def _read_teacher(self) -> Teacher | None:
+        held = self._parts.saving.held(TEACHER) if self._teacher is None else None
+        if held is not None:
+            catalog, model = self._parts.saving.store.catalog, self._parts.network.model
+            device = next(parameter.device for parameter in model.parameters())
+            weights = state_of(load_trainer(held).model)
+            twin = Twin.from_bytes(catalog.blob(held, "twin").read_bytes())
+            self._teacher = Teacher(twin, {name: tensor.to(device) for name, tensor in weights.items()})
+        return self._teacher
+
+    def before_mask(self) -> None:
+        """Keeps the newest checkpoint as teacher, if nothing has gone from the network yet."""
+        network, saving = self._parts.network, self._parts.saving
+        if self._settings.distill and not network.cuts and network.masks.num_masked == 0:
+            saving.release(TEACHER, but=saving.hold(TEACHER))
+            self._teacher = None
+
+    def end_epoch(self) -> None:
+        """Tells once if nobody asks for the loss, because then nothing is taught."""
+        if self._settings.distill and self._is_recovering() and not self._was_asked:
+            told = (
+                "pruning.recovery.distill is on, and the training loop does not call session.loss(output, "
+                "target, inputs), so nothing was taught after the mask."
+            )
+            if told not in self._memory.log.notes:
+                self._memory.log.note(told)
+                say(told, problem=True)

@@ -1,0 +1,74 @@
+"""A run whose own dense network teaches what masks leave of it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from esper.checkpoint import load_trainer
+from esper.errors import ConfigError
+from esper.kasmina import distillation_loss
+from esper.nissa import Mark
+from esper.session.saving import TEACHER
+from tests.session.runs import Training, small_network
+
+TEACHING = {"recovery": {"distill": True, "distill_weight": 0.25, "distill_temperature": 3.0}}
+
+
+def taught(run_dir: Path) -> Training:
+    return Training(run_dir, pruning=TEACHING)
+
+
+def test_the_loss_is_the_given_one_unless_distillation_is_on(tmp_path: Path) -> None:
+    run = Training(tmp_path / "run")
+    run.until_masked()
+    inputs, targets = run.train_data
+    output = run.model(inputs)
+    assert run.session.loss(output, targets) == run.loss(output, targets)
+
+
+def test_after_a_mask_the_network_from_before_it_teaches(tmp_path: Path) -> None:
+    run = taught(tmp_path / "run")
+    inputs, targets = run.train_data
+    run.epoch()
+    output = run.model(inputs)
+    assert run.session.loss(output, targets, inputs) == run.loss(output, targets)
+    run.until_masked()
+    held = run.session.parts.saving.held(TEACHER)
+    assert held is not None
+    dense = small_network().eval()
+    dense.load_state_dict(load_trainer(held).model)
+    with torch.no_grad():
+        answer = dense(inputs)
+    output = run.model(inputs)
+    expected = 0.75 * run.loss(output, targets) + 0.25 * distillation_loss(output, answer, targets, 3.0)
+    torch.testing.assert_close(run.session.loss(output, targets, inputs), expected)
+
+
+def test_after_a_resume_it_goes_on_for_the_epochs_that_were_asked_for(tmp_path: Path) -> None:
+    run = taught(tmp_path / "run")
+    run.until_masked()
+    run.session.detach()
+    resumed = taught(tmp_path / "run")
+    inputs, targets = resumed.train_data
+    output = resumed.model(inputs)
+    resumed.session.log.mark(resumed.session.epoch, "mask", "the last one was not saved yet")
+    assert resumed.session.loss(output, targets, inputs) != resumed.loss(output, targets)
+    resumed.session.log.marks[-1] = Mark(resumed.session.epoch - 1, "mask", "an epoch ago")
+    assert resumed.session.loss(output, targets, inputs) == resumed.loss(output, targets)
+
+
+def test_inputs_are_asked_for(tmp_path: Path) -> None:
+    run = taught(tmp_path / "run")
+    inputs, targets = run.train_data
+    with pytest.raises(ConfigError, match=r"session.loss\(output, target, inputs\)"):
+        run.session.loss(run.model(inputs), targets)
+
+
+def test_a_loop_that_never_asks_for_the_loss_is_told_so(tmp_path: Path) -> None:
+    run = taught(tmp_path / "run")
+    run.until_masked()
+    run.epoch(lambda _: 0.5)
+    assert any("nothing was taught" in note for note in run.session.log.notes)
