@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import select
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -76,14 +77,15 @@ def state_of(training: Training) -> str:
     return digest.hexdigest()
 
 
-def tally(training: Training, expected: str, epochs: int) -> Tally:
-    """What it came to after `epochs` epochs."""
+def tally(training: Training, expected: str, epochs: int, *, masked: bool) -> Tally:
+    """What it came to after `epochs` epochs; `masked` runs are held against a whole fingerprint."""
     steps = epochs * len(list(_quiet_batches(training)))
     network = training.session.parts.network
     gone = network.masks.num_masked + len(network.cuts)
     marks = training.session.log.marks
+    found = training.fingerprint() if masked else state_of(training)
     told = marks[-1].text if marks else ""
-    return Tally(steps, steps - training.session.step, gone, state_of(training) == expected, told)
+    return Tally(steps, steps - training.session.step, gone, found == expected, told)
 
 
 def _quiet_batches(training: Training) -> Iterator[object]:
@@ -134,6 +136,18 @@ def stopped() -> Iterator[list[int]]:
     finally:
         for pid in pids:
             resume(pid)
+
+
+def wait_for_death(pid: int) -> None:
+    """Returns when a process has ended; fails after a minute."""
+    try:
+        ended = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return
+    try:
+        assert select.select([ended], [], [], 60.0)[0], f"process {pid} is still alive"
+    finally:
+        os.close(ended)
 
 
 def resume(pid: int) -> None:

@@ -212,7 +212,7 @@ class OfflinePruning:
             anatomy=refs["anatomy"],
             model=refs["model"],
             optimizer=None,
-            tracked=tuple(scores.tolist()),
+            tracked=tuple(scores.tolist()) if np.isfinite(scores).any() else None,
             data=DataRef(refs["batches"], refs["samples"]),
             masked=tuple(np.flatnonzero(~self.keep).tolist()),
         )
