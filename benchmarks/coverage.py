@@ -8,7 +8,8 @@ FLOPs: the same fraction of every group, by magnitude, as much as it takes, at m
 
   pass     at least half of what was asked went; the cut network equals the masked one on inputs that the
            proof never saw (<= 1e-12 in float64, <= 1e-5 in float32), and one AdamW step after the cut equals
-           one step of the masked network in every parameter
+           one step of the masked network in every parameter. What the network's own code refuses in place
+           may pass as a program: its outputs are compared, and it is not trained on
   refused  Esper said no, or less than that can go; the reason is named and the network is as it was
   WRONG    anything else
 
@@ -126,9 +127,10 @@ def _last_line(error: BaseException) -> str:
 def _line(row: Row) -> str:
     flops = f"{row.flops_before / 1e6:.2f} > {row.flops_after / 1e6:.2f}"
     tool = row.name if row.tool == "esper" else f"  {row.tool}"
+    form = "as a program; " if row.form == "program" else ""
     return (
         f"{tool:26}{row.family:22}{row.result:9}{row.share:11.1%}{flops:>18}{row.seconds:9.1f}"
-        f"{row.peak_bytes / 2**20:6.0f}  {row.reason}"
+        f"{row.peak_bytes / 2**20:6.0f}  {form}{row.reason}"
     ).rstrip()
 
 

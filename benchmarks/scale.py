@@ -1,6 +1,6 @@
 """Time and memory of an anatomy: a language model of a billion parameters, and networks that are awkward.
 
-Usage: python benchmarks/scale.py [--layers 22] [--only NAME ...] [--seconds 120] [--no-peer]
+Usage: python benchmarks/scale.py [--layers 22] [--only [NAME ...]] [--seconds 120] [--no-peer]
 
 First the anatomy of a Llama-shaped network of 1.1 billion parameters on the meta device (no weights): seconds
 of CPU and the peak of resident memory of the whole process, with what importing the libraries takes.
@@ -56,20 +56,23 @@ AWKWARD: dict[str, Architecture] = {
 
 def main() -> int:
     options = _options()
-    figures = alone(partial(billion, options.layers), options.seconds)
-    print(f"Llama-shaped, on the meta device: {figures.get('error') or _TOLD.format_map(figures)}")
-    print(f"\n{'network':20}{'tool':18}{'seconds':>9}{'+MiB':>7}{'FLOPs gone':>12}")
-    for name in options.only or AWKWARD:
+    if options.layers:
+        figures = alone(partial(billion, options.layers), options.seconds)
+        print(f"Llama-shaped, on the meta device: {figures.get('error') or _TOLD.format_map(figures)}\n")
+    print(f"{'network':20}{'tool':18}{'seconds':>9}{'+MiB':>7}{'FLOPs gone':>12}")
+    for name in AWKWARD if options.only is None else options.only:
         for tool, act in TOOLS.items():
             if tool != "torch-pruning" or options.peer:
-                print(_line(name, tool, alone(partial(act, AWKWARD[name]), options.seconds)), flush=True)
+                print(_line(name, tool, alone(partial(act, name), options.seconds)), flush=True)
     return 0
 
 
 def _options() -> Any:
     parser = argparse.ArgumentParser(description="time and memory of an anatomy")
-    parser.add_argument("--layers", type=int, default=22, help="layers of the language model")
-    parser.add_argument("--only", nargs="+", choices=AWKWARD, default=[], help="names of networks")
+    parser.add_argument(
+        "--layers", type=int, default=22, help="layers of the language model; 0: leave it out"
+    )
+    parser.add_argument("--only", nargs="*", choices=AWKWARD, help="names of networks; none: leave them out")
     parser.add_argument("--seconds", type=float, default=120.0, help="limit for one figure")
     parser.add_argument("--no-peer", dest="peer", action="store_false", help="leave Torch-Pruning out")
     return parser.parse_args()
@@ -144,9 +147,9 @@ def _cpu_seconds() -> float:
     return used.ru_utime + used.ru_stime
 
 
-def by_anatomy(architecture: Architecture) -> Figures:
+def by_anatomy(name: str) -> Figures:
     """Only the anatomy."""
-    model, sample = _ready(architecture)
+    model, sample = _ready(AWKWARD[name])
     return _measured(partial(_inspect, model, sample))
 
 
@@ -154,9 +157,9 @@ def _inspect(model: nn.Module, sample: Any) -> Figures:
     return {"units": inspect(model, sample).num_units}
 
 
-def by_cut(architecture: Architecture) -> Figures:
+def by_cut(name: str) -> Figures:
     """Anatomy, half of the FLOPs masked, cut and proven."""
-    model, sample = _ready(architecture)
+    model, sample = _ready(AWKWARD[name])
 
     def act() -> Figures:
         anatomy = inspect(model, sample)
@@ -172,9 +175,9 @@ def by_cut(architecture: Architecture) -> Figures:
     return _measured(act)
 
 
-def by_torch_pruning(architecture: Architecture) -> Figures:
+def by_torch_pruning(name: str) -> Figures:
     """Torch-Pruning's graph and one pruning step."""
-    model, sample = _ready(architecture)
+    model, sample = _ready(AWKWARD[name])
     before = flops(model, sample)
     figures = _measured(partial(_prune, model, sample))
     return {**figures, "gone": 1.0 - flops(model, sample) / before}
@@ -185,7 +188,7 @@ def _prune(model: nn.Module, sample: Any) -> Figures:
     return {}
 
 
-TOOLS: dict[str, Callable[[Architecture], Figures]] = {
+TOOLS: dict[str, Callable[[str], Figures]] = {
     "esper anatomy": by_anatomy,
     "esper cut": by_cut,
     "torch-pruning": by_torch_pruning,

@@ -41,9 +41,12 @@ def flops(model: nn.Module, sample: Any) -> float:
 
 
 def _experts() -> dict[Any, Any]:
-    """How to count the operator with which transformers multiplies rows by the matrix of their expert."""
-    operator = getattr(torch.ops.transformers, "grouped_mm_fallback", None)
-    return {operator: _rows_times_matrix} if operator else {}
+    """How to count the operators that multiply rows by the matrix of their expert."""
+    found = (
+        getattr(torch.ops.aten, "_grouped_mm", None),
+        getattr(torch.ops.transformers, "grouped_mm_fallback", None),
+    )
+    return {operator: _rows_times_matrix for operator in found if operator}
 
 
 def _rows_times_matrix(rows: torch.Size, matrices: torch.Size, *_: Any, **__: Any) -> int:
@@ -53,16 +56,21 @@ def _rows_times_matrix(rows: torch.Size, matrices: torch.Size, *_: Any, **__: An
 def outputs(model: nn.Module, sample: Any) -> list[Tensor]:
     args, kwargs, _ = split_sample(sample, with_target=False)
     torch.manual_seed(0)  # some networks draw random numbers
-    leaves = pytree.tree_leaves(without_caches(model(*args, **kwargs)))
+    return tensors_in(without_caches(model(*args, **kwargs)))
+
+
+def tensors_in(output: Any) -> list[Tensor]:
+    """All that can be compared."""
+    leaves = pytree.tree_leaves(output)
     return [leaf for leaf in leaves if isinstance(leaf, Tensor) and leaf.is_floating_point()]
 
 
 def runs(model: nn.Module, sample: Any) -> bool:
+    """Does it compute numbers? Some networks compute NaN in a type that they were not made for."""
     try:
-        outputs(model, sample)
+        return not any(bool(leaf.isnan().any()) for leaf in outputs(model, sample))
     except (RuntimeError, TypeError, ValueError):
         return False
-    return True
 
 
 def in_type(sample: Any, dtype: torch.dtype) -> Any:
@@ -73,6 +81,7 @@ def in_type(sample: Any, dtype: torch.dtype) -> Any:
 
 def settle(model: nn.Module) -> None:
     """Batch statistics as in training, no dropout: networks of different width draw differently."""
+    model.train()  # some keep in eval mode what they computed, until then
     model.eval()
     for module in model.modules():
         if isinstance(module, _NormBase):
@@ -90,6 +99,7 @@ def step(model: nn.Module, optimizer: AdamW, sample: Any) -> None:
             total = total + (leaf * weights).mean() + leaf.square().mean()
     total.backward()
     optimizer.step()
+    model.train()
     model.eval()
 
 
@@ -131,8 +141,10 @@ def largest(ours: list[Tensor], theirs: list[Tensor]) -> float:
     for a, b in zip(ours, theirs, strict=False):
         if a.shape != b.shape:
             return float("inf")
-        if a.numel():
-            error = float((a - b).abs().max()) / max(float(b.abs().max()), 1e-3)
+        apart = a != b  # the same infinity at the same place is no difference
+        if bool(apart.any()):
+            scale = max(float(b.abs().masked_fill(~b.isfinite(), 0.0).max()), 1e-3)
+            error = float((a - b)[apart].abs().max()) / scale
             worst = max(worst, error if error == error else float("inf"))
     return worst
 

@@ -28,10 +28,13 @@ from architectures.checks import (
     runs,
     settle,
     step,
+    tensors_in,
     unchanged,
 )
-from esper.anatomy import Anatomy, Probe, cut, inspect, split_sample
+from esper.anatomy import Anatomy, Probe, cut, inspect, masked_axes, split_sample, zero_masked
+from esper.anatomy.deployed import plain
 from esper.anatomy.feasibility import feasible
+from esper.anatomy.program import cut_program
 from esper.anatomy.structure import BoolArray
 from esper.errors import EsperError, SurgeryError
 
@@ -51,6 +54,11 @@ def by_esper(architecture: Architecture, row: Any) -> None:
         _cut_and_check(architecture, row, model, sample)
     except EsperError as error:
         row.reason = f"{type(error).__name__}: {str(error).splitlines()[0][:300]}"
+    if row.result == "refused" and row.groups:
+        try:
+            _cut_as_program(architecture, row)
+        except EsperError as error:
+            row.reason += f"; as a program {type(error).__name__}: {str(error).splitlines()[0][:150]}"
     row.seconds = row.seconds or time.perf_counter() - start
     row.peak_bytes = peak() - memory
 
@@ -126,6 +134,27 @@ def _check(
         row.result = "pass"
     else:
         row.reason = row.reason or f"too little can go: {reasons(chosen[0])}"
+
+
+def _cut_as_program(architecture: Architecture, row: Any) -> None:
+    """What the network's own code refuses can still be cut in its graph, for use; it is not trained on."""
+    model = architecture.network().eval()
+    args, kwargs, _ = split_sample(architecture.inputs(), with_target=False)
+    anatomy = inspect(model, architecture.inputs())
+    keep = half(model, anatomy, frozenset())
+    made = cut_program(model, anatomy, keep, Probe(args, kwargs))
+    module = made.program.module()
+    work = flops(module, architecture.inputs())
+    if 1.0 - work / row.flops_before < ENOUGH:
+        return
+    zero_masked(dict(model.named_parameters()), masked_axes(anatomy, keep))
+    error = 0.0
+    for seed in (7, 8):
+        given, named, _ = split_sample(architecture.inputs(seed), with_target=False)
+        error = max(error, largest(*(tensors_in(plain(m(*given, **named))) for m in (module, model))))
+    row.form, row.flops_after, row.step_error = "program", work, None
+    row.float64_error, row.float32_error = made.equivalence.float64_error, error
+    row.result = "pass" if error <= FLOAT32 else "WRONG"
 
 
 def half(model: nn.Module, anatomy: Anatomy, whole: frozenset[str]) -> BoolArray:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 
-from architectures.case import SMALL, Architecture, pretrained, text, two_texts, unmasked
+from architectures.case import SMALL, Architecture, numbers, pretrained, text, two_texts, unmasked
 
 _encoder = partial(pretrained, "text encoder")
 _seq2seq = partial(pretrained, "encoder-decoder")
@@ -94,7 +94,12 @@ TEXT: dict[str, Architecture] = {
     "marian": _seq2seq("MarianMTModel", two_texts, _BART),
     "t5": _seq2seq("T5ForConditionalGeneration", two_texts, _T5),
     "t5-gated": _seq2seq("T5ForConditionalGeneration", two_texts, _T5, feed_forward_proj="gated-gelu"),
-    "longt5": _seq2seq("LongT5ForConditionalGeneration", two_texts, _T5, local_radius=4),
+    "longt5": _seq2seq(
+        "LongT5ForConditionalGeneration",
+        lambda: {**text()(), "decoder_input_ids": numbers(7)},
+        _T5,
+        local_radius=4,
+    ),
     "prophetnet": _seq2seq(
         "ProphetNetForConditionalGeneration",
         two_texts,

@@ -66,6 +66,36 @@ def test_modules_of_one_class_follow_in_the_same_way_each_by_its_own_size() -> N
     assert (model.other.num_heads, model.other.width) == (4, 24)
 
 
+class Part(nn.Module):
+    """Gives fewer and longer rows, and no error, if its layer has become narrower."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.up, self.size = nn.Linear(6, 12), 12
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.relu(self.up(x)).view(x.shape[0], -1, self.size)
+
+
+class Whole(nn.Module):
+    """Notices what its part does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.part, self.down = Part(), nn.Linear(12, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.down(self.part(x))
+        return out
+
+
+def test_a_part_that_runs_and_gives_a_wrong_size_is_found_though_another_one_raises() -> None:
+    torch.manual_seed(0)
+    model, x = Whole(), torch.randn(2, 4, 6)
+    anatomy = inspect(model, x)
+    assert cut(model, anatomy, half(anatomy), Probe((x,))).rewritten == ("part.size = 6",)
+
+
 def test_attributes_are_as_before_when_no_choice_of_them_helps() -> None:
     class Constant(nn.Module):
         def __init__(self) -> None:

@@ -111,6 +111,39 @@ def test_a_network_of_one_precision_is_proven_in_it_and_says_so() -> None:
     assert found.note.startswith("not measured in float64")
 
 
+class NotForDouble(nn.Module):
+    """Adds the smallest number of the input's type to masked places, computed in float32."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = nn.Linear(4, 6), nn.Linear(6, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        hidden = self.first(x)
+        out: Tensor = self.last(hidden + (1.0 - torch.ones(1)) * torch.finfo(hidden.dtype).min)
+        return out
+
+
+def test_a_network_that_computes_nan_in_double_is_proven_in_its_own_precision() -> None:
+    torch.manual_seed(0)
+    model, x = NotForDouble(), torch.randn(3, 4)
+    assert bool(model.double()(x.double()).isnan().all())
+    model.float()
+    anatomy = inspect(model, x)
+    found = cut(model, anatomy, half(anatomy), Probe((x,))).equivalence
+    assert found.note == "not measured in float64: the network computes NaN there"
+    assert found.float32_error <= 1e-5
+
+
+def test_a_network_that_computes_nan_is_refused_before_anything_changes() -> None:
+    torch.manual_seed(0)
+    model, x = nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 2)), torch.randn(3, 4)
+    anatomy = inspect(model, x)
+    with pytest.raises(NotEquivalentError, match="computes NaN on the probe"):
+        cut(model, anatomy, half(anatomy), Probe((x / 0.0 * 0.0,)))
+    assert model.get_parameter("0.weight").shape == (6, 4)
+
+
 def test_a_frozen_network_is_proven_by_its_outputs() -> None:
     case, anatomy = ZOO["plain"], anatomy_of("plain")
     model = case.network().requires_grad_(False)
@@ -124,3 +157,9 @@ def test_differences_are_relative_and_never_pass_when_they_cannot_be_compared() 
     assert difference(torch.zeros(0), torch.zeros(0)) == 0
     assert difference(torch.zeros(2), torch.zeros(3)) == float("inf")
     assert difference(torch.tensor([float("nan")]), torch.tensor([1.0])) == float("inf")
+    nan, masked = torch.tensor([float("nan")]), torch.tensor([float("-inf"), 100.0])
+    assert difference(nan, nan) == float("inf")
+    assert difference(masked, masked) == 0
+    assert difference(torch.tensor([float("-inf"), 101.0]), masked) == pytest.approx(1 / 100)
+    assert difference(torch.tensor([0.0, 100.0]), masked) == float("inf")
+    assert difference(-masked, masked) == float("inf")

@@ -54,6 +54,9 @@ FREE: dict[str, Callable[[Tensor], Tensor]] = {
     "stack of equal parts": lambda x: torch.stack([x, -x], 1).sum(1),
     "no grad region": lambda x: x + _without_gradient(x),
     "dropout": lambda x: F.dropout(x, 0.5, training=False),
+    "sum of three operands": lambda x: torch.einsum("bi,bi,bi->bi", x, x.tanh(), x),
+    "einsum with dots": lambda x: torch.einsum("b...,...->b...", x, torch.ones(1)),
+    "einsum without arrow": lambda x: torch.einsum("ab,c", x, torch.ones(1)).squeeze(-1),
     "nothing else": lambda x: x.clone(),
 }
 
@@ -106,7 +109,7 @@ def test_operators_that_need_every_coordinate_freeze_it_and_are_named(what: str)
 
 def test_a_form_of_an_operator_that_is_not_followed_freezes_instead_of_failing() -> None:
     def diagonal(x: Tensor) -> Tensor:
-        return torch.einsum("bi,bi,bi->bi", x, x, x)
+        return torch.einsum("bii->bi", x[:, :, None] * x[:, None])
 
     _, _, anatomy = _inspected(diagonal)
     assert anatomy.groups == ()

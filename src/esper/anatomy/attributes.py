@@ -65,7 +65,7 @@ def fit_attributes(
         _candidates(model, anatomy, keep, kept), lambda: prove(model, expected, kept, probe), undo
     )
     for reach in (1, None):
-        found = search.run(first, reach)
+        found = search.run(_Failure.of(first), reach)
         if found is not None:
             return found
     if isinstance(first, NotEquivalentError):
@@ -79,42 +79,58 @@ def fit_attributes(
     ) from first
 
 
+@dataclass(frozen=True)
+class _Failure:
+    """How an attempt failed, without the tensors that its traceback would hold on to."""
+
+    what: tuple[str, str, str]
+    """Kind, message and line of the error."""
+    inside: tuple[str, ...]
+    """Classes of modules that it passed through, innermost first; empty if the network ran."""
+
+    @classmethod
+    def of(cls, error: Exception) -> _Failure:
+        return cls((type(error).__qualname__, str(error), _place(error)), tuple(_classes(error)))
+
+    def is_that_of(self, other: _Failure) -> bool:
+        """Did the code stop at the same place for the same reason?"""
+        return bool(self.inside) and self.what == other.what
+
+
 class _Search:
     """Tries combinations of rewrites, fewest first, until one proves equal."""
 
     def __init__(self, options: _Options, attempt: Callable[[], Equivalence], undo: Undo) -> None:
         self.options, self.attempt, self.undo = options, attempt, undo
         self.trials = 0
-        self.seen: dict[_Chosen, Exception] = {}
+        self.seen: dict[_Chosen, _Failure] = {}
 
-    def run(self, first: Exception, reach: int | None) -> tuple[Equivalence, tuple[str, ...]] | None:
-        """Starts from the error of the unchanged code; at most `reach` classes outwards are changed."""
-        waiting: deque[tuple[_Chosen, Exception]] = deque([(frozenset(), first)])
+    def run(self, first: _Failure, reach: int | None) -> tuple[Equivalence, tuple[str, ...]] | None:
+        """Starts from the failure of the unchanged code; at most `reach` classes outwards are changed."""
+        waiting: deque[tuple[_Chosen, _Failure]] = deque([(frozenset(), first)])
         while waiting:
-            chosen, error = waiting.popleft()
-            for more in self._next(chosen, error, reach):
+            chosen, failure = waiting.popleft()
+            for more in self._next(chosen, failure, reach):
                 result = self.seen.get(more) or self._tried(more)
                 if result is None:
                     return None
-                if not isinstance(result, Exception):
+                if not isinstance(result, _Failure):
                     return result
-                if _same(result, error):
-                    continue
-                waiting.append((more, result))
+                if not result.is_that_of(failure):
+                    waiting.append((more, result))
         return None
 
-    def _next(self, chosen: _Chosen, error: Exception, reach: int | None) -> Iterator[_Chosen]:
+    def _next(self, chosen: _Chosen, failure: _Failure, reach: int | None) -> Iterator[_Chosen]:
         taken = {key for key, _ in chosen}
         free = [key for key in self.options if key not in taken]
-        inside = _classes(error)
-        if inside:  # else it ran, and computes something else
-            with_options = [name for name in inside if any(key[0] == name for key in free)][:reach]
+        if failure.inside:  # else it ran, and computes something else
+            with_options = [name for name in failure.inside if any(key[0] == name for key in free)][:reach]
             free = [key for name in with_options for key in free if key[0] == name]
         for key in free:
             for number in range(len(self.options[key])):
                 yield chosen | {(key, number)}
 
-    def _tried(self, chosen: _Chosen) -> tuple[Equivalence, tuple[str, ...]] | Exception | None:
+    def _tried(self, chosen: _Chosen) -> tuple[Equivalence, tuple[str, ...]] | _Failure | None:
         """What came of it; None when enough was tried."""
         if self.trials >= MAX_TRIALS:
             return None
@@ -127,27 +143,30 @@ class _Search:
             equivalence = self.attempt()
         except Exception as error:  # noqa: BLE001  a wrong guess may raise anything; it is taken back
             trial.run()
-            self.seen[chosen] = error
-            return error
+            self.seen[chosen] = _Failure.of(error)
+            return self.seen[chosen]
         self.undo.add(trial.run)
         return equivalence, tuple(f"{r.path}.{r.attribute} = {r.value}" for r in rewrites)
 
 
 def _classes(error: BaseException) -> list[str]:
-    """The classes of the user's modules that the error passed through, innermost first."""
-    found: list[str] = []
-    trace_back = error.__traceback__
+    """The classes of the user's modules that the error passed through, innermost first, then their parts.
+
+    What raises may only be the first to notice: a part that ran before it gave something of a wrong size.
+    """
+    passed: list[nn.Module] = []
+    trace_back = None if isinstance(error, NotEquivalentError) else error.__traceback__
     while trace_back is not None:
         local = [value for value in trace_back.tb_frame.f_locals.values() if isinstance(value, nn.Module)]
-        found += [type(m).__qualname__ for m in local if not type(m).__module__.startswith(_OWN)]
+        passed[:0] = [module for module in local if not _is_own(module)]
         trace_back = trace_back.tb_next
-    return [] if isinstance(error, NotEquivalentError) else list(dict.fromkeys(reversed(found)))
+    parts = [part for module in passed for part in module.modules() if not _is_own(part)]
+    return list(dict.fromkeys(type(module).__qualname__ for module in (*passed, *parts)))
 
 
-def _same(one: Exception, other: Exception) -> bool:
-    return not isinstance(one, NotEquivalentError) and (
-        (type(one), str(one), _place(one)) == (type(other), str(other), _place(other))
-    )
+def _is_own(module: nn.Module) -> bool:
+    """Is it a module that Esper knows?"""
+    return type(module).__module__.startswith(_OWN)
 
 
 def _place(error: BaseException) -> str:
@@ -167,7 +186,7 @@ def _candidates(
     shapes = {info.name: info.shape for info in anatomy.tensors}
     by_source: dict[tuple[str, str], dict[str, dict[str, _Rewrite]]] = {}
     for path, module in model.named_modules():
-        if type(module).__module__.startswith(_OWN):
+        if _is_own(module):
             continue
         sizes = _sizes(path, anatomy, keep, kept, shapes)
         for attribute, old in vars(module).items():

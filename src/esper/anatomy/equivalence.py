@@ -160,15 +160,19 @@ def _plain_attention() -> Iterator[None]:
 
 
 def difference(ours: Tensor, theirs: Tensor) -> float:
-    """Largest absolute difference over the largest absolute value (at least 1e-3, so that zeros compare)."""
+    """Largest absolute difference over the largest finite value (at least 1e-3, so that zeros compare).
+
+    The same infinity at the same place is no difference (scores that a network masks); NaN always is one.
+    """
     ours, theirs = ours.detach(), theirs.detach()
     if ours.shape != theirs.shape:
         return float("inf")
-    if ours.numel() == 0:
+    apart = ours != theirs
+    if not bool(apart.any()):
         return 0.0
-    scale = max(float(theirs.abs().max()), 1e-3)
-    error = float((ours - theirs).abs().max()) / scale
-    return error if error == error else float("inf")  # NaN never passes
+    scale = max(float(theirs.abs().masked_fill(~theirs.isfinite(), 0.0).max()), 1e-3)
+    error = float((ours - theirs)[apart].abs().max()) / scale
+    return error if error == error else float("inf")
 
 
 @dataclass(frozen=True)
@@ -182,18 +186,33 @@ class Reference:
 
 
 def reference(model: nn.Module, anatomy: Anatomy, keep: BoolArray, probe: Probe) -> Reference:
-    """Observes the masked network."""
+    """Observes the masked network.
+
+    Raises:
+        NotEquivalentError: it computes NaN.
+    """
     masked = (anatomy, keep)
     single = observe(model, probe, torch.float32, masked=masked, with_gradients=False)
+    if _holds_nan(single):
+        raise NotEquivalentError(
+            "With these units masked the network computes NaN on the probe, so nothing can be compared. "
+            "Nothing was changed. Give inputs that the network can take, or look for a division by zero."
+        )
     try:
         double = observe(model, probe, torch.float64, masked=masked)
     except RuntimeError as error:
         return Reference(single, None, None, f"not measured in float64: {str(error).splitlines()[0]}")
+    if _holds_nan(double):
+        return Reference(single, None, None, "not measured in float64: the network computes NaN there")
     has_statistics = any(isinstance(m, _NormBase) for m in model.modules())
     training = None
     if has_statistics:
         training = observe(model, probe, torch.float64, masked=masked, batch_statistics=True)
     return Reference(single, double, training, "")
+
+
+def _holds_nan(seen: Observation) -> bool:
+    return any(bool(output.isnan().any()) for output in seen.outputs)
 
 
 def prove(

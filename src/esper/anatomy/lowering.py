@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import sys
+from collections.abc import Iterable
 from typing import Any
 
 import torch
-from torch import fx
+from torch import Tensor, fx
 from torch._decomp import get_decompositions
 from torch.export import ExportedProgram, default_decompositions
+from torch.export.graph_signature import OutputKind
+from torch.utils import _pytree as pytree
 
 from esper.anatomy.rules import RULES
 
@@ -20,35 +23,59 @@ def lowered(program: ExportedProgram) -> ExportedProgram:
     """The program with what has no rule written out, where torch knows how; else the program itself.
 
     `multiply` becomes `mul`, an LSTM the products and gates of every step, `x[:, :4] = y` a tensor that is
-    put together from pieces.
+    put together from pieces. Programs that write into their inputs or buffers stay as they are.
     """
-    composed = {
-        node.target
-        for graph in _graphs(program.graph_module)
-        for node in graph.nodes
-        if schema_of(node.target) is not None and _is_unknown(operator_name(node.target))
-    }
-    table = _decompositions(composed)
-    if not table and not any(_writes_into_views(graph) for graph in _graphs(program.graph_module)):
+    graphs = [part.graph for part in program.graph_module.modules() if isinstance(part, fx.GraphModule)]
+    computed = _computed_from(program.graph_signature.inputs_to_parameters.keys(), graphs[0])
+    asked = [node for graph in graphs for node in (computed if graph is graphs[0] else graph.nodes)]
+    table = _decompositions({node.target for node in asked if _is_unknown(node)})
+    if not table and not any(_writes_into_views(graph) for graph in graphs):
         return program
     written_out: ExportedProgram = program.run_decompositions(table)
-    for graph in _graphs(written_out.graph_module):
-        _allow_copies(graph)
+    if any(spec.kind is not OutputKind.USER_OUTPUT for spec in written_out.graph_signature.output_specs):
+        return program
+    for part in written_out.graph_module.modules():
+        if isinstance(part, fx.GraphModule):
+            _loosen(part)
     return written_out
 
 
-def _allow_copies(graph: fx.Graph) -> None:
-    """`reshape` was written out as `view`, which holds for the strides of this trace only."""
-    for node in graph.find_nodes(op="call_function", target=torch.ops.aten.view.default):
-        node.target = torch.ops.aten.reshape.default
+def _computed_from(names: Iterable[str], graph: fx.Graph) -> dict[fx.Node, None]:
+    """Nodes that depend on these placeholders; what masks and positions are made of does not matter."""
+    found: dict[fx.Node, None] = {}
+    known = set(names)
+    for node in graph.nodes:
+        if node.name in known or any(given in found for given in node.all_input_nodes):
+            found[node] = None
+    return found
 
 
-def _is_unknown(name: str) -> bool:
+def _is_unknown(node: fx.Node) -> bool:
+    if schema_of(node.target) is None or not _gives_tensors(node):
+        return False
+    name = operator_name(node.target)
     return name not in RULES and not any(part in name for part in _LOSSES)
 
 
-def _graphs(module: torch.nn.Module) -> Iterator[fx.Graph]:
-    return (part.graph for part in module.modules() if isinstance(part, fx.GraphModule))
+def _gives_tensors(node: fx.Node) -> bool:
+    return any(isinstance(value, Tensor) for value in pytree.tree_leaves(node.meta.get("val")))
+
+
+def _loosen(part: fx.GraphModule) -> None:
+    """Takes back what holds only for the strides and sizes of the trace: gates run in other batches."""
+    for node in list(part.graph.nodes):
+        if node.target is torch.ops.aten.view.default:
+            node.target = torch.ops.aten.reshape.default
+        elif node.target is torch.ops.aten.slice_scatter.default and _writes_all(node.args[3:]):
+            node.replace_all_uses_with(node.args[1])
+            part.graph.erase_node(node)
+    part.recompile()
+
+
+def _writes_all(bounds: tuple[Any, ...]) -> bool:
+    """Is nothing left of the target of `slice_scatter` with these bounds (start, end, step)?"""
+    everything = ((0, None), (sys.maxsize, None), (1,))
+    return all(bound in whole for bound, whole in zip(bounds, everything, strict=False))
 
 
 def _decompositions(composed: set[Any]) -> dict[Any, Any]:

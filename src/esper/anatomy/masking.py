@@ -21,4 +21,6 @@ def zero_masked(tensors: Mapping[str, Tensor], axes: Mapping[tuple[str, int], In
     with torch.no_grad():
         for (name, axis), gone in axes.items():
             if name in tensors:
-                tensors[name].index_fill_(axis, torch.from_numpy(gone).to(tensors[name].device), 0)
+                value = tensors[name]
+                whole = value.view(torch.uint8) if value.element_size() == 1 else value  # float8 has no fill
+                whole.index_fill_(axis, torch.from_numpy(gone).to(value.device), 0)

@@ -92,16 +92,19 @@ def without_caches(output: Any) -> Any:
 def undisturbed(model: nn.Module) -> Iterator[None]:
     """Runs a block with the network in eval mode and leaves mode, random state and buffers as they were.
 
-    What is compiled runs as it is written meanwhile: nothing is compiled for a look.
+    What is compiled runs as it is written meanwhile: nothing is compiled for a look. Networks may keep what
+    they once computed in eval mode (position biases) until they train again: `train()` makes them forget it.
     """
     modes = {module: module.training for module in model.modules()}
     buffers = {name: buffer.detach().clone() for name, buffer in model.named_buffers()}
     devices = sorted({p.device.index or 0 for p in model.parameters() if p.device.type == "cuda"})
     with torch.random.fork_rng(devices=devices), torch.compiler.set_stance("force_eager"):
         try:
+            model.train()
             model.eval()
             yield
         finally:
+            model.train()
             for module, training in modes.items():
                 module.training = training
             with torch.no_grad():

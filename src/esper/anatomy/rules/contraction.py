@@ -85,11 +85,12 @@ def linear(call: Call) -> Result:
     read(call, 0, x, [-1])
     rank = len(x.shape)
     left = x.unsqueezed(rank - 1)  # [..., 1, K]
-    out = _squeeze(contract(call, left, weight, [rank]), rank)
+    out = squeezed(contract(call, left, weight, [rank]), rank)
     return _with_bias(call, out, call.arg(2, "bias"), axis=rank - 1)
 
 
-def _squeeze(flow: Flow, axis: int) -> Flow:
+def squeezed(flow: Flow, axis: int) -> Flow:
+    """Without an axis of size 1."""
     shape = (*flow.shape[:axis], *flow.shape[axis + 1 :])
     return flow.moved(shape, [layer.squeeze(axis) for layer in flow.layers])
 
@@ -135,11 +136,11 @@ def _product_of(call: Call, first: int, second: int) -> Flow:
     left = left.unsqueezed(*range(rank - len(left.shape))) if len(left.shape) < rank else left
     right = right.unsqueezed(*range(rank - len(right.shape))) if len(right.shape) < rank else right
     out = contract(call, left.unsqueezed(rank), _columns(right, rank), [rank - 1])
-    out = _squeeze(out, rank - 1)  # [..., M, N]
+    out = squeezed(out, rank - 1)  # [..., M, N]
     if len(b.shape) == 1:
-        out = _squeeze(out, rank - 1)
+        out = squeezed(out, rank - 1)
     if len(a.shape) == 1:
-        out = _squeeze(out, rank - 2)
+        out = squeezed(out, rank - 2)
     return out
 
 
@@ -212,12 +213,12 @@ def attention(call: Call) -> Result:
         for flow in (q, k):
             call.space.fix_axis(flow, -1, f"{call.where} scales by the width of a head")
     scores = contract(call, q.unsqueezed(rank - 1), k.unsqueezed(rank - 2), [rank])  # [..., T, S, 1]
-    scores = _squeeze(scores, rank)
+    scores = squeezed(scores, rank)
     if isinstance(mask, Flow):
         scores = call.space.meet(scores, mask, call.reason("adds a mask of fixed size"))
     call.space.fix_axis(scores, -1, f"{call.where} normalizes over it")
     values = v.unsqueezed(rank - 2)  # [..., 1, S, D]
-    out = _squeeze(contract(call, scores.unsqueezed(rank), values, [rank - 1]), rank - 1)
+    out = squeezed(contract(call, scores.unsqueezed(rank), values, [rank - 1]), rank - 1)
     return call.result(out.layers, is_zeroed=out.is_zeroed)
 
 
@@ -240,32 +241,7 @@ def grouped_matmul(call: Call) -> Result:
     call.space.fix_axis(weight, 0, f"{call.where} sends rows to experts by number")
     layers = [call.space.conjunction(layer, [0]) for layer in weight.layers]
     one = weight.moved((1, *weight.shape[1:]), [layer for layer in layers if varying_axes(layer)])
-    return _squeeze(contract(call, x.unsqueezed(2), one, [1]), 1)
-
-
-def einsum(call: Call) -> Result:
-    """Any two-operand (or one-operand) einsum without repeated or broadcast indices."""
-    equation = str(call.args[0]).replace(" ", "")
-    operands: list[Flow] = list(call.args[1])
-    inputs, _, output = equation.partition("->")
-    terms = inputs.split(",")
-    if "..." in equation or not output or len(operands) > 2 or any(len(set(t)) != len(t) for t in terms):
-        return call.frozen(f"{call.where} ({equation}) is not followed")
-    letters = output + "".join(sorted(set("".join(terms)) - set(output)))
-    summed = list(range(len(output), len(letters)))
-    aligned = []
-    for number, (term, flow) in enumerate(zip(terms, operands, strict=True)):
-        read(call, number, flow, [term.index(letters[axis]) for axis in summed if letters[axis] in term])
-        order = [term.index(letter) for letter in letters if letter in term]
-        missing = [axis for axis, letter in enumerate(letters) if letter not in term]
-        aligned.append(flow.permuted(order).unsqueezed(*missing))
-    if len(aligned) == 1:
-        for axis in summed:
-            call.space.fix_axis(aligned[0], axis, f"{call.where} sums over it")
-        aligned.append(Flow((1,) * len(letters)))
-    out = contract(call, aligned[0], aligned[1], summed)
-    layers = [layer.reshape(layer.shape[: len(output)]) for layer in out.layers]
-    return call.result(layers, is_zeroed=out.is_zeroed)
+    return squeezed(contract(call, x.unsqueezed(2), one, [1]), 1)
 
 
 def outer(call: Call) -> Result:
@@ -280,7 +256,6 @@ RULES: dict[str, Rule] = {
     **dict.fromkeys(("conv1d", "conv2d", "conv3d", "convolution", "_convolution"), convolution),
     **dict.fromkeys(("conv_transpose1d", "conv_transpose2d", "conv_transpose3d"), transposed_convolution),
     "scaled_dot_product_attention": attention,
-    "einsum": einsum,
     **dict.fromkeys(("_grouped_mm", "transformers::grouped_mm_fallback"), grouped_matmul),
     "outer": outer,
 }

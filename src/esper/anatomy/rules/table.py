@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from esper.anatomy.rules import contraction, movement, pointwise, reduction, writing
+from esper.anatomy.rules import contraction, einsum, movement, pointwise, reduction, writing
 from esper.anatomy.rules.call import Rule
 
 RULES: dict[str, Rule] = {
@@ -10,5 +10,6 @@ RULES: dict[str, Rule] = {
     **movement.RULES,
     **reduction.RULES,
     **contraction.RULES,
+    **einsum.RULES,
     **writing.RULES,
 }

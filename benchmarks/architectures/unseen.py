@@ -1,0 +1,267 @@
+"""Architectures that were added when the rules were finished: how general are they?"""
+
+from __future__ import annotations
+
+from functools import partial
+
+import torch
+
+from architectures.case import DECODER, SIGHT, SMALL, Architecture, pixels, pretrained, text, two_texts
+from architectures.images import classifier
+
+_one = partial(pretrained, "unseen")
+_BART = {
+    "d_model": 64,
+    "encoder_layers": 2,
+    "decoder_layers": 2,
+    "encoder_attention_heads": 8,
+    "decoder_attention_heads": 8,
+    "encoder_ffn_dim": 128,
+    "decoder_ffn_dim": 128,
+    "vocab_size": 99,
+    "max_position_embeddings": 64,
+    "use_cache": False,
+    "pad_token_id": 0,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+    "decoder_start_token_id": 1,
+}
+_T5 = {
+    "d_model": 64,
+    "d_kv": 8,
+    "d_ff": 128,
+    "num_layers": 2,
+    "num_heads": 8,
+    "vocab_size": 99,
+    "use_cache": False,
+}
+_WAVE = {
+    **SMALL,
+    "conv_dim": [32, 32, 32],
+    "conv_kernel": [8, 3, 3],
+    "conv_stride": [4, 2, 2],
+    "num_conv_pos_embeddings": 16,
+    "num_conv_pos_embedding_groups": 2,
+    "mask_time_prob": 0.0,
+    "vocab_size": 30,
+}
+_IMAGES = """
+    resnetv2_18 wide_resnet50_2 seresnet18 ecaresnet26t efficientnet_lite0 mixnet_s spnasnet_100 cs3darknet_s
+    ghostnetv2_100 mobilenetv4_conv_small bat_resnext26ts lambda_resnet26t halonet26t botnet26t_256
+    eca_nfnet_l0 hgnet_tiny mambaout_femto shvit_s1 caformer_s18 convformer_s18
+"""
+
+UNSEEN: dict[str, Architecture] = {
+    "deberta": _one(
+        "DebertaForMaskedLM", text(), SMALL, relative_attention=True, pos_att_type=["p2c", "c2p"]
+    ),
+    "rembert": _one("RemBertForMaskedLM", text(), SMALL, input_embedding_size=32, output_embedding_size=48),
+    "ernie": _one("ErnieForMaskedLM", text(), SMALL),
+    "megatron-bert": _one("MegatronBertForMaskedLM", text(), SMALL),
+    "lilt": _one(
+        "LiltForTokenClassification",
+        lambda: {**text()(), "bbox": torch.randint(0, 60, (2, 12, 4))},
+        SMALL,
+        max_2d_position_embeddings=64,
+        channel_shrink_ratio=2,
+    ),
+    "xmod": _one("XmodForMaskedLM", text(), SMALL, languages=["en"], default_language="en"),
+    "yoso": _one("YosoForMaskedLM", text(), SMALL, use_expectation=True),
+    "led": _one(
+        "LEDForConditionalGeneration",
+        two_texts,
+        _BART,
+        attention_window=4,
+        max_encoder_position_embeddings=64,
+        max_decoder_position_embeddings=64,
+    ),
+    "blenderbot": _one("BlenderbotForConditionalGeneration", two_texts, _BART),
+    "pegasus-x": _one("PegasusXForConditionalGeneration", two_texts, _BART, block_size=4),
+    "switch": _one("SwitchTransformersForConditionalGeneration", two_texts, _T5, num_experts=4),
+    "umt5": _one("UMT5ForConditionalGeneration", two_texts, _T5),
+    "gemma3": _one("Gemma3ForCausalLM", text(), DECODER, head_dim=8),
+    "gpt-oss": _one("GptOssForCausalLM", text(), DECODER, head_dim=8, num_local_experts=4),
+    "granite": _one("GraniteForCausalLM", text(), DECODER),
+    "persimmon": _one("PersimmonForCausalLM", text(), SMALL, use_cache=False),
+    "smollm3": _one("SmolLM3ForCausalLM", text(), DECODER),
+    "glm4": _one("Glm4ForCausalLM", text(), DECODER, head_dim=8),
+    "diffllama": _one("DiffLlamaForCausalLM", text(), DECODER),
+    "deepseek-v2": _one(
+        "DeepseekV2ForCausalLM",
+        text(),
+        SMALL,
+        kv_lora_rank=16,
+        q_lora_rank=24,
+        qk_nope_head_dim=8,
+        qk_rope_head_dim=8,
+        v_head_dim=8,
+        n_routed_experts=4,
+        num_experts_per_tok=2,
+        n_group=1,
+        topk_group=1,
+        moe_intermediate_size=32,
+        first_k_dense_replace=1,
+        use_cache=False,
+    ),
+    "bamba": _one(
+        "BambaForCausalLM",
+        text(),
+        DECODER,
+        attn_layer_indices=[1],
+        mamba_n_heads=8,
+        mamba_d_head=16,
+        mamba_d_state=16,
+        mamba_n_groups=1,
+        mamba_chunk_size=8,
+    ),
+    "qwen3-next": _one(
+        "Qwen3NextForCausalLM",
+        text(),
+        DECODER,
+        head_dim=8,
+        num_experts=4,
+        num_experts_per_tok=2,
+        moe_intermediate_size=32,
+        shared_expert_intermediate_size=32,
+        linear_num_value_heads=4,
+        linear_num_key_heads=2,
+        linear_key_head_dim=8,
+        linear_value_head_dim=8,
+        layer_types=["linear_attention", "full_attention"],
+    ),
+    "imagegpt": _one(
+        "ImageGPTForCausalImageModeling",
+        lambda: {"input_ids": torch.randint(0, 60, (2, 12))},
+        {
+            "vocab_size": 64,
+            "n_positions": 32,
+            "n_embd": 64,
+            "n_layer": 2,
+            "n_head": 8,
+            "use_cache": False,
+        },
+    ),
+    "ijepa": _one("IJepaModel", pixels(), SIGHT),
+    "glpn": _one(
+        "GLPNForDepthEstimation",
+        pixels(64),
+        {
+            "hidden_sizes": [16, 32, 48, 64],
+            "depths": [1, 1, 1, 1],
+            "num_attention_heads": [2, 4, 4, 8],
+            "decoder_hidden_size": 32,
+        },
+    ),
+    "dab-detr": _one(
+        "DabDetrForObjectDetection",
+        pixels(64),
+        {
+            "hidden_size": 32,
+            "encoder_layers": 1,
+            "decoder_layers": 1,
+            "encoder_attention_heads": 4,
+            "decoder_attention_heads": 4,
+            "encoder_ffn_dim": 64,
+            "decoder_ffn_dim": 64,
+            "num_queries": 6,
+            "num_labels": 5,
+            "backbone": None,
+            "backbone_config": {
+                "model_type": "resnet",
+                "embedding_size": 16,
+                "hidden_sizes": [16, 32, 64, 64],
+                "depths": [1, 1, 1, 1],
+                "out_features": ["stage4"],
+            },
+        },
+    ),
+    "textnet": _one("TextNetForImageClassification", pixels(64), {"num_labels": 5}),
+    "mgp-str": _one(
+        "MgpstrForSceneTextRecognition",
+        pixels(32),
+        {
+            "image_size": [32, 32],
+            "patch_size": 8,
+            "hidden_size": 64,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 8,
+            "mlp_ratio": 2,
+            "num_character_labels": 20,
+            "num_bpe_labels": 30,
+            "num_wordpiece_labels": 30,
+        },
+    ),
+    "sam-vision": _one(
+        "SamVisionModel",
+        pixels(64),
+        {
+            "hidden_size": 64,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 8,
+            "mlp_dim": 128,
+            "image_size": 64,
+            "patch_size": 8,
+            "window_size": 4,
+            "global_attn_indexes": [1],
+            "output_channels": 32,
+        },
+    ),
+    "unispeech": _one("UniSpeechForCTC", lambda: {"input_values": torch.randn(2, 800)}, _WAVE),
+    "sew-d": _one(
+        "SEWDForCTC",
+        lambda: {"input_values": torch.randn(2, 800)},
+        _WAVE,
+        squeeze_factor=2,
+        position_buckets=8,
+    ),
+    "wav2vec2-bert": _one(
+        "Wav2Vec2BertForCTC",
+        lambda: {"input_features": torch.randn(2, 12, 16)},
+        SMALL,
+        feature_projection_input_dim=16,
+        conv_depthwise_kernel_size=3,
+        vocab_size=30,
+    ),
+    "altclip-text": _one("AltCLIPTextModel", text(), SMALL, project_dim=32),
+    "vitmatte": _one(
+        "VitMatteForImageMatting",
+        pixels(64, 4),
+        {
+            "backbone_config": {
+                "model_type": "vitdet",
+                **SIGHT,
+                "image_size": 64,
+                "num_channels": 4,
+                "out_features": ["stage2"],
+                "mlp_ratio": 2,
+            },
+            "hidden_size": 64,
+            "convstream_hidden_sizes": [16, 32, 48],
+            "fusion_hidden_sizes": [48, 32, 24, 16],
+        },
+    ),
+    "time-series": _one(
+        "AutoformerForPrediction",
+        lambda: {
+            "past_values": torch.randn(2, 24),
+            "past_time_features": torch.randn(2, 24, 2),
+            "past_observed_mask": torch.ones(2, 24),
+            "future_values": torch.randn(2, 6),
+            "future_time_features": torch.randn(2, 6, 2),
+        },
+        {
+            "prediction_length": 6,
+            "context_length": 16,
+            "lags_sequence": [1, 2, 8],
+            "num_time_features": 2,
+            "d_model": 32,
+            "encoder_layers": 1,
+            "decoder_layers": 1,
+            "encoder_attention_heads": 4,
+            "decoder_attention_heads": 4,
+            "encoder_ffn_dim": 64,
+            "decoder_ffn_dim": 64,
+        },
+    ),
+    **{f"timm-{name}": classifier(name, "unseen", 64) for name in _IMAGES.split()},
+}
