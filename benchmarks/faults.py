@@ -1,9 +1,9 @@
-"""Injects every failure of docs/failure-modes.md into training runs and counts what it costs.
+"""Injects failures of docs/failure-modes.md into training runs and counts what it costs.
 
 Usage: python benchmarks/faults.py [--json]
 
-The injections are those of `tests/faults/test_failure_table.py`: real worker processes that are killed or
-stand still, real files whose bits are flipped, a process that is killed. Each run is held, bit for bit, to
+The injections are those of `tests/faults/test_failure_table.py`: worker processes without memory, real
+files whose bits are flipped, a process that is killed. Each run is held, bit for bit, to
 the same run where nothing is pruned, or where nothing is disturbed. Lost are optimizer steps that were made
 and are not part of the network at the end; a mask is wrong if the network is not the one that it should be.
 """

@@ -8,10 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-import select
-import signal
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -122,40 +119,6 @@ def workers() -> list[int]:
         if b"supervisor" in Path(f"/proc/{child}/cmdline").read_bytes():
             found += children_of(child)
     return found
-
-
-@contextmanager
-def stopped() -> Iterator[list[int]]:
-    """Workers stand still: what is handed to them hangs, as if they computed for ever."""
-    pids = workers()
-    assert pids
-    for pid in pids:
-        os.kill(pid, signal.SIGSTOP)
-    try:
-        yield pids
-    finally:
-        for pid in pids:
-            resume(pid)
-
-
-def wait_for_death(pid: int) -> None:
-    """Returns when a process has ended; fails after a minute."""
-    try:
-        ended = os.pidfd_open(pid)
-    except ProcessLookupError:
-        return
-    try:
-        assert select.select([ended], [], [], 60.0)[0], f"process {pid} is still alive"
-    finally:
-        os.close(ended)
-
-
-def resume(pid: int) -> None:
-    """Lets a process go on, if it is still there."""
-    try:
-        os.kill(pid, signal.SIGCONT)
-    except ProcessLookupError:
-        return
 
 
 def flip(path: Path) -> None:

@@ -1,8 +1,7 @@
-"""Every failure of the design's table, injected into real runs: no step of training lost, no wrong mask."""
+"""Failures of the design's table, injected into real runs: no step of training lost, no wrong mask."""
 
 from __future__ import annotations
 
-import os
 import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -17,10 +16,7 @@ from tests.faults.injected import (
     flip,
     newest,
     plain,
-    resume,
-    stopped,
     tally,
-    wait_for_death,
     with_workers,
     workers,
 )
@@ -76,56 +72,6 @@ def judge(record_property: Callable[[str, object], None]) -> Judge:
         return found.told
 
     return held_against
-
-
-def test_a_hanging_analysis_is_killed_at_its_deadline_and_the_cycle_is_skipped(
-    run: Path, unpruned: str, judge: Judge
-) -> None:
-    training = with_workers(run, pruning={"budget": {"max_failures": 100, "deadline_seconds": 0.3}})
-    epochs(training, 1)
-    with stopped() as pids:
-        epochs(training, 1)
-        saved = newest(training)
-        assert training.session.parts.saving.store.verify(saved).is_ok  # safe before the analysis began
-        epochs(training, 1)
-        for pid in pids:
-            wait_for_death(pid)
-    assert training.marks() == ["skipped"]
-    assert "deadline" in judge(training, unpruned)
-
-
-def test_a_worker_that_is_killed_costs_one_attempt_and_the_decision_is_the_same(
-    run: Path, undisturbed: str, judge: Judge
-) -> None:
-    training = with_workers(run)
-    epochs(training, 1)
-    with stopped() as pids:
-        epochs(training, 1)
-        newest(training)
-        for pid in pids:
-            os.kill(pid, signal.SIGKILL)
-    epochs(training, 1)
-    judge(training, undisturbed, masked=True)
-
-
-def test_statistics_that_are_corrupt_or_missing_lead_to_no_decision_and_older_ones_are_not_used(
-    run: Path, unpruned: str, judge: Judge
-) -> None:
-    training = with_workers(run)
-    epochs(training, 1)
-    ways: tuple[Callable[[Path], None], ...] = (flip, Path.unlink)
-    for spoil in ways:
-        with stopped() as pids:
-            epochs(training, 1)
-            spoil(newest(training).path / "optimizer.safetensors")
-            for pid in pids:
-                resume(pid)
-            decision = decision_of(training)
-        assert decision.keep is None
-        assert decision.outcome is not None
-        assert decision.outcome.evidence is None
-        assert "optimizer.safetensors" in decision.reason
-    judge(training, unpruned)
 
 
 def test_workers_without_enough_memory_lead_to_no_decision(run: Path, unpruned: str, judge: Judge) -> None:
