@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from esper.cli.main import main
-from esper.errors import CheckpointMissing, RollbackExhausted
+from esper.errors import CheckpointMissing, ConfigError, RollbackExhausted
 from tests.session.runs import EPOCHS, Training
 
 
@@ -248,3 +248,50 @@ def test_a_scale_that_was_set_is_not_second_guessed(tmp_path: Path) -> None:
         training.epoch(lambda _: 3.4)
         assert training.marks()[-1] == "rollback"
         assert not training.session.log.notes
+
+
+def test_weights_that_somebody_wrote_under_a_mask_lead_back_to_the_checkpoint_before_it(
+    tmp_path: Path,
+) -> None:
+    with run(tmp_path) as training:
+        states: list[str] = []
+        for _ in range(3):
+            training.epoch(lambda _: 0.5)
+            states.append(training.fingerprint())
+        assert training.session.parts.network.masks.num_masked > 0
+        training.train_epoch()
+        with torch.no_grad():
+            for parameter in training.model.parameters():
+                parameter.fill_(1.0)  # as if other weights had been loaded
+        training.session.end_epoch(accuracy=0.5)
+        assert "are not zero" in training.session.log.marks[-1].text
+        assert training.fingerprint() == states[1]
+
+
+def test_a_veto_takes_the_mask_on_trial_back_and_without_one_there_is_nothing_to_veto(tmp_path: Path) -> None:
+    with run(tmp_path) as training:
+        with pytest.raises(ConfigError, match="no mask on trial"):
+            training.session.veto("too early")
+        training.until_masked()
+        before = pace(training)
+        training.session.veto("the robot fell over")
+        assert training.session.parts.network.masks.num_masked == 0
+        assert "robot" in training.session.log.marks[-1].text
+        assert pace(training) < before
+
+
+def test_each_rollback_in_a_row_goes_back_further_until_the_baseline(tmp_path: Path) -> None:
+    schedule = {"start_epoch": 2, "end_epoch": 5, "max_rest_epochs": 0}
+    pruning = {"target": {"flops": 0.4}, "schedule": schedule, "budget": {"max_failures": 100}}
+    with run(tmp_path, pruning=pruning) as training:
+        told = []
+        for _ in range(4):
+            training.until_masked()
+            training.session.veto("again")
+            told.append(training.session.log.marks[-1].text.partition("Therefore ")[2])
+        assert "taken back exactly" in told[0]
+        assert "verified checkpoint" in told[1]
+        assert "verified checkpoint" in told[2]
+        assert told[3].endswith("step 0.")
+        assert training.session.step == 0
+        training.until_masked()

@@ -74,6 +74,7 @@ class OfflineAnalyst:
                 "floors": self.floors.tolist(),
                 "allowed": np.flatnonzero(~self.allowed).tolist(),
                 "reconstruct": self.reconstruct,
+                "twin": [self.case.twin_samples, self.case.twin_flops],
             }
         )
 
@@ -168,7 +169,11 @@ class OfflineAnalyst:
         )
 
     def validate(self, keep: BoolArray, seconds: float) -> Verdict:
-        """Judges one mask by measuring the twin before and after, both at once where there are workers."""
+        """Judges one mask by measuring the twin before and after, both at once where there are workers.
+
+        Measuring is stopped after `seconds`, or the validator's own limit if that is shorter.
+        """
+        seconds = min(seconds, self.validation.time_limit_seconds)
         until = self.clock() + seconds
         handles: dict[bytes, TaskHandle] = {}
 

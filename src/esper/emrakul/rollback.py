@@ -20,6 +20,10 @@ class Trigger(StrEnum):
     METRIC_DROP = "metric_drop"
     NOT_FINITE = "not_finite"
     DIVERGENCE = "divergence"
+    STRUCTURE = "structure"
+    """The network is no longer what was masked."""
+    VETO = "veto"
+    """An examiner outside has said no."""
 
 
 class Strategy(StrEnum):
@@ -139,11 +143,12 @@ def has_settled(
 def strategy_for(reason: RollbackReason, attempts: int) -> Strategy:
     """How far to go back after `attempts` earlier rollbacks in a row.
 
-    Taking back a mask cannot mend weights that are not finite or have diverged, so those start at the
-    checkpoint.
+    Taking back a mask cannot mend weights that are not finite, have diverged or are no longer those that
+    were masked, so these start at the checkpoint.
     """
     order = list(Strategy)
-    first = Strategy.ATOMIC if reason.trigger is Trigger.METRIC_DROP else Strategy.IMMEDIATE
+    can_be_mended = reason.trigger in (Trigger.METRIC_DROP, Trigger.VETO)
+    first = Strategy.ATOMIC if can_be_mended else Strategy.IMMEDIATE
     return order[min(order.index(first) + attempts, len(order) - 1)]
 
 

@@ -117,6 +117,13 @@ class MaskKeeper:
         if but is not None:
             self.apply(but)
 
+    def num_revived(self) -> int:
+        """Masked values that are not zero, companions included: none, unless somebody wrote them."""
+        where = {
+            name: _masked_places(self._tensors[name], axes) for name, axes in self._axes(self.keep).items()
+        }
+        return sum(int(self._tensors[name].detach()[gone].count_nonzero()) for name, gone in where.items())
+
     def detach(self) -> None:
         """Stops keeping; the network stays as it is."""
         for handle in (*self._steps, *self._gradients):

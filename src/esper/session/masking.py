@@ -13,10 +13,10 @@ from torch import Tensor
 from esper.anatomy import Cut
 from esper.anatomy.structure import BoolArray, IntArray
 from esper.checkpoint import CheckpointRef
-from esper.emrakul import Baseline, RollbackReason, Status, Strategy, worthwhile_cut
+from esper.emrakul import Baseline, RollbackReason, Status, Strategy, Trigger, worthwhile_cut
 from esper.emrakul.cycle import Decision
 from esper.emrakul.settings import RollbackSettings
-from esper.errors import SurgeryError
+from esper.errors import ConfigError, SurgeryError
 from esper.importance import TrainingPhase
 from esper.kasmina import renumbered
 from esper.leyline import Level
@@ -54,7 +54,8 @@ class Masking:
         Returns:
             Whether everything went back to a checkpoint; then there is nothing to save or to analyze.
         """
-        reason = self._memory.trial.objection(self._memory.log.records(self._parts.metric), self._limits())
+        records = self._memory.log.records(self._parts.metric)
+        reason = self._memory.trial.objection(records, self._limits()) or self._revived()
         if reason is not None:
             return self._roll_back(reason)
         decision = self._cut_settled(self._collect())
@@ -115,6 +116,32 @@ class Masking:
             self._memory.log.note(told)
             say(told, problem=True)
         return settings.model_copy(update={"metric_scale": 100.0})
+
+    def veto(self, why: str) -> None:
+        """Takes back the mask on trial, or goes back further after earlier rollbacks.
+
+        Raises:
+            ConfigError: no mask is on trial.
+        """
+        if self._memory.trial.watch is None:
+            raise ConfigError(
+                "There is no mask on trial, so there is nothing to veto. `session.rollback(to_step)` "
+                "goes back to any checkpoint."
+            )
+        self._roll_back(RollbackReason(Trigger.VETO, self._memory.epoch, 1.0, 0.0, f"Vetoed: {why}"))
+
+    def _revived(self) -> RollbackReason | None:
+        """Why a network whose mask is on trial is no longer the one that was masked."""
+        if self._memory.trial.watch is None:
+            return None
+        count, epoch = self._parts.network.masks.num_revived(), self._memory.epoch
+        if count == 0:
+            return None
+        text = (
+            f"{count} values under the mask are not zero in epoch {epoch}: somebody wrote into the weights "
+            "(loaded others?) while the mask was on trial."
+        )
+        return RollbackReason(Trigger.STRUCTURE, epoch, count, 0.0, text)
 
     def _roll_back(self, reason: RollbackReason) -> bool:
         """Takes back the mask on trial, or more. Returns: did everything go back to a checkpoint?"""

@@ -161,6 +161,16 @@ class Session:
         self.log.mark(self.epoch, "rollback", f"Went back to step {target.step} by hand.")
         return target.step
 
+    def veto(self, why: str) -> None:
+        """Takes back the mask on trial because an examiner of your own says no; counts as a rollback.
+
+        Raises:
+            ConfigError: no mask is on trial.
+            RollbackExhausted: after earlier rollbacks it must go back further and no checkpoint verifies.
+        """
+        self._require_running()
+        self.masking.veto(why)
+
     def close_breaker(self) -> None:
         """Lets pruning go on at once, after failures in a row have stopped it (`pruning.budget`)."""
         self._require_running()
