@@ -220,3 +220,22 @@ def test_tensors_that_share_memory_without_being_one_are_left_whole() -> None:
     anatomy = inspect(model, torch.randn(2, 4))
     assert anatomy.groups == ()
     assert any("shares memory" in axis.reason for axis in anatomy.frozen)
+
+
+class Rows(nn.Module):
+    """Asks for the number of its samples, which may be any."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.words, self.inner, self.out = nn.Embedding(9, 8), nn.Linear(8, 16), nn.Linear(16, 9)
+
+    def forward(self, text: Tensor) -> Tensor:
+        rows, length = text.shape
+        x = F.relu(self.inner(self.words(text))).view(rows, length, 4, -1).flatten(2)
+        result: Tensor = self.out(x)
+        return result
+
+
+def test_a_window_of_a_longer_tensor_is_traced_like_a_copy_of_it() -> None:
+    text = torch.arange(28).reshape(4, 7) % 9
+    assert inspect(Rows(), text[:, :-1]).digest == inspect(Rows(), text[:, :-1].contiguous()).digest

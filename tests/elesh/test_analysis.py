@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,52 +12,13 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.optim import SGD
 
 from esper.anatomy import masked_axes, zero_masked
 from esper.elesh import HeldOut, WorkerTask
-from esper.elesh.analysis import CHUNK_SAMPLES, ablate, confidence, correct, measure, screen
+from esper.elesh.analysis import CHUNK_SAMPLES, ablate, confidence, correct, measure
 from esper.elesh.workers import LocalPool
 from esper.errors import EvidenceError
 from tests.elesh.cases import examples, saved
-
-WEIGHTS = {"taylor": 0.5, "magnitude": 0.5}
-
-
-def test_without_evidence_nothing_is_ranked(tmp_path: Path) -> None:
-    made = saved(tmp_path / "few", steps=5)
-    assert np.isnan(screen(made.case, WEIGHTS, 6)).all()
-    assert np.isfinite(screen(made.case, WEIGHTS, 5)).all()
-    assert np.isnan(screen(replace(made.case, optimizer=None), WEIGHTS, 1)).all()
-    unstarted = saved(tmp_path / "none", steps=0)
-    assert np.isnan(screen(unstarted.case, WEIGHTS, 1)).all()
-
-
-def test_sgd_is_ranked_by_what_was_tracked(tmp_path: Path) -> None:
-    made = saved(tmp_path, optimizer=lambda m: SGD(m.parameters(), 0.1, momentum=0.9), steps=5)
-    assert np.isnan(screen(made.case, WEIGHTS, 1)).all()
-    tracked = [float(n) for n in range(made.anatomy.num_units)]
-    tracked[7] = float("nan")
-    only_taylor = {"taylor": 1.0, "magnitude": 0.0}
-    ranks = screen(replace(made.case, tracked=tuple(tracked)), only_taylor, 1)
-    assert np.isnan(ranks[7])
-    left = np.delete(np.asarray(ranks), 7)
-    assert (np.diff(left) > 0).all()
-    assert (left[0], left[-1]) == (0.0, 1.0)
-
-
-def test_the_screen_finds_units_that_do_not_matter(tmp_path: Path) -> None:
-    def with_idle_units() -> nn.Module:
-        torch.manual_seed(0)
-        first = nn.Linear(8, 24)
-        with torch.no_grad():
-            first.weight[:6] = 0.0
-            first.bias[:6] = -1.0
-        return nn.Sequential(first, nn.ReLU(), nn.Linear(24, 4))
-
-    made = saved(tmp_path, build=with_idle_units, optimizer=lambda m: torch.optim.Adam(m.parameters(), 0.01))
-    ranks = np.asarray(screen(made.case, WEIGHTS, 1))
-    assert set(np.argsort(ranks)[:6].tolist()) == set(range(6))
 
 
 def test_ablation_is_the_loss_without_the_unit_minus_the_loss_with_it(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from esper.checkpoint import load_tensors
 from esper.elesh import HeldOut, read_data
 from esper.elesh.case import open_case, read_optimizer
 from esper.errors import CheckpointCorrupt
@@ -96,7 +97,7 @@ def test_data_comes_back_as_it_was(tmp_path: Path) -> None:
 def test_optimizer_state_is_found_by_the_parameters_names(tmp_path: Path) -> None:
     made = saved(tmp_path, steps=5)
     assert made.case.optimizer is not None
-    states, groups = read_optimizer(made.case.optimizer)
+    states, groups = read_optimizer(made.case.optimizer, load_tensors(made.case.optimizer.tensors))
     shapes = {name: p.shape for name, p in made.model.named_parameters()}
     assert {name: state["exp_avg_sq"].shape for name, state in states.items()} == shapes
     assert {float(state["step"]) for state in states.values()} == {5.0}

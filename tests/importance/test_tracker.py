@@ -1,4 +1,4 @@
-"""The tracker beside real training: what it remembers, saves and carries over cuts; training goes on."""
+"""The tracker beside training: what it remembers, saves and carries over cuts, and that training goes on."""
 
 from __future__ import annotations
 
@@ -209,7 +209,7 @@ def test_epochs_are_remembered_without_what_is_masked() -> None:
 def test_an_analysis_gets_what_is_known_with_the_weights_of_the_phase() -> None:
     network, anatomy = two(width=3)
     optimizer = sgd(network)
-    late = ScoreWeights(taylor=1.0, magnitude=0.0, activation_frequency=0.0, history=0.5)
+    late = ScoreWeights(taylor=1.0, twin=0.0, magnitude=0.0, activation_frequency=0.0, history=0.5)
     settings = EVERY_STEP.model_copy(update={"weights": PhaseWeights(late=late), "twin_samples": 7})
     tracker = tracker_of(network, anatomy, optimizer, settings)
     step(network, optimizer, torch.randn(4, 3))
@@ -217,7 +217,13 @@ def test_an_analysis_gets_what_is_known_with_the_weights_of_the_phase() -> None:
     told = tracker.evidence(TrainingPhase.LATE)
     assert told.fisher.tolist() == tracker.fisher().tolist()
     assert told.history.tolist() == tracker.history.expected().tolist()
-    assert told.weights == {"taylor": 1.0, "magnitude": 0.0, "activation_frequency": 0.0, "history": 0.5}
+    assert told.weights == {
+        "taylor": 1.0,
+        "twin": 0.0,
+        "magnitude": 0.0,
+        "activation_frequency": 0.0,
+        "history": 0.5,
+    }
     assert told.twin_samples == 7
     assert tracker.evidence(TrainingPhase.EARLY).weights == ScoreWeights().model_dump()
 

@@ -17,6 +17,7 @@ from esper.checkpoint.crypto import Key, KeyRing, KeyState
 from esper.checkpoint.faulty import FaultyStorage
 from esper.checkpoint.identity import read_identity
 from esper.checkpoint.manifest import FileEntry, Manifest, RunIdentity
+from esper.checkpoint.mapped import MappedTensors
 from esper.checkpoint.references import (
     AttachmentRef,
     Attachments,
@@ -27,6 +28,7 @@ from esper.checkpoint.references import (
     Search,
     VerifyReport,
     load_tensors,
+    open_tensors,
 )
 from esper.checkpoint.retention import BASELINE, RetentionOutcome
 from esper.checkpoint.ring_file import open_key_ring, read_key_ring, replace_key_ring, ring_path
@@ -55,6 +57,7 @@ __all__ = [
     "KeyState",
     "Listing",
     "Manifest",
+    "MappedTensors",
     "PosixStorage",
     "Rejection",
     "RetentionOutcome",
@@ -72,6 +75,7 @@ __all__ = [
     "load_tensors",
     "load_trainer",
     "open_key_ring",
+    "open_tensors",
     "read_identity",
     "read_key_ring",
     "replace_key_ring",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,8 +11,11 @@ import blake3
 import torch
 
 from esper.checkpoint.manifest import FileEntry, Manifest
+from esper.checkpoint.mapped import MappedTensors
 from esper.checkpoint.tensor_file import map_tensors
 from esper.errors import CheckpointCorrupt, CheckpointMissing
+
+_WINDOW_BYTES = 64 << 20
 
 
 @dataclass(frozen=True)
@@ -29,9 +33,7 @@ class FileRef:
             size = self.path.stat().st_size
             if size != self.size:
                 return f"{name} has {size} bytes instead of {self.size}"
-            found = (
-                blake3.blake3().update_mmap(self.path).hexdigest() if size else blake3.blake3().hexdigest()
-            )
+            found = _digest(self.path, size)
         except OSError as error:
             return f"{name} cannot be read: {error.strerror}"
         return (
@@ -59,8 +61,31 @@ class FileRef:
         return raw
 
 
+def _digest(path: Path, size: int) -> str:
+    """BLAKE3 of a file through a moving window, so that no more of it than that is in this process."""
+    hasher = blake3.blake3()
+    if not size:
+        return hasher.hexdigest()
+    with path.open("rb") as file, mmap.mmap(file.fileno(), size, access=mmap.ACCESS_READ) as mapped:
+        for start in range(0, size, _WINDOW_BYTES):
+            length = min(_WINDOW_BYTES, size - start)
+            with memoryview(mapped) as whole, whole[start : start + length] as part:
+                hasher.update(part)
+            mapped.madvise(mmap.MADV_DONTNEED, start, length)
+    return hasher.hexdigest()
+
+
 def _file(path: Path, entry: FileEntry) -> FileRef:
     return FileRef(path, entry.size, entry.blake3)
+
+
+def open_tensors(file: FileRef) -> MappedTensors:
+    """Verifies a safetensors file and maps its tensors, to be read one after the other and let go of.
+
+    Raises:
+        CheckpointCorrupt: the bytes are not those that were saved.
+    """
+    return MappedTensors(file.verify())
 
 
 def load_tensors(file: FileRef, names: Iterable[str] | None = None) -> dict[str, torch.Tensor]:

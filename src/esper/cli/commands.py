@@ -40,6 +40,23 @@ def demo(
         output.console().print(f"\nThe whole story, with charts: {folder / 'report.html'}")
 
 
+def train(
+    recipe: Annotated[Path, typer.Argument(help="A recipe: a TOML file that names network, data and loss.")],
+    as_json: AsJson = False,
+) -> None:
+    """Train and prune by a recipe; a run that was interrupted goes on, a finished one is reported."""
+    from esper.cli.recipe import Recipe
+    from esper.cli.render import report_table
+    from esper.cli.train import trained
+
+    asked = Recipe.from_toml(recipe)
+    with output.epoch_progress(asked.epochs, as_json, asked.metric) as told:
+        report = trained(asked, recipe, told)
+    output.show(report_table(report), report.to_json(), as_json)
+    if not as_json:
+        output.console().print(f"\nThe whole story, with charts: {asked.run_dir / 'report.html'}")
+
+
 def inspect(
     target: Annotated[str, typer.Argument(help="module:function, a run directory, or one checkpoint.")],
     svg: Annotated[
@@ -162,6 +179,36 @@ def rollback(
         withdrawn = [path.name for path in store.withdraw_after(target)]
     done = f"{run} now ends at step {to}, epoch {target.epoch}; deleted: {', '.join(withdrawn) or 'nothing'}."
     output.show(done, {"step": to, "epoch": target.epoch, "deleted": withdrawn}, as_json)
+
+
+def analyze(
+    target: Annotated[Path, typer.Argument(help="A run directory, or one checkpoint.")],
+    against_truth: Annotated[
+        bool,
+        typer.Option(
+            "--against-truth", help="Also remove every unit alone, and compare the rankings with it."
+        ),
+    ] = False,
+    plan: Annotated[
+        bool, typer.Option("--plan", help="Also run the cycle that would follow; it is committed nowhere.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Rank the units of a checkpoint by what it holds. Nothing is changed."""
+    from esper.cli.analyze import analysis_table, analyzed
+
+    facts = analyzed(target, against_truth=against_truth, with_plan=plan, hidden=as_json)
+    output.show(analysis_table(facts), facts, as_json)
+
+
+def audit_show(
+    run: Annotated[Path, typer.Argument(help="A run directory, or one checkpoint.")], as_json: AsJson = False
+) -> None:
+    """List what was decided and done in a run: when, what, by which part, and how it ended."""
+    from esper.cli.audit import audit_table, audited
+
+    facts = audited(run)
+    output.show(audit_table(facts), facts, as_json)
 
 
 def config(

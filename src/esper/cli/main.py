@@ -10,7 +10,18 @@ from typing import Annotated
 import typer
 
 from esper import __version__
-from esper.cli.commands import checkpoints, compact, config, demo, inspect, rollback, verify
+from esper.cli.commands import (
+    analyze,
+    audit_show,
+    checkpoints,
+    compact,
+    config,
+    demo,
+    inspect,
+    rollback,
+    train,
+    verify,
+)
 from esper.errors import EsperError
 
 EXIT_REFUSED = 2
@@ -26,8 +37,11 @@ app = typer.Typer(
     rich_markup_mode="markdown",
     pretty_exceptions_enable=False,
 )
-for command in (demo, inspect, compact, checkpoints, verify, rollback, config):
+for command in (demo, train, inspect, analyze, compact, checkpoints, verify, rollback, config):
     app.command()(command)
+audit = typer.Typer(help="What was decided and done in a run.", no_args_is_help=True)
+audit.command("show")(audit_show)
+app.add_typer(audit, name="audit")
 
 
 def _print_version(wanted: bool) -> None:

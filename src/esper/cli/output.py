@@ -35,20 +35,23 @@ def console() -> Console:
 
 
 @contextmanager
-def epoch_progress(total: int, hidden: bool) -> Iterator[Callable[[str, int, float], None]]:
+def epoch_progress(
+    total: int, hidden: bool, metric: str = "test accuracy"
+) -> Iterator[Callable[[str, int, float], None]]:
     """Shows epochs as they end, by a bar on a terminal and by lines in a log; yields who is to be told."""
     screen = Console(stderr=True, markup=False, highlight=False)
     bar = Progress(*Progress.get_default_columns(), TimeElapsedColumn(), console=screen, transient=True)
     bar.disable = hidden or not screen.is_terminal
 
-    def told(run: str, epoch: int, accuracy: float) -> None:
-        line = f"{run}: epoch {epoch}, test accuracy {figures.percent(accuracy)}"
+    def told(run: str, epoch: int, value: float) -> None:
+        text = figures.percent(value) if "accuracy" in metric else f"{value:.4f}"
+        line = f"{run}: epoch {epoch}, {metric} {text}"
         if bar.disable and not hidden:
             screen.print(line)
         bar.update(task, advance=1, description=line)
 
     with bar:
-        task = bar.add_task("loading the digits", total=total)
+        task = bar.add_task("loading the data", total=total)
         yield told
 
 

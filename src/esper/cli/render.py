@@ -29,31 +29,31 @@ def anatomy_table(rows: AnatomyRows) -> RenderableType:
         f" in {figures.things(len(rows.groups), 'group')}, ",
         f"{figures.count(rows.flops)} FLOPs for one sample, {figures.count(rows.parameters)} parameters",
     )
-    table = _table("group", "kind", "units>", "of FLOPs>", "of parameters>", "made by", "read by")
+    cells = table("group", "kind", "units>", "of FLOPs>", "of parameters>", "made by", "read by")
     parent = ""
     for row in rows.groups:
         above, _, name = row.name.rpartition(".")
         if above and above != parent:
-            table.add_row(Text(above, style=STRONG))
+            cells.add_row(Text(above, style=STRONG))
         parent = above
-        table.add_row(*_group_cells(row, f"  {name}" if above else name))
+        cells.add_row(*_group_cells(row, f"  {name}" if above else name))
     if not rows.groups:
         return Group(head, Text("Nothing can be removed from this network.", style=BAD), _frozen(rows.frozen))
     tree = [layer_tree(rows)] if rows.layers else []
-    return Group(head, *tree, table, _frozen(rows.frozen))
+    return Group(head, *tree, cells, _frozen(rows.frozen))
 
 
 def compact_table(facts: Mapping[str, Any]) -> RenderableType:
     """What a cut saved, every width that changed, and what people should know."""
-    table = _table("", "before>", "after>", "change>")
+    cells = table("", "before>", "after>", "change>")
     for name, key in (("FLOPs, one sample", "flops"), ("parameters", "parameters")):
         before, after = facts[key]
-        table.add_row(name, figures.count(before), figures.count(after), figures.change(before, after))
+        cells.add_row(name, figures.count(before), figures.count(after), figures.change(before, after))
     for name, before, after, change in _quality(facts.get("quality")):
-        table.add_row(name, before, after, change)
+        cells.add_row(name, before, after, change)
     changed = {name: widths for name, widths in facts["widths"].items() if widths[0] != widths[1]}
     for name, (before, after) in changed.items():
-        table.add_row(name, str(before), str(after), figures.change(before, after))
+        cells.add_row(name, str(before), str(after), figures.change(before, after))
     error = facts.get("proof", {}).get("float64_error")
     lines = [f"written to {facts['out']}"]
     if error is not None:
@@ -61,7 +61,7 @@ def compact_table(facts: Mapping[str, Any]) -> RenderableType:
     if "onnx" in facts:
         lines.append(f"ONNX: difference {figures.plain(facts['onnx']['error'])} in {facts['onnx']['engine']}")
     lines += [f"{group} was left whole: {why}" for group, why in facts.get("refused", {}).items()]
-    return Group(table, *(Text(f"  {line}") for line in (*lines, *facts["notes"])))
+    return Group(cells, *(Text(f"  {line}") for line in (*lines, *facts["notes"])))
 
 
 def _quality(quality: Mapping[str, Any] | None) -> list[tuple[str, str, str, str]]:
@@ -79,22 +79,22 @@ def _quality(quality: Mapping[str, Any] | None) -> list[tuple[str, str, str, str
 
 def report_table(report: RunReport) -> RenderableType:
     """Before and after, and what the claim rests on."""
-    table = _table("", "before>", "after>", "change>")
+    cells = table("", "before>", "after>", "change>")
     for name, before, after, write in (
         ("FLOPs, one sample", report.flops_before, report.flops_after, figures.count),
         ("parameters", report.parameters_before, report.parameters_after, figures.count),
         ("size", report.bytes_before, report.bytes_after, figures.size),
     ):
-        table.add_row(name, write(before), write(after), figures.change(before, after))
+        cells.add_row(name, write(before), write(after), figures.change(before, after))
     if report.latency is None:
-        table.add_row("latency", figures.NOT_MEASURED, figures.NOT_MEASURED, "")
+        cells.add_row("latency", figures.NOT_MEASURED, figures.NOT_MEASURED, "")
     else:
-        table.add_row(*_latency_cells(report.latency))
+        cells.add_row(*_latency_cells(report.latency))
     scale = figures.MetricScale.of(report)
     old, new = report.quality_before, report.quality_after
     gap = "" if old is None or new is None else scale.difference(new - old)
-    table.add_row(report.metric, scale.text(old), scale.text(new), gap)
-    return Group(Text(report.title, style=STRONG), table, *_claims(report, scale))
+    cells.add_row(report.metric, scale.text(old), scale.text(new), gap)
+    return Group(Text(report.title, style=STRONG), cells, *_claims(report, scale))
 
 
 def setting_list(rows: Sequence[SettingRow], explain: bool) -> RenderableType:
@@ -137,10 +137,10 @@ def checkpoint_table(run: Path, rows: Sequence[CheckpointRow]) -> RenderableType
     """Oldest first; what cannot be used says why."""
     if not rows:
         return Text(f"{run} holds no checkpoints yet.")
-    table = _table("checkpoint", "step>", "epoch>", "saved (UTC)", "size>", "attached", "")
+    cells = table("checkpoint", "step>", "epoch>", "saved (UTC)", "size>", "attached", "")
     for row in rows:
-        saved = "" if row.created_seconds is None else _moment(row.created_seconds)
-        table.add_row(
+        saved = "" if row.created_seconds is None else moment(row.created_seconds)
+        cells.add_row(
             row.name,
             "" if row.step is None else str(row.step),
             "" if row.epoch is None else str(row.epoch),
@@ -149,16 +149,16 @@ def checkpoint_table(run: Path, rows: Sequence[CheckpointRow]) -> RenderableType
             ", ".join(row.attachments),
             Text("; ".join(row.problems), style=BAD),
         )
-    return table
+    return cells
 
 
 def verify_table(rows: Sequence[VerifyRow]) -> RenderableType:
     """Intact or damaged, for every checkpoint."""
-    table = _table("checkpoint", "state", "verified>", "")
+    cells = table("checkpoint", "state", "verified>", "")
     for row in rows:
         state = Text("damaged", style=BAD) if row.problems else Text("intact", style=GOOD)
-        table.add_row(row.name, state, figures.size(row.verified_bytes), "; ".join(row.problems))
-    return table
+        cells.add_row(row.name, state, figures.size(row.verified_bytes), "; ".join(row.problems))
+    return cells
 
 
 def _latency_cells(latency: Latency) -> tuple[str, ...]:
@@ -176,21 +176,22 @@ def _group_cells(row: GroupRow, name: str) -> tuple[str, ...]:
 def _frozen(rows: Sequence[FrozenRow]) -> RenderableType:
     if not rows:
         return Text("Nothing is frozen.")
-    table = _table("frozen axis", "width>", "because")
+    cells = table("frozen axis", "width>", "because")
     for row in rows:
-        table.add_row(row.name, str(row.width), row.reason)
-    return table
+        cells.add_row(row.name, str(row.width), row.reason)
+    return cells
 
 
-def _table(*columns: str) -> Table:
+def table(*columns: str) -> Table:
     """An open table; a column whose name ends in `>` is aligned to the right."""
-    table = Table(box=SIMPLE_HEAD, header_style=STRONG, pad_edge=False)
+    cells = Table(box=SIMPLE_HEAD, header_style=STRONG, pad_edge=False)
     for column in columns:
-        table.add_column(
+        cells.add_column(
             column.removesuffix(">"), justify="right" if column.endswith(">") else "left", overflow="fold"
         )
-    return table
+    return cells
 
 
-def _moment(seconds: float) -> str:
+def moment(seconds: float) -> str:
+    """Date and time of day, UTC."""
     return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M:%S")

@@ -1,4 +1,4 @@
-"""Offline analysis of one checkpoint, in tasks that run in worker processes: screen, ablate, measure."""
+"""Offline analysis of one checkpoint, in tasks that run in worker processes: ablate, measure."""
 
 from __future__ import annotations
 
@@ -16,10 +16,9 @@ from torch.utils import _pytree as pytree
 from esper.anatomy import masked_axes, reconstruction, split_sample, zero_masked
 from esper.anatomy.structure import BoolArray, FloatArray, IntArray
 from esper.anatomy.twin import Twin
-from esper.elesh.case import Case, OpenCase, open_case, read_data, read_optimizer
+from esper.elesh.case import Case, OpenCase, open_case, read_data
 from esper.elesh.samples import merged, resized
 from esper.errors import EvidenceError
-from esper.importance import combine, fisher, look_at_twin, magnitude, moments_from_state
 
 CHUNK_SAMPLES = 16
 """Samples of one paired loss comparison: small, so that a few hundred samples give enough pairs."""
@@ -42,50 +41,6 @@ class Quality:
 def ready() -> bool:
     """A task that does nothing: a worker that has done it has imported everything."""
     return True
-
-
-def screen(case: Case, weights: Mapping[str, float], min_optimizer_steps: int) -> list[float]:
-    """Importance rank of every unit, 0 to 1, from what the checkpoint holds; NaN where nothing was measured.
-
-    Evidence from training comes first: the Fisher score from the optimizer's second moments, or the
-    tracker's where the optimizer keeps none. Without it a unit stays NaN. What the twin then shows of the
-    loss on held-out samples takes its place.
-    """
-    opened = open_case(case)
-    leading = _leading(case, opened, min_optimizer_steps)
-    if leading is None:
-        return [float("nan")] * opened.anatomy.num_units
-    seen = look_at_twin(
-        opened.twin,
-        opened.anatomy,
-        opened.masked_state(opened.keep),
-        usable(opened.twin, read_data(case.data)[1].calibration),
-        samples=case.twin_samples,
-        flops=case.twin_flops,
-        with_frequency=weights.get("activation_frequency", 0.0) > 0,
-    )
-    parts = {"taylor": leading, "magnitude": magnitude(opened.anatomy, opened.state), **seen}
-    if case.history is not None:
-        parts["history"] = np.asarray(case.history, np.float64)
-    ranks = combine(parts, {name: weights.get(name, 0.0) for name in parts})
-    ranks[~np.isfinite(leading)] = np.nan
-    return [float(rank) for rank in ranks]
-
-
-def _leading(case: Case, opened: OpenCase, min_optimizer_steps: int) -> FloatArray | None:
-    if case.optimizer is not None:
-        states, groups = read_optimizer(case.optimizer)
-        ripe = {
-            name: state
-            for name, state in states.items()
-            if float(state.get("step", 0)) >= min_optimizer_steps
-        }
-        moments = moments_from_state(ripe, groups)
-        if moments is not None:
-            return fisher(opened.anatomy, opened.state, moments)
-    if case.tracked is not None:
-        return np.asarray(case.tracked, np.float64)
-    return None
 
 
 def ablate(case: Case, units: Sequence[int]) -> list[list[float]]:

@@ -76,7 +76,7 @@ def open_case(case: Case) -> OpenCase:
     Raises:
         CheckpointCorrupt: a file is not what the training process saved.
     """
-    anatomy = _anatomy(case.anatomy)
+    anatomy = read_anatomy(case.anatomy)
     keep = np.ones(anatomy.num_units, dtype=np.bool_)
     keep[list(case.masked)] = False
     state = _with_aliases(load_tensors(case.model), anatomy)
@@ -98,7 +98,8 @@ def _twin(file: FileRef) -> Twin:
 
 
 @lru_cache(maxsize=2)
-def _anatomy(file: FileRef) -> Anatomy:
+def read_anatomy(file: FileRef) -> Anatomy:
+    """The anatomy of a case, verified."""
     return Anatomy.from_json(json.loads(file.read_bytes()))
 
 
@@ -115,10 +116,17 @@ def read_data(data: DataRef) -> tuple[Any, HeldOut]:
     return value["sample"], HeldOut(value["calibration"], value["validation"])
 
 
-def read_optimizer(data: DataRef) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
-    """Optimizer state and group settings by parameter name, from the trainer's state of a checkpoint."""
+def read_optimizer(
+    data: DataRef, tensors: Mapping[str, Tensor]
+) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
+    """Optimizer state and group settings by parameter name, from the trainer's state of a checkpoint.
+
+    Args:
+        data: its files.
+        tensors: those of `data.tensors`, verified.
+    """
     tree = from_json(data.tree.read_bytes())
-    value = decode(tree["rest"], load_tensors(data.tensors))
+    value = decode(tree["rest"], tensors)
     names: list[str] = value["extra"]["parameter_names"]
     optimizer = value["optimizer"]
     groups = {names[n]: group for group in optimizer["param_groups"] for n in group["params"]}

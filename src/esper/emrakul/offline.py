@@ -12,8 +12,9 @@ import numpy as np
 
 from esper.anatomy.structure import Anatomy, BoolArray, FloatArray, IntArray
 from esper.elesh import AnalysisSettings, Evidence, TaskHandle, TaskOutcome, Tier, WorkerPool, WorkerTask
-from esper.elesh.analysis import ablate, confidence, measure, screen
+from esper.elesh.analysis import ablate, confidence, measure
 from esper.elesh.case import Case
+from esper.elesh.screening import screen
 from esper.elesh.second_tier import find_heads, find_magnitudes, find_units
 from esper.elesh.workers.task import Status as WorkerStatus
 from esper.emrakul.second_look import SecondLook

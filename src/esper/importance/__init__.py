@@ -7,7 +7,7 @@ from esper.importance.governor import OverheadGovernor
 from esper.importance.hashing import element_keys, name_keys
 from esper.importance.history import ImportanceTrend, UnitHistory
 from esper.importance.levels import LEVELS, MultiLevelCountMinSketch
-from esper.importance.looking import look_at_twin
+from esper.importance.looking import affordable_samples, look_at_twin
 from esper.importance.phases import TrainingPhase
 from esper.importance.quality import AccuracyTargets, ImportanceTrackingValidator, RankingQuality
 from esper.importance.scores import (
@@ -69,6 +69,7 @@ __all__ = [
     "UnitReducer",
     "UnitStatistics",
     "activation_frequency",
+    "affordable_samples",
     "by_anatomy_name",
     "combine",
     "element_keys",

@@ -128,18 +128,44 @@ class UnitReducer:
         """For several quantities at once: what `take` fills, tensor after tensor, and `end` adds up."""
         return torch.zeros(self._length, dtype=dtype, device=device)
 
-    def take(self, joined: Tensor, name: str, values: Tensor) -> None:
-        """Takes in the values of one parameter; one that no unit runs through is passed over.
+    def take(self, joined: Tensor, name: str, values: Tensor, rows: slice | None = None) -> None:
+        """Takes in the values of one parameter or of some of its rows; one that no unit reads is passed over.
 
         Raises:
             StructureError: It does not have the shape that the anatomy states.
         """
         axes = self._axes_of.get(name, [])
-        if axes:
-            _check_shape(name, tuple(values.shape), axes[0].shape)
+        if axes and rows is None:
+            self.check(name, values)
         for axis in axes:
             vector = axis.vector(values, joined.dtype)
-            joined[axis.first : axis.first + vector.numel()].copy_(vector, non_blocking=True)
+            if rows is None:
+                self._part(joined, axis).copy_(vector, non_blocking=True)
+            elif axis.axis == 0:
+                self._part(joined, axis)[rows] = vector
+            else:
+                self._part(joined, axis).add_(vector)
+
+    def check(self, name: str, tensor: Tensor) -> None:
+        """Refuses a tensor that does not have the shape that the anatomy states.
+
+        Raises:
+            StructureError: It has not.
+        """
+        _check_shape(name, tuple(tensor.shape), self._axes_of[name][0].shape)
+
+    def scale(self, joined: Tensor, name: str, factor: Tensor | float) -> None:
+        """Multiplies what was taken in of one parameter."""
+        for axis in self._axes_of.get(name, []):
+            self._part(joined, axis).mul_(factor)
+
+    def total(self, joined: Tensor, name: str) -> Tensor:
+        """The sum over all elements that were taken in of one of `tensors`: a scalar."""
+        return self._part(joined, self._axes_of[name][0]).sum()
+
+    @staticmethod
+    def _part(joined: Tensor, axis: _Axis) -> Tensor:
+        return joined[axis.first : axis.first + axis.shape[axis.axis]]
 
     def end(self, joined: Tensor) -> Tensor:
         """The sum over every unit's coordinates: shape [units]."""
@@ -156,15 +182,20 @@ class UnitReducer:
         return self._placed[device]
 
 
-def by_anatomy_name(anatomy: Anatomy, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The same tensors under the anatomy's names: a tied tensor may come under any of its names."""
-    found: dict[str, Tensor] = {}
+def stored_names(anatomy: Anatomy, given: Collection[str]) -> dict[str, str]:
+    """For every tensor of the anatomy the name, its own or a tied one, under which `given` has it."""
+    found: dict[str, str] = {}
     for info in anatomy.tensors:
         for name in (info.name, *info.aliases):
-            if name in tensors:
-                found[info.name] = tensors[name]
+            if name in given:
+                found[info.name] = name
                 break
     return found
+
+
+def by_anatomy_name(anatomy: Anatomy, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The same tensors under the anatomy's names: a tied tensor may come under any of its names."""
+    return {name: tensors[given] for name, given in stored_names(anatomy, tensors.keys()).items()}
 
 
 def _check_shape(name: str, found: tuple[int, ...], expected: tuple[int, ...]) -> None:

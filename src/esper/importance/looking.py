@@ -17,6 +17,12 @@ _PASSES = 6
 """Forward passes that one sample costs: it comes twice, and a backward pass is two forward ones."""
 
 
+def affordable_samples(anatomy: Anatomy, samples: int, flops: float) -> int:
+    """How many of at most `samples` can be looked at for `flops` of work; 0 where not even eight can."""
+    count = min(samples, int(flops / max(_PASSES * anatomy.flops(), 1.0)))
+    return count if count >= _FEWEST_SAMPLES else 0
+
+
 def look_at_twin(
     twin: Twin,
     anatomy: Anatomy,
@@ -24,7 +30,6 @@ def look_at_twin(
     batches: Sequence[Any],
     *,
     samples: int,
-    flops: float,
     with_frequency: bool,
 ) -> dict[str, FloatArray]:
     """Signals of every unit, by name, as `combine` takes them: shape [units] each.
@@ -35,18 +40,16 @@ def look_at_twin(
         state: Its tensors, with what is masked already set to zero.
         batches: Held-out batches that the twin can take.
         samples: How many samples to use at most.
-        flops: Work to do at most.
         with_frequency: Whether to measure how often units are active too.
 
     Returns:
-        `taylor`: the rise of the loss without each unit that its slopes predict, and `activation_frequency`
-        if asked for; nothing where not even eight samples are allowed.
+        `twin`: the rise of the loss without each unit that its slopes predict, and `activation_frequency`
+        if asked for; nothing where there are not even eight samples.
     """
-    affordable = min(samples, int(flops / max(_PASSES * anatomy.flops(), 1.0)))
-    few = _first(batches, affordable, can_split=twin.is_batch_dynamic)
+    few = _first(batches, samples, can_split=twin.is_batch_dynamic)
     if sum(map(_size, few)) < _FEWEST_SAMPLES:
         return {}
-    found = {"taylor": loss_changes(twin, anatomy, state, few).predicted()}
+    found = {"twin": loss_changes(twin, anatomy, state, few).predicted()}
     if with_frequency:
         found["activation_frequency"] = activation_frequency(twin, anatomy, state, few)
     return found

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,9 +13,16 @@ from torch.optim import Optimizer
 
 from esper.anatomy.structure import Anatomy, FloatArray
 from esper.errors import ConfigError, EvidenceError
-from esper.importance.accumulate import UnitReducer, by_anatomy_name
+from esper.importance.accumulate import UnitReducer, stored_names
 
 _CPU = torch.device("cpu")
+_BLOCK_ELEMENTS = 1 << 18
+
+LetGo = Callable[[Tensor], None]
+
+
+def _keep(_: Tensor) -> None:
+    """Lets go of nothing."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,7 +83,9 @@ def second_moment(state: Mapping[str, object], group: Mapping[str, object]) -> t
     return None
 
 
-def fisher(anatomy: Anatomy, parameters: Mapping[str, Tensor], moments: SecondMoments) -> FloatArray:
+def fisher(
+    anatomy: Anatomy, parameters: Mapping[str, Tensor], moments: SecondMoments, let_go: LetGo = _keep
+) -> FloatArray:
     """Sum of w^2 * E[g^2] over each unit's producers: the curvature of the loss along what makes the unit.
 
     Producers alone rank units better than all that a unit runs through (docs/importance.md). A unit is
@@ -86,51 +96,64 @@ def fisher(anatomy: Anatomy, parameters: Mapping[str, Tensor], moments: SecondMo
         anatomy: The network's units.
         parameters: Parameter name (any of a tied one's) to tensor.
         moments: From `moments_from_optimizer` or `moments_from_state`.
+        let_go: Called with every tensor that was read and is not needed any more.
 
     Returns:
         Shape [units].
 
+    Raises:
+        StructureError: A tensor does not have the shape that the anatomy states.
+
     Source: empirical Fisher screen over the optimizer's own state, docs/importance.md.
     """
-    weights = by_anatomy_name(anatomy, parameters)
-    values = by_anatomy_name(anatomy, moments.values)
-    corrections = {
-        info.name: moments.corrections[name]
-        for info in anatomy.tensors
-        for name in (info.name, *info.aliases)
-        if name in moments.values
-    }
-
-    def contribution(name: str) -> Tensor | None:
-        if name not in values or name not in weights:
-            return None
-        return _wide(weights[name]).square() * _wide(values[name]) / corrections[name]
-
+    weights, values = (stored_names(anatomy, given.keys()) for given in (parameters, moments.values))
     reducer = UnitReducer(anatomy, ("producer",))
+    joined = reducer.begin(_device_of(parameters))
+    for name in reducer.tensors:
+        if name in weights and name in values:
+            weight, moment = parameters[weights[name]], moments.values[values[name]]
+            _add_squares(reducer, joined, name, weight, moment)
+            correction = moments.corrections[values[name]]
+            reducer.scale(joined, name, 1.0 / correction if correction > 0 else math.nan)
+            let_go(weight)
+            let_go(moment)
     measured = reducer.covered(values.keys() & weights.keys())
-    sums = reducer.sum(contribution, _device_of(weights), torch.float32)
-    return _finite_or_nan(np.where(measured, _array(sums), np.nan))
+    return _finite_or_nan(np.where(measured, _array(reducer.end(joined)), np.nan))
 
 
-def magnitude(anatomy: Anatomy, parameters: Mapping[str, Tensor]) -> FloatArray:
+def magnitude(anatomy: Anatomy, parameters: Mapping[str, Tensor], let_go: LetGo = _keep) -> FloatArray:
     """Root mean square of each unit's producer rows, relative to its tensor's: shape [units].
 
     1 is an average row, so that layers of different scale can be compared. Biases and other vectors are
-    left out.
+    left out. `let_go` is called with every tensor that was read.
     """
-    weights = by_anatomy_name(anatomy, parameters)
+    weights = stored_names(anatomy, parameters.keys())
     reducer = UnitReducer(anatomy, ("producer",), min_dims=2)
-
-    def relative_square(name: str) -> Tensor | None:
-        if name not in weights:
-            return None
-        square = _wide(weights[name]).square()
-        return square / square.mean().clamp_min(torch.finfo(square.dtype).tiny)
-
-    squares = _array(reducer.sum(relative_square, _device_of(weights), torch.float32))
+    joined = reducer.begin(_device_of(parameters))
+    for name in reducer.tensors:
+        if name in weights:
+            weight = parameters[weights[name]]
+            _add_squares(reducer, joined, name, weight)
+            mean = reducer.total(joined, name) / max(weight.numel(), 1)
+            reducer.scale(joined, name, 1.0 / mean.clamp_min(torch.finfo(joined.dtype).tiny))
+            let_go(weight)
     measured = reducer.covered(weights.keys())
-    mean = np.divide(squares, reducer.elements, out=np.full(squares.shape, np.nan), where=measured)
-    return _finite_or_nan(np.sqrt(mean))
+    squares = _array(reducer.end(joined))
+    mean_square = np.divide(squares, reducer.elements, out=np.full(squares.shape, np.nan), where=measured)
+    return _finite_or_nan(np.sqrt(mean_square))
+
+
+def _add_squares(
+    reducer: UnitReducer, joined: Tensor, name: str, weight: Tensor, moment: Tensor | None = None
+) -> None:
+    """Takes in w^2, or w^2 * E[g^2], a few rows at a time: these stay in the processor's cache."""
+    reducer.check(name, weight)
+    weight = weight.detach()
+    step = max(_BLOCK_ELEMENTS * len(weight) // max(weight.numel(), 1), 1)
+    for first in range(0, len(weight), step):
+        rows = slice(first, first + step)
+        square = _wide(weight[rows]).square()
+        reducer.take(joined, name, square if moment is None else square.mul_(moment[rows]), rows)
 
 
 def rank_normalize(scores: FloatArray) -> FloatArray:

@@ -60,6 +60,14 @@ def load(path: str | Path, *, model: nn.Module | None = None) -> Any:
     return _shaped(model, form_from(record, where), state_of(load_trainer(finished).model))
 
 
+def is_finished(run: Path) -> bool:
+    """Does the newest checkpoint of a run that verifies hold its finished network?"""
+    if not (run / "checkpoints").is_dir():
+        return False
+    newest = CheckpointCatalog(run, open_key_ring(run)).search().found
+    return newest is not None and PROGRAM_FILE in newest.files
+
+
 def _shaped(model: nn.Module, form: Form, weights: dict[str, Tensor]) -> nn.Module:
     form.shape(bare(model), weights)
     return model

@@ -1,0 +1,192 @@
+"""One job trained plainly, with Esper, or cut once by Torch-Pruning on the way: the same steps for all."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+import warnings
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import torch
+from torch import nn
+
+import esper
+from architectures.checks import flops
+from one_run_tasks.task import Task
+from pretrained_networks.case import Case
+from pretrained_networks.peer import Taylor
+
+PEER_EPOCH = 0.4
+"""Share of the stretches after which the peer cuts once; the rest is its fine-tuning."""
+
+
+@dataclass
+class Figures:
+    """What one training gave.
+
+    Attributes:
+        share: of the FLOPs that is gone at the end, by torch's own counter.
+        seconds: of training, checkpoints and cuts, without looks at the test data.
+        processor_seconds: of this process alone, which other work on the machine does not lengthen.
+        curve: quality on the watched test batches after every stretch, before anything is removed there.
+        instants: number of the stretch and quality right after something was removed.
+        final: quality on all test batches.
+        events: number of the stretch and what Esper did.
+    """
+
+    share: float = 0.0
+    seconds: float = 0.0
+    processor_seconds: float = 0.0
+    curve: list[float] = field(default_factory=list)
+    instants: list[tuple[int, float]] = field(default_factory=list)
+    final: float = 0.0
+    events: list[tuple[int, str]] = field(default_factory=list)
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+@dataclass
+class _Timed:
+    """Adds up the time inside its blocks."""
+
+    figures: Figures
+
+    def __enter__(self) -> None:
+        self._begun = time.perf_counter(), time.process_time()
+
+    def __exit__(self, *_: object) -> None:
+        self.figures.seconds += time.perf_counter() - self._begun[0]
+        self.figures.processor_seconds += time.process_time() - self._begun[1]
+
+
+def trained(task: Task, arm: str, seed: int, share: float) -> Figures:
+    """Trains one arm, with one torch thread."""
+    torch.set_num_threads(1)
+    figures = Figures()
+    model = ARMS[arm](task, seed, share, figures)
+    figures.final = task.quality(model, task.test)
+    inputs = task.probe[0][0][:2]
+    figures.share = 1 - flops(model, inputs) / flops(task.network(), inputs)
+    return figures
+
+
+def _step(task: Task, model: nn.Module, optimizer: Any, scheduler: Any, seed: int, number: int) -> None:
+    model.train()
+    for inputs, targets in task.stretch(seed, number):
+        optimizer.zero_grad()
+        task.loss(model(inputs), targets).backward()
+        optimizer.step()
+        scheduler.step()
+
+
+def _plain(task: Task, seed: int, _: float, figures: Figures) -> nn.Module:
+    model, optimizer, scheduler = task.start(seed)
+    for number in range(1, task.epochs + 1):
+        with _Timed(figures):
+            _step(task, model, optimizer, scheduler, seed, number)
+            task.quality(model, task.probe)
+        figures.curve.append(task.quality(model, task.watch))
+    return model
+
+
+def _esper(task: Task, seed: int, share: float, figures: Figures) -> nn.Module:
+    timed = _Timed(figures)
+    model, optimizer, scheduler = task.start(seed)
+    with tempfile.TemporaryDirectory() as folder:
+        with timed:
+            session = esper.attach(
+                model,
+                optimizer,
+                loss=task.loss,
+                sample=task.stretch(seed, 0)[0],
+                probe=task.probe,
+                metric="quality",
+                higher_is_better=task.is_accuracy,
+                run_dir=f"{folder}/run",
+                config=settings(share),
+                epochs=task.epochs,
+                scheduler=scheduler,
+            )
+        for number in range(1, task.epochs + 1):
+            with timed:
+                _step(task, model, optimizer, scheduler, seed, number)
+                measured = task.quality(model, task.probe)
+            figures.curve.append(task.quality(model, task.watch))
+            known = len(session.log.marks)
+            with timed:
+                session.end_epoch(quality=measured)
+            marks = session.log.marks[known:]
+            figures.events += [(mark.epoch, f"{mark.kind}: {mark.text}") for mark in marks]
+            if any(mark.kind in ("mask", "cut") for mark in marks):
+                figures.instants.append((number, task.quality(model, task.watch)))
+        with timed:
+            session.finish(latency=False)
+    return model
+
+
+def settings(share: float) -> esper.Config:
+    """For a network this small: widths in multiples of 4, steps in proportion to what shall go."""
+    return esper.Config.model_validate(
+        {
+            "pruning": {
+                "target": {"flops": share},
+                "schedule": {
+                    "start_fraction": 0.17,
+                    "end_fraction": 0.6,
+                    "shape": "linear",
+                    "max_step_fraction": share / 3,
+                    "quiet_fraction": 0.2,
+                },
+                "plan": {"round_to": 4, "finalist_factor": 2.0, "finalist_spread": 0.1, "max_attempts": 2},
+                "floors": {"min_channels": 4, "min_keep_fraction": 0.1},
+            },
+            "analysis": {"calibration_samples": 64, "batch_samples": 8, "held_out_samples": 360},
+        }
+    )
+
+
+def _peer(task: Task, seed: int, share: float, figures: Figures) -> nn.Module:
+    """Trains, cuts once by Taylor scores of whole groups, and goes on with a new optimizer."""
+    timed = _Timed(figures)
+    model, optimizer, scheduler = task.start(seed)
+    for number in range(1, task.epochs + 1):
+        with timed:
+            _step(task, model, optimizer, scheduler, seed, number)
+            task.quality(model, task.probe)
+        figures.curve.append(task.quality(model, task.watch))
+        if number == round(PEER_EPOCH * task.epochs):
+            with timed, warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # the new schedule is told at which step it is
+                model = _cut_by_peer(task, model, share)
+                optimizer, scheduler = task.optimizer(model)
+                for _ in range(number * task.steps):
+                    scheduler.step()
+            figures.instants.append((number, task.quality(model, task.watch)))
+    return model
+
+
+def _cut_by_peer(task: Task, model: nn.Module, share: float) -> nn.Module:
+    modules = dict(model.named_modules())
+    case = Case(
+        model=model.eval(),
+        batches=task.probe,
+        loss=task.loss,
+        quality=lambda _: {},
+        results=[modules[name] for name in task.results],
+        data="",
+        calibration=360,
+        heads={modules[name]: count for name, count in task.heads.items()},
+    )
+    inputs = task.probe[0][0][:2]
+    cut = Taylor.of(case).cut(share, lambda other: flops(other, inputs), is_global=True, most=0.9)
+    return cut.train()
+
+
+ARMS: dict[str, Callable[[Task, int, float, Figures], nn.Module]] = {
+    "plain": _plain,
+    "esper": _esper,
+    "peer": _peer,
+}

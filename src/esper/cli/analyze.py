@@ -1,0 +1,143 @@
+"""`esper analyze`: what a checkpoint says about its units, as rows and as a table."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from rich.console import Group, RenderableType
+from rich.text import Text
+
+from esper.cli import output
+from esper.cli.render import STRONG, table
+from esper.cli.targets import checkpoint_at
+from esper.nissa import figures
+
+if TYPE_CHECKING:
+    from esper.anatomy.structure import FloatArray
+    from esper.emrakul import CycleOutcome
+    from esper.session.examine import Examination
+
+
+def analyzed(path: Path, *, against_truth: bool, with_plan: bool, hidden: bool) -> dict[str, Any]:
+    """Examines a run's newest checkpoint, or the one that is named; see `esper.session.examine`.
+
+    Raises:
+        EsperError: there is no such checkpoint, or it does not hold what is needed.
+    """
+    from esper.session.examine import LOW_FRACTION, examine
+
+    catalog, checkpoint = checkpoint_at(path)
+    found = examine(
+        catalog,
+        checkpoint,
+        against_truth=against_truth,
+        with_plan=with_plan,
+        watch=lambda parts, total: output.with_progress(parts, "removing units", total, hidden),
+    )
+    return {
+        "checkpoint": str(checkpoint.path),
+        "step": checkpoint.step,
+        "epoch": checkpoint.epoch,
+        "low_fraction": LOW_FRACTION,
+        "groups": _rows(found, LOW_FRACTION),
+        "quality": {name: _plain(dataclasses.asdict(one)) for name, one in found.quality.items()},
+        "plan": None if found.outcome is None else _plan(found.outcome, found),
+    }
+
+
+def analysis_table(facts: Mapping[str, Any]) -> RenderableType:
+    """Groups with the medians of their scores, how well each score ranks, and what would go next."""
+    scores = [
+        name
+        for name in ("screen", "optimizer", "magnitude", "ablation", "truth")
+        if name in facts["groups"][0]
+    ]
+    low = f"lowest {facts['low_fraction']:.0%}"
+    groups = table("group", "kind", "units>", "masked>", "unmeasured>", f"{low}>", *(f"{n}>" for n in scores))
+    for row in facts["groups"]:
+        counts = (str(row[name]) for name in ("units", "masked", "unmeasured", "low"))
+        groups.add_row(row["group"], row["kind"], *counts, *(_short(row[name]) for name in scores))
+    head = f"step {facts['step']}, epoch {facts['epoch']}; scores are medians of a group, larger matters more"
+    return Group(Text(head, style=STRONG), groups, *_quality(facts["quality"], low), *_next(facts["plan"]))
+
+
+def _rows(found: Examination, low_fraction: float) -> list[dict[str, Any]]:
+    """One row per group: its units, how many are at the low end of the network, and the medians of scores."""
+    ranks = np.where(found.keep, found.scores["screen"], np.nan)
+    measured = np.isfinite(ranks)
+    line = np.quantile(ranks[measured], low_fraction) if measured.any() else -np.inf
+    scores = dict(found.scores) if found.truth is None else {**found.scores, "truth": found.truth}
+    rows: list[dict[str, Any]] = []
+    for number, group in enumerate(found.anatomy.groups):
+        span = found.anatomy.unit_slice(number)
+        left, seen = found.keep[span], measured[span]
+        row = {
+            "group": group.name,
+            "kind": group.kind.value,
+            "units": int(left.sum()),
+            "masked": int((~left).sum()),
+            "unmeasured": int((left & ~seen).sum()),
+            "low": int((ranks[span][seen] <= line).sum()),
+        }
+        rows.append({**row, **{name: _median(score[span][left]) for name, score in scores.items()}})
+    return rows
+
+
+def _plan(outcome: CycleOutcome, found: Examination) -> dict[str, Any]:
+    plan = outcome.plan
+    gone = [] if plan is None else plan.units.tolist()
+    groups = found.anatomy.group_of[gone]
+    return {
+        "status": outcome.status.value,
+        "reason": outcome.reason,
+        "units": {
+            group.name: int((groups == number).sum())
+            for number, group in enumerate(found.anatomy.groups)
+            if (groups == number).any()
+        },
+    }
+
+
+def _quality(quality: Mapping[str, Mapping[str, Any]], low: str) -> list[RenderableType]:
+    if not quality:
+        return []
+    rows = table("score", f"{low} found>", "Kendall tau>", "AUC>", "Spearman>")
+    for name, one in quality.items():
+        rows.add_row(name, *(_short(one[key]) for key in ("low_overlap", "kendall_tau", "auc", "spearman")))
+    units = max(one["units"] for one in quality.values())
+    text = (
+        f"{figures.things(units, 'unit')} removed one by one on samples that no score has seen; the row "
+        "ablation, the same on other samples, shows how far the samples themselves agree"
+    )
+    return [Text(text), rows]
+
+
+def _next(plan: Mapping[str, Any] | None) -> list[RenderableType]:
+    if plan is None:
+        return []
+    head = Text(f"The next cycle: {plan['status']}. {plan['reason']}", style=STRONG)
+    if not plan["units"]:
+        return [head]
+    rows = table("group", "units that would go>")
+    for name, count in plan["units"].items():
+        rows.add_row(name, str(count))
+    return [head, rows]
+
+
+def _median(values: FloatArray) -> float | None:
+    known = values[np.isfinite(values)]
+    return float(np.median(known)) if known.size else None
+
+
+def _plain(values: Mapping[str, float]) -> dict[str, float | None]:
+    """The same for JSON, which has no NaN."""
+    return {name: value if math.isfinite(value) else None for name, value in values.items()}
+
+
+def _short(value: float | None) -> str:
+    return figures.NOT_MEASURED if value is None else f"{value:.3g}"

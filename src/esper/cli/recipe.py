@@ -1,0 +1,128 @@
+"""A training run as a TOML file: which functions make network, data and loss, and how to train and prune."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+import tomllib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import ConfigDict, ValidationError
+
+from esper.config import Config
+from esper.config_types import PositiveCount, Section
+from esper.errors import ConfigError
+
+
+class Maker(Section):
+    """A class or function with its keyword arguments: `type` names it, all other keys are passed on."""
+
+    model_config = ConfigDict(frozen=True, extra="allow", use_attribute_docstrings=True)
+
+    type: str
+    """`module:name`."""
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        return dict(self.model_extra or {})
+
+
+class SchedulerMaker(Maker):
+    """A learning-rate scheduler; it gets the optimizer first."""
+
+    every: Literal["step", "epoch"] = "epoch"
+    """When it makes its step."""
+
+
+class Recipe(Section):
+    """One run. Names are `module:name`; modules lie beside the recipe or here, or are installed."""
+
+    run_dir: Path
+    """Where checkpoints and the report go, seen from where esper is called; a run that is there goes on."""
+
+    model: str
+    """A function without arguments that returns the network."""
+
+    train: str
+    """A function without arguments that returns the training batches `(input, target)`, a loader for example;
+    it is gone through once in every epoch."""
+
+    probe: str
+    """The same for held-out batches: decisions rest on them, and the metric is measured on them."""
+
+    test: str | None = None
+    """The same for batches that no decision sees, measured after every epoch as well."""
+
+    loss: str = "torch.nn.functional:cross_entropy"
+    """`loss(output, target)`: a function, or a class that makes one."""
+
+    metric: Literal["accuracy", "loss"] = "accuracy"
+    """What decisions are made by: the share of right answers, or the mean loss."""
+
+    epochs: PositiveCount
+    """How long to train."""
+
+    seed: int = 0
+    """Of torch's random numbers, before the network is made."""
+
+    device: str = "cpu"
+    """Where to train, as torch names it."""
+
+    optimizer: Maker = Maker(type="torch.optim:AdamW")
+    """Its class with its arguments; it gets the network's parameters first."""
+
+    scheduler: SchedulerMaker | None = None
+    """A learning-rate scheduler."""
+
+    esper: Config = Config()
+    """Esper's own settings."""
+
+    @classmethod
+    def from_toml(cls, path: Path) -> Recipe:
+        """Reads a recipe.
+
+        Raises:
+            ConfigError: the file cannot be read, or a key or value is not known; the message names it.
+        """
+        try:
+            return cls.model_validate(tomllib.loads(path.read_text()))
+        except OSError as error:
+            raise ConfigError(f"{path} cannot be read: {error.strerror}. Name a recipe in TOML.") from error
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            raise ConfigError(f"{path} is not TOML: {error}. Correct the line it names.") from error
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(str(part) for part in first["loc"])
+            raise ConfigError(
+                f"{path}: {where}: {first['msg']}. docs/how-to-train.md describes the keys of a recipe; "
+                "those under esper are printed by `esper config --explain`."
+            ) from error
+
+
+def named(name: str, beside: Path) -> Callable[..., Any]:
+    """What `module:name` names: a module beside the recipe, where esper is called, or installed.
+
+    Raises:
+        ConfigError: there is no such module, or nothing that can be called in it.
+    """
+    module_name, colon, attribute = name.partition(":")
+    if not colon:
+        raise ConfigError(f"{name!r} is not of the form module:name, such as torch.optim:AdamW.")
+    for folder in (str(Path.cwd()), str(beside.resolve())):
+        if folder not in sys.path:
+            sys.path.insert(0, folder)
+    try:
+        module = importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        raise ConfigError(
+            f"The module of {name!r} cannot be imported: {error}. Put it beside the recipe, or install "
+            "what is missing."
+        ) from error
+    found: Callable[..., Any] | None = getattr(module, attribute, None)
+    if not callable(found):
+        raise ConfigError(
+            f"{module_name} has nothing to call by the name {attribute!r}, which {name!r} asks for."
+        )
+    return found

@@ -1,0 +1,210 @@
+"""What a checkpoint says about its units, looked at offline: ranks, losses, and the plan to come."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import torch
+
+from esper.anatomy import Anatomy
+from esper.anatomy.structure import BoolArray, FloatArray, IntArray
+from esper.checkpoint import CheckpointCatalog, CheckpointRef, load_trainer
+from esper.checkpoint.trainer_state import MODEL_FILE, OPTIMIZER_FILE, TREE_FILE
+from esper.config import Config
+from esper.elesh import Case, DataRef, HeldOut, merged, read_data, resized
+from esper.elesh.case import OpenCase, open_case
+from esper.elesh.screening import screen
+from esper.elesh.workers import InlinePool
+from esper.emrakul import Coordinator, CoordinatorState, Cycle, CycleOutcome, Origin, Schedule, floors
+from esper.emrakul.offline import OfflineAnalyst
+from esper.errors import CheckpointError, EvidenceError
+from esper.importance import ImportanceTrackingValidator, RankingQuality, TrainingPhase, magnitude
+from esper.session.saving import ANATOMY_FILE
+
+LOW_FRACTION = 0.3
+"""The low end of a ranking: the share of the units that is compared with the truth."""
+_UNITS_AT_ONCE = 64
+_SAMPLES_AT_ONCE = 64
+
+Watch = Callable[[Iterable[IntArray], int], Iterator[IntArray]]
+"""Passes parts of the work through, and may show how many of so many are done."""
+
+
+@dataclass(frozen=True, eq=False)
+class Examination:
+    """One checkpoint, examined. Shapes are [units of `anatomy`], NaN is unmeasured.
+
+    Attributes:
+        anatomy: its network.
+        keep: units that are not masked.
+        scores: by source, larger is more important: `screen`, `optimizer` (its second moments alone),
+            `magnitude`, and with the truth `ablation`, the loss rise on the calibration samples.
+        truth: loss rise when each unit alone is removed, on samples that no score saw; None if not asked.
+        quality: by source, how well it ranks the units that the truth knows.
+        outcome: what the run's coordinator would decide next; None if not asked.
+    """
+
+    anatomy: Anatomy
+    keep: BoolArray
+    scores: Mapping[str, FloatArray]
+    truth: FloatArray | None = None
+    quality: Mapping[str, RankingQuality] = field(default_factory=dict)
+    outcome: CycleOutcome | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class _Stored:
+    """A checkpoint of a session, with what it remembers."""
+
+    checkpoint: CheckpointRef
+    extra: Mapping[str, Any]
+    config: Config
+    keep: BoolArray
+    case: Case
+
+    @classmethod
+    def of(cls, catalog: CheckpointCatalog, checkpoint: CheckpointRef) -> _Stored:
+        missing = {"twin", "batches", "samples"} - set(checkpoint.manifest.blobs)
+        if missing or ANATOMY_FILE not in checkpoint.files:
+            raise CheckpointError(
+                f"{checkpoint.path} was not saved by a session: it lacks {', '.join(sorted(missing))}. Name "
+                "a run that was trained with esper.attach."
+            )
+        extra = load_trainer(checkpoint).extra
+        keep, config = np.asarray(extra["keep"], np.bool_), Config.model_validate_json(extra["config"])
+        blob = catalog.blob
+        case = Case(
+            twin=blob(checkpoint, "twin"),
+            anatomy=checkpoint.file(ANATOMY_FILE),
+            model=checkpoint.file(MODEL_FILE),
+            optimizer=DataRef(checkpoint.file(TREE_FILE), checkpoint.file(OPTIMIZER_FILE)),
+            tracked=None,
+            data=DataRef(blob(checkpoint, "batches"), blob(checkpoint, "samples")),
+            masked=tuple((~keep).nonzero()[0].tolist()),
+            twin_samples=config.importance.twin_samples,
+            twin_flops=config.importance.twin_flops,
+        )
+        return cls(checkpoint, extra, config, keep, case)
+
+    @property
+    def weights(self) -> dict[str, float]:
+        """What every signal counts at this time of the run."""
+        phase = TrainingPhase.at(self.checkpoint.epoch, self.extra["epochs_planned"])
+        return self.config.importance.weights.at(phase).model_dump()
+
+
+def examine(
+    catalog: CheckpointCatalog,
+    checkpoint: CheckpointRef,
+    *,
+    against_truth: bool = False,
+    with_plan: bool = False,
+    watch: Watch = lambda parts, _: iter(parts),
+) -> Examination:
+    """Ranks the units of a checkpoint by what it holds; changes nothing.
+
+    Args:
+        catalog: where its twin and its samples lie.
+        checkpoint: a verified checkpoint of a session.
+        against_truth: also remove every unit alone, once on the calibration samples and once on those that
+            plans are validated on, and compare the rankings with the latter.
+        with_plan: also run the cycle that would follow, with the settings of the run.
+        watch: sees the parts of the long work go by.
+
+    Raises:
+        CheckpointError: it is no checkpoint of a session.
+        EvidenceError: the run has kept no held-out samples, or too few units can be compared.
+    """
+    stored = _Stored.of(catalog, checkpoint)
+    opened = open_case(stored.case)
+    steps = stored.config.analysis.min_optimizer_steps
+    free = replace(stored.case, twin_samples=0)
+    scores: dict[str, FloatArray] = {
+        "screen": np.asarray(screen(stored.case, stored.weights, steps), np.float64),
+        "optimizer": np.asarray(screen(free, {"taylor": 1.0}, steps), np.float64),
+        "magnitude": np.asarray(magnitude(opened.anatomy, opened.state), np.float64),
+    }
+    truth = None
+    quality: dict[str, RankingQuality] = {}
+    if against_truth:
+        scores["ablation"], truth = _ablated(stored, opened, watch)
+        quality = _judged(scores, np.where(stored.keep, truth, np.nan))
+    outcome = _next_cycle(stored, opened) if with_plan else None
+    return Examination(opened.anatomy, stored.keep, scores, truth, quality, outcome)
+
+
+def _judged(scores: Mapping[str, FloatArray], truth: FloatArray) -> dict[str, RankingQuality]:
+    judge = ImportanceTrackingValidator(prune_fraction=LOW_FRACTION)
+    measured = {name: score for name, score in scores.items() if np.isfinite(score).any()}
+    return {
+        name: judge.validate(score, truth, is_same_unit=name == "ablation")
+        for name, score in measured.items()
+    }
+
+
+def _ablated(stored: _Stored, opened: OpenCase, watch: Watch) -> tuple[FloatArray, FloatArray]:
+    """Loss rises of every unit that is left, on the calibration samples and on the validation samples."""
+    held_out: HeldOut = read_data(stored.case.data)[1]
+    sets = [_usable(opened, part) for part in (held_out.calibration, held_out.validation)]
+    if not all(sets):
+        raise EvidenceError(
+            f"{stored.checkpoint.path} has too few held-out samples to remove units on. Runs keep them when "
+            "esper.attach is given probe=."
+        )
+    left = np.flatnonzero(stored.keep)
+    rises = np.full((2, opened.anatomy.num_units), np.nan)
+    state = opened.masked_state(opened.keep)
+    parts = [left[start : start + _UNITS_AT_ONCE] for start in range(0, left.size, _UNITS_AT_ONCE)]
+    with torch.no_grad():
+        for part in watch(parts, len(parts)):
+            for row, batches in enumerate(sets):
+                columns = [
+                    opened.twin.ablated_losses(state, batch, opened.anatomy, part)
+                    - opened.twin.loss(state, batch)[0]
+                    for batch in batches
+                ]
+                rises[row, part] = torch.stack(columns).double().mean(0).numpy()
+    return rises[0], rises[1]
+
+
+def _usable(opened: OpenCase, batches: Sequence[Any]) -> list[Any]:
+    """The samples in as few batches as the graph takes."""
+    if not opened.twin.is_batch_dynamic:
+        return resized(batches, opened.twin.batch)
+    return merged(batches, _SAMPLES_AT_ONCE)
+
+
+def _next_cycle(stored: _Stored, opened: OpenCase) -> CycleOutcome:
+    """The cycle that the run would begin with this checkpoint, run here and committed nowhere."""
+    settings, anatomy = stored.config, opened.anatomy
+    origin = Origin.from_json(stored.extra["origin"])
+    remembered = stored.extra["coordinator"]
+    coordinator = Coordinator(
+        settings.pruning,
+        Schedule(settings.pruning, stored.extra["epochs_planned"]),
+        origin,
+        time.monotonic,
+        None if remembered is None else CoordinatorState.from_json(remembered),
+    )
+    analyst = OfflineAnalyst(
+        pool=InlinePool(),
+        case=stored.case,
+        anatomy=anatomy,
+        keep=stored.keep,
+        allowed=np.ones(anatomy.num_units, np.bool_),
+        weights=stored.weights,
+        settings=settings.analysis,
+        validation=settings.validation,
+        floors=floors(anatomy, settings.pruning, origin),
+        clock=time.monotonic,
+        deadline_seconds=settings.pruning.budget.deadline_seconds,
+        reconstruct=settings.pruning.recovery.reconstruct,
+    )
+    cycle = Cycle(stored.checkpoint.epoch, anatomy, stored.keep, stored.checkpoint.digest)
+    return coordinator.run_cycle(
+        cycle, screen=analyst.screen, analyze=analyst.analyze, validate=analyst.validate
+    )

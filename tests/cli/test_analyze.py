@@ -1,0 +1,108 @@
+"""What the command line tells of a run that was trained, masked and cut."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from esper.checkpoint import load_trainer
+from esper.cli.targets import checkpoint_at
+from esper.elesh import DataRef, read_data
+from esper.session.examine import examine
+from tests.cli.test_main import esper
+from tests.session.runs import EPOCHS, Training, small_network
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run in whose last checkpoint units have gone."""
+    run = tmp_path_factory.mktemp("runs") / "trained"
+    training = Training(run)
+    for _ in range(EPOCHS - 1):
+        training.epoch(lambda _: 0.5)
+    assert "mask" in training.marks()
+    training.session.detach()
+    return run
+
+
+def test_groups_are_ranked_by_what_the_checkpoint_holds(trained: Path) -> None:
+    document = json.loads(esper("analyze", str(trained), "--json").stdout)
+    assert [row["group"] for row in document["groups"]] == ["0", "3"]
+    for row in document["groups"]:
+        assert row["unmeasured"] == 0
+        assert 0 <= row["screen"] <= 1
+    left = sum(row["units"] for row in document["groups"])
+    assert abs(sum(row["low"] for row in document["groups"]) - 0.3 * left) <= 1
+    assert document["plan"] is None
+    assert document["quality"] == {}
+
+
+def test_rankings_are_compared_with_the_truth(trained: Path) -> None:
+    document = json.loads(esper("analyze", str(trained), "--against-truth", "--json").stdout)
+    quality = document["quality"]
+    assert set(quality) == {"screen", "optimizer", "magnitude", "ablation"}
+    left = sum(row["units"] for row in document["groups"])
+    assert {one["units"] for one in quality.values()} == {left}
+    assert all(0 <= one["low_overlap"] <= 1 for one in quality.values())
+    text = esper("analyze", str(trained), "--against-truth").stdout
+    assert "Kendall tau" in text
+    assert f"{left} units removed one by one" in text
+
+
+def test_the_truth_is_what_removing_a_unit_costs_on_samples_that_no_score_saw(trained: Path) -> None:
+    catalog, checkpoint = checkpoint_at(trained)
+    found = examine(catalog, checkpoint, against_truth=True)
+    model = small_network()
+    with torch.no_grad():  # the newest checkpoint is of the network after its cut
+        weights = load_trainer(checkpoint).model
+        layers = [layer for layer in model if isinstance(layer, nn.Linear)]
+        for layer, name in zip(layers, ("0", "3", "5"), strict=True):
+            layer.weight = nn.Parameter(weights[f"{name}.weight"])
+            layer.bias = nn.Parameter(weights[f"{name}.bias"])
+        data = DataRef(catalog.blob(checkpoint, "batches"), catalog.blob(checkpoint, "samples"))
+        batches = read_data(data)[1].validation
+        inputs, targets = (torch.cat(part) for part in zip(*batches, strict=True))
+        whole = F.cross_entropy(model.eval()(inputs), targets)
+        unit = int(found.keep.argmax())
+        layers[1].weight[:, unit] = 0
+        rise = float(F.cross_entropy(model(inputs), targets) - whole)
+    assert found.truth is not None
+    assert found.truth[unit] == pytest.approx(rise, abs=1e-5)
+    assert np.isnan(found.truth[~found.keep]).all()
+
+
+def test_the_next_cycle_is_told_and_committed_nowhere(trained: Path) -> None:
+    before = sorted(path.name for path in trained.rglob("*"))
+    document = json.loads(esper("analyze", str(trained), "--plan", "--json").stdout)
+    assert document["plan"]["status"] in {"accepted", "rejected", "skipped"}, document["plan"]
+    assert document["plan"]["reason"]
+    assert "The next cycle: " in esper("analyze", str(trained), "--plan").stdout
+    assert sorted(path.name for path in trained.rglob("*")) == before
+
+
+def test_a_checkpoint_of_something_else_is_refused_by_name(tmp_path: Path) -> None:
+    outcome = esper("analyze", str(tmp_path / "nothing"))
+    assert outcome.returncode == 2
+    assert "There is no run directory" in outcome.stderr
+
+
+def test_the_audit_lists_plans_and_what_became_of_them(trained: Path) -> None:
+    document = json.loads(esper("audit", "show", str(trained), "--json").stdout)
+    events = document["events"]
+    assert [event["epoch"] for event in events] == sorted(event["epoch"] for event in events)
+    masks = [event for event in events if event["what"] == "mask"]
+    assert masks
+    assert all(event["by"] == "session" and "Masked" in event["text"] for event in masks)
+    plans = [event for event in events if event["what"] == "plan"]
+    assert any(event["outcome"].startswith("go") for event in plans)
+    assert all(" of " in event["text"] for event in plans)
+    assert any(event["at_seconds"] is not None for event in events)
+    text = esper("audit", "show", str(trained)).stdout
+    assert "remembers:" in text
+    assert "urabrask" in text or "session" in text
