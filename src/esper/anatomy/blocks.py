@@ -14,7 +14,7 @@ from torch.export import ExportedProgram
 from esper.anatomy.admission import changed_inputs
 from esper.anatomy.deployed import deployed
 from esper.anatomy.inspection import anatomy_of
-from esper.anatomy.lowering import lowered, operator_name
+from esper.anatomy.lowering import is_in_place, lowered, operator_name
 from esper.anatomy.structure import Anatomy
 from esper.anatomy.trace import Loss, Traced, concrete, split_sample, traced_as
 from esper.anatomy.wrappers import bare
@@ -81,6 +81,12 @@ def traced_for(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any
             "part cannot be compared. Nothing was changed. Begin with `x = x.clone()`."
         )
     program = lowered(program, with_writes=True)
+    written = (operator_name(node.target) for node in program.graph.nodes if is_in_place(node.target))
+    if any(name != "detach" for name in written):  # which writes no value
+        raise UntraceableError(
+            f"{type(model).__name__} writes into its buffers, so what it computes without a part cannot be "
+            "compared. Nothing was changed. Keep what it writes in a new tensor."
+        )
     own = (node.meta.get("val") for node in program.graph.nodes if node.name in _inputs(program))
     sizes = [value.shape[0] for value in own if isinstance(value, Tensor) and value.dim()]
     return traced_as(program, model, int(concrete(sizes[0])) if sizes else 1)

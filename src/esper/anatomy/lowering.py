@@ -111,7 +111,8 @@ def is_view(node: fx.Node) -> bool:
 def is_in_place(target: Any) -> bool:
     """Does the operator overwrite its first argument?"""
     schema = schema_of(target)
-    return schema is not None and str(schema.name).endswith("_")
+    name = "" if schema is None else str(schema.name)
+    return name.endswith("_") and not name.endswith("__")  # `aten::__and__` writes nowhere
 
 
 def schema_of(target: Any) -> Any:
