@@ -30,6 +30,8 @@ def screen(case: Case, weights: Mapping[str, float], min_optimizer_steps: int) -
         "magnitude": magnitude(anatomy, parameters, parameters.let_go),
         **_seen(case, anatomy, with_frequency=weights.get("activation_frequency", 0.0) > 0),
     }
+    if "twin" in parts and weights.get("twin", 0.0) > 0:
+        del parts["taylor"]  # the same question, answered by samples that training has not seen
     if case.history is not None:
         parts["history"] = np.asarray(case.history, np.float64)
     ranks = combine(parts, {name: weights.get(name, 0.0) for name in parts})

@@ -13,16 +13,18 @@ class ScoreWeights(Section):
     """How much each measured signal counts in the screening score; only their proportions matter."""
 
     taylor: NonNegative = 0.5
-    """Weight of the rank by the loss that a unit's removal would cost, by what the training has seen."""
+    """Weight of the rank by the loss that a unit's removal would cost, by what training has seen. Where the
+    twin was looked at, that takes its place."""
 
     twin: NonNegative = 0.5
     """Weight of the rank by what the twin shows of the loss on held-out samples, where it was looked at."""
 
-    magnitude: NonNegative = 0.2
+    magnitude: NonNegative = 0.3
     """Weight of the rank by size of the weights."""
 
-    activation_frequency: NonNegative = 0.0
-    """Weight of the rank by how often the unit is active; it ranks worse than chance (docs/importance.md)."""
+    activation_frequency: NonNegative = 0.2
+    """Weight of the rank by how often the unit is active. Alone it ranks worse than chance, and
+    yet pruning has gone further with it (docs/importance.md)."""
 
     history: NonNegative = 0.0
     """Weight of the rank that earlier analyses let expect."""
