@@ -68,6 +68,8 @@ class Equivalence:
     gradient_error: float | None
     samples: int
     note: str = ""
+    approximation: float | None = None
+    """Where normalizations lose a part: how far the outputs are from those of the merely masked network."""
 
 
 @dataclass(frozen=True)
@@ -97,17 +99,17 @@ def observe(
     if masked is not None:
         zero_masked(parameters, masked_axes(*masked))
     for parameter in parameters.values():
-        if nudge and _is_number(parameter):
+        if nudge and is_number(parameter):
             parameter.mul_(1.0 + nudge)
-    wanted = {n: p.requires_grad_() for n, p in parameters.items() if with_gradients and _is_number(p)}
+    wanted = {n: p.requires_grad_() for n, p in parameters.items() if with_gradients and is_number(p)}
     cast = probe.cast(dtype)
     modes = undisturbed(model), _batch_statistics(model, wanted=batch_statistics)
     with modes[0], modes[1], _plain_attention(), torch.set_grad_enabled(with_gradients):
         output = call_with(model, {**parameters, **buffers}, cast.args, cast.kwargs)
-        outputs = tuple(leaf for leaf in pytree.tree_leaves(without_caches(output)) if _is_number(leaf))
+        outputs = tuple(leaf for leaf in pytree.tree_leaves(without_caches(output)) if is_number(leaf))
         gradients: Mapping[str, Tensor] = {}
         if any(output.requires_grad for output in outputs):
-            gradients = _gradients(outputs, wanted)
+            gradients = gradients_of(outputs, wanted)
     return Observation(tuple(t.detach() for t in outputs), gradients)
 
 
@@ -122,20 +124,22 @@ def outputs_with(model: nn.Module, tensors: Mapping[str, Tensor], probe: Probe) 
     inputs = probe.first(sys.maxsize)  # copies: a network may write into its inputs
     with undisturbed(model), _plain_attention(), torch.no_grad():
         output = call_with(model, tensors, inputs.args, inputs.kwargs)
-    return tuple(leaf for leaf in pytree.tree_leaves(without_caches(output)) if _is_number(leaf))
+    return tuple(leaf for leaf in pytree.tree_leaves(without_caches(output)) if is_number(leaf))
 
 
 def _copied(tensor: Tensor, dtype: torch.dtype) -> Tensor:
-    if not _is_number(tensor):
+    if not is_number(tensor):
         return tensor.detach().clone()
     return tensor.detach().to(dtype.to_complex() if tensor.is_complex() else dtype, copy=True)
 
 
-def _is_number(leaf: Any) -> bool:
+def is_number(leaf: Any) -> bool:
+    """Is it a tensor that outputs and gradients are compared by?"""
     return isinstance(leaf, Tensor) and (leaf.is_floating_point() or leaf.is_complex())
 
 
-def _gradients(outputs: tuple[Tensor, ...], wanted: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+def gradients_of(outputs: tuple[Tensor, ...], wanted: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    """Gradients of the same projection of outputs in every network."""
     found: tuple[Tensor | None, ...] = torch.autograd.grad(
         _projection(outputs), list(wanted.values()), allow_unused=True
     )
@@ -198,6 +202,7 @@ class Reference:
     double: Observation | None
     training: Observation | None
     note: str
+    approximation: float | None = None
 
 
 def reference(model: nn.Module, anatomy: Anatomy, keep: BoolArray, probe: Probe) -> Reference:
@@ -251,7 +256,7 @@ def prove(
         float64 = max(float64 or 0.0, _outputs_differ(training, expected.training))
         gradient = max(gradient or 0.0, _gradients_differ(training, expected.training, kept))
     samples = max((t.shape[0] for t in expected.single.outputs if t.dim()), default=0)
-    result = Equivalence(float32, float64, gradient, samples, expected.note)
+    result = Equivalence(float32, float64, gradient, samples, expected.note, expected.approximation)
     too_far = _too_far(result, FLOAT64_LIMIT, GRADIENT_LIMIT)
     if too_far and max(float64 or 1.0, gradient or 1.0) < SENSITIVE_LIMIT:
         too_far = _too_far(result, *_limits_of_a_sensitive(model, probe))

@@ -17,6 +17,7 @@ from torch import Tensor, fx, nn
 from torch.export import ExportedProgram
 from torch.utils import _pytree as pytree
 
+from esper.anatomy.approximate import left_at
 from esper.anatomy.deployed import deployed
 from esper.anatomy.equivalence import (
     FLOAT32_LIMIT,
@@ -27,6 +28,7 @@ from esper.anatomy.equivalence import (
     difference,
 )
 from esper.anatomy.masking import masked_axes, zero_masked
+from esper.anatomy.over_survivors import shrink
 from esper.anatomy.propagate import propagate
 from esper.anatomy.rewriting import rewrite
 from esper.anatomy.structure import Anatomy, BoolArray
@@ -92,8 +94,11 @@ def cut_traced(
     for (name, axis), gone in masked_axes(anatomy, keep).items():
         for target in (target for target, owner in own.items() if owner == name):
             zero_masked(masked_state, {(target, axis): gone})
-    masked = finish(module_of(program, masked_state))
-    survivors = Survivors(propagate(traced), removed)
+    found = propagate(traced, allow_approximate=bool(anatomy.couplings))
+    survivors = Survivors(found, removed)
+    uncut = module_of(program, masked_state)
+    shrink(uncut, left_at(program.graph, found, survivors))
+    masked = finish(uncut)
     rewritten = [name for part in _parts(program) for name in rewrite(part.graph, survivors)]
     kept = kept_indices(anatomy, removed)
     cut: dict[int, Tensor] = {}  # tied tensors stay one

@@ -51,17 +51,20 @@ class Propagation:
     values: dict[fx.Node, list[Any]]
 
 
-def propagate(traced: Traced) -> Propagation:
-    """Interprets the exported graph of `traced` on labels."""
-    run = _Run(traced)
+def propagate(traced: Traced, *, allow_approximate: bool = False) -> Propagation:
+    """Interprets the exported graph of `traced` on labels.
+
+    With `allow_approximate`, what a normalization runs over may go although that changes the rest a little.
+    """
+    run = _Run(traced, allow_approximate)
     with torch.device("cpu"):  # whatever the user's default device is, labels live here
         run.freeze_output(run.graph(traced.program.graph))
     return Propagation(run.space, run.axes, run.parameters, run.notes, run.values)
 
 
 class _Run:
-    def __init__(self, traced: Traced) -> None:
-        self.traced = traced
+    def __init__(self, traced: Traced, allow_approximate: bool) -> None:
+        self.traced, self.allow_approximate = traced, allow_approximate
         self.space = LabelSpace()
         self.notes = Notes()
         self.axes: dict[str, list[Tensor]] = {}
@@ -134,7 +137,18 @@ class _Run:
         name = operator_name(node.target)
         target: Any = node.target
         where, is_needed = inside + node.name, node in self.needed
-        call = Call(where, name, target, tuple(args), dict(kwargs), shapes, self.space, self.notes, is_needed)
+        call = Call(
+            where,
+            name,
+            target,
+            tuple(args),
+            dict(kwargs),
+            shapes,
+            self.space,
+            self.notes,
+            is_needed,
+            is_approximate=self.allow_approximate and not inside,
+        )
         if name in _HOLDS_A_GRAPH:
             return self._body(call)
         return self._applied(node, call, values)

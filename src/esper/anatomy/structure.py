@@ -32,6 +32,7 @@ class Kind(StrEnum):
 
     CHANNEL = "channel"
     HEAD = "head"
+    EXPERT = "expert"
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,12 +52,17 @@ class Member:
 
 @dataclass(frozen=True, eq=False)
 class Group:
-    """Units that run through the same tensor axes and can be removed one by one."""
+    """Units that run through the same tensor axes and can be removed one by one.
+
+    `coupling` names the normalization through which removing a unit changes the others a little; empty if
+    it can go without a trace.
+    """
 
     name: str
     kind: Kind
     width: int
     members: tuple[Member, ...]
+    coupling: str = ""
 
 
 @dataclass(frozen=True)
@@ -105,6 +111,18 @@ class Gate:
 
 
 @dataclass(frozen=True, eq=False)
+class Coupling:
+    """Where a normalization runs over units: along `axis` of the first argument of graph node `node`.
+
+    `units` tells for every coordinate of that axis the unit that it goes with, or -1.
+    """
+
+    node: str
+    axis: int
+    units: IntArray
+
+
+@dataclass(frozen=True, eq=False)
 class Anatomy:
     """What a network is made of. Unit `offsets[g] + i` is the i-th unit of group g."""
 
@@ -115,6 +133,8 @@ class Anatomy:
     gates: tuple[Gate, ...] = ()
     activations: tuple[Term, ...] = ()
     """Elements that each contraction makes for one sample; elementwise work and memory follow them."""
+    couplings: tuple[Coupling, ...] = ()
+    """Normalizations over units; none unless approximation was allowed."""
 
     def __repr__(self) -> str:
         return summary(self)
@@ -167,6 +187,13 @@ class Anatomy:
             for member in group.members:
                 lost.setdefault((member.tensor, member.axis), []).append(member.index[gone].ravel())
         return {key: np.unique(np.concatenate(parts)) for key, parts in lost.items()}
+
+    def left_of_statistics(self, keep: BoolArray) -> dict[tuple[str, int], IntArray]:
+        """For every (node, axis) whose normalization loses something: the sorted coordinates that stay."""
+        self.check_mask(keep)
+        stays = np.append(keep, True)  # the last entry serves "no unit" (-1)
+        left = {(c.node, c.axis): stays[c.units] for c in self.couplings}
+        return {key: np.flatnonzero(is_left) for key, is_left in left.items() if not is_left.all()}
 
     def kept_shapes(self, keep: BoolArray) -> dict[str, tuple[int, ...]]:
         """The shape of every tensor after the cut."""
@@ -253,6 +280,7 @@ class Anatomy:
                     "kind": g.kind.value,
                     "width": g.width,
                     "members": [[m.tensor, m.axis, m.role, m.index.tolist()] for m in g.members],
+                    "coupling": g.coupling,
                 }
                 for g in self.groups
             ],
@@ -264,6 +292,7 @@ class Anatomy:
             "gates": [
                 [g.node, g.argument, list(g.units.shape), g.units.ravel().tolist()] for g in self.gates
             ],
+            "couplings": [[c.node, c.axis, c.units.tolist()] for c in self.couplings],
         }
 
     @classmethod
@@ -279,6 +308,7 @@ class Anatomy:
                         Member(t, a, np.asarray(i, np.int64).reshape(g["width"], -1), r)
                         for t, a, r, i in g["members"]
                     ),
+                    g["coupling"],
                 )
                 for g in data["groups"]
             ),
@@ -288,6 +318,7 @@ class Anatomy:
                 Gate(n, a, np.asarray(u, np.int64).reshape(shape)) for n, a, shape, u in data["gates"]
             ),
             activations=_terms_from(data["activations"]),
+            couplings=tuple(Coupling(n, a, np.asarray(u, np.int64)) for n, a, u in data["couplings"]),
         )
 
     @cached_property

@@ -13,7 +13,8 @@ from torch.optim import Optimizer
 from esper.anatomy.admission import check_tensors, check_values
 from esper.anatomy.attributes import fit_attributes
 from esper.anatomy.companions import copy_in
-from esper.anatomy.equivalence import Equivalence, Probe, reference
+from esper.anatomy.approximate import reference
+from esper.anatomy.equivalence import Equivalence, Probe
 from esper.anatomy.modules import refresh
 from esper.anatomy.optimizer_state import StateLayouts, cut_state, named
 from esper.anatomy.ranks import group_of, together

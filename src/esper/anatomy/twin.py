@@ -22,6 +22,7 @@ from torch.export.graph_signature import InputKind
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils import _pytree as pytree
 
+from esper.anatomy.over_survivors import Left, OverSurvivors, left_in
 from esper.anatomy.plain_archive import refuse_pickle
 from esper.anatomy.structure import Anatomy, Gate, IntArray
 from esper.anatomy.trace import Traced, split_sample
@@ -105,11 +106,21 @@ class Twin:
     def run(self, state: State, sample: Any, gates: Gates | None = None) -> Any:
         """Runs the graph in eval mode; neither `state` nor `sample` is written to.
 
+        `state` are the network's tensors by name; entries of `left_as_tensors` beside them say which
+        normalizations run over what is left.
+
         Raises:
             EvidenceError: the sample is not built or shaped like the traced one, or a tensor is missing.
         """
         module = self.program.graph_module
-        return _Gated(module, gates or {}).run(*self._inputs(state, sample), enable_io_processing=False)
+        interpreter = _Gated(module, gates or {}, self._left(state))
+        return interpreter.run(*self._inputs(state, sample), enable_io_processing=False)
+
+    def _left(self, state: State) -> dict[fx.Node, Left]:
+        """Nodes whose normalization runs over survivors, if the state says so."""
+        left = left_in(state)
+        nodes = list(self.program.graph.nodes) if left else []
+        return {nodes[self.positions[name]]: stays for name, stays in left.items()}
 
     def _inputs(self, state: State, sample: Any) -> list[Any]:
         """What the placeholders get, in their order; copies where the graph may write to them."""
@@ -201,7 +212,7 @@ class Twin:
         """
         if not any(node.target in _EPSILON for node in self.program.graph.nodes):
             return dict(state)
-        interpreter = _Recalibrating(self.program.graph_module)
+        interpreter = _Recalibrating(self.program.graph_module, self._left(state))
         with torch.no_grad():
             for batch in batches:
                 interpreter.run(*self._inputs(state, batch), enable_io_processing=False)
@@ -301,11 +312,11 @@ def _fits(leaf: Any, shape: tuple[int | None, ...]) -> bool:
     return all(wanted in (None, size) for wanted, size in zip(shape, leaf.shape, strict=True))
 
 
-class _Gated(fx.Interpreter):
+class _Gated(OverSurvivors):
     """Interprets the graph and lets gates change arguments on the way."""
 
-    def __init__(self, module: fx.GraphModule, gates: Gates) -> None:
-        super().__init__(module, garbage_collect_values=True)
+    def __init__(self, module: fx.GraphModule, gates: Gates, left: Mapping[fx.Node, Left]) -> None:
+        super().__init__(module, left)
         self._gates: dict[fx.Node, list[tuple[int, Callable[[Tensor], Tensor]]]] = {}
         nodes = list(module.graph.nodes) if gates else []
         for (position, argument), gate in gates.items():
@@ -331,11 +342,11 @@ _EPSILON = {
 """Batch norms, as they are written and written out, with the place of their epsilon among the arguments."""
 
 
-class _Recalibrating(fx.Interpreter):
+class _Recalibrating(OverSurvivors):
     """Interprets the graph with every batch norm by the statistics of the batch, and adds these up."""
 
-    def __init__(self, module: fx.GraphModule) -> None:
-        super().__init__(module, garbage_collect_values=True)
+    def __init__(self, module: fx.GraphModule, left: Mapping[fx.Node, Left]) -> None:
+        super().__init__(module, left)
         self.sums: dict[fx.Node, tuple[Tensor, Tensor, int]] = {}
 
     def run_node(self, n: fx.Node) -> Any:

@@ -15,6 +15,7 @@ from esper.anatomy.rules import Product
 from esper.anatomy.structure import (
     Anatomy,
     BoolArray,
+    Coupling,
     FrozenAxis,
     Gate,
     Group,
@@ -52,9 +53,11 @@ def build(
     frozen: list[FrozenAxis] = []
     unit_of_class = np.full(int(classes.of.max(initial=0)) + 1, -1, np.int64)
     heads = _class_set(found.notes.heads, classes)
+    coupling = _coupling_reasons(found, classes)
     names: dict[str, int] = {}
     start = 0
-    for members, ids in _by_signature(coordinates, _roles(found, coordinates), classes.reason):
+    reasons = {**coupling, **classes.reason}
+    for members, ids in _by_signature(coordinates, _roles(found, coordinates), reasons):
         reason = classes.reason.get(int(ids[0]), "") or _why_not_removable(members, sizes)
         if not any(member.role == "producer" for member in members):
             continue  # kernel positions and input features are not what a reader looks for
@@ -63,7 +66,7 @@ def build(
             frozen.append(FrozenAxis(name, len(ids), reason))
             continue
         kind = Kind.HEAD if heads.intersection(ids.tolist()) else Kind.CHANNEL
-        groups.append(Group(name, kind, len(ids), members))
+        groups.append(Group(name, kind, len(ids), members, coupling.get(int(ids[0]), "")))
         unit_of_class[ids] = start + np.arange(len(ids))
         start += len(ids)
     work, elements = _terms(found.notes.products, classes, unit_of_class, batch)
@@ -74,7 +77,22 @@ def build(
         terms=work,
         gates=_gates(found, classes, unit_of_class),
         activations=elements,
+        couplings=_couplings(found, classes, unit_of_class),
     )
+
+
+def _coupling_reasons(found: Propagation, classes: Classes) -> dict[int, str]:
+    """For every class that a normalization runs over, which one; the first counts."""
+    reasons: dict[int, str] = {}
+    for coupled in found.notes.coupled:
+        for number in np.unique(classes.map(coupled.labels)):
+            reasons.setdefault(int(number), coupled.reason)
+    return reasons
+
+
+def _couplings(found: Propagation, classes: Classes, unit_of_class: IntArray) -> tuple[Coupling, ...]:
+    mapped = [(c.node, c.axis, unit_of_class[classes.map(c.labels)]) for c in found.notes.coupled]
+    return tuple(Coupling(*found) for found in mapped if (found[2] >= 0).any())
 
 
 def _why_not_removable(members: tuple[Member, ...], sizes: Mapping[tuple[str, int], int]) -> str:

@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from esper.anatomy import Anatomy, masked_axes, zero_masked
+from esper.anatomy.over_survivors import left_as_tensors
 from esper.anatomy.structure import BoolArray
 from esper.anatomy.twin import Twin
 from esper.checkpoint.codec import decode, encode, from_json, to_json
@@ -67,7 +68,7 @@ class OpenCase:
         for name in {name for name, _ in axes}:
             state[name] = state[name].clone()
         zero_masked(state, axes)
-        return _with_aliases(state, self.anatomy)
+        return {**_with_aliases(state, self.anatomy), **left_as_tensors(self.anatomy, keep)}
 
 
 def open_case(case: Case) -> OpenCase:

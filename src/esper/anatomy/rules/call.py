@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from esper.anatomy.labels import Flow, LabelSpace
+from esper.anatomy.labels import Flow, LabelSpace, varying_axes
 
 Result = Any  # a Flow, a list of Flows, or a plain number
 
@@ -37,15 +37,26 @@ class Read:
     axes: tuple[int, ...]
 
 
+@dataclass(frozen=True)
+class Coupled:
+    """An axis of the first argument of `node` that it normalizes over; one label for each coordinate."""
+
+    node: str
+    axis: int
+    labels: Tensor
+    reason: str
+
+
 @dataclass
 class Notes:
-    """What rules observe: labels of weight rows and columns, contractions, reads."""
+    """What rules observe: labels of weight rows and columns, contractions, reads, normalized axes."""
 
     produced: list[Tensor] = field(default_factory=list)
     consumed: list[Tensor] = field(default_factory=list)
     heads: list[Tensor] = field(default_factory=list)
     products: list[Product] = field(default_factory=list)
     reads: list[Read] = field(default_factory=list)
+    coupled: list[Coupled] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -62,6 +73,8 @@ class Call:
     notes: Notes
     is_needed: bool = True
     """Does an output depend on it? Code that nobody reads still has to run; its values do not matter."""
+    is_approximate: bool = False
+    """May normalizations lose what they run over?"""
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -86,10 +99,22 @@ class Call:
         """Every tensor argument, also those inside lists."""
         return [leaf for leaf in pytree.tree_leaves((self.args, self.kwargs)) if isinstance(leaf, Flow)]
 
-    def couple(self, flow: Flow, axis: int, what: str) -> None:
-        """Says that the result depends on every coordinate of an axis: none can go without changing it."""
-        if self.is_needed:
-            self.space.fix_axis(flow, axis, f"statistic-coupled: {self.where}{what}")
+    def couple(self, flow: Flow, axis: int, what: str, *, can_shrink: bool = False) -> None:
+        """Says that the result depends on every coordinate of an axis: none can go without changing it.
+
+        Where approximation is allowed and the operator `can_shrink` (run over what is left), they may go.
+        """
+        if not self.is_needed:
+            return
+        reason = f"statistic-coupled: {self.where}{what}"
+        if not (self.is_approximate and can_shrink):
+            self.space.fix_axis(flow, axis, reason)
+            return
+        for layer in flow.layers:
+            if layer.shape[axis] > 1:
+                others = [other for other in varying_axes(layer) if other != axis]
+                labels = self.space.conjunction(layer, others).flatten()
+                self.notes.coupled.append(Coupled(self.node, axis, labels, reason))
 
     def only(self) -> Flow:
         """The first argument, for rules that follow nothing else: every other tensor argument is frozen."""

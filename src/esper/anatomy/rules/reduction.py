@@ -27,6 +27,11 @@ REDUCTIONS = operators(
     argmin any all median nansum nanmean count_nonzero"""
 )
 ZERO_OF_ZEROS = operators("mean sum amax amin prod var std norm linalg_vector_norm nansum nanmean")
+SHRINKING = operators(
+    """mean sum amax amin var std var_mean std_mean norm linalg_vector_norm logsumexp softmax _softmax
+    log_softmax _log_softmax"""
+)
+"""Statistics that can run over what is left of an axis: see `over_survivors.py`."""
 ALONG = operators("softmax _softmax log_softmax _log_softmax cumsum cumprod logcumsumexp sort topk argsort")
 MAKERS = operators(
     """arange eye linspace scalar_tensor rand randn randint tril_indices triu_indices _shape_as_tensor"""
@@ -65,7 +70,7 @@ def reduced(call: Call) -> Result:
         read(call, 0, flow, axes)
     else:
         for axis in axes:
-            call.couple(flow, axis, " runs over it")
+            call.couple(flow, axis, " runs over it", can_shrink=call.name in SHRINKING)
     layers = [call.space.conjunction(layer, axes) for layer in flow.layers]
     is_zeroed = flow.is_zeroed and call.name in ZERO_OF_ZEROS
     results = []
@@ -94,7 +99,7 @@ def along(call: Call) -> Result:
     """Softmax and the like: the axis it runs along keeps its size, the rest flows on."""
     flow = call.only()
     axis = int(call.arg(2 if call.name == "topk" else 1, "dim", -1)) % len(flow.shape)
-    call.couple(flow, axis, " runs over it")
+    call.couple(flow, axis, " runs over it", can_shrink=call.name in SHRINKING)
     layers = [call.space.conjunction(layer, [axis]) for layer in flow.layers]
     others = [layer for layer in layers if varying_axes(layer)]
     results = [
@@ -139,13 +144,14 @@ def layer_norm(call: Call) -> Result:
     """Layer and RMS norm: every element depends on the whole axis, so its width is statistic-coupled."""
     flow = call.args[0]
     for axis in range(len(flow.shape) - len(call.args[1]), len(flow.shape)):
-        call.couple(flow, axis, "")
+        call.couple(flow, axis, "", can_shrink=True)
     weight, bias = call.arg(2, "weight"), None if call.name == "rms_norm" else call.arg(3, "bias")
     met = flow
     for companion in (weight, bias):
         if isinstance(companion, Flow):
             met = call.space.meet(met, companion, call.reason("has a fixed size"))
-    return _normalized(call, replace(met, is_zeroed=flow.is_zeroed and bias is None))
+    is_zeroed = flow.is_zeroed and bias is None or call.is_approximate  # a shrunk norm gives zeros there
+    return _normalized(call, replace(met, is_zeroed=is_zeroed))
 
 
 def group_norm(call: Call) -> Result:
