@@ -36,10 +36,11 @@ def reference(model: nn.Module, anatomy: Anatomy, keep: BoolArray, probe: Probe)
     merely_masked = masked_reference(model, anatomy, keep, probe)
     if not anatomy.left_of_statistics(keep):
         return merely_masked
-    single, double = (_observed(model, anatomy, keep, probe, t) for t in (torch.float32, torch.float64))
+    single = _observed(model, anatomy, keep, probe, torch.float32)
+    double = merely_masked.double and _observed(model, anatomy, keep, probe, torch.float64)
     pairs = zip(single.outputs, merely_masked.single.outputs, strict=True)
     moved = max(difference(ours, theirs) for ours, theirs in pairs)
-    note = "normalizations run over what is left, in eval mode"
+    note = merely_masked.note or "normalizations run over what is left, in eval mode"
     return Reference(single, double, None, note, approximation=moved)
 
 

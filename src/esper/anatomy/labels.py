@@ -59,6 +59,8 @@ class Flow:
     is_constant: bool = False
     is_zeroed: bool = False
     cause: str = ""
+    points: Tensor | None = None
+    """For numbers of coordinates, as top-k gives them: the labels of those coordinates, in their order."""
 
     def moved(self, shape: Sequence[int], layers: Sequence[Tensor]) -> Flow:
         """The same content, rearranged."""
@@ -239,7 +241,7 @@ class LabelSpace:
             self._stays[labels] = True
 
     def freeze_flow(self, flow: Flow, reason: str) -> None:
-        for layer in flow.layers:
+        for layer in (*flow.layers, *(() if flow.points is None else (flow.points,))):
             self.freeze(layer, reason)
 
     def are_zeroed(self, layers: Sequence[Tensor], by: Sequence[Flow]) -> bool:

@@ -41,6 +41,11 @@ def over_survivors(
         rest[1:], named = pytree.tree_map(lambda leaf: _picked(leaf, own), (rest[1:], named))
         rest[0] = list(_picked(whole, left).shape[first:])
     result = target(_picked(whole, left), *rest, **named)
+    if name == "topk":
+        (_, stays), *others = left
+        if others:
+            raise NotImplementedError("top-k runs over one axis")
+        return result[0], stays.to(whole.device)[result[1]]
     if name not in _KEEP_THE_AXIS:
         return result
     if isinstance(result, Tensor):

@@ -14,7 +14,7 @@ from torch.utils import _pytree as pytree
 
 from esper.anatomy.labels import Flow, LabelSpace
 from esper.anatomy.lowering import is_in_place, is_view, operator_name
-from esper.anatomy.rules import RULES, Call, Notes, Result, Rule
+from esper.anatomy.rules import RULES, Call, Notes, Result, Rule, pointing
 from esper.anatomy.trace import Traced, concrete
 
 _HOLDS_A_GRAPH = (
@@ -168,7 +168,7 @@ class _Run:
         def marked(flow: Flow) -> Flow:
             return replace(flow, is_constant=is_constant, cause=flow.cause or ("" if flow.layers else cause))
 
-        result = pytree.tree_map(marked, result, is_leaf=_is_flow)
+        result = pointing(call, pytree.tree_map(marked, result, is_leaf=_is_flow))
         value = node.meta.get("val")
         if isinstance(value, (list, tuple)) and not isinstance(result, list):
             result = [result if isinstance(v, Tensor) else concrete(v) for v in value]

@@ -209,6 +209,22 @@ def _groups_at(position: int, name: str = "groups") -> Callable[[_Call], None]:
     return rule
 
 
+def _classes(position: int, name: str) -> Callable[[_Call], None]:
+    """How many experts there are, where their numbers are counted or spelled out."""
+
+    def rule(call: _Call) -> None:
+        call.put(position, name, _count(call.given[0][-1]))
+
+    return rule
+
+
+def _histogram(call: _Call) -> None:
+    """Arguments: input, bins, lowest, highest."""
+    count = _count(call.given[0][0])
+    call.put(1, "bins", count)
+    call.put(3, "max", count - 1)
+
+
 def _native_group_norm(call: _Call) -> None:
     """Arguments: input, weight, bias, N, C, HxW, group, eps."""
     _groups_at(6)(call)
@@ -232,6 +248,8 @@ RULES: Mapping[str, Callable[[_Call], None]] = {
     **dict.fromkeys(("convolution", "_convolution"), _groups_at(8)),
     "group_norm": _groups_at(1, "num_groups"),
     "native_group_norm": _native_group_norm,
+    "histc": _histogram,
+    "one_hot": _classes(1, "num_classes"),
     "channel_shuffle": _groups_at(1),
     "native_channel_shuffle": _groups_at(1),
 }

@@ -34,6 +34,11 @@ class Kind(StrEnum):
     HEAD = "head"
     EXPERT = "expert"
 
+    @property
+    def level(self) -> str:
+        """The level of decisions that it belongs to: whole experts are decided on like heads."""
+        return "head" if self is Kind.EXPERT else self.value
+
 
 @dataclass(frozen=True, eq=False)
 class Member:
@@ -55,7 +60,8 @@ class Group:
     """Units that run through the same tensor axes and can be removed one by one.
 
     `coupling` names the normalization through which removing a unit changes the others a little; empty if
-    it can go without a trace.
+    it can go without a trace. `least` is how many units the network needs: as many experts as every token
+    is sent to.
     """
 
     name: str
@@ -63,6 +69,7 @@ class Group:
     width: int
     members: tuple[Member, ...]
     coupling: str = ""
+    least: int = 1
 
 
 @dataclass(frozen=True)
@@ -281,6 +288,7 @@ class Anatomy:
                     "width": g.width,
                     "members": [[m.tensor, m.axis, m.role, m.index.tolist()] for m in g.members],
                     "coupling": g.coupling,
+                    "least": g.least,
                 }
                 for g in self.groups
             ],
@@ -309,6 +317,7 @@ class Anatomy:
                         for t, a, r, i in g["members"]
                     ),
                     g["coupling"],
+                    g["least"],
                 )
                 for g in data["groups"]
             ),

@@ -53,6 +53,9 @@ def build(
     frozen: list[FrozenAxis] = []
     unit_of_class = np.full(int(classes.of.max(initial=0)) + 1, -1, np.int64)
     heads = _class_set(found.notes.heads, classes)
+    routed = _class_set(found.notes.routed, classes)
+    least = {int(c): count for layer, count in found.notes.least for c in np.unique(classes.map(layer))}
+    ranks = {name: len(axes) for name, axes in found.axes.items()}
     coupling = _coupling_reasons(found, classes)
     names: dict[str, int] = {}
     start = 0
@@ -66,7 +69,10 @@ def build(
             frozen.append(FrozenAxis(name, len(ids), reason))
             continue
         kind = Kind.HEAD if heads.intersection(ids.tolist()) else Kind.CHANNEL
-        groups.append(Group(name, kind, len(ids), members, coupling.get(int(ids[0]), "")))
+        if routed.intersection(ids.tolist()) and any(ranks[member.tensor] > 2 for member in members):
+            kind = Kind.EXPERT
+        needed = max((least.get(number, 1) for number in ids.tolist()), default=1)
+        groups.append(Group(name, kind, len(ids), members, coupling.get(int(ids[0]), ""), needed))
         unit_of_class[ids] = start + np.arange(len(ids))
         start += len(ids)
     work, elements = _terms(found.notes.products, classes, unit_of_class, batch)

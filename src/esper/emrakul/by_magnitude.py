@@ -62,7 +62,7 @@ def choose_by_magnitude(
     if allowed is not None:
         scores = np.where(allowed, scores, np.nan)
     levels = {level.value for level in settings.schedule.levels}
-    is_level = np.array([group.kind.value in levels for group in anatomy.groups], np.bool_)
+    is_level = np.array([group.kind.level in levels for group in anatomy.groups], np.bool_)
     scores = np.where(is_level[anatomy.group_of], scores, np.nan) if anatomy.groups else scores
     choose = _alike if homogeneous else _freely
     keep = choose(anatomy, scores, settings, settings.target)

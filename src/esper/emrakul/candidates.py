@@ -58,7 +58,7 @@ class Blocks:
 def kinds_allowed(anatomy: Anatomy, allowance: Allowance) -> BoolArray:
     """Units whose kind the allowance names: shape [units]."""
     names = {level.value for level in allowance.levels}
-    per_group = np.array([group.kind.value in names for group in anatomy.groups], np.bool_)
+    per_group = np.array([group.kind.level in names for group in anatomy.groups], np.bool_)
     return per_group[anatomy.group_of]
 
 
@@ -88,7 +88,7 @@ def step_sizes(anatomy: Anatomy, round_to: int) -> IntArray:
     widths = np.array([group.width for group in anatomy.groups], np.int64)
     while (too_large := (steps > 1) & (2 * steps > widths)).any():
         steps[too_large] //= 2
-    steps[[group.kind is Kind.HEAD for group in anatomy.groups]] = 1
+    steps[[group.kind.level == Kind.HEAD for group in anatomy.groups]] = 1
     return steps
 
 

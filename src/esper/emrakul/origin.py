@@ -84,15 +84,17 @@ def floors(anatomy: Anatomy, settings: Settings, origin: Origin) -> IntArray:
     """Fewest units that every group keeps: shape [groups].
 
     Channels: the larger of `min_keep_fraction` of the original width, and `min_channels` or, where that is
-    less, `narrow_keep_fraction` of the width. Heads: `min_heads`. Never fewer than one; a group that is
+    less, `narrow_keep_fraction` of the width. Heads and experts: `min_heads`. Never
+    fewer than the network needs (one, or as many experts as every token is sent to); a group that is
     narrower than its floor keeps what it has.
     """
     rules = settings.floors
     width = np.array([origin.widths.get(group.name, group.width) for group in anatomy.groups], np.float64)
-    is_head = np.array([group.kind is Kind.HEAD for group in anatomy.groups], np.bool_)
+    is_head = np.array([group.kind.level == Kind.HEAD for group in anatomy.groups], np.bool_)
+    least = np.array([group.least for group in anatomy.groups], np.int64)
     narrow = np.minimum(rules.min_channels, _up(settings.narrow_keep_fraction * width))
     channels = np.maximum(narrow, _up(settings.min_keep_fraction * width))
-    return np.maximum(np.where(is_head, rules.min_heads, channels), 1).astype(np.int64)
+    return np.maximum(np.where(is_head, rules.min_heads, channels), least).astype(np.int64)
 
 
 def _up(values: np.ndarray[Any, np.dtype[np.float64]]) -> np.ndarray[Any, np.dtype[np.float64]]:

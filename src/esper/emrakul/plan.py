@@ -185,7 +185,7 @@ def shrink(plan: Plan, anatomy: Anatomy, origin: Origin | None = None) -> Plan:
     return replace(
         plan,
         **arrays,
-        level=Level.highest(anatomy.groups[int(group)].kind.value for group in kinds),
+        level=Level.highest(anatomy.groups[int(group)].kind.level for group in kinds),
         removed_after=1 - model.total(left) / plan.origin_cost,
         rejected={**plan.rejected, Rejection.SHRUNK: np.sort(dropped)},
         notes=(*plan.notes, f"Shrunk from {plan.units.size} to {int(stays.sum())} units after a no-go."),

@@ -79,7 +79,7 @@ def make_plan(
         anatomy_digest=anatomy.digest,
         cost=allowance.cost,
         origin_cost=search.origin_cost,
-        level=Level.highest(anatomy.groups[int(g)].kind.value for g in np.unique(anatomy.group_of[chosen])),
+        level=Level.highest(anatomy.groups[int(g)].kind.level for g in np.unique(anatomy.group_of[chosen])),
         keep_before=keep.copy(),
         units=chosen,
         blocks=np.repeat(np.arange(chosen_blocks.size), blocks.sizes[chosen_blocks]),

@@ -223,7 +223,7 @@ class Masking:
             return
         self.recovery.before_mask()
         before, base_step = self._parts.removed_fraction(), self._parts.saving.hold(TRIAL)
-        level = Level.highest(anatomy.groups[int(g)].kind.value for g in np.unique(anatomy.group_of[new]))
+        level = Level.highest(anatomy.groups[int(g)].kind.level for g in np.unique(anatomy.group_of[new]))
         settled = self._memory.trial.settled_before(masks.keep)
         self._parts.network.adjust(changes)
         masks.apply(decision.keep & masks.keep)

@@ -85,7 +85,7 @@ def judge(before: Measurement, after: Measurement, level: Level, settings: Setti
 def level_of(anatomy: Anatomy, keep_before: BoolArray, keep_after: BoolArray) -> Level:
     """Whose limit applies: the least far-reaching level that is touched; its limit is the strictest."""
     touched = np.unique(anatomy.group_of[keep_before & ~keep_after])
-    levels = {Level(anatomy.groups[int(group)].kind.value) for group in touched}
+    levels = {Level(anatomy.groups[int(group)].kind.level) for group in touched}
     return next((level for level in Level if level in levels), Level.CHANNEL)
 
 

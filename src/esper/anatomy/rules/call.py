@@ -57,6 +57,10 @@ class Notes:
     products: list[Product] = field(default_factory=list)
     reads: list[Read] = field(default_factory=list)
     coupled: list[Coupled] = field(default_factory=list)
+    routed: list[Tensor] = field(default_factory=list)
+    """Labels that tokens are shared out among: experts, where a weight has them as one of three axes."""
+    least: list[tuple[Tensor, int]] = field(default_factory=list)
+    """Labels of which so many must stay."""
 
 
 @dataclass(frozen=True)

@@ -233,12 +233,21 @@ def _repeat_heads(call: Call, flow: Flow, heads: int) -> Flow:
 
 
 def grouped_matmul(call: Call) -> Result:
-    """[S, K] x [E, K, N]: every row meets the matrix of its own expert, so all experts keep one shape."""
-    x, weight = call.args[0], call.args[1]
+    """[S, K] x [E, K, N]: every row meets the matrix of its own expert, so all experts keep one shape.
+
+    Rows are sorted by expert, and the offsets say where each one's begin: whole experts go with their offset.
+    """
+    x, weight, offsets = call.args[0], call.args[1], call.arg(2, "offs")
     if (len(x.shape), len(weight.shape)) != (2, 3):
         return call.frozen(f"{call.where} is used in a form that is not followed")
     read(call, 0, x, [-1])
-    call.space.fix_axis(weight, 0, f"{call.where} sends rows to experts by number")
+    own = [layer for layer in weight.layers if varying_axes(layer) == (0,)]
+    if isinstance(offsets, Flow) and offsets.layers and own:
+        call.space.unite(own[0].flatten(), offsets.layers[0], "")
+        call.notes.consumed.append(own[0])
+        read(call, 1, weight, [0])
+    else:
+        call.space.fix_axis(weight, 0, f"{call.where} sends rows to experts by number")
     layers = [call.space.conjunction(layer, [0]) for layer in weight.layers]
     one = weight.moved((1, *weight.shape[1:]), [layer for layer in layers if varying_axes(layer)])
     return squeezed(contract(call, x.unsqueezed(2), one, [1]), 1)

@@ -12,6 +12,7 @@ from torch import Tensor
 from esper.anatomy.labels import Flow, compact, varying_axes
 from esper.anatomy.rules.call import Call, Result, Rule, operators, read, spread
 from esper.anatomy.rules.pointwise import pointwise
+from esper.anatomy.rules.routing import pointed, routed
 
 POOLS = operators(
     """avg_pool1d avg_pool2d avg_pool3d max_pool1d max_pool2d max_pool3d max_pool2d_with_indices
@@ -29,7 +30,7 @@ REDUCTIONS = operators(
 ZERO_OF_ZEROS = operators("mean sum amax amin prod var std norm linalg_vector_norm nansum nanmean")
 SHRINKING = operators(
     """mean sum amax amin var std var_mean std_mean norm linalg_vector_norm logsumexp softmax _softmax
-    log_softmax _log_softmax"""
+    log_softmax _log_softmax topk"""
 )
 """Statistics that can run over what is left of an axis: see `over_survivors.py`."""
 ALONG = operators("softmax _softmax log_softmax _log_softmax cumsum cumprod logcumsumexp sort topk argsort")
@@ -99,13 +100,21 @@ def along(call: Call) -> Result:
     """Softmax and the like: the axis it runs along keeps its size, the rest flows on."""
     flow = call.only()
     axis = int(call.arg(2 if call.name == "topk" else 1, "dim", -1)) % len(flow.shape)
-    call.couple(flow, axis, " runs over it", can_shrink=call.name in SHRINKING)
+    can_shrink = call.name in SHRINKING
+    if not (call.name == "cumsum" and flow.is_zeroed):  # where nothing is added the others stay as they are
+        call.couple(flow, axis, " runs over it", can_shrink=can_shrink)
     layers = [call.space.conjunction(layer, [axis]) for layer in flow.layers]
     others = [layer for layer in layers if varying_axes(layer)]
+    is_zeroed = call.is_approximate and can_shrink  # a shrunk softmax gives zeros there
     results = [
-        call.result(flow.layers if shape == flow.shape and not _shuffles(call) else others, shape)
+        call.result(
+            flow.layers if shape == flow.shape and not _shuffles(call) else others,
+            shape,
+            is_zeroed=is_zeroed,
+        )
         for shape in call.shapes
     ]
+    routed(call, flow, axis, results)
     return results if len(results) > 1 else results[0]
 
 
@@ -201,9 +210,11 @@ def indexed(call: Call) -> Result:
         flow = _beside(call, flow, call.args[2], hit[0])
     for index in indices:
         if index is not None and call.name != "gather":
-            call.space.freeze_flow(index, f"{call.where} takes it for a number")
+            call.space.freeze_flow(replace(index, points=None), f"{call.where} takes it for a number")
     for axis in hit:
-        call.space.fix_axis(flow, axis, f"{call.where} looks it up by number")
+        index = indices[axis]
+        if index is None or not pointed(call, flow, axis, index):
+            call.space.fix_axis(flow, axis, f"{call.where} looks it up by number")
     layers = [call.space.conjunction(layer, hit) for layer in flow.layers]
     moved = [_picked(call, layer, flow, indices, hit) for layer in layers if varying_axes(layer)]
     return call.result(moved, is_zeroed=flow.is_zeroed)

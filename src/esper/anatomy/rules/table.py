@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from esper.anatomy.rules import contraction, einsum, movement, pointwise, reduction, writing
+from esper.anatomy.rules import contraction, einsum, movement, pointwise, reduction, routing, writing
 from esper.anatomy.rules.call import Rule
 
 RULES: dict[str, Rule] = {
@@ -12,4 +12,5 @@ RULES: dict[str, Rule] = {
     **contraction.RULES,
     **einsum.RULES,
     **writing.RULES,
+    **routing.RULES,
 }

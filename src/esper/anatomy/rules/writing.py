@@ -8,6 +8,7 @@ from torch import Tensor
 from esper.anatomy.labels import Flow, varying_axes
 from esper.anatomy.rules.call import Call, Result, Rule, operators
 from esper.anatomy.rules.movement import join
+from esper.anatomy.rules.routing import pointed
 
 BY_INDEX = operators("scatter scatter_add scatter_reduce index_add index_copy index_fill")
 
@@ -58,6 +59,9 @@ def by_index(call: Call) -> Result:
     target: Flow = call.args[0]
     axis = int(call.args[1]) % len(target.shape)
     reason = f"{call.where} writes to it by number"
+    index: Flow = call.args[2]
+    if pointed(call, target, axis, index) and call.name in ("scatter", "scatter_add"):
+        return _scattered(call, target, axis)
     call.space.fix_axis(target, axis, reason)
     met = target.moved(target.shape, _across(call, target, axis))
     for other in call.flows()[1:]:
@@ -72,6 +76,13 @@ def by_index(call: Call) -> Result:
             call.space.freeze_flow(flat, reason)
             call.space.freeze_flow(met, reason)
     return call.result([layer for layer in met.layers if varying_axes(layer)])
+
+
+def _scattered(call: Call, target: Flow, axis: int) -> Result:
+    """Values at the places of experts: that axis of the target goes with them, nothing else has labels."""
+    for other in call.flows()[1:]:
+        call.space.freeze_flow(other.moved(other.shape, other.layers), f"{call.where} writes them by number")
+    return call.result(target.layers, is_zeroed=target.is_zeroed)
 
 
 def _across(call: Call, flow: Flow, axis: int) -> list[Tensor]:
