@@ -8,19 +8,27 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
-from dataclasses import replace
 
-import numpy as np
 import torch
-from torch import Tensor, fx, nn
+from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from esper.anatomy.deployed import deployed
-from esper.anatomy.equivalence import Observation, Probe, Reference, difference, gradients_of, is_number
-from esper.anatomy.equivalence import reference as masked_reference
+from esper.anatomy.equivalence import (
+    Observation,
+    Probe,
+    Reference,
+    difference,
+    gradients_differ,
+    gradients_of,
+    is_number,
+    masked_reference,
+    outputs_differ,
+)
 from esper.anatomy.masking import masked_axes, zero_masked
-from esper.anatomy.over_survivors import Left, shrink
-from esper.anatomy.propagate import Propagation, propagate
+from esper.anatomy.over_survivors import shrink
+from esper.anatomy.program import in_double
+from esper.anatomy.propagate import propagate
 from esper.anatomy.structure import Anatomy, BoolArray
 from esper.anatomy.survivors import Survivors
 from esper.anatomy.trace import traced_as
@@ -36,38 +44,36 @@ def reference(model: nn.Module, anatomy: Anatomy, keep: BoolArray, probe: Probe)
     merely_masked = masked_reference(model, anatomy, keep, probe)
     if not anatomy.left_of_statistics(keep):
         return merely_masked
-    single = _observed(model, anatomy, keep, probe, torch.float32)
-    double = merely_masked.double and _observed(model, anatomy, keep, probe, torch.float64)
+    single = _seen(_uncut(model, anatomy, keep, probe, torch.float32), probe.cast(torch.float32))
     pairs = zip(single.outputs, merely_masked.single.outputs, strict=True)
     moved = max(difference(ours, theirs) for ours, theirs in pairs)
-    note = merely_masked.note or "normalizations run over what is left, in eval mode"
-    return Reference(single, double, None, note, approximation=moved)
+    if merely_masked.double is None:
+        return Reference(single, None, None, merely_masked.note, moved)
+    # Traced in float64 itself: code that computes one step in another precision would lose its casts else.
+    module, wide = _uncut(model, anatomy, keep, probe, torch.float64), probe.cast(torch.float64)
+    double, exact = _seen(module, wide), _seen(in_double(module), wide)
+    rounding = outputs_differ(double, exact), gradients_differ(double, exact, {})
+    note = "normalizations run over what is left; compared in eval mode"
+    return Reference(single, double, None, note, moved, rounding)
 
 
-def left_at(graph: fx.Graph, found: Propagation, survivors: Survivors) -> dict[str, Left]:
-    """By node: what is left of the axes that its normalization runs over."""
-    left: dict[str, list[tuple[int, Tensor]]] = {}
-    nodes = {node.name: node for node in graph.nodes}
-    for name, axis in sorted({(coupled.node, coupled.axis) for coupled in found.notes.coupled}):
-        source = nodes[name].args[0]
-        stays = survivors.of(source)[0][axis] if isinstance(source, fx.Node) else np.ones(0, np.bool_)
-        if not stays.all():
-            left.setdefault(name, []).append((axis, torch.from_numpy(np.flatnonzero(stays))))
-    return dict(left)
-
-
-def _observed(
+def _uncut(
     model: nn.Module, anatomy: Anatomy, keep: BoolArray, probe: Probe, dtype: torch.dtype
-) -> Observation:
-    """Traced in the very precision: code that computes one step in another would lose its casts else."""
+) -> nn.Module:
+    """The masked network as a module of its graph, with normalizations over what is left."""
     network, inputs = copy.deepcopy(model).to(dtype), probe.cast(dtype)
     with torch.no_grad():
         zero_masked(dict(network.named_parameters()), masked_axes(anatomy, keep))
     program = deployed(network, inputs.args, inputs.kwargs)
     found = propagate(traced_as(program, network), allow_approximate=True)
-    left = left_at(program.graph, found, Survivors(found, anatomy.removed_indices(keep)))
+    survivors = Survivors(found, anatomy.removed_indices(keep))
     module = program.module(check_guards=False)
-    shrink(module, left)
+    shrink(module, survivors.of_statistics(program.graph))
+    return module
+
+
+def _seen(module: nn.Module, inputs: Probe) -> Observation:
+    """Outputs, and gradients by the network's own names of parameters."""
     wanted = {
         name.removeprefix("model."): parameter.requires_grad_()
         for name, parameter in module.named_parameters()
@@ -77,6 +83,6 @@ def _observed(
         output = module(*inputs.args, **inputs.kwargs)
         outputs = tuple(leaf for leaf in pytree.tree_leaves(output) if is_number(leaf))
         gradients: Mapping[str, Tensor] = {}
-        if dtype == torch.float64 and any(leaf.requires_grad for leaf in outputs):
+        if any(leaf.requires_grad for leaf in outputs):
             gradients = gradients_of(outputs, wanted)
     return Observation(tuple(leaf.detach() for leaf in outputs), gradients)

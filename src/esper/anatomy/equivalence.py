@@ -203,9 +203,11 @@ class Reference:
     training: Observation | None
     note: str
     approximation: float | None = None
+    rounding: tuple[float, float] = (0.0, 0.0)
+    """What its code rounds in float64, by naming a shorter type: differences of outputs and gradients."""
 
 
-def reference(model: nn.Module, anatomy: Anatomy, keep: BoolArray, probe: Probe) -> Reference:
+def masked_reference(model: nn.Module, anatomy: Anatomy, keep: BoolArray, probe: Probe) -> Reference:
     """Observes the masked network.
 
     Raises:
@@ -245,21 +247,21 @@ def prove(
             raises on its new shapes passes through.
     """
     single = observe(model, probe, torch.float32, with_gradients=False)
-    float32 = _outputs_differ(single, expected.single)
+    float32 = outputs_differ(single, expected.single)
     float64 = gradient = None
     if expected.double is not None:
         double = observe(model, probe, torch.float64)
-        float64 = _outputs_differ(double, expected.double)
-        gradient = _gradients_differ(double, expected.double, kept)
+        float64 = outputs_differ(double, expected.double)
+        gradient = gradients_differ(double, expected.double, kept)
     if expected.training is not None:
         training = observe(model, probe, torch.float64, batch_statistics=True)
-        float64 = max(float64 or 0.0, _outputs_differ(training, expected.training))
-        gradient = max(gradient or 0.0, _gradients_differ(training, expected.training, kept))
+        float64 = max(float64 or 0.0, outputs_differ(training, expected.training))
+        gradient = max(gradient or 0.0, gradients_differ(training, expected.training, kept))
     samples = max((t.shape[0] for t in expected.single.outputs if t.dim()), default=0)
     result = Equivalence(float32, float64, gradient, samples, expected.note, expected.approximation)
     too_far = _too_far(result, FLOAT64_LIMIT, GRADIENT_LIMIT)
     if too_far and max(float64 or 1.0, gradient or 1.0) < SENSITIVE_LIMIT:
-        too_far = _too_far(result, *_limits_of_a_sensitive(model, probe))
+        too_far = _too_far(result, *_limits_of_a_sensitive(model, probe, expected.rounding))
     if too_far:
         raise NotEquivalentError(
             f"The cut network differs from the masked one: {'; '.join(too_far)}. The cut was undone and "
@@ -269,27 +271,33 @@ def prove(
     return result
 
 
-def _limits_of_a_sensitive(model: nn.Module, probe: Probe) -> tuple[float, float]:
+def _limits_of_a_sensitive(
+    model: nn.Module, probe: Probe, rounding: tuple[float, float]
+) -> tuple[float, float]:
     """Limits for a network that enlarges rounding: by what the smallest change of its weights does."""
-    outputs, gradients = FLOAT64_LIMIT, GRADIENT_LIMIT
+    outputs, gradients = (
+        max(a, 10 * b) for a, b in zip((FLOAT64_LIMIT, GRADIENT_LIMIT), rounding, strict=True)
+    )
     for batch_statistics in (False, True):
         as_it_is = observe(model, probe, torch.float64, batch_statistics=batch_statistics)
         nudged = observe(model, probe, torch.float64, batch_statistics=batch_statistics, nudge=2.0**-52)
-        outputs = max(outputs, 100 * _outputs_differ(nudged, as_it_is))
-        gradients = max(gradients, 100 * _gradients_differ(nudged, as_it_is, {}))
+        outputs = max(outputs, 100 * outputs_differ(nudged, as_it_is))
+        gradients = max(gradients, 100 * gradients_differ(nudged, as_it_is, {}))
     return min(outputs, SENSITIVE_LIMIT), min(gradients, SENSITIVE_LIMIT)
 
 
-def _outputs_differ(ours: Observation, theirs: Observation) -> float:
+def outputs_differ(ours: Observation, theirs: Observation) -> float:
+    """Largest difference between outputs, relative; infinite if they are not the same ones."""
     if len(ours.outputs) != len(theirs.outputs):
         return float("inf")
     pairs = zip(ours.outputs, theirs.outputs, strict=True)
     return max((difference(a, b) for a, b in pairs), default=float("inf"))
 
 
-def _gradients_differ(
+def gradients_differ(
     ours: Observation, theirs: Observation, kept: Mapping[str, Mapping[int, Tensor]]
 ) -> float:
+    """The same of gradients, `theirs` at the coordinates in `kept`."""
     if ours.gradients.keys() != theirs.gradients.keys():
         return float("inf")
     left = {name: select(gradient, kept.get(name, {})) for name, gradient in theirs.gradients.items()}

@@ -25,7 +25,7 @@ def refused_groups(model: nn.Module, anatomy: Anatomy, probe: Probe) -> dict[str
     """
     keep = np.ones(anatomy.num_units, dtype=np.bool_)
     for number, group in enumerate(anatomy.groups):
-        keep[anatomy.unit_slice(number)][group.width - group.width // 2 :] = False
+        keep[anatomy.unit_slice(number)][max(group.width - group.width // 2, group.least) :] = False
     return feasible(model, anatomy, keep, probe)[1]
 
 

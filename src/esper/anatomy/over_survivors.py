@@ -1,8 +1,8 @@
 """Normalizations of a masked network that run over what is left, as those of the cut network will.
 
-Layer norms, means and softmaxes divide by something that every coordinate of an axis has a part in. Where the
-user allows approximation, units may go that such a statistic runs over, and "masked" then means: the statistic
-is taken over the survivors, and zeros stand where the others stood.
+Layer norms, means and softmaxes divide by something that every coordinate of an axis has a part in. Where
+the user allows approximation, units may go that such a statistic runs over, and "masked" then means: the
+statistic is taken over the survivors, and zeros stand where the others stood.
 """
 
 from __future__ import annotations
@@ -73,14 +73,14 @@ def left_as_tensors(anatomy: Anatomy, keep: BoolArray) -> dict[str, Tensor]:
     return {f"{_MARK}{axis}> {node}": torch.from_numpy(stays) for (node, axis), stays in left.items()}
 
 
-def left_in(state: Mapping[str, Tensor]) -> dict[str, Left]:
+def left_in(state: Mapping[str, Tensor]) -> dict[str, list[tuple[int, Tensor]]]:
     """By node: what those entries say."""
     found: dict[str, list[tuple[int, Tensor]]] = {}
     for name, stays in state.items():
         if name.startswith(_MARK):
             axis, _, node = name.removeprefix(_MARK).partition("> ")
             found.setdefault(node, []).append((int(axis), stays))
-    return dict(found)
+    return found
 
 
 class OverSurvivors(fx.Interpreter):

@@ -17,7 +17,6 @@ from torch import Tensor, fx, nn
 from torch.export import ExportedProgram
 from torch.utils import _pytree as pytree
 
-from esper.anatomy.approximate import left_at
 from esper.anatomy.deployed import deployed
 from esper.anatomy.equivalence import (
     FLOAT32_LIMIT,
@@ -97,7 +96,7 @@ def cut_traced(
     found = propagate(traced, allow_approximate=bool(anatomy.couplings))
     survivors = Survivors(found, removed)
     uncut = module_of(program, masked_state)
-    shrink(uncut, left_at(program.graph, found, survivors))
+    shrink(uncut, survivors.of_statistics(program.graph))
     masked = finish(uncut)
     rewritten = [name for part in _parts(program) for name in rewrite(part.graph, survivors)]
     kept = kept_indices(anatomy, removed)

@@ -316,8 +316,8 @@ class Anatomy:
                         Member(t, a, np.asarray(i, np.int64).reshape(g["width"], -1), r)
                         for t, a, r, i in g["members"]
                     ),
-                    g["coupling"],
-                    g["least"],
+                    g.get("coupling", ""),
+                    g.get("least", 1),
                 )
                 for g in data["groups"]
             ),
@@ -327,7 +327,7 @@ class Anatomy:
                 Gate(n, a, np.asarray(u, np.int64).reshape(shape)) for n, a, shape, u in data["gates"]
             ),
             activations=_terms_from(data["activations"]),
-            couplings=tuple(Coupling(n, a, np.asarray(u, np.int64)) for n, a, u in data["couplings"]),
+            couplings=tuple(Coupling(n, a, np.asarray(u, np.int64)) for n, a, u in data.get("couplings", ())),
         )
 
     @cached_property

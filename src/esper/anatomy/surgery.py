@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from esper.anatomy.admission import check_tensors, check_values
+from esper.anatomy.approximate import reference
 from esper.anatomy.attributes import fit_attributes
 from esper.anatomy.companions import copy_in
-from esper.anatomy.approximate import reference
 from esper.anatomy.equivalence import Equivalence, Probe
 from esper.anatomy.modules import refresh
 from esper.anatomy.optimizer_state import StateLayouts, cut_state, named

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import numpy as np
-from torch import fx
+import torch
+from torch import Tensor, fx
 from torch.utils import _pytree as pytree
 
 from esper.anatomy.labels import Flow, varying_axes
@@ -63,6 +64,16 @@ class Survivors:
             if not _equal(first, other):
                 raise SurgeryError(f"{node.name} is run twice and would have to lose different parts.")
         return first
+
+    def of_statistics(self, graph: fx.Graph) -> dict[str, list[tuple[int, Tensor]]]:
+        """By node of a graph: what is left of the axes that its normalization runs over, where they lose."""
+        left: dict[str, list[tuple[int, Tensor]]] = {}
+        nodes = {node.name: node for node in graph.nodes}
+        for name, axis in sorted({(coupled.node, coupled.axis) for coupled in self._found.notes.coupled}):
+            stays = self.of(nodes[name].args[0])[0][axis]
+            if not stays.all():
+                left.setdefault(name, []).append((axis, torch.from_numpy(np.flatnonzero(stays))))
+        return left
 
     def _left(self, flow: Flow, node: fx.Node) -> Left:
         stays = [np.ones(size, np.bool_) for size in flow.shape]

@@ -16,6 +16,13 @@ DEMO_EPOCHS = 24
 DEMO_FLOPS = 0.56
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of a table.")]
+Approximate = Annotated[
+    bool,
+    typer.Option(
+        "--allow-approximate",
+        help="Also units of a function's model that normalizations run over: residual width, experts.",
+    ),
+]
 Run = Annotated[Path, typer.Argument(help="A run directory: the run_dir given to esper.attach.")]
 
 
@@ -62,6 +69,7 @@ def inspect(
     svg: Annotated[
         Path | None, typer.Option(help="Also draw the network with its coupled groups into this file.")
     ] = None,
+    allow_approximate: Approximate = False,
     as_json: AsJson = False,
 ) -> None:
     """Show what can be removed from a network, what it would save, and what is frozen and why.
@@ -73,7 +81,7 @@ def inspect(
     from esper.cli.rows import anatomy_rows
     from esper.cli.targets import inspected
 
-    found = inspected(target)
+    found = inspected(target, allow_approximate=allow_approximate)
     rows = anatomy_rows(found)
     if svg is not None:
         draw(target, rows, svg)
@@ -98,6 +106,10 @@ def compact(
     data: Annotated[
         Path | None, typer.Option(help="Held-out samples to decide and judge by: .safetensors or .npz.")
     ] = None,
+    allow_approximate: Approximate = False,
+    fold: Annotated[
+        bool, typer.Option("--fold", help="Fold units of a function's model that are there twice.")
+    ] = False,
     as_program: Annotated[
         bool, typer.Option("--as-program", help="Cut a function's model as a program: its code is not asked.")
     ] = False,
@@ -112,20 +124,20 @@ def compact(
     smallest weights go and the quality is not measured, as with a share that a checkpoint loses beyond what
     is masked in it. The finished network of a run is written as it is.
     """
-    from esper.cli.compact import compact_target
+    from esper.cli.compact import Order
     from esper.cli.render import compact_table
 
-    facts = compact_target(
-        target,
-        out,
+    order = Order(
         flops=flops,
         parameters=parameters,
         blocks=tuple(block or ()),
         data=data,
         as_program=as_program,
+        allow_approximate=allow_approximate,
+        fold=fold,
         onnx=onnx,
-        hidden=as_json,
     )
+    facts = order.carry_out(target, out, hidden=as_json)
     output.show(compact_table(facts), facts, as_json)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,89 +15,91 @@ if TYPE_CHECKING:
     from esper.emrakul import Settings
 
 
-def compact_target(
-    target: str,
-    out: Path,
-    *,
-    flops: float | None,
-    parameters: float | None,
-    blocks: tuple[str, ...],
-    data: Path | None,
-    as_program: bool,
-    onnx: bool,
-    hidden: bool,
-) -> dict[str, Any]:
-    """Cuts what a target names and writes it into a new directory; returns the facts.
+@dataclass(frozen=True)
+class Order:
+    """What the user asked for, one field for each option of the command."""
 
-    A checkpoint loses the units that are masked in it, and more up to the share that is asked for; a
-    function's model loses that share, chosen by the loss on `data` if that is given. The finished network of
-    a run is written as it is. Unless `hidden`, a bar shows how far a choice is.
+    flops: float | None = None
+    parameters: float | None = None
+    blocks: tuple[str, ...] = ()
+    data: Path | None = None
+    as_program: bool = False
+    allow_approximate: bool = False
+    fold: bool = False
+    onnx: bool = False
 
-    Raises:
-        ConfigError: it is not said what shall go, or the target names nothing.
-        EsperError: it cannot be cut or written; nothing was.
-    """
-    if not Path(target).is_dir():
-        return _of_function(target, out, flops, parameters, blocks, data, as_program, onnx, hidden)
-    if data is not None or blocks:
-        raise ConfigError(f"{'--block' if blocks else '--data'} belongs to the model of a module:function.")
-    from esper.session.offline import compact_checkpoint, finished_files
+    def carry_out(self, target: str, out: Path, *, hidden: bool) -> dict[str, Any]:
+        """Cuts what a target names and writes it into a new directory; returns the facts.
 
-    catalog, checkpoint = checkpoint_at(Path(target))
-    settings = _settings(flops, parameters)
-    finished = finished_files(catalog, checkpoint) if settings is None else None
-    if finished is not None:
-        finished.write(out, onnx=onnx)
-        return {**finished.facts, "out": str(out)}
-    result = compact_checkpoint(catalog, checkpoint, settings)
-    result.save(out, onnx=onnx)
-    return {**result.facts(), "out": str(out)}
+        A checkpoint loses the units that are masked in it, and more up to the share that is asked for; a
+        function's model loses that share, chosen by the loss on `data` if that is given. The finished network
+        of a run is written as it is. Unless `hidden`, a bar shows how far a choice is.
 
+        Raises:
+            ConfigError: it is not said what shall go, or the target names nothing.
+            EsperError: it cannot be cut or written; nothing was.
+        """
+        if not Path(target).is_dir():
+            return self._of_function(target, out, hidden)
+        self._refuse_what_needs_a_function()
+        from esper.session.offline import compact_checkpoint, finished_files
 
-def _of_function(
-    target: str,
-    out: Path,
-    flops: float | None,
-    parameters: float | None,
-    blocks: tuple[str, ...],
-    data: Path | None,
-    as_program: bool,
-    onnx: bool,
-    hidden: bool,
-) -> dict[str, Any]:
-    from esper.session import compact
+        catalog, checkpoint = checkpoint_at(Path(target))
+        settings = self._settings()
+        finished = finished_files(catalog, checkpoint) if settings is None else None
+        if finished is not None:
+            finished.write(out, onnx=self.onnx)
+            return {**finished.facts, "out": str(out)}
+        result = compact_checkpoint(catalog, checkpoint, settings)
+        result.save(out, onnx=self.onnx)
+        return {**result.facts(), "out": str(out)}
 
-    if ":" not in target:
-        raise ConfigError(
-            f"Nothing can be cut at {target!r}: there is no such directory, and it is not of the form "
-            "module:function. Name a run directory, a checkpoint, or a function that returns (model, sample)."
-        )
-    model, sample, *loss = built(target)
-    if data is not None and not loss:
-        raise ConfigError(
-            f"The batches of {data} are judged by a loss: let {target} return it as third value."
-        )
-    with output.share_progress("choosing units", hidden or data is None) as told:
-        result = compact(
-            model,
-            sample=sample,
-            flops=flops,
-            parameters=parameters,
-            blocks=blocks,
-            probe=None if data is None else batches_in(data),
-            in_place=not as_program,
-            loss=loss[0] if loss else None,
-            progress=told,
-        )
-    result.save(out, onnx=onnx)
-    return {**result.facts(), "out": str(out)}
+    def _refuse_what_needs_a_function(self) -> None:
+        asked = {
+            "--block": bool(self.blocks),
+            "--data": self.data is not None,
+            "--allow-approximate": self.allow_approximate,
+            "--fold": self.fold,
+        }
+        for option in (name for name, is_asked in asked.items() if is_asked):
+            raise ConfigError(f"{option} belongs to the model of a module:function.")
 
+    def _of_function(self, target: str, out: Path, hidden: bool) -> dict[str, Any]:
+        from esper.session import compact
 
-def _settings(flops: float | None, parameters: float | None) -> Settings | None:
-    from esper.emrakul import Settings, Target
+        if ":" not in target:
+            raise ConfigError(
+                f"Nothing can be cut at {target!r}: there is no such directory, and it is not of the form "
+                "module:function. Name a run directory, a checkpoint, or a function that returns (model, "
+                "sample)."
+            )
+        model, sample, *loss = built(target)
+        if self.data is not None and not loss:
+            raise ConfigError(
+                f"The batches of {self.data} are judged by a loss: let {target} return it as third value."
+            )
+        with output.share_progress("choosing units", hidden or self.data is None) as told:
+            result = compact(
+                model,
+                sample=sample,
+                flops=self.flops,
+                parameters=self.parameters,
+                blocks=self.blocks,
+                probe=None if self.data is None else batches_in(self.data),
+                in_place=not self.as_program,
+                allow_approximate=self.allow_approximate,
+                fold=self.fold,
+                loss=loss[0] if loss else None,
+                progress=told,
+            )
+        result.save(out, onnx=self.onnx)
+        return {**result.facts(), "out": str(out)}
 
-    if flops is None and parameters is None:
-        return None
-    if flops is not None and parameters is not None:
-        raise ConfigError("Give one of --flops and --parameters: each says alone how much shall go.")
-    return Settings(target=Target(flops=flops, parameters=parameters))
+    def _settings(self) -> Settings | None:
+        from esper.emrakul import Settings, Target
+
+        if self.flops is None and self.parameters is None:
+            return None
+        if self.flops is not None and self.parameters is not None:
+            raise ConfigError("Give one of --flops and --parameters: each says alone how much shall go.")
+        return Settings(target=Target(flops=self.flops, parameters=self.parameters))

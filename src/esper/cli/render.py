@@ -72,6 +72,9 @@ def compact_table(facts: Mapping[str, Any]) -> RenderableType:
     lines = [f"written to {facts['out']}"]
     if error is not None:
         lines.append(f"cut against masked network: largest difference {figures.plain(error)} in float64")
+    moved = facts.get("proof", {}).get("approximation")
+    if moved is not None:
+        lines.append(f"normalizations run over what is left, which moves the outputs by {moved:.1%}")
     if "onnx" in facts:
         lines.append(f"ONNX: difference {figures.plain(facts['onnx']['error'])} in {facts['onnx']['engine']}")
     lines += [f"{group} was left whole: {why}" for group, why in facts.get("refused", {}).items()]

@@ -30,12 +30,13 @@ class Inspected:
     blocks: tuple[Block, ...] = ()
 
 
-def inspected(target: str) -> Inspected:
+def inspected(target: str, *, allow_approximate: bool = False) -> Inspected:
     """Finds the anatomy that a target names.
 
     Args:
         target: `module:function`, where the function takes nothing and returns `(model, sample)` or
             `(model, sample, loss)`; or a run directory (its newest good checkpoint); or one checkpoint.
+        allow_approximate: of a function's model, also find units that normalizations run over.
 
     Raises:
         ConfigError: the target names nothing that can be inspected.
@@ -55,7 +56,7 @@ def inspected(target: str) -> Inspected:
 
     model, sample, *loss = built(target)
     traced = trace(model, sample, loss[0] if loss else None)
-    anatomy = anatomy_of(traced, model)
+    anatomy = anatomy_of(traced, model, allow_approximate=allow_approximate)
     return Inspected(anatomy, layers_of(traced, anatomy), blocks_of(traced, anatomy))
 
 

@@ -25,6 +25,7 @@ from esper.errors import ConfigError, MaskError, SurgeryError
 from esper.session.choice import Chosen, Quality, Trials
 from esper.session.compacted import PROOF_SAMPLES, Compacted, outcome
 from esper.session.describing import Description, describable, describe, has_configuration
+from esper.session.folded import folded
 from esper.session.without import Removing
 
 
@@ -40,6 +41,8 @@ def compact(
     probe: Iterable[Any] | None = None,
     homogeneous: bool = False,
     in_place: bool = True,
+    allow_approximate: bool = False,
+    fold: bool = False,
     optimizer: Optimizer | None = None,
     loss: Loss | None = None,
     config: Config | None = None,
@@ -67,6 +70,10 @@ def compact(
             in a `transformers` configuration, can say it.
         in_place: False leaves the network as it is and cuts its exported program instead, which works also
             where the network's own code refuses other sizes.
+        allow_approximate: units may also go that normalizations run over: the width of a residual stream,
+            whole experts of a mixture. What is left is then normalized by itself, which moves the outputs;
+            how far, `proof.approximation` says.
+        fold: instead of choosing, fold units that are there twice into their twin, which loses nothing.
         optimizer: an optimizer whose state shall follow a cut in place.
         loss: `loss(output, target)`; with it only the outputs that the loss uses are fixed.
         config: floors and rounding (`config.pruning`), numbers of samples (`config.analysis`).
@@ -81,6 +88,12 @@ def compact(
         SurgeryError: it cannot be cut; nothing changed.
     """
     _check_means(by, probe, loss)
+    others = (plan is not None, flops is not None, parameters is not None, bool(blocks), not in_place)
+    if fold and any(others):
+        raise ConfigError(
+            "fold=True removes what is there twice, in place and nothing else. Call esper.compact once to "
+            "fold and once more for what shall go beyond that."
+        )
     if blocks:
         _check_blocks(model, plan, homogeneous)
         if flops is not None or parameters is not None:
@@ -102,6 +115,7 @@ def compact(
                 probe=batches,
                 homogeneous=homogeneous,
                 in_place=in_place,
+                allow_approximate=allow_approximate,
                 optimizer=optimizer,
                 loss=loss,
                 config=config,
@@ -111,14 +125,18 @@ def compact(
         quality = partial(_quality, probe=batches, config=config or Config())
         removing = Removing(blocks, sample, loss, flops, parameters, in_place, quality)
         return removing.run(model, optimizer, rest)
-    settings = _settings(plan, flops, parameters, config)
+    settings = None if fold else _settings(plan, flops, parameters, config)
     traced, network = trace(model, sample, loss), bare(model)
-    anatomy = anatomy_of(traced, network)
+    anatomy = anatomy_of(traced, network, allow_approximate=allow_approximate)
     args, kwargs, _ = split_sample(sample, with_target=loss is not None)
     inputs = Probe(args, kwargs)
     inputs = inputs.first(PROOF_SAMPLES) if traced.is_batch_dynamic else inputs
-    trials = None if probe is None else Trials(network, traced, anatomy, probe, config or Config())
     refused: dict[str, str] = {}
+    if fold:
+        refused = _refused(network, anatomy, inputs, homogeneous)
+        allowed = _allowed(anatomy, refused)
+        return folded(model, anatomy, inputs, optimizer, allowed=allowed, refused=refused)
+    trials = None if probe is None else Trials(network, traced, anatomy, probe, config or Config())
     if settings is None:
         keep = _asked(plan, anatomy)
         chosen = Chosen(keep) if trials is None else trials.complete(keep)

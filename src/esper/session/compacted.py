@@ -115,6 +115,7 @@ class Compacted:
                 "float64_error": self.proof.float64_error,
                 "gradient_error": self.proof.gradient_error,
                 "samples": self.proof.samples,
+                "approximation": self.proof.approximation,
             },
             "quality": None if self.quality is None else self.quality.to_json(),
             "refused": dict(self.refused),

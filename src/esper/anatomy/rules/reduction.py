@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -105,7 +105,7 @@ def along(call: Call) -> Result:
         call.couple(flow, axis, " runs over it", can_shrink=can_shrink)
     layers = [call.space.conjunction(layer, [axis]) for layer in flow.layers]
     others = [layer for layer in layers if varying_axes(layer)]
-    is_zeroed = call.is_approximate and can_shrink  # a shrunk softmax gives zeros there
+    is_zeroed = can_shrink and _is_shrunk(call, flow, [axis])
     results = [
         call.result(
             flow.layers if shape == flow.shape and not _shuffles(call) else others,
@@ -152,15 +152,21 @@ def _normalized(call: Call, flow: Flow) -> Result:
 def layer_norm(call: Call) -> Result:
     """Layer and RMS norm: every element depends on the whole axis, so its width is statistic-coupled."""
     flow = call.args[0]
-    for axis in range(len(flow.shape) - len(call.args[1]), len(flow.shape)):
+    axes = range(len(flow.shape) - len(call.args[1]), len(flow.shape))
+    for axis in axes:
         call.couple(flow, axis, "", can_shrink=True)
     weight, bias = call.arg(2, "weight"), None if call.name == "rms_norm" else call.arg(3, "bias")
     met = flow
     for companion in (weight, bias):
         if isinstance(companion, Flow):
             met = call.space.meet(met, companion, call.reason("has a fixed size"))
-    is_zeroed = flow.is_zeroed and bias is None or call.is_approximate  # a shrunk norm gives zeros there
+    is_zeroed = (flow.is_zeroed and bias is None) or _is_shrunk(call, met, axes)
     return _normalized(call, replace(met, is_zeroed=is_zeroed))
+
+
+def _is_shrunk(call: Call, flow: Flow, axes: Iterable[int]) -> bool:
+    """Whether zeros will stand for whatever goes, because only what is left is normalized."""
+    return call.is_approximate and all(set(varying_axes(layer)) <= set(axes) for layer in flow.layers)
 
 
 def group_norm(call: Call) -> Result:

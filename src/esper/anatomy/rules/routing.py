@@ -1,9 +1,10 @@
 """Routing: numbers of experts that top-k gives, and the operators that send tokens by them.
 
-A top-k over the scores of experts gives their numbers. When an expert goes, the others are counted anew, and
-every operator that takes such a number finds the same expert behind it, as long as all of them count the same
-experts. So numbers *point* at labels: moving them about keeps that, looking up and counting by them says that
-the axis they are used on has the very same labels, and anything else that is done to them freezes the experts.
+A top-k over the scores of experts gives their numbers. When an expert goes, the others are counted anew,
+and every operator that takes such a number finds the same expert behind it, as long as all of them count the
+same experts. So numbers *point* at labels: moving them about keeps that, looking up and counting by them says
+that the axis they are used on has the very same labels, and anything else that is done to them freezes the
+experts.
 """
 
 from __future__ import annotations

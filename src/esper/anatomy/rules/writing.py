@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 
@@ -61,7 +63,7 @@ def by_index(call: Call) -> Result:
     reason = f"{call.where} writes to it by number"
     index: Flow = call.args[2]
     if pointed(call, target, axis, index) and call.name in ("scatter", "scatter_add"):
-        return _scattered(call, target, axis)
+        return _scattered(call, target)
     call.space.fix_axis(target, axis, reason)
     met = target.moved(target.shape, _across(call, target, axis))
     for other in call.flows()[1:]:
@@ -78,10 +80,10 @@ def by_index(call: Call) -> Result:
     return call.result([layer for layer in met.layers if varying_axes(layer)])
 
 
-def _scattered(call: Call, target: Flow, axis: int) -> Result:
+def _scattered(call: Call, target: Flow) -> Result:
     """Values at the places of experts: that axis of the target goes with them, nothing else has labels."""
     for other in call.flows()[1:]:
-        call.space.freeze_flow(other.moved(other.shape, other.layers), f"{call.where} writes them by number")
+        call.space.freeze_flow(replace(other, points=None), f"{call.where} writes by number")
     return call.result(target.layers, is_zeroed=target.is_zeroed)
 
 
