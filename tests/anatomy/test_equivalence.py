@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from esper.anatomy import Probe, cut, inspect
-from esper.anatomy.equivalence import difference, observe, prove, reference
+from esper.anatomy.equivalence import difference, masked_reference, observe, prove
 from esper.errors import NotEquivalentError
 from tests.anatomy.cutting import anatomy_of, half
 from tests.anatomy.networks import ZOO
@@ -17,7 +17,7 @@ from tests.anatomy.networks import ZOO
 def test_a_change_of_one_weight_is_seen() -> None:
     case, anatomy = ZOO["plain"], anatomy_of("plain")
     model, probe = case.network(), Probe((case.input(),))
-    expected = reference(model, anatomy, np.ones(anatomy.num_units, dtype=np.bool_), probe)
+    expected = masked_reference(model, anatomy, np.ones(anatomy.num_units, dtype=np.bool_), probe)
     prove(model, expected, {}, probe)
     with torch.no_grad():
         model.get_parameter("7.weight")[3, 5] += 1e-6
@@ -39,7 +39,7 @@ def test_a_gradient_that_differs_is_seen_though_outputs_agree() -> None:
     torch.manual_seed(0)
     model, probe = Detached(), Probe((torch.randn(3, 4),))
     anatomy = inspect(model, probe.args[0])
-    expected = reference(model, anatomy, np.ones(anatomy.num_units, dtype=np.bool_), probe)
+    expected = masked_reference(model, anatomy, np.ones(anatomy.num_units, dtype=np.bool_), probe)
     model.is_detached = True
     with pytest.raises(NotEquivalentError, match="float64 gradients"):
         prove(model, expected, {}, probe)
@@ -81,7 +81,7 @@ def test_observing_leaves_the_network_alone() -> None:
 
 def test_batch_statistics_are_part_of_the_proof() -> None:
     case, anatomy = ZOO["resnet8"], anatomy_of("resnet8")
-    expected = reference(case.network(), anatomy, half(anatomy), Probe((case.input(),)))
+    expected = masked_reference(case.network(), anatomy, half(anatomy), Probe((case.input(),)))
     assert expected.training is not None
     assert expected.double is not None
     assert difference(expected.training.outputs[0], expected.double.outputs[0]) > 1e-3

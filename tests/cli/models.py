@@ -55,3 +55,27 @@ class Layered(nn.Module):
 
 def layered() -> tuple[nn.Module, torch.Tensor]:
     return Layered(), torch.zeros(2, 6)
+
+
+class Normed(nn.Module):
+    """With a norm over its stream, and two units that are there twice."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.norm, self.up, self.head = (
+            nn.Linear(6, 8),
+            nn.LayerNorm(8),
+            nn.Linear(8, 6),
+            nn.Linear(6, 3),
+        )
+        with torch.no_grad():
+            self.up.weight[4], self.up.bias[4] = self.up.weight[1], self.up.bias[1]
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        scores: torch.Tensor = self.head(self.up(self.norm(self.stem(x))).relu())
+        return scores
+
+
+def normed() -> tuple[nn.Module, torch.Tensor]:
+    torch.manual_seed(0)
+    return Normed(), torch.ones(2, 6)

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 import esper
 from tests.cli.test_main import esper as command
@@ -154,3 +154,29 @@ def test_a_layer_of_a_checkpoint_is_not_asked_for(masked: tuple[Path, torch.Tens
     outcome = command("compact", str(masked[0]), "-o", str(tmp_path / "out"), "--block", "layer")
     assert outcome.returncode == 2
     assert "--block belongs to" in " ".join(outcome.stderr.split())
+
+
+def test_units_that_a_norm_runs_over_go_when_it_is_allowed(tmp_path: Path) -> None:
+    seen = command("inspect", "tests.cli.models:normed", "--allow-approximate", "--json")
+    coupled = {row["name"]: row["coupling"] for row in json.loads(seen.stdout)["groups"]}
+    assert coupled["stem"].startswith("statistic-coupled")
+    assert not coupled["up"]
+    words = ["compact", "tests.cli.models:normed", "--parameters", "0.4", "-o", str(tmp_path / "out")]
+    outcome = command(*words, "--allow-approximate")
+    assert outcome.returncode == 0, outcome.stderr
+    assert "normalizations run over what is left" in " ".join(outcome.stdout.split())
+    assert load_file(tmp_path / "out" / "model.safetensors")["norm.weight"].numel() < 8
+
+
+def test_what_is_there_twice_is_folded(tmp_path: Path) -> None:
+    words = ["compact", "tests.cli.models:normed", "--fold", "--json", "-o", str(tmp_path / "out")]
+    facts = json.loads(command(*words).stdout)
+    assert facts["widths"]["up"] == [6, 5]
+    assert "1 units were there twice" in facts["notes"][0]
+
+
+@pytest.mark.parametrize("option", ["--fold", "--allow-approximate"])
+def test_a_run_is_cut_exactly(masked: tuple[Path, torch.Tensor], tmp_path: Path, option: str) -> None:
+    outcome = command("compact", str(masked[0]), "-o", str(tmp_path / "out"), option)
+    assert outcome.returncode == 2
+    assert f"{option} belongs to the model of a module:function" in " ".join(outcome.stderr.split())

@@ -206,3 +206,56 @@ def test_batches_that_are_not_like_the_sample_are_refused() -> None:
     odd = [(torch.randn(32, 7), torch.zeros(32, dtype=torch.long)) for _ in range(8)]
     with pytest.raises(EvidenceError, match="traced with"):
         compacted(trained(), probe=odd)
+
+
+class Normed(nn.Module):
+    """A residual stream under RMS norms; inputs [B, 6], classes [B, 3]."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.enter, self.leave = nn.Linear(6, 24), nn.Linear(24, 3)
+        self.inner, self.outer = nn.RMSNorm(24), nn.RMSNorm(24)
+        self.up, self.down = nn.Linear(24, 32), nn.Linear(32, 24)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.enter(x)
+        x = x + self.down(F.relu(self.up(self.inner(x))))
+        given: Tensor = self.leave(self.outer(x))
+        return given
+
+
+def test_what_an_approximate_cut_costs_is_that_of_the_network_that_comes_out() -> None:
+    torch.manual_seed(0)
+    model, batches = Normed().eval(), probe()
+    config = esper.Config(analysis={"calibration_samples": 128, "held_out_samples": 256, "batch_samples": 32})
+    result = compacted(model, probe=batches, config=config, allow_approximate=True)
+    assert model.outer.weight.numel() < 24
+    assert result.proof.approximation is not None
+    assert result.proof.float64_error is not None
+    assert result.proof.float64_error <= 1e-12
+    assert result.quality is not None
+    x, y = (torch.cat(parts) for parts in zip(*batches[4:], strict=True))
+    with torch.no_grad():
+        assert result.quality.loss_after == pytest.approx(float(F.cross_entropy(model(x), y)), rel=1e-4)
+
+
+def test_twins_are_folded_and_nothing_else_goes(tmp_path: Path) -> None:
+    model = trained()
+    with torch.no_grad():
+        first = model[0]
+        assert isinstance(first, nn.Linear)
+        first.weight[5], first.bias[5] = first.weight[2], first.bias[2]
+    expected = model(examples(32, 7)[0])
+    result = esper.compact(model, sample=examples(8, 1)[0], fold=True)
+    assert model[0].weight.shape == (31, 6)
+    assert torch.allclose(model(examples(32, 7)[0]), expected, atol=1e-5)
+    assert np.flatnonzero(~result.keep).tolist() == [5]
+    loaded = esper.load(result.save(tmp_path / "out"))
+    assert torch.allclose(loaded(examples(8, 7)[0]), expected[:8], atol=1e-5)
+    assert np.all(esper.compact(model, sample=examples(8, 1)[0], fold=True).keep)
+
+
+@pytest.mark.parametrize("more", [{"flops": 0.5}, {"plan": np.ones(56, np.bool_)}, {"in_place": False}])
+def test_folding_is_asked_for_alone(more: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match="fold=True removes what is there twice"):
+        esper.compact(trained(), sample=examples(8, 1)[0], fold=True, **more)

@@ -54,6 +54,7 @@ def build(
     unit_of_class = np.full(int(classes.of.max(initial=0)) + 1, -1, np.int64)
     heads = _class_set(found.notes.heads, classes)
     routed = _class_set(found.notes.routed, classes)
+    summed = _class_set([read.layer for read in found.notes.reads], classes) if routed else set()
     least = {int(c): count for layer, count in found.notes.least for c in np.unique(classes.map(layer))}
     ranks = {name: len(axes) for name, axes in found.axes.items()}
     coupling = _coupling_reasons(found, classes)
@@ -61,7 +62,8 @@ def build(
     start = 0
     reasons = {**coupling, **classes.reason}
     for members, ids in _by_signature(coordinates, _roles(found, coordinates), reasons):
-        reason = classes.reason.get(int(ids[0]), "") or _why_not_removable(members, sizes)
+        is_read = bool(routed.intersection(ids.tolist()) & summed)
+        reason = classes.reason.get(int(ids[0]), "") or _why_not_removable(members, sizes, is_read)
         if not any(member.role == "producer" for member in members):
             continue  # kernel positions and input features are not what a reader looks for
         name = _name(members, names)
@@ -101,8 +103,11 @@ def _couplings(found: Propagation, classes: Classes, unit_of_class: IntArray) ->
     return tuple(Coupling(*found) for found in mapped if (found[2] >= 0).any())
 
 
-def _why_not_removable(members: tuple[Member, ...], sizes: Mapping[tuple[str, int], int]) -> str:
-    if not {"producer", "consumer"} <= {member.role for member in members}:
+def _why_not_removable(
+    members: tuple[Member, ...], sizes: Mapping[tuple[str, int], int], is_read: bool
+) -> str:
+    roles = {member.role for member in members}
+    if "producer" not in roles or not ("consumer" in roles or is_read):
         return _UNUSED
     whole = [m for m in members if len(m.index) == 1 and m.index.size == sizes[m.tensor, m.axis]]
     return f"is all that {whole[0].tensor} has along axis {whole[0].axis}" if whole else ""

@@ -187,7 +187,8 @@ def _latency_cells(latency: Latency) -> tuple[str, ...]:
 def _group_cells(row: GroupRow, name: str) -> tuple[str, ...]:
     flops, parameters = figures.percent(row.flops_fraction), figures.percent(row.parameters_fraction)
     made, read = ", ".join(row.modules("producer")), ", ".join(row.modules("consumer"))
-    return name, row.kind, str(row.width), flops, parameters, made, read
+    kind = f"{row.kind}, approximate" if row.coupling else row.kind
+    return name, kind, str(row.width), flops, parameters, made, read
 
 
 def _frozen(rows: Sequence[FrozenRow]) -> RenderableType:

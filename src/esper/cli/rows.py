@@ -28,7 +28,8 @@ class GroupRow:
     """One group of units: what it is, what goes through it, and the tensor axes that it owns.
 
     The fractions are the shares of the network's FLOPs and parameters that would go with all of the group;
-    work between two groups counts for both.
+    work between two groups counts for both. `coupling` names the normalization that runs over the units, if
+    removing one changes what the others are divided by.
     """
 
     name: str
@@ -37,6 +38,7 @@ class GroupRow:
     flops_fraction: float
     parameters_fraction: float
     members: tuple[MemberRow, ...]
+    coupling: str = ""
 
     def modules(self, role: str) -> tuple[str, ...]:
         """The modules whose tensors play this role (`producer`, `consumer`, `companion`), each once."""
@@ -112,6 +114,7 @@ def anatomy_rows(found: Inspected) -> AnatomyRows:
             1 - anatomy.flops(keep) / flops if flops else 0.0,
             1 - anatomy.parameters(keep) / parameters if parameters else 0.0,
             tuple(MemberRow(member.tensor, member.axis, member.role) for member in group.members),
+            group.coupling,
         )
 
     return AnatomyRows(

@@ -101,7 +101,8 @@ def along(call: Call) -> Result:
     flow = call.only()
     axis = int(call.arg(2 if call.name == "topk" else 1, "dim", -1)) % len(flow.shape)
     can_shrink = call.name in SHRINKING
-    if not (call.name == "cumsum" and flow.is_zeroed):  # where nothing is added the others stay as they are
+    # Counts of tokens: one that is always zero leaves the others as they are.
+    if not (call.is_approximate and call.name == "cumsum" and flow.is_zeroed):
         call.couple(flow, axis, " runs over it", can_shrink=can_shrink)
     layers = [call.space.conjunction(layer, [axis]) for layer in flow.layers]
     others = [layer for layer in layers if varying_axes(layer)]
