@@ -150,6 +150,37 @@ def test_a_fresh_network_of_the_class_takes_weights_and_form(tmp_path: Path, nam
     }
 
 
+@pytest.mark.parametrize("name", ["resnet8", "gpt"])
+def test_a_network_that_was_built_without_memory_is_filled(tmp_path: Path, name: str) -> None:
+    model, sample = ZOO[name].network(), ZOO[name].input()
+    esper.compact(model, sample=sample, flops=0.3).save(tmp_path / "out")
+    with torch.device("meta"):
+        fresh = ZOO[name].network()
+    loaded = esper.load(tmp_path / "out", model=fresh)
+    for ours, theirs in zip(outputs(loaded, sample), outputs(model, sample), strict=True):
+        assert torch.equal(ours, theirs)
+    tied = {n for n, _ in model.named_parameters(remove_duplicate=False)} - dict(
+        model.named_parameters()
+    ).keys()
+    left = dict(loaded.named_parameters())
+    assert not tied & left.keys()
+    assert all(isinstance(left[n], nn.Parameter) for n, _ in model.named_parameters())
+
+
+def test_a_value_that_no_file_holds_needs_a_real_network(tmp_path: Path) -> None:
+    class Offset(nn.Linear):
+        def __init__(self) -> None:
+            super().__init__(4, 2)
+            self.register_buffer("offset", torch.ones(2), persistent=False)
+
+    with torch.device("meta"):
+        fresh = Offset()
+    weights = dict(nn.Linear(4, 2).state_dict())
+    with pytest.raises(ConfigError, match="offset of the given Offset lies on the meta device"):
+        Form({}, {}, {}, {}).shape(fresh, weights)
+    assert fresh.weight.is_meta
+
+
 def test_a_loaded_network_can_be_trained() -> None:
     model, fresh = small(), small()
     result = compacted(model)

@@ -18,7 +18,7 @@ from esper.anatomy.modules import set_attribute
 from esper.anatomy.removed import Answer, RemovedModule, become_removed
 from esper.anatomy.tensors import Undo, resize, select
 from esper.anatomy.trace import named_tensors
-from esper.errors import CheckpointCorrupt, SurgeryError
+from esper.errors import CheckpointCorrupt, ConfigError, SurgeryError
 
 Kept = Mapping[str, Mapping[int, Tensor]]
 _CLASSES: Mapping[str, type[nn.Module]] = {
@@ -102,14 +102,17 @@ class Form:
         """Gives a fresh network this form and these weights.
 
         Args:
-            model: a network built as the cut one was, uncut.
+            model: a network built as the cut one was, uncut; on the meta device it costs no time to build,
+                and its tensors come to lie where the weights are.
             weights: every entry of the cut network's state dict (of tied tensors one is enough).
 
         Raises:
             CheckpointCorrupt: the network is another one, or a weight is missing, too many or of another
                 shape; the network is left untouched.
+            ConfigError: a tensor on the meta device is no weight, so nothing tells its values.
         """
         self._check(model, weights)
+        _leave_meta_device(model, weights)
         undo = Undo()  # nothing below fails
         tensors = named_tensors(model)
         for name, tensor in tensors.items():
@@ -192,6 +195,30 @@ class Form:
 def _inside(removed: Sequence[str], names: Iterable[str]) -> set[str]:
     """Those names that lie in removed modules, which have nothing inside any more."""
     return {name for name in names if any(name.startswith(f"{path}.") for path in removed)}
+
+
+def _leave_meta_device(model: nn.Module, weights: Mapping[str, Tensor]) -> None:
+    """Puts memory under tensors that have none; tied ones stay one."""
+    tensors = named_tensors(model)
+    filled = {id(tensors[name]): weights[name].device for name in weights}
+    untold = [name for name, tensor in tensors.items() if tensor.is_meta and id(tensor) not in filled]
+    if untold:
+        raise ConfigError(
+            f"{untold[0]} of the given {type(model).__name__} lies on the meta device and is no weight, so "
+            "no file holds its values. Build the model on the CPU. Nothing was changed."
+        )
+    made: dict[int, Tensor] = {}
+    for module in model.modules():
+        own = {
+            **dict(module.named_parameters("", recurse=False, remove_duplicate=False)),
+            **dict(module.named_buffers("", recurse=False, remove_duplicate=False)),
+        }
+        for name, tensor in own.items():
+            if tensor.is_meta:
+                empty = torch.empty_like(tensor, device=filled[id(tensor)])
+                is_parameter = isinstance(tensor, nn.Parameter)
+                new = nn.Parameter(empty, tensor.requires_grad) if is_parameter else empty
+                setattr(module, name, made.setdefault(id(tensor), new))
 
 
 def _fill(tensor: Tensor, value: Tensor) -> None:

@@ -34,11 +34,13 @@ def load(path: str | Path, *, model: nn.Module | None = None) -> Any:
 
     Args:
         path: a run directory, a directory with `network.pt2`, or a `.pt2` file.
-        model: a network built exactly as the one that was cut, on its device.
+        model: a network built exactly as the one that was cut, on its device; or built under
+            `torch.device("meta")`, which takes no time, and then it is loaded onto the CPU.
 
     Raises:
         CheckpointMissing: the run is not finished, or nothing that can be loaded lies there.
         CheckpointCorrupt: a file is not what was saved, or is of another network; `model` is untouched.
+        ConfigError: `model` is on the meta device and holds a tensor that no file holds.
     """
     where = Path(path)
     if where.suffix == ".pt2" and where.is_file():
