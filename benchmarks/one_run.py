@@ -5,7 +5,8 @@
 
 Torch-Pruning cuts the same network once on the way, after 40 % of the same number of steps. Every training is
 written to `--file` when it is done, and what stands there is not trained again; `--stop-after` starts none
-after so many seconds, `--table` starts none at all. Times are ratios to the plain run of the same seed.
+after so many seconds, `--table` starts none at all. Times are ratios to the plain run of the same seed;
+on a machine with other work on it, those of the processor (workers included) say more than those of the clock.
 """
 
 from __future__ import annotations
@@ -91,9 +92,13 @@ def _print(name: str, task: Task, targets: list[float], done: dict[Key, dict[str
     plain = {key[3]: figures for key, figures in done.items() if key[:2] == (name, "plain")}
     finals = " ".join(f"{figures['final']:.4f}" for figures in plain.values())
     unit = "accuracy" if task.is_accuracy else "nats"
-    print(f"\n## {task.about}\n\nUncut twin, by seed: {finals}. Margins are in {unit}; minus is worse.\n")
-    print("| target | tool | seeds | FLOPs gone | worst instant | final - twin | time / twin | each seed |")
-    print("|---|---|---|---|---|---|---|---|")
+    print(f"\n## {task.about}\n\nUncut twin, by seed: {finals}. Margins are in {unit}; minus is worse.")
+    print("Stretches are looked at when they end, instants right after something was masked or cut.\n")
+    print(
+        "| target | tool | seeds | FLOPs gone | worst instant | worst stretch | final - twin | each seed "
+        "| CPU / twin | time / twin |"
+    )
+    print("|---|---|---|---|---|---|---|---|---|---|")
     for target in targets:
         for arm in ("esper", "peer"):
             found = {
@@ -117,17 +122,29 @@ def _row(
         for seed, figures in found.items()
         for number, quality in figures["instants"]
     ]
+    stretches = [
+        task.lead(mine, twins)
+        for seed, figures in found.items()
+        for mine, twins in list(zip(figures["curve"], plain[seed]["curve"], strict=True))[_first(figures) :]
+    ]
     cells = (
         f"-{target:.0%}",
         arm,
         len(found),
-        f"{mean(lambda seed: found[seed]['share']):.3f}",
+        " ".join(f"{figures['share']:.3f}" for figures in found.values()),
         f"{min(instants):+.4f}" if instants else "nothing went",
+        f"{min(stretches):+.4f}" if stretches else "",
         f"{statistics.fmean(leads.values()):+.4f}",
-        f"{mean(lambda seed: found[seed]['seconds'] / plain[seed]['seconds']):.2f}",
         " ".join(f"{lead:+.4f}" for lead in leads.values()),
+        f"{mean(lambda seed: found[seed]['processor_seconds'] / plain[seed]['processor_seconds']):.2f}",
+        f"{mean(lambda seed: found[seed]['seconds'] / plain[seed]['seconds']):.2f}",
     )
     return f"| {' | '.join(map(str, cells))} |"
+
+
+def _first(figures: dict[str, Any]) -> int:
+    """Stretches before the first whose network has lost something."""
+    return min((number for number, _ in figures["instants"]), default=len(figures["curve"]))
 
 
 if __name__ == "__main__":

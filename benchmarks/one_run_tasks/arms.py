@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 import time
 import warnings
@@ -29,7 +30,7 @@ class Figures:
     Attributes:
         share: of the FLOPs that is gone at the end, by torch's own counter.
         seconds: of training, checkpoints and cuts, without looks at the test data.
-        processor_seconds: of this process alone, which other work on the machine does not lengthen.
+        processor_seconds: of this process and its workers, which other work on the machine lengthens little.
         curve: quality on the watched test batches after every stretch, before anything is removed there.
         instants: number of the stretch and quality right after something was removed.
         final: quality on all test batches.
@@ -55,11 +56,17 @@ class _Timed:
     figures: Figures
 
     def __enter__(self) -> None:
-        self._begun = time.perf_counter(), time.process_time()
+        self._begun = time.perf_counter(), _processor_seconds()
 
     def __exit__(self, *_: object) -> None:
         self.figures.seconds += time.perf_counter() - self._begun[0]
-        self.figures.processor_seconds += time.process_time() - self._begun[1]
+        self.figures.processor_seconds += _processor_seconds() - self._begun[1]
+
+
+def _processor_seconds() -> float:
+    """Of this process and of all its children that have ended: workers count when `finish` has closed them."""
+    used = os.times()
+    return used.user + used.system + used.children_user + used.children_system
 
 
 def trained(task: Task, arm: str, seed: int, share: float) -> Figures:
@@ -106,7 +113,7 @@ def _esper(task: Task, seed: int, share: float, figures: Figures) -> nn.Module:
                 metric="quality",
                 higher_is_better=task.is_accuracy,
                 run_dir=f"{folder}/run",
-                config=settings(share),
+                config=settings(task, share),
                 epochs=task.epochs,
                 scheduler=scheduler,
             )
@@ -123,27 +130,37 @@ def _esper(task: Task, seed: int, share: float, figures: Figures) -> nn.Module:
             if any(mark.kind in ("mask", "cut") for mark in marks):
                 figures.instants.append((number, task.quality(model, task.watch)))
         with timed:
-            session.finish(latency=False)
+            result = session.finish(latency=False)
+        figures.events += [(task.epochs, f"note: {note}") for note in result.report.notes]
     return model
 
 
-def settings(share: float) -> esper.Config:
-    """For a network this small: widths in multiples of 4, steps in proportion to what shall go."""
+def settings(task: Task, share: float) -> esper.Config:
+    """For a job this short: the analysis is small, and steps are in proportion to what shall go."""
     return esper.Config.model_validate(
         {
             "pruning": {
                 "target": {"flops": share},
                 "schedule": {
                     "start_fraction": 0.17,
-                    "end_fraction": 0.6,
+                    "end_fraction": 0.5,
                     "shape": "linear",
                     "max_step_fraction": share / 3,
                     "quiet_fraction": 0.2,
                 },
-                "plan": {"round_to": 4, "finalist_factor": 2.0, "finalist_spread": 0.1, "max_attempts": 2},
+                "plan": {
+                    "round_to": task.round_to,
+                    "finalist_factor": 3.0,
+                    "finalist_spread": 0.1,
+                    "max_attempts": 2,
+                },
                 "floors": {"min_channels": 4, "min_keep_fraction": 0.1},
             },
-            "analysis": {"calibration_samples": 64, "batch_samples": 8, "held_out_samples": 360},
+            "analysis": {
+                "calibration_samples": 8 * task.batch_samples,
+                "batch_samples": task.batch_samples,
+                "held_out_samples": task.held_out_samples,
+            },
         }
     )
 

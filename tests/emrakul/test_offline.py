@@ -37,6 +37,7 @@ def analyst(made: Saved, pool: WorkerPool, clock: Callable[[], float] | None = N
         settings=SETTINGS,
         validation=ValidationSettings(),
         floors=np.full(len(made.anatomy.groups), 2, np.int64),
+        worth=np.ones(made.anatomy.num_units),
         clock=clock or count(0.0, 1e-6).__next__,
         deadline_seconds=60.0,
     )

@@ -44,6 +44,7 @@ class OfflineAnalyst:
         settings: sizes of tasks.
         validation: how strict the validator is.
         floors: fewest units per group.
+        worth: what removing each unit saves, shape [units].
         clock: monotonic seconds.
         reconstruct: whether readers of what goes are reconstructed when a mask is applied.
         deadline_seconds: for the screen, which has no deadline of its own.
@@ -58,6 +59,7 @@ class OfflineAnalyst:
     settings: AnalysisSettings
     validation: ValidationSettings
     floors: IntArray
+    worth: FloatArray
     clock: Clock
     deadline_seconds: float
     reconstruct: bool = False
@@ -153,7 +155,7 @@ class OfflineAnalyst:
         table[~np.isfinite(table)] = np.nan
         loss, sure, samples = evidence.loss_increase, evidence.confidence, evidence.samples
         loss[measured] = table.mean(axis=1)
-        sure[measured] = confidence(table)
+        sure[measured] = confidence(table, self.worth[measured])
         samples[measured] = table.shape[1] * self.settings.batch_samples
         found = replace(
             evidence, tier=Tier.ABLATION, is_partial=bool(notes), notes=notes, screen=self.screen()
