@@ -34,6 +34,7 @@ _T5 = {
     "vocab_size": 99,
     "use_cache": False,
 }
+_SEVEN = {"decoder_attention_mask": torch.ones(2, 7, dtype=torch.long)}
 _WAVE = {
     **SMALL,
     "conv_dim": [32, 32, 32],
@@ -54,7 +55,7 @@ UNSEEN: dict[str, Architecture] = {
     "megatron-bert": _one("MegatronBertForMaskedLM", text(), SMALL),
     "lilt": _one(
         "LiltForTokenClassification",
-        lambda: {**text()(), "bbox": torch.randint(0, 60, (2, 12, 4))},
+        lambda: {**text()(), "bbox": torch.randint(0, 60, (2, 12, 4)).sort(-1).values},
         SMALL,
         max_2d_position_embeddings=64,
         channel_shrink_ratio=2,
@@ -71,7 +72,12 @@ UNSEEN: dict[str, Architecture] = {
     ),
     "blenderbot": _one("BlenderbotForConditionalGeneration", two_texts, _BART),
     "pegasus-x": _one("PegasusXForConditionalGeneration", two_texts, _BART, block_size=4),
-    "switch": _one("SwitchTransformersForConditionalGeneration", two_texts, _T5, num_experts=4),
+    "switch": _one(
+        "SwitchTransformersForConditionalGeneration",
+        lambda: {**text()(), "decoder_input_ids": two_texts()["decoder_input_ids"], **_SEVEN},
+        _T5,
+        num_experts=4,
+    ),
     "umt5": _one("UMT5ForConditionalGeneration", two_texts, _T5),
     "gemma3": _one("Gemma3ForCausalLM", text(), DECODER, head_dim=8),
     "gpt-oss": _one("GptOssForCausalLM", text(), DECODER, head_dim=8, num_local_experts=4),
@@ -225,6 +231,7 @@ UNSEEN: dict[str, Architecture] = {
                 "model_type": "vitdet",
                 **SIGHT,
                 "image_size": 64,
+                "patch_size": 16,
                 "num_channels": 4,
                 "out_features": ["stage2"],
                 "mlp_ratio": 2,
