@@ -1,6 +1,6 @@
 """Which architectures can be cut by half, and is every cut right? A sweep beside Torch-Pruning.
 
-Usage: python benchmarks/coverage.py [--part zoo transformers timm] [--only NAME ...] [--peer]
+Usage: python benchmarks/coverage.py [--part zoo transformers unseen timm] [--only NAME ...] [--peer]
                                      [--file FILE] [--stop-after SECONDS] [--page FILE]
 
 Every architecture is cut in a process of its own, under a limit of time and memory. Asked is half of the
@@ -11,6 +11,7 @@ FLOPs: the same fraction of every group, by magnitude, as much as it takes, at m
            one step of the masked network in every parameter. What the network's own code refuses in place
            may pass as a program: its outputs are compared, and it is not trained on
   refused  Esper said no, or less than that can go; the reason is named and the network is as it was
+  timeout  not done within the limit of time, which says nothing about the cut
   WRONG    anything else
 
 FLOPs are counted by torch's own counter on the real networks, not by Esper. A sweep can be made in pieces:
@@ -98,7 +99,7 @@ def run(name: str, tool: str, seconds: float, gigabytes: float) -> Row:
         if ours.poll(seconds):
             row = Row(**ours.recv())
         else:
-            row.result, row.reason, row.seconds = "WRONG", f"took longer than {seconds:.0f} s", seconds
+            row.result, row.reason, row.seconds = "timeout", f"took longer than {seconds:.0f} s", seconds
     except EOFError:
         row.result, row.reason = "WRONG", "the process died"
     process.kill()

@@ -7,11 +7,13 @@ from architectures.images import TIMM
 from architectures.multimodal import MULTIMODAL
 from architectures.patterns import PATTERNS
 from architectures.text import TEXT
+from architectures.unseen import UNSEEN
 from architectures.vision import VISION
 
 PARTS: dict[str, dict[str, Architecture]] = {
     "zoo": PATTERNS,
     "transformers": {**TEXT, **DECODERS, **VISION, **AUDIO, **MULTIMODAL},
+    "unseen": UNSEEN,
     "timm": TIMM,
 }
 

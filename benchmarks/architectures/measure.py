@@ -77,7 +77,8 @@ def _cut_and_check(architecture: Architecture, row: Any, model: nn.Module, sampl
     optimizer = AdamW([p for p in model.parameters() if p.is_floating_point()], lr=1e-3)
     settle(model)
     step(model, optimizer, given)
-    outputs(model, given)  # what some networks keep of a step hangs on its graph, and could not be copied
+    with torch.no_grad():  # what some networks keep of a step hangs on its graph, and could not be copied
+        outputs(model, given)
     twin, other = copy.deepcopy((model, optimizer))
     args, kwargs, _ = split_sample(given, with_target=False)
     probe = Probe(args, kwargs)

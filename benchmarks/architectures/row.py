@@ -69,9 +69,10 @@ def summaries(rows: Sequence[Row]) -> list[str]:
         )
         programs = sum(row.result == "pass" and row.form == "program" for row in chosen)
         told = f" ({programs} of them as a program only)" if programs else ""
+        late = f", {count['timeout']} timeout" if count["timeout"] else ""
         lines.append(
             f"{tool}, {part}: {count['pass']} of {len(chosen)} pass{told}, {count['refused']} refused, "
-            f"{count['WRONG']} WRONG{middle}"
+            f"{count['WRONG']} WRONG{late}{middle}"
         )
     return lines
 

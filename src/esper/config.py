@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tomllib
 from pathlib import Path
+from typing import TypeVar
 
 from pydantic import ValidationError
 
@@ -14,6 +15,8 @@ from esper.emrakul.settings import Settings as PruningSettings
 from esper.errors import ConfigError
 from esper.importance.settings import ImportanceSettings
 from esper.urabrask.settings import Settings as ValidationSettings
+
+AnySection = TypeVar("AnySection", bound=Section)
 
 
 class Config(Section):
@@ -41,15 +44,29 @@ class Config(Section):
         Raises:
             ConfigError: the file cannot be read, or a key or value is not known; the message names it.
         """
-        try:
-            return cls.model_validate(tomllib.loads(path.read_text()))
-        except OSError as error:
-            raise ConfigError(f"{path} cannot be read: {error.strerror}. Name a TOML file.") from error
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-            raise ConfigError(f"{path} is not TOML: {error}. Correct the line it names.") from error
-        except ValidationError as error:
-            first = error.errors()[0]
-            where = ".".join(str(part) for part in first["loc"])
-            raise ConfigError(
-                f"{path}: {where}: {first['msg']}. `esper config --explain` prints every key and its meaning."
-            ) from error
+        return read_toml(cls, path, "`esper config --explain` prints every key and its meaning.")
+
+
+def read_toml(kind: type[AnySection], path: Path, keys: str) -> AnySection:
+    """Reads a section and all that is in it from a TOML file.
+
+    Args:
+        kind: the section's class.
+        path: of the file.
+        keys: a sentence that says where its keys are told.
+
+    Raises:
+        ConfigError: the file cannot be read, or a key or value is not known; the message names it.
+    """
+    try:
+        return kind.model_validate(tomllib.loads(path.read_text()))
+    except OSError as error:
+        raise ConfigError(
+            f"{path} cannot be read: {error.strerror}. Name a {kind.__name__.lower()} in TOML."
+        ) from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} is not TOML: {error}. Correct the line it names.") from error
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise ConfigError(f"{path}: {where}: {first['msg']}. {keys}") from error

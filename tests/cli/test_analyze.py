@@ -8,15 +8,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional as F
 
+from esper import attach
 from esper.checkpoint import load_trainer
 from esper.cli.targets import checkpoint_at
 from esper.elesh import DataRef, read_data
 from esper.session.examine import examine
 from tests.cli.test_main import esper
-from tests.session.runs import EPOCHS, Training, small_network
+from tests.session.runs import EPOCHS, Training, examples, settings, small_network
 
 
 @pytest.fixture(scope="module")
@@ -84,6 +85,52 @@ def test_the_next_cycle_is_told_and_committed_nowhere(trained: Path) -> None:
     assert document["plan"]["reason"]
     assert "The next cycle: " in esper("analyze", str(trained), "--plan").stdout
     assert sorted(path.name for path in trained.rglob("*")) == before
+
+
+def test_a_network_without_residual_blocks_has_none_to_leave_out(trained: Path) -> None:
+    assert json.loads(esper("analyze", str(trained), "--json").stdout)["blocks"] is None
+    assert json.loads(esper("analyze", str(trained), "--blocks", "--json").stdout)["blocks"] == []
+    assert "No residual block can be left out." in esper("analyze", str(trained), "--blocks").stdout
+
+
+class Residual(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.block, self.head = nn.Linear(8, 16), nn.Linear(16, 16), nn.Linear(16, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        logits: Tensor = self.head(x + self.block(x).relu())
+        return logits
+
+
+def test_what_leaving_out_a_block_costs_is_measured_on_the_samples_of_the_run(tmp_path: Path) -> None:
+    model = Residual()
+    batch = examples(192, 1)
+    session = attach(
+        model,
+        torch.optim.AdamW(model.parameters()),
+        loss=nn.CrossEntropyLoss(),
+        sample=examples(16, 0),
+        probe=[batch],
+        run_dir=tmp_path / "run",
+        config=settings(),
+        epochs=6,
+    )
+    nn.functional.cross_entropy(model(batch[0]), batch[1]).backward()
+    session.end_epoch(accuracy=0.5)
+    session.detach()
+    (found,) = examine(*checkpoint_at(tmp_path / "run"), with_blocks=True).blocks
+    inputs, targets = batch[0][:64], batch[1][:64]  # the calibration samples
+    with torch.no_grad():
+        whole = F.cross_entropy(model.eval()(inputs), targets)
+        rise = float(F.cross_entropy(model.head(model.stem(inputs)), targets) - whole)
+    assert found.rises.mean() == pytest.approx(rise, abs=1e-6)
+    (row,) = json.loads(esper("analyze", str(tmp_path / "run"), "--blocks", "--json").stdout)["blocks"]
+    assert row["block"] == "block"
+    assert row["parameters_fraction"] == pytest.approx(272 / sum(p.numel() for p in model.parameters()))
+    assert row["loss_rise"] == pytest.approx(rise, abs=1e-6)
+    assert "loss rise" in esper("analyze", str(tmp_path / "run"), "--blocks").stdout
 
 
 def test_a_checkpoint_of_something_else_is_refused_by_name(tmp_path: Path) -> None:

@@ -113,7 +113,7 @@ def test_inspect_reads_the_anatomy_that_a_checkpoint_stored(run: Path) -> None:
             "there is no such directory, and it is not of the form module:function",
         ),
         (["inspect", "no_such_module:f"], "cannot be imported: No module named 'no_such_module'"),
-        (["inspect", "tests.cli.models:missing"], "has no function 'missing'"),
+        (["inspect", "tests.cli.models:missing"], "has nothing to call by the name 'missing'"),
         (["inspect", "tests.cli.models:nothing"], "returned NoneType; expected (model, sample)"),
         (["inspect", "tests.cli.models:untraceable"], "torch.export cannot follow"),
         (["checkpoints", "no-such-run"], "There is no run directory at no-such-run"),

@@ -122,7 +122,7 @@ def test_an_interrupted_run_goes_on_and_ends_smaller_and_is_then_only_reported(t
     [
         ({"epochs": "epochs = 0"}, "epochs: Input should be greater than or equal to 1"),
         ({"lr": "speed = 1e-2"}, "torch.optim:AdamW does not take these arguments"),
-        ({"model": 'model = "nowhere:network"'}, "Put it beside the recipe"),
+        ({"model": 'model = "nowhere:network"'}, "Put it into"),
         ({"model": 'model = "{module}:network"'}, "nothing to call by the name 'network'"),
         ({"model": 'model = "{module}:nothing"'}, "returned list; expected a torch.nn.Module"),
         ({"train": 'train = "{module}:generator"'}, "a DataLoader or a list, no generator"),

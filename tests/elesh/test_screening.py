@@ -61,3 +61,14 @@ def test_what_the_twin_shows_joins_the_rank_where_there_is_time_to_look(tmp_path
     short = replace(made.case, twin_samples=16, twin_flops=1.0)
     assert np.isnan(screen(short, weights, 1)).all()
     assert screen(short, WEIGHTS, 1) == screen(made.case, WEIGHTS, 1)
+
+
+def test_what_training_says_of_the_loss_counts_only_where_the_twin_does_not_say_it(tmp_path: Path) -> None:
+    made = saved(tmp_path, optimizer=lambda m: SGD(m.parameters(), 0.1), steps=5)
+    rising = tuple(float(n) for n in range(made.anatomy.num_units))
+    short = replace(made.case, tracked=rising, twin_samples=16, twin_flops=1.0)
+    looked = replace(short, twin_flops=1e9)
+    both, alone = {"taylor": 0.9, "twin": 0.1}, {"taylor": 0.0, "twin": 0.1}
+    assert screen(looked, both, 1) == screen(looked, alone, 1)
+    assert screen(looked, {**both, "twin": 0.0}, 1) == screen(short, both, 1)
+    assert screen(looked, both, 1) != screen(short, both, 1)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, fx
 
 from esper.anatomy.moments import Moments, best_ridge
+from esper.anatomy.operators import BIAS, CONVOLUTIONS, LINEAR, PADDING, groups_of
 from esper.anatomy.structure import Anatomy
 from esper.anatomy.twin import Twin
 
@@ -20,17 +21,6 @@ INPUT_AXIS = 1
 """The axis of the weights that reads units."""
 
 _aten = torch.ops.aten
-_LINEAR = {_aten.linear.default}
-_CONVOLUTIONS = {
-    _aten.conv1d.default,
-    _aten.conv2d.default,
-    _aten.conv3d.default,
-    _aten.conv1d.padding,
-    _aten.conv2d.padding,
-    _aten.conv3d.padding,
-}
-_BIAS, _PADDING, _GROUPS = 2, 4, 6
-"""Positions of the bias, the padding and the number of groups among a convolution's arguments."""
 
 
 @dataclass(eq=False)
@@ -150,18 +140,18 @@ def _used_twice(twin: Twin, known: Mapping[str, str]) -> set[str]:
 
 def _input_axis(node: fx.Node, weight: fx.Node) -> int | None:
     """Where the units are in what this node reads through `weight`; None if it is not understood."""
-    if node.target not in _LINEAR | _CONVOLUTIONS or len(node.args) < 2 or node.args[1] is not weight:
+    is_known = node.target is LINEAR or node.target in CONVOLUTIONS
+    if not is_known or len(node.args) < 2 or node.args[1] is not weight:
         return None
     if weight.meta["val"].shape[INPUT_AXIS] > MAX_INPUTS:
         return None
-    if node.target in _LINEAR:
+    if node.target is LINEAR:
         return -1
-    groups = node.args[_GROUPS] if len(node.args) > _GROUPS else 1
-    return 1 if groups == 1 else None
+    return 1 if groups_of(node) == 1 else None
 
 
 def _bias(node: fx.Node, twin: Twin, known: Mapping[str, str]) -> str | None:
-    bias = node.args[_BIAS] if len(node.args) > _BIAS else None
+    bias = node.args[BIAS] if len(node.args) > BIAS else None
     return known.get(twin.names.get(bias.name, "")) if isinstance(bias, fx.Node) else None
 
 
@@ -171,7 +161,7 @@ def _is_normed(node: fx.Node) -> bool:
 
 
 def _is_padded(node: fx.Node) -> bool:
-    if node.target in _LINEAR:
+    if node.target is LINEAR:
         return False
-    padding: Any = node.args[_PADDING] if len(node.args) > _PADDING else 0
+    padding: Any = node.args[PADDING] if len(node.args) > PADDING else 0
     return padding not in (0, "valid") and padding != [0] * len(padding)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,12 +18,16 @@ from esper.cli.targets import checkpoint_at
 from esper.nissa import figures
 
 if TYPE_CHECKING:
+    from esper.anatomy import Anatomy
     from esper.anatomy.structure import FloatArray
+    from esper.elesh.blocks import BlockMeasures
     from esper.emrakul import CycleOutcome
     from esper.session.examine import Examination
 
 
-def analyzed(path: Path, *, against_truth: bool, with_plan: bool, hidden: bool) -> dict[str, Any]:
+def analyzed(
+    path: Path, *, against_truth: bool, with_plan: bool, with_blocks: bool, hidden: bool
+) -> dict[str, Any]:
     """Examines a run's newest checkpoint, or the one that is named; see `esper.session.examine`.
 
     Raises:
@@ -37,6 +41,7 @@ def analyzed(path: Path, *, against_truth: bool, with_plan: bool, hidden: bool) 
         checkpoint,
         against_truth=against_truth,
         with_plan=with_plan,
+        with_blocks=with_blocks,
         watch=lambda parts, total: output.with_progress(parts, "removing units", total, hidden),
     )
     return {
@@ -47,6 +52,7 @@ def analyzed(path: Path, *, against_truth: bool, with_plan: bool, hidden: bool) 
         "groups": _rows(found, LOW_FRACTION),
         "quality": {name: _plain(dataclasses.asdict(one)) for name, one in found.quality.items()},
         "plan": None if found.outcome is None else _plan(found.outcome, found),
+        "blocks": [_block(one, found.anatomy) for one in found.blocks] if with_blocks else None,
     }
 
 
@@ -63,7 +69,13 @@ def analysis_table(facts: Mapping[str, Any]) -> RenderableType:
         counts = (str(row[name]) for name in ("units", "masked", "unmeasured", "low"))
         groups.add_row(row["group"], row["kind"], *counts, *(_short(row[name]) for name in scores))
     head = f"step {facts['step']}, epoch {facts['epoch']}; scores are medians of a group, larger matters more"
-    return Group(Text(head, style=STRONG), groups, *_quality(facts["quality"], low), *_next(facts["plan"]))
+    return Group(
+        Text(head, style=STRONG),
+        groups,
+        *_quality(facts["quality"], low),
+        *_next(facts["plan"]),
+        *_blocks(facts["blocks"]),
+    )
 
 
 def _rows(found: Examination, low_fraction: float) -> list[dict[str, Any]]:
@@ -127,6 +139,34 @@ def _next(plan: Mapping[str, Any] | None) -> list[RenderableType]:
     for name, count in plan["units"].items():
         rows.add_row(name, str(count))
     return [head, rows]
+
+
+def _block(one: BlockMeasures, anatomy: Anatomy) -> dict[str, Any]:
+    numbers = {
+        "loss_rise": float(np.mean(one.rises)),
+        "first_order": one.taylor,
+        "similarity": one.similarity,
+        "gradient_flow": one.gradient_flow,
+    }
+    return {
+        "block": one.block.name,
+        "flops_fraction": one.block.flops / anatomy.flops(),
+        "parameters_fraction": one.block.parameters / anatomy.parameters(),
+        **_plain(numbers),
+    }
+
+
+def _blocks(found: Sequence[Mapping[str, Any]] | None) -> list[RenderableType]:
+    if found is None:
+        return []
+    if not found:
+        return [Text("No residual block can be left out.")]
+    names = ("loss_rise", "first_order", "similarity", "gradient_flow")
+    rows = table("block", "of FLOPs>", "of parameters>", *(f"{name.replace('_', ' ')}>" for name in names))
+    for one in found:
+        sizes = (figures.percent(one[f"{name}_fraction"]) for name in ("flops", "parameters"))
+        rows.add_row(one["block"], *sizes, *(_short(one[name]) for name in names))
+    return [Text("What leaving out each block would cost; `esper compact --block` does it"), rows]
 
 
 def _median(values: FloatArray) -> float | None:

@@ -211,12 +211,15 @@ def analyze(
     plan: Annotated[
         bool, typer.Option("--plan", help="Also run the cycle that would follow; it is committed nowhere.")
     ] = False,
+    blocks: Annotated[
+        bool, typer.Option("--blocks", help="Also measure what leaving out each residual block would cost.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Rank the units of a checkpoint by what it holds. Nothing is changed."""
     from esper.cli.analyze import analysis_table, analyzed
 
-    facts = analyzed(target, against_truth=against_truth, with_plan=plan, hidden=as_json)
+    facts = analyzed(target, against_truth=against_truth, with_plan=plan, with_blocks=blocks, hidden=as_json)
     output.show(analysis_table(facts), facts, as_json)
 
 

@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-import importlib
-import sys
-import tomllib
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import ConfigDict, ValidationError
+from pydantic import ConfigDict
 
-from esper.config import Config
+from esper.config import Config, read_toml
 from esper.config_types import PositiveCount, Section
-from esper.errors import ConfigError
 
 
 class Maker(Section):
@@ -86,43 +81,9 @@ class Recipe(Section):
         Raises:
             ConfigError: the file cannot be read, or a key or value is not known; the message names it.
         """
-        try:
-            return cls.model_validate(tomllib.loads(path.read_text()))
-        except OSError as error:
-            raise ConfigError(f"{path} cannot be read: {error.strerror}. Name a recipe in TOML.") from error
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-            raise ConfigError(f"{path} is not TOML: {error}. Correct the line it names.") from error
-        except ValidationError as error:
-            first = error.errors()[0]
-            where = ".".join(str(part) for part in first["loc"])
-            raise ConfigError(
-                f"{path}: {where}: {first['msg']}. docs/how-to-train.md describes the keys of a recipe; "
-                "those under esper are printed by `esper config --explain`."
-            ) from error
-
-
-def named(name: str, beside: Path) -> Callable[..., Any]:
-    """What `module:name` names: a module beside the recipe, where esper is called, or installed.
-
-    Raises:
-        ConfigError: there is no such module, or nothing that can be called in it.
-    """
-    module_name, colon, attribute = name.partition(":")
-    if not colon:
-        raise ConfigError(f"{name!r} is not of the form module:name, such as torch.optim:AdamW.")
-    for folder in (str(Path.cwd()), str(beside.resolve())):
-        if folder not in sys.path:
-            sys.path.insert(0, folder)
-    try:
-        module = importlib.import_module(module_name)
-    except ModuleNotFoundError as error:
-        raise ConfigError(
-            f"The module of {name!r} cannot be imported: {error}. Put it beside the recipe, or install "
-            "what is missing."
-        ) from error
-    found: Callable[..., Any] | None = getattr(module, attribute, None)
-    if not callable(found):
-        raise ConfigError(
-            f"{module_name} has nothing to call by the name {attribute!r}, which {name!r} asks for."
+        return read_toml(
+            cls,
+            path,
+            "docs/how-to-train.md describes the keys of a recipe; those under esper are printed by "
+            "`esper config --explain`.",
         )
-    return found

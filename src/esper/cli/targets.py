@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import importlib
 import json
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from esper.cli.named import named
 from esper.cli.rows import step_number
 from esper.errors import CheckpointMissing, ConfigError
 
@@ -120,22 +119,7 @@ def built(target: str) -> tuple[Any, ...]:
     Raises:
         ConfigError: there is no such function, or it returns something else.
     """
-    module_name, _, function_name = target.partition(":")
-    sys.path.insert(0, str(Path.cwd()))  # like `python -m`: the user's modules lie where the user stands
-    try:
-        module = importlib.import_module(module_name)
-    except ModuleNotFoundError as error:
-        raise ConfigError(
-            f"The module {module_name!r} of target {target!r} cannot be imported: {error}. "
-            + _way_out(error, module_name)
-        ) from error
-    function = getattr(module, function_name, None)
-    if not callable(function):
-        raise ConfigError(
-            f"{module.__file__} has no function {function_name!r}. Expected one that takes no argument and "
-            "returns (model, sample) or (model, sample, loss)."
-        )
-    built = function()
+    built = named(target)()
     if not isinstance(built, tuple) or len(built) not in {2, 3}:
         found = f"a tuple of {len(built)}" if isinstance(built, tuple) else type(built).__name__
         raise ConfigError(
@@ -143,10 +127,3 @@ def built(target: str) -> tuple[Any, ...]:
             "where sample is one batch that the model can be called with."
         )
     return built
-
-
-def _way_out(error: ModuleNotFoundError, module_name: str) -> str:
-    """Either the module itself is missing, or something that it imports."""
-    if error.name is not None and f"{module_name}.".startswith(f"{error.name}."):
-        return "Call esper from the directory that holds it, or install it into this environment."
-    return f"The module was found, but it imports {error.name!r}, which is not installed here."

@@ -14,7 +14,8 @@ from torch.utils import _pytree as pytree
 
 import esper
 from esper.anatomy import primary_output, split_sample
-from esper.cli.recipe import Recipe, named
+from esper.cli.named import named
+from esper.cli.recipe import Recipe
 from esper.elesh.analysis import correct
 from esper.elesh.samples import samples
 from esper.errors import ConfigError

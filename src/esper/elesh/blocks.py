@@ -1,12 +1,7 @@
-"""Tier 2 for layers: what a block of the network does to its input, and what it would cost to skip it.
-
-A block is a module that the network holds by a number (`layers.3`, `blocks.0`) and that turns one tensor into
-one tensor. It can be skipped where both have one shape: whoever reads its output then reads its input.
-"""
+"""Tier 2 for layers: what a residual block does to its stream, and what it would cost to leave it out."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,136 +11,112 @@ import torch
 from torch import Tensor, fx
 from torch.utils import _pytree as pytree
 
-from esper.anatomy.structure import FloatArray
+from esper.anatomy.blocks import Block, Sum, blocks_of, sums, unread
+from esper.anatomy.lowering import is_in_place
+from esper.anatomy.structure import Anatomy, FloatArray
+from esper.anatomy.trace import Traced
 from esper.anatomy.twin import Gates, Twin
 
 _TINY = 1e-30
-_NUMBERED = re.compile(r"(?:^|\.)\d+$")
 
 
 @dataclass(frozen=True, eq=False)
 class BlockMeasures:
-    """What was measured of one block.
+    """What was measured of one block, the f of `x + f(x)`.
 
     Attributes:
-        name: the module's path.
-        similarity: mean cosine of input and output, sample by sample, -1 to 1; NaN where shapes differ.
-        gradient_flow: norm of the loss gradient at its input, as a multiple of that at its output.
-        taylor: mean size over samples of the first-order change of the loss when it is skipped; NaN where
-            it cannot be.
-        skip_losses: exact rise of the loss on every batch when it is skipped; NaN where it cannot be.
-        is_compatible: whether input and output have one shape.
+        block: which one; its name is the one by which it can be removed.
+        similarity: mean cosine of `x` and `x + f(x)`, sample by sample, -1 to 1.
+        gradient_flow: norm of the loss gradient at `x`, as a multiple of that at `x + f(x)`; NaN where the
+            block writes into what it reads.
+        taylor: mean size over samples of the first-order change of the loss when it is left out.
+        rises: exact rise of the loss on every batch when it is left out; NaN if that was not asked for.
     """
 
-    name: str
+    block: Block
     similarity: float
     gradient_flow: float
     taylor: float
-    skip_losses: FloatArray
-    is_compatible: bool
-
-
-Places = list[tuple[int, int]]
-"""Arguments of operators: (place in the graph, number of the argument)."""
-
-
-@dataclass(frozen=True)
-class Block:
-    """Where a block reads its input, and where its output is read."""
-
-    name: str
-    reads: tuple[tuple[int, int], ...]
-    is_read_at: tuple[tuple[int, int], ...]
-    is_compatible: bool
+    rises: FloatArray
 
 
 def measure_blocks(
-    twin: Twin, state: Mapping[str, Tensor], batches: Sequence[Any], *, skip: bool = True
+    twin: Twin, anatomy: Anatomy, state: Mapping[str, Tensor], batches: Sequence[Any], *, skip: bool = True
 ) -> list[BlockMeasures]:
-    """Measures every block with one input and one output; the others are not listed.
+    """Measures every residual block, in the order of the graph.
 
     Args:
         twin: the network with its loss.
+        anatomy: its anatomy, which knows what a block costs.
         state: its tensors, with what is masked already set to zero.
         batches: held-out batches that the twin can take.
         skip: also measure the loss without each block: one more forward pass for each.
     """
-    return [_measured(twin, state, batches, block, skip=skip) for block in blocks_of(twin)]
-
-
-def blocks_of(twin: Twin) -> list[Block]:
-    """The blocks of a graph that have one input and one output."""
+    traced = Traced(twin.program, twin.names, twin.batch, True, twin.is_batch_dynamic)
     order = {node: position for position, node in enumerate(twin.program.graph.nodes)}
-    inside: dict[str, list[fx.Node]] = {}
-    for node in order:
-        for path, _ in node.meta.get("nn_module_stack", {}).values():
-            if node.op == "call_function" and _NUMBERED.search(path):
-                inside.setdefault(path, []).append(node)
-    found = []
-    for path, members in inside.items():
-        own = set(members)
-        sources = dict.fromkeys(
-            source for node in members for source in node.all_input_nodes if source not in own
-        )
-        inputs = [node for node in sources if node.name not in twin.names and _is_float(node)]
-        outputs = [node for node in members if any(user not in own for user in node.users)]
-        has_weights = any(node.name in twin.names for node in sources)
-        if not has_weights or len(inputs) != 1 or len(outputs) != 1 or not _is_float(outputs[0]):
-            continue
-        reads = _places(order, inputs[0], [user for user in inputs[0].users if user in own])
-        readers = [user for user in outputs[0].users if user not in own and user.op != "output"]
-        later = _places(order, outputs[0], readers)
-        if reads and later:
-            same = inputs[0].meta["val"].shape == outputs[0].meta["val"].shape
-            found.append(Block(path.removeprefix("model."), tuple(reads), tuple(later), same))
-    return found
+    places = [_Places.of(one, order) for one in sums(traced)]
+    found = zip(places, blocks_of(traced, anatomy), strict=True)
+    return [_measured(twin, state, batches, place, block, skip=skip) for place, block in found]
 
 
-def _is_float(node: fx.Node) -> bool:
-    value = node.meta.get("val")
-    return isinstance(value, Tensor) and value.is_floating_point() and value.dim() > 0
+@dataclass(frozen=True)
+class _Places:
+    """Arguments of operators: (place in the graph, number of the argument).
 
+    Attributes:
+        stream: where the sum reads `x`.
+        added: where it reads `f(x)`.
+        reads: where f reads `x`; empty if that cannot be watched.
+    """
 
-def _places(order: Mapping[fx.Node, int], node: fx.Node, users: Sequence[fx.Node]) -> Places:
-    """Where these users read a node; empty if one of them reads it in a way that cannot be watched."""
-    places: Places = []
-    for user in users:
-        direct = [(order[user], n) for n, argument in enumerate(user.args) if argument is node]
-        leaves = pytree.tree_leaves((user.args, user.kwargs))
-        if user.op != "call_function" or len(direct) != sum(leaf is node for leaf in leaves):
-            return []
-        places += direct
-    return places
+    stream: tuple[int, int]
+    added: tuple[int, int]
+    reads: tuple[tuple[int, int], ...]
+
+    @classmethod
+    def of(cls, one: Sum, order: Mapping[fx.Node, int]) -> _Places:
+        inside = set(unread(one.node.graph, [one]))
+        users = [user for user in one.stream.users if user in inside]
+        direct = [(order[user], n) for user in users for n, arg in enumerate(user.args) if arg is one.stream]
+        leaves = [leaf for user in users for leaf in pytree.tree_leaves((user.args, user.kwargs))]
+        is_seen = len(direct) == sum(leaf is one.stream for leaf in leaves)
+        is_safe = not any(is_in_place(user.target) for user in users)
+        position = order[one.node]
+        stream, added = (one.node.args.index(node) for node in (one.stream, one.added))
+        return cls((position, stream), (position, added), tuple(direct) if is_seen and is_safe else ())
 
 
 def _measured(
-    twin: Twin, state: Mapping[str, Tensor], batches: Sequence[Any], block: Block, *, skip: bool
+    twin: Twin,
+    state: Mapping[str, Tensor],
+    batches: Sequence[Any],
+    places: _Places,
+    block: Block,
+    *,
+    skip: bool,
 ) -> BlockMeasures:
     cosines, flows, changes, rises = [], [], [], []
     for batch in batches:
-        watch = _Watch(block)
+        watch = _Watch(places)
         loss = twin.run(state, batch, watch.gates())[0].reshape(())
-        gradients = torch.autograd.grad(
-            loss, [watch.read, watch.made], allow_unused=True, materialize_grads=True
-        )
-        flows.append(float(gradients[0].norm() / gradients[1].norm().clamp_min(_TINY)))
-        if not block.is_compatible:
-            continue
-        before, after = watch.read.detach().flatten(1), watch.made.detach().flatten(1)
-        cosines.append(float(torch.cosine_similarity(before, after, dim=1).mean()))
-        changes.append(float(((before - after) * gradients[1].flatten(1)).sum(1).abs().sum()))
+        made, *read = torch.autograd.grad(loss, watch.leaves, allow_unused=True, materialize_grads=True)
+        into = sum(read, start=made)
+        flows.append(float(into.norm() / made.norm().clamp_min(_TINY)) if places.reads else np.nan)
+        before = watch.leaves[0].detach()
+        change = watch.added.expand_as(before)
+        cosines.append(float(torch.cosine_similarity(_rows(before), _rows(before + change), dim=1).mean()))
+        changes.append(float(_rows(change * made).sum(1).abs().sum()))
         if skip:
             with torch.no_grad():
-                without = twin.run(state, batch, watch.skipping())[0]
+                without = twin.run(state, batch, {places.added: torch.zeros_like})[0]
             rises.append(float(without - loss.detach()))
-    return BlockMeasures(
-        block.name,
-        _mean(cosines),
-        _mean(flows),
-        _mean(changes),
-        np.array(rises or [np.nan] * len(batches), np.float64),
-        block.is_compatible,
-    )
+    exact = np.array(rises or [np.nan] * len(batches), np.float64)
+    return BlockMeasures(block, _mean(cosines), _mean(flows), _mean(changes), exact)
+
+
+def _rows(value: Tensor) -> Tensor:
+    """One row per sample."""
+    return value.flatten(1) if value.dim() > 1 else value.reshape(-1, 1)
 
 
 def _mean(values: Sequence[float]) -> float:
@@ -153,29 +124,29 @@ def _mean(values: Sequence[float]) -> float:
 
 
 class _Watch:
-    """Holds on to what goes into a block and what comes out of it while the graph runs."""
+    """Holds on to what a sum adds while the graph runs, and to leaves in the place of what it adds to."""
 
-    def __init__(self, block: Block) -> None:
-        self.read: Tensor = torch.empty(0)
-        self.made: Tensor = torch.empty(0)
-        self._block = block
+    def __init__(self, places: _Places) -> None:
+        self.added = torch.empty(0)
+        self._leaves: dict[tuple[int, int], Tensor] = {}
+        self._places = places
+
+    @property
+    def leaves(self) -> list[Tensor]:
+        """What the sum reads, and then what its block reads: the same numbers, each with its own gradient."""
+        return [self._leaves[place] for place in (self._places.stream, *self._places.reads)]
 
     def gates(self) -> Gates:
-        """For a run that leaves everything as it is."""
-        return {
-            **dict.fromkeys(self._block.reads, self._take),
-            **dict.fromkeys(self._block.is_read_at, self._give),
-        }
+        watched = {place: self._leaf_at(place) for place in (self._places.stream, *self._places.reads)}
+        return {**watched, self._places.added: self._take}
 
-    def skipping(self) -> Gates:
-        """For a run in which the block's input takes the place of its output; after one with `gates`."""
-        return dict.fromkeys(self._block.is_read_at, lambda _: self.read.detach().clone())
+    def _leaf_at(self, place: tuple[int, int]) -> Any:
+        def read(value: Tensor) -> Tensor:
+            leaf = self._leaves[place] = value.detach().clone().requires_grad_()
+            return leaf.clone()  # a sum may be written into its own operand, and a leaf may not
+
+        return read
 
     def _take(self, value: Tensor) -> Tensor:
-        if not self.read.requires_grad:  # the first of several operators that read it
-            self.read = value.detach().requires_grad_()
-        return self.read
-
-    def _give(self, value: Tensor) -> Tensor:
-        self.made = value
+        self.added = value.detach().clone()
         return value

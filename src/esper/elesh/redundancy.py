@@ -16,22 +16,10 @@ import torch
 from torch import Tensor, fx
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from esper.anatomy.operators import CONVOLUTIONS, LINEAR, groups_of
 from esper.anatomy.structure import FloatArray, IntArray
 from esper.anatomy.twin import Twin
 from esper.elesh.readings import Reading
-
-_aten = torch.ops.aten
-_LINEAR = _aten.linear.default
-_CONVOLUTIONS = {
-    _aten.conv1d.default,
-    _aten.conv2d.default,
-    _aten.conv3d.default,
-    _aten.conv1d.padding,
-    _aten.conv2d.padding,
-    _aten.conv3d.padding,
-}
-_GROUPS = 6
-"""Position of the number of groups among a convolution's arguments."""
 
 _FLAT = 1e-6
 """A channel whose variance is a smaller share of its mean square is constant; it correlates with nothing."""
@@ -123,8 +111,7 @@ def can_take_over(twin: Twin, reading: Reading) -> bool:
     node = list(twin.program.graph.nodes)[reading.position]
     weight = node.args[1] if reading.argument == 0 and len(node.args) > 1 else None
     is_parameter = isinstance(weight, fx.Node) and weight.name in twin.names
-    groups = node.args[_GROUPS] if len(node.args) > _GROUPS else 1
-    is_dense = node.target is _LINEAR or (node.target in _CONVOLUTIONS and groups == 1)
+    is_dense = node.target is LINEAR or (node.target in CONVOLUTIONS and groups_of(node) == 1)
     return is_parameter and is_dense
 
 

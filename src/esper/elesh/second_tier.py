@@ -97,8 +97,8 @@ def find_heads(case: Case) -> list[HeadPatterns]:
     return measure_heads(opened.twin, opened.anatomy, opened.masked_state(opened.keep), batches)
 
 
-def find_blocks(case: Case, skip: bool = True) -> list[BlockMeasures]:
-    """What every block does to its input, and what it would cost to skip it."""
+def find_blocks(case: Case) -> list[BlockMeasures]:
+    """What every residual block does to its stream, and what it would cost to leave it out."""
     opened = open_case(case)
     batches = usable(opened.twin, read_data(case.data)[1].calibration)
-    return measure_blocks(opened.twin, opened.masked_state(opened.keep), batches, skip=skip)
+    return measure_blocks(opened.twin, opened.anatomy, opened.masked_state(opened.keep), batches)

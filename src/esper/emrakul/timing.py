@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, fx
 
+from esper.anatomy.operators import CONVOLUTIONS, GROUPS, LINEAR, groups_of
 from esper.anatomy.structure import Anatomy
 from esper.anatomy.twin import Twin
 from esper.elesh.samples import repeated, samples
@@ -29,18 +30,6 @@ _FEW = 2
 
 _SLOW_SECONDS = 0.05
 """An operator that takes longer than this is timed once at every width."""
-
-_aten = torch.ops.aten
-_CONVOLUTIONS = {
-    _aten.conv1d.default,
-    _aten.conv2d.default,
-    _aten.conv3d.default,
-    _aten.conv1d.padding,
-    _aten.conv2d.padding,
-    _aten.conv3d.padding,
-}
-_GROUPS = 6
-"""Position of the number of groups among a convolution's arguments."""
 
 
 def origin_of(
@@ -134,9 +123,9 @@ class _Call:
     def narrowed(self, outputs: int, inputs: int) -> Callable[[], object]:
         """The same operator with so many outputs and inputs, on random numbers."""
         arguments: list[Any] = list(self.operator.args)
-        shape, axis = list(self.read), -1 if self.operator.target is _aten.linear.default else 1
-        if _groups(self.operator) > 1:
-            arguments[_GROUPS] = shape[axis] = outputs
+        shape, axis = list(self.read), -1 if self.operator.target is LINEAR else 1
+        if groups_of(self.operator) > 1:
+            arguments[GROUPS] = shape[axis] = outputs
         else:
             shape[axis] = inputs
         bias = self.weight.new_zeros(outputs) if len(arguments) > 2 and arguments[2] is not None else None
@@ -188,17 +177,12 @@ def _weight(node: fx.Node) -> fx.Node | None:
     weight = node.args[1] if len(node.args) > 1 else None
     if not isinstance(weight, fx.Node):
         return None
-    if node.target is _aten.linear.default:
+    if node.target is LINEAR:
         return weight
-    if node.target not in _CONVOLUTIONS:
+    if node.target not in CONVOLUTIONS:
         return None
     outputs, inputs = weight.meta["val"].shape[:2]
-    return weight if _groups(node) == 1 or (_groups(node) == outputs and inputs == 1) else None
-
-
-def _groups(node: fx.Node) -> int:
-    groups = node.args[_GROUPS] if len(node.args) > _GROUPS else 1
-    return groups if isinstance(groups, int) else 1
+    return weight if groups_of(node) == 1 or (groups_of(node) == outputs and inputs == 1) else None
 
 
 def _owners(anatomy: Anatomy) -> dict[tuple[str, int], dict[str, float]]:

@@ -16,8 +16,10 @@ from esper.checkpoint import CheckpointCatalog, CheckpointRef, load_trainer
 from esper.checkpoint.trainer_state import MODEL_FILE, OPTIMIZER_FILE, TREE_FILE
 from esper.config import Config
 from esper.elesh import Case, DataRef, HeldOut, merged, read_data, resized
+from esper.elesh.blocks import BlockMeasures
 from esper.elesh.case import OpenCase, open_case
 from esper.elesh.screening import screen
+from esper.elesh.second_tier import find_blocks
 from esper.elesh.workers import InlinePool
 from esper.emrakul import Coordinator, CoordinatorState, Cycle, CycleOutcome, Origin, Schedule, floors, worth
 from esper.emrakul.offline import OfflineAnalyst
@@ -46,6 +48,7 @@ class Examination:
         truth: loss rise when each unit alone is removed, on samples that no score saw; None if not asked.
         quality: by source, how well it ranks the units that the truth knows.
         outcome: what the run's coordinator would decide next; None if not asked.
+        blocks: what leaving out each residual block would cost; empty if not asked.
     """
 
     anatomy: Anatomy
@@ -54,6 +57,7 @@ class Examination:
     truth: FloatArray | None = None
     quality: Mapping[str, RankingQuality] = field(default_factory=dict)
     outcome: CycleOutcome | None = None
+    blocks: tuple[BlockMeasures, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -103,6 +107,7 @@ def examine(
     *,
     against_truth: bool = False,
     with_plan: bool = False,
+    with_blocks: bool = False,
     watch: Watch = lambda parts, _: iter(parts),
 ) -> Examination:
     """Ranks the units of a checkpoint by what it holds; changes nothing.
@@ -113,6 +118,7 @@ def examine(
         against_truth: also remove every unit alone, once on the calibration samples and once on those that
             plans are validated on, and compare the rankings with the latter.
         with_plan: also run the cycle that would follow, with the settings of the run.
+        with_blocks: also measure every residual block on the calibration samples.
         watch: sees the parts of the long work go by.
 
     Raises:
@@ -134,7 +140,8 @@ def examine(
         scores["ablation"], truth = _ablated(stored, opened, watch)
         quality = _judged(scores, np.where(stored.keep, truth, np.nan))
     outcome = _next_cycle(stored, opened) if with_plan else None
-    return Examination(opened.anatomy, stored.keep, scores, truth, quality, outcome)
+    blocks = find_blocks(stored.case) if with_blocks else []
+    return Examination(opened.anatomy, stored.keep, scores, truth, quality, outcome, tuple(blocks))
 
 
 def _judged(scores: Mapping[str, FloatArray], truth: FloatArray) -> dict[str, RankingQuality]:
