@@ -40,8 +40,9 @@ if {is_absent}:
     sys.meta_path.insert(0, Absent())
 else:
     from reload import build
+    from transformers import ResNetForImageClassification  # the imports are not what is timed
 from safetensors.torch import load_file
-import esper, esper.session
+import esper, esper.session, torch.export
 looked_up = []
 sys.addaudithook(lambda event, given: looked_up.append(given) if event == "pickle.find_class" else None)
 saved = Path({saved!r})

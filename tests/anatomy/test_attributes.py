@@ -20,6 +20,32 @@ def test_sizes_that_code_repeats_follow_and_are_reported() -> None:
     assert vars(model)["size"] == 6
 
 
+class Split(nn.Module):
+    """Keeps the sizes of a split in a list."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.sizes = [16, 16, 3]
+        self.into, self.out = nn.Linear(8, 35), nn.Linear(16, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        left, right, gates = self.into(x).split(self.sizes, -1)
+        out: Tensor = self.out(left * right.sigmoid() * gates.mean(-1, keepdim=True))
+        return out
+
+
+def test_sizes_in_a_list_follow() -> None:
+    torch.manual_seed(0)
+    model, x = Split(), torch.randn(3, 8)
+    anatomy = inspect(model, x)
+    keep = np.ones(anatomy.num_units, np.bool_)
+    keep[[1, 4, 5]] = False
+    made = cut(model, anatomy, keep, Probe((x,)))
+    assert model.sizes == [13, 13, 3]
+    assert made.rewritten == (".sizes = [13, 13, 3]",)
+    assert made.equivalence.float64_error is not None
+
+
 class Head(nn.Module):
     """Repeats its number of heads and its width, and a number that only looks like one of them."""
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import traceback
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -29,12 +29,12 @@ _OWN = ("torch.nn.", "esper.")
 
 @dataclass(frozen=True)
 class _Rewrite:
-    """One attribute of one module and the size it would get."""
+    """One attribute of one module and the size, or the sizes in their list, that it would get."""
 
     module: nn.Module
     path: str
     attribute: str
-    value: int
+    value: int | list[int] | tuple[int, ...]
 
 
 _Key = tuple[str, str]  # class and attribute
@@ -190,6 +190,11 @@ def _candidates(
             continue
         sizes = _sizes(path, anatomy, keep, kept, shapes)
         for attribute, old in vars(module).items():
+            listed = _listed(old, sizes)
+            if listed is not None:
+                rewrite = _Rewrite(module, path, attribute, listed)
+                sources = by_source.setdefault((type(module).__qualname__, attribute), {})
+                sources.setdefault("list", {})[path] = rewrite
             if not isinstance(old, int) or isinstance(old, bool) or old < 2 or attribute.startswith("_"):
                 continue
             sources = by_source.setdefault((type(module).__qualname__, attribute), {})
@@ -202,11 +207,24 @@ def _candidates(
     options: _Options = {}
     for key, sources in by_source.items():
         different = {
-            frozenset((r.path, r.value) for r in found.values()): found for found in sources.values()
+            frozenset((r.path, str(r.value)) for r in found.values()): found for found in sources.values()
         }
         if different:
             options[key] = [tuple(found.values()) for found in different.values()]
     return options
+
+
+def _listed(old: object, sizes: Sequence[tuple[str, int, int]]) -> list[int] | tuple[int, ...] | None:
+    """A list of sizes (of a split) with those replaced that can have become one other only; None if none."""
+    if not isinstance(old, (list, tuple)) or not old or not all(type(size) is int for size in old):
+        return None
+    found: dict[int, set[int]] = {}
+    for _, before, after in sizes:
+        found.setdefault(before, set()).add(after)
+    new = [next(iter(found[size])) if len(found.get(size, ())) == 1 else size for size in old]
+    if new == list(old):
+        return None
+    return tuple(new) if isinstance(old, tuple) else new
 
 
 def _sizes(

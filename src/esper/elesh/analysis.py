@@ -194,9 +194,10 @@ def confidence(
 ) -> FloatArray:
     """Share of bootstrap resamples over batches in which each unit's mean increase stays below the cut.
 
-    Increases are compared per saved cost, as a plan compares them: a head costs more than a channel and saves
-    more. The cut is the `quantile` of these rates, by saved cost, and at least zero: what costs nothing may go.
-    Finalists are worth two to three times what a plan may take, so the cut lies above the plan's own boundary.
+    Increases are compared per saved cost, as a plan compares them: a head costs more than a channel and
+    saves more. The cut is the `quantile` of these rates, by saved cost, and at least zero: what costs nothing
+    may go. Finalists are worth two to three times what a plan may take, so the cut lies above the plan's own
+    boundary.
 
     Args:
         increases: [units, batches].
