@@ -5,8 +5,8 @@
 
 Torch-Pruning cuts the same network once on the way, after 40 % of the same number of steps. Every training is
 written to `--file` when it is done, and what stands there is not trained again; `--stop-after` starts none
-after so many seconds, `--table` starts none at all. Times are ratios to the plain run of the same seed;
-on a machine with other work on it, those of the processor (workers included) say more than those of the clock.
+after so many seconds, `--table` starts none at all. Times are ratios to the plain run of the same seed; on a
+machine with other work on it, those of the processor (workers included) say more than those of the clock.
 """
 
 from __future__ import annotations

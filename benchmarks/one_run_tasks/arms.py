@@ -64,7 +64,7 @@ class _Timed:
 
 
 def _processor_seconds() -> float:
-    """Of this process and of all its children that have ended: workers count when `finish` has closed them."""
+    """Of this process and of its children that have ended: workers count when `finish` has closed them."""
     used = os.times()
     return used.user + used.system + used.children_user + used.children_system
 
