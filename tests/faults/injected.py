@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -119,6 +120,15 @@ def workers() -> list[int]:
         if b"supervisor" in Path(f"/proc/{child}/cmdline").read_bytes():
             found += children_of(child)
     return found
+
+
+def started(before: list[int]) -> int:
+    """The first worker process that is not one of those, as soon as it is there; fails after a minute."""
+    end = time.monotonic() + 60.0
+    while not (new := set(workers()) - set(before)):
+        assert time.monotonic() < end, "no worker has started"
+        os.sched_yield()
+    return min(new)
 
 
 def flip(path: Path) -> None:

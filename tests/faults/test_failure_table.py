@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -12,10 +13,12 @@ import pytest
 from esper.emrakul.cycle import MASK
 from esper.errors import MaskError
 from tests.faults.injected import (
+    PATIENT,
     decision_of,
     flip,
     newest,
     plain,
+    started,
     tally,
     with_workers,
     workers,
@@ -79,6 +82,33 @@ def test_workers_without_enough_memory_lead_to_no_decision(run: Path, unpruned: 
     epochs(training, EPOCHS)
     assert training.marks() == ["skipped"]
     judge(training, unpruned)
+
+
+def test_a_worker_that_is_killed_costs_no_step_and_changes_no_decision(run: Path, judge: Judge) -> None:
+    quiet = Training(run.parent / "quiet", pruning=PATIENT)
+    epochs(quiet, EPOCHS - 1)
+    expected = decision_of(quiet).keep
+    quiet.session.detach()
+    before = workers()
+    training = with_workers(run)
+    victim = started(before)
+    epochs(training, EPOCHS - 1)
+    os.kill(victim, signal.SIGKILL)
+    decision = decision_of(training)
+    assert expected is not None
+    assert decision.keep is not None
+    assert np.array_equal(decision.keep, expected)
+    judge(training, plain(run.parent / "plain", EPOCHS - 1), EPOCHS - 1)
+
+
+def test_a_worker_that_hangs_ends_at_the_deadline_without_a_decision(run: Path, judge: Judge) -> None:
+    before = workers()
+    training = with_workers(run, pruning={"budget": {"deadline_seconds": 2.0, "max_failures": 100}})
+    os.kill(started(before), signal.SIGSTOP)
+    epochs(training, EPOCHS - 1)
+    decision = decision_of(training)
+    assert decision.keep is None
+    judge(training, plain(run.parent / "plain", EPOCHS - 1), EPOCHS - 1)
 
 
 def test_a_corrupt_checkpoint_is_passed_over_and_its_epoch_is_trained_again_bit_for_bit(
