@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -20,10 +22,9 @@ class Mixture(nn.Module):
         self.up = nn.Parameter(torch.randn(EXPERTS, 8, 10) / 2)
         self.down = nn.Parameter(torch.randn(EXPERTS, 10, 8) / 2)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor) -> Any:
         x = self.first(x)
-        given: Tensor = self.head(x + self.mixed(x))
-        return given
+        return self.head(x + self.mixed(x))
 
     def mixed(self, x: Tensor) -> Tensor:
         raise NotImplementedError
@@ -83,15 +84,24 @@ class Numbered(Mixture):
         given: Tensor = (self.by_all(x) * scores.softmax(-1).unsqueeze(-1)).sum(2)
         return given
 
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore[override]  # one output more
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         given = super().forward(x)
         return given, self.chosen
+
+
+class Reordered(Numbered):
+    """The same, in the order of another tensor."""
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        given, chosen = super().forward(x)
+        order = x.sum(-1).argsort(-1).unsqueeze(-1).expand(-1, -1, CHOSEN)
+        return given, chosen.gather(1, order)
 
 
 ROUTED: dict[str, type[Mixture]] = {
     kind.__name__: kind for kind in (EveryExpert, Scattered, SpelledOut, LookedUp)
 }
-COUNTED: dict[str, type[Mixture]] = {kind.__name__: kind for kind in (Neighbors, Numbered)}
+COUNTED: dict[str, type[Mixture]] = {kind.__name__: kind for kind in (Neighbors, Numbered, Reordered)}
 
 
 def mixture(kind: type[Mixture]) -> Mixture:

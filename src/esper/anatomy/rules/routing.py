@@ -24,8 +24,10 @@ _KEEP = operators(
     squeeze unsqueeze expand expand_as sort topk"""
 )
 """Operators whose first result (all parts of a list) holds the same numbers as their first argument."""
-_USE = operators("histc one_hot gather index index_select scatter scatter_add")
-"""Operators whose rules know numbers that point."""
+_PICK = operators("gather index index_select")
+"""Operators whose result holds some of the numbers of their first argument."""
+_USED = {"histc": 0, "one_hot": 0, "gather": 2, "index_select": 2, "scatter": 2, "scatter_add": 2, "index": 1}
+"""Operators whose rules know numbers that point, and which argument these are (`index` takes a list)."""
 _LISTS = operators("unbind split split_with_sizes chunk")
 
 
@@ -48,17 +50,18 @@ def pointing(call: Call, result: Result) -> Result:
     pointers = [flow for flow in call.flows() if flow.points is not None]
     if not pointers:
         return result
-    labels = pointers[0].points
-    if call.name in _KEEP and len(pointers) == 1 and pointers[0] is call.args[0]:
+    used = pytree.tree_leaves(call.args[_USED[call.name]], is_leaf=_is_flow) if call.name in _USED else []
+    others = [flow for flow in pointers if not any(flow is known for known in used)]
+    if call.name in (*_KEEP, *_PICK) and len(others) == 1 and others[0] is call.args[0]:
+        labels = others[0].points
         if call.name in _LISTS:
             return [replace(part, points=labels) for part in result]
         if isinstance(result, Flow):
             return replace(result, points=labels)
-        first, *others = pytree.tree_leaves(result, is_leaf=_is_flow)
-        return [replace(first, points=labels), *others]
-    if call.name not in _USE:
-        for flow in pointers:
-            call.space.freeze_flow(flow, f"{call.where} computes with numbers of experts")
+        first, *rest = pytree.tree_leaves(result, is_leaf=_is_flow)
+        return [replace(first, points=labels), *rest]
+    for flow in others:
+        call.space.freeze_flow(flow, f"{call.where} computes with numbers of experts")
     return result
 
 
