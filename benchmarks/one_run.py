@@ -5,8 +5,8 @@
 
 Torch-Pruning cuts the same network once on the way, after 40 % of the same number of steps. Every training is
 written to `--file` when it is done, and what stands there is not trained again; `--stop-after` starts none
-after so many seconds, `--table` starts none at all. Times are ratios to the plain run of the same seed; on a
-machine with other work on it, those of the processor (workers included) say more than those of the clock.
+after so many seconds, `--table` starts none at all. Times are ratios to the plain run of the same seed;
+with other work on the machine, those of the processor (workers included) say more than those of the clock.
 """
 
 from __future__ import annotations
@@ -95,8 +95,8 @@ def _print(name: str, task: Task, targets: list[float], done: dict[Key, dict[str
     print(f"\n## {task.about}\n\nUncut twin, by seed: {finals}. Margins are in {unit}; minus is worse.")
     print("Stretches are looked at when they end, instants right after something was masked or cut.\n")
     print(
-        "| target | tool | seeds | FLOPs gone | worst instant | worst stretch | final - twin | each seed "
-        "| CPU / twin | time / twin |"
+        "| target | tool | FLOPs gone | worst drop by a cut | worst instant - twin | worst stretch - twin "
+        "| final - twin | each seed | CPU / twin | time / twin |"
     )
     print("|---|---|---|---|---|---|---|---|---|---|")
     for target in targets:
@@ -122,6 +122,11 @@ def _row(
         for seed, figures in found.items()
         for number, quality in figures["instants"]
     ]
+    drops = [
+        task.lead(quality, figures["curve"][number - 1])
+        for figures in found.values()
+        for number, quality in figures["instants"]
+    ]
     stretches = [
         task.lead(mine, twins)
         for seed, figures in found.items()
@@ -130,9 +135,9 @@ def _row(
     cells = (
         f"-{target:.0%}",
         arm,
-        len(found),
         " ".join(f"{figures['share']:.3f}" for figures in found.values()),
-        f"{min(instants):+.4f}" if instants else "nothing went",
+        f"{min(drops):+.4f}" if drops else "nothing went",
+        f"{min(instants):+.4f}" if instants else "",
         f"{min(stretches):+.4f}" if stretches else "",
         f"{statistics.fmean(leads.values()):+.4f}",
         " ".join(f"{lead:+.4f}" for lead in leads.values()),

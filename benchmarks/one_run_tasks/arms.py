@@ -64,7 +64,7 @@ class _Timed:
 
 
 def _processor_seconds() -> float:
-    """Of this process and of its children that have ended: workers count when `finish` has closed them."""
+    """Of this process and its children that have ended: workers count when `finish` has closed them."""
     used = os.times()
     return used.user + used.system + used.children_user + used.children_system
 
@@ -150,7 +150,7 @@ def settings(task: Task, share: float) -> esper.Config:
                 },
                 "plan": {
                     "round_to": task.round_to,
-                    "finalist_factor": 3.0,
+                    "finalist_factor": 4.0,
                     "finalist_spread": 0.1,
                     "max_attempts": 2,
                 },

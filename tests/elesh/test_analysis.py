@@ -182,22 +182,3 @@ def test_confidence_is_a_share_that_no_unit_below_all_others_lacks(
 
 def test_confidence_of_nothing_measured_is_nothing() -> None:
     assert np.isnan(confidence(np.full((3, 2), np.nan))).all()
-
-
-def test_confidence_compares_rises_by_what_is_saved() -> None:
-    # A head costs more than the fifth of ten channels and saves as much as all of them: it is the cheapest.
-    increases = np.repeat(np.array([0.55, *(0.1 * n for n in range(1, 11))])[:, None], 2, axis=1)
-    worth = np.array([10.0, *([1.0] * 10)])
-    assert confidence(increases, quantile=0.4).tolist() == [0.0] + [1.0] * 5 + [0.0] * 5
-    assert confidence(increases, worth, quantile=0.4).tolist() == [1.0] + [0.0] * 10
-    assert confidence(increases, worth, quantile=0.6).tolist() == [1.0] * 3 + [0.0] * 8
-
-
-def test_what_surely_costs_nothing_is_below_every_cut() -> None:
-    increases = np.array([[-3.0, -3.0], [-2.0, -2.0], [0.0, 0.0], [1.0, 1.0]])
-    assert confidence(increases, quantile=0.1).tolist() == [1.0, 1.0, 1.0, 0.0]
-
-
-def test_units_that_save_nothing_are_compared_all_the_same() -> None:
-    increases = np.array([[1.0, 1.0], [2.0, 2.0]])
-    assert confidence(increases, np.zeros(2), quantile=0.5).tolist() == [1.0, 0.0]

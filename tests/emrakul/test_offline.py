@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 import torch
 
-from esper.anatomy.structure import IntArray
+from esper.anatomy.structure import IntArray, Kind
 from esper.elesh import AnalysisSettings, Tier, WorkerPool, WorkerTask
+from esper.elesh.analysis import ablate, confidence
 from esper.elesh.workers import InlinePool, LocalPool, WorkerHealth
 from esper.elesh.workers.task import Status, TaskOutcome
 from esper.emrakul.offline import OfflineAnalyst
@@ -37,7 +38,6 @@ def analyst(made: Saved, pool: WorkerPool, clock: Callable[[], float] | None = N
         settings=SETTINGS,
         validation=ValidationSettings(),
         floors=np.full(len(made.anatomy.groups), 2, np.int64),
-        worth=np.ones(made.anatomy.num_units),
         clock=clock or count(0.0, 1e-6).__next__,
         deadline_seconds=60.0,
     )
@@ -123,6 +123,19 @@ def test_units_that_cannot_be_cut_are_unmeasured(made: Saved) -> None:
     ranks = asked.screen()
     assert np.isnan(ranks[1::2]).all()
     assert np.isfinite(ranks[::2]).all()
+
+
+def test_heads_are_sure_among_heads_and_channels_among_channels(made: Saved) -> None:
+    first, *others = made.anatomy.groups
+    with_heads = replace(made.anatomy, groups=(replace(first, kind=Kind.HEAD), *others))
+    asked = replace(analyst(made, InlinePool()), anatomy=with_heads)
+    found = asked.analyze(FINALISTS, 60.0).confidence[FINALISTS]
+    rises = np.array(ablate(made.case, FINALISTS.tolist()))
+    is_head = with_heads.group_of[FINALISTS] == 0
+    assert 0 < is_head.sum() < FINALISTS.size
+    assert np.array_equal(found[is_head], confidence(rises[is_head]))
+    assert np.array_equal(found[~is_head], confidence(rises[~is_head]))
+    assert not np.array_equal(found, confidence(rises))
 
 
 def test_the_screen_runs_once_per_checkpoint(made: Saved) -> None:

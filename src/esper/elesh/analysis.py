@@ -185,38 +185,26 @@ def _aliased(live: dict[str, Tensor], opened: OpenCase) -> dict[str, Tensor]:
 
 
 def confidence(
-    increases: FloatArray,
-    worth: FloatArray | None = None,
-    *,
-    quantile: float = 0.6,
-    resamples: int = 200,
-    seed: int = 0,
+    increases: FloatArray, *, quantile: float = 0.6, resamples: int = 200, seed: int = 0
 ) -> FloatArray:
     """Share of bootstrap resamples over batches in which each unit's mean increase stays below the cut.
 
-    Increases are compared per saved cost, as a plan compares them: a head costs more than a channel and
-    saves more. The cut is the `quantile` of these rates, by saved cost, and at least zero: what costs nothing
-    may go. Finalists are worth two to three times what a plan may take, so the cut lies above the plan's own
-    boundary.
+    The cut is the `quantile` of the mean increases of all finalists. Finalists are two to three times what a
+    plan may take, so the cut lies above the plan's own boundary.
 
     Args:
         increases: [units, batches].
-        worth: what removing each unit saves, shape [units]; None: all the same.
 
     Returns:
         [units], 0 to 1; NaN where a unit was not measured on every batch.
     """
-    worth = np.ones(len(increases)) if worth is None else np.maximum(worth, worth.max(initial=0) * 1e-9)
-    worth = np.where(worth > 0, worth, 1.0)  # where nothing saves anything, all are alike
-    rates = increases / worth[:, None]
-    means = rates.mean(axis=1)
+    means = increases.mean(axis=1)
     finite = np.isfinite(means)
     result = np.full(means.shape, np.nan)
     if not finite.any():
         return result
-    cut = np.quantile(means[finite], quantile, weights=worth[finite], method="inverted_cdf")
-    line = max(float(cut), 0.0)
+    line = float(np.quantile(means[finite], quantile))
     draws = np.random.default_rng(seed).integers(0, increases.shape[1], (resamples, increases.shape[1]))
-    resampled = rates[finite][:, draws].mean(axis=2)
+    resampled = increases[finite][:, draws].mean(axis=2)
     result[finite] = (resampled <= line).mean(axis=1)
     return result

@@ -15,7 +15,7 @@ from esper.emrakul.cutting import worthwhile_cut
 from esper.emrakul.finalists import finalists
 from esper.emrakul.history import CycleRecord
 from esper.emrakul.latency import LatencyModel, LatencyTable
-from esper.emrakul.origin import Origin, floors, worth
+from esper.emrakul.origin import Origin, floors
 from esper.emrakul.outcome import CycleOutcome, Status
 from esper.emrakul.plan import Plan, Rejection, shrink
 from esper.emrakul.rationale import Rationale
@@ -74,6 +74,5 @@ __all__ = [
     "should_roll_back",
     "shrink",
     "strategy_for",
-    "worth",
     "worthwhile_cut",
 ]

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from esper.anatomy.structure import Anatomy, BoolArray, FloatArray, IntArray
+from esper.anatomy.structure import Anatomy, BoolArray, FloatArray, IntArray, Kind
 from esper.elesh import AnalysisSettings, Evidence, TaskHandle, TaskOutcome, Tier, WorkerPool, WorkerTask
 from esper.elesh.analysis import ablate, confidence, measure
 from esper.elesh.case import Case
@@ -44,7 +44,6 @@ class OfflineAnalyst:
         settings: sizes of tasks.
         validation: how strict the validator is.
         floors: fewest units per group.
-        worth: what removing each unit saves, shape [units].
         clock: monotonic seconds.
         reconstruct: whether readers of what goes are reconstructed when a mask is applied.
         deadline_seconds: for the screen, which has no deadline of its own.
@@ -59,7 +58,6 @@ class OfflineAnalyst:
     settings: AnalysisSettings
     validation: ValidationSettings
     floors: IntArray
-    worth: FloatArray
     clock: Clock
     deadline_seconds: float
     reconstruct: bool = False
@@ -155,7 +153,7 @@ class OfflineAnalyst:
         table[~np.isfinite(table)] = np.nan
         loss, sure, samples = evidence.loss_increase, evidence.confidence, evidence.samples
         loss[measured] = table.mean(axis=1)
-        sure[measured] = confidence(table, self.worth[measured])
+        sure[measured] = self._confidence(measured, table)
         samples[measured] = table.shape[1] * self.settings.batch_samples
         found = replace(
             evidence, tier=Tier.ABLATION, is_partial=bool(notes), notes=notes, screen=self.screen()
@@ -169,6 +167,16 @@ class OfflineAnalyst:
             leaders=np.where(leads, look.leaders, -1),
             notes=(*notes, *look.notes),
         )
+
+    def _confidence(self, measured: IntArray, table: FloatArray) -> FloatArray:
+        """Confidence among units of one kind: a head costs more than a channel, and saves more."""
+        is_head = np.array([group.kind is Kind.HEAD for group in self.anatomy.groups], np.bool_)
+        heads = is_head[self.anatomy.group_of[measured]]
+        sure = np.full(measured.size, np.nan)
+        for of_kind in (heads, ~heads):
+            if of_kind.any():
+                sure[of_kind] = confidence(table[of_kind])
+        return sure
 
     def validate(self, keep: BoolArray, seconds: float) -> Verdict:
         """Judges one mask by measuring the twin before and after, both at once where there are workers.

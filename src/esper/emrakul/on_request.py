@@ -24,7 +24,7 @@ from esper.elesh import AnalysisSettings, Case, DataRef, HeldOut, WorkerPool, en
 from esper.emrakul.aggregation import Statistics, aggregate
 from esper.emrakul.coordinator import Coordinator, CoordinatorState, Cycle
 from esper.emrakul.offline import OfflineAnalyst
-from esper.emrakul.origin import Origin, floors, worth
+from esper.emrakul.origin import Origin, floors
 from esper.emrakul.outcome import CycleOutcome, Status
 from esper.emrakul.schedule import Schedule
 from esper.emrakul.settings import Settings
@@ -183,7 +183,6 @@ class OfflinePruning:
             settings=self._analysis,
             validation=self._validation,
             floors=floors(self._anatomy, settings, self._origin),
-            worth=worth(self._anatomy, self.keep, settings, self._origin),
             clock=time.monotonic,
             deadline_seconds=seconds,
         )

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from esper.anatomy.structure import Anatomy, BoolArray, FloatArray, IntArray, Kind
+from esper.anatomy.structure import Anatomy, BoolArray, IntArray, Kind
 from esper.emrakul.cost import CostModel, Costs
 from esper.emrakul.latency import LatencyModel, LatencyTable
 from esper.emrakul.settings import CostName, Settings
@@ -78,12 +78,6 @@ class Origin:
             None if latency is None else LatencyTable.from_json(latency),
             data.get("milliseconds", 0.0),
         )
-
-
-def worth(anatomy: Anatomy, keep: BoolArray, settings: Settings, origin: Origin) -> FloatArray:
-    """What removing each unit would save of what plans compare units by: shape [units]."""
-    costs = origin.model(anatomy, settings.cost, activation_flops=settings.plan.activation_flops)
-    return costs.gradient(keep)
 
 
 def floors(anatomy: Anatomy, settings: Settings, origin: Origin) -> IntArray:

@@ -20,7 +20,7 @@ from esper.checkpoint import CheckpointRef, CheckpointStore, open_key_ring
 from esper.checkpoint.trainer_state import Stateful, load_trainer
 from esper.config import Config
 from esper.elesh import DataRef, HeldOut, WorkerPool, hold_out, read_data
-from esper.emrakul import Coordinator, Origin, Schedule, floors, worth
+from esper.emrakul import Coordinator, Origin, Schedule, floors
 from esper.emrakul.cycle import CycleRunner
 from esper.emrakul.offline import OfflineAnalyst
 from esper.emrakul.timing import origin_of
@@ -332,7 +332,6 @@ def _analyst_maker(
                 settings=config.analysis,
                 validation=config.validation,
                 floors=floors(anatomy, config.pruning, origin),
-                worth=worth(anatomy, keep, config.pruning, origin),
                 clock=time.monotonic,
                 reconstruct=config.pruning.recovery.reconstruct,
                 deadline_seconds=config.pruning.budget.deadline_seconds,

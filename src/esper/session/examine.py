@@ -21,7 +21,7 @@ from esper.elesh.case import OpenCase, open_case
 from esper.elesh.screening import screen
 from esper.elesh.second_tier import find_blocks
 from esper.elesh.workers import InlinePool
-from esper.emrakul import Coordinator, CoordinatorState, Cycle, CycleOutcome, Origin, Schedule, floors, worth
+from esper.emrakul import Coordinator, CoordinatorState, Cycle, CycleOutcome, Origin, Schedule, floors
 from esper.emrakul.offline import OfflineAnalyst
 from esper.errors import CheckpointError, EvidenceError
 from esper.importance import ImportanceTrackingValidator, RankingQuality, TrainingPhase, magnitude
@@ -207,7 +207,6 @@ def _next_cycle(stored: _Stored, opened: OpenCase) -> CycleOutcome:
         settings=settings.analysis,
         validation=settings.validation,
         floors=floors(anatomy, settings.pruning, origin),
-        worth=worth(anatomy, stored.keep, settings.pruning, origin),
         clock=time.monotonic,
         deadline_seconds=settings.pruning.budget.deadline_seconds,
         reconstruct=settings.pruning.recovery.reconstruct,
