@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import argparse
 import multiprocessing
-import resource
 import sys
 import time
 import warnings
@@ -28,8 +27,9 @@ import torch
 from torch import nn
 
 from architectures.case import Architecture
-from architectures.checks import flops, outputs, peak
+from architectures.checks import cpu_seconds, flops, outputs, peak
 from architectures.images import classifier
+from architectures.llama import llama
 from architectures.measure import half
 from architectures.peer import prune
 from esper.anatomy import Probe, cut, inspect
@@ -113,25 +113,11 @@ def _child(act: Callable[[], Figures], answer: Connection) -> None:
 
 def billion(layers: int) -> Figures:
     """The anatomy of TinyLlama's shape, without weights."""
-    from transformers import LlamaConfig, LlamaForCausalLM
-
-    config = LlamaConfig(
-        hidden_size=2048,
-        intermediate_size=5632,
-        num_hidden_layers=layers,
-        num_attention_heads=32,
-        num_key_value_heads=4,
-        vocab_size=32000,
-        max_position_embeddings=2048,
-        use_cache=False,
-    )
-    with torch.device("meta"):
-        model = LlamaForCausalLM(config)
-        tokens = torch.zeros(2, 16, dtype=torch.long)
-    imported, start, cpu = peak(), time.perf_counter(), _cpu_seconds()
+    model, tokens = llama(layers)
+    imported, start, cpu = peak(), time.perf_counter(), cpu_seconds()
     anatomy = inspect(model, {"input_ids": tokens})
     return {
-        "cpu_seconds": _cpu_seconds() - cpu,
+        "cpu_seconds": cpu_seconds() - cpu,
         "seconds": time.perf_counter() - start,
         "peak_mib": peak() / 2**20,
         "imported_mib": imported / 2**20,
@@ -140,11 +126,6 @@ def billion(layers: int) -> Figures:
         "units": anatomy.num_units,
         "gflops": anatomy.flops() / 1e9,
     }
-
-
-def _cpu_seconds() -> float:
-    used = resource.getrusage(resource.RUSAGE_SELF)
-    return used.ru_utime + used.ru_stime
 
 
 def by_anatomy(name: str) -> Figures:

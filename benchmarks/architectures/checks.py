@@ -21,6 +21,11 @@ from esper.anatomy.trace import without_caches
 ASKED = 0.5
 ENOUGH = ASKED / 2
 
+_NOISE = 1e-12
+"""A gradient below this share of the network's largest is rounding."""
+_MOVED = 2e-3
+"""Most that two steps in opposite directions are apart: twice the learning rate."""
+
 
 def flops(model: nn.Module, sample: Any) -> float:
     """Of one sample, by torch's counter."""
@@ -115,16 +120,27 @@ def mask(model: nn.Module, optimizer: AdamW, anatomy: Anatomy, keep: BoolArray) 
 
 
 def parameters_differ(small: nn.Module, whole: nn.Module, anatomy: Anatomy, keep: BoolArray) -> float:
+    """After a step of both, which has left its gradients; a gradient that is rounding alone says nothing.
+
+    A bias before a batch norm has none in truth, and AdamW moves it by the sign of what is left.
+    """
     removed = anatomy.removed_indices(keep)
     expected = dict(whole.named_parameters())
+    gradients = [p.grad.abs().max() for p in whole.parameters() if p.grad is not None]
+    noise = _NOISE * float(torch.stack(gradients).max()) if gradients else 0.0
     worst = 0.0
     for name, parameter in small.named_parameters():
-        left = expected[name].detach()
+        left, gradient = expected[name].detach(), expected[name].grad
         for axis in range(left.dim()):
             if (name, axis) in removed:
-                stays = np.setdiff1d(np.arange(left.shape[axis]), removed[name, axis])
-                left = left.index_select(axis, torch.from_numpy(stays))
-        worst = max(worst, largest([parameter.detach()], [left]))
+                stays = torch.from_numpy(np.setdiff1d(np.arange(left.shape[axis]), removed[name, axis]))
+                left = left.index_select(axis, stays)
+                gradient = None if gradient is None else gradient.index_select(axis, stays)
+        mine = parameter.detach()
+        if gradient is not None and parameter.grad is not None and mine.shape == left.shape:
+            is_noise = (gradient.abs() < noise) & (parameter.grad.abs() < noise)
+            mine = torch.where(is_noise & ((mine - left).abs() < _MOVED), left, mine)
+        worst = max(worst, largest([mine], [left]))
     return worst
 
 
@@ -151,3 +167,9 @@ def largest(ours: list[Tensor], theirs: list[Tensor]) -> float:
 
 def peak() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def cpu_seconds() -> float:
+    """What this process has computed so far."""
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    return used.ru_utime + used.ru_stime

@@ -29,10 +29,12 @@ _ANY_SIZE = """
 """Built for any size of images: given 64 x 64."""
 _UNSEEN = """
     resnetv2_18 wide_resnet50_2 seresnet18 ecaresnet26t efficientnet_lite0 mixnet_s spnasnet_100 cs3darknet_s
-    ghostnetv2_100 mobilenetv4_conv_small bat_resnext26ts lambda_resnet26t halonet26t botnet26t_256
-    eca_nfnet_l0 hgnet_tiny mambaout_femto shvit_s1 caformer_s18 convformer_s18
+    ghostnetv2_100 mobilenetv4_conv_small lambda_resnet26t eca_nfnet_l0 hgnet_tiny mambaout_femto
+    shvit_s1 caformer_s18 convformer_s18
 """
 """The same, chosen when the rules were finished."""
+_UNSEEN_BLOCKS = "bat_resnext26ts halonet26t botnet26t_256"
+"""Chosen likewise, with blocks of a fixed size: given 256 x 256."""
 _TOLD = """
     cait_xxs24_224 convit_tiny deit3_small_patch16_224 gmlp_ti16_224 mixer_s32_224 resmlp_12_224
     tnt_s_legacy_patch16_224 vit_tiny_patch16_224
@@ -73,4 +75,5 @@ TIMM: dict[str, Architecture] = {
     ),
     **{f"timm-{name}": classifier(name, "timm", 240 if "240" in name else 224) for name in _FIXED.split()},
     **{f"timm-{name}": classifier(name, "timm, unseen", 64) for name in _UNSEEN.split()},
+    **{f"timm-{name}": classifier(name, "timm, unseen", 256) for name in _UNSEEN_BLOCKS.split()},
 }

@@ -57,6 +57,7 @@ UNSEEN: dict[str, Architecture] = {
         "LiltForTokenClassification",
         lambda: {**text()(), "bbox": torch.randint(0, 60, (2, 12, 4)).sort(-1).values},
         SMALL,
+        hidden_size=96,  # six embeddings side by side
         max_2d_position_embeddings=64,
         channel_shrink_ratio=2,
     ),

@@ -132,6 +132,18 @@ def test_two_layers_on_one_axis_become_the_slices_of_a_grid() -> None:
     assert all(c in classes.reason for c in classes.map(rows))
 
 
+def test_what_stays_already_is_no_obstacle_when_axes_become_one() -> None:
+    space = LabelSpace()
+    windows, heads = space.fresh(2), space.fresh(3)
+    space.freeze(windows, "positions")
+    layers = (windows.reshape(2, 1), heads.reshape(1, 3))
+    flat = space.reshaped(Flow((2, 3), layers), (6,))
+    assert torch.equal(flat.layers[0].reshape(2, 3), heads.expand(2, 3))
+    classes = resolve(space)
+    assert len(set(classes.map(heads).tolist())) == 3
+    assert not set(classes.map(heads).tolist()) & set(classes.reason)
+
+
 def test_a_fixed_axis_leaves_the_slices_of_the_other() -> None:
     space = LabelSpace()
     labels = space.fresh(6).reshape(2, 3)

@@ -191,7 +191,7 @@ class LabelSpace:
                 grid.demanded = place if grid.demanded is None else grid.demanded
 
     def reshaped(self, flow: Flow, shape: Sequence[int]) -> Flow:
-        """The flow in another shape; layers that come to lie along one axis become one."""
+        """The flow in another shape; layers that come to lie along one axis become one, less what stays."""
         layers = list(flow.layers)
         while True:
             moved = [reshape_layer(layer, flow.shape, shape) for layer in layers]
@@ -201,6 +201,10 @@ class LabelSpace:
             )
             if clash is None or set(varying_axes(layers[clash[0]])) & set(varying_axes(layers[clash[1]])):
                 return self.flow(shape, moved, is_zeroed=flow.is_zeroed)
+            fixed = next((n for n in clash if self._is_frozen(layers[n])), None)
+            if fixed is not None:  # no element goes with it, so it is a size like any other
+                layers.pop(fixed)
+                continue
             second, first = layers.pop(clash[1]), layers.pop(clash[0])
             layers.append(self.crossed(first, second))
 

@@ -29,6 +29,9 @@ from esper.errors import CheckpointCorrupt, CheckpointError, CheckpointMissing
 
 STEP_NAME = re.compile(r"step-(\d{9,18})")
 
+_LOOKS = 10
+"""How often a writer may be faster than a reader until that gives up."""
+
 
 def step_number(path: Path) -> int:
     """The step of a directory that `step_name` named."""
@@ -73,7 +76,17 @@ class CheckpointCatalog:
         return Listing(tuple(reversed(checkpoints)), tuple(reversed(rejected)))
 
     def search(self) -> Search:
-        """Walks back from the highest step to the first checkpoint that verifies in full."""
+        """Walks back from the highest step to the first checkpoint that verifies in full.
+
+        Looks again where retention of a live writer took all that was listed before it could be read.
+        """
+        for _ in range(_LOOKS):
+            found = self._search()
+            if found.found is not None or all(one.path.exists() for one in found.rejected):
+                break
+        return found
+
+    def _search(self) -> Search:
         rejected: list[Rejection] = []
         for path in self.newest_first():
             opened = self._open(path)
