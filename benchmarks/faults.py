@@ -24,6 +24,7 @@ ROOT = Path(__file__).parents[1]
 def injected(report: Path) -> list[dict[str, object]]:
     """Runs the table and reads what every row recorded."""
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", f"--junitxml={report}"]
+    command += ["-o", "junit_family=xunit1"]  # the only one that holds what a test recorded
     done = subprocess.run([*command, "tests/faults/test_failure_table.py"], cwd=ROOT, check=False)
     rows = []
     for case in ET.parse(report).iter("testcase"):

@@ -143,14 +143,14 @@ def settings(task: Task, share: float) -> esper.Config:
                 "target": {"flops": share},
                 "schedule": {
                     "start_fraction": 0.17,
-                    "end_fraction": 0.5,
+                    "end_fraction": 0.4,
                     "shape": "linear",
                     "max_step_fraction": share / 3,
                     "quiet_fraction": 0.2,
                 },
                 "plan": {
                     "round_to": task.round_to,
-                    "finalist_factor": 4.0,
+                    "finalist_factor": 3.0,
                     "finalist_spread": 0.1,
                     "max_attempts": 2,
                 },
