@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import settings
+
+if TYPE_CHECKING:
+    from esper.elesh.workers import LocalPool
 
 settings.register_profile("esper", deadline=None, derandomize=True)
 settings.load_profile("esper")
@@ -16,3 +21,13 @@ def pytest_configure(config: pytest.Config) -> None:
     import torch  # after the variable, which it reads once
 
     torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def worker() -> Iterator[LocalPool]:
+    """One worker process that has imported what analyses need, for all tests that only need some worker."""
+    from esper.elesh.workers import LocalPool
+
+    pool = LocalPool(1, ("torch", "torch._dynamo", "safetensors.torch", "esper.elesh.second_tier"))
+    yield pool
+    pool.close()

@@ -77,8 +77,7 @@ def _cut_and_check(architecture: Architecture, row: Any, model: nn.Module, sampl
     optimizer = AdamW([p for p in model.parameters() if p.is_floating_point()], lr=1e-3)
     settle(model)
     step(model, optimizer, given)
-    with torch.no_grad():  # what some networks keep of a step hangs on its graph, and could not be copied
-        outputs(model, given)
+    _let_go(model, given)
     twin, other = copy.deepcopy((model, optimizer))
     args, kwargs, _ = split_sample(given, with_target=False)
     probe = Probe(args, kwargs)
@@ -110,6 +109,7 @@ def _check(
     """Compares the cut network with a masked copy of the whole one, on inputs that nobody has seen."""
     model, twin = ours[0], masked[0]
     mask(*masked, *chosen)
+    _let_go(model, in_type(architecture.inputs(), torch.float64 if is_double else torch.float32))
     found: dict[torch.dtype, float] = {}
     for dtype in (torch.float64, torch.float32) if is_double else (torch.float32,):
         left, right = copy.deepcopy((model, twin))
@@ -136,6 +136,12 @@ def _check(
         row.result = "pass"
     else:
         row.reason = row.reason or f"too little can go: {reasons(chosen[0])}"
+
+
+def _let_go(model: nn.Module, sample: Any) -> None:
+    """What some networks keep of their last pass hangs on its graph, and could not be copied."""
+    with torch.no_grad():
+        outputs(model, sample)
 
 
 def _cut_as_program(architecture: Architecture, row: Any) -> None:

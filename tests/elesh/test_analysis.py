@@ -39,14 +39,10 @@ def test_ablation_is_the_loss_without_the_unit_minus_the_loss_with_it(tmp_path: 
     assert any(abs(rise) > 1e-3 for row in found for rise in row)
 
 
-def test_ablation_is_the_same_in_every_process(tmp_path: Path) -> None:
+def test_ablation_is_the_same_in_every_process(tmp_path: Path, worker: LocalPool) -> None:
     made = saved(tmp_path)
     asked = {"case": made.case, "units": list(range(0, 48, 5))}
-    pool = LocalPool(1, ("torch", "safetensors.torch"))
-    try:
-        outcomes = [pool.submit(WorkerTask(ablate, asked)).outcome() for _ in range(2)]
-    finally:
-        pool.close()
+    outcomes = [worker.submit(WorkerTask(ablate, asked)).outcome() for _ in range(2)]
     here = ablate(made.case, list(range(0, 48, 5)))
     assert [outcome.message for outcome in outcomes] == ["", ""]
     assert outcomes[0].value == outcomes[1].value == here

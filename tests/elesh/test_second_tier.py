@@ -48,17 +48,13 @@ def same(one: UnitFindings, other: UnitFindings) -> bool:
     )
 
 
-def test_every_task_says_the_same_in_a_worker_as_here(tmp_path: Path) -> None:
+def test_every_task_says_the_same_in_a_worker_as_here(tmp_path: Path, worker: LocalPool) -> None:
     made = saved(tmp_path, build=twins_inside)
     asked = {"case": made.case, "groups": [0, 1], "activation_threshold": 1e-3, "redundancy_threshold": 0.95}
-    pool = LocalPool(1, ("torch", "safetensors.torch"))
-    try:
-        units = pool.submit(WorkerTask(find_units, asked)).outcome()
-        sizes = pool.submit(WorkerTask(find_magnitudes, {"case": made.case})).outcome()
-        heads = pool.submit(WorkerTask(find_heads, {"case": made.case})).outcome()
-        blocks = pool.submit(WorkerTask(find_blocks, {"case": made.case})).outcome()
-    finally:
-        pool.close()
+    units = worker.submit(WorkerTask(find_units, asked)).outcome()
+    sizes = worker.submit(WorkerTask(find_magnitudes, {"case": made.case})).outcome()
+    heads = worker.submit(WorkerTask(find_heads, {"case": made.case})).outcome()
+    blocks = worker.submit(WorkerTask(find_blocks, {"case": made.case})).outcome()
     assert [o.message for o in (units, sizes, heads, blocks)] == [""] * 4
     assert same(units.value, find_units(made.case, [0, 1], 1e-3, 0.95))
     assert np.array_equal(sizes.value, find_magnitudes(made.case))

