@@ -80,10 +80,11 @@ class CheckpointCatalog:
 
         Looks again where retention of a live writer took all that was listed before it could be read.
         """
+        found = self._search()
         for _ in range(_LOOKS):
-            found = self._search()
             if found.found is not None or all(one.path.exists() for one in found.rejected):
                 break
+            found = self._search()
         return found
 
     def _search(self) -> Search:
