@@ -80,7 +80,7 @@ def _tried(act: Callable[[], Equivalence]) -> Equivalence | str:
     try:
         return act()
     except EsperError as error:
-        return f"refused: {str(error).splitlines()[0].split('. ')[0][:90]}"
+        return f"refused: {str(error).split(' (line')[0].split('. ')[0][:90]}"
     except Exception as error:  # noqa: BLE001  whatever it is, it is not what was promised
         return f"**WRONG** {type(error).__name__}: {str(error)[:80]}"
 

@@ -123,6 +123,7 @@ def _check(
     step(*masked, fresh)
     mask(*masked, *chosen)
     row.step_error = parameters_differ(model, twin, *chosen)
+    _let_go(model, fresh)
     row.flops_after = flops(copy.deepcopy(model).float(), architecture.inputs())
     limits = (
         (row.float64_error, FLOAT64),
