@@ -81,11 +81,7 @@ class CheckpointCatalog:
         Looks again where retention of a live writer took all that was listed before it could be read.
         """
         found = self._search()
-<<<<<<< HEAD
-        for _ in range(_LOOKS - 1):
-=======
         for _ in range(_LOOKS):
->>>>>>> 07ad587
             if found.found is not None or all(one.path.exists() for one in found.rejected):
                 break
             found = self._search()
