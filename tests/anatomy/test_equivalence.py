@@ -163,3 +163,28 @@ def test_differences_are_relative_and_never_pass_when_they_cannot_be_compared() 
     assert difference(torch.tensor([float("-inf"), 101.0]), masked) == pytest.approx(1 / 100)
     assert difference(torch.tensor([0.0, 100.0]), masked) == float("inf")
     assert difference(-masked, masked) == float("inf")
+
+
+class Rounding(nn.Module):
+    """Computes its norm in float32, whatever it is given."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.enter, self.leave = nn.Linear(6, 40), nn.Linear(40, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.enter(x).relu()
+        short = x.float() * torch.rsqrt(1.0 + x.float().pow(2).sum(-1, keepdim=True))
+        scores: Tensor = self.leave(short.to(x.dtype))
+        return scores
+
+
+def test_what_code_rounds_itself_is_no_difference() -> None:
+    torch.manual_seed(0)
+    model, x = Rounding(), torch.randn(16, 6)
+    anatomy = inspect(model, x)
+    keep = np.ones(anatomy.num_units, np.bool_)
+    keep[::3] = False
+    made = cut(model, anatomy, keep, Probe((x,)))
+    assert made.equivalence.gradient_error is not None
+    assert made.equivalence.gradient_error < 1e-6

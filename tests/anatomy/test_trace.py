@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from esper.anatomy import inspect, split_sample, trace
+from esper.anatomy.trace import undisturbed
 from esper.errors import ConfigError, UntraceableError
 from tests.anatomy.networks.attention import Decoder, Encoder
 from tests.anatomy.networks.convolution import ResNet
@@ -239,3 +241,26 @@ class Rows(nn.Module):
 def test_a_window_of_a_longer_tensor_is_traced_like_a_copy_of_it() -> None:
     text = torch.arange(28).reshape(4, 7) % 9
     assert inspect(Rows(), text[:, :-1]).digest == inspect(Rows(), text[:, :-1].contiguous()).digest
+
+
+class Remembering(nn.Module):
+    """Keeps the state of its last call in a plain attribute."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(4, 4)
+        self.state: Tensor | None = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.state = self.layer(x)
+        self.mean = self.state.mean()
+        return self.state * 2
+
+
+def test_a_look_leaves_no_state_behind() -> None:
+    model = Remembering()
+    with undisturbed(model):
+        model(torch.randn(2, 4))
+    assert model.state is None
+    assert "mean" not in vars(model)
+    copy.deepcopy(model)

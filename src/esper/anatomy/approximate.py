@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
+from dataclasses import replace
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -32,6 +34,7 @@ from esper.anatomy.propagate import propagate
 from esper.anatomy.structure import Anatomy, BoolArray
 from esper.anatomy.survivors import Survivors
 from esper.anatomy.trace import traced_as
+from esper.errors import UntraceableError
 
 
 def reference(model: nn.Module, anatomy: Anatomy, keep: BoolArray, probe: Probe) -> Reference:
@@ -42,17 +45,16 @@ def reference(model: nn.Module, anatomy: Anatomy, keep: BoolArray, probe: Probe)
         UntraceableError: it cannot be exported.
     """
     merely_masked = masked_reference(model, anatomy, keep, probe)
+    rounding = partial(_rounding, model, probe)
     if not anatomy.left_of_statistics(keep):
-        return merely_masked
+        return replace(merely_masked, rounding=rounding)
     single = _seen(_uncut(model, anatomy, keep, probe, torch.float32), probe.cast(torch.float32))
     pairs = zip(single.outputs, merely_masked.single.outputs, strict=True)
     moved = max(difference(ours, theirs) for ours, theirs in pairs)
     if merely_masked.double is None:
-        return Reference(single, None, None, merely_masked.note, moved)
+        return Reference(single, None, None, merely_masked.note, moved, rounding)
     # Traced in float64 itself: code that computes one step in another precision would lose its casts else.
-    module, wide = _uncut(model, anatomy, keep, probe, torch.float64), probe.cast(torch.float64)
-    double, exact = _seen(module, wide), _seen(in_double(module), wide)
-    rounding = outputs_differ(double, exact), gradients_differ(double, exact, {})
+    double = _seen(_uncut(model, anatomy, keep, probe, torch.float64), probe.cast(torch.float64))
     note = "normalizations run over what is left; compared in eval mode"
     return Reference(single, double, None, note, moved, rounding)
 
@@ -70,6 +72,21 @@ def _uncut(
     module = program.module(check_guards=False)
     shrink(module, survivors.of_statistics(program.graph))
     return module
+
+
+def _rounding(model: nn.Module, probe: Probe) -> tuple[float, float]:
+    """What the network's code rounds in float64: outputs and gradients beside those of its widened graph.
+
+    Nothing is known to be rounded where its graph cannot be had.
+    """
+    wide = probe.cast(torch.float64)
+    try:
+        program = deployed(copy.deepcopy(model).double(), wide.args, wide.kwargs)
+        module = program.module(check_guards=False)
+        ours, exact = _seen(module, wide), _seen(in_double(module), wide)
+    except (RuntimeError, UntraceableError):
+        return 0.0, 0.0
+    return outputs_differ(ours, exact), gradients_differ(ours, exact, {})
 
 
 def _seen(module: nn.Module, inputs: Probe) -> Observation:

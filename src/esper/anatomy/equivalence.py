@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -203,8 +203,8 @@ class Reference:
     training: Observation | None
     note: str
     approximation: float | None = None
-    rounding: tuple[float, float] = (0.0, 0.0)
-    """What its code rounds in float64, by naming a shorter type: differences of outputs and gradients."""
+    rounding: Callable[[], tuple[float, float]] = lambda: (0.0, 0.0)
+    """Measures what its code rounds in float64, by naming a shorter type: in outputs, in gradients."""
 
 
 def masked_reference(model: nn.Module, anatomy: Anatomy, keep: BoolArray, probe: Probe) -> Reference:
@@ -260,7 +260,8 @@ def prove(
     samples = max((t.shape[0] for t in expected.single.outputs if t.dim()), default=0)
     result = Equivalence(float32, float64, gradient, samples, expected.note, expected.approximation)
     too_far = _too_far(result, FLOAT64_LIMIT, GRADIENT_LIMIT)
-    if too_far and max(float64 or 1.0, gradient or 1.0) < SENSITIVE_LIMIT:
+    largest = max(1.0 if error is None else error for error in (float64, gradient))
+    if too_far and largest < SENSITIVE_LIMIT:
         too_far = _too_far(result, *_limits_of_a_sensitive(model, probe, expected.rounding))
     if too_far:
         raise NotEquivalentError(
@@ -272,12 +273,14 @@ def prove(
 
 
 def _limits_of_a_sensitive(
-    model: nn.Module, probe: Probe, rounding: tuple[float, float]
+    model: nn.Module, probe: Probe, rounding: Callable[[], tuple[float, float]]
 ) -> tuple[float, float]:
-    """Limits for a network that enlarges rounding: by what the smallest change of its weights does."""
-    outputs, gradients = (
-        max(a, 10 * b) for a, b in zip((FLOAT64_LIMIT, GRADIENT_LIMIT), rounding, strict=True)
-    )
+    """Limits for a network that enlarges rounding: by what the smallest change of its weights does.
+
+    Code that computes a step in a shorter type is allowed ten times what that rounds.
+    """
+    of_outputs, of_gradients = rounding()
+    outputs, gradients = max(FLOAT64_LIMIT, 10 * of_outputs), max(GRADIENT_LIMIT, 10 * of_gradients)
     for batch_statistics in (False, True):
         as_it_is = observe(model, probe, torch.float64, batch_statistics=batch_statistics)
         nudged = observe(model, probe, torch.float64, batch_statistics=batch_statistics, nudge=2.0**-52)

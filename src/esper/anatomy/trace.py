@@ -97,6 +97,7 @@ def undisturbed(model: nn.Module) -> Iterator[None]:
     """
     modes = {module: module.training for module in model.modules()}
     buffers = {name: buffer.detach().clone() for name, buffer in model.named_buffers()}
+    kept = {module: _loose_tensors(module) for module in model.modules()}
     devices = sorted({p.device.index or 0 for p in model.parameters() if p.device.type == "cuda"})
     with torch.random.fork_rng(devices=devices), torch.compiler.set_stance("force_eager"):
         try:
@@ -107,10 +108,24 @@ def undisturbed(model: nn.Module) -> Iterator[None]:
             model.train()
             for module, training in modes.items():
                 module.training = training
+                _put_back(module, kept[module])
             with torch.no_grad():
                 for name, buffer in model.named_buffers():
                     if name in buffers and buffers[name].shape == buffer.shape:
                         buffer.copy_(buffers[name])
+
+
+def _loose_tensors(module: nn.Module) -> dict[str, Tensor | None]:
+    """What a module keeps in plain attributes: a state of its last call, or None before the first."""
+    return {name: v for name, v in vars(module).items() if v is None or isinstance(v, Tensor)}
+
+
+def _put_back(module: nn.Module, kept: Mapping[str, Tensor | None]) -> None:
+    for name in _loose_tensors(module).keys() - kept.keys():
+        delattr(module, name)
+    for name, value in kept.items():
+        if vars(module).get(name, value) is not value:
+            setattr(module, name, value)
 
 
 def split_sample(sample: Any, *, with_target: bool) -> tuple[tuple[Any, ...], dict[str, Any], Any]:
