@@ -15,11 +15,11 @@ from one_run_tasks.task import Batch, Missing, Task
 
 FOLDER = Path("/usr/share/datasets/fashion-mnist")
 TRAIN, PROBE, BATCH, EPOCHS = 12_000, 1_000, 64, 24
-STEPS = 25
+STEPS = 50
 
 
 def fashion(folder: Path | None) -> Task:
-    """12,000 training images are drawn from in 24 stretches of 1,600; 1,000 others decide, 10,000 judge."""
+    """12,000 training images are drawn from in 24 stretches of 3,200; 1,000 others decide, 10,000 judge."""
     where = folder or FOLDER
     images, labels = _part(where, "train")
     test_images, test_labels = _part(where, "t10k")
