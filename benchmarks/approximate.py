@@ -43,16 +43,18 @@ def main() -> int:
     torch.set_num_threads(1)
     print("| network | group | units | width | program | in place | outputs move by |")
     print("|---|---|---|---|---|---|---|")
-    counts = {"program": [0, 0], "in place": [0, 0]}
+    counts = {"program": [0, 0], "in place": [0, 0], "wrong": [0, 0]}
     for name in options.names or NAMES.split():
         architecture = PARTS["transformers"][name]
         anatomy = inspect(architecture.network().eval(), architecture.inputs(), allow_approximate=True)
         coupled = [number for number, group in enumerate(anatomy.groups) if group.coupling]
         for number in coupled[: options.groups]:
             _print_row(name, architecture, anatomy, number, counts)
-    for form, (proven, asked) in counts.items():
-        print(f"\n{form}: {proven} of {asked} proven, the rest refused")
-    return 0
+    wrong = counts["wrong"][0]
+    for form in ("program", "in place"):
+        proven, asked = counts[form]
+        print(f"\n{form}: {proven} of {asked} proven, {wrong} wrong in both forms, the rest refused")
+    return 1 if counts["wrong"][0] else 0
 
 
 def _print_row(
@@ -73,6 +75,7 @@ def _print_row(
             moved = moved if made.approximation is None else f"{made.approximation:.1%}"
         else:
             cells.append(made)
+            counts["wrong"][0] += made.startswith("**WRONG**")
     print(f"| {name} | {group.name} | {group.kind.value} | {group.width} | {' | '.join(cells)} | {moved} |")
 
 

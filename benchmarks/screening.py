@@ -27,6 +27,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from architectures.checks import cpu_seconds
+from architectures.llama import llama
 from esper.anatomy import Anatomy, inspect
 from esper.anatomy.structure import Kind
 from esper.checkpoint import FileRef, encode, to_json
@@ -77,21 +79,7 @@ def large(layers: int, dtype: torch.dtype, folder: Path | None) -> Figures:
 
 
 def on_no_device(layers: int) -> tuple[nn.Module, Anatomy]:
-    from transformers import LlamaConfig, LlamaForCausalLM
-
-    config = LlamaConfig(
-        hidden_size=2048,
-        intermediate_size=5632,
-        num_hidden_layers=layers,
-        num_attention_heads=32,
-        num_key_value_heads=4,
-        vocab_size=32000,
-        max_position_embeddings=2048,
-        use_cache=False,
-    )
-    with torch.device("meta"):
-        model = LlamaForCausalLM(config)
-        tokens = torch.zeros(2, 16, dtype=torch.long)
+    model, tokens = llama(layers)
     return model, inspect(model, {"input_ids": tokens})
 
 
@@ -159,23 +147,18 @@ def alone(case: Case) -> Figures:
 
 def _child(case: Case, answer: Connection) -> None:
     torch.set_num_threads(1)
-    before, start = _cpu_seconds(), time.perf_counter()
+    before, start = cpu_seconds(), time.perf_counter()
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     ranks = np.asarray(screen(case, WEIGHTS, 5))
     answer.send(
         {
             "units ranked": float(np.isfinite(ranks).sum()),
-            "CPU seconds (target 10)": _cpu_seconds() - before,
+            "CPU seconds (target 10)": cpu_seconds() - before,
             "seconds elapsed": time.perf_counter() - start,
             "peak GiB (target 1.5)": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20,
             "of which imports": peak,
         }
     )
-
-
-def _cpu_seconds() -> float:
-    used = resource.getrusage(resource.RUSAGE_SELF)
-    return used.ru_utime + used.ru_stime
 
 
 def convolutions() -> tuple[nn.Module, Tensor]:

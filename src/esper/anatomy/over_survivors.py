@@ -42,9 +42,7 @@ def over_survivors(
         rest[0] = list(_picked(whole, left).shape[first:])
     result = target(_picked(whole, left), *rest, **named)
     if name == "topk":
-        (_, stays), *others = left
-        if others:
-            raise NotImplementedError("top-k runs over one axis")
+        ((_, stays),) = left  # it runs over one axis
         return result[0], stays.to(whole.device)[result[1]]
     if name not in _KEEP_THE_AXIS:
         return result
@@ -94,7 +92,8 @@ class OverSurvivors(fx.Interpreter):
         if n not in self._left:
             return super().run_node(n)
         args, kwargs = self.fetch_args_kwargs_from_env(n)
-        return over_survivors(n.target, args, kwargs, self._left[n])  # type: ignore[arg-type]
+        operator: Any = n.target
+        return over_survivors(operator, args, kwargs, self._left[n])
 
 
 class _Shrunk(nn.Module):
