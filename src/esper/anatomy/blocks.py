@@ -159,7 +159,8 @@ def named(found: Sequence[Sum], names: Sequence[str]) -> list[Sum]:
 
     Args:
         found: all sums.
-        names: names of blocks, or of modules that hold blocks: all of them.
+        names: names of blocks, of modules that hold blocks (all of them), or of a weight in a block, without
+            its `.weight`: the innermost block that holds it.
 
     Raises:
         UnknownPathError: there is no block of that name.
@@ -168,11 +169,17 @@ def named(found: Sequence[Sum], names: Sequence[str]) -> list[Sum]:
     for name in names:
         own = {one.block.name for one in found if one.block.name == name}
         own = own or {one.block.name for one in found if one.block.name.startswith(f"{name}.")}
+        own = own or _innermost(found, name)
         if not own:
             known = ", ".join(one.block.name for one in found) or "none"
             raise UnknownPathError(f"No residual block named {name!r}. Blocks of this network: {known}.")
         chosen |= own
     return [one for one in found if one.block.name in chosen]
+
+
+def _innermost(found: Sequence[Sum], name: str) -> set[str]:
+    around = [one.block for one in found if {name, f"{name}.weight"} & {*one.block.tensors}]
+    return {min(around, key=lambda block: len(block.tensors)).name} if around else set()
 
 
 def _split(node: fx.Node) -> Iterator[tuple[fx.Node, fx.Node]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -70,6 +70,19 @@ class Equivalence:
     note: str = ""
     approximation: float | None = None
     """Where normalizations lose a part: how far the outputs are from those of the merely masked network."""
+
+    def after(self, first: Equivalence) -> Equivalence:
+        """What is known after two steps, of which this is the second: the larger of their differences."""
+
+        def larger(a: float | None, b: float | None) -> float | None:
+            return None if a is None or b is None else max(a, b)
+
+        return replace(
+            self,
+            float32_error=max(first.float32_error, self.float32_error),
+            float64_error=larger(first.float64_error, self.float64_error),
+            gradient_error=larger(first.gradient_error, self.gradient_error),
+        )
 
 
 @dataclass(frozen=True)

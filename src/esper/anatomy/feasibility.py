@@ -10,9 +10,11 @@ import numpy as np
 from torch import nn
 
 from esper.anatomy.equivalence import Probe
-from esper.anatomy.structure import Anatomy, BoolArray
+from esper.anatomy.layer_units import PREFIX
+from esper.anatomy.removal import remove_blocks
+from esper.anatomy.structure import Anatomy, BoolArray, Kind
 from esper.anatomy.surgery import cut, uncut
-from esper.errors import SurgeryError
+from esper.errors import StructureError, SurgeryError
 
 
 def refused_groups(model: nn.Module, anatomy: Anatomy, probe: Probe) -> dict[str, str]:
@@ -27,6 +29,30 @@ def refused_groups(model: nn.Module, anatomy: Anatomy, probe: Probe) -> dict[str
     for number, group in enumerate(anatomy.groups):
         keep[anatomy.unit_slice(number)][max(group.width - group.width // 2, group.least) :] = False
     return feasible(model, anatomy, keep, probe)[1]
+
+
+def refused_layers(model: nn.Module, anatomy: Anatomy, probe: Probe) -> dict[str, str]:
+    """Layers that cannot be removed from the network, and why, by group. The network itself is not touched.
+
+    All are removed at once; only if that fails they are tried one by one.
+
+    Raises:
+        SurgeryError: the network cannot be copied.
+    """
+    layers = [group.name for group in anatomy.groups if group.kind is Kind.LAYER]
+    tried = _copied(model) if layers else model
+
+    def why_not(names: Sequence[str]) -> str:
+        try:
+            made = remove_blocks(tried, [name.removeprefix(PREFIX) for name in names], probe)
+        except StructureError as error:
+            return str(error)
+        made.undo.run()
+        return ""
+
+    if not layers or not why_not(layers):
+        return {}
+    return {name: why for name in layers if (why := why_not([name]))}
 
 
 def feasible(

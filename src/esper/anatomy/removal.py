@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -36,6 +36,7 @@ class Removal:
             something else too; nothing reads what they make.
         parameters_before: of the network.
         parameters_after: of the network.
+        undo: gives modules their tensors and optimizers their parameters back, as they were.
     """
 
     blocks: tuple[str, ...]
@@ -44,6 +45,7 @@ class Removal:
     left: tuple[str, ...]
     parameters_before: int
     parameters_after: int
+    undo: Undo
 
 
 def remove_blocks(
@@ -62,7 +64,8 @@ def remove_blocks(
 
     Args:
         model: the network, as it is or in `torch.compile`.
-        names: names of blocks, as `residual_blocks` says them, or of modules that hold some (`layers.3`).
+        names: names of blocks, as `residual_blocks` says them, of modules that hold some (`layers.3`), or of
+            a weight in one (`layers.3.mlp.down_proj`).
         probe: inputs to prove equality on.
         optimizers: optimizers that hold the network's parameters.
         companions: modules that hold a copy of the network (an EMA, a teacher); they lose the same blocks,
@@ -108,7 +111,7 @@ def _remove_from(network: nn.Module, names: Sequence[str], probe: Probe, undo: U
     equivalence, removed = _in_some_way(network, plan.ways(), masked, probe, undo)
     held = dict(network.named_parameters())
     left = tuple(name for name in plan.tensors if name in held)
-    return Removal(plan.names, equivalence, removed, left, old, _count(network))
+    return Removal(plan.names, equivalence, removed, left, old, _count(network), undo)
 
 
 def _in_some_way(
@@ -208,11 +211,19 @@ def _forget(optimizer: Optimizer, gone: set[nn.Parameter], undo: Undo) -> None:
                 "it cannot forget some. Nothing was changed. Remove blocks without this optimizer and start "
                 "a new one."
             )
+    groups = [group["params"] for group in optimizer.param_groups]
+    state: dict[Tensor, Any] = {
+        parameter: optimizer.state.pop(parameter) for parameter in gone & optimizer.state.keys()
+    }
     for group in optimizer.param_groups:
-        undo.add(partial(group.__setitem__, "params", group["params"]))
         group["params"] = [parameter for parameter in group["params"] if parameter not in gone]
-    for parameter in gone & optimizer.state.keys():
-        undo.add(partial(optimizer.state.__setitem__, parameter, optimizer.state.pop(parameter)))
+
+    def remember() -> None:  # loading a state gives an optimizer new groups and a new state
+        for group, parameters in zip(optimizer.param_groups, groups, strict=True):
+            group["params"] = parameters
+        optimizer.state.update(state)
+
+    undo.add(remember)
 
 
 def _count(network: nn.Module) -> int:

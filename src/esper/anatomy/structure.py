@@ -1,8 +1,9 @@
 """The anatomy of a network as plain arrays: units, the tensor axes they run through, and what they cost.
 
-A *unit* is the smallest thing that can be removed alone: one channel with everything coupled to it, or one
-attention head. Units that run through the same axes form a *group* (all channels of one residual stage, all
-heads of one attention layer). Everything is an array per group; there is no Python object per channel.
+A *unit* is the smallest thing that can be removed alone: one channel with everything coupled to it, one
+attention head, or, where they were asked for, a whole layer. Units that run through the same axes form a
+*group* (all channels of one residual stage, all heads of one attention layer, one layer). Everything is an
+array per group; there is no Python object per channel.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ class Kind(StrEnum):
     CHANNEL = "channel"
     HEAD = "head"
     EXPERT = "expert"
+    LAYER = "layer"
 
     @property
     def level(self) -> str:
@@ -61,7 +63,7 @@ class Group:
 
     `coupling` names the normalization through which removing a unit changes the others a little; empty if
     it can go without a trace. `least` is how many units the network needs: as many experts as every token
-    is sent to.
+    is sent to, and none of a layer, which is a group of its own.
     """
 
     name: str
@@ -160,6 +162,20 @@ class Anatomy:
         """The group of every unit: shape [units]."""
         return np.repeat(np.arange(len(self.groups)), [g.width for g in self.groups]).astype(np.int64)
 
+    @cached_property
+    def is_layer(self) -> BoolArray:
+        """Units that are whole layers: shape [units]."""
+        return np.array([g.kind is Kind.LAYER for g in self.groups], np.bool_)[self.group_of]
+
+    def inside_removed(self, keep: BoolArray) -> BoolArray:
+        """Units of which nothing is left because the layers that they lie in are gone: shape [units]."""
+        self.check_mask(keep)
+        layers = [self.groups[int(self.group_of[unit])] for unit in np.flatnonzero(self.is_layer & ~keep)]
+        gone = {member.tensor for layer in layers for member in layer.members}
+        parameters = {info.name for info in self.tensors if info.is_parameter}
+        needed = [{m.tensor for m in group.members} & parameters for group in self.groups]
+        return np.array([bool(each) and each <= gone for each in needed], np.bool_)[self.group_of]
+
     def unit_id(self, unit: int) -> str:
         """A name for people and records, stable for one anatomy: `layer1.conv1#3`."""
         group = int(self.group_of[unit])
@@ -241,10 +257,13 @@ class Anatomy:
     @cached_property
     def _parameter_terms(self) -> tuple[Term, ...]:
         owner: dict[tuple[str, int], IntArray] = {}
+        around: dict[str, list[IntArray]] = {}
         shapes = {t.name: t.shape for t in self.tensors if t.is_parameter}
         for number, group in enumerate(self.groups):
             for member in group.members:
-                if member.tensor in shapes:
+                if group.kind is Kind.LAYER:
+                    around.setdefault(member.tensor, []).append(self.offsets[number : number + 1])
+                elif member.tensor in shapes:
                     key = (member.tensor, member.axis)
                     axis = owner.setdefault(key, np.full(shapes[member.tensor][member.axis], -1, np.int64))
                     axis[member.index] = (self.offsets[number] + np.arange(group.width))[:, None]
@@ -252,8 +271,12 @@ class Anatomy:
             Term(
                 name,
                 1.0,
-                tuple(
-                    owner.get((name, axis), np.full(size, -1, np.int64)) for axis, size in enumerate(shape)
+                (
+                    *(
+                        owner.get((name, axis), np.full(size, -1, np.int64))
+                        for axis, size in enumerate(shape)
+                    ),
+                    *around.get(name, ()),
                 ),
             )
             for name, shape in shapes.items()

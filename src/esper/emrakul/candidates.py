@@ -21,12 +21,14 @@ class Bounds:
         cycle_floors: the same, counting what one cycle may take from a group too, shape [groups].
         round_to: the multiple that every step leaves.
         target_fraction: share of the original cost that is gone at the end; None if there is no target.
+        layers: how many whole layers may go.
     """
 
     floors: IntArray
     cycle_floors: IntArray
     round_to: int
     target_fraction: float | None
+    layers: int = 0
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,7 +76,7 @@ def lowest_counts(anatomy: Anatomy, kept: IntArray, floors: IntArray, round_to: 
         round_to: the multiple.
     """
     step = step_sizes(anatomy, round_to)
-    lowest: IntArray = np.minimum(-(-np.maximum(floors, 1) // step) * step, kept)
+    lowest: IntArray = np.minimum(-(-floors // step) * step, kept)
     return lowest
 
 

@@ -14,7 +14,7 @@ from typing import Literal, Protocol
 import numpy as np
 from scipy import sparse
 
-from esper.anatomy.structure import Anatomy, BoolArray, FloatArray, IntArray, Term
+from esper.anatomy.structure import Anatomy, BoolArray, FloatArray, IntArray, Kind, Term
 
 
 class Costs(Protocol):
@@ -116,16 +116,20 @@ def _products(terms: tuple[Term, ...]) -> Iterator[tuple[float, list[_Factor]]]:
 
 def _parameters(anatomy: Anatomy) -> Iterator[tuple[float, list[_Factor]]]:
     owners: dict[tuple[str, int], list[tuple[IntArray, int]]] = {}
+    around: dict[str, list[_Factor]] = {}
     for number, group in enumerate(anatomy.groups):
         units = anatomy.offsets[number] + np.arange(group.width)
         for member in group.members:
-            owners.setdefault((member.tensor, member.axis), []).append((units, member.index.shape[1]))
+            if group.kind is Kind.LAYER:
+                around.setdefault(member.tensor, []).append(_Factor(0, units, np.ones(1, np.int64)))
+            else:
+                owners.setdefault((member.tensor, member.axis), []).append((units, member.index.shape[1]))
     for tensor in anatomy.tensors:
         if tensor.is_parameter:
             axes = [
                 _axis(size, owners.get((tensor.name, axis), [])) for axis, size in enumerate(tensor.shape)
             ]
-            yield 1.0, axes or [_constant(1)]
+            yield 1.0, [*axes, *around.get(tensor.name, ())] or [_constant(1)]
 
 
 def _axis(size: int, owned: list[tuple[IntArray, int]]) -> _Factor:

@@ -13,7 +13,7 @@ import numpy as np
 from esper.anatomy.structure import Anatomy, BoolArray, FloatArray, IntArray
 from esper.elesh import Evidence
 from esper.emrakul.candidates import Bounds, candidate_blocks, step_sizes
-from esper.emrakul.origin import Origin, floors
+from esper.emrakul.origin import Origin, floors, layers_to_go
 from esper.emrakul.schedule import Allowance
 from esper.emrakul.search import Search
 from esper.emrakul.settings import Settings
@@ -36,10 +36,11 @@ def bounds(
     """
     lowest, rules, target = floors(anatomy, settings, origin), settings.plan, settings.target
     least = _least_after_this_cycle(anatomy, keep, settings, origin)
+    layers = layers_to_go(anatomy, keep, settings, origin)
     if target is None:
-        return Bounds(lowest, np.maximum(lowest, least), rules.round_to, None)
+        return Bounds(lowest, np.maximum(lowest, least), rules.round_to, None, layers)
     if rules.round_to == 1:
-        return Bounds(lowest, np.maximum(lowest, least), 1, target.fraction)
+        return Bounds(lowest, np.maximum(lowest, least), 1, target.fraction, layers)
     whole = Allowance(target.cost, target.fraction, 1.0, settings.schedule.levels, "destination", "")
     blocks, _ = candidate_blocks(
         anatomy,
@@ -59,12 +60,15 @@ def bounds(
         allowed_loss=np.inf,
         margin=1.0,
         keep=keep.copy(),
+        is_layer=anatomy.is_layer,
     )
     step = step_sizes(anatomy, rules.round_to)
     search.take(np.flatnonzero(blocks.sizes < step[blocks.group]))  # what was begun is ended first
     search.run(search.removed_fraction(), target.fraction)
     widths = np.bincount(anatomy.group_of[search.keep], minlength=len(anatomy.groups)).astype(np.int64)
-    return Bounds(widths, np.maximum(widths, least), 1, max(search.removed_fraction(), target.fraction))
+    widths[anatomy.group_of[anatomy.is_layer]] = 0  # a screen says too little to plan them ahead
+    end = max(search.removed_fraction(), target.fraction)
+    return Bounds(widths, np.maximum(widths, least), 1, end, layers)
 
 
 def _least_after_this_cycle(

@@ -25,7 +25,8 @@ def finalists(
 
     They are the units with the least screened importance per saved cost, and in every layer the least
     important share (`finalist_spread`) of what it may lose, because a screen compares layers less well than
-    units of one layer; `min_finalists` in any case, because confidence compares finalists with each other.
+    units of one layer; `min_finalists` in any case, because confidence compares finalists with each other;
+    and every whole layer, if one may go.
     Nothing is chosen that could not go anyway: unscreened units, kinds that are not
     allowed, layers at their floor.
 
@@ -43,6 +44,7 @@ def finalists(
     limits = bounds(anatomy, keep, screen, settings, origin)
     lowest = lowest_counts(anatomy, kept, limits.cycle_floors, limits.round_to)
     units = np.flatnonzero(keep & np.isfinite(screen) & kinds_allowed(anatomy, allowance))
+    units = units if limits.layers else units[~anatomy.is_layer[units]]
     group = anatomy.group_of[units]
     units = units[np.lexsort((units, screen[units], group))]
     group = anatomy.group_of[units]
@@ -60,11 +62,12 @@ def finalists(
         (units, np.divide(odds(screen[units]), gain, out=np.full(units.size, np.inf), where=gain > 0))
     )
     wanted = factor * (model.total(keep) - (1 - allowance.goal_fraction) * origin.cost(allowance.cost))
-    counted = np.where(rank < removable[group], saving, 0.0)[order]  # what is beyond the floor saves nothing
+    is_layer = anatomy.is_layer[units]  # of which one goes, if any: the others must be enough without
+    counted = np.where((rank < removable[group]) & ~is_layer, saving, 0.0)[order]  # nothing beyond the floor
     is_enough = np.cumsum(counted) - counted >= wanted
     is_finalist = np.zeros(units.size, np.bool_)
     is_finalist[order[~is_enough]] = True
-    is_finalist[order[: settings.plan.min_finalists]] = True
-    is_finalist |= rank < np.ceil(settings.plan.finalist_spread * removable)[group]
+    is_finalist[order[~is_layer[order]][: settings.plan.min_finalists]] = True
+    is_finalist |= is_layer | (rank < np.ceil(settings.plan.finalist_spread * removable)[group])
     ranked = order[is_finalist[order]][: settings.plan.max_finalists]
     return np.sort(units[ranked])

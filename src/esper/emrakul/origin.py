@@ -27,13 +27,16 @@ class Origin:
     """What it takes in time; None where nobody has measured it."""
     milliseconds: float = 0.0
     """What the uncut network takes by that table."""
+    layers: int = 0
+    """How many whole layers could go one by one; 0 where nobody asked for layers."""
 
     @classmethod
     def of(cls, anatomy: Anatomy, latency: LatencyTable | None = None) -> Origin:
         widths = {group.name: group.width for group in anatomy.groups}
         whole = np.ones(anatomy.num_units, np.bool_)
         milliseconds = 0.0 if latency is None else LatencyModel(anatomy, latency).total(whole)
-        return cls(anatomy.flops(), anatomy.parameters(), widths, latency, milliseconds)
+        layers = int(anatomy.is_layer.sum())
+        return cls(anatomy.flops(), anatomy.parameters(), widths, latency, milliseconds, layers)
 
     def cost(self, name: CostName) -> float:
         if name == "latency":
@@ -77,6 +80,7 @@ class Origin:
             dict(data["widths"]),
             None if latency is None else LatencyTable.from_json(latency),
             data.get("milliseconds", 0.0),
+            data.get("layers", 0),
         )
 
 
@@ -86,7 +90,7 @@ def floors(anatomy: Anatomy, settings: Settings, origin: Origin) -> IntArray:
     Channels: the larger of `min_keep_fraction` of the original width, and `min_channels` or, where that is
     less, `narrow_keep_fraction` of the width. Heads and experts: `min_heads`. Never
     fewer than the network needs (one, or as many experts as every token is sent to); a group that is
-    narrower than its floor keeps what it has.
+    narrower than its floor keeps what it has. A layer is a group of its own: see `layers_to_go`.
     """
     rules = settings.floors
     width = np.array([origin.widths.get(group.name, group.width) for group in anatomy.groups], np.float64)
@@ -94,7 +98,19 @@ def floors(anatomy: Anatomy, settings: Settings, origin: Origin) -> IntArray:
     least = np.array([group.least for group in anatomy.groups], np.int64)
     narrow = np.minimum(rules.min_channels, _up(settings.narrow_keep_fraction * width))
     channels = np.maximum(narrow, _up(settings.min_keep_fraction * width))
-    return np.maximum(np.where(is_head, rules.min_heads, channels), least).astype(np.int64)
+    fewest = np.where(is_head, rules.min_heads, channels)
+    fewest[[group.kind is Kind.LAYER for group in anatomy.groups]] = 0
+    return np.maximum(fewest, least).astype(np.int64)
+
+
+def layers_to_go(anatomy: Anatomy, keep: BoolArray, settings: Settings, origin: Origin) -> int:
+    """How many layers this cycle may take: one, while the network keeps `min_layers` and their least share.
+
+    One at a time, because every other one is measured with it in place.
+    """
+    rules, left = settings.floors, int((anatomy.is_layer & keep).sum())
+    least = max(rules.min_layers, int(_up(np.array([rules.min_layers_fraction * origin.layers]))[0]))
+    return min(max(left - least, 0), 1)
 
 
 def _up(values: np.ndarray[Any, np.dtype[np.float64]]) -> np.ndarray[Any, np.dtype[np.float64]]:

@@ -29,6 +29,8 @@ class Rejection(StrEnum):
     """Another unit was measured with this one in its place."""
     FLOOR = "floor"
     """Its layer would fall below its floor."""
+    LAYERS = "layers"
+    """No more whole layers may go in this cycle, or at all."""
     LAYER_BUDGET = "layer_budget"
     """Its layer has lost what one cycle may take from it."""
     ROUNDING = "rounding"

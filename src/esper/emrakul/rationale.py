@@ -22,6 +22,7 @@ _WHY = {
     Rejection.CONFIDENCE: "stays: it is not below the cut in enough resamples",
     Rejection.LEADER: "stays: it stands in for units that carry the same signal",
     Rejection.FLOOR: "stays: its layer would fall below its floor",
+    Rejection.LAYERS: "stays: no more whole layers may go in this cycle, or at all",
     Rejection.LAYER_BUDGET: "stays: its layer has lost what one cycle may take from it",
     Rejection.ROUNDING: "stays: its layer would not be left with a multiple of round_to",
     Rejection.LOSS: "stays: the predicted loss would pass what is allowed",

@@ -33,12 +33,17 @@ class Search:
     allowed_loss: float
     margin: float
     keep: BoolArray
+    is_layer: BoolArray
+    """Units that are whole layers, shape [units]."""
+    layers: int = 0
+    """How many of them may still be taken."""
     chosen: list[IntArray] = field(default_factory=list)
     saved: list[FloatArray] = field(default_factory=list)
     spent_loss: float = 0.0
 
     def __post_init__(self) -> None:
         self.is_open = np.ones(self.blocks.sizes.size, np.bool_)
+        self.is_whole = self.is_layer[self.blocks.units[self.blocks.starts]]
         self.left = self.model.total(self.keep)
         self.least = (1 - self.limit_fraction - TINY) * self.origin_cost
 
@@ -60,9 +65,11 @@ class Search:
         fits = self.is_open & (each * self.blocks.sizes <= self.left - self.least)
         fits &= self.blocks.loss * self.margin <= self.allowed_loss - self.spent_loss
         gain = self.time.gradient(self.keep)[self.blocks.units[self.blocks.starts]]
+        fits &= gain > 0  # not so inside of a layer that has been taken
         worth = np.divide(self.blocks.mean_loss, gain, out=np.full(gain.size, np.inf), where=gain > 0)
         ranked = np.lexsort((self.blocks.raw_loss, worth))
         ranked = ranked[fits[ranked]]
+        ranked = ranked[~self.is_whole[ranked] | (np.cumsum(self.is_whole[ranked]) <= self.layers)]
         if not ranked.size:
             return False
         count = self._how_many(ranked, wanted)
@@ -98,6 +105,7 @@ class Search:
         self.left = left
         self.spent_loss += float(self.blocks.loss[blocks].sum()) * self.margin
         self.is_open[blocks] = False
+        self.layers -= int(self.is_whole[blocks].sum())
         self.chosen.append(blocks)
 
     def units_of(self, blocks: IntArray) -> IntArray:
@@ -113,9 +121,11 @@ class Search:
         """Why each block that could have gone stays."""
         stays = np.ones(self.blocks.sizes.size, np.bool_)
         stays[self.chosen_blocks()] = False
-        is_costly = self.blocks.loss * self.margin > self.allowed_loss - self.spent_loss
+        is_one_too_many = self.is_whole & (self.layers <= 0)
+        is_costly = ~is_one_too_many & (self.blocks.loss * self.margin > self.allowed_loss - self.spent_loss)
         found = {
+            Rejection.LAYERS: self.units_of(np.flatnonzero(stays & is_one_too_many)),
             Rejection.LOSS: self.units_of(np.flatnonzero(stays & is_costly)),
-            Rejection.BUDGET: self.units_of(np.flatnonzero(stays & ~is_costly)),
+            Rejection.BUDGET: self.units_of(np.flatnonzero(stays & ~is_costly & ~is_one_too_many)),
         }
         return {reason: np.sort(units) for reason, units in found.items() if units.size}

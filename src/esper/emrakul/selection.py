@@ -68,6 +68,8 @@ def make_plan(
         np.inf if rules.allowed_loss_increase is None else rules.allowed_loss_increase,
         1 + rules.interaction_margin,
         keep.copy(),
+        anatomy.is_layer,
+        limits.layers,
     )
     before = search.removed_fraction()
     search.run(before, allowance.goal_fraction)

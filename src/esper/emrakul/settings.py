@@ -133,7 +133,7 @@ class ScheduleSettings(Section):
     """Last share of the planned epochs in which nothing more is removed, so that the network can recover."""
 
     levels: tuple[Level, ...] = (Level.CHANNEL, Level.HEAD)
-    """What a target may remove."""
+    """What a target may remove. With `"layer"` also whole residual layers, at most one in a cycle."""
 
     max_step_fraction: Fraction = 0.25
     """Most that one cycle may remove on the way to a target, also where earlier cycles have fallen behind."""
@@ -172,6 +172,12 @@ class FloorSettings(Section):
 
     min_heads: PositiveCount = 2
     """Fewest attention heads that a layer keeps."""
+
+    min_layers: PositiveCount = 3
+    """Fewest residual layers that the network keeps, where layers may go."""
+
+    min_layers_fraction: Fraction = 0.8
+    """Share of its residual layers that the network keeps at least."""
 
 
 class PlanSettings(Section):
@@ -355,6 +361,22 @@ class Settings(Section):
                 "target and staged exclude each other: a target replaces the caps of the stages."
             )
         return self
+
+    @model_validator(mode="after")
+    def _layers_are_not_timed(self) -> Self:
+        if self.target is not None and self.target.cost == "latency" and Level.LAYER in self.levels:
+            raise ValueError(
+                "A latency target removes channels and heads: the table that it goes by knows no whole "
+                'layers. Leave "layer" out of schedule.levels, or set a target of flops.'
+            )
+        return self
+
+    @property
+    def levels(self) -> frozenset[Level]:
+        """What may be removed at any time."""
+        stages = self.schedule.stages if self.staged else ()
+        aimed = self.schedule.levels if self.target is not None else ()
+        return frozenset(aimed).union(*(stage.levels for stage in stages))
 
     @property
     def is_enabled(self) -> bool:

@@ -2,6 +2,7 @@
 
 from esper.kasmina.distillation import Teacher, distillation_loss
 from esper.kasmina.masks import MaskKeeper
-from esper.kasmina.network import LiveNetwork, PastCut, renumbered
+from esper.kasmina.network import LiveNetwork, PastCut
+from esper.kasmina.numbers import renumbered
 
 __all__ = ["LiveNetwork", "MaskKeeper", "PastCut", "Teacher", "distillation_loss", "renumbered"]

@@ -4,22 +4,37 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from esper.anatomy import Anatomy, Cut, Loss, Probe, anatomy_of, cut, split_sample, trace, uncut
+from esper.anatomy import (
+    Anatomy,
+    Cut,
+    Loss,
+    Probe,
+    Removal,
+    anatomy_of,
+    cut,
+    remove_blocks,
+    split_sample,
+    trace,
+    uncut,
+)
 from esper.anatomy.admission import changed_inputs
 from esper.anatomy.companions import copy_in
-from esper.anatomy.feasibility import refused_groups
+from esper.anatomy.feasibility import refused_groups, refused_layers
+from esper.anatomy.layer_units import block_names, with_layers
 from esper.anatomy.structure import BoolArray, IntArray
+from esper.anatomy.tensors import Undo
 from esper.anatomy.twin import Twin
-from esper.anatomy.wrappers import bare
+from esper.anatomy.wrappers import bare, renew
 from esper.errors import CheckpointError, StructureError, SurgeryError, UntraceableError
 from esper.kasmina.masks import MaskKeeper
+from esper.kasmina.numbers import carried_over, numbers_after, renumbered
 
 PROOF_SAMPLES = 8
 
@@ -31,10 +46,23 @@ class PastCut:
     anatomy: Anatomy
     keep: BoolArray
     made: Cut
+    without_layers: Anatomy
+    """Of the network without the layers that went, with which the rest was cut; `anatomy` if none did."""
+    removal: Removal | None = None
+    """How the layers went."""
 
     def record(self) -> dict[str, Any]:
         """For a checkpoint: which units of which anatomy went."""
         return {"anatomy": self.anatomy.digest, "removed": np.flatnonzero(~self.keep).tolist()}
+
+
+@dataclass(frozen=True, eq=False)
+class _Look:
+    """What a trace showed."""
+
+    anatomy: Anatomy
+    twin: Twin
+    probe: Probe
 
 
 class LiveNetwork:
@@ -46,6 +74,7 @@ class LiveNetwork:
         sample: one batch `(input, target)`.
         loss: `loss(output, target)`.
         companions: modules that hold a copy of the network, and are masked and cut with it.
+        layers: whether whole residual layers are units too.
 
     Attributes:
         model: the network itself.
@@ -59,6 +88,8 @@ class LiveNetwork:
         sample: Any,
         loss: Loss,
         companions: Sequence[nn.Module] = (),
+        *,
+        layers: bool = False,
     ) -> None:
         self.given, self.model = model, bare(model)
         self.companions = tuple(companions)
@@ -66,26 +97,29 @@ class LiveNetwork:
         self.cuts: list[PastCut] = []
         self.original: nn.Module | None = None
         """A copy from before the first cut, to compare with."""
-        self._sample = sample
         self.loss = loss
-        self.probe: Probe
-        """Inputs to prove cuts on."""
         self.anatomy: Anatomy
         self.twin: bytes
         self.graph: Twin
         """The twin, to run on live tensors."""
+        self.probe: Probe
+        """Inputs to prove cuts on."""
         self.masks: MaskKeeper
-        self._look()
-        self.refused: dict[str, str] = refused_groups(self.model, self.anatomy, self.probe)
+        self._sample, self._layers = sample, layers
+        self._show(self._look())
+        self.refused: dict[str, str] = {
+            **refused_groups(self.model, self.anatomy, self.probe),
+            **refused_layers(self.model, self.anatomy, self.probe),
+        }
         """Groups that the network's own code does not let be cut, and why: by name, for the whole run."""
 
     def cuttable_units(self) -> BoolArray:
-        """Units whose group can be cut: bool [units]."""
+        """Units whose group can be cut, and that are not gone with their layer: bool [units]."""
         per_group = np.array([group.name not in self.refused for group in self.anatomy.groups], np.bool_)
-        return per_group[self.anatomy.group_of]
+        return per_group[self.anatomy.group_of] & ~self.anatomy.inside_removed(self.masks.keep)
 
-    def _look(self) -> None:
-        """Traces the network as it is now."""
+    def _look(self) -> _Look:
+        """Traces the network as it is now; nothing changes."""
         traced = trace(self.model, self._sample, self.loss)
         for name, line in changed_inputs(traced.program).items():
             raise UntraceableError(
@@ -94,10 +128,16 @@ class LiveNetwork:
                 "or begin with `x = x.clone()`."
             )
         anatomy, twin = anatomy_of(traced, self.model), Twin.of(traced)
-        self.anatomy, self.twin, self.graph = anatomy, twin.to_bytes(), twin
+        if self._layers:
+            anatomy = with_layers(anatomy, traced, self.tensors(), self._sample)
         args, kwargs, _ = split_sample(self._sample, with_target=True)
         probe = Probe(args, kwargs)
-        self.probe = probe.first(PROOF_SAMPLES) if twin.is_batch_dynamic else probe
+        return _Look(anatomy, twin, probe.first(PROOF_SAMPLES) if twin.is_batch_dynamic else probe)
+
+    def _show(self, look: _Look) -> None:
+        """From now on this is what the network is; nothing is masked."""
+        self.anatomy, self.graph, self.probe = look.anatomy, look.twin, look.probe
+        self.twin = look.twin.to_bytes()
         self.masks = MaskKeeper(self.model, self.anatomy, (self.optimizer,), self.companions)
 
     def cut_masked(self, left: BoolArray | None = None) -> tuple[Cut, IntArray]:
@@ -118,26 +158,54 @@ class LiveNetwork:
             self.original = copy.deepcopy(self.model)
         masks.unmask(but=keep)  # what stays masked is hidden again below, with the values of the new shapes
         try:
-            made = self._cut(before, keep)
+            past = self._without_layers(before, keep) or self._cut(before, keep)
         except SurgeryError:
             masks.apply(masked)
             raise
         masks.detach()
-        self.cuts.append(PastCut(before, keep, made))
-        numbers = new_numbers(before, keep, self.anatomy)
+        self.cuts.append(past)
+        numbers = numbers_after(before, keep, past.without_layers, self.anatomy)
         self.masks.apply(renumbered(masked, numbers, self.anatomy.num_units))
-        return made, numbers
+        return past.made, numbers
 
-    def _cut(self, before: Anatomy, keep: BoolArray) -> Cut:
-        def look_again() -> None:
-            try:
-                self._look()
-            except StructureError as error:
-                raise SurgeryError(
-                    f"The cut network cannot be traced, so the cut was undone: {error}"
-                ) from error
+    def _without_layers(self, before: Anatomy, keep: BoolArray) -> PastCut | None:
+        """Removes the layers that go, and then units of what is left; None if no layer goes."""
+        names = block_names(before, np.flatnonzero(before.is_layer & ~keep))
+        done: list[PastCut] = []
 
-        return cut(self.given, before, keep, self.probe, (self.optimizer,), self.companions, then=look_again)
+        def rest(removal: Removal) -> None:
+            look = self._look_again()
+            left = carried_over(before, keep, look.anatomy)
+            if left.all():
+                self._show(look)
+                made = Cut(
+                    removal.equivalence, {}, removal.parameters_before, removal.parameters_after, (), Undo()
+                )
+            else:
+                made = self._cut(look.anatomy, left).made
+                equal = made.equivalence.after(removal.equivalence)
+                made = replace(made, equivalence=equal, parameters_before=removal.parameters_before)
+            done.append(PastCut(before, keep, made, look.anatomy, removal))
+
+        if names:
+            remove_blocks(self.given, names, self.probe, (self.optimizer,), self.companions, then=rest)
+        return done[0] if done else None
+
+    def _cut(self, before: Anatomy, keep: BoolArray) -> PastCut:
+        """Removes units that are no layers."""
+        optimizers, companions = (self.optimizer,), self.companions
+
+        def then() -> None:
+            self._show(self._look_again())
+
+        made = cut(self.given, before, keep, self.probe, optimizers, companions, then=then)
+        return PastCut(before, keep, made, before)
+
+    def _look_again(self) -> _Look:
+        try:
+            return self._look()
+        except StructureError as error:
+            raise SurgeryError(f"The cut network cannot be traced, so the cut was undone: {error}") from error
 
     def take_back_cuts(self, remaining: int) -> None:
         """Takes back all but the first `remaining` cuts: shapes, attributes and classes are those of then.
@@ -149,8 +217,11 @@ class LiveNetwork:
         self.masks.detach()
         while len(self.cuts) > remaining:
             past = self.cuts.pop()
-            uncut(self.given, past.anatomy, past.made, (self.optimizer,))
-        self._look()
+            uncut(self.given, past.without_layers, past.made, (self.optimizer,))
+            if past.removal is not None:
+                past.removal.undo.run()
+                renew(self.given)
+        self._show(self._look())
 
     def renew_masks(self) -> None:
         """Forgets all masks without restoring anything: a checkpoint is about to be."""
@@ -197,24 +268,3 @@ class LiveNetwork:
 
     def detach(self) -> None:
         self.masks.detach()
-
-
-def new_numbers(before: Anatomy, keep: BoolArray, after: Anatomy) -> IntArray:
-    """For every unit of the old anatomy its number in the new one, or -1: groups keep name and order."""
-    numbers = np.full(before.num_units, -1, np.int64)
-    starts = {group.name: int(after.offsets[n]) for n, group in enumerate(after.groups)}
-    widths = {group.name: group.width for group in after.groups}
-    for number, group in enumerate(before.groups):
-        span = before.unit_slice(number)
-        left = np.flatnonzero(keep[span]) + span.start
-        if widths.get(group.name) == left.size:
-            numbers[left] = starts[group.name] + np.arange(left.size)
-    return numbers
-
-
-def renumbered(keep: BoolArray, numbers: IntArray, num_units: int) -> BoolArray:
-    """A mask about the network before a cut, in the numbers of after it: shape [`num_units`]."""
-    left = np.ones(num_units, dtype=np.bool_)
-    gone = numbers[~keep]
-    left[gone[gone >= 0]] = False
-    return left

@@ -14,7 +14,6 @@ from torch.optim import Optimizer
 from torch.utils import _pytree as pytree
 
 from esper.anatomy import Anatomy, Loss
-from esper.anatomy.ranks import is_parallel
 from esper.anatomy.structure import BoolArray
 from esper.checkpoint import CheckpointRef, CheckpointStore, open_key_ring
 from esper.checkpoint.trainer_state import Stateful, load_trainer
@@ -27,6 +26,8 @@ from esper.emrakul.timing import origin_of
 from esper.errors import CheckpointError, CheckpointMissing, ConfigError
 from esper.importance import ImportanceTracker, TrackedEvidence
 from esper.kasmina import LiveNetwork
+from esper.leyline import Level
+from esper.session.admission import check_alone, check_layers, check_optimizer
 from esper.session.log import say
 from esper.session.parts import AnalystMaker, Parts
 from esper.session.pool import open_pool, pool_ahead, wait_for_imports
@@ -77,7 +78,7 @@ def attach(
         CheckpointError: the run directory cannot be written, is in use, or is of another model.
     """
     begun = time.perf_counter()
-    _check_alone(model)
+    check_alone(model)
     run = Path(run_dir)
     if _holds_checkpoints(run):
         if resume:
@@ -88,10 +89,11 @@ def attach(
             f"{run} holds a run already. Continue it with esper.resume({str(run)!r}, model, optimizer, "
             "loss=...) or with attach(..., resume=True), or choose another run_dir. Nothing was changed."
         )
-    _check_optimizer(model, optimizer)
+    check_optimizer(model, optimizer)
     settings = config or Config()
     with pool_ahead(settings, probe, model) as pool:
-        network = LiveNetwork(model, optimizer, sample, loss, _modules(companions))
+        layers = Level.LAYER in settings.pruning.levels
+        network = LiveNetwork(model, optimizer, sample, loss, _modules(companions), layers=layers)
         held_out = None if probe is None else _hold_out(probe, settings)
         session = _assemble(
             run,
@@ -168,8 +170,8 @@ def _resume(
     epochs: int | None,
     companions: nn.Module | Sequence[nn.Module],
 ) -> Session:
-    _check_alone(model)
-    _check_optimizer(model, optimizer)
+    check_alone(model)
+    check_optimizer(model, optimizer)
     ring = open_key_ring(run)
     with CheckpointStore(run, keyring=ring) as store:
         search = store.search()
@@ -182,11 +184,14 @@ def _resume(
         extra = load_trainer(target).extra
         data = DataRef(store.catalog.blob(target, "batches"), store.catalog.blob(target, "samples"))
         sample, kept = read_data(data)
-    settings = config or Config.model_validate_json(extra["config"])
+    begun_with = Config.model_validate_json(extra["config"])
+    settings = config or begun_with
+    check_layers(settings, begun_with)
     held_out = kept if probe is None else _hold_out(probe, settings)
     device = next((p.device for p in model.parameters()), None)
-    network = LiveNetwork(model, optimizer, _on(sample, device), loss, _modules(companions))
     origin = Origin.from_json(extra["origin"])
+    layers = origin.layers > 0  # as when the run began: its cuts are written down in those units
+    network = LiveNetwork(model, optimizer, _on(sample, device), loss, _modules(companions), layers=layers)
     session = _assemble(
         run,
         network,
@@ -340,26 +345,6 @@ def _analyst_maker(
         return analyst
 
     return bound
-
-
-def _check_optimizer(model: nn.Module, optimizer: Optimizer) -> None:
-    own = {id(parameter) for parameter in model.parameters()}
-    trained = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-    if not any(id(parameter) in own for parameter in trained):
-        raise ConfigError(
-            f"This {type(optimizer).__name__} trains {len(trained)} parameters, and none of them belongs to "
-            f"the given {type(model).__name__}. Build the optimizer from model.parameters() of this very "
-            "object, after moving it to its device. Nothing was changed."
-        )
-
-
-def _check_alone(model: nn.Module) -> None:
-    if is_parallel(model):
-        raise ConfigError(
-            "This network is trained by several processes, and a session decides for one. Nothing was "
-            "changed. Use esper.anatomy.cut with a mask that one rank has decided and broadcast; "
-            "docs/how-to-many-gpus.md shows how."
-        )
 
 
 def _hold_out(probe: Iterable[Any], config: Config) -> HeldOut:

@@ -85,7 +85,8 @@ def _latency(session: Session) -> Latency | None:
 def _report(session: Session, latency: Latency | None, training_seconds: float) -> RunReport:
     parts = session.parts
     network, origin = parts.network, parts.origin
-    after = {group.name: group for group in network.anatomy.groups}
+    before = network.cuts[0].anatomy if network.cuts else network.anatomy
+    left = {group.name: group.width for group in network.anatomy.groups}
     original = network.original or network.model
     stalls = parts.saving.stalls
     made = session.masking.last_cut
@@ -99,9 +100,8 @@ def _report(session: Session, latency: Latency | None, training_seconds: float) 
         epochs=tuple(rows),
         marks=tuple(session.log.marks),
         widths=tuple(
-            WidthRow(name, after[name].kind.value, width, after[name].width)
-            for name, width in origin.widths.items()
-            if name in after
+            WidthRow(group.name, group.kind.value, group.width, left.get(group.name, 0))
+            for group in before.groups
         ),
         decisions=tuple(session.log.decisions),
         flops_before=origin.flops,

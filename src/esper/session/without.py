@@ -109,7 +109,7 @@ class Removing:
             is_done = shares == (None, None)
             result = left.unchanged(made.equivalence) if is_done else rest(target, *shares)
             form, notes = _form(snapshot, bare(target), result) if self.in_place else (None, ())
-            proof = _both(made.equivalence, result.proof)
+            proof = result.proof.after(made.equivalence)
             notes = (*result.notes, *notes, *_left(made))
             found.append(replace(result, proof=proof, form=form, notes=notes, blocks=made.blocks))
 
@@ -151,20 +151,6 @@ def _form(before: Snapshot, network: nn.Module, result: Compacted) -> tuple[Form
     except SurgeryError as error:
         return None, (str(error),)
     return (form if result.form is None else replace(form, kept=result.form.kept)), ()
-
-
-def _both(first: Equivalence, second: Equivalence) -> Equivalence:
-    """The larger difference of two steps."""
-
-    def larger(a: float | None, b: float | None) -> float | None:
-        return None if a is None or b is None else max(a, b)
-
-    return replace(
-        second,
-        float32_error=max(first.float32_error, second.float32_error),
-        float64_error=larger(first.float64_error, second.float64_error),
-        gradient_error=larger(first.gradient_error, second.gradient_error),
-    )
 
 
 def _left(made: Removal) -> tuple[str, ...]:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from esper.anatomy.structure import Anatomy, BoolArray, IntArray
+from esper.anatomy.structure import Anatomy, BoolArray, IntArray, Kind
 from esper.urabrask.measurement import Measurement
 from esper.urabrask.settings import Settings
 from esper.urabrask.verdict import Check
@@ -55,9 +55,14 @@ def _indexes(shape: tuple[int, ...] | None, axis: int, width: int, index: IntArr
 
 
 def check_connectivity(anatomy: Anatomy, keep: BoolArray) -> Check:
-    """Does every group, tensor axis and operator have something left?"""
+    """Does every group, tensor axis and operator have something left? A layer that goes leaves nothing."""
     kept = _kept_per_group(anatomy, keep)
-    empty = [group.name for group, left in zip(anatomy.groups, kept, strict=True) if left == 0 < group.width]
+    keep = keep | anatomy.is_layer
+    empty = [
+        group.name
+        for group, left in zip(anatomy.groups, kept, strict=True)
+        if left == 0 < group.width and group.kind is not Kind.LAYER
+    ]
     full = {tensor.name: tensor.shape for tensor in anatomy.tensors}
     empty += [
         f"{name} axis {axis}"
