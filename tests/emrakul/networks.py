@@ -119,3 +119,20 @@ anatomies = st.builds(
     head_size=st.integers(1, 4),
 )
 """Small networks of all shapes."""
+
+
+def layered(anatomy: Anatomy, names: Sequence[str]) -> Anatomy:
+    """The same network, in which these of its convolutions are layers that can go as a whole."""
+    groups, terms = list(anatomy.groups), list(anatomy.terms)
+    for unit, name in enumerate(names, start=anatomy.num_units):
+        members = tuple(
+            Member(info.name, 0, np.arange(info.shape[0])[None], "producer")
+            for info in anatomy.tensors
+            if info.name.startswith(f"{name}.")
+        )
+        groups.append(Group(f"layer:{name}", Kind.LAYER, 1, members, least=0))
+        terms = [
+            replace(term, factors=(*term.factors, np.array([unit]))) if term.node == name else term
+            for term in terms
+        ]
+    return replace(anatomy, groups=tuple(groups), terms=tuple(terms))

@@ -58,9 +58,11 @@ def optimizer_of(model: nn.Module, kind: str) -> torch.optim.Optimizer:
 class Training:
     """One process's share of a run: built freshly each time, continued from wherever the run directory is."""
 
+    build: Callable[[], nn.Module] = staticmethod(small_network)
+
     def __init__(self, run_dir: Path, kind: str = "adamw", **changes: Any) -> None:
         torch.set_num_threads(1)
-        self.model = small_network()
+        self.model = self.build()
         self.optimizer = optimizer_of(self.model, kind)
         self.scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(self.optimizer, 2 * EPOCHS)
         self.loss = nn.CrossEntropyLoss()

@@ -20,7 +20,7 @@ from esper.urabrask import (
     check_only_removes,
 )
 from esper.urabrask.measurement import Measurement
-from tests.emrakul.networks import anatomies, chain, resnet8
+from tests.emrakul.networks import anatomies, chain, layered, resnet8
 
 
 def mask(anatomy: Anatomy, *removed: int) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
@@ -151,3 +151,11 @@ def test_a_residual_network_may_lose_channels_of_a_stage() -> None:
     anatomy = resnet8()
     assert check_connectivity(anatomy, mask(anatomy, *range(15))).passed
     assert not check_connectivity(anatomy, mask(anatomy, *range(16))).passed
+
+
+def test_a_layer_that_goes_leaves_no_path_cut_but_what_is_outside_of_it_must_stay() -> None:
+    anatomy = layered(chain([4, 4, 4]), ["conv1", "conv2"])
+    assert check_members(anatomy).passed
+    assert check_connectivity(anatomy, mask(anatomy, anatomy.num_units - 1)).passed
+    outside = mask(anatomy, anatomy.num_units - 1, *range(4))
+    assert "conv0" in check_connectivity(anatomy, outside).text

@@ -45,7 +45,7 @@ def refused_layers(model: nn.Module, anatomy: Anatomy, probe: Probe) -> dict[str
     def why_not(names: Sequence[str]) -> str:
         try:
             made = remove_blocks(tried, [name.removeprefix(PREFIX) for name in names], probe)
-        except StructureError as error:
+        except (StructureError, SurgeryError) as error:
             return str(error)
         made.undo.run()
         return ""

@@ -188,7 +188,10 @@ class LiveNetwork:
             done.append(PastCut(before, keep, made, look.anatomy, removal))
 
         if names:
-            remove_blocks(self.given, names, self.probe, (self.optimizer,), self.companions, then=rest)
+            try:
+                remove_blocks(self.given, names, self.probe, (self.optimizer,), self.companions, then=rest)
+            except StructureError as error:
+                raise SurgeryError(f"A layer cannot be removed: {error}") from error
         return done[0] if done else None
 
     def _cut(self, before: Anatomy, keep: BoolArray) -> PastCut:

@@ -1,0 +1,217 @@
+"""Layers go from a live network together with units of what is left, and every mask and number follows."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.optim import SGD, AdamW
+from torch.optim.optimizer import Optimizer
+
+from esper.anatomy.structure import BoolArray
+from esper.errors import CheckpointError, SurgeryError
+from esper.kasmina import LiveNetwork
+
+
+class Block(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.up, self.down = nn.Linear(8, 12), nn.Linear(12, 8)
+
+    def forward(self, x: Tensor) -> Tensor:
+        made: Tensor = self.down(torch.relu(self.up(x)))
+        return made
+
+
+class Stack(nn.Module):
+    """Four blocks on a stream."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList(Block() for _ in range(4))
+        self.head = nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        for block in self.blocks:
+            x = x + block(x)
+        logits: Tensor = self.head(x)
+        return logits
+
+
+class Fixed(Stack):
+    """Its own code reads the weight of the third block, so that block cannot become nothing."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x) + 0 * block(self, 2).down.weight.shape[0]
+
+
+def block(model: nn.Module, number: int) -> Block:
+    found = model.get_submodule(f"blocks.{number}")
+    assert isinstance(found, Block)
+    return found
+
+
+def batch(count: int = 6, seed: int = 0) -> tuple[Tensor, Tensor]:
+    random = torch.Generator().manual_seed(seed)
+    return torch.randn(count, 8, generator=random), torch.randint(0, 3, (count,), generator=random)
+
+
+def live(
+    optimizer: Callable[[nn.Module], Optimizer] = lambda m: AdamW(m.parameters(), 0.01),
+    build: type[Stack] = Stack,
+) -> LiveNetwork:
+    torch.manual_seed(0)
+    model = build()
+    return LiveNetwork(model, optimizer(model), batch(), F.cross_entropy, layers=True)
+
+
+def train(network: LiveNetwork, steps: int = 2) -> None:
+    for step in range(steps):
+        x, y = batch(6, step)
+        network.optimizer.zero_grad()
+        F.cross_entropy(network.model(x), y).backward()
+        network.optimizer.step()
+
+
+def removing(network: LiveNetwork, *layers: int, channels: dict[int, int] | None = None) -> BoolArray:
+    """A mask without these blocks, and without the first so-many channels of others."""
+    anatomy = network.anatomy
+    keep = np.ones(anatomy.num_units, np.bool_)
+    for layer in layers:
+        keep[anatomy.unit_slice(anatomy.group_named(f"layer:blocks.{layer}.down"))] = False
+    for number, count in (channels or {}).items():
+        keep[anatomy.unit_slice(anatomy.group_named(f"blocks.{number}.up"))][:count] = False
+    return keep
+
+
+def outputs(network: LiveNetwork) -> Tensor:
+    with torch.no_grad():
+        result: Tensor = network.model(batch(9, 7)[0])
+    return result
+
+
+def test_a_masked_layer_adds_nothing_stays_zero_and_comes_back_exactly() -> None:
+    network = live()
+    train(network)
+    before = copy.deepcopy(network.model.state_dict())
+    network.masks.apply(removing(network, 1))
+    train(network)
+    assert not network.masks.num_revived()
+    x = batch()[0]
+    assert not block(network.model, 1)(x).any()
+    network.masks.unmask()
+    after = network.model.state_dict()
+    assert all(torch.equal(after[name], before[name]) for name in after if name.startswith("blocks.1."))
+
+
+@pytest.mark.parametrize("channels", [{}, {0: 3, 3: 5}, {1: 4}], ids=["alone", "others too", "inside"])
+def test_what_is_left_computes_what_the_masked_network_computed(channels: dict[int, int]) -> None:
+    network = live()
+    train(network)
+    network.masks.apply(removing(network, 1, channels=channels))
+    expected = outputs(network)
+    made, numbers = network.cut_masked()
+    assert torch.allclose(outputs(network), expected, atol=1e-6)
+    assert made.parameters_after == sum(p.numel() for p in network.model.parameters())
+    trained = {p for group in network.optimizer.param_groups for p in group["params"]}
+    assert trained == set(network.model.parameters())
+    kept = numbers[numbers >= 0]
+    assert sorted(kept.tolist()) == list(range(network.anatomy.num_units))
+    train(network)
+
+
+def test_units_of_other_layers_are_found_again_by_their_new_numbers() -> None:
+    network = live()
+    rows = {n: block(network.model, n).up.bias.detach().clone() for n in (0, 2, 3)}
+    before = network.anatomy
+    network.masks.apply(removing(network, 1, channels={2: 4}))
+    _, numbers = network.cut_masked()
+    after = network.anatomy
+    for number, bias in rows.items():
+        old = before.unit_slice(before.group_named(f"blocks.{number}.up"))
+        new = after.unit_slice(after.group_named(f"blocks.{number}.up"))
+        left = [unit for unit in range(old.start, old.stop) if numbers[unit] >= 0]
+        assert [numbers[unit] - new.start for unit in left] == list(range(new.stop - new.start))
+        now = block(network.model, number).up.bias.detach()
+        assert torch.equal(now, bias[[unit - old.start for unit in left]])
+    assert (numbers[before.unit_slice(before.group_named("blocks.1.up"))] == -1).all()
+
+
+def test_what_stays_masked_stays_masked_also_a_layer() -> None:
+    network = live()
+    keep = removing(network, 1, 2, channels={3: 2})
+    network.masks.apply(keep)
+    left = np.ones_like(keep)
+    left[network.anatomy.unit_slice(network.anatomy.group_named("layer:blocks.1.down"))] = False
+    network.cut_masked(left)
+    assert np.array_equal(network.masks.keep, removing(network, 2, channels={3: 2}))
+    assert not network.masks.num_revived()
+
+
+@pytest.mark.parametrize("kind", ["adamw", "sgd"])
+def test_a_removal_is_taken_back_also_after_the_optimizer_was_loaded_anew(kind: str) -> None:
+    kinds: dict[str, Callable[[nn.Module], Optimizer]] = {
+        "adamw": lambda m: AdamW(m.parameters(), 0.01),
+        "sgd": lambda m: SGD(m.parameters(), 0.01, momentum=0.9),
+    }
+    network = live(kinds[kind])
+    train(network)
+    model, optimizer = copy.deepcopy((network.model.state_dict(), network.optimizer.state_dict()))
+    expected, digest = outputs(network), network.anatomy.digest
+    network.masks.apply(removing(network, 1, channels={0: 3}))
+    network.cut_masked()
+    network.masks.apply(removing(network, 2))
+    network.cut_masked()
+    network.optimizer.load_state_dict(copy.deepcopy(network.optimizer.state_dict()))
+    network.take_back_cuts(0)
+    network.model.load_state_dict(model)
+    network.optimizer.load_state_dict(optimizer)
+    assert network.anatomy.digest == digest
+    assert torch.equal(outputs(network), expected)
+    train(network)
+    assert all(parameter in network.optimizer.state for parameter in network.model.parameters())
+
+
+def test_recorded_cuts_are_made_again_in_a_fresh_network() -> None:
+    network = live()
+    network.masks.apply(removing(network, 1, channels={0: 3}))
+    network.cut_masked()
+    records = [past.record() for past in network.cuts]
+    fresh = live()
+    fresh.make_cuts(records)
+    assert fresh.anatomy.digest == network.anatomy.digest
+    fresh.model.load_state_dict(network.model.state_dict())
+    assert torch.equal(outputs(fresh), outputs(network))
+    model = Stack()
+    plain = LiveNetwork(model, AdamW(model.parameters()), batch(), F.cross_entropy)
+    with pytest.raises(CheckpointError, match="not the one that the run started with"):
+        plain.make_cuts(records)
+
+
+def test_a_layer_whose_absence_the_code_does_not_bear_is_refused_by_name() -> None:
+    network = live(build=Fixed)
+    assert list(network.refused) == ["layer:blocks.2.down"]
+    free = network.cuttable_units()
+    assert not free[network.anatomy.unit_slice(network.anatomy.group_named("layer:blocks.2.down"))].any()
+    keep = removing(network, 2, channels={0: 3})
+    network.masks.apply(keep)
+    expected = copy.deepcopy(network.model.state_dict())
+    with pytest.raises(SurgeryError):
+        network.cut_masked()
+    assert np.array_equal(network.masks.keep, keep)
+    now = network.model.state_dict()
+    assert all(torch.equal(now[name], value) for name, value in expected.items())
+    assert not network.cuts
+
+
+def test_units_inside_of_a_masked_layer_are_not_offered_again() -> None:
+    network = live()
+    network.masks.apply(removing(network, 1))
+    free = network.cuttable_units()
+    assert not free[network.anatomy.unit_slice(network.anatomy.group_named("blocks.1.up"))].any()
+    assert free[network.anatomy.unit_slice(network.anatomy.group_named("blocks.0.up"))].all()
