@@ -153,3 +153,31 @@ def test_the_audit_lists_plans_and_what_became_of_them(trained: Path) -> None:
     text = esper("audit", "show", str(trained)).stdout
     assert "remembers:" in text
     assert "urabrask" in text or "session" in text
+
+
+def rollbacks(run: Path) -> list[dict[str, object]]:
+    events = json.loads(esper("audit", "show", str(run), "--json").stdout)["events"]
+    return [event for event in events if event["what"] == "rollback"]
+
+
+def test_the_audit_tells_of_a_rollback_on_the_command_line_also_after_the_run_was_resumed(
+    tmp_path: Path,
+) -> None:
+    before = Training(tmp_path)
+    for _ in range(3):
+        before.epoch()
+    before.session.detach()
+    assert esper("rollback", str(tmp_path), "--to", "6", "--yes").returncode == 0
+    (told,) = rollbacks(tmp_path)
+    assert (told["epoch"], told["by"], told["outcome"]) == (1, "user", "done")
+    assert "from step 18, epoch 3, to the checkpoint of step 6, epoch 1" in str(told["text"])
+    after = Training(tmp_path)
+    after.epoch()
+    after.session.detach()
+    assert rollbacks(tmp_path) == [told]
+    assert any(mark.text == told["text"] for mark in after.session.log.moments())
+    again = Training(tmp_path)
+    again.epoch()
+    assert again.session.rollback(to_step=12) == 12
+    again.session.detach()
+    assert [past.text for past in again.session.log.withdrawals] == [told["text"]]

@@ -97,7 +97,7 @@ def _report(session: Session, latency: Latency | None, training_seconds: float) 
         metric=parts.metric,
         higher_is_better=parts.higher_is_better,
         epochs=tuple(rows),
-        marks=tuple(session.log.marks),
+        marks=session.log.moments(),
         widths=tuple(
             WidthRow(name, after[name].kind.value, width, after[name].width)
             for name, width in origin.widths.items()
