@@ -56,6 +56,40 @@ def test_rankings_are_compared_with_the_truth(trained: Path) -> None:
     assert f"{left} units removed one by one" in text
 
 
+@pytest.mark.parametrize("momentum", [0.0, 0.9])
+def test_a_run_with_sgd_is_ranked_by_what_training_sampled_and_told_so(
+    tmp_path: Path, momentum: float
+) -> None:
+    training = Training(tmp_path, "sgd")
+    training.optimizer.param_groups[0]["momentum"] = momentum
+    training.epoch()
+    training.epoch()
+    tracked = training.session.parts.tracker.fisher()
+    training.session.detach()
+    found = examine(*checkpoint_at(tmp_path))
+    assert np.isnan(found.scores["optimizer"]).all()
+    assert (np.argsort(found.scores["tracker"]) == np.argsort(tracked)).all()
+    assert np.isfinite(found.scores["screen"]).all()
+    text = " ".join(esper("analyze", str(tmp_path)).stdout.split())
+    assert " tracker " in text
+    assert "not measured" not in text
+    assert "keeps no second moments, as SGD does not" in text
+    planned = json.loads(esper("analyze", str(tmp_path), "--plan", "--json").stdout)
+    assert planned["plan"]["status"] == "accepted"
+    assert {row["optimizer"] for row in planned["groups"]} == {None}
+
+
+def test_what_is_missing_is_told_where_nothing_was_seen_often_enough(tmp_path: Path) -> None:
+    training = Training(
+        tmp_path, analysis={"min_optimizer_steps": 100}, importance={"min_importance_samples": 1000}
+    )
+    training.epoch()
+    training.session.detach()
+    (told,) = examine(*checkpoint_at(tmp_path)).notes
+    assert "made 6 of the 100 steps" in told
+    assert "stand for 1000" in told
+
+
 def test_the_truth_is_what_removing_a_unit_costs_on_samples_that_no_score_saw(trained: Path) -> None:
     catalog, checkpoint = checkpoint_at(trained)
     found = examine(catalog, checkpoint, against_truth=True)
@@ -153,3 +187,29 @@ def test_the_audit_lists_plans_and_what_became_of_them(trained: Path) -> None:
     text = esper("audit", "show", str(trained)).stdout
     assert "remembers:" in text
     assert "urabrask" in text or "session" in text
+
+
+def rollbacks(run: Path) -> list[dict[str, object]]:
+    events = json.loads(esper("audit", "show", str(run), "--json").stdout)["events"]
+    return [event for event in events if event["what"] == "rollback"]
+
+
+def test_the_audit_tells_of_a_rollback_on_the_command_line_also_after_the_run_was_resumed(
+    tmp_path: Path,
+) -> None:
+    before = Training(tmp_path)
+    before.epoch()
+    before.epoch()
+    before.session.detach()
+    assert esper("rollback", str(tmp_path), "--to", "6", "--yes").returncode == 0
+    (told,) = rollbacks(tmp_path)
+    assert (told["epoch"], told["by"], told["outcome"]) == (1, "user", "done")
+    assert "from step 12, epoch 2, to the checkpoint of step 6, epoch 1" in str(told["text"])
+    after = Training(tmp_path)
+    after.epoch()
+    after.session.parts.saving.settle()
+    assert rollbacks(tmp_path) == [told]
+    after.session.rollback(to_step=6)
+    assert told["text"] in [mark.text for mark in after.session.log.moments()]
+    assert [past.text for past in after.session.log.withdrawals] == [told["text"]]
+    after.session.detach()

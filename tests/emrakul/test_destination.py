@@ -2,16 +2,33 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from esper.anatomy.structure import Anatomy
-from esper.emrakul import Allowance, Origin, Settings, floors, make_plan
+from esper.anatomy.structure import Anatomy, FloatArray, IntArray, Kind
+from esper.elesh import Evidence
+from esper.elesh.analysis import confidence
+from esper.elesh.evidence import Tier
+from esper.emrakul import (
+    Allowance,
+    Coordinator,
+    CoordinatorState,
+    Cycle,
+    Origin,
+    Schedule,
+    Settings,
+    Status,
+    floors,
+    make_plan,
+)
 from esper.emrakul.candidates import step_sizes
 from esper.emrakul.destination import bounds
-from esper.leyline import Level
+from esper.leyline import Level, ManualClock
+from esper.urabrask import Decision, Verdict
 from tests.emrakul.networks import anatomies, chain, measured, resnet8
 
 
@@ -78,3 +95,40 @@ def test_without_target_or_multiple_floors_are_the_only_bounds(given_settings: S
     origin = Origin.of(anatomy)
     found = bounds(anatomy, keep, measured(anatomy).screen, given_settings, origin)
     np.testing.assert_array_equal(found.floors, floors(anatomy, given_settings, origin))
+
+
+def ablated(anatomy: Anatomy, finalists: IntArray, screen: FloatArray) -> Evidence:
+    """Channels cost what the screen says; what heads cost differs from batch to batch, not between them."""
+    is_head = np.array([group.kind is Kind.HEAD for group in anatomy.groups])[anatomy.group_of[finalists]]
+    table = np.where(is_head, 0.05, screen[finalists])[:, None] + np.zeros(4)
+    table[is_head] += [1.0, -1.0, 1.0, -1.0]
+    evidence = Evidence.unmeasured(anatomy.digest, anatomy.num_units)
+    evidence.loss_increase[finalists] = table.mean(axis=1)
+    for kind in (is_head, ~is_head):
+        if kind.any():
+            evidence.confidence[finalists[kind]] = confidence(table[kind])
+    return replace(evidence, screen=screen, tier=Tier.ABLATION)
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_a_run_goes_on_where_only_units_are_left_that_nobody_can_tell_apart(seed: int) -> None:
+    anatomy, rules = chain([64, 64, 64], heads=5, head_size=96), settings(0.5, 8)
+    origin, schedule, clock = Origin.of(anatomy), Schedule(rules, 20), ManualClock()
+    screen = np.random.default_rng(seed).permutation(anatomy.num_units) / (anatomy.num_units - 1)
+    screen[-5:] = np.arange(5) * 1e-4  # the screen wants all heads that may go
+    keep, state = np.ones(anatomy.num_units, np.bool_), CoordinatorState()
+    for epoch in range(1, 21):
+        coordinator = Coordinator(rules, schedule, origin, clock, state)
+        outcome = coordinator.run_cycle(
+            Cycle(epoch, anatomy, keep, "f00d"),
+            screen=lambda: screen,
+            analyze=lambda asked, _: ablated(anatomy, asked, screen),
+            validate=lambda left, _: Verdict(Decision.GO, "A test says so."),
+        )
+        state = coordinator.state
+        if outcome.status is Status.ACCEPTED and outcome.plan is not None:
+            keep = outcome.plan.keep
+    widths = np.bincount(anatomy.group_of[keep])
+    assert origin.removed_fraction(anatomy, keep, "flops") >= 0.5
+    assert (widths[:-1] % 8 == 0).all()
+    assert (widths >= floors(anatomy, rules, origin)).all()

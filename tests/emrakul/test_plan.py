@@ -320,3 +320,15 @@ def test_finalists_are_capped() -> None:
     assert (
         finalists(anatomy, everything(anatomy), measured(anatomy).screen, allowance(0.5), settings).size == 7
     )
+
+
+def test_few_that_can_go_are_compared_with_others_of_their_kind() -> None:
+    anatomy = chain([40, 40], heads=4)
+    keep = np.ones(84, np.bool_)
+    keep[:19] = False  # 21 are left in the first layer, at least 20 of 40
+    keep[40:60] = False  # 20 are left in the second
+    screen = np.random.default_rng(0).permutation(84) / 83
+    few = (Level.CHANNEL,)
+    asked = finalists(anatomy, keep, screen, allowance(0.9, levels=few), HALF, origin=Origin.of(anatomy))
+    of_its_layer = np.flatnonzero(keep[:40])
+    assert asked.tolist() == sorted(of_its_layer[np.argsort(screen[of_its_layer])][:16].tolist())

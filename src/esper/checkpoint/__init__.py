@@ -37,6 +37,7 @@ from esper.checkpoint.settings import CheckpointSettings
 from esper.checkpoint.storage import PosixStorage, Storage
 from esper.checkpoint.store import CheckpointStore
 from esper.checkpoint.trainer_state import TrainerState, capture_trainer, load_trainer, restore_trainer
+from esper.checkpoint.withdrawal import Withdrawal, withdraw, withdrawals
 
 __all__ = [
     "BASELINE",
@@ -67,6 +68,7 @@ __all__ = [
     "Storage",
     "TrainerState",
     "VerifyReport",
+    "Withdrawal",
     "capture_rng",
     "capture_trainer",
     "decode",
@@ -83,4 +85,6 @@ __all__ = [
     "restore_trainer",
     "ring_path",
     "to_json",
+    "withdraw",
+    "withdrawals",
 ]

@@ -53,15 +53,19 @@ def analyzed(
         "quality": {name: _plain(dataclasses.asdict(one)) for name, one in found.quality.items()},
         "plan": None if found.outcome is None else _plan(found.outcome, found),
         "blocks": [_block(one, found.anatomy) for one in found.blocks] if with_blocks else None,
+        "notes": list(found.notes),
     }
 
 
 def analysis_table(facts: Mapping[str, Any]) -> RenderableType:
-    """Groups with the medians of their scores, how well each score ranks, and what would go next."""
+    """Groups with the medians of their scores, how well each score ranks, and what would go next.
+
+    A source that has measured nothing has no column; a note tells why.
+    """
     scores = [
         name
-        for name in ("screen", "optimizer", "magnitude", "ablation", "truth")
-        if name in facts["groups"][0]
+        for name in ("screen", "optimizer", "tracker", "magnitude", "ablation", "truth")
+        if any(row.get(name) is not None for row in facts["groups"])
     ]
     low = f"lowest {facts['low_fraction']:.0%}"
     groups = table("group", "kind", "units>", "masked>", "unmeasured>", f"{low}>", *(f"{n}>" for n in scores))
@@ -72,6 +76,7 @@ def analysis_table(facts: Mapping[str, Any]) -> RenderableType:
     return Group(
         Text(head, style=STRONG),
         groups,
+        *(Text(note) for note in facts["notes"]),
         *_quality(facts["quality"], low),
         *_next(facts["plan"]),
         *_blocks(facts["blocks"]),

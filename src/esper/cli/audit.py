@@ -40,7 +40,7 @@ def audited(path: Path) -> dict[str, Any]:
     Raises:
         EsperError: there is no such checkpoint, or it is none of a session.
     """
-    from esper.checkpoint import load_trainer
+    from esper.checkpoint import load_trainer, withdrawals
     from esper.errors import CheckpointError
     from esper.session.log import RunLog
 
@@ -51,6 +51,7 @@ def audited(path: Path) -> dict[str, Any]:
             "trained with esper.attach."
         )
     log = RunLog.from_json(load_trainer(checkpoint).extra["log"])
+    since, damaged = withdrawals(catalog, checkpoint)
     saved = {
         ref.epoch: ref.created_seconds for ref in catalog.list().checkpoints if ref.step <= checkpoint.step
     }
@@ -58,18 +59,22 @@ def audited(path: Path) -> dict[str, Any]:
         Event(mark.epoch, saved.get(mark.epoch), mark.kind, _actor(mark.kind, mark.text), "done", mark.text)
         for mark in log.marks
     ]
+    events += [
+        Event(past.to_epoch, past.at_seconds, "rollback", "user", "done", past.text)
+        for past in (*log.withdrawals, *since)
+    ]
     events += _decided(log.decisions, saved)
     return {
         "checkpoint": str(checkpoint.path),
         "step": checkpoint.step,
         "events": [dataclasses.asdict(event) for event in sorted(events, key=lambda event: event.epoch)],
-        "notes": list(log.notes),
+        "notes": [*log.notes, *damaged],
     }
 
 
 def audit_table(facts: Mapping[str, Any]) -> RenderableType:
     """One line per event, oldest first, and what the run was told besides."""
-    cells = table("epoch>", "saved (UTC)", "what", "by", "outcome", "")
+    cells = table("epoch>", "time (UTC)", "what", "by", "outcome", "")
     for event in facts["events"]:
         at = event["at_seconds"]
         is_bad = event["what"] in ("rollback", "skipped", "no_go")

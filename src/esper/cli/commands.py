@@ -177,9 +177,10 @@ def rollback(
 ) -> None:
     """Make an earlier checkpoint the newest one again, so that training resumes from it.
 
-    It is verified first; later checkpoints are deleted. Refused while the run is training.
+    It is verified first; later checkpoints are deleted, and `audit show` tells of it. Refused while the
+    run is training.
     """
-    from esper.checkpoint import CheckpointStore, open_key_ring
+    from esper.checkpoint import CheckpointStore, open_key_ring, withdraw
     from esper.cli.rows import step_number
     from esper.cli.targets import open_catalog
 
@@ -195,9 +196,9 @@ def rollback(
         later = [path.name for path in store.catalog.newest_first() if step_number(path) > to]
         if later and not yes:
             _confirm(later, to, as_json)
-        withdrawn = [path.name for path in store.withdraw_after(target)]
+        withdrawn = withdraw(store, target)
     done = f"{run} now ends at step {to}, epoch {target.epoch}; deleted: {', '.join(withdrawn) or 'nothing'}."
-    output.show(done, {"step": to, "epoch": target.epoch, "deleted": withdrawn}, as_json)
+    output.show(done, {"step": to, "epoch": target.epoch, "deleted": list(withdrawn)}, as_json)
 
 
 def analyze(

@@ -217,7 +217,9 @@ class _Attempt:
 
     def run(self, screen: Screen, analyze: Analyze, validate: Validate) -> CycleOutcome:
         cycle, ranks = self.cycle, screen()
-        self._head_for(ranks)
+        self._head_for(ranks, cycle.keep)
+        removed = self.origin.removed_fraction(cycle.anatomy, cycle.keep, self.settings.cost)
+        self.allowance = self.schedule.allowed(cycle.epoch, self.ramp, removed)
         asked = finalists(cycle.anatomy, cycle.keep, ranks, self.allowance, self.settings, origin=self.origin)
         if not asked.size:
             return self.end(
@@ -235,16 +237,16 @@ class _Attempt:
             origin=self.origin,
             finalists=asked,
         )
-        return self._offer(self.plan, validate)
+        outcome = self._offer(self.plan, validate)
+        if outcome.status is Status.ACCEPTED:
+            self._head_for(ranks, self.plan.keep)  # what a step has begun, the next ones end
+        return outcome
 
-    def _head_for(self, ranks: FloatArray) -> None:
+    def _head_for(self, ranks: FloatArray, keep: BoolArray) -> None:
         """Where whole multiples need more than the target, the ramp leads there."""
-        cycle = self.cycle
-        end = bounds(cycle.anatomy, cycle.keep, ranks, self.settings, self.origin).target_fraction
+        end = bounds(self.cycle.anatomy, keep, ranks, self.settings, self.origin).target_fraction
         if end is not None:
             self.ramp = replace(self.ramp, target_fraction=end)
-            removed = self.origin.removed_fraction(cycle.anatomy, cycle.keep, self.settings.cost)
-            self.allowance = self.schedule.allowed(cycle.epoch, self.ramp, removed)
 
     def _offer(self, plan: Plan, validate: Validate) -> CycleOutcome:
         for _ in range(self.settings.plan.max_attempts):

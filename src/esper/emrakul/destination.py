@@ -25,7 +25,9 @@ def bounds(
     """The bounds of the next step.
 
     With a target and `round_to`, floors are the widths of the destination and steps need no rounding; the
-    destination removes at least the target where floors allow it. Otherwise every step is rounded by itself.
+    destination removes at least the target where floors allow it. Where too few units could still go there
+    for confidence to tell them apart, the way round them is open as well: other layers, by whole multiples.
+    Otherwise every step is rounded by itself.
 
     Args:
         anatomy: the network.
@@ -42,20 +44,45 @@ def bounds(
     if rules.round_to == 1:
         return Bounds(lowest, np.maximum(lowest, least), 1, target.fraction, layers)
     whole = Allowance(target.cost, target.fraction, 1.0, settings.schedule.levels, "destination", "")
+    everything = np.flatnonzero(keep)
+    search = _search(anatomy, keep, screen, settings, origin, whole, everything)
+    kept, widths = _widths(anatomy, keep), _widths(anatomy, search.keep)
+    may_go = kept - widths
+    if 0 < np.minimum(kept, np.ceil(rules.finalist_factor * may_go)).sum() < rules.min_finalists:
+        is_ending = kept % step_sizes(anatomy, rules.round_to) > 0
+        others = everything[((may_go == 0) | is_ending)[anatomy.group_of[everything]]]
+        way_round = _search(anatomy, keep, screen, settings, origin, whole, others)
+        widths = np.minimum(widths, _widths(anatomy, way_round.keep))
+    widths[anatomy.group_of[anatomy.is_layer]] = 0  # a screen says too little to plan them ahead
+    end = max(search.removed_fraction(), target.fraction)
+    return Bounds(widths, np.maximum(widths, least), 1, end, layers)
+
+
+def _search(
+    anatomy: Anatomy,
+    keep: BoolArray,
+    screen: FloatArray,
+    settings: Settings,
+    origin: Origin,
+    whole: Allowance,
+    units: IntArray,
+) -> Search:
+    """The way to the end of the ramp by whole multiples of these units, once it has been gone."""
+    lowest, rules = floors(anatomy, settings, origin), settings.plan
     blocks, _ = candidate_blocks(
         anatomy,
         keep,
         _as_evidence(anatomy, screen),
-        np.flatnonzero(keep),
+        units,
         whole,
-        Bounds(lowest, lowest, rules.round_to, target.fraction),
+        Bounds(lowest, lowest, rules.round_to, whole.goal_fraction),
         0.0,
     )
     search = Search(
-        origin.model(anatomy, target.cost),
-        origin.model(anatomy, target.cost, activation_flops=rules.activation_flops),
+        origin.model(anatomy, whole.cost),
+        origin.model(anatomy, whole.cost, activation_flops=rules.activation_flops),
         blocks,
-        origin.cost(target.cost),
+        origin.cost(whole.cost),
         limit_fraction=1.0,
         allowed_loss=np.inf,
         margin=1.0,
@@ -64,18 +91,20 @@ def bounds(
     )
     step = step_sizes(anatomy, rules.round_to)
     search.take(np.flatnonzero(blocks.sizes < step[blocks.group]))  # what was begun is ended first
-    search.run(search.removed_fraction(), target.fraction)
-    widths = np.bincount(anatomy.group_of[search.keep], minlength=len(anatomy.groups)).astype(np.int64)
-    widths[anatomy.group_of[anatomy.is_layer]] = 0  # a screen says too little to plan them ahead
-    end = max(search.removed_fraction(), target.fraction)
-    return Bounds(widths, np.maximum(widths, least), 1, end, layers)
+    search.run(search.removed_fraction(), whole.goal_fraction)
+    return search
+
+
+def _widths(anatomy: Anatomy, keep: BoolArray) -> IntArray:
+    counted: IntArray = np.bincount(anatomy.group_of[keep], minlength=len(anatomy.groups)).astype(np.int64)
+    return counted
 
 
 def _least_after_this_cycle(
     anatomy: Anatomy, keep: BoolArray, settings: Settings, origin: Origin
 ) -> IntArray:
     """Fewest units that one cycle may leave in every group, by `max_layer_fraction`: shape [groups]."""
-    kept = np.bincount(anatomy.group_of[keep], minlength=len(anatomy.groups)).astype(np.int64)
+    kept = _widths(anatomy, keep)
     share = settings.plan.max_layer_fraction
     if share is None:
         return np.zeros_like(kept)

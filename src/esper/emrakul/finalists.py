@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from esper.anatomy.structure import Anatomy, BoolArray, FloatArray, IntArray
+from esper.anatomy.structure import Anatomy, BoolArray, FloatArray, IntArray, Kind
 from esper.emrakul.candidates import kinds_allowed, lowest_counts
 from esper.emrakul.destination import bounds, odds
 from esper.emrakul.origin import Origin
@@ -26,9 +26,9 @@ def finalists(
     They are the units with the least screened importance per saved cost, and in every layer the least
     important share (`finalist_spread`) of what it may lose, because a screen compares layers less well than
     units of one layer; `min_finalists` in any case, because confidence compares finalists with each other;
-    and every whole layer, if one may go.
-    Nothing is chosen that could not go anyway: unscreened units, kinds that are not
-    allowed, layers at their floor.
+    and every whole layer, if one may go. Nothing is chosen that could not go anyway: unscreened units, kinds
+    that are not allowed, layers at their floor. Only where fewer than `min_finalists` can go, others of their
+    kinds are ablated beside them.
 
     Args:
         anatomy: the network.
@@ -70,4 +70,28 @@ def finalists(
     is_finalist[order[~is_layer[order]][: settings.plan.min_finalists]] = True
     is_finalist |= is_layer | (rank < np.ceil(settings.plan.finalist_spread * removable)[group])
     ranked = order[is_finalist[order]][: settings.plan.max_finalists]
-    return np.sort(units[ranked])
+    return np.sort(_with_rivals(anatomy, keep, screen, units[ranked], settings))
+
+
+def _with_rivals(
+    anatomy: Anatomy, keep: BoolArray, screen: FloatArray, chosen: IntArray, settings: Settings
+) -> IntArray:
+    """The chosen and, where they are few, the least important others of each of their kinds.
+
+    Those of the same layers come first. They cannot go, but a chosen unit is surely among the least only
+    where there are others to compare it with, and confidence compares units of one kind.
+    """
+    enough = min(settings.plan.min_finalists, settings.plan.max_finalists)
+    if not 0 < chosen.size < enough:
+        return chosen
+    is_rival = keep & np.isfinite(screen)
+    is_rival[chosen] = False
+    rivals, group = np.flatnonzero(is_rival), anatomy.group_of[is_rival]
+    rivals = rivals[np.lexsort((rivals, screen[rivals], ~np.isin(group, anatomy.group_of[chosen])))]
+    kinds = np.array([group.kind for group in anatomy.groups])[anatomy.group_of]
+    beside = [
+        rivals[kinds[rivals] == kind][: enough - int((kinds[chosen] == kind).sum())]
+        for kind in Kind
+        if kind is not Kind.LAYER and (kinds[chosen] == kind).any()
+    ]
+    return np.concatenate([chosen, *beside])[: settings.plan.max_finalists]

@@ -212,7 +212,8 @@ class PlanSettings(Section):
     """Share of what a layer may lose that is measured there in any case, wherever the cheapest units are."""
 
     min_finalists: PositiveCount = 16
-    """Fewest units that one cycle ablates, where so many could go: of a handful none is surely the least."""
+    """Fewest units that one cycle ablates: of a handful none is surely the least, so that where fewer can go
+    others of their kind are measured beside them."""
 
     max_finalists: PositiveCount = 4096
     """Most units that one cycle ablates."""

@@ -23,12 +23,12 @@ from esper.importance.ranks import parts_of_all_ranks
 from esper.importance.settings import ImportanceSettings
 from esper.importance.statistics import UnitStatistics
 from esper.importance.stopwatch import stopwatch_for
-from esper.importance.tracked import TrackedEvidence
+from esper.importance.tracked import HISTORY, TrackedEvidence, part_of
 from esper.leyline import Clock
 
 _LOG = logging.getLogger(__name__)
 _FORESEEN = (RuntimeError, ValueError, TypeError, LookupError, EsperError)
-_HISTORY, _ELEMENTS, _SAMPLING = "history.", "elements.", "sampling"
+_ELEMENTS, _SAMPLING = "elements.", "sampling"
 
 
 class ImportanceTracker:
@@ -151,18 +151,11 @@ class ImportanceTracker:
 
     def evidence(self, phase: TrainingPhase) -> TrackedEvidence:
         """What is known now, for an analysis elsewhere, with the weights of the signals in this phase."""
-        rules = self._settings
-        return TrackedEvidence(
-            self.fisher(),
-            self.history.expected(rules.trend_epochs),
-            rules.weights.at(phase).model_dump(),
-            rules.twin_samples,
-            rules.twin_flops,
-        )
+        return TrackedEvidence.of(self._statistics, self.history, self._settings, phase)
 
     def state(self) -> dict[str, Tensor]:
         """Everything that tracking goes on from, as plain tensors for a checkpoint."""
-        parts = {_HISTORY: self.history.state()}
+        parts = {HISTORY: self.history.state()}
         if self._elements is not None:
             parts[_ELEMENTS] = self._elements.state()
         named = {prefix + name: t for prefix, part in parts.items() for name, t in part.items()}
@@ -181,10 +174,10 @@ class ImportanceTracker:
             )
         statistics = UnitStatistics.from_state(state, self.num_units, self._products.device)
         history = UnitHistory(self.num_units, self._settings.history_epochs, self._settings.history_momentum)
-        history.load_state(_part(state, _HISTORY))
+        history.load_state(part_of(state, HISTORY))
         elements = elements_for(self._products, self._settings.elements)
         if elements is not None:
-            elements.load_state(_part(state, _ELEMENTS))
+            elements.load_state(part_of(state, _ELEMENTS))
         self._governor.load_state(state[_SAMPLING])
         self._statistics, self.history, self._elements = statistics, history, elements
 
@@ -261,7 +254,3 @@ class ImportanceTracker:
             f"Importance tracking is off: {type(error).__name__}: {error} Training goes on. Units "
             "that were measured keep their scores; the others stay unmeasured, and nothing is pruned on that."
         )
-
-
-def _part(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    return {name.removeprefix(prefix): t for name, t in state.items() if name.startswith(prefix)}

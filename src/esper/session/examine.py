@@ -12,20 +12,27 @@ import torch
 
 from esper.anatomy import Anatomy
 from esper.anatomy.structure import BoolArray, FloatArray, IntArray
-from esper.checkpoint import CheckpointCatalog, CheckpointRef, load_trainer
-from esper.checkpoint.trainer_state import MODEL_FILE, OPTIMIZER_FILE, TREE_FILE
+from esper.checkpoint import CheckpointCatalog, CheckpointRef, load_trainer, open_tensors
 from esper.config import Config
-from esper.elesh import Case, DataRef, HeldOut, merged, read_data, resized
+from esper.elesh import Case, HeldOut, merged, read_data, resized
 from esper.elesh.blocks import BlockMeasures
-from esper.elesh.case import OpenCase, open_case
+from esper.elesh.case import OpenCase, open_case, read_optimizer
 from esper.elesh.screening import screen
 from esper.elesh.second_tier import find_blocks
 from esper.elesh.workers import InlinePool
 from esper.emrakul import Coordinator, CoordinatorState, Cycle, CycleOutcome, Origin, Schedule, floors
 from esper.emrakul.offline import OfflineAnalyst
 from esper.errors import CheckpointError, EvidenceError
-from esper.importance import ImportanceTrackingValidator, RankingQuality, TrainingPhase, magnitude
-from esper.session.saving import ANATOMY_FILE
+from esper.importance import (
+    ImportanceTrackingValidator,
+    RankingQuality,
+    TrackedEvidence,
+    TrainingPhase,
+    magnitude,
+    moments_from_state,
+    rank_normalize,
+)
+from esper.session.saving import ANATOMY_FILE, case_of
 
 LOW_FRACTION = 0.3
 """The low end of a ranking: the share of the units that is compared with the truth."""
@@ -44,11 +51,13 @@ class Examination:
         anatomy: its network.
         keep: units that are not masked.
         scores: by source, larger is more important: `screen`, `optimizer` (its second moments alone),
+            or where it has none `tracker` (what training sampled alone),
             `magnitude`, and with the truth `ablation`, the loss rise on the calibration samples.
         truth: loss rise when each unit alone is removed, on samples that no score saw; None if not asked.
         quality: by source, how well it ranks the units that the truth knows.
         outcome: what the run's coordinator would decide next; None if not asked.
         blocks: what leaving out each residual block would cost; empty if not asked.
+        notes: what people must know beside it: why a source has nothing to say.
     """
 
     anatomy: Anatomy
@@ -58,6 +67,7 @@ class Examination:
     quality: Mapping[str, RankingQuality] = field(default_factory=dict)
     outcome: CycleOutcome | None = None
     blocks: tuple[BlockMeasures, ...] = ()
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,6 +78,7 @@ class _Stored:
     extra: Mapping[str, Any]
     config: Config
     keep: BoolArray
+    tracked: TrackedEvidence
     case: Case
 
     @classmethod
@@ -80,25 +91,24 @@ class _Stored:
             )
         extra = load_trainer(checkpoint).extra
         keep, config = np.asarray(extra["keep"], np.bool_), Config.model_validate_json(extra["config"])
-        blob = catalog.blob
-        case = Case(
-            twin=blob(checkpoint, "twin"),
-            anatomy=checkpoint.file(ANATOMY_FILE),
-            model=checkpoint.file(MODEL_FILE),
-            optimizer=DataRef(checkpoint.file(TREE_FILE), checkpoint.file(OPTIMIZER_FILE)),
-            tracked=None,
-            data=DataRef(blob(checkpoint, "batches"), blob(checkpoint, "samples")),
-            masked=tuple((~keep).nonzero()[0].tolist()),
-            twin_samples=config.importance.twin_samples,
-            twin_flops=config.importance.twin_flops,
-        )
-        return cls(checkpoint, extra, config, keep, case)
+        phase = TrainingPhase.at(checkpoint.epoch, extra["epochs_planned"])
+        tracked = TrackedEvidence.from_state(extra["tracker"], keep.size, config.importance, phase)
+        case = case_of(catalog, checkpoint, keep, tracked)
+        return cls(checkpoint, extra, config, keep, tracked, case)
 
-    @property
-    def weights(self) -> dict[str, float]:
-        """What every signal counts at this time of the run."""
-        phase = TrainingPhase.at(self.checkpoint.epoch, self.extra["epochs_planned"])
-        return self.config.importance.weights.at(phase).model_dump()
+    def why_no_moments(self) -> str:
+        """Why the optimizer says nothing of the units, and what the screen rests on instead."""
+        held = self.case.optimizer
+        states, groups = ({}, {}) if held is None else read_optimizer(held, open_tensors(held.tensors))
+        least, rules = self.config.analysis.min_optimizer_steps, self.config.importance
+        why = "The optimizer keeps no second moments, as SGD does not, or has made no step yet"
+        if moments_from_state(states, groups) is not None:
+            steps = max(int(state.get("step", 0)) for state in states.values())
+            why = f"The optimizer has made {steps} of the {least} steps that its second moments need to count"
+        if self.case.tracked is not None:
+            return f"{why}: the screen rests on weight x gradient as training sampled it (tracker)."
+        enough = f"{rules.min_sampled_steps} steps that stand for {rules.min_importance_samples}"
+        return f"{why}, and no unit was sampled often enough in training ({enough}): nothing is ranked."
 
 
 def examine(
@@ -128,12 +138,16 @@ def examine(
     stored = _Stored.of(catalog, checkpoint)
     opened = open_case(stored.case)
     steps = stored.config.analysis.min_optimizer_steps
-    free = replace(stored.case, twin_samples=0)
+    free = replace(stored.case, tracked=None, history=None, twin_samples=0)
     scores: dict[str, FloatArray] = {
-        "screen": np.asarray(screen(stored.case, stored.weights, steps), np.float64),
+        "screen": np.asarray(screen(stored.case, stored.tracked.weights, steps), np.float64),
         "optimizer": np.asarray(screen(free, {"taylor": 1.0}, steps), np.float64),
         "magnitude": np.asarray(magnitude(opened.anatomy, opened.state), np.float64),
     }
+    notes: tuple[str, ...] = ()
+    if not np.isfinite(scores["optimizer"]).any():
+        scores["tracker"] = rank_normalize(stored.tracked.fisher)
+        notes = (stored.why_no_moments(),)
     truth = None
     quality: dict[str, RankingQuality] = {}
     if against_truth:
@@ -141,7 +155,7 @@ def examine(
         quality = _judged(scores, np.where(stored.keep, truth, np.nan))
     outcome = _next_cycle(stored, opened) if with_plan else None
     blocks = find_blocks(stored.case) if with_blocks else []
-    return Examination(opened.anatomy, stored.keep, scores, truth, quality, outcome, tuple(blocks))
+    return Examination(opened.anatomy, stored.keep, scores, truth, quality, outcome, tuple(blocks), notes)
 
 
 def _judged(scores: Mapping[str, FloatArray], truth: FloatArray) -> dict[str, RankingQuality]:
@@ -203,7 +217,7 @@ def _next_cycle(stored: _Stored, opened: OpenCase) -> CycleOutcome:
         anatomy=anatomy,
         keep=stored.keep,
         allowed=np.ones(anatomy.num_units, np.bool_),
-        weights=stored.weights,
+        weights=stored.tracked.weights,
         settings=settings.analysis,
         validation=settings.validation,
         floors=floors(anatomy, settings.pruning, origin),

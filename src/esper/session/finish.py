@@ -98,7 +98,7 @@ def _report(session: Session, latency: Latency | None, training_seconds: float) 
         metric=parts.metric,
         higher_is_better=parts.higher_is_better,
         epochs=tuple(rows),
-        marks=tuple(session.log.marks),
+        marks=session.log.moments(),
         widths=tuple(
             WidthRow(group.name, group.kind.value, group.width, left.get(group.name, 0))
             for group in before.groups

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from esper.anatomy import Anatomy
+from esper.checkpoint import Withdrawal
 from esper.emrakul import CycleOutcome, EpochRecord
 from esper.nissa import DecisionRow, EpochRow, Mark
 from esper.nissa.report import MarkKind
@@ -30,6 +31,8 @@ class RunLog:
     marks: list[Mark] = field(default_factory=list)
     decisions: list[DecisionRow] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    withdrawals: list[Withdrawal] = field(default_factory=list)
+    """Rollbacks from outside of a session, which marks nothing then."""
 
     def mark(self, epoch: int, kind: MarkKind, text: str) -> None:
         self.marks.append(Mark(epoch, kind, text))
@@ -37,6 +40,17 @@ class RunLog:
     def note(self, text: str) -> None:
         if text not in self.notes:
             self.notes.append(text)
+
+    def take_over(self, other: RunLog) -> None:
+        """Adds what another log of the same run tells beside epochs and decisions."""
+        self.marks.extend(mark for mark in other.marks if mark not in self.marks)
+        self.withdrawals.extend(past for past in other.withdrawals if past not in self.withdrawals)
+        self.notes.extend(note for note in other.notes if note not in self.notes)
+
+    def moments(self) -> tuple[Mark, ...]:
+        """All marks, and those that a rollback from outside would have made, by epoch."""
+        outside = [Mark(past.to_epoch, "rollback", past.text) for past in self.withdrawals]
+        return tuple(sorted([*self.marks, *outside], key=lambda mark: mark.epoch))
 
     def records(self, metric: str) -> list[EpochRecord]:
         """What rollback decisions look at."""
@@ -78,4 +92,5 @@ class RunLog:
             [Mark(**row) for row in data["marks"]],
             [DecisionRow(**row) for row in data["decisions"]],
             list(data["notes"]),
+            [Withdrawal.from_json(row) for row in data.get("withdrawals", ())],  # older runs: none
         )

@@ -110,9 +110,10 @@ def restore(parts: Parts, memory: Memory, target: CheckpointRef, *, as_rollback:
         network.anatomy, network.named_parameters(), np.full(parts.tracker.num_units, -1, np.int64)
     )
     parts.tracker.load_state(extra["tracker"])
-    marks = memory.log.marks if as_rollback else []
+    before = memory.log
     memory.log = RunLog.from_json(extra["log"])
-    memory.log.marks.extend(mark for mark in marks if mark not in memory.log.marks)
+    if as_rollback:
+        memory.log.take_over(RunLog(marks=before.marks, withdrawals=before.withdrawals))
     memory.step, memory.epoch = state.step, state.epoch
     if not as_rollback:
         memory.trial = Trial.from_json(extra["trial"])

@@ -15,6 +15,7 @@ from esper.anatomy.structure import BoolArray, FloatArray
 from esper.checkpoint import (
     BASELINE,
     BackgroundSaver,
+    CheckpointCatalog,
     CheckpointRef,
     CheckpointStore,
     FileRef,
@@ -167,23 +168,11 @@ class Saving:
 
     def data(self, checkpoint: CheckpointRef) -> DataRef:
         """Where the sample and the held-out batches of a run lie."""
-        blob = self.store.catalog.blob
-        return DataRef(blob(checkpoint, "batches"), blob(checkpoint, "samples"))
+        return data_of(self.store.catalog, checkpoint)
 
     def case(self, checkpoint: CheckpointRef, keep: BoolArray, tracked: TrackedEvidence) -> Case:
         """What workers need to know about a checkpoint."""
-        return Case(
-            twin=self.store.catalog.blob(checkpoint, "twin"),
-            anatomy=checkpoint.file(ANATOMY_FILE),
-            model=checkpoint.file(MODEL_FILE),
-            optimizer=DataRef(checkpoint.file(TREE_FILE), checkpoint.file(OPTIMIZER_FILE)),
-            tracked=_measured(tracked.fisher),
-            data=self.data(checkpoint),
-            masked=tuple((~keep).nonzero()[0].tolist()),
-            history=_measured(tracked.history),
-            twin_samples=tracked.twin_samples,
-            twin_flops=tracked.twin_flops,
-        )
+        return case_of(self.store.catalog, checkpoint, keep, tracked)
 
     def read(self, checkpoint: CheckpointRef) -> TrainerState:
         return load_trainer(checkpoint)
@@ -261,6 +250,36 @@ class Saving:
         """Masks that were cut or taken back no longer keep the checkpoints around them."""
         self.release(MASK, but=but)
         self.release(TRIAL)
+
+
+def data_of(catalog: CheckpointCatalog, checkpoint: CheckpointRef) -> DataRef:
+    """Where the sample and the held-out batches of a checkpoint's run lie."""
+    return DataRef(catalog.blob(checkpoint, "batches"), catalog.blob(checkpoint, "samples"))
+
+
+def case_of(
+    catalog: CheckpointCatalog, checkpoint: CheckpointRef, keep: BoolArray, tracked: TrackedEvidence
+) -> Case:
+    """What an analysis needs to know about a checkpoint of a session.
+
+    Args:
+        catalog: where its twin and its samples lie.
+        checkpoint: a verified checkpoint.
+        keep: units that are not masked in it: shape [units].
+        tracked: what training has sampled until it was saved.
+    """
+    return Case(
+        twin=catalog.blob(checkpoint, "twin"),
+        anatomy=checkpoint.file(ANATOMY_FILE),
+        model=checkpoint.file(MODEL_FILE),
+        optimizer=DataRef(checkpoint.file(TREE_FILE), checkpoint.file(OPTIMIZER_FILE)),
+        tracked=_measured(tracked.fisher),
+        data=data_of(catalog, checkpoint),
+        masked=tuple((~keep).nonzero()[0].tolist()),
+        history=_measured(tracked.history),
+        twin_samples=tracked.twin_samples,
+        twin_flops=tracked.twin_flops,
+    )
 
 
 def _measured(scores: FloatArray) -> tuple[float, ...] | None:

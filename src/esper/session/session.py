@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from esper.checkpoint import CheckpointRef
+from esper.checkpoint import CheckpointRef, withdrawals
 from esper.errors import CheckpointMissing, ConfigError, EsperError
 from esper.nissa import EpochRow
 from esper.session.log import RunLog, say
@@ -226,6 +226,8 @@ class Session:
     def continue_from(self, target: CheckpointRef) -> None:
         """Resumes: restores a checkpoint and takes up the decision that was, or was being, made about it."""
         restore(self.parts, self._memory, target, as_rollback=False)
+        past, damaged = withdrawals(self.parts.saving.store.catalog, target)
+        self.log.take_over(RunLog(notes=list(damaged), withdrawals=list(past)))
         network = self.parts.network
         say(
             f"Resumed {self.run_dir} from its checkpoint of step {self.step}, epoch {self.epoch}, which "
