@@ -172,6 +172,11 @@ def test_when_every_task_is_lost_there_is_no_evidence(made: Saved) -> None:
         analyst(made, LossyPool(lost=(0, 1, 2))).analyze(FINALISTS, 60.0)
 
 
+def test_when_every_task_is_late_so_is_the_analysis(made: Saved) -> None:
+    with pytest.raises(AnalysisTimeout, match="None of 12 finalists was measured in time"):
+        analyst(made, LossyPool(hanging=(0, 1, 2))).analyze(FINALISTS, 60.0)
+
+
 def test_a_corrupt_checkpoint_is_an_error_and_never_evidence(made: Saved) -> None:
     flip(made.case.model.path, made.case.model.size - 3)
     asked = analyst(made, InlinePool())

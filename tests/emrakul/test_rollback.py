@@ -113,6 +113,12 @@ def test_a_negative_mean_loss_does_not_diverge_by_staying_where_it_is() -> None:
     assert should_roll_back(history, replace(CALM, loss_mean=-1.0), RULES) is None
 
 
+def test_a_mask_has_not_proved_itself_while_the_loss_is_where_divergence_begins() -> None:
+    assert not has_settled(epochs((0.9, 2.0)), CALM, RULES, is_on_probation=False)
+    assert has_settled(epochs((0.9, 2.0), (0.9, 0.5)), CALM, RULES, is_on_probation=False)
+    assert has_settled(epochs((0.9, 2.0)), replace(CALM, loss_mean=None), RULES, is_on_probation=False)
+
+
 def test_nothing_reported_is_no_reason_but_does_not_settle_either() -> None:
     silent = epochs((None, None), (None, None), (None, None))
     assert should_roll_back(silent, CALM, RULES) is None

@@ -7,11 +7,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
 from esper.cli.main import main
+from esper.emrakul import Strategy
 from esper.errors import CheckpointMissing, ConfigError, RollbackExhausted
 from tests.session.runs import EPOCHS, Training
 
@@ -100,6 +102,50 @@ def test_a_metric_within_the_limit_keeps_the_mask(tmp_path: Path) -> None:
         training.epoch(lambda _: 0.49)
         assert "rollback" not in training.marks()
         assert "cut" in training.marks()
+
+
+def test_a_loss_that_stays_far_off_leads_back_before_the_mask_is_cut(tmp_path: Path) -> None:
+    with run(tmp_path) as training:
+        training.until_masked()
+        watch = training.session._memory.trial.watch
+        assert watch is not None
+        for _ in range(3):
+            assert training.session.parts.network.masks.num_masked > 0
+            training.train_epoch()
+            training.session.end_epoch(accuracy=0.5, loss=1e4)
+        assert "The loss stayed above" in training.session.log.marks[-1].text
+        assert training.session.step == watch.base_step
+        assert "cut" not in training.marks()
+
+
+def test_what_was_seen_of_units_while_they_were_masked_is_forgotten_with_the_mask(tmp_path: Path) -> None:
+    with run(tmp_path, "sgd") as training:
+        training.until_masked()
+        parts = training.session.parts
+        gone = ~parts.network.masks.keep
+        training.epoch(lambda _: 0.3)
+        assert training.marks()[-1] == "rollback"
+        known = np.isfinite(parts.tracker.fisher())
+        assert known[~gone].all()
+        assert not known[gone].any()
+        training.epoch(lambda _: 0.5)
+        assert np.isfinite(parts.tracker.fisher()).all()
+
+
+def test_walking_back_stops_at_the_first_checkpoint_that_passes(tmp_path: Path) -> None:
+    with run(tmp_path) as training:
+        for _ in range(4):
+            training.epoch(lambda _: 0.5)
+        saving = training.session.parts.saving
+        saving.settle()
+        steps = [checkpoint.step for checkpoint in saving.store.list().checkpoints]
+        newest = steps[-1]
+        assert len(steps) > 3
+        assert saving.before(newest, Strategy.IMMEDIATE).step == newest
+        assert saving.before(newest, Strategy.PROGRESSIVE).step == steps[-2]
+        assert saving.before(newest, Strategy.PROGRESSIVE, lambda c: c.step < steps[-2]).step == steps[-3]
+        assert saving.before(newest, Strategy.PROGRESSIVE, lambda _: False).step == steps[0]
+        assert saving.before(newest, Strategy.BASELINE, lambda _: False).step == steps[0] == 0
 
 
 @pytest.mark.parametrize("kind", ["sgd", "adamw"])

@@ -217,6 +217,8 @@ class _Attempt:
 
     def run(self, screen: Screen, analyze: Analyze, validate: Validate) -> CycleOutcome:
         cycle, ranks = self.cycle, screen()
+        if self.budget.is_spent(Phase.ANALYSIS):
+            return self.late("The screen took the whole time of the analysis.")
         self._head_for(ranks, cycle.keep)
         removed = self.origin.removed_fraction(cycle.anatomy, cycle.keep, self.settings.cost)
         self.allowance = self.schedule.allowed(cycle.epoch, self.ramp, removed)

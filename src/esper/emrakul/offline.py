@@ -46,7 +46,7 @@ class OfflineAnalyst:
         floors: fewest units per group.
         clock: monotonic seconds.
         reconstruct: whether readers of what goes are reconstructed when a mask is applied.
-        deadline_seconds: for the screen, which has no deadline of its own.
+        deadline_seconds: for the screen and tier 2, which have no deadline of their own.
     """
 
     pool: WorkerPool
@@ -131,12 +131,16 @@ class OfflineAnalyst:
         handles = [self.pool.submit(task) for task in tasks]
         increases: dict[int, Sequence[float]] = {}
         notes: list[str] = []
+        late = 0
         for part, handle in zip(parts, handles, strict=True):
             outcome = self._outcome(handle, until)
             if outcome.is_done:
                 increases.update(zip(part.tolist(), outcome.value, strict=True))
             else:
+                late += outcome.status is WorkerStatus.TIMEOUT
                 notes.append(f"{part.size} finalists stay unmeasured: {outcome.message}")
+        if not increases and late == len(parts):
+            raise AnalysisTimeout(f"None of {finalists.size} finalists was measured in time. {notes[0]}")
         return self._evidence(finalists, increases, tuple(notes))
 
     def _evidence(

@@ -134,10 +134,16 @@ def should_roll_back(
 def has_settled(
     history: Sequence[EpochRecord], baseline: Baseline, settings: RollbackSettings, *, is_on_probation: bool
 ) -> bool:
-    """Whether a mask has survived long enough to be cut; an epoch that reported no metric does not count."""
+    """Whether a mask has survived long enough to be cut; an epoch that reported no metric does not count.
+
+    While the loss is where it would count as diverged if it stayed there, nothing has proved itself.
+    """
     needed = settings.probation_epochs if is_on_probation else settings.settle_epochs
     measured = sum(record.metric is not None for record in history)
-    return measured >= needed and should_roll_back(history, baseline, settings) is None
+    if measured < needed or should_roll_back(history, baseline, settings) is not None:
+        return False
+    limit, last = _loss_limit(baseline, settings), history[-1].loss
+    return limit is None or last is None or last <= limit
 
 
 def strategy_for(reason: RollbackReason, attempts: int) -> Strategy:
@@ -184,16 +190,24 @@ def _metric_drop(
 def _diverged(
     history: Sequence[EpochRecord], baseline: Baseline, settings: RollbackSettings
 ) -> RollbackReason | None:
+    limit = _loss_limit(baseline, settings)
     last = [record.loss for record in history[-settings.divergence_epochs :] if record.loss is not None]
-    if baseline.loss_mean is None or len(last) < settings.divergence_epochs:
+    if limit is None or len(last) < settings.divergence_epochs or min(last) <= limit:
         return None
+    epoch = history[-1].epoch
+    text = (
+        f"The loss stayed above {limit:.4g} for {len(last)} epochs to epoch {epoch} "
+        f"(before: {baseline.loss_mean:.4g})."
+    )
+    return RollbackReason(Trigger.DIVERGENCE, epoch, min(last), limit, text)
+
+
+def _loss_limit(baseline: Baseline, settings: RollbackSettings) -> float | None:
+    """What the loss may not stay above; None if none was reported before the mask."""
     mean = baseline.loss_mean
-    limit = max(
+    if mean is None:
+        return None
+    return max(
         mean + settings.divergence_sigma * baseline.loss_deviation,
         mean + (settings.divergence_factor - 1) * abs(mean),
     )
-    if min(last) <= limit:
-        return None
-    epoch = history[-1].epoch
-    text = f"The loss stayed above {limit:.4g} for {len(last)} epochs to epoch {epoch} (before: {mean:.4g})."
-    return RollbackReason(Trigger.DIVERGENCE, epoch, min(last), limit, text)

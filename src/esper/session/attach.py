@@ -322,7 +322,7 @@ def _analyst_maker(
     def bound(
         anatomy: Anatomy, keep: BoolArray, tracked: TrackedEvidence
     ) -> Callable[[CheckpointRef], OfflineAnalyst]:
-        allowed = network.cuttable_units()
+        allowed, budget = network.cuttable_units(), config.pruning.budget
 
         def analyst(checkpoint: CheckpointRef) -> OfflineAnalyst:
             if pool is None:
@@ -339,7 +339,7 @@ def _analyst_maker(
                 floors=floors(anatomy, config.pruning, origin),
                 clock=time.monotonic,
                 reconstruct=config.pruning.recovery.reconstruct,
-                deadline_seconds=config.pruning.budget.deadline_seconds,
+                deadline_seconds=budget.deadline_seconds * budget.analysis_fraction,
             )
 
         return analyst

@@ -216,7 +216,7 @@ def _next_cycle(stored: _Stored, opened: OpenCase) -> CycleOutcome:
         case=stored.case,
         anatomy=anatomy,
         keep=stored.keep,
-        allowed=np.ones(anatomy.num_units, np.bool_),
+        allowed=~anatomy.inside_removed(stored.keep),
         weights=stored.tracked.weights,
         settings=settings.analysis,
         validation=settings.validation,

@@ -13,7 +13,15 @@ from torch import Tensor
 from esper.anatomy import Cut
 from esper.anatomy.structure import BoolArray, IntArray
 from esper.checkpoint import CheckpointRef
-from esper.emrakul import Baseline, RollbackReason, Status, Strategy, Trigger, worthwhile_cut
+from esper.emrakul import (
+    Baseline,
+    RollbackReason,
+    Status,
+    Strategy,
+    Trigger,
+    should_roll_back,
+    worthwhile_cut,
+)
 from esper.emrakul.cycle import Decision
 from esper.emrakul.settings import RollbackSettings
 from esper.errors import ConfigError, SurgeryError
@@ -147,17 +155,18 @@ class Masking:
         """Takes back the mask on trial, or more. Returns: did everything go back to a checkpoint?"""
         parts, epoch, trial = self._parts, self._memory.epoch, self._memory.trial
         kept, changes = trial.settled(parts.network.anatomy.num_units), trial.changes
+        passes = self._passes
         base_step, strategy = trial.failed(reason)
         self.forget_cycle()
         if strategy is Strategy.ATOMIC:
-            parts.network.masks.unmask(but=kept)
+            self._unmask(kept)
             parts.network.adjust(changes, sign=-1)
             if parts.held_out is not None:
                 recalibrate(parts.network, parts.held_out)
             text = "the masks that had not proved themselves yet were taken back exactly"
         else:
             parts.saving.settle()
-            target = parts.saving.before(base_step, strategy, trial.rollbacks)
+            target = parts.saving.before(base_step, strategy, passes)
             restore(parts, self._memory, target, as_rollback=True)
             text = f"everything went back to the verified checkpoint of step {target.step}"
         if parts.runner is not None:  # rests and cool-downs count from where training goes on
@@ -166,6 +175,26 @@ class Masking:
         self._memory.log.mark(epoch, "rollback", f"{reason.text} Therefore {text}.")
         say(f"epoch {epoch}: {reason.text} Therefore {text}.", problem=True)
         return strategy is not Strategy.ATOMIC
+
+    def _unmask(self, kept: BoolArray) -> None:
+        """Brings units back, all but those that `kept` masks; what was seen of their zeros is forgotten."""
+        network, tracker = self._parts.network, self._parts.tracker
+        numbers = np.arange(network.anatomy.num_units)
+        numbers[~network.masks.keep & kept] = -1
+        network.masks.unmask(but=kept)
+        tracker.rebind(network.anatomy, network.named_parameters(), numbers)
+
+    @property
+    def _passes(self) -> Callable[[CheckpointRef], bool]:
+        """Was the network of a checkpoint as good as before the mask on trial?"""
+        watch, limits = self._memory.trial.watch, self._limits()
+        records = {record.epoch: record for record in self._memory.log.records(self._parts.metric)}
+
+        def passes(checkpoint: CheckpointRef) -> bool:
+            found = records.get(checkpoint.epoch)
+            return watch is None or found is None or should_roll_back([found], watch.baseline, limits) is None
+
+        return passes
 
     def _collect(self) -> Decision | None:
         """The decision about the epoch before, when there is one by now."""

@@ -193,8 +193,16 @@ class Saving:
         self._saver.last_saved = checkpoint
         self.last_step, self.last_epoch = checkpoint.step, checkpoint.epoch
 
-    def before(self, step: int, strategy: Strategy, attempts: int) -> CheckpointRef:
-        """The checkpoint to go back to: the newest verified one up to `step`, older with every attempt.
+    def before(
+        self, step: int, strategy: Strategy, passes: Callable[[CheckpointRef], bool] = lambda _: True
+    ) -> CheckpointRef:
+        """The checkpoint to go back to: the newest verified one up to `step`, or further back.
+
+        Args:
+            step: of the last checkpoint without what must go.
+            strategy: `PROGRESSIVE` walks on to the first one before it that passes, or to the oldest;
+                `BASELINE` takes the one from before anything was removed.
+            passes: whether the network of a checkpoint was as good as expected.
 
         Raises:
             RollbackExhausted: none is left.
@@ -209,8 +217,10 @@ class Saving:
                 "nothing to go back to. Network and optimizer were left as they are; training can go on. "
                 f"`esper verify {self.store.run_dir}` tells what is damaged."
             )
-        back = attempts - 1 if strategy is Strategy.PROGRESSIVE else 0
-        return verified[max(len(verified) - 1 - back, 0)]
+        if strategy is not Strategy.PROGRESSIVE:
+            return verified[-1]
+        older = verified[:-1] or verified
+        return next((checkpoint for checkpoint in reversed(older) if passes(checkpoint)), older[0])
 
     def decided(self, checkpoint: CheckpointRef, anatomy: Anatomy) -> Decision | None:
         """The mask that was committed beside a checkpoint, unless it was cut or taken back since."""
