@@ -15,12 +15,14 @@ from esper.emrakul import (
     CycleOutcome,
     Origin,
     Plan,
+    Rejection,
     Schedule,
     ScheduleState,
     Settings,
     Status,
 )
 from esper.errors import AnalysisTimeout, WorkerLost
+from esper.importance import ThresholdCaps, ThresholdSettings
 from esper.leyline import ManualClock
 from esper.urabrask import Decision, Verdict
 from tests.emrakul.networks import chain, measured, resnet8
@@ -35,6 +37,7 @@ class Laboratory:
     anatomy: Anatomy = field(default_factory=resnet8)
     decisions: list[Decision] = field(default_factory=list)
     clock: ManualClock = field(default_factory=ManualClock)
+    screen_seconds: float = 0.0
     analysis_seconds: float = 1.0
     validation_seconds: float = 1.0
     error: Exception | None = None
@@ -45,6 +48,7 @@ class Laboratory:
     seconds: list[float] = field(default_factory=list)
 
     def screen(self) -> FloatArray:
+        self.clock.advance(self.screen_seconds)
         return measured(self.anatomy).screen if self.has_screen else np.full(self.anatomy.num_units, np.nan)
 
     def analyze(self, finalists: IntArray, seconds: float) -> Evidence:
@@ -172,6 +176,7 @@ def test_evidence_about_another_network_fails_the_cycle() -> None:
     "lab",
     [
         Laboratory(analysis_seconds=211),
+        Laboratory(screen_seconds=210),
         Laboratory(validation_seconds=300),
         Laboratory(validation_seconds=100, decisions=[Decision.NO_GO] * 9),
         Laboratory(error=AnalysisTimeout("over after 210 s")),
@@ -288,3 +293,41 @@ def test_an_outcome_can_be_recorded_as_json() -> None:
     assert outcome.plan is not None
     assert Plan.from_json(record["plan"]).id == outcome.plan.id == record["plan_id"]
     assert Verdict.from_json(record["verdict"]) == outcome.verdict
+
+
+STAGED = Settings.model_validate(
+    {"staged": True, "schedule": {"scale_stages": True}, "plan": {"min_finalists": 2}}
+)
+
+
+@pytest.mark.parametrize(("epoch", "stage", "share"), [(5, "moderate", 0.02), (8, "aggressive", 0.2)])
+def test_in_a_stage_only_what_its_threshold_lets_through_may_go(epoch: int, stage: str, share: float) -> None:
+    lab = Laboratory(settings=STAGED)
+    outcome = lab.run(lab.coordinator(), epoch)
+    assert outcome.allowance.stage == stage
+    assert outcome.plan is not None
+    ranks = measured(lab.anatomy).screen
+    allowed = np.argsort(ranks)[: int(share * ranks.size)]
+    assert set(outcome.plan.units.tolist()) <= set(allowed.tolist())
+    asked = np.concatenate([outcome.plan.units, *outcome.plan.rejected.values()])
+    above = np.setdiff1d(asked, allowed)
+    assert set(above.tolist()) == set(outcome.plan.rejected.get(Rejection.THRESHOLD, above[:0]).tolist())
+
+
+def test_a_stage_that_allows_less_than_one_unit_allows_one() -> None:
+    lab = Laboratory(settings=STAGED)
+    none = ThresholdCaps(conservative=0.0, moderate=0.0, aggressive=0.0)
+    schedule, origin = Schedule(STAGED, 10), Origin.of(lab.anatomy)
+    strict = ThresholdSettings(early=none, mid=none, late=none)
+    outcome = lab.run(Coordinator(STAGED, schedule, origin, lab.clock, thresholds=strict), 5)
+    assert outcome.plan is not None
+    assert set(outcome.plan.units.tolist()) <= {int(np.argmin(measured(lab.anatomy).screen))}
+    assert outcome.key != lab.run(lab.coordinator(), 5).key
+
+
+def test_a_target_is_not_held_back_by_thresholds() -> None:
+    lab = Laboratory()
+    outcome = lab.run(lab.coordinator())
+    assert outcome.plan is not None
+    assert Rejection.THRESHOLD not in outcome.plan.rejected
+    assert outcome.plan.units.size > 0.1 * lab.anatomy.num_units

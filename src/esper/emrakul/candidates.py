@@ -102,6 +102,7 @@ def candidate_blocks(
     allowance: Allowance,
     limits: Bounds,
     required_confidence: float,
+    may_go: BoolArray | None = None,
 ) -> tuple[Blocks, dict[Rejection, IntArray]]:
     """Sorts finalists into blocks that may go, and those that stay with the reason."""
     rejected: dict[Rejection, IntArray] = {}
@@ -113,6 +114,8 @@ def candidate_blocks(
 
     units = finalists[keep[finalists]]
     units = sift(units, kinds_allowed(anatomy, allowance)[units], Rejection.LEVEL)
+    if may_go is not None:
+        units = sift(units, may_go[units], Rejection.THRESHOLD)
     units = sift(units, evidence.is_measured[units], Rejection.UNMEASURED)
     units = sift(units, evidence.confidence[units] >= required_confidence, Rejection.CONFIDENCE)
     units = sift(units, ~np.isin(units, evidence.leaders[units]), Rejection.LEADER)

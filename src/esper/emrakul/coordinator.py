@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
+import numpy as np
+
 from esper.anatomy.structure import Anatomy, BoolArray, FloatArray, IntArray
 from esper.elesh import Evidence
 from esper.emrakul.budget import Breaker, Budget, Phase
@@ -21,6 +23,7 @@ from esper.emrakul.schedule import Allowance, Schedule, ScheduleState
 from esper.emrakul.selection import make_plan
 from esper.emrakul.settings import Settings
 from esper.errors import AnalysisTimeout
+from esper.importance import AdaptiveThresholdSelector, SafetyLevel, ThresholdSettings, TrainingPhase
 from esper.leyline import Clock, IdempotencyKey, Level, content_id
 from esper.urabrask import Verdict
 
@@ -98,8 +101,20 @@ class Coordinator:
         origin: Origin,
         clock: Clock,
         state: CoordinatorState | None = None,
+        thresholds: ThresholdSettings | None = None,
     ) -> None:
+        """Takes up the work.
+
+        Args:
+            settings: how much, when, at what risk.
+            schedule: of this run.
+            origin: the uncut network.
+            clock: monotonic seconds.
+            state: where it was left off.
+            thresholds: up to which rank of the screen a unit is a candidate, in the stages.
+        """
         self.state = state or CoordinatorState()
+        self._thresholds = thresholds or ThresholdSettings()
         self._settings = settings
         self._schedule = schedule
         self._origin = origin
@@ -132,7 +147,9 @@ class Coordinator:
             return self._last
         budget = Budget.begin(self._settings.budget, self._clock)
         ramp = self.state.schedule
-        attempt = _Attempt(self._settings, self._schedule, self._origin, cycle, ramp, allowance, key, budget)
+        selector = AdaptiveThresholdSelector(self._thresholds)
+        parts = (self._settings, self._schedule, self._origin, selector)
+        attempt = _Attempt(*parts, cycle, ramp, allowance, key, budget)
         refusal = self._refusal(cycle.epoch, allowance)
         if refusal:
             return attempt.end(Status.SKIPPED, refusal)
@@ -181,6 +198,7 @@ class Coordinator:
                 "anatomy": cycle.anatomy.digest,
                 "removed": (~cycle.keep).nonzero()[0].tolist(),
                 "settings": self._settings.model_dump(mode="json"),
+                "thresholds": self._thresholds.model_dump(mode="json"),
                 "rests_on": cycle.rests_on,
             }
         )
@@ -205,6 +223,7 @@ class _Attempt:
     settings: Settings
     schedule: Schedule
     origin: Origin
+    selector: AdaptiveThresholdSelector
     cycle: Cycle
     ramp: ScheduleState
     allowance: Allowance
@@ -222,7 +241,16 @@ class _Attempt:
         self._head_for(ranks, cycle.keep)
         removed = self.origin.removed_fraction(cycle.anatomy, cycle.keep, self.settings.cost)
         self.allowance = self.schedule.allowed(cycle.epoch, self.ramp, removed)
-        asked = finalists(cycle.anatomy, cycle.keep, ranks, self.allowance, self.settings, origin=self.origin)
+        candidates = self._candidates(ranks)
+        asked = finalists(
+            cycle.anatomy,
+            cycle.keep,
+            ranks,
+            self.allowance,
+            self.settings,
+            origin=self.origin,
+            candidates=candidates,
+        )
         if not asked.size:
             return self.end(
                 Status.SKIPPED, "No unit may go: all are unmeasured, at their floor, or of another kind."
@@ -238,11 +266,29 @@ class _Attempt:
             self.settings,
             origin=self.origin,
             finalists=asked,
+            candidates=candidates,
         )
         outcome = self._offer(self.plan, validate)
         if outcome.status is Status.ACCEPTED:
             self._head_for(ranks, self.plan.keep)  # what a step has begun, the next ones end
         return outcome
+
+    def _candidates(self, ranks: FloatArray) -> BoolArray | None:
+        """The share of the units that phase and stage allow to be considered: the least important ones.
+
+        None with a target, which says itself how much must go. One unit is allowed at least, because a share
+        of a small network is less than that.
+        """
+        left = np.where(self.cycle.keep, ranks, np.nan)
+        if self.settings.target is not None or not np.isfinite(left).any():
+            return None
+        phase = TrainingPhase.at(self.cycle.epoch, self.schedule.epochs)
+        known = [level.value for level in SafetyLevel]
+        stage = self.allowance.stage
+        safety = SafetyLevel(stage) if stage in known else SafetyLevel.MODERATE
+        threshold = self.selector.select(left, phase, safety, target_fraction=1.0)
+        candidates: BoolArray = threshold.below(left) | (left == np.nanmin(left))
+        return candidates
 
     def _head_for(self, ranks: FloatArray, keep: BoolArray) -> None:
         """Where whole multiples need more than the target, the ramp leads there."""

@@ -20,6 +20,7 @@ def finalists(
     settings: Settings,
     *,
     origin: Origin | None = None,
+    candidates: BoolArray | None = None,
 ) -> IntArray:
     """Units worth an exact ablation: enough to fill the allowance `finalist_factor` times, sorted by number.
 
@@ -37,6 +38,7 @@ def finalists(
         allowance: how much may go.
         settings: floors and factors.
         origin: the uncut network; None if `anatomy` is it.
+        candidates: units that may be considered, shape [units]; None: all.
     """
     anatomy.check_mask(keep)
     origin = origin or Origin.of(anatomy)
@@ -44,6 +46,7 @@ def finalists(
     limits = bounds(anatomy, keep, screen, settings, origin)
     lowest = lowest_counts(anatomy, kept, limits.cycle_floors, limits.round_to)
     units = np.flatnonzero(keep & np.isfinite(screen) & kinds_allowed(anatomy, allowance))
+    units = units if candidates is None else units[candidates[units]]
     units = units if limits.layers else units[~anatomy.is_layer[units]]
     group = anatomy.group_of[units]
     units = units[np.lexsort((units, screen[units], group))]

@@ -21,6 +21,8 @@ class Rejection(StrEnum):
 
     LEVEL = "level"
     """Its kind may not be removed at this stage."""
+    THRESHOLD = "threshold"
+    """Too important, by the screen, for this stage and phase."""
     UNMEASURED = "unmeasured"
     """Its ablation or confidence is missing."""
     CONFIDENCE = "confidence"

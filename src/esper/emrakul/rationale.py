@@ -18,6 +18,7 @@ CHOSEN = "chosen"
 _WHY = {
     CHOSEN: "goes: it saves most cost per predicted loss",
     Rejection.LEVEL: "stays: its kind may not be removed at this stage",
+    Rejection.THRESHOLD: "stays: the screen ranks it above what stage and phase allow",
     Rejection.UNMEASURED: "stays: its ablation or its confidence is missing",
     Rejection.CONFIDENCE: "stays: it is not below the cut in enough resamples",
     Rejection.LEADER: "stays: it stands in for units that carry the same signal",

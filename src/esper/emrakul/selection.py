@@ -27,6 +27,7 @@ def make_plan(
     *,
     origin: Origin | None = None,
     finalists: IntArray | None = None,
+    candidates: BoolArray | None = None,
 ) -> Plan:
     """Plans one cycle's cuts. Deterministic; decides from evidence only and never cuts what was not measured.
 
@@ -38,6 +39,7 @@ def make_plan(
         settings: floors, rounding, confidence, margins.
         origin: the uncut network; None if `anatomy` is it.
         finalists: units that the analysis was asked to ablate; None: all that have a loss or a confidence.
+        candidates: units that may go, shape [units]; others were measured to compare with. None: all.
 
     Raises:
         EvidenceError: the evidence is about another network.
@@ -58,6 +60,7 @@ def make_plan(
         allowance,
         limits,
         rules.required_confidence,
+        candidates,
     )
     search = Search(
         origin.model(anatomy, allowance.cost),

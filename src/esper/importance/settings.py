@@ -116,4 +116,4 @@ class ImportanceSettings(Section):
     """Scores of single elements."""
 
     thresholds: ThresholdSettings = ThresholdSettings()
-    """Caps of the candidates, for `AdaptiveThresholdSelector`."""
+    """Caps of the candidates in the stages of a schedule; a target says itself how much must go."""

@@ -230,7 +230,13 @@ def _assemble(
     pool: WorkerPool | None = None,
 ) -> Session:
     origin = origin or origin_of(network.anatomy, config.pruning, network.graph, network.tensors(), sample)
-    coordinator = Coordinator(config.pruning, Schedule(config.pruning, epochs), origin, time.monotonic)
+    coordinator = Coordinator(
+        config.pruning,
+        Schedule(config.pruning, epochs),
+        origin,
+        time.monotonic,
+        thresholds=config.importance.thresholds,
+    )
     saving = _saving(run, network, held_out, sample, config, schedulers, scaler)
     tracker = ImportanceTracker(
         network.anatomy, network.named_parameters(), network.optimizer, config.importance

@@ -210,6 +210,7 @@ def _next_cycle(stored: _Stored, opened: OpenCase) -> CycleOutcome:
         origin,
         time.monotonic,
         None if remembered is None else CoordinatorState.from_json(remembered),
+        thresholds=settings.importance.thresholds,
     )
     analyst = OfflineAnalyst(
         pool=InlinePool(),
