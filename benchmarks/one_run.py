@@ -2,8 +2,11 @@
 
     python benchmarks/one_run.py [--task fashion speeches] [--target 0.5 0.75] [--seeds 3] [--file FILE]
                                  [--stop-after SECONDS] [--fashion DIR] [--speeches DIR] [--table]
+                                 [--arm esper peer unmended taught layers]
 
-Torch-Pruning cuts the same network once on the way, after 40 % of the same number of steps. Every training is
+Torch-Pruning (`peer`) cuts the same network once on the way, after 40 % of the same number of steps. Other arms
+are Esper without reconstruction of what reads removed units (`unmended`), with the network from before the first
+mask as a teacher (`taught`), and with whole layers among what may go (`layers`). Every training is
 written to `--file` when it is done, and what stands there is not trained again; `--stop-after` starts none
 after so many seconds, `--table` starts none at all. Times are ratios to the plain run of the same seed;
 with other work on the machine, those of the processor (workers included) say more than those of the clock.
@@ -21,7 +24,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from one_run_tasks import TASKS, Missing, Task, trained
+from one_run_tasks import ARMS, TASKS, Missing, Task, trained
 
 Key = tuple[str, str, float, int]
 """Task, arm, target, seed."""
@@ -58,6 +61,7 @@ def _options() -> Any:
     )
     parser.add_argument("--task", nargs="+", choices=list(TASKS), default=list(TASKS))
     parser.add_argument("--target", nargs="+", type=float, default=[0.5, 0.75], help="share of the FLOPs")
+    parser.add_argument("--arm", nargs="+", choices=[*ARMS][1:], default=["esper", "peer"])
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--file", type=Path, help="one line of JSON per training; goes on where it ends")
     parser.add_argument("--stop-after", type=float, default=float("inf"), help="seconds")
@@ -72,7 +76,7 @@ def _keys(options: Any) -> Iterator[Key]:
         for name in options.task:
             yield name, "plain", 0.0, seed
             for target in options.target:
-                yield from ((name, arm, target, seed) for arm in ("esper", "peer"))
+                yield from ((name, arm, target, seed) for arm in options.arm)
 
 
 def _read(file: Path | None) -> dict[Key, dict[str, Any]]:
@@ -100,7 +104,7 @@ def _print(name: str, task: Task, targets: list[float], done: dict[Key, dict[str
     )
     print("|---|---|---|---|---|---|---|---|---|---|")
     for target in targets:
-        for arm in ("esper", "peer"):
+        for arm in list(ARMS)[1:]:
             found = {
                 key[3]: figures
                 for key, figures in done.items()

@@ -6,12 +6,13 @@ import os
 import tempfile
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 import esper
 from architectures.checks import flops
@@ -80,11 +81,24 @@ def trained(task: Task, arm: str, seed: int, share: float) -> Figures:
     return figures
 
 
-def _step(task: Task, model: nn.Module, optimizer: Any, scheduler: Any, seed: int, number: int) -> None:
+LossOfStep = Callable[[Any, Tensor, Tensor], Tensor]
+"""Output, target and inputs to the loss that is trained on."""
+
+
+def _step(
+    task: Task,
+    model: nn.Module,
+    optimizer: Any,
+    scheduler: Any,
+    seed: int,
+    number: int,
+    loss: LossOfStep | None = None,
+) -> None:
     model.train()
     for inputs, targets in task.stretch(seed, number):
         optimizer.zero_grad()
-        task.loss(model(inputs), targets).backward()
+        output = model(inputs)
+        (task.loss(output, targets) if loss is None else loss(output, targets, inputs)).backward()
         optimizer.step()
         scheduler.step()
 
@@ -99,7 +113,10 @@ def _plain(task: Task, seed: int, _: float, figures: Figures) -> nn.Module:
     return model
 
 
-def _esper(task: Task, seed: int, share: float, figures: Figures) -> nn.Module:
+def _esper(
+    task: Task, seed: int, share: float, figures: Figures, changes: Mapping[str, Any] | None = None
+) -> nn.Module:
+    """Trains with Esper; `changes` are settings of pruning, section by section."""
     timed = _Timed(figures)
     model, optimizer, scheduler = task.start(seed)
     with tempfile.TemporaryDirectory() as folder:
@@ -113,13 +130,13 @@ def _esper(task: Task, seed: int, share: float, figures: Figures) -> nn.Module:
                 metric="quality",
                 higher_is_better=task.is_accuracy,
                 run_dir=f"{folder}/run",
-                config=settings(task, share),
+                config=settings(task, share, changes or {}),
                 epochs=task.epochs,
                 scheduler=scheduler,
             )
         for number in range(1, task.epochs + 1):
             with timed:
-                _step(task, model, optimizer, scheduler, seed, number)
+                _step(task, model, optimizer, scheduler, seed, number, session.loss)
                 measured = task.quality(model, task.probe)
             figures.curve.append(task.quality(model, task.watch))
             known = len(session.log.marks)
@@ -135,27 +152,30 @@ def _esper(task: Task, seed: int, share: float, figures: Figures) -> nn.Module:
     return model
 
 
-def settings(task: Task, share: float) -> esper.Config:
+def settings(task: Task, share: float, changes: Mapping[str, Any]) -> esper.Config:
     """For a job this short: the analysis is small, and steps are in proportion to what shall go."""
+    pruning: dict[str, dict[str, Any]] = {
+        "target": {"flops": share},
+        "schedule": {
+            "start_fraction": 0.17,
+            "end_fraction": 0.4,
+            "shape": "linear",
+            "max_step_fraction": share / 3,
+            "quiet_fraction": 0.2,
+        },
+        "plan": {
+            "round_to": task.round_to,
+            "finalist_factor": 3.0,
+            "finalist_spread": 0.1,
+            "max_attempts": 2,
+        },
+        "floors": {"min_channels": 4, "min_keep_fraction": 0.1},
+    }
+    for section, values in changes.items():
+        pruning[section] = {**pruning.get(section, {}), **values}
     return esper.Config.model_validate(
         {
-            "pruning": {
-                "target": {"flops": share},
-                "schedule": {
-                    "start_fraction": 0.17,
-                    "end_fraction": 0.4,
-                    "shape": "linear",
-                    "max_step_fraction": share / 3,
-                    "quiet_fraction": 0.2,
-                },
-                "plan": {
-                    "round_to": task.round_to,
-                    "finalist_factor": 3.0,
-                    "finalist_spread": 0.1,
-                    "max_attempts": 2,
-                },
-                "floors": {"min_channels": 4, "min_keep_fraction": 0.1},
-            },
+            "pruning": pruning,
             "analysis": {
                 "calibration_samples": 8 * task.batch_samples,
                 "batch_samples": task.batch_samples,
@@ -206,4 +226,15 @@ ARMS: dict[str, Callable[[Task, int, float, Figures], nn.Module]] = {
     "plain": _plain,
     "esper": _esper,
     "peer": _peer,
+    "unmended": partial(_esper, changes={"recovery": {"reconstruct": False}}),
+    "taught": partial(_esper, changes={"recovery": {"distill": True}}),
+    "layers": partial(
+        _esper,
+        changes={
+            "schedule": {"levels": ["channel", "head", "layer"]},
+            "floors": {"min_layers": 2, "min_layers_fraction": 0.5},
+        },
+    ),
 }
+"""Without any tool, with Esper, with Torch-Pruning; and with Esper that does not reconstruct what reads removed
+units, that lets the network from before the first mask teach after every one, that may remove whole layers."""
