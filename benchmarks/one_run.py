@@ -4,9 +4,9 @@
                                  [--stop-after SECONDS] [--fashion DIR] [--speeches DIR] [--table]
                                  [--arm esper peer unmended taught layers]
 
-Torch-Pruning (`peer`) cuts the same network once on the way, after 40 % of the same number of steps. Other arms
-are Esper without reconstruction of what reads removed units (`unmended`), with the network from before the first
-mask as a teacher (`taught`), and with whole layers among what may go (`layers`). Every training is
+Torch-Pruning (`peer`) cuts the same network once on the way, after 40 % of the same number of steps. Other
+arms are Esper without reconstruction of what reads removed units (`unmended`), with the network from before
+the first mask as a teacher (`taught`), and with whole layers among what may go (`layers`). Every training is
 written to `--file` when it is done, and what stands there is not trained again; `--stop-after` starts none
 after so many seconds, `--table` starts none at all. Times are ratios to the plain run of the same seed;
 with other work on the machine, those of the processor (workers included) say more than those of the clock.

@@ -236,5 +236,5 @@ ARMS: dict[str, Callable[[Task, int, float, Figures], nn.Module]] = {
         },
     ),
 }
-"""Without any tool, with Esper, with Torch-Pruning; and with Esper that does not reconstruct what reads removed
-units, that lets the network from before the first mask teach after every one, that may remove whole layers."""
+"""Without any tool, with Esper, with Torch-Pruning; and with Esper that does not reconstruct what reads
+removed units, that lets the network from before the first mask teach, that may remove whole layers."""

@@ -72,3 +72,11 @@ def test_a_loop_that_never_asks_for_the_loss_is_told_so(tmp_path: Path) -> None:
     run.until_masked()
     run.epoch(lambda _: 0.5)
     assert any("nothing was taught" in note for note in run.session.log.notes)
+
+
+def test_without_validation_readers_still_make_up_for_what_goes(tmp_path: Path) -> None:
+    run = Training(tmp_path / "run", validation={"validation": "none", "limits": {"channel": 0.0}})
+    run.until_masked()
+    changes = run.session._memory.trial.changes
+    assert changes
+    assert all(change.any() for change in changes.values())

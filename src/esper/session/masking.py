@@ -272,10 +272,11 @@ class Masking:
     def _confirm(self, keep: BoolArray, epoch: int) -> tuple[str, Mapping[str, Tensor]]:
         """Measures the mask on the live weights; '' if it may be applied (running statistics then follow).
 
-        The second value says how weights that read what goes make up for it.
+        The second value says how weights that read what goes make up for it. Without validation nothing is
+        an objection, and the rest is the same.
         """
         parts = self._parts
-        if parts.held_out is None or parts.config.validation.validation == "none":
+        if parts.held_out is None:
             return "", {}
         objection, seen = confirm(
             parts.network,
@@ -284,6 +285,8 @@ class Masking:
             parts.config.validation,
             reconstruct=parts.config.pruning.recovery.reconstruct,
         )
+        if parts.config.validation.validation == "none":
+            objection = ""
         if not objection:
             apply_statistics(parts.network.model, seen.statistics)
         elif parts.runner is not None:
