@@ -163,10 +163,17 @@ def checkpoint_table(run: Path, rows: Sequence[CheckpointRow]) -> RenderableType
             "" if row.epoch is None else str(row.epoch),
             saved,
             "" if row.size_bytes is None else figures.size(row.size_bytes),
-            ", ".join(row.attachments),
+            _attached(row.attachments),
             Text("; ".join(row.problems), style=BAD),
         )
     return cells
+
+
+def _attached(names: Sequence[str]) -> str:
+    """Masks by name; of records how many."""
+    counts = {what: sum(name.startswith(f"{what}-") for name in names) for what in ("decision", "cycle")}
+    others = [name for name in names if not name.startswith(tuple(f"{what}-" for what in counts))]
+    return ", ".join([*others, *(figures.things(n, what) for what, n in counts.items() if n)])
 
 
 def verify_table(rows: Sequence[VerifyRow]) -> RenderableType:
