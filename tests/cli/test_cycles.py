@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from rich.console import Console, Group
 
+from esper.cli.audit import audit_table
 from esper.cli.cycles import MOST_CYCLES, cycle_list, cycles_of
 from esper.emrakul import CoordinatorState, CycleRecord
 from tests.cli.test_main import esper
@@ -100,6 +101,17 @@ def test_what_is_stored_in_short_only_says_so(trained: Path, tmp_path: Path) -> 
     assert decision["status"] == "accepted"
     assert "More than this is not stored" in decision["notes"][0]
     assert "No finalist was judged." in esper("audit", "show", str(run), "--epoch", str(epoch)).stdout
+
+
+def test_workers_are_shown_where_processes_did_the_work(trained: Path) -> None:
+    facts = shown(str(trained))
+    assert facts["workers"] == []
+    row = {"worker": 0, "done": 5, "failed": 0, "killed": 1, "peak_bytes": None, "condition": "failing"}
+    screen = Console(file=io.StringIO(), width=200)
+    screen.print(audit_table({**facts, "workers": [{**row, "message": "It hung."}]}))
+    assert isinstance(screen.file, io.StringIO)
+    (line,) = [line for line in screen.file.getvalue().splitlines() if "It hung." in line]
+    assert line.split() == ["0", "5", "0", "1", "not", "measured", "failing", "It", "hung."]
 
 
 def test_an_epoch_without_a_cycle_is_refused_by_name(trained: Path) -> None:

@@ -12,7 +12,7 @@ from rich.console import Group, RenderableType
 from rich.text import Text
 
 from esper.cli.cycles import cycle_list, cycles_of, remembered
-from esper.cli.render import BAD, STRONG, moment, table
+from esper.cli.render import BAD, STRONG, moment, table, worker_table
 from esper.cli.targets import checkpoint_at
 
 if TYPE_CHECKING:
@@ -65,6 +65,7 @@ def audited(path: Path) -> dict[str, Any]:
         "step": checkpoint.step,
         "events": [dataclasses.asdict(event) for event in sorted(events, key=lambda event: event.epoch)],
         **cycles_of(extra),
+        "workers": list(extra.get("workers", ())),  # older runs: none
         "notes": [*log.notes, *damaged],
     }
 
@@ -86,7 +87,8 @@ def audit_table(facts: Mapping[str, Any], *, is_whole: bool = False) -> Renderab
     head = Text(f"{facts['checkpoint']}, which verified in full, remembers:", style=STRONG)
     body = cells if facts["events"] else Text("  nothing was decided yet.")
     notes = (Text(f"  {note}") for note in facts["notes"])
-    return Group(head, body, *cycle_list(facts, is_whole=is_whole), *notes)
+    cycles = cycle_list(facts, is_whole=is_whole)
+    return Group(head, body, *cycles, *worker_table(facts["workers"]), *notes)
 
 
 def _actor(kind: str, text: str) -> str:
