@@ -17,19 +17,7 @@ from esper.cli.targets import checkpoint_at
 from esper.elesh import DataRef, read_data
 from esper.session.examine import examine
 from tests.cli.test_main import esper
-from tests.session.runs import EPOCHS, Training, examples, settings, small_network
-
-
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run in whose last checkpoint units have gone."""
-    run = tmp_path_factory.mktemp("runs") / "trained"
-    training = Training(run)
-    for _ in range(EPOCHS - 1):
-        training.epoch(lambda _: 0.5)
-    assert "mask" in training.marks()
-    training.session.detach()
-    return run
+from tests.session.runs import Training, examples, settings, small_network
 
 
 def test_groups_are_ranked_by_what_the_checkpoint_holds(trained: Path) -> None:

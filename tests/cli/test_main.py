@@ -41,7 +41,7 @@ def esper(*words: str) -> Outcome:
 
 def typed(*words: str, answer: str = "") -> Outcome:
     """Runs a command in a process of its own, as a shell does, and answers its question."""
-    command = [sys.executable, "-c", "from esper.cli.main import main; main()", *words]
+    command = [sys.executable, "-m", "esper", *words]
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, input=answer, check=False)
     return Outcome(done.returncode, done.stdout, done.stderr)
 

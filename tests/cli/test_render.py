@@ -26,6 +26,7 @@ def test_the_report_shows_before_after_and_what_the_claim_rests_on() -> None:
     assert "accuracy 97.60 % 97.40 % −0.20 points" in text
     assert "difference to the uncut twin: −0.20 points; at worst −1.30 points" in text
     assert "largest difference 2.4e-07" in text
+    assert "1 97 1 2 not measured failing" in text
 
 
 def test_a_report_without_measurements_says_so_in_every_line() -> None:

@@ -259,15 +259,6 @@ def test_a_mask_of_another_network_is_refused() -> None:
         make_plan(anatomy, np.ones(3, np.bool_), measured(anatomy), allowance(0.5), HALF)
 
 
-def test_a_row_shows_what_stands_behind_a_cut() -> None:
-    anatomy = chain([32])
-    plan = make_plan(anatomy, everything(anatomy), measured(anatomy), allowance(0.2), HALF)
-    row = plan.rows(anatomy)[0]
-    assert row["unit"] == anatomy.unit_id(int(plan.units[0]))
-    assert row["kind"] == "channel"
-    assert row["loss_increase"] == plan.loss_increase[0]
-
-
 def test_a_hundred_thousand_units_are_planned() -> None:
     anatomy = chain([1000] * 100, pixels=1)
     plan = make_plan(anatomy, everything(anatomy), measured(anatomy), allowance(0.5), HALF)

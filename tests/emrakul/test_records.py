@@ -9,14 +9,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from esper.checkpoint import CheckpointRef, CheckpointStore, FaultyStorage
+from esper.checkpoint import BASELINE, CheckpointRef, CheckpointStore, FaultyStorage
 from esper.elesh import WorkerTask
 from esper.elesh.workers import InlinePool, WorkerHealth
 from esper.elesh.workers.inline import InlineHandle
 from esper.emrakul.cycle import CycleRunner, Decision
 from esper.emrakul.offline import OfflineAnalyst
 from esper.emrakul.outcome import Status
-from esper.emrakul.records import recall_from
+from esper.emrakul.records import archived, recall_from
 from esper.urabrask import RetentionLimits
 from esper.urabrask import Settings as ValidationSettings
 from tests.checkpoint.runs import flip
@@ -104,9 +104,10 @@ def test_the_record_holds_why_every_finalist_goes_or_stays(made: Saved) -> None:
     assert known is not None
     rationale = known[0].rationale
     assert rationale is not None
-    rows = rationale.rows(made.anatomy)
+    rows = rationale.rows()
     assert {row["reason"] for row in rows} >= {"chosen", "shrunk"}
     assert all(row["loss_increase"] is not None for row in rows)
+    assert {row["tier"] for row in rows} == {"ablation"}
 
 
 def test_a_record_keeps_no_checkpoint_alive(made: Saved) -> None:
@@ -135,3 +136,32 @@ def test_a_record_that_cannot_be_stored_is_told_and_changes_no_decision(made: Sa
     assert "The record of it was not stored" in decision.reason
     assert decision.outcome is not None
     assert decision.outcome.status is Status.REJECTED
+
+
+def test_a_cycle_is_kept_in_full_beside_the_baseline_of_its_run(made: Saved) -> None:
+    assert archived(made.store.catalog) == []
+    made.store.pin(made.checkpoint, BASELINE)
+    first, _ = decided(made, STRICT)
+    decided(made, STRICT)  # recalled, so there is nothing new to keep
+    (kept,) = archived(made.store.catalog)
+    assert first.outcome is not None
+    assert kept.outcome.to_json() == first.outcome.to_json()
+    assert kept.at_seconds >= made.checkpoint.created_seconds
+
+
+def test_a_cycle_that_failed_is_kept_with_its_traceback_and_recalled_by_nobody(made: Saved) -> None:
+    made.store.pin(made.checkpoint, BASELINE)
+
+    def eyes(_: CheckpointRef) -> OfflineAnalyst:
+        found = analyst(made, CountingPool())
+        return replace(found, case=replace(found.case, twin=found.case.model))
+
+    runner = CycleRunner(coordinator(made), made.store)
+    runner.start(lambda: made.checkpoint, 2, made.anatomy, everything(made.anatomy), eyes)
+    decision = runner.collect(60.0)
+    runner.close()
+    assert decision is not None
+    (kept,) = archived(made.store.catalog)
+    assert kept.outcome.status is Status.FAILED
+    assert "Traceback" in str(kept.outcome.error)
+    assert recall_from(made.store, made.checkpoint)(kept.outcome.key) is None

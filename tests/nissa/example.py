@@ -13,6 +13,7 @@ from esper.nissa import (
     Proof,
     RunReport,
     WidthRow,
+    WorkerRow,
 )
 
 GROUPS = (
@@ -103,6 +104,10 @@ def full_report() -> RunReport:
         quality_after=0.974,
         proof=Proof(2.4e-7, 4.4e-16, 3.1e-7, 5.9e-8, 512),
         overhead=Overhead(0.00071, 42.0, 38.4, 3.2),
+        workers=(
+            WorkerRow(0, 118, 0, 0, 412 << 20, "ok"),
+            WorkerRow(1, 97, 1, 2, None, "failing", "It was not done after 60 seconds and was killed."),
+        ),
         environment={
             "esper": "0.1.0",
             "torch": "2.13.0+cpu",

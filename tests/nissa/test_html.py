@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from esper.nissa import DecisionRow, EpochRow, Mark, RunReport, WidthRow, render_html, write_report
+from esper.nissa import DecisionRow, EpochRow, Mark, RunReport, WidthRow, WorkerRow, render_html, write_report
 from tests.nissa.example import bare_report, full_report
 
 VOID = {"meta"}
@@ -86,6 +86,13 @@ def test_the_reason_of_a_decision_stands_once_beside_the_evidence_of_every_group
     assert [a["rowspan"] for tag, a in page.elements if tag == "td" and "rowspan" in a] == ["3", "3", "3"]
 
 
+def test_every_worker_says_what_became_of_its_tasks() -> None:
+    text = Page(render_html(full_report())).text
+    assert "0 118 0 0 412 MiB ok" in text
+    assert "1 97 1 2 not measured failing It was not done after 60 seconds" in text
+    assert "Analysis workers" not in Page(render_html(bare_report())).text
+
+
 def test_words_from_the_run_are_escaped_wherever_they_stand() -> None:
     evil = "<script>alert('x')</script>&\"$title"
     report = dataclasses.replace(
@@ -97,6 +104,7 @@ def test_words_from_the_run_are_escaped_wherever_they_stand() -> None:
         marks=(Mark(1, "mask", evil),),
         widths=(WidthRow(evil, evil, 2, 1),),
         decisions=(DecisionRow(1, evil, evil, 2, 0.1, 0.9, 0.1, evil, evil),),
+        workers=(WorkerRow(0, 1, 1, 1, 1, evil, evil),),
         environment={evil: evil},
         notes=(evil,),
     )

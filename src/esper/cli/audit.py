@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from esper.cli.render import BAD, STRONG, moment, table
+from esper.cli.cycles import cycle_list, cycles_of, remembered
+from esper.cli.render import BAD, STRONG, moment, table, worker_table
 from esper.cli.targets import checkpoint_at
 
 if TYPE_CHECKING:
@@ -40,17 +41,12 @@ def audited(path: Path) -> dict[str, Any]:
     Raises:
         EsperError: there is no such checkpoint, or it is none of a session.
     """
-    from esper.checkpoint import load_trainer, withdrawals
-    from esper.errors import CheckpointError
+    from esper.checkpoint import withdrawals
     from esper.session.log import RunLog
 
     catalog, checkpoint = checkpoint_at(path)
-    if "anatomy.json" not in checkpoint.files:
-        raise CheckpointError(
-            f"{checkpoint.path} was not saved by a session, so it remembers no events. Name a run that was "
-            "trained with esper.attach."
-        )
-    log = RunLog.from_json(load_trainer(checkpoint).extra["log"])
+    extra = remembered(checkpoint)
+    log = RunLog.from_json(extra["log"])
     since, damaged = withdrawals(catalog, checkpoint)
     saved = {
         ref.epoch: ref.created_seconds for ref in catalog.list().checkpoints if ref.step <= checkpoint.step
@@ -68,12 +64,14 @@ def audited(path: Path) -> dict[str, Any]:
         "checkpoint": str(checkpoint.path),
         "step": checkpoint.step,
         "events": [dataclasses.asdict(event) for event in sorted(events, key=lambda event: event.epoch)],
+        **cycles_of(extra),
+        "workers": list(extra.get("workers", ())),  # older runs: none
         "notes": [*log.notes, *damaged],
     }
 
 
-def audit_table(facts: Mapping[str, Any]) -> RenderableType:
-    """One line per event, oldest first, and what the run was told besides."""
+def audit_table(facts: Mapping[str, Any], *, is_whole: bool = False) -> RenderableType:
+    """One line per event, oldest first, one per pruning cycle, and what the run was told besides."""
     cells = table("epoch>", "time (UTC)", "what", "by", "outcome", "")
     for event in facts["events"]:
         at = event["at_seconds"]
@@ -88,7 +86,9 @@ def audit_table(facts: Mapping[str, Any]) -> RenderableType:
         )
     head = Text(f"{facts['checkpoint']}, which verified in full, remembers:", style=STRONG)
     body = cells if facts["events"] else Text("  nothing was decided yet.")
-    return Group(head, body, *(Text(f"  {note}") for note in facts["notes"]))
+    notes = (Text(f"  {note}") for note in facts["notes"])
+    cycles = cycle_list(facts, is_whole=is_whole)
+    return Group(head, body, *cycles, *worker_table(facts["workers"]), *notes)
 
 
 def _actor(kind: str, text: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
@@ -111,7 +112,20 @@ def report_table(report: RunReport) -> RenderableType:
     old, new = report.quality_before, report.quality_after
     gap = "" if old is None or new is None else scale.difference(new - old)
     cells.add_row(report.metric, scale.text(old), scale.text(new), gap)
-    return Group(Text(report.title, style=STRONG), cells, *_claims(report, scale))
+    workers = worker_table([dataclasses.asdict(row) for row in report.workers])
+    return Group(Text(report.title, style=STRONG), cells, *_claims(report, scale), *workers)
+
+
+def worker_table(rows: Sequence[Mapping[str, Any]]) -> list[RenderableType]:
+    """One row per worker process; nothing where none has done anything."""
+    if not rows:
+        return []
+    cells = table("analysis worker>", "tasks done>", "failed>", "killed>", "peak memory>", "condition", "")
+    for row in rows:
+        condition = Text(row["condition"], style=BAD if row["condition"] == "failing" else "")
+        counts = (str(row[name]) for name in ("worker", "done", "failed", "killed"))
+        cells.add_row(*counts, figures.size(row["peak_bytes"]), condition, row["message"])
+    return [cells]
 
 
 def setting_list(rows: Sequence[SettingRow], explain: bool) -> RenderableType:
@@ -163,10 +177,17 @@ def checkpoint_table(run: Path, rows: Sequence[CheckpointRow]) -> RenderableType
             "" if row.epoch is None else str(row.epoch),
             saved,
             "" if row.size_bytes is None else figures.size(row.size_bytes),
-            ", ".join(row.attachments),
+            _attached(row.attachments),
             Text("; ".join(row.problems), style=BAD),
         )
     return cells
+
+
+def _attached(names: Sequence[str]) -> str:
+    """Masks by name; of records how many."""
+    counts = {what: sum(name.startswith(f"{what}-") for name in names) for what in ("decision", "cycle")}
+    others = [name for name in names if not name.startswith(tuple(f"{what}-" for what in counts))]
+    return ", ".join([*others, *(figures.things(n, what) for what, n in counts.items() if n)])
 
 
 def verify_table(rows: Sequence[VerifyRow]) -> RenderableType:

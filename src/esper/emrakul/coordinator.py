@@ -330,9 +330,14 @@ class _Attempt:
             self.verdict,
             self.evidence,
             self.refused,
-            Rationale.of(self.plan, self.evidence) if self.plan and self.evidence else None,
+            self._rationale(),
             duration_seconds=self.budget.elapsed_seconds,
         )
+
+    def _rationale(self) -> Rationale | None:
+        if self.plan is None or self.evidence is None:
+            return None
+        return Rationale.of(self.plan, self.evidence, self.cycle.anatomy)
 
 
 def _why_empty(plan: Plan) -> str:

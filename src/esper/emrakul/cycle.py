@@ -21,7 +21,7 @@ from esper.emrakul.beside import thread_beside_training
 from esper.emrakul.coordinator import Coordinator, CoordinatorState, Cycle
 from esper.emrakul.offline import OfflineAnalyst
 from esper.emrakul.outcome import CycleOutcome, Status
-from esper.emrakul.records import DECISION_FILE, commit_record, recall_from, record
+from esper.emrakul.records import DECISION_FILE, archive, commit_record, recall_from, record
 from esper.errors import CheckpointCorrupt, CheckpointError
 
 MASK = "mask-01"
@@ -81,18 +81,28 @@ class CycleRunner:
                     commit_mask(self._store, checkpoint, anatomy, decision)
             except CheckpointError as error:  # nothing durable to decide from or beside: no pruning
                 return Decision(epoch, None, False, str(error), None, coordinator.state)
-            if decision.keep is None and outcome.is_conclusive and not dropped.is_set() and not is_stored:
-                return self._recorded(checkpoint, anatomy, decision, outcome)
-            return decision
+            if dropped.is_set():
+                return decision
+            return self._recorded(checkpoint, anatomy, decision, outcome, is_stored=is_stored)
 
         self._in_flight = self._thread.submit(run)
 
     def _recorded(
-        self, checkpoint: CheckpointRef, anatomy: Anatomy, decision: Decision, outcome: CycleOutcome
+        self,
+        checkpoint: CheckpointRef,
+        anatomy: Anatomy,
+        decision: Decision,
+        outcome: CycleOutcome,
+        *,
+        is_stored: bool,
     ) -> Decision:
         """The decision after its record was stored; what keeps it from being stored is told with it."""
+        history = decision.state.history
         try:
-            commit_record(self._store, checkpoint, anatomy, outcome, decision.state)
+            if decision.keep is None and outcome.is_conclusive and not is_stored:
+                commit_record(self._store, checkpoint, anatomy, outcome, decision.state)
+            if history and history[-1].key == str(outcome.key):  # otherwise nothing was due
+                archive(self._store, outcome)
         except CheckpointError as error:
             return replace(decision, reason=f"{decision.reason} The record of it was not stored: {error}")
         return decision

@@ -114,20 +114,6 @@ class Plan:
     def total_predicted_loss(self) -> float:
         return float(self.predicted_loss.sum())
 
-    def rows(self, anatomy: Anatomy) -> list[dict[str, Any]]:
-        """One row per cut for tables and records: unit id, group, kind and the numbers behind the choice."""
-        groups = [anatomy.groups[int(group)] for group in anatomy.group_of[self.units]]
-        columns = {name: _numbers(getattr(self, name)) for name in _UNIT_FLOATS}
-        return [
-            {
-                "unit": anatomy.unit_id(int(unit)),
-                "group": groups[row].name,
-                "kind": groups[row].kind.value,
-                **{name: column[row] for name, column in columns.items()},
-            }
-            for row, unit in enumerate(self.units)
-        ]
-
     def to_json(self) -> dict[str, Any]:
         """A form that JSON can hold (NaN as null); `from_json` is its inverse."""
         return {

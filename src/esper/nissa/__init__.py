@@ -12,6 +12,7 @@ from esper.nissa.report import (
     Proof,
     RunReport,
     WidthRow,
+    WorkerRow,
 )
 
 __all__ = [
@@ -27,6 +28,7 @@ __all__ = [
     "Proof",
     "RunReport",
     "WidthRow",
+    "WorkerRow",
     "network_map",
     "render_html",
     "write_report",

@@ -13,7 +13,7 @@ from string import Template
 from esper.nissa import figures
 from esper.nissa.charts import cost_chart, quality_chart
 from esper.nissa.figures import NOT_MEASURED, MetricScale
-from esper.nissa.report import DecisionRow, Latency, RunReport, WidthRow
+from esper.nissa.report import DecisionRow, Latency, RunReport, WidthRow, WorkerRow
 
 _TONES = {
     "go": "good",
@@ -22,6 +22,8 @@ _TONES = {
     "no_go": "bad",
     "rejected": "bad",
     "rollback": "bad",
+    "ok": "good",
+    "failing": "bad",
 }
 
 
@@ -36,6 +38,16 @@ _DECISION_COLUMNS = (
     ("Reason", ""),
 )
 
+_WORKER_COLUMNS = (
+    ("Worker", "number"),
+    ("Done", "number"),
+    ("Failed", "number"),
+    ("Killed", "number"),
+    ("Peak memory", "number"),
+    ("Condition", ""),
+    ("Last trouble", ""),
+)
+
 
 def render_html(report: RunReport) -> str:
     """The whole page as text; every word that comes from the report is escaped."""
@@ -47,6 +59,7 @@ def render_html(report: RunReport) -> str:
         _widths(report.widths),
         _decisions(report.decisions),
         _row(_proof(report), _environment(report)),
+        _workers(report.workers),
         _notes(report.notes),
     ]
     return Template(folder.joinpath("page.html").read_text(encoding="utf-8")).substitute(
@@ -289,6 +302,24 @@ def _overhead(report: RunReport) -> str:
         ("share of Esper", figures.percent(overhead.esper_fraction)),
     ]
     return _section("What Esper cost", _facts(rows), "In the training process, measured by this run itself.")
+
+
+def _workers(workers: Sequence[WorkerRow]) -> str:
+    if not workers:
+        return ""
+    head = "".join(f'<th class="{style}">{name}</th>' for name, style in _WORKER_COLUMNS)
+    body = "".join(f"<tr>{_worker(row)}</tr>" for row in workers)
+    return _section(
+        "Analysis workers",
+        f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>",
+        "How many attempts at a task ended in which way, in the process that finished the run.",
+    )
+
+
+def _worker(row: WorkerRow) -> str:
+    numbers = (str(row.worker), str(row.done), str(row.failed), str(row.killed), figures.size(row.peak_bytes))
+    cells = "".join(f'<td class="number">{_measured(text)}</td>' for text in numbers)
+    return f'{cells}<td>{_pill(row.condition)}</td><td class="reason">{escape(row.message)}</td>'
 
 
 def _environment(report: RunReport) -> str:

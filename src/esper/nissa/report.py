@@ -124,11 +124,30 @@ class Overhead:
 
 
 @dataclass(frozen=True)
+class WorkerRow:
+    """What became of the tasks of one analysis worker, in attempts.
+
+    `failed` raised an error; `killed` died or were stopped at their limit of time or memory. `peak_bytes` is
+    the most memory that its process has held. `condition` says whether the last attempt ended by itself
+    (`ok`, `failing`, `unknown`), `message` what the last trouble was.
+    """
+
+    worker: int
+    done: int
+    failed: int
+    killed: int
+    peak_bytes: int | None
+    condition: str
+    message: str = ""
+
+
+@dataclass(frozen=True)
 class RunReport:
     """A finished run: what it was, what Esper did to it, and by how much it became smaller.
 
     `metric` names the entry of `EpochRow.metrics` that decided. `twin_epochs` are those of the same network
-    trained uncut; they may be empty. Bytes are those of the parameters and buffers.
+    trained uncut; they may be empty. `workers` is empty where no process did any work. Bytes are those of the
+    parameters and buffers.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid", ser_json_inf_nan="strings")
@@ -153,6 +172,7 @@ class RunReport:
     quality_after: float | None = None
     proof: Proof | None = None
     overhead: Overhead | None = None
+    workers: tuple[WorkerRow, ...] = ()
     environment: Mapping[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
 

@@ -30,7 +30,7 @@ from esper.leyline import Level
 from esper.session.admission import check_alone, check_layers, check_optimizer
 from esper.session.log import say
 from esper.session.parts import AnalystMaker, Parts
-from esper.session.pool import open_pool, pool_ahead, wait_for_imports
+from esper.session.pool import open_pool, pool_ahead, wait_for_imports, worker_rows
 from esper.session.run_file import write_run_file
 from esper.session.saving import Saving
 from esper.session.session import Session
@@ -263,6 +263,7 @@ def _assemble(
             schedulers=schedulers,
             scaler=scaler,
             close_pool=(lambda: None) if pool is None else pool.close,
+            workers=lambda: worker_rows(pool),
             why_off=why_off or "",
         )
     )

@@ -127,6 +127,7 @@ def _report(session: Session, latency: Latency | None, training_seconds: float) 
             training_seconds=training_seconds,
             esper_seconds=session.seconds_in_esper,
         ),
+        workers=parts.workers(),
         environment={
             "python": platform.python_version(),
             "torch": torch.__version__,

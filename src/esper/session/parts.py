@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
@@ -20,6 +20,7 @@ from esper.emrakul.offline import OfflineAnalyst
 from esper.errors import CheckpointError
 from esper.importance import ImportanceTracker, TrackedEvidence
 from esper.kasmina import LiveNetwork
+from esper.nissa import WorkerRow
 from esper.session.log import RunLog
 from esper.session.saving import Saving
 from esper.session.trial import Trial
@@ -50,6 +51,8 @@ class Parts:
     schedulers: Sequence[Stateful] = ()
     scaler: Stateful | None = None
     close_pool: Callable[[], None] = _nothing
+    workers: Callable[[], tuple[WorkerRow, ...]] = tuple
+    """How the worker processes have fared so far."""
     why_off: str = ""
 
     def removed_fraction(self) -> float:
@@ -81,6 +84,7 @@ def capture(parts: Parts, memory: Memory) -> dict[str, Any]:
         "coordinator": parts.runner.coordinator.state.to_json() if parts.runner else None,
         "origin": parts.origin.to_json(),
         "log": memory.log.to_json(),
+        "workers": [asdict(row) for row in parts.workers()],
         "trial": memory.trial.to_json(),
         "changes": dict(memory.trial.changes),
         "epochs_planned": parts.epochs,

@@ -10,7 +10,16 @@ from torch import nn
 
 from esper.config import Config
 from esper.elesh.analysis import ready
-from esper.elesh.workers import InlinePool, LocalPool, WorkerPool, WorkerTask, workers_needed
+from esper.elesh.workers import (
+    InlinePool,
+    LocalPool,
+    Status,
+    WorkerHealth,
+    WorkerPool,
+    WorkerTask,
+    workers_needed,
+)
+from esper.nissa import WorkerRow
 
 _IMPORT_SECONDS = 10.0
 """Most that attaching waits for workers to have imported what they need."""
@@ -42,6 +51,27 @@ def open_pool(config: Config, model: nn.Module) -> WorkerPool:
         needed = workers_needed(parameters, len(pruning.schedule.levels), seconds)
         workers = max(min(4, os.cpu_count() or 1), needed)
     return LocalPool(workers, _PRELOAD) if workers else InlinePool()
+
+
+def worker_rows(pool: WorkerPool | None) -> tuple[WorkerRow, ...]:
+    """How every worker process has fared so far; none where no process has done anything."""
+    if pool is None or isinstance(pool, InlinePool):
+        return ()
+    health = pool.health()
+    return tuple(_row(worker) for worker in health) if any(worker.attempts for worker in health) else ()
+
+
+def _row(worker: WorkerHealth) -> WorkerRow:
+    ended = worker.attempts
+    return WorkerRow(
+        worker=worker.worker,
+        done=ended.get(Status.DONE, 0),
+        failed=ended.get(Status.FAILED, 0),
+        killed=sum(ended.get(status, 0) for status in (Status.LOST, Status.TIMEOUT, Status.MEMORY)),
+        peak_bytes=worker.peak_bytes,
+        condition=worker.condition.value,
+        message=worker.message,
+    )
 
 
 def wait_for_imports(pool: WorkerPool) -> None:

@@ -1,0 +1,227 @@
+"""`esper audit show`: the pruning cycles of a run, and one of them with every finalist and every check."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Group, RenderableType
+from rich.text import Text
+
+from esper.cli.render import BAD, FAINT, GOOD, STRONG, moment, table
+from esper.cli.targets import checkpoint_at
+from esper.errors import CheckpointError, ConfigError
+from esper.nissa import figures
+
+if TYPE_CHECKING:
+    from esper.checkpoint import CheckpointRef
+    from esper.emrakul import CycleOutcome
+    from esper.emrakul.records import ArchivedCycle
+
+MOST_CYCLES, MOST_ALIKE = 40, 12
+"""Rows of a table, and finalists with the same fate, that are shown unless all are asked for."""
+_NUMBERS = ("screen", "loss_increase", "confidence")
+
+
+def remembered(checkpoint: CheckpointRef) -> Mapping[str, Any]:
+    """What a session had stored in a checkpoint about its run.
+
+    Raises:
+        CheckpointError: it was not saved by a session.
+    """
+    from esper.checkpoint import load_trainer
+
+    if "anatomy.json" not in checkpoint.files:
+        raise CheckpointError(
+            f"{checkpoint.path} was not saved by a session, so it remembers no events. Name a run that was "
+            "trained with esper.attach."
+        )
+    return load_trainer(checkpoint).extra
+
+
+def cycles_of(extra: Mapping[str, Any]) -> dict[str, Any]:
+    """Every cycle that a checkpoint remembers, oldest first, and what the schedule makes of them."""
+    remembered = extra["coordinator"] or {}
+    state = {key: remembered[key] for key in ("schedule", "breaker") if key in remembered}
+    return {"cycles": list(remembered.get("history", ())), **state}
+
+
+def cycle_list(facts: Mapping[str, Any], *, is_whole: bool) -> list[RenderableType]:
+    """One row per cycle, the newest last."""
+    cycles: Sequence[Mapping[str, Any]] = facts["cycles"]
+    if not cycles:
+        return [Text("  No pruning cycle has ended yet.")]
+    shown = cycles if is_whole else cycles[-MOST_CYCLES:]
+    cells = table("epoch>", "stage", "cycle", "go>", "of>", "removed>", "predicted loss>", "drop>", "because")
+    for one in shown:
+        cells.add_row(
+            str(one["epoch"]),
+            one["stage"],
+            Text(one["status"], style=GOOD if one["status"] == "accepted" else BAD),
+            *_units(one),
+            _short(one["predicted_loss"]),
+            _short(one["drop"]),
+            one["reason"],
+        )
+    named = f"{figures.things(len(cycles), 'pruning cycle')}; --epoch N shows one in full"
+    hidden = len(cycles) - len(shown)
+    left_out = f"  {figures.things(hidden, 'earlier cycle')} not shown; --all shows them"
+    state = [Text(_state(facts["schedule"], facts["breaker"]))]
+    return [Text(named, style=STRONG), *([Text(left_out, style=FAINT)] if hidden else []), cells, *state]
+
+
+def decided(path: Path, epoch: int) -> dict[str, Any]:
+    """What was decided after one epoch of a run: every check with its number, every finalist with its fate.
+
+    Raises:
+        ConfigError: no cycle ended for that epoch.
+        EsperError: there is no such checkpoint, or it is none of a session.
+    """
+    from esper.emrakul.records import archived
+
+    catalog, checkpoint = checkpoint_at(path)
+    short = cycles_of(remembered(checkpoint))["cycles"]
+    kept = archived(catalog)
+    full = {str(cycle.outcome.key): cycle for cycle in kept}
+    of_epoch = [one for one in short if one["epoch"] == epoch and one["key"] not in full]
+    found = [_short_decision(one) for one in of_epoch]
+    found += [_decision(cycle) for cycle in kept if cycle.outcome.key.epoch == epoch]
+    if not found:
+        known = sorted({one["epoch"] for one in short} | {cycle.outcome.key.epoch for cycle in kept})
+        there = f"There are those of epochs {', '.join(map(str, known))}." if known else "There is none yet."
+        raise ConfigError(f"{path} holds no pruning cycle of epoch {epoch}. {there}")
+    return {"checkpoint": str(checkpoint.path), "epoch": epoch, "decisions": found}
+
+
+def decision_tables(facts: Mapping[str, Any], *, is_whole: bool) -> RenderableType:
+    """Every decision of one epoch: how it ended, its checks, and its finalists by their fate."""
+    parts: list[RenderableType] = []
+    for one in facts["decisions"]:
+        at = "" if one["at_seconds"] is None else f", {moment(one['at_seconds'])} UTC"
+        parts.append(Text(f"Epoch {facts['epoch']}{at}: {one['status']}. {one['reason']}", style=STRONG))
+        if one["allowance"] is not None:
+            parts.append(Text(f"  {one['allowance']['stage']}: {one['allowance']['reason']}"))
+        parts += [Text(f"  {note}") for note in one["notes"]]
+        for number, verdict in enumerate(one["verdicts"], 1):
+            parts += _verdict(verdict, number, len(one["verdicts"]))
+        parts += _finalists(one, is_whole)
+    return Group(*parts)
+
+
+def _short_decision(record: Mapping[str, Any]) -> dict[str, Any]:
+    """What a run remembers of a cycle that is not stored in full."""
+    note = "More than this is not stored: the run was made before decisions were kept, or could not store it."
+    return {
+        "status": record["status"],
+        "reason": record["reason"],
+        "at_seconds": None,
+        "allowance": None,
+        "plan": None,
+        "verdicts": [],
+        "finalists": [],
+        "error": None,
+        "notes": [note],
+    }
+
+
+def _decision(cycle: ArchivedCycle) -> dict[str, Any]:
+    outcome = cycle.outcome
+    verdicts = (*outcome.refused, *(() if outcome.verdict is None else (outcome.verdict,)))
+    document = {
+        "status": outcome.status.value,
+        "reason": outcome.reason,
+        "at_seconds": cycle.at_seconds,
+        "allowance": outcome.allowance.to_json(),
+        "plan": _plan(outcome),
+        "verdicts": [verdict.to_json() for verdict in verdicts],
+        "finalists": [] if outcome.rationale is None else outcome.rationale.rows(),
+        "error": outcome.error,
+        "notes": [] if outcome.plan is None else list(outcome.plan.notes),
+    }
+    return dict(_finite(document))
+
+
+def _plan(outcome: CycleOutcome) -> dict[str, Any] | None:
+    plan = outcome.plan
+    if plan is None:
+        return None
+    numbers = {"units": plan.units.size, "predicted_loss": plan.total_predicted_loss}
+    names = ("cost", "goal_fraction", "limit_fraction", "removed_before", "removed_after", "allowed_loss")
+    return {"id": plan.id, "level": plan.level.value, **numbers, **{n: getattr(plan, n) for n in names}}
+
+
+def _verdict(verdict: Mapping[str, Any], number: int, count: int) -> list[RenderableType]:
+    """One row per check; of several verdicts the last is about the smallest plan."""
+    of = f" {number} of {count}" if count > 1 else ""
+    cells = table("check", "passed", "measured>", "limit>", "")
+    for check in verdict["checks"]:
+        is_good = check["passed"]
+        passed = Text("yes" if is_good else "no", style=GOOD if is_good else BAD)
+        cells.add_row(check["name"], passed, _short(check["value"]), _short(check["limit"]), check["text"])
+    head = Text(f"Verdict{of}: {verdict['decision']}, in {figures.seconds(verdict['duration_seconds'])}")
+    return [head, *([cells] if verdict["checks"] else [])]
+
+
+def _finalists(decision: Mapping[str, Any], is_whole: bool) -> list[RenderableType]:
+    """The finalists by their fate, and below them what each fate means and how many share it."""
+    rows = decision["finalists"]
+    if not rows:
+        return [Text("  No finalist was judged.")]
+    cells = table("unit", "kind", "judged by", "screen>", "loss increase>", "confidence>", "saves>", "fate")
+    fates = dict.fromkeys(row["reason"] for row in rows)
+    told: list[Text] = []
+    for fate in fates:
+        alike = [row for row in rows if row["reason"] == fate]
+        shown = alike if is_whole else alike[:MOST_ALIKE]
+        for row in shown:
+            numbers = (_short(row[name]) for name in _NUMBERS)
+            saved = row["saved_fraction"]
+            saves = "" if saved is None else figures.percent(saved, 2)
+            cells.add_row(row["unit"], row["kind"], row["tier"] or "", *numbers, saves, fate)
+        hidden = len(alike) - len(shown)
+        left_out = f" ({hidden} not shown; --all shows them)" if hidden else ""
+        told.append(Text(f"  {fate}: {len(alike)}. {alike[0]['why'].capitalize()}.{left_out}"))
+    plan = decision["plan"]
+    shares = ("removed_before", "removed_after", "goal_fraction")
+    before, after, goal = (figures.percent(plan[name]) for name in shares)
+    head = (
+        f"{plan['units']} of {figures.things(len(rows), 'finalist')} go: {before} to {after} of the "
+        f"{plan['cost']} removed ({goal} asked for), predicted loss {_short(plan['predicted_loss'])}"
+    )
+    return [Text(head), cells, *told]
+
+
+def _units(cycle: Mapping[str, Any]) -> tuple[str, str, str]:
+    """How many go, of how many, and what that removes."""
+    if cycle["plan_id"] is None:
+        return "", "", ""
+    shares = (figures.percent(cycle[name]) for name in ("removed_before", "removed_after"))
+    return str(cycle["units"]), str(cycle["finalists"]), " to ".join(shares)
+
+
+def _state(schedule: Mapping[str, Any], breaker: Mapping[str, Any]) -> str:
+    """What the next cycle begins with."""
+    counts = f"{schedule['accepted']} accepted, {schedule['rejected']} refused or rolled back"
+    opened = breaker["opened_epoch"]
+    stop = "" if opened is None else f", and the breaker opened in epoch {opened}"
+    failures = figures.things(breaker["failures"], "failure")
+    rest = schedule["resting_until"]
+    return (
+        f"  {counts}; steps of {schedule['pace']:.0%} of the scheduled ones; {failures} in a row{stop}"
+        f"{f'; rests until epoch {rest}' if rest else ''}."
+    )
+
+
+def _short(value: float | None) -> str:
+    return "" if value is None else figures.plain(value)
+
+
+def _finite(value: Any) -> Any:
+    """The same for JSON, which knows no number that is not finite."""
+    if isinstance(value, Mapping):
+        return {key: _finite(inner) for key, inner in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(inner) for inner in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
