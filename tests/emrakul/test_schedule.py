@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from esper.emrakul import Allowance, Schedule, ScheduleState, Settings
 from esper.emrakul.schedule import progress
-from esper.emrakul.settings import ScheduleSettings
+from esper.emrakul.stages import ScheduleSettings
 from esper.errors import ConfigError
 from esper.leyline import Level
 

@@ -31,7 +31,8 @@ from esper.emrakul.rollback import (
 )
 from esper.emrakul.schedule import Allowance, Schedule, ScheduleState
 from esper.emrakul.selection import make_plan
-from esper.emrakul.settings import Settings, Stage, Target
+from esper.emrakul.settings import Settings, Target
+from esper.emrakul.stages import Stage
 from esper.emrakul.timing import measure_latency
 
 __all__ = [
