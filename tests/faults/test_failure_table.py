@@ -115,6 +115,20 @@ def test_a_worker_that_hangs_ends_at_the_deadline_without_a_decision(run: Path, 
     judge(training, plain(run.parent / "plain", EPOCHS - 1), EPOCHS - 1)
 
 
+def test_statistics_that_are_corrupt_lead_to_no_decision(run: Path, judge: Judge) -> None:
+    before = workers()
+    training = with_workers(run)
+    victim = started(before)
+    os.kill(victim, signal.SIGSTOP)
+    epochs(training, EPOCHS - 1)
+    flip(newest(training).path / "optimizer.safetensors")
+    os.kill(victim, signal.SIGCONT)
+    decision = decision_of(training)
+    assert decision.keep is None
+    assert "digest" in decision.reason
+    judge(training, plain(run.parent / "plain", EPOCHS - 1), EPOCHS - 1)
+
+
 def test_a_corrupt_checkpoint_is_passed_over_and_its_epoch_is_trained_again_bit_for_bit(
     run: Path, undisturbed: str, judge: Judge
 ) -> None:

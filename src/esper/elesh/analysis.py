@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import resource
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -17,6 +16,7 @@ from esper.anatomy import masked_axes, reconstruction, split_sample, zero_masked
 from esper.anatomy.structure import BoolArray, FloatArray, IntArray
 from esper.anatomy.twin import Twin
 from esper.elesh.case import Case, OpenCase, open_case, read_data
+from esper.elesh.peak import PeakMemory
 from esper.elesh.samples import merged, resized
 from esper.errors import EvidenceError
 
@@ -64,6 +64,7 @@ def measure(
     Under a new mask the running statistics are measured anew on the calibration batches, and with
     `reconstruct` the readers of what goes are reconstructed on them, as they are when it is applied.
     """
+    peak = PeakMemory()
     opened = open_case(case)
     left = np.asarray(keep, np.bool_)
     state = opened.masked_state(left)
@@ -76,8 +77,7 @@ def measure(
     batches = usable(opened.twin, held_out.validation)
     correctness, losses = judged(opened.twin, state, batches)
     flow, norm = _gradients(opened, state, batches[0], np.asarray(survivors, np.bool_))
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    return Quality(correctness, losses, flow, norm, peak)
+    return Quality(correctness, losses, flow, norm, peak.read())
 
 
 def judged(
