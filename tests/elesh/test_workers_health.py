@@ -58,3 +58,14 @@ def test_a_task_that_was_canceled_says_nothing_about_its_worker() -> None:
     canceled = WorkerHealth(0).after(Status.CANCELED, "stopped", 1.0, None)
     assert canceled.condition is Condition.UNKNOWN
     assert canceled.attempts == {Status.CANCELED: 1}
+
+
+def test_a_supervisor_that_has_died_leaves_what_was_known() -> None:
+    pool = LocalPool(1)
+    pool.submit(WorkerTask(tasks.echo, {"value": 1})).outcome()
+    pool._supervisor.kill()
+    pool._supervisor.wait()
+    for _ in range(2):  # the first look finds out that it is gone
+        assert pool.health()[0].attempts == {Status.DONE: 1}
+    assert pool.submit(WorkerTask(tasks.echo, {"value": 2})).outcome().value == 2
+    pool.close()

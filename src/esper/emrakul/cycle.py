@@ -14,15 +14,17 @@ import torch
 from torch import Tensor
 
 from esper.anatomy import masked_axes
-from esper.anatomy.structure import Anatomy, BoolArray
+from esper.anatomy.structure import Anatomy, BoolArray, IntArray
 from esper.checkpoint import AttachmentRef, CheckpointRef, CheckpointStore, load_tensors
 from esper.checkpoint.trainer_state import MODEL_FILE
 from esper.emrakul.beside import thread_beside_training
 from esper.emrakul.coordinator import Coordinator, CoordinatorState, Cycle
 from esper.emrakul.offline import OfflineAnalyst
 from esper.emrakul.outcome import CycleOutcome, Status
+from esper.emrakul.plan import Plan
 from esper.emrakul.records import DECISION_FILE, archive, commit_record, recall_from, record
 from esper.errors import CheckpointCorrupt, CheckpointError
+from esper.kasmina import renumbered
 
 MASK = "mask-01"
 _BITS, _ORIGINALS = "masks.bin", "originals.safetensors"
@@ -39,6 +41,20 @@ class Decision:
     outcome: CycleOutcome | None
     state: CoordinatorState
     """What the coordinator remembers after it."""
+    plan: Plan | None = None
+    """What `keep` follows from, to be shrunk where it turns out to cost too much."""
+
+    def renumbered(self, numbers: IntArray, num_units: int) -> Decision:
+        """The same about the network as a cut has left it.
+
+        Args:
+            numbers: for every unit from before the cut its number after it, or -1.
+            num_units: units after the cut.
+        """
+        if self.keep is None:
+            return self
+        plan = None if self.plan is None else self.plan.renumbered(numbers, num_units)
+        return replace(self, keep=renumbered(self.keep, numbers, num_units), plan=plan)
 
 
 class CycleRunner:
@@ -139,7 +155,8 @@ AnalystMaker = Callable[[CheckpointRef], OfflineAnalyst]
 def _decision(epoch: int, outcome: CycleOutcome, state: CoordinatorState) -> Decision:
     accepted = outcome.status is Status.ACCEPTED and outcome.plan is not None
     keep = outcome.plan.keep if accepted and outcome.plan is not None else None
-    return Decision(epoch, keep, outcome.is_on_probation, outcome.reason, outcome, state)
+    plan = outcome.plan if accepted else None
+    return Decision(epoch, keep, outcome.is_on_probation, outcome.reason, outcome, state, plan)
 
 
 def commit_mask(
@@ -177,7 +194,10 @@ def read_mask(store: CheckpointStore, base: CheckpointRef, anatomy: Anatomy) -> 
         bits = np.frombuffer(attached.file(_BITS).read_bytes(), np.uint8)
         keep = np.unpackbits(bits, count=content["num_units"]).astype(np.bool_)
         state = CoordinatorState.from_json(content["coordinator"])
-        return Decision(content["epoch"], keep, content["is_on_probation"], content["reason"], None, state)
+        outcome = content.get("outcome")
+        plan = None if outcome is None or outcome["plan"] is None else Plan.from_json(outcome["plan"])
+        told = content["epoch"], keep, content["is_on_probation"], content["reason"]
+        return Decision(*told, None, state, plan)
     return None
 
 

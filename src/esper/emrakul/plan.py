@@ -114,6 +114,19 @@ class Plan:
     def total_predicted_loss(self) -> float:
         return float(self.predicted_loss.sum())
 
+    def renumbered(self, numbers: IntArray, num_units: int) -> Plan:
+        """The same cuts in the numbers of after a cut: `numbers[unit]`, or -1 for what that cut removed.
+
+        It keeps the digest of the network that it was made for: that is what its evidence is about.
+        """
+        left = np.ones(num_units, np.bool_)
+        gone = numbers[~self.keep_before]
+        left[gone[gone >= 0]] = False
+        stays = numbers[self.units] >= 0
+        arrays = {name: getattr(self, name)[stays] for name in ("blocks", *_UNIT_FLOATS)}
+        rejected = {reason: numbers[units][numbers[units] >= 0] for reason, units in self.rejected.items()}
+        return replace(self, keep_before=left, units=numbers[self.units[stays]], rejected=rejected, **arrays)
+
     def to_json(self) -> dict[str, Any]:
         """A form that JSON can hold (NaN as null); `from_json` is its inverse."""
         return {

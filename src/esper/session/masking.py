@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 
 import numpy as np
 from torch import Tensor
@@ -20,13 +19,13 @@ from esper.emrakul import (
     Strategy,
     Trigger,
     should_roll_back,
+    shrink,
     worthwhile_cut,
 )
 from esper.emrakul.cycle import Decision
 from esper.emrakul.settings import RollbackSettings
 from esper.errors import ConfigError, SurgeryError
 from esper.importance import TrainingPhase
-from esper.kasmina import renumbered
 from esper.leyline import Level
 from esper.session.log import say
 from esper.session.parts import Memory, Parts, restore
@@ -228,9 +227,9 @@ class Masking:
         network = parts.network
         left = worthwhile_cut(network.anatomy, network.masks.keep, parts.config.pruning, parts.origin)
         numbers = None if left is None else self.cut_masked(left)
-        if numbers is None or decision is None or decision.keep is None:
+        if numbers is None or decision is None:
             return decision
-        return replace(decision, keep=renumbered(decision.keep, numbers, network.anatomy.num_units))
+        return decision.renumbered(numbers, network.anatomy.num_units)
 
     def _apply(self, decision: Decision | None) -> None:
         """Masks what was accepted; records what was not."""
@@ -243,19 +242,22 @@ class Masking:
         new = masks.keep & ~decision.keep
         if not new.any():
             return
-        objection, changes = self._confirm(decision.keep & masks.keep, decision.epoch)
+        keep, objection, changes = self._confirmed(decision)
         if objection:
+            if self._parts.runner is not None:
+                self._parts.runner.coordinator.record_refusal(decision.epoch)
             self._memory.log.mark(
                 self._memory.epoch, "no_go", f"Not applied, the weights have moved on: {objection}"
             )
             say(f"epoch {self._memory.epoch}: not applied, the weights have moved on: {objection}")
             return
+        planned, new = int(new.sum()), masks.keep & ~keep
         self.recovery.before_mask()
         before, base_step = self._parts.removed_fraction(), self._parts.saving.hold(TRIAL)
         level = Level.highest(anatomy.groups[int(g)].kind.level for g in np.unique(anatomy.group_of[new]))
         settled = self._memory.trial.settled_before(masks.keep)
         self._parts.network.adjust(changes)
-        masks.apply(decision.keep & masks.keep)
+        masks.apply(keep)
         records = self._memory.log.records(self._parts.metric)
         baseline = Baseline.of(records, level, is_higher_better=self._parts.higher_is_better)
         self._memory.trial.watch = Watch(
@@ -265,11 +267,30 @@ class Masking:
         probation = " on probation" if decision.is_on_probation else ""
         cost = self._parts.config.pruning.cost
         removed = f"{before:.1%} to {self._parts.removed_fraction():.1%} of the {cost} removed"
-        text = f"Masked {int(new.sum())} units{probation}, {removed}. {decision.reason}"
+        fewer = "" if new.sum() == planned else f" of {planned}, because the weights have moved on"
+        text = f"Masked {int(new.sum())} units{fewer}{probation}, {removed}. {decision.reason}"
         self._memory.log.mark(self._memory.epoch, "mask", text)
         say(f"epoch {self._memory.epoch}: {text}")
 
-    def _confirm(self, keep: BoolArray, epoch: int) -> tuple[str, Mapping[str, Tensor]]:
+    def _confirmed(self, decision: Decision) -> tuple[BoolArray, str, Mapping[str, Tensor]]:
+        """The part of a mask that may be applied to the weights as they are now; see `_confirm`.
+
+        A plan that costs too much here is shrunk as the validator shrinks it.
+        """
+        network, plan = self._parts.network, decision.plan
+        keep: BoolArray = network.masks.keep if decision.keep is None else decision.keep & network.masks.keep
+        objection, changes = self._confirm(keep)
+        for _ in range(self._parts.config.pruning.plan.max_attempts - 1):
+            if not objection or plan is None:
+                break
+            plan = shrink(plan, network.anatomy, self._parts.origin)
+            if plan.is_empty:
+                break
+            keep = plan.keep & network.masks.keep
+            objection, changes = self._confirm(keep)
+        return keep, objection, changes
+
+    def _confirm(self, keep: BoolArray) -> tuple[str, Mapping[str, Tensor]]:
         """Measures the mask on the live weights; '' if it may be applied (running statistics then follow).
 
         The second value says how weights that read what goes make up for it. Without validation nothing is
@@ -289,8 +310,6 @@ class Masking:
             objection = ""
         if not objection:
             apply_statistics(parts.network.model, seen.statistics)
-        elif parts.runner is not None:
-            parts.runner.coordinator.record_refusal(epoch)
         return objection, seen.changes
 
     def _record_refusal(self, decision: Decision) -> None:

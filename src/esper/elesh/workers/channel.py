@@ -31,6 +31,11 @@ class Channel:
         return self._socket.fileno()
 
     @property
+    def is_open(self) -> bool:
+        """Was it not closed at this end?"""
+        return self.fileno() >= 0
+
+    @property
     def is_behind(self) -> bool:
         """Whether something that was sent still waits here."""
         return bool(self._outgoing)

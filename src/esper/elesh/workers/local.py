@@ -96,7 +96,8 @@ class LocalPool:
     def health(self) -> tuple[WorkerHealth, ...]:
         """How every worker has fared so far; one that has ended no task is unknown, not well."""
         with self._turn:
-            if not (self._is_reading or self._is_closed or os.getpid() != self._owner):
+            is_mine = not self._is_closed and os.getpid() == self._owner
+            if is_mine and not self._is_reading and self._channel.is_open:
                 self._read(0.0)
             return tuple(self._health.get(n, WorkerHealth(n)) for n in range(self.num_workers))
 
