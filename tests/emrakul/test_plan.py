@@ -323,3 +323,21 @@ def test_few_that_can_go_are_compared_with_others_of_their_kind() -> None:
     asked = finalists(anatomy, keep, screen, allowance(0.9, levels=few), HALF, origin=Origin.of(anatomy))
     of_its_layer = np.flatnonzero(keep[:40])
     assert asked.tolist() == sorted(of_its_layer[np.argsort(screen[of_its_layer])][:16].tolist())
+
+
+def test_a_plan_follows_the_numbers_of_a_cut() -> None:
+    anatomy = chain([12, 12])
+    keep = everything(anatomy)
+    keep[[1, 14]] = False
+    plan = make_plan(anatomy, keep, measured(anatomy), allowance(0.3), HALF, origin=Origin.of(anatomy))
+    numbers = np.where(keep, np.cumsum(keep) - 1, -1)
+    after = plan.renumbered(numbers, int(keep.sum()))
+    assert after.keep_before.all()
+    assert after.units.tolist() == numbers[plan.units].tolist()
+    assert np.array_equal(after.keep, plan.keep[keep])
+    assert {r: len(units) for r, units in after.rejected.items()} == {
+        r: len(units) for r, units in plan.rejected.items()
+    }
+    lost = numbers.copy()
+    lost[plan.units[0]] = -1  # it went with its layer
+    assert plan.renumbered(lost, int(keep.sum())).units.tolist() == numbers[plan.units[1:]].tolist()
