@@ -35,12 +35,18 @@ def test_groups_are_ranked_by_what_the_checkpoint_holds(trained: Path) -> None:
 def test_rankings_are_compared_with_the_truth(trained: Path) -> None:
     document = json.loads(esper("analyze", str(trained), "--against-truth", "--json").stdout)
     quality = document["quality"]
-    assert set(quality) == {"screen", "optimizer", "magnitude", "ablation"}
+    assert set(quality) == {"screen", "optimizer", "tracker", "magnitude", "twin", "ablation"}
     left = sum(row["units"] for row in document["groups"])
     assert {one["units"] for one in quality.values()} == {left}
     assert all(0 <= one["low_overlap"] <= 1 for one in quality.values())
     text = esper("analyze", str(trained), "--against-truth").stdout
-    assert "Kendall tau" in text
+    assert "tau >= 0.85" in " ".join(text.split())
+    assert document["targets"] == {"kendall_tau": 0.85, "auc": 0.95, "mape": 0.05}
+    for name, one in quality.items():
+        is_met = (one["kendall_tau"] >= 0.85, one["auc"] >= 0.95, one["mape"] <= 0.05)
+        assert [not met for met in is_met] == [key in one["missed"] for key in document["targets"]], name
+    assert any(one["missed"] for one in quality.values())
+    assert "missed: " in text
     assert f"{left} units removed one by one" in text
 
 
@@ -98,6 +104,8 @@ def test_the_truth_is_what_removing_a_unit_costs_on_samples_that_no_score_saw(tr
     assert found.truth is not None
     assert found.truth[unit] == pytest.approx(rise, abs=1e-5)
     assert np.isnan(found.truth[~found.keep]).all()
+    assert np.isfinite(found.scores["twin"][found.keep]).all()
+    assert np.ptp(found.scores["twin"]) > 0
 
 
 def test_the_next_cycle_is_told_and_committed_nowhere(trained: Path) -> None:

@@ -13,7 +13,7 @@ from rich.console import Group, RenderableType
 from rich.text import Text
 
 from esper.cli import output
-from esper.cli.render import STRONG, table
+from esper.cli.render import BAD, GOOD, STRONG, table
 from esper.cli.targets import checkpoint_at
 from esper.nissa import figures
 
@@ -33,8 +33,10 @@ def analyzed(
     Raises:
         EsperError: there is no such checkpoint, or it does not hold what is needed.
     """
+    from esper.importance import AccuracyTargets
     from esper.session.examine import LOW_FRACTION, examine
 
+    targets = AccuracyTargets()
     catalog, checkpoint = checkpoint_at(path)
     found = examine(
         catalog,
@@ -50,7 +52,11 @@ def analyzed(
         "epoch": checkpoint.epoch,
         "low_fraction": LOW_FRACTION,
         "groups": _rows(found, LOW_FRACTION),
-        "quality": {name: _plain(dataclasses.asdict(one)) for name, one in found.quality.items()},
+        "targets": dataclasses.asdict(targets),
+        "quality": {
+            name: {**_plain(dataclasses.asdict(one)), "missed": list(targets.missed(one))}
+            for name, one in found.quality.items()
+        },
         "plan": None if found.outcome is None else _plan(found.outcome, found),
         "blocks": [_block(one, found.anatomy) for one in found.blocks] if with_blocks else None,
         "notes": list(found.notes),
@@ -67,6 +73,8 @@ def analysis_table(facts: Mapping[str, Any]) -> RenderableType:
         for name in ("screen", "optimizer", "tracker", "magnitude", "ablation", "truth")
         if any(row.get(name) is not None for row in facts["groups"])
     ]
+    if "optimizer" in scores and "tracker" in scores:
+        scores.remove("tracker")  # it stands in where the optimizer tells nothing
     low = f"lowest {facts['low_fraction']:.0%}"
     groups = table("group", "kind", "units>", "masked>", "unmeasured>", f"{low}>", *(f"{n}>" for n in scores))
     for row in facts["groups"]:
@@ -77,7 +85,7 @@ def analysis_table(facts: Mapping[str, Any]) -> RenderableType:
         Text(head, style=STRONG),
         groups,
         *(Text(note) for note in facts["notes"]),
-        *_quality(facts["quality"], low),
+        *_quality(facts["quality"], facts["targets"], low),
         *_next(facts["plan"]),
         *_blocks(facts["blocks"]),
     )
@@ -120,16 +128,31 @@ def _plan(outcome: CycleOutcome, found: Examination) -> dict[str, Any]:
     }
 
 
-def _quality(quality: Mapping[str, Mapping[str, Any]], low: str) -> list[RenderableType]:
+def _quality(
+    quality: Mapping[str, Mapping[str, Any]], targets: Mapping[str, float], low: str
+) -> list[RenderableType]:
+    """Every measure of every score, and which of the targets it meets."""
     if not quality:
         return []
-    rows = table("score", f"{low} found>", "Kendall tau>", "AUC>", "Spearman>")
-    for name, one in quality.items():
-        rows.add_row(name, *(_short(one[key]) for key in ("low_overlap", "kendall_tau", "auc", "spearman")))
+    names = {"kendall_tau": "tau", "auc": "AUC", "mape": "MAPE"}
+    signs = {"kendall_tau": ">=", "auc": ">=", "mape": "<="}
+    wanted = [f"{name} {signs[key]} {targets[key]:g}>" for key, name in names.items()]
+    rows = table("score", f"{low} found>", "top found>", *wanted, "Spearman>", "targets")
+    for score, one in quality.items():
+        missed = ", ".join(names[key] for key in one["missed"])
+        rows.add_row(
+            score,
+            *(_short(one[key]) for key in ("low_overlap", "top_k_precision")),
+            *(Text(_short(one[key]), style=BAD if key in one["missed"] else GOOD) for key in names),
+            _short(one["spearman"]),
+            f"missed: {missed}" if missed else "met",
+        )
     units = max(one["units"] for one in quality.values())
     text = (
         f"{figures.things(units, 'unit')} removed one by one on samples that no score has seen; the row "
-        "ablation, the same on other samples, shows how far the samples themselves agree"
+        "ablation, the same on other samples, shows how far the samples themselves agree. Tau is Kendall's. "
+        "MAPE is that of the larger half, for the other rows after the best common factor. The top are the "
+        "20 units that matter most, or half of all."
     )
     return [Text(text), rows]
 
