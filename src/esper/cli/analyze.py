@@ -13,6 +13,7 @@ from rich.console import Group, RenderableType
 from rich.text import Text
 
 from esper.cli import output
+from esper.cli.heads import head_rows, head_table
 from esper.cli.render import BAD, GOOD, STRONG, table
 from esper.cli.targets import checkpoint_at
 from esper.nissa import figures
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 
 
 def analyzed(
-    path: Path, *, against_truth: bool, with_plan: bool, with_blocks: bool, hidden: bool
+    path: Path, *, against_truth: bool, with_plan: bool, with_blocks: bool, with_heads: bool, hidden: bool
 ) -> dict[str, Any]:
     """Examines a run's newest checkpoint, or the one that is named; see `esper.session.examine`.
 
@@ -44,6 +45,7 @@ def analyzed(
         against_truth=against_truth,
         with_plan=with_plan,
         with_blocks=with_blocks,
+        with_heads=with_heads,
         watch=lambda parts, total: output.with_progress(parts, "removing units", total, hidden),
     )
     return {
@@ -59,6 +61,8 @@ def analyzed(
         },
         "plan": None if found.outcome is None else _plan(found.outcome, found),
         "blocks": [_block(one, found.anatomy) for one in found.blocks] if with_blocks else None,
+        "heads": None if found.heads is None else head_rows(found.heads, found.anatomy, found.alike_from),
+        "heads_alike_from": found.alike_from,
         "notes": list(found.notes),
     }
 
@@ -88,6 +92,7 @@ def analysis_table(facts: Mapping[str, Any]) -> RenderableType:
         *_quality(facts["quality"], facts["targets"], low),
         *_next(facts["plan"]),
         *_blocks(facts["blocks"]),
+        *head_table(facts["heads"], facts["heads_alike_from"]),
     )
 
 
@@ -175,12 +180,14 @@ def _block(one: BlockMeasures, anatomy: Anatomy) -> dict[str, Any]:
         "first_order": one.taylor,
         "similarity": one.similarity,
         "gradient_flow": one.gradient_flow,
+        "skip_potential": one.skip_potential,
     }
     return {
         "block": one.block.name,
         "flops_fraction": one.block.flops / anatomy.flops(),
         "parameters_fraction": one.block.parameters / anatomy.parameters(),
         **_plain(numbers),
+        "is_same_size": one.is_same_size,
     }
 
 
@@ -189,11 +196,17 @@ def _blocks(found: Sequence[Mapping[str, Any]] | None) -> list[RenderableType]:
         return []
     if not found:
         return [Text("No residual block can be left out.")]
-    names = ("loss_rise", "first_order", "similarity", "gradient_flow")
-    rows = table("block", "of FLOPs>", "of parameters>", *(f"{name.replace('_', ' ')}>" for name in names))
+    names = ("loss_rise", "first_order", "similarity", "gradient_flow", "skip_potential")
+    words = (f"{name.replace('_', ' ')}>" for name in names)
+    rows = table("block", "of FLOPs>", "of parameters>", *words, "same size")
     for one in found:
         sizes = (figures.percent(one[f"{name}_fraction"]) for name in ("flops", "parameters"))
-        rows.add_row(one["block"], *sizes, *(_short(one[name]) for name in names))
+        rows.add_row(
+            one["block"],
+            *sizes,
+            *(_short(one[name]) for name in names),
+            "yes" if one["is_same_size"] else "no",
+        )
     return [Text("What leaving out each block would cost; `esper compact --block` does it"), rows]
 
 

@@ -14,11 +14,11 @@ from esper.anatomy import Anatomy
 from esper.anatomy.structure import BoolArray, FloatArray, IntArray
 from esper.checkpoint import CheckpointCatalog, CheckpointRef, load_trainer, open_tensors
 from esper.config import Config
-from esper.elesh import Case, HeldOut, merged, read_data, resized
+from esper.elesh import Case, HeadPatterns, HeldOut, merged, read_data, resized
 from esper.elesh.blocks import BlockMeasures
 from esper.elesh.case import OpenCase, open_case, read_optimizer
 from esper.elesh.screening import screen
-from esper.elesh.second_tier import find_blocks
+from esper.elesh.second_tier import find_blocks, find_heads
 from esper.elesh.unit_measures import measure_units
 from esper.elesh.workers import InlinePool
 from esper.emrakul import Coordinator, CoordinatorState, Cycle, CycleOutcome, Origin, Schedule, floors
@@ -59,6 +59,8 @@ class Examination:
         quality: by source, how well it ranks the units that the truth knows.
         outcome: what the run's coordinator would decide next; None if not asked.
         blocks: what leaving out each residual block would cost; empty if not asked.
+        heads: patterns of every attention; None if not asked.
+        alike_from: cosine from which on the patterns of two heads count as alike.
         notes: what people must know beside it: why a source has nothing to say.
     """
 
@@ -69,6 +71,8 @@ class Examination:
     quality: Mapping[str, RankingQuality] = field(default_factory=dict)
     outcome: CycleOutcome | None = None
     blocks: tuple[BlockMeasures, ...] = ()
+    heads: tuple[HeadPatterns, ...] | None = None
+    alike_from: float = 1.0
     notes: tuple[str, ...] = ()
 
 
@@ -120,6 +124,7 @@ def examine(
     against_truth: bool = False,
     with_plan: bool = False,
     with_blocks: bool = False,
+    with_heads: bool = False,
     watch: Watch = lambda parts, _: iter(parts),
 ) -> Examination:
     """Ranks the units of a checkpoint by what it holds; changes nothing.
@@ -131,6 +136,7 @@ def examine(
             plans are validated on, and compare the rankings with the latter.
         with_plan: also run the cycle that would follow, with the settings of the run.
         with_blocks: also measure every residual block on the calibration samples.
+        with_heads: also measure the patterns of every attention on them.
         watch: sees the parts of the long work go by.
 
     Raises:
@@ -158,8 +164,18 @@ def examine(
         scores["ablation"], truth = _ablated(stored, opened, watch)
         quality = _judged(scores, np.where(stored.keep, truth, np.nan))
     outcome = _next_cycle(stored, opened) if with_plan else None
-    blocks = find_blocks(stored.case) if with_blocks else []
-    return Examination(opened.anatomy, stored.keep, scores, truth, quality, outcome, tuple(blocks), notes)
+    return Examination(
+        anatomy=opened.anatomy,
+        keep=stored.keep,
+        scores=scores,
+        truth=truth,
+        quality=quality,
+        outcome=outcome,
+        blocks=tuple(find_blocks(stored.case)) if with_blocks else (),
+        heads=tuple(find_heads(stored.case)) if with_heads else None,
+        alike_from=stored.config.analysis.redundancy_threshold,
+        notes=notes,
+    )
 
 
 def _judged(scores: Mapping[str, FloatArray], truth: FloatArray) -> dict[str, RankingQuality]:
