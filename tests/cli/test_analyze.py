@@ -35,12 +35,18 @@ def test_groups_are_ranked_by_what_the_checkpoint_holds(trained: Path) -> None:
 def test_rankings_are_compared_with_the_truth(trained: Path) -> None:
     document = json.loads(esper("analyze", str(trained), "--against-truth", "--json").stdout)
     quality = document["quality"]
-    assert set(quality) == {"screen", "optimizer", "magnitude", "ablation"}
+    assert set(quality) == {"screen", "optimizer", "tracker", "magnitude", "twin", "ablation"}
     left = sum(row["units"] for row in document["groups"])
     assert {one["units"] for one in quality.values()} == {left}
     assert all(0 <= one["low_overlap"] <= 1 for one in quality.values())
     text = esper("analyze", str(trained), "--against-truth").stdout
-    assert "Kendall tau" in text
+    assert "tau >= 0.85" in " ".join(text.split())
+    assert document["targets"] == {"kendall_tau": 0.85, "auc": 0.95, "mape": 0.05}
+    for name, one in quality.items():
+        is_met = (one["kendall_tau"] >= 0.85, one["auc"] >= 0.95, one["mape"] <= 0.05)
+        assert [not met for met in is_met] == [key in one["missed"] for key in document["targets"]], name
+    assert any(one["missed"] for one in quality.values())
+    assert "missed: " in text
     assert f"{left} units removed one by one" in text
 
 
@@ -98,6 +104,8 @@ def test_the_truth_is_what_removing_a_unit_costs_on_samples_that_no_score_saw(tr
     assert found.truth is not None
     assert found.truth[unit] == pytest.approx(rise, abs=1e-5)
     assert np.isnan(found.truth[~found.keep]).all()
+    assert np.isfinite(found.scores["twin"][found.keep]).all()
+    assert np.ptp(found.scores["twin"]) > 0
 
 
 def test_the_next_cycle_is_told_and_committed_nowhere(trained: Path) -> None:
@@ -152,7 +160,58 @@ def test_what_leaving_out_a_block_costs_is_measured_on_the_samples_of_the_run(tm
     assert row["block"] == "block"
     assert row["parameters_fraction"] == pytest.approx(272 / sum(p.numel() for p in model.parameters()))
     assert row["loss_rise"] == pytest.approx(rise, abs=1e-6)
-    assert "loss rise" in esper("analyze", str(tmp_path / "run"), "--blocks").stdout
+    assert (row["skip_potential"], row["is_same_size"]) == (pytest.approx(found.skip_potential), True)
+    text = esper("analyze", str(tmp_path / "run"), "--blocks").stdout
+    assert "loss rise" in text
+    assert "skip potential" in text
+
+
+class Looking(nn.Module):
+    """Attention of three heads, two of which look at the same things."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.attention, self.head = nn.MultiheadAttention(12, 3, batch_first=True), nn.Linear(12, 4)
+        with torch.no_grad():
+            weight, bias = self.attention.in_proj_weight, self.attention.in_proj_bias
+            for start in (0, 12):  # queries and keys
+                weight[start + 4 : start + 8] = weight[start : start + 4]
+                bias[start + 4 : start + 8] = bias[start : start + 4]
+            weight[:24] *= 6
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.attention(x, x, x, need_weights=False)[0]
+        logits: Tensor = self.head(x.mean(1))
+        return logits
+
+
+def test_heads_that_look_at_the_same_things_are_told(tmp_path: Path) -> None:
+    model = Looking()
+    random = torch.Generator().manual_seed(1)
+    batch = torch.randn(192, 5, 12, generator=random), torch.arange(192) % 4
+    session = attach(
+        model,
+        torch.optim.SGD(model.parameters(), 0.0),
+        loss=nn.CrossEntropyLoss(),
+        sample=(batch[0][:16], batch[1][:16]),
+        probe=[batch],
+        run_dir=tmp_path / "run",
+        config=settings(pruning={"target": None}),
+    )
+    session.end_epoch(accuracy=0.5)
+    session.detach()
+    document = json.loads(esper("analyze", str(tmp_path / "run"), "--heads", "--json").stdout)
+    assert [row["alike"] for row in document["heads"]] == [[1], [0], []]
+    assert [row["diversity"] < 1e-6 for row in document["heads"]] == [True, True, False]
+    assert {row["unit"].partition("#")[0] for row in document["heads"]} == {"attention"}
+    text = " ".join(esper("analyze", str(tmp_path / "run"), "--heads").stdout.split())
+    assert "2 of 3 heads have a pattern like another's" in text
+
+
+def test_a_network_without_attention_has_no_heads_to_compare(trained: Path) -> None:
+    assert json.loads(esper("analyze", str(trained), "--json").stdout)["heads"] is None
+    assert "No attention whose heads" in esper("analyze", str(trained), "--heads").stdout
 
 
 def test_a_checkpoint_of_something_else_is_refused_by_name(tmp_path: Path) -> None:

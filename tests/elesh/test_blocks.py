@@ -87,6 +87,30 @@ def test_a_block_that_does_nothing_looks_like_its_input_and_costs_nothing() -> N
     assert idle.gradient_flow == pytest.approx(1.0, abs=0.01)
     assert abs(float(idle.rises[0])) < 0.01 * max(abs(float(one.rises[0])) for one in (first, last))
     assert idle.taylor < 0.01 * first.taylor
+    assert idle.skip_potential > 0.99 > first.skip_potential > 0
+    flow = first.gradient_flow
+    assert first.skip_potential == pytest.approx(first.similarity * min(flow, 1 / flow))
+    assert first.is_same_size
+
+
+class Shifting(nn.Module):
+    """Adds one number per sample to all that it reads."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.shift, self.out = nn.Linear(8, 8), nn.Linear(8, 1), nn.Linear(8, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        logits: Tensor = self.out(x + self.shift(x))
+        return logits
+
+
+def test_a_block_that_is_stretched_to_its_stream_says_so() -> None:
+    x = torch.randn(6, 8, generator=torch.Generator().manual_seed(1))
+    (one,) = measured(subject(Shifting(), (x, torch.arange(6) % 5)))
+    assert not one.is_same_size
+    assert 0 <= one.skip_potential <= 1
 
 
 def test_input_and_output_are_compared_sample_by_sample() -> None:

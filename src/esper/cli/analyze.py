@@ -13,7 +13,8 @@ from rich.console import Group, RenderableType
 from rich.text import Text
 
 from esper.cli import output
-from esper.cli.render import STRONG, table
+from esper.cli.heads import head_rows, head_table
+from esper.cli.render import BAD, GOOD, STRONG, table
 from esper.cli.targets import checkpoint_at
 from esper.nissa import figures
 
@@ -26,15 +27,17 @@ if TYPE_CHECKING:
 
 
 def analyzed(
-    path: Path, *, against_truth: bool, with_plan: bool, with_blocks: bool, hidden: bool
+    path: Path, *, against_truth: bool, with_plan: bool, with_blocks: bool, with_heads: bool, hidden: bool
 ) -> dict[str, Any]:
     """Examines a run's newest checkpoint, or the one that is named; see `esper.session.examine`.
 
     Raises:
         EsperError: there is no such checkpoint, or it does not hold what is needed.
     """
+    from esper.importance import AccuracyTargets
     from esper.session.examine import LOW_FRACTION, examine
 
+    targets = AccuracyTargets()
     catalog, checkpoint = checkpoint_at(path)
     found = examine(
         catalog,
@@ -42,6 +45,7 @@ def analyzed(
         against_truth=against_truth,
         with_plan=with_plan,
         with_blocks=with_blocks,
+        with_heads=with_heads,
         watch=lambda parts, total: output.with_progress(parts, "removing units", total, hidden),
     )
     return {
@@ -50,9 +54,15 @@ def analyzed(
         "epoch": checkpoint.epoch,
         "low_fraction": LOW_FRACTION,
         "groups": _rows(found, LOW_FRACTION),
-        "quality": {name: _plain(dataclasses.asdict(one)) for name, one in found.quality.items()},
+        "targets": dataclasses.asdict(targets),
+        "quality": {
+            name: {**_plain(dataclasses.asdict(one)), "missed": list(targets.missed(one))}
+            for name, one in found.quality.items()
+        },
         "plan": None if found.outcome is None else _plan(found.outcome, found),
         "blocks": [_block(one, found.anatomy) for one in found.blocks] if with_blocks else None,
+        "heads": None if found.heads is None else head_rows(found.heads, found.anatomy, found.alike_from),
+        "heads_alike_from": found.alike_from,
         "notes": list(found.notes),
     }
 
@@ -67,6 +77,8 @@ def analysis_table(facts: Mapping[str, Any]) -> RenderableType:
         for name in ("screen", "optimizer", "tracker", "magnitude", "ablation", "truth")
         if any(row.get(name) is not None for row in facts["groups"])
     ]
+    if "optimizer" in scores and "tracker" in scores:
+        scores.remove("tracker")  # it stands in where the optimizer tells nothing
     low = f"lowest {facts['low_fraction']:.0%}"
     groups = table("group", "kind", "units>", "masked>", "unmeasured>", f"{low}>", *(f"{n}>" for n in scores))
     for row in facts["groups"]:
@@ -77,9 +89,10 @@ def analysis_table(facts: Mapping[str, Any]) -> RenderableType:
         Text(head, style=STRONG),
         groups,
         *(Text(note) for note in facts["notes"]),
-        *_quality(facts["quality"], low),
+        *_quality(facts["quality"], facts["targets"], low),
         *_next(facts["plan"]),
         *_blocks(facts["blocks"]),
+        *head_table(facts["heads"], facts["heads_alike_from"]),
     )
 
 
@@ -120,16 +133,31 @@ def _plan(outcome: CycleOutcome, found: Examination) -> dict[str, Any]:
     }
 
 
-def _quality(quality: Mapping[str, Mapping[str, Any]], low: str) -> list[RenderableType]:
+def _quality(
+    quality: Mapping[str, Mapping[str, Any]], targets: Mapping[str, float], low: str
+) -> list[RenderableType]:
+    """Every measure of every score, and which of the targets it meets."""
     if not quality:
         return []
-    rows = table("score", f"{low} found>", "Kendall tau>", "AUC>", "Spearman>")
-    for name, one in quality.items():
-        rows.add_row(name, *(_short(one[key]) for key in ("low_overlap", "kendall_tau", "auc", "spearman")))
+    names = {"kendall_tau": "tau", "auc": "AUC", "mape": "MAPE"}
+    signs = {"kendall_tau": ">=", "auc": ">=", "mape": "<="}
+    wanted = [f"{name} {signs[key]} {targets[key]:g}>" for key, name in names.items()]
+    rows = table("score", f"{low} found>", "top found>", *wanted, "Spearman>", "targets")
+    for score, one in quality.items():
+        missed = ", ".join(names[key] for key in one["missed"])
+        rows.add_row(
+            score,
+            *(_short(one[key]) for key in ("low_overlap", "top_k_precision")),
+            *(Text(_short(one[key]), style=BAD if key in one["missed"] else GOOD) for key in names),
+            _short(one["spearman"]),
+            f"missed: {missed}" if missed else "met",
+        )
     units = max(one["units"] for one in quality.values())
     text = (
         f"{figures.things(units, 'unit')} removed one by one on samples that no score has seen; the row "
-        "ablation, the same on other samples, shows how far the samples themselves agree"
+        "ablation, the same on other samples, shows how far the samples themselves agree. Tau is Kendall's. "
+        "MAPE is that of the larger half, for the other rows after the best common factor. The top are the "
+        "20 units that matter most, or half of all."
     )
     return [Text(text), rows]
 
@@ -152,12 +180,14 @@ def _block(one: BlockMeasures, anatomy: Anatomy) -> dict[str, Any]:
         "first_order": one.taylor,
         "similarity": one.similarity,
         "gradient_flow": one.gradient_flow,
+        "skip_potential": one.skip_potential,
     }
     return {
         "block": one.block.name,
         "flops_fraction": one.block.flops / anatomy.flops(),
         "parameters_fraction": one.block.parameters / anatomy.parameters(),
         **_plain(numbers),
+        "is_same_size": one.is_same_size,
     }
 
 
@@ -166,11 +196,17 @@ def _blocks(found: Sequence[Mapping[str, Any]] | None) -> list[RenderableType]:
         return []
     if not found:
         return [Text("No residual block can be left out.")]
-    names = ("loss_rise", "first_order", "similarity", "gradient_flow")
-    rows = table("block", "of FLOPs>", "of parameters>", *(f"{name.replace('_', ' ')}>" for name in names))
+    names = ("loss_rise", "first_order", "similarity", "gradient_flow", "skip_potential")
+    words = (f"{name.replace('_', ' ')}>" for name in names)
+    rows = table("block", "of FLOPs>", "of parameters>", *words, "same size")
     for one in found:
         sizes = (figures.percent(one[f"{name}_fraction"]) for name in ("flops", "parameters"))
-        rows.add_row(one["block"], *sizes, *(_short(one[name]) for name in names))
+        rows.add_row(
+            one["block"],
+            *sizes,
+            *(_short(one[name]) for name in names),
+            "yes" if one["is_same_size"] else "no",
+        )
     return [Text("What leaving out each block would cost; `esper compact --block` does it"), rows]
 
 

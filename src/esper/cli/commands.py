@@ -215,12 +215,22 @@ def analyze(
     blocks: Annotated[
         bool, typer.Option("--blocks", help="Also measure what leaving out each residual block would cost.")
     ] = False,
+    heads: Annotated[
+        bool, typer.Option("--heads", help="Also measure which attention heads look at the same things.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Rank the units of a checkpoint by what it holds. Nothing is changed."""
     from esper.cli.analyze import analysis_table, analyzed
 
-    facts = analyzed(target, against_truth=against_truth, with_plan=plan, with_blocks=blocks, hidden=as_json)
+    facts = analyzed(
+        target,
+        against_truth=against_truth,
+        with_plan=plan,
+        with_blocks=blocks,
+        with_heads=heads,
+        hidden=as_json,
+    )
     output.show(analysis_table(facts), facts, as_json)
 
 

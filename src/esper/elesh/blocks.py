@@ -31,6 +31,7 @@ class BlockMeasures:
             block writes into what it reads.
         taylor: mean size over samples of the first-order change of the loss when it is left out.
         rises: exact rise of the loss on every batch when it is left out; NaN if that was not asked for.
+        is_same_size: whether `f(x)` has the shape of `x`; otherwise it is stretched to it as it is added.
     """
 
     block: Block
@@ -38,6 +39,17 @@ class BlockMeasures:
     gradient_flow: float
     taylor: float
     rises: FloatArray
+    is_same_size: bool = True
+
+    @property
+    def skip_potential(self) -> float:
+        """How little the block changes on the way forth and back, 0 to 1; NaN where one is not measured.
+
+        The cosine of what goes in and comes out (0 where they oppose), times the smaller gradient norm over
+        the larger.
+        """
+        flow = self.gradient_flow
+        return max(self.similarity, 0.0) * (min(flow, 1 / flow) if flow > 0 else flow)
 
 
 def measure_blocks(
@@ -96,6 +108,7 @@ def _measured(
     skip: bool,
 ) -> BlockMeasures:
     cosines, flows, changes, rises = [], [], [], []
+    is_same_size = True
     for batch in batches:
         watch = _Watch(places)
         loss = twin.run(state, batch, watch.gates())[0].reshape(())
@@ -103,6 +116,7 @@ def _measured(
         into = sum(read, start=made)
         flows.append(float(into.norm() / made.norm().clamp_min(_TINY)) if places.reads else np.nan)
         before = watch.leaves[0].detach()
+        is_same_size = is_same_size and watch.added.shape == before.shape
         change = watch.added.expand_as(before)
         cosines.append(float(torch.cosine_similarity(_rows(before), _rows(before + change), dim=1).mean()))
         changes.append(float(_rows(change * made).sum(1).abs().sum()))
@@ -111,7 +125,7 @@ def _measured(
                 without = twin.run(state, batch, {places.added: torch.zeros_like})[0]
             rises.append(float(without - loss.detach()))
     exact = np.array(rises or [np.nan] * len(batches), np.float64)
-    return BlockMeasures(block, _mean(cosines), _mean(flows), _mean(changes), exact)
+    return BlockMeasures(block, _mean(cosines), _mean(flows), _mean(changes), exact, is_same_size)
 
 
 def _rows(value: Tensor) -> Tensor:

@@ -14,11 +14,12 @@ from esper.anatomy import Anatomy
 from esper.anatomy.structure import BoolArray, FloatArray, IntArray
 from esper.checkpoint import CheckpointCatalog, CheckpointRef, load_trainer, open_tensors
 from esper.config import Config
-from esper.elesh import Case, HeldOut, merged, read_data, resized
+from esper.elesh import Case, HeadPatterns, HeldOut, merged, read_data, resized
 from esper.elesh.blocks import BlockMeasures
 from esper.elesh.case import OpenCase, open_case, read_optimizer
 from esper.elesh.screening import screen
-from esper.elesh.second_tier import find_blocks
+from esper.elesh.second_tier import find_blocks, find_heads
+from esper.elesh.unit_measures import measure_units
 from esper.elesh.workers import InlinePool
 from esper.emrakul import Coordinator, CoordinatorState, Cycle, CycleOutcome, Origin, Schedule, floors
 from esper.emrakul.offline import OfflineAnalyst
@@ -52,11 +53,14 @@ class Examination:
         keep: units that are not masked.
         scores: by source, larger is more important: `screen`, `optimizer` (its second moments alone),
             or where it has none `tracker` (what training sampled alone),
-            `magnitude`, and with the truth `ablation`, the loss rise on the calibration samples.
+            `magnitude`, and with the truth `tracker`, `twin` (tier 2: exact first-order change of the loss on
+            the calibration samples) and `ablation` (tier 3: the loss rise on them).
         truth: loss rise when each unit alone is removed, on samples that no score saw; None if not asked.
         quality: by source, how well it ranks the units that the truth knows.
         outcome: what the run's coordinator would decide next; None if not asked.
         blocks: what leaving out each residual block would cost; empty if not asked.
+        heads: patterns of every attention; None if not asked.
+        alike_from: cosine from which on the patterns of two heads count as alike.
         notes: what people must know beside it: why a source has nothing to say.
     """
 
@@ -67,6 +71,8 @@ class Examination:
     quality: Mapping[str, RankingQuality] = field(default_factory=dict)
     outcome: CycleOutcome | None = None
     blocks: tuple[BlockMeasures, ...] = ()
+    heads: tuple[HeadPatterns, ...] | None = None
+    alike_from: float = 1.0
     notes: tuple[str, ...] = ()
 
 
@@ -118,6 +124,7 @@ def examine(
     against_truth: bool = False,
     with_plan: bool = False,
     with_blocks: bool = False,
+    with_heads: bool = False,
     watch: Watch = lambda parts, _: iter(parts),
 ) -> Examination:
     """Ranks the units of a checkpoint by what it holds; changes nothing.
@@ -129,6 +136,7 @@ def examine(
             plans are validated on, and compare the rankings with the latter.
         with_plan: also run the cycle that would follow, with the settings of the run.
         with_blocks: also measure every residual block on the calibration samples.
+        with_heads: also measure the patterns of every attention on them.
         watch: sees the parts of the long work go by.
 
     Raises:
@@ -146,16 +154,28 @@ def examine(
     }
     notes: tuple[str, ...] = ()
     if not np.isfinite(scores["optimizer"]).any():
-        scores["tracker"] = rank_normalize(stored.tracked.fisher)
         notes = (stored.why_no_moments(),)
+    if notes or against_truth:
+        scores["tracker"] = rank_normalize(stored.tracked.fisher)
     truth = None
     quality: dict[str, RankingQuality] = {}
     if against_truth:
+        scores["twin"] = _first_order(stored, opened)
         scores["ablation"], truth = _ablated(stored, opened, watch)
         quality = _judged(scores, np.where(stored.keep, truth, np.nan))
     outcome = _next_cycle(stored, opened) if with_plan else None
-    blocks = find_blocks(stored.case) if with_blocks else []
-    return Examination(opened.anatomy, stored.keep, scores, truth, quality, outcome, tuple(blocks), notes)
+    return Examination(
+        anatomy=opened.anatomy,
+        keep=stored.keep,
+        scores=scores,
+        truth=truth,
+        quality=quality,
+        outcome=outcome,
+        blocks=tuple(find_blocks(stored.case)) if with_blocks else (),
+        heads=tuple(find_heads(stored.case)) if with_heads else None,
+        alike_from=stored.config.analysis.redundancy_threshold,
+        notes=notes,
+    )
 
 
 def _judged(scores: Mapping[str, FloatArray], truth: FloatArray) -> dict[str, RankingQuality]:
@@ -165,6 +185,20 @@ def _judged(scores: Mapping[str, FloatArray], truth: FloatArray) -> dict[str, Ra
         name: judge.validate(score, truth, is_same_unit=name == "ablation")
         for name, score in measured.items()
     }
+
+
+def _first_order(stored: _Stored, opened: OpenCase) -> FloatArray:
+    """What tier 2 measures of every unit that is left, a few layers at a time."""
+    anatomy, rules = opened.anatomy, stored.config.analysis
+    state = opened.masked_state(opened.keep)
+    batches = _usable(opened, read_data(stored.case.data)[1].calibration)
+    groups = range(len(anatomy.groups))
+    found = np.full(anatomy.num_units, np.nan)
+    for start in groups[:: rules.layers_per_task] if batches else ():
+        part = groups[start : start + rules.layers_per_task]
+        some = measure_units(opened.twin, anatomy, state, batches, part, threshold=rules.activation_threshold)
+        found = np.where(np.isin(anatomy.group_of, part), some.taylor, found)
+    return found
 
 
 def _ablated(stored: _Stored, opened: OpenCase, watch: Watch) -> tuple[FloatArray, FloatArray]:
