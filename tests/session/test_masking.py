@@ -59,7 +59,7 @@ def test_a_plan_that_costs_too_much_by_now_is_shrunk_until_it_does_not(tmp_path:
     run.session.masking._apply(decision)
     assert np.array_equal(run.session.parts.network.masks.keep, smaller.keep)
     told = run.session.log.marks[-1].text
-    assert f"Masked {smaller.units.size} units of {plan.units.size}" in told
+    assert f"Masked {smaller.units.size} of {plan.units.size} units" in told
     run.session.detach()
 
 

@@ -267,8 +267,9 @@ class Masking:
         probation = " on probation" if decision.is_on_probation else ""
         cost = self._parts.config.pruning.cost
         removed = f"{before:.1%} to {self._parts.removed_fraction():.1%} of the {cost} removed"
-        fewer = "" if new.sum() == planned else f" of {planned}, because the weights have moved on"
-        text = f"Masked {int(new.sum())} units{fewer}{probation}, {removed}. {decision.reason}"
+        count = f"{new.sum()}" if new.sum() == planned else f"{new.sum()} of {planned}"
+        shrunk = "" if new.sum() == planned else " The weights have moved on, so the plan was shrunk."
+        text = f"Masked {count} units{probation}, {removed}. {decision.reason}{shrunk}"
         self._memory.log.mark(self._memory.epoch, "mask", text)
         say(f"epoch {self._memory.epoch}: {text}")
 
