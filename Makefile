@@ -7,6 +7,10 @@ PIP := $(BIN)/python -m pip install --quiet --quiet --disable-pip-version-check 
 PYTHON ?= $(shell for name in python3.11 python3 python3.12 python3.13 python3.14 python; do \
 	"$$name" -c 'import sys, venv; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 && { echo "$$name"; break; }; done)
 SYSTEM_PACKAGES :=
+# Files of tests go to whoever is free, in this order: what comes last must be short.
+LONGEST_FIRST := tests/faults tests/end_to_end tests/session tests/elesh tests/anatomy
+TESTS := $(LONGEST_FIRST) $(filter-out $(LONGEST_FIRST), \
+	$(patsubst %/,%,$(sort $(dir $(wildcard tests/*/test_*.py)))) $(wildcard tests/test_*.py))
 
 .DEFAULT_GOAL := help
 .PHONY: help setup-system setup demo check test bench docs clean
@@ -34,7 +38,8 @@ check: $(VENV)/.dev.stamp ## lint, format, types and import contracts
 	$(BIN)/lint-imports --no-cache
 
 test: setup-system check ## everything that CI checks
-	$(BIN)/python -m pytest --numprocesses=auto --maxprocesses=4 --dist=loadfile --cov --cov-report=term
+	$(BIN)/python -m pytest --numprocesses=auto --maxprocesses=4 --dist=loadfile --no-loadscope-reorder \
+		--cov --cov-report=term $(TESTS)
 
 bench: $(VENV)/.bench.stamp ## run every benchmark and print its numbers
 	@set -e; for script in $(wildcard benchmarks/*.py); do echo "== $$script"; $(BIN)/python "$$script"; done

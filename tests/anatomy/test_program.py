@@ -88,6 +88,7 @@ def made() -> Made:
 
 
 @pytest.mark.parametrize("name", KINDS)
+@pytest.mark.no_cover
 def test_half_of_a_network_is_cut_as_a_program_and_proven_equal(name: str) -> None:
     network, anatomy = ZOO[name].network(), anatomy_of(name)
     keep = half(anatomy)

@@ -32,6 +32,7 @@ def outputs(model: nn.Module, probe: Probe) -> list[Tensor]:
 
 
 @pytest.mark.parametrize("name", KINDS)
+@pytest.mark.no_cover
 def test_every_block_of_a_network_can_go_at_once(name: str) -> None:
     model, probe = ZOO[name].network(), probe_of(ZOO[name].input())
     blocks = residual_blocks(model, ZOO[name].input())
@@ -46,6 +47,7 @@ def test_every_block_of_a_network_can_go_at_once(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["resnet8", "convnext"])
+@pytest.mark.no_cover
 def test_a_program_without_its_blocks_holds_nothing_of_them(name: str) -> None:
     model, probe = ZOO[name].network().eval(), probe_of(ZOO[name].input())
     before = copy.deepcopy(model.state_dict())

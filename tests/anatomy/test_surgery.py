@@ -33,6 +33,7 @@ IN_EVERY_NETWORK = pytest.mark.parametrize("name", ZOO)
 
 
 @IN_EVERY_NETWORK
+@pytest.mark.no_cover
 def test_half_of_the_units_of_every_group_can_go(name: str) -> None:
     model, sample, anatomy = ZOO[name].network(), ZOO[name].input(), anatomy_of(name)
     keep = half(anatomy)
@@ -74,6 +75,7 @@ def test_one_step_of_the_cut_network_is_one_step_of_the_masked_one(name: str, me
 
 
 @IN_EVERY_NETWORK
+@pytest.mark.no_cover
 def test_training_goes_on_after_a_cut_with_every_parameter(name: str) -> None:
     model, sample, anatomy = ZOO[name].network().train(), ZOO[name].input(), anatomy_of(name)
     optimizer = Adam(model.parameters(), lr=1e-3)
@@ -98,6 +100,7 @@ def test_training_goes_on_after_a_cut_with_every_parameter(name: str) -> None:
 
 
 @IN_EVERY_NETWORK
+@pytest.mark.no_cover
 def test_a_cut_network_can_be_inspected_and_cut_again(name: str) -> None:
     model, sample, anatomy = ZOO[name].network(), ZOO[name].input(), anatomy_of(name)
     keep = half(anatomy)

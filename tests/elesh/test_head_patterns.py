@@ -47,6 +47,7 @@ def test_entropy_and_divergence_of_known_rows() -> None:
 
 
 @pytest.mark.parametrize("name", WITH_ATTENTION)
+@pytest.mark.no_cover
 def test_every_head_is_found_with_its_unit(name: str) -> None:
     made = from_zoo(name)
     patterns = measure_heads(made.twin, made.anatomy, made.state, [made.batch])

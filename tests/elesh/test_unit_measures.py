@@ -128,6 +128,7 @@ def test_only_the_groups_that_were_asked_for_are_measured() -> None:
 
 
 @pytest.mark.parametrize("name", ["gpt", "vit", "windows", "plain"])
+@pytest.mark.no_cover
 def test_columns_of_what_is_read_can_be_put_back(name: str) -> None:
     made = from_zoo(name)
     readings = readings_of(made.twin, made.anatomy, range(len(made.anatomy.groups)))

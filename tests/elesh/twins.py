@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import torch
@@ -37,8 +38,9 @@ def subject(model: nn.Module, batch: tuple[Tensor, Tensor]) -> Subject:
     return Subject(model, Twin.from_bytes(Twin.of(traced).to_bytes()), anatomy_of(traced, model), batch)
 
 
+@cache
 def from_zoo(name: str) -> Subject:
-    """A network of the zoo, with the distance from slightly moved outputs as its loss."""
+    """A network of the zoo, with the distance from slightly moved outputs as its loss; it is shared."""
     case = ZOO[name]
     model, given = case.network().eval(), case.input()
     with torch.no_grad():

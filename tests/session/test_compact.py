@@ -132,6 +132,7 @@ def test_code_that_refuses_other_sizes_keeps_its_units_and_is_cut_as_a_program()
 
 
 @pytest.mark.parametrize("name", FORMS)
+@pytest.mark.no_cover
 def test_a_fresh_network_of_the_class_takes_weights_and_form(tmp_path: Path, name: str) -> None:
     model, sample = ZOO[name].network(), ZOO[name].input()
     result = esper.compact(model, sample=sample, flops=0.3)
