@@ -21,11 +21,12 @@ from esper.emrakul import (
     Settings,
     Status,
 )
+from esper.emrakul.settings import FloorSettings
 from esper.errors import AnalysisTimeout, WorkerLost
 from esper.importance import ThresholdCaps, ThresholdSettings
 from esper.leyline import ManualClock
 from esper.urabrask import Decision, Verdict
-from tests.emrakul.networks import chain, measured, resnet8
+from tests.emrakul.networks import chain, layered, measured, resnet8
 
 SETTINGS = Settings.model_validate({"target": {"flops": 0.5}})
 
@@ -331,3 +332,24 @@ def test_a_target_is_not_held_back_by_thresholds() -> None:
     assert outcome.plan is not None
     assert Rejection.THRESHOLD not in outcome.plan.rejected
     assert outcome.plan.units.size > 0.1 * lab.anatomy.num_units
+
+
+def test_in_a_stage_every_kind_has_candidates_of_its_own() -> None:
+    anatomy = layered(chain([32] * 4), ["conv1", "conv2", "conv3"])
+    floors = FloorSettings(min_layers=1, min_layers_fraction=0.5)
+    lab = Laboratory(anatomy, settings=STAGED.model_copy(update={"floors": floors}))
+    cycle, seen = lab.cycle(8), []
+
+    def screen() -> FloatArray:
+        return np.linspace(0.0, 1.0, anatomy.num_units)  # the layers come last
+
+    def analyze(finalists: IntArray, seconds: float) -> Evidence:
+        seen.extend(finalists.tolist())
+        return lab.analyze(finalists, seconds)
+
+    outcome = lab.coordinator().run_cycle(cycle, screen=screen, analyze=analyze, validate=lab.validate)
+    assert outcome.plan is not None
+    above = outcome.plan.rejected.get(Rejection.THRESHOLD, np.zeros(0, np.int64))
+    asked = np.setdiff1d(seen, above)
+    assert 0 < (~anatomy.is_layer[asked]).sum() <= int(0.2 * 128)
+    assert np.flatnonzero(anatomy.is_layer)[0] in asked

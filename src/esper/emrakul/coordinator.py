@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from esper.anatomy.structure import Anatomy, BoolArray, FloatArray, IntArray
+from esper.anatomy.structure import Anatomy, BoolArray, FloatArray, IntArray, Kind
 from esper.elesh import Evidence
 from esper.emrakul.budget import Breaker, Budget, Phase
 from esper.emrakul.destination import bounds
@@ -274,20 +274,25 @@ class _Attempt:
         return outcome
 
     def _candidates(self, ranks: FloatArray) -> BoolArray | None:
-        """The share of the units that phase and stage allow to be considered: the least important ones.
+        """The share of the units that phase and stage allow to be considered: the least important of a kind.
 
-        None with a target, which says itself how much must go. One unit is allowed at least, because a share
-        of a small network is less than that.
+        None with a target, which says itself how much must go. One unit of each kind is allowed at least,
+        because a share of a small network is less than that.
         """
-        left = np.where(self.cycle.keep, ranks, np.nan)
-        if self.settings.target is not None or not np.isfinite(left).any():
+        if self.settings.target is not None:
             return None
         phase = TrainingPhase.at(self.cycle.epoch, self.schedule.epochs)
         known = [level.value for level in SafetyLevel]
         stage = self.allowance.stage
         safety = SafetyLevel(stage) if stage in known else SafetyLevel.MODERATE
-        threshold = self.selector.select(left, phase, safety, target_fraction=1.0)
-        candidates: BoolArray = threshold.below(left) | (left == np.nanmin(left))
+        anatomy, left = self.cycle.anatomy, np.where(self.cycle.keep, ranks, np.nan)
+        kinds = np.array([group.kind for group in anatomy.groups])[anatomy.group_of]
+        candidates = np.zeros(anatomy.num_units, np.bool_)
+        for kind in Kind:
+            scores = np.where(kinds == kind, left, np.nan)
+            if np.isfinite(scores).any():
+                threshold = self.selector.select(scores, phase, safety, target_fraction=1.0)
+                candidates |= threshold.below(scores) | (scores == np.nanmin(scores))
         return candidates
 
     def _head_for(self, ranks: FloatArray, keep: BoolArray) -> None:
