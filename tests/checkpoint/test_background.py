@@ -117,7 +117,7 @@ def test_the_stall_is_told_per_gigabyte(store: CheckpointStore) -> None:
     with BackgroundSaver(store, timer=timer) as saver:
         stall = saver.submit(1, 0, {"m": {"w": torch.zeros(1000)}})
         assert saver.last_stall == stall
-        assert (stall.waited_seconds, stall.copied_seconds, stall.total_seconds) == (0.5, 0.5, 1.0)
+        assert (stall.waited_seconds, stall.copied_seconds) == (0.5, 0.5)
         assert stall.copied_bytes > 4000
         assert stall.copy_ms_per_gb == pytest.approx(500 / (stall.copied_bytes / 1e9))
     assert Stall(0.0, 1.0, 0).copy_ms_per_gb == 0.0

@@ -13,7 +13,7 @@ from hypothesis.extra.numpy import arrays
 from safetensors import safe_open
 from safetensors.numpy import save_file
 
-from esper.elesh.evidence import Evidence, Tier, combine
+from esper.elesh.evidence import Evidence, Tier
 from esper.errors import EvidenceError
 
 SHARES = st.one_of(st.just(np.nan), st.floats(0, 1))
@@ -87,32 +87,6 @@ def test_a_loss_without_a_confidence_does_not_count_as_measured() -> None:
         confidence=np.array([np.nan, 1.0]),
     )
     assert evidence.is_measured.tolist() == [False, True]
-
-
-@given(st.data())
-def test_combining_parts_keeps_every_measurement(data: st.DataObject) -> None:
-    parts = [data.draw(evidences(5)) for _ in range(data.draw(st.integers(1, 3)))]
-    whole = combine(parts)
-    for name in ("screen", "loss_increase", "confidence"):
-        stack = np.stack([getattr(part, name) for part in parts])
-        assert (np.isnan(getattr(whole, name)) == np.isnan(stack).all(axis=0)).all()
-    assert whole.is_partial == any(part.is_partial for part in parts)
-
-
-def test_the_later_of_two_measurements_counts() -> None:
-    first = replace(Evidence.unmeasured("d" * 64, 2), screen=np.array([0.2, 0.3]))
-    second = replace(Evidence.unmeasured("d" * 64, 2), screen=np.array([0.9, np.nan]))
-    assert combine([first, second]).screen.tolist() == [0.9, 0.3]
-
-
-def test_no_part_at_all_is_no_evidence() -> None:
-    with pytest.raises(EvidenceError, match="nothing to decide from"):
-        combine([])
-
-
-def test_parts_of_two_networks_do_not_combine() -> None:
-    with pytest.raises(EvidenceError, match="Analyze the present checkpoint again"):
-        combine([Evidence.unmeasured("d" * 64, 2), Evidence.unmeasured("e" * 64, 2)])
 
 
 @pytest.mark.parametrize(

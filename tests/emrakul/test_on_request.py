@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import runpy
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,8 +16,7 @@ from esper.anatomy import anatomy_of, trace
 from esper.anatomy.twin import Twin
 from esper.elesh import AnalysisSettings, HeldOut, WorkerPool
 from esper.elesh.workers import InlinePool, LocalPool
-from esper.emrakul import Settings
-from esper.emrakul.on_request import OfflinePruning
+from esper.emrakul import OfflinePruning, Settings
 from esper.importance import magnitude
 from esper.urabrask import RetentionLimits
 from esper.urabrask import Settings as ValidationSettings
@@ -131,3 +132,15 @@ def test_past_its_deadline_it_returns_without_masks_and_leaves_no_worker(seconds
     assert result["masks"] == {}
     assert result["error"]
     assert len(pools) == 1
+
+
+def test_the_example_of_the_documentation_runs(tmp_path: Path) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "emrakul.md").read_text()
+    _, _, section = page.partition("## On request")
+    (tmp_path / "example.py").write_text(section.partition("```python\n")[2].partition("```")[0])
+    torch.manual_seed(0)
+    result = runpy.run_path(str(tmp_path / "example.py"))["result"]
+    assert result.keys() >= KEYS
+    assert result["success"], result["error"]
+    assert result["safety_validation"] == (result["parameters_pruned"] > 0)
+    assert result["masks"], result["reason"]

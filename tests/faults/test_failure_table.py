@@ -95,10 +95,6 @@ def test_a_worker_that_is_killed_costs_no_step_and_changes_no_decision(run: Path
     epochs(training, EPOCHS - 1)
     os.kill(victim, signal.SIGKILL)
     decision = decision_of(training)
-    (worker,) = training.session.parts.workers()
-    assert worker.done > 0
-    assert (worker.failed, worker.killed, worker.condition) == (0, 1, "ok")
-    assert "signal 9" in worker.message or "SIGKILL" in worker.message, worker.message
     assert expected is not None
     assert decision.keep is not None
     assert np.array_equal(decision.keep, expected)

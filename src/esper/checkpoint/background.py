@@ -26,10 +26,6 @@ class Stall:
     copied_bytes: int
 
     @property
-    def total_seconds(self) -> float:
-        return self.waited_seconds + self.copied_seconds
-
-    @property
     def copy_ms_per_gb(self) -> float:
         """Milliseconds of the staged copy for 10^9 bytes; 0 when nothing was copied."""
         return self.copied_seconds * 1e12 / self.copied_bytes if self.copied_bytes else 0.0

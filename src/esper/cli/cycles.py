@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 MOST_CYCLES, MOST_ALIKE = 40, 12
 """Rows of a table, and finalists with the same fate, that are shown unless all are asked for."""
 _NUMBERS = ("screen", "loss_increase", "confidence")
+_STYLES = {"accepted": GOOD, "rejected": BAD, "failed": BAD}
 
 
 def remembered(checkpoint: CheckpointRef) -> Mapping[str, Any]:
@@ -59,7 +60,7 @@ def cycle_list(facts: Mapping[str, Any], *, is_whole: bool) -> list[RenderableTy
         cells.add_row(
             str(one["epoch"]),
             one["stage"],
-            Text(one["status"], style=GOOD if one["status"] == "accepted" else BAD),
+            Text(one["status"], style=_STYLES.get(one["status"], "")),
             *_units(one),
             _short(one["predicted_loss"]),
             _short(one["drop"]),

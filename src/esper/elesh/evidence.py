@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
 from enum import IntEnum
 from typing import Any
 
@@ -177,38 +177,6 @@ class Evidence:
         tensors = {name: np.array(data[name], np.float64) for name in _FLOATS}  # None becomes NaN
         whole = {name: np.array(data[name], np.int64) for name in _WHOLE}
         return cls.from_tensors({**tensors, **whole}, data)
-
-
-def combine(parts: Sequence[Evidence]) -> Evidence:
-    """One evidence from the parts that several workers measured; where two speak, the later one counts.
-
-    Raises:
-        EvidenceError: there is no part, or the parts are about different networks.
-    """
-    if not parts:
-        raise EvidenceError(
-            "No part of the analysis came back, so there is nothing to decide from. Skip this cycle."
-        )
-    whole = parts[0]
-    for part in parts[1:]:
-        part.require_for(whole.anatomy_digest, whole.num_units)
-        whole = replace(
-            whole,
-            screen=_overlay(whole.screen, part.screen),
-            loss_increase=_overlay(whole.loss_increase, part.loss_increase),
-            confidence=_overlay(whole.confidence, part.confidence),
-            samples=np.maximum(whole.samples, part.samples),
-            taylor=_overlay(whole.taylor, part.taylor),
-            leaders=np.where(part.leaders < 0, whole.leaders, part.leaders),
-            tier=max(whole.tier, part.tier),
-            is_partial=whole.is_partial or part.is_partial,
-            notes=whole.notes + tuple(note for note in part.notes if note not in whole.notes),
-        )
-    return whole
-
-
-def _overlay(below: FloatArray, above: FloatArray) -> FloatArray:
-    return np.where(np.isnan(above), below, above)
 
 
 def _refuse_outside(values: FloatArray, name: str) -> None:

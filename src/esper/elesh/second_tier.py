@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from esper.anatomy.structure import BoolArray, FloatArray, IntArray
+from esper.anatomy.structure import FloatArray, IntArray
 from esper.elesh.analysis import usable
 from esper.elesh.blocks import BlockMeasures, measure_blocks
 from esper.elesh.case import Case, open_case, read_data
@@ -26,9 +26,7 @@ class UnitFindings:
         units: unit numbers, shape [asked].
         taylor: exact first-order change of the loss, shape [asked].
         activation_frequency: share of active elements, shape [asked].
-        is_per_sample: whether samples could be told apart, shape [asked].
         leaders: the unit that carries the same signal and is more important, -1 for none, shape [asked].
-        correlation: with the leader, NaN for none, shape [asked].
         folded: units that have a leader and whose loss was measured with it in their place, shape [folded].
         folded_rises: rise of the loss on every batch, shape [folded, batches].
     """
@@ -36,9 +34,7 @@ class UnitFindings:
     units: IntArray
     taylor: FloatArray
     activation_frequency: FloatArray
-    is_per_sample: BoolArray
     leaders: IntArray
-    correlation: FloatArray
     folded: IntArray
     folded_rises: FloatArray
 
@@ -52,18 +48,16 @@ def find_units(
     batches = usable(twin, read_data(case.data)[1].calibration)
     found = measure_units(twin, anatomy, state, batches, groups, threshold=activation_threshold)
     leaders = np.full(anatomy.num_units, -1, np.int64)
-    correlation = np.full(anatomy.num_units, np.nan)
     folded: list[IntArray] = [np.zeros(0, np.int64)]
     rises: list[FloatArray] = [np.zeros((0, len(batches)))]
     for group, moments in found.moments.items():
         span = anatomy.unit_slice(group)
         correlations = [part.correlation() for part in moments]
-        own, strength = leaders_of(correlations, found.taylor[span], redundancy_threshold)
+        own, _ = leaders_of(correlations, found.taylor[span], redundancy_threshold)
         channels = np.flatnonzero(own >= 0)
         if not channels.size or not all(can_take_over(twin, part.reading) for part in moments):
             continue
         leaders[span.start + channels] = span.start + own[channels]
-        correlation[span] = strength
         folded.append(span.start + channels)
         columns = []
         for batch in batches:
@@ -76,9 +70,7 @@ def find_units(
         units,
         found.taylor[units],
         found.activation_frequency[units],
-        found.is_per_sample[units],
         leaders[units],
-        correlation[units],
         np.concatenate(folded),
         np.concatenate(rises),
     )

@@ -15,6 +15,7 @@ from esper.emrakul.cutting import worthwhile_cut
 from esper.emrakul.finalists import finalists
 from esper.emrakul.history import CycleRecord
 from esper.emrakul.latency import LatencyModel, LatencyTable
+from esper.emrakul.on_request import OfflinePruning
 from esper.emrakul.origin import Origin, floors
 from esper.emrakul.outcome import CycleOutcome, Status
 from esper.emrakul.plan import Plan, Rejection, shrink
@@ -50,6 +51,7 @@ __all__ = [
     "EpochRecord",
     "LatencyModel",
     "LatencyTable",
+    "OfflinePruning",
     "Origin",
     "Phase",
     "Plan",
