@@ -50,6 +50,49 @@ class Nested(nn.Module):
         return made
 
 
+class Untold(nn.Module):
+    """Blocks that happen to add nothing while a scalar or a running mean is zero."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second, self.third = nn.Linear(6, 6), nn.Linear(6, 6), nn.Linear(6, 6)
+        self.scale = nn.Parameter(torch.zeros(()))
+        self.norm = nn.BatchNorm1d(6, affine=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x + self.scale * torch.sigmoid(self.first(x))
+        x = x + self.norm(self.second(x))
+        made: Tensor = x + self.scale * self.third(x)
+        return made
+
+
+class Left(nn.Module):
+    """What remains of a layer whose module has gone: a scale of nothing."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale, self.other = nn.Parameter(torch.ones(6)), nn.Linear(6, 6)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x + self.scale * torch.zeros_like(x)
+        made: Tensor = x + self.other(x)
+        return made
+
+
+class Closed(nn.Module):
+    """Of two nested blocks only the outer one falls silent, and the inner one comes last in it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.into, self.out = nn.Linear(6, 4), nn.Linear(4, 6)
+        self.inner = nn.Sequential(nn.Linear(4, 4), nn.Sigmoid())
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.into(x)
+        made: Tensor = x + self.out(y + self.inner(y))
+        return made
+
+
 def batch(count: int = 5) -> tuple[Tensor, Tensor]:
     random = torch.Generator().manual_seed(0)
     return torch.randn(count, 6, generator=random), torch.randint(0, 3, (count,), generator=random)
@@ -76,6 +119,17 @@ def without(anatomy: Anatomy, name: str) -> np.ndarray[tuple[int], np.dtype[np.b
 def test_only_blocks_that_zeros_silence_are_units() -> None:
     _, anatomy, _, _ = looked_at(Residual())
     assert layers(anatomy) == ["down"]
+
+
+@pytest.mark.parametrize(("build", "expected"), [(Untold, ["third"]), (Left, ["other"]), (Closed, ["out"])])
+def test_what_weights_happen_to_be_makes_no_difference(build: type[nn.Module], expected: list[str]) -> None:
+    torch.manual_seed(0)
+    model = build()
+    _, anatomy, _, _ = looked_at(model)
+    assert layers(anatomy) == expected
+    for parameter in model.parameters():
+        nn.init.constant_(parameter, float("nan"))
+    assert looked_at(model)[1].digest == anatomy.digest
 
 
 def test_units_that_were_there_keep_their_numbers_and_their_cost() -> None:

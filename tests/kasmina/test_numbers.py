@@ -50,6 +50,48 @@ class Fixed(Stack):
         return super().forward(x) + 0 * block(self, 2).down.weight.shape[0]
 
 
+class Closed(Stack):
+    """Of two nested blocks only the outer one falls silent, and the inner one comes last in it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.into, self.out = nn.Linear(8, 4), nn.Linear(4, 8)
+        self.inner = nn.Sequential(nn.Linear(4, 4), nn.Sigmoid())
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.into(x)
+        return super().forward(x + self.out(y + self.inner(y)))
+
+
+class Flip(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(8))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.scale * x.flip(-1)
+
+
+class Mirrored(Stack):
+    """A stem whose channels a block ties together in pairs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.flip = nn.Linear(8, 8), Flip()
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        x = x + self.flip(x)
+        logits: Tensor = self.head(x)
+        return logits
+
+
+class TiedStack(Stack):
+    def __init__(self) -> None:
+        super().__init__()
+        block(self, 2).down.weight = block(self, 0).down.weight
+
+
 def block(model: nn.Module, number: int) -> Block:
     found = model.get_submodule(f"blocks.{number}")
     assert isinstance(found, Block)
@@ -215,3 +257,82 @@ def test_units_inside_of_a_masked_layer_are_not_offered_again() -> None:
     free = network.cuttable_units()
     assert not free[network.anatomy.unit_slice(network.anatomy.group_named("blocks.1.up"))].any()
     assert free[network.anatomy.unit_slice(network.anatomy.group_named("blocks.0.up"))].all()
+
+
+def test_of_nested_blocks_the_one_that_was_masked_goes() -> None:
+    network = live(build=Closed)
+    keep = np.ones(network.anatomy.num_units, np.bool_)
+    keep[network.anatomy.unit_slice(network.anatomy.group_named("layer:out"))] = False
+    network.masks.apply(keep)
+    expected = outputs(network)
+    network.cut_masked()
+    assert torch.allclose(outputs(network), expected, atol=1e-6)
+    left = {name.partition(".")[0] for name, _ in network.model.named_parameters()}
+    assert left == {"blocks", "head"}
+
+
+def test_units_that_come_apart_when_a_layer_goes_stay_masked_in_all_parts() -> None:
+    network = live(build=Mirrored)
+    anatomy = network.anatomy
+    stem = anatomy.unit_slice(anatomy.group_named("stem"))
+    layer = anatomy.unit_slice(anatomy.group_named("layer:flip.scale"))
+    assert stem.stop - stem.start == 4
+    keep, left = np.ones((2, anatomy.num_units), np.bool_)
+    keep[[stem.start, layer.start]] = False
+    left[layer] = False
+    network.masks.apply(keep)
+    expected = outputs(network)
+    network.cut_masked(left)
+    assert torch.allclose(outputs(network), expected, atol=1e-6)
+    assert network.masks.num_masked == 2
+    train(network)
+    assert not network.masks.num_revived()
+
+
+def test_a_layer_that_shares_weights_with_another_is_refused_by_name() -> None:
+    network = live(build=TiedStack)
+    assert list(network.refused) == ["layer:blocks.0.up"]
+    assert "tied to a weight of a block that would go" in network.refused["layer:blocks.0.up"]
+    keep = np.ones(network.anatomy.num_units, np.bool_)
+    keep[network.anatomy.unit_slice(network.anatomy.group_named("layer:blocks.2.up"))] = False
+    network.masks.apply(keep)
+    expected = outputs(network)
+    network.cut_masked()
+    assert torch.allclose(outputs(network), expected, atol=1e-6)
+
+
+class Basic(nn.Module):
+    """As in a ResNet: norms, and an activation after the sum; wider inside than its stream."""
+
+    def __init__(self, inside: int) -> None:
+        super().__init__()
+        self.conv1, self.norm1 = nn.Conv2d(6, inside, 3, padding=1, bias=False), nn.BatchNorm2d(inside)
+        self.conv2, self.norm2 = nn.Conv2d(inside, 6, 3, padding=1, bias=False), nn.BatchNorm2d(6)
+
+    def forward(self, x: Tensor) -> Tensor:
+        made = self.norm2(self.conv2(torch.relu(self.norm1(self.conv1(x)))))
+        return torch.relu(x + made)
+
+
+def test_the_stream_of_a_resnet_can_be_cut_with_a_layer_and_after_it() -> None:
+    torch.manual_seed(0)
+    blocks = Basic(9), Basic(6), Basic(9)
+    ends = nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(6, 3)
+    model = nn.Sequential(nn.Conv2d(1, 6, 3), *blocks, *ends)
+    images = torch.randn(6, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    sample = images, torch.arange(6) % 3
+    network = LiveNetwork(model, AdamW(model.parameters()), sample, F.cross_entropy, layers=True)
+    assert not network.refused
+    for layer, channel in (("layer:1.conv2", 0), ("layer:2.conv2", 2)):
+        anatomy = network.anatomy
+        keep = np.ones(anatomy.num_units, np.bool_)
+        keep[anatomy.offsets[anatomy.group_named(layer)]] = False
+        keep[anatomy.offsets[anatomy.group_named("0")] + channel] = False
+        network.masks.apply(keep)
+        model.eval()
+        with torch.no_grad():
+            expected = model(images)
+            network.cut_masked()
+            torch.testing.assert_close(model(images), expected)
+        model.train()
+    assert dict(model.named_parameters())["0.weight"].shape[0] == 4

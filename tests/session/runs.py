@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -77,8 +77,13 @@ class Training:
             config=settings(**changes),
             epochs=EPOCHS,
             scheduler=self.scheduler,
+            companions=self.companions(),
             resume=True,
         )
+
+    def companions(self) -> Sequence[nn.Module]:
+        """Modules that hold a copy of the network."""
+        return ()
 
     def batches(self) -> Iterator[tuple[Tensor, Tensor]]:
         inputs, targets = self.train_data

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -42,6 +42,16 @@ def residual_network() -> nn.Sequential:
 
 class Residual(Training):
     build = staticmethod(residual_network)
+
+
+class Averaged(Residual):
+    """With a running average of its weights."""
+
+    average: nn.Module
+
+    def companions(self) -> Sequence[nn.Module]:
+        self.average = torch.optim.swa_utils.AveragedModel(self.model)
+        return [self.average]
 
 
 @contextmanager
@@ -108,6 +118,32 @@ def test_a_rollback_brings_a_cut_layer_back(tmp_path: Path) -> None:
         assert {name: value.shape for name, value in training.model.state_dict().items()} == before
         assert layers_left(training) == 5
         training.epoch()
+
+
+def test_a_rollback_from_weights_that_are_no_numbers_brings_a_cut_layer_back(tmp_path: Path) -> None:
+    with run(tmp_path) as training:
+        network = training.session.parts.network
+        training.until(lambda: bool(network.cuts))
+        with torch.no_grad():
+            for parameter in training.model.parameters():
+                parameter.fill_(float("nan"))
+        training.session.rollback(0)
+        assert layers_left(training) == 5
+        training.epoch()
+
+
+def test_an_average_of_the_weights_loses_its_layers_and_gets_them_back(tmp_path: Path) -> None:
+    first = Averaged(tmp_path, **LAYERS)
+    whole = set(first.average.state_dict())
+    first.until(lambda: bool(first.session.parts.network.cuts))
+    cut = set(first.average.state_dict())
+    assert cut < whole
+    first.session.detach()
+    again = Averaged(tmp_path, **LAYERS)
+    assert set(again.average.state_dict()) == cut
+    again.session.rollback(0)
+    assert set(again.average.state_dict()) == whole
+    again.session.detach()
 
 
 def test_layers_cannot_join_a_run_that_began_without_them(tmp_path: Path) -> None:

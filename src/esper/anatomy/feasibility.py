@@ -34,15 +34,19 @@ def refused_groups(model: nn.Module, anatomy: Anatomy, probe: Probe) -> dict[str
 def refused_layers(model: nn.Module, anatomy: Anatomy, probe: Probe) -> dict[str, str]:
     """Layers that cannot be removed from the network, and why, by group. The network itself is not touched.
 
-    All are removed at once; only if that fails they are tried one by one.
+    All are removed at once, and one of each place in repeated layers alone, because one code made them; only
+    what fails is tried one by one.
 
     Raises:
         SurgeryError: the network cannot be copied.
     """
-    layers = [group.name for group in anatomy.groups if group.kind is Kind.LAYER]
-    tried = _copied(model) if layers else model
+    places: dict[str, list[str]] = {}
+    for group in anatomy.groups:
+        if group.kind is Kind.LAYER:
+            places.setdefault(re.sub(r"\d+", "#", group.name), []).append(group.name)
+    tried = _copied(model) if places else model
 
-    def why_not(names: Sequence[str]) -> str:
+    def why_not(*names: str) -> str:
         try:
             made = remove_blocks(tried, [name.removeprefix(PREFIX) for name in names], probe)
         except (StructureError, SurgeryError) as error:
@@ -50,9 +54,11 @@ def refused_layers(model: nn.Module, anatomy: Anatomy, probe: Probe) -> dict[str
         made.undo.run()
         return ""
 
-    if not layers or not why_not(layers):
-        return {}
-    return {name: why for name in layers if (why := why_not([name]))}
+    layers = [name for names in places.values() for name in names]
+    suspects = [name for names in places.values() if why_not(names[0]) for name in names]
+    if len(suspects) < len(layers) and why_not(*layers):
+        suspects = layers
+    return {name: why for name in suspects if (why := why_not(name))}
 
 
 def feasible(

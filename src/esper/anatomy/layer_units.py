@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -30,25 +30,31 @@ def with_layers(anatomy: Anatomy, traced: Traced, state: Mapping[str, Tensor], s
 
     Groups and units that are there keep their numbers; layers come after them. A layer's members are all its
     parameters, whole. A block is left out if zeros in them do not make it add zeros to its stream (a gate of
-    `sigmoid(0)`, weights that others use too), because a mask could not stand for its removal then.
+    `sigmoid(0)`, weights that others use too), because a mask could not stand for its removal then; or if it
+    adds zeros in any case, because then it has gone already. Both are tried with weights that are made up, so
+    the answer is about the network's code and not about what it has learned.
 
     Args:
         anatomy: of the network, without layers.
         traced: the network with its loss.
-        state: its tensors by name.
+        state: its tensors by name, for shapes and types.
         sample: one batch `(input, target)`.
     """
-    twin = Twin.of(traced)
-    places = {node: position for position, node in enumerate(traced.program.graph.nodes)}
+    trial = _Trial.of(traced, state, sample)
+    found = sums(traced)
     taken = {(gate.node, gate.argument) for gate in anatomy.gates}
-    batch = _first(sample, twin)
-    found: dict[str, tuple[Sum, tuple[Member, ...]]] = {}
-    for one in sums(traced):
+    added = trial.added({}, found)
+    layers: dict[str, tuple[Sum, tuple[Member, ...]]] = {}
+    for one, value in zip(found, added, strict=True):
         members = _members(anatomy, one)
-        is_new = (one.node.name, _argument(one)) not in taken
-        if members and is_new and _is_silent(twin, places, state, batch, one, members):
-            found.setdefault(_name(members, state), (one, members))  # of nested ones the innermost
-    return _joined(anatomy, found)
+        name = _name(one, members, found, state)
+        is_new = name not in layers and (one.node.name, _argument(one)) not in taken
+        if not name or not is_new or not value.any():
+            continue
+        zeros = {member.tensor: torch.zeros_like(state[member.tensor]) for member in members}
+        if not trial.added(zeros, [one])[0].any():  # a NaN is no zero
+            layers[name] = one, members
+    return _joined(anatomy, layers)
 
 
 def block_names(anatomy: Anatomy, units: IntArray) -> tuple[str, ...]:
@@ -93,32 +99,61 @@ def _members(anatomy: Anatomy, one: Sum) -> tuple[Member, ...]:
     )
 
 
-def _name(members: Sequence[Member], state: Mapping[str, Tensor]) -> str:
-    """Where the last weight matrix of a block lies, or its last vector where it has none."""
-    names = [member.tensor for member in members]
+def _name(one: Sum, members: Sequence[Member], found: Sequence[Sum], state: Mapping[str, Tensor]) -> str:
+    """Where the last weight matrix of a block lies, or its last vector; empty if it has none of its own.
+
+    What blocks inside of it hold too does not count: its name must not be one of theirs.
+    """
+    mine = set(one.block.tensors)
+    inside = {name for other in found if mine > set(other.block.tensors) for name in other.block.tensors}
+    names = [member.tensor for member in members if member.tensor not in inside]
     matrices = [name for name in names if state[name].dim() > 1]
-    return (matrices or names)[-1].removesuffix(".weight")
+    return (matrices or names or [""])[-1].removesuffix(".weight")
 
 
-def _is_silent(
-    twin: Twin,
-    places: Mapping[fx.Node, int],
-    state: Mapping[str, Tensor],
-    batch: Any,
-    one: Sum,
-    members: Sequence[Member],
-) -> bool:
-    """Does the block add nothing but zeros when its parameters are zero?"""
-    zeroed = {m.tensor: torch.zeros_like(state[m.tensor]) for m in members}
-    added: list[bool] = []
+@dataclass(frozen=True)
+class _Trial:
+    """The network with made-up weights, on a few samples."""
 
-    def look(value: Tensor) -> Tensor:
-        added.append(not bool(value.count_nonzero()))
+    twin: Twin
+    places: Mapping[fx.Node, int]
+    state: Mapping[str, Tensor]
+    batch: Any
+
+    @classmethod
+    def of(cls, traced: Traced, state: Mapping[str, Tensor], sample: Any) -> _Trial:
+        twin = Twin.of(traced)
+        places = {node: position for position, node in enumerate(traced.program.graph.nodes)}
+        random = torch.Generator().manual_seed(0)
+        made_up = {name: _made_up(value, random) for name, value in sorted(state.items())}
+        return cls(twin, places, made_up, _first(sample, twin))
+
+    def added(self, instead: Mapping[str, Tensor], blocks: Sequence[Sum]) -> list[Tensor]:
+        """What blocks add to their streams, with some weights replaced."""
+        seen: dict[Sum, Tensor] = {}
+
+        def look(one: Sum) -> Callable[[Tensor], Tensor]:
+            def keep(value: Tensor) -> Tensor:
+                seen[one] = value.detach().clone()
+                return value
+
+            return keep
+
+        gates = {(self.places[one.node], _argument(one)): look(one) for one in blocks}
+        with torch.no_grad():
+            self.twin.run({**self.state, **instead}, self.batch, gates)
+        return [seen[one] for one in blocks]
+
+
+def _made_up(value: Tensor, random: torch.Generator) -> Tensor:
+    """Numbers that nothing cancels, of a size that keeps signals at theirs; integers stay as they are."""
+    if not value.is_floating_point() or value.is_sparse:
         return value
-
-    with torch.no_grad():
-        twin.run({**state, **zeroed}, batch, {(places[one.node], _argument(one)): look})
-    return bool(added) and all(added)
+    fan_in = value[0].numel() if value.dim() > 1 else 1
+    drawn = torch.rand(value.shape, generator=random) + 0.5  # positive: some are variances
+    signs = torch.randint(0, 2, value.shape, generator=random) * 2 - 1 if value.dim() > 1 else 1
+    made_up: Tensor = (drawn * signs / fan_in**0.5).to(value)
+    return made_up
 
 
 def _argument(one: Sum) -> int:

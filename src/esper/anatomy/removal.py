@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,7 +19,7 @@ from esper.anatomy.equivalence import GRADIENT_LIMIT, Equivalence, Probe, differ
 from esper.anatomy.omission import Omission, Way
 from esper.anatomy.program import CutProgram, compared, in_double, outputs_of, traced_again
 from esper.anatomy.ranks import is_parallel
-from esper.anatomy.removed import answers, become_removed
+from esper.anatomy.removed import Answer, answers, become_removed
 from esper.anatomy.tensors import Undo
 from esper.anatomy.wrappers import bare, check_renewable, renew
 from esper.errors import NotEquivalentError, SurgeryError, UntraceableError
@@ -130,10 +131,28 @@ def _in_some_way(
 def _replace(
     network: nn.Module, way: Way, masked: nn.Module, probe: Probe, undo: Undo
 ) -> tuple[Equivalence, tuple[str, ...]]:
-    """Replaces modules in one way, or leaves everything as it was."""
+    """Replaces modules in one way, or leaves everything as it was.
+
+    Zeros that spread over the width of their stream follow it when units of it go later, so they come first.
+    """
+    how = answers(network, way.modules, way.zeros, probe)
+    if any(answer.is_fixed for answer in how.values()):
+        with suppress(SurgeryError):  # nothing was changed
+            spread = {path: answer.spread() for path, answer in how.items()}
+            return _become(network, way, spread, masked, probe, undo)
+    return _become(network, way, how, masked, probe, undo)
+
+
+def _become(
+    network: nn.Module,
+    way: Way,
+    how: Mapping[str, Answer],
+    masked: nn.Module,
+    probe: Probe,
+    undo: Undo,
+) -> tuple[Equivalence, tuple[str, ...]]:
     attempt = Undo()
     try:
-        how = answers(network, way.modules, way.zeros, probe)
         for path, answer in how.items():
             become_removed(network.get_submodule(path), answer, attempt)
         equivalence = _proof(network, masked, probe)
@@ -186,9 +205,16 @@ def _gradients_differ(ours: nn.Module, masked: nn.Module, probe: Probe) -> float
     """Largest difference between gradients of the parameters that stay, in float64."""
     double = probe.cast(torch.float64)
     found, expected = (_gradients(in_double(module), double) for module in (ours, masked))
+    tied = sorted(found.keys() - expected.keys())
+    if tied:
+        raise SurgeryError(
+            f"{tied[0]} is tied to a weight of a block that would go, so its gradient cannot be compared. "
+            "Nothing was changed. Remove both blocks, or neither."
+        )
     return max((difference(found[name], expected[name]) for name in found), default=0.0)
 
 
+@torch.enable_grad()  # also where somebody removes blocks without
 def _gradients(module: nn.Module, probe: Probe) -> dict[str, Tensor]:
     wanted = {n: p.requires_grad_() for n, p in module.named_parameters() if p.is_floating_point()}
     outputs = outputs_of(module, probe, with_gradients=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import torch
@@ -25,7 +25,8 @@ class RemovedModule(nn.Module):
 
     Attributes:
         source: the argument that is its input: a position or a name.
-        sizes: shape of the zeros, None where the input's own size is meant; None to give the input itself.
+        sizes: shape of the zeros, None where the input's own size is meant, 1 where what they are added to
+            says it; None to give the input itself.
         results: how many values it returned in a tuple, of which the first is made; None for no tuple.
     """
 
@@ -49,6 +50,16 @@ class Answer:
     source: int | str
     sizes: tuple[int | None, ...] | None
     results: int | None
+
+    @property
+    def is_fixed(self) -> bool:
+        """Does it say a width that the input does not have?"""
+        return self.sizes is not None and any(size is not None for size in self.sizes)
+
+    def spread(self) -> Answer:
+        """The same with one number along such a width: a sum spreads it, also when the stream is narrower."""
+        sizes = None if self.sizes is None else tuple(None if size is None else 1 for size in self.sizes)
+        return replace(self, sizes=sizes)
 
     @classmethod
     def of(cls, attributes: Mapping[str, Any]) -> Answer:

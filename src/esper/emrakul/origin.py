@@ -108,7 +108,7 @@ def layers_to_go(anatomy: Anatomy, keep: BoolArray, settings: Settings, origin: 
 
     One at a time, because every other one is measured with it in place.
     """
-    rules, left = settings.floors, int((anatomy.is_layer & keep).sum())
+    rules, left = settings.floors, int((anatomy.is_layer & keep & ~anatomy.inside_removed(keep)).sum())
     least = max(rules.min_layers, int(_up(np.array([rules.min_layers_fraction * origin.layers]))[0]))
     return min(max(left - least, 0), 1)
 

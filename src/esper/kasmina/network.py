@@ -34,7 +34,7 @@ from esper.anatomy.twin import Twin
 from esper.anatomy.wrappers import bare, renew
 from esper.errors import CheckpointError, StructureError, SurgeryError, UntraceableError
 from esper.kasmina.masks import MaskKeeper
-from esper.kasmina.numbers import carried_over, numbers_after, renumbered
+from esper.kasmina.numbers import carried_over, mask_after, numbers_after
 
 PROOF_SAMPLES = 8
 
@@ -165,7 +165,7 @@ class LiveNetwork:
         masks.detach()
         self.cuts.append(past)
         numbers = numbers_after(before, keep, past.without_layers, self.anatomy)
-        self.masks.apply(renumbered(masked, numbers, self.anatomy.num_units))
+        self.masks.apply(mask_after(before, keep, masked, past.without_layers, self.anatomy))
         return past.made, numbers
 
     def _without_layers(self, before: Anatomy, keep: BoolArray) -> PastCut | None:
@@ -175,6 +175,7 @@ class LiveNetwork:
 
         def rest(removal: Removal) -> None:
             look = self._look_again()
+            _check_gone(self.model, before, keep, removal)
             left = carried_over(before, keep, look.anatomy)
             if left.all():
                 self._show(look)
@@ -271,3 +272,14 @@ class LiveNetwork:
 
     def detach(self) -> None:
         self.masks.detach()
+
+
+def _check_gone(model: nn.Module, before: Anatomy, keep: BoolArray, removal: Removal) -> None:
+    """What was removed must be what was masked, all of it."""
+    gone = [before.groups[int(before.group_of[unit])] for unit in np.flatnonzero(before.is_layer & ~keep)]
+    held = dict(model.named_parameters()).keys() - set(removal.left)
+    stays = sorted({member.tensor for group in gone for member in group.members} & held)
+    if stays:
+        raise SurgeryError(
+            f"{stays[0]} belongs to a layer that was masked and would not go with it. Nothing was changed."
+        )

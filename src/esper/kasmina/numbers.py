@@ -32,6 +32,27 @@ def carried_over(before: Anatomy, keep: BoolArray, without_layers: Anatomy) -> B
     return np.append(keep, True)[old]  # the last entry serves units that could not go before (-1)
 
 
+def mask_after(
+    before: Anatomy, keep: BoolArray, masked: BoolArray, without_layers: Anatomy, after: Anatomy
+) -> BoolArray:
+    """What stays masked after a cut: shape [units after].
+
+    A layer can tie units together, which come apart when it goes: all parts of a masked one are masked.
+
+    Args:
+        before: the network.
+        keep: units that stayed, masked or not, shape [units before].
+        masked: the mask from before the cut, shape [units before].
+        without_layers: as for `numbers_after`.
+        after: the network as the cut left it.
+    """
+    if without_layers is before:
+        return renumbered(masked, _narrowed(before, keep, after), after.num_units)
+    left = carried_over(before, keep, without_layers)
+    still = carried_over(before, masked, without_layers)
+    return renumbered(still, _narrowed(without_layers, left, after), after.num_units)
+
+
 def renumbered(keep: BoolArray, numbers: IntArray, num_units: int) -> BoolArray:
     """A mask about the network before a cut, in the numbers of after it: shape [`num_units`]."""
     left = np.ones(num_units, dtype=np.bool_)
@@ -76,5 +97,5 @@ def _old_numbers(before: Anatomy, after: Anatomy) -> IntArray:
         for member in group.members:
             found = owners.get((member.tensor, member.axis))
             if found is not None:
-                old[span] = np.maximum(old[span], found[member.index[:, 0]])
+                old[span] = np.maximum(old[span], found[member.index].max(axis=1))
     return old

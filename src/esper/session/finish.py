@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import platform
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,6 +14,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from esper.anatomy import Group, Kind
 from esper.anatomy.deployed import deployed, to_bytes
 from esper.anatomy.form import Form, Snapshot
 from esper.errors import SurgeryError
@@ -86,7 +88,12 @@ def _report(session: Session, latency: Latency | None, training_seconds: float) 
     parts = session.parts
     network, origin = parts.network, parts.origin
     before = network.cuts[0].anatomy if network.cuts else network.anatomy
-    left = {group.name: group.width for group in network.anatomy.groups}
+    names = {group.name: group.width for group in network.anatomy.groups}
+    left = {
+        (member.tensor, member.axis, group.kind): group.width
+        for group in network.anatomy.groups
+        for member in group.members
+    }
     original = network.original or network.model
     stalls = parts.saving.stalls
     made = session.masking.last_cut
@@ -100,7 +107,7 @@ def _report(session: Session, latency: Latency | None, training_seconds: float) 
         epochs=tuple(rows),
         marks=session.log.moments(),
         widths=tuple(
-            WidthRow(group.name, group.kind.value, group.width, left.get(group.name, 0))
+            WidthRow(group.name, group.kind.value, group.width, names.get(group.name, _left(group, left)))
             for group in before.groups
         ),
         decisions=tuple(session.log.decisions),
@@ -135,6 +142,12 @@ def _report(session: Session, latency: Latency | None, training_seconds: float) 
         },
         notes=tuple(session.log.notes),
     )
+
+
+def _left(group: Group, widths: Mapping[tuple[str, int, Kind], int]) -> int:
+    """Units that are left of a group that is called otherwise by now; none if it has gone with its layer."""
+    places = ((member.tensor, member.axis, group.kind) for member in group.members)
+    return max((widths.get(place, 0) for place in places), default=0)
 
 
 def _bytes(model: nn.Module) -> int:

@@ -82,7 +82,7 @@ class Masking:
         if masked == 0:
             return None
         try:
-            made, numbers = network.cut_masked(left)
+            made, numbers = self._cut(left)
         except SurgeryError as refusal:
             self._memory.log.note(f"The masks of epoch {self._memory.epoch} stay masks: {refusal}")
             say(str(refusal), problem=True)
@@ -101,6 +101,18 @@ class Masking:
         self._memory.log.mark(self._memory.epoch, "cut", text)
         say(f"epoch {self._memory.epoch}: {text}")
         return numbers
+
+    def _cut(self, left: BoolArray | None) -> tuple[Cut, IntArray]:
+        """Cuts; where layers cannot go together with the rest, the rest alone."""
+        network = self._parts.network
+        layers = network.anatomy.is_layer & ~network.masks.keep
+        layers = layers if left is None else layers & ~left
+        try:
+            return network.cut_masked(left)
+        except SurgeryError:
+            if not layers.any() or not (~network.masks.keep & ~layers).any():
+                raise
+            return network.cut_masked(layers if left is None else left | layers)
 
     def _last_epoch_was_measured(self) -> bool:
         records = self._memory.log.records(self._parts.metric)
@@ -178,8 +190,10 @@ class Masking:
     def _unmask(self, kept: BoolArray) -> None:
         """Brings units back, all but those that `kept` masks; what was seen of their zeros is forgotten."""
         network, tracker = self._parts.network, self._parts.tracker
-        numbers = np.arange(network.anatomy.num_units)
-        numbers[~network.masks.keep & kept] = -1
+        anatomy, masked = network.anatomy, network.masks.keep
+        was_zero, is_zero = (~keep | anatomy.inside_removed(keep) for keep in (masked, kept))
+        numbers = np.arange(anatomy.num_units)
+        numbers[was_zero & ~is_zero] = -1
         network.masks.unmask(but=kept)
         tracker.rebind(network.anatomy, network.named_parameters(), numbers)
 

@@ -102,9 +102,10 @@ def restore(parts: Parts, memory: Memory, target: CheckpointRef, *, as_rollback:
     """
     state = parts.saving.read(target)
     extra, network = state.extra, parts.network
-    _check_companions(network, extra["companions"])
+    _count_companions(network, extra["companions"])
     network.take_back_cuts(_common_cuts(network, extra["cuts"]))
     network.make_cuts(extra["cuts"][len(network.cuts) :])
+    _check_companions(network, extra["companions"])
     network.renew_masks()
     parts.saving.restore(state, network, parts.schedulers, parts.scaler)
     for companion, saved in zip(network.companions, extra["companions"], strict=True):
@@ -128,13 +129,22 @@ def restore(parts: Parts, memory: Memory, target: CheckpointRef, *, as_rollback:
     parts.saving.returned_to(target)
 
 
+def _count_companions(network: LiveNetwork, saved: Sequence[Mapping[str, Any]]) -> None:
+    if len(network.companions) != len(saved):
+        raise _other_companions(len(network.companions), len(saved))
+
+
 def _check_companions(network: LiveNetwork, saved: Sequence[Mapping[str, Any]]) -> None:
     given = [set(companion.state_dict()) for companion in network.companions]
     if given != [set(state) for state in saved]:
-        raise CheckpointError(
-            f"The checkpoint holds {len(saved)} companion(s), and {len(given)} were given, or others. Give "
-            "the same ones in the same order as when the run began, as `companions=`."
-        )
+        raise _other_companions(len(given), len(saved))
+
+
+def _other_companions(given: int, saved: int) -> CheckpointError:
+    return CheckpointError(
+        f"The checkpoint holds {saved} companion(s), and {given} were given, or others. Give "
+        "the same ones in the same order as when the run began, as `companions=`."
+    )
 
 
 def _common_cuts(network: LiveNetwork, records: Sequence[Mapping[str, Any]]) -> int:
