@@ -166,7 +166,7 @@ class Masking:
         """Takes back the mask on trial, or more. Returns: did everything go back to a checkpoint?"""
         parts, epoch, trial = self._parts, self._memory.epoch, self._memory.trial
         kept, changes = trial.settled(parts.network.anatomy.num_units), trial.changes
-        passes = self._passes
+        passes = self._judge()
         base_step, strategy = trial.failed(reason)
         self.forget_cycle()
         if strategy is Strategy.ATOMIC:
@@ -197,15 +197,16 @@ class Masking:
         network.masks.unmask(but=kept)
         tracker.rebind(network.anatomy, network.named_parameters(), numbers)
 
-    @property
-    def _passes(self) -> Callable[[CheckpointRef], bool]:
-        """Was the network of a checkpoint as good as before the mask on trial?"""
+    def _judge(self) -> Callable[[CheckpointRef], bool]:
+        """Tells of a checkpoint whether its network was as good as before the mask on trial, and measured."""
         watch, limits = self._memory.trial.watch, self._limits()
         records = {record.epoch: record for record in self._memory.log.records(self._parts.metric)}
 
         def passes(checkpoint: CheckpointRef) -> bool:
             found = records.get(checkpoint.epoch)
-            return watch is None or found is None or should_roll_back([found], watch.baseline, limits) is None
+            if watch is None or found is None:
+                return False
+            return should_roll_back([found], watch.baseline, limits) is None
 
         return passes
 
