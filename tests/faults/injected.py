@@ -18,7 +18,6 @@ import torch
 
 from esper.checkpoint import CheckpointRef, encode
 from esper.checkpoint.tensor_file import tensor_bytes
-from esper.emrakul.cycle import Decision
 from tests.session.runs import Training
 
 PATIENT: dict[str, Any] = {
@@ -97,15 +96,6 @@ def newest(training: Training) -> CheckpointRef:
     found = training.session.parts.saving.newest
     assert found is not None
     return found
-
-
-def decision_of(training: Training) -> Decision:
-    """Waits for the cycle under way and takes its decision out of the session's hands."""
-    runner = training.session.parts.runner
-    assert runner is not None
-    decision = runner.collect(60.0)
-    assert decision is not None
-    return decision
 
 
 def children_of(pid: int) -> list[int]:

@@ -14,7 +14,6 @@ from esper.emrakul.cycle import MASK
 from esper.errors import MaskError
 from tests.faults.injected import (
     PATIENT,
-    decision_of,
     flip,
     newest,
     plain,
@@ -87,14 +86,14 @@ def test_workers_without_enough_memory_lead_to_no_decision(run: Path, unpruned: 
 def test_a_worker_that_is_killed_costs_no_step_and_changes_no_decision(run: Path, judge: Judge) -> None:
     quiet = Training(run.parent / "quiet", pruning=PATIENT)
     epochs(quiet, EPOCHS - 1)
-    expected = decision_of(quiet).keep
+    expected = quiet.decision().keep
     quiet.session.detach()
     before = workers()
     training = with_workers(run)
     victim = started(before)
     epochs(training, EPOCHS - 1)
     os.kill(victim, signal.SIGKILL)
-    decision = decision_of(training)
+    decision = training.decision()
     assert expected is not None
     assert decision.keep is not None
     assert np.array_equal(decision.keep, expected)
@@ -106,7 +105,7 @@ def test_a_worker_that_hangs_ends_at_the_deadline_without_a_decision(run: Path, 
     training = with_workers(run, pruning={"budget": {"deadline_seconds": 2.0, "max_failures": 100}})
     os.kill(started(before), signal.SIGSTOP)
     epochs(training, EPOCHS - 1)
-    decision = decision_of(training)
+    decision = training.decision()
     assert decision.keep is None
     judge(training, plain(run.parent / "plain", EPOCHS - 1), EPOCHS - 1)
 
@@ -119,7 +118,7 @@ def test_statistics_that_are_corrupt_lead_to_no_decision(run: Path, judge: Judge
     epochs(training, EPOCHS - 1)
     flip(newest(training).path / "optimizer.safetensors")
     os.kill(victim, signal.SIGCONT)
-    decision = decision_of(training)
+    decision = training.decision()
     assert decision.keep is None
     assert "digest" in decision.reason
     judge(training, plain(run.parent / "plain", EPOCHS - 1), EPOCHS - 1)
@@ -147,7 +146,7 @@ def test_a_corrupt_mask_commit_is_never_applied(
     training = Training(run)
     epochs(training, EPOCHS - 1)
     base = newest(training)
-    assert decision_of(training).keep is not None
+    assert training.decision().keep is not None
     training.session.detach()
     flip(base.path / MASK / file)
     again = Training(run)

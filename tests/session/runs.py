@@ -13,6 +13,7 @@ from torch import Tensor, nn
 import esper
 from esper.checkpoint import encode
 from esper.checkpoint.tensor_file import tensor_bytes
+from esper.emrakul.cycle import Decision
 from esper.session import Session
 
 EPOCHS = 6
@@ -126,6 +127,14 @@ class Training:
                 return
             self.epoch(lambda _: metric)
         assert done(), self.session.log
+
+    def decision(self) -> Decision:
+        """Waits for the cycle under way and takes its decision out of the session's hands."""
+        runner = self.session.parts.runner
+        assert runner is not None
+        decision = runner.collect(60.0)
+        assert decision is not None
+        return decision
 
     def marks(self) -> list[str]:
         return [mark.kind for mark in self.session.log.marks]

@@ -30,10 +30,7 @@ def test_a_run_that_looks_at_its_twin_lets_one_copy_stand_in_for_the_other(tmp_p
     run = Doubled(tmp_path / "run", analysis={"measure_twin": True})
     run.epoch()
     run.epoch()
-    runner = run.session.parts.runner
-    assert runner is not None
-    decision = runner.collect(60.0)
-    assert decision is not None
+    decision = run.decision()
     assert decision.outcome is not None
     evidence = decision.outcome.evidence
     assert evidence is not None

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, fx
-from torch.utils import _pytree as pytree
 
 from esper.anatomy.blocks import Sum, sums, unread
+from esper.anatomy.equivalence import Probe
 from esper.anatomy.structure import Anatomy, Gate, Group, IntArray, Kind, Member, Term
 from esper.anatomy.trace import Traced
 from esper.anatomy.twin import Twin
@@ -167,10 +167,5 @@ def _dims(node: fx.Node) -> int:
 
 def _first(sample: Any, twin: Twin) -> Any:
     """A few samples of a batch, where the graph takes any number of them."""
-
-    def few(leaf: Any) -> Any:
-        is_batched = isinstance(leaf, Tensor) and leaf.dim() > 0 and leaf.shape[0] == twin.batch
-        return leaf[:_SAMPLES] if is_batched else leaf
-
-    fewer = pytree.tree_map(few, sample)
+    (fewer,) = Probe((sample,), {}).first(_SAMPLES).args
     return fewer if twin.is_batch_dynamic and twin.takes(fewer) else sample

@@ -163,9 +163,14 @@ class Anatomy:
         return np.repeat(np.arange(len(self.groups)), [g.width for g in self.groups]).astype(np.int64)
 
     @cached_property
+    def kind_of(self) -> NDArray[np.str_]:
+        """The `Kind` of every unit: shape [units]."""
+        return np.array([group.kind.value for group in self.groups], np.str_)[self.group_of]
+
+    @cached_property
     def is_layer(self) -> BoolArray:
         """Units that are whole layers: shape [units]."""
-        return np.array([g.kind is Kind.LAYER for g in self.groups], np.bool_)[self.group_of]
+        return np.asarray(self.kind_of == Kind.LAYER.value, np.bool_)
 
     def inside_removed(self, keep: BoolArray) -> BoolArray:
         """Units of which nothing is left because the layers that they lie in are gone: shape [units]."""

@@ -286,10 +286,9 @@ class _Attempt:
         stage = self.allowance.stage
         safety = SafetyLevel(stage) if stage in known else SafetyLevel.MODERATE
         anatomy, left = self.cycle.anatomy, np.where(self.cycle.keep, ranks, np.nan)
-        kinds = np.array([group.kind for group in anatomy.groups])[anatomy.group_of]
         candidates = np.zeros(anatomy.num_units, np.bool_)
         for kind in Kind:
-            scores = np.where(kinds == kind, left, np.nan)
+            scores = np.where(anatomy.kind_of == kind.value, left, np.nan)
             if np.isfinite(scores).any():
                 threshold = self.selector.select(scores, phase, safety, target_fraction=1.0)
                 candidates |= threshold.below(scores) | (scores == np.nanmin(scores))

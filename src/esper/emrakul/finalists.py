@@ -91,10 +91,10 @@ def _with_rivals(
     is_rival[chosen] = False
     rivals, group = np.flatnonzero(is_rival), anatomy.group_of[is_rival]
     rivals = rivals[np.lexsort((rivals, screen[rivals], ~np.isin(group, anatomy.group_of[chosen])))]
-    kinds = np.array([group.kind for group in anatomy.groups])[anatomy.group_of]
+    kinds = anatomy.kind_of
     beside = [
-        rivals[kinds[rivals] == kind][: enough - int((kinds[chosen] == kind).sum())]
+        rivals[kinds[rivals] == kind.value][: enough - int((kinds[chosen] == kind.value).sum())]
         for kind in Kind
-        if kind is not Kind.LAYER and (kinds[chosen] == kind).any()
+        if kind is not Kind.LAYER and (kinds[chosen] == kind.value).any()
     ]
     return np.concatenate([chosen, *beside])[: settings.plan.max_finalists]

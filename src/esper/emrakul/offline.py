@@ -174,9 +174,9 @@ class OfflineAnalyst:
 
     def _confidence(self, measured: IntArray, table: FloatArray) -> FloatArray:
         """Confidence among units of one kind: a head costs more than a channel, and saves more."""
-        kinds = [self.anatomy.groups[int(group)].kind for group in self.anatomy.group_of[measured]]
+        kinds = self.anatomy.kind_of[measured]
         sure = np.full(measured.size, np.nan)
-        for of_kind in (np.array([kind is one for kind in kinds], np.bool_) for one in Kind):
+        for of_kind in (kinds == kind.value for kind in Kind):
             if of_kind.any():
                 sure[of_kind] = confidence(table[of_kind])
         return sure

@@ -84,8 +84,7 @@ class Masking:
         try:
             made, numbers = self._cut(left)
         except SurgeryError as refusal:
-            self._memory.log.note(f"The masks of epoch {self._memory.epoch} stay masks: {refusal}")
-            say(str(refusal), problem=True)
+            self._stay_masked("The masks", refusal)
             return None
         self.last_cut = made
         parts.tracker.rebind(network.anatomy, network.named_parameters(), numbers)
@@ -103,16 +102,22 @@ class Masking:
         return numbers
 
     def _cut(self, left: BoolArray | None) -> tuple[Cut, IntArray]:
-        """Cuts; where layers cannot go together with the rest, the rest alone."""
+        """Cuts; where layers cannot go together with the rest, the rest alone, and people are told."""
         network = self._parts.network
         layers = network.anatomy.is_layer & ~network.masks.keep
         layers = layers if left is None else layers & ~left
         try:
             return network.cut_masked(left)
-        except SurgeryError:
+        except SurgeryError as refusal:
             if not layers.any() or not (~network.masks.keep & ~layers).any():
                 raise
-            return network.cut_masked(layers if left is None else left | layers)
+            made = network.cut_masked(layers if left is None else left | layers)
+            self._stay_masked(f"{layers.sum()} masked layer(s)", refusal)
+            return made
+
+    def _stay_masked(self, what: str, refusal: SurgeryError) -> None:
+        self._memory.log.note(f"{what} of epoch {self._memory.epoch} stay masks: {refusal}")
+        say(str(refusal), problem=True)
 
     def _last_epoch_was_measured(self) -> bool:
         records = self._memory.log.records(self._parts.metric)
