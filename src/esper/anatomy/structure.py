@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from esper.anatomy.summary import summary
 from esper.errors import MaskError, UnknownPathError
 
-Role = Literal["producer", "consumer", "companion"]
+Role = Literal["producer", "consumer", "companion", "direction"]
 BoolArray = NDArray[np.bool_]
 IntArray = NDArray[np.int64]
 FloatArray = NDArray[np.float64]
@@ -48,7 +48,8 @@ class Member:
 
     `index[u]` are the coordinates of unit `u` along `axis`: shape [width, coordinates per unit].
     A *producer* makes the unit's activation (weight rows, bias), a *consumer* reads it (weight columns), a
-    *companion* goes along (norm affines, running statistics, depthwise filters).
+    *companion* goes along (norm affines, running statistics, depthwise filters). A *direction* goes along too,
+    but the network divides it by its own length (weight norm): a mask zeroes the length beside it instead.
     """
 
     tensor: str

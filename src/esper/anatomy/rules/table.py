@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from esper.anatomy.rules import contraction, einsum, movement, pointwise, reduction, routing, writing
+from esper.anatomy.rules import contraction, einsum, fourier, movement, pointwise, reduction, routing, writing
 from esper.anatomy.rules.call import Rule
 
 RULES: dict[str, Rule] = {
     **pointwise.RULES,
     **movement.RULES,
     **reduction.RULES,
+    **fourier.RULES,
     **contraction.RULES,
     **einsum.RULES,
     **writing.RULES,
