@@ -26,7 +26,7 @@ from torch.nn import functional as F
 from torch.optim import SGD
 
 from esper.anatomy import Anatomy, Probe, cut, inspect, masked_axes, zero_masked
-from esper.anatomy.structure import BoolArray
+from esper.arrays import BoolArray
 
 Axes = dict[tuple[str, int], np.ndarray]
 

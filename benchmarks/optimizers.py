@@ -38,7 +38,7 @@ from torch.optim import (
 )
 
 from esper.anatomy import Anatomy, Probe, cut, inspect, masked_axes, zero_masked
-from esper.anatomy.structure import BoolArray
+from esper.arrays import BoolArray
 from esper.errors import SurgeryError
 
 Parameters = Iterable[nn.Parameter]

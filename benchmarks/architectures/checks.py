@@ -15,8 +15,8 @@ from torch.utils import _pytree as pytree
 from torch.utils.flop_counter import FlopCounterMode
 
 from esper.anatomy import Anatomy, masked_axes, split_sample, zero_masked
-from esper.anatomy.structure import BoolArray
 from esper.anatomy.trace import without_caches
+from esper.arrays import BoolArray
 
 ASKED = 0.5
 ENOUGH = ASKED / 2

@@ -35,7 +35,7 @@ from esper.anatomy import Anatomy, Probe, cut, inspect, masked_axes, split_sampl
 from esper.anatomy.deployed import plain
 from esper.anatomy.feasibility import feasible
 from esper.anatomy.program import cut_program
-from esper.anatomy.structure import BoolArray
+from esper.arrays import BoolArray
 from esper.errors import EsperError, SurgeryError
 
 MOST_OF_A_GROUP = 0.75

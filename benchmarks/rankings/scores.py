@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-from esper.anatomy.structure import FloatArray
+from esper.arrays import FloatArray
 from esper.importance import (
     ScoreWeights,
     combine,

@@ -15,7 +15,7 @@ from torch.optim import SGD, Adam, AdamW, Optimizer
 from torch.utils import _pytree as pytree
 
 from esper.anatomy import Anatomy, Probe, inspect, masked_axes, split_sample, zero_masked
-from esper.anatomy.structure import BoolArray
+from esper.arrays import BoolArray
 from tests.anatomy.networks import ZOO
 
 OPTIMIZERS: dict[str, Callable[[Iterable[nn.Parameter]], Optimizer]] = {

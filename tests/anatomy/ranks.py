@@ -19,7 +19,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim import AdamW
 
 from esper.anatomy import Probe, cut, inspect
-from esper.anatomy.structure import BoolArray
+from esper.arrays import BoolArray
 from esper.errors import EsperError
 from tests.anatomy.cutting import half
 

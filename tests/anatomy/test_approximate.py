@@ -13,7 +13,7 @@ from torch.optim import AdamW
 
 from esper.anatomy import Anatomy, Kind, Probe, cut, inspect, uncut
 from esper.anatomy.program import cut_program
-from esper.anatomy.structure import BoolArray
+from esper.arrays import BoolArray
 from esper.errors import NotEquivalentError
 from tests.anatomy.mixtures import CHOSEN, COUNTED, EXPERTS, ROUTED, Mixture, mixture
 

@@ -14,8 +14,8 @@ from torch.optim import SGD
 
 from esper.anatomy import Anatomy, Cut, Probe, cut, inspect, masked_axes, zero_masked
 from esper.anatomy.equivalence import difference
-from esper.anatomy.structure import BoolArray
 from esper.anatomy.tensors import select
+from esper.arrays import BoolArray
 from esper.errors import NotEquivalentError, SurgeryError, UntraceableError
 from esper.kasmina import LiveNetwork
 from tests.anatomy.cutting import half

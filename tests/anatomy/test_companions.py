@@ -15,7 +15,7 @@ from torch.optim import SGD, AdamW, Optimizer, lr_scheduler
 from torch.optim.swa_utils import SWALR, AveragedModel, get_ema_multi_avg_fn
 
 from esper.anatomy import Anatomy, Probe, cut, inspect, masked_axes, uncut, zero_masked
-from esper.anatomy.structure import BoolArray
+from esper.arrays import BoolArray
 from esper.errors import SurgeryError
 from tests.anatomy.cutting import half
 from tests.kasmina.test_network import Attention, FixedAttention, Transformer

@@ -12,8 +12,8 @@ from torch.nn import functional as F
 from esper.anatomy import Anatomy, anatomy_of, reconstruction, trace
 from esper.anatomy.elimination import elimination
 from esper.anatomy.readers import readers_of, watch
-from esper.anatomy.structure import BoolArray, IntArray
 from esper.anatomy.twin import Twin
+from esper.arrays import BoolArray, IntArray
 
 
 class Bed:

@@ -15,8 +15,8 @@ from torch.optim import LBFGS, SGD, Adafactor, Adam, Muon, NAdam, Optimizer, RMS
 from esper.anatomy import Anatomy, Probe, cut, inspect, masked_axes, uncut, zero_masked
 from esper.anatomy.equivalence import difference
 from esper.anatomy.optimizer_state import cut_state, named, zero_state
-from esper.anatomy.structure import BoolArray
 from esper.anatomy.tensors import Undo, select
+from esper.arrays import BoolArray
 from esper.errors import SurgeryError
 from tests.anatomy.cutting import half
 from tests.anatomy.optimizers import EXACT, Blockwise, Preconditioned, squares_only, states

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from esper.anatomy import Anatomy, anatomy_of, masked_axes, reconstruction, trace, zero_masked
-from esper.anatomy.structure import BoolArray
 from esper.anatomy.twin import Twin
+from esper.arrays import BoolArray
 
 Batch = tuple[Tensor, Tensor]
 

@@ -21,9 +21,9 @@ from torch.utils import _pytree as pytree
 
 from esper.anatomy import Anatomy, anatomy_of, masked_axes, trace, zero_masked
 from esper.anatomy.plain_archive import refuse_pickle
-from esper.anatomy.structure import IntArray
 from esper.anatomy.trace import named_tensors
 from esper.anatomy.twin import Twin
+from esper.arrays import IntArray
 from esper.errors import CheckpointCorrupt, EvidenceError
 from tests.kasmina.networks import Convolutional, images
 

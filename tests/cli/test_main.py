@@ -16,7 +16,7 @@ import torch
 from esper.anatomy import inspect
 from esper.checkpoint import CheckpointStore, open_key_ring
 from esper.cli.main import main
-from esper.cli.targets import ANATOMY_FILE
+from esper.session.case import ANATOMY_FILE
 from tests.cli.models import small
 
 ROOT = Path(__file__).parents[2]

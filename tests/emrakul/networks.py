@@ -9,7 +9,8 @@ from itertools import pairwise
 import numpy as np
 from hypothesis import strategies as st
 
-from esper.anatomy.structure import Anatomy, Group, IntArray, Kind, Member, TensorInfo, Term
+from esper.anatomy.structure import Anatomy, Group, Kind, Member, TensorInfo, Term
+from esper.arrays import IntArray
 from esper.elesh.evidence import Evidence, Tier
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from esper.anatomy import Anatomy
-from esper.anatomy.structure import FloatArray
+from esper.arrays import FloatArray
 from esper.emrakul.aggregation import Statistics, aggregate
 from esper.errors import EvidenceError
 from tests.emrakul.networks import chain

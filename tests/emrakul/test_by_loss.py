@@ -11,8 +11,8 @@ from torch import nn
 from torch.nn import functional as F
 
 from esper.anatomy import anatomy_of, trace
-from esper.anatomy.structure import BoolArray
 from esper.anatomy.twin import Twin
+from esper.arrays import BoolArray
 from esper.elesh import HeldOut
 from esper.elesh.case import OpenCase
 from esper.emrakul import Settings

@@ -6,7 +6,8 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 import pytest
 
-from esper.anatomy.structure import Anatomy, BoolArray, FloatArray, IntArray
+from esper.anatomy.structure import Anatomy
+from esper.arrays import BoolArray, FloatArray, IntArray
 from esper.elesh.evidence import Evidence
 from esper.emrakul import (
     Coordinator,

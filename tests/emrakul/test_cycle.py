@@ -14,7 +14,8 @@ import pytest
 import torch
 
 from esper.anatomy import masked_axes
-from esper.anatomy.structure import Anatomy, BoolArray
+from esper.anatomy.structure import Anatomy
+from esper.arrays import BoolArray
 from esper.checkpoint import CheckpointRef, CheckpointStore, FaultyStorage, load_tensors
 from esper.elesh.workers import InlinePool
 from esper.emrakul import Coordinator, Origin, Schedule, Settings

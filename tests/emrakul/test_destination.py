@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from esper.anatomy.structure import Anatomy, FloatArray, IntArray, Kind
+from esper.anatomy.structure import Anatomy, Kind
+from esper.arrays import FloatArray, IntArray
 from esper.elesh import Evidence
 from esper.elesh.analysis import confidence
 from esper.elesh.evidence import Tier

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from esper.anatomy.structure import BoolArray
+from esper.arrays import BoolArray
 from esper.emrakul import Allowance, LatencyModel, LatencyTable, Origin, Settings, make_plan, shrink
 from esper.emrakul.latency import Axis, TimedOperator
 from esper.errors import ConfigError, EvidenceError

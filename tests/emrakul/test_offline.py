@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 import torch
 
-from esper.anatomy.structure import IntArray, Kind
+from esper.anatomy.structure import Kind
+from esper.arrays import IntArray
 from esper.elesh import AnalysisSettings, Tier, WorkerPool, WorkerTask
 from esper.elesh.analysis import ablate, confidence
 from esper.elesh.workers import InlinePool, LocalPool, WorkerHealth

@@ -82,9 +82,9 @@ def test_at_full_width_the_parts_are_the_whole() -> None:
 def test_only_a_target_in_time_is_timed() -> None:
     _, anatomy, twin, model = timed()
     state = dict(model.state_dict())
-    assert origin_of(anatomy, Settings(), twin, state, SAMPLE).latency is None
+    assert origin_of(anatomy, twin, state, SAMPLE, Settings().timed_batch).latency is None
     asked = Settings.model_validate({"target": {"latency": 0.3, "latency_batch": 8}})
-    origin = origin_of(anatomy, asked, twin, state, SAMPLE)
+    origin = origin_of(anatomy, twin, state, SAMPLE, asked.timed_batch)
     assert origin.latency is not None
     assert origin.latency.batch == 8
     whole = np.ones(anatomy.num_units, np.bool_)

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from esper.anatomy.structure import FloatArray
+from esper.arrays import FloatArray
 from esper.errors import EvidenceError
 from esper.importance import UnitHistory, rank_normalize
 

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from esper.anatomy.structure import FloatArray
+from esper.arrays import FloatArray
 from esper.errors import EvidenceError
 from esper.importance import AccuracyTargets, ImportanceTrackingValidator, RankingQuality
 

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from torch.optim import SGD, Adam, AdamW, Optimizer
 
 from esper.anatomy import Anatomy, inspect
-from esper.anatomy.structure import BoolArray
+from esper.arrays import BoolArray
 
 
 class Tied(nn.Module):

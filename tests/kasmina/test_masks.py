@@ -14,7 +14,7 @@ from torch.optim import SGD, AdamW, Optimizer
 
 from esper.anatomy import Anatomy, cut, inspect, masked_axes
 from esper.anatomy.equivalence import Probe
-from esper.anatomy.structure import BoolArray
+from esper.arrays import BoolArray
 from esper.errors import MaskError
 from esper.kasmina import MaskKeeper
 from tests.kasmina.networks import OPTIMIZERS, convolutional, images, some_units, tied, tokens

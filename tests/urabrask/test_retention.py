@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from esper.anatomy.structure import FloatArray
+from esper.arrays import FloatArray
 from esper.leyline import Level
 from esper.urabrask import Decision, Measurement, Settings, Verdict, check_retention, judge
 

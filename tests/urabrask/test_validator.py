@@ -5,7 +5,8 @@ from dataclasses import dataclass, field
 import numpy as np
 import pytest
 
-from esper.anatomy.structure import Anatomy, BoolArray
+from esper.anatomy.structure import Anatomy
+from esper.arrays import BoolArray
 from esper.leyline import Level, ManualClock
 from esper.urabrask import Decision, Measurement, Settings, Verdict, level_of, validate
 from tests.emrakul.networks import chain

@@ -31,9 +31,10 @@ from esper.anatomy.masking import masked_axes, zero_masked
 from esper.anatomy.over_survivors import shrink
 from esper.anatomy.program import in_double
 from esper.anatomy.propagate import propagate
-from esper.anatomy.structure import Anatomy, BoolArray
+from esper.anatomy.structure import Anatomy
 from esper.anatomy.survivors import Survivors
 from esper.anatomy.trace import traced_as
+from esper.arrays import BoolArray
 from esper.errors import UntraceableError
 
 

@@ -19,8 +19,9 @@ from torch import Tensor, nn
 
 from esper.anatomy.equivalence import Equivalence, Probe, Reference, prove
 from esper.anatomy.modules import bare_norms_follow, set_attribute
-from esper.anatomy.structure import Anatomy, BoolArray
+from esper.anatomy.structure import Anatomy
 from esper.anatomy.tensors import Undo
+from esper.arrays import BoolArray
 from esper.errors import NotEquivalentError
 
 MAX_TRIALS = 256

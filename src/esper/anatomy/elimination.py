@@ -17,7 +17,8 @@ import torch
 from torch import Tensor
 
 from esper.anatomy.readers import INPUT_AXIS, Reader
-from esper.anatomy.structure import Anatomy, BoolArray, IntArray
+from esper.anatomy.structure import Anatomy
+from esper.arrays import BoolArray, IntArray
 
 _STEPS = 64
 """Units go in so many steps; within one they are taken to be independent."""

@@ -14,10 +14,11 @@ from torch.nn.modules.batchnorm import _NormBase
 from torch.utils import _pytree as pytree
 
 from esper.anatomy.masking import masked_axes, zero_masked
-from esper.anatomy.structure import Anatomy, BoolArray
+from esper.anatomy.structure import Anatomy
 from esper.anatomy.substitution import call_with
 from esper.anatomy.tensors import select
 from esper.anatomy.trace import undisturbed, without_caches
+from esper.arrays import BoolArray
 from esper.errors import NotEquivalentError
 
 FLOAT32_LIMIT = 1e-5

@@ -12,8 +12,9 @@ from torch import nn
 from esper.anatomy.equivalence import Probe
 from esper.anatomy.layer_units import PREFIX
 from esper.anatomy.removal import remove_blocks
-from esper.anatomy.structure import Anatomy, BoolArray, Kind
+from esper.anatomy.structure import Anatomy, Kind
 from esper.anatomy.surgery import cut, uncut
+from esper.arrays import BoolArray
 from esper.errors import StructureError, SurgeryError
 
 

@@ -19,10 +19,11 @@ from esper.anatomy.companions import copy_in
 from esper.anatomy.equivalence import FLOAT64_LIMIT, Probe, difference, outputs_with, tensors_in
 from esper.anatomy.masking import masked_axes, zero_masked
 from esper.anatomy.ranks import is_parallel
-from esper.anatomy.structure import Anatomy, BoolArray, IntArray, Member
+from esper.anatomy.structure import Anatomy, Member
 from esper.anatomy.surgery import Cut, cut
 from esper.anatomy.tensors import Undo, live_tensors
 from esper.anatomy.wrappers import bare
+from esper.arrays import BoolArray, IntArray
 from esper.errors import NotEquivalentError, SurgeryError
 
 ROUNDING_LIMIT = 1e-4

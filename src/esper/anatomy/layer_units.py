@@ -12,9 +12,10 @@ from torch import Tensor, fx
 
 from esper.anatomy.blocks import Sum, sums, unread
 from esper.anatomy.equivalence import Probe
-from esper.anatomy.structure import Anatomy, Gate, Group, IntArray, Kind, Member, Term
+from esper.anatomy.structure import Anatomy, Gate, Group, Kind, Member, Term
 from esper.anatomy.trace import Traced
 from esper.anatomy.twin import Twin
+from esper.arrays import IntArray
 
 PREFIX = "layer:"
 """Begins the name of every group that is a layer; the rest is where its last weight lies.

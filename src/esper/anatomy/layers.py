@@ -11,8 +11,9 @@ from torch import Tensor, fx
 from esper.anatomy.lowering import operator_name
 from esper.anatomy.propagate import propagate
 from esper.anatomy.resolve import Classes, resolve
-from esper.anatomy.structure import Anatomy, IntArray
+from esper.anatomy.structure import Anatomy
 from esper.anatomy.trace import Traced
+from esper.arrays import IntArray
 from esper.nissa import MapLayer, MapPart
 
 _CARRIES = (

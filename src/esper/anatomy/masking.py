@@ -7,7 +7,8 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from esper.anatomy.structure import Anatomy, BoolArray, IntArray
+from esper.anatomy.structure import Anatomy
+from esper.arrays import BoolArray, IntArray
 
 
 def masked_axes(anatomy: Anatomy, keep: BoolArray) -> dict[tuple[str, int], IntArray]:

@@ -15,7 +15,8 @@ from torch import Tensor, fx, nn
 from torch.utils import _pytree as pytree
 
 from esper.anatomy.lowering import operator_name
-from esper.anatomy.structure import Anatomy, BoolArray
+from esper.anatomy.structure import Anatomy
+from esper.arrays import BoolArray
 
 Left = Sequence[tuple[int, Tensor]]
 """Axes of an operator's first argument with the coordinates that stay, int64."""

@@ -30,10 +30,11 @@ from esper.anatomy.masking import masked_axes, zero_masked
 from esper.anatomy.over_survivors import shrink
 from esper.anatomy.propagate import propagate
 from esper.anatomy.rewriting import rewrite
-from esper.anatomy.structure import Anatomy, BoolArray
+from esper.anatomy.structure import Anatomy
 from esper.anatomy.survivors import Survivors
 from esper.anatomy.tensors import kept_indices, select
 from esper.anatomy.trace import Traced, traced_as
+from esper.arrays import BoolArray
 from esper.errors import NotEquivalentError
 
 State = Mapping[str, Tensor]

@@ -17,8 +17,9 @@ from torch import Tensor
 
 from esper.anatomy.masking import masked_axes, zero_masked
 from esper.anatomy.readers import INPUT_AXIS, Reader, readers_of, watch
-from esper.anatomy.structure import Anatomy, BoolArray, IntArray
+from esper.anatomy.structure import Anatomy
 from esper.anatomy.twin import Twin
+from esper.arrays import BoolArray, IntArray
 
 
 def reconstruction(

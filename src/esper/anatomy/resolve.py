@@ -12,9 +12,7 @@ from scipy.sparse.csgraph import connected_components
 from torch import Tensor
 
 from esper.anatomy.labels import LabelSpace
-
-IntArray = NDArray[np.int64]
-BoolArray = NDArray[np.bool_]
+from esper.arrays import BoolArray, IntArray
 
 
 @dataclass(frozen=True)

@@ -16,8 +16,8 @@ import torch
 from torch import fx
 
 from esper.anatomy.lowering import operator_name
-from esper.anatomy.structure import BoolArray
 from esper.anatomy.survivors import Left, Survivors
+from esper.arrays import BoolArray
 from esper.errors import SurgeryError
 
 

@@ -19,10 +19,11 @@ from esper.anatomy.modules import refresh
 from esper.anatomy.optimizer_state import StateLayouts, cut_state, named
 from esper.anatomy.ranks import group_of, together
 from esper.anatomy.sharded import gathered
-from esper.anatomy.structure import Anatomy, BoolArray
+from esper.anatomy.structure import Anatomy
 from esper.anatomy.tensors import Undo, kept_indices, live_tensors, resize, select, spread_out
 from esper.anatomy.trace import named_tensors
 from esper.anatomy.wrappers import bare, check_renewable, renew
+from esper.arrays import BoolArray
 
 
 @dataclass(frozen=True)

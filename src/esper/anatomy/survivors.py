@@ -12,7 +12,7 @@ from torch.utils import _pytree as pytree
 from esper.anatomy.labels import Flow, varying_axes
 from esper.anatomy.propagate import Propagation
 from esper.anatomy.resolve import resolve
-from esper.anatomy.structure import BoolArray, IntArray
+from esper.arrays import BoolArray, IntArray
 from esper.errors import SurgeryError
 
 Left = tuple[BoolArray, ...]

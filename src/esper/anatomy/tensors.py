@@ -7,8 +7,9 @@ from collections.abc import Callable, Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from esper.anatomy.structure import Anatomy, IntArray
+from esper.anatomy.structure import Anatomy
 from esper.anatomy.trace import named_tensors
+from esper.arrays import IntArray
 from esper.errors import MaskError, SurgeryError
 
 

@@ -24,8 +24,9 @@ from torch.utils import _pytree as pytree
 
 from esper.anatomy.over_survivors import Left, OverSurvivors, left_in
 from esper.anatomy.plain_archive import refuse_pickle
-from esper.anatomy.structure import Anatomy, Gate, IntArray
+from esper.anatomy.structure import Anatomy, Gate
 from esper.anatomy.trace import Traced, split_sample
+from esper.arrays import IntArray
 from esper.errors import CheckpointCorrupt, EvidenceError
 
 State = Mapping[str, Tensor]

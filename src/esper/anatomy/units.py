@@ -14,18 +14,17 @@ from esper.anatomy.resolve import Classes
 from esper.anatomy.rules import Product
 from esper.anatomy.structure import (
     Anatomy,
-    BoolArray,
     Coupling,
     FrozenAxis,
     Gate,
     Group,
-    IntArray,
     Kind,
     Member,
     Role,
     TensorInfo,
     Term,
 )
+from esper.arrays import BoolArray, IntArray
 
 _UNUSED = "is not both made and read by contractions"
 

@@ -20,7 +20,7 @@ from esper.nissa import figures
 
 if TYPE_CHECKING:
     from esper.anatomy import Anatomy
-    from esper.anatomy.structure import FloatArray
+    from esper.arrays import FloatArray
     from esper.elesh.blocks import BlockMeasures
     from esper.emrakul import CycleOutcome
     from esper.session.examine import Examination

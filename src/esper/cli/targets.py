@@ -16,9 +16,6 @@ if TYPE_CHECKING:
     from esper.checkpoint import CheckpointCatalog, CheckpointRef
     from esper.nissa import MapLayer
 
-ANATOMY_FILE = "anatomy.json"
-"""The file of a checkpoint that holds `Anatomy.to_json`."""
-
 
 @dataclass(frozen=True)
 class Inspected:
@@ -82,6 +79,7 @@ def _stored(path: Path) -> Inspected:
     from esper.anatomy.layers import layers_of
     from esper.anatomy.trace import Traced
     from esper.anatomy.twin import Twin
+    from esper.session.case import ANATOMY_FILE
 
     catalog, checkpoint = checkpoint_at(path)
     anatomy = Anatomy.from_json(json.loads(checkpoint.file(ANATOMY_FILE).read_bytes()))

@@ -13,8 +13,8 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from esper.anatomy import masked_axes, reconstruction, split_sample, zero_masked
-from esper.anatomy.structure import BoolArray, FloatArray, IntArray
 from esper.anatomy.twin import Twin
+from esper.arrays import BoolArray, FloatArray, IntArray
 from esper.elesh.case import Case, OpenCase, open_case, read_data
 from esper.elesh.peak import PeakMemory
 from esper.elesh.samples import merged, resized

@@ -15,8 +15,8 @@ from torch.utils import _pytree as pytree
 
 from esper.anatomy import Anatomy, masked_axes, zero_masked
 from esper.anatomy.over_survivors import left_as_tensors
-from esper.anatomy.structure import BoolArray
 from esper.anatomy.twin import Twin
+from esper.arrays import BoolArray
 from esper.checkpoint.codec import decode, encode, from_json, to_json
 from esper.checkpoint.references import FileRef, load_tensors
 from esper.elesh.samples import HeldOut

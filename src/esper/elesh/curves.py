@@ -14,8 +14,8 @@ from torch import Tensor
 from esper.anatomy.elimination import elimination
 from esper.anatomy.readers import INPUT_AXIS, Reader, readers_of, watch
 from esper.anatomy.reconstruction import taken_over
-from esper.anatomy.structure import BoolArray, FloatArray, IntArray
 from esper.anatomy.twin import Twin
+from esper.arrays import BoolArray, FloatArray, IntArray
 from esper.elesh.analysis import RECALIBRATION_SAMPLES, usable
 from esper.elesh.case import OpenCase
 from esper.elesh.samples import merged

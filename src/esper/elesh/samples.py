@@ -5,17 +5,29 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from esper.elesh.settings import AnalysisSettings
 from esper.errors import ConfigError
 
 _CALIBRATION_SHARE = 0.4
 """Where samples are few, the larger part judges: a wrong choice is caught there, a wrong verdict nowhere."""
+
+
+class SampleCounts(Protocol):
+    """How many samples are kept for what; the settings of the analysis are one."""
+
+    @property
+    def calibration_samples(self) -> int: ...
+
+    @property
+    def held_out_samples(self) -> int: ...
+
+    @property
+    def batch_samples(self) -> int: ...
 
 
 @dataclass(frozen=True)
@@ -26,7 +38,7 @@ class HeldOut:
     validation: tuple[Any, ...]
 
 
-def hold_out(probe: Iterable[Any], settings: AnalysisSettings) -> HeldOut:
+def hold_out(probe: Iterable[Any], settings: SampleCounts) -> HeldOut:
     """Keeps the first samples of `probe` on the CPU, in calibration-sized batches.
 
     Args:

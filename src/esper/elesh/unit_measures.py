@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 
 from esper.anatomy import Anatomy, Kind
-from esper.anatomy.structure import BoolArray, FloatArray
 from esper.anatomy.twin import Twin
+from esper.arrays import BoolArray, FloatArray
 from esper.elesh.readings import Reading, readings_of
 from esper.elesh.redundancy import SecondMoments
 from esper.elesh.samples import samples

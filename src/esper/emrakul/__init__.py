@@ -13,10 +13,11 @@ from esper.emrakul.coordinator import (
 from esper.emrakul.cost import CostModel
 from esper.emrakul.cutting import worthwhile_cut
 from esper.emrakul.finalists import finalists
+from esper.emrakul.floors import floors
 from esper.emrakul.history import CycleRecord
 from esper.emrakul.latency import LatencyModel, LatencyTable
 from esper.emrakul.on_request import OfflinePruning
-from esper.emrakul.origin import Origin, floors
+from esper.emrakul.origin import Origin
 from esper.emrakul.outcome import CycleOutcome, Status
 from esper.emrakul.plan import Plan, Rejection, shrink
 from esper.emrakul.rationale import Rationale

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import special
 
-from esper.anatomy.structure import Anatomy, FloatArray, IntArray
+from esper.anatomy.structure import Anatomy
+from esper.arrays import FloatArray, IntArray
 from esper.errors import EvidenceError
 
 

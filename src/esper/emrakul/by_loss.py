@@ -8,13 +8,15 @@ from dataclasses import dataclass, replace
 import numpy as np
 from torch import Tensor
 
-from esper.anatomy.structure import Anatomy, BoolArray
+from esper.anatomy.structure import Anatomy
+from esper.arrays import BoolArray
 from esper.elesh import Evidence, HeldOut, Tier
 from esper.elesh.case import OpenCase
 from esper.elesh.curves import Bench, Curve, joined
 from esper.emrakul.by_magnitude import alike
 from esper.emrakul.candidates import kinds_allowed, lowest_counts
-from esper.emrakul.origin import Origin, floors
+from esper.emrakul.floors import floors
+from esper.emrakul.origin import Origin
 from esper.emrakul.plan import Plan
 from esper.emrakul.schedule import Allowance
 from esper.emrakul.selection import make_plan

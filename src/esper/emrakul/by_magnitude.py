@@ -9,10 +9,12 @@ from dataclasses import dataclass, replace
 import numpy as np
 from torch import Tensor
 
-from esper.anatomy.structure import Anatomy, BoolArray, FloatArray, IntArray
+from esper.anatomy.structure import Anatomy
+from esper.arrays import BoolArray, FloatArray, IntArray
 from esper.elesh import Evidence
 from esper.emrakul.candidates import step_sizes
-from esper.emrakul.origin import Origin, floors
+from esper.emrakul.floors import floors
+from esper.emrakul.origin import Origin
 from esper.emrakul.schedule import Allowance
 from esper.emrakul.selection import make_plan
 from esper.emrakul.settings import Settings, Target

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from esper.anatomy.structure import Anatomy, BoolArray, FloatArray, IntArray, Kind
+from esper.anatomy.structure import Anatomy, Kind
+from esper.arrays import BoolArray, FloatArray, IntArray
 from esper.elesh import Evidence
 from esper.emrakul.plan import Rejection
 from esper.emrakul.schedule import Allowance

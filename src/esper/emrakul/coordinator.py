@@ -9,7 +9,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from esper.anatomy.structure import Anatomy, BoolArray, FloatArray, IntArray, Kind
+from esper.anatomy.structure import Anatomy, Kind
+from esper.arrays import BoolArray, FloatArray, IntArray
 from esper.elesh import Evidence
 from esper.emrakul.budget import Breaker, Budget, Phase
 from esper.emrakul.destination import bounds

@@ -14,7 +14,11 @@ from typing import Literal, Protocol
 import numpy as np
 from scipy import sparse
 
-from esper.anatomy.structure import Anatomy, BoolArray, FloatArray, IntArray, Kind, Term
+from esper.anatomy.structure import Anatomy, Kind, Term
+from esper.arrays import BoolArray, FloatArray, IntArray
+
+CostName = Literal["flops", "parameters", "latency"]
+"""What a fraction counts; latency is measured."""
 
 
 class Costs(Protocol):

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from esper.anatomy.structure import Anatomy, BoolArray
+from esper.anatomy.structure import Anatomy
+from esper.arrays import BoolArray
 from esper.emrakul.candidates import step_sizes
 from esper.emrakul.origin import Origin
 from esper.emrakul.settings import Settings

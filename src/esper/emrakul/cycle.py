@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 from esper.anatomy import masked_axes
-from esper.anatomy.structure import Anatomy, BoolArray, IntArray
+from esper.anatomy.structure import Anatomy
+from esper.arrays import BoolArray, IntArray
 from esper.checkpoint import AttachmentRef, CheckpointRef, CheckpointStore, load_tensors
 from esper.checkpoint.trainer_state import MODEL_FILE
 from esper.emrakul.beside import thread_beside_training

@@ -10,10 +10,12 @@ from dataclasses import replace
 
 import numpy as np
 
-from esper.anatomy.structure import Anatomy, BoolArray, FloatArray, IntArray
+from esper.anatomy.structure import Anatomy
+from esper.arrays import BoolArray, FloatArray, IntArray
 from esper.elesh import Evidence
 from esper.emrakul.candidates import Bounds, candidate_blocks, step_sizes
-from esper.emrakul.origin import Origin, floors, layers_to_go
+from esper.emrakul.floors import floors, layers_to_go
+from esper.emrakul.origin import Origin
 from esper.emrakul.schedule import Allowance
 from esper.emrakul.search import Search
 from esper.emrakul.settings import Settings

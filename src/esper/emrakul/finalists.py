@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from esper.anatomy.structure import Anatomy, BoolArray, FloatArray, IntArray, Kind
+from esper.anatomy.structure import Anatomy, Kind
+from esper.arrays import BoolArray, FloatArray, IntArray
 from esper.emrakul.candidates import kinds_allowed, lowest_counts
 from esper.emrakul.destination import bounds, odds
 from esper.emrakul.origin import Origin

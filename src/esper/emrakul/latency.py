@@ -14,7 +14,8 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from esper.anatomy.structure import Anatomy, BoolArray, FloatArray
+from esper.anatomy.structure import Anatomy
+from esper.arrays import BoolArray, FloatArray
 from esper.emrakul.cost import CostModel
 from esper.errors import EvidenceError
 

@@ -10,7 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from esper.anatomy.structure import Anatomy, BoolArray, FloatArray, IntArray, Kind
+from esper.anatomy.structure import Anatomy, Kind
+from esper.arrays import BoolArray, FloatArray, IntArray
 from esper.elesh import AnalysisSettings, Evidence, TaskHandle, TaskOutcome, Tier, WorkerPool, WorkerTask
 from esper.elesh.analysis import ablate, confidence, measure
 from esper.elesh.case import Case

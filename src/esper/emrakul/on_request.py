@@ -17,14 +17,15 @@ import torch
 from torch import Tensor
 
 from esper.anatomy import Anatomy, masked_axes
-from esper.anatomy.structure import BoolArray, FloatArray
 from esper.anatomy.twin import Twin
+from esper.arrays import BoolArray, FloatArray
 from esper.checkpoint import FileRef
 from esper.elesh import AnalysisSettings, Case, DataRef, HeldOut, WorkerPool, encode_data
 from esper.emrakul.aggregation import Statistics, aggregate
 from esper.emrakul.coordinator import Coordinator, CoordinatorState, Cycle
+from esper.emrakul.floors import floors
 from esper.emrakul.offline import OfflineAnalyst
-from esper.emrakul.origin import Origin, floors
+from esper.emrakul.origin import Origin
 from esper.emrakul.outcome import CycleOutcome, Status
 from esper.emrakul.schedule import Schedule
 from esper.emrakul.settings import Settings

@@ -10,9 +10,10 @@ from typing import Any
 
 import numpy as np
 
-from esper.anatomy.structure import Anatomy, BoolArray, FloatArray, IntArray
+from esper.anatomy.structure import Anatomy
+from esper.arrays import BoolArray, FloatArray, IntArray
+from esper.emrakul.cost import CostName
 from esper.emrakul.origin import Origin
-from esper.emrakul.settings import CostName
 from esper.leyline import Level, content_id
 
 

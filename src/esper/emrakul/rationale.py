@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from esper.anatomy.structure import Anatomy, FloatArray, IntArray
+from esper.anatomy.structure import Anatomy
+from esper.arrays import FloatArray, IntArray
 from esper.elesh import Evidence, Tier
 from esper.emrakul.plan import Plan, Rejection
 

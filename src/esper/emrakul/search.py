@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from esper.anatomy.structure import BoolArray, FloatArray, IntArray
+from esper.arrays import BoolArray, FloatArray, IntArray
 from esper.emrakul.candidates import Blocks
 from esper.emrakul.cost import Costs
 from esper.emrakul.plan import Rejection

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from esper.anatomy import Anatomy, Kind
-from esper.anatomy.structure import BoolArray, FloatArray, IntArray
+from esper.arrays import BoolArray, FloatArray, IntArray
 from esper.elesh import HeadPatterns, UnitFindings
 from esper.elesh.settings import HeadWeights
 from esper.importance import combine

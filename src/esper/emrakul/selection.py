@@ -6,7 +6,8 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from esper.anatomy.structure import Anatomy, BoolArray, IntArray
+from esper.anatomy.structure import Anatomy
+from esper.arrays import BoolArray, IntArray
 from esper.elesh import Evidence
 from esper.emrakul.candidates import candidate_blocks
 from esper.emrakul.destination import bounds

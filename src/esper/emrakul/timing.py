@@ -18,7 +18,6 @@ from esper.elesh.samples import repeated, samples
 from esper.emrakul.cost import CostModel
 from esper.emrakul.latency import Axis, LatencyTable, TimedOperator
 from esper.emrakul.origin import Origin
-from esper.emrakul.settings import Settings
 
 ELEMENT_FLOPS = 1000.0
 """What an element of an activation counts beside the work of operators that are not timed alone."""
@@ -33,12 +32,12 @@ _SLOW_SECONDS = 0.05
 
 
 def origin_of(
-    anatomy: Anatomy, settings: Settings, twin: Twin, state: Mapping[str, Tensor], sample: Any
+    anatomy: Anatomy, twin: Twin, state: Mapping[str, Tensor], sample: Any, latency_batch: int | None
 ) -> Origin:
-    """The origin of a network; timed if the target is about latency. Arguments as in `measure_latency`."""
-    if settings.target is None or settings.target.latency is None:
+    """The origin of a network; timed where a `latency_batch` is given. Arguments as in `measure_latency`."""
+    if latency_batch is None:
         return Origin.of(anatomy)
-    return Origin.of(anatomy, measure_latency(twin, anatomy, state, sample, settings.target.latency_batch))
+    return Origin.of(anatomy, measure_latency(twin, anatomy, state, sample, latency_batch))
 
 
 def measure_latency(

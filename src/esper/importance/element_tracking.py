@@ -9,7 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from esper.anatomy.structure import Anatomy, IntArray
+from esper.anatomy.structure import Anatomy
+from esper.arrays import IntArray
 from esper.importance.element_sketch import SketchedElements
 from esper.importance.elements import ElementScores, Products
 from esper.importance.products import StepProducts

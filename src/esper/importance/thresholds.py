@@ -8,7 +8,7 @@ from enum import StrEnum
 
 import numpy as np
 
-from esper.anatomy.structure import BoolArray, FloatArray
+from esper.arrays import BoolArray, FloatArray
 from esper.config_types import Fraction, Section
 from esper.errors import EvidenceError
 from esper.importance.phases import TrainingPhase

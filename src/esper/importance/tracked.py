@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from esper.anatomy.structure import FloatArray
+from esper.arrays import FloatArray
 from esper.importance.history import UnitHistory
 from esper.importance.phases import TrainingPhase
 from esper.importance.settings import ImportanceSettings

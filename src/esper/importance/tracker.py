@@ -12,7 +12,8 @@ from torch import Tensor
 from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
-from esper.anatomy.structure import Anatomy, BoolArray, FloatArray, IntArray
+from esper.anatomy.structure import Anatomy
+from esper.arrays import BoolArray, FloatArray, IntArray
 from esper.errors import EsperError, EvidenceError
 from esper.importance.element_tracking import ElementTracking, elements_for, tracking_after_cut
 from esper.importance.governor import OverheadGovernor

@@ -14,8 +14,8 @@ from torch.utils.hooks import RemovableHandle
 from esper.anatomy import Anatomy, masked_axes
 from esper.anatomy.companions import copy_in
 from esper.anatomy.optimizer_state import zero_state
-from esper.anatomy.structure import BoolArray, IntArray
 from esper.anatomy.tensors import live_tensors
+from esper.arrays import BoolArray, IntArray
 from esper.errors import MaskError
 
 Axes = list[tuple[int, IntArray]]

@@ -28,10 +28,10 @@ from esper.anatomy.admission import changed_inputs
 from esper.anatomy.companions import copy_in
 from esper.anatomy.feasibility import refused_groups, refused_layers
 from esper.anatomy.layer_units import block_names, with_layers
-from esper.anatomy.structure import BoolArray, IntArray
 from esper.anatomy.tensors import Undo
 from esper.anatomy.twin import Twin
 from esper.anatomy.wrappers import bare, renew
+from esper.arrays import BoolArray, IntArray
 from esper.errors import CheckpointError, StructureError, SurgeryError, UntraceableError
 from esper.kasmina.masks import MaskKeeper
 from esper.kasmina.numbers import carried_over, mask_after, numbers_after

@@ -14,7 +14,7 @@ from torch.optim import Optimizer
 from torch.utils import _pytree as pytree
 
 from esper.anatomy import Anatomy, Loss
-from esper.anatomy.structure import BoolArray
+from esper.arrays import BoolArray
 from esper.checkpoint import CheckpointRef, CheckpointStore, open_key_ring
 from esper.checkpoint.trainer_state import Stateful, load_trainer
 from esper.config import Config
@@ -229,7 +229,9 @@ def _assemble(
     origin: Origin | None = None,
     pool: WorkerPool | None = None,
 ) -> Session:
-    origin = origin or origin_of(network.anatomy, config.pruning, network.graph, network.tensors(), sample)
+    origin = origin or origin_of(
+        network.anatomy, network.graph, network.tensors(), sample, config.pruning.timed_batch
+    )
     coordinator = Coordinator(
         config.pruning,
         Schedule(config.pruning, epochs),

@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from esper.anatomy import Anatomy
-from esper.anatomy.structure import BoolArray
 from esper.anatomy.trace import Traced
 from esper.anatomy.twin import Twin
+from esper.arrays import BoolArray
 from esper.config import Config
 from esper.elesh import HeldOut, hold_out
 from esper.elesh.analysis import judged

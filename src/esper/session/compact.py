@@ -15,8 +15,8 @@ from esper.anatomy import Anatomy, Loss, Probe, Traced, anatomy_of, cut, split_s
 from esper.anatomy.feasibility import refused_groups
 from esper.anatomy.form import Form, Snapshot
 from esper.anatomy.program import cut_program
-from esper.anatomy.structure import BoolArray
 from esper.anatomy.wrappers import bare
+from esper.arrays import BoolArray
 from esper.config import Config
 from esper.emrakul import Plan
 from esper.emrakul.by_magnitude import choose_by_magnitude

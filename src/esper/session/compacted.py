@@ -13,8 +13,8 @@ from torch.export import ExportedProgram
 from esper.anatomy import Anatomy, Equivalence, Probe
 from esper.anatomy.deployed import deployed
 from esper.anatomy.form import Form
-from esper.anatomy.structure import BoolArray
 from esper.anatomy.wrappers import bare
+from esper.arrays import BoolArray
 from esper.errors import ConfigError
 from esper.nissa import WidthRow
 from esper.session.choice import Quality

@@ -22,8 +22,8 @@ from torch.utils import _pytree as pytree
 from esper.anatomy import Anatomy, Probe, cut, uncut
 from esper.anatomy.deployed import plain
 from esper.anatomy.equivalence import FLOAT32_LIMIT, difference
-from esper.anatomy.structure import BoolArray
 from esper.anatomy.trace import undisturbed
+from esper.arrays import BoolArray
 from esper.emrakul.by_magnitude import alike
 from esper.errors import SurgeryError
 

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from esper.anatomy import Anatomy
-from esper.anatomy.structure import BoolArray, FloatArray, IntArray
+from esper.arrays import BoolArray, FloatArray, IntArray
 from esper.checkpoint import CheckpointCatalog, CheckpointRef, load_trainer, open_tensors
 from esper.config import Config
 from esper.elesh import Case, HeadPatterns, HeldOut, merged, read_data, resized
@@ -33,7 +33,7 @@ from esper.importance import (
     moments_from_state,
     rank_normalize,
 )
-from esper.session.saving import ANATOMY_FILE, case_of
+from esper.session.case import ANATOMY_FILE, case_of
 
 LOW_FRACTION = 0.3
 """The low end of a ranking: the share of the units that is compared with the truth."""

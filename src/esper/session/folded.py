@@ -10,8 +10,8 @@ from torch.optim import Optimizer
 
 from esper.anatomy import Anatomy, Equivalence, Probe, fold
 from esper.anatomy.form import Form, Snapshot
-from esper.anatomy.structure import BoolArray
 from esper.anatomy.wrappers import bare
+from esper.arrays import BoolArray
 from esper.errors import SurgeryError
 from esper.session.compacted import Compacted, outcome
 from esper.session.describing import describe

@@ -10,7 +10,7 @@ import numpy as np
 from torch import Tensor
 
 from esper.anatomy import Cut
-from esper.anatomy.structure import BoolArray, IntArray
+from esper.arrays import BoolArray, IntArray
 from esper.checkpoint import CheckpointRef
 from esper.emrakul import (
     Baseline,

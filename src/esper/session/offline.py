@@ -21,9 +21,9 @@ from esper.checkpoint import CheckpointCatalog, CheckpointRef, load_trainer
 from esper.elesh import DataRef, read_data
 from esper.emrakul import Settings
 from esper.emrakul.by_magnitude import choose_by_magnitude
+from esper.session.case import ANATOMY_FILE
 from esper.session.compacted import PROOF_SAMPLES, Compacted, outcome
 from esper.session.files import FORM_FILE, PROGRAM_FILE, NetworkFiles, form_from, state_of
-from esper.session.saving import ANATOMY_FILE
 
 
 def finished_files(catalog: CheckpointCatalog, checkpoint: CheckpointRef) -> NetworkFiles | None:

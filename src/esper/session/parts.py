@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from esper.anatomy import Anatomy
-from esper.anatomy.structure import BoolArray
+from esper.arrays import BoolArray
 from esper.checkpoint import CheckpointRef
 from esper.checkpoint.trainer_state import Stateful
 from esper.config import Config

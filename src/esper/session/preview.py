@@ -17,9 +17,9 @@ from torch.nn.modules.batchnorm import _NormBase
 from torch.utils import _pytree as pytree
 
 from esper.anatomy import masked_axes, primary_output, reconstruction, split_sample, zero_masked
-from esper.anatomy.structure import BoolArray
 from esper.anatomy.substitution import call_with
 from esper.anatomy.trace import undisturbed
+from esper.arrays import BoolArray
 from esper.elesh import HeldOut, merged, resized
 from esper.elesh.analysis import RECALIBRATION_SAMPLES, correct
 from esper.kasmina import LiveNetwork

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from esper.anatomy.structure import BoolArray
+from esper.arrays import BoolArray
 from esper.emrakul import (
     Baseline,
     EpochRecord,

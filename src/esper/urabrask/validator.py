@@ -6,7 +6,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from esper.anatomy.structure import Anatomy, BoolArray, IntArray
+from esper.anatomy.structure import Anatomy
+from esper.arrays import BoolArray, IntArray
 from esper.leyline import Clock, Level
 from esper.urabrask.checks import (
     check_connectivity,
