@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from esper.arrays import FloatArray
 from esper.errors import EvidenceError
-from esper.importance import UnitHistory, rank_normalize
+from esper.importance.history import UnitHistory
+from esper.importance.scores import rank_normalize
 
 NAN = float("nan")
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from esper.arrays import FloatArray
 from esper.errors import EvidenceError
-from esper.importance import AccuracyTargets, ImportanceTrackingValidator, RankingQuality
+from esper.importance.quality import AccuracyTargets, ImportanceTrackingValidator, RankingQuality
 
 VALUES = st.lists(st.integers(0, 6), min_size=2, max_size=15)
 PAIRS = VALUES.flatmap(

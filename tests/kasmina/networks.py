@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim import SGD, Adam, AdamW, Optimizer
 
-from esper.anatomy import Anatomy, inspect
+from esper.anatomy import Anatomy
+from esper.anatomy.units import inspect
 from esper.arrays import BoolArray
 
 

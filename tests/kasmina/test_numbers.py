@@ -15,7 +15,7 @@ from torch.optim.optimizer import Optimizer
 
 from esper.arrays import BoolArray
 from esper.errors import CheckpointError, SurgeryError
-from esper.kasmina import LiveNetwork
+from esper.kasmina.network import LiveNetwork
 
 
 class Block(nn.Module):

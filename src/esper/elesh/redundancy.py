@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, fx
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from esper.anatomy.operators import CONVOLUTIONS, LINEAR, groups_of
+from esper.anatomy.labels import CONVOLUTIONS, LINEAR, groups_of
 from esper.anatomy.twin import Twin
 from esper.arrays import FloatArray, IntArray
 from esper.elesh.readings import Reading

@@ -6,10 +6,10 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from esper.config_types import Fraction, OpenFraction, PositiveCount, Seconds, Section
-from esper.emrakul.cost import CostName
+from esper.cost import CostName
 from esper.emrakul.stages import ScheduleSettings
 from esper.leyline import Level
+from esper.settings import Fraction, OpenFraction, PositiveCount, Seconds, Section
 
 NonNegative = Annotated[float, Field(ge=0.0)]
 

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from esper.anatomy.structure import Anatomy, Role
+from esper.anatomy import Anatomy, Role
 from esper.arrays import BoolArray, IntArray
 from esper.errors import StructureError
 

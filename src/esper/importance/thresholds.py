@@ -9,9 +9,9 @@ from enum import StrEnum
 import numpy as np
 
 from esper.arrays import BoolArray, FloatArray
-from esper.config_types import Fraction, Section
 from esper.errors import EvidenceError
 from esper.importance.phases import TrainingPhase
+from esper.settings import Fraction, Section
 
 
 class SafetyLevel(StrEnum):

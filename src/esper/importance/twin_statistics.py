@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils import _pytree as pytree
 
-from esper.anatomy.structure import Anatomy, Gate
+from esper.anatomy import Anatomy, Gate
 from esper.anatomy.twin import Twin
 from esper.arrays import FloatArray
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from esper.anatomy.structure import Anatomy
+from esper.anatomy import Anatomy
 from esper.arrays import BoolArray, IntArray
 
 

@@ -11,25 +11,26 @@ import safetensors.torch
 
 from esper.anatomy import Anatomy
 from esper.arrays import BoolArray
+from esper.batches import HeldOut
 from esper.checkpoint import (
     BASELINE,
     BackgroundSaver,
     CheckpointRef,
     CheckpointStore,
     FileRef,
+    Stateful,
     TrainerState,
     capture_trainer,
     load_trainer,
     restore_trainer,
 )
-from esper.checkpoint.trainer_state import Stateful
-from esper.elesh import Case, DataRef, HeldOut, encode_data
+from esper.elesh import Case, DataRef, encode_data
 from esper.emrakul import Strategy
 from esper.emrakul.cycle import MASK, Decision, read_mask
 from esper.errors import CheckpointError, RollbackExhausted
-from esper.importance import TrackedEvidence
+from esper.importance.tracker import TrackedEvidence
 from esper.kasmina import LiveNetwork
-from esper.session.case import ANATOMY_FILE, case_of, data_of
+from esper.runs.network import ANATOMY_FILE, case_of, data_of
 
 TRIAL = "trial"
 """Label of the checkpoint from before a mask that is on trial."""
