@@ -1,0 +1,26 @@
+"""The rule of every operator that is followed, by the operator's name."""
+
+from __future__ import annotations
+
+from esper.anatomy.labels.rules import (
+    contraction,
+    einsum,
+    fourier,
+    movement,
+    pointwise,
+    reduction,
+    routing,
+    writing,
+)
+from esper.anatomy.labels.rules.call import Rule
+
+RULES: dict[str, Rule] = {
+    **pointwise.RULES,
+    **movement.RULES,
+    **reduction.RULES,
+    **fourier.RULES,
+    **contraction.RULES,
+    **einsum.RULES,
+    **writing.RULES,
+    **routing.RULES,
+}
