@@ -46,8 +46,8 @@ class Member:
 
     `index[u]` are the coordinates of unit `u` along `axis`: shape [width, coordinates per unit].
     A *producer* makes the unit's activation (weight rows, bias), a *consumer* reads it (weight columns), a
-    *companion* goes along (norm affines, running statistics, depthwise filters). A *direction* goes along too,
-    but the network divides it by its own length (weight norm): a mask zeroes the length beside it instead.
+    *companion* goes along (norm affines, running statistics, depthwise filters). So does a *direction*, but
+    the network divides it by its own length (weight norm): a mask zeroes the length beside it instead.
     """
 
     tensor: str

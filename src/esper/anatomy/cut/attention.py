@@ -1,4 +1,4 @@
-"""`nn.MultiheadAttention` whose inner width is another than that of its inputs: fewer heads, or a narrower stream."""
+"""`nn.MultiheadAttention` with another width inside than outside: fewer heads, or a narrower stream."""
 
 from __future__ import annotations
 
@@ -80,11 +80,12 @@ def _additive(mask: Tensor, like: Tensor) -> Tensor:
 
 def is_square(module: nn.MultiheadAttention) -> bool:
     """Are inner width and the width of queries and outputs what the module's attributes say?"""
-    outer, inner = module.out_proj.weight.shape
-    read = module._parameters["in_proj_weight"]
-    queries = module._parameters["q_proj_weight"] if read is None else read
+    own: dict[str, Tensor | None] = vars(module)["_parameters"]
+    fused, apart = own["in_proj_weight"], own["q_proj_weight"]
+    queries = apart if fused is None else fused
     width = module.num_heads * module.head_dim
-    return outer == inner == width and (queries is None or queries.shape[1] == width)
+    is_read_whole = queries is None or queries.shape[1] == width
+    return is_read_whole and tuple(module.out_proj.weight.shape) == (width, width)
 
 
 def becomes_cut(module: nn.MultiheadAttention) -> None:

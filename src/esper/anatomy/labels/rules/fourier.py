@@ -23,14 +23,16 @@ def transformed(call: Call) -> Result:
 
 
 def _axes(call: Call, rank: int) -> list[int]:
-    """The axes that are transformed; without any, the last ones for which a size is given, or all."""
-    position = 1 if call.name in (*SHIFTS, *WRITTEN_OUT) else 2
-    default = {**dict.fromkeys(ONE_AXIS, [-1]), **dict.fromkeys(TWO_AXES, [-2, -1])}.get(call.name)
-    dim = call.arg(position, "dim", default)
-    if dim is None:
-        sizes = call.arg(1, "s") if call.name in MANY_AXES else None
-        dim = range(rank) if sizes is None else range(rank - len(sizes), rank)
-    return [axis % rank for axis in ([dim] if isinstance(dim, int) else dim)]
+    """The axes that are transformed; where none are named, the last ones that sizes are given for, or all."""
+    dim = call.arg(1 if call.name in (*SHIFTS, *WRITTEN_OUT) else 2, "dim")
+    if dim is None and call.name in ONE_AXIS:
+        dim = -1
+    if dim is None and call.name not in SHIFTS:
+        sizes = call.arg(1, "s")
+        count = 2 if call.name in TWO_AXES else rank if sizes is None else len(sizes)
+        dim = range(-count, 0)
+    chosen = range(rank) if dim is None else [dim] if isinstance(dim, int) else dim
+    return [axis % rank for axis in chosen]
 
 
 RULES: dict[str, Rule] = dict.fromkeys((*ONE_AXIS, *TWO_AXES, *MANY_AXES, *SHIFTS, *WRITTEN_OUT), transformed)
