@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from esper.checkpoint import CheckpointRef, CheckpointStore, KeyRing, Storage
-from esper.checkpoint.commit import DELETED_PREFIX, TEMPORARY_PREFIX
+from esper.checkpoint.layout import DELETED_PREFIX, TEMPORARY_PREFIX
 
 RING = KeyRing.fresh(lambda count: bytes(range(count)))
 OTHER_RING = KeyRing.fresh(lambda count: bytes(range(1, count + 1)))

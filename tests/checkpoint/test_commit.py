@@ -86,7 +86,7 @@ def test_a_directory_is_renamed_away_before_it_is_deleted(tmp_path: Path) -> Non
     with pytest.raises(OSError, match="call 3: remove"):
         discard_directory(storage, tmp_path / "x")
     assert storage.calls == ["rename", "sync_directory", "remove"]
-    assert names(tmp_path) == [f".del-x-{os.getpid()}"]
+    assert [name.startswith(".del-x-") for name in names(tmp_path)] == [True]
     commit_directory(PosixStorage(), tmp_path / "x", {"a": b"2"}, seal)
     discard_directory(PosixStorage(), tmp_path / "x")
     assert names(tmp_path) == []
