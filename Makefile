@@ -9,8 +9,8 @@ PYTHON ?= $(shell for name in python3.11 python3 python3.12 python3.13 python3.1
 SYSTEM_PACKAGES :=
 # Files of tests go to whoever is free, in this order: what comes last must be short.
 LONGEST_FIRST := tests/faults tests/end_to_end tests/session tests/elesh tests/anatomy
-TESTS := $(LONGEST_FIRST) $(filter-out $(LONGEST_FIRST), \
-	$(patsubst %/,%,$(sort $(dir $(wildcard tests/*/test_*.py)))) $(wildcard tests/test_*.py))
+TESTS := $(LONGEST_FIRST) $(filter-out $(LONGEST_FIRST),$(patsubst %/,%,$(sort $(wildcard tests/*/)))) \
+	$(wildcard tests/test_*.py)
 
 .DEFAULT_GOAL := help
 .PHONY: help setup-system setup demo check test bench docs clean

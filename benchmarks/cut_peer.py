@@ -25,8 +25,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim import SGD
 
-from esper.anatomy import Anatomy, Probe, cut, inspect, masked_axes, zero_masked
-from esper.anatomy.structure import BoolArray
+from esper.anatomy import Anatomy
+from esper.anatomy.cut import cut
+from esper.anatomy.proof import Probe
+from esper.anatomy.units import inspect, masked_axes, zero_masked
+from esper.arrays import BoolArray
 
 Axes = dict[tuple[str, int], np.ndarray]
 

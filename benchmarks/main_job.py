@@ -19,9 +19,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from esper.cli.commands import DEMO_EPOCHS, DEMO_FLOPS
+from esper.cli import DEMO_EPOCHS, DEMO_FLOPS
 from esper.cli.demo import run_demo
-from esper.nissa import RunReport
+from esper.report import RunReport
 
 NOT_MEASURED = math.nan
 

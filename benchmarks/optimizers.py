@@ -37,8 +37,11 @@ from torch.optim import (
     RMSprop,
 )
 
-from esper.anatomy import Anatomy, Probe, cut, inspect, masked_axes, zero_masked
-from esper.anatomy.structure import BoolArray
+from esper.anatomy import Anatomy
+from esper.anatomy.cut import cut
+from esper.anatomy.proof import Probe
+from esper.anatomy.units import inspect, masked_axes, zero_masked
+from esper.arrays import BoolArray
 from esper.errors import SurgeryError
 
 Parameters = Iterable[nn.Parameter]

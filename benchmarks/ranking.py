@@ -18,7 +18,7 @@ from dataclasses import asdict
 import numpy as np
 import torch
 
-from esper.anatomy.structure import FloatArray
+from esper.arrays import FloatArray
 from esper.importance import ImportanceTrackingValidator
 from rankings import SUBJECTS, ablated, own_scores, peer_scores
 

@@ -32,8 +32,9 @@ from architectures.images import classifier
 from architectures.llama import llama
 from architectures.measure import half
 from architectures.peer import prune
-from esper.anatomy import Probe, cut, inspect
-from esper.anatomy.feasibility import feasible
+from esper.anatomy.cut import cut, feasible
+from esper.anatomy.proof import Probe
+from esper.anatomy.units import inspect
 from esper.errors import SurgeryError
 
 Figures = dict[str, Any]

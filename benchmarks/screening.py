@@ -29,12 +29,10 @@ from torch import Tensor, nn
 
 from architectures.checks import cpu_seconds
 from architectures.llama import llama
-from esper.anatomy import Anatomy, inspect
-from esper.anatomy.structure import Kind
-from esper.checkpoint import FileRef, encode, to_json
-from esper.checkpoint.tensor_file import file_pieces
-from esper.elesh import Case, DataRef
-from esper.elesh.screening import screen
+from esper.anatomy import Anatomy, Kind
+from esper.anatomy.units import inspect
+from esper.checkpoint import FileRef, encode, file_pieces, to_json
+from esper.elesh import Case, DataRef, screen
 from esper.importance import ScoreWeights, combine, fisher, magnitude, moments_from_optimizer
 
 WEIGHTS = ScoreWeights().model_dump()

@@ -20,8 +20,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from esper.anatomy import inspect
-from esper.importance import ImportanceSettings, ImportanceTracker
+from esper.anatomy.units import inspect
+from esper.importance import ImportanceSettings
+from esper.importance.tracker import ImportanceTracker
 
 TARGET = 0.001
 

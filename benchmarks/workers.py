@@ -26,7 +26,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any, Protocol
 
-from esper.elesh.workers import LocalPool, WorkerTask
+from esper.workers import LocalPool, WorkerTask
 
 WORKERS = 2
 PRELOAD = ["torch", "safetensors.torch"]

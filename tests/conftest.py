@@ -10,7 +10,7 @@ import pytest
 from hypothesis import settings
 
 if TYPE_CHECKING:
-    from esper.elesh.workers import LocalPool
+    from esper.workers import LocalPool
 
 settings.register_profile("esper", deadline=None, derandomize=True)
 settings.load_profile("esper")
@@ -26,7 +26,7 @@ def pytest_configure(config: pytest.Config) -> None:
 @pytest.fixture(scope="session")
 def worker() -> Iterator[LocalPool]:
     """One worker process that has imported what analyses need, for all tests that only need some worker."""
-    from esper.elesh.workers import LocalPool
+    from esper.workers import LocalPool
 
     pool = LocalPool(1, ("torch", "torch._dynamo", "safetensors.torch", "esper.elesh.second_tier"))
     yield pool

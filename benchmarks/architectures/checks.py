@@ -14,9 +14,10 @@ from torch.optim import AdamW
 from torch.utils import _pytree as pytree
 from torch.utils.flop_counter import FlopCounterMode
 
-from esper.anatomy import Anatomy, masked_axes, split_sample, zero_masked
-from esper.anatomy.structure import BoolArray
-from esper.anatomy.trace import without_caches
+from esper.anatomy import Anatomy
+from esper.anatomy.graph import split_sample, without_caches
+from esper.anatomy.units import masked_axes, zero_masked
+from esper.arrays import BoolArray
 
 ASKED = 0.5
 ENOUGH = ASKED / 2

@@ -31,11 +31,13 @@ from architectures.checks import (
     tensors_in,
     unchanged,
 )
-from esper.anatomy import Anatomy, Probe, cut, inspect, masked_axes, split_sample, zero_masked
-from esper.anatomy.deployed import plain
-from esper.anatomy.feasibility import feasible
-from esper.anatomy.program import cut_program
-from esper.anatomy.structure import BoolArray
+from esper.anatomy import Anatomy
+from esper.anatomy.cut import cut, cut_program, feasible
+from esper.anatomy.graph import split_sample
+from esper.anatomy.proof import Probe
+from esper.anatomy.twin import plain
+from esper.anatomy.units import inspect, masked_axes, zero_masked
+from esper.arrays import BoolArray
 from esper.errors import EsperError, SurgeryError
 
 MOST_OF_A_GROUP = 0.75

@@ -4,7 +4,7 @@ import torch
 from torch import nn
 
 from architectures import measure, peer
-from esper.anatomy import inspect
+from esper.anatomy.units import inspect
 
 with torch.random.fork_rng():
     inspect(nn.Linear(2, 2), torch.randn(2, 2))

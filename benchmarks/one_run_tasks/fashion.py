@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from esper.cli.resnet8 import ResNet8
+from esper.cli.demo import ResNet8
 from one_run_tasks.task import Batch, Missing, Task
 
 FOLDER = Path("/usr/share/datasets/fashion-mnist")

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from esper.anatomy.structure import FloatArray
+from esper.arrays import FloatArray
 from rankings.scores import Scores
 from rankings.subjects import Subject
 

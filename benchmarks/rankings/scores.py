@@ -5,15 +5,8 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-from esper.anatomy.structure import FloatArray
-from esper.importance import (
-    ScoreWeights,
-    combine,
-    fisher,
-    look_at_twin,
-    magnitude,
-    moments_from_optimizer,
-)
+from esper.arrays import FloatArray
+from esper.importance import ScoreWeights, combine, fisher, look_at_twin, magnitude, moments_from_optimizer
 from rankings.subjects import Subject
 
 Scores = dict[str, tuple[FloatArray, float]]

@@ -13,11 +13,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim import AdamW, Optimizer
 
-from esper.anatomy import Anatomy, anatomy_of, trace
+from esper.anatomy import Anatomy
+from esper.anatomy.graph import trace
 from esper.anatomy.twin import Twin
-from esper.cli.digits import Split, load_digits
-from esper.cli.resnet8 import ResNet8
-from esper.importance import ImportanceSettings, ImportanceTracker
+from esper.anatomy.units import anatomy_of
+from esper.cli.demo import ResNet8, Split, load_digits
+from esper.importance import ImportanceSettings
+from esper.importance.tracker import ImportanceTracker
 from pretrained_networks import CASES
 
 Batch = tuple[Any, Any]

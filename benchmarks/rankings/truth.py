@@ -13,8 +13,8 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from esper.anatomy import Anatomy
-from esper.anatomy.structure import FloatArray
 from esper.anatomy.twin import Twin
+from esper.arrays import FloatArray
 
 _AT_ONCE = 32
 

@@ -10,9 +10,12 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from esper.anatomy.units import inspect
+    from esper.compaction import compact
     from esper.config import Config
     from esper.errors import EsperError
-    from esper.session import Session, attach, compact, inspect, load, resume
+    from esper.runs.network import load
+    from esper.session import Session, attach, resume
 
 __version__ = "0.1.0"
 
@@ -23,9 +26,9 @@ _HOME = {
     "EsperError": "esper.errors",
     "Session": "esper.session",
     "attach": "esper.session",
-    "compact": "esper.session",
-    "inspect": "esper.session",
-    "load": "esper.session",
+    "compact": "esper.compaction",
+    "inspect": "esper.anatomy.units",
+    "load": "esper.runs.network",
     "resume": "esper.session",
 }
 

@@ -1,6 +1,6 @@
 """`python -m esper` is the command line."""
 
-from esper.cli.main import main
+from esper.cli import main
 
 if __name__ == "__main__":
     main()

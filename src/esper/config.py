@@ -8,13 +8,13 @@ from typing import TypeVar
 
 from pydantic import ValidationError
 
-from esper.checkpoint.settings import CheckpointSettings
-from esper.config_types import Section
-from esper.elesh.settings import AnalysisSettings
-from esper.emrakul.settings import Settings as PruningSettings
+from esper.checkpoint import CheckpointSettings
+from esper.elesh import AnalysisSettings
+from esper.emrakul import Settings as PruningSettings
 from esper.errors import ConfigError
-from esper.importance.settings import ImportanceSettings
-from esper.urabrask.settings import Settings as ValidationSettings
+from esper.importance import ImportanceSettings
+from esper.settings import Section
+from esper.urabrask import Settings as ValidationSettings
 
 AnySection = TypeVar("AnySection", bound=Section)
 

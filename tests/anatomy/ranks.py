@@ -18,8 +18,10 @@ from torch.distributed.algorithms.ddp_comm_hooks import default_hooks
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import AdamW
 
-from esper.anatomy import Probe, cut, inspect
-from esper.anatomy.structure import BoolArray
+from esper.anatomy.cut import cut
+from esper.anatomy.proof import Probe
+from esper.anatomy.units import inspect
+from esper.arrays import BoolArray
 from esper.errors import EsperError
 from tests.anatomy.cutting import half
 

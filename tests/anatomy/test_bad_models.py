@@ -12,10 +12,11 @@ from torch.nn import functional as F
 from torch.nn.utils import parametrizations, prune
 from torch.optim import SGD
 
-from esper.anatomy import Anatomy, Cut, Probe, cut, inspect, masked_axes, zero_masked
-from esper.anatomy.equivalence import difference
-from esper.anatomy.structure import BoolArray
-from esper.anatomy.tensors import select
+from esper.anatomy.cut import Cut, cut
+from esper.anatomy.proof import Probe, difference, select
+from esper.anatomy.structure import Anatomy
+from esper.anatomy.units import inspect, masked_axes, zero_masked
+from esper.arrays import BoolArray
 from esper.errors import NotEquivalentError, SurgeryError, UntraceableError
 from esper.kasmina import LiveNetwork
 from tests.anatomy.cutting import half

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from esper.anatomy import Anatomy
+from esper.anatomy.structure import Anatomy
 from esper.errors import MaskError, UnknownPathError
 from tests.anatomy.cutting import anatomy_of, half
 from tests.anatomy.networks import ZOO

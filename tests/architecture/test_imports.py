@@ -14,7 +14,7 @@ import esper
 
 ROOT = Path(__file__).parents[2]
 SOURCE = ROOT / "src" / "esper"
-TORCH_FREE = ("config_types", "errors", "leyline", "narset", "nissa", "oona", "web")
+TORCH_FREE = ("errors", "leyline", "narset", "nissa", "oona", "report", "settings", "web", "workers")
 
 
 def run(code: str) -> subprocess.CompletedProcess[str]:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from esper.checkpoint import CheckpointStore
+from esper.checkpoint.store import CheckpointStore
 from tests.checkpoint.runs import open_store
 
 

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import torch
 
-from esper.checkpoint import encode, load_trainer, restore_trainer
+from esper.checkpoint.codec import encode
 from esper.checkpoint.tensor_file import tensor_bytes
+from esper.checkpoint.trainer_state import load_trainer, restore_trainer
 from tests.checkpoint.runs import Training, open_store
 
 

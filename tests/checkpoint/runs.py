@@ -9,8 +9,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from esper.checkpoint import CheckpointRef, CheckpointStore, KeyRing, Storage
+from esper.checkpoint.crypto import KeyRing
 from esper.checkpoint.layout import DELETED_PREFIX, TEMPORARY_PREFIX
+from esper.checkpoint.references import CheckpointRef
+from esper.checkpoint.storage import Storage
+from esper.checkpoint.store import CheckpointStore
 
 RING = KeyRing.fresh(lambda count: bytes(range(count)))
 OTHER_RING = KeyRing.fresh(lambda count: bytes(range(1, count + 1)))

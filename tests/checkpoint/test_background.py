@@ -8,8 +8,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from esper.checkpoint import BackgroundSaver, CheckpointStore, FaultyStorage, Stall, load_tensors
+from esper.checkpoint.background import BackgroundSaver, Stall
+from esper.checkpoint.faulty import FaultyStorage
+from esper.checkpoint.references import load_tensors
 from esper.checkpoint.storage import PosixStorage
+from esper.checkpoint.store import CheckpointStore
 from esper.errors import CheckpointError
 from esper.leyline import ManualClock
 from tests.checkpoint.runs import content, debris, open_store

@@ -7,7 +7,8 @@ from pathlib import Path
 import blake3
 import pytest
 
-from esper.checkpoint import CheckpointStore, FaultyStorage
+from esper.checkpoint.faulty import FaultyStorage
+from esper.checkpoint.store import CheckpointStore
 from esper.errors import CheckpointCorrupt, CheckpointError, CheckpointMissing
 from tests.checkpoint.runs import content, debris, flip, names, open_store
 

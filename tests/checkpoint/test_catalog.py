@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from esper.checkpoint import CheckpointCatalog, CheckpointStore
+from esper.checkpoint.catalog import CheckpointCatalog
+from esper.checkpoint.store import CheckpointStore
 from tests.checkpoint.runs import RING, content, holds, open_store
 
 

@@ -14,8 +14,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from esper.checkpoint import decode, encode, from_json, to_json
-from esper.checkpoint.codec import MAX_DEPTH, MAX_JSON_BYTES
+from esper.checkpoint.codec import MAX_DEPTH, MAX_JSON_BYTES, decode, encode, from_json, to_json
 from esper.checkpoint.tensor_file import lay_out, tensor_bytes
 from esper.errors import CheckpointCorrupt, CheckpointError
 

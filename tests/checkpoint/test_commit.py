@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from esper.checkpoint import FaultyStorage, FileEntry
 from esper.checkpoint.commit import commit_directory, discard_directory, sweep
+from esper.checkpoint.faulty import FaultyStorage
+from esper.checkpoint.manifest import FileEntry
 from esper.checkpoint.storage import PosixStorage
 from tests.checkpoint.runs import names
 

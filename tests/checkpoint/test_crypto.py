@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from esper.checkpoint import Key, KeyRing, KeyState
+from esper.checkpoint.crypto import Key, KeyRing, KeyState
 from esper.errors import CheckpointCorrupt, ConfigError
 from tests.checkpoint.runs import OTHER_RING, RING
 

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from esper.checkpoint import CheckpointStore, read_identity
+from esper.checkpoint.identity import read_identity
+from esper.checkpoint.store import CheckpointStore
 from esper.errors import CheckpointError
 from tests.checkpoint.runs import OTHER_RING, RING, content, flip, open_store
 

@@ -8,8 +8,16 @@ from typing import Any
 
 import pytest
 
-from esper.checkpoint import FileEntry, Manifest, RunIdentity
-from esper.checkpoint.manifest import MANIFEST_NAME, MAX_MANIFEST_BYTES, PURPOSE, digest_of, read_manifest
+from esper.checkpoint.manifest import (
+    MANIFEST_NAME,
+    MAX_MANIFEST_BYTES,
+    PURPOSE,
+    FileEntry,
+    Manifest,
+    RunIdentity,
+    digest_of,
+    read_manifest,
+)
 from esper.errors import CheckpointCorrupt
 from tests.checkpoint.runs import OTHER_RING, RING
 

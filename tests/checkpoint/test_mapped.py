@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from esper.checkpoint import MappedTensors
+from esper.checkpoint.mapped import MappedTensors
 from esper.checkpoint.tensor_file import file_pieces
 from esper.errors import CheckpointCorrupt
 

@@ -9,7 +9,8 @@ import blake3
 import pytest
 import torch
 
-from esper.checkpoint import CheckpointStore, FileRef, Rejection, load_tensors
+from esper.checkpoint.references import FileRef, Rejection, load_tensors
+from esper.checkpoint.store import CheckpointStore
 from esper.errors import CheckpointCorrupt, CheckpointMissing
 from tests.checkpoint.runs import content, flip
 

@@ -8,8 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from esper.checkpoint import FaultyStorage, PosixStorage
+from esper.checkpoint.faulty import FaultyStorage
 from esper.checkpoint.retention import Pins, expendable, signature
+from esper.checkpoint.storage import PosixStorage
 from esper.errors import CheckpointError
 
 some_steps = st.sets(st.integers(0, 30))

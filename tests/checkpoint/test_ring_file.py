@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from esper.checkpoint import KeyRing, open_key_ring, read_key_ring, replace_key_ring, ring_path
+from esper.checkpoint.crypto import KeyRing
+from esper.checkpoint.ring_file import open_key_ring, read_key_ring, replace_key_ring, ring_path
 from esper.errors import CheckpointMissing, ConfigError
 from tests.checkpoint.runs import names
 

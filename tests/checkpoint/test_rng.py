@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from esper.checkpoint import capture_rng, decode, encode, from_json, restore_rng, to_json
-from esper.checkpoint.rng import Generator
+from esper.checkpoint.codec import decode, encode, from_json, to_json
+from esper.checkpoint.rng import Generator, capture_rng, restore_rng
 from esper.errors import CheckpointError
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from pydantic import ValidationError
 
-from esper.checkpoint import CheckpointSettings
+from esper.checkpoint.settings import CheckpointSettings
 
 
 def test_at_least_one_checkpoint_is_kept() -> None:

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from esper.checkpoint import FaultyStorage, PosixStorage, Storage
-from esper.checkpoint.storage import remove_tree
+from esper.checkpoint.faulty import FaultyStorage
+from esper.checkpoint.storage import PosixStorage, Storage, remove_tree
 from tests.checkpoint.runs import names
 
 STORAGES: list[Callable[[], Storage]] = [PosixStorage, lambda: FaultyStorage(fail_at=0)]

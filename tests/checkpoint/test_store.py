@@ -8,9 +8,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from esper.checkpoint import BASELINE, CheckpointCatalog, CheckpointStore, FaultyStorage, load_tensors
-from esper.checkpoint.faulty import Fault
+from esper.checkpoint.catalog import CheckpointCatalog
+from esper.checkpoint.faulty import Fault, FaultyStorage
+from esper.checkpoint.references import load_tensors
+from esper.checkpoint.retention import BASELINE
 from esper.checkpoint.storage import PosixStorage
+from esper.checkpoint.store import CheckpointStore
 from esper.errors import CheckpointCorrupt, CheckpointError, CheckpointMissing
 from tests.checkpoint.runs import RING, content, debris, flip, holds, names, open_store
 

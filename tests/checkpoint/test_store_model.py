@@ -17,8 +17,9 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from esper.checkpoint import CheckpointStore, FaultyStorage
+from esper.checkpoint.faulty import FaultyStorage
 from esper.checkpoint.storage import PosixStorage
+from esper.checkpoint.store import CheckpointStore
 from esper.errors import CheckpointError
 from tests.checkpoint.runs import content, debris, flip, holds, names, open_store
 

@@ -12,17 +12,11 @@ from typing import Any
 import pytest
 import torch
 
-from esper.checkpoint import (
-    BackgroundSaver,
-    CheckpointStore,
-    FileContent,
-    TrainerState,
-    capture_trainer,
-    encode,
-    load_trainer,
-    restore_trainer,
-    to_json,
-)
+from esper.checkpoint.background import BackgroundSaver
+from esper.checkpoint.codec import encode, to_json
+from esper.checkpoint.content import FileContent
+from esper.checkpoint.store import CheckpointStore
+from esper.checkpoint.trainer_state import TrainerState, capture_trainer, load_trainer, restore_trainer
 from esper.errors import CheckpointCorrupt, CheckpointError
 from tests.checkpoint.resume_process import fingerprint
 from tests.checkpoint.runs import Training, flip, open_store

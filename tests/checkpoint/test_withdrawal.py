@@ -6,7 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from esper.checkpoint import CheckpointStore, FaultyStorage, open_key_ring, withdraw, withdrawals
+from esper.checkpoint.faulty import FaultyStorage
+from esper.checkpoint.ring_file import open_key_ring
+from esper.checkpoint.store import CheckpointStore
+from esper.checkpoint.withdrawal import withdraw, withdrawals
 from esper.errors import CheckpointError
 
 

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from esper.checkpoint import FaultyStorage, PosixStorage
+from esper.checkpoint.faulty import FaultyStorage
+from esper.checkpoint.storage import PosixStorage
 from esper.checkpoint.writing import PIECE_BYTES, Written, write_file
 
 

@@ -13,9 +13,9 @@ from torch.nn import functional as F
 
 from esper import attach
 from esper.checkpoint import load_trainer
-from esper.cli.targets import checkpoint_at
 from esper.elesh import DataRef, read_data
-from esper.session.examine import examine
+from esper.runs import checkpoint_at
+from esper.runs.network import examine
 from tests.cli.test_main import esper
 from tests.session.runs import Training, examples, settings, small_network
 

@@ -13,7 +13,7 @@ from rich.console import Console, Group
 
 from esper.cli.audit import audit_table
 from esper.cli.cycles import MOST_CYCLES, cycle_list, cycles_of
-from esper.emrakul import CoordinatorState, CycleRecord
+from esper.emrakul.cycle import CoordinatorState, CycleRecord
 from tests.cli.test_main import esper
 from tests.session.runs import Training
 

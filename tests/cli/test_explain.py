@@ -7,7 +7,7 @@ from typing import Literal
 from pydantic import Field
 
 from esper.cli.explain import SettingRow, setting_rows
-from esper.config_types import Fraction, PositiveCount, Section
+from esper.settings import Fraction, PositiveCount, Section
 
 
 class Target(Section):

@@ -13,10 +13,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from esper.anatomy import inspect
+from esper.anatomy.units import inspect
 from esper.checkpoint import CheckpointStore, open_key_ring
 from esper.cli.main import main
-from esper.cli.targets import ANATOMY_FILE
+from esper.runs.network import ANATOMY_FILE
 from tests.cli.models import small
 
 ROOT = Path(__file__).parents[2]

@@ -7,8 +7,8 @@ from pathlib import Path
 from torch import nn
 from torch.utils.data import DataLoader
 
-from esper.cli.named import named
 from esper.cli.recipe import Recipe
+from esper.runs import named
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "recipe" / "image.toml"
 

@@ -9,8 +9,8 @@ from rich.console import Console, RenderableType
 
 from esper.cli.output import epoch_progress
 from esper.cli.render import anatomy_table, report_table
-from esper.cli.rows import AnatomyRows, FrozenRow, GroupRow, MemberRow
-from tests.nissa.example import bare_report, full_report
+from esper.runs import AnatomyRows, FrozenRow, GroupRow, MemberRow
+from tests.report.example import bare_report, full_report
 
 
 def shown(renderable: RenderableType) -> str:

@@ -14,11 +14,22 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim import AdamW, Optimizer
 
-from esper.anatomy import Anatomy, anatomy_of, trace
+from esper.anatomy import Anatomy
+from esper.anatomy.graph import trace
 from esper.anatomy.twin import Twin
-from esper.checkpoint import CheckpointRef, CheckpointStore, KeyRing, Storage, capture_trainer
-from esper.checkpoint.trainer_state import MODEL_FILE, OPTIMIZER_FILE, TREE_FILE
-from esper.elesh import Case, DataRef, HeldOut, encode_data
+from esper.anatomy.units import anatomy_of
+from esper.batches import HeldOut
+from esper.checkpoint import (
+    MODEL_FILE,
+    OPTIMIZER_FILE,
+    TREE_FILE,
+    CheckpointRef,
+    CheckpointStore,
+    KeyRing,
+    Storage,
+    capture_trainer,
+)
+from esper.elesh.case import Case, DataRef, encode_data
 
 RING = KeyRing.fresh(lambda count: bytes(range(count)))
 

@@ -13,11 +13,11 @@ from hypothesis.extra.numpy import arrays
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from esper.anatomy import masked_axes, zero_masked
-from esper.elesh import HeldOut, WorkerTask
+from esper.anatomy.units import masked_axes, zero_masked
+from esper.batches import HeldOut
 from esper.elesh.analysis import CHUNK_SAMPLES, ablate, confidence, correct, measure
-from esper.elesh.workers import LocalPool
 from esper.errors import EvidenceError
+from esper.workers import LocalPool, WorkerTask
 from tests.elesh.cases import examples, saved
 
 

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from esper.anatomy import Probe, remove_blocks, residual_blocks
+from esper.anatomy.cut import remove_blocks, residual_blocks
+from esper.anatomy.proof import Probe
 from esper.elesh.blocks import BlockMeasures, measure_blocks
 from tests.elesh.twins import Subject, from_zoo, subject
 

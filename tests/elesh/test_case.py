@@ -11,9 +11,9 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from esper.batches import HeldOut
 from esper.checkpoint import load_tensors
-from esper.elesh import HeldOut, read_data
-from esper.elesh.case import open_case, read_optimizer
+from esper.elesh.case import open_case, read_data, read_optimizer
 from esper.errors import CheckpointCorrupt
 from tests.checkpoint.runs import flip
 from tests.elesh.cases import examples, saved

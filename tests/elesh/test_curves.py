@@ -10,8 +10,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from esper.anatomy import anatomy_of, trace
+from esper.anatomy.graph import trace
 from esper.anatomy.twin import Twin
+from esper.anatomy.units import anatomy_of
 from esper.elesh.case import OpenCase
 from esper.elesh.curves import Bench, Curve
 from tests.elesh.cases import examples, network

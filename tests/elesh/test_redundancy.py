@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from esper.anatomy.structure import FloatArray
+from esper.arrays import FloatArray
 from esper.elesh.redundancy import SecondMoments, can_take_over, folded_losses, leaders_of
 from esper.elesh.unit_measures import measure_units
 from tests.elesh.test_unit_measures import Convolutions, images

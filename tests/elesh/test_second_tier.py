@@ -10,9 +10,8 @@ import pytest
 import torch
 from torch import nn
 
-from esper.elesh import UnitFindings, WorkerTask
-from esper.elesh.second_tier import find_blocks, find_heads, find_magnitudes, find_units
-from esper.elesh.workers import LocalPool
+from esper.elesh.second_tier import UnitFindings, find_blocks, find_heads, find_magnitudes, find_units
+from esper.workers import LocalPool, WorkerTask
 from tests.elesh.cases import network, saved
 
 

@@ -10,8 +10,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from esper.anatomy import Anatomy, anatomy_of, trace
+from esper.anatomy import Anatomy
+from esper.anatomy.graph import trace
 from esper.anatomy.twin import Twin
+from esper.anatomy.units import anatomy_of
 from tests.anatomy.networks import ZOO
 
 

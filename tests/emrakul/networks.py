@@ -9,8 +9,9 @@ from itertools import pairwise
 import numpy as np
 from hypothesis import strategies as st
 
-from esper.anatomy.structure import Anatomy, Group, IntArray, Kind, Member, TensorInfo, Term
-from esper.elesh.evidence import Evidence, Tier
+from esper.anatomy import Anatomy, Group, Kind, Member, TensorInfo, Term
+from esper.arrays import IntArray
+from esper.elesh import Evidence, Tier
 
 
 def chain(widths: Sequence[int], pixels: int = 16, *, heads: int = 0, head_size: int = 4) -> Anatomy:

@@ -8,11 +8,13 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
-from esper.anatomy.structure import Anatomy, BoolArray, FloatArray
-from esper.elesh.evidence import Evidence
-from esper.emrakul import Allowance, Origin, Plan, Rejection, Settings, finalists, make_plan
-from esper.emrakul.cost import CostModel
-from esper.emrakul.origin import floors, layers_to_go
+from esper.anatomy import Anatomy
+from esper.arrays import BoolArray, FloatArray
+from esper.cost import CostModel, Origin
+from esper.elesh import Evidence
+from esper.emrakul.plan import Plan, Rejection, finalists, floors, layers_to_go, make_plan
+from esper.emrakul.schedule import Allowance
+from esper.emrakul.settings import Settings
 from esper.leyline import Level
 from tests.emrakul.networks import chain, layered, measured
 

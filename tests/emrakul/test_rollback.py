@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from esper.emrakul import (
+from esper.emrakul.rollback import (
     Baseline,
     EpochRecord,
     RollbackReason,

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from esper.emrakul import Allowance, Schedule, ScheduleState, Settings
-from esper.emrakul.schedule import progress
+from esper.emrakul.schedule import Allowance, Schedule, ScheduleState, progress
+from esper.emrakul.settings import Settings
 from esper.emrakul.stages import ScheduleSettings
 from esper.errors import ConfigError
 from esper.leyline import Level

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 from pydantic import ValidationError
 
-from esper.emrakul import Settings, Target
+from esper.emrakul.settings import Settings, Target
 
 
 def test_pruning_is_off_until_it_is_asked_for() -> None:

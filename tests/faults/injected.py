@@ -16,8 +16,7 @@ from typing import Any
 
 import torch
 
-from esper.checkpoint import CheckpointRef, encode
-from esper.checkpoint.tensor_file import tensor_bytes
+from esper.checkpoint import CheckpointRef, encode, tensor_bytes
 from tests.session.runs import Training
 
 PATIENT: dict[str, Any] = {

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from esper.anatomy.structure import Anatomy, Group, Kind, Member, TensorInfo
+from esper.anatomy import Anatomy, Group, Kind, Member, TensorInfo
 
 
 def rows(width: int, each: int = 1) -> np.ndarray[tuple[int, ...], np.dtype[np.int64]]:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from esper.anatomy.structure import Anatomy
-from esper.importance import ImportanceSettings, ImportanceTracker
+from esper.anatomy import Anatomy
+from esper.importance.settings import ImportanceSettings
+from esper.importance.tracker import ImportanceTracker
 from tests.importance.networks import Two
 
 EVERY_STEP = ImportanceSettings(stride=1, min_importance_samples=1, min_sampled_steps=1)

@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from esper.anatomy.structure import Anatomy, Group, Kind, Member, Role, TensorInfo
+from esper.anatomy import Anatomy, Group, Kind, Member, Role, TensorInfo
 from esper.errors import StructureError
-from esper.importance import UnitReducer, by_anatomy_name
+from esper.importance.accumulate import UnitReducer, by_anatomy_name
 from tests.importance.networks import residual, two
 
 ROLES: tuple[Role, ...] = ("producer", "consumer", "companion")

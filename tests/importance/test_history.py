@@ -8,9 +8,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from esper.anatomy.structure import FloatArray
+from esper.arrays import FloatArray
 from esper.errors import EvidenceError
-from esper.importance import UnitHistory, rank_normalize
+from esper.importance.history import UnitHistory
+from esper.importance.scores import rank_normalize
 
 NAN = float("nan")
 

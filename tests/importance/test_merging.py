@@ -15,8 +15,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from esper.errors import EvidenceError
-from esper.importance import UnitStatistics
 from esper.importance.products import StepSums
+from esper.importance.statistics import UnitStatistics
 from tests.importance.networks import two
 from tests.importance.steps import sgd, step, tracker_of
 

@@ -10,9 +10,9 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from esper.anatomy.structure import FloatArray
+from esper.arrays import FloatArray
 from esper.errors import EvidenceError
-from esper.importance import AccuracyTargets, ImportanceTrackingValidator, RankingQuality
+from esper.importance.quality import AccuracyTargets, ImportanceTrackingValidator, RankingQuality
 
 VALUES = st.lists(st.integers(0, 6), min_size=2, max_size=15)
 PAIRS = VALUES.flatmap(

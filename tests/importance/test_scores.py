@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from esper.errors import ConfigError, EvidenceError
-from esper.importance import (
+from esper.importance.scores import (
     combine,
     fisher,
     magnitude,

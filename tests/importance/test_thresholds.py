@@ -9,12 +9,12 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from esper.errors import EvidenceError
-from esper.importance import (
+from esper.importance.phases import TrainingPhase
+from esper.importance.thresholds import (
     AdaptiveThresholdSelector,
     SafetyLevel,
     ThresholdCaps,
     ThresholdSettings,
-    TrainingPhase,
 )
 
 CAPS = {

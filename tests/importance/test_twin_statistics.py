@@ -10,10 +10,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from esper.anatomy import Anatomy, anatomy_of, trace
-from esper.anatomy.trace import named_tensors
+from esper.anatomy import Anatomy
+from esper.anatomy.graph import named_tensors, trace
 from esper.anatomy.twin import Twin
-from esper.importance import activation_frequency, loss_changes
+from esper.anatomy.units import anatomy_of
+from esper.importance.twin_statistics import activation_frequency, loss_changes
 
 
 class Perceptron(nn.Module):

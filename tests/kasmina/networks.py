@@ -11,8 +11,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim import SGD, Adam, AdamW, Optimizer
 
-from esper.anatomy import Anatomy, inspect
-from esper.anatomy.structure import BoolArray
+from esper.anatomy import Anatomy
+from esper.anatomy.units import inspect
+from esper.arrays import BoolArray
 
 
 class Tied(nn.Module):

@@ -7,10 +7,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from esper.anatomy import trace
+from esper.anatomy.graph import trace
 from esper.anatomy.twin import Twin
 from esper.errors import EvidenceError
-from esper.kasmina import Teacher, distillation_loss
+from esper.kasmina.distillation import Teacher, distillation_loss
 
 
 def network() -> nn.Sequential:

@@ -12,11 +12,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim import SGD, AdamW, Optimizer
 
-from esper.anatomy import Anatomy, cut, inspect, masked_axes
-from esper.anatomy.equivalence import Probe
-from esper.anatomy.structure import BoolArray
+from esper.anatomy import Anatomy
+from esper.anatomy.cut import cut
+from esper.anatomy.proof import Probe
+from esper.anatomy.units import inspect, masked_axes
+from esper.arrays import BoolArray
 from esper.errors import MaskError
-from esper.kasmina import MaskKeeper
+from esper.kasmina.masks import MaskKeeper
 from tests.kasmina.networks import OPTIMIZERS, convolutional, images, some_units, tied, tokens
 
 Batch = tuple[Tensor, Tensor]

@@ -13,10 +13,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim import SGD, AdamW
 
-from esper.anatomy import Anatomy
-from esper.anatomy.structure import BoolArray, IntArray, Kind
+from esper.anatomy import Anatomy, Kind
+from esper.arrays import BoolArray, IntArray
 from esper.errors import CheckpointError, SurgeryError
-from esper.kasmina import LiveNetwork
+from esper.kasmina.network import LiveNetwork
 from tests.kasmina.networks import Convolutional, Tied, images, some_units, tokens
 
 Batch = tuple[Tensor, Tensor]

@@ -13,9 +13,9 @@ from torch.nn import functional as F
 from torch.optim import SGD, AdamW
 from torch.optim.optimizer import Optimizer
 
-from esper.anatomy.structure import BoolArray
+from esper.arrays import BoolArray
 from esper.errors import CheckpointError, SurgeryError
-from esper.kasmina import LiveNetwork
+from esper.kasmina.network import LiveNetwork
 
 
 class Block(nn.Module):

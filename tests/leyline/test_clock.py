@@ -4,7 +4,7 @@ import time
 
 import pytest
 
-from esper.leyline import Clock, ManualClock
+from esper.leyline.clock import Clock, ManualClock
 
 
 def test_a_manual_clock_moves_only_when_told() -> None:

@@ -11,10 +11,9 @@ import torch
 from torch import Tensor, nn
 
 import esper
-from esper.checkpoint import encode
-from esper.checkpoint.tensor_file import tensor_bytes
+from esper.checkpoint import encode, tensor_bytes
 from esper.emrakul.cycle import Decision
-from esper.session import Session
+from esper.session.session import Session
 
 EPOCHS = 6
 

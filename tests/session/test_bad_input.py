@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 import esper
 from esper.errors import CheckpointError, ConfigError, EsperError, UntraceableError
-from esper.session import Session
+from esper.session.session import Session
 from tests.session.runs import Training, examples, settings, small_network
 
 TARGET = {"target": {"flops": 0.4}, "schedule": {"start_epoch": 1, "end_epoch": 5}}
@@ -260,9 +260,7 @@ def children(parent: int) -> list[int]:
     """The supervisors of worker processes that this process has started."""
     listed = Path(f"/proc/{parent}/task").glob("*/children")
     found = [int(word) for file in listed for word in file.read_text().split()]
-    return [
-        pid for pid in found if b"esper.elesh.workers.supervisor" in Path(f"/proc/{pid}/cmdline").read_bytes()
-    ]
+    return [pid for pid in found if b"esper.workers.supervisor" in Path(f"/proc/{pid}/cmdline").read_bytes()]
 
 
 def test_attaching_leaves_the_randomness_of_training_alone(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 import esper
 from esper.errors import CheckpointError, SurgeryError
-from esper.session import Session
+from esper.session.session import Session
 from tests.session.runs import EPOCHS, examples, settings, small_network
 
 

@@ -8,8 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from esper.emrakul import Plan, shrink
 from esper.emrakul.cycle import Decision
+from esper.emrakul.plan import Plan, shrink
 from esper.session.preview import confirm
 from esper.urabrask import RetentionLimits
 from tests.session.runs import Training

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from esper.elesh.workers import InlinePool, LocalPool, WorkerTask
 from esper.session.pool import worker_rows
-from tests.elesh import worker_tasks as tasks
+from esper.workers import InlinePool, LocalPool, WorkerTask
+from tests.workers import worker_tasks as tasks
 
 
 def test_there_is_one_row_per_worker_as_soon_as_one_has_done_something(tmp_path: Path) -> None:

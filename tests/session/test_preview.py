@@ -5,8 +5,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from esper.anatomy import masked_axes, zero_masked
-from esper.elesh import HeldOut
+from esper.anatomy.units import masked_axes, zero_masked
+from esper.batches import HeldOut
 from esper.kasmina import LiveNetwork
 from esper.session.preview import apply_statistics, confirm, preview, recalibrate
 from esper.urabrask import Settings

@@ -10,7 +10,7 @@ import torch
 from esper.checkpoint import load_trainer
 from esper.errors import ConfigError
 from esper.kasmina import distillation_loss
-from esper.nissa import Mark
+from esper.report import Mark
 from esper.session.saving import TEACHER
 from tests.session.runs import Training, small_network
 

@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from esper.cli.main import main
+from esper.cli import main
 from esper.emrakul import Strategy
 from esper.errors import CheckpointMissing, ConfigError, RollbackExhausted
 from tests.session.runs import EPOCHS, Training

@@ -8,9 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from esper.anatomy.structure import Anatomy, Member
-from esper.urabrask import (
-    Settings,
+from esper.anatomy import Anatomy, Member
+from esper.urabrask.checks import (
     check_connectivity,
     check_floors,
     check_gradients,
@@ -20,6 +19,7 @@ from esper.urabrask import (
     check_only_removes,
 )
 from esper.urabrask.measurement import Measurement
+from esper.urabrask.settings import Settings
 from tests.emrakul.networks import anatomies, chain, layered, resnet8
 
 

@@ -8,9 +8,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from esper.anatomy.structure import FloatArray
+from esper.arrays import FloatArray
 from esper.leyline import Level
-from esper.urabrask import Decision, Measurement, Settings, Verdict, check_retention, judge
+from esper.urabrask.measurement import Measurement
+from esper.urabrask.retention import check_retention
+from esper.urabrask.settings import Settings
+from esper.urabrask.validator import judge
+from esper.urabrask.verdict import Decision, Verdict
 
 SETTINGS = Settings(require_gradients=False)
 

@@ -5,9 +5,13 @@ from dataclasses import dataclass, field
 import numpy as np
 import pytest
 
-from esper.anatomy.structure import Anatomy, BoolArray
+from esper.anatomy import Anatomy
+from esper.arrays import BoolArray
 from esper.leyline import Level, ManualClock
-from esper.urabrask import Decision, Measurement, Settings, Verdict, level_of, validate
+from esper.urabrask.measurement import Measurement
+from esper.urabrask.settings import Settings
+from esper.urabrask.validator import level_of, validate
+from esper.urabrask.verdict import Decision, Verdict
 from tests.emrakul.networks import chain
 
 

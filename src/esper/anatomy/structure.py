@@ -20,12 +20,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from esper.anatomy.summary import summary
+from esper.arrays import BoolArray, FloatArray, IntArray
 from esper.errors import MaskError, UnknownPathError
 
 Role = Literal["producer", "consumer", "companion"]
-BoolArray = NDArray[np.bool_]
-IntArray = NDArray[np.int64]
-FloatArray = NDArray[np.float64]
 
 
 class Kind(StrEnum):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from esper.config_types import PositiveCount, Section
+from esper.settings import PositiveCount, Section
 
 
 class CheckpointSettings(Section):

@@ -15,27 +15,27 @@ from rich.text import Text
 from esper.cli import output
 from esper.cli.heads import head_rows, head_table
 from esper.cli.render import BAD, GOOD, STRONG, table
-from esper.cli.targets import checkpoint_at
-from esper.nissa import figures
+from esper.report import figures
+from esper.runs import checkpoint_at
 
 if TYPE_CHECKING:
     from esper.anatomy import Anatomy
-    from esper.anatomy.structure import FloatArray
-    from esper.elesh.blocks import BlockMeasures
-    from esper.emrakul import CycleOutcome
-    from esper.session.examine import Examination
+    from esper.arrays import FloatArray
+    from esper.elesh import BlockMeasures
+    from esper.emrakul.cycle import CycleOutcome
+    from esper.runs.network import Examination
 
 
 def analyzed(
     path: Path, *, against_truth: bool, with_plan: bool, with_blocks: bool, with_heads: bool, hidden: bool
 ) -> dict[str, Any]:
-    """Examines a run's newest checkpoint, or the one that is named; see `esper.session.examine`.
+    """Examines a run's newest checkpoint, or the one that is named; see `esper.runs.network.examine`.
 
     Raises:
         EsperError: there is no such checkpoint, or it does not hold what is needed.
     """
     from esper.importance import AccuracyTargets
-    from esper.session.examine import LOW_FRACTION, examine
+    from esper.runs.network import LOW_FRACTION, examine
 
     targets = AccuracyTargets()
     catalog, checkpoint = checkpoint_at(path)

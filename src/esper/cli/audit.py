@@ -13,10 +13,10 @@ from rich.text import Text
 
 from esper.cli.cycles import cycle_list, cycles_of, remembered
 from esper.cli.render import BAD, STRONG, moment, table, worker_table
-from esper.cli.targets import checkpoint_at
+from esper.runs import checkpoint_at
 
 if TYPE_CHECKING:
-    from esper.nissa import DecisionRow
+    from esper.report import DecisionRow
 
 _BY = {"mask": "session", "cut": "kasmina", "rollback": "session", "skipped": "emrakul", "no_go": "urabrask"}
 """The part that acted, by the kind of a mark."""
@@ -42,7 +42,7 @@ def audited(path: Path) -> dict[str, Any]:
         EsperError: there is no such checkpoint, or it is none of a session.
     """
     from esper.checkpoint import withdrawals
-    from esper.session.log import RunLog
+    from esper.session import RunLog
 
     catalog, checkpoint = checkpoint_at(path)
     extra = remembered(checkpoint)

@@ -78,8 +78,7 @@ def inspect(
     """
     from esper.cli.drawing import draw
     from esper.cli.render import anatomy_table
-    from esper.cli.rows import anatomy_rows
-    from esper.cli.targets import inspected
+    from esper.runs import anatomy_rows, inspected
 
     found = inspected(target, allow_approximate=allow_approximate)
     rows = anatomy_rows(found)
@@ -144,8 +143,7 @@ def compact(
 def checkpoints(run: Run, as_json: AsJson = False) -> None:
     """List the checkpoints of a run. Only manifests are read; `verify` reads every byte."""
     from esper.cli.render import checkpoint_table
-    from esper.cli.rows import checkpoint_rows
-    from esper.cli.targets import open_catalog
+    from esper.runs import checkpoint_rows, open_catalog
 
     rows = checkpoint_rows(open_catalog(run))
     output.show(checkpoint_table(run, rows), [dataclasses.asdict(row) for row in rows], as_json)
@@ -154,8 +152,7 @@ def checkpoints(run: Run, as_json: AsJson = False) -> None:
 def verify(run: Run, as_json: AsJson = False) -> None:
     """Read every byte of every checkpoint and compare digests. Exit code 1 if one is damaged."""
     from esper.cli.render import verify_table
-    from esper.cli.rows import verify_rows
-    from esper.cli.targets import open_catalog
+    from esper.runs import open_catalog, verify_rows
 
     rows = verify_rows(
         open_catalog(run), lambda paths, total: output.with_progress(paths, "verifying", total, as_json)
@@ -181,8 +178,7 @@ def rollback(
     run is training.
     """
     from esper.checkpoint import CheckpointStore, open_key_ring, withdraw
-    from esper.cli.rows import step_number
-    from esper.cli.targets import open_catalog
+    from esper.runs import open_catalog, step_number
 
     open_catalog(run)
     with CheckpointStore(run, keyring=open_key_ring(run)) as store:

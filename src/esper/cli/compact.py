@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from esper.cli import output
 from esper.cli.batches import batches_in
-from esper.cli.targets import built, checkpoint_at
 from esper.errors import ConfigError
+from esper.runs import built, checkpoint_at
 
 if TYPE_CHECKING:
     from esper.emrakul import Settings
@@ -42,7 +42,7 @@ class Order:
         if not Path(target).is_dir():
             return self._of_function(target, out, hidden)
         self._refuse_what_needs_a_function()
-        from esper.session.offline import compact_checkpoint, finished_files
+        from esper.compaction import compact_checkpoint, finished_files
 
         catalog, checkpoint = checkpoint_at(Path(target))
         settings = self._settings()
@@ -65,7 +65,7 @@ class Order:
             raise ConfigError(f"{option} belongs to the model of a module:function.")
 
     def _of_function(self, target: str, out: Path, hidden: bool) -> dict[str, Any]:
-        from esper.session import compact
+        from esper.compaction import compact
 
         if ":" not in target:
             raise ConfigError(

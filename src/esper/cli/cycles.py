@@ -11,14 +11,13 @@ from rich.console import Group, RenderableType
 from rich.text import Text
 
 from esper.cli.render import BAD, FAINT, GOOD, STRONG, moment, table
-from esper.cli.targets import checkpoint_at
 from esper.errors import CheckpointError, ConfigError
-from esper.nissa import figures
+from esper.report import figures
+from esper.runs import checkpoint_at
 
 if TYPE_CHECKING:
     from esper.checkpoint import CheckpointRef
-    from esper.emrakul import CycleOutcome
-    from esper.emrakul.records import ArchivedCycle
+    from esper.emrakul.cycle import ArchivedCycle, CycleOutcome
 
 MOST_CYCLES, MOST_ALIKE = 40, 12
 """Rows of a table, and finalists with the same fate, that are shown unless all are asked for."""
@@ -80,7 +79,7 @@ def decided(path: Path, epoch: int) -> dict[str, Any]:
         ConfigError: no cycle ended for that epoch.
         EsperError: there is no such checkpoint, or it is none of a session.
     """
-    from esper.emrakul.records import archived
+    from esper.emrakul.cycle import archived
 
     catalog, checkpoint = checkpoint_at(path)
     short = cycles_of(remembered(checkpoint))["cycles"]

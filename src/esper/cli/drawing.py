@@ -7,9 +7,9 @@ from pathlib import Path
 from rich.text import Text
 from rich.tree import Tree
 
-from esper.cli.rows import AnatomyRows
 from esper.errors import CheckpointMissing, ConfigError
-from esper.nissa import MapGroup, MapLayer, figures, network_map
+from esper.report import MapGroup, MapLayer, figures, network_map
+from esper.runs import AnatomyRows
 
 
 def draw(target: str, rows: AnatomyRows, path: Path) -> None:

@@ -10,7 +10,7 @@ from rich.console import RenderableType
 from rich.text import Text
 
 from esper.cli.render import table
-from esper.nissa import figures
+from esper.report import figures
 
 if TYPE_CHECKING:
     from esper.anatomy import Anatomy

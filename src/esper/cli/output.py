@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 from rich.console import Console, RenderableType
 from rich.progress import Progress, TimeElapsedColumn, track
 
-from esper.nissa import figures
+from esper.report import figures
 
 T = TypeVar("T")
 

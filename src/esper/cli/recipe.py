@@ -8,7 +8,7 @@ from typing import Any, Literal
 from pydantic import ConfigDict
 
 from esper.config import Config, read_toml
-from esper.config_types import PositiveCount, Section
+from esper.settings import PositiveCount, Section
 
 
 class Maker(Section):

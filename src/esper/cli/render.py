@@ -17,8 +17,8 @@ from rich.text import Text
 
 from esper.cli.drawing import layer_tree
 from esper.cli.explain import SettingRow
-from esper.cli.rows import AnatomyRows, CheckpointRow, FrozenRow, GroupRow, VerifyRow
-from esper.nissa import Latency, RunReport, figures
+from esper.report import Latency, RunReport, figures
+from esper.runs import AnatomyRows, CheckpointRow, FrozenRow, GroupRow, VerifyRow
 
 GOOD, BAD, STRONG, FAINT = "green", "bold red", "bold", "dim"
 

@@ -13,14 +13,14 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 import esper
-from esper.anatomy import primary_output, split_sample
-from esper.cli.named import named
+from esper.anatomy.graph import primary_output, split_sample
+from esper.batches import samples
 from esper.cli.recipe import Recipe
-from esper.elesh.analysis import correct
-from esper.elesh.samples import samples
+from esper.elesh import correct
 from esper.errors import ConfigError
-from esper.nissa import RunReport
-from esper.session.loading import is_finished
+from esper.report import RunReport
+from esper.runs import named
+from esper.runs.network import is_finished
 
 Told = Callable[[str, int, float], None]
 """Is told after every epoch: the name of the run, the epoch, and the metric."""

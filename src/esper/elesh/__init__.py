@@ -1,31 +1,41 @@
 """Offline analysis: what a checkpoint's units are worth, measured in worker processes on an exact twin."""
 
+from esper.elesh.analysis import RECALIBRATION_SAMPLES, confidence, correct, judged, ready
+from esper.elesh.analyst import OfflineAnalyst
 from esper.elesh.blocks import BlockMeasures
-from esper.elesh.case import Case, DataRef, encode_data, read_data
+from esper.elesh.case import Case, DataRef, OpenCase, encode_data, open_case, read_data, read_optimizer
+from esper.elesh.curves import Bench, Curve, joined
 from esper.elesh.evidence import Evidence, Tier
 from esper.elesh.head_patterns import HeadPatterns
-from esper.elesh.samples import HeldOut, hold_out, merged, resized
-from esper.elesh.second_tier import UnitFindings
+from esper.elesh.screening import screen
+from esper.elesh.second_tier import find_blocks, find_heads
 from esper.elesh.settings import AnalysisSettings
-from esper.elesh.workers.task import TaskHandle, TaskOutcome, WorkerPool, WorkerTask
+from esper.elesh.unit_measures import measure_units
 
 __all__ = [
+    "RECALIBRATION_SAMPLES",
     "AnalysisSettings",
+    "Bench",
     "BlockMeasures",
     "Case",
+    "Curve",
     "DataRef",
     "Evidence",
     "HeadPatterns",
-    "HeldOut",
-    "TaskHandle",
-    "TaskOutcome",
+    "OfflineAnalyst",
+    "OpenCase",
     "Tier",
-    "UnitFindings",
-    "WorkerPool",
-    "WorkerTask",
+    "confidence",
+    "correct",
     "encode_data",
-    "hold_out",
-    "merged",
+    "find_blocks",
+    "find_heads",
+    "joined",
+    "judged",
+    "measure_units",
+    "open_case",
     "read_data",
-    "resized",
+    "read_optimizer",
+    "ready",
+    "screen",
 ]

@@ -12,12 +12,14 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from esper.anatomy import masked_axes, reconstruction, split_sample, zero_masked
-from esper.anatomy.structure import BoolArray, FloatArray, IntArray
+from esper.anatomy.graph import split_sample
+from esper.anatomy.mend import reconstruction
 from esper.anatomy.twin import Twin
+from esper.anatomy.units import masked_axes, zero_masked
+from esper.arrays import BoolArray, FloatArray, IntArray
+from esper.batches import merged, resized
 from esper.elesh.case import Case, OpenCase, open_case, read_data
 from esper.elesh.peak import PeakMemory
-from esper.elesh.samples import merged, resized
 from esper.errors import EvidenceError
 
 CHUNK_SAMPLES = 16

@@ -15,8 +15,8 @@ import torch
 from torch import Tensor, fx
 
 from esper.anatomy import Anatomy, Kind
-from esper.anatomy.structure import IntArray
 from esper.anatomy.twin import Twin
+from esper.arrays import IntArray
 from esper.elesh.readings import Reading, readings_of
 
 _aten = torch.ops.aten

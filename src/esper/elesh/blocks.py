@@ -11,11 +11,11 @@ import torch
 from torch import Tensor, fx
 from torch.utils import _pytree as pytree
 
-from esper.anatomy.blocks import Block, Sum, blocks_of, sums, unread
-from esper.anatomy.lowering import is_in_place
-from esper.anatomy.structure import Anatomy, FloatArray
-from esper.anatomy.trace import Traced
+from esper.anatomy import Anatomy
+from esper.anatomy.cut import Block, Sum, blocks_of, sums, unread
+from esper.anatomy.graph import Traced, is_in_place
 from esper.anatomy.twin import Gates, Twin
+from esper.arrays import FloatArray
 
 _TINY = 1e-30
 

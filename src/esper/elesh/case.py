@@ -13,13 +13,12 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from esper.anatomy import Anatomy, masked_axes, zero_masked
-from esper.anatomy.over_survivors import left_as_tensors
-from esper.anatomy.structure import BoolArray
-from esper.anatomy.twin import Twin
-from esper.checkpoint.codec import decode, encode, from_json, to_json
-from esper.checkpoint.references import FileRef, load_tensors
-from esper.elesh.samples import HeldOut
+from esper.anatomy import Anatomy
+from esper.anatomy.twin import Twin, left_as_tensors
+from esper.anatomy.units import masked_axes, zero_masked
+from esper.arrays import BoolArray
+from esper.batches import HeldOut
+from esper.checkpoint import FileRef, decode, encode, from_json, load_tensors, to_json
 
 
 @dataclass(frozen=True)

@@ -11,14 +11,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from esper.anatomy.elimination import elimination
-from esper.anatomy.readers import INPUT_AXIS, Reader, readers_of, watch
-from esper.anatomy.reconstruction import taken_over
-from esper.anatomy.structure import BoolArray, FloatArray, IntArray
+from esper.anatomy.mend import INPUT_AXIS, Reader, elimination, readers_of, taken_over, watch
 from esper.anatomy.twin import Twin
+from esper.arrays import BoolArray, FloatArray, IntArray
+from esper.batches import merged
 from esper.elesh.analysis import RECALIBRATION_SAMPLES, usable
 from esper.elesh.case import OpenCase
-from esper.elesh.samples import merged
 
 _SHARES = (0.125, 0.25, 0.5, 1.0)
 """Where a curve is measured, as shares of what the group may lose."""

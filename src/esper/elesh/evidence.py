@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from esper.anatomy.structure import BoolArray, FloatArray, IntArray
+from esper.arrays import BoolArray, FloatArray, IntArray
 from esper.errors import EvidenceError
 
 _FLOATS = ("screen", "loss_increase", "confidence", "taylor")

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from esper.anatomy import Anatomy
-from esper.anatomy.structure import FloatArray, IntArray
 from esper.anatomy.twin import Twin
+from esper.arrays import FloatArray, IntArray
 from esper.elesh.attention_nodes import attentions_of, head_units, weights_of
 
 

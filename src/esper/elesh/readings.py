@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, fx
 
 from esper.anatomy import Anatomy
-from esper.anatomy.structure import IntArray
 from esper.anatomy.twin import Twin
+from esper.arrays import IntArray
 
 
 @dataclass(frozen=True, eq=False)

@@ -16,9 +16,9 @@ import torch
 from torch import Tensor, fx
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from esper.anatomy.operators import CONVOLUTIONS, LINEAR, groups_of
-from esper.anatomy.structure import FloatArray, IntArray
+from esper.anatomy.labels import CONVOLUTIONS, LINEAR, groups_of
 from esper.anatomy.twin import Twin
+from esper.arrays import FloatArray, IntArray
 from esper.elesh.readings import Reading
 
 _FLAT = 1e-6

@@ -7,7 +7,8 @@ from collections.abc import Mapping
 import numpy as np
 from torch import Tensor
 
-from esper.anatomy.structure import Anatomy, FloatArray
+from esper.anatomy import Anatomy
+from esper.arrays import FloatArray
 from esper.checkpoint import MappedTensors, open_tensors
 from esper.elesh.analysis import usable
 from esper.elesh.case import Case, open_case, read_anatomy, read_data, read_optimizer

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from esper.anatomy.structure import FloatArray, IntArray
+from esper.arrays import FloatArray, IntArray
 from esper.elesh.analysis import usable
 from esper.elesh.blocks import BlockMeasures, measure_blocks
 from esper.elesh.case import Case, open_case, read_data

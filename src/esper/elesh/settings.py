@@ -6,7 +6,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from esper.config_types import Count, Fraction, PositiveCount, Seconds, Section
+from esper.settings import Count, Fraction, PositiveCount, Seconds, Section
 
 
 class HeadWeights(Section):

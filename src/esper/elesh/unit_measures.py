@@ -15,11 +15,11 @@ import torch
 from torch import Tensor
 
 from esper.anatomy import Anatomy, Kind
-from esper.anatomy.structure import BoolArray, FloatArray
 from esper.anatomy.twin import Twin
+from esper.arrays import BoolArray, FloatArray
+from esper.batches import samples
 from esper.elesh.readings import Reading, readings_of
 from esper.elesh.redundancy import SecondMoments
-from esper.elesh.samples import samples
 
 MAX_WIDTH = 4096
 """Widest layer whose channels are compared with each other; their moments are a matrix of this size."""

@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from esper.emrakul.settings import CostName, Settings
+from esper.cost import CostName
+from esper.emrakul.settings import Settings
 from esper.emrakul.stages import ScheduleSettings, Stage
 from esper.errors import ConfigError
 from esper.leyline import Level

@@ -6,12 +6,10 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from esper.config_types import Fraction, OpenFraction, PositiveCount, Seconds, Section
+from esper.cost import CostName
 from esper.emrakul.stages import ScheduleSettings
 from esper.leyline import Level
-
-CostName = Literal["flops", "parameters", "latency"]
-"""What a fraction counts; latency is measured."""
+from esper.settings import Fraction, OpenFraction, PositiveCount, Seconds, Section
 
 NonNegative = Annotated[float, Field(ge=0.0)]
 
@@ -282,6 +280,12 @@ class Settings(Section):
     @property
     def is_enabled(self) -> bool:
         return self.target is not None or self.staged
+
+    @property
+    def timed_batch(self) -> int | None:
+        """Samples of the pass whose time is the target; None where the target is another cost."""
+        target = self.target
+        return None if target is None or target.latency is None else target.latency_batch
 
     @property
     def cost(self) -> CostName:

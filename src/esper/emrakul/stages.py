@@ -6,8 +6,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from esper.config_types import Count, Fraction, OpenFraction, PositiveCount, Section
 from esper.leyline import Level
+from esper.settings import Count, Fraction, OpenFraction, PositiveCount, Section
 
 
 class Stage(Section):

@@ -10,7 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from esper.anatomy.structure import Anatomy, BoolArray, IntArray, Role
+from esper.anatomy import Anatomy, Role
+from esper.arrays import BoolArray, IntArray
 from esper.errors import StructureError
 
 ALL_ROLES: tuple[Role, ...] = ("producer", "consumer", "companion")

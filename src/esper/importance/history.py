@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from esper.anatomy.structure import FloatArray, IntArray
+from esper.arrays import FloatArray, IntArray
 from esper.errors import EvidenceError
 from esper.importance.scores import rank_normalize
 

@@ -8,8 +8,9 @@ from typing import Any
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from esper.anatomy.structure import Anatomy, FloatArray
+from esper.anatomy import Anatomy
 from esper.anatomy.twin import Twin
+from esper.arrays import FloatArray
 from esper.importance.twin_statistics import activation_frequency, loss_changes
 
 _FEWEST_SAMPLES = 8

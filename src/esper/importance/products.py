@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from esper.anatomy.structure import Anatomy
+from esper.anatomy import Anatomy
 from esper.importance.accumulate import UnitReducer, by_anatomy_name
 
 

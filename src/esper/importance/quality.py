@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.stats import kendalltau, rankdata, spearmanr
 
-from esper.anatomy.structure import BoolArray, FloatArray
+from esper.arrays import BoolArray, FloatArray
 from esper.errors import EvidenceError
 
 

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from esper.anatomy.structure import Anatomy, FloatArray
+from esper.anatomy import Anatomy
+from esper.arrays import FloatArray
 from esper.errors import ConfigError, EvidenceError
 from esper.importance.accumulate import UnitReducer, stored_names
 

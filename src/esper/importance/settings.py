@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Literal
 
-from esper.config_types import Count, NonNegative, OpenFraction, PositiveCount, Section
 from esper.importance.phases import TrainingPhase
 from esper.importance.thresholds import ThresholdSettings
+from esper.settings import Count, NonNegative, OpenFraction, PositiveCount, Section
 
 
 class ScoreWeights(Section):

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from esper.anatomy.structure import FloatArray, IntArray
+from esper.arrays import FloatArray, IntArray
 from esper.errors import EvidenceError
 from esper.importance.products import StepSums
 

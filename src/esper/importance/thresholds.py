@@ -8,10 +8,10 @@ from enum import StrEnum
 
 import numpy as np
 
-from esper.anatomy.structure import BoolArray, FloatArray
-from esper.config_types import Fraction, Section
+from esper.arrays import BoolArray, FloatArray
 from esper.errors import EvidenceError
 from esper.importance.phases import TrainingPhase
+from esper.settings import Fraction, Section
 
 
 class SafetyLevel(StrEnum):

@@ -12,8 +12,9 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils import _pytree as pytree
 
-from esper.anatomy.structure import Anatomy, FloatArray, Gate
+from esper.anatomy import Anatomy, Gate
 from esper.anatomy.twin import Twin
+from esper.arrays import FloatArray
 
 State = Mapping[str, Tensor]
 _SAMPLES_AT_ONCE = 16

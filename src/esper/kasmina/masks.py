@@ -11,11 +11,11 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
-from esper.anatomy import Anatomy, masked_axes
-from esper.anatomy.companions import copy_in
-from esper.anatomy.optimizer_state import zero_state
-from esper.anatomy.structure import BoolArray, IntArray
-from esper.anatomy.tensors import live_tensors
+from esper.anatomy import Anatomy
+from esper.anatomy.cut import copy_in, zero_state
+from esper.anatomy.proof import live_tensors
+from esper.anatomy.units import masked_axes
+from esper.arrays import BoolArray, IntArray
 from esper.errors import MaskError
 
 Axes = list[tuple[int, IntArray]]

@@ -11,27 +11,24 @@ import numpy as np
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from esper.anatomy import (
-    Anatomy,
+from esper.anatomy import Anatomy
+from esper.anatomy.cut import (
     Cut,
-    Loss,
-    Probe,
     Removal,
-    anatomy_of,
+    block_names,
+    copy_in,
     cut,
+    refused_groups,
+    refused_layers,
     remove_blocks,
-    split_sample,
-    trace,
     uncut,
+    with_layers,
 )
-from esper.anatomy.admission import changed_inputs
-from esper.anatomy.companions import copy_in
-from esper.anatomy.feasibility import refused_groups, refused_layers
-from esper.anatomy.layer_units import block_names, with_layers
-from esper.anatomy.structure import BoolArray, IntArray
-from esper.anatomy.tensors import Undo
+from esper.anatomy.graph import Loss, bare, changed_inputs, renew, split_sample, trace
+from esper.anatomy.proof import Probe, Undo
 from esper.anatomy.twin import Twin
-from esper.anatomy.wrappers import bare, renew
+from esper.anatomy.units import anatomy_of
+from esper.arrays import BoolArray, IntArray
 from esper.errors import CheckpointError, StructureError, SurgeryError, UntraceableError
 from esper.kasmina.masks import MaskKeeper
 from esper.kasmina.numbers import carried_over, mask_after, numbers_after

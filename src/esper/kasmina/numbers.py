@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from esper.anatomy.structure import Anatomy, BoolArray, IntArray
+from esper.anatomy import Anatomy
+from esper.arrays import BoolArray, IntArray
 
 
 def numbers_after(before: Anatomy, keep: BoolArray, without_layers: Anatomy, after: Anatomy) -> IntArray:

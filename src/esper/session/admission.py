@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import nn
 from torch.optim import Optimizer
 
-from esper.anatomy.ranks import is_parallel
+from esper.anatomy.graph import is_parallel
 from esper.config import Config
 from esper.errors import ConfigError
 from esper.leyline import Level

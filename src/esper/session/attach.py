@@ -13,27 +13,29 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.utils import _pytree as pytree
 
-from esper.anatomy import Anatomy, Loss
-from esper.anatomy.structure import BoolArray
-from esper.checkpoint import CheckpointRef, CheckpointStore, open_key_ring
-from esper.checkpoint.trainer_state import Stateful, load_trainer
+from esper.anatomy import Anatomy
+from esper.anatomy.graph import Loss
+from esper.arrays import BoolArray
+from esper.batches import HeldOut, hold_out
+from esper.checkpoint import CheckpointRef, CheckpointStore, Stateful, load_trainer, open_key_ring
 from esper.config import Config
-from esper.elesh import DataRef, HeldOut, WorkerPool, hold_out, read_data
-from esper.emrakul import Coordinator, Origin, Schedule, floors
-from esper.emrakul.cycle import CycleRunner
-from esper.emrakul.offline import OfflineAnalyst
-from esper.emrakul.timing import origin_of
+from esper.cost import Origin, origin_of
+from esper.elesh import DataRef, OfflineAnalyst, read_data
+from esper.emrakul import Schedule
+from esper.emrakul.cycle import Coordinator, CycleRunner
+from esper.emrakul.plan import floors
 from esper.errors import CheckpointError, CheckpointMissing, ConfigError
-from esper.importance import ImportanceTracker, TrackedEvidence
+from esper.importance.tracker import ImportanceTracker, TrackedEvidence
 from esper.kasmina import LiveNetwork
 from esper.leyline import Level
 from esper.session.admission import check_alone, check_layers, check_optimizer
 from esper.session.log import say
-from esper.session.parts import AnalystMaker, Parts
 from esper.session.pool import open_pool, pool_ahead, wait_for_imports, worker_rows
 from esper.session.run_file import write_run_file
 from esper.session.saving import Saving
 from esper.session.session import Session
+from esper.session.state import AnalystMaker, Parts
+from esper.workers import WorkerPool
 
 
 def attach(
@@ -232,7 +234,9 @@ def _assemble(
     origin: Origin | None = None,
     pool: WorkerPool | None = None,
 ) -> Session:
-    origin = origin or origin_of(network.anatomy, config.pruning, network.graph, network.tensors(), sample)
+    origin = origin or origin_of(
+        network.anatomy, network.graph, network.tensors(), sample, config.pruning.timed_batch
+    )
     coordinator = Coordinator(
         config.pruning,
         Schedule(config.pruning, epochs),

@@ -15,12 +15,12 @@ import torch
 from torch import nn
 
 from esper.anatomy import Group, Kind
-from esper.anatomy.deployed import deployed, to_bytes
-from esper.anatomy.form import Form, Snapshot
+from esper.anatomy.cut import Form, Snapshot
+from esper.anatomy.twin import deployed, to_bytes
+from esper.cost import compare_latency
 from esper.errors import SurgeryError
-from esper.nissa import Latency, Overhead, Proof, RunReport, WidthRow, write_report
-from esper.session.files import FORM_FILE, PROGRAM_FILE, VERSION
-from esper.session.latency import compare_latency
+from esper.report import Latency, Overhead, Proof, RunReport, WidthRow, write_report
+from esper.runs.network import FORM_FILE, PROGRAM_FILE, VERSION
 
 if TYPE_CHECKING:
     from esper.session.session import Session

@@ -11,9 +11,9 @@ import numpy as np
 
 from esper.anatomy import Anatomy
 from esper.checkpoint import Withdrawal
-from esper.emrakul import CycleOutcome, EpochRecord
-from esper.nissa import DecisionRow, EpochRow, Mark
-from esper.nissa.report import MarkKind
+from esper.emrakul import EpochRecord
+from esper.emrakul.cycle import CycleOutcome
+from esper.report import DecisionRow, EpochRow, Mark, MarkKind
 
 _LOG = logging.getLogger("esper")
 

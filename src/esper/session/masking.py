@@ -9,30 +9,28 @@ from collections.abc import Callable, Mapping
 import numpy as np
 from torch import Tensor
 
-from esper.anatomy import Cut
-from esper.anatomy.structure import BoolArray, IntArray
+from esper.anatomy.cut import Cut
+from esper.arrays import BoolArray, IntArray
 from esper.checkpoint import CheckpointRef
 from esper.emrakul import (
     Baseline,
     RollbackReason,
-    Status,
+    RollbackSettings,
     Strategy,
     Trigger,
+    Watch,
     should_roll_back,
-    shrink,
-    worthwhile_cut,
 )
-from esper.emrakul.cycle import Decision
-from esper.emrakul.settings import RollbackSettings
+from esper.emrakul.cycle import Decision, Status
+from esper.emrakul.plan import shrink, worthwhile_cut
 from esper.errors import ConfigError, SurgeryError
 from esper.importance import TrainingPhase
 from esper.leyline import Level
 from esper.session.log import say
-from esper.session.parts import Memory, Parts, restore
 from esper.session.preview import apply_statistics, confirm, recalibrate
 from esper.session.recovery import Recovery
 from esper.session.saving import TRIAL
-from esper.session.trial import Watch
+from esper.session.state import Memory, Parts, restore
 
 _LOG = logging.getLogger("esper")
 

@@ -9,17 +9,9 @@ from contextlib import contextmanager
 from torch import nn
 
 from esper.config import Config
-from esper.elesh.analysis import ready
-from esper.elesh.workers import (
-    InlinePool,
-    LocalPool,
-    Status,
-    WorkerHealth,
-    WorkerPool,
-    WorkerTask,
-    workers_needed,
-)
-from esper.nissa import WorkerRow
+from esper.elesh import ready
+from esper.report import WorkerRow
+from esper.workers import InlinePool, LocalPool, Status, WorkerHealth, WorkerPool, WorkerTask, workers_needed
 
 _IMPORT_SECONDS = 10.0
 """Most that attaching waits for workers to have imported what they need."""

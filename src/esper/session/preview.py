@@ -16,12 +16,12 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.utils import _pytree as pytree
 
-from esper.anatomy import masked_axes, primary_output, reconstruction, split_sample, zero_masked
-from esper.anatomy.structure import BoolArray
-from esper.anatomy.substitution import call_with
-from esper.anatomy.trace import undisturbed
-from esper.elesh import HeldOut, merged, resized
-from esper.elesh.analysis import RECALIBRATION_SAMPLES, correct
+from esper.anatomy.graph import call_with, primary_output, split_sample, undisturbed
+from esper.anatomy.mend import reconstruction
+from esper.anatomy.units import masked_axes, zero_masked
+from esper.arrays import BoolArray
+from esper.batches import HeldOut, merged, resized
+from esper.elesh import RECALIBRATION_SAMPLES, correct
 from esper.kasmina import LiveNetwork
 from esper.urabrask import Measurement, judge, level_of
 from esper.urabrask import Settings as ValidationSettings

@@ -6,15 +6,15 @@ from typing import Any
 
 from torch import Tensor
 
-from esper.anatomy import primary_output
+from esper.anatomy.graph import primary_output
 from esper.anatomy.twin import Twin
 from esper.checkpoint import load_trainer
 from esper.errors import ConfigError
 from esper.kasmina import Teacher, distillation_loss
-from esper.session.files import state_of
+from esper.runs.network import state_of
 from esper.session.log import say
-from esper.session.parts import Memory, Parts
 from esper.session.saving import TEACHER
+from esper.session.state import Memory, Parts
 
 
 class Recovery:

@@ -8,7 +8,7 @@ from importlib.metadata import version
 
 import torch
 
-from esper.session.parts import Parts
+from esper.session.state import Parts
 
 
 def write_run_file(parts: Parts) -> None:

@@ -7,32 +7,31 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-import numpy as np
 import safetensors.torch
 
 from esper.anatomy import Anatomy
-from esper.anatomy.structure import BoolArray, FloatArray
+from esper.arrays import BoolArray
+from esper.batches import HeldOut
 from esper.checkpoint import (
     BASELINE,
     BackgroundSaver,
-    CheckpointCatalog,
     CheckpointRef,
     CheckpointStore,
     FileRef,
+    Stateful,
     TrainerState,
     capture_trainer,
     load_trainer,
     restore_trainer,
 )
-from esper.checkpoint.trainer_state import MODEL_FILE, OPTIMIZER_FILE, TREE_FILE, Stateful
-from esper.elesh import Case, DataRef, HeldOut, encode_data
+from esper.elesh import Case, DataRef, encode_data
 from esper.emrakul import Strategy
 from esper.emrakul.cycle import MASK, Decision, read_mask
 from esper.errors import CheckpointError, RollbackExhausted
-from esper.importance import TrackedEvidence
+from esper.importance.tracker import TrackedEvidence
 from esper.kasmina import LiveNetwork
+from esper.runs.network import ANATOMY_FILE, case_of, data_of
 
-ANATOMY_FILE = "anatomy.json"
 TRIAL = "trial"
 """Label of the checkpoint from before a mask that is on trial."""
 TEACHER = "teacher"
@@ -265,38 +264,3 @@ class Saving:
         """Masks that were cut or taken back no longer keep the checkpoints around them."""
         self.release(MASK, but=but)
         self.release(TRIAL)
-
-
-def data_of(catalog: CheckpointCatalog, checkpoint: CheckpointRef) -> DataRef:
-    """Where the sample and the held-out batches of a checkpoint's run lie."""
-    return DataRef(catalog.blob(checkpoint, "batches"), catalog.blob(checkpoint, "samples"))
-
-
-def case_of(
-    catalog: CheckpointCatalog, checkpoint: CheckpointRef, keep: BoolArray, tracked: TrackedEvidence
-) -> Case:
-    """What an analysis needs to know about a checkpoint of a session.
-
-    Args:
-        catalog: where its twin and its samples lie.
-        checkpoint: a verified checkpoint.
-        keep: units that are not masked in it: shape [units].
-        tracked: what training has sampled until it was saved.
-    """
-    return Case(
-        twin=catalog.blob(checkpoint, "twin"),
-        anatomy=checkpoint.file(ANATOMY_FILE),
-        model=checkpoint.file(MODEL_FILE),
-        optimizer=DataRef(checkpoint.file(TREE_FILE), checkpoint.file(OPTIMIZER_FILE)),
-        tracked=_measured(tracked.fisher),
-        data=data_of(catalog, checkpoint),
-        masked=tuple((~keep).nonzero()[0].tolist()),
-        history=_measured(tracked.history),
-        twin_samples=tracked.twin_samples,
-        twin_flops=tracked.twin_flops,
-    )
-
-
-def _measured(scores: FloatArray) -> tuple[float, ...] | None:
-    """The scores as plain numbers; None where not one unit was measured."""
-    return tuple(scores.tolist()) if np.isfinite(scores).any() else None

@@ -14,12 +14,12 @@ from torch.optim import Optimizer
 
 from esper.checkpoint import CheckpointRef, withdrawals
 from esper.errors import CheckpointMissing, ConfigError, EsperError
-from esper.nissa import EpochRow
+from esper.report import EpochRow
 from esper.session.log import RunLog, say
 from esper.session.masking import Masking
-from esper.session.parts import Memory, Parts, capture, restore
 from esper.session.recovery import Recovery
 from esper.session.saving import LAST_FINITE
+from esper.session.state import Memory, Parts, capture, restore
 
 if TYPE_CHECKING:
     from esper.session.finish import Result

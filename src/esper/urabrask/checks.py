@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from esper.anatomy.structure import Anatomy, BoolArray, IntArray, Kind
+from esper.anatomy import Anatomy, Kind
+from esper.arrays import BoolArray, IntArray
 from esper.urabrask.measurement import Measurement
 from esper.urabrask.settings import Settings
 from esper.urabrask.verdict import Check

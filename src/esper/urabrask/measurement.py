@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Protocol
 
-from esper.anatomy.structure import BoolArray, FloatArray
+from esper.arrays import BoolArray, FloatArray
 
 
 @dataclass(frozen=True, eq=False)

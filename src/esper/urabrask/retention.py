@@ -7,7 +7,7 @@ import math
 import numpy as np
 from scipy import special
 
-from esper.anatomy.structure import FloatArray
+from esper.arrays import FloatArray
 from esper.leyline import Level
 from esper.urabrask.measurement import Measurement
 from esper.urabrask.settings import Settings

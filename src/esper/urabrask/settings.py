@@ -6,8 +6,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from esper.config_types import Fraction, OpenFraction, PositiveCount, Seconds, Section
 from esper.leyline import Level
+from esper.settings import Fraction, OpenFraction, PositiveCount, Seconds, Section
 
 
 class RetentionLimits(Section):

@@ -6,7 +6,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from esper.anatomy.structure import Anatomy, BoolArray, IntArray
+from esper.anatomy import Anatomy
+from esper.arrays import BoolArray, IntArray
 from esper.leyline import Clock, Level
 from esper.urabrask.checks import (
     check_connectivity,
@@ -43,7 +44,7 @@ def validate(
         measure: measures the twin under a mask; called for the present mask first, then for the new one.
         settings: limits.
         clock: monotonic seconds.
-        floors: fewest units that each group must keep, shape [groups] (`esper.emrakul.floors`).
+        floors: fewest units that each group must keep, shape [groups] (`esper.emrakul.plan.plan.floors`).
         baseline: a measurement of `keep_before` with the survivors of `keep_after`, if there is one already.
 
     Returns:

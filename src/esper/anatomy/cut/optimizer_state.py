@@ -1,0 +1,177 @@
+"""An optimizer's state through a cut: state that belongs to a coordinate goes with it.
+
+No optimizer is known by name. A state tensor of its parameter's shape is element-wise, one of a single
+element is about the whole; of any other the optimizer itself is asked what it holds
+(`esper.anatomy.cut.factored`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from functools import partial
+from typing import Any
+
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.utils import _pytree as pytree
+
+from esper.anatomy.cut.factored import Layout, ask
+from esper.anatomy.proof import Undo, select, spread_out
+from esper.errors import SurgeryError
+
+
+class StateLayouts:
+    """How the state of one optimizer hangs on the axes of its parameters.
+
+    Args:
+        optimizer: any optimizer.
+        names: its parameters and their names, for messages.
+    """
+
+    def __init__(self, optimizer: Optimizer, names: Mapping[Tensor, str]) -> None:
+        self._optimizer = optimizer
+        self._names = names
+        self._by_rank: dict[int, Mapping[str, Layout] | SurgeryError] = {}
+        self._elementwise = {
+            key
+            for parameter, key, value in self._entries()
+            if isinstance(value, Tensor) and _is_plainly_elementwise(value, parameter)
+        }
+
+    def check(self) -> None:
+        """Makes sure that all of it can follow a cut.
+
+        Raises:
+            SurgeryError: something in it does not belong to coordinates; it is named.
+        """
+        for parameter, key, value in self._entries():
+            what = _why_opaque(value)
+            if what:
+                raise self._refusal(parameter, key, value, what)
+        for parameter, key, value in self._entries():
+            if isinstance(value, Tensor) and not _is_about_the_whole(value, parameter):
+                layout = self._layout(parameter, key, value)
+                if isinstance(layout, SurgeryError):
+                    raise layout
+
+    def of(self, parameter: Tensor) -> list[tuple[dict[str, Any], str, Tensor, Layout]]:
+        """The state of a parameter that is known to have axes: where it is kept, key, value and layout."""
+        state = self._optimizer.state.get(parameter, {})
+        found = []
+        for key, value in state.items():
+            if isinstance(value, Tensor) and not _is_about_the_whole(value, parameter):
+                layout = self._layout(parameter, key, value)
+                if isinstance(layout, Layout):
+                    found.append((state, key, value, layout))
+        return found
+
+    def spread(self, parameter: Tensor, kept: Mapping[int, Tensor], shape: tuple[int, ...]) -> None:
+        """Gives the state of a parameter that is still cut the shapes of before, with zeros in the gaps."""
+        for state, key, value, layout in self.of(parameter):
+            state[key] = spread_out(value, layout.on_state(kept), layout.shape(shape))
+
+    def _entries(self) -> Iterator[tuple[Tensor, str, object]]:
+        for parameter, state in self._optimizer.state.items():
+            for key, value in state.items():
+                yield parameter, key, value
+
+    def _layout(self, parameter: Tensor, key: str, value: Tensor) -> Layout | SurgeryError:
+        rank = parameter.dim()
+        if value.shape == parameter.shape and key in self._elementwise:
+            return Layout.elementwise(rank)
+        if rank not in self._by_rank:
+            self._by_rank[rank] = self._asked(parameter)
+        known = self._by_rank[rank]
+        if isinstance(known, SurgeryError):
+            return known
+        layout = known.get(key)
+        if layout is None or layout.shape(parameter.shape) != tuple(value.shape):
+            return self._refusal(parameter, key, value, "which does not belong to single coordinates")
+        return layout
+
+    def _asked(self, parameter: Tensor) -> Mapping[str, Layout] | SurgeryError:
+        try:
+            return ask(self._optimizer, parameter)
+        except SurgeryError as error:  # kept: it is raised where a cut needs this state
+            return error
+
+    def _refusal(self, parameter: Tensor, key: str, value: object, why: str) -> SurgeryError:
+        shape = f" of shape {tuple(value.shape)}" if isinstance(value, Tensor) else ""
+        return SurgeryError(
+            f"{type(self._optimizer).__name__} holds state {key!r}{shape} for "
+            f"{self._names.get(parameter, 'a parameter')} of shape {tuple(parameter.shape)}, {why}, so it "
+            "cannot follow a cut. Nothing was changed. Cut without this optimizer and start a new one, or "
+            "train with one whose state is element-wise or factored by axis."
+        )
+
+
+def _is_about_the_whole(value: Tensor, parameter: Tensor) -> bool:
+    """A step count, or another number about all of a parameter."""
+    return value.numel() <= 1 and value.dim() != parameter.dim()
+
+
+def _is_plainly_elementwise(value: Tensor, parameter: Tensor) -> bool:
+    """Same shape, and no two axes that could be taken for each other."""
+    return value.shape == parameter.shape and len(set(parameter.shape)) == parameter.dim()
+
+
+def _why_opaque(value: object) -> str:
+    """Why the layout of a value cannot be told from its shape, or ''."""
+    if not isinstance(value, Tensor):
+        has_tensors = any(isinstance(v, Tensor) and v.numel() > 1 for v in pytree.tree_leaves(value))
+        return f"a {type(value).__name__} of tensors" if has_tensors else ""
+    if type(value) not in (Tensor, nn.Parameter):
+        return f"a {type(value).__name__}, which hides its layout"
+    if value.numel() > 1 and not (value.is_floating_point() or value.is_complex()):
+        kind = str(value.dtype).removeprefix("torch.")
+        return f"of type {kind}, which is taken for values quantized in blocks"
+    return ""
+
+
+def cut_state(
+    optimizer: Optimizer, names: Mapping[Tensor, str], kept: Mapping[str, Mapping[int, Tensor]], undo: Undo
+) -> None:
+    """Cuts the state of every parameter that is about to be cut, while parameters have their old shape.
+
+    A mean over an axis that loses coordinates becomes the mean over those that stay, as if the others had
+    been zero (which is what a mask makes them), so that the next step is that of the masked network.
+
+    Args:
+        optimizer: any optimizer whose state belongs to coordinates.
+        names: the parameters and their names.
+        kept: for every tensor that loses something, the coordinates that stay.
+        undo: takes what is changed here back.
+
+    Raises:
+        SurgeryError: a state tensor cannot follow; nothing was changed.
+    """
+    if not any(kept.get(names.get(parameter, "")) for parameter in optimizer.state):
+        return
+    layouts = StateLayouts(optimizer, names)
+    layouts.check()
+    changes: list[tuple[dict[str, Any], str, Tensor]] = []
+    for parameter in list(optimizer.state):
+        axes = kept.get(names.get(parameter, ""))
+        if not axes:
+            continue
+        for state, key, value, layout in layouts.of(parameter):
+            factor = layout.growth({axis: parameter.shape[axis] / len(index) for axis, index in axes.items()})
+            new = select(value, layout.on_state(axes))
+            changes.append((state, key, new if factor == 1.0 else new * factor))
+    for state, key, new in changes:
+        undo.add(partial(state.__setitem__, key, state[key]))
+        state[key] = new
+
+
+def zero_state(optimizer: Optimizer, parameters: Mapping[Tensor, Mapping[int, Tensor]]) -> None:
+    """Zeroes the state of coordinates, by parameter and axis; state that does not belong to any stays."""
+    layouts = StateLayouts(optimizer, {})
+    for parameter, axes in parameters.items():
+        for _, _, value, layout in layouts.of(parameter):
+            for axis, index in layout.on_state(axes).items():
+                value.index_fill_(axis, index.to(value.device), 0)
+
+
+def named(parameters: Mapping[str, Tensor]) -> dict[Tensor, str]:
+    """The inverse of a name table, by identity."""
+    return {tensor: name for name, tensor in parameters.items()}

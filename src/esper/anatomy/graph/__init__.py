@@ -1,0 +1,50 @@
+"""A network as a graph of operators: tracing it, and what stands in the way of that."""
+
+from esper.anatomy.graph.admission import changed_inputs, check_tensors, check_values
+from esper.anatomy.graph.lowering import is_in_place, is_view, lowered, operator_name
+from esper.anatomy.graph.ranks import group_of, is_parallel, together
+from esper.anatomy.graph.sharded import gathered
+from esper.anatomy.graph.substitution import call_with
+from esper.anatomy.graph.trace import (
+    TRACE_BATCH,
+    Loss,
+    Traced,
+    concrete,
+    named_tensors,
+    primary_output,
+    split_sample,
+    trace,
+    traced_as,
+    undisturbed,
+    without_caches,
+)
+from esper.anatomy.graph.wrappers import bare, check_renewable, renew
+
+__all__ = [
+    "TRACE_BATCH",
+    "Loss",
+    "Traced",
+    "bare",
+    "call_with",
+    "changed_inputs",
+    "check_renewable",
+    "check_tensors",
+    "check_values",
+    "concrete",
+    "gathered",
+    "group_of",
+    "is_in_place",
+    "is_parallel",
+    "is_view",
+    "lowered",
+    "named_tensors",
+    "operator_name",
+    "primary_output",
+    "renew",
+    "split_sample",
+    "together",
+    "trace",
+    "traced_as",
+    "undisturbed",
+    "without_caches",
+]

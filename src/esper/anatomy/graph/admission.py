@@ -1,0 +1,107 @@
+"""Networks that nobody can look into: refused before tracing, by the tensor's name and with a way out."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.export import ExportedProgram
+from torch.fx import Node
+from torch.nn.parameter import is_lazy
+
+from esper.errors import SurgeryError, UntraceableError
+
+_PLAIN = (Tensor, nn.Parameter, nn.Buffer)
+
+
+def check_tensors(model: nn.Module) -> None:
+    """Makes sure that every parameter and buffer is a plain dense tensor.
+
+    Raises:
+        UntraceableError: one is uninitialized, sparse, quantized, flattened, or of a class with a layout of
+            its own.
+    """
+    for path, module in model.named_modules():
+        if type(module).__name__ == "FullyShardedDataParallel":
+            raise UntraceableError(
+                f"{path or 'The network'} is a FullyShardedDataParallel, which flattens its parameters, so "
+                "there are no axes to cut. Use torch.distributed.fsdp.fully_shard, or cut before wrapping."
+            )
+        packed = [name for name, value in vars(module).items() if isinstance(value, torch.ScriptObject)]
+        if packed or type(module).__module__.startswith(("torch.ao.nn.quantized", "torch.nn.quantized")):
+            raise UntraceableError(
+                f"{path or 'The network'} is a {type(module).__name__} with packed, quantized weights, which "
+                "cannot be cut. Prune the network first and quantize it afterwards."
+            )
+    for name, tensor in (*model.named_parameters(), *model.named_buffers()):
+        why = _why_not(tensor)
+        if why:
+            raise UntraceableError(f"{name} {why}")
+
+
+def _why_not(tensor: Tensor) -> str:
+    if is_lazy(tensor):
+        return (
+            "is not initialized yet (a lazy module). Run the network once, `model(x)`, before the optimizer "
+            "is built and Esper is attached."
+        )
+    if tensor.is_quantized:
+        return "is quantized. Prune the network first and quantize it afterwards."
+    if tensor.layout is not torch.strided:
+        kind = str(tensor.layout).removeprefix("torch.")
+        return f"is a sparse tensor ({kind}), which the exporter cannot follow. Use `.to_dense()`."
+    kind = type(tensor).__name__ if type(tensor) not in _PLAIN else type(tensor.data).__name__
+    if kind == "DTensor":
+        return (
+            "is a DTensor that `fully_shard` did not make (tensor parallelism). Cut the network before it is "
+            "parallelized; docs/how-to-many-gpus.md shows what can be followed."
+        )
+    if kind not in ("Tensor", "Parameter", "Buffer"):
+        return f"is a {kind}, whose layout Esper does not know. Prune the network before it is converted."
+    return ""
+
+
+def check_values(model: nn.Module) -> None:
+    """Makes sure that there are values to prove a cut with.
+
+    Raises:
+        SurgeryError: a tensor is on the meta device.
+    """
+    empty = [n for n, t in (*model.named_parameters(), *model.named_buffers()) if t.device.type == "meta"]
+    if empty:
+        raise SurgeryError(
+            f"{len(empty)} tensor(s) of the network are on the meta device and have no values ({empty[0]}), "
+            "so a cut cannot be proven. Nothing was changed. Load it first, for example with "
+            "`model.to_empty(device='cpu')` and `load_state_dict`; `inspect` works without values."
+        )
+
+
+def changed_inputs(program: ExportedProgram) -> dict[str, str]:
+    """Inputs that the traced code writes into, and the line that does; empty for a well-behaved network."""
+    source: dict[Node, str] = {
+        node: node.name
+        for node in program.graph.nodes
+        if node.op == "placeholder" and node.name in program.graph_signature.user_inputs
+    }
+    found: dict[str, str] = {}
+    for node in program.graph.nodes:
+        schema = getattr(node.target, "_schema", None)
+        if node.op != "call_function" or schema is None:
+            continue
+        for argument, value in zip(schema.arguments, node.args, strict=False):
+            if not isinstance(value, Node) or value not in source or argument.alias_info is None:
+                continue
+            source[node] = source[value]
+            if argument.alias_info.is_write:
+                found.setdefault(source[value], _line(node))
+    return found
+
+
+def _line(node: Node) -> str:
+    """The network's own line that a node comes from."""
+    frames = [line.strip() for line in str(node.meta.get("stack_trace", "")).splitlines()]
+    own = [line for line in frames if line.startswith("File ") and not _is_ours(line)]
+    return own[-1].removeprefix("File ").replace('"', "") if own else node.name
+
+
+def _is_ours(frame: str) -> bool:
+    return "/torch/" in frame or "esper/anatomy/graph/trace.py" in frame

@@ -1,0 +1,131 @@
+"""Operators that torch composes of others, and writes into views, written out as what they stand for."""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+from torch._decomp import get_decompositions
+from torch.export import ExportedProgram, default_decompositions
+from torch.export.graph_signature import OutputKind
+from torch.utils import _pytree as pytree
+
+from esper.anatomy.labels.rules import RULES
+
+_RECURRENT = ("lstm", "gru", "rnn_tanh", "rnn_relu")
+_LOSSES = ("loss", "cross_entropy", "kl_div")  # what reaches them is an output, however they are written
+
+
+def lowered(program: ExportedProgram, *, with_writes: bool = False) -> ExportedProgram:
+    """The program with what has no rule written out, where torch knows how; else the program itself.
+
+    `multiply` becomes `mul`, an LSTM the products and gates of every step, `x[:, :4] = y` a tensor that is
+    put together from pieces; with `with_writes` so does every other operator that writes. Programs that write
+    into their inputs or buffers stay as they are.
+    """
+    graphs = [part.graph for part in program.graph_module.modules() if isinstance(part, fx.GraphModule)]
+    computed = _computed_from(program.graph_signature.inputs_to_parameters.keys(), graphs[0])
+    asked = [node for graph in graphs for node in (computed if graph is graphs[0] else graph.nodes)]
+    table = _decompositions({node.target for node in asked if _is_unknown(node)})
+    if not table and not any(_writes_into_views(graph, anywhere=with_writes) for graph in graphs):
+        return program
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # torch's own, about its tree of inputs
+        written_out: ExportedProgram = program.run_decompositions(table)
+    if any(spec.kind is not OutputKind.USER_OUTPUT for spec in written_out.graph_signature.output_specs):
+        return program
+    for part in written_out.graph_module.modules():
+        if isinstance(part, fx.GraphModule):
+            _loosen(part)
+    return written_out
+
+
+def _computed_from(names: Iterable[str], graph: fx.Graph) -> dict[fx.Node, None]:
+    """Nodes that depend on these placeholders; what masks and positions are made of does not matter."""
+    found: dict[fx.Node, None] = {}
+    known = set(names)
+    for node in graph.nodes:
+        if node.name in known or any(given in found for given in node.all_input_nodes):
+            found[node] = None
+    return found
+
+
+def _is_unknown(node: fx.Node) -> bool:
+    if schema_of(node.target) is None or not _gives_tensors(node):
+        return False
+    name = operator_name(node.target)
+    return name not in RULES and not any(part in name for part in _LOSSES)
+
+
+def _gives_tensors(node: fx.Node) -> bool:
+    return any(isinstance(value, Tensor) for value in pytree.tree_leaves(node.meta.get("val")))
+
+
+def _loosen(part: fx.GraphModule) -> None:
+    """Takes back what holds only for the strides and sizes of the trace: gates run in other batches."""
+    for node in list(part.graph.nodes):
+        if node.target is torch.ops.aten.view.default:
+            node.target = torch.ops.aten.reshape.default
+        elif node.target is torch.ops.aten.slice_scatter.default and _writes_all(node.args[3:]):
+            node.replace_all_uses_with(node.args[1])
+            part.graph.erase_node(node)
+    part.recompile()
+
+
+def _writes_all(bounds: tuple[Any, ...]) -> bool:
+    """Is nothing left of the target of `slice_scatter` with these bounds (start, end, step)?"""
+    everything = ((0, None), (sys.maxsize, None), (1,))
+    return all(bound in whole for bound, whole in zip(bounds, everything, strict=False))
+
+
+def _decompositions(composed: set[Any]) -> dict[Any, Any]:
+    """How to write these operators out, for those of which torch knows it."""
+    if not composed:
+        return {}
+    known = default_decompositions()
+    found = {target: known[target] for target in composed if target in known}
+    recurrent = [target for target in composed if operator_name(target) in _RECURRENT]
+    return {**found, **get_decompositions(recurrent)} if recurrent else found
+
+
+def _writes_into_views(graph: fx.Graph, *, anywhere: bool) -> bool:
+    return any(
+        is_in_place(node.target) and isinstance(node.args[0], fx.Node) and (anywhere or is_view(node.args[0]))
+        for node in graph.nodes
+        if node.op == "call_function" and node.args
+    )
+
+
+def is_view(node: fx.Node) -> bool:
+    """Does the node's result share memory with its argument?"""
+    schema = schema_of(node.target)
+    return schema is not None and any(
+        returned.alias_info is not None and not returned.alias_info.is_write for returned in schema.returns
+    )
+
+
+def is_in_place(target: Any) -> bool:
+    """Does the operator overwrite its first argument?"""
+    schema = schema_of(target)
+    name = "" if schema is None else str(schema.name)
+    return name.endswith("_") and not name.endswith("__")  # `aten::__and__` writes nowhere
+
+
+def schema_of(target: Any) -> Any:
+    """The signature of an ATen operator; None for anything else."""
+    return getattr(target, "_schema", None)
+
+
+def operator_name(target: Any) -> str:
+    """`aten::add_.Tensor` -> `add`; operators of other libraries keep their full name."""
+    schema = schema_of(target)
+    if schema is None:
+        return str(getattr(target, "__name__", target))
+    library, _, name = str(schema.name).partition("::")
+    if library != "aten":
+        return str(schema.name)
+    return name if name.startswith("__") else name.rstrip("_")

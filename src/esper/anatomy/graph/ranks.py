@@ -1,0 +1,73 @@
+"""Several processes that train one network: all of them make a cut, or none does."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from esper.anatomy.graph.sharded import is_sharded
+from esper.anatomy.graph.wrappers import bare, layers
+from esper.errors import RankDivergence, SurgeryError
+
+
+def group_of(model: nn.Module) -> dist.ProcessGroup | None:
+    """The processes that train this network together by `DistributedDataParallel`, or None."""
+    wrappers = [layer for layer in layers(model) if isinstance(layer, DistributedDataParallel)]
+    return wrappers[0].process_group if wrappers else None
+
+
+def is_parallel(model: nn.Module) -> bool:
+    """Whether more than one process trains this network."""
+    group = group_of(model)
+    return is_sharded(bare(model)) or (group is not None and dist.get_world_size(group) > 1)
+
+
+@contextmanager
+def together(group: dist.ProcessGroup | None, what: bytes, device: torch.device) -> Iterator[None]:
+    """Runs a block on every rank of a parallel network, or makes it fail on every rank.
+
+    Args:
+        group: the ranks; None is this process alone.
+        what: what is about to be done; must be the same everywhere.
+        device: where the ranks exchange a few bytes.
+
+    Raises:
+        RankDivergence: it is not; the block did not run.
+        SurgeryError: the block was fine here, but failed on another rank.
+    """
+    if group is None:
+        yield
+        return
+    digest = torch.frombuffer(bytearray(hashlib.sha256(what).digest()), dtype=torch.int64)
+    digests = _from_all(group, digest.to(device))
+    different = [rank for rank, other in enumerate(digests) if not torch.equal(other, digests[0])]
+    if different:
+        raise RankDivergence(
+            f"Rank(s) {different} were about to make another cut than rank 0 (or to cut a network of another "
+            "structure). Nothing was changed. Let one rank decide and broadcast its mask to the others, for "
+            "example with torch.distributed.broadcast."
+        )
+    try:
+        yield
+    except Exception:
+        _from_all(group, torch.zeros(1, dtype=torch.int64, device=device))
+        raise
+    made_it = _from_all(group, torch.ones(1, dtype=torch.int64, device=device))
+    failed = [rank for rank, flag in enumerate(made_it) if not flag]
+    if failed:
+        raise SurgeryError(
+            f"The cut failed on rank(s) {failed} and was undone on this one too: what they raised says why."
+        )
+
+
+def _from_all(group: dist.ProcessGroup, mine: Tensor) -> list[Tensor]:
+    """The values of all ranks, in their order."""
+    values = [torch.empty_like(mine) for _ in range(dist.get_world_size(group))]
+    dist.all_gather(values, mine, group=group)
+    return [other.cpu() for other in values]

@@ -1,0 +1,350 @@
+"""Tracing: the whole computation of a network (and its loss) as one graph of ATen operators."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import sysconfig
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from math import prod
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.export import Dim, ExportedProgram
+from torch.utils import _pytree as pytree
+
+from esper.anatomy.graph.admission import changed_inputs, check_tensors
+from esper.anatomy.graph.inlining import inline_regions
+from esper.anatomy.graph.lowering import lowered
+from esper.anatomy.graph.sharded import gathered
+from esper.anatomy.graph.wrappers import bare
+from esper.errors import ConfigError, UntraceableError
+
+Loss = Callable[[Any, Any], Tensor]
+_STANDARD_LIBRARY = sysconfig.get_path("stdlib")
+TRACE_BATCH = 2
+"""Labels do not depend on the batch size; the exporter would take 1 for a constant."""
+_CACHES = ("past_key_values", "cache_params", "state", "mems")
+
+
+@dataclass(frozen=True)
+class Traced:
+    """An exported network.
+
+    `names` maps a placeholder of the graph to the network's own (first) name of that parameter or buffer.
+    `batch` is the size of the first axis of the inputs during tracing, `has_loss` says whether the first
+    output is the loss. `entangled` are tensors that share memory with another tensor without being the same
+    object.
+    """
+
+    program: ExportedProgram
+    names: Mapping[str, str]
+    batch: int
+    has_loss: bool
+    is_batch_dynamic: bool
+    entangled: frozenset[str] = frozenset()
+
+
+class _Step(nn.Module):
+    """The network alone, or the network and its loss: what is traced."""
+
+    def __init__(self, model: nn.Module, loss: Loss | None) -> None:
+        super().__init__()
+        self.model = model
+        self.loss = loss
+
+    def forward(self, args: tuple[Any, ...], kwargs: dict[str, Any], target: Any) -> Any:
+        output = self.model(*args, **kwargs)
+        if self.loss is None:
+            return without_caches(output)
+        return self.loss(output, target), primary_output(output)
+
+
+def primary_output(output: Any) -> Tensor:
+    """The tensor that a metric looks at: the output, its `logits`, or its first floating-point tensor."""
+    if isinstance(output, Tensor):
+        return output
+    logits = getattr(output, "logits", None)
+    if isinstance(logits, Tensor):
+        return logits
+    for leaf in pytree.tree_leaves(output):
+        if isinstance(leaf, Tensor) and leaf.is_floating_point():
+            return leaf
+    raise UntraceableError(f"The network's output ({type(output).__name__}) holds no floating-point tensor.")
+
+
+def without_caches(output: Any) -> Any:
+    """Keys, values and states for the next token are a by-product of a decoder: they do not fix its heads.
+
+    Only the outputs of the transformers library (mappings that are also tuples) are known to mean that.
+    """
+    if isinstance(output, Mapping) and hasattr(output, "to_tuple"):
+        return [value for key, value in output.items() if key not in _CACHES]
+    return output
+
+
+@contextmanager
+def undisturbed(model: nn.Module) -> Iterator[None]:
+    """Runs a block with the network in eval mode and leaves mode, random state and buffers as they were.
+
+    What is compiled runs as it is written meanwhile: nothing is compiled for a look. Networks may keep what
+    they once computed in eval mode (position biases) until they train again: `train()` makes them forget it.
+    """
+    modes = {module: module.training for module in model.modules()}
+    buffers = {name: buffer.detach().clone() for name, buffer in model.named_buffers()}
+    kept = {module: _loose_tensors(module) for module in model.modules()}
+    devices = sorted({p.device.index or 0 for p in model.parameters() if p.device.type == "cuda"})
+    with torch.random.fork_rng(devices=devices), torch.compiler.set_stance("force_eager"):
+        try:
+            model.train()
+            model.eval()
+            yield
+        finally:
+            model.train()
+            for module, training in modes.items():
+                module.training = training
+                _put_back(module, kept[module])
+            with torch.no_grad():
+                for name, buffer in model.named_buffers():
+                    if name in buffers and buffers[name].shape == buffer.shape:
+                        buffer.copy_(buffers[name])
+
+
+def _loose_tensors(module: nn.Module) -> dict[str, Tensor | None]:
+    """What a module keeps in plain attributes: a state of its last call, or None before the first."""
+    return {name: v for name, v in vars(module).items() if v is None or isinstance(v, Tensor)}
+
+
+def _put_back(module: nn.Module, kept: Mapping[str, Tensor | None]) -> None:
+    for name in _loose_tensors(module).keys() - kept.keys():
+        delattr(module, name)
+    for name, value in kept.items():
+        if vars(module).get(name, value) is not value:
+            setattr(module, name, value)
+
+
+def split_sample(sample: Any, *, with_target: bool) -> tuple[tuple[Any, ...], dict[str, Any], Any]:
+    """Splits one batch into positional inputs, keyword inputs and target.
+
+    `(x, y)` is input and target; a mapping is keyword inputs with the target under `labels` or `target`;
+    anything else is the input. Without a target a tuple is the positional inputs.
+    """
+    if isinstance(sample, Mapping):
+        kwargs = dict(sample)
+        known = [key for key in ("labels", "target") if with_target and key in kwargs]
+        return (), kwargs, kwargs.pop(known[0]) if known else None
+    if isinstance(sample, (tuple, list)):
+        if not with_target:
+            return tuple(sample), {}, None
+        if len(sample) < 2:
+            raise ConfigError(
+                f"A sample with a loss must be (input, target); this one has {len(sample)} element(s). "
+                "Give one batch as the data loader yields it."
+            )
+        inputs, target = sample[:-1], sample[-1]
+        if len(inputs) == 1 and isinstance(inputs[0], Mapping):
+            return (), dict(inputs[0]), target
+        return tuple(inputs), {}, target
+    return (sample,), {}, None
+
+
+def trace(model: nn.Module, sample: Any, loss: Loss | None = None) -> Traced:
+    """Exports `model` (with `loss`, if given) in eval mode; the model is left untouched.
+
+    Args:
+        model: any network that `torch.export` can follow, with or without `torch.compile` and
+            `DistributedDataParallel` around it.
+        sample: one batch, `(input, target)` with a loss; see `split_sample`.
+        loss: `loss(output, target)`, a scalar.
+
+    Raises:
+        UntraceableError: the exporter cannot follow the code, and the message names the line; or a parameter
+            is not a plain tensor.
+        ConfigError: the sample is on another device than the network, or the loss is not a scalar.
+    """
+    model = bare(model)
+    with gathered(model):
+        check_tensors(model)
+        return _traced(model, sample, loss)
+
+
+def _traced(model: nn.Module, sample: Any, loss: Loss | None) -> Traced:
+    args, kwargs, target = split_sample(sample, with_target=loss is not None)
+    inputs = (args, kwargs, target)
+    _check_devices(model, inputs)
+    step = _Step(model, loss)
+    small, batch = _small_batch(inputs)
+    with undisturbed(model):
+        try:
+            program = _export(step, small, batch)
+        except UntraceableError:
+            if small is inputs:
+                raise
+            batch = _tensors_of(inputs)[0].shape[0]  # the first axis is not a batch, or its size is fixed
+            program = _export(step, inputs, batch)
+    if loss is not None:
+        _check_scalar(program)
+    return traced_as(program, model, batch, has_loss=loss is not None)
+
+
+def traced_as(
+    program: ExportedProgram, model: nn.Module, batch: int = TRACE_BATCH, *, has_loss: bool = False
+) -> Traced:
+    """An exported module that holds the network as its attribute `model`, with the network's own names."""
+    first_names = _first_names(model)
+    names = {
+        spec.arg.name: _own_name(spec.target, first_names)
+        for spec in program.graph_signature.input_specs
+        if spec.target is not None
+    }
+    return Traced(program, names, batch, has_loss, _is_dynamic(program), _entangled(model))
+
+
+def _is_dynamic(program: ExportedProgram) -> bool:
+    return any(
+        isinstance(size, torch.SymInt) and size.node.maybe_as_int() is None  # some stand for one number
+        for node in program.graph.nodes
+        if node.op == "placeholder" and isinstance(node.meta.get("val"), Tensor)
+        for size in node.meta["val"].shape
+    )
+
+
+def concrete(value: Any) -> Any:
+    """The number that a symbolic one stood for during tracing."""
+    if isinstance(value, (torch.SymInt, torch.SymFloat, torch.SymBool)):
+        return value.node.hint
+    return value
+
+
+def named_tensors(model: nn.Module) -> dict[str, Tensor]:
+    """Every parameter and buffer under each of its names."""
+    return {
+        **dict(model.named_parameters(remove_duplicate=False)),
+        **dict(model.named_buffers(remove_duplicate=False)),
+    }
+
+
+def _first_names(model: nn.Module) -> dict[str, str]:
+    """For every name of a tensor, the first of its names."""
+    first: dict[int, str] = {}
+    return {name: first.setdefault(id(tensor), name) for name, tensor in named_tensors(model).items()}
+
+
+def _own_name(target: str, first_names: Mapping[str, str]) -> str:
+    """The network's name of a tensor of the traced step; `<...>` is one that the network does not own."""
+    name = target.removeprefix("model.")
+    return first_names.get(name, f"<{name}>") if target.startswith("model.") else f"<{target}>"
+
+
+def _entangled(model: nn.Module) -> frozenset[str]:
+    """Tensors in one memory that are not one object: cutting one of them would part them."""
+    owners: dict[int, dict[int, str]] = {}
+    first_names = _first_names(model)
+    for name, tensor in named_tensors(model).items():
+        if first_names[name] == name and tensor.device.type != "meta" and tensor.numel():
+            owners.setdefault(tensor.untyped_storage().data_ptr(), {})[id(tensor)] = name
+    return frozenset(name for names in owners.values() if len(names) > 1 for name in names.values())
+
+
+def _export(step: nn.Module, inputs: tuple[Any, ...], batch: int) -> ExportedProgram:
+    def along_batch(leaf: Any) -> Any:
+        is_batched = isinstance(leaf, Tensor) and leaf.dim() > 0 and leaf.shape[0] == batch
+        return {0: Dim.AUTO} if is_batched else None
+
+    shapes = pytree.tree_map(along_batch, inputs)
+    try:
+        with _quietly():
+            program = torch.export.export(step, inputs, dynamic_shapes=shapes, strict=False)
+            inline_regions(program)
+            # What writes into its input is refused later, by the line, which is gone once it is written out.
+            return program if changed_inputs(program) else lowered(program)
+    except ConfigError:
+        raise
+    except Exception as error:  # whatever user code raises while it is followed has one meaning here
+        raise UntraceableError(_why_untraceable(step, error)) from error
+
+
+@contextmanager
+def _quietly() -> Iterator[None]:
+    """The exporter's own deprecations, log lines and dumps of half a graph are not the user's business."""
+    logger = logging.getLogger("torch")
+    level = logger.level
+    with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):
+        warnings.simplefilter("ignore")
+        logger.setLevel(logging.CRITICAL)
+        try:
+            yield
+        finally:
+            logger.setLevel(level)
+
+
+def _why_untraceable(step: nn.Module, error: Exception) -> str:
+    line = _user_line(error)
+    first = str(error).strip().splitlines()[0][:300] if str(error).strip() else type(error).__name__
+    advice = (
+        "Esper needs the whole computation as one graph. Replace control flow that depends on tensor values "
+        "(`if x.sum() > 0`, `.item()`, `.tolist()`) by torch.where or torch.cond, or attach Esper to the "
+        "traceable sub-module only."
+    )
+    return f"torch.export cannot follow {type(step.model).__name__}.forward{line}: {first} {advice}"
+
+
+def _user_line(error: BaseException) -> str:
+    """The last line of the network's own code in the traceback."""
+    found = ""
+    trace_back = error.__traceback__
+    while trace_back is not None:
+        file = trace_back.tb_frame.f_code.co_filename
+        is_user = not file.startswith((_STANDARD_LIBRARY, "<")) or "/site-packages/" in file
+        if is_user and "/torch/" not in file and not file.endswith("anatomy/trace.py"):
+            found = f" (line {trace_back.tb_lineno} of {file})"
+        trace_back = trace_back.tb_next
+    return found
+
+
+def _check_devices(model: nn.Module, inputs: Any) -> None:
+    home = next((p.device for p in model.parameters()), None)
+    for leaf in pytree.tree_leaves(inputs):
+        if home is not None and isinstance(leaf, Tensor) and leaf.device != home:
+            raise ConfigError(
+                f"The sample holds a tensor on {leaf.device} but the network's parameters are on {home}. "
+                f"Move the sample first, for example sample=(x.to('{home}'), y.to('{home}'))."
+            )
+
+
+def _tensors_of(inputs: Any) -> list[Tensor]:
+    return [leaf for leaf in pytree.tree_leaves(inputs) if isinstance(leaf, Tensor)]
+
+
+def _small_batch(inputs: Any) -> tuple[Any, int]:
+    """Cuts (or repeats) the batch axis to `TRACE_BATCH` where every tensor agrees on it."""
+    tensors = _tensors_of(inputs)
+    if not tensors:
+        raise ConfigError("The sample holds no tensor; give one batch as the data loader yields it.")
+    sizes = {leaf.shape[0] if leaf.dim() else 0 for leaf in tensors}
+    if len(sizes) != 1 or 0 in sizes:
+        return inputs, tensors[0].shape[0] if tensors[0].dim() else 1
+    size = sizes.pop()
+
+    def cut(leaf: Any) -> Any:
+        if not isinstance(leaf, Tensor):
+            return leaf
+        return leaf[:TRACE_BATCH] if size >= TRACE_BATCH else torch.cat([leaf] * TRACE_BATCH)[:TRACE_BATCH]
+
+    return pytree.tree_map(cut, inputs), TRACE_BATCH
+
+
+def _check_scalar(program: ExportedProgram) -> None:
+    output = next(node for node in program.graph.nodes if node.op == "output")
+    value = output.args[0][0].meta["val"]
+    shape = tuple(concrete(size) for size in value.shape)
+    if prod(shape) != 1:
+        raise ConfigError(
+            f"The loss returned a tensor of shape {shape}, not a scalar. Esper differentiates "
+            "and compares one number per batch: reduce it, for example with reduction='mean' or `.mean()`."
+        )

@@ -1,0 +1,19 @@
+"""Which coordinates of which tensors live and die together: labels, facts about them, and their classes."""
+
+from esper.anatomy.labels.labels import Flow, LabelSpace, varying_axes
+from esper.anatomy.labels.operators import BIAS, CONVOLUTIONS, GROUPS, LINEAR, PADDING, groups_of
+from esper.anatomy.labels.resolve import Classes, resolve
+
+__all__ = [
+    "BIAS",
+    "CONVOLUTIONS",
+    "GROUPS",
+    "LINEAR",
+    "PADDING",
+    "Classes",
+    "Flow",
+    "LabelSpace",
+    "groups_of",
+    "resolve",
+    "varying_axes",
+]

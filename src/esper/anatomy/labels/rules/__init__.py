@@ -1,0 +1,7 @@
+"""What every operator does to labels: one rule per form of operator, and no network in sight."""
+
+from esper.anatomy.labels.rules.call import Call, Notes, Product, Result, Rule
+from esper.anatomy.labels.rules.routing import pointing
+from esper.anatomy.labels.rules.table import RULES
+
+__all__ = ["RULES", "Call", "Notes", "Product", "Result", "Rule", "pointing"]

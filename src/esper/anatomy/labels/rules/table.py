@@ -1,0 +1,16 @@
+"""The rule of every operator that is followed, by the operator's name."""
+
+from __future__ import annotations
+
+from esper.anatomy.labels.rules import contraction, einsum, movement, pointwise, reduction, routing, writing
+from esper.anatomy.labels.rules.call import Rule
+
+RULES: dict[str, Rule] = {
+    **pointwise.RULES,
+    **movement.RULES,
+    **reduction.RULES,
+    **contraction.RULES,
+    **einsum.RULES,
+    **writing.RULES,
+    **routing.RULES,
+}

@@ -1,0 +1,48 @@
+"""The proof that two networks compute the same, and the tensors that it compares."""
+
+from esper.anatomy.proof.equivalence import (
+    FLOAT32_LIMIT,
+    FLOAT64_LIMIT,
+    GRADIENT_LIMIT,
+    SENSITIVE_LIMIT,
+    Equivalence,
+    Observation,
+    Probe,
+    Reference,
+    difference,
+    gradients_differ,
+    gradients_of,
+    is_number,
+    masked_reference,
+    outputs_differ,
+    outputs_with,
+    prove,
+    tensors_in,
+)
+from esper.anatomy.proof.tensors import Undo, kept_indices, live_tensors, resize, select, spread_out
+
+__all__ = [
+    "FLOAT32_LIMIT",
+    "FLOAT64_LIMIT",
+    "GRADIENT_LIMIT",
+    "SENSITIVE_LIMIT",
+    "Equivalence",
+    "Observation",
+    "Probe",
+    "Reference",
+    "Undo",
+    "difference",
+    "gradients_differ",
+    "gradients_of",
+    "is_number",
+    "kept_indices",
+    "live_tensors",
+    "masked_reference",
+    "outputs_differ",
+    "outputs_with",
+    "prove",
+    "resize",
+    "select",
+    "spread_out",
+    "tensors_in",
+]

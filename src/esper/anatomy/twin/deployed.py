@@ -1,0 +1,147 @@
+"""A network as a program that needs none of its code: plain outputs, and any batch size if it can be."""
+
+from __future__ import annotations
+
+import inspect
+import io
+import warnings
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.export import Dim, ExportedProgram
+from torch.utils import _pytree as pytree
+
+from esper.anatomy.graph import TRACE_BATCH, undisturbed
+from esper.anatomy.twin.plain_archive import refuse_pickle
+from esper.errors import UntraceableError
+
+_PLAIN = (Tensor, int, float, bool, str, type(None))
+
+
+class Plain(nn.Module):
+    """Calls a network as its user does and gives what it returns as tensors, tuples, lists and dicts.
+
+    The signature is that of one call: so many positional inputs, and keyword inputs of these names.
+    """
+
+    def __init__(self, model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+        super().__init__()
+        self.model = model
+        self.forward = _signed(lambda *a, **k: plain(self.model(*a, **k)), len(args), tuple(kwargs))
+
+
+def _signed(call: Callable[..., Any], positional: int, keywords: tuple[str, ...]) -> Callable[..., Any]:
+    """A function with explicit inputs: the exporter does not accept `*args, **kwargs`."""
+
+    def forward(*args: Any, **kwargs: Any) -> Any:
+        return call(*args, **kwargs)
+
+    kind = inspect.Parameter
+    names = [kind(f"input_{number}", kind.POSITIONAL_ONLY) for number in range(positional)]
+    names += [kind(name, kind.KEYWORD_ONLY) for name in keywords]
+    vars(forward)["__signature__"] = inspect.Signature(names)
+    return forward
+
+
+def plain(output: Any) -> Any:
+    """An output without classes of other libraries: mappings become dicts, caches are left out."""
+    if isinstance(output, _PLAIN):
+        return output
+    if isinstance(output, Mapping):
+        values = {str(key): plain(value) for key, value in output.items()}
+        return {key: value for key, value in values.items() if value is not None}
+    if isinstance(output, (tuple, list)):
+        items = [plain(value) for value in output]
+        return tuple(items) if isinstance(output, tuple) else items
+    return None
+
+
+def deployed(
+    model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], *, unwrapped: bool = False
+) -> ExportedProgram:
+    """The network in eval mode, called as `model(*args, **kwargs)`; the network itself is left untouched.
+
+    Args:
+        model: the network.
+        args: positional inputs of one batch.
+        kwargs: keyword inputs of that batch.
+        unwrapped: the network is the module of such a program itself, so its names stay what they are.
+
+    Raises:
+        UntraceableError: `torch.export` cannot follow the network.
+    """
+    wrapped = model if unwrapped else Plain(model, args, kwargs)
+    given = (args, dict(kwargs))
+    with undisturbed(model), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the exporter's own deprecations
+        if not unwrapped:
+            wrapped.eval()
+        for inputs in (_pair(given), given):
+            try:
+                return torch.export.export(
+                    wrapped, inputs[0], inputs[1], dynamic_shapes=_free_batch(inputs), strict=False
+                )
+            except Exception as error:  # whatever the network's code raises has one meaning here
+                if inputs is given:
+                    raise UntraceableError(
+                        f"torch.export cannot follow {type(model).__name__}: "
+                        f"{(str(error).strip() or type(error).__name__).splitlines()[0]} "
+                        "Save it with its class instead: weights and widths do not need the graph."
+                    ) from error
+    raise AssertionError  # the loop returns or raises
+
+
+def to_bytes(program: ExportedProgram) -> bytes:
+    """The program as an archive that is read without pickle."""
+    inputs = program._example_inputs
+    buffer = io.BytesIO()
+    try:
+        program._example_inputs = None  # they would be pickled
+        torch.export.save(program, buffer)
+    finally:
+        program._example_inputs = inputs
+    refuse_pickle(buffer.getvalue())
+    return buffer.getvalue()
+
+
+def from_bytes(data: bytes) -> ExportedProgram:
+    """The program in an archive.
+
+    Raises:
+        CheckpointCorrupt: it is no such archive, or only pickle could read it.
+    """
+    refuse_pickle(data)
+    return torch.export.load(io.BytesIO(data))
+
+
+Inputs = tuple[tuple[Any, ...], dict[str, Any]]
+
+
+def _sizes(inputs: Inputs) -> set[int]:
+    return {t.shape[0] if t.dim() else 0 for t in pytree.tree_leaves(inputs) if isinstance(t, Tensor)}
+
+
+def _pair(inputs: Inputs) -> Inputs:
+    """The same inputs with a batch of two: the exporter would take one for a constant."""
+    if len(sizes := _sizes(inputs)) != 1 or 0 in sizes:
+        return inputs
+
+    def two(leaf: Any) -> Any:
+        if not isinstance(leaf, Tensor):
+            return leaf
+        return torch.cat([leaf[:1], leaf[-1:]]) if leaf.shape[0] != TRACE_BATCH else leaf
+
+    pair: Inputs = pytree.tree_map(two, inputs)
+    return pair
+
+
+def _free_batch(inputs: Inputs) -> dict[str, Any]:
+    is_batched = len(sizes := _sizes(inputs)) == 1 and 0 not in sizes
+
+    def free(leaf: Any) -> Any:
+        return {0: Dim.AUTO} if is_batched and isinstance(leaf, Tensor) else None
+
+    shapes: Inputs = pytree.tree_map(free, inputs)
+    return {**{f"input_{number}": shape for number, shape in enumerate(shapes[0])}, **shapes[1]}

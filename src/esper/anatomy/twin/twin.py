@@ -1,0 +1,380 @@
+"""The twin: network and loss as an exported program that runs anywhere without the user's code.
+
+The archive holds the graph only. Weights come from a checkpoint, so one twin serves every checkpoint of the
+same structure, and nothing in the archive needs pickle (checked before it is loaded).
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import operator
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, fx, nn
+from torch.export import ExportedProgram
+from torch.export.graph_signature import InputKind
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils import _pytree as pytree
+
+from esper.anatomy.graph import Traced, split_sample
+from esper.anatomy.structure import Anatomy, Gate
+from esper.anatomy.twin.narrowed_norms import Left, OverSurvivors, left_in
+from esper.anatomy.twin.plain_archive import refuse_pickle
+from esper.arrays import IntArray
+from esper.errors import CheckpointCorrupt, EvidenceError
+
+State = Mapping[str, Tensor]
+Gates = Mapping[tuple[int, int], Callable[[Tensor], Tensor]]
+"""What is done to arguments on the way: (position of the node, number of the argument) -> function."""
+_EXTRA = "esper.json"
+_BATCHED_ROWS = 2048
+"""Rows of one gated forward: enough to fill the vector units, small enough for the caches."""
+
+
+@dataclass(frozen=True)
+class Twin:
+    """An exported network with its loss, run on weights that are passed in.
+
+    `names` are the network's names of the parameter and buffer placeholders; `positions` finds a node of the
+    traced graph (by the name that gates use) in this graph, whose own names may differ after loading.
+    """
+
+    program: ExportedProgram
+    names: Mapping[str, str]
+    positions: Mapping[str, int]
+    batch: int
+    is_batch_dynamic: bool
+
+    @classmethod
+    def of(cls, traced: Traced) -> Twin:
+        """The twin of a traced network with its loss."""
+        if not traced.has_loss:
+            raise EvidenceError("A twin needs the loss: trace the network with it.")
+        positions = {node.name: n for n, node in enumerate(traced.program.graph.nodes)}
+        twin = cls(traced.program, dict(traced.names), positions, traced.batch, traced.is_batch_dynamic)
+        is_dynamic = any(None in shape for shape in twin._shapes if shape is not None)
+        return replace(twin, is_batch_dynamic=is_dynamic)
+
+    def to_bytes(self) -> bytes:
+        """The archive: graph, constants, and what `from_bytes` needs; no weights, no sample inputs."""
+        program = self.program
+        meta = {
+            "positions": dict(self.positions),
+            "names": [self.names.get(node.name) for node in program.graph.nodes if node.op == "placeholder"],
+            "targets": _targets(program),
+            "batch": self.batch,
+            "dynamic": self.is_batch_dynamic,
+        }
+        state, inputs = program._state_dict, program._example_inputs
+        buffer = io.BytesIO()
+        try:
+            program._state_dict = {name: _hollow(value) for name, value in state.items()}
+            program._example_inputs = None
+            torch.export.save(program, buffer, extra_files={_EXTRA: json.dumps(meta)})
+        finally:
+            program._state_dict, program._example_inputs = state, inputs
+        return buffer.getvalue()
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> Twin:
+        """Loads an archive whose digest was verified.
+
+        Raises:
+            CheckpointCorrupt: only pickle could read it, or its graph is not the one it names.
+        """
+        refuse_pickle(data)
+        extra: dict[str, Any] = {_EXTRA: ""}
+        program = torch.export.load(io.BytesIO(data), extra_files=extra)
+        meta = json.loads(extra[_EXTRA])
+        if _targets(program) != meta["targets"]:
+            _drop_unread_parts(program)
+        if _targets(program) != meta["targets"]:
+            raise CheckpointCorrupt(
+                "A twin's graph changed its order while it was loaded; delete it and trace again."
+            )
+        placeholders = [node.name for node in program.graph.nodes if node.op == "placeholder"]
+        names = {
+            node: name for node, name in zip(placeholders, meta["names"], strict=True) if name is not None
+        }
+        return cls(program, names, meta["positions"], meta["batch"], meta["dynamic"])
+
+    def run(self, state: State, sample: Any, gates: Gates | None = None) -> Any:
+        """Runs the graph in eval mode; neither `state` nor `sample` is written to.
+
+        `state` are the network's tensors by name; entries of `left_as_tensors` beside them say which
+        normalizations run over what is left.
+
+        Raises:
+            EvidenceError: the sample is not built or shaped like the traced one, or a tensor is missing.
+        """
+        module = self.program.graph_module
+        interpreter = _Gated(module, gates or {}, self._left(state))
+        return interpreter.run(*self._inputs(state, sample), enable_io_processing=False)
+
+    def _left(self, state: State) -> dict[fx.Node, Left]:
+        """Nodes whose normalization runs over survivors, if the state says so."""
+        left = left_in(state)
+        nodes = list(self.program.graph.nodes) if left else []
+        return {nodes[self.positions[name]]: stays for name, stays in left.items()}
+
+    def _inputs(self, state: State, sample: Any) -> list[Any]:
+        """What the placeholders get, in their order; copies where the graph may write to them."""
+        leaves = iter(self._leaves(sample))
+        values = []
+        for spec in self.program.graph_signature.input_specs:
+            value = next(leaves) if spec.kind is InputKind.USER_INPUT else self._tensor(spec, state)
+            is_at_risk = self._writes and spec.kind is not InputKind.PARAMETER and isinstance(value, Tensor)
+            values.append(value.clone() if is_at_risk else value)
+        return values
+
+    @cached_property
+    def _writes(self) -> bool:
+        """Does an operator of the graph write to its argument?"""
+        schemas = (getattr(node.target, "_schema", None) for node in self.program.graph.nodes)
+        return any(schema is not None and schema.is_mutable for schema in schemas)
+
+    def takes(self, sample: Any) -> bool:
+        """Is the graph right for the sizes of this batch?
+
+        Raises:
+            EvidenceError: the batch is not built like the traced one.
+        """
+        return self._misfit(self._ordered(sample)) is None
+
+    def _leaves(self, sample: Any) -> list[Any]:
+        """The inputs in the order of the placeholders; sizes that the graph is not for are refused."""
+        inputs = self._ordered(sample)
+        misfit = self._misfit(inputs)
+        if misfit is not None:
+            raise EvidenceError(
+                f"A batch holds {misfit}, and its graph is right for that size only. Pad or crop held-out "
+                "batches to the size of `sample`."
+            )
+        return inputs
+
+    def _ordered(self, sample: Any) -> list[Any]:
+        """The inputs in the order of the placeholders, whatever the order of a batch's keys."""
+        spec = self.program.call_spec.in_spec
+        numbered = pytree.tree_unflatten(range(spec.num_leaves), spec)
+        asked = [path for path, _ in pytree.tree_flatten_with_path(numbered)[0]]
+        leaves = dict(pytree.tree_flatten_with_path((split_sample(sample, with_target=True), {}))[0])
+        if leaves.keys() != set(asked):
+            odd = sorted(pytree.keystr(path) for path in leaves.keys() ^ set(asked))
+            raise EvidenceError(
+                f"A batch is not built like the sample that was traced: {', '.join(odd[:4])} is in one of "
+                "them only. Let `probe` yield batches like `sample`."
+            )
+        return [leaves[path] for path in asked]
+
+    def _misfit(self, inputs: Sequence[Any]) -> str | None:
+        """What has another size than the graph was traced with, or None."""
+        for leaf, shape in zip(inputs, self._shapes, strict=True):
+            if shape is not None and not _fits(leaf, shape):
+                has = list(leaf.shape) if isinstance(leaf, Tensor) else leaf
+                return f"{has} where the network was traced with {_readable(shape)}"
+        return None
+
+    @cached_property
+    def _shapes(self) -> list[tuple[int | None, ...] | None]:
+        """The shape of every input as traced, None for a size that may differ; None for what is no tensor."""
+        nodes = {node.name: node for node in self.program.graph.nodes if node.op == "placeholder"}
+        values = [
+            nodes[spec.arg.name].meta.get("val") if spec.arg.name in nodes else None
+            for spec in self.program.graph_signature.input_specs
+            if spec.kind is InputKind.USER_INPUT
+        ]
+        return [_known_sizes(value) if isinstance(value, Tensor) else None for value in values]
+
+    def _tensor(self, spec: Any, state: State) -> Any:
+        name = self.names.get(spec.arg.name)
+        if name is not None and name in state:
+            return state[name]
+        constant = self.program.constants.get(spec.target)
+        if constant is None:
+            raise EvidenceError(f"The checkpoint holds no tensor {name!r} that the twin needs.")
+        return constant
+
+    def loss(self, state: State, sample: Any) -> tuple[Tensor, Tensor]:
+        """Loss (scalar) and primary output of one batch."""
+        loss, output = self.run(state, sample)
+        return loss.reshape(()), output
+
+    def recalibrated(self, state: State, batches: Sequence[Any]) -> dict[str, Tensor]:
+        """The state with running statistics measured anew: the mean of the batches' own, layer after layer.
+
+        A mask changes what later batch norms see; until training has caught up, their old statistics distort
+        the masked network's quality.
+        """
+        if not any(node.target in _EPSILON for node in self.program.graph.nodes):
+            return dict(state)
+        interpreter = _Recalibrating(self.program.graph_module, self._left(state))
+        with torch.no_grad():
+            for batch in batches:
+                interpreter.run(*self._inputs(state, batch), enable_io_processing=False)
+        found = dict(state)
+        for node, (mean, variance, count) in interpreter.sums.items():
+            for argument, total in ((3, mean), (4, variance)):
+                source = node.args[argument]
+                name = self.names.get(source.name) if isinstance(source, fx.Node) else None
+                if name is not None and name in found:
+                    found[name] = (total / count).to(found[name].dtype)
+        return found
+
+    def ablated_losses(self, state: State, sample: Any, anatomy: Anatomy, units: IntArray) -> Tensor:
+        """Loss with each of `units` removed alone: shape [len(units)]; NaN for a unit that is read nowhere.
+
+        Units of one group go through together; everything before the first place where the group is read is
+        computed once for a whole chunk.
+        """
+        losses = torch.full((len(units),), float("nan"))
+        rows = max(
+            (t.shape[0] for t in pytree.tree_leaves(sample) if isinstance(t, Tensor) and t.dim()), default=1
+        )
+        chunk = max(1, _BATCHED_ROWS // max(rows, 1))
+        with torch.no_grad():
+            for group in np.unique(anatomy.group_of[units]):
+                gates = self.gates_of(anatomy, int(group))
+                is_read = np.zeros(len(units), np.bool_)
+                for gate in gates:
+                    is_read |= np.isin(units, gate.units)
+                members = np.flatnonzero(is_read & (anatomy.group_of[units] == group))
+                for start in range(0, members.size, chunk):
+                    part = members[start : start + chunk]
+                    losses[part] = self._gated_losses(state, sample, anatomy.num_units, gates, units[part])
+        return losses
+
+    def _gated_losses(
+        self, state: State, sample: Any, num_units: int, gates: Sequence[Gate], units: IntArray
+    ) -> Tensor:
+        rows = torch.ones(len(units), num_units + 1)  # the last column serves "no unit" (-1)
+        rows[torch.arange(len(units)), torch.from_numpy(units)] = 0.0
+
+        def one(row: Tensor) -> Tensor:
+            result: Tensor = self.run(state, sample, self.multipliers(gates, row))[0]
+            return result.reshape(())
+
+        with sdpa_kernel(SDPBackend.MATH):  # the fused kernels have no batching rule
+            try:
+                return torch.vmap(one, randomness="same")(rows)
+            except RuntimeError:
+                # An operator without a batching rule, or one that writes to what was computed once for all
+                # units: one after the other. What is wrong for another reason fails again.
+                return torch.stack([one(row) for row in rows])
+
+    def gates_of(self, anatomy: Anatomy, group: int) -> list[Gate]:
+        """The places where units of a group are read."""
+        span = anatomy.unit_slice(group)
+        return [g for g in anatomy.gates if ((g.units >= span.start) & (g.units < span.stop)).any()]
+
+    def multipliers(self, gates: Sequence[Gate], row: Tensor) -> Gates:
+        """For `run`: multiplies each gated argument by `row[unit]`; `row` has one entry more than units.
+
+        Raises:
+            EvidenceError: a gate is in no node of this graph, so the anatomy is of another network.
+        """
+
+        def multiplier(gate: Gate) -> Callable[[Tensor], Tensor]:
+            factor = row[torch.from_numpy(gate.units)]
+            return lambda value: value * factor.to(value.dtype)
+
+        lost = [gate.node for gate in gates if gate.node not in self.positions]
+        if lost:
+            raise EvidenceError(
+                f"The anatomy reads units at {lost[0]}, which this twin does not have. Trace again."
+            )
+        return {(self.positions[gate.node], gate.argument): multiplier(gate) for gate in gates}
+
+
+def _known_sizes(value: Tensor) -> tuple[int | None, ...]:
+    return tuple(_known(size) for size in value.shape)
+
+
+def _known(size: int | torch.SymInt) -> int | None:
+    """A size as a number; None for a symbol that stands for any. Some symbols stand for one number only."""
+    if isinstance(size, torch.SymInt):
+        known: int | None = size.node.maybe_as_int()
+        return known
+    return size
+
+
+def _readable(shape: tuple[int | None, ...]) -> str:
+    return f"[{', '.join('any' if size is None else str(size) for size in shape)}]"
+
+
+def _fits(leaf: Any, shape: tuple[int | None, ...]) -> bool:
+    if not isinstance(leaf, Tensor) or leaf.dim() != len(shape):
+        return False
+    return all(wanted in (None, size) for wanted, size in zip(shape, leaf.shape, strict=True))
+
+
+class _Gated(OverSurvivors):
+    """Interprets the graph and lets gates change arguments on the way."""
+
+    def __init__(self, module: fx.GraphModule, gates: Gates, left: Mapping[fx.Node, Left]) -> None:
+        super().__init__(module, left)
+        self._gates: dict[fx.Node, list[tuple[int, Callable[[Tensor], Tensor]]]] = {}
+        nodes = list(module.graph.nodes) if gates else []
+        for (position, argument), gate in gates.items():
+            self._gates.setdefault(nodes[position], []).append((argument, gate))
+
+    def run_node(self, n: fx.Node) -> Any:
+        if n not in self._gates:
+            return super().run_node(n)
+        args, kwargs = self.fetch_args_kwargs_from_env(n)
+        changed = list(args)
+        operands = changed
+        if n.target is torch.ops.aten.einsum.default:  # its operands are a list
+            operands = changed[1] = list(changed[1])
+        for argument, gate in self._gates[n]:
+            operands[argument] = gate(operands[argument])
+        return self.call_function(n.target, tuple(changed), kwargs)
+
+
+_EPSILON = {
+    torch.ops.aten.batch_norm.default: 7,
+    torch.ops.aten._native_batch_norm_legit_no_training.default: 6,
+}
+"""Batch norms, as they are written and written out, with the place of their epsilon among the arguments."""
+
+
+class _Recalibrating(OverSurvivors):
+    """Interprets the graph with every batch norm by the statistics of the batch, and adds these up."""
+
+    def __init__(self, module: fx.GraphModule, left: Mapping[fx.Node, Left]) -> None:
+        super().__init__(module, left)
+        self.sums: dict[fx.Node, tuple[Tensor, Tensor, int]] = {}
+
+    def run_node(self, n: fx.Node) -> Any:
+        if n.target not in _EPSILON or n.args[3] is None:
+            return super().run_node(n)
+        given = self.fetch_args_kwargs_from_env(n)[0]
+        (x, weight, bias), epsilon = given[:3], given[_EPSILON[n.target]]
+        axes = [axis for axis in range(x.dim()) if axis != 1]
+        mean, variance = x.mean(axes), x.var(axes, unbiased=x.numel() > x.shape[1])
+        before = self.sums.get(n, (torch.zeros_like(mean), torch.zeros_like(variance), 0))
+        self.sums[n] = (before[0] + mean, before[1] + variance, before[2] + 1)
+        normed = torch.nn.functional.batch_norm(x, None, None, weight, bias, training=True, eps=epsilon)
+        return normed if n.target is torch.ops.aten.batch_norm.default else (normed,)
+
+
+def _targets(program: ExportedProgram) -> list[str]:
+    return [str(node.target) if node.op == "call_function" else node.op for node in program.graph.nodes]
+
+
+def _drop_unread_parts(program: ExportedProgram) -> None:
+    """Loading takes every operator's result apart, also where nothing reads the parts."""
+    for node in list(program.graph.nodes):
+        if node.target is operator.getitem and not node.users:
+            program.graph.erase_node(node)
+
+
+def _hollow(value: Tensor) -> Tensor:
+    """A stand-in without content for a weight, of the same kind."""
+    empty = torch.empty(0, dtype=value.dtype)
+    return nn.Parameter(empty, requires_grad=False) if isinstance(value, nn.Parameter) else empty

@@ -1,0 +1,148 @@
+"""What a cut at once removes, and with held-out data: what makes up for it, and what it costs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+from esper.anatomy import Anatomy
+from esper.anatomy.graph import Traced
+from esper.anatomy.twin import Twin
+from esper.arrays import BoolArray
+from esper.batches import HeldOut, hold_out, samples
+from esper.config import Config
+from esper.elesh import Bench, OpenCase, joined, judged
+from esper.emrakul import Settings
+from esper.emrakul.plan import choose_by_loss
+
+
+@dataclass(frozen=True)
+class Quality:
+    """What held-out samples say before and after: the mean loss, and the share that is right.
+
+    `samples` is their number; accuracies are None where outputs and targets are no classification.
+    """
+
+    samples: int
+    loss_before: float
+    loss_after: float
+    accuracy_before: float | None
+    accuracy_after: float | None
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+@dataclass(frozen=True, eq=False)
+class Chosen:
+    """A choice and what belongs to it.
+
+    Attributes:
+        keep: units that stay, bool [units].
+        notes: what people should know.
+        tensors: new values of parameters and buffers, by name; they make up for what goes.
+        quality: on samples that the choice did not look at; None if it was not measured.
+    """
+
+    keep: BoolArray
+    notes: tuple[str, ...] = ()
+    tensors: Mapping[str, Tensor] = field(default_factory=dict)
+    quality: Quality | None = None
+
+    @contextmanager
+    def applied(self, model: nn.Module, *, for_good: bool) -> Iterator[None]:
+        """Gives the network its new values, taken back exactly after the block, or if it raises."""
+        own = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+        before = {name: own[name].detach().clone() for name in self.tensors}
+        is_done = False
+        try:
+            _give(own, self.tensors)
+            yield
+            is_done = for_good
+        finally:
+            if not is_done:
+                _give(own, before)
+
+
+def _give(own: Mapping[str, Tensor], values: Mapping[str, Tensor]) -> None:
+    with torch.no_grad():
+        for name, value in values.items():
+            own[name].copy_(value)
+
+
+class Trials:
+    """A network with held-out batches: masks are tried on its twin, the network itself is not touched.
+
+    Args:
+        model: the network.
+        traced: its trace with the loss.
+        anatomy: its anatomy.
+        probe: held-out batches.
+        config: numbers of samples, and whether readers are reconstructed.
+
+    Raises:
+        ConfigError: there are too few batches.
+        EvidenceError: they are not like the sample that was traced.
+    """
+
+    def __init__(
+        self, model: nn.Module, traced: Traced, anatomy: Anatomy, probe: Iterable[Any], config: Config
+    ) -> None:
+        live = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+        self._state = {name: value.detach() for name, value in live.items()}
+        self._twin = Twin.of(traced)
+        self._opened = OpenCase(self._twin, anatomy, self._state, np.ones(anatomy.num_units, np.bool_))
+        device = next((p.device for p in model.parameters()), torch.device("cpu"))
+        with torch.random.fork_rng(devices=[]):  # a data loader draws from it
+            held_out = hold_out(probe, config.analysis)
+        self._held_out = HeldOut(_on(device, held_out.calibration), _on(device, held_out.validation))
+        self._reconstructs = config.pruning.recovery.reconstruct
+
+    def choose(
+        self,
+        settings: Settings,
+        allowed: BoolArray,
+        *,
+        homogeneous: bool = False,
+        told: Callable[[float], None] = lambda _: None,
+    ) -> Chosen:
+        """Chooses by the loss: bool [units] `allowed` may go; `told` hears how much is done, 0 to 1."""
+        choice = choose_by_loss(
+            self._opened, self._held_out, settings, allowed=allowed, homogeneous=homogeneous, told=told
+        )
+        return self._judged(choice.keep, choice.state, choice.notes)
+
+    def complete(self, keep: BoolArray, notes: tuple[str, ...] = ()) -> Chosen:
+        """A choice that was made otherwise, with what makes up for it and what it costs."""
+        batches = joined(self._twin, self._held_out.calibration)
+        bench = Bench(self._opened, batches, batches, self._reconstructs)
+        return self._judged(keep, bench.without(keep), notes)
+
+    def _judged(self, keep: BoolArray, after: Mapping[str, Tensor], notes: tuple[str, ...]) -> Chosen:
+        batches = joined(self._twin, self._held_out.validation)
+        (right, losses), (right_after, losses_after) = (
+            judged(self._twin, state, batches) for state in (self._state, after)
+        )
+        quality = Quality(
+            sum(map(samples, batches)),
+            float(np.mean(losses)),
+            float(np.mean(losses_after)),
+            None if right is None else float(np.mean(right)),
+            None if right_after is None else float(np.mean(right_after)),
+        )
+        changed = {name: value for name, value in self._state.items() if after[name] is not value}
+        return Chosen(keep, notes, {name: after[name] for name in changed}, quality)
+
+
+def _on(device: torch.device, batches: tuple[Any, ...]) -> tuple[Any, ...]:
+    def moved(leaf: Any) -> Any:
+        return leaf.to(device) if isinstance(leaf, Tensor) else leaf
+
+    return tuple(pytree.tree_map(moved, batch) for batch in batches)

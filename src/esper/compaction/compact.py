@@ -1,0 +1,290 @@
+"""Cutting a network at once, outside of training: chosen, cut in place, proven, and ready to be saved."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
+from typing import Any, Literal
+
+import numpy as np
+from torch import nn
+from torch.export import ExportedProgram
+from torch.optim import Optimizer
+
+from esper.anatomy import Anatomy
+from esper.anatomy.cut import Form, Snapshot, cut, cut_program, refused_groups
+from esper.anatomy.graph import Loss, Traced, bare, split_sample, trace
+from esper.anatomy.proof import Probe
+from esper.anatomy.units import anatomy_of
+from esper.arrays import BoolArray
+from esper.compaction.choice import Chosen, Quality, Trials
+from esper.compaction.compacted import PROOF_SAMPLES, Compacted, outcome
+from esper.compaction.configuration import Description, describable, describe, has_configuration
+from esper.compaction.folded import folded
+from esper.compaction.without import Removing
+from esper.config import Config
+from esper.emrakul import Settings, Target
+from esper.emrakul.plan import Plan, choose_by_magnitude
+from esper.errors import ConfigError, MaskError, SurgeryError
+
+
+def compact(
+    model: nn.Module,
+    plan: Plan | BoolArray | None = None,
+    *,
+    sample: Any,
+    flops: float | None = None,
+    parameters: float | None = None,
+    blocks: Sequence[str] = (),
+    by: Literal["magnitude", "loss"] | None = None,
+    probe: Iterable[Any] | None = None,
+    homogeneous: bool = False,
+    in_place: bool = True,
+    allow_approximate: bool = False,
+    fold: bool = False,
+    optimizer: Optimizer | None = None,
+    loss: Loss | None = None,
+    config: Config | None = None,
+    progress: Callable[[float], None] = lambda _: None,
+) -> Compacted:
+    """Cuts a network at once and proves that nothing else changed.
+
+    What goes is either given (`plan`) or chosen up to a share of the cost (`flops` or `parameters`). With
+    held-out batches (`probe` and `loss`) it is chosen by what it costs, layers that read what goes make up
+    for it by least squares, and the quality is measured before and after. Without them it is chosen by the
+    size of weights, which is quick and unvalidated. `esper.attach` also lets training make up for the loss.
+
+    Args:
+        model: the network.
+        plan: a plan, or a mask: bool [units of `esper.inspect(model, sample, loss)`], False goes.
+        sample: one batch: the input, or `(input, target)` when `loss` is given.
+        flops: share of the FLOPs to remove.
+        parameters: share of the parameters to remove, instead.
+        blocks: residual layers to remove first: names from `esper.anatomy.residual_blocks`, or of modules
+            that hold some (`layers.3`). Shares include them; units are chosen in what they leave.
+        probe: batches like `sample` that the network was not trained on; the first ones decide
+            (`config.analysis.calibration_samples`), others judge (`config.analysis.held_out_samples`).
+        by: how units are chosen; unless given, by loss where there is a probe and else by magnitude.
+        homogeneous: leave the same width in all layers that are alike, so that one number for all of them, as
+            in a `transformers` configuration, can say it.
+        in_place: False leaves the network as it is and cuts its exported program instead, which works also
+            where the network's own code refuses other sizes.
+        allow_approximate: units may also go that normalizations run over: the width of a residual stream,
+            whole experts of a mixture. What is left is then normalized by itself, which moves the outputs;
+            how far, `proof.approximation` says.
+        fold: instead of choosing, fold units that are there twice into their twin, which loses nothing.
+        optimizer: an optimizer whose state shall follow a cut in place.
+        loss: `loss(output, target)`; with it only the outputs that the loss uses are fixed.
+        config: floors and rounding (`config.pruning`), numbers of samples (`config.analysis`).
+        progress: hears which share of the work of a choice by loss is done, 0 to 1; it can take minutes.
+
+    Raises:
+        UntraceableError: the network cannot be exported.
+        ConfigError: it is not said what shall go, or said twice; the probe is too small or has no loss.
+        EvidenceError: the batches of the probe are not like the sample.
+        MaskError: the plan is of another network.
+        UnknownPathError: there is no block of that name.
+        SurgeryError: it cannot be cut; nothing changed.
+    """
+    _check_means(by, probe, loss)
+    others = (plan is not None, flops is not None, parameters is not None, bool(blocks), not in_place)
+    if fold and any(others):
+        raise ConfigError(
+            "fold=True removes what is there twice, in place and nothing else. Call esper.compact once to "
+            "fold and once more for what shall go beyond that."
+        )
+    if blocks:
+        _check_blocks(model, plan, homogeneous)
+        if flops is not None or parameters is not None:
+            _settings(plan, flops, parameters, config)
+        elif probe is not None and not in_place:
+            raise ConfigError(
+                "Held-out samples judge layers that are removed in place. Leave probe= out, or give a copy "
+                "of the network with in_place=True."
+            )
+        batches = tuple(probe) if isinstance(probe, Iterator) else probe
+
+        def rest(left: nn.Module, flops: float | None, parameters: float | None) -> Compacted:
+            return compact(
+                left,
+                sample=sample,
+                flops=flops,
+                parameters=parameters,
+                by=by,
+                probe=batches,
+                homogeneous=homogeneous,
+                in_place=in_place,
+                allow_approximate=allow_approximate,
+                optimizer=optimizer,
+                loss=loss,
+                config=config,
+                progress=progress,
+            )
+
+        quality = partial(_quality, probe=batches, config=config or Config())
+        removing = Removing(blocks, sample, loss, flops, parameters, in_place, quality)
+        return removing.run(model, optimizer, rest)
+    settings = None if fold else _settings(plan, flops, parameters, config)
+    traced, network = trace(model, sample, loss), bare(model)
+    anatomy = anatomy_of(traced, network, allow_approximate=allow_approximate)
+    args, kwargs, _ = split_sample(sample, with_target=loss is not None)
+    inputs = Probe(args, kwargs)
+    inputs = inputs.first(PROOF_SAMPLES) if traced.is_batch_dynamic else inputs
+    refused: dict[str, str] = {}
+    if fold:
+        refused = _refused(network, anatomy, inputs, homogeneous)
+        allowed = _allowed(anatomy, refused)
+        return folded(model, anatomy, inputs, optimizer, allowed=allowed, refused=refused)
+    trials = None if probe is None else Trials(network, traced, anatomy, probe, config or Config())
+    if settings is None:
+        keep = _asked(plan, anatomy)
+        chosen = Chosen(keep) if trials is None else trials.complete(keep)
+    else:
+        refused = _refused(network, anatomy, inputs, homogeneous) if in_place else {}
+        allowed = _allowed(anatomy, refused)[anatomy.group_of]
+        chosen = _chosen(network, anatomy, settings, allowed, trials, by, homogeneous, progress)
+    with chosen.applied(network, for_good=in_place):
+        return _cut(model, anatomy, chosen, inputs, optimizer, in_place, refused)
+
+
+def _quality(
+    model: nn.Module, traced: Traced, anatomy: Anatomy, *, probe: Iterable[Any] | None, config: Config
+) -> Quality | None:
+    """Of the network as it is, on held-out samples if there are some."""
+    if probe is None:
+        return None
+    whole = np.ones(anatomy.num_units, np.bool_)
+    return Trials(model, traced, anatomy, probe, config).complete(whole).quality
+
+
+def _check_blocks(model: nn.Module, plan: Plan | BoolArray | None, homogeneous: bool) -> None:
+    if plan is not None:
+        raise ConfigError(
+            "A plan or mask is of the whole network, and without the blocks it is another one. Give flops or "
+            "parameters with blocks, or cut by the mask afterwards."
+        )
+    if homogeneous and has_configuration(bare(model)):
+        raise ConfigError(
+            f"The configuration of {type(model).__name__} cannot say which layers are gone, so "
+            "homogeneous=True promises nothing with blocks. Leave one of them out."
+        )
+
+
+def _chosen(
+    model: nn.Module,
+    anatomy: Anatomy,
+    settings: Settings,
+    allowed: BoolArray,
+    trials: Trials | None,
+    by: str | None,
+    homogeneous: bool,
+    progress: Callable[[float], None],
+) -> Chosen:
+    if trials is not None and by != "magnitude":
+        return trials.choose(settings, allowed, homogeneous=homogeneous, told=progress)
+    parameters = dict(model.named_parameters())
+    choice = choose_by_magnitude(anatomy, parameters, settings, allowed=allowed, homogeneous=homogeneous)
+    return Chosen(choice.keep, choice.notes) if trials is None else trials.complete(choice.keep, choice.notes)
+
+
+def _refused(model: nn.Module, anatomy: Anatomy, inputs: Probe, homogeneous: bool) -> dict[str, str]:
+    """Groups that stay whole, because the network's code or its configuration cannot follow; and why."""
+    refused = refused_groups(model, anatomy, inputs)
+    if homogeneous and has_configuration(model):
+        refused |= describable(model, anatomy, inputs, _allowed(anatomy, refused))
+    return refused
+
+
+def _allowed(anatomy: Anatomy, refused: Mapping[str, str]) -> BoolArray:
+    """Which groups may be cut: bool [groups]."""
+    return np.array([group.name not in refused for group in anatomy.groups], np.bool_)
+
+
+def _cut(
+    model: nn.Module,
+    anatomy: Anatomy,
+    chosen: Chosen,
+    probe: Probe,
+    optimizer: Optimizer | None,
+    in_place: bool,
+    refused: Mapping[str, str],
+) -> Compacted:
+    keep, notes = chosen.keep, chosen.notes
+    program: ExportedProgram | None = None
+    form: Form | None = None
+    description: Description | None = None
+    result = model
+    if in_place:
+        network = bare(model)
+        before = Snapshot.of(network)
+        made = cut(model, anatomy, keep, probe, () if optimizer is None else (optimizer,))
+        try:
+            form = Form.between(before, network, [made.kept])
+        except SurgeryError as error:
+            notes = (*notes, str(error))
+        proof, description = made.equivalence, describe(network, anatomy, keep, probe)
+    else:
+        cut_one = cut_program(bare(model), anatomy, keep, probe)
+        proof, program, result = cut_one.equivalence, cut_one.program, cut_one.program.module()
+    return outcome(
+        result,
+        anatomy,
+        keep,
+        probe,
+        proof,
+        refused=refused,
+        notes=notes,
+        quality=chosen.quality,
+        program=program,
+        form=form,
+        description=description,
+    )
+
+
+def _settings(
+    plan: Plan | BoolArray | None,
+    flops: float | None,
+    parameters: float | None,
+    config: Config | None,
+) -> Settings | None:
+    """Floors, rounding and target of a choice; None if nothing has to be chosen."""
+    pruning = (config or Config()).pruning
+    if (flops is not None) + (parameters is not None) + (plan is not None) > 1:
+        raise ConfigError("Give one of plan, flops and parameters: each says alone what shall go.")
+    if plan is not None:
+        return None
+    if flops is None and parameters is None:
+        if pruning.target is None:
+            raise ConfigError("Say what shall go: a plan or mask, flops=0.5, or parameters=0.5.")
+        return pruning
+    try:
+        target = Target(flops=flops, parameters=parameters)
+    except ValueError as error:
+        share = flops if flops is not None else parameters
+        raise ConfigError(f"A share to remove lies between 0 and 1; {share} was given.") from error
+    return pruning.model_copy(update={"target": target, "staged": False})
+
+
+def _check_means(by: str | None, probe: Iterable[Any] | None, loss: Loss | None) -> None:
+    if by not in (None, "loss", "magnitude"):
+        raise ConfigError(
+            f"Units cannot be chosen by {by!r}; expected 'loss' (with probe= and loss=) or 'magnitude'. A "
+            "choice of your own is given as a mask."
+        )
+    if by == "loss" and probe is None:
+        raise ConfigError("A choice by loss needs held-out batches: give probe= and loss=.")
+    if probe is not None and loss is None:
+        raise ConfigError("The batches of probe= are judged by a loss: give loss=loss(output, target).")
+
+
+def _asked(plan: Plan | BoolArray | None, anatomy: Anatomy) -> BoolArray:
+    if isinstance(plan, Plan):
+        if plan.anatomy_digest != anatomy.digest:
+            raise MaskError(
+                f"This plan is about network {plan.anatomy_digest[:12]}, and the network that was given is "
+                f"{anatomy.digest[:12]}. Plan again from what esper.inspect says of it."
+            )
+        return plan.keep
+    keep = np.asarray(plan)
+    anatomy.check_mask(keep)
+    return keep.copy()

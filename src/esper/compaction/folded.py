@@ -1,0 +1,67 @@
+"""Cutting at once what is there twice: units folded into their twin, and the network that came out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+from torch import nn
+from torch.optim import Optimizer
+
+from esper.anatomy import Anatomy
+from esper.anatomy.cut import Form, Snapshot
+from esper.anatomy.graph import bare
+from esper.anatomy.mend import fold
+from esper.anatomy.proof import Equivalence, Probe
+from esper.arrays import BoolArray
+from esper.compaction.compacted import Compacted, outcome
+from esper.compaction.configuration import describe
+from esper.errors import SurgeryError
+
+
+def folded(
+    model: nn.Module,
+    anatomy: Anatomy,
+    probe: Probe,
+    optimizer: Optimizer | None,
+    *,
+    allowed: BoolArray,
+    refused: Mapping[str, str],
+) -> Compacted:
+    """Folds, in place, every unit that can be into its twin; outputs stay what they were.
+
+    Args:
+        model: the network.
+        anatomy: its anatomy.
+        probe: inputs to prove equality on.
+        optimizer: an optimizer whose state shall follow.
+        allowed: groups that the network's code lets be cut, bool [groups].
+        refused: the others, and why.
+
+    Raises:
+        SurgeryError: a fold that was proven group by group fails as a whole; nothing changed.
+    """
+    network = bare(model)
+    before = Snapshot.of(network)
+    optimizers = () if optimizer is None else (optimizer,)
+    made = fold(model, anatomy, probe, optimizers, allowed=allowed)
+    keep: BoolArray = made.twins < 0
+    notes = [f"{int((~keep).sum())} units were there twice; outputs differ by {made.error:.1g} in float64."]
+    form: Form | None = None
+    try:
+        form = Form.between(before, network, [] if made.cut is None else [made.cut.kept])
+    except SurgeryError as error:
+        notes.append(str(error))
+    proof = Equivalence(0.0, 0.0, 0.0, 0, "nothing was cut") if made.cut is None else made.cut.equivalence
+    description = describe(network, anatomy, keep, probe) if not np.all(keep) else None
+    return outcome(
+        model,
+        anatomy,
+        keep,
+        probe,
+        proof,
+        notes=tuple(notes),
+        refused=refused,
+        form=form,
+        description=description,
+    )

@@ -1,0 +1,242 @@
+"""The coordinator's eyes: screen, ablation and validation of one checkpoint, done by worker processes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from esper.anatomy import Anatomy, Kind
+from esper.arrays import BoolArray, FloatArray, IntArray
+from esper.elesh.analysis import ablate, confidence, measure
+from esper.elesh.case import Case
+from esper.elesh.evidence import Evidence, Tier
+from esper.elesh.screening import screen
+from esper.elesh.second_tier import find_heads, find_magnitudes, find_units
+from esper.elesh.settings import AnalysisSettings
+from esper.elesh.twin_screen import SecondLook
+from esper.errors import AnalysisError, AnalysisTimeout
+from esper.leyline import Clock, content_id
+from esper.urabrask import Measurement, Verdict, validate
+from esper.urabrask import Settings as ValidationSettings
+from esper.workers import Status as WorkerStatus
+from esper.workers import TaskHandle, TaskOutcome, WorkerPool, WorkerTask
+
+_MEASURING_FRACTION = 0.95
+"""Share of the time of an analysis in which tasks may run; the rest is for a plan of what they found."""
+
+_LOOKING_FRACTION = 0.2
+"""Share of the deadline in which the twin may be looked at before finalists are ablated."""
+
+
+@dataclass(frozen=True)
+class OfflineAnalyst:
+    """Answers the coordinator's questions about one checkpoint; see `Coordinator.run_cycle`.
+
+    Attributes:
+        pool: where tasks run.
+        case: the files of the checkpoint.
+        anatomy: its network.
+        keep: units that are left in it.
+        allowed: units that the network's own code allows to be cut; the others count as unmeasured.
+        weights: weight of every screening signal.
+        settings: sizes of tasks.
+        validation: how strict the validator is.
+        floors: fewest units per group.
+        clock: monotonic seconds.
+        reconstruct: whether readers of what goes are reconstructed when a mask is applied.
+        deadline_seconds: for the screen and tier 2, which have no deadline of their own.
+    """
+
+    pool: WorkerPool
+    case: Case
+    anatomy: Anatomy
+    keep: BoolArray
+    allowed: BoolArray
+    weights: Mapping[str, float]
+    settings: AnalysisSettings
+    validation: ValidationSettings
+    floors: IntArray
+    clock: Clock
+    deadline_seconds: float
+    reconstruct: bool = False
+
+    @property
+    def id(self) -> str:
+        """Names what the answers depend on beside the checkpoint: the same again gives the same answers."""
+        return content_id(
+            {
+                "data": self.case.data.tensors.blake3,
+                "weights": dict(self.weights),
+                "analysis": self.settings.model_dump(mode="json"),
+                "validation": self.validation.model_dump(mode="json"),
+                "floors": self.floors.tolist(),
+                "allowed": np.flatnonzero(~self.allowed).tolist(),
+                "reconstruct": self.reconstruct,
+                "twin": [self.case.twin_samples, self.case.twin_flops],
+            }
+        )
+
+    def screen(self) -> FloatArray:
+        """Importance rank of every unit: shape [units], NaN unmeasured or not cuttable."""
+        return self._ranks.copy()
+
+    @cached_property
+    def _ranks(self) -> FloatArray:
+        asked = {
+            "case": self.case,
+            "weights": dict(self.weights),
+            "min_optimizer_steps": self.settings.min_optimizer_steps,
+        }
+        ranks = np.asarray(self._one(screen, asked, self.deadline_seconds), np.float64)
+        ranks = np.where(self.allowed, ranks, np.nan)
+        look = self._look
+        return ranks if look is None else look.joined(ranks, self.weights, self.settings.head_weights)
+
+    @cached_property
+    def _look(self) -> SecondLook | None:
+        """Tier 2, where it is asked for; a lost task leaves its units at tier 1."""
+        rules, anatomy = self.settings, self.anatomy
+        if not rules.measure_twin:
+            return None
+        seconds = self.deadline_seconds * _LOOKING_FRACTION
+        until = self.clock() + seconds
+        open_groups = np.unique(anatomy.group_of[self.keep & self.allowed])
+        parts = np.split(open_groups, range(rules.layers_per_task, open_groups.size, rules.layers_per_task))
+        limits = (rules.activation_threshold, rules.redundancy_threshold)
+        asked = {"case": self.case, "activation_threshold": limits[0], "redundancy_threshold": limits[1]}
+        tasks = [self._task(find_units, {**asked, "groups": part.tolist()}, seconds) for part in parts]
+        tasks += [
+            self._task(function, {"case": self.case}, seconds) for function in (find_heads, find_magnitudes)
+        ]
+        outcomes = [self._outcome(handle, until) for handle in [self.pool.submit(task) for task in tasks]]
+        *units, heads, magnitudes = [outcome.value if outcome.is_done else None for outcome in outcomes]
+        notes = tuple(
+            f"Tier 2 is missing in part ({task.function_name.rpartition(':')[2]}): {outcome.message}"
+            for task, outcome in zip(tasks, outcomes, strict=True)
+            if not outcome.is_done
+        )
+        return SecondLook.of(
+            anatomy, [part for part in units if part is not None], heads or [], magnitudes, notes
+        )
+
+    def analyze(self, finalists: IntArray, seconds: float) -> Evidence:
+        """Ablates the finalists, a few per task; what a lost or late task should have measured stays NaN."""
+        until = self.clock() + seconds * _MEASURING_FRACTION
+        even = math.ceil(finalists.size / self.pool.num_workers)
+        size = max(min(self.settings.units_per_task, even), 1)
+        parts = [finalists[start : start + size] for start in range(0, finalists.size, size)]
+        tasks = [self._task(ablate, {"case": self.case, "units": part.tolist()}, seconds) for part in parts]
+        handles = [self.pool.submit(task) for task in tasks]
+        increases: dict[int, Sequence[float]] = {}
+        notes: list[str] = []
+        late = 0
+        for part, handle in zip(parts, handles, strict=True):
+            outcome = self._outcome(handle, until)
+            if outcome.is_done:
+                increases.update(zip(part.tolist(), outcome.value, strict=True))
+            else:
+                late += outcome.status is WorkerStatus.TIMEOUT
+                notes.append(f"{part.size} finalists stay unmeasured: {outcome.message}")
+        if not increases and late == len(parts):
+            raise AnalysisTimeout(f"None of {finalists.size} finalists was measured in time. {notes[0]}")
+        return self._evidence(finalists, increases, tuple(notes))
+
+    def _evidence(
+        self, finalists: IntArray, increases: Mapping[int, Sequence[float]], notes: tuple[str, ...]
+    ) -> Evidence:
+        evidence = Evidence.unmeasured(self.anatomy.digest, self.anatomy.num_units)
+        measured = np.array([unit for unit in finalists.tolist() if unit in increases], np.int64)
+        if measured.size == 0:
+            raise AnalysisError(f"Not one of {finalists.size} finalists was measured. {' '.join(notes)}")
+        look = self._look
+        folded = look.folded_rises if look is not None and self.reconstruct else {}
+        rows = [folded.get(unit, increases[unit]) for unit in measured.tolist()]
+        table = np.array(rows, np.float64)
+        table[~np.isfinite(table)] = np.nan
+        loss, sure, samples = evidence.loss_increase, evidence.confidence, evidence.samples
+        loss[measured] = table.mean(axis=1)
+        sure[measured] = self._confidence(measured, table)
+        samples[measured] = table.shape[1] * self.settings.batch_samples
+        found = replace(
+            evidence, tier=Tier.ABLATION, is_partial=bool(notes), notes=notes, screen=self.screen()
+        )
+        if look is None:
+            return found
+        leads = np.isin(np.arange(self.anatomy.num_units), [*folded]) & np.isfinite(loss)
+        return replace(
+            found,
+            taylor=look.taylor,
+            leaders=np.where(leads, look.leaders, -1),
+            notes=(*notes, *look.notes),
+        )
+
+    def _confidence(self, measured: IntArray, table: FloatArray) -> FloatArray:
+        """Confidence among units of one kind: a head costs more than a channel, and saves more."""
+        kinds = self.anatomy.kind_of[measured]
+        sure = np.full(measured.size, np.nan)
+        for of_kind in (kinds == kind.value for kind in Kind):
+            if of_kind.any():
+                sure[of_kind] = confidence(table[of_kind])
+        return sure
+
+    def validate(self, keep: BoolArray, seconds: float) -> Verdict:
+        """Judges one mask by measuring the twin before and after, both at once where there are workers.
+
+        Measuring is stopped after `seconds`, or the validator's own limit if that is shorter.
+        """
+        seconds = min(seconds, self.validation.time_limit_seconds)
+        until = self.clock() + seconds
+        handles: dict[bytes, TaskHandle] = {}
+
+        def measured(left: BoolArray, survivors: BoolArray) -> Measurement:
+            for asked in () if handles else (left, keep):
+                given = {"case": self.case, "keep": asked.tolist(), "survivors": survivors.tolist()}
+                given["reconstruct"] = self.reconstruct
+                handles[asked.tobytes()] = self.pool.submit(self._task(measure, given, seconds))
+            quality = self._value(handles[left.tobytes()], until, measure)
+            return Measurement(
+                None if quality.correctness is None else np.asarray(quality.correctness),
+                np.asarray(quality.losses),
+                quality.gradient_flow,
+                quality.gradient_norm,
+                quality.peak_bytes,
+            )
+
+        try:
+            return validate(
+                self.anatomy, self.keep, keep, measured, self.validation, self.clock, floors=self.floors
+            )
+        finally:
+            for handle in handles.values():
+                handle.cancel()
+
+    def _task(self, function: Any, arguments: Mapping[str, Any], seconds: float) -> WorkerTask:
+        return WorkerTask(
+            function, arguments, deadline_seconds=seconds, memory_bytes=self.settings.memory_bytes
+        )
+
+    def _outcome(self, handle: TaskHandle, until: float) -> TaskOutcome:
+        """Waits for a task, queueing and retries included, until a moment of the clock, and stops it then."""
+        if handle.wait(max(until - self.clock(), 0.0)):
+            return handle.outcome()
+        handle.cancel()
+        outcome = handle.outcome()
+        if outcome.is_done:  # it ended while it was being stopped
+            return outcome
+        return replace(outcome, status=WorkerStatus.TIMEOUT, message="It was stopped at its deadline.")
+
+    def _one(self, function: Any, arguments: Mapping[str, Any], seconds: float) -> Any:
+        until = self.clock() + seconds
+        return self._value(self.pool.submit(self._task(function, arguments, seconds)), until, function)
+
+    def _value(self, handle: TaskHandle, until: float, function: Any) -> Any:
+        outcome = self._outcome(handle, until)
+        if not outcome.is_done:
+            error = AnalysisTimeout if outcome.status is WorkerStatus.TIMEOUT else AnalysisError
+            raise error(f"The {function.__name__} task gave no result: {outcome.message}")
+        return outcome.value

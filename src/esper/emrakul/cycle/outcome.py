@@ -1,0 +1,104 @@
+"""How one pruning cycle ended."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+from esper.elesh import Evidence
+from esper.emrakul.plan import Plan, Rationale
+from esper.emrakul.schedule import Allowance
+from esper.leyline import IdempotencyKey
+from esper.urabrask import Decision, Verdict
+
+
+class Status(StrEnum):
+    """What became of a cycle."""
+
+    ACCEPTED = "accepted"
+    """There is a plan, and the validator said go."""
+    SKIPPED = "skipped"
+    """Nothing was to be done, or time ran out."""
+    REJECTED = "rejected"
+    """The validator refused every version of the plan."""
+    FAILED = "failed"
+    """Analysis or validation raised an error; no pruning this cycle."""
+
+
+@dataclass(frozen=True, eq=False)
+class CycleOutcome:
+    """The result of one cycle; the network changes only when the caller applies an accepted `plan.keep`.
+
+    Attributes:
+        status: how it ended.
+        key: names the decision; a repeat of the same cycle has the same key.
+        reason: one sentence for people.
+        allowance: what was allowed.
+        plan: the last plan that was made, if any.
+        verdict: the verdict about `plan`, if it was validated.
+        evidence: what the analysis measured, if it came that far; not part of the JSON form.
+        refused: verdicts about earlier, larger versions of the plan.
+        rationale: why every finalist of `plan` goes or stays.
+        error: traceback of what was raised, for the log.
+        is_late: whether time ran out.
+        duration_seconds: time that the cycle took.
+    """
+
+    status: Status
+    key: IdempotencyKey
+    reason: str
+    allowance: Allowance
+    plan: Plan | None = None
+    verdict: Verdict | None = None
+    evidence: Evidence | None = None
+    refused: tuple[Verdict, ...] = ()
+    rationale: Rationale | None = None
+    error: str | None = None
+    is_late: bool = False
+    duration_seconds: float = 0.0
+
+    @property
+    def is_on_probation(self) -> bool:
+        """Accepted, but the measurement could not rule out that it costs too much."""
+        return self.verdict is not None and self.verdict.decision is Decision.CONDITIONAL_GO
+
+    @property
+    def is_conclusive(self) -> bool:
+        """Decided by measurements that came to their end: the same request would give the same again."""
+        return self.plan is not None and self.status is not Status.FAILED and not self.is_late
+
+    def to_json(self) -> dict[str, Any]:
+        """A form that JSON can hold; `from_json` is its inverse, except for the evidence."""
+        return {
+            "status": self.status.value,
+            "key": str(self.key),
+            "reason": self.reason,
+            "allowance": self.allowance.to_json(),
+            "plan": self.plan.to_json() if self.plan else None,
+            "plan_id": self.plan.id if self.plan else None,
+            "verdict": self.verdict.to_json() if self.verdict else None,
+            "refused": [verdict.to_json() for verdict in self.refused],
+            "rationale": self.rationale.to_json() if self.rationale else None,
+            "error": self.error,
+            "is_late": self.is_late,
+            "duration_seconds": self.duration_seconds,
+        }
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> CycleOutcome:
+        plan, verdict, rationale = data["plan"], data["verdict"], data["rationale"]
+        return cls(
+            Status(data["status"]),
+            IdempotencyKey.parse(data["key"]),
+            data["reason"],
+            Allowance.from_json(data["allowance"]),
+            None if plan is None else Plan.from_json(plan),
+            None if verdict is None else Verdict.from_json(verdict),
+            refused=tuple(Verdict.from_json(refused) for refused in data["refused"]),
+            rationale=None if rationale is None else Rationale.from_json(rationale),
+            error=data["error"],
+            is_late=data["is_late"],
+            duration_seconds=data["duration_seconds"],
+        )

@@ -1,0 +1,27 @@
+"""Which units go: pure functions from scores, floors and costs to a plan."""
+
+from esper.emrakul.plan.by_loss import choose_by_loss
+from esper.emrakul.plan.by_magnitude import alike, choose_by_magnitude
+from esper.emrakul.plan.cutting import worthwhile_cut
+from esper.emrakul.plan.finalists import finalists
+from esper.emrakul.plan.floors import floors, layers_to_go
+from esper.emrakul.plan.plan import Plan, Rejection, shrink
+from esper.emrakul.plan.ramp_end import bounds
+from esper.emrakul.plan.rationale import Rationale
+from esper.emrakul.plan.selection import make_plan
+
+__all__ = [
+    "Plan",
+    "Rationale",
+    "Rejection",
+    "alike",
+    "bounds",
+    "choose_by_loss",
+    "choose_by_magnitude",
+    "finalists",
+    "floors",
+    "layers_to_go",
+    "make_plan",
+    "shrink",
+    "worthwhile_cut",
+]

@@ -1,0 +1,199 @@
+"""A plan: which units to remove, what each is known to cost and to save, and why the others stay."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from enum import StrEnum
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from esper.anatomy import Anatomy
+from esper.arrays import BoolArray, FloatArray, IntArray
+from esper.cost import CostName, Origin
+from esper.leyline import Level, content_id
+
+
+class Rejection(StrEnum):
+    """Why a finalist stays."""
+
+    LEVEL = "level"
+    """Its kind may not be removed at this stage."""
+    THRESHOLD = "threshold"
+    """Too important, by the screen, for this stage and phase."""
+    UNMEASURED = "unmeasured"
+    """Its ablation or confidence is missing."""
+    CONFIDENCE = "confidence"
+    """It does not stay below the cut often enough."""
+    LEADER = "leader"
+    """Another unit was measured with this one in its place."""
+    FLOOR = "floor"
+    """Its layer would fall below its floor."""
+    LAYERS = "layers"
+    """No more whole layers may go in this cycle, or at all."""
+    LAYER_BUDGET = "layer_budget"
+    """Its layer has lost what one cycle may take from it."""
+    ROUNDING = "rounding"
+    """Its layer would not be left with a multiple of `round_to`."""
+    LOSS = "loss"
+    """The predicted loss would pass what is allowed."""
+    BUDGET = "budget"
+    """Others save the allowed share at a lower loss."""
+    SHRUNK = "shrunk"
+    """It was in the plan until the validator said no."""
+
+
+_UNIT_FLOATS = ("screen", "loss_increase", "confidence", "predicted_loss", "saved_cost")
+
+
+@dataclass(frozen=True, eq=False)
+class Plan:
+    """Cuts that were chosen together, in the order of choice.
+
+    Attributes:
+        anatomy_digest: the network that it is about.
+        cost: what shares count.
+        origin_cost: cost of the original network.
+        level: the most far-reaching level that it touches.
+        keep_before: units that were left before, shape [all units].
+        units: the units to remove, in the order of choice, shape [cuts].
+        blocks: number of the block with which each was chosen (units that only go together), shape [cuts].
+        screen: importance rank of each, shape [cuts].
+        loss_increase: measured loss rise of each alone, shape [cuts].
+        confidence: confidence of each, shape [cuts].
+        predicted_loss: loss that each is expected to cost here, with the interaction margin, shape [cuts].
+        saved_cost: cost that each saves given those before it, shape [cuts].
+        goal_fraction: cumulative share that was asked for.
+        limit_fraction: cumulative share that is never passed.
+        removed_before: share of the original cost that was gone before.
+        removed_after: share that is gone with this plan.
+        allowed_loss: most that the predicted loss may be; None if only the validator decides.
+        rejected: for each reason, the finalists that stay because of it.
+        notes: what people should know, for example that the goal cannot be reached.
+    """
+
+    anatomy_digest: str
+    cost: CostName
+    origin_cost: float
+    level: Level
+    keep_before: BoolArray
+    units: IntArray
+    blocks: IntArray
+    screen: FloatArray
+    loss_increase: FloatArray
+    confidence: FloatArray
+    predicted_loss: FloatArray
+    saved_cost: FloatArray
+    goal_fraction: float
+    limit_fraction: float
+    removed_before: float
+    removed_after: float
+    allowed_loss: float | None
+    rejected: Mapping[Rejection, IntArray]
+    notes: tuple[str, ...] = ()
+
+    @cached_property
+    def id(self) -> str:
+        """The plan's name, from its content."""
+        return content_id(self.to_json())
+
+    @property
+    def is_empty(self) -> bool:
+        return self.units.size == 0
+
+    @property
+    def keep(self) -> BoolArray:
+        """Units that are left with this plan: shape [all units]."""
+        left = self.keep_before.copy()
+        left[self.units] = False
+        return left
+
+    @property
+    def total_predicted_loss(self) -> float:
+        return float(self.predicted_loss.sum())
+
+    def renumbered(self, numbers: IntArray, num_units: int) -> Plan:
+        """The same cuts in the numbers of after a cut: `numbers[unit]`, or -1 for what that cut removed.
+
+        It keeps the digest of the network that it was made for: that is what its evidence is about.
+        """
+        left = np.ones(num_units, np.bool_)
+        gone = numbers[~self.keep_before]
+        left[gone[gone >= 0]] = False
+        stays = numbers[self.units] >= 0
+        arrays = {name: getattr(self, name)[stays] for name in ("blocks", *_UNIT_FLOATS)}
+        rejected = {reason: numbers[units][numbers[units] >= 0] for reason, units in self.rejected.items()}
+        return replace(self, keep_before=left, units=numbers[self.units[stays]], rejected=rejected, **arrays)
+
+    def to_json(self) -> dict[str, Any]:
+        """A form that JSON can hold (NaN as null); `from_json` is its inverse."""
+        return {
+            "anatomy_digest": self.anatomy_digest,
+            "cost": self.cost,
+            "origin_cost": self.origin_cost,
+            "level": self.level.value,
+            "num_units": int(self.keep_before.size),
+            "removed_units_before": np.flatnonzero(~self.keep_before).tolist(),
+            "units": self.units.tolist(),
+            "blocks": self.blocks.tolist(),
+            **{name: _numbers(getattr(self, name)) for name in _UNIT_FLOATS},
+            "goal_fraction": self.goal_fraction,
+            "limit_fraction": self.limit_fraction,
+            "removed_before": self.removed_before,
+            "removed_after": self.removed_after,
+            "allowed_loss": self.allowed_loss,
+            "rejected": {reason.value: units.tolist() for reason, units in self.rejected.items()},
+            "notes": list(self.notes),
+        }
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Plan:
+        fields = dict(data)
+        keep_before = np.ones(fields.pop("num_units"), np.bool_)
+        keep_before[fields.pop("removed_units_before")] = False
+        fields["level"] = Level(fields["level"])
+        for name in ("units", "blocks"):
+            fields[name] = np.array(fields[name], np.int64)
+        for name in _UNIT_FLOATS:
+            fields[name] = np.array(fields[name], np.float64)  # None becomes NaN
+        fields["rejected"] = {
+            Rejection(r): np.array(units, np.int64) for r, units in fields["rejected"].items()
+        }
+        fields["notes"] = tuple(fields["notes"])
+        return cls(keep_before=keep_before, **fields)
+
+
+def shrink(plan: Plan, anatomy: Anatomy, origin: Origin | None = None) -> Plan:
+    """The plan without its costliest blocks: at most half the predicted loss, three quarters of the blocks.
+
+    The second limit makes progress certain where single losses say little, down to an empty plan. Within a
+    layer blocks were chosen from the cheapest on, so what is left still ends on a multiple of `round_to`.
+    `origin` is the uncut network; None if `anatomy` is it.
+    """
+    starts = np.unique(plan.blocks, return_index=True)[1]
+    block_loss = np.add.reduceat(plan.predicted_loss, starts) if starts.size else np.zeros(0)
+    order = np.argsort(block_loss, kind="stable")
+    within = np.searchsorted(np.cumsum(block_loss[order]), plan.total_predicted_loss / 2, side="right")
+    kept = np.zeros(order.size, np.bool_)
+    kept[order[: min(int(within), order.size * 3 // 4)]] = True
+    stays = kept[np.searchsorted(plan.blocks[starts], plan.blocks)] if starts.size else np.zeros(0, np.bool_)
+    arrays: dict[str, Any] = {name: getattr(plan, name)[stays] for name in ("units", "blocks", *_UNIT_FLOATS)}
+    left = plan.keep_before.copy()
+    left[arrays["units"]] = False
+    dropped = np.concatenate([plan.rejected.get(Rejection.SHRUNK, np.zeros(0, np.int64)), plan.units[~stays]])
+    kinds = np.unique(anatomy.group_of[arrays["units"]])
+    model = (origin or Origin.of(anatomy)).model(anatomy, plan.cost)
+    return replace(
+        plan,
+        **arrays,
+        level=Level.highest(anatomy.groups[int(group)].kind.level for group in kinds),
+        removed_after=1 - model.total(left) / plan.origin_cost,
+        rejected={**plan.rejected, Rejection.SHRUNK: np.sort(dropped)},
+        notes=(*plan.notes, f"Shrunk from {plan.units.size} to {int(stays.sum())} units after a no-go."),
+    )
+
+
+def _numbers(values: FloatArray) -> list[float | None]:
+    return [None if np.isnan(value) else value for value in values.tolist()]

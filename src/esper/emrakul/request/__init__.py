@@ -1,0 +1,1 @@
+"""Analysis of a network on request, without a session."""

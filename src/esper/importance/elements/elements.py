@@ -1,0 +1,211 @@
+"""Importance of every element in one or two bytes: exact means over windows of steps, rounded once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from esper.errors import EvidenceError
+from esper.importance.elements.log_codes import decode, encode
+
+Form = Literal["bfloat16", "log8"]
+Products = Callable[[str, int, int], Tensor | None]
+"""Weight x gradient of a parameter's flat elements from one to another; None without a gradient."""
+
+_BLOCK = 1 << 16
+_FEWEST_BLOCKS = 4
+_MOST_TURNS = 64
+_PARTS = ("codes", "spans", "windows", "sums", "counts", "position")
+
+
+@dataclass(frozen=True)
+class _Block:
+    """Elements `first` to `last` of the flat tensor `name`, at `place` in the joined codes."""
+
+    name: str
+    first: int
+    last: int
+    place: int
+
+
+class ElementScores:
+    """The root mean square of weight x gradient of every element.
+
+    One turn after the other, a part of the elements (1/64 of them, or 262,144 if that is more) is measured
+    over a window of steps, in single precision; the result replaces the older one. So a number is the exact
+    mean over a whole window, rounded once, and the memory is the codes and the sums of one turn: 1.06 bytes
+    an element as `log8`, 2.06 as `bfloat16`.
+
+    Args:
+        sizes: Number of elements of every parameter.
+        form: How results are kept: `bfloat16` (rounded by at most 0.4 %), or `log8` (by half a step of 254
+            between the smallest and largest of each 65,536 elements, zero exactly).
+        window: Sampled steps of one turn.
+        device: Where it lives.
+    """
+
+    def __init__(
+        self,
+        sizes: Mapping[str, int],
+        form: Form = "log8",
+        window: int = 16,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        self.sizes = dict(sizes)
+        self.form = form
+        self._window = window
+        self._blocks = _blocks(sizes)
+        self._per_turn = max(_FEWEST_BLOCKS, -(-len(self._blocks) // _MOST_TURNS))
+        total = sum(sizes.values())
+        dtype = torch.uint8 if form == "log8" else torch.bfloat16
+        self._codes = torch.zeros(total, dtype=dtype, device=device)
+        self._spans = torch.zeros(len(self._blocks), 2, device=device)
+        self._windows = torch.zeros(len(self._blocks), device=device)
+        """Windows of each block that are complete; without one, its elements are unmeasured."""
+        self._sums = torch.zeros(
+            max(map(self._turn_elements, range(self.num_turns)), default=0), device=device
+        )
+        self._counts = torch.zeros(self._per_turn, device=device)
+        self._turn = self._sampled = 0
+
+    @property
+    def num_turns(self) -> int:
+        """Turns until every element was measured once."""
+        return -(-len(self._blocks) // self._per_turn)
+
+    @property
+    def memory_bytes(self) -> int:
+        """What all of this takes."""
+        held = (self._codes, self._spans, self._windows, self._sums, self._counts)
+        return sum(tensor.numel() * tensor.element_size() for tensor in held)
+
+    @torch.no_grad()
+    def sample(self, products: Products, taken: Tensor) -> None:
+        """Takes in one step of the present turn, on the device only.
+
+        Args:
+            products: Asked for every block of the turn.
+            taken: 1 if the step counts, else 0: a float32 scalar on the device.
+        """
+        start = 0
+        for number, block in enumerate(self._in_turn(self._turn)):
+            length = block.last - block.first
+            values = products(block.name, block.first, block.last)
+            if values is not None:
+                part = torch.where(taken > 0, values, 0.0)  # not a product: what is infinite must vanish too
+                self._sums[start : start + length].addcmul_(part, part)
+                self._counts[number] += taken
+            start += length
+        self._sampled += 1
+        if self._sampled >= self._window:
+            self._close()
+
+    def of(self, name: str) -> Tensor:
+        """The scores of one parameter: float32 [elements], NaN where no window is complete yet.
+
+        Raises:
+            EvidenceError: The parameter is not tracked.
+        """
+        if name not in self.sizes:
+            raise EvidenceError(
+                f"No elements of {name!r} are tracked; names begin with {list(self.sizes)[:4]}."
+            )
+        parts = []
+        for number, block in enumerate(self._blocks):
+            if block.name == name:
+                codes = self._codes[block.place : block.place + block.last - block.first]
+                values = decode(codes, self._spans[number]) if self.form == "log8" else codes.float()
+                parts.append(torch.where(self._windows[number] > 0, values, torch.nan))
+        return torch.cat(parts) if parts else torch.zeros(0, device=self._codes.device)
+
+    def select(
+        self, sizes: Mapping[str, int], chosen: Callable[[str, Tensor], Tensor | None]
+    ) -> ElementScores:
+        """The same scores after a cut; the turn under way begins again.
+
+        Args:
+            sizes: Of the parameters after the cut.
+            chosen: Gives a parameter's scores after the cut, from those before, flat; None drops them.
+        """
+        made = ElementScores(sizes, self.form, self._window, self._codes.device)
+        for name in sizes:
+            kept = chosen(name, self.of(name)) if name in self.sizes else None
+            if kept is None or kept.numel() != sizes[name]:
+                continue
+            for number, block in enumerate(made._blocks):
+                part = kept[block.first : block.last]
+                if block.name == name:
+                    made._put(number, part, torch.isfinite(part).all().float())
+        return made
+
+    def state(self) -> dict[str, Tensor]:
+        """Copies for a checkpoint, as plain tensors; the turn under way included."""
+        position = torch.tensor([self._turn, self._sampled])
+        held = (self._codes, self._spans, self._windows, self._sums, self._counts, position)
+        return {name: tensor.detach().clone() for name, tensor in zip(_PARTS, held, strict=True)}
+
+    def load_state(self, state: Mapping[str, Tensor]) -> None:
+        """Goes on from `state`.
+
+        Raises:
+            EvidenceError: It is the state of other parameters or of another form; nothing was taken over.
+        """
+        own = self.state()
+        odd = [
+            n
+            for n in _PARTS
+            if n not in state or state[n].shape != own[n].shape or state[n].dtype != own[n].dtype
+        ]
+        if odd:
+            raise EvidenceError(
+                f"This is not the state of {sum(self.sizes.values())} elements as {self.form}: "
+                f"{', '.join(odd)} missing or of another size. Start anew; until then they stay unmeasured."
+            )
+        self._codes, self._spans, self._windows, self._sums, self._counts = (
+            state[name].to(self._codes.device, copy=True) for name in _PARTS[:-1]
+        )
+        self._turn, self._sampled = state["position"].tolist()
+
+    def _in_turn(self, turn: int) -> Sequence[_Block]:
+        return self._blocks[turn * self._per_turn : (turn + 1) * self._per_turn]
+
+    def _turn_elements(self, turn: int) -> int:
+        return sum(block.last - block.first for block in self._in_turn(turn))
+
+    def _close(self) -> None:
+        start = 0
+        for number, block in enumerate(self._in_turn(self._turn)):
+            length = block.last - block.first
+            mean = self._sums[start : start + length] / self._counts[number].clamp_min(1)
+            is_sound = (self._counts[number] > 0) & torch.isfinite(mean).all()
+            self._put(self._turn * self._per_turn + number, mean.sqrt_(), is_sound.float())
+            start += length
+        self._sums.zero_()
+        self._counts.zero_()
+        self._sampled, self._turn = 0, (self._turn + 1) % max(self.num_turns, 1)
+
+    def _put(self, number: int, values: Tensor, is_sound: Tensor) -> None:
+        """Keeps the values of one block, or what was there if they are not sound; on the device only."""
+        block = self._blocks[number]
+        place = self._codes[block.place : block.place + block.last - block.first]
+        if self.form == "log8":
+            codes, span = encode(values.nan_to_num(0.0, 0.0, 0.0))
+            self._spans[number] = torch.where(is_sound > 0, span, self._spans[number])
+        else:
+            codes = values.to(torch.bfloat16)
+        place.copy_(torch.where(is_sound > 0, codes, place))
+        self._windows[number] += is_sound
+
+
+def _blocks(sizes: Mapping[str, int]) -> list[_Block]:
+    blocks, place = [], 0
+    for name, size in sizes.items():
+        for first in range(0, size, _BLOCK):
+            last = min(first + _BLOCK, size)
+            blocks.append(_Block(name, first, last, place))
+            place += last - first
+    return blocks

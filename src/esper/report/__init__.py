@@ -1,0 +1,36 @@
+"""Pictures of a run: the report as one HTML page, its charts, and the map of the network."""
+
+from esper.report import figures
+from esper.report.html import write_report
+from esper.report.network_map import MapGroup, MapLayer, MapPart, network_map
+from esper.report.report import (
+    DecisionRow,
+    EpochRow,
+    Latency,
+    Mark,
+    MarkKind,
+    Overhead,
+    Proof,
+    RunReport,
+    WidthRow,
+    WorkerRow,
+)
+
+__all__ = [
+    "DecisionRow",
+    "EpochRow",
+    "Latency",
+    "MapGroup",
+    "MapLayer",
+    "MapPart",
+    "Mark",
+    "MarkKind",
+    "Overhead",
+    "Proof",
+    "RunReport",
+    "WidthRow",
+    "WorkerRow",
+    "figures",
+    "network_map",
+    "write_report",
+]

@@ -1,0 +1,334 @@
+"""The page of a run: one self-contained HTML file with inline styles and charts, light and dark."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from html import escape
+from importlib.resources import files
+from itertools import groupby
+from pathlib import Path
+from string import Template
+
+from esper.report import figures
+from esper.report.charts import cost_chart, quality_chart
+from esper.report.figures import NOT_MEASURED, MetricScale
+from esper.report.report import DecisionRow, Latency, RunReport, WidthRow, WorkerRow
+
+_TONES = {
+    "go": "good",
+    "accepted": "good",
+    "conditional": "warn",
+    "no_go": "bad",
+    "rejected": "bad",
+    "rollback": "bad",
+    "ok": "good",
+    "failing": "bad",
+}
+
+
+_DECISION_COLUMNS = (
+    ("Epoch", "number"),
+    ("Group", ""),
+    ("Units", "number"),
+    ("Score", "number"),
+    ("Confidence", "number"),
+    ("Exact loss increase", "number"),
+    ("Verdict", ""),
+    ("Reason", ""),
+)
+
+_WORKER_COLUMNS = (
+    ("Worker", "number"),
+    ("Done", "number"),
+    ("Failed", "number"),
+    ("Killed", "number"),
+    ("Peak memory", "number"),
+    ("Condition", ""),
+    ("Last trouble", ""),
+)
+
+
+def render_html(report: RunReport) -> str:
+    """The whole page as text; every word that comes from the report is escaped."""
+    folder = files("esper.nissa")
+    sections = [
+        _cards(report),
+        _quality(report),
+        _row(_cost(report), f'<div class="stack">{_latency(report.latency)}{_overhead(report)}</div>'),
+        _widths(report.widths),
+        _decisions(report.decisions),
+        _row(_proof(report), _environment(report)),
+        _workers(report.workers),
+        _notes(report.notes),
+    ]
+    return Template(folder.joinpath("page.html").read_text(encoding="utf-8")).substitute(
+        title=escape(report.title),
+        summary=_summary(report),
+        style=folder.joinpath("page.css").read_text(encoding="utf-8").strip(),
+        body="\n".join(section for section in sections if section),
+    )
+
+
+def write_report(report: RunReport, folder: Path) -> Path:
+    """Writes `report.json` and `report.html` into an existing folder and returns the path of the page."""
+    page = folder / "report.html"
+    (folder / "report.json").write_text(json.dumps(report.to_json(), indent=1) + "\n", encoding="utf-8")
+    page.write_text(render_html(report), encoding="utf-8")
+    return page
+
+
+def _summary(report: RunReport) -> str:
+    cuts = sum(mark.kind == "cut" for mark in report.marks)
+    return (
+        f'<span class="name">{escape(report.model)}</span>, {figures.things(len(report.epochs), "epoch")}, '
+        f"{figures.things(cuts, 'cut')}; judged by {escape(report.metric)} "
+        f"({'higher' if report.higher_is_better else 'lower'} is better)."
+    )
+
+
+def _card(name: str, big: str, before_after: tuple[str, str] | None, aside: str = "") -> str:
+    tone = "big none" if big == NOT_MEASURED else "big"
+    change = f"{escape(before_after[0])}<i>→</i>{escape(before_after[1])}" if before_after else ""
+    return (
+        f'<div class="card"><h2>{escape(name)}</h2><div class="{tone}">{escape(big)}</div>'
+        f'<div class="from">{change}</div><div class="aside">{escape(aside)}</div></div>'
+    )
+
+
+def _cards(report: RunReport) -> str:
+    cards = [
+        _card(
+            "FLOPs",
+            figures.change(report.flops_before, report.flops_after),
+            (figures.count(report.flops_before), figures.count(report.flops_after)),
+            "one forward pass, one sample",
+        ),
+        _card(
+            "Parameters",
+            figures.change(report.parameters_before, report.parameters_after),
+            (figures.count(report.parameters_before), figures.count(report.parameters_after)),
+            f"{figures.size(report.bytes_before)} → {figures.size(report.bytes_after)}",
+        ),
+        _latency_card(report.latency),
+        _quality_card(report),
+    ]
+    return f'<div class="cards">{"".join(cards)}</div>'
+
+
+def _latency_card(latency: Latency | None) -> str:
+    if latency is None:
+        return _card("Latency", NOT_MEASURED, None)
+    return _card(
+        "Latency",
+        figures.speedup(latency.speedup),
+        (figures.milliseconds(latency.before_ms), figures.milliseconds(latency.after_ms)),
+        f"batch of {latency.batch_size}, {latency.device}",
+    )
+
+
+def _quality_card(report: RunReport) -> str:
+    scale, twin = MetricScale.of(report), report.twin_values
+    before, after = report.quality_before, report.quality_after
+    aside = f"uncut twin at the end: {scale.text(twin[max(twin)])}" if twin else ""
+    both = None if before is None else (scale.text(before), scale.text(after))
+    return _card(report.metric.capitalize(), scale.text(after), both, aside)
+
+
+def _section(title: str, body: str, lead: str = "") -> str:
+    intro = f"<p>{lead}</p>" if lead else ""
+    return f"<section><h2>{escape(title)}</h2>{intro}{body}</section>"
+
+
+def _row(*sections: str) -> str:
+    present = [section for section in sections if section]
+    return f'<div class="row">{"".join(present)}</div>' if present else ""
+
+
+def _quality(report: RunReport) -> str:
+    title = f"{report.metric.capitalize()} while training"
+    if not report.epochs:
+        return _section(title, f'<p class="none">{NOT_MEASURED}</p>')
+    return _section(
+        title,
+        f'<div class="scroll chart">{quality_chart(report)}</div>',
+        "Dotted lines show where the network itself was changed. Point at an epoch for its numbers.",
+    )
+
+
+def _cost(report: RunReport) -> str:
+    if not report.epochs:
+        return ""
+    return _section(
+        "Cost while training",
+        f'<div class="scroll chart small">{cost_chart(report)}</div>',
+        "Shares of what the network cost at the start; masked units count as gone.",
+    )
+
+
+def _latency(latency: Latency | None) -> str:
+    if latency is None:
+        return _section("Latency", f'<p class="none">{NOT_MEASURED}</p>')
+    longest = max(
+        latency.before_ms + latency.before_spread_ms / 2, latency.after_ms + latency.after_spread_ms / 2
+    )
+    rows = (
+        ("before", latency.before_ms, latency.before_spread_ms),
+        ("after", latency.after_ms, latency.after_spread_ms),
+    )
+    bars = "".join(_time_bar(name, middle, spread, longest) for name, middle, spread in rows)
+    return _section(
+        "Latency",
+        f'<div class="times">{bars}</div><p class="none">Median of {latency.repeats} forward passes of each '
+        f"network, by turns in one process; batch of {latency.batch_size} on {escape(latency.device)}. "
+        "The whisker spans the middle half of the timings.</p>",
+        f"{figures.speedup(latency.speedup).capitalize()}.",
+    )
+
+
+def _time_bar(name: str, middle: float, spread: float, longest: float) -> str:
+    start, span = 100 * (middle - spread / 2) / longest, 100 * spread / longest
+    return (
+        f'<div class="time {name}"><span>{name}</span><div class="beam">'
+        f'<span style="width:{100 * middle / longest:.2f}%"></span>'
+        f'<u style="left:{start:.2f}%;width:{span:.2f}%"></u></div>'
+        f"<em>{figures.milliseconds(middle)}</em></div>"
+    )
+
+
+def _widths(widths: Sequence[WidthRow]) -> str:
+    if not widths:
+        return ""
+    blocks = []
+    for kind in dict.fromkeys(row.kind for row in widths):
+        rows = [row for row in widths if row.kind == kind]
+        widest = max(row.before for row in rows) or 1
+        left, total = sum(row.after for row in rows), sum(row.before for row in rows)
+        bars = "".join(_width_bar(row, widest) for row in rows)
+        blocks.append(f'<h3>{escape(kind)}s: {left} of {total} kept</h3><div class="widths">{bars}</div>')
+    return _section(
+        "Width of every layer",
+        "".join(blocks),
+        "The full bar is what the network had, the filled part what is left.",
+    )
+
+
+def _width_bar(row: WidthRow, widest: int) -> str:
+    name = escape(row.group)
+    share = 100 * row.after / row.before if row.before else 0.0
+    return (
+        f'<div class="width" title="{name}: {row.before} before, {row.after} after">'
+        f'<b class="name"><bdi>{name}</bdi></b>'
+        f'<div><div class="track" style="width:{max(100 * row.before / widest, 2):.1f}%">'
+        f'<span style="width:{share:.1f}%"></span></div></div><em>{row.before} → {row.after}</em></div>'
+    )
+
+
+def _decisions(decisions: Sequence[DecisionRow]) -> str:
+    if not decisions:
+        return ""
+    head = "".join(f'<th class="{style}">{name}</th>' for name, style in _DECISION_COLUMNS)
+    together = groupby(decisions, key=lambda row: (row.epoch, row.verdict, row.reason))
+    body = "".join(_decision(tuple(rows)) for _, rows in together)
+    return _section(
+        "Decisions and their evidence",
+        f'<div class="tall"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>',
+        "The loss increase was measured by switching these units off in the twin, on held-out data.",
+    )
+
+
+def _decision(rows: Sequence[DecisionRow]) -> str:
+    """Rows of one decision: epoch, verdict and reason stand once, beside the evidence of every group."""
+    first, span = rows[0], f' rowspan="{len(rows)}"' if len(rows) > 1 else ""
+    epoch = f'<td class="number"{span}>{first.epoch}</td>'
+    verdict = f'<td{span}>{_pill(first.verdict)}</td><td class="reason"{span}>{escape(first.reason)}</td>'
+    evidence = ["".join(f'<td class="{style}">{text}</td>' for style, text in _evidence(row)) for row in rows]
+    return f"<tr>{epoch}{evidence[0]}{verdict}</tr>" + "".join(f"<tr>{cells}</tr>" for cells in evidence[1:])
+
+
+def _evidence(row: DecisionRow) -> tuple[tuple[str, str], ...]:
+    return (
+        ("name", escape(row.group)),
+        ("number", escape(figures.things(row.units, row.kind))),
+        ("number", _measured(figures.plain(row.score))),
+        ("number", _measured(figures.percent(row.confidence, 0))),
+        ("number", _measured(figures.plain(row.loss_increase))),
+    )
+
+
+def _pill(verdict: str) -> str:
+    words = verdict.strip().lower().replace("-", "_")
+    tone = next((tone for word, tone in _TONES.items() if words.startswith(word)), "")
+    return f'<span class="pill {tone}">{escape(verdict.replace("_", "-"))}</span>'
+
+
+def _measured(text: str) -> str:
+    return f'<span class="none">{text}</span>' if text == NOT_MEASURED else text
+
+
+def _facts(rows: Iterable[tuple[str, str]]) -> str:
+    return (
+        "<dl>"
+        + "".join(f"<dt>{escape(name)}</dt><dd>{_measured(escape(value))}</dd>" for name, value in rows)
+        + "</dl>"
+    )
+
+
+def _proof(report: RunReport) -> str:
+    proof = report.proof
+    if proof is None:
+        return _section("Proof of equality", f'<p class="none">{NOT_MEASURED}</p>')
+    rows = [
+        ("outputs in float32", figures.plain(proof.float32_error)),
+        ("outputs in float64", figures.plain(proof.float64_error)),
+        ("gradients", figures.plain(proof.gradient_error)),
+        ("parameters after one optimizer step", figures.plain(proof.optimizer_step_error)),
+        ("held-out samples compared", str(proof.samples)),
+    ]
+    lead = "The largest difference anywhere between the cut network and the masked one it replaced."
+    return _section("Proof of equality", _facts(rows), lead)
+
+
+def _overhead(report: RunReport) -> str:
+    overhead = report.overhead
+    if overhead is None:
+        return _section("What Esper cost", f'<p class="none">{NOT_MEASURED}</p>')
+    stall = overhead.checkpoint_stall_ms_per_gb
+    rows = [
+        ("tracking, share of a training step", figures.percent(overhead.tracking_fraction, 3)),
+        ("training stalled by a checkpoint", NOT_MEASURED if stall is None else f"{stall:.0f} ms per GB"),
+        ("training time, Esper included", figures.seconds(overhead.training_seconds)),
+        ("of which Esper", figures.seconds(overhead.esper_seconds)),
+        ("share of Esper", figures.percent(overhead.esper_fraction)),
+    ]
+    return _section("What Esper cost", _facts(rows), "In the training process, measured by this run itself.")
+
+
+def _workers(workers: Sequence[WorkerRow]) -> str:
+    if not workers:
+        return ""
+    head = "".join(f'<th class="{style}">{name}</th>' for name, style in _WORKER_COLUMNS)
+    body = "".join(f"<tr>{_worker(row)}</tr>" for row in workers)
+    return _section(
+        "Analysis workers",
+        f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>",
+        "How many attempts at a task ended in which way, in the process that finished the run.",
+    )
+
+
+def _worker(row: WorkerRow) -> str:
+    numbers = (str(row.worker), str(row.done), str(row.failed), str(row.killed), figures.size(row.peak_bytes))
+    cells = "".join(f'<td class="number">{_measured(text)}</td>' for text in numbers)
+    return f'{cells}<td>{_pill(row.condition)}</td><td class="reason">{escape(row.message)}</td>'
+
+
+def _environment(report: RunReport) -> str:
+    return _section("Environment", _facts(report.environment.items())) if report.environment else ""
+
+
+def _notes(notes: Sequence[str]) -> str:
+    return (
+        _section("Notes", "<ul>" + "".join(f"<li>{escape(note)}</li>" for note in notes) + "</ul>")
+        if notes
+        else ""
+    )

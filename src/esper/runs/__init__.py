@@ -1,0 +1,34 @@
+"""A run directory read from outside: its checkpoints as rows, and what commands can be pointed at."""
+
+from esper.runs.named import named
+from esper.runs.open import built, checkpoint_at, inspected, open_catalog
+from esper.runs.rows import (
+    AnatomyRows,
+    CheckpointRow,
+    FrozenRow,
+    GroupRow,
+    MemberRow,
+    VerifyRow,
+    anatomy_rows,
+    checkpoint_rows,
+    step_number,
+    verify_rows,
+)
+
+__all__ = [
+    "AnatomyRows",
+    "CheckpointRow",
+    "FrozenRow",
+    "GroupRow",
+    "MemberRow",
+    "VerifyRow",
+    "anatomy_rows",
+    "built",
+    "checkpoint_at",
+    "checkpoint_rows",
+    "inspected",
+    "named",
+    "open_catalog",
+    "step_number",
+    "verify_rows",
+]

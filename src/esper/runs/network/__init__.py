@@ -1,0 +1,38 @@
+"""The networks in a run directory: loaded, drawn, examined and exported, without the code that made them."""
+
+from esper.runs.network.case import ANATOMY_FILE, case_of, data_of
+from esper.runs.network.examine import LOW_FRACTION, Examination, examine
+from esper.runs.network.files import (
+    FORM_FILE,
+    ONNX_FILE,
+    PROGRAM_FILE,
+    VERSION,
+    WEIGHTS_FILE,
+    NetworkFiles,
+    form_from,
+    state_of,
+)
+from esper.runs.network.layers import layers_of
+from esper.runs.network.loading import is_finished, load
+from esper.runs.network.onnx import require_onnx
+
+__all__ = [
+    "ANATOMY_FILE",
+    "FORM_FILE",
+    "LOW_FRACTION",
+    "ONNX_FILE",
+    "PROGRAM_FILE",
+    "VERSION",
+    "WEIGHTS_FILE",
+    "Examination",
+    "NetworkFiles",
+    "case_of",
+    "data_of",
+    "examine",
+    "form_from",
+    "is_finished",
+    "layers_of",
+    "load",
+    "require_onnx",
+    "state_of",
+]

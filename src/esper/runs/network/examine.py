@@ -1,0 +1,277 @@
+"""What a checkpoint says about its units, looked at offline: ranks, losses, and the plan to come."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import torch
+
+from esper.anatomy import Anatomy
+from esper.arrays import BoolArray, FloatArray, IntArray
+from esper.batches import HeldOut, merged, resized
+from esper.checkpoint import CheckpointCatalog, CheckpointRef, load_trainer, open_tensors
+from esper.config import Config
+from esper.cost import Origin
+from esper.elesh import (
+    BlockMeasures,
+    Case,
+    HeadPatterns,
+    OfflineAnalyst,
+    OpenCase,
+    find_blocks,
+    find_heads,
+    measure_units,
+    open_case,
+    read_data,
+    read_optimizer,
+    screen,
+)
+from esper.emrakul import Schedule
+from esper.emrakul.cycle import Coordinator, CoordinatorState, Cycle, CycleOutcome
+from esper.emrakul.plan import floors
+from esper.errors import CheckpointError, EvidenceError
+from esper.importance import (
+    ImportanceTrackingValidator,
+    RankingQuality,
+    TrainingPhase,
+    magnitude,
+    moments_from_state,
+    rank_normalize,
+)
+from esper.importance.tracker import TrackedEvidence
+from esper.runs.network.case import ANATOMY_FILE, case_of
+from esper.workers import InlinePool
+
+LOW_FRACTION = 0.3
+"""The low end of a ranking: the share of the units that is compared with the truth."""
+_UNITS_AT_ONCE = 64
+_SAMPLES_AT_ONCE = 64
+
+Watch = Callable[[Iterable[IntArray], int], Iterator[IntArray]]
+"""Passes parts of the work through, and may show how many of so many are done."""
+
+
+@dataclass(frozen=True, eq=False)
+class Examination:
+    """One checkpoint, examined. Shapes are [units of `anatomy`], NaN is unmeasured.
+
+    Attributes:
+        anatomy: its network.
+        keep: units that are not masked.
+        scores: by source, larger is more important: `screen`, `optimizer` (its second moments alone),
+            or where it has none `tracker` (what training sampled alone),
+            `magnitude`, and with the truth `tracker`, `twin` (tier 2: exact first-order change of the loss on
+            the calibration samples) and `ablation` (tier 3: the loss rise on them).
+        truth: loss rise when each unit alone is removed, on samples that no score saw; None if not asked.
+        quality: by source, how well it ranks the units that the truth knows.
+        outcome: what the run's coordinator would decide next; None if not asked.
+        blocks: what leaving out each residual block would cost; empty if not asked.
+        heads: patterns of every attention; None if not asked.
+        alike_from: cosine from which on the patterns of two heads count as alike.
+        notes: what people must know beside it: why a source has nothing to say.
+    """
+
+    anatomy: Anatomy
+    keep: BoolArray
+    scores: Mapping[str, FloatArray]
+    truth: FloatArray | None = None
+    quality: Mapping[str, RankingQuality] = field(default_factory=dict)
+    outcome: CycleOutcome | None = None
+    blocks: tuple[BlockMeasures, ...] = ()
+    heads: tuple[HeadPatterns, ...] | None = None
+    alike_from: float = 1.0
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, eq=False)
+class _Stored:
+    """A checkpoint of a session, with what it remembers."""
+
+    checkpoint: CheckpointRef
+    extra: Mapping[str, Any]
+    config: Config
+    keep: BoolArray
+    tracked: TrackedEvidence
+    case: Case
+
+    @classmethod
+    def of(cls, catalog: CheckpointCatalog, checkpoint: CheckpointRef) -> _Stored:
+        missing = {"twin", "batches", "samples"} - set(checkpoint.manifest.blobs)
+        if missing or ANATOMY_FILE not in checkpoint.files:
+            raise CheckpointError(
+                f"{checkpoint.path} was not saved by a session: it lacks {', '.join(sorted(missing))}. Name "
+                "a run that was trained with esper.attach."
+            )
+        extra = load_trainer(checkpoint).extra
+        keep, config = np.asarray(extra["keep"], np.bool_), Config.model_validate_json(extra["config"])
+        phase = TrainingPhase.at(checkpoint.epoch, extra["epochs_planned"])
+        tracked = TrackedEvidence.from_state(extra["tracker"], keep.size, config.importance, phase)
+        case = case_of(catalog, checkpoint, keep, tracked)
+        return cls(checkpoint, extra, config, keep, tracked, case)
+
+    def why_no_moments(self) -> str:
+        """Why the optimizer says nothing of the units, and what the screen rests on instead."""
+        held = self.case.optimizer
+        states, groups = ({}, {}) if held is None else read_optimizer(held, open_tensors(held.tensors))
+        least, rules = self.config.analysis.min_optimizer_steps, self.config.importance
+        why = "The optimizer keeps no second moments, as SGD does not, or has made no step yet"
+        if moments_from_state(states, groups) is not None:
+            steps = max(int(state.get("step", 0)) for state in states.values())
+            why = f"The optimizer has made {steps} of the {least} steps that its second moments need to count"
+        if self.case.tracked is not None:
+            return f"{why}: the screen rests on weight x gradient as training sampled it (tracker)."
+        enough = f"{rules.min_sampled_steps} steps that stand for {rules.min_importance_samples}"
+        return f"{why}, and no unit was sampled often enough in training ({enough}): nothing is ranked."
+
+
+def examine(
+    catalog: CheckpointCatalog,
+    checkpoint: CheckpointRef,
+    *,
+    against_truth: bool = False,
+    with_plan: bool = False,
+    with_blocks: bool = False,
+    with_heads: bool = False,
+    watch: Watch = lambda parts, _: iter(parts),
+) -> Examination:
+    """Ranks the units of a checkpoint by what it holds; changes nothing.
+
+    Args:
+        catalog: where its twin and its samples lie.
+        checkpoint: a verified checkpoint of a session.
+        against_truth: also remove every unit alone, once on the calibration samples and once on those that
+            plans are validated on, and compare the rankings with the latter.
+        with_plan: also run the cycle that would follow, with the settings of the run.
+        with_blocks: also measure every residual block on the calibration samples.
+        with_heads: also measure the patterns of every attention on them.
+        watch: sees the parts of the long work go by.
+
+    Raises:
+        CheckpointError: it is no checkpoint of a session.
+        EvidenceError: the run has kept no held-out samples, or too few units can be compared.
+    """
+    stored = _Stored.of(catalog, checkpoint)
+    opened = open_case(stored.case)
+    steps = stored.config.analysis.min_optimizer_steps
+    free = replace(stored.case, tracked=None, history=None, twin_samples=0)
+    scores: dict[str, FloatArray] = {
+        "screen": np.asarray(screen(stored.case, stored.tracked.weights, steps), np.float64),
+        "optimizer": np.asarray(screen(free, {"taylor": 1.0}, steps), np.float64),
+        "magnitude": np.asarray(magnitude(opened.anatomy, opened.state), np.float64),
+    }
+    notes: tuple[str, ...] = ()
+    if not np.isfinite(scores["optimizer"]).any():
+        notes = (stored.why_no_moments(),)
+    if notes or against_truth:
+        scores["tracker"] = rank_normalize(stored.tracked.fisher)
+    truth = None
+    quality: dict[str, RankingQuality] = {}
+    if against_truth:
+        scores["twin"] = _first_order(stored, opened)
+        scores["ablation"], truth = _ablated(stored, opened, watch)
+        quality = _judged(scores, np.where(stored.keep, truth, np.nan))
+    outcome = _next_cycle(stored, opened) if with_plan else None
+    return Examination(
+        anatomy=opened.anatomy,
+        keep=stored.keep,
+        scores=scores,
+        truth=truth,
+        quality=quality,
+        outcome=outcome,
+        blocks=tuple(find_blocks(stored.case)) if with_blocks else (),
+        heads=tuple(find_heads(stored.case)) if with_heads else None,
+        alike_from=stored.config.analysis.redundancy_threshold,
+        notes=notes,
+    )
+
+
+def _judged(scores: Mapping[str, FloatArray], truth: FloatArray) -> dict[str, RankingQuality]:
+    judge = ImportanceTrackingValidator(prune_fraction=LOW_FRACTION)
+    measured = {name: score for name, score in scores.items() if np.isfinite(score).any()}
+    return {
+        name: judge.validate(score, truth, is_same_unit=name == "ablation")
+        for name, score in measured.items()
+    }
+
+
+def _first_order(stored: _Stored, opened: OpenCase) -> FloatArray:
+    """What tier 2 measures of every unit that is left, a few layers at a time."""
+    anatomy, rules = opened.anatomy, stored.config.analysis
+    state = opened.masked_state(opened.keep)
+    batches = _usable(opened, read_data(stored.case.data)[1].calibration)
+    groups = range(len(anatomy.groups))
+    found = np.full(anatomy.num_units, np.nan)
+    for start in groups[:: rules.layers_per_task] if batches else ():
+        part = groups[start : start + rules.layers_per_task]
+        some = measure_units(opened.twin, anatomy, state, batches, part, threshold=rules.activation_threshold)
+        found = np.where(np.isin(anatomy.group_of, part), some.taylor, found)
+    return found
+
+
+def _ablated(stored: _Stored, opened: OpenCase, watch: Watch) -> tuple[FloatArray, FloatArray]:
+    """Loss rises of every unit that is left, on the calibration samples and on the validation samples."""
+    held_out: HeldOut = read_data(stored.case.data)[1]
+    sets = [_usable(opened, part) for part in (held_out.calibration, held_out.validation)]
+    if not all(sets):
+        raise EvidenceError(
+            f"{stored.checkpoint.path} has too few held-out samples to remove units on. Runs keep them when "
+            "esper.attach is given probe=."
+        )
+    left = np.flatnonzero(stored.keep)
+    rises = np.full((2, opened.anatomy.num_units), np.nan)
+    state = opened.masked_state(opened.keep)
+    parts = [left[start : start + _UNITS_AT_ONCE] for start in range(0, left.size, _UNITS_AT_ONCE)]
+    with torch.no_grad():
+        for part in watch(parts, len(parts)):
+            for row, batches in enumerate(sets):
+                columns = [
+                    opened.twin.ablated_losses(state, batch, opened.anatomy, part)
+                    - opened.twin.loss(state, batch)[0]
+                    for batch in batches
+                ]
+                rises[row, part] = torch.stack(columns).double().mean(0).numpy()
+    return rises[0], rises[1]
+
+
+def _usable(opened: OpenCase, batches: Sequence[Any]) -> list[Any]:
+    """The samples in as few batches as the graph takes."""
+    if not opened.twin.is_batch_dynamic:
+        return resized(batches, opened.twin.batch)
+    return merged(batches, _SAMPLES_AT_ONCE)
+
+
+def _next_cycle(stored: _Stored, opened: OpenCase) -> CycleOutcome:
+    """The cycle that the run would begin with this checkpoint, run here and committed nowhere."""
+    settings, anatomy = stored.config, opened.anatomy
+    origin = Origin.from_json(stored.extra["origin"])
+    remembered = stored.extra["coordinator"]
+    coordinator = Coordinator(
+        settings.pruning,
+        Schedule(settings.pruning, stored.extra["epochs_planned"]),
+        origin,
+        time.monotonic,
+        None if remembered is None else CoordinatorState.from_json(remembered),
+        thresholds=settings.importance.thresholds,
+    )
+    analyst = OfflineAnalyst(
+        pool=InlinePool(),
+        case=stored.case,
+        anatomy=anatomy,
+        keep=stored.keep,
+        allowed=~anatomy.inside_removed(stored.keep),
+        weights=stored.tracked.weights,
+        settings=settings.analysis,
+        validation=settings.validation,
+        floors=floors(anatomy, settings.pruning, origin),
+        clock=time.monotonic,
+        deadline_seconds=settings.pruning.budget.deadline_seconds,
+        reconstruct=settings.pruning.recovery.reconstruct,
+    )
+    cycle = Cycle(stored.checkpoint.epoch, anatomy, stored.keep, stored.checkpoint.digest)
+    return coordinator.run_cycle(
+        cycle, screen=analyst.screen, analyze=analyst.analyze, validate=analyst.validate
+    )

@@ -1,0 +1,90 @@
+"""Loading a cut network: without its code as a program, or into a fresh instance of its class."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar, overload
+
+from torch import Tensor, nn
+
+from esper.anatomy.cut import Form
+from esper.anatomy.graph import bare
+from esper.anatomy.twin import from_bytes
+from esper.checkpoint import CheckpointCatalog, CheckpointRef, load_trainer, open_key_ring
+from esper.errors import CheckpointMissing
+from esper.runs.network.files import FORM_FILE, PROGRAM_FILE, form_from, read_form, read_weights, state_of
+
+M = TypeVar("M", bound=nn.Module)
+
+
+@overload
+def load(path: str | Path) -> Callable[..., Any]: ...
+@overload
+def load(path: str | Path, *, model: M) -> M: ...
+def load(path: str | Path, *, model: nn.Module | None = None) -> Any:
+    """A cut network, from a finished run, from what `Compacted.save` wrote, or from a `.pt2` file.
+
+    Without `model` no class of the user is needed: the result is called like the network and computes as in
+    eval mode. With `model`, a fresh and uncut instance of the network's class, that instance gets the widths
+    and the weights of the cut one and is returned; nothing is traced, and it can be trained on.
+
+    Nothing is unpickled. What a run directory holds is verified before it is read.
+
+    Args:
+        path: a run directory, a directory with `network.pt2`, or a `.pt2` file.
+        model: a network built exactly as the one that was cut, on its device; or built under
+            `torch.device("meta")`, which takes no time, and then it is loaded onto the CPU.
+
+    Raises:
+        CheckpointMissing: the run is not finished, or nothing that can be loaded lies there.
+        CheckpointCorrupt: a file is not what was saved, or is of another network; `model` is untouched.
+        ConfigError: `model` is on the meta device and holds a tensor that no file holds.
+    """
+    where = Path(path)
+    if where.suffix == ".pt2" and where.is_file():
+        if model is not None:
+            raise CheckpointMissing(
+                f"{where} is a program and fills no class. Name the directory that holds model.safetensors "
+                "and form.json, or load without model=."
+            )
+        return from_bytes(where.read_bytes()).module()
+    if (where / PROGRAM_FILE).is_file():
+        if model is None:
+            return from_bytes((where / PROGRAM_FILE).read_bytes()).module()
+        form = read_form(where)
+        return _shaped(model, form, read_weights(where))
+    finished = _finished(where)
+    if model is None:
+        return from_bytes(finished.file(PROGRAM_FILE).read_bytes()).module()
+    record = json.loads(finished.file(FORM_FILE).read_bytes())["form"]
+    return _shaped(model, form_from(record, where), state_of(load_trainer(finished).model))
+
+
+def is_finished(run: Path) -> bool:
+    """Does the newest checkpoint of a run that verifies hold its finished network?"""
+    if not (run / "checkpoints").is_dir():
+        return False
+    newest = CheckpointCatalog(run, open_key_ring(run)).search().found
+    return newest is not None and PROGRAM_FILE in newest.files
+
+
+def _shaped(model: nn.Module, form: Form, weights: dict[str, Tensor]) -> nn.Module:
+    form.shape(bare(model), weights)
+    return model
+
+
+def _finished(run: Path) -> CheckpointRef:
+    """The last checkpoint of a finished run, verified."""
+    if not run.is_dir():
+        raise CheckpointMissing(
+            f"There is no cut network at {run}. Name a run directory, a directory that Compacted.save wrote, "
+            "or a .pt2 file."
+        )
+    newest = CheckpointCatalog(run, open_key_ring(run)).search().found
+    if newest is None or PROGRAM_FILE not in newest.files:
+        raise CheckpointMissing(
+            f"{run} holds no finished network. Call session.finish(), or resume the run first."
+        )
+    return newest

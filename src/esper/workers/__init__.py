@@ -1,0 +1,20 @@
+"""Killable worker processes with deadlines; they know nothing of what they compute."""
+
+from esper.workers.count import workers_needed
+from esper.workers.health import WorkerHealth
+from esper.workers.inline import InlineHandle, InlinePool
+from esper.workers.local import LocalPool
+from esper.workers.task import Status, TaskHandle, TaskOutcome, WorkerPool, WorkerTask
+
+__all__ = [
+    "InlineHandle",
+    "InlinePool",
+    "LocalPool",
+    "Status",
+    "TaskHandle",
+    "TaskOutcome",
+    "WorkerHealth",
+    "WorkerPool",
+    "WorkerTask",
+    "workers_needed",
+]

@@ -1,0 +1,348 @@
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+import pytest
+
+from esper.anatomy import Anatomy
+from esper.arrays import BoolArray, FloatArray, IntArray
+from esper.cost import Origin
+from esper.elesh import Evidence
+from esper.emrakul.cycle.coordinator import Coordinator, CoordinatorState, Cycle
+from esper.emrakul.cycle.outcome import CycleOutcome, Status
+from esper.emrakul.plan import Plan, Rejection
+from esper.emrakul.schedule import Schedule, ScheduleState
+from esper.emrakul.settings import FloorSettings, Settings
+from esper.errors import AnalysisTimeout, WorkerLost
+from esper.importance import ThresholdCaps, ThresholdSettings
+from esper.leyline import ManualClock
+from esper.urabrask import Decision, Verdict
+from tests.emrakul.networks import chain, layered, measured, resnet8
+
+SETTINGS = Settings.model_validate({"target": {"flops": 0.5}})
+
+
+@dataclass(eq=False)
+class Laboratory:
+    """Measures a network whose losses are known; answers with the decisions it was given, then with go."""
+
+    anatomy: Anatomy = field(default_factory=resnet8)
+    decisions: list[Decision] = field(default_factory=list)
+    clock: ManualClock = field(default_factory=ManualClock)
+    screen_seconds: float = 0.0
+    analysis_seconds: float = 1.0
+    validation_seconds: float = 1.0
+    error: Exception | None = None
+    has_screen: bool = True
+    settings: Settings = SETTINGS
+    calls: list[str] = field(default_factory=list)
+    offered: list[int] = field(default_factory=list)
+    seconds: list[float] = field(default_factory=list)
+
+    def screen(self) -> FloatArray:
+        self.clock.advance(self.screen_seconds)
+        return measured(self.anatomy).screen if self.has_screen else np.full(self.anatomy.num_units, np.nan)
+
+    def analyze(self, finalists: IntArray, seconds: float) -> Evidence:
+        self.calls.append("analyze")
+        self.seconds.append(seconds)
+        self.clock.advance(self.analysis_seconds)
+        if self.error is not None:
+            raise self.error
+        truth = measured(self.anatomy)
+        asked = np.isin(np.arange(self.anatomy.num_units), finalists)
+        return replace(truth, loss_increase=np.where(asked, truth.loss_increase, np.nan))
+
+    def validate(self, keep: BoolArray, seconds: float) -> Verdict:
+        self.calls.append("validate")
+        self.seconds.append(seconds)
+        self.offered.append(int((~keep).sum()))
+        self.clock.advance(self.validation_seconds)
+        decision = self.decisions.pop(0) if self.decisions else Decision.GO
+        return Verdict(decision, f"The laboratory says {decision}.")
+
+    def cycle(self, epoch: int = 5) -> Cycle:
+        return Cycle(epoch, self.anatomy, np.ones(self.anatomy.num_units, np.bool_), "f00d")
+
+    def run(self, coordinator: Coordinator, epoch: int = 5) -> CycleOutcome:
+        return coordinator.run_cycle(
+            self.cycle(epoch), screen=self.screen, analyze=self.analyze, validate=self.validate
+        )
+
+    def coordinator(self, state: CoordinatorState | None = None) -> Coordinator:
+        return Coordinator(
+            self.settings, Schedule(self.settings, 10), Origin.of(self.anatomy), self.clock, state
+        )
+
+
+def test_a_cycle_ends_with_a_plan_that_the_validator_accepted() -> None:
+    lab = Laboratory()
+    outcome = lab.run(lab.coordinator())
+    assert outcome.status is Status.ACCEPTED
+    assert outcome.plan is not None
+    assert outcome.plan.removed_after >= outcome.allowance.goal_fraction
+    assert outcome.verdict is not None
+    assert outcome.verdict.is_accepted
+    assert lab.calls == ["analyze", "validate"]
+    assert outcome.duration_seconds == 2.0
+
+
+def test_the_coordinator_remembers_how_far_whole_multiples_lead() -> None:
+    lab = Laboratory(settings=Settings.model_validate({"target": {"flops": 0.5}, "plan": {"round_to": 8}}))
+    coordinator = lab.coordinator()
+    lab.run(coordinator)
+    reached = coordinator.state.schedule.target_fraction
+    assert 0.5 < reached < 0.7
+    assert CoordinatorState.from_json(coordinator.state.to_json()) == coordinator.state
+
+
+def test_analysis_and_validation_are_told_how_long_they_may_take() -> None:
+    lab = Laboratory()
+    lab.run(lab.coordinator())
+    assert lab.seconds == pytest.approx([210, 269])
+
+
+def test_a_conditional_go_is_accepted_on_probation() -> None:
+    lab = Laboratory(decisions=[Decision.CONDITIONAL_GO])
+    outcome = lab.run(lab.coordinator())
+    assert outcome.status is Status.ACCEPTED
+    assert outcome.is_on_probation
+
+
+def test_a_no_go_shrinks_the_plan_until_it_is_accepted() -> None:
+    lab = Laboratory(decisions=[Decision.NO_GO, Decision.NO_GO])
+    outcome = lab.run(lab.coordinator())
+    assert outcome.status is Status.ACCEPTED
+    assert len(outcome.refused) == 2
+    assert lab.offered == sorted(lab.offered, reverse=True)
+    assert len(set(lab.offered)) == 3
+
+
+def test_after_enough_attempts_the_cycle_is_rejected_and_the_next_step_is_smaller() -> None:
+    lab = Laboratory(decisions=[Decision.NO_GO] * 10)
+    coordinator = lab.coordinator()
+    outcome = lab.run(coordinator)
+    assert outcome.status is Status.REJECTED
+    assert lab.calls.count("validate") == SETTINGS.plan.max_attempts
+    assert len(outcome.refused) == SETTINGS.plan.max_attempts - 1
+    assert coordinator.state.schedule.pace == 0.5
+    assert coordinator.state.breaker.failures == 0
+
+
+def test_an_error_in_the_analysis_means_no_pruning_this_cycle() -> None:
+    lab = Laboratory(error=WorkerLost("worker 3 died"))
+    outcome = lab.run(lab.coordinator())
+    assert outcome.status is Status.FAILED
+    assert outcome.reason == "WorkerLost: worker 3 died"
+    assert outcome.error is not None
+    assert "Traceback" in outcome.error
+    assert outcome.plan is None
+
+
+def test_an_interrupt_is_not_swallowed() -> None:
+    lab = Laboratory()
+
+    def interrupted() -> FloatArray:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        lab.coordinator().run_cycle(
+            lab.cycle(), screen=interrupted, analyze=lab.analyze, validate=lab.validate
+        )
+
+
+def test_evidence_about_another_network_fails_the_cycle() -> None:
+    lab = Laboratory()
+
+    def confused(finalists: IntArray, seconds: float) -> Evidence:
+        return measured(chain([5]))
+
+    outcome = lab.coordinator().run_cycle(
+        lab.cycle(), screen=lab.screen, analyze=confused, validate=lab.validate
+    )
+    assert outcome.status is Status.FAILED
+    assert "EvidenceError" in outcome.reason
+
+
+@pytest.mark.parametrize(
+    "lab",
+    [
+        Laboratory(analysis_seconds=211),
+        Laboratory(screen_seconds=210),
+        Laboratory(validation_seconds=300),
+        Laboratory(validation_seconds=100, decisions=[Decision.NO_GO] * 9),
+        Laboratory(error=AnalysisTimeout("over after 210 s")),
+    ],
+)
+def test_passing_the_deadline_skips_the_cycle_and_counts_for_the_breaker(lab: Laboratory) -> None:
+    coordinator = lab.coordinator()
+    outcome = lab.run(coordinator)
+    assert outcome.status is Status.SKIPPED
+    assert outcome.is_late
+    assert coordinator.state.breaker.failures == 1
+
+
+def test_three_failures_in_a_row_stop_pruning_until_it_has_cooled_down() -> None:
+    lab = Laboratory(error=WorkerLost("gone"))
+    coordinator = lab.coordinator()
+    for epoch in (2, 3, 4):
+        assert lab.run(coordinator, epoch).status is Status.FAILED
+    lab.calls.clear()
+    outcome = lab.run(coordinator, 5)
+    assert outcome.status is Status.SKIPPED
+    assert "breaker is open after 3 failures" in outcome.reason
+    assert not lab.calls
+    lab.error = None
+    assert lab.run(coordinator, 9).status is Status.ACCEPTED
+
+
+def test_the_operator_closes_the_breaker() -> None:
+    lab = Laboratory(error=WorkerLost("gone"))
+    coordinator = lab.coordinator()
+    for epoch in (2, 3, 4):
+        lab.run(coordinator, epoch)
+    lab.error = None
+    coordinator.close_breaker()
+    assert lab.run(coordinator, 5).status is Status.ACCEPTED
+
+
+def test_rollbacks_slow_down_and_open_the_breaker_and_a_settled_plan_forgives() -> None:
+    coordinator = Laboratory().coordinator()
+    coordinator.record_rollback(3)
+    coordinator.record_rollback(4)
+    assert coordinator.state.schedule.pace == 0.25
+    coordinator.record_settled(5)
+    assert coordinator.state.breaker.failures == 0
+    for epoch in (6, 7, 8):
+        coordinator.record_rollback(epoch)
+    assert coordinator.state.breaker.opened_epoch == 8
+
+
+def test_outside_the_schedule_nothing_is_measured() -> None:
+    lab = Laboratory()
+    outcome = lab.run(lab.coordinator(), epoch=1)
+    assert outcome.status is Status.SKIPPED
+    assert "ramp starts" in outcome.reason
+    assert not lab.calls
+
+
+def test_without_a_screen_there_are_no_finalists() -> None:
+    lab = Laboratory(has_screen=False)
+    assert lab.run(lab.coordinator()).status is Status.SKIPPED
+    assert not lab.calls
+
+
+@pytest.mark.parametrize("anatomy", [chain([]), Anatomy((), (), (), ())])
+def test_a_network_without_units_is_left_alone(anatomy: Anatomy) -> None:
+    lab = Laboratory(anatomy)
+    assert lab.run(lab.coordinator()).status is Status.SKIPPED
+    assert not lab.calls
+
+
+def test_evidence_without_a_single_safe_unit_is_explained() -> None:
+    lab = Laboratory()
+
+    def unsure(finalists: IntArray, seconds: float) -> Evidence:
+        return replace(lab.analyze(finalists, seconds), confidence=np.full(lab.anatomy.num_units, 0.1))
+
+    outcome = lab.coordinator().run_cycle(
+        lab.cycle(), screen=lab.screen, analyze=unsure, validate=lab.validate
+    )
+    assert outcome.status is Status.SKIPPED
+    assert "by confidence" in outcome.reason
+
+
+def test_the_same_cycle_asked_again_gives_the_stored_outcome() -> None:
+    lab = Laboratory()
+    coordinator = lab.coordinator(CoordinatorState(schedule=ScheduleState(pace=0.5)))
+    first = lab.run(coordinator)
+    state = coordinator.state
+    assert lab.run(coordinator) is first
+    assert lab.calls == ["analyze", "validate"]
+    assert coordinator.state == state
+
+
+def test_the_key_names_the_decision_by_its_content() -> None:
+    one, other = Laboratory(), Laboratory()
+    assert one.run(one.coordinator()).key == other.run(other.coordinator()).key
+    assert str(one.run(one.coordinator()).key).startswith("5:f00d:")
+    assert one.run(one.coordinator(), 6).key != one.run(one.coordinator(), 5).key
+
+
+def test_the_state_survives_json() -> None:
+    lab = Laboratory(decisions=[Decision.NO_GO] * 9)
+    coordinator = lab.coordinator()
+    lab.run(coordinator)
+    state = json.loads(json.dumps(coordinator.state.to_json()))
+    assert CoordinatorState.from_json(state) == coordinator.state
+
+
+def test_an_outcome_can_be_recorded_as_json() -> None:
+    lab = Laboratory(decisions=[Decision.NO_GO])
+    outcome = lab.run(lab.coordinator())
+    record = json.loads(json.dumps(outcome.to_json(), allow_nan=False))
+    assert record["status"] == "accepted"
+    assert outcome.plan is not None
+    assert Plan.from_json(record["plan"]).id == outcome.plan.id == record["plan_id"]
+    assert Verdict.from_json(record["verdict"]) == outcome.verdict
+
+
+STAGED = Settings.model_validate(
+    {"staged": True, "schedule": {"scale_stages": True}, "plan": {"min_finalists": 2}}
+)
+
+
+@pytest.mark.parametrize(("epoch", "stage", "share"), [(5, "moderate", 0.02), (8, "aggressive", 0.2)])
+def test_in_a_stage_only_what_its_threshold_lets_through_may_go(epoch: int, stage: str, share: float) -> None:
+    lab = Laboratory(settings=STAGED)
+    outcome = lab.run(lab.coordinator(), epoch)
+    assert outcome.allowance.stage == stage
+    assert outcome.plan is not None
+    ranks = measured(lab.anatomy).screen
+    allowed = np.argsort(ranks)[: int(share * ranks.size)]
+    assert set(outcome.plan.units.tolist()) <= set(allowed.tolist())
+    asked = np.concatenate([outcome.plan.units, *outcome.plan.rejected.values()])
+    above = np.setdiff1d(asked, allowed)
+    assert set(above.tolist()) == set(outcome.plan.rejected.get(Rejection.THRESHOLD, above[:0]).tolist())
+
+
+def test_a_stage_that_allows_less_than_one_unit_allows_one() -> None:
+    lab = Laboratory(settings=STAGED)
+    none = ThresholdCaps(conservative=0.0, moderate=0.0, aggressive=0.0)
+    schedule, origin = Schedule(STAGED, 10), Origin.of(lab.anatomy)
+    strict = ThresholdSettings(early=none, mid=none, late=none)
+    outcome = lab.run(Coordinator(STAGED, schedule, origin, lab.clock, thresholds=strict), 5)
+    assert outcome.plan is not None
+    assert set(outcome.plan.units.tolist()) <= {int(np.argmin(measured(lab.anatomy).screen))}
+    assert outcome.key != lab.run(lab.coordinator(), 5).key
+
+
+def test_a_target_is_not_held_back_by_thresholds() -> None:
+    lab = Laboratory()
+    outcome = lab.run(lab.coordinator())
+    assert outcome.plan is not None
+    assert Rejection.THRESHOLD not in outcome.plan.rejected
+    assert outcome.plan.units.size > 0.1 * lab.anatomy.num_units
+
+
+def test_in_a_stage_every_kind_has_candidates_of_its_own() -> None:
+    anatomy = layered(chain([32] * 4), ["conv1", "conv2", "conv3"])
+    floors = FloorSettings(min_layers=1, min_layers_fraction=0.5)
+    lab = Laboratory(anatomy, settings=STAGED.model_copy(update={"floors": floors}))
+    cycle, seen = lab.cycle(8), []
+
+    def screen() -> FloatArray:
+        return np.linspace(0.0, 1.0, anatomy.num_units)  # the layers come last
+
+    def analyze(finalists: IntArray, seconds: float) -> Evidence:
+        seen.extend(finalists.tolist())
+        return lab.analyze(finalists, seconds)
+
+    outcome = lab.coordinator().run_cycle(cycle, screen=screen, analyze=analyze, validate=lab.validate)
+    assert outcome.plan is not None
+    above = outcome.plan.rejected.get(Rejection.THRESHOLD, np.zeros(0, np.int64))
+    asked = np.setdiff1d(seen, above)
+    assert 0 < (~anatomy.is_layer[asked]).sum() <= int(0.2 * 128)
+    assert np.flatnonzero(anatomy.is_layer)[0] in asked
