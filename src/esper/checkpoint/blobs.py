@@ -46,12 +46,6 @@ class BlobShelf:
             swept |= sweep(self._storage, self._run_dir / kind)
         return swept
 
-    def settle(self) -> None:
-        """Makes the names that are there durable: who made them may have been killed before it did."""
-        for kind in BLOB_SUFFIXES:
-            if (self._run_dir / kind).is_dir():
-                self._storage.sync_directory(self._run_dir / kind)
-
     def collect(self, manifests: Iterable[Manifest]) -> list[str]:
         """Removes files that none of these manifests needs; returns what could not be removed, and why."""
         needed = self._fresh | {

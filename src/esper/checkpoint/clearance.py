@@ -42,25 +42,19 @@ class Clearance:
         self._told: set[str] = set()
 
     def begin(self) -> tuple[Path, ...]:
-        """Removes what a killed writer left, and makes every name durable that it may not have synced.
+        """Removes what a killed writer left: unfinished files, pins without a checkpoint, unneeded blobs.
 
         Returns:
-            What was removed. What cannot be is told, and no reason not to start.
+            The unfinished files that were removed. What cannot be is told, and no reason not to start.
         """
         checkpoints = list(self._catalog.newest_first())
         swept = self._blobs.sweep()
         for directory in (self._catalog.directory, self.pins.directory, *checkpoints):
             swept |= sweep(self._storage, directory)
-            if directory.is_dir():
-                self._storage.sync_directory(directory)
-        self._blobs.settle()
         self._tell(swept.values())
-        return tuple(path for path, why in swept.items() if not why)
-
-    def drop_leftovers(self) -> None:
-        """Drops pins of checkpoints that are not there, and blobs that none of those there needs."""
-        self._tell(self.pins.keep_only({step_number(path) for path in self._catalog.newest_first()}))
+        self._tell(self.pins.keep_only({step_number(path) for path in checkpoints}))
         self._tell(self._collect())
+        return tuple(path for path, why in swept.items() if not why)
 
     def vouch(self, path: Path) -> None:
         """Remembers that a checkpoint verified in full in the state in which it is now."""

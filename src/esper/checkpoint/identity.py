@@ -27,6 +27,11 @@ _LOOKS = 2
 """How often the file is read until an error is believed."""
 
 
+def has_identity(run_dir: Path) -> bool:
+    """Whether a writer has opened this directory before, if only to be killed."""
+    return (run_dir / "checkpoints" / IDENTITY_NAME).exists()
+
+
 def read_identity(run_dir: Path, ring: KeyRing) -> RunIdentity | None:
     """Which run a directory is of; None if nothing that the keys vouch for tells it.
 

@@ -67,9 +67,9 @@ def open_key_ring(
             _make(path, random_bytes, PosixStorage())
         except OSError as error:
             raise ConfigError(
-                f"The key ring {path} cannot be created: {error.strerror}. Checkpoints are sealed with it, "
-                f"so choose a run directory that can be written, or set {ENVIRONMENT_VARIABLE} to an "
-                "existing key ring."
+                f"The key ring {path} cannot be created: {error.strerror} (at {error.filename}). Checkpoints "
+                "are sealed with it, so choose a run directory that can be written, or set "
+                f"{ENVIRONMENT_VARIABLE} to an existing key ring."
             ) from error
     try:
         return read_key_ring(path)

@@ -7,9 +7,6 @@ import os
 from pathlib import Path
 from typing import Protocol
 
-FILE_MODE = 0o600
-DIRECTORY_MODE = 0o700
-
 
 class Storage(Protocol):
     """What the store asks of a file system; every call may raise `OSError`.
@@ -63,16 +60,10 @@ class Storage(Protocol):
 
 
 class PosixStorage:
-    """The real file system; nothing is ever opened over an existing name.
+    """The real file system: for the owner's eyes only, and nothing is ever opened over an existing name."""
 
-    Args:
-        file_mode: permissions of new files, before the umask.
-        directory_mode: permissions of new directories, likewise.
-    """
-
-    def __init__(self, file_mode: int = FILE_MODE, directory_mode: int = DIRECTORY_MODE) -> None:
-        self._file_mode = file_mode
-        self._directory_mode = directory_mode
+    file_mode = 0o600
+    directory_mode = 0o700
 
     def list(self, directory: Path) -> list[str]:
         try:
@@ -81,10 +72,10 @@ class PosixStorage:
             return []
 
     def make_directory(self, path: Path) -> None:
-        path.mkdir(self._directory_mode)
+        path.mkdir(self.directory_mode)
 
     def create(self, path: Path) -> int:
-        return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, self._file_mode)
+        return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, self.file_mode)
 
     def write(self, descriptor: int, data: memoryview) -> int:
         return os.write(descriptor, data)
@@ -124,11 +115,7 @@ def make_directory(storage: Storage, path: Path) -> None:
 
     One that is there may be of a process that was killed before it synced the name, or of a sync that failed.
     """
-    try:
-        storage.make_directory(path)
-    except FileExistsError:
-        if not path.is_dir():
-            raise
+    _make_unless_there(storage, path)
     storage.sync_directory(path.parent)
 
 
@@ -136,8 +123,16 @@ def make_directories(storage: Storage, path: Path) -> None:
     """Makes a directory and the parents that it lacks; on return all their names are durable."""
     lacking = [directory for directory in (path, *path.parents) if not directory.is_dir()]
     for directory in reversed(lacking):
-        make_directory(storage, directory)
+        _make_unless_there(storage, directory)
     settle_names(storage, path)
+
+
+def _make_unless_there(storage: Storage, path: Path) -> None:
+    try:
+        storage.make_directory(path)
+    except FileExistsError:
+        if not path.is_dir():
+            raise
 
 
 def settle_names(storage: Storage, path: Path) -> None:

@@ -19,7 +19,7 @@ from esper.checkpoint.commit import commit_directory
 from esper.checkpoint.content import FileContent
 from esper.checkpoint.crypto import KeyRing
 from esper.checkpoint.explain import explain
-from esper.checkpoint.identity import claim_run
+from esper.checkpoint.identity import claim_run, has_identity
 from esper.checkpoint.layout import step_name
 from esper.checkpoint.lock import WriterLock
 from esper.checkpoint.manifest import FileEntry, Manifest, digest_of
@@ -82,7 +82,8 @@ class CheckpointStore:
         self._writing = threading.RLock()
         directory = run_dir / "checkpoints"
         with self._explained(f"The run directory {run_dir} cannot be used"):
-            make_directories(self._storage, directory)
+            if not has_identity(run_dir):  # it was written after all names above it were durable
+                make_directories(self._storage, directory)
             self._lock = WriterLock(directory)
         try:
             with self._explained(f"The run directory {run_dir} cannot be used"):
@@ -93,7 +94,6 @@ class CheckpointStore:
                 self._clearance = Clearance(self.catalog, self._blobs, self._storage)
                 self.swept = self._clearance.begin()
                 """What an interrupted writer had left and this start removed."""
-                self._clearance.drop_leftovers()
         except BaseException:
             self._lock.release()
             raise
@@ -232,11 +232,15 @@ class CheckpointStore:
         return self.search().found
 
     def search(self) -> Search:
-        """The newest checkpoint that verifies in full, and which newer ones were passed over and why."""
+        """The newest checkpoint that verifies in full, and which newer ones were passed over and why.
+
+        It is durable, too, before anything is built on it.
+        """
         search = self.catalog.search()
         self._clearance.doubt(rejection.path for rejection in search.rejected)
         if search.found is not None:
             self._clearance.vouch(search.found.path)
+            self._settle(self.catalog.directory)
         return search
 
     def list(self) -> Listing:
@@ -253,8 +257,11 @@ class CheckpointStore:
         return report
 
     def attachments(self, checkpoint: CheckpointRef) -> Attachments:
-        """What was committed to a checkpoint later, verified."""
-        return self.catalog.attachments(checkpoint)
+        """What was committed to a checkpoint later, verified, and durable before anything is built on it."""
+        attachments = self.catalog.attachments(checkpoint)
+        if attachments.found:
+            self._settle(checkpoint.path)
+        return attachments
 
     def pin(self, checkpoint: CheckpointRef, label: str) -> None:
         """Keeps a checkpoint from retention until `unpin` with the same label."""
@@ -327,6 +334,12 @@ class CheckpointStore:
     def _newest(self) -> CheckpointRef | None:
         listing = self.catalog.list()
         return listing.checkpoints[-1] if listing.checkpoints else None
+
+    def _settle(self, directory: Path) -> None:
+        """Makes the names in a directory durable: who made them may have been killed before the last sync."""
+        if self._lock.is_held:
+            with self._explained(f"What is in {directory} was not made durable"):
+                self._storage.sync_directory(directory)
 
     def _clear_after(self, checkpoint: CheckpointRef, *, is_deleting: bool) -> tuple[Path, ...]:
         with (
