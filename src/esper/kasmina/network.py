@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
@@ -15,6 +16,7 @@ from esper.anatomy import Anatomy
 from esper.anatomy.cut import (
     Cut,
     Removal,
+    WeightCopies,
     block_names,
     copy_in,
     cut,
@@ -252,12 +254,16 @@ class LiveNetwork:
         return {name: value.detach() for name, value in live.items()}
 
     def adjust(self, changes: Mapping[str, Tensor], sign: int = 1) -> None:
-        """Adds `sign` times these changes to parameters, by name; copies of the network get them too."""
+        """Adds `sign` times these changes to parameters, by name; copies of them get them too."""
         copies = [copy_in(companion, self.model, self.anatomy) for companion in self.companions]
         for network in (self.model, *copies):
             tensors = dict(network.named_parameters())
             for name, change in changes.items():
                 tensors[name].detach().add_(change, alpha=sign)
+        in_state, parameters = WeightCopies((self.optimizer,)), self.named_parameters()
+        with torch.no_grad():
+            for name, change in changes.items():
+                in_state.add(parameters[name], change, sign)
 
     def parameter_names(self) -> list[str]:
         """The names of the optimizer's parameters, in the order in which its state numbers them."""
