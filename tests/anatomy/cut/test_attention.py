@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from esper.anatomy.cut.attention import CutMultiheadAttention
-from esper.anatomy.cut.surgery import cut
+from esper.anatomy.cut.surgery import cut, uncut
 from esper.anatomy.proof import Probe
 from esper.anatomy.units import inspect, masked_axes, zero_masked
 from esper.errors import SurgeryError
