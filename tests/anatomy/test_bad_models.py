@@ -74,7 +74,7 @@ RIGHT: dict[str, tuple[Callable[[], nn.Module], torch.dtype]] = {
     "weight_norm": (everywhere(parametrizations.weight_norm), torch.float32),
     "weight_norm over inputs": (everywhere(partial(parametrizations.weight_norm, dim=1)), torch.float32),
     "weight_norm over everything": (
-        everywhere(partial(parametrizations.weight_norm, dim=None)),
+        everywhere(partial(parametrizations.weight_norm, dim=-1)),
         torch.float32,
     ),
     "the old weight_norm": (everywhere(nn.utils.weight_norm), torch.float32),
