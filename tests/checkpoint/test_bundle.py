@@ -11,10 +11,15 @@ import pytest
 import torch
 
 from esper.checkpoint.bundle import SUMS_FILE, bundled, write_bundle
+from esper.checkpoint.content import FileContent
 from esper.errors import CheckpointCorrupt
 from tests.checkpoint.runs import names
 
-FILES = {"network.pt2": b"program", "model.safetensors": {"w": torch.ones(3)}, "form.json": b"{}\n"}
+FILES: dict[str, FileContent] = {
+    "network.pt2": b"program",
+    "model.safetensors": {"w": torch.ones(3)},
+    "form.json": b"{}\n",
+}
 
 
 def is_intact(directory: Path) -> bool:
