@@ -31,6 +31,7 @@ def commit_directory(
     seal: Callable[[Mapping[str, FileEntry]], bytes],
     *,
     before_rename: Callable[[], None] = lambda: None,
+    last: str = MANIFEST_NAME,
 ) -> bytes:
     """Commits `files` as the directory `target`.
 
@@ -40,6 +41,7 @@ def commit_directory(
         files: file name to content.
         seal: makes the manifest's bytes from size and digest of every file.
         before_rename: done when everything is durable but not yet visible.
+        last: the name of the manifest.
 
     Returns:
         The manifest's bytes.
@@ -56,7 +58,7 @@ def commit_directory(
             written = write_file(storage, temporary / name, pieces(content))
             entries[name] = FileEntry(size=written.size, blake3=written.blake3)
         manifest = seal(entries)
-        write_file(storage, temporary / MANIFEST_NAME, [memoryview(manifest)])
+        write_file(storage, temporary / last, [memoryview(manifest)])
         storage.sync_directory(temporary)
         before_rename()
         storage.rename(temporary, target)

@@ -30,10 +30,12 @@ def open_regular(path: Path) -> FileIO:
     return FileIO(descriptor, "rb")
 
 
-def read_regular(path: Path, limit: int) -> bytes:
+def read_regular(path: Path, limit: int | None = None) -> bytes:
     """The bytes of a regular file, but never more than `limit` of them."""
     pieces: list[bytes] = []
     with open_regular(path) as file:
+        if limit is None:
+            return file.readall()
         while limit and (piece := file.read(limit)):
             pieces.append(piece)
             limit -= len(piece)
