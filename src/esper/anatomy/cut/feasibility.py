@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
+import torch
 from torch import nn
 
 from esper.anatomy.cut.layer_units import PREFIX
 from esper.anatomy.cut.removal import remove_blocks
-from esper.anatomy.cut.surgery import cut, uncut
-from esper.anatomy.graph import copied
+from esper.anatomy.cut.surgery import Cut, cut, uncut
+from esper.anatomy.graph import copied, named_tensors
 from esper.anatomy.proof import Probe
 from esper.anatomy.structure import Anatomy, Kind
 from esper.arrays import BoolArray
@@ -34,13 +35,13 @@ def refused_groups(model: nn.Module, anatomy: Anatomy, probe: Probe) -> dict[str
     for number, group in enumerate(anatomy.groups):
         keep[anatomy.unit_slice(number)][max(group.width - group.width // 2, group.least) :] = False
     twin = copied(model)
-    together = _found(twin, anatomy, keep, probe)
+    together = _found(model, twin, anatomy, keep, probe)
     refused = dict(together.refused)
     kinds = list(_places(anatomy, together.accepted).values())
     for digit in range((len(kinds) - 1).bit_length()):
         for value in (0, 1):
             some = [n for number, kind in enumerate(kinds) if number >> digit & 1 == value for n in kind]
-            trial = _Search(twin, anatomy, keep, replace(probe, is_quick=True))
+            trial = _Search(model, twin, anatomy, keep, replace(probe, is_quick=True))
             trial.add([n for n in some if anatomy.groups[n].name not in refused])
             refused |= trial.refused
     return refused
@@ -92,16 +93,16 @@ def feasible(
         SurgeryError: the network cannot be copied.
     """
     anatomy.check_mask(keep)
-    search = _found(copied(model), anatomy, keep, probe)
+    search = _found(model, copied(model), anatomy, keep, probe)
     return search.mask(search.accepted), search.refused
 
 
-def _found(twin: nn.Module, anatomy: Anatomy, keep: BoolArray, probe: Probe) -> _Search:
+def _found(model: nn.Module, twin: nn.Module, anatomy: Anatomy, keep: BoolArray, probe: Probe) -> _Search:
     """Searched by outputs alone, then proven in full; where the proof says more, searched by that."""
     wanted = [n for n in range(len(anatomy.groups)) if not keep[anatomy.unit_slice(n)].all()]
-    quick = _Search(twin, anatomy, keep, replace(probe, is_quick=True))
+    quick = _Search(model, twin, anatomy, keep, replace(probe, is_quick=True))
     quick.add(wanted)
-    search = _Search(twin, anatomy, keep, probe)
+    search = _Search(model, twin, anatomy, keep, probe)
     search.add(quick.accepted)
     search.refused |= quick.refused
     return search
@@ -115,13 +116,26 @@ def _places(anatomy: Anatomy, groups: Sequence[int]) -> dict[str, list[int]]:
     return places
 
 
-class _Search:
-    """Grows a set of groups that can be cut together."""
+def put_back(twin: nn.Module, model: nn.Module, anatomy: Anatomy, made: Cut) -> None:
+    """Takes back a cut of a copy, so that shapes and values are those of the network again."""
+    uncut(twin, anatomy, made)
+    theirs, ours = named_tensors(model), named_tensors(twin)
+    with torch.no_grad():
+        for name in made.kept:
+            ours[name].copy_(theirs[name])
 
-    def __init__(self, twin: nn.Module, anatomy: Anatomy, keep: BoolArray, probe: Probe) -> None:
-        self.twin, self.anatomy, self.keep, self.probe = twin, anatomy, keep, probe
-        self.accepted: list[int] = []
-        self.refused: dict[str, str] = {}
+
+@dataclass(eq=False)
+class _Search:
+    """Grows a set of groups that can be cut together, by trials on a copy of the network."""
+
+    model: nn.Module
+    twin: nn.Module
+    anatomy: Anatomy
+    keep: BoolArray
+    probe: Probe
+    accepted: list[int] = field(default_factory=list)
+    refused: dict[str, str] = field(default_factory=dict)
 
     def mask(self, groups: Sequence[int]) -> BoolArray:
         """What is wanted, of these groups only."""
@@ -148,7 +162,7 @@ class _Search:
             made = cut(self.twin, self.anatomy, self.mask(groups), self.probe)
         except SurgeryError as error:
             return str(error)
-        uncut(self.twin, self.anatomy, made)
+        put_back(self.twin, self.model, self.anatomy, made)
         return ""
 
     def _parts(self, groups: Sequence[int]) -> list[list[int]]:
