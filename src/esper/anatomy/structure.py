@@ -24,7 +24,7 @@ from esper.arrays import BoolArray, FloatArray, IntArray
 from esper.errors import MaskError, UnknownPathError
 from esper.leyline import Level
 
-Role = Literal["producer", "consumer", "companion"]
+Role = Literal["producer", "consumer", "companion", "direction"]
 
 
 class Kind(StrEnum):
@@ -47,7 +47,8 @@ class Member:
 
     `index[u]` are the coordinates of unit `u` along `axis`: shape [width, coordinates per unit].
     A *producer* makes the unit's activation (weight rows, bias), a *consumer* reads it (weight columns), a
-    *companion* goes along (norm affines, running statistics, depthwise filters).
+    *companion* goes along (norm affines, running statistics, depthwise filters). So does a *direction*, but
+    the network divides it by its own length (weight norm): a mask zeroes the length beside it instead.
     """
 
     tensor: str
