@@ -18,9 +18,8 @@ from esper.compaction.choice import Chosen
 from esper.compaction.compacted import Compacted, outcome
 from esper.compaction.configuration import Description, describe
 from esper.compaction.obstacles import program_takes, refusal_explained, what_holds
-from esper.cost import Origin
 from esper.emrakul import Settings
-from esper.emrakul.plan import choose_by_magnitude
+from esper.emrakul.plan import Situation, choose_by_magnitude
 from esper.errors import SurgeryError
 
 _SHORT = 0.01
@@ -93,10 +92,10 @@ class Cutting:
 
     def _shortfall(self, keep: BoolArray, settings: Settings, refused: Mapping[str, str]) -> Iterator[str]:
         """Where a mask removes less than the target: what holds the rest, and the way out."""
-        target, origin = settings.target, Origin.of(self.anatomy)
+        target = settings.target
         if target is None:
             return
-        removed = origin.removed_fraction(self.anatomy, keep, target.cost)
+        removed = Situation.whole(self.anatomy).under(keep).removed_fraction(target.cost)
         if removed >= target.fraction - _SHORT:
             return
         yield what_holds(self.traced, self.anatomy, keep, settings, refused)

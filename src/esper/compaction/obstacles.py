@@ -13,9 +13,8 @@ from esper.anatomy.graph import Traced
 from esper.anatomy.proof import Probe
 from esper.anatomy.units import work_held
 from esper.arrays import BoolArray
-from esper.cost import Origin
 from esper.emrakul import Settings
-from esper.emrakul.plan import floors
+from esper.emrakul.plan import Situation, floors
 from esper.errors import SurgeryError, UntraceableError
 
 _MOST = 4
@@ -34,7 +33,7 @@ def what_holds(
         settings: floors, levels and rounding of the choice.
         refused: groups that the network's code does not let go.
     """
-    lowest, levels = floors(anatomy, settings, Origin.of(anatomy)), settings.schedule.levels
+    lowest, levels = floors(Situation.whole(anatomy), settings), settings.schedule.levels
     step = max(settings.plan.round_to, 1)
     left = np.array([int(keep[anatomy.unit_slice(n)].sum()) for n in range(len(anatomy.groups))], np.int64)
     at_floor, by_level = [], []
