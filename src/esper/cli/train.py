@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 import esper
-from esper.anatomy.graph import primary_output, split_sample
-from esper.batches import samples
+from esper.anatomy.graph import primary_output
+from esper.batches import samples, split_sample
 from esper.cli.recipe import Recipe
 from esper.elesh import correct
 from esper.errors import ConfigError

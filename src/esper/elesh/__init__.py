@@ -7,7 +7,7 @@ from esper.elesh.case import Case, DataRef, OpenCase, encode_data, open_case, re
 from esper.elesh.curves import Bench, Curve, joined
 from esper.elesh.evidence import Evidence, Tier
 from esper.elesh.head_patterns import HeadPatterns
-from esper.elesh.screening import screen
+from esper.elesh.screening import look_at_twin, screen
 from esper.elesh.second_tier import find_blocks, find_heads
 from esper.elesh.settings import AnalysisSettings
 from esper.elesh.unit_measures import measure_units
@@ -32,6 +32,7 @@ __all__ = [
     "find_heads",
     "joined",
     "judged",
+    "look_at_twin",
     "measure_units",
     "open_case",
     "read_data",

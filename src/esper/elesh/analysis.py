@@ -12,12 +12,11 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from esper.anatomy.graph import split_sample
 from esper.anatomy.mend import reconstruction
 from esper.anatomy.twin import Twin
 from esper.anatomy.units import masked_axes, zero_masked
 from esper.arrays import BoolArray, FloatArray, IntArray
-from esper.batches import merged, resized
+from esper.batches import merged, resized, split_sample
 from esper.elesh.case import Case, OpenCase, open_case, read_data
 from esper.elesh.peak import PeakMemory
 from esper.errors import EvidenceError

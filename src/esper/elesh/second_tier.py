@@ -46,7 +46,9 @@ def find_units(
     opened = open_case(case)
     anatomy, twin, state = opened.anatomy, opened.twin, opened.masked_state(opened.keep)
     batches = usable(twin, read_data(case.data)[1].calibration)
-    found = measure_units(twin, anatomy, state, batches, groups, threshold=activation_threshold)
+    found = measure_units(
+        twin, anatomy, state, batches, groups, threshold=activation_threshold, with_moments=True
+    )
     leaders = np.full(anatomy.num_units, -1, np.int64)
     folded: list[IntArray] = [np.zeros(0, np.int64)]
     rises: list[FloatArray] = [np.zeros((0, len(batches)))]

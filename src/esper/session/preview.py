@@ -16,11 +16,11 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.utils import _pytree as pytree
 
-from esper.anatomy.graph import call_with, primary_output, split_sample, undisturbed
+from esper.anatomy.graph import call_with, primary_output, undisturbed
 from esper.anatomy.mend import reconstruction
 from esper.anatomy.units import masked_axes, zero_masked
 from esper.arrays import BoolArray
-from esper.batches import HeldOut, merged, resized
+from esper.batches import HeldOut, merged, resized, split_sample
 from esper.elesh import RECALIBRATION_SAMPLES, correct
 from esper.kasmina import LiveNetwork
 from esper.urabrask import Measurement, judge, level_of

@@ -200,16 +200,12 @@ def _judged(scores: Mapping[str, FloatArray], truth: FloatArray) -> dict[str, Ra
 
 def _first_order(stored: _Stored, opened: OpenCase) -> FloatArray:
     """What tier 2 measures of every unit that is left, a few layers at a time."""
-    anatomy, rules = opened.anatomy, stored.config.analysis
+    anatomy = opened.anatomy
     state = opened.masked_state(opened.keep)
     batches = _usable(opened, read_data(stored.case.data)[1].calibration)
-    groups = range(len(anatomy.groups))
-    found = np.full(anatomy.num_units, np.nan)
-    for start in groups[:: rules.layers_per_task] if batches else ():
-        part = groups[start : start + rules.layers_per_task]
-        some = measure_units(opened.twin, anatomy, state, batches, part, threshold=rules.activation_threshold)
-        found = np.where(np.isin(anatomy.group_of, part), some.taylor, found)
-    return found
+    if not batches:
+        return np.full(anatomy.num_units, np.nan)
+    return measure_units(opened.twin, anatomy, state, batches, with_frequency=False).taylor
 
 
 def _ablated(stored: _Stored, opened: OpenCase, watch: Watch) -> tuple[FloatArray, FloatArray]:

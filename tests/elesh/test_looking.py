@@ -14,7 +14,7 @@ from esper.anatomy import Anatomy
 from esper.anatomy.graph import named_tensors, trace
 from esper.anatomy.twin import Twin
 from esper.anatomy.units import anatomy_of
-from esper.importance.twin_statistics import activation_frequency, loss_changes
+from esper.elesh import look_at_twin, measure_units
 
 
 class Perceptron(nn.Module):
@@ -54,8 +54,8 @@ class OneSize(Perceptron):
         return out
 
 
-def opened(model: nn.Module, sample: Any) -> tuple[Twin, Anatomy, dict[str, Tensor]]:
-    traced = trace(model, sample, F.cross_entropy)
+def opened(model: nn.Module, sample: Any, reduction: str = "mean") -> tuple[Twin, Anatomy, dict[str, Tensor]]:
+    traced = trace(model, sample, nn.CrossEntropyLoss(reduction=reduction))
     state = {name: tensor.detach().clone() for name, tensor in named_tensors(model).items()}
     return Twin.of(traced), anatomy_of(traced, model), state
 
@@ -63,6 +63,11 @@ def opened(model: nn.Module, sample: Any) -> tuple[Twin, Anatomy, dict[str, Tens
 def batch(count: int, *shape: int) -> tuple[Tensor, Tensor]:
     generator = torch.Generator().manual_seed(count)
     return torch.randn(count, *shape, generator=generator), torch.randint(3, (count,), generator=generator)
+
+
+def other(count: int, *shape: int) -> tuple[Tensor, Tensor]:
+    x, y = batch(count, *shape)
+    return x.flip(0) + 0.5, y
 
 
 def slopes(model: Perceptron | Convolution, x: Tensor, y: Tensor) -> Tensor:
@@ -77,17 +82,18 @@ def slopes(model: Perceptron | Convolution, x: Tensor, y: Tensor) -> Tensor:
 
 
 @pytest.mark.parametrize(("model", "shape"), [(Perceptron(), (5,)), (Convolution(), (1, 6, 6))])
+@pytest.mark.parametrize("reduction", ["mean", "sum"])
 def test_slopes_are_activation_times_gradient_of_single_samples(
-    model: Perceptron | Convolution, shape: tuple[int, ...]
+    model: Perceptron | Convolution, shape: tuple[int, ...], reduction: str
 ) -> None:
-    twin, anatomy, state = opened(model, batch(4, *shape))
+    twin, anatomy, state = opened(model, batch(4, *shape), reduction)
     batches = [batch(3, *shape), batch(18, *shape)]
-    found = loss_changes(twin, anatomy, state, batches)
+    measures = measure_units(twin, anatomy, state, batches)
     expected = torch.cat([slopes(model, *each) for each in batches]).double()
-    assert found.samples == 21
-    assert found.mean == pytest.approx(expected.mean(0).numpy(), abs=1e-6)
-    assert found.size == pytest.approx(expected.abs().mean(0).numpy(), abs=1e-6)
-    assert found.square == pytest.approx(expected.square().mean(0).numpy(), abs=1e-6)
+    assert measures.samples == 21
+    assert measures.slope == pytest.approx(expected.mean(0).numpy(), abs=1e-6)
+    assert measures.taylor == pytest.approx(expected.abs().mean(0).numpy(), abs=1e-6)
+    assert measures.variance == pytest.approx(expected.var(0).numpy(), abs=1e-6)
 
 
 @pytest.mark.parametrize(("model", "shape"), [(Perceptron(), (5,)), (Convolution(), (1, 6, 6))])
@@ -96,41 +102,74 @@ def test_the_frequency_is_the_share_of_active_values(
 ) -> None:
     twin, anatomy, state = opened(model, batch(4, *shape))
     batches = [batch(3, *shape), batch(18, *shape)]
-    found = activation_frequency(twin, anatomy, state, batches, threshold=0.1)
+    frequency = measure_units(twin, anatomy, state, batches, threshold=0.1).activation_frequency
     read = []
     for x, _ in batches:
         model(x)
         read.append(model.hidden.mean((2, 3)) if model.hidden.dim() > 2 else model.hidden)
     shares = (torch.cat(read) > 0.1).double().mean(0)
-    assert found == pytest.approx(shares.numpy(), abs=1e-9)
-    assert 0 < found.min() < found.max()
+    assert frequency == pytest.approx(shares.numpy(), abs=1e-9)
+    assert 0 < frequency.min() < frequency.max()
 
 
 def test_a_network_for_one_batch_size_is_measured_batch_by_batch() -> None:
     model = OneSize()
     twin, anatomy, state = opened(model, batch(4, 5))
     assert not twin.is_batch_dynamic
-    found = loss_changes(twin, anatomy, state, [batch(4, 5)] * 2)
-    loss = F.cross_entropy(model(batch(4, 5)[0]), batch(4, 5)[1])
-    (gradient,) = torch.autograd.grad(loss, model.hidden)
-    expected = (model.hidden * gradient).detach().sum(0).double()
-    assert found.samples == 2
-    assert found.mean == pytest.approx(expected.numpy(), abs=1e-6)
-    assert found.square == pytest.approx(expected.square().numpy(), abs=1e-6)
+    whole = [slopes(Perceptron(), *each).double() for each in (batch(4, 5), other(4, 5))]
+    measures = measure_units(twin, anatomy, state, [batch(4, 5), other(4, 5)])
+    means = torch.stack([part.mean(0) for part in whole])
+    assert measures.samples == 8
+    assert measures.slope == pytest.approx(means.mean(0).numpy(), abs=1e-6)
+    assert measures.variance == pytest.approx(4 * means.var(0).numpy(), abs=1e-6)
+
+
+class Merged(Perceptron):
+    """Two rows to a sample, which lie in one axis with the samples."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.hidden = torch.relu(self.up(x.reshape(-1, 5)))
+        out: Tensor = self.down(self.hidden).reshape(-1, 2, 3).mean(1)
+        return out
+
+
+def test_the_spread_is_estimated_where_samples_lie_in_one_axis_with_positions() -> None:
+    twin, anatomy, state = opened(Merged(), batch(4, 10))
+    samples = batch(256, 10)
+    measures = measure_units(twin, anatomy, state, [samples])
+    model, rows = Merged(), []
+    for x, y in zip(*samples, strict=True):
+        (gradient,) = torch.autograd.grad(F.cross_entropy(model(x[None]), y[None]), model.hidden)
+        rows.append((model.hidden * gradient).sum(0).detach())
+    expected = torch.stack(rows).double()
+    assert not measures.is_per_sample.any()
+    assert measures.slope == pytest.approx(expected.mean(0).numpy(), abs=1e-6)
+    assert 0.6 < np.mean(measures.variance / expected.var(0).numpy()) < 1.5
 
 
 def test_without_samples_nothing_is_known() -> None:
     twin, anatomy, state = opened(Perceptron(), batch(4, 5))
-    found = loss_changes(twin, anatomy, state, [])
-    assert np.isnan(found.mean).all()
-    assert np.isnan(activation_frequency(twin, anatomy, state, [])).all()
+    measures = measure_units(twin, anatomy, state, [])
+    for values in (measures.slope, measures.predicted(), measures.activation_frequency):
+        assert np.isnan(values).all()
+    assert not look_at_twin(twin, anatomy, state, [batch(7, 5)], samples=7, with_frequency=True)
+
+
+def test_a_look_takes_no_more_samples_than_it_may() -> None:
+    twin, anatomy, state = opened(Perceptron(), batch(4, 5))
+    x, y = batch(18, 5)
+    signals = look_at_twin(
+        twin, anatomy, state, [(x[:10], y[:10]), (x[10:], y[10:])], samples=12, with_frequency=False
+    )
+    few = measure_units(twin, anatomy, state, [(x[:12], y[:12])])
+    assert signals.keys() == {"twin"}
+    np.testing.assert_allclose(signals["twin"], few.predicted(), rtol=1e-4, atol=1e-9)
 
 
 def test_measuring_changes_neither_weights_nor_samples() -> None:
     twin, anatomy, state = opened(Convolution(), batch(4, 1, 6, 6))
     before = {name: tensor.clone() for name, tensor in state.items()}
     samples = batch(6, 1, 6, 6)
-    loss_changes(twin, anatomy, state, [samples])
-    activation_frequency(twin, anatomy, state, [samples])
+    measure_units(twin, anatomy, state, [samples])
     assert all(torch.equal(before[name], tensor) for name, tensor in state.items())
     assert torch.equal(samples[0], batch(6, 1, 6, 6)[0])
