@@ -15,8 +15,9 @@ from torch.nn import functional as F
 
 from esper.anatomy.units import masked_axes, zero_masked
 from esper.batches import HeldOut
-from esper.elesh.analysis import CHUNK_SAMPLES, ablate, confidence, correct, measure
+from esper.elesh.analysis import ablate, confidence, measure
 from esper.errors import EvidenceError
+from esper.urabrask.quality import CHUNK_SAMPLES, correct
 from esper.workers import LocalPool, WorkerTask
 from tests.elesh.cases import examples, saved
 
@@ -54,7 +55,8 @@ def test_measuring_gives_correctness_per_sample_and_losses_per_chunk(tmp_path: P
     quality = measure(made.case, keep, keep)
     x = torch.cat([x for x, _ in made.held_out.validation])
     y = torch.cat([y for _, y in made.held_out.validation])
-    assert quality.correctness == tuple((made.model(x).argmax(1) == y).double().tolist())
+    assert quality.correctness is not None and quality.losses is not None
+    assert quality.correctness.tolist() == (made.model(x).argmax(1) == y).double().tolist()
     chunks = [
         (b[0][s : s + CHUNK_SAMPLES], b[1][s : s + CHUNK_SAMPLES])
         for b in made.held_out.validation
@@ -62,7 +64,7 @@ def test_measuring_gives_correctness_per_sample_and_losses_per_chunk(tmp_path: P
     ]
     expected = [float(F.cross_entropy(made.model(a), b).detach()) for a, b in chunks]
     assert list(quality.losses) == pytest.approx(expected, abs=1e-6)
-    assert quality.peak_bytes > 1 << 20
+    assert quality.peak_bytes is not None and quality.peak_bytes > 1 << 20
     first = made.held_out.validation[0]
     made.model.zero_grad()
     F.cross_entropy(made.model(first[0]), first[1]).backward()
@@ -75,7 +77,7 @@ def test_a_rest_of_one_sample_joins_its_neighbor(tmp_path: Path) -> None:
     made = saved(tmp_path, held_out=HeldOut((examples(16, 1),), (examples(33, 2), examples(1, 3))))
     keep = [True] * made.anatomy.num_units
     quality = measure(made.case, keep, keep)
-    assert quality.correctness is not None
+    assert quality.correctness is not None and quality.losses is not None
     assert len(quality.correctness) == 34
     assert len(quality.losses) == 3
 
@@ -87,10 +89,12 @@ def test_gradients_no_longer_flow_where_a_path_is_cut_off(tmp_path: Path) -> Non
     cut_off[24:] = False  # the whole second layer: nothing reaches the first
     full = measure(made.case, whole.tolist(), whole.tolist())
     none = measure(made.case, cut_off.tolist(), whole.tolist())
+    assert none.gradient_flow is not None and full.gradient_flow is not None
     assert none.gradient_flow < 0.1 * full.gradient_flow
     half = whole.copy()
     half[24:36] = False
     kept = measure(made.case, half.tolist(), half.tolist())
+    assert kept.gradient_flow is not None
     assert kept.gradient_flow > 0.5 * full.gradient_flow
 
 
@@ -113,6 +117,7 @@ def test_a_network_with_one_batch_size_is_measured_in_batches_of_it(tmp_path: Pa
     assert np.asarray(rises).shape == (2, 8)
     keep = [True] * made.anatomy.num_units
     quality = measure(made.case, keep, keep)
+    assert quality.losses is not None
     assert len(quality.losses) == 15
     few = HeldOut((examples(5, 1),), (examples(5, 2),))
     short = saved(tmp_path / "short", build=OneSize, steps=0, sample=examples(8, 0), held_out=few)

@@ -13,13 +13,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from esper.arrays import FloatArray
-from esper.elesh.redundancy import SecondMoments, can_take_over, folded_losses, leaders_of
+from esper.elesh.redundancy import ChannelMoments, can_take_over, folded_losses, leaders_of
 from esper.elesh.unit_measures import measure_units
 from tests.elesh.test_unit_measures import Convolutions, images
 from tests.elesh.twins import Subject, from_zoo, subject
 
 
-def correlations(moments: Sequence[SecondMoments]) -> list[FloatArray]:
+def correlations(moments: Sequence[ChannelMoments]) -> list[FloatArray]:
     return [part.correlation() for part in moments]
 
 

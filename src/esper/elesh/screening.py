@@ -14,10 +14,10 @@ from esper.arrays import FloatArray
 from esper.batches import first_samples, merged
 from esper.batches import samples as samples_of
 from esper.checkpoint import MappedTensors, open_tensors
-from esper.elesh.analysis import usable
 from esper.elesh.case import Case, open_case, read_anatomy, read_data, read_optimizer
 from esper.elesh.unit_measures import measure_units
 from esper.importance import combine, fisher, magnitude, moments_from_state
+from esper.urabrask import usable
 
 _FEWEST_SAMPLES = 8
 _PASSES = 3

@@ -9,13 +9,13 @@ import numpy as np
 import torch
 
 from esper.arrays import FloatArray, IntArray
-from esper.elesh.analysis import usable
 from esper.elesh.blocks import BlockMeasures, measure_blocks
 from esper.elesh.case import Case, open_case, read_data
 from esper.elesh.head_patterns import HeadPatterns, measure_heads
 from esper.elesh.redundancy import can_take_over, folded_losses, leaders_of
 from esper.elesh.unit_measures import measure_units
 from esper.importance import magnitude
+from esper.urabrask import usable
 
 
 @dataclass(frozen=True, eq=False)

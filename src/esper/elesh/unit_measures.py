@@ -20,7 +20,7 @@ from esper.anatomy.twin import Twin
 from esper.arrays import BoolArray, FloatArray
 from esper.batches import divided, repeated, samples
 from esper.elesh.readings import Reading, readings_of
-from esper.elesh.redundancy import SecondMoments
+from esper.elesh.redundancy import ChannelMoments
 
 MAX_WIDTH = 4096
 """Widest layer whose channels are compared with each other; their moments are a matrix of this size."""
@@ -54,7 +54,7 @@ class UnitMeasures:
     samples: int
     activation_frequency: FloatArray
     is_per_sample: BoolArray
-    moments: Mapping[int, tuple[SecondMoments, ...]]
+    moments: Mapping[int, tuple[ChannelMoments, ...]]
 
     def predicted(self, standard_errors: float = 2.0) -> FloatArray:
         """The rise of the loss without each unit, to second order: curvature minus slope, shape [units].
@@ -188,7 +188,7 @@ class _Watch:
     """What is seen at one reading, over all batches."""
 
     reading: Reading
-    moments: dict[int, SecondMoments]
+    moments: dict[int, ChannelMoments]
     threshold: float
     counts: bool
     active: FloatArray = field(init=False)
@@ -238,9 +238,9 @@ def _frequency(watches: Sequence[_Watch], num_units: int) -> FloatArray:
     return share
 
 
-def _moments(watches: Sequence[_Watch], anatomy: Anatomy) -> dict[int, tuple[SecondMoments, ...]]:
+def _moments(watches: Sequence[_Watch], anatomy: Anatomy) -> dict[int, tuple[ChannelMoments, ...]]:
     """The moments of every group that could be arranged by channel wherever it is read."""
-    moments: dict[int, tuple[SecondMoments, ...]] = {}
+    moments: dict[int, tuple[ChannelMoments, ...]] = {}
     readers = np.zeros(len(anatomy.groups), np.int64)
     for watch in watches:
         units = watch.reading.units
@@ -250,7 +250,7 @@ def _moments(watches: Sequence[_Watch], anatomy: Anatomy) -> dict[int, tuple[Sec
     return {group: seen for group, seen in moments.items() if len(seen) == readers[group]}
 
 
-def _compared(anatomy: Anatomy, reading: Reading, groups: Sequence[int]) -> dict[int, SecondMoments]:
+def _compared(anatomy: Anatomy, reading: Reading, groups: Sequence[int]) -> dict[int, ChannelMoments]:
     """The groups whose channels can be compared at this reading."""
     moments = {}
     for group in groups:
@@ -259,5 +259,5 @@ def _compared(anatomy: Anatomy, reading: Reading, groups: Sequence[int]) -> dict
         if kind is Kind.CHANNEL and 1 < width <= MAX_WIDTH:
             coordinates = reading.coordinates(span.start, width)
             if coordinates is not None:
-                moments[group] = SecondMoments(reading, coordinates)
+                moments[group] = ChannelMoments(reading, coordinates)
     return moments

@@ -8,7 +8,6 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
-import torch
 
 from esper.anatomy import Anatomy
 from esper.arrays import BoolArray, FloatArray, IntArray
@@ -44,6 +43,7 @@ from esper.importance import (
 )
 from esper.importance.tracker import TrackedEvidence
 from esper.runs.network.case import ANATOMY_FILE, case_of
+from esper.urabrask import ablation_rises
 from esper.workers import InlinePool
 
 LOW_FRACTION = 0.3
@@ -221,15 +221,9 @@ def _ablated(stored: _Stored, opened: OpenCase, watch: Watch) -> tuple[FloatArra
     rises = np.full((2, opened.anatomy.num_units), np.nan)
     state = opened.masked_state(opened.keep)
     parts = [left[start : start + _UNITS_AT_ONCE] for start in range(0, left.size, _UNITS_AT_ONCE)]
-    with torch.no_grad():
-        for part in watch(parts, len(parts)):
-            for row, batches in enumerate(sets):
-                columns = [
-                    opened.twin.ablated_losses(state, batch, opened.anatomy, part)
-                    - opened.twin.loss(state, batch)[0]
-                    for batch in batches
-                ]
-                rises[row, part] = torch.stack(columns).double().mean(0).numpy()
+    for part in watch(parts, len(parts)):
+        for row, batches in enumerate(sets):
+            rises[row, part] = ablation_rises(opened.twin, opened.anatomy, state, batches, part).mean(1)
     return rises[0], rises[1]
 
 
