@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from esper.anatomy import Anatomy, Term
-from esper.cost.cost import CostModel
+from esper.cost import CostModel, CostName
 from tests.emrakul.networks import anatomies, chain, resnet8
 
 
