@@ -125,25 +125,47 @@ def test_a_network_for_one_batch_size_is_measured_batch_by_batch() -> None:
 
 
 class Merged(Perceptron):
-    """Two rows to a sample, which lie in one axis with the samples."""
+    """Two rows to a sample, which lie in one axis with the samples: together, or in turn."""
+
+    def __init__(self, *, in_turn: bool) -> None:
+        super().__init__()
+        self.in_turn = in_turn
 
     def forward(self, x: Tensor) -> Tensor:
-        self.hidden = torch.relu(self.up(x.reshape(-1, 5)))
-        out: Tensor = self.down(self.hidden).reshape(-1, 2, 3).mean(1)
+        rows = x.reshape(-1, 2, 5)
+        rows = rows.transpose(0, 1).reshape(-1, 5) if self.in_turn else rows.reshape(-1, 5)
+        self.hidden = torch.relu(self.up(rows))
+        out: Tensor = self.down(self.hidden)
+        return out.reshape(2, -1, 3).mean(0) if self.in_turn else out.reshape(-1, 2, 3).mean(1)
+
+
+class Unordered(Merged):
+    """The rows of all samples, from the last to the first."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.hidden = torch.relu(self.up(x.reshape(-1, 5).flip(0)))
+        out: Tensor = self.down(self.hidden).flip(0).reshape(-1, 2, 3).mean(1)
         return out
 
 
-def test_the_spread_is_estimated_where_samples_lie_in_one_axis_with_positions() -> None:
-    twin, anatomy, state = opened(Merged(), batch(4, 10))
-    samples = batch(256, 10)
+@pytest.mark.parametrize(
+    ("model", "is_told_apart"),
+    [(Merged(in_turn=False), True), (Merged(in_turn=True), True), (Unordered(in_turn=False), False)],
+)
+def test_samples_that_lie_in_one_axis_with_positions_are_told_apart_where_their_order_shows(
+    model: Merged, is_told_apart: bool
+) -> None:
+    twin, anatomy, state = opened(model, batch(4, 10))
+    samples, rows = batch(256, 10), []
     measures = measure_units(twin, anatomy, state, [samples])
-    model, rows = Merged(), []
     for x, y in zip(*samples, strict=True):
         (gradient,) = torch.autograd.grad(F.cross_entropy(model(x[None]), y[None]), model.hidden)
         rows.append((model.hidden * gradient).sum(0).detach())
     expected = torch.stack(rows).double()
-    assert not measures.is_per_sample.any()
+    assert measures.is_per_sample.all() == measures.is_per_sample.any() == is_told_apart
     assert measures.slope == pytest.approx(expected.mean(0).numpy(), abs=1e-6)
+    if is_told_apart:
+        assert measures.variance == pytest.approx(expected.var(0).numpy(), abs=1e-6)
     assert 0.6 < np.mean(measures.variance / expected.var(0).numpy()) < 1.5
 
 

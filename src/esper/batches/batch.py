@@ -85,6 +85,11 @@ def rows_of(batch: Any, start: int, stop: int) -> Any:
     return _mapped(batch, lambda leaf: leaf[start:stop] if leaf.dim() else leaf)
 
 
+def picked(batch: Any, numbers: Sequence[int]) -> Any:
+    """A batch of the samples of these numbers."""
+    return _mapped(batch, lambda leaf: leaf[list(numbers)] if leaf.dim() else leaf)
+
+
 def divided(batch: Any, size: int, *, can_split: bool = True) -> list[Any]:
     """Parts of `size` samples, as views; a rest of one sample joins its neighbor.
 

@@ -19,7 +19,7 @@ from esper.anatomy import Anatomy, Kind
 from esper.anatomy.twin import Twin
 from esper.arrays import BoolArray, FloatArray
 from esper.batches import divided, repeated, samples
-from esper.elesh.readings import Reading, readings_of
+from esper.elesh.readings import Reading, placed, readings_of
 from esper.elesh.redundancy import ChannelMoments
 
 MAX_WIDTH = 4096
@@ -97,6 +97,8 @@ def measure_units(
     """
     chosen = range(len(anatomy.groups)) if groups is None else groups
     readings = readings_of(twin, anatomy, chosen)
+    if batches:
+        readings = placed(twin, state, batches[0], readings)
     is_read, told_apart = np.zeros(anatomy.num_units, np.bool_), np.ones(anatomy.num_units, np.bool_)
     for reading in readings:
         is_read[reading.units[reading.units >= 0]] = True
@@ -205,7 +207,10 @@ class _Watch:
             self._look(value.detach())
             if axis is None:
                 return value * in_all[units].to(value.dtype)
-            return value * by_sample[:, units].movedim(0, axis + 1).squeeze(axis).to(value.dtype)
+            rows = self.reading.sample_of(value.shape[axis], len(by_sample))
+            # [rows, units as read] becomes the shape of what is read: its axis of one unit is that of rows.
+            factors = by_sample[rows][:, units].movedim(0, axis + 1).squeeze(axis)
+            return value * factors.to(value.dtype)
 
         return read
 
