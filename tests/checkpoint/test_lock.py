@@ -62,6 +62,16 @@ def test_the_same_process_cannot_write_twice(tmp_path: Path) -> None:
     WriterLock(tmp_path).release()
 
 
+@pytest.mark.parametrize("name", [".writer.json", ".writer.lock"])
+def test_a_pipe_in_the_place_of_a_file_is_never_waited_for(tmp_path: Path, name: str) -> None:
+    os.mkfifo(tmp_path / name)
+    if name == ".writer.json":
+        WriterLock(tmp_path).release()
+    else:
+        with pytest.raises(OSError, match="Not a regular file"):
+            WriterLock(tmp_path)
+
+
 def test_a_forgotten_lock_goes_with_its_owner(tmp_path: Path) -> None:
     lock = WriterLock(tmp_path)
     del lock
@@ -84,9 +94,11 @@ def test_a_note_that_cannot_be_written_gives_the_lock_back(tmp_path: Path) -> No
     WriterLock(tmp_path).release()
 
 
-def test_a_forked_child_that_lets_go_takes_nothing_from_its_parent(tmp_path: Path) -> None:
-    process, _ = hold(tmp_path, "os.waitpid(os.fork() or (lock.release(), os._exit(0)), 0)[0]")
+def test_a_forked_child_holds_nothing_and_takes_nothing_from_its_parent(tmp_path: Path) -> None:
+    child = "os._exit((lock.is_held, lock.release())[0])"
+    process, child_holds = hold(tmp_path, f"os.waitpid(os.fork() or {child}, 0)[1]")
     with process:
+        assert not child_holds
         with pytest.raises(CheckpointError, match=rf"being written by process {process.pid}"):
             WriterLock(tmp_path)
         process.kill()

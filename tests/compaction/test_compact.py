@@ -250,7 +250,37 @@ def test_what_is_saved_says_widths_and_proof_and_holds_no_pickle(tmp_path: Path)
     assert record["widths"] == {row.group: [row.before, row.after] for row in result.widths}
     assert record["proof"]["float64_error"] <= 1e-12
     assert load_file(out / WEIGHTS_FILE)["0.weight"].shape[0] == record["widths"]["0"][1]
-    assert sorted(path.name for path in out.iterdir()) == sorted([FORM_FILE, PROGRAM_FILE, WEIGHTS_FILE])
+    expected = ["BLAKE3SUMS", FORM_FILE, PROGRAM_FILE, WEIGHTS_FILE]
+    assert sorted(path.name for path in out.iterdir()) == sorted(expected)
+
+
+def flipped(path: Path) -> None:
+    raw = bytearray(path.read_bytes())
+    raw[len(raw) // 2] ^= 1
+    path.write_bytes(raw)
+
+
+def test_damage_to_what_was_saved_is_refused_and_told(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    out = compacted(small()).save(tmp_path / "out")
+    whole = {path: path.read_bytes() for path in out.iterdir()}
+    for name in (PROGRAM_FILE, WEIGHTS_FILE, FORM_FILE):
+        flipped(out / name)
+        with pytest.raises(CheckpointCorrupt, match=f"{name} has other bytes than were saved.*Nothing was"):
+            esper.load(out) if name == PROGRAM_FILE else esper.load(out, model=small())
+        (out / name).write_bytes(whole[out / name])
+    flipped(out / PROGRAM_FILE)
+    with pytest.raises(CheckpointCorrupt, match="other bytes"):
+        esper.load(out / PROGRAM_FILE)
+    (out / PROGRAM_FILE).write_bytes(whole[out / PROGRAM_FILE])
+    (out / "BLAKE3SUMS").unlink()
+    with pytest.raises(CheckpointCorrupt, match="lost its file of digests"):
+        esper.load(out)
+    assert "earlier Esper" not in caplog.text
+    (out / FORM_FILE).write_bytes(whole[out / FORM_FILE].replace(b'"version": 2', b'"version": 1'))
+    assert esper.load(out)(torch.ones(2, 6)).shape == (2, 3)
+    assert "saved by an earlier Esper, without digests" in caplog.text
 
 
 def test_nothing_is_written_over(tmp_path: Path) -> None:

@@ -286,6 +286,9 @@ def test_a_newer_damaged_checkpoint_is_passed_over_and_told(
     damaged.write_bytes(damaged.read_bytes()[:-1] + b"?")
     again = Training(tmp_path)
     assert again.session.step == step
-    assert "passed over" in caplog.text
+    (aside,) = (tmp_path / "checkpoints").glob(f".aside-{damaged.parent.name}-*")
+    assert f"passed over: {damaged.parent.name}" in caplog.text
+    assert f"set aside as {aside}" in caplog.text
+    assert (aside / damaged.name).read_bytes().endswith(b"?")
     again.epoch()
     again.session.detach()

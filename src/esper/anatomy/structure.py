@@ -23,7 +23,7 @@ from esper.anatomy.summary import summary
 from esper.arrays import BoolArray, IntArray
 from esper.errors import MaskError, UnknownPathError
 
-Role = Literal["producer", "consumer", "companion"]
+Role = Literal["producer", "consumer", "companion", "direction"]
 
 
 class Kind(StrEnum):
@@ -46,7 +46,8 @@ class Member:
 
     `index[u]` are the coordinates of unit `u` along `axis`: shape [width, coordinates per unit].
     A *producer* makes the unit's activation (weight rows, bias), a *consumer* reads it (weight columns), a
-    *companion* goes along (norm affines, running statistics, depthwise filters).
+    *companion* goes along (norm affines, running statistics, depthwise filters). So does a *direction*, but
+    the network divides it by its own length (weight norm): a mask zeroes the length beside it instead.
     """
 
     tensor: str

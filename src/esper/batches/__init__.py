@@ -9,7 +9,6 @@ from esper.batches.batch import (
     picked,
     repeated,
     resized,
-    rows_of,
     samples,
     split_sample,
 )
@@ -26,7 +25,6 @@ __all__ = [
     "picked",
     "repeated",
     "resized",
-    "rows_of",
     "samples",
     "split_sample",
 ]

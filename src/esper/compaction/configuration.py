@@ -21,7 +21,7 @@ from torch.utils import _pytree as pytree
 
 from esper.anatomy import Anatomy
 from esper.anatomy.cut import cut, uncut
-from esper.anatomy.graph import undisturbed
+from esper.anatomy.graph import copied, undisturbed
 from esper.anatomy.proof import FLOAT32_LIMIT, Probe, difference
 from esper.anatomy.twin import plain
 from esper.arrays import BoolArray
@@ -104,7 +104,7 @@ def describable(model: nn.Module, anatomy: Anatomy, probe: Probe, allowed: BoolA
     (bool [groups]) are left out.
     """
     refused: dict[str, str] = {}
-    twin = copy.deepcopy(model)
+    twin = copied(model)
     for groups in alike(anatomy):
         if not all(allowed[number] and anatomy.groups[number].width > 1 for number in groups):
             continue

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -26,7 +25,7 @@ from esper.anatomy.cut import (
     uncut,
     with_layers,
 )
-from esper.anatomy.graph import Loss, bare, changed_inputs, renew, trace
+from esper.anatomy.graph import Loss, bare, changed_inputs, copied, renew, trace
 from esper.anatomy.proof import Probe, Undo
 from esper.anatomy.twin import Twin
 from esper.anatomy.units import anatomy_of
@@ -155,7 +154,7 @@ class LiveNetwork:
         before, masks, masked = self.anatomy, self.masks, self.masks.keep.copy()
         keep = masked.copy() if left is None else masked | left
         if self.original is None:
-            self.original = copy.deepcopy(self.model)
+            self.original = copied(self.model)
         masks.unmask(but=keep)  # what stays masked is hidden again below, with the values of the new shapes
         try:
             past = self._without_layers(before, keep) or self._cut(before, keep)

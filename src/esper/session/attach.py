@@ -208,8 +208,11 @@ def _resume(
     )
     with _undone_on_error(session):
         session.continue_from(session.parts.saving.store.catalog.at(target.step))
+    aside = session.parts.saving.store.aside
     for rejection in search.rejected:
         passed_over = f"A newer checkpoint was passed over: {rejection}"
+        if rejection.path in aside:
+            passed_over += f". Nothing of it was deleted; it was set aside as {aside[rejection.path]}"
         session.log.note(passed_over)
         say(passed_over, problem=True)
     return session

@@ -185,10 +185,16 @@ class Saving:
     ) -> None:
         restore_trainer(state, network.model, network.optimizer, schedulers=schedulers, scaler=scaler)
 
-    def returned_to(self, checkpoint: CheckpointRef) -> None:
-        """Training goes on from here: later checkpoints are of a future that will not happen."""
+    def returned_to(self, checkpoint: CheckpointRef, *, as_rollback: bool) -> None:
+        """Training goes on from here: later checkpoints are of a future that will not happen.
+
+        A rollback deletes them. A resume goes back because nothing vouches for them, and sets them aside.
+        """
         self.settle()
-        self.store.withdraw_after(checkpoint)
+        if as_rollback:
+            self.store.withdraw_after(checkpoint)
+        else:
+            self.store.set_aside_after(checkpoint)
         self._saver.last_saved = checkpoint
         self.last_step, self.last_epoch = checkpoint.step, checkpoint.epoch
 
@@ -206,8 +212,7 @@ class Saving:
         Raises:
             RollbackExhausted: none is left.
         """
-        catalog = self.store.catalog
-        verified = [c for c in catalog.list().checkpoints if c.step <= step and self.store.verify(c).is_ok]
+        verified = [c for c in self.store.list().checkpoints if c.step <= step and self.store.verify(c).is_ok]
         if strategy is Strategy.BASELINE:
             verified = [c for c in verified if BASELINE in self.store.pins().get(c.step, frozenset())]
         if not verified:

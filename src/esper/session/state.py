@@ -125,7 +125,7 @@ def restore(parts: Parts, memory: Memory, target: CheckpointRef, *, as_rollback:
         if parts.runner is not None and extra["coordinator"] is not None:
             parts.runner.coordinator.state = CoordinatorState.from_json(extra["coordinator"])
     parts.saving.structure_changed(network)
-    parts.saving.returned_to(target)
+    parts.saving.returned_to(target, as_rollback=as_rollback)
 
 
 def _count_companions(network: LiveNetwork, saved: Sequence[Mapping[str, Any]]) -> None:

@@ -84,6 +84,8 @@ def evaluate(run: Run, batches: Iterable[Any]) -> Measurement:
             target = split_sample(batch, with_target=True)[2]
             right = None if correctness is None else correct(output, target)
             correctness = None if right is None or correctness is None else [*correctness, *right]
+    if not losses:
+        return Measurement()
     return Measurement(
         None if correctness is None else np.array(correctness, np.float64),
         np.array(losses, np.float64),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import re
 from collections.abc import Sequence
 
@@ -12,6 +11,7 @@ from torch import nn
 from esper.anatomy.cut.layer_units import PREFIX
 from esper.anatomy.cut.removal import remove_blocks
 from esper.anatomy.cut.surgery import cut, uncut
+from esper.anatomy.graph import copied
 from esper.anatomy.proof import Probe
 from esper.anatomy.structure import Anatomy, Kind
 from esper.arrays import BoolArray
@@ -45,7 +45,7 @@ def refused_layers(model: nn.Module, anatomy: Anatomy, probe: Probe) -> dict[str
     for group in anatomy.groups:
         if group.kind is Kind.LAYER:
             places.setdefault(re.sub(r"\d+", "#", group.name), []).append(group.name)
-    tried = _copied(model) if places else model
+    tried = copied(model) if places else model
 
     def why_not(*names: str) -> str:
         try:
@@ -78,20 +78,10 @@ def feasible(
         SurgeryError: the network cannot be copied.
     """
     anatomy.check_mask(keep)
-    search = _Search(_copied(model), anatomy, keep, probe)
+    search = _Search(copied(model), anatomy, keep, probe)
     wanted = [n for n in range(len(anatomy.groups)) if not keep[anatomy.unit_slice(n)].all()]
     search.add(wanted)
     return search.mask(search.accepted), search.refused
-
-
-def _copied(model: nn.Module) -> nn.Module:
-    try:
-        return copy.deepcopy(model)
-    except (TypeError, RuntimeError, AttributeError) as error:
-        raise SurgeryError(
-            f"{type(model).__name__} cannot be copied ({error}), and Esper tries cuts on a copy first. "
-            "Remove what cannot be copied (open files, locks, non-leaf tensors kept as attributes) from it."
-        ) from error
 
 
 class _Search:

@@ -19,13 +19,13 @@ import torch
 from torch import Tensor, fx, nn
 from torch.export import ExportedProgram
 from torch.export.graph_signature import InputKind
-from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils import _pytree as pytree
 
 from esper.anatomy.graph import Traced, quietly
 from esper.anatomy.structure import Anatomy, Gate
 from esper.anatomy.twin.narrowed_norms import Left, OverSurvivors, left_in
 from esper.anatomy.twin.plain_archive import refuse_pickle
+from esper.anatomy.twin.rows import for_each_row
 from esper.arrays import IntArray
 from esper.batches import split_sample
 from esper.errors import CheckpointCorrupt, EvidenceError
@@ -293,21 +293,6 @@ class Twin:
                 f"The anatomy reads units at {lost[0]}, which this twin does not have. Trace again."
             )
         return {(self.positions[gate.node], gate.argument): multiplier(gate) for gate in gates}
-
-
-def for_each_row(one: Callable[[Tensor], Tensor], rows: Tensor) -> Tensor:
-    """The scalar `one(row)` of every row: shape [rows]. What no row changes is computed once for all."""
-    functorch: Any = torch._C._functorch
-    functorch._set_vmap_fallback_warning_enabled(False)  # the warning goes past Python's filters
-    try:
-        with sdpa_kernel(SDPBackend.MATH):  # the fused kernels have no batching rule
-            return torch.vmap(one, randomness="same")(rows)
-    except RuntimeError:
-        # An operator without a batching rule, or one that writes to what was computed once for all units:
-        # one after the other. What is wrong for another reason fails again.
-        return torch.stack([one(row) for row in rows])
-    finally:
-        functorch._set_vmap_fallback_warning_enabled(True)
 
 
 def _by_path(call: Any) -> dict[Any, Any]:
