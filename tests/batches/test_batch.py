@@ -86,6 +86,7 @@ def test_the_first_samples_cut_the_last_batch_only_if_it_can_be_cut() -> None:
 def test_a_copy_shares_nothing_with_the_batch() -> None:
     x = torch.zeros(2, 2, requires_grad=True)
     copy: Any = on_device({"x": x, "n": 3}, "cpu", copy=True)
-    assert copy["n"] == 3 and not copy["x"].requires_grad
+    assert copy["n"] == 3
+    assert not copy["x"].requires_grad
     assert copy["x"].data_ptr() != x.data_ptr()
     assert on_device(x, device_of(nn.Linear(2, 2))) is x

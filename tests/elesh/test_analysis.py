@@ -54,14 +54,16 @@ def test_measuring_gives_correctness_per_sample_and_losses_per_chunk(tmp_path: P
     quality = measure(made.case, keep, keep)
     x = torch.cat([x for x, _ in made.held_out.validation])
     y = torch.cat([y for _, y in made.held_out.validation])
-    assert quality.correctness is not None and quality.losses is not None
+    assert quality.correctness is not None
+    assert quality.losses is not None
     assert quality.correctness.tolist() == (made.model(x).argmax(1) == y).double().tolist()
     chunks = [
         (b[0][s : s + 16], b[1][s : s + 16]) for b in made.held_out.validation for s in range(0, 40, 16)
     ]
     expected = [float(F.cross_entropy(made.model(a), b).detach()) for a, b in chunks]
     assert list(quality.losses) == pytest.approx(expected, abs=1e-6)
-    assert quality.peak_bytes is not None and quality.peak_bytes > 1 << 20
+    assert quality.peak_bytes is not None
+    assert quality.peak_bytes > 1 << 20
     first = made.held_out.validation[0]
     made.model.zero_grad()
     F.cross_entropy(made.model(first[0]), first[1]).backward()
@@ -74,7 +76,8 @@ def test_a_rest_of_one_sample_joins_its_neighbor(tmp_path: Path) -> None:
     made = saved(tmp_path, held_out=HeldOut((examples(16, 1),), (examples(33, 2), examples(1, 3))))
     keep = [True] * made.anatomy.num_units
     quality = measure(made.case, keep, keep)
-    assert quality.correctness is not None and quality.losses is not None
+    assert quality.correctness is not None
+    assert quality.losses is not None
     assert len(quality.correctness) == 34
     assert len(quality.losses) == 3
 
@@ -86,7 +89,8 @@ def test_gradients_no_longer_flow_where_a_path_is_cut_off(tmp_path: Path) -> Non
     cut_off[24:] = False  # the whole second layer: nothing reaches the first
     full = measure(made.case, whole.tolist(), whole.tolist())
     none = measure(made.case, cut_off.tolist(), whole.tolist())
-    assert none.gradient_flow is not None and full.gradient_flow is not None
+    assert none.gradient_flow is not None
+    assert full.gradient_flow is not None
     assert none.gradient_flow < 0.1 * full.gradient_flow
     half = whole.copy()
     half[24:36] = False

@@ -29,7 +29,8 @@ def test_a_network_and_its_twin_have_the_same_quality_and_every_sample_counts_on
     again = evaluate(run_twin(twin, dict(model.named_parameters())), batches)
     x, y = (torch.cat(parts) for parts in zip(*batches, strict=True))
     for quality in (live, again):
-        assert quality.losses is not None and quality.losses.shape == (2,)
+        assert quality.losses is not None
+        assert quality.losses.shape == (2,)
         assert quality.loss == pytest.approx(float(F.cross_entropy(model(x), y).detach()))
         assert quality.accuracy == pytest.approx(float((model(x).argmax(1) == y).double().mean()))
 
@@ -38,7 +39,8 @@ def test_a_loss_that_is_no_number_is_never_averaged_away() -> None:
     losses = iter([1.0, math.nan])
     quality = evaluate(lambda _: (torch.tensor(next(losses)), torch.zeros(4, 1)), [batch(4), batch(4)])
     assert math.isnan(quality.loss)
-    assert quality.losses is not None and np.isnan(quality.losses).tolist() == [False, True]
+    assert quality.losses is not None
+    assert np.isnan(quality.losses).tolist() == [False, True]
     assert math.isnan(evaluate(run_live(nn.Linear(6, 3), F.cross_entropy), []).loss)
 
 
