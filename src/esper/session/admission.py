@@ -13,7 +13,7 @@ from torch.optim import Optimizer
 from esper.anatomy.graph import Loss, is_parallel, loss_tensors, named_tensors
 from esper.checkpoint import Generator, Stateful
 from esper.config import Config
-from esper.errors import ConfigError
+from esper.errors import CheckpointError, ConfigError
 from esper.leyline import Level
 
 
@@ -129,3 +129,32 @@ def check_layers(config: Config, begun_with: Config) -> None:
             'written down without them. Nothing was changed. Leave "layer" out of the levels, or begin '
             "another run with it."
         )
+
+
+def check_resumed(asked: RunRequest, saved: Mapping[str, Any]) -> None:
+    """Optimizer and criterion must be those that a checkpoint was trained with.
+
+    Args:
+        asked: what the script gives now.
+        saved: what the checkpoint says of the run; older ones say less.
+
+    Raises:
+        CheckpointError: another one was given; it is named.
+    """
+    given, trained_by = type(asked.optimizer).__name__, saved.get("optimizer_class")
+    if trained_by not in (None, given):
+        raise CheckpointError(
+            f"The run was trained by {trained_by}, whose state the checkpoint holds; this one is {given}. "
+            f"Nothing was changed. Resume with {trained_by}, built as when the run began."
+        )
+    theirs = _shapes(saved.get("criterion") or {})
+    mine = _shapes(asked.loss.state_dict() if isinstance(asked.loss, nn.Module) else {})
+    if "criterion" in saved and theirs != mine:
+        raise CheckpointError(
+            f"The checkpoint holds a loss with {theirs or 'no tensors'}, and the given one has "
+            f"{mine or 'none'}. Nothing was changed. Give the criterion that the run began with, as `loss=`."
+        )
+
+
+def _shapes(tensors: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(getattr(value, "shape", ())) for name, value in tensors.items()}

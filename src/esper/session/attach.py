@@ -30,6 +30,7 @@ from esper.session.admission import (
     check_alone,
     check_layers,
     check_optimizer,
+    check_resumed,
     modules_in,
     optimizer_in,
 )
@@ -196,6 +197,7 @@ def _resume(asked: RunRequest) -> Session:
         extra = load_trainer(target).extra
         data = DataRef(store.catalog.blob(target, "batches"), store.catalog.blob(target, "samples"))
         sample, kept = read_data(data)
+    check_resumed(asked, extra)
     begun_with = Config.model_validate_json(extra["config"])
     settings = asked.config or begun_with
     check_layers(settings, begun_with)

@@ -102,8 +102,6 @@ def restore(parts: Parts, memory: Memory, target: CheckpointRef, *, as_rollback:
     """
     state = parts.saving.read(target)
     extra, network = state.extra, parts.network
-    _check_optimizer(network, extra)
-    _check_criterion(network, extra.get("criterion"))
     _count_companions(network, extra["companions"])
     network.take_back_cuts(_common_cuts(network, extra["cuts"]))
     network.make_cuts(extra["cuts"][len(network.cuts) :])
@@ -133,29 +131,6 @@ def restore(parts: Parts, memory: Memory, target: CheckpointRef, *, as_rollback:
             parts.runner.coordinator.state = CoordinatorState.from_json(extra["coordinator"])
     parts.saving.structure_changed(network)
     parts.saving.returned_to(target, as_rollback=as_rollback)
-
-
-def _check_optimizer(network: LiveNetwork, extra: Mapping[str, Any]) -> None:
-    given = type(network.optimizer).__name__
-    saved = extra.get("optimizer_class", given)
-    if given != saved:
-        raise CheckpointError(
-            f"The run was trained by {saved}, whose state the checkpoint holds, and this one is {given}. "
-            f"Nothing was changed. Resume with {saved}, built as when the run began."
-        )
-
-
-def _check_criterion(network: LiveNetwork, saved: Mapping[str, Any] | None) -> None:
-    if saved is None:
-        return
-    given = network.loss.state_dict() if isinstance(network.loss, nn.Module) else {}
-    theirs = {name: tuple(value.shape) for name, value in saved.items()}
-    mine = {name: tuple(value.shape) for name, value in given.items()}
-    if theirs != mine:
-        raise CheckpointError(
-            f"The checkpoint holds a loss with {theirs or 'no tensors'}, and the given one has "
-            f"{mine or 'none'}. Nothing was changed. Give the criterion that the run began with, as `loss=`."
-        )
 
 
 def _freeze(network: LiveNetwork, frozen: Sequence[str]) -> None:
