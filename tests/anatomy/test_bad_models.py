@@ -149,6 +149,12 @@ def test_a_step_with_spectral_norm_is_the_step_of_the_masked_network(
         assert difference(parameter, select(expected[name], made.kept.get(name, {}))) <= 1e-9, name
 
 
+@pytest.mark.parametrize("dim", [0, 1, -1])
+def test_every_width_of_weight_normed_layers_is_as_free_as_a_plain_one(dim: int) -> None:
+    normed = everywhere(partial(parametrizations.weight_norm, dim=dim))()
+    assert inspect(normed, x()).num_units == inspect(perceptron(), x()).num_units
+
+
 WHOLE: dict[str, tuple[Callable[[], nn.Module], str]] = {
     "orthogonal": (everywhere(parametrizations.orthogonal), "tril"),
     "as many rows as the data says": (Selects, "index"),

@@ -145,6 +145,20 @@ def test_debris_that_nobody_may_remove_keeps_nobody_from_working(
         assert store.pins() == {}
 
 
+def test_a_directory_that_cannot_be_listed_keeps_nobody_from_working(run_dir: Path) -> None:
+    class Dim(PosixStorage):
+        def list(self, directory: Path) -> list[str]:
+            if directory.name == "step-000000001":
+                raise OSError(errno.EIO, "Input/output error", str(directory))
+            return super().list(directory)
+
+    with open_store(run_dir) as store:
+        store.save(1, 0, content(1))
+    with open_store(run_dir, storage=Dim()) as store:
+        store.save(2, 0, content(2))
+        assert steps(store) == [1, 2]
+
+
 def test_retention_goes_on_where_one_directory_cannot_be_emptied(run_dir: Path) -> None:
     with open_store(run_dir, keep_last=3, storage=Stubborn("odd")) as store:
         for step in (1, 2, 3):

@@ -76,7 +76,8 @@ def live(storage: RecordingStorage) -> None:
         if base.step == 1:
             if not store.attachments(base).found:
                 store.commit_attachment(base, "mask-01", {"masks.bin": b"101"})
-            store.save(2, 0, content(2), blobs={"twin": store.put_blob("twin", b"program 2")})
+            base = store.save(2, 0, content(2), blobs={"twin": store.put_blob("twin", b"program 2")})
+        store.pin(base, "last")
 
 
 def test_what_is_done_again_after_a_kill_survives_a_power_cut(tmp_path: Path) -> None:
@@ -100,7 +101,7 @@ def test_what_is_done_again_after_a_kill_survives_a_power_cut(tmp_path: Path) ->
             assert newest is not None, last
             assert holds(newest, 2), last
             assert len(store.attachments(store.catalog.at(1)).found) == 1, last
-            assert store.pins() == {1: {"baseline", "mask-01"}}, last
+            assert store.pins() == {1: {"baseline", "mask-01"}, 2: {"last"}}, last
     assert last > 40
 
 

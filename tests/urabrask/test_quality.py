@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from esper.anatomy.graph import trace
 from esper.anatomy.twin import Twin
-from esper.urabrask import correct, evaluate, run_live, run_twin
+from esper.urabrask.quality import correct, evaluate, run_live, run_twin
 
 
 def batch(count: int) -> tuple[Tensor, Tensor]:

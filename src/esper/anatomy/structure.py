@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from esper.anatomy.summary import summary
 from esper.arrays import BoolArray, IntArray
 from esper.errors import MaskError, UnknownPathError
+from esper.leyline import Level
 
 Role = Literal["producer", "consumer", "companion", "direction"]
 
@@ -35,9 +36,9 @@ class Kind(StrEnum):
     LAYER = "layer"
 
     @property
-    def level(self) -> str:
+    def level(self) -> Level:
         """The level of decisions that it belongs to: whole experts are decided on like heads."""
-        return "head" if self is Kind.EXPERT else self.value
+        return Level.HEAD if self is Kind.EXPERT else Level(self.value)
 
 
 @dataclass(frozen=True, eq=False)

@@ -19,7 +19,7 @@ from esper.checkpoint.references import (
     Search,
     VerifyReport,
 )
-from esper.errors import CheckpointCorrupt, CheckpointMissing
+from esper.errors import CheckpointCorrupt, CheckpointError, CheckpointMissing
 
 _LOOKS = 10
 """How often a writer may be faster than a reader until that gives up."""
@@ -124,11 +124,7 @@ class CheckpointCatalog:
             return VerifyReport(path, ("another checkpoint has taken its place",), (), 0)
         files = [*opened.files.values(), *self._blobs(opened.manifest)]
         problems = tuple(problem for file in files if (problem := file.problem()) is not None)
-        listed = {MANIFEST_NAME, *opened.manifest.files}
-        unlisted = tuple(
-            n for n in names_in(path) if n not in listed and not (path / n / MANIFEST_NAME).is_file()
-        )
-        return VerifyReport(path, problems, unlisted, sum(file.size for file in files))
+        return VerifyReport(path, problems, self._unlisted(opened), sum(file.size for file in files))
 
     def attachments(self, checkpoint: CheckpointRef) -> Attachments:
         """What was committed to a checkpoint later, every byte verified, in order of name."""
@@ -205,6 +201,13 @@ class CheckpointCatalog:
         opened = AttachmentRef(path, manifest, digest)
         problems = [problem for file in opened.files.values() if (problem := file.problem()) is not None]
         return Rejection(path, "; ".join(problems)) if problems else opened
+
+    def _unlisted(self, checkpoint: CheckpointRef) -> tuple[str, ...]:
+        try:
+            names = set(names_in(checkpoint.path)) - {MANIFEST_NAME, *checkpoint.manifest.files}
+        except CheckpointError:  # every file that is listed could be read, and the others do not matter
+            return ()
+        return tuple(n for n in sorted(names) if not (checkpoint.path / n / MANIFEST_NAME).is_file())
 
     def _blobs(self, manifest: Manifest) -> tuple[FileRef, ...]:
         return tuple(

@@ -96,11 +96,13 @@ def sweep(storage: Storage, directory: Path) -> dict[Path, str]:
     Returns:
         What was found, and why it could not be removed; "" where it was.
     """
-    debris = [
-        directory / name
-        for name in storage.list(directory)
-        if name.startswith((TEMPORARY_PREFIX, DELETED_PREFIX))
-    ]
+    try:
+        names = storage.list(directory)
+    except (
+        OSError
+    ):  # nobody knows of debris there, and who needs what else is there tells that it is not to be had
+        return {}
+    debris = [directory / name for name in names if name.startswith((TEMPORARY_PREFIX, DELETED_PREFIX))]
     return {path: try_to_remove(storage, path) for path in debris}
 
 

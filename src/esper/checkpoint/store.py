@@ -80,6 +80,8 @@ class CheckpointStore:
         self._keyring = keyring
         self._clock = clock
         self._writing = threading.RLock()
+        self._built_on: set[Path] = set()
+        """Directories in which something was found that is not known to be durable."""
         directory = run_dir / "checkpoints"
         with self._explained(f"The run directory {run_dir} cannot be used"):
             if not has_identity(run_dir):  # it was written after all names above it were durable
@@ -139,6 +141,7 @@ class CheckpointStore:
             return made[0].to_bytes(self._keyring)
 
         def clear_the_way() -> None:
+            self._settle()
             if pin is not None:
                 self._clearance.pins.add(step, pin)
             if target.exists():
@@ -191,7 +194,7 @@ class CheckpointStore:
                 self._clearance.pins.add(checkpoint.step, name)
             if target.exists():
                 self._clearance.set_aside(target)
-            self._storage.sync_directory(self.catalog.directory)  # the base's own last sync may have failed
+            self._settle(self.catalog.directory)
 
         with self._writing, self._explained(f"{name} was not committed to {checkpoint.path}"):
             self.require_writer()
@@ -232,15 +235,11 @@ class CheckpointStore:
         return self.search().found
 
     def search(self) -> Search:
-        """The newest checkpoint that verifies in full, and which newer ones were passed over and why.
-
-        It is durable, too, before anything is built on it.
-        """
+        """The newest checkpoint that verifies in full, and which newer ones were passed over and why."""
         search = self.catalog.search()
         self._clearance.doubt(rejection.path for rejection in search.rejected)
         if search.found is not None:
             self._clearance.vouch(search.found.path)
-            self._settle(self.catalog.directory)
         return search
 
     def list(self) -> Listing:
@@ -257,16 +256,17 @@ class CheckpointStore:
         return report
 
     def attachments(self, checkpoint: CheckpointRef) -> Attachments:
-        """What was committed to a checkpoint later, verified, and durable before anything is built on it."""
+        """What was committed to a checkpoint later, verified."""
         attachments = self.catalog.attachments(checkpoint)
         if attachments.found:
-            self._settle(checkpoint.path)
+            self._built_on.add(checkpoint.path)
         return attachments
 
     def pin(self, checkpoint: CheckpointRef, label: str) -> None:
         """Keeps a checkpoint from retention until `unpin` with the same label."""
         with self._writing, self._explained(f"{checkpoint.path} was not pinned"):
             self.require_writer()
+            self._settle(self.catalog.directory)
             self._clearance.pins.add(checkpoint.step, label)
 
     def unpin(self, checkpoint: CheckpointRef, label: str) -> None:
@@ -335,11 +335,15 @@ class CheckpointStore:
         listing = self.catalog.list()
         return listing.checkpoints[-1] if listing.checkpoints else None
 
-    def _settle(self, directory: Path) -> None:
-        """Makes the names in a directory durable: who made them may have been killed before the last sync."""
-        if self._lock.is_held:
-            with self._explained(f"What is in {directory} was not made durable"):
+    def _settle(self, *more: Path) -> None:
+        """Makes durable what was found, before anything that builds on it is acknowledged.
+
+        Its writer may have been killed before the last sync, or that sync may have failed.
+        """
+        for directory in (*more, *tuple(self._built_on)):  # other threads may add to it meanwhile
+            if directory.is_dir():
                 self._storage.sync_directory(directory)
+            self._built_on.discard(directory)
 
     def _clear_after(self, checkpoint: CheckpointRef, *, is_deleting: bool) -> tuple[Path, ...]:
         with (

@@ -3,7 +3,7 @@
 from esper.cost.cost import CostModel, CostName, Costs
 from esper.cost.measured import compare_latency
 from esper.cost.origin import Origin
-from esper.cost.stopwatch import Stopwatch, stopwatch_for
+from esper.cost.stopwatch import stopwatch_for
 from esper.cost.timing import origin_of
 
 __all__ = [
@@ -11,7 +11,6 @@ __all__ = [
     "CostName",
     "Costs",
     "Origin",
-    "Stopwatch",
     "compare_latency",
     "origin_of",
     "stopwatch_for",

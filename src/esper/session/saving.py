@@ -26,7 +26,7 @@ from esper.checkpoint import (
 )
 from esper.elesh import Case, DataRef, encode_data
 from esper.emrakul import Strategy
-from esper.emrakul.cycle import MASK, Decision, read_mask
+from esper.emrakul.cycle import MASK, CycleEnd, read_mask
 from esper.errors import CheckpointError, RollbackExhausted
 from esper.importance.tracker import TrackedEvidence
 from esper.kasmina import LiveNetwork
@@ -226,7 +226,7 @@ class Saving:
         older = verified[:-1] or verified
         return next((checkpoint for checkpoint in reversed(older) if passes(checkpoint)), older[0])
 
-    def decided(self, checkpoint: CheckpointRef, anatomy: Anatomy) -> Decision | None:
+    def decided(self, checkpoint: CheckpointRef, anatomy: Anatomy) -> CycleEnd | None:
         """The mask that was committed beside a checkpoint, unless it was cut or taken back since."""
         if MASK not in self.store.pins().get(checkpoint.step, frozenset()):
             return None

@@ -3,7 +3,6 @@
 from esper.urabrask.quality import (
     Measurement,
     ablation_rises,
-    correct,
     evaluate,
     in_chunks,
     joined,
@@ -22,7 +21,6 @@ __all__ = [
     "Settings",
     "Verdict",
     "ablation_rises",
-    "correct",
     "evaluate",
     "in_chunks",
     "joined",

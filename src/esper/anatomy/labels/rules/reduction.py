@@ -187,8 +187,7 @@ def _is_shrunk(call: Call, flow: Flow, axes: Iterable[int]) -> bool:
 def length_of_slices(call: Call) -> Result:
     """The length of every slice along one axis (-1: of the whole tensor), as other dimensions keep it."""
     flow: Flow = call.args[0]
-    dim, rank = int(call.arg(2, "dim", 0)), len(flow.shape)
-    axes = [axis for axis in range(rank) if dim == -1 or axis != dim % rank]
+    axes = _but(int(call.arg(2, "dim", 0)), len(flow.shape))
     _lose(call, flow, axes, is_sum=True)
     layers = [call.space.conjunction(layer, axes) for layer in flow.layers]
     return call.result([layer for layer in layers if varying_axes(layer)], is_zeroed=flow.is_zeroed)
@@ -202,15 +201,19 @@ def weight_norm(call: Call) -> Result:
     directions, lengths = call.args[0], call.args[1]
     if any(len(varying_axes(layer)) > 1 for layer in directions.layers):
         return call.frozen(f"{call.where} is used in a form that is not followed")
-    axis = int(call.arg(2, "dim", 0)) % len(directions.shape)
-    others = [other for other in range(len(directions.shape)) if other != axis]
-    _lose(call, directions, others, is_sum=True)
+    within = _but(int(call.arg(2, "dim", 0)), len(directions.shape))
+    _lose(call, directions, within, is_sum=True)
     call.space.meet(directions, lengths, call.reason("has a fixed size"))
-    call.notes.directions.extend(layer for layer in directions.layers if layer.shape[axis] > 1)
-    across = [layer for layer in directions.layers if layer.shape[axis] == 1]
+    across = [layer for layer in directions.layers if varying_axes(layer)[0] in within]
+    call.notes.directions.extend(layer for layer in directions.layers if varying_axes(layer)[0] not in within)
     is_zeroed = directions.is_zeroed and lengths.is_zeroed
     weight = call.result([*lengths.layers, *across], call.shapes[0], is_zeroed=is_zeroed)
     return _normalized(call, weight)
+
+
+def _but(dim: int, rank: int) -> list[int]:
+    """All axes but one; all for -1, as `norm_except_dim` counts."""
+    return [axis for axis in range(rank) if dim == -1 or axis != dim % rank]
 
 
 def group_norm(call: Call) -> Result:
