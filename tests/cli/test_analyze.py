@@ -224,7 +224,7 @@ def test_single_weights_are_told_with_the_error_of_their_scores(
     rows = json.loads(esper("analyze", str(tmp_path), "--elements", "--json").stdout)["elements"]
     assert {row["tensor"] for row in rows} >= {"0.weight", "3.weight"}
     for row in rows:
-        assert row["measured"] == row["elements"]
+        assert row["measured"] == row["elements"] or backend == "sketch"  # which knows no zero for certain
         assert row["least"][0]["score"] <= row["median"] <= row["most"][0]["score"]
         assert 0 <= row["below"]["0.001"] <= row["below"]["0.1"] <= 1
         assert (row["error"]["absolute"] > 0) == (backend == "sketch")
