@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import stat
-import subprocess
-import sys
+from multiprocessing.queues import SimpleQueue
+from multiprocessing.synchronize import Barrier
 from pathlib import Path
 
 import pytest
@@ -42,26 +43,21 @@ def test_the_environment_names_another_file(run_dir: Path, tmp_path: Path) -> No
     assert ring_path(run_dir, {}) == run_dir / "keys" / "ring.json"
 
 
+def open_at_once(run_dir: Path, start: Barrier, told: SimpleQueue[str]) -> None:
+    start.wait()
+    told.put(open_key_ring(run_dir, create=True, environment={}).primary.id)
+
+
 def test_processes_that_start_at_once_get_the_same_ring(run_dir: Path) -> None:
-    code = (
-        "import sys; from pathlib import Path; from esper.checkpoint.ring_file import open_key_ring; "
-        "sys.stdin.readline(); "
-        "print(open_key_ring(Path(sys.argv[1]), create=True, environment={}).primary.id)"
-    )
-    processes = [
-        subprocess.Popen(
-            [sys.executable, "-c", code, str(run_dir)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        for _ in range(2)
-    ]
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["tests.faults.dying"])  # one server for all tests that need processes
+    start, told = context.Barrier(4), context.SimpleQueue()
+    processes = [context.Process(target=open_at_once, args=(run_dir, start, told)) for _ in range(4)]
     for process in processes:
-        assert process.stdin is not None
-        process.stdin.write("go\n")
-        process.stdin.flush()
-    answers = {process.communicate()[0] for process in processes}
+        process.start()
+    answers = {told.get() for _ in processes}
+    for process in processes:
+        process.join()
     assert len(answers) == 1
     assert names(run_dir / "keys") == ["ring.json"]
 

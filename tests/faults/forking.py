@@ -37,7 +37,7 @@ def work(run_dir: Path, told: Path) -> None:
 def run(run_dir: Path, told: Path) -> int | None:
     """Runs `work` in a process of its own; returns its exit code."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["tests.faults.dying", "tests.faults.forking"])
+    context.set_forkserver_preload(["tests.faults.dying"])
     process = context.Process(target=work, args=(run_dir, told))
     process.start()
     process.join()

@@ -72,8 +72,7 @@ def choose_by_magnitude(
     notes = ["Chosen by the size of weights; what it costs in quality was not measured."]
     if removed < settings.target.fraction - 0.01:
         notes.append(
-            f"{removed:.1%} of the {settings.target.cost} can go instead of {settings.target.fraction:.1%}: "
-            "layers are at their floors, or stay for another reason."
+            f"{removed:.1%} of the {settings.target.cost} can go instead of {settings.target.fraction:.1%}."
         )
     return Choice(keep, removed, tuple(notes))
 

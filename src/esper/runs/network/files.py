@@ -48,7 +48,7 @@ class NetworkFiles:
     form: Form | None
 
     def write(self, directory: Path, *, onnx: bool = False) -> None:
-        """Writes all files or none.
+        """Writes all files or none, durably, with their digests beside them.
 
         Raises:
             CheckpointError: the directory holds something already, or cannot be written.
