@@ -2,6 +2,5 @@
 
 from esper.kasmina.distillation import Teacher, distillation_loss
 from esper.kasmina.network import LiveNetwork
-from esper.kasmina.preview import apply_statistics, confirm, recalibrate
 
-__all__ = ["LiveNetwork", "Teacher", "apply_statistics", "confirm", "distillation_loss", "recalibrate"]
+__all__ = ["LiveNetwork", "Teacher", "distillation_loss"]
