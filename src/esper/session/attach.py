@@ -9,12 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.optim import Optimizer
-from torch.utils import _pytree as pytree
 
 from esper.anatomy.graph import Loss
-from esper.batches import HeldOut, hold_out
+from esper.batches import HeldOut, device_of, hold_out, on_device
 from esper.checkpoint import CheckpointStore, Stateful, load_trainer, open_key_ring
 from esper.config import Config
 from esper.cost import Origin, origin_of
@@ -187,10 +186,10 @@ def _resume(
     settings = config or begun_with
     check_layers(settings, begun_with)
     held_out = kept if probe is None else _hold_out(probe, settings)
-    device = next((p.device for p in model.parameters()), None)
     origin = Origin.from_json(extra["origin"])
     layers = origin.layers > 0  # as when the run began: its cuts are written down in those units
-    network = LiveNetwork(model, optimizer, _on(sample, device), loss, _modules(companions), layers=layers)
+    inputs = on_device(sample, device_of(model))
+    network = LiveNetwork(model, optimizer, inputs, loss, _modules(companions), layers=layers)
     session = _assemble(
         run,
         network,
@@ -347,7 +346,3 @@ def _listed(scheduler: Stateful | Sequence[Stateful] | None) -> Sequence[Statefu
 
 def _modules(companions: nn.Module | Sequence[nn.Module]) -> Sequence[nn.Module]:
     return (companions,) if isinstance(companions, nn.Module) else tuple(companions)
-
-
-def _on(sample: Any, device: Any) -> Any:
-    return pytree.tree_map(lambda leaf: leaf.to(device) if isinstance(leaf, Tensor) else leaf, sample)

@@ -7,7 +7,6 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
-import torch
 
 from esper.anatomy import Anatomy
 from esper.arrays import BoolArray, FloatArray, IntArray
@@ -34,6 +33,7 @@ from esper.importance import (
 )
 from esper.importance.elements import TensorElements, stored_elements, summaries
 from esper.runs.network.stored import Stored, next_cycle
+from esper.urabrask import ablation_rises
 from esper.workers import InlinePool
 
 LOW_FRACTION = 0.3
@@ -165,16 +165,12 @@ def _judged(scores: Mapping[str, FloatArray], truth: FloatArray) -> dict[str, Ra
 
 def _first_order(stored: Stored, opened: OpenCase) -> FloatArray:
     """What tier 2 measures of every unit that is left, a few layers at a time."""
-    anatomy, rules = opened.anatomy, stored.config.analysis
+    anatomy = opened.anatomy
     state = opened.masked_state(opened.keep)
     batches = _usable(opened, read_data(stored.case.data)[1].calibration)
-    groups = range(len(anatomy.groups))
-    found = np.full(anatomy.num_units, np.nan)
-    for start in groups[:: rules.layers_per_task] if batches else ():
-        part = groups[start : start + rules.layers_per_task]
-        some = measure_units(opened.twin, anatomy, state, batches, part, threshold=rules.activation_threshold)
-        found = np.where(np.isin(anatomy.group_of, part), some.taylor, found)
-    return found
+    if not batches:
+        return np.full(anatomy.num_units, np.nan)
+    return measure_units(opened.twin, anatomy, state, batches, with_frequency=False).taylor
 
 
 def _ablated(stored: Stored, opened: OpenCase, watch: Watch) -> tuple[FloatArray, FloatArray]:
@@ -190,15 +186,9 @@ def _ablated(stored: Stored, opened: OpenCase, watch: Watch) -> tuple[FloatArray
     rises = np.full((2, opened.anatomy.num_units), np.nan)
     state = opened.masked_state(opened.keep)
     parts = [left[start : start + _UNITS_AT_ONCE] for start in range(0, left.size, _UNITS_AT_ONCE)]
-    with torch.no_grad():
-        for part in watch(parts, len(parts)):
-            for row, batches in enumerate(sets):
-                columns = [
-                    opened.twin.ablated_losses(state, batch, opened.anatomy, part)
-                    - opened.twin.loss(state, batch)[0]
-                    for batch in batches
-                ]
-                rises[row, part] = torch.stack(columns).double().mean(0).numpy()
+    for part in watch(parts, len(parts)):
+        for row, batches in enumerate(sets):
+            rises[row, part] = ablation_rises(opened.twin, opened.anatomy, state, batches, part).mean(1)
     return rises[0], rises[1]
 
 
