@@ -12,10 +12,11 @@ from torch.optim import Optimizer
 
 from esper.anatomy import Anatomy
 from esper.anatomy.cut import refused_groups
-from esper.anatomy.graph import Loss, Traced, bare, split_sample, trace
+from esper.anatomy.graph import Loss, Traced, bare, trace
 from esper.anatomy.proof import Probe
 from esper.anatomy.units import anatomy_of
 from esper.arrays import BoolArray
+from esper.batches import split_sample
 from esper.compaction.choice import Chosen, Quality, Trials
 from esper.compaction.compacted import PROOF_SAMPLES, Compacted
 from esper.compaction.configuration import describable, has_configuration
@@ -131,7 +132,7 @@ def compact(
     settings = None if fold else _settings(plan, flops, parameters, config)
     traced, network = trace(model, sample, loss), bare(model)
     anatomy = anatomy_of(traced, network, allow_approximate=allow_approximate)
-    args, kwargs, _ = split_sample(sample, with_target=loss is not None)
+    args, kwargs, _ = split_sample(sample, with_target=loss is not None, model=network)
     inputs = Probe(args, kwargs)
     inputs = inputs.first(PROOF_SAMPLES) if traced.is_batch_dynamic else inputs
     if fold:

@@ -14,7 +14,7 @@ from torch.utils import _pytree as pytree
 
 from esper.anatomy import Anatomy
 from esper.anatomy.cut import cut_traced
-from esper.anatomy.graph import Traced, split_sample
+from esper.anatomy.graph import Traced
 from esper.anatomy.proof import Probe
 from esper.anatomy.twin import Twin, from_bytes
 from esper.checkpoint import CheckpointCatalog, CheckpointRef, load_trainer
@@ -99,7 +99,7 @@ def compact_checkpoint(
 def _probe(catalog: CheckpointCatalog, checkpoint: CheckpointRef, twin: Twin) -> Probe:
     """The inputs of the sample that the run keeps."""
     data = DataRef(catalog.blob(checkpoint, "batches"), catalog.blob(checkpoint, "samples"))
-    args, kwargs, _ = split_sample(read_data(data)[0], with_target=True)
+    args, kwargs, _ = twin.split(read_data(data)[0])
     probe = Probe(args, kwargs)
     return probe.first(PROOF_SAMPLES) if twin.is_batch_dynamic else probe
 

@@ -197,14 +197,8 @@ class OfflineAnalyst:
                 given = {"case": self.case, "keep": asked.tolist(), "survivors": survivors.tolist()}
                 given["reconstruct"] = self.reconstruct
                 handles[asked.tobytes()] = self.pool.submit(self._task(measure, given, seconds))
-            quality = self._value(handles[left.tobytes()], until, measure)
-            return Measurement(
-                None if quality.correctness is None else np.asarray(quality.correctness),
-                np.asarray(quality.losses),
-                quality.gradient_flow,
-                quality.gradient_norm,
-                quality.peak_bytes,
-            )
+            quality: Measurement = self._value(handles[left.tobytes()], until, measure)
+            return quality
 
         try:
             return validate(

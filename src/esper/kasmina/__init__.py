@@ -3,5 +3,14 @@
 from esper.kasmina.distillation import Teacher, distillation_loss
 from esper.kasmina.held import HANDS
 from esper.kasmina.network import LiveNetwork
+from esper.kasmina.preview import apply_statistics, confirm, recalibrate
 
-__all__ = ["HANDS", "LiveNetwork", "Teacher", "distillation_loss"]
+__all__ = [
+    "HANDS",
+    "LiveNetwork",
+    "Teacher",
+    "apply_statistics",
+    "confirm",
+    "distillation_loss",
+    "recalibrate",
+]

@@ -25,11 +25,12 @@ from esper.anatomy.cut import (
     uncut,
     with_layers,
 )
-from esper.anatomy.graph import Loss, bare, changed_inputs, copied, loss_tensors, renew, split_sample, trace
+from esper.anatomy.graph import Loss, bare, changed_inputs, copied, loss_tensors, renew, trace
 from esper.anatomy.proof import Probe, Undo
 from esper.anatomy.twin import Twin
 from esper.anatomy.units import anatomy_of
 from esper.arrays import BoolArray, IntArray
+from esper.batches import split_sample
 from esper.errors import CheckpointError, StructureError, SurgeryError, UntraceableError
 from esper.kasmina.held import HANDS
 from esper.kasmina.masks import MaskKeeper
@@ -135,7 +136,7 @@ class LiveNetwork:
         anatomy, twin = anatomy_of(traced, self.model), Twin.of(traced)
         if self._layers:
             anatomy = with_layers(anatomy, traced, self.tensors(), self._sample)
-        args, kwargs, _ = split_sample(self._sample, with_target=True)
+        args, kwargs, _ = split_sample(self._sample, with_target=True, model=self.model)
         probe = Probe(args, kwargs)
         return _Look(anatomy, twin, probe.first(PROOF_SAMPLES) if twin.is_batch_dynamic else probe)
 

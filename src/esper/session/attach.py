@@ -9,12 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.optim import Optimizer
-from torch.utils import _pytree as pytree
 
 from esper.anatomy.graph import Loss
-from esper.batches import HeldOut, hold_out
+from esper.batches import HeldOut, device_of, hold_out, on_device
 from esper.checkpoint import CheckpointStore, Generator, Stateful, load_trainer, open_key_ring
 from esper.config import Config
 from esper.cost import Origin, origin_of
@@ -202,10 +201,9 @@ def _resume(asked: RunRequest) -> Session:
     settings = asked.config or begun_with
     check_layers(settings, begun_with)
     held_out = kept if probe is None else _hold_out(probe, settings)
-    device = next((p.device for p in asked.model.parameters()), None)
     origin = Origin.from_json(extra["origin"])
     layers = origin.layers > 0  # as when the run began: its cuts are written down in those units
-    network = _network(asked, _on(sample, device), layers=layers)
+    network = _network(asked, on_device(sample, device_of(asked.model)), layers=layers)
     with _let_go_on_error(network):
         session = _assemble(
             asked,
@@ -366,7 +364,3 @@ def _listed(scheduler: Stateful | Sequence[Stateful] | None) -> Sequence[Statefu
     if scheduler is None:
         return ()
     return tuple(scheduler) if isinstance(scheduler, Sequence) else (scheduler,)
-
-
-def _on(sample: Any, device: Any) -> Any:
-    return pytree.tree_map(lambda leaf: leaf.to(device) if isinstance(leaf, Tensor) else leaf, sample)
