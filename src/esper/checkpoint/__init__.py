@@ -18,6 +18,7 @@ from esper.checkpoint.mapped import MappedTensors
 from esper.checkpoint.references import AttachmentRef, CheckpointRef, FileRef, load_tensors, open_tensors
 from esper.checkpoint.retention import BASELINE
 from esper.checkpoint.ring_file import open_key_ring
+from esper.checkpoint.rng import Generator
 from esper.checkpoint.settings import CheckpointSettings
 from esper.checkpoint.storage import PosixStorage, Storage
 from esper.checkpoint.store import CheckpointStore
@@ -47,6 +48,7 @@ __all__ = [
     "CheckpointStore",
     "FaultyStorage",
     "FileRef",
+    "Generator",
     "KeyRing",
     "MappedTensors",
     "PosixStorage",

@@ -24,7 +24,7 @@ from esper.anatomy.cut import (
     uncut,
     with_layers,
 )
-from esper.anatomy.graph import Loss, bare, changed_inputs, renew, split_sample, trace
+from esper.anatomy.graph import Loss, bare, changed_inputs, loss_tensors, renew, split_sample, trace
 from esper.anatomy.proof import Probe, Undo
 from esper.anatomy.twin import Twin
 from esper.anatomy.units import anatomy_of
@@ -247,8 +247,9 @@ class LiveNetwork:
             self.cut_masked()
 
     def tensors(self) -> dict[str, Tensor]:
-        """The live parameters and buffers by name, for the graph."""
-        live = {**dict(self.model.named_parameters()), **dict(self.model.named_buffers())}
+        """The live parameters and buffers by name, for the graph: the network's, and those of its loss."""
+        own = {**dict(self.model.named_parameters()), **dict(self.model.named_buffers())}
+        live = {**own, **loss_tensors(self.loss)}
         return {name: value.detach() for name, value in live.items()}
 
     def adjust(self, changes: Mapping[str, Tensor], sign: int = 1) -> None:
@@ -261,7 +262,9 @@ class LiveNetwork:
 
     def parameter_names(self) -> list[str]:
         """The names of the optimizer's parameters, in the order in which its state numbers them."""
-        names = {id(p): name for name, p in self.model.named_parameters()}
+        names = {
+            id(p): name for name, p in (*loss_tensors(self.loss).items(), *self.named_parameters().items())
+        }
         return [names.get(id(p), "") for group in self.optimizer.param_groups for p in group["params"]]
 
     def named_parameters(self) -> dict[str, Tensor]:

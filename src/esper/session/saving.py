@@ -18,6 +18,7 @@ from esper.checkpoint import (
     CheckpointRef,
     CheckpointStore,
     FileRef,
+    Generator,
     Stateful,
     TrainerState,
     capture_trainer,
@@ -57,6 +58,7 @@ class Saving:
         store: CheckpointStore,
         schedulers: Sequence[Stateful],
         scaler: Stateful | None,
+        generators: Mapping[str, Generator],
         *,
         background: bool,
     ) -> None:
@@ -67,6 +69,7 @@ class Saving:
         self._saver = BackgroundSaver(store)
         self._schedulers = tuple(schedulers)
         self._scaler = scaler
+        self._generators = dict(generators)
         self._background = background
         self._blobs: dict[str, FileRef] = {}
         self._network: LiveNetwork
@@ -113,6 +116,7 @@ class Saving:
             epoch=epoch,
             schedulers=self._schedulers,
             scaler=self._scaler,
+            generators=self._generators,
             extra=extra,
         )
         files = {**state.files(), ANATOMY_FILE: self._anatomy, **more}
@@ -176,14 +180,15 @@ class Saving:
     def read(self, checkpoint: CheckpointRef) -> TrainerState:
         return load_trainer(checkpoint)
 
-    def restore(
-        self,
-        state: TrainerState,
-        network: LiveNetwork,
-        schedulers: Sequence[Stateful],
-        scaler: Stateful | None,
-    ) -> None:
-        restore_trainer(state, network.model, network.optimizer, schedulers=schedulers, scaler=scaler)
+    def restore(self, state: TrainerState, network: LiveNetwork) -> None:
+        restore_trainer(
+            state,
+            network.model,
+            network.optimizer,
+            schedulers=self._schedulers,
+            scaler=self._scaler,
+            generators=self._generators,
+        )
 
     def returned_to(self, checkpoint: CheckpointRef) -> None:
         """Training goes on from here: later checkpoints are of a future that will not happen."""

@@ -11,7 +11,7 @@ import numpy as np
 from esper.anatomy import Anatomy
 from esper.arrays import BoolArray
 from esper.batches import HeldOut
-from esper.checkpoint import CheckpointRef, Stateful
+from esper.checkpoint import CheckpointRef
 from esper.config import Config
 from esper.cost import Origin
 from esper.elesh import OfflineAnalyst
@@ -47,8 +47,6 @@ class Parts:
     metric: str
     higher_is_better: bool
     epochs: int | None
-    schedulers: Sequence[Stateful] = ()
-    scaler: Stateful | None = None
     close_pool: Callable[[], None] = _nothing
     workers: Callable[[], tuple[WorkerRow, ...]] = tuple
     """How the worker processes have fared so far."""
@@ -106,7 +104,7 @@ def restore(parts: Parts, memory: Memory, target: CheckpointRef, *, as_rollback:
     network.make_cuts(extra["cuts"][len(network.cuts) :])
     _check_companions(network, extra["companions"])
     network.renew_masks()
-    parts.saving.restore(state, network, parts.schedulers, parts.scaler)
+    parts.saving.restore(state, network)
     for companion, saved in zip(network.companions, extra["companions"], strict=True):
         companion.load_state_dict(saved)
     network.masks.apply(np.asarray(extra["keep"]), extra["originals"])
