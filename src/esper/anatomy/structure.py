@@ -22,8 +22,9 @@ from numpy.typing import NDArray
 from esper.anatomy.summary import summary
 from esper.arrays import BoolArray, FloatArray, IntArray
 from esper.errors import MaskError, UnknownPathError
+from esper.leyline import Level
 
-Role = Literal["producer", "consumer", "companion"]
+Role = Literal["producer", "consumer", "companion", "direction"]
 
 
 class Kind(StrEnum):
@@ -35,9 +36,9 @@ class Kind(StrEnum):
     LAYER = "layer"
 
     @property
-    def level(self) -> str:
+    def level(self) -> Level:
         """The level of decisions that it belongs to: whole experts are decided on like heads."""
-        return "head" if self is Kind.EXPERT else self.value
+        return Level.HEAD if self is Kind.EXPERT else Level(self.value)
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,7 +47,8 @@ class Member:
 
     `index[u]` are the coordinates of unit `u` along `axis`: shape [width, coordinates per unit].
     A *producer* makes the unit's activation (weight rows, bias), a *consumer* reads it (weight columns), a
-    *companion* goes along (norm affines, running statistics, depthwise filters).
+    *companion* goes along (norm affines, running statistics, depthwise filters). So does a *direction*, but
+    the network divides it by its own length (weight norm): a mask zeroes the length beside it instead.
     """
 
     tensor: str

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -13,7 +12,7 @@ from torch.optim import Optimizer
 
 from esper.anatomy import Anatomy
 from esper.anatomy.cut import Form, Removal, Snapshot, flops_without, program_without, remove_blocks
-from esper.anatomy.graph import Loss, Traced, bare, split_sample, trace
+from esper.anatomy.graph import Loss, Traced, bare, copied, split_sample, trace
 from esper.anatomy.proof import Equivalence, Probe
 from esper.anatomy.units import anatomy_of
 from esper.compaction.choice import Quality
@@ -85,7 +84,7 @@ class Removing:
         )
 
     def _removed(self, model: nn.Module, before: _Look, optimizer: Optimizer | None, rest: Rest) -> Compacted:
-        target = model if self.in_place else copy.deepcopy(bare(model))
+        target = model if self.in_place else copied(bare(model))
         snapshot = Snapshot.of(bare(target))
         found: list[Compacted] = []
 

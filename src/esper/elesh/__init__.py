@@ -1,6 +1,6 @@
 """Offline analysis: what a checkpoint's units are worth, measured in worker processes on an exact twin."""
 
-from esper.elesh.analysis import RECALIBRATION_SAMPLES, confidence, correct, judged, ready
+from esper.elesh.analysis import PRELOAD, RECALIBRATION_SAMPLES, confidence, correct, judged, ready
 from esper.elesh.analyst import OfflineAnalyst
 from esper.elesh.blocks import BlockMeasures
 from esper.elesh.case import Case, DataRef, OpenCase, encode_data, open_case, read_data, read_optimizer
@@ -13,6 +13,7 @@ from esper.elesh.settings import AnalysisSettings
 from esper.elesh.unit_measures import measure_units
 
 __all__ = [
+    "PRELOAD",
     "RECALIBRATION_SAMPLES",
     "AnalysisSettings",
     "Bench",

@@ -22,6 +22,9 @@ from esper.elesh.case import Case, OpenCase, open_case, read_data
 from esper.elesh.peak import PeakMemory
 from esper.errors import EvidenceError
 
+PRELOAD = ("torch", "torch._dynamo", "safetensors.torch", __name__)
+"""Modules that the tasks of an analysis need, for workers to import before the first one."""
+
 CHUNK_SAMPLES = 16
 """Samples of one paired loss comparison: small, so that a few hundred samples give enough pairs."""
 

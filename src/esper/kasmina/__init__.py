@@ -2,6 +2,5 @@
 
 from esper.kasmina.distillation import Teacher, distillation_loss
 from esper.kasmina.network import LiveNetwork
-from esper.kasmina.numbers import renumbered
 
-__all__ = ["LiveNetwork", "Teacher", "distillation_loss", "renumbered"]
+__all__ = ["LiveNetwork", "Teacher", "distillation_loss"]

@@ -57,8 +57,8 @@ def called(name: str, *folders: Path) -> Any:
         signature.bind()
     except TypeError as misfit:
         raise ConfigError(
-            f"{name}{signature} is called without arguments: {misfit}. Give them defaults, or name a function "
-            "that fills them in."
+            f"{name}{signature} is called without arguments: {misfit}. Give them defaults, or name a "
+            "function that fills them in."
         ) from misfit
     return maker()
 

@@ -49,8 +49,8 @@ def optimizer_in(given: Any) -> Optimizer:
         inner = getattr(inner, "optimizer", None)
         if inner is None:
             raise ConfigError(
-                f"A {type(given).__name__} is no torch.optim.Optimizer and holds none as `.optimizer`. Nothing "
-                "was changed. Give the optimizer whose `step` changes the network's parameters."
+                f"A {type(given).__name__} is no torch.optim.Optimizer and holds none as `.optimizer`. "
+                "Nothing was changed. Give the optimizer whose `step` changes the network's parameters."
             )
     optimizer: Optimizer = inner
     return optimizer
@@ -78,9 +78,9 @@ def check_optimizer(model: nn.Module, optimizer: Optimizer, loss: Any) -> None:
         raise ConfigError(
             f"This {name} also trains {len(foreign)} parameter(s) that belong neither to the network nor to "
             f"the loss (the first of shape {foreign[0]}), so they would be in no checkpoint, and an analysis "
-            "would see them as they are now. Give the criterion that holds them as `loss=`, as the module that "
-            "it is and not in a function; or make them part of the network; or train them by an optimizer of "
-            "their own. Nothing was changed."
+            "would see them as they are now. Give the criterion that holds them as `loss=`, as the module "
+            "that it is and not in a function; or make them part of the network; or train them by an optimizer "
+            "of their own. Nothing was changed."
         )
 
 
@@ -111,8 +111,8 @@ def modules_in(companions: nn.Module | Sequence[nn.Module]) -> tuple[nn.Module, 
                 "torch.optim.swa_utils.AveragedModel."
             )
             raise ConfigError(
-                f"A companion is a module that holds a copy of the network, and {type(companion).__name__} is "
-                f"none. {way_out} Nothing was changed."
+                f"A companion is a module that holds a copy of the network, and {type(companion).__name__} "
+                f"is none. {way_out} Nothing was changed."
             )
     return given
 

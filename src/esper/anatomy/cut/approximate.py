@@ -6,7 +6,6 @@ also such a cut is proven: nothing but those statistics changes. How far they mo
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
@@ -16,7 +15,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from esper.anatomy.cut.program import in_double
-from esper.anatomy.graph import traced_as
+from esper.anatomy.graph import copied, traced_as
 from esper.anatomy.proof import (
     Observation,
     Probe,
@@ -61,7 +60,7 @@ def _uncut(
     model: nn.Module, anatomy: Anatomy, keep: BoolArray, probe: Probe, dtype: torch.dtype
 ) -> nn.Module:
     """The masked network as a module of its graph, with normalizations over what is left."""
-    network, inputs = copy.deepcopy(model).to(dtype), probe.cast(dtype)
+    network, inputs = copied(model).to(dtype), probe.cast(dtype)
     with torch.no_grad():
         zero_masked(dict(network.named_parameters()), masked_axes(anatomy, keep))
     program = deployed(network, inputs.args, inputs.kwargs)
@@ -79,7 +78,7 @@ def _rounding(model: nn.Module, probe: Probe) -> tuple[float, float]:
     """
     wide = probe.cast(torch.float64)
     try:
-        program = deployed(copy.deepcopy(model).double(), wide.args, wide.kwargs)
+        program = deployed(copied(model).double(), wide.args, wide.kwargs)
         module = program.module(check_guards=False)
         ours, exact = _seen(module, wide), _seen(in_double(module), wide)
     except (RuntimeError, UntraceableError):

@@ -19,7 +19,7 @@ from esper.anatomy.graph.trace import (
     undisturbed,
     without_caches,
 )
-from esper.anatomy.graph.wrappers import bare, check_renewable, renew
+from esper.anatomy.graph.wrappers import bare, check_renewable, copied, renew
 
 __all__ = [
     "TRACE_BATCH",
@@ -32,6 +32,7 @@ __all__ = [
     "check_tensors",
     "check_values",
     "concrete",
+    "copied",
     "gathered",
     "group_of",
     "is_in_place",
