@@ -79,8 +79,8 @@ def check_optimizer(model: nn.Module, optimizer: Optimizer, loss: Any) -> None:
             f"This {name} also trains {len(foreign)} parameter(s) that belong neither to the network nor to "
             f"the loss (the first of shape {foreign[0]}), so they would be in no checkpoint, and an analysis "
             "would see them as they are now. Give the criterion that holds them as `loss=`, as the module "
-            "that it is and not in a function; or make them part of the network; or train them by an optimizer "
-            "of their own. Nothing was changed."
+            "that it is and not in a function; or make them part of the network; or train them by "
+            "an optimizer of their own. Nothing was changed."
         )
 
 
