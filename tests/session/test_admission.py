@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import os
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -80,7 +81,7 @@ def test_weights_that_only_the_optimizer_knows_are_refused_unless_the_loss_holds
     model, margin = small_network(), Margin()
     optimizer = torch.optim.SGD([*model.parameters(), *margin.parameters()], 0.1)
     check_optimizer(model, optimizer, margin)
-    for hidden in (margin.forward, margin.__call__):
+    for hidden in (margin.forward, partial(Margin.forward, margin)):
         with pytest.raises(ConfigError, match=r"1 parameter\(s\) that belong neither .* shape \(4, 4\)"):
             check_optimizer(model, optimizer, hidden)
 
