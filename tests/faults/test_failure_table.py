@@ -12,9 +12,12 @@ import pytest
 
 from esper.emrakul.cycle import MASK
 from esper.errors import MaskError
-from tests.faults.injected import PATIENT, flip, newest, plain, started, tally, with_workers, workers
+from tests.faults.injected import PATIENT, flip, newest, plain, started, tally, with_workers
 from tests.session.processes import start, train_and_die
 from tests.session.runs import Training
+from tests.workers.processes import workers
+
+pytestmark = pytest.mark.usefixtures("worker")  # whose imports all these runs share
 
 Judge = Callable[..., str]
 EPOCHS = 3

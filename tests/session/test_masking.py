@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from esper.emrakul.cycle import CycleEnd
 from esper.emrakul.plan import Plan, shrink
-from esper.session.preview import confirm
+from esper.kasmina import confirm
 from esper.urabrask import RetentionLimits
 from tests.session.runs import Training
 

@@ -12,10 +12,11 @@ from torch.optim import Optimizer
 
 from esper.anatomy import Anatomy
 from esper.anatomy.cut import refused_groups
-from esper.anatomy.graph import Loss, Traced, bare, split_sample, trace
+from esper.anatomy.graph import Loss, Traced, bare, trace
 from esper.anatomy.proof import Probe
 from esper.anatomy.units import anatomy_of
 from esper.arrays import BoolArray
+from esper.batches import split_sample
 from esper.compaction.choice import Chosen, Quality, Trials
 from esper.compaction.compacted import PROOF_SAMPLES, Compacted
 from esper.compaction.configuration import describable, has_configuration
@@ -26,6 +27,7 @@ from esper.config import Config
 from esper.emrakul import Settings, Target
 from esper.emrakul.plan import Plan, choose_by_magnitude
 from esper.errors import ConfigError, MaskError
+from esper.kasmina import HANDS
 
 
 def compact(
@@ -80,13 +82,16 @@ def compact(
 
     Raises:
         UntraceableError: the network cannot be exported.
-        ConfigError: it is not said what shall go, or said twice; the probe is too small or has no loss.
+        ConfigError: it is not said what shall go, or said twice; the probe is too small or has no loss; a
+            session holds the network.
         EvidenceError: the batches of the probe are not like the sample.
         MaskError: the plan is of another network.
         UnknownPathError: there is no block of that name.
         SurgeryError: it cannot be cut; nothing changed.
     """
     _check_means(by, probe, loss)
+    if in_place:
+        HANDS.refuse_held(bare(model), optimizer)
     others = (plan is not None, flops is not None, parameters is not None, bool(blocks), not in_place)
     if fold and any(others):
         raise ConfigError(
@@ -127,7 +132,7 @@ def compact(
     settings = None if fold else _settings(plan, flops, parameters, config)
     traced, network = trace(model, sample, loss), bare(model)
     anatomy = anatomy_of(traced, network, allow_approximate=allow_approximate)
-    args, kwargs, _ = split_sample(sample, with_target=loss is not None)
+    args, kwargs, _ = split_sample(sample, with_target=loss is not None, model=network)
     inputs = Probe(args, kwargs)
     inputs = inputs.first(PROOF_SAMPLES) if traced.is_batch_dynamic else inputs
     if fold:

@@ -14,7 +14,7 @@ from torch.utils import _pytree as pytree
 
 from esper.anatomy import Anatomy
 from esper.anatomy.cut import cut_traced
-from esper.anatomy.graph import Traced, split_sample
+from esper.anatomy.graph import Traced
 from esper.anatomy.proof import Probe
 from esper.anatomy.twin import Twin, from_bytes
 from esper.checkpoint import CheckpointCatalog, CheckpointRef, load_trainer
@@ -22,7 +22,15 @@ from esper.compaction.compacted import PROOF_SAMPLES, Compacted, outcome
 from esper.elesh import DataRef, read_data
 from esper.emrakul import Settings
 from esper.emrakul.plan import choose_by_magnitude
-from esper.runs.network import ANATOMY_FILE, FORM_FILE, PROGRAM_FILE, NetworkFiles, form_from, state_of
+from esper.runs.network import (
+    ANATOMY_FILE,
+    FORM_FILE,
+    PROGRAM_FILE,
+    NetworkFiles,
+    criterion_of,
+    form_from,
+    state_of,
+)
 
 
 def finished_files(catalog: CheckpointCatalog, checkpoint: CheckpointRef) -> NetworkFiles | None:
@@ -80,7 +88,7 @@ def compact_checkpoint(
         anatomy,
         keep,
         probe,
-        _state(twin, weights),
+        _state(twin, weights | criterion_of(checkpoint)),
         lambda module: _without_loss(module, twin.program),
     )
     return outcome(
@@ -91,7 +99,7 @@ def compact_checkpoint(
 def _probe(catalog: CheckpointCatalog, checkpoint: CheckpointRef, twin: Twin) -> Probe:
     """The inputs of the sample that the run keeps."""
     data = DataRef(catalog.blob(checkpoint, "batches"), catalog.blob(checkpoint, "samples"))
-    args, kwargs, _ = split_sample(read_data(data)[0], with_target=True)
+    args, kwargs, _ = twin.split(read_data(data)[0])
     probe = Probe(args, kwargs)
     return probe.first(PROOF_SAMPLES) if twin.is_batch_dynamic else probe
 

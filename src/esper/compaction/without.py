@@ -12,9 +12,10 @@ from torch.optim import Optimizer
 
 from esper.anatomy import Anatomy
 from esper.anatomy.cut import Form, Removal, Snapshot, flops_without, program_without, remove_blocks
-from esper.anatomy.graph import Loss, Traced, bare, copied, split_sample, trace
+from esper.anatomy.graph import Loss, Traced, bare, copied, trace
 from esper.anatomy.proof import Equivalence, Probe
 from esper.anatomy.units import anatomy_of
+from esper.batches import split_sample
 from esper.compaction.choice import Quality
 from esper.compaction.compacted import PROOF_SAMPLES, Compacted, outcome
 from esper.compaction.configuration import Description, has_configuration
@@ -108,7 +109,7 @@ class Removing:
     def _look(self, model: nn.Module) -> _Look:
         traced = trace(model, self.sample, self.loss)
         anatomy = anatomy_of(traced, bare(model))
-        args, kwargs, _ = split_sample(self.sample, with_target=self.loss is not None)
+        args, kwargs, _ = split_sample(self.sample, with_target=self.loss is not None, model=model)
         probe = Probe(args, kwargs)
         probe = probe.first(PROOF_SAMPLES) if traced.is_batch_dynamic else probe
         return _Look(model, anatomy, probe, self.quality(bare(model), traced, anatomy))

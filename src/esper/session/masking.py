@@ -25,9 +25,9 @@ from esper.emrakul.cycle import Analyst, CycleEnd, CycleStatus, PendingMask
 from esper.emrakul.plan import shrink, worthwhile_cut
 from esper.errors import ConfigError, SurgeryError
 from esper.importance import TrainingPhase
+from esper.kasmina import apply_statistics, confirm, recalibrate
 from esper.runs.network import analyst_of
 from esper.session.log import say
-from esper.session.preview import apply_statistics, confirm, recalibrate
 from esper.session.recovery import Recovery
 from esper.session.saving import TRIAL
 from esper.session.state import Memory, Parts, restore

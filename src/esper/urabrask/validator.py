@@ -18,7 +18,7 @@ from esper.urabrask.checks import (
     check_memory,
     check_only_removes,
 )
-from esper.urabrask.measurement import Measure, Measurement
+from esper.urabrask.quality import Measure, Measurement
 from esper.urabrask.retention import check_retention
 from esper.urabrask.settings import Settings
 from esper.urabrask.verdict import Check, Decision, Verdict

@@ -12,7 +12,7 @@ from esper.anatomy import Anatomy
 from esper.arrays import BoolArray
 from esper.batches import HeldOut
 from esper.cost import Origin
-from esper.elesh import Bench, Curve, Evidence, OpenCase, Tier, joined
+from esper.elesh import Bench, Curve, Evidence, OpenCase, Tier
 from esper.emrakul.plan.by_magnitude import alike
 from esper.emrakul.plan.candidates import kinds_allowed, lowest_counts
 from esper.emrakul.plan.floors import floors
@@ -22,6 +22,7 @@ from esper.emrakul.plan.situation import Situation
 from esper.emrakul.schedule import Allowance
 from esper.emrakul.settings import Settings, Target
 from esper.errors import ConfigError
+from esper.urabrask import joined
 
 STEP_FRACTION = 0.1
 """Largest share of the cost that goes between two looks: what is left then takes over for what went."""

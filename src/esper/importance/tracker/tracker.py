@@ -1,10 +1,10 @@
-"""Importance tracking during training: the one object that measures, remembers, saves and merges."""
+"""Importance tracking during training: the one object that measures, remembers and saves."""
 
 from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 
 import numpy as np
 import torch
@@ -14,22 +14,21 @@ from torch.utils.hooks import RemovableHandle
 
 from esper.anatomy import Anatomy
 from esper.arrays import BoolArray, FloatArray, IntArray
+from esper.cost import stopwatch_for
 from esper.errors import EsperError, EvidenceError
-from esper.importance.elements import ElementTracking, elements_for, tracking_after_cut
+from esper.importance.elements import ELEMENTS, ElementTracking, elements_for, tracking_after_cut
 from esper.importance.history import UnitHistory
 from esper.importance.phases import TrainingPhase
 from esper.importance.products import StepProducts
 from esper.importance.settings import ImportanceSettings
 from esper.importance.statistics import UnitStatistics
 from esper.importance.tracker.governor import OverheadGovernor
-from esper.importance.tracker.ranks import parts_of_all_ranks
-from esper.importance.tracker.stopwatch import stopwatch_for
 from esper.importance.tracker.tracked import HISTORY, TrackedEvidence, part_of
 from esper.leyline import Clock
 
 _LOG = logging.getLogger(__name__)
 _FORESEEN = (RuntimeError, ValueError, TypeError, LookupError, EsperError)
-_ELEMENTS, _SAMPLING = "elements.", "sampling"
+_SAMPLING = "sampling"
 
 
 class ImportanceTracker:
@@ -71,7 +70,7 @@ class ImportanceTracker:
         self._anatomy = anatomy
         self._products = StepProducts(anatomy, named_parameters, optimizer)
         self._statistics = UnitStatistics.empty(anatomy.num_units, self._products.device)
-        self._elements = elements_for(self._products, self._settings.elements)
+        self._elements = elements_for(self._products, self._settings)
         self.history = UnitHistory(
             anatomy.num_units, self._settings.history_epochs, self._settings.history_momentum
         )
@@ -104,7 +103,7 @@ class ImportanceTracker:
 
     @property
     def elements(self) -> ElementTracking | None:
-        """Scores of single elements, where `importance.elements.form` asks for them."""
+        """Scores of single elements, where `importance.backend` asks for them."""
         return self._elements
 
     @property
@@ -128,10 +127,6 @@ class ImportanceTracker:
     def taylor(self) -> FloatArray:
         """Root mean square of the loss's change without each unit, to first order: shape [units], or NaN."""
         return self._statistics.taylor(*self._limits)
-
-    def absolute_taylor(self) -> FloatArray:
-        """Mean absolute first-order change of the loss without each unit: shape [units], NaN unmeasured."""
-        return self._statistics.absolute_taylor(*self._limits)
 
     def fisher(self) -> FloatArray:
         """Mean of (weight x gradient)^2 summed over each unit's producers: shape [units], NaN unmeasured.
@@ -158,7 +153,7 @@ class ImportanceTracker:
         """Everything that tracking goes on from, as plain tensors for a checkpoint."""
         parts = {HISTORY: self.history.state()}
         if self._elements is not None:
-            parts[_ELEMENTS] = self._elements.state()
+            parts[ELEMENTS] = self._elements.state()
         named = {prefix + name: t for prefix, part in parts.items() for name, t in part.items()}
         return {**self._statistics.state(), **named, _SAMPLING: self._governor.state()}
 
@@ -176,34 +171,11 @@ class ImportanceTracker:
         statistics = UnitStatistics.from_state(state, self.num_units, self._products.device)
         history = UnitHistory(self.num_units, self._settings.history_epochs, self._settings.history_momentum)
         history.load_state(part_of(state, HISTORY))
-        elements = elements_for(self._products, self._settings.elements)
+        elements = elements_for(self._products, self._settings)
         if elements is not None:
-            elements.load_state(part_of(state, _ELEMENTS))
+            elements.load_state(part_of(state, ELEMENTS))
         self._governor.load_state(state[_SAMPLING])
         self._statistics, self.history, self._elements = statistics, history, elements
-
-    def merge(self, states: Sequence[Mapping[str, Tensor]]) -> None:
-        """Takes in what trackers of the same network have measured on other data: `state()` of each.
-
-        Means are weighted by the samples behind them. Under DistributedDataParallel gradients are averaged
-        already and every rank knows the same: there is nothing to merge.
-
-        Raises:
-            EvidenceError: One belongs to another network; nothing was taken over.
-        """
-        device = self._products.device
-        others = [UnitStatistics.from_state(state, self.num_units, device) for state in states]
-        self._statistics = UnitStatistics.merged([self._statistics, *others], self._settings.momentum)
-
-    def merge_ranks(self) -> None:
-        """`merge` over all processes of the default group of torch.distributed; all must call it.
-
-        Raises:
-            RankDivergence: The ranks track networks of different structure; nothing was changed.
-        """
-        states = parts_of_all_ranks(self._statistics.state(), self._anatomy.digest)
-        own = [UnitStatistics.from_state(s, self.num_units, self._products.device) for s in states]
-        self._statistics = UnitStatistics.merged(own, self._settings.momentum)
 
     def rebind(self, anatomy: Anatomy, named_parameters: Mapping[str, Tensor], survivors: IntArray) -> None:
         """Follows the network through a cut, and keeps what is known of the units that are left.

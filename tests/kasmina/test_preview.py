@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from esper.anatomy.units import masked_axes, zero_masked
 from esper.batches import HeldOut
 from esper.kasmina import LiveNetwork
-from esper.session.preview import apply_statistics, confirm, preview, recalibrate
+from esper.kasmina.preview import apply_statistics, confirm, preview, recalibrate
 from esper.urabrask import Settings
 
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from esper.errors import ConfigError
 from esper.leyline import from_plain, to_plain
-from tests.workers.worker_tasks import Shard
+from tests.workers.tasks import Shard
 
 LEAVES = (
     st.none()

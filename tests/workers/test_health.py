@@ -2,27 +2,27 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from esper.workers.health import Condition, WorkerHealth
-from esper.workers.inline import InlinePool
-from esper.workers.local import LocalPool
-from esper.workers.task import Status, WorkerTask
-from tests.workers import worker_tasks as tasks
+from esper.workers import Ending, InlinePool, LocalPool, WorkerHealth, WorkerTask
+from esper.workers.health import Condition
+from tests.workers import tasks
 
 
 @pytest.fixture(scope="module")
 def pool() -> Iterator[LocalPool]:
-    opened = LocalPool(1)
+    opened = LocalPool(1, tasks.PRELOAD)
     yield opened
     opened.close()
 
 
 def test_a_worker_that_has_ended_no_task_is_unknown() -> None:
-    pool = LocalPool(3)
+    pool = LocalPool(3, tasks.PRELOAD)
     assert [worker.condition for worker in pool.health()] == [Condition.UNKNOWN] * 3
     assert [worker.worker for worker in pool.health()] == [0, 1, 2]
     pool.close()
@@ -35,7 +35,7 @@ def test_a_crash_that_was_made_good_stays_in_the_record(pool: LocalPool, tmp_pat
     assert outcome.peak_bytes is not None
     assert outcome.peak_bytes > 1 << 20
     [worker] = pool.health()
-    assert worker.attempts == {Status.LOST: 1, Status.DONE: 1}
+    assert worker.attempts == {Ending.LOST: 1, Ending.DONE: 1}
     assert worker.condition is Condition.OK
     assert "exit code 3" in worker.message
     assert worker.peak_bytes == outcome.peak_bytes
@@ -54,21 +54,21 @@ def test_work_done_by_the_caller_is_the_health_of_worker_zero() -> None:
     pool = InlinePool()
     assert pool.health() == (WorkerHealth(0),)
     pool.submit(WorkerTask(tasks.echo, {"value": 1}))
-    assert pool.health()[0].attempts == {Status.DONE: 1}
+    assert pool.health()[0].attempts == {Ending.DONE: 1}
 
 
 def test_a_task_that_was_canceled_says_nothing_about_its_worker() -> None:
-    canceled = WorkerHealth(0).after(Status.CANCELED, "stopped", 1.0, None)
+    canceled = WorkerHealth(0).after(Ending.CANCELED, "stopped", 1.0, None)
     assert canceled.condition is Condition.UNKNOWN
-    assert canceled.attempts == {Status.CANCELED: 1}
+    assert canceled.attempts == {Ending.CANCELED: 1}
 
 
 def test_a_supervisor_that_has_died_leaves_what_was_known() -> None:
-    pool = LocalPool(1)
-    pool.submit(WorkerTask(tasks.echo, {"value": 1})).outcome()
-    pool._supervisor.kill()
-    pool._supervisor.wait()
-    for _ in range(2):  # the first look finds out that it is gone
-        assert pool.health()[0].attempts == {Status.DONE: 1}
+    pool = LocalPool(1, tasks.PRELOAD)
+    supervisor = pool.submit(WorkerTask(os.getppid)).outcome().value
+    hanging = pool.submit(WorkerTask(tasks.hang))
+    os.kill(supervisor, signal.SIGKILL)
+    assert hanging.outcome().ending is Ending.LOST
+    assert pool.health()[0].attempts == {Ending.DONE: 1}
     assert pool.submit(WorkerTask(tasks.echo, {"value": 2})).outcome().value == 2
     pool.close()

@@ -1,13 +1,29 @@
-"""What one sample costs: on a processor by a clock, on a GPU by events that are read when they are ready."""
+"""How long work takes: waited for, or beside a training step by a clock or by a GPU's own events."""
 
 from __future__ import annotations
 
+import time
 from collections import deque
+from collections.abc import Callable
 from typing import Protocol
 
 import torch
 
 from esper.leyline import Clock
+
+
+def seconds_of(run: Callable[[], object], device: torch.device) -> float:
+    """How long one call takes until its device has done everything."""
+    _settle(device)
+    start = time.perf_counter()
+    run()
+    _settle(device)
+    return time.perf_counter() - start
+
+
+def _settle(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
 
 
 class Stopwatch(Protocol):
