@@ -23,7 +23,8 @@ from esper.arrays import BoolArray
 from esper.batches import HeldOut, merged, resized
 from esper.elesh import RECALIBRATION_SAMPLES, correct
 from esper.kasmina import LiveNetwork
-from esper.urabrask import Measurement, judge, level_of
+from esper.leyline import Level
+from esper.urabrask import Measurement, Verdict, judge, level_of
 from esper.urabrask import Settings as ValidationSettings
 
 
@@ -68,12 +69,24 @@ def confirm(
     """
     seen = preview(network, held_out, keep, reconstruct=reconstruct)
     level = level_of(network.anatomy, network.masks.keep, keep)
-    without_gradients = settings.model_copy(update={"require_gradients": False})
-    verdict = judge(seen.before, seen.after, level, without_gradients)
+    verdict, is_within = compared(seen.before, seen.after, level, settings)
+    return "" if is_within else verdict.reason, seen
+
+
+def compared(
+    before: Measurement, after: Measurement, level: Level, settings: ValidationSettings
+) -> tuple[Verdict, bool]:
+    """The verdict about a mask on live weights, and whether the mean itself is within the limit."""
+    verdict = judge(before, after, level, settings.model_copy(update={"require_gradients": False}))
     cost = verdict.retention
-    if not verdict.is_accepted or cost is None or cost.drop > cost.limit:
-        return verdict.reason, seen
-    return "", seen
+    return verdict, verdict.is_accepted and cost is not None and cost.drop <= cost.limit
+
+
+def measured(network: LiveNetwork, held_out: HeldOut) -> Measurement:
+    """Quality of the live network as it is on the held-out validation batches."""
+    live = {name: p.detach() for name, p in network.model.named_parameters()}
+    with undisturbed(network.model), torch.no_grad():
+        return _on_validation(network, held_out, live)[0]
 
 
 def preview(
@@ -85,12 +98,7 @@ def preview(
     masked = {**live, **{name: live[name].clone() for name, _ in axes}}
     zero_masked(masked, axes)
     with undisturbed(network.model), torch.no_grad():
-        # Samples that can be judged one by one need no small batches, which only losses are paired by.
-        judged = merged(held_out.validation, RECALIBRATION_SAMPLES)
-        before = _quality(network, live, judged)
-        if before.correctness is None:
-            judged = list(held_out.validation)
-            before = _quality(network, live, judged)
+        before, judged = _on_validation(network, held_out, live)
         batches = merged(held_out.calibration, RECALIBRATION_SAMPLES)
         changes = _changes(network, keep, batches) if reconstruct else {}
         masked |= {name: masked[name] + change for name, change in changes.items()}
@@ -105,6 +113,21 @@ def _changes(network: LiveNetwork, keep: BoolArray, batches: Sequence[Any]) -> d
     fitting = batches if graph.is_batch_dynamic else resized(batches, graph.batch)
     usable = [_on_device(network.model, batch) for batch in fitting]
     return reconstruction(graph, network.anatomy, network.tensors(), now, keep, usable)
+
+
+def _on_validation(
+    network: LiveNetwork, held_out: HeldOut, tensors: dict[str, Tensor]
+) -> tuple[Measurement, Sequence[Any]]:
+    """Quality with these tensors, and the batches that it was measured on.
+
+    Samples that can be judged one by one need no small batches, which only losses are paired by.
+    """
+    batches: Sequence[Any] = merged(held_out.validation, RECALIBRATION_SAMPLES)
+    quality = _quality(network, tensors, batches)
+    if quality.correctness is not None:
+        return quality, batches
+    batches = list(held_out.validation)
+    return _quality(network, tensors, batches), batches
 
 
 def _quality(network: LiveNetwork, tensors: dict[str, Tensor], batches: Sequence[Any]) -> Measurement:
