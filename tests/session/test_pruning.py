@@ -35,7 +35,7 @@ def decided(run: Training) -> tuple[CycleEnd, Plan]:
 
 def apply(run: Training, end: CycleEnd) -> None:
     """Ends the epoch as if the cycle had just ended so."""
-    run.session.pruning._resumed = end
+    run.session.pruning.cycles._resumed = end
     run.session.pruning.end_epoch(is_measured=True)
 
 

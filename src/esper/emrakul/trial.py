@@ -204,10 +204,16 @@ class Trial:
             return MaskEvent.PROVED
         return MaskEvent.WITHIN_LIMITS if is_measured else MaskEvent.UNMEASURED
 
-    def way_back(self, reason: RollbackReason) -> Strategy:
-        """How far to go back for this reason; counts the attempt."""
+    def way_back(self, reason: RollbackReason, attempts: int | None = None) -> Strategy:
+        """How far to go back for this reason; counts the attempt.
+
+        Args:
+            reason: why.
+            attempts: earlier ones in a row; None: as many as were counted.
+        """
+        earlier = self.rollbacks if attempts is None else attempts
         self.rollbacks += 1
-        return strategy_for(reason, self.rollbacks - 1)
+        return strategy_for(reason, earlier)
 
     def settled(self, keep: BoolArray) -> BoolArray:
         """A present mask without what is on trial: the units that stay masked when that is taken back."""

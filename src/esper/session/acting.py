@@ -12,7 +12,7 @@ from torch import Tensor
 from esper.anatomy.cut import Cut
 from esper.arrays import BoolArray, IntArray
 from esper.emrakul.cycle import PendingMask
-from esper.emrakul.plan import shrink
+from esper.emrakul.plan import shrink, worthwhile_cut
 from esper.errors import SurgeryError
 from esper.session.log import say
 from esper.session.preview import apply_statistics, compared, confirm, measured, recalibrate
@@ -150,6 +150,12 @@ class Acting:
         self._tell_cut(cut, masked - network.masks.num_masked)
         return numbers
 
+    def cut_if_worthwhile(self) -> None:
+        """Cuts as much as leaves good widths, if that saves enough."""
+        left = worthwhile_cut(self._parts.situation(), self._parts.config.pruning)
+        if left is not None:
+            self.cut(left)
+
     def _cut(self, left: BoolArray | None) -> tuple[Cut, IntArray]:
         """Cuts; where layers cannot go together with the rest, the rest alone, and people are told."""
         network = self._parts.network
@@ -172,8 +178,7 @@ class Acting:
             f"Cut {units} units: {share:.1%} fewer parameters, equal to the "
             f"masked network within {exactness:.1e}."
         )
-        self._memory.log.mark(self._memory.epoch, "cut", text)
-        say(f"epoch {self._memory.epoch}: {text}")
+        self._memory.log.tell(self._memory.epoch, "cut", text)
 
     def _stay_masked(self, what: str, refusal: SurgeryError) -> None:
         self._memory.log.note(f"{what} of epoch {self._memory.epoch} stay masks: {refusal}")

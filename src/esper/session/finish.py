@@ -19,10 +19,12 @@ from esper.anatomy import Group, Kind
 from esper.anatomy.cut import Form, Snapshot
 from esper.anatomy.twin import deployed, to_bytes
 from esper.cost import compare_latency
+from esper.emrakul import Schedule
+from esper.emrakul.cycle import why_missed
+from esper.emrakul.plan import Situation
 from esper.errors import SurgeryError
 from esper.report import Latency, Overhead, Proof, RunReport, WidthRow, write_report
 from esper.runs.network import FORM_FILE, PROGRAM_FILE, VERSION
-from esper.session.log import say
 
 if TYPE_CHECKING:
     from esper.session.session import Session
@@ -55,10 +57,9 @@ def finish(session: Session, *, latency: bool) -> Result:
     timed = _latency(session) if latency else None
     if timed is not None and timed.speedup < 1.0:
         session.log.note("The cut network is not faster on this machine; what it saves is memory and FLOPs.")
-    missed = session.pruning.why_missed()
+    missed = _why_missed(session)
     if missed:
-        session.log.note(missed)
-        say(missed, problem=True)
+        session.log.tell_once(missed)
     session.save_final(network_files(session))
     report = _report(session, timed, training_seconds, judged)
     session.detach()
@@ -86,6 +87,20 @@ def _latency(session: Session) -> Latency | None:
         return None
     probe = network.probe
     return compare_latency(network.original, network.model, probe.args, dict(probe.kwargs))
+
+
+def _why_missed(session: Session) -> str:
+    """Why the target was missed, and what to do about it; '' if it was met, or there is none."""
+    parts, target = session.parts, session.parts.config.pruning.target
+    if target is None:
+        return ""
+    if parts.runner is None:
+        return f"The target was missed: nothing of the {target.cost} went. {parts.why_off}"
+    removed = Situation.whole(parts.network.anatomy, parts.origin).removed_fraction(target.cost)
+    marks = [mark for mark in session.log.marks if mark.kind in ("rollback", "no_go")]
+    refused = (marks[-1].epoch, marks[-1].text) if marks else None
+    schedule, state = Schedule(parts.config.pruning, parts.epochs), parts.runner.coordinator.state
+    return why_missed(target, removed, session.epoch, schedule, state, refused)
 
 
 def _quality(session: Session, judged: str) -> tuple[float | None, str]:

@@ -157,7 +157,7 @@ class Session:
             raise CheckpointMissing(
                 f"{self.run_dir} holds no checkpoint that verifies, so there is nothing to go to."
             )
-        self.pruning.drop_cycle()
+        self.pruning.cycles.drop()
         restore(self.parts, self._memory, target, as_rollback=True)
         saving.release_masks()
         self.pruning.forget()
@@ -262,14 +262,11 @@ class Session:
         name = self.parts.metric
         if not math.isnan(numbers.get(name, 0.0)) or not self.pruning.acting.is_sound():
             return numbers
-        note = (
+        self.log.tell_once(
             f"{name} was nan while the network makes numbers of held-out data, so it is taken as not "
             f"measured: decisions wait for an epoch in which it is. `end_epoch({name}=None)` says so without "
             "a warning."
         )
-        if note not in self.log.notes:
-            self.log.note(note)
-            say(note, problem=True)
         return {key: value for key, value in numbers.items() if key != name}
 
     def _record(self, metrics: Mapping[str, float], now: float) -> None:
