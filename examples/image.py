@@ -64,9 +64,9 @@ def main(run_dir: Path) -> None:
     result = session.finish()
 
     report = result.report
-    print(
-        f"FLOPs {report.flops_before:,.0f} -> {report.flops_after:,.0f}, accuracy {report.quality_after:.1%}"
-    )
+    last = report.values[max(report.values)]
+    print(f"FLOPs {report.flops_before:,.0f} -> {report.flops_after:,.0f}")
+    print(f"accuracy {last:.1%}: {report.quality_source}")
     print(f"Where it was cut, and the proof: {result.report_path}")
 
 

@@ -13,6 +13,7 @@ from esper.emrakul.rollback import (
     Strategy,
     Trigger,
     has_settled,
+    limits_for,
     should_roll_back,
     strategy_for,
 )
@@ -58,6 +59,21 @@ def test_a_metric_in_per_cent_is_held_against_points_of_a_hundred() -> None:
     baseline, rules = replace(CALM, metric=97.0), RollbackSettings(metric_scale=100)
     assert should_roll_back(epochs((95.5, None)), baseline, rules) is None
     assert trigger(should_roll_back(epochs((94.5, None)), baseline, rules)) is Trigger.METRIC_DROP
+
+
+def test_a_metric_above_one_is_taken_as_per_cent_unless_its_scale_is_known() -> None:
+    shares, per_cent = epochs((0.9, None)), epochs((93.0, None))
+    known = RollbackSettings(metric_scale=1.0)
+    for records, rules, is_higher_better in (
+        (shares, RULES, True),
+        (per_cent, known, True),
+        (per_cent, RULES, False),
+        (epochs((math.inf, None)), RULES, True),
+    ):
+        assert limits_for(records, rules, "score", is_higher_better=is_higher_better) == (rules, "")
+    limits, note = limits_for(per_cent, RULES, "score", is_higher_better=True)
+    assert limits.metric_scale == 100.0
+    assert "score was above 1" in note
 
 
 def test_a_metric_that_should_fall_is_judged_in_its_own_direction() -> None:

@@ -196,6 +196,7 @@ def test_a_metric_that_is_no_number_prunes_nothing_and_keeps_the_last_good_check
         train(session)
         session.end_epoch(accuracy=0.5)
         good = session.step
+        next(session.model.parameters()).data[0] = float("nan")
         for _ in range(5):
             train(session)
             session.end_epoch(accuracy=float("nan"))

@@ -31,6 +31,19 @@ def values(training: Training) -> dict[str, Tensor]:
     return {name: value.clone() for name, value in training.model.state_dict().items()}
 
 
+def changes_of(training: Training) -> dict[str, Tensor]:
+    """What weights took over from the mask on trial."""
+    watch = training.session._memory.trial.watch
+    assert watch is not None
+    return dict(watch.changes)
+
+
+def end_without_a_loss(training: Training) -> None:
+    """Ends an epoch that reports a loss which is no number."""
+    training.train_epoch()
+    training.session.end_epoch(accuracy=0.5, loss=float("nan"))
+
+
 def pace(training: Training) -> float:
     runner = training.session.parts.runner
     assert runner is not None
@@ -58,11 +71,11 @@ def test_a_metric_that_falls_takes_the_mask_back_exactly_and_makes_later_steps_s
 def test_what_readers_took_over_goes_back_with_the_mask_also_after_a_resume(tmp_path: Path) -> None:
     with run(tmp_path) as training:
         training.until_masked()
-        changes = dict(training.session._memory.trial.changes)
+        changes = changes_of(training)
         assert changes
         assert all(change.any() for change in changes.values())
     with run(tmp_path) as training:
-        again = training.session._memory.trial.changes
+        again = changes_of(training)
         assert {name: value.tolist() for name, value in again.items()} == {
             name: value.tolist() for name, value in changes.items()
         }
@@ -175,7 +188,7 @@ def test_training_goes_on_after_a_restored_checkpoint_and_prunes_again(tmp_path:
     schedule = {"start_epoch": 2, "end_epoch": 5, "max_rest_epochs": 0}  # six epochs leave no time to rest
     with run(tmp_path, pruning={"schedule": schedule}) as training:
         training.until_masked()
-        training.epoch(lambda _: float("nan"))
+        end_without_a_loss(training)
         assert training.marks()[-1] == "rollback"
         training.until(lambda: training.marks()[-1] in ("mask", "cut"))
         assert "skipped" not in training.marks()
@@ -214,7 +227,7 @@ def test_a_cut_that_follows_a_rollback_is_made_again_by_resume(tmp_path: Path) -
 def test_a_mask_that_was_taken_back_does_not_return_by_resume(tmp_path: Path) -> None:
     with run(tmp_path) as training:
         training.until_masked()
-        training.epoch(lambda _: float("nan"))
+        end_without_a_loss(training)
         step, expected = training.session.step, training.fingerprint()
     with run(tmp_path) as training:
         assert training.session.step == step
@@ -261,7 +274,7 @@ def test_when_no_checkpoint_is_left_it_says_so_and_leaves_training_as_it_is(tmp_
         training.train_epoch()
         weights = values(training)
         with pytest.raises(RollbackExhausted, match=r"no checkpoint up to step \d+ that verifies"):
-            training.session.end_epoch(accuracy=float("nan"))
+            training.session.end_epoch(accuracy=0.5, loss=float("nan"))
         assert all(torch.equal(value, weights[name]) for name, value in values(training).items())
         training.epoch(lambda _: 0.5)
         training.session.parts.saving.settle()

@@ -18,7 +18,14 @@ from esper.runs import checkpoint_at
 if TYPE_CHECKING:
     from esper.report import DecisionRow
 
-_BY = {"mask": "session", "cut": "kasmina", "rollback": "session", "skipped": "emrakul", "no_go": "urabrask"}
+_BY = {
+    "mask": "session",
+    "judged": "urabrask",
+    "cut": "kasmina",
+    "rollback": "session",
+    "skipped": "emrakul",
+    "no_go": "urabrask",
+}
 """The part that acted, by the kind of a mark."""
 _BY_HAND = "by hand."
 

@@ -1,14 +1,25 @@
 """Coordination: when to prune, how much, which units, and what to do when it goes wrong."""
 
-from esper.emrakul.rollback import Baseline, EpochRecord, RollbackReason, Strategy, Trigger, should_roll_back
+from esper.emrakul.rollback import (
+    Baseline,
+    EpochRecord,
+    RollbackReason,
+    Strategy,
+    Trigger,
+    limits_for,
+    should_roll_back,
+)
 from esper.emrakul.schedule import Allowance, Schedule
 from esper.emrakul.settings import RollbackSettings, Settings, Target
-from esper.emrakul.trial import Trial, Watch
+from esper.emrakul.trial import Action, MaskEvent, MaskState, Trial, Watch
 
 __all__ = [
+    "Action",
     "Allowance",
     "Baseline",
     "EpochRecord",
+    "MaskEvent",
+    "MaskState",
     "RollbackReason",
     "RollbackSettings",
     "Schedule",
@@ -18,5 +29,6 @@ __all__ = [
     "Trial",
     "Trigger",
     "Watch",
+    "limits_for",
     "should_roll_back",
 ]

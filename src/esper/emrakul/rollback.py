@@ -146,16 +146,40 @@ def has_settled(
     return limit is None or last is None or last <= limit
 
 
-def strategy_for(reason: RollbackReason, attempts: int) -> Strategy:
-    """How far to go back after `attempts` earlier rollbacks in a row.
+_WAY_BACK = {
+    Trigger.METRIC_DROP: tuple(Strategy),
+    Trigger.VETO: tuple(Strategy),
+    # Taking back a mask cannot mend weights that are not finite, have diverged or are no longer those that
+    # were masked, so these start at the checkpoint.
+    Trigger.NOT_FINITE: (Strategy.IMMEDIATE, Strategy.PROGRESSIVE, Strategy.BASELINE),
+    Trigger.DIVERGENCE: (Strategy.IMMEDIATE, Strategy.PROGRESSIVE, Strategy.BASELINE),
+    Trigger.STRUCTURE: (Strategy.IMMEDIATE, Strategy.PROGRESSIVE, Strategy.BASELINE),
+}
+"""For every trigger how far to go back at the first attempt, at the second in a row, and so on."""
 
-    Taking back a mask cannot mend weights that are not finite, have diverged or are no longer those that
-    were masked, so these start at the checkpoint.
+
+def strategy_for(reason: RollbackReason, attempts: int) -> Strategy:
+    """How far to go back after `attempts` earlier rollbacks in a row."""
+    ways = _WAY_BACK[reason.trigger]
+    return ways[min(attempts, len(ways) - 1)]
+
+
+def limits_for(
+    records: Sequence[EpochRecord], settings: RollbackSettings, metric: str, *, is_higher_better: bool
+) -> tuple[RollbackSettings, str]:
+    """The limits of a drop, and what people should be told of them ('' for nothing).
+
+    A share is never above 1: a metric that was is taken as per cent, unless its scale is known.
     """
-    order = list(Strategy)
-    can_be_mended = reason.trigger in (Trigger.METRIC_DROP, Trigger.VETO)
-    first = Strategy.ATOMIC if can_be_mended else Strategy.IMMEDIATE
-    return order[min(order.index(first) + attempts, len(order) - 1)]
+    best = max((record.metric for record in records if record.metric is not None), default=0.0)
+    is_known = "metric_scale" in settings.model_fields_set or not is_higher_better
+    if is_known or not 1 < best < math.inf:
+        return settings, ""
+    note = (
+        f"{metric} was above 1, so it is taken as per cent: a drop is judged on a scale of 100. "
+        "pruning.rollback.metric_scale says what a perfect metric reads."
+    )
+    return settings.model_copy(update={"metric_scale": 100.0}), note
 
 
 def _not_finite(history: Sequence[EpochRecord]) -> RollbackReason | None:

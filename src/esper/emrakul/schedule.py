@@ -195,8 +195,8 @@ class Schedule:
         start, end = self.ramp
         if epoch < start:
             return self._nothing("before", f"The ramp starts at epoch {start}.", removed)
-        if epoch > self._last_epoch():
-            return self._nothing("quiet", f"Nothing is removed after epoch {self._last_epoch()}.", removed)
+        if epoch > self.last_epoch:
+            return self._nothing("quiet", f"Nothing is removed after epoch {self.last_epoch}.", removed)
         share = progress((epoch - start + 1) / (end - start + 1), self._rules)
         step = Allowance(self.cost, removed, removed, self._rules.levels, "ramp", "", target, share)
         return step.towards(target, removed, state.pace, self._rules)
@@ -238,7 +238,9 @@ class Schedule:
             )
         return start, end
 
-    def _last_epoch(self) -> float:
+    @property
+    def last_epoch(self) -> float:
+        """The last epoch after which something may go."""
         if self.epochs is None:
             return math.inf
         return max(self.ramp[1], self.epochs - math.ceil(self._rules.quiet_fraction * self.epochs))

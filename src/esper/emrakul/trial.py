@@ -1,9 +1,33 @@
-"""A mask on trial: what was before it, whether it costs too much, and when it has proved itself."""
+"""What becomes of a mask: one table of states and events, and the memory of the mask that is under way.
+
+Theory of operation. At most one mask is under way at a time, because what a mask costs is only known as long
+as nothing else changes. Its way through a run:
+
+- A cycle accepts a plan about a *checkpoint* and commits it there. From then on it is PENDING. Nothing is
+  applied to a network that nobody has measured, or nobody could say afterwards what the mask has cost: it
+  waits for an epoch with a metric, however many end without one.
+- In that epoch it is measured once more, on the *live* weights. Do they bear it, it is applied and ON_TRIAL;
+  otherwise it is dropped.
+- On trial it is watched. An epoch without a metric shows nothing, neither good nor bad. Enough epochs within
+  the limits (more of them on probation), and it has proved itself: it is cut, or stays a mask until a cut is
+  worth it. It is no longer under way then, and the next analysis may begin.
+- A `Trigger` takes it back. How far is a table of its own (`rollback.strategy_for`): the mask alone, exactly;
+  the checkpoint before it; one further back that was good; the one from before all pruning.
+- Training goes elsewhere (a rollback by hand, the end of a session): what was pending or on trial is
+  forgotten, since it is about a state that training has left.
+- The run ends: nobody can wait any longer, so a mask on trial is measured on the spot, against what the same
+  data showed before it, and then cut or taken back.
+
+Two rules make the table safe to read. (1) The state changes before the action is carried out, so that an
+action that fails is not tried for ever. (2) What is not in the table cannot happen; if it does, it is a bug,
+and `Trial.happen` raises.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from enum import StrEnum
 from typing import Any
 
 import numpy as np
@@ -15,20 +39,104 @@ from esper.emrakul.rollback import (
     EpochRecord,
     RollbackReason,
     Strategy,
+    Trigger,
     has_settled,
     should_roll_back,
     strategy_for,
 )
 from esper.emrakul.settings import RollbackSettings
+from esper.errors import IllegalTransitionError
 from esper.leyline import Level
+from esper.urabrask import Measurement
+
+
+class MaskState(StrEnum):
+    """How far the mask that is under way has come."""
+
+    NONE = "none"
+    """No mask is under way."""
+    PENDING = "pending"
+    """Accepted about a checkpoint, not applied yet."""
+    ON_TRIAL = "on_trial"
+    """Applied, and watched."""
+
+
+class MaskEvent(StrEnum):
+    """What can happen to it, beside the triggers that take it back."""
+
+    ACCEPTED = "accepted"
+    """A cycle has accepted and committed it."""
+    UNMEASURED = "unmeasured"
+    """An epoch has ended without a metric."""
+    CONFIRMED = "confirmed"
+    """The live weights bear it."""
+    REFUSED = "refused"
+    """They do not."""
+    WITHIN_LIMITS = "within_limits"
+    """An epoch was good, and more have to follow."""
+    PROVED = "proved"
+    """Enough epochs were good."""
+    ABANDONED = "abandoned"
+    """Training has left the state that it is about, or its commit cannot be read."""
+    RUN_ENDED = "run_ended"
+    """There will be no further epoch."""
+
+
+class Action(StrEnum):
+    """What is to be done about it."""
+
+    WAIT = "wait"
+    APPLY = "apply"
+    DROP = "drop"
+    CUT = "cut"
+    TAKE_BACK = "take_back"
+    FORGET = "forget"
+    JUDGE = "judge"
+
+
+Event = MaskEvent | Trigger
+
+_TAKEN_BACK: Mapping[Event, tuple[MaskState, Action]] = dict.fromkeys(
+    Trigger, (MaskState.NONE, Action.TAKE_BACK)
+)
+
+TABLE: Mapping[MaskState, Mapping[Event, tuple[MaskState, Action]]] = {
+    MaskState.NONE: {
+        MaskEvent.ACCEPTED: (MaskState.PENDING, Action.WAIT),
+        MaskEvent.ABANDONED: (MaskState.NONE, Action.FORGET),
+        MaskEvent.RUN_ENDED: (MaskState.NONE, Action.CUT),
+    },
+    MaskState.PENDING: {
+        MaskEvent.UNMEASURED: (MaskState.PENDING, Action.WAIT),
+        MaskEvent.CONFIRMED: (MaskState.ON_TRIAL, Action.APPLY),
+        MaskEvent.REFUSED: (MaskState.NONE, Action.DROP),
+        MaskEvent.ABANDONED: (MaskState.NONE, Action.FORGET),
+        MaskEvent.RUN_ENDED: (MaskState.NONE, Action.CUT),  # of what was masked before
+    },
+    MaskState.ON_TRIAL: {
+        MaskEvent.UNMEASURED: (MaskState.ON_TRIAL, Action.WAIT),
+        MaskEvent.WITHIN_LIMITS: (MaskState.ON_TRIAL, Action.WAIT),
+        MaskEvent.PROVED: (MaskState.NONE, Action.CUT),
+        **_TAKEN_BACK,
+        MaskEvent.ABANDONED: (MaskState.NONE, Action.FORGET),
+        MaskEvent.RUN_ENDED: (MaskState.ON_TRIAL, Action.JUDGE),
+    },
+}
+"""For every state what may happen there, the state after it, and what is to be done."""
 
 
 @dataclass(frozen=True, eq=False)
 class Watch:
-    """One mask under observation.
+    """A mask on trial, and what was before it.
 
-    `epoch` is the one at whose end it was applied; `base_step` the last checkpoint without it; `settled` the
-    units that were masked before and had proved themselves.
+    Attributes:
+        baseline: the epochs before.
+        epoch: the one at whose end it was applied.
+        is_on_probation: it has to survive longer.
+        base_step: of the last checkpoint without it.
+        settled: units that were masked before and had proved themselves.
+        before: what held-out data showed just before it was applied; None if nothing was measured.
+        changes: what was added to weights when it was applied, by name; goes back with it.
     """
 
     baseline: Baseline
@@ -36,68 +144,109 @@ class Watch:
     is_on_probation: bool
     base_step: int
     settled: tuple[int, ...] = ()
+    before: Measurement | None = None
+    changes: Mapping[str, Tensor] = field(default_factory=dict)
+
+    def since(self, records: Sequence[EpochRecord]) -> list[EpochRecord]:
+        """The epochs that have seen the mask."""
+        return [record for record in records if record.epoch > self.epoch]
 
 
 @dataclass
 class Trial:
-    """What is on trial now, and how many rollbacks happened in a row."""
+    """The mask that is under way.
 
+    Attributes:
+        state: how far it has come.
+        pending_step: of the checkpoint beside which it was committed, while it is pending.
+        watch: what is known of it, while it is on trial.
+        rollbacks: how often masks were taken back since one last proved itself.
+    """
+
+    state: MaskState = MaskState.NONE
+    pending_step: int = -1
     watch: Watch | None = None
     rollbacks: int = 0
-    changes: Mapping[str, Tensor] = field(default_factory=dict)
-    """What was added to weights when the mask was applied; taken back with it."""
 
-    def objection(self, records: Sequence[EpochRecord], settings: RollbackSettings) -> RollbackReason | None:
-        """Why the mask must go, or None."""
-        if self.watch is None:
-            return None
-        return should_roll_back(self._since(records), self.watch.baseline, settings)
+    def happen(self, event: Event) -> Action:
+        """Moves on to the next state and says what is to be done.
 
-    def is_settled(self, records: Sequence[EpochRecord], settings: RollbackSettings) -> bool:
-        """Has a mask survived long enough to be cut?"""
-        watch = self.watch
-        return watch is not None and has_settled(
-            self._since(records), watch.baseline, settings, is_on_probation=watch.is_on_probation
-        )
+        Raises:
+            IllegalTransitionError: the event cannot happen in this state.
+        """
+        if event not in TABLE[self.state]:
+            possible = ", ".join(TABLE[self.state])
+            raise IllegalTransitionError(
+                f"A mask in the state {self.state.value!r} cannot be {event.value!r}; possible are: "
+                f"{possible}. This is a bug in Esper: please report it with what `esper audit show` says."
+            )
+        self.state, action = TABLE[self.state][event]
+        if self.state is not MaskState.ON_TRIAL:
+            self.watch = None
+        if self.state is not MaskState.PENDING:
+            self.pending_step = -1
+        if event is MaskEvent.PROVED:
+            self.rollbacks = 0
+        return action
 
-    def settled(self, num_units: int) -> BoolArray:
-        """The mask without the one on trial: bool [units]."""
-        keep = np.ones(num_units, np.bool_)
-        if self.watch is not None:
-            keep[list(self.watch.settled)] = False
-        return keep
-
-    def settled_before(self, keep: BoolArray) -> tuple[int, ...]:
-        """Units of the present mask that have proved themselves, for the watch of the next one."""
-        return tuple(np.flatnonzero(~keep).tolist()) if self.watch is None else self.watch.settled
-
-    def passed(self) -> None:
-        """The mask has proved itself."""
-        self.watch, self.rollbacks, self.changes = None, 0, {}
-
-    def failed(self, reason: RollbackReason) -> tuple[int, Strategy]:
-        """The mask goes. Returns the step of the last checkpoint without it, and how far to go back."""
-        base_step = -1 if self.watch is None else self.watch.base_step
-        strategy = strategy_for(reason, self.rollbacks)
-        self.watch, self.rollbacks, self.changes = None, self.rollbacks + 1, {}
-        return base_step, strategy
-
-    def _since(self, records: Sequence[EpochRecord]) -> list[EpochRecord]:
-        start = self.watch.epoch if self.watch else 0
-        return [record for record in records if record.epoch > start]
-
-    def to_json(self) -> dict[str, Any]:
+    def event(
+        self, records: Sequence[EpochRecord], settings: RollbackSettings, *, is_measured: bool
+    ) -> MaskEvent | RollbackReason:
+        """What the epoch that has just ended shows of a mask on trial: why it must go, or how it stands."""
         watch = self.watch
         if watch is None:
-            return {"rollbacks": self.rollbacks, "watch": None}
-        baseline = {**vars(watch.baseline), "level": watch.baseline.level.value}
-        return {"rollbacks": self.rollbacks, "watch": {**vars(watch), "baseline": baseline}}
+            raise IllegalTransitionError("No mask is on trial, so no epoch shows anything of one.")
+        history = watch.since(records)
+        reason = should_roll_back(history, watch.baseline, settings)
+        if reason is not None:
+            return reason
+        if has_settled(history, watch.baseline, settings, is_on_probation=watch.is_on_probation):
+            return MaskEvent.PROVED
+        return MaskEvent.WITHIN_LIMITS if is_measured else MaskEvent.UNMEASURED
+
+    def way_back(self, reason: RollbackReason, attempts: int | None = None) -> Strategy:
+        """How far to go back for this reason; counts the attempt.
+
+        Args:
+            reason: why.
+            attempts: earlier ones in a row; None: as many as were counted.
+        """
+        earlier = self.rollbacks if attempts is None else attempts
+        self.rollbacks += 1
+        return strategy_for(reason, earlier)
+
+    def settled(self, keep: BoolArray) -> BoolArray:
+        """A present mask without what is on trial: the units that stay masked when that is taken back."""
+        if self.watch is None:
+            return keep.copy()
+        settled = np.ones_like(keep)
+        settled[list(self.watch.settled)] = False
+        return settled
+
+    def to_plain(self) -> dict[str, Any]:
+        """For a checkpoint: plain values, arrays and tensors; `from_plain` is the inverse."""
+        data = {"state": self.state.value, "pending_step": self.pending_step, "rollbacks": self.rollbacks}
+        if self.watch is None:
+            return {**data, "watch": None}
+        baseline = {**vars(self.watch.baseline), "level": self.watch.baseline.level.value}
+        before = None if self.watch.before is None else dict(vars(self.watch.before))
+        changes = dict(self.watch.changes)
+        watch = {**vars(self.watch), "baseline": baseline, "before": before, "changes": changes}
+        return {**data, "watch": watch}
 
     @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> Trial:
+    def from_plain(cls, data: Mapping[str, Any]) -> Trial:
         stored = data["watch"]
+        state = MaskState(data.get("state", MaskState.ON_TRIAL if stored else MaskState.NONE))  # older runs
+        pending_step, rollbacks = data.get("pending_step", -1), data["rollbacks"]
         if stored is None:
-            return cls(None, data["rollbacks"])
+            return cls(state, pending_step, None, rollbacks)
         baseline = Baseline(**{**stored["baseline"], "level": Level(stored["baseline"]["level"])})
-        settled = tuple(stored["settled"])
-        return cls(Watch(**{**stored, "baseline": baseline, "settled": settled}), data["rollbacks"])
+        before = stored.get("before")
+        fields = {
+            **stored,
+            "baseline": baseline,
+            "settled": tuple(stored["settled"]),
+            "before": None if before is None else Measurement(**before),
+        }
+        return cls(state, pending_step, Watch(**fields), rollbacks)

@@ -3,14 +3,16 @@
 from esper.kasmina.distillation import Teacher, distillation_loss
 from esper.kasmina.held import HANDS
 from esper.kasmina.network import LiveNetwork
-from esper.kasmina.preview import apply_statistics, confirm, recalibrate
+from esper.kasmina.preview import apply_statistics, compared, confirm, measured, recalibrate
 
 __all__ = [
     "HANDS",
     "LiveNetwork",
     "Teacher",
     "apply_statistics",
+    "compared",
     "confirm",
     "distillation_loss",
+    "measured",
     "recalibrate",
 ]

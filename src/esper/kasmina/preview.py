@@ -18,7 +18,8 @@ from esper.anatomy.units import masked_axes, zero_masked
 from esper.arrays import BoolArray
 from esper.batches import HeldOut, device_of, on_device
 from esper.kasmina.network import LiveNetwork
-from esper.urabrask import Measurement, evaluate, joined, judge, level_of, run_twin, usable
+from esper.leyline import Level
+from esper.urabrask import Measurement, Verdict, evaluate, joined, judge, level_of, run_twin, usable
 from esper.urabrask import Settings as ValidationSettings
 
 State = dict[str, Tensor]
@@ -61,12 +62,22 @@ def confirm(
     """
     seen = preview(network, held_out, keep, reconstruct=reconstruct)
     level = level_of(network.anatomy, network.masks.keep, keep)
-    without_gradients = settings.model_copy(update={"require_gradients": False})
-    verdict = judge(seen.before, seen.after, level, without_gradients)
+    verdict, is_within = compared(seen.before, seen.after, level, settings)
+    return "" if is_within else verdict.reason, seen
+
+
+def compared(
+    before: Measurement, after: Measurement, level: Level, settings: ValidationSettings
+) -> tuple[Verdict, bool]:
+    """The verdict about a mask on live weights, and whether the mean itself is within the limit."""
+    verdict = judge(before, after, level, settings.model_copy(update={"require_gradients": False}))
     cost = verdict.retention
-    if not verdict.is_accepted or cost is None or cost.drop > cost.limit:
-        return verdict.reason, seen
-    return "", seen
+    return verdict, verdict.is_accepted and cost is not None and cost.drop <= cost.limit
+
+
+def measured(network: LiveNetwork, held_out: HeldOut) -> Measurement:
+    """Quality of the live network as it is on the held-out validation batches."""
+    return _on_validation(network, held_out, network.tensors())[0]
 
 
 def preview(
@@ -75,13 +86,7 @@ def preview(
     """Measures the live network as it is and as it would be under `keep`, on the same held-out batches."""
     live, graph = network.tensors(), network.graph
     calibration = _calibration(network, held_out)
-    validation = on_device(held_out.validation, device_of(network.model))
-    # Samples that can be judged one by one need no small batches, which only losses are paired by.
-    judged = joined(graph, validation)
-    before = evaluate(run_twin(graph, live), judged)
-    if before.correctness is None:
-        judged = tuple(usable(graph, validation))
-        before = evaluate(run_twin(graph, live), judged)
+    before, judged = _on_validation(network, held_out, live)
     # The network under the mask: its weights, what makes up for it, then the statistics that these bring.
     axes = masked_axes(network.anatomy, keep)
     masked = {**live, **{name: live[name].clone() for name, _ in axes}}
@@ -94,6 +99,22 @@ def preview(
     statistics = _statistics(network, masked, calibration)
     after = evaluate(run_twin(graph, {**masked, **statistics}), judged)
     return Preview(before, after, statistics, changes)
+
+
+def _on_validation(
+    network: LiveNetwork, held_out: HeldOut, tensors: State
+) -> tuple[Measurement, Sequence[Any]]:
+    """Quality with these tensors, and the batches that it was measured on.
+
+    Samples that can be judged one by one need no small batches, which only losses are paired by.
+    """
+    graph, validation = network.graph, on_device(held_out.validation, device_of(network.model))
+    batches: Sequence[Any] = joined(graph, validation)
+    quality = evaluate(run_twin(graph, tensors), batches)
+    if quality.correctness is not None:
+        return quality, batches
+    batches = tuple(usable(graph, validation))
+    return evaluate(run_twin(graph, tensors), batches), batches
 
 
 def _calibration(network: LiveNetwork, held_out: HeldOut) -> Sequence[Any]:

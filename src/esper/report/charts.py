@@ -11,6 +11,7 @@ from esper.report.report import EpochRow, Mark, MarkKind, RunReport
 
 MARK_NAMES: Mapping[MarkKind, str] = {
     "mask": "mask applied",
+    "judged": "judged at the end",
     "cut": "cut",
     "rollback": "rolled back",
     "no_go": "rejected",
@@ -78,6 +79,7 @@ def mark_symbol(kind: MarkKind, x: float, y: float) -> str:
     """The shape of a mark: each kind has its own, so that color is not needed to tell them apart."""
     shapes: Mapping[MarkKind, str] = {
         "mask": f'<circle cx="{x:.1f}" cy="{y:.1f}" r="5.5"/>',
+        "judged": f'<path d="M{x - 6:.1f} {y:.1f}l4 5l8 -10"/>',
         "cut": f'<path d="M{x:.1f} {y - 7:.1f}l7 7l-7 7l-7 -7z"/>',
         "rollback": f'<path d="M{x + 5:.1f} {y - 6:.1f}v12l-11 -6z"/>',
         "no_go": f'<path d="M{x - 5:.1f} {y - 5:.1f}l10 10m0 -10l-10 10"/>',

@@ -130,7 +130,8 @@ def _latency_card(latency: Latency | None) -> str:
 def _quality_card(report: RunReport) -> str:
     scale, twin = MetricScale.of(report), report.twin_values
     before, after = report.quality_before, report.quality_after
-    aside = f"uncut twin at the end: {scale.text(twin[max(twin)])}" if twin else ""
+    of_twin = f"uncut twin at the end: {scale.text(twin[max(twin)])}" if twin else ""
+    aside = "; ".join(text for text in (report.quality_source, of_twin) if text)
     both = None if before is None else (scale.text(before), scale.text(after))
     return _card(report.metric.capitalize(), scale.text(after), both, aside)
 

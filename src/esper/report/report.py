@@ -16,7 +16,7 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from esper.errors import ContractError
 
-MarkKind = Literal["mask", "cut", "rollback", "skipped", "no_go"]
+MarkKind = Literal["mask", "judged", "cut", "rollback", "skipped", "no_go"]
 
 
 @dataclass(frozen=True)
@@ -146,8 +146,9 @@ class RunReport:
     """A finished run: what it was, what Esper did to it, and by how much it became smaller.
 
     `metric` names the entry of `EpochRow.metrics` that decided. `twin_epochs` are those of the same network
-    trained uncut; they may be empty. `workers` is empty where no process did any work. Bytes are those of the
-    parameters and buffers.
+    trained uncut; they may be empty. `quality_after` is None where the metric was last measured on a network
+    other than the finished one; `quality_source` says when it was, and what is known since. `workers` is
+    empty where no process did any work. Bytes are those of the parameters and buffers.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid", ser_json_inf_nan="strings")
@@ -170,6 +171,7 @@ class RunReport:
     latency: Latency | None = None
     quality_before: float | None = None
     quality_after: float | None = None
+    quality_source: str = ""
     proof: Proof | None = None
     overhead: Overhead | None = None
     workers: tuple[WorkerRow, ...] = ()

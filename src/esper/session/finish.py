@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import platform
 import time
 from collections.abc import Mapping
@@ -18,6 +19,9 @@ from esper.anatomy import Group, Kind
 from esper.anatomy.cut import Form, Snapshot
 from esper.anatomy.twin import deployed, to_bytes
 from esper.cost import compare_latency
+from esper.emrakul import Schedule
+from esper.emrakul.cycle import why_missed
+from esper.emrakul.plan import Situation
 from esper.errors import SurgeryError
 from esper.report import Latency, Overhead, Proof, RunReport, WidthRow, write_report
 from esper.runs.network import FORM_FILE, PROGRAM_FILE, VERSION
@@ -46,17 +50,18 @@ class Result:
 def finish(session: Session, *, latency: bool) -> Result:
     """Cuts what is masked, measures, saves and reports; see `Session.finish`."""
     parts = session.parts
-    if parts.runner is not None:
-        parts.runner.drop()
-    session.masking.cut_masked()
+    judged = session.pruning.end_run()
     for group, why in parts.network.refused.items():
         session.log.note(f"{group} was left whole: {why}")
     training_seconds = time.perf_counter() - session.started
     timed = _latency(session) if latency else None
     if timed is not None and timed.speedup < 1.0:
         session.log.note("The cut network is not faster on this machine; what it saves is memory and FLOPs.")
+    missed = _why_missed(session)
+    if missed:
+        session.log.tell_once(missed)
     session.save_final(network_files(session))
-    report = _report(session, timed, training_seconds)
+    report = _report(session, timed, training_seconds, judged)
     session.detach()
     path = write_report(report, session.run_dir)
     return Result(session.model, report, path, session.run_dir)
@@ -84,7 +89,38 @@ def _latency(session: Session) -> Latency | None:
     return compare_latency(network.original, network.model, probe.args, dict(probe.kwargs))
 
 
-def _report(session: Session, latency: Latency | None, training_seconds: float) -> RunReport:
+def _why_missed(session: Session) -> str:
+    """Why the target was missed, and what to do about it; '' if it was met, or there is none."""
+    parts, target = session.parts, session.parts.config.pruning.target
+    if target is None:
+        return ""
+    if parts.runner is None:
+        return f"The target was missed: nothing of the {target.cost} went. {parts.why_off}"
+    removed = Situation.whole(parts.network.anatomy, parts.origin).removed_fraction(target.cost)
+    marks = [mark for mark in session.log.marks if mark.kind in ("rollback", "no_go")]
+    refused = (marks[-1].epoch, marks[-1].text) if marks else None
+    schedule, state = Schedule(parts.config.pruning, parts.epochs), parts.runner.coordinator.state
+    return why_missed(target, removed, session.epoch, schedule, state, refused)
+
+
+def _quality(session: Session, judged: str) -> tuple[float | None, str]:
+    """The metric of the finished network, if the last epoch measured it, and where it comes from."""
+    rows, name, network = session.log.epochs, session.parts.metric, session.parts.network
+    measured = [row for row in rows if math.isfinite(row.metrics.get(name, math.nan))]
+    if not measured:
+        return None, f"{name} was never measured"
+    last, keep = measured[-1], network.masks.keep
+    # A cut changes nothing that a mask has not; a mask, or one that was taken back, does.
+    is_same = last.parameters == network.anatomy.parameters(keep) and math.isclose(
+        last.flops, network.anatomy.flops(keep), rel_tol=1e-9
+    )
+    if last is rows[-1] and is_same:
+        return last.metrics[name], f"measured in epoch {last.epoch}"
+    since = judged or "the network has changed since"
+    return None, f"last measured in epoch {last.epoch}: {last.metrics[name]:.4g}. {since}"
+
+
+def _report(session: Session, latency: Latency | None, training_seconds: float, judged: str) -> RunReport:
     parts = session.parts
     network, origin = parts.network, parts.origin
     before = network.cuts[0].anatomy if network.cuts else network.anatomy
@@ -96,7 +132,8 @@ def _report(session: Session, latency: Latency | None, training_seconds: float) 
     }
     original = network.original or network.model
     stalls = parts.saving.stalls
-    made = session.masking.last_cut
+    made = session.pruning.acting.last_cut
+    quality, source = _quality(session, judged)
     share = parts.tracker.overhead_share
     rows = session.log.epochs
     return RunReport(
@@ -118,7 +155,8 @@ def _report(session: Session, latency: Latency | None, training_seconds: float) 
         bytes_before=_bytes(original),
         bytes_after=_bytes(network.model),
         latency=latency,
-        quality_after=rows[-1].metrics.get(parts.metric) if rows else None,
+        quality_after=quality,
+        quality_source=source,
         proof=None
         if made is None
         else Proof(

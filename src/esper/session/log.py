@@ -41,6 +41,17 @@ class RunLog:
         if text not in self.notes:
             self.notes.append(text)
 
+    def tell(self, epoch: int, kind: MarkKind, text: str, *, problem: bool = False) -> None:
+        """Marks a moment, and tells people."""
+        self.mark(epoch, kind, text)
+        say(f"epoch {epoch}: {text}", problem=problem)
+
+    def tell_once(self, text: str) -> None:
+        """Notes a problem and tells people, unless it was noted before."""
+        if text not in self.notes:
+            self.note(text)
+            say(text, problem=True)
+
     def take_over(self, other: RunLog) -> None:
         """Adds what another log of the same run tells beside epochs and decisions."""
         self.marks.extend(mark for mark in other.marks if mark not in self.marks)

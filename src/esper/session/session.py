@@ -16,7 +16,7 @@ from esper.checkpoint import CheckpointRef, withdrawals
 from esper.errors import CheckpointMissing, ConfigError, EsperError
 from esper.report import EpochRow
 from esper.session.log import RunLog, say
-from esper.session.masking import Masking
+from esper.session.pruning import Pruning
 from esper.session.recovery import Recovery
 from esper.session.saving import LAST_FINITE
 from esper.session.state import Memory, Parts, capture, restore
@@ -42,7 +42,7 @@ class Session:
         self._clock = clock
         self._memory = Memory()
         self.recovery = Recovery(parts, self._memory)
-        self.masking = Masking(parts, self._memory, self.recovery)
+        self.pruning = Pruning(parts, self._memory, self.recovery)
         self._epoch_started = self.started
         self._hook = parts.network.optimizer.register_step_post_hook(self._count_step)
         self._is_finished = False
@@ -103,33 +103,36 @@ class Session:
         """
         return self.recovery.loss(output, target, inputs)
 
-    def end_epoch(self, **metrics: float) -> None:
+    def end_epoch(self, **metrics: float | None) -> None:
         """Ends an epoch: judges the last mask, applies what was decided, saves, and starts the next analysis.
 
         Args:
-            metrics: what was measured on held-out data, by name; the metric named in `esper.attach` must be
-                there. `loss`, if given, serves to notice divergence.
+            metrics: what was measured on held-out data, by name. Decisions are made by the one that
+                `esper.attach` names; None, or a call without it, says that nobody measured it in this epoch:
+                decisions then wait for one in which it is. `loss`, if given, serves to notice divergence.
 
         Raises:
-            ConfigError: the metric is missing; nothing was changed and the call can be repeated.
+            ConfigError: other metrics were given instead, or something that is no number; nothing was changed
+                and the call can be repeated.
             RollbackExhausted: the network must go back and no checkpoint verifies; it was left as it is.
             CheckpointError: a save failed. The epoch has ended all the same: training can go on, and the next
                 call saves again.
         """
         begun = self._clock()
         self._require_running()
-        numbers = self._checked(metrics)
+        numbers = self._measured(self._checked(metrics))
         failure = self.parts.saving.failure()
         self.recovery.end_epoch()
         self._memory.epoch += 1
         self._record(numbers, begun)
-        is_measured = math.isfinite(numbers[self.parts.metric])
-        if not self.masking.end_epoch(is_measured):
-            self._hold_what_was_finite(is_measured)
+        value = numbers.get(self.parts.metric)
+        is_sound = value is None or math.isfinite(value)
+        if not self.pruning.end_epoch(is_measured=value is not None and is_sound):
+            self._hold_what_was_finite(is_sound)
             self.parts.tracker.end_epoch(self.epoch, self.parts.network.masks.keep)
             self._save()
-            if is_measured:
-                self.masking.start_cycle()
+            if is_sound:
+                self.pruning.start_cycle()
         self._epoch_started = self._clock()
         self.seconds_in_esper += self._epoch_started - begun
         failure = failure or self.parts.saving.failure()
@@ -154,10 +157,10 @@ class Session:
             raise CheckpointMissing(
                 f"{self.run_dir} holds no checkpoint that verifies, so there is nothing to go to."
             )
-        self.masking.forget_cycle()
+        self.pruning.cycles.drop()
         restore(self.parts, self._memory, target, as_rollback=True)
         saving.release_masks()
-        self._memory.trial.watch, self._memory.trial.changes = None, {}
+        self.pruning.forget()
         self.log.mark(self.epoch, "rollback", f"Went back to step {target.step} by hand.")
         return target.step
 
@@ -169,7 +172,7 @@ class Session:
             RollbackExhausted: after earlier rollbacks it must go back further and no checkpoint verifies.
         """
         self._require_running()
-        self.masking.veto(why)
+        self.pruning.veto(why)
 
     def close_breaker(self) -> None:
         """Lets pruning go on at once, after failures in a row have stopped it (`pruning.budget`)."""
@@ -236,23 +239,35 @@ class Session:
             f"{network.masks.num_masked} unit(s) masked, {self.removed_fraction:.1%} of the "
             f"{self.parts.config.pruning.cost} removed."
         )
-        self.masking.take_up(target)
+        self.pruning.take_up(target)
 
-    def _checked(self, metrics: Mapping[str, float]) -> dict[str, float]:
-        name = self.parts.metric
-        if name not in metrics:
-            given = ", ".join(metrics) or "nothing"
+    def _checked(self, metrics: Mapping[str, float | None]) -> dict[str, float]:
+        name, others = self.parts.metric, ", ".join(metrics.keys() - {"loss"})
+        if others and name not in metrics:
             raise ConfigError(
-                f"end_epoch was not told {name!r} (it was told: {given}), and attach(metric={name!r}) says "
-                f"that decisions are made by it. Call session.end_epoch({name}=...). Nothing was changed."
+                f"end_epoch was told {others}, and attach(metric={name!r}) says that decisions are made by "
+                f"{name}. Call session.end_epoch({name}=...), or {name}=None in an epoch in which nobody "
+                "measures it. Nothing was changed."
             )
         try:
-            return {key: float(value) for key, value in metrics.items()}
+            return {key: float(value) for key, value in metrics.items() if value is not None}
         except (TypeError, ValueError, RuntimeError) as error:
             raise ConfigError(
                 f"end_epoch was told something that is no single number: {error}. Give every metric as one "
                 "number, such as its mean. Nothing was changed."
             ) from error
+
+    def _measured(self, numbers: dict[str, float]) -> dict[str, float]:
+        """The same without a metric that is nan although the network is sound: nobody measured it then."""
+        name = self.parts.metric
+        if not math.isnan(numbers.get(name, 0.0)) or not self.pruning.acting.is_sound():
+            return numbers
+        self.log.tell_once(
+            f"{name} was nan while the network makes numbers of held-out data, so it is taken as not "
+            f"measured: decisions wait for an epoch in which it is. `end_epoch({name}=None)` says so without "
+            "a warning."
+        )
+        return {key: value for key, value in numbers.items() if key != name}
 
     def _record(self, metrics: Mapping[str, float], now: float) -> None:
         network = self.parts.network
@@ -268,12 +283,12 @@ class Session:
         )
         self.log.epochs.append(row)
 
-    def _hold_what_was_finite(self, is_measured: bool) -> None:
+    def _hold_what_was_finite(self, is_sound: bool) -> None:
         """While the metric is no number, the last checkpoint from before stays, however many follow."""
         before, name = self.log.epochs[-2:-1], self.parts.metric
-        was_measured = all(math.isfinite(row.metrics.get(name, math.nan)) for row in before)
-        if is_measured:
-            if not was_measured:
+        was_sound = all(math.isfinite(row.metrics.get(name, 0.0)) for row in before)
+        if is_sound:
+            if not was_sound:
                 self.parts.saving.release(LAST_FINITE)
         else:
             value = self.log.epochs[-1].metrics[name]
@@ -282,7 +297,7 @@ class Session:
                 "the last checkpoint from before is kept.",
                 problem=True,
             )
-            if was_measured:
+            if was_sound:
                 self.parts.saving.hold(LAST_FINITE)
 
     def _save(self) -> None:

@@ -85,8 +85,7 @@ def capture(parts: Parts, memory: Memory) -> dict[str, Any]:
         "origin": parts.origin.to_json(),
         "log": memory.log.to_json(),
         "workers": [asdict(row) for row in parts.workers()],
-        "trial": memory.trial.to_json(),
-        "changes": dict(memory.trial.changes),
+        "trial": memory.trial.to_plain(),
         "epochs_planned": parts.epochs,
         "metric": parts.metric,
         "higher_is_better": parts.higher_is_better,
@@ -125,8 +124,7 @@ def restore(parts: Parts, memory: Memory, target: CheckpointRef, *, as_rollback:
         memory.log.take_over(RunLog(marks=before.marks, withdrawals=before.withdrawals))
     memory.step, memory.epoch = state.step, state.epoch
     if not as_rollback:
-        memory.trial = Trial.from_json(extra["trial"])
-        memory.trial.changes = extra["changes"]
+        memory.trial = Trial.from_plain(extra["trial"])
         if parts.runner is not None and extra["coordinator"] is not None:
             parts.runner.coordinator.state = CoordinatorState.from_json(extra["coordinator"])
     parts.saving.structure_changed(network)

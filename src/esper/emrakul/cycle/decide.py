@@ -89,8 +89,7 @@ def decide(
     allowance = begun.allowance.towards(end, removed, rules.pace, settings.schedule)
     candidates = _candidates(cycle, allowance.stage, ranks, rules)
     asked = finalists(situation, ranks, allowance, settings, candidates=candidates)
-    nobody = "No unit may go: all are unmeasured, at their floor, or of another kind."
-    outcome = replace(begun, allowance=allowance, reason=nobody)
+    outcome = replace(begun, allowance=allowance, reason=_why_nobody(situation, ranks))
     yield outcome
     if not asked.size:
         return
@@ -147,6 +146,15 @@ def _candidates(cycle: Cycle, stage: str, ranks: FloatArray, rules: Rules) -> Bo
             threshold = selector.select(scores, phase, safety, target_fraction=1.0)
             candidates |= threshold.below(scores) | (scores == np.nanmin(scores))
     return candidates
+
+
+def _why_nobody(situation: Situation, ranks: FloatArray) -> str:
+    if not np.isfinite(ranks[situation.keep]).any():
+        return (
+            "No unit may go: not one has been measured in enough steps (importance.min_importance_samples, "
+            "analysis.min_optimizer_steps)."
+        )
+    return "No unit may go: all are unmeasured, at their floor, or of another kind."
 
 
 def _late(outcome: CycleOutcome, why: str) -> CycleOutcome:

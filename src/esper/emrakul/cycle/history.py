@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from esper.emrakul.cycle.outcome import CycleOutcome
@@ -20,7 +20,7 @@ class CycleRecord:
         key: names the decision (`IdempotencyKey`).
         epoch: number of epochs that had ended.
         stage: stage of the schedule.
-        status: `Status` of the outcome.
+        status: `CycleStatus` of the outcome.
         reason: one sentence for people.
         plan_id: the last plan's name; None if there was none.
         level: the most far-reaching level that it touched.
@@ -32,6 +32,8 @@ class CycleRecord:
         decision: the last verdict; None if nothing was validated.
         drop: how much worse the network measured under the mask, in the units of the measure.
         offers: how many versions of the plan were validated.
+        goal_fraction: share at which the plan would have stopped.
+        held: how many finalists stay for each reason.
     """
 
     key: str
@@ -49,6 +51,8 @@ class CycleRecord:
     decision: str | None = None
     drop: float | None = None
     offers: int = 0
+    goal_fraction: float = 0.0
+    held: Mapping[str, int] = field(default_factory=dict)
 
     @classmethod
     def of(cls, outcome: CycleOutcome) -> CycleRecord:
@@ -63,6 +67,7 @@ class CycleRecord:
             decision=None if verdict is None else verdict.decision.value,
             drop=None if cost is None else cost.drop,
             offers=len(outcome.refused) + (verdict is not None),
+            goal_fraction=outcome.allowance.goal_fraction,
         )
         if plan is None:
             return short
@@ -76,6 +81,7 @@ class CycleRecord:
                 "removed_before": plan.removed_before,
                 "removed_after": plan.removed_after,
                 "predicted_loss": plan.total_predicted_loss,
+                "held": {reason.value: int(units.size) for reason, units in plan.rejected.items()},
             }
         )
 

@@ -1,0 +1,185 @@
+"""Acts on the live network: measures a mask on it, applies it, takes it back, cuts it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from esper.anatomy.cut import Cut
+from esper.arrays import BoolArray, IntArray
+from esper.emrakul.cycle import PendingMask
+from esper.emrakul.plan import shrink, worthwhile_cut
+from esper.errors import SurgeryError
+from esper.kasmina import apply_statistics, compared, confirm, measured, recalibrate
+from esper.session.log import say
+from esper.session.state import Memory, Parts
+from esper.urabrask import Measurement, Verdict, level_of
+
+
+@dataclass(frozen=True, eq=False)
+class Confirmed:
+    """What the live weights say of a mask.
+
+    Attributes:
+        keep: the part of it that they bear: units that are left, shape [units].
+        objection: why not even the smallest part may be applied; '' if this may.
+        before: what held-out data shows without it; None if nobody measured.
+        changes: what makes up for it in weights that read what goes, by name.
+    """
+
+    keep: BoolArray
+    objection: str = ""
+    before: Measurement | None = None
+    changes: Mapping[str, Tensor] = field(default_factory=dict)
+
+
+class Acting:
+    """The hands of a session: everything that it does to the network, beside going back to a checkpoint.
+
+    Attributes:
+        last_cut: the last cut of this process, with its proof.
+    """
+
+    def __init__(self, parts: Parts, memory: Memory) -> None:
+        self.last_cut: Cut | None = None
+        self._parts = parts
+        self._memory = memory
+
+    def confirm(self, mask: PendingMask) -> Confirmed:
+        """Measures a mask on the weights as they are now.
+
+        A plan that costs too much here is shrunk as the validator shrinks it.
+        """
+        masked, plan = self._parts.network.masks.keep, mask.plan
+        answer = self._confirm(mask.keep & masked)
+        for _ in range(self._parts.config.pruning.plan.max_attempts - 1):
+            if not answer.objection:
+                break
+            plan = shrink(plan, self._parts.situation())
+            if plan.is_empty:
+                break
+            answer = self._confirm(plan.keep & masked)
+        return answer
+
+    def _confirm(self, keep: BoolArray) -> Confirmed:
+        """Measures one mask; if it may be applied, the running statistics follow at once.
+
+        Without validation nothing is an objection, and the rest is the same.
+        """
+        parts, rules = self._parts, self._parts.config.validation
+        if parts.held_out is None:
+            return Confirmed(keep)
+        reconstruct = parts.config.pruning.recovery.reconstruct
+        objection, seen = confirm(parts.network, parts.held_out, keep, rules, reconstruct=reconstruct)
+        if rules.validation == "none":
+            objection = ""
+        if not objection:
+            apply_statistics(parts.network.model, seen.statistics)
+        return Confirmed(keep, objection, seen.before, seen.changes)
+
+    def apply(self, mask: Confirmed) -> None:
+        """Masks units, and gives what they carried to those that stay."""
+        self._parts.network.adjust(mask.changes)
+        self._parts.network.masks.apply(mask.keep)
+
+    def take_back(self, settled: BoolArray, changes: Mapping[str, Tensor]) -> None:
+        """Brings units back exactly, all but those that `settled` masks; their zeros are forgotten."""
+        network, tracker = self._parts.network, self._parts.tracker
+        anatomy, masked = network.anatomy, network.masks.keep
+        was_zero, is_zero = (~keep | anatomy.inside_removed(keep) for keep in (masked, settled))
+        numbers = np.arange(anatomy.num_units)
+        numbers[was_zero & ~is_zero] = -1
+        network.masks.unmask(but=settled)
+        tracker.rebind(network.anatomy, network.named_parameters(), numbers)
+        network.adjust(changes, sign=-1)
+        if self._parts.held_out is not None:
+            recalibrate(network, self._parts.held_out)
+
+    def judge(self, settled: BoolArray, before: Measurement) -> tuple[Verdict, bool]:
+        """The verdict about the mask that is applied, and whether the mean itself is within its limit.
+
+        Args:
+            settled: the mask without what is judged, shape [units].
+            before: what the same held-out data showed before it was applied.
+
+        Raises:
+            ValueError: there is no held-out data.
+        """
+        parts = self._parts
+        if parts.held_out is None:
+            raise ValueError("nothing can be judged without held-out data")
+        level = level_of(parts.network.anatomy, settled, parts.network.masks.keep)
+        after = measured(parts.network, parts.held_out)
+        return compared(before, after, level, parts.config.validation)
+
+    def is_sound(self) -> bool:
+        """Whether the network is made of numbers, and makes numbers of held-out data."""
+        parts = self._parts
+        tensors = [t for t in parts.network.tensors().values() if t.is_floating_point() or t.is_complex()]
+        if not all(bool(torch.isfinite(tensor).all()) for tensor in tensors):
+            return False
+        if parts.held_out is None or not parts.held_out.validation:
+            return True
+        losses = measured(parts.network, parts.held_out).losses
+        return losses is not None and bool(np.isfinite(losses).all())
+
+    def cut(self, left: BoolArray | None = None) -> IntArray | None:
+        """Cuts what is masked now, except for what `left` marks True.
+
+        Returns:
+            For every unit its new number or -1; None if nothing is masked, or the network refuses (it stays
+            masked).
+        """
+        parts, network = self._parts, self._parts.network
+        masked = network.masks.num_masked
+        if masked == 0:
+            return None
+        try:
+            cut, numbers = self._cut(left)
+        except SurgeryError as refusal:
+            self._stay_masked("The masks", refusal)
+            return None
+        self.last_cut = cut
+        parts.tracker.rebind(network.anatomy, network.named_parameters(), numbers)
+        parts.saving.structure_changed(network)
+        parts.saving.release_masks(but=parts.saving.last_step)
+        self._tell_cut(cut, masked - network.masks.num_masked)
+        return numbers
+
+    def cut_if_worthwhile(self) -> None:
+        """Cuts as much as leaves good widths, if that saves enough."""
+        left = worthwhile_cut(self._parts.situation(), self._parts.config.pruning)
+        if left is not None:
+            self.cut(left)
+
+    def _cut(self, left: BoolArray | None) -> tuple[Cut, IntArray]:
+        """Cuts; where layers cannot go together with the rest, the rest alone, and people are told."""
+        network = self._parts.network
+        layers = network.anatomy.is_layer & ~network.masks.keep
+        layers = layers if left is None else layers & ~left
+        try:
+            return network.cut_masked(left)
+        except SurgeryError as refusal:
+            if not layers.any() or not (~network.masks.keep & ~layers).any():
+                raise
+            rest = network.cut_masked(layers if left is None else left | layers)
+            self._stay_masked(f"{layers.sum()} masked layer(s)", refusal)
+            return rest
+
+    def _tell_cut(self, cut: Cut, units: int) -> None:
+        share = 1 - cut.parameters_after / cut.parameters_before
+        proof = cut.equivalence
+        exactness = proof.float32_error if proof.float64_error is None else proof.float64_error
+        text = (
+            f"Cut {units} units: {share:.1%} fewer parameters, equal to the "
+            f"masked network within {exactness:.1e}."
+        )
+        self._memory.log.tell(self._memory.epoch, "cut", text)
+
+    def _stay_masked(self, what: str, refusal: SurgeryError) -> None:
+        self._memory.log.note(f"{what} of epoch {self._memory.epoch} stay masks: {refusal}")
+        say(str(refusal), problem=True)

@@ -1,0 +1,56 @@
+"""A target that was missed is explained by what stood in the way last."""
+
+from __future__ import annotations
+
+import pytest
+
+from esper.emrakul.cycle.coordinator import CoordinatorState
+from esper.emrakul.cycle.history import CycleRecord
+from esper.emrakul.cycle.missed import why_missed
+from esper.emrakul.schedule import Schedule
+from esper.emrakul.settings import Settings, Target
+
+SETTINGS = Settings.model_validate({"target": {"flops": 0.5}})
+HALF = Target(flops=0.5)
+
+
+def told(*records: CycleRecord, epoch: int = 10, refused: tuple[int, str] | None = None) -> str:
+    return why_missed(HALF, 0.3, epoch, Schedule(SETTINGS, 10), CoordinatorState(history=records), refused)
+
+
+def record(status: str, reason: str = "Because.", **more: object) -> CycleRecord:
+    return CycleRecord("key", 9, "ramp", status, reason, **more)  # type: ignore[arg-type]  # fields by name
+
+
+def test_a_target_that_was_met_is_no_word_worth() -> None:
+    assert why_missed(HALF, 0.5, 10, Schedule(SETTINGS, 10), CoordinatorState()) == ""
+
+
+@pytest.mark.parametrize(
+    ("sentence", "reason", "advice"),
+    [
+        (told(epoch=3), "ended after epoch 3", "more epochs"),
+        (told(record("accepted"), refused=(9, "The metric fell.")), "(The metric fell)", "pruning.rollback"),
+        (told(record("rejected", "Worse.")), "refused the plan of epoch 9 (Worse)", "validation.limits"),
+        (told(record("skipped", held={"floor": 12, "loss": 1})), "12 by floor, 1 by loss", "pruning.floors"),
+        (told(record("failed", "WorkerLost: gone")), "(WorkerLost: gone)", "more epochs"),
+        (told(record("skipped", "No unit may go.")), "(No unit may go)", "more epochs"),
+        (told(record("accepted")), "nothing goes after epoch 9", "more epochs"),
+        (
+            told(record("accepted", removed_after=0.3, goal_fraction=0.5, held={"confidence": 3})),
+            "held back: 3 by confidence",
+            "calibration_samples",
+        ),
+        (told(), "no analysis came to its end", "notes"),
+    ],
+)
+def test_the_sentence_names_the_share_the_reason_and_what_to_do(
+    sentence: str, reason: str, advice: str
+) -> None:
+    assert sentence.startswith("The target was missed: 30.0% of the flops went instead of 50.0%, because ")
+    assert reason in sentence
+    assert advice in sentence.partition("To get further, ")[2]
+
+
+def test_a_refusal_before_the_last_plan_is_not_what_stood_in_the_way() -> None:
+    assert "fell" not in told(record("accepted"), refused=(8, "The metric fell."))

@@ -1,0 +1,195 @@
+"""What is decided about a checkpoint meets weights that have moved on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from esper.emrakul.cycle import CycleEnd
+from esper.emrakul.plan import Plan, shrink
+from esper.kasmina import confirm
+from esper.urabrask import RetentionLimits
+from tests.session.runs import Training
+
+TARGET = {"target": {"flops": 0.4}}
+AT_ONCE = {
+    "target": {"flops": 0.6},
+    "schedule": {"start_epoch": 5, "end_epoch": 5, "max_step_fraction": 0.6, "quiet_fraction": 0.0},
+    "floors": {"min_channels": 4},
+    "recovery": {"reconstruct": False},
+}
+
+
+def decided(run: Training) -> tuple[CycleEnd, Plan]:
+    """What a cycle decided, before anything of it is applied."""
+    for _ in range(5):
+        run.epoch()
+    end = run.decision()
+    assert end.mask is not None
+    return end, end.mask.plan
+
+
+def apply(run: Training, end: CycleEnd) -> None:
+    """Ends the epoch as if the cycle had just ended so."""
+    run.session.pruning.cycles._resumed = end
+    run.session.pruning.end_epoch(is_measured=True)
+
+
+def limit_to(run: Training, points: float) -> None:
+    rules = run.session.parts.config.validation.model_copy(
+        update={"limits": RetentionLimits.model_construct(channel=points)}
+    )
+    run.session.parts.config = run.session.parts.config.model_copy(update={"validation": rules})
+
+
+def drop(run: Training, plan: Plan) -> float:
+    """What a plan costs on the live weights, in points."""
+    parts = run.session.parts
+    assert parts.held_out is not None
+    _, seen = confirm(parts.network, parts.held_out, plan.keep, parts.config.validation)
+    assert seen.before.correctness is not None
+    assert seen.after.correctness is not None
+    return float(np.mean(seen.before.correctness) - np.mean(seen.after.correctness))
+
+
+def test_a_plan_that_costs_too_much_by_now_is_shrunk_until_it_does_not(tmp_path: Path) -> None:
+    run = Training(tmp_path / "run", pruning=AT_ONCE)
+    end, plan = decided(run)
+    smaller = shrink(plan, run.session.parts.situation())
+    assert 0 < smaller.units.size < plan.units.size
+    assert drop(run, smaller) < drop(run, plan)
+    limit_to(run, (drop(run, smaller) + drop(run, plan)) / 2)
+    apply(run, end)
+    assert np.array_equal(run.session.parts.network.masks.keep, smaller.keep)
+    told = run.session.log.marks[-1].text
+    assert f"Masked {smaller.units.size} of {plan.units.size} units" in told
+    run.session.detach()
+
+
+def test_a_plan_of_which_every_part_costs_too_much_is_not_applied(tmp_path: Path) -> None:
+    run = Training(tmp_path / "run", pruning=AT_ONCE)
+    end, _ = decided(run)
+    limit_to(run, -1.0)
+    apply(run, end)
+    assert run.session.parts.network.masks.keep.all()
+    assert run.marks() == ["no_go"]
+    run.session.detach()
+
+
+def test_a_decision_waits_for_an_epoch_with_a_metric_also_over_a_resume(tmp_path: Path) -> None:
+    run = Training(tmp_path / "run", pruning=TARGET)
+    run.epoch()
+    run.epoch()
+    for _ in range(2):
+        run.train_epoch()
+        run.session.end_epoch()
+    assert run.session.parts.network.masks.keep.all()
+    assert sum("waits for an epoch" in note for note in run.session.log.notes) == 1
+    run.session.detach()
+    again = Training(tmp_path / "run", pruning=TARGET)
+    again.train_epoch()
+    again.session.end_epoch(accuracy=None, loss=0.5)
+    assert again.session.parts.network.masks.keep.all()
+    again.epoch()
+    assert again.marks() == ["mask"]
+    again.session.detach()
+
+
+def test_epochs_without_a_metric_neither_prove_a_mask_nor_take_it_back(tmp_path: Path) -> None:
+    run = Training(tmp_path / "run", pruning=TARGET)
+    run.until_masked()
+    for _ in range(2):
+        run.train_epoch()
+        run.session.end_epoch()
+    assert run.marks() == ["mask"]
+    run.epoch(lambda _: 0.5)
+    assert run.marks() == ["mask", "cut"]
+    run.session.detach()
+
+
+def test_nan_of_a_sound_network_counts_as_not_measured_and_is_told_once(tmp_path: Path) -> None:
+    run = Training(tmp_path / "run", pruning=TARGET)
+    run.until_masked()
+    for _ in range(2):
+        run.epoch(lambda _: float("nan"))
+    assert run.marks() == ["mask"]
+    assert sum("taken as not measured" in note for note in run.session.log.notes) == 1
+    run.session.detach()
+
+
+def test_a_mask_that_nobody_measured_is_judged_when_the_run_ends_and_then_cut(tmp_path: Path) -> None:
+    run = Training(tmp_path / "run", pruning=TARGET)
+    run.until_masked()
+    report = run.session.finish(latency=False).report
+    assert run.marks() == ["mask", "judged", "cut"]
+    assert report.quality_after is None  # the last metric is about the network before the mask
+    assert "held-out data judged it" in report.quality_source
+    assert "last measured in epoch" in report.quality_source
+
+
+@pytest.mark.parametrize("is_broken", [False, True])
+def test_a_mask_that_costs_too_much_at_the_end_is_taken_back(tmp_path: Path, is_broken: bool) -> None:
+    run = Training(tmp_path / "run", pruning=TARGET)
+    run.until_masked()
+    limit_to(run, -1.0)
+    step = run.session.step
+    if is_broken:
+        run.train_epoch()
+        with torch.no_grad():
+            next(run.model.parameters()).fill_(float("nan"))
+    report = run.session.finish(latency=False).report
+    assert run.marks() == ["mask", "rollback"]
+    assert report.flops_after == report.flops_before
+    assert (run.session.step < step) == is_broken  # weights that are no numbers come from the checkpoint
+    assert all(bool(torch.isfinite(parameter).all()) for parameter in run.model.parameters())
+
+
+def test_a_target_that_was_missed_is_said_once_with_the_reason(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    run = Training(tmp_path / "run", pruning=TARGET)
+    run.epoch()
+    notes = run.session.finish(latency=False).report.notes
+    missed = [note for note in notes if note.startswith("The target was missed")]
+    assert len(missed) == 1
+    assert "the run ended after epoch 1" in missed[0]
+    assert [record.message for record in caplog.records if record.levelname == "WARNING"] == missed
+
+
+class Read(nn.Module):
+    """Its own code reads the weight of one block, so that block cannot become nothing."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.stem, self.up, self.down = nn.Linear(8, 6), nn.Linear(6, 16), nn.Linear(16, 6)
+        self.hidden, self.head = nn.Linear(6, 16), nn.Linear(16, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        x = x + self.down(torch.relu(self.up(x)))
+        logits: Tensor = self.head(torch.relu(self.hidden(x))) + 0 * self.down.weight.shape[0]
+        return logits
+
+
+class Reading(Training):
+    build = staticmethod(Read)
+
+
+def test_a_layer_that_cannot_go_does_not_hold_the_rest_back_and_people_are_told(tmp_path: Path) -> None:
+    run = Reading(tmp_path / "run", pruning={"schedule": {"levels": ["channel", "layer"]}, **TARGET})
+    network = run.session.parts.network
+    anatomy = network.anatomy
+    keep = np.ones(anatomy.num_units, np.bool_)
+    keep[anatomy.unit_slice(anatomy.group_named("layer:down"))] = False
+    keep[anatomy.unit_slice(anatomy.group_named("hidden"))][:3] = False
+    network.masks.apply(keep)
+    assert run.session.pruning.acting.cut() is not None
+    assert network.masks.num_masked == 1
+    assert dict(run.model.named_parameters())["hidden.weight"].shape[0] == 13
+    assert any("1 masked layer(s)" in note for note in run.session.log.notes)
+    run.session.detach()
