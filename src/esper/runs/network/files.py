@@ -13,9 +13,9 @@ from typing import Any
 from torch import Tensor
 from torch.export import ExportedProgram
 
+from esper.anatomy.archive import write_program
 from esper.anatomy.cut import Form
 from esper.anatomy.proof import Probe
-from esper.anatomy.twin import to_bytes
 from esper.checkpoint import FileContent, FileRef, bundled, map_tensors, read_regular, write_bundle
 from esper.errors import CheckpointCorrupt, CheckpointError, CheckpointMissing
 from esper.runs.network.onnx import check_onnx, require_onnx, write_onnx
@@ -72,7 +72,7 @@ class NetworkFiles:
 
     def _contents(self, onnx: Path | None) -> dict[str, FileContent]:
         """Every file by its name; an ONNX file is made at `onnx` first and checked by running it."""
-        contents: dict[str, FileContent] = {PROGRAM_FILE: to_bytes(self.program)}
+        contents: dict[str, FileContent] = {PROGRAM_FILE: write_program(self.program)}
         record = dict(self.facts)
         if onnx is not None:
             write_onnx(self.program, onnx)
