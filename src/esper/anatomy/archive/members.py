@@ -24,7 +24,8 @@ _NEEDED = {"archive_format": b"pt2", "archive_version": b"0", "byteorder": b"lit
 _SAMPLE_INPUTS = "data/sample_inputs/model.pt"
 _EXTRA = "extra/"
 _MEMBER = re.compile(
-    rf"{MODEL}|{WEIGHTS}|{CONSTANTS}|{'|'.join(_NEEDED)}|\.data/version|\.data/serialization_id|{_SAMPLE_INPUTS}"
+    rf"{MODEL}|{WEIGHTS}|{CONSTANTS}|{_SAMPLE_INPUTS}|{'|'.join(_NEEDED)}"
+    r"|\.data/version|\.data/serialization_id"
     r"|data/weights/weight_[0-9]{1,9}|data/constants/tensor_[0-9]{1,9}|extra/[A-Za-z0-9_]{1,64}\.json"
 )
 _MAX_JSON_BYTES = 128 << 20
