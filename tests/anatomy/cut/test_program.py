@@ -15,11 +15,11 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from esper.anatomy.archive import read_module, write_program
 from esper.anatomy.cut.program import CutProgram, cut_program
 from esper.anatomy.cut.surgery import cut
 from esper.anatomy.proof import Probe
 from esper.anatomy.structure import Anatomy
-from esper.anatomy.archive import read_module, write_program
 from esper.anatomy.twin import deployed, plain
 from esper.anatomy.units import inspect
 from esper.errors import CheckpointCorrupt, MaskError, SurgeryError
