@@ -13,10 +13,11 @@ from torch.export import ExportedProgram
 from torch.utils import _pytree as pytree
 
 from esper.anatomy import Anatomy
+from esper.anatomy.archive import read_program
 from esper.anatomy.cut import cut_traced
 from esper.anatomy.graph import Traced
 from esper.anatomy.proof import Probe
-from esper.anatomy.twin import Twin, from_bytes
+from esper.anatomy.twin import Twin
 from esper.checkpoint import CheckpointCatalog, CheckpointRef, load_trainer
 from esper.compaction.compacted import PROOF_SAMPLES, Compacted, outcome
 from esper.elesh import DataRef, read_data
@@ -37,7 +38,7 @@ def finished_files(catalog: CheckpointCatalog, checkpoint: CheckpointRef) -> Net
     """What a finished run has kept in its last checkpoint; None if this is another checkpoint."""
     if PROGRAM_FILE not in checkpoint.files:
         return None
-    program = from_bytes(checkpoint.file(PROGRAM_FILE).read_bytes())
+    program = read_program(checkpoint.file(PROGRAM_FILE).read_bytes()).program
     record = json.loads(checkpoint.file(FORM_FILE).read_bytes())["form"]
     state = load_trainer(checkpoint)
     anatomy = Anatomy.from_json(json.loads(checkpoint.file(ANATOMY_FILE).read_bytes()))

@@ -16,8 +16,9 @@ import torch
 from torch import nn
 
 from esper.anatomy import Group, Kind
+from esper.anatomy.archive import write_program
 from esper.anatomy.cut import Form, Snapshot
-from esper.anatomy.twin import deployed, to_bytes
+from esper.anatomy.twin import deployed
 from esper.cost import compare_latency
 from esper.emrakul import Schedule
 from esper.emrakul.cycle import why_missed
@@ -78,7 +79,7 @@ def network_files(session: Session) -> dict[str, bytes]:
     except SurgeryError as error:
         session.log.note(f"{error} esper.load({str(session.run_dir)!r}) works all the same.")
     record = {"version": VERSION, "form": None if form is None else form.to_json()}
-    return {PROGRAM_FILE: to_bytes(program), FORM_FILE: json.dumps(record).encode()}
+    return {PROGRAM_FILE: write_program(program), FORM_FILE: json.dumps(record).encode()}
 
 
 def _latency(session: Session) -> Latency | None:

@@ -15,11 +15,12 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from esper.anatomy.archive import read_module, write_program
 from esper.anatomy.cut.program import CutProgram, cut_program
 from esper.anatomy.cut.surgery import cut
 from esper.anatomy.proof import Probe
 from esper.anatomy.structure import Anatomy
-from esper.anatomy.twin import deployed, from_bytes, plain, to_bytes
+from esper.anatomy.twin import deployed, plain
 from esper.anatomy.units import inspect
 from esper.errors import CheckpointCorrupt, MaskError, SurgeryError
 from tests.anatomy.cutting import anatomy_of, half, probe_of
@@ -152,7 +153,7 @@ def test_a_mask_of_another_network_is_refused() -> None:
 
 
 def test_a_process_with_torch_alone_runs_the_cut_program(made: Made, tmp_path: Path) -> None:
-    (tmp_path / "network.pt2").write_bytes(to_bytes(made.cut.program))
+    (tmp_path / "network.pt2").write_bytes(write_program(made.cut.program))
     save_file({"x": made.x, "y": made.cut.program.module()(made.x)}, tmp_path / "data.safetensors")
     code = (
         "import sys, torch; from safetensors.torch import load_file\n"
@@ -167,10 +168,10 @@ def test_a_process_with_torch_alone_runs_the_cut_program(made: Made, tmp_path: P
 
 def test_an_archive_holds_nothing_that_needs_pickle() -> None:
     network = nn.Linear(3, 2)
-    data = to_bytes(deployed(network, (torch.randn(2, 3),), {}))
-    assert torch.equal(from_bytes(data).module()(torch.ones(4, 3)), network(torch.ones(4, 3)))
+    data = write_program(deployed(network, (torch.randn(2, 3),), {}))
+    assert torch.equal(read_module(data)(torch.ones(4, 3)), network(torch.ones(4, 3)))
     with pytest.raises(CheckpointCorrupt):
-        from_bytes(b"nothing of the kind")
+        read_module(b"nothing of the kind")
 
 
 def test_outputs_become_plain() -> None:

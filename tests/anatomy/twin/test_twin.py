@@ -21,7 +21,6 @@ from torch.utils import _pytree as pytree
 
 from esper.anatomy.graph import named_tensors, trace
 from esper.anatomy.structure import Anatomy
-from esper.anatomy.twin.plain_archive import refuse_pickle
 from esper.anatomy.twin.twin import Twin
 from esper.anatomy.units import anatomy_of, masked_axes, zero_masked
 from esper.arrays import IntArray
@@ -86,7 +85,6 @@ def test_the_archive_holds_no_weights_no_inputs_and_no_pickle() -> None:
             parameter.fill_(12345.678)
     traced = trace(model, images(), F.cross_entropy)
     data = Twin.of(traced).to_bytes()
-    refuse_pickle(data)
     needle = np.float32(12345.678).tobytes()
     with zipfile.ZipFile(io.BytesIO(data)) as archive:
         for entry in archive.infolist():
@@ -318,53 +316,6 @@ def rewritten(data: bytes, change: Callable[[dict[str, bytes]], None]) -> bytes:
         for name, content in entries.items():
             archive.writestr(name, content)
     return out.getvalue()
-
-
-def pickled_weight(entries: dict[str, bytes]) -> None:
-    name = "archive/data/weights/model_weights_config.json"
-    config = json.loads(entries[name])
-    next(iter(config["config"].values()))["use_pickle"] = True
-    entries[name] = json.dumps(config).encode()
-
-
-def sample_inputs(entries: dict[str, bytes]) -> None:
-    entries["archive/data/sample_inputs/model.pt"] = b"\x80\x02."
-
-
-def old_form(entries: dict[str, bytes]) -> None:
-    entries.clear()
-    entries.update({"version": b"1.1", "serialized_state_dict.pt": b"\x80\x02."})
-
-
-def other_entry(entries: dict[str, bytes]) -> None:
-    entries["archive/data/aotinductor/model/wrapper.so"] = b"\x7fELF"
-
-
-def no_index(entries: dict[str, bytes]) -> None:
-    del entries["archive/data/constants/model_constants_config.json"]
-
-
-def odd_index(entries: dict[str, bytes]) -> None:
-    entries["archive/data/constants/model_constants_config.json"] = b"[1"
-
-
-@pytest.mark.parametrize(
-    ("change", "reason"),
-    [
-        (pickled_weight, "pickled tensors"),
-        (sample_inputs, "sample inputs"),
-        (old_form, "does not belong there"),
-        (other_entry, "does not belong there"),
-        (no_index, "lacks data/constants"),
-        (odd_index, "no archive of an exported network"),
-    ],
-)
-def test_archives_that_need_pickle_or_hold_anything_else_are_refused(
-    change: Callable[[dict[str, bytes]], None], reason: str
-) -> None:
-    data = of_convolutional()[0].to_bytes()
-    with pytest.raises(CheckpointCorrupt, match=reason):
-        Twin.from_bytes(rewritten(data, change))
 
 
 def test_bytes_that_are_no_archive_are_refused() -> None:

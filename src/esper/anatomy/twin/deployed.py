@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import io
 import warnings
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -14,7 +13,6 @@ from torch.export import Dim, ExportedProgram
 from torch.utils import _pytree as pytree
 
 from esper.anatomy.graph import TRACE_BATCH, undisturbed
-from esper.anatomy.twin.plain_archive import refuse_pickle
 from esper.errors import UntraceableError
 
 _PLAIN = (Tensor, int, float, bool, str, type(None))
@@ -91,29 +89,6 @@ def deployed(
                         "Save it with its class instead: weights and widths do not need the graph."
                     ) from error
     raise AssertionError  # the loop returns or raises
-
-
-def to_bytes(program: ExportedProgram) -> bytes:
-    """The program as an archive that is read without pickle."""
-    inputs = program._example_inputs
-    buffer = io.BytesIO()
-    try:
-        program._example_inputs = None  # they would be pickled
-        torch.export.save(program, buffer)
-    finally:
-        program._example_inputs = inputs
-    refuse_pickle(buffer.getvalue())
-    return buffer.getvalue()
-
-
-def from_bytes(data: bytes) -> ExportedProgram:
-    """The program in an archive.
-
-    Raises:
-        CheckpointCorrupt: it is no such archive, or only pickle could read it.
-    """
-    refuse_pickle(data)
-    return torch.export.load(io.BytesIO(data))
 
 
 Inputs = tuple[tuple[Any, ...], dict[str, Any]]

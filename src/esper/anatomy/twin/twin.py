@@ -1,12 +1,11 @@
 """The twin: network and loss as an exported program that runs anywhere without the user's code.
 
 The archive holds the graph only. Weights come from a checkpoint, so one twin serves every checkpoint of the
-same structure, and nothing in the archive needs pickle (checked before it is loaded).
+same structure, and nothing that could run is read from it.
 """
 
 from __future__ import annotations
 
-import io
 import json
 import operator
 from collections.abc import Callable, Mapping, Sequence
@@ -21,10 +20,10 @@ from torch.export import ExportedProgram
 from torch.export.graph_signature import InputKind
 from torch.utils import _pytree as pytree
 
-from esper.anatomy.graph import Traced, quietly
+from esper.anatomy.archive import read_program, write_program
+from esper.anatomy.graph import Traced
 from esper.anatomy.structure import Anatomy, Gate
 from esper.anatomy.twin.narrowed_norms import Left, OverSurvivors, left_in
-from esper.anatomy.twin.plain_archive import refuse_pickle
 from esper.anatomy.twin.rows import for_each_row
 from esper.arrays import IntArray
 from esper.batches import split_sample
@@ -72,28 +71,18 @@ class Twin:
             "batch": self.batch,
             "dynamic": self.is_batch_dynamic,
         }
-        state, inputs = program._state_dict, program._example_inputs
-        buffer = io.BytesIO()
-        try:
-            program._state_dict = {name: _hollow(value) for name, value in state.items()}
-            program._example_inputs = None
-            torch.export.save(program, buffer, extra_files={_EXTRA: json.dumps(meta)})
-        finally:
-            program._state_dict, program._example_inputs = state, inputs
-        return buffer.getvalue()
+        hollow = {name: _hollow(value) for name, value in program.state_dict.items()}
+        return write_program(program, {_EXTRA: json.dumps(meta)}, weights=hollow)
 
     @classmethod
     def from_bytes(cls, data: bytes) -> Twin:
-        """Loads an archive whose digest was verified.
+        """Loads an archive, whoever wrote it.
 
         Raises:
-            CheckpointCorrupt: only pickle could read it, or its graph is not the one it names.
+            CheckpointCorrupt: it holds what could do more than compute, or its graph is not the one it names.
         """
-        refuse_pickle(data)
-        extra: dict[str, Any] = {_EXTRA: ""}
-        with quietly():
-            program = torch.export.load(io.BytesIO(data), extra_files=extra)
-        meta = json.loads(extra[_EXTRA])
+        stored = read_program(data)
+        program, meta = stored.program, _meta(stored.extra.get(_EXTRA, "null"))
         if _targets(program) != meta["targets"]:
             _drop_unread_parts(program)
         if _targets(program) != meta["targets"]:
@@ -102,7 +91,7 @@ class Twin:
             )
         placeholders = [node.name for node in program.graph.nodes if node.op == "placeholder"]
         names = {
-            node: name for node, name in zip(placeholders, meta["names"], strict=True) if name is not None
+            node: name for node, name in zip(placeholders, meta["names"], strict=False) if name is not None
         }
         return cls(program, names, meta["positions"], meta["batch"], meta["dynamic"])
 
@@ -381,6 +370,26 @@ def _drop_unread_parts(program: ExportedProgram) -> None:
     for node in list(program.graph.nodes):
         if node.target is operator.getitem and not node.users:
             program.graph.erase_node(node)
+
+
+def _meta(text: str) -> dict[str, Any]:
+    """What a twin keeps beside its graph: numbers and names.
+
+    Raises:
+        CheckpointCorrupt: it is something else.
+    """
+    try:
+        meta: dict[str, Any] = json.loads(text)
+        numbers = [*meta["positions"].values(), meta["batch"], int(meta["dynamic"])]
+        texts = [*(name for name in meta["names"] if name is not None), *meta["targets"]]
+        is_plain = {type(number) for number in numbers} == {int} and {type(text) for text in texts} <= {str}
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+        meta, is_plain = {}, False
+    if not is_plain:
+        raise CheckpointCorrupt(
+            "This program is no twin: nothing beside it says which input is which weight. Trace again."
+        )
+    return meta
 
 
 def _hollow(value: Tensor) -> Tensor:

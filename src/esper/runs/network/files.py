@@ -10,12 +10,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch.export import ExportedProgram
 
+from esper.anatomy.archive import write_program
 from esper.anatomy.cut import Form
 from esper.anatomy.proof import Probe
-from esper.anatomy.twin import to_bytes
 from esper.checkpoint import FileContent, FileRef, bundled, map_tensors, read_regular, write_bundle
 from esper.errors import CheckpointCorrupt, CheckpointError, CheckpointMissing
 from esper.runs.network.onnx import check_onnx, require_onnx, write_onnx
@@ -72,14 +73,16 @@ class NetworkFiles:
 
     def _contents(self, onnx: Path | None) -> dict[str, FileContent]:
         """Every file by its name; an ONNX file is made at `onnx` first and checked by running it."""
-        contents: dict[str, FileContent] = {PROGRAM_FILE: to_bytes(self.program)}
+        contents: dict[str, FileContent] = {PROGRAM_FILE: write_program(self.program)}
         record = dict(self.facts)
         if onnx is not None:
             write_onnx(self.program, onnx)
             record["onnx"] = check_onnx(self.program, onnx, self.probe)
             contents[ONNX_FILE] = onnx
         if self.weights is not None and self.form is not None:
-            contents[WEIGHTS_FILE] = _once(self.weights)
+            weights = _once(self.weights)
+            record["complex"] = [name for name, tensor in weights.items() if tensor.is_complex()]
+            contents[WEIGHTS_FILE] = {name: _as_real(tensor) for name, tensor in weights.items()}
         form = None if self.form is None else self.form.to_json()
         text = json.dumps({"version": VERSION, "form": form, **record}, indent=1, allow_nan=False)
         contents[FORM_FILE] = (text + "\n").encode()
@@ -108,6 +111,11 @@ def _once(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
         first.setdefault((tensor.data_ptr(), tensor.numel(), tuple(tensor.shape)), name)
     names = set(first.values())
     return {name: tensor for name, tensor in weights.items() if name in names or not tensor.numel()}
+
+
+def _as_real(tensor: Tensor) -> Tensor:
+    """Complex numbers as pairs, which every reader of safetensors knows: one more axis of size 2."""
+    return torch.view_as_real(tensor.detach().resolve_conj()) if tensor.is_complex() else tensor
 
 
 def read_form(directory: Path) -> Form:
@@ -147,7 +155,15 @@ def read_weights(directory: Path) -> dict[str, Tensor]:
         CheckpointCorrupt: the bytes are not those that were saved.
     """
     file = _verified(directory / WEIGHTS_FILE)
-    return map_tensors(directory / WEIGHTS_FILE if file is None else file.path)
+    weights = map_tensors(directory / WEIGHTS_FILE if file is None else file.path)
+    try:
+        names = json.loads(read_file(directory / FORM_FILE)).get("complex", [])
+        return {**weights, **{name: torch.view_as_complex(weights[name]) for name in names}}
+    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+        raise CheckpointCorrupt(
+            f"{directory}: {FORM_FILE} names complex tensors that {WEIGHTS_FILE} does not hold as pairs "
+            f"({error!r})."
+        ) from error
 
 
 def read_file(path: Path) -> bytes:

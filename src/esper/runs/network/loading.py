@@ -9,9 +9,9 @@ from typing import Any, TypeVar, overload
 
 from torch import Tensor, nn
 
+from esper.anatomy.archive import read_module
 from esper.anatomy.cut import Form
 from esper.anatomy.graph import bare
-from esper.anatomy.twin import from_bytes
 from esper.checkpoint import CheckpointCatalog, CheckpointRef, load_trainer, open_key_ring
 from esper.errors import CheckpointMissing
 from esper.runs.network.files import (
@@ -38,8 +38,9 @@ def load(path: str | Path, *, model: nn.Module | None = None) -> Any:
     eval mode. With `model`, a fresh and uncut instance of the network's class, that instance gets the widths
     and the weights of the cut one and is returned; nothing is traced, and it can be trained on.
 
-    Nothing is unpickled. What a run directory holds is verified before it is read, and so is what
-    `Compacted.save` wrote.
+    Nothing that a file holds is run, whoever wrote it: a program may only call operators that compute, and
+    its weights are bytes. Of a run only what its key vouches for is read, and not what lies beside it. What
+    `Compacted.save` wrote is verified by its digests.
 
     Args:
         path: a run directory, a directory with `network.pt2`, or a `.pt2` file.
@@ -48,7 +49,8 @@ def load(path: str | Path, *, model: nn.Module | None = None) -> Any:
 
     Raises:
         CheckpointMissing: the run is not finished, or nothing that can be loaded lies there.
-        CheckpointCorrupt: a file is not what was saved, or is of another network; `model` is untouched.
+        CheckpointCorrupt: a file is not what was saved, is of another network, or holds what could do more
+            than compute; `model` is untouched.
         ConfigError: `model` is on the meta device and holds a tensor that no file holds.
     """
     where = Path(path)
@@ -58,15 +60,15 @@ def load(path: str | Path, *, model: nn.Module | None = None) -> Any:
                 f"{where} is a program and fills no class. Name the directory that holds model.safetensors "
                 "and form.json, or load without model=."
             )
-        return from_bytes(read_file(where)).module()
-    if (where / PROGRAM_FILE).is_file():
+        return read_module(read_file(where))
+    if (where / PROGRAM_FILE).is_file() and not _is_run(where):
         if model is None:
-            return from_bytes(read_file(where / PROGRAM_FILE)).module()
+            return read_module(read_file(where / PROGRAM_FILE))
         form = read_form(where)
         return _shaped(model, form, read_weights(where))
     finished = _finished(where)
     if model is None:
-        return from_bytes(finished.file(PROGRAM_FILE).read_bytes()).module()
+        return read_module(finished.file(PROGRAM_FILE).read_bytes())
     record = json.loads(finished.file(FORM_FILE).read_bytes())["form"]
     return _shaped(model, form_from(record, where), state_of(load_trainer(finished).model))
 
@@ -77,6 +79,11 @@ def is_finished(run: Path) -> bool:
         return False
     newest = CheckpointCatalog(run, open_key_ring(run)).search().found
     return newest is not None and PROGRAM_FILE in newest.files
+
+
+def _is_run(where: Path) -> bool:
+    """Is this the directory of a run? Then no key vouches for what lies beside its checkpoints."""
+    return (where / "checkpoints").is_dir() or (where / "keys").is_dir()
 
 
 def _shaped(model: nn.Module, form: Form, weights: dict[str, Tensor]) -> nn.Module:
@@ -93,7 +100,8 @@ def _finished(run: Path) -> CheckpointRef:
         )
     newest = CheckpointCatalog(run, open_key_ring(run)).search().found
     if newest is None or PROGRAM_FILE not in newest.files:
+        beside = f" Its key does not vouch for {PROGRAM_FILE}." if (run / PROGRAM_FILE).exists() else ""
         raise CheckpointMissing(
-            f"{run} holds no finished network. Call session.finish(), or resume the run first."
+            f"{run} holds no finished network.{beside} Call session.finish(), or resume the run first."
         )
     return newest
