@@ -62,7 +62,7 @@ def test_json_brings_back_the_same_anatomy(name: str) -> None:
 
 _PRINT_DIGESTS = """
 import warnings; warnings.simplefilter("ignore")
-from esper.anatomy import inspect
+from esper import inspect
 from tests.anatomy.networks import ZOO
 for name in ("resnet8", "gpt", "densenet", "rotary-halves", "shufflenet"):
     print(name, inspect(ZOO[name].network(), ZOO[name].input()).digest)

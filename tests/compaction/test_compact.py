@@ -178,7 +178,8 @@ def test_complex_weights_are_saved_and_loaded(tmp_path: Path) -> None:
             self.turn = nn.Parameter(torch.tensor([1.0 + 1.0j, 2.0j, -1.0]))
 
         def forward(self, x: Tensor) -> Tensor:
-            return (self.last(self.first(x).relu()) * self.turn).abs()
+            turned: Tensor = self.last(self.first(x).relu()) * self.turn
+            return turned.abs()
 
     model, x = Turned(), torch.randn(2, 6)
     esper.compact(model, sample=x, flops=0.5).save(tmp_path / "out")

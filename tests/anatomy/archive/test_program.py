@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import json
-import pickle
+import pickle  # noqa: TID251 - what must not be loaded is made here
 import random
 import zipfile
 from collections.abc import Callable
@@ -101,7 +101,7 @@ def into_signature(line: str) -> Callable[[Path], Change]:
 
 
 def tree_of(kind: str, context: str) -> str:
-    leaf = {"type": None, "context": None, "children_spec": []}
+    leaf: dict[str, Any] = {"type": None, "context": None, "children_spec": []}
     return json.dumps([1, {"type": kind, "context": context, "children_spec": [leaf]}])
 
 
@@ -179,8 +179,8 @@ DOORS: dict[str, tuple[Callable[[Path], Change], str]] = {
     "another version": (lambda _: lambda model: model["schema_version"].update(major=99), "version 99"),
     "a number without end": (in_every("as_int", lambda *_: 10**40), "64 bits"),
     "a symbol without end": (
-        lambda _: lambda model: model.update(
-            range_constraints={"u99999999999": {"min_val": 0, "max_val": 1}}
+        lambda _: (
+            lambda model: model.update(range_constraints={"u99999999999": {"min_val": 0, "max_val": 1}})
         ),
         "symbol",
     ),
@@ -292,7 +292,19 @@ def mutated(source: random.Random, mark: Path) -> bytes:
         if source.random() < 0.2:
             holder[code(mark)] = holder.pop(key)
         else:
-            odd = [code(mark), f"'{code(mark)}", "", "as_int", "torch", None, True, -1, 1 << 62, [], {}]
+            odd: list[Any] = [
+                code(mark),
+                f"'{code(mark)}",
+                "",
+                "as_int",
+                "torch",
+                None,
+                True,
+                -1,
+                1 << 62,
+                [],
+                {},
+            ]
             holder[key] = source.choice(odd)
 
     return with_json(change, source.choice([MODEL, MODEL, MODEL, WEIGHTS, CONSTANTS]))

@@ -36,7 +36,7 @@ def test_a_network_beside_the_checkpoints_of_a_run_is_not_taken_for_the_sealed_o
 def test_a_run_that_is_not_finished_says_that_no_key_vouches_for_what_lies_there(tmp_path: Path) -> None:
     run = run_with(tmp_path / "run", {"other": b"x"})
     (run / PROGRAM_FILE).write_bytes(program(-100.0))
-    with pytest.raises(CheckpointMissing, match="does not vouch for network.pt2"):
+    with pytest.raises(CheckpointMissing, match=r"does not vouch for network\.pt2"):
         load(run)
 
 
