@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch._export.serde import schema
-from torch._export.serde.serialize import ExportedProgramDeserializer
+from torch._export.serde.serialize import ExportedProgramDeserializer, SerializeError
 from torch.export import ExportedProgram
 
 from esper.anatomy.archive.fields import MAJOR_VERSION, read
@@ -65,6 +65,11 @@ def write_program(
         program._state_dict = state if weights is None else dict(weights)
         program._example_inputs = None
         torch.export.save(program, buffer, extra_files=dict(extra or {}))
+    except SerializeError as error:
+        reason = str(error).strip().splitlines()[0]
+        raise CheckpointError(
+            f"This network cannot be stored as a program: {reason} Nothing was written."
+        ) from error
     finally:
         program._state_dict, program._example_inputs = state, inputs
     try:
