@@ -7,9 +7,11 @@ from collections.abc import Iterator
 from dataclasses import fields, is_dataclass
 from typing import Any
 
+import pytest
 from torch._export.serde import schema
 
-from esper.anatomy.archive.fields import _ALTERNATIVES, _TEXTS, _UNREAD, _hints
+from esper.anatomy.archive.fields import _ALTERNATIVES, _NOTES, _TEXTS, _UNREAD, _hints, _notes
+from esper.anatomy.archive.names import NotAdmitted
 
 
 def texts_below(kind: Any, seen: set[Any]) -> Iterator[tuple[type, str]]:
@@ -37,11 +39,20 @@ def parts_of(hint: Any) -> Iterator[Any]:
 def test_the_texts_that_are_reached_are_those_that_have_a_grammar() -> None:
     seen: set[Any] = set()
     reached = {*texts_below(schema.ExportedProgram, seen), *texts_below(schema.PayloadConfig, seen)}
-    assert reached == set(_TEXTS)
+    assert reached == {*_TEXTS, _NOTES}
 
 
 def test_only_what_torch_describes_is_in_the_tables() -> None:
-    for kind, name in (*_TEXTS, *_UNREAD):
+    for kind, name in (*_TEXTS, *_UNREAD, _NOTES):
         assert name in {field.name for field in fields(kind)}
     for kind, names in _ALTERNATIVES.items():
         assert names <= {field.name for field in fields(kind)}
+
+
+def test_of_the_notes_on_a_node_only_the_modules_around_it_are_kept_as_text() -> None:
+    notes = {"nn_module_stack": "a,layer,torch.nn.Linear", "source_fn_stack": "f,os.system", "custom": "{}"}
+    assert _notes(notes) == {"nn_module_stack": "a,layer,torch.nn.Linear"}
+    assert _notes({}) == {}
+    for bad in ([], {"nn_module_stack": 3}, {"nn_module_stack": "x" * (1 << 17)}):
+        with pytest.raises(NotAdmitted):
+            _notes(bad)

@@ -74,12 +74,14 @@ def refused(model: nn.Module, sample: object, loss: Any = F.cross_entropy) -> Es
     return caught.value
 
 
-def test_inputs_in_a_tuple_of_their_own_are_told_how_to_stand() -> None:
-    error = refused(Two(), ((X, X), Y))
-    assert isinstance(error, ConfigError)
-    assert "missing a required argument: 'second'" in str(error)
-    assert "(a, b, target) and not ((a, b), target)" in str(error)
-    trace(Two(), (X, X, Y), F.cross_entropy)
+def test_a_wrong_number_of_inputs_is_told_how_they_are_passed() -> None:
+    for batch in ((X, Y), (X, X, X, Y), ((X, X, X), Y)):
+        error = refused(Two(), batch)
+        assert isinstance(error, ConfigError)
+        assert "cannot be called with that" in str(error)
+        assert "in their order" in str(error)
+    for batch in ((X, X, Y), ((X, X), Y)):
+        trace(Two(), batch, F.cross_entropy)
 
 
 def test_an_input_that_forward_does_not_know_is_named() -> None:

@@ -119,7 +119,6 @@ _ALTERNATIVES: Mapping[type, frozenset[str]] = {
 """Which alternatives of a choice are admitted: no objects of classes, no operators as values, no tokens."""
 
 _UNREAD: Mapping[tuple[type, str], Any] = {
-    (schema.Node, "metadata"): dict,
     (schema.Graph, "custom_obj_values"): dict,
     (schema.GraphModule, "metadata"): dict,
     (schema.GraphModule, "treespec_namedtuple_fields"): dict,
@@ -127,7 +126,9 @@ _UNREAD: Mapping[tuple[type, str], Any] = {
     (schema.ExportedProgram, "torch_version"): str,
     (schema.ExportedProgram, "guards_code"): list,
 }
-"""What is never looked at: notes on where a node came from, and Python that checks sample inputs."""
+"""What is never looked at: notes on the whole program, and Python that checks sample inputs."""
+_NOTES, _MODULES = (schema.Node, "metadata"), "nn_module_stack"
+"""The one note on a node that is kept: in which modules' calls it was recorded, by which blocks are named."""
 
 
 def read(kind: type[T], value: Any) -> T:
@@ -204,12 +205,20 @@ def _object(kind: Any, value: dict[str, Any], depth: int) -> Any:
     for field in fields(kind):
         if (kind, field.name) in _UNREAD:
             given[field.name] = _UNREAD[kind, field.name]()
+        elif (kind, field.name) == _NOTES:
+            given[field.name] = _notes(value.get(field.name, {}))
         elif field.name in value:
             grammar = _TEXTS.get((kind, field.name))
             given[field.name] = _read(_hints(kind)[field.name], value[field.name], grammar, depth)
         elif field.default is MISSING and field.default_factory is MISSING:
             raise NotAdmitted(f"a {kind.__name__} without its {field.name}")
     return kind(**given)
+
+
+def _notes(metadata: Any) -> dict[str, str]:
+    """Torch imports what other notes name; this one it only splits into texts."""
+    found = _checked(dict, metadata).get(_MODULES)
+    return {} if found is None else {_MODULES: plain_text(_checked(str, found))}
 
 
 def _alternative(kind: Any, value: dict[str, Any], depth: int) -> Any:

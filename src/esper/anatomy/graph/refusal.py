@@ -29,7 +29,7 @@ def refuse(model: nn.Module, loss: Any, inputs: tuple[Any, Any, Any], error: Exc
     """
     args, kwargs, _ = inputs
     name = type(model).__name__
-    _check_call(model, args, kwargs, has_loss=loss is not None)
+    _check_call(model, args, kwargs)
     with torch.no_grad():
         try:
             output = model(*args, **kwargs)
@@ -64,7 +64,7 @@ def number_from(loss: Any, output: Any, kwargs: Mapping[str, Any], target: Any) 
     )
 
 
-def _check_call(model: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any], *, has_loss: bool) -> None:
+def _check_call(model: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
     """Makes sure that `forward` takes as many inputs as the sample holds, by these names."""
     try:
         signature = inspect.signature(model.forward)
@@ -73,17 +73,10 @@ def _check_call(model: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]
     try:
         signature.bind(*args, **kwargs)
     except TypeError as misfit:
-        packed = len(args) == 1 and isinstance(args[0], (tuple, list)) and len(args[0]) > 1
-        whole, each = ("(a, b, target)", "((a, b), target)") if has_loss else ("(a, b)", "((a, b),)")
-        way_out = (
-            f"Several inputs stand side by side in a batch, {whole} and not {each}: write "
-            "`(*inputs, target)` where the loader yields `(inputs, target)`, in `sample` and in `probe`."
-            if packed
-            else "The inputs of a batch are passed to `forward` in their order, those of a mapping by name."
-        )
         raise ConfigError(
             f"The sample holds {_described((*args, *kwargs.values()))} as inputs, and "
-            f"{type(model).__name__}.forward{signature} cannot be called with that: {misfit}. {way_out}"
+            f"{type(model).__name__}.forward{signature} cannot be called with that: {misfit}. "
+            "The inputs of a batch are passed to `forward` in their order, those of a mapping by name."
         ) from misfit
 
 
