@@ -30,6 +30,14 @@ def pool() -> Iterator[LocalPool]:
 
 
 @pytest.fixture(scope="module")
+def with_torch() -> Iterator[LocalPool]:
+    """A pool of one worker that has imported torch."""
+    opened = LocalPool(1, ("torch", "safetensors.torch"))
+    yield opened
+    opened.close()
+
+
+@pytest.fixture(scope="module")
 def single() -> Iterator[LocalPool]:
     """A pool of one worker, for tests in which one task must wait for another."""
     opened = LocalPool(1, tasks.PRELOAD)
@@ -113,43 +121,45 @@ def test_a_copy_of_a_worker_that_a_task_has_forked_returns_nothing(single: Local
 
 
 def test_a_task_over_its_memory_cap_ends_so(pool: LocalPool) -> None:
-    hog = {"num_bytes": 400 * MIB}
-    outcome = pool.submit(WorkerTask(tasks.allocate, hog, memory_bytes=200 * MIB)).outcome()
+    hog = {"num_bytes": 64 * MIB}
+    outcome = pool.submit(WorkerTask(tasks.allocate, hog, memory_bytes=32 * MIB)).outcome()
     assert outcome.ending is Ending.MEMORY
     assert outcome.attempts == 2
     assert outcome.message != ""
-    within = pool.submit(WorkerTask(tasks.allocate, hog, memory_bytes=900 * MIB))
-    assert within.outcome().value == 400 * MIB
+    within = pool.submit(WorkerTask(tasks.allocate, hog, memory_bytes=160 * MIB))
+    assert within.outcome().value == 64 * MIB
 
 
-def test_the_memory_of_tensors_is_capped_too(worker: LocalPool) -> None:
-    hog = {"num_bytes": 400 * MIB}
-    outcome = worker.submit(WorkerTask(torch_tasks.allocate, hog, memory_bytes=200 * MIB)).outcome()
+def test_the_memory_of_tensors_is_capped_too(with_torch: LocalPool) -> None:
+    hog = {"num_bytes": 64 * MIB}
+    outcome = with_torch.submit(WorkerTask(torch_tasks.allocate, hog, memory_bytes=32 * MIB)).outcome()
     assert outcome.ending is Ending.MEMORY
-    within = worker.submit(WorkerTask(torch_tasks.allocate, hog, memory_bytes=500 * MIB))
-    assert within.outcome().value == 400 * MIB
+    within = with_torch.submit(WorkerTask(torch_tasks.allocate, hog, memory_bytes=96 * MIB))
+    assert within.outcome().value == 64 * MIB
 
 
 def test_a_cap_ends_with_its_task(single: LocalPool) -> None:
-    assert single.submit(WorkerTask(tasks.echo, {"value": 1}, memory_bytes=50 * MIB)).outcome().is_done
-    free = single.submit(WorkerTask(tasks.allocate, {"num_bytes": 300 * MIB}))
-    assert free.outcome().value == 300 * MIB
+    assert single.submit(WorkerTask(tasks.echo, {"value": 1}, memory_bytes=32 * MIB)).outcome().is_done
+    free = single.submit(WorkerTask(tasks.allocate, {"num_bytes": 64 * MIB}))
+    assert free.outcome().value == 64 * MIB
 
 
 @pytest.mark.parametrize(
     ("how", "cap_bytes", "ending"),
     [
-        ("read-only", 32 * MIB, Ending.DONE),
-        ("safetensors", 32 * MIB, Ending.MEMORY),
-        ("safetensors", 96 * MIB, Ending.DONE),
+        ("read-only", 8 * MIB, Ending.DONE),
+        ("safetensors", 8 * MIB, Ending.MEMORY),
+        ("safetensors", 24 * MIB, Ending.DONE),
     ],
 )
 def test_only_private_maps_of_files_count_against_the_cap(
-    worker: LocalPool, tmp_path: Path, how: str, cap_bytes: int, ending: Ending
+    with_torch: LocalPool, tmp_path: Path, how: str, cap_bytes: int, ending: Ending
 ) -> None:
-    save_file({"big": torch.ones(16 * MIB)}, tmp_path / "big.safetensors")
+    save_file({"big": torch.ones(4 * MIB)}, tmp_path / "big.safetensors")
     arguments = {"file": tmp_path / "big.safetensors", "how": how}
-    outcome = worker.submit(WorkerTask(torch_tasks.sum_mapped, arguments, memory_bytes=cap_bytes)).outcome()
+    outcome = with_torch.submit(
+        WorkerTask(torch_tasks.sum_mapped, arguments, memory_bytes=cap_bytes)
+    ).outcome()
     assert outcome.ending is ending, outcome.message
 
 
@@ -234,7 +244,7 @@ def test_imports_that_fail_lose_the_task_with_a_message() -> None:
 
 
 def test_messages_larger_than_every_buffer_get_through_both_ways(pool: LocalPool) -> None:
-    big = np.arange(200_000, dtype=np.float64)
+    big = np.arange(50_000, dtype=np.float64)
     handles = [pool.submit(WorkerTask(tasks.echo, {"value": big + number})) for number in range(8)]
     assert [handle.outcome().value[0] for handle in handles] == list(range(8))
     assert handles[3].outcome().value.tolist() == (big + 3).tolist()
@@ -267,9 +277,9 @@ def test_a_worker_is_a_good_neighbor(pool: LocalPool) -> None:
     assert sum(file.startswith("socket:") for file in around["open_files"]) == 1
 
 
-def test_a_worker_with_torch_has_one_thread(worker: LocalPool) -> None:
-    assert worker.submit(WorkerTask(torch_tasks.num_threads)).outcome().value == 1
-    assert worker.submit(WorkerTask(tasks.surroundings)).outcome().value["threads"] == 1
+def test_a_worker_with_torch_has_one_thread(with_torch: LocalPool) -> None:
+    assert with_torch.submit(WorkerTask(torch_tasks.num_threads)).outcome().value == 1
+    assert with_torch.submit(WorkerTask(tasks.surroundings)).outcome().value["threads"] == 1
 
 
 @pytest.mark.parametrize("workers", [0, -1])
