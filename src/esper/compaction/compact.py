@@ -13,12 +13,12 @@ from torch.optim import Optimizer
 
 from esper.anatomy import Anatomy
 from esper.anatomy.cut import Form, Snapshot, cut, cut_program, refused_groups
-from esper.anatomy.graph import Loss, Traced, bare, split_sample, trace
-from esper.anatomy.proof import Probe
+from esper.anatomy.graph import Loss, Traced, bare, trace
+from esper.anatomy.proof import Inputs
 from esper.anatomy.units import anatomy_of
 from esper.arrays import BoolArray
 from esper.compaction.choice import Chosen, Quality, Trials
-from esper.compaction.compacted import PROOF_SAMPLES, Compacted, outcome
+from esper.compaction.compacted import Compacted, outcome
 from esper.compaction.configuration import Description, describable, describe, has_configuration
 from esper.compaction.folded import folded
 from esper.compaction.without import Removing
@@ -127,9 +127,7 @@ def compact(
     settings = None if fold else _settings(plan, flops, parameters, config)
     traced, network = trace(model, sample, loss), bare(model)
     anatomy = anatomy_of(traced, network, allow_approximate=allow_approximate)
-    args, kwargs, _ = split_sample(sample, with_target=loss is not None)
-    inputs = Probe(args, kwargs)
-    inputs = inputs.first(PROOF_SAMPLES) if traced.is_batch_dynamic else inputs
+    inputs = Inputs.of(sample, with_target=loss is not None, is_batch_dynamic=traced.is_batch_dynamic)
     refused: dict[str, str] = {}
     if fold:
         refused = _refused(network, anatomy, inputs, homogeneous)
@@ -187,7 +185,7 @@ def _chosen(
     return Chosen(choice.keep, choice.notes) if trials is None else trials.complete(choice.keep, choice.notes)
 
 
-def _refused(model: nn.Module, anatomy: Anatomy, inputs: Probe, homogeneous: bool) -> dict[str, str]:
+def _refused(model: nn.Module, anatomy: Anatomy, inputs: Inputs, homogeneous: bool) -> dict[str, str]:
     """Groups that stay whole, because the network's code or its configuration cannot follow; and why."""
     refused = refused_groups(model, anatomy, inputs)
     if homogeneous and has_configuration(model):
@@ -204,7 +202,7 @@ def _cut(
     model: nn.Module,
     anatomy: Anatomy,
     chosen: Chosen,
-    probe: Probe,
+    inputs: Inputs,
     optimizer: Optimizer | None,
     in_place: bool,
     refused: Mapping[str, str],
@@ -217,20 +215,20 @@ def _cut(
     if in_place:
         network = bare(model)
         before = Snapshot.of(network)
-        made = cut(model, anatomy, keep, probe, () if optimizer is None else (optimizer,))
+        made = cut(model, anatomy, keep, inputs, () if optimizer is None else (optimizer,))
         try:
             form = Form.between(before, network, [made.kept])
         except SurgeryError as error:
             notes = (*notes, str(error))
-        proof, description = made.equivalence, describe(network, anatomy, keep, probe)
+        proof, description = made.equivalence, describe(network, anatomy, keep, inputs)
     else:
-        cut_one = cut_program(bare(model), anatomy, keep, probe)
+        cut_one = cut_program(bare(model), anatomy, keep, inputs)
         proof, program, result = cut_one.equivalence, cut_one.program, cut_one.program.module()
     return outcome(
         result,
         anatomy,
         keep,
-        probe,
+        inputs,
         proof,
         refused=refused,
         notes=notes,

@@ -14,11 +14,11 @@ from torch.utils import _pytree as pytree
 
 from esper.anatomy import Anatomy
 from esper.anatomy.cut import cut_traced
-from esper.anatomy.graph import Traced, split_sample
-from esper.anatomy.proof import Probe
+from esper.anatomy.graph import Traced
+from esper.anatomy.proof import Inputs
 from esper.anatomy.twin import Twin, from_bytes
 from esper.checkpoint import CheckpointCatalog, CheckpointRef, load_trainer
-from esper.compaction.compacted import PROOF_SAMPLES, Compacted, outcome
+from esper.compaction.compacted import Compacted, outcome
 from esper.elesh import DataRef, read_data
 from esper.emrakul import Settings
 from esper.emrakul.plan import choose_by_magnitude
@@ -43,7 +43,7 @@ def finished_files(catalog: CheckpointCatalog, checkpoint: CheckpointRef) -> Net
     }
     form = None if record is None else form_from(record, checkpoint.path)
     twin = Twin.from_bytes(catalog.blob(checkpoint, "twin").read_bytes())
-    return NetworkFiles(program, _probe(catalog, checkpoint, twin), facts, state_of(state.model), form)
+    return NetworkFiles(program, _inputs(catalog, checkpoint, twin), facts, state_of(state.model), form)
 
 
 def compact_checkpoint(
@@ -74,26 +74,24 @@ def compact_checkpoint(
     elif keep.all():
         notes = ("Nothing is masked in this checkpoint, so the network was written as it is.",)
     twin = Twin.from_bytes(catalog.blob(checkpoint, "twin").read_bytes())
-    probe = _probe(catalog, checkpoint, twin)
+    inputs = _inputs(catalog, checkpoint, twin)
     made = cut_traced(
         Traced(twin.program, twin.names, twin.batch, True, twin.is_batch_dynamic),
         anatomy,
         keep,
-        probe,
+        inputs,
         _state(twin, weights),
         lambda module: _without_loss(module, twin.program),
     )
     return outcome(
-        made.program.module(), anatomy, keep, probe, made.equivalence, notes=notes, program=made.program
+        made.program.module(), anatomy, keep, inputs, made.equivalence, notes=notes, program=made.program
     )
 
 
-def _probe(catalog: CheckpointCatalog, checkpoint: CheckpointRef, twin: Twin) -> Probe:
+def _inputs(catalog: CheckpointCatalog, checkpoint: CheckpointRef, twin: Twin) -> Inputs:
     """The inputs of the sample that the run keeps."""
     data = DataRef(catalog.blob(checkpoint, "batches"), catalog.blob(checkpoint, "samples"))
-    args, kwargs, _ = split_sample(read_data(data)[0], with_target=True)
-    probe = Probe(args, kwargs)
-    return probe.first(PROOF_SAMPLES) if twin.is_batch_dynamic else probe
+    return Inputs.of(read_data(data)[0], with_target=True, is_batch_dynamic=twin.is_batch_dynamic)
 
 
 def _state(twin: Twin, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -12,13 +12,13 @@ from torch import nn
 from esper.anatomy.cut.layer_units import PREFIX
 from esper.anatomy.cut.removal import remove_blocks
 from esper.anatomy.cut.surgery import cut, uncut
-from esper.anatomy.proof import Probe
+from esper.anatomy.proof import Inputs
 from esper.anatomy.structure import Anatomy, Kind
 from esper.arrays import BoolArray
 from esper.errors import StructureError, SurgeryError
 
 
-def refused_groups(model: nn.Module, anatomy: Anatomy, probe: Probe) -> dict[str, str]:
+def refused_groups(model: nn.Module, anatomy: Anatomy, inputs: Inputs) -> dict[str, str]:
     """Groups that cannot be cut in place, and why. The network itself is not touched.
 
     Half of every group is removed at once; if that fails the groups are divided to find the culprits.
@@ -29,10 +29,10 @@ def refused_groups(model: nn.Module, anatomy: Anatomy, probe: Probe) -> dict[str
     keep = np.ones(anatomy.num_units, dtype=np.bool_)
     for number, group in enumerate(anatomy.groups):
         keep[anatomy.unit_slice(number)][max(group.width - group.width // 2, group.least) :] = False
-    return feasible(model, anatomy, keep, probe)[1]
+    return feasible(model, anatomy, keep, inputs)[1]
 
 
-def refused_layers(model: nn.Module, anatomy: Anatomy, probe: Probe) -> dict[str, str]:
+def refused_layers(model: nn.Module, anatomy: Anatomy, inputs: Inputs) -> dict[str, str]:
     """Layers that cannot be removed from the network, and why, by group. The network itself is not touched.
 
     All are removed at once, and one of each place in repeated layers alone, because one code made them; only
@@ -49,7 +49,7 @@ def refused_layers(model: nn.Module, anatomy: Anatomy, probe: Probe) -> dict[str
 
     def why_not(*names: str) -> str:
         try:
-            made = remove_blocks(tried, [name.removeprefix(PREFIX) for name in names], probe)
+            made = remove_blocks(tried, [name.removeprefix(PREFIX) for name in names], inputs)
         except (StructureError, SurgeryError) as error:
             return str(error)
         made.undo.run()
@@ -63,7 +63,7 @@ def refused_layers(model: nn.Module, anatomy: Anatomy, probe: Probe) -> dict[str
 
 
 def feasible(
-    model: nn.Module, anatomy: Anatomy, keep: BoolArray, probe: Probe
+    model: nn.Module, anatomy: Anatomy, keep: BoolArray, inputs: Inputs
 ) -> tuple[BoolArray, dict[str, str]]:
     """The part of a mask that can be cut in place at once, and the groups that must stay whole, with reasons.
 
@@ -71,14 +71,14 @@ def feasible(
         model: the live network; it is not touched.
         anatomy: its anatomy.
         keep: bool [units], the mask that is wanted.
-        probe: inputs to prove equality on.
+        inputs: inputs to prove equality on.
 
     Raises:
         MaskError: `keep` does not fit the anatomy.
         SurgeryError: the network cannot be copied.
     """
     anatomy.check_mask(keep)
-    search = _Search(_copied(model), anatomy, keep, probe)
+    search = _Search(_copied(model), anatomy, keep, inputs)
     wanted = [n for n in range(len(anatomy.groups)) if not keep[anatomy.unit_slice(n)].all()]
     search.add(wanted)
     return search.mask(search.accepted), search.refused
@@ -97,8 +97,8 @@ def _copied(model: nn.Module) -> nn.Module:
 class _Search:
     """Grows a set of groups that can be cut together."""
 
-    def __init__(self, twin: nn.Module, anatomy: Anatomy, keep: BoolArray, probe: Probe) -> None:
-        self.twin, self.anatomy, self.keep, self.probe = twin, anatomy, keep, probe
+    def __init__(self, twin: nn.Module, anatomy: Anatomy, keep: BoolArray, inputs: Inputs) -> None:
+        self.twin, self.anatomy, self.keep, self.inputs = twin, anatomy, keep, inputs
         self.accepted: list[int] = []
         self.refused: dict[str, str] = {}
         self._alike: dict[str, str] = {}
@@ -125,7 +125,7 @@ class _Search:
 
     def _why_not(self, groups: Sequence[int]) -> str:
         try:
-            made = cut(self.twin, self.anatomy, self.mask(groups), self.probe)
+            made = cut(self.twin, self.anatomy, self.mask(groups), self.inputs)
         except SurgeryError as error:
             return str(error)
         uncut(self.twin, self.anatomy, made)

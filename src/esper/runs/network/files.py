@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.export import ExportedProgram
 
 from esper.anatomy.cut import Form
-from esper.anatomy.proof import Probe
+from esper.anatomy.proof import Inputs
 from esper.anatomy.twin import to_bytes
 from esper.checkpoint import file_pieces, map_tensors
 from esper.errors import CheckpointCorrupt, CheckpointError, CheckpointMissing
@@ -33,14 +33,14 @@ class NetworkFiles:
 
     Attributes:
         program: the cut network without code.
-        probe: inputs to check the ONNX file with.
+        inputs: inputs to check the ONNX file with.
         facts: what people want to know: widths, cost, proof.
         weights: the cut network's state dict by its own names; None if it was cut as a program only.
         form: what a fresh network must change before the weights fit.
     """
 
     program: ExportedProgram
-    probe: Probe
+    inputs: Inputs
     facts: Mapping[str, Any]
     weights: Mapping[str, Tensor] | None
     form: Form | None
@@ -81,7 +81,7 @@ class NetworkFiles:
         record = dict(self.facts)
         if onnx:
             write_onnx(self.program, directory / ONNX_FILE)
-            record["onnx"] = check_onnx(self.program, directory / ONNX_FILE, self.probe)
+            record["onnx"] = check_onnx(self.program, directory / ONNX_FILE, self.inputs)
         if self.weights is not None and self.form is not None:
             with (directory / WEIGHTS_FILE).open("xb") as file:
                 file.writelines(file_pieces(_once(self.weights)))
