@@ -12,8 +12,10 @@ LONGEST_FIRST := tests/faults tests/end_to_end tests/session tests/elesh tests/a
 TESTS := $(LONGEST_FIRST) $(filter-out $(LONGEST_FIRST),$(patsubst %/,%,$(sort $(wildcard tests/*/)))) \
 	$(wildcard tests/test_*.py)
 
+PYTEST := $(BIN)/python -m pytest --numprocesses=auto --maxprocesses=4 --dist=loadfile --no-loadscope-reorder
+
 .DEFAULT_GOAL := help
-.PHONY: help setup-system setup demo check test bench docs clean
+.PHONY: help setup-system setup demo check test coverage bench docs clean
 
 help: ## show the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -31,15 +33,18 @@ setup: $(VENV)/.dev.stamp ## create .venv with everything that developing needs
 demo: $(VENV)/.demo.stamp ## train, prune, cut and validate a network on real digits, and write report.html
 	$(BIN)/esper demo
 
-check: $(VENV)/.dev.stamp ## lint, format, types and import contracts
+check: $(VENV)/.dev.stamp ## lint, format, types, import contracts and dependencies
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy src tests
 	$(BIN)/lint-imports --no-cache
+	$(BIN)/deptry src
 
 test: setup-system check ## everything that CI checks
-	$(BIN)/python -m pytest --numprocesses=auto --maxprocesses=4 --dist=loadfile --no-loadscope-reorder \
-		--cov --cov-report=term $(TESTS)
+	$(PYTEST) $(TESTS)
+
+coverage: setup-system $(VENV)/.dev.stamp ## the tests again, counting which lines and branches they reach
+	$(PYTEST) --cov --cov-report=term $(TESTS)
 
 bench: $(VENV)/.bench.stamp ## run every benchmark and print its numbers
 	@set -e; for script in $(wildcard benchmarks/*.py); do echo "== $$script"; $(BIN)/python "$$script"; done

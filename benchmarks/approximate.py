@@ -25,10 +25,10 @@ from architectures import PARTS
 from architectures.case import Architecture
 from esper.anatomy import Anatomy
 from esper.anatomy.cut import cut, cut_program
-from esper.anatomy.graph import split_sample
 from esper.anatomy.proof import Equivalence, Inputs
 from esper.anatomy.units import inspect
 from esper.arrays import BoolArray
+from esper.batches import split_sample
 from esper.errors import EsperError
 
 NAMES = """gpt2 llama bert vit gpt-neox opt bloom qwen3 gemma2 olmo2 whisper swin dinov2 electra albert mamba

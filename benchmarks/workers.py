@@ -47,7 +47,7 @@ class Ours:
     name = "esper LocalPool"
     kills_at_deadline = "killed, retried"
     script = """
-from esper.elesh.workers import LocalPool, WorkerTask
+from esper.workers import LocalPool, WorkerTask
 print(LocalPool(1).submit(WorkerTask("os:getpid")).outcome().status)
 """
 

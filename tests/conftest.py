@@ -25,9 +25,13 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.fixture(scope="session")
 def worker() -> Iterator[LocalPool]:
-    """One worker process that has imported what analyses need, for all tests that only need some worker."""
+    """One worker process that has imported what analyses need, for all tests that only need some worker.
+
+    Pools that tests open while this one is there are forked from the same imports, and start at once.
+    """
     from esper.workers import LocalPool
 
-    pool = LocalPool(1, ("torch", "torch._dynamo", "safetensors.torch", "esper.elesh.second_tier"))
+    # All that `esper.elesh.PRELOAD` names, which takes long to import and is not needed here.
+    pool = LocalPool(1, ("torch", "torch._dynamo", "safetensors.torch", "esper.elesh.analysis"))
     yield pool
     pool.close()

@@ -15,9 +15,10 @@ from torch.utils import _pytree as pytree
 from torch.utils.flop_counter import FlopCounterMode
 
 from esper.anatomy import Anatomy
-from esper.anatomy.graph import split_sample, without_caches
+from esper.anatomy.graph import without_caches
 from esper.anatomy.units import masked_axes, zero_masked
 from esper.arrays import BoolArray
+from esper.batches import split_sample
 
 ASKED = 0.5
 ENOUGH = ASKED / 2

@@ -33,11 +33,11 @@ from architectures.checks import (
 )
 from esper.anatomy import Anatomy
 from esper.anatomy.cut import cut, cut_program, feasible
-from esper.anatomy.graph import split_sample
 from esper.anatomy.proof import Inputs
 from esper.anatomy.twin import plain
 from esper.anatomy.units import inspect, masked_axes, zero_masked
 from esper.arrays import BoolArray
+from esper.batches import split_sample
 from esper.errors import EsperError, SurgeryError
 
 MOST_OF_A_GROUP = 0.75

@@ -6,7 +6,8 @@ import time
 from collections.abc import Callable
 
 from esper.arrays import FloatArray
-from esper.importance import ScoreWeights, combine, fisher, look_at_twin, magnitude, moments_from_optimizer
+from esper.elesh import look_at_twin
+from esper.importance import ScoreWeights, combine, fisher, magnitude, moments_from_optimizer
 from rankings.subjects import Subject
 
 Scores = dict[str, tuple[FloatArray, float]]

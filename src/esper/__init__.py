@@ -14,16 +14,28 @@ if TYPE_CHECKING:
     from esper.compaction import compact
     from esper.config import Config
     from esper.errors import EsperError
-    from esper.runs.network import load
+    from esper.runs.network import OfflinePruning, load
     from esper.session import Session, attach, resume
 
 __version__ = "0.1.0"
 
-__all__ = ["Config", "EsperError", "Session", "__version__", "attach", "compact", "inspect", "load", "resume"]
+__all__ = [
+    "Config",
+    "EsperError",
+    "OfflinePruning",
+    "Session",
+    "__version__",
+    "attach",
+    "compact",
+    "inspect",
+    "load",
+    "resume",
+]
 
 _HOME = {
     "Config": "esper.config",
     "EsperError": "esper.errors",
+    "OfflinePruning": "esper.runs.network",
     "Session": "esper.session",
     "attach": "esper.session",
     "compact": "esper.compaction",

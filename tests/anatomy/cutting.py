@@ -14,11 +14,11 @@ from torch.nn.modules.batchnorm import _NormBase
 from torch.optim import SGD, Adam, AdamW, Optimizer
 from torch.utils import _pytree as pytree
 
-from esper.anatomy.graph import split_sample
 from esper.anatomy.proof import Inputs
 from esper.anatomy.structure import Anatomy
 from esper.anatomy.units import inspect, masked_axes, zero_masked
 from esper.arrays import BoolArray
+from esper.batches import split_sample
 from tests.anatomy.networks import ZOO
 
 OPTIMIZERS: dict[str, Callable[[Iterable[nn.Parameter]], Optimizer]] = {

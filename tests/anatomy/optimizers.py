@@ -147,3 +147,28 @@ def states(optimizer: Optimizer) -> list[dict[str, Any]]:
         {k: v.clone() if isinstance(v, Tensor) else v for k, v in state.items()}
         for state in optimizer.state.values()
     ]
+
+
+class KeepsWeights(Optimizer):
+    """Momentum that writes parameters from weights in its state, and keeps those of the start and slow ones.
+
+    As optimizers for mixed precision (`master`), Lookahead (`slow`) and Prodigy (`start`) do.
+    """
+
+    def __init__(self, parameters: Any, lr: float = 0.05, weight_decay: float = 0.01) -> None:
+        super().__init__(parameters, {"lr": lr, "weight_decay": weight_decay})
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                state = self.state[parameter]
+                if not state:
+                    state.update({key: parameter.detach().double() for key in ("master", "slow", "start")})
+                    state["momentum"] = torch.zeros_like(parameter)
+                if parameter.grad is None:
+                    continue
+                state["momentum"].mul_(0.9).add_(parameter.grad).add_(parameter, alpha=group["weight_decay"])
+                state["master"] = state["master"] - group["lr"] * state["momentum"]
+                state["slow"].lerp_(state["master"], 0.1)
+                parameter.copy_(state["master"])

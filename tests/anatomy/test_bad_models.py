@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from functools import partial
 
 import pytest
 import torch
@@ -70,6 +71,13 @@ RIGHT: dict[str, tuple[Callable[[], nn.Module], torch.dtype]] = {
     "writes into a view of everything": (WritesWholeView, torch.float32),
     "shared module": (Shares, torch.float32),
     "spectral_norm": (everywhere(parametrizations.spectral_norm), torch.float32),
+    "weight_norm": (everywhere(parametrizations.weight_norm), torch.float32),
+    "weight_norm over inputs": (everywhere(partial(parametrizations.weight_norm, dim=1)), torch.float32),
+    "weight_norm over everything": (
+        everywhere(partial(parametrizations.weight_norm, dim=-1)),
+        torch.float32,
+    ),
+    "the old weight_norm": (everywhere(nn.utils.weight_norm), torch.float32),
     "bfloat16": (lambda: perceptron(dtype=torch.bfloat16), torch.bfloat16),
     "half": (lambda: perceptron(dtype=torch.half), torch.half),
     "double": (lambda: perceptron(dtype=torch.double), torch.double),
@@ -81,6 +89,7 @@ RIGHT: dict[str, tuple[Callable[[], nn.Module], torch.dtype]] = {
 }
 
 
+@pytest.mark.filterwarnings("ignore:.*weight_norm.*is deprecated")
 @pytest.mark.parametrize("name", RIGHT)
 def test_a_network_that_is_unusual_is_cut_right(name: str) -> None:
     build, dtype = RIGHT[name]
@@ -103,13 +112,12 @@ def test_a_network_that_is_unusual_is_cut_right(name: str) -> None:
     optimizer.step()
 
 
-def test_torchs_own_pruning_cannot_be_attached_until_it_is_made_permanent() -> None:
-    model = unstructured()
-    sample = x(), torch.zeros(6, dtype=torch.long)
-    with pytest.raises(SurgeryError, match=r"cannot be copied.*non-leaf tensors kept as attributes"):
-        LiveNetwork(model, SGD(model.parameters(), 0.1), sample, F.cross_entropy)
-    for layer in (model.get_submodule("0"), model.get_submodule("2")):
-        prune.remove(layer, "weight")
+@pytest.mark.filterwarnings("ignore:.*weight_norm.*is deprecated")
+@pytest.mark.parametrize("build", [unstructured, everywhere(nn.utils.weight_norm)])
+def test_a_network_that_keeps_weights_which_it_computed_can_be_attached(
+    build: Callable[[], nn.Module],
+) -> None:
+    model, sample = build(), (x(), torch.zeros(6, dtype=torch.long))
     assert not LiveNetwork(model, SGD(model.parameters(), 0.1), sample, F.cross_entropy).refused
 
 
@@ -141,8 +149,13 @@ def test_a_step_with_spectral_norm_is_the_step_of_the_masked_network(
         assert difference(parameter, select(expected[name], made.kept.get(name, {}))) <= 1e-9, name
 
 
+@pytest.mark.parametrize("dim", [0, 1, -1])
+def test_every_width_of_weight_normed_layers_is_as_free_as_a_plain_one(dim: int) -> None:
+    normed = everywhere(partial(parametrizations.weight_norm, dim=dim))()
+    assert inspect(normed, x()).num_units == inspect(perceptron(), x()).num_units
+
+
 WHOLE: dict[str, tuple[Callable[[], nn.Module], str]] = {
-    "weight_norm": (everywhere(parametrizations.weight_norm), "_weight_norm"),
     "orthogonal": (everywhere(parametrizations.orthogonal), "tril"),
     "as many rows as the data says": (Selects, "index"),
 }
@@ -157,13 +170,6 @@ def test_a_network_without_units_says_which_operator_keeps_it_whole(name: str) -
     assert anatomy.num_units == 0
     assert any(operator in axis.reason for axis in anatomy.frozen)
     assert seen.is_the_same()
-
-
-@pytest.mark.filterwarnings("ignore:.*weight_norm.*is deprecated")
-def test_the_old_weight_norm_keeps_a_network_whole() -> None:
-    anatomy = inspect(everywhere(nn.utils.weight_norm)(), x())
-    assert anatomy.num_units == 0
-    assert any("_weight_norm" in axis.reason for axis in anatomy.frozen)
 
 
 REFUSED: dict[str, tuple[Callable[[], nn.Module], str]] = {

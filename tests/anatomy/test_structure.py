@@ -45,20 +45,6 @@ def test_units_own_their_coordinates_alone(name: str) -> None:
     assert all(np.unique(indices).size == indices.size for indices in taken.values())
 
 
-@pytest.mark.parametrize("name", SOME)
-def test_savings_are_what_removing_each_unit_saves(name: str) -> None:
-    anatomy = anatomy_of(name)
-    keep = half(anatomy)
-    flops, parameters = anatomy.unit_savings(keep)
-    for unit in range(anatomy.num_units):
-        less = keep.copy()
-        less[unit] = False
-        assert flops[unit] == pytest.approx(anatomy.flops(keep) - anatomy.flops(less), abs=1e-6)
-        assert parameters[unit] == pytest.approx(
-            anatomy.parameters(keep) - anatomy.parameters(less), abs=1e-6
-        )
-
-
 def test_flops_of_a_plain_network_are_those_of_a_hand_count() -> None:
     macs = 16 * 3 * 9 * 16 * 16 + 32 * 16 * 9 * 8 * 8 + 128 * 40 + 40 * 10
     assert anatomy_of("plain").flops() == 2 * macs

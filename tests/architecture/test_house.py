@@ -40,6 +40,13 @@ def test_links_between_documents_lead_somewhere(path: Path) -> None:
             assert (path.parent / target).exists(), f"{named(path)} links to {target}"
 
 
+@pytest.mark.parametrize("path", DOCUMENTS, ids=named)
+def test_tests_that_documents_name_exist(path: Path) -> None:
+    for folder, name in re.findall(r"((?:[a-z_]+/)+)(test_[\w*]+\.py)", path.read_text()):
+        where = ROOT / "tests" / folder.removeprefix("tests/")
+        assert list(where.glob(name)), f"{named(path)} names {folder}{name}"
+
+
 def test_ci_runs_the_command_that_a_developer_types() -> None:
     lines = (ROOT / ".ci" / "run").read_text().splitlines()
     assert lines[-1] == "exec make test"

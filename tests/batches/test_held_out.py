@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from esper.batches.held_out import hold_out, merged, resized, samples
+from esper.batches import hold_out, merged, resized, samples
 from esper.elesh import AnalysisSettings
 from esper.errors import ConfigError
 

@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from esper.checkpoint.commit import DELETED_PREFIX, TEMPORARY_PREFIX
 from esper.checkpoint.crypto import KeyRing
+from esper.checkpoint.layout import DELETED_PREFIX, TEMPORARY_PREFIX
 from esper.checkpoint.references import CheckpointRef
 from esper.checkpoint.storage import Storage
 from esper.checkpoint.store import CheckpointStore

@@ -18,9 +18,7 @@ def test_a_blob_is_named_by_its_digest_and_stored_once(store: CheckpointStore, t
     source.write_bytes(b"program")
     first = store.put_blob("twin", source)
     assert first.path == store.run_dir / "twin" / f"{blake3.blake3(b'program').hexdigest()}.pt2"
-    before = first.path.stat().st_ino
     assert store.put_blob("twin", b"program") == first
-    assert first.path.stat().st_ino == before
     assert first.read_bytes() == b"program"
     assert len(names(store.run_dir / "twin")) == 1
 

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
 
-from esper.checkpoint.commit import commit_directory, discard_directory, sweep
+from esper.checkpoint.commit import commit_directory, discard_directory, set_aside, sweep
 from esper.checkpoint.faulty import FaultyStorage
+from esper.checkpoint.layout import former_name, temporary_path
 from esper.checkpoint.manifest import FileEntry
 from esper.checkpoint.storage import PosixStorage
 from tests.checkpoint.runs import names
@@ -58,10 +58,13 @@ def test_what_cannot_even_be_cleaned_up_is_noted_and_swept_later(tmp_path: Path)
     assert names(tmp_path) == ["x"]
 
 
-def test_a_commit_replaces_what_its_own_failure_left(tmp_path: Path) -> None:
-    (tmp_path / f".tmp-x-{os.getpid()}").mkdir()
+def test_a_commit_never_meets_what_a_writer_of_the_same_number_left(tmp_path: Path) -> None:
+    left = {temporary_path(tmp_path / "x") for _ in range(3)}
+    assert len(left) == 3
+    for path in left:
+        path.mkdir()
     commit_directory(PosixStorage(), tmp_path / "x", {"a": b"1"}, seal)
-    assert names(tmp_path) == ["x"]
+    assert len(names(tmp_path)) == 4
 
 
 def test_a_commit_never_lands_on_an_existing_name(tmp_path: Path) -> None:
@@ -81,21 +84,30 @@ def test_an_interrupt_cleans_up_too(tmp_path: Path) -> None:
     assert names(tmp_path) == []
 
 
-def test_a_directory_is_renamed_away_before_it_is_deleted(tmp_path: Path) -> None:
+def test_a_directory_is_renamed_away_before_it_is_deleted_and_may_stay_so(tmp_path: Path) -> None:
     commit_directory(PosixStorage(), tmp_path / "x", {"a": b"1"}, seal)
     storage = FaultyStorage(fail_at=3)
-    with pytest.raises(OSError, match="call 3: remove"):
-        discard_directory(storage, tmp_path / "x")
+    assert "Input/output error" in discard_directory(storage, tmp_path / "x")
     assert storage.calls == ["rename", "sync_directory", "remove"]
-    assert names(tmp_path) == [f".del-x-{os.getpid()}"]
+    assert [name.startswith(".del-x-") for name in names(tmp_path)] == [True]
     commit_directory(PosixStorage(), tmp_path / "x", {"a": b"2"}, seal)
-    discard_directory(PosixStorage(), tmp_path / "x")
-    assert names(tmp_path) == []
+    assert discard_directory(PosixStorage(), tmp_path / "x") == ""
+    assert len(names(tmp_path)) == 1
+
+
+def test_what_is_set_aside_is_whole_and_knows_its_former_name(tmp_path: Path) -> None:
+    for content in (b"1", b"2"):
+        commit_directory(PosixStorage(), tmp_path / "x", {"a": content}, seal)
+        aside = set_aside(PosixStorage(), tmp_path / "x")
+        assert (aside / "a").read_bytes() == content
+        assert former_name(aside) == "x"
+    assert len(names(tmp_path)) == 2
+    assert former_name(tmp_path / "x") is None
 
 
 def test_a_sweep_takes_only_what_was_interrupted(tmp_path: Path) -> None:
-    for name in (".tmp-a-1", ".del-b-2", "step-000000001", ".writer.lock"):
+    for name in (".tmp-a-1", ".del-b-2", ".aside-c-12345678", "step-000000001", ".writer.lock"):
         (tmp_path / name).mkdir()
     swept = sweep(PosixStorage(), tmp_path)
-    assert [path.name for path in swept] == [".del-b-2", ".tmp-a-1"]
-    assert names(tmp_path) == [".writer.lock", "step-000000001"]
+    assert {path.name: why for path, why in swept.items()} == {".del-b-2": "", ".tmp-a-1": ""}
+    assert names(tmp_path) == [".aside-c-12345678", ".writer.lock", "step-000000001"]

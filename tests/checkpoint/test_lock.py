@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import gc
 import json
+import multiprocessing
 import os
 import signal
-import subprocess
-import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 import pytest
@@ -15,40 +17,64 @@ import pytest
 from esper.checkpoint.lock import WriterLock
 from esper.errors import CheckpointError
 
-HOLD = (
-    "import sys, os; from pathlib import Path; from esper.checkpoint.lock import WriterLock; "
-    "lock = WriterLock(Path(sys.argv[1])); child = {child}; print(child, flush=True); sys.stdin.readline()"
-)
+Act = Callable[[WriterLock], int]
 
 
-def hold(directory: Path, child: str = "0") -> tuple[subprocess.Popen[str], int]:
-    process = subprocess.Popen(
-        [sys.executable, "-c", HOLD.format(child=child), str(directory)],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    assert process.stdout is not None
-    return process, int(process.stdout.readline())
+def do_nothing(lock: WriterLock) -> int:
+    return 0
+
+
+def leave_a_child(lock: WriterLock) -> int:
+    """The process id of a child that lives until it is killed."""
+    child = os.fork()
+    if child == 0:
+        signal.pause()
+    return child
+
+
+def let_a_child_go(lock: WriterLock) -> int:
+    """Whether a child held the lock before it let go of it."""
+    child = os.fork()
+    if child == 0:
+        was_held = lock.is_held
+        lock.release()
+        os._exit(was_held)
+    return os.waitpid(child, 0)[1]
+
+
+def take(directory: Path, act: Act, told: Connection) -> None:
+    lock = WriterLock(directory)
+    told.send(act(lock))
+    told.recv()
+
+
+@contextmanager
+def held(directory: Path, act: Act = do_nothing) -> Iterator[tuple[int, int]]:
+    """A process that holds the lock, its id and what `act` gave there; it is killed at the end."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["tests.faults.dying"])  # one server for all tests that need processes
+    here, there = context.Pipe()
+    process = context.Process(target=take, args=(directory, act, there))
+    process.start()
+    answer = here.recv()
+    assert process.pid is not None
+    yield process.pid, answer
+    process.kill()
+    process.join()
 
 
 def test_another_process_is_told_who_writes(tmp_path: Path) -> None:
-    process, _ = hold(tmp_path)
-    with process:
-        with pytest.raises(CheckpointError, match=rf"being written by process {process.pid} on host"):
-            WriterLock(tmp_path)
-        process.kill()
+    with held(tmp_path) as (pid, _), pytest.raises(CheckpointError, match=rf"by process {pid} on host"):
+        WriterLock(tmp_path)
     WriterLock(tmp_path).release()
 
 
 def test_a_killed_writer_leaves_no_lock_even_if_its_children_live_on(tmp_path: Path) -> None:
-    process, child = hold(tmp_path, "os.fork() or os.read(0, 1)")  # the child waits for input in vain
-    with process:
-        process.kill()
-        process.wait()
-        os.kill(child, 0)  # it lives
-        WriterLock(tmp_path).release()
-        os.kill(child, signal.SIGKILL)
+    with held(tmp_path, leave_a_child) as (_, child):
+        pass
+    os.kill(child, 0)  # it lives
+    WriterLock(tmp_path).release()
+    os.kill(child, signal.SIGKILL)
 
 
 def test_the_same_process_cannot_write_twice(tmp_path: Path) -> None:
@@ -60,6 +86,16 @@ def test_the_same_process_cannot_write_twice(tmp_path: Path) -> None:
     lock.release()
     assert [*held, lock.is_held] == [True, False]
     WriterLock(tmp_path).release()
+
+
+@pytest.mark.parametrize("name", [".writer.json", ".writer.lock"])
+def test_a_pipe_in_the_place_of_a_file_is_never_waited_for(tmp_path: Path, name: str) -> None:
+    os.mkfifo(tmp_path / name)
+    if name == ".writer.json":
+        WriterLock(tmp_path).release()
+    else:
+        with pytest.raises(OSError, match="Not a regular file"):
+            WriterLock(tmp_path)
 
 
 def test_a_forgotten_lock_goes_with_its_owner(tmp_path: Path) -> None:
@@ -84,9 +120,8 @@ def test_a_note_that_cannot_be_written_gives_the_lock_back(tmp_path: Path) -> No
     WriterLock(tmp_path).release()
 
 
-def test_a_forked_child_that_lets_go_takes_nothing_from_its_parent(tmp_path: Path) -> None:
-    process, _ = hold(tmp_path, "os.waitpid(os.fork() or (lock.release(), os._exit(0)), 0)[0]")
-    with process:
-        with pytest.raises(CheckpointError, match=rf"being written by process {process.pid}"):
+def test_a_forked_child_holds_nothing_and_takes_nothing_from_its_parent(tmp_path: Path) -> None:
+    with held(tmp_path, let_a_child_go) as (pid, was_held):
+        assert not was_held
+        with pytest.raises(CheckpointError, match=rf"being written by process {pid}"):
             WriterLock(tmp_path)
-        process.kill()

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import multiprocessing
+import os
 import stat
-import subprocess
-import sys
+from multiprocessing.queues import SimpleQueue
+from multiprocessing.synchronize import Barrier
 from pathlib import Path
 
 import pytest
 
 from esper.checkpoint.crypto import KeyRing
+from esper.checkpoint.faulty import FaultyStorage
+from esper.checkpoint.layout import temporary_path
 from esper.checkpoint.ring_file import open_key_ring, read_key_ring, replace_key_ring, ring_path
+from esper.checkpoint.storage import PosixStorage
 from esper.errors import CheckpointMissing, ConfigError
 from tests.checkpoint.runs import names
 
@@ -38,26 +43,21 @@ def test_the_environment_names_another_file(run_dir: Path, tmp_path: Path) -> No
     assert ring_path(run_dir, {}) == run_dir / "keys" / "ring.json"
 
 
+def open_at_once(run_dir: Path, start: Barrier, told: SimpleQueue[str]) -> None:
+    start.wait()
+    told.put(open_key_ring(run_dir, create=True, environment={}).primary.id)
+
+
 def test_processes_that_start_at_once_get_the_same_ring(run_dir: Path) -> None:
-    code = (
-        "import sys; from pathlib import Path; from esper.checkpoint.ring_file import open_key_ring; "
-        "sys.stdin.readline(); "
-        "print(open_key_ring(Path(sys.argv[1]), create=True, environment={}).primary.id)"
-    )
-    processes = [
-        subprocess.Popen(
-            [sys.executable, "-c", code, str(run_dir)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        for _ in range(2)
-    ]
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["tests.faults.dying"])  # one server for all tests that need processes
+    start, told = context.Barrier(4), context.SimpleQueue()
+    processes = [context.Process(target=open_at_once, args=(run_dir, start, told)) for _ in range(4)]
     for process in processes:
-        assert process.stdin is not None
-        process.stdin.write("go\n")
-        process.stdin.flush()
-    answers = {process.communicate()[0] for process in processes}
+        process.start()
+    answers = {told.get() for _ in processes}
+    for process in processes:
+        process.join()
     assert len(answers) == 1
     assert names(run_dir / "keys") == ["ring.json"]
 
@@ -123,7 +123,7 @@ def test_a_ring_that_cannot_be_created_or_opened_says_where(tmp_path: Path) -> N
     with pytest.raises(ConfigError, match=r"/proc/esper/ring\.json cannot be created"):
         open_key_ring(tmp_path, create=True, environment={"ESPER_KEY_RING": "/proc/esper/ring.json"})
     (tmp_path / "run").write_text("a file stands here")
-    with pytest.raises(ConfigError, match="cannot be opened: Not a directory"):
+    with pytest.raises(ConfigError, match="cannot be created: File exists"):
         open_key_ring(tmp_path / "run", create=True, environment={})
 
 
@@ -131,3 +131,58 @@ def test_a_fresh_ring_takes_its_randomness_from_outside(run_dir: Path) -> None:
     assert open_key_ring(
         run_dir, create=True, environment={}, random_bytes=lambda count: b"\7" * count
     ) == KeyRing.fresh(lambda count: b"\7" * count)
+
+
+@pytest.mark.parametrize("has_ring", [True, False])
+def test_copies_of_the_secrets_that_a_kill_left_are_removed_by_the_next_start(
+    run_dir: Path, has_ring: bool
+) -> None:
+    path = ring_path(run_dir, {})
+    path.parent.mkdir(parents=True)
+    if has_ring:
+        open_key_ring(run_dir, create=True, environment={})
+    for left in (temporary_path(path), path.with_name(".ring.json-77-0123abcd")):
+        left.write_text("secret")
+    for other in ("notes.txt", ".tmp-other-1-0123abcd"):
+        (path.parent / other).touch()
+    if has_ring:
+        open_key_ring(run_dir, environment={})
+        assert len(names(path.parent)) == 5  # a reader changes nothing
+    open_key_ring(run_dir, create=True, environment={})
+    assert names(path.parent) == [".tmp-other-1-0123abcd", "notes.txt", "ring.json"]
+
+
+@pytest.mark.parametrize("number", range(1, 7))
+def test_a_rotation_that_fails_leaves_the_old_ring_and_no_secret(run_dir: Path, number: int) -> None:
+    ring = open_key_ring(run_dir, create=True, environment={})
+    path, storage = ring_path(run_dir, {}), FaultyStorage(fail_at=number)
+    rotated = ring.add()
+    try:
+        replace_key_ring(path, rotated, storage)
+    except OSError:
+        assert read_key_ring(path) in (ring, rotated)
+    assert storage.fired == (number <= len(["create", "write", "sync", "replace", "sync_directory"]))
+    assert names(path.parent) == ["ring.json"]
+
+
+def test_a_rotation_whose_file_was_taken_for_debris_is_tried_again(run_dir: Path) -> None:
+    class Overtaken(PosixStorage):
+        overtaken = 0
+
+        def replace(self, source: Path, target: Path) -> None:
+            if self.overtaken < 2:
+                self.overtaken += 1
+                open_key_ring(run_dir, create=True, environment={})
+            super().replace(source, target)
+
+    ring = open_key_ring(run_dir, create=True, environment={}).add()
+    replace_key_ring(ring_path(run_dir, {}), ring, Overtaken())
+    assert open_key_ring(run_dir, environment={}) == ring
+
+
+def test_a_pipe_in_the_place_of_a_ring_is_refused(run_dir: Path) -> None:
+    path = ring_path(run_dir, {})
+    path.parent.mkdir(parents=True)
+    os.mkfifo(path, 0o600)
+    with pytest.raises(ConfigError, match="cannot be opened: Not a regular file"):
+        open_key_ring(run_dir, create=True, environment={})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import stat
 from collections.abc import Callable
 from pathlib import Path
@@ -10,7 +11,13 @@ from pathlib import Path
 import pytest
 
 from esper.checkpoint.faulty import FaultyStorage
-from esper.checkpoint.storage import PosixStorage, Storage, remove_tree
+from esper.checkpoint.storage import (
+    PosixStorage,
+    Storage,
+    make_directories,
+    remove_tree,
+    settle_names,
+)
 from tests.checkpoint.runs import names
 
 STORAGES: list[Callable[[], Storage]] = [PosixStorage, lambda: FaultyStorage(fail_at=0)]
@@ -103,3 +110,32 @@ def test_a_short_write_takes_half_once(tmp_path: Path) -> None:
     descriptor = storage.create(tmp_path / "f")
     assert [storage.write(descriptor, memoryview(data)) for data in (b"a", b"abcdef", b"abcdef")] == [1, 3, 6]
     storage.close(descriptor)
+
+
+class Syncing(PosixStorage):
+    """Notes which directories were synced."""
+
+    def __init__(self) -> None:
+        self.synced: list[Path] = []
+
+    def sync_directory(self, path: Path) -> None:
+        super().sync_directory(path)
+        self.synced.append(path)
+
+
+@pytest.mark.parametrize("there", [0, 1, 2, 3])
+def test_every_name_that_may_be_new_is_made_durable(tmp_path: Path, there: int) -> None:
+    directory = tmp_path / "a" / "b" / "c"
+    for made in (tmp_path / "a", tmp_path / "a" / "b", directory)[:there]:
+        made.mkdir()
+    storage = Syncing()
+    make_directories(storage, directory)
+    assert directory.is_dir()
+    assert {tmp_path, tmp_path / "a", tmp_path / "a" / "b"} <= set(storage.synced)
+
+
+@pytest.mark.skipif(not os.path.ismount("/dev/shm"), reason="needs a file system mounted there")
+def test_names_above_a_mount_point_are_left_alone() -> None:
+    storage = Syncing()
+    settle_names(storage, Path("/dev/shm/run"))
+    assert storage.synced == [Path("/dev/shm")]

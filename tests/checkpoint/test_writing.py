@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from esper.checkpoint.faulty import FaultyStorage
 from esper.checkpoint.storage import PosixStorage
-from esper.checkpoint.writing import PIECE_BYTES, Written, write_file
+from esper.checkpoint.writing import PIECE_BYTES, Written, put_in_place, write_file
+from tests.checkpoint.runs import names
 
 
 @given(st.lists(st.binary(max_size=50), max_size=5))
@@ -50,3 +51,23 @@ def test_nothing_is_written_over_an_existing_file(tmp_path: Path) -> None:
     with pytest.raises(FileExistsError):
         write_file(PosixStorage(), tmp_path / "f", [memoryview(b"new")])
     assert (tmp_path / "f").read_bytes() == b"old"
+
+
+def test_a_file_is_put_in_the_place_of_another_in_one_step(tmp_path: Path) -> None:
+    path = tmp_path / "f"
+    for content in (b"old", b"new"):
+        storage = FaultyStorage(fail_at=0)
+        put_in_place(storage, path, [memoryview(content)])
+        assert storage.calls == ["create", "write", "sync", "replace", "sync_directory"]
+        assert path.read_bytes() == content
+    assert names(tmp_path) == ["f"]
+
+
+@pytest.mark.parametrize("number", range(1, 6))
+def test_a_failure_leaves_the_old_file_or_the_new_one_and_nothing_else(tmp_path: Path, number: int) -> None:
+    path = tmp_path / "f"
+    path.write_bytes(b"old")
+    with pytest.raises(OSError, match=f"call {number}"):
+        put_in_place(FaultyStorage(fail_at=number), path, [memoryview(b"new")])
+    assert path.read_bytes() == (b"new" if number == 5 else b"old")
+    assert names(tmp_path) == ["f"]

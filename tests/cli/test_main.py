@@ -206,9 +206,11 @@ def test_rollback_deletes_nothing_when_the_answer_is_no(run: Path) -> None:
 def test_rollback_as_json_asks_nobody_and_wants_yes(run: Path) -> None:
     refused = esper("rollback", str(run), "--to", "100", "--json")
     assert (refused.returncode, steps(run)) == (2, [100, 200, 300])
+    flip_a_byte(run / "checkpoints" / "step-000000300" / "MANIFEST.json")
     done = json.loads(esper("rollback", str(run), "--to", "100", "--json", "--yes").stdout)
-    assert done == {"step": 100, "epoch": 1, "deleted": ["step-000000300", "step-000000200"]}
-    assert steps(run) == [100]
+    (aside,) = (run / "checkpoints").glob(".aside-step-000000300-*")
+    assert done == {"step": 100, "epoch": 1, "deleted": ["step-000000200"], "aside": [str(aside)]}
+    assert steps(run) == [100, None]
 
 
 def test_rollback_to_a_damaged_checkpoint_is_refused_and_changes_nothing(run: Path) -> None:

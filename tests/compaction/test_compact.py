@@ -78,6 +78,7 @@ def test_floors_hold_and_it_is_told_that_the_target_is_missed() -> None:
     result = compacted(small(), flops=0.9, config=floors)
     assert all(row.after >= 0.75 * row.before for row in result.widths)
     assert any("instead of 90.0%" in note for note in result.notes)
+    assert any("floors of pruning.floors, in 0, 2" in note for note in result.notes)
 
 
 def test_a_mask_says_exactly_what_goes() -> None:
@@ -124,6 +125,8 @@ def test_code_that_refuses_other_sizes_keeps_its_units_and_is_cut_as_a_program()
     whole = esper.compact(model, sample=x, flops=0.4)
     assert set(whole.refused) == {"qkv", "fc"}
     assert whole.keep.all()
+    assert any("code, which refuses other sizes of qkv, fc" in note for note in whole.notes)
+    assert any("As a program" in note and "in_place=False" in note for note in whole.notes)
     smaller = esper.compact(model, sample=x, flops=0.4, in_place=False)
     assert smaller.flops_after < 0.7 * smaller.flops_before
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
@@ -250,7 +253,37 @@ def test_what_is_saved_says_widths_and_proof_and_holds_no_pickle(tmp_path: Path)
     assert record["widths"] == {row.group: [row.before, row.after] for row in result.widths}
     assert record["proof"]["float64_error"] <= 1e-12
     assert load_file(out / WEIGHTS_FILE)["0.weight"].shape[0] == record["widths"]["0"][1]
-    assert sorted(path.name for path in out.iterdir()) == sorted([FORM_FILE, PROGRAM_FILE, WEIGHTS_FILE])
+    expected = ["BLAKE3SUMS", FORM_FILE, PROGRAM_FILE, WEIGHTS_FILE]
+    assert sorted(path.name for path in out.iterdir()) == sorted(expected)
+
+
+def flipped(path: Path) -> None:
+    raw = bytearray(path.read_bytes())
+    raw[len(raw) // 2] ^= 1
+    path.write_bytes(raw)
+
+
+def test_damage_to_what_was_saved_is_refused_and_told(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    out = compacted(small()).save(tmp_path / "out")
+    whole = {path: path.read_bytes() for path in out.iterdir()}
+    for name in (PROGRAM_FILE, WEIGHTS_FILE, FORM_FILE):
+        flipped(out / name)
+        with pytest.raises(CheckpointCorrupt, match=f"{name} has other bytes than were saved.*Nothing was"):
+            esper.load(out) if name == PROGRAM_FILE else esper.load(out, model=small())
+        (out / name).write_bytes(whole[out / name])
+    flipped(out / PROGRAM_FILE)
+    with pytest.raises(CheckpointCorrupt, match="other bytes"):
+        esper.load(out / PROGRAM_FILE)
+    (out / PROGRAM_FILE).write_bytes(whole[out / PROGRAM_FILE])
+    (out / "BLAKE3SUMS").unlink()
+    with pytest.raises(CheckpointCorrupt, match="lost its file of digests"):
+        esper.load(out)
+    assert "earlier Esper" not in caplog.text
+    (out / FORM_FILE).write_bytes(whole[out / FORM_FILE].replace(b'"version": 2', b'"version": 1'))
+    assert esper.load(out)(torch.ones(2, 6)).shape == (2, 3)
+    assert "saved by an earlier Esper, without digests" in caplog.text
 
 
 def test_nothing_is_written_over(tmp_path: Path) -> None:
@@ -308,6 +341,45 @@ def test_a_refused_cut_leaves_everything_as_it_was() -> None:
     before = copy.deepcopy(model.state_dict())
     keep = np.ones(24, np.bool_)
     keep[0] = False
-    with pytest.raises(SurgeryError):
+    with pytest.raises(SurgeryError, match=r"What cannot go is in qkv; .* in_place=False cuts all of it"):
         esper.compact(model, keep, sample=torch.randn(4, 10, 32))
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+class InFours(nn.Module):
+    """Runs only where its second layer has a multiple of four units, as half of them are."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second, self.last = nn.Linear(4, 16), nn.Linear(16, 16), nn.Linear(16, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        hidden = torch.relu(self.second(torch.relu(self.first(x))))
+        if hidden.shape[-1] % 4:
+            raise ValueError("only in fours")
+        out: Tensor = self.last(hidden)
+        return out
+
+
+def test_a_group_that_the_chosen_mask_cannot_cut_stays_and_the_others_go() -> None:
+    torch.manual_seed(0)
+    model = InFours()
+    with torch.no_grad():  # five units that go first
+        for weights in (model.second.weight[:5], model.second.bias[:5], model.last.weight[:, :5]):
+            weights.mul_(0.01)
+    config = esper.Config(pruning={"plan": {"round_to": 1}})
+    result = esper.compact(model, sample=torch.randn(4, 4), flops=0.4, config=config)
+    widths = {row.group: row.after for row in result.widths}
+    assert widths["first"] < 16
+    assert widths["second"] == 16
+    assert "only in fours" in result.refused["second"]
+    assert any("As a program" in note for note in result.notes)
+
+
+def test_a_target_that_is_missed_names_the_operator_that_holds_the_rest() -> None:
+    network = nn.Sequential(nn.Linear(6, 32), nn.LayerNorm(32), nn.Linear(32, 8), nn.ReLU(), nn.Linear(8, 2))
+    result = esper.compact(network, sample=torch.randn(4, 6), flops=0.6)
+    assert any(
+        "What holds the rest: statistic-coupled: layer_norm (97% of the FLOPs" in note
+        for note in result.notes
+    ), result.notes

@@ -14,7 +14,7 @@ from esper.arrays import BoolArray
 from esper.cost.latency import Axis, LatencyModel, LatencyTable, TimedOperator
 from esper.cost.origin import Origin
 from esper.emrakul import Allowance, Settings
-from esper.emrakul.plan import make_plan, shrink
+from esper.emrakul.plan import Situation, make_plan, shrink
 from esper.errors import ConfigError, EvidenceError
 from esper.leyline import Level
 from tests.emrakul.networks import chain, measured
@@ -121,14 +121,14 @@ def test_without_a_measurement_nothing_is_cut_by_latency() -> None:
 def test_a_plan_saves_the_time_that_it_should(round_to: int) -> None:
     settings = HALF.model_copy(update={"plan": HALF.plan.model_copy(update={"round_to": round_to})})
     evidence = replace(measured(ANATOMY), confidence=np.ones(ANATOMY.num_units))
-    whole = np.ones(ANATOMY.num_units, np.bool_)
     allowed = Allowance("latency", 0.4, 0.6, (Level.CHANNEL,), "ramp", "a test")
     origin = Origin.of(ANATOMY, table())
-    plan = make_plan(ANATOMY, whole, evidence, allowed, settings, origin=origin)
+    situation = Situation.whole(ANATOMY, origin)
+    plan = make_plan(situation, evidence, allowed, settings)
     assert 0.4 <= plan.removed_after <= 0.6
     assert plan.removed_after == pytest.approx(origin.removed_fraction(ANATOMY, plan.keep, "latency"))
     assert plan.saved_cost.sum() == pytest.approx(plan.removed_after * 7.5)
-    small = shrink(plan, ANATOMY, origin)
+    small = shrink(plan, situation)
     assert small.removed_after == pytest.approx(origin.removed_fraction(ANATOMY, small.keep, "latency"))
 
 
@@ -140,6 +140,6 @@ def test_units_that_save_no_time_stay() -> None:
     evidence = replace(measured(ANATOMY), loss_increase=equal, confidence=sure)
     allowed = Allowance("latency", 0.3, 0.45, (Level.CHANNEL,), "ramp", "a test")
     origin = Origin.of(ANATOMY, first_alone)
-    plan = make_plan(ANATOMY, sure.astype(np.bool_), evidence, allowed, HALF, origin=origin)
+    plan = make_plan(Situation.whole(ANATOMY, origin), evidence, allowed, HALF)
     assert (plan.units < 32).all()
     assert plan.removed_after >= 0.3

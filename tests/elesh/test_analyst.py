@@ -20,7 +20,7 @@ from esper.elesh.settings import AnalysisSettings
 from esper.errors import AnalysisError, AnalysisTimeout
 from esper.urabrask import Decision
 from esper.urabrask import Settings as ValidationSettings
-from esper.workers import InlinePool, LocalPool, Status, TaskOutcome, WorkerHealth, WorkerPool, WorkerTask
+from esper.workers import Ending, InlinePool, LocalPool, TaskOutcome, WorkerHealth, WorkerPool, WorkerTask
 from tests.checkpoint.runs import flip
 from tests.elesh.cases import Saved, saved
 
@@ -49,20 +49,16 @@ class Handle:
     """A task that ended so, or does not end unless it is canceled."""
 
     ended: TaskOutcome | None
-    progress: float = 0.0
-
-    def is_over(self) -> bool:
-        return self.ended is not None
 
     def wait(self, timeout_seconds: float | None = None) -> bool:
-        return self.is_over()
+        return self.ended is not None
 
     def outcome(self) -> TaskOutcome:
         assert self.ended is not None, "would wait for ever"
         return self.ended
 
     def cancel(self) -> None:
-        self.ended = self.ended or TaskOutcome(Status.CANCELED, message="canceled")
+        self.ended = self.ended or TaskOutcome(Ending.CANCELED, message="canceled")
 
 
 @dataclass
@@ -81,7 +77,7 @@ class LossyPool:
         number = len(self.submitted)
         self.submitted.append(task)
         if number in self.lost:
-            return Handle(TaskOutcome(Status.LOST, message="its process died"))
+            return Handle(TaskOutcome(Ending.LOST, message="its process died"))
         if number in self.hanging:
             return Handle(None)
         return Handle(InlinePool().submit(task).outcome())

@@ -13,13 +13,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from esper.arrays import FloatArray
-from esper.elesh.redundancy import SecondMoments, can_take_over, folded_losses, leaders_of
+from esper.elesh.redundancy import ChannelMoments, can_take_over, folded_losses, leaders_of
 from esper.elesh.unit_measures import measure_units
 from tests.elesh.test_unit_measures import Convolutions, images
 from tests.elesh.twins import Subject, from_zoo, subject
 
 
-def correlations(moments: Sequence[SecondMoments]) -> list[FloatArray]:
+def correlations(moments: Sequence[ChannelMoments]) -> list[FloatArray]:
     return [part.correlation() for part in moments]
 
 
@@ -39,7 +39,13 @@ def doubled() -> Subject:
 def test_correlation_is_pearsons_over_samples_and_positions() -> None:
     made = subject(Convolutions(), images(6))
     (moments,) = measure_units(
-        made.twin, made.anatomy, made.state, [made.batch], [made.group("first")], threshold=0.0
+        made.twin,
+        made.anatomy,
+        made.state,
+        [made.batch],
+        [made.group("first")],
+        threshold=0.0,
+        with_moments=True,
     ).moments[made.group("first")]
     model = made.model
     assert isinstance(model, Convolutions)
@@ -65,7 +71,9 @@ def test_independent_channels_behind_a_relu_are_not_redundant() -> None:
 
     x = torch.randn(512, 32, generator=torch.Generator().manual_seed(0))
     made = subject(Independent(), (x, torch.arange(512) % 5))
-    found = measure_units(made.twin, made.anatomy, made.state, [made.batch], [0], threshold=0.0)
+    found = measure_units(
+        made.twin, made.anatomy, made.state, [made.batch], [0], threshold=0.0, with_moments=True
+    )
     leaders, _ = leaders_of(correlations(found.moments[0]), found.taylor, 0.95)
     assert (leaders < 0).all()
     vectors = F.relu(x).numpy()
@@ -76,7 +84,9 @@ def test_independent_channels_behind_a_relu_are_not_redundant() -> None:
 def test_multiples_are_found_and_the_most_important_of_them_leads() -> None:
     made = doubled()
     group = made.group("first")
-    found = measure_units(made.twin, made.anatomy, made.state, [made.batch], [group], threshold=0.0)
+    found = measure_units(
+        made.twin, made.anatomy, made.state, [made.batch], [group], threshold=0.0, with_moments=True
+    )
     importance = np.array([0.5, 0.1, 0.5, 0.5, 0.9, 0.2])
     leaders, strength = leaders_of(correlations(found.moments[group]), importance, 0.95)
     assert leaders.tolist() == [-1, 4, -1, -1, -1, 4]
@@ -94,7 +104,9 @@ def test_a_constant_channel_is_like_no_other() -> None:
     with torch.no_grad():
         model.first.weight[:2], model.first.bias[:2] = 0.0, 1.0
     group = made.group("first")
-    found = measure_units(made.twin, made.anatomy, made.state, [made.batch], [group], threshold=0.0)
+    found = measure_units(
+        made.twin, made.anatomy, made.state, [made.batch], [group], threshold=0.0, with_moments=True
+    )
     assert np.isnan(found.moments[group][0].correlation()[0]).all()
     leaders, _ = leaders_of(correlations(found.moments[group]), np.ones(6), 0.95)
     assert leaders[0] == leaders[1] == -1
@@ -104,7 +116,7 @@ def test_the_loss_of_a_fold_is_that_of_weights_which_read_the_leader_instead() -
     made = doubled()
     group = made.group("first")
     moments = measure_units(
-        made.twin, made.anatomy, made.state, [made.batch], [group], threshold=0.0
+        made.twin, made.anatomy, made.state, [made.batch], [group], threshold=0.0, with_moments=True
     ).moments[group]
     leaders = np.array([-1, 4, -1, -1, -1, 4])
     found = folded_losses(made.twin, made.state, made.batch, moments, leaders, np.array([1, 5], np.int64))
@@ -122,7 +134,13 @@ def test_the_loss_of_a_fold_is_that_of_weights_which_read_the_leader_instead() -
 def test_only_dense_linear_maps_can_read_one_channel_for_another() -> None:
     made = from_zoo("plain")
     for group, moments in measure_units(
-        made.twin, made.anatomy, made.state, [made.batch], range(len(made.anatomy.groups)), threshold=0.0
+        made.twin,
+        made.anatomy,
+        made.state,
+        [made.batch],
+        range(len(made.anatomy.groups)),
+        threshold=0.0,
+        with_moments=True,
     ).moments.items():
         assert all(can_take_over(made.twin, part.reading) for part in moments), group
     by_hand = from_zoo("relative-bias")

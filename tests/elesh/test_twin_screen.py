@@ -13,7 +13,7 @@ from esper.elesh.evidence import Evidence, Tier
 from esper.elesh.settings import AnalysisSettings, HeadWeights
 from esper.elesh.twin_screen import SecondLook
 from esper.emrakul import Allowance, Settings
-from esper.emrakul.plan import Rejection, make_plan
+from esper.emrakul.plan import Rejection, Situation, make_plan
 from esper.leyline import Level
 from esper.workers import InlinePool
 from tests.elesh.cases import Saved, saved
@@ -66,7 +66,7 @@ def test_a_unit_that_is_there_twice_comes_first_and_is_measured_with_its_leader_
         {"target": {"flops": 0.5}, "floors": {"min_channels": 2}, "plan": {"required_confidence": 0.0}}
     )
     allowed = Allowance("flops", 0.4, 0.6, (Level.CHANNEL,), "ramp", "a test")
-    plan = make_plan(made.anatomy, looking.keep, evidence, allowed, settings)
+    plan = make_plan(Situation.whole(made.anatomy), evidence, allowed, settings)
     assert follower in [*plan.units, *plan.rejected[Rejection.BUDGET]]  # it may go
     assert leader in plan.rejected[Rejection.LEADER]
 

@@ -36,7 +36,15 @@ class Convolutions(nn.Module):
 
 def measured(made: Subject) -> UnitMeasures:
     groups = range(len(made.anatomy.groups))
-    return measure_units(made.twin, made.anatomy, made.state, [made.batch], list(groups), threshold=THRESHOLD)
+    return measure_units(
+        made.twin,
+        made.anatomy,
+        made.state,
+        [made.batch],
+        list(groups),
+        threshold=THRESHOLD,
+        with_moments=True,
+    )
 
 
 def test_taylor_is_the_derivative_of_every_samples_loss_by_the_units_gate() -> None:
@@ -118,7 +126,9 @@ def test_where_samples_cannot_be_told_apart_the_change_of_the_whole_batch_counts
 def test_only_the_groups_that_were_asked_for_are_measured() -> None:
     made = subject(Convolutions(), images(4))
     asked = made.group("second")
-    found = measure_units(made.twin, made.anatomy, made.state, [made.batch], [asked], threshold=THRESHOLD)
+    found = measure_units(
+        made.twin, made.anatomy, made.state, [made.batch], [asked], threshold=THRESHOLD, with_moments=True
+    )
     inside = np.zeros(made.anatomy.num_units, np.bool_)
     inside[made.anatomy.unit_slice(asked)] = True
     assert np.isfinite(found.taylor[inside]).all()

@@ -12,7 +12,7 @@ from esper.anatomy import Anatomy
 from esper.arrays import BoolArray, FloatArray
 from esper.cost import CostModel, Origin
 from esper.elesh import Evidence
-from esper.emrakul.plan import Plan, Rejection, finalists, floors, layers_to_go, make_plan
+from esper.emrakul.plan import Plan, Rejection, Situation, finalists, floors, layers_to_go, make_plan
 from esper.emrakul.schedule import Allowance
 from esper.emrakul.settings import Settings
 from esper.leyline import Level
@@ -36,6 +36,10 @@ def without(*layers: str) -> BoolArray:
     return keep
 
 
+def situation(keep: BoolArray) -> Situation:
+    return Situation.whole(NETWORK).under(keep)
+
+
 def evidence(losses: FloatArray) -> Evidence:
     """All measured and all sure."""
     return replace(measured(NETWORK), loss_increase=losses, confidence=np.ones(NETWORK.num_units))
@@ -43,8 +47,7 @@ def evidence(losses: FloatArray) -> Evidence:
 
 def plan(losses: FloatArray, keep: BoolArray | None = None, settings: Settings = SETTINGS) -> Plan:
     allowed = Allowance("flops", 0.3, 0.35, LEVELS, "ramp", "because a test says so")
-    left = everything() if keep is None else keep
-    return make_plan(NETWORK, left, evidence(losses), allowed, settings, origin=Origin.of(NETWORK))
+    return make_plan(situation(everything() if keep is None else keep), evidence(losses), allowed, settings)
 
 
 def cheap(*layers: str) -> FloatArray:
@@ -71,14 +74,14 @@ def test_the_network_keeps_its_share_of_layers_counted_from_the_beginning() -> N
     origin = Origin.of(NETWORK)
     assert origin.layers == 6
     assert Origin.from_json(origin.to_json()) == origin
-    assert layers_to_go(NETWORK, everything(), SETTINGS, origin) == 1  # of 6, 5 must stay
-    assert layers_to_go(NETWORK, without("conv2"), SETTINGS, origin) == 0
+    assert layers_to_go(situation(everything()), SETTINGS) == 1  # of 6, 5 must stay
+    assert layers_to_go(situation(without("conv2")), SETTINGS) == 0
     bold = SETTINGS.model_copy(
         update={"floors": SETTINGS.floors.model_copy(update={"min_layers_fraction": 0.0, "min_layers": 3})}
     )
-    assert layers_to_go(NETWORK, without("conv2"), bold, origin) == 1
-    assert layers_to_go(NETWORK, without("conv2", "conv3", "conv4"), bold, origin) == 0
-    assert not floors(NETWORK, SETTINGS, origin)[NETWORK.group_of[NETWORK.is_layer]].any()
+    assert layers_to_go(situation(without("conv2")), bold) == 1
+    assert layers_to_go(situation(without("conv2", "conv3", "conv4")), bold) == 0
+    assert not floors(situation(everything()), SETTINGS)[NETWORK.group_of[NETWORK.is_layer]].any()
 
 
 def test_a_plan_takes_the_cheapest_layer_and_no_second_one() -> None:
@@ -106,10 +109,9 @@ def test_nothing_is_taken_that_has_gone_with_its_layer() -> None:
 def test_every_layer_is_a_finalist_while_one_may_go_and_none_afterwards() -> None:
     screen = np.linspace(0, 1, NETWORK.num_units)  # layers come last: the most important ones
     allowed = Allowance("flops", 0.1, 0.12, LEVELS, "ramp", "because a test says so")
-    origin = Origin.of(NETWORK)
-    chosen = finalists(NETWORK, everything(), screen, allowed, SETTINGS, origin=origin)
+    chosen = finalists(situation(everything()), screen, allowed, SETTINGS)
     assert NETWORK.is_layer[chosen].sum() == 6
-    others = finalists(NETWORK, without("conv5"), screen, allowed, SETTINGS, origin=origin)
+    others = finalists(situation(without("conv5")), screen, allowed, SETTINGS)
     assert not NETWORK.is_layer[others].any()
     assert others.size
 

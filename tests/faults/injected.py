@@ -18,6 +18,7 @@ import torch
 
 from esper.checkpoint import CheckpointRef, encode, tensor_bytes
 from tests.session.runs import Training
+from tests.workers.processes import workers
 
 PATIENT: dict[str, Any] = {
     "target": {"flops": 0.4},
@@ -94,20 +95,6 @@ def newest(training: Training) -> CheckpointRef:
     training.session.parts.saving.settle()
     found = training.session.parts.saving.newest
     assert found is not None
-    return found
-
-
-def children_of(pid: int) -> list[int]:
-    """Processes that a process has started."""
-    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
-
-
-def workers() -> list[int]:
-    """The worker processes of this process's pools: children of supervisors."""
-    found = []
-    for child in children_of(os.getpid()):
-        if b"supervisor" in Path(f"/proc/{child}/cmdline").read_bytes():
-            found += children_of(child)
     return found
 
 

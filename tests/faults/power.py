@@ -94,8 +94,17 @@ class RecordingStorage(PosixStorage):
         parent.changes += [(target.name, moved), (source.name, None)]
         self._cut()
 
+    def replace(self, source: Path, target: Path) -> None:
+        super().replace(source, target)
+        assert source.parent == target.parent
+        moved = self._node(source)
+        self._node(source.parent).changes += [(target.name, moved), (source.name, None)]
+        self._cut()
+
     def sync_directory(self, path: Path) -> None:
         super().sync_directory(path)
+        if not path.is_relative_to(self.root):
+            return  # above the part of the disk that is recorded
         node = self._node(path)
         node.durable = len(node.changes)
         self._cut()

@@ -12,9 +12,12 @@ import pytest
 
 from esper.emrakul.cycle import MASK
 from esper.errors import MaskError
-from tests.faults.injected import PATIENT, flip, newest, plain, started, tally, with_workers, workers
+from tests.faults.injected import PATIENT, flip, newest, plain, started, tally, with_workers
 from tests.session.processes import start, train_and_die
 from tests.session.runs import Training
+from tests.workers.processes import workers
+
+pytestmark = pytest.mark.usefixtures("worker")  # whose imports all these runs share
 
 Judge = Callable[..., str]
 EPOCHS = 3
@@ -77,7 +80,7 @@ def test_workers_without_enough_memory_lead_to_no_decision(run: Path, unpruned: 
 def test_a_worker_that_is_killed_costs_no_step_and_changes_no_decision(run: Path, judge: Judge) -> None:
     quiet = Training(run.parent / "quiet", pruning=PATIENT)
     epochs(quiet, EPOCHS - 1)
-    expected = quiet.decision().keep
+    expected = quiet.decision().mask
     quiet.session.detach()
     before = workers()
     training = with_workers(run)
@@ -86,8 +89,8 @@ def test_a_worker_that_is_killed_costs_no_step_and_changes_no_decision(run: Path
     os.kill(victim, signal.SIGKILL)
     decision = training.decision()
     assert expected is not None
-    assert decision.keep is not None
-    assert np.array_equal(decision.keep, expected)
+    assert decision.mask is not None
+    assert np.array_equal(decision.mask.keep, expected.keep)
     judge(training, plain(run.parent / "plain", EPOCHS - 1), EPOCHS - 1)
 
 
@@ -97,7 +100,7 @@ def test_a_worker_that_hangs_ends_at_the_deadline_without_a_decision(run: Path, 
     os.kill(started(before), signal.SIGSTOP)
     epochs(training, EPOCHS - 1)
     decision = training.decision()
-    assert decision.keep is None
+    assert decision.mask is None
     judge(training, plain(run.parent / "plain", EPOCHS - 1), EPOCHS - 1)
 
 
@@ -110,7 +113,7 @@ def test_statistics_that_are_corrupt_lead_to_no_decision(run: Path, judge: Judge
     flip(newest(training).path / "optimizer.safetensors")
     os.kill(victim, signal.SIGCONT)
     decision = training.decision()
-    assert decision.keep is None
+    assert decision.mask is None
     assert "digest" in decision.reason
     judge(training, plain(run.parent / "plain", EPOCHS - 1), EPOCHS - 1)
 
@@ -137,7 +140,7 @@ def test_a_corrupt_mask_commit_is_never_applied(
     training = Training(run)
     epochs(training, EPOCHS - 1)
     base = newest(training)
-    assert training.decision().keep is not None
+    assert training.decision().mask is not None
     training.session.detach()
     flip(base.path / MASK / file)
     again = Training(run)

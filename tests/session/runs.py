@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 import esper
 from esper.checkpoint import encode, tensor_bytes
-from esper.emrakul.cycle import Decision
+from esper.emrakul.cycle import CycleEnd
 from esper.session.session import Session
 
 EPOCHS = 6
@@ -127,13 +127,13 @@ class Training:
             self.epoch(lambda _: metric)
         assert done(), self.session.log
 
-    def decision(self) -> Decision:
-        """Waits for the cycle under way and takes its decision out of the session's hands."""
+    def decision(self) -> CycleEnd:
+        """Waits for the cycle under way and takes its end out of the session's hands."""
         runner = self.session.parts.runner
         assert runner is not None
-        decision = runner.collect(60.0)
-        assert decision is not None
-        return decision
+        end = runner.collect(60.0)
+        assert end is not None
+        return end
 
     def marks(self) -> list[str]:
         return [mark.kind for mark in self.session.log.marks]

@@ -17,6 +17,7 @@ import esper
 from esper.errors import CheckpointError, ConfigError, EsperError, UntraceableError
 from esper.session.session import Session
 from tests.session.runs import Training, examples, settings, small_network
+from tests.workers.processes import supervisors
 
 TARGET = {"target": {"flops": 0.4}, "schedule": {"start_epoch": 1, "end_epoch": 5}}
 
@@ -227,6 +228,7 @@ def test_a_session_that_has_ended_says_so(tmp_path: Path) -> None:
         train(session)  # the network is the user's own again
 
 
+@pytest.mark.usefixtures("worker")
 def test_an_analysis_over_its_deadline_is_skipped_and_training_goes_on(tmp_path: Path) -> None:
     late = settings(
         pruning={**TARGET, "budget": {"deadline_seconds": 0.001}},
@@ -244,23 +246,17 @@ def test_an_analysis_over_its_deadline_is_skipped_and_training_goes_on(tmp_path:
         assert newest.step == session.step
 
 
+@pytest.mark.usefixtures("worker")
 def test_workers_that_die_in_the_middle_cost_one_cycle_at_most(tmp_path: Path) -> None:
     with attached(tmp_path, config=settings(pruning=TARGET, analysis={"workers": 1})) as session:
         train(session)
         session.end_epoch(accuracy=0.5)
-        for child in children(os.getpid()):
-            os.kill(child, signal.SIGKILL)
+        for supervisor in supervisors():
+            os.kill(supervisor, signal.SIGKILL)
         for _ in range(3):
             train(session)
             session.end_epoch(accuracy=0.5)
         assert "mask" in [mark.kind for mark in session.log.marks]
-
-
-def children(parent: int) -> list[int]:
-    """The supervisors of worker processes that this process has started."""
-    listed = Path(f"/proc/{parent}/task").glob("*/children")
-    found = [int(word) for file in listed for word in file.read_text().split()]
-    return [pid for pid in found if b"esper.workers.supervisor" in Path(f"/proc/{pid}/cmdline").read_bytes()]
 
 
 def test_attaching_leaves_the_randomness_of_training_alone(tmp_path: Path) -> None:
@@ -286,6 +282,9 @@ def test_a_newer_damaged_checkpoint_is_passed_over_and_told(
     damaged.write_bytes(damaged.read_bytes()[:-1] + b"?")
     again = Training(tmp_path)
     assert again.session.step == step
-    assert "passed over" in caplog.text
+    (aside,) = (tmp_path / "checkpoints").glob(f".aside-{damaged.parent.name}-*")
+    assert f"passed over: {damaged.parent.name}" in caplog.text
+    assert f"set aside as {aside}" in caplog.text
+    assert (aside / damaged.name).read_bytes().endswith(b"?")
     again.epoch()
     again.session.detach()

@@ -8,9 +8,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from esper.emrakul.cycle import Decision
+from esper.emrakul.cycle import CycleEnd
 from esper.emrakul.plan import Plan, shrink
-from esper.session.preview import confirm
+from esper.kasmina import confirm
 from esper.urabrask import RetentionLimits
 from tests.session.runs import Training
 
@@ -23,13 +23,13 @@ AT_ONCE = {
 }
 
 
-def decided(run: Training) -> tuple[Decision, Plan]:
+def decided(run: Training) -> tuple[CycleEnd, Plan]:
     """A decision that was made and not applied yet."""
     for _ in range(5):
         run.epoch()
     decision = run.decision()
-    assert decision.plan is not None
-    return decision, decision.plan
+    assert decision.mask is not None
+    return decision, decision.mask.plan
 
 
 def limit_to(run: Training, points: float) -> None:
@@ -52,7 +52,7 @@ def drop(run: Training, plan: Plan) -> float:
 def test_a_plan_that_costs_too_much_by_now_is_shrunk_until_it_does_not(tmp_path: Path) -> None:
     run = Training(tmp_path / "run", pruning=AT_ONCE)
     decision, plan = decided(run)
-    smaller = shrink(plan, run.session.parts.network.anatomy, run.session.parts.origin)
+    smaller = shrink(plan, run.session.parts.situation())
     assert 0 < smaller.units.size < plan.units.size
     assert drop(run, smaller) < drop(run, plan)
     limit_to(run, (drop(run, smaller) + drop(run, plan)) / 2)

@@ -6,11 +6,11 @@ from pathlib import Path
 
 from esper.session.pool import worker_rows
 from esper.workers import InlinePool, LocalPool, WorkerTask
-from tests.workers import worker_tasks as tasks
+from tests.workers import tasks
 
 
 def test_there_is_one_row_per_worker_as_soon_as_one_has_done_something(tmp_path: Path) -> None:
-    pool = LocalPool(1, ())
+    pool = LocalPool(1, tasks.PRELOAD)
     try:
         assert worker_rows(pool) == ()
         pool.submit(WorkerTask(tasks.crash_once, {"marker": tmp_path / "marker"})).wait()

@@ -18,7 +18,7 @@ from esper.urabrask.checks import (
     check_memory,
     check_only_removes,
 )
-from esper.urabrask.measurement import Measurement
+from esper.urabrask.quality import Measurement
 from esper.urabrask.settings import Settings
 from tests.emrakul.networks import anatomies, chain, layered, resnet8
 

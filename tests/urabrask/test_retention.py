@@ -10,7 +10,7 @@ from hypothesis.extra.numpy import arrays
 
 from esper.arrays import FloatArray
 from esper.leyline import Level
-from esper.urabrask.measurement import Measurement
+from esper.urabrask.quality import Measurement
 from esper.urabrask.retention import check_retention
 from esper.urabrask.settings import Settings
 from esper.urabrask.validator import judge

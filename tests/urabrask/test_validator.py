@@ -8,7 +8,7 @@ import pytest
 from esper.anatomy import Anatomy
 from esper.arrays import BoolArray
 from esper.leyline import Level, ManualClock
-from esper.urabrask.measurement import Measurement
+from esper.urabrask.quality import Measurement
 from esper.urabrask.settings import Settings
 from esper.urabrask.validator import level_of, validate
 from esper.urabrask.verdict import Decision, Verdict

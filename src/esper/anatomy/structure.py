@@ -20,10 +20,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from esper.anatomy.summary import summary
-from esper.arrays import BoolArray, FloatArray, IntArray
+from esper.arrays import BoolArray, IntArray
 from esper.errors import MaskError, UnknownPathError
+from esper.leyline import Level
 
-Role = Literal["producer", "consumer", "companion"]
+Role = Literal["producer", "consumer", "companion", "direction"]
 
 
 class Kind(StrEnum):
@@ -35,9 +36,9 @@ class Kind(StrEnum):
     LAYER = "layer"
 
     @property
-    def level(self) -> str:
+    def level(self) -> Level:
         """The level of decisions that it belongs to: whole experts are decided on like heads."""
-        return "head" if self is Kind.EXPERT else self.value
+        return Level.HEAD if self is Kind.EXPERT else Level(self.value)
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,7 +47,8 @@ class Member:
 
     `index[u]` are the coordinates of unit `u` along `axis`: shape [width, coordinates per unit].
     A *producer* makes the unit's activation (weight rows, bias), a *consumer* reads it (weight columns), a
-    *companion* goes along (norm affines, running statistics, depthwise filters).
+    *companion* goes along (norm affines, running statistics, depthwise filters). So does a *direction*, but
+    the network divides it by its own length (weight norm): a mask zeroes the length beside it instead.
     """
 
     tensor: str
@@ -249,59 +251,6 @@ class Anatomy:
         for factor in term.factors:
             work *= factor.size if keep is None else int(((factor < 0) | keep[factor]).sum())
         return work
-
-    def unit_savings(self, keep: BoolArray) -> tuple[FloatArray, FloatArray]:
-        """FLOPs and parameters that removing each unit alone would save now: two arrays of shape [units]."""
-        self.check_mask(keep)
-        flops = self._marginal(self.terms, keep)
-        parameters = self._marginal(self._parameter_terms, keep)
-        return flops, parameters
-
-    @cached_property
-    def _parameter_terms(self) -> tuple[Term, ...]:
-        owner: dict[tuple[str, int], IntArray] = {}
-        around: dict[str, list[IntArray]] = {}
-        shapes = {t.name: t.shape for t in self.tensors if t.is_parameter}
-        for number, group in enumerate(self.groups):
-            for member in group.members:
-                if group.kind is Kind.LAYER:
-                    around.setdefault(member.tensor, []).append(self.offsets[number : number + 1])
-                elif member.tensor in shapes:
-                    key = (member.tensor, member.axis)
-                    axis = owner.setdefault(key, np.full(shapes[member.tensor][member.axis], -1, np.int64))
-                    axis[member.index] = (self.offsets[number] + np.arange(group.width))[:, None]
-        return tuple(
-            Term(
-                name,
-                1.0,
-                (
-                    *(
-                        owner.get((name, axis), np.full(size, -1, np.int64))
-                        for axis, size in enumerate(shape)
-                    ),
-                    *around.get(name, ()),
-                ),
-            )
-            for name, shape in shapes.items()
-        )
-
-    def _marginal(self, terms: Sequence[Term], keep: BoolArray) -> FloatArray:
-        saving = np.zeros(self.num_units)
-        for term in terms:
-            kept = [((f < 0) | keep[f]) for f in term.factors]
-            sizes = np.array([k.sum() for k in kept], np.float64)
-            whole = term.multiplier * sizes.prod() if sizes.size else term.multiplier
-            if whole == 0:
-                continue
-            touched = [
-                np.bincount(f[k & (f >= 0)], minlength=self.num_units)
-                for f, k in zip(term.factors, kept, strict=True)
-            ]
-            rest = np.ones(self.num_units)
-            for lost, size in zip(touched, sizes, strict=True):
-                rest *= 1.0 - lost / size
-            saving += whole * (1.0 - rest)
-        return saving
 
     def to_json(self) -> dict[str, Any]:
         """A form that JSON can hold; `from_json` is its inverse."""

@@ -22,7 +22,7 @@ def summary(anatomy: Anatomy) -> str:
         keep = anatomy.group_of != number
         share = 1 - anatomy.flops(keep) / flops if flops else 0.0
         of_parameters = 1 - anatomy.parameters(keep) / max(parameters, 1)
-        others = sum(member.role != "companion" for member in group.members) - 1
+        others = sum(member.role in ("producer", "consumer") for member in group.members) - 1
         lines.append(
             f"  {group.name:{width}}  {group.kind.value:7} {group.width:6}  {share:6.1%} FLOPs  "
             f"{of_parameters:6.1%} parameters  coupled with {others} weights"

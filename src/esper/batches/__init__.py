@@ -1,5 +1,30 @@
-"""Batches of data: held out, split, merged, and moved to a device."""
+"""Batches of data: taken apart, held out, split, merged, and moved to a device."""
 
-from esper.batches.held_out import HeldOut, hold_out, merged, repeated, resized, samples
+from esper.batches.batch import (
+    device_of,
+    divided,
+    first_samples,
+    merged,
+    on_device,
+    picked,
+    repeated,
+    resized,
+    samples,
+    split_sample,
+)
+from esper.batches.held_out import HeldOut, hold_out
 
-__all__ = ["HeldOut", "hold_out", "merged", "repeated", "resized", "samples"]
+__all__ = [
+    "HeldOut",
+    "device_of",
+    "divided",
+    "first_samples",
+    "hold_out",
+    "merged",
+    "on_device",
+    "picked",
+    "repeated",
+    "resized",
+    "samples",
+    "split_sample",
+]

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, Protocol
 
-import torch
-from torch import Tensor
-from torch.utils import _pytree as pytree
-
+from esper.batches.batch import divided, first_samples, on_device, rows_of, samples, sizes_of
 from esper.errors import ConfigError
 
 _CALIBRATION_SHARE = 0.4
@@ -54,7 +50,7 @@ def hold_out(probe: Iterable[Any], settings: SampleCounts) -> HeldOut:
         batches.extend(_split(batch, settings.batch_samples))
         if sum(map(samples, batches)) >= wanted:
             break
-    batches = _first(batches, wanted)
+    batches = first_samples(batches, wanted, can_split=False)
     if len(batches) < 2:
         total = sum(map(samples, batches))
         raise ConfigError(
@@ -67,104 +63,10 @@ def hold_out(probe: Iterable[Any], settings: SampleCounts) -> HeldOut:
     return HeldOut(tuple(batches[:cut]), tuple(batches[cut:]))
 
 
-def _first(batches: Sequence[Any], wanted: int) -> list[Any]:
-    """As many batches as it takes for the wanted number of samples."""
-    total, taken = 0, []
-    for batch in batches:
-        if total >= wanted:
-            break
-        taken.append(batch)
-        total += samples(batch)
-    return taken
-
-
-def samples(batch: Any) -> int:
-    """How many samples a batch holds."""
-    return max(
-        (leaf.shape[0] for leaf in pytree.tree_leaves(batch) if isinstance(leaf, Tensor) and leaf.dim()),
-        default=1,
-    )
-
-
-def _split(batch: Any, size: int, least: int = 2) -> list[Any]:
-    """Smaller batches; a rest of one sample is left out: exported programs may assume at least two."""
-    batch = pytree.tree_map(_to_cpu, tuple(batch) if isinstance(batch, list) else batch)
-    sizes = _sizes(batch)
-    if len(sizes) != 1:
-        return [batch]
-    total = sizes.pop()
-    return [
-        pytree.tree_map(partial(_rows, start=start, stop=start + size), batch)
-        for start in range(0, total, size)
-        if total - start >= least
-    ]
-
-
-def _rows(leaf: Any, start: int, stop: int) -> Any:
-    return leaf[start:stop].clone() if isinstance(leaf, Tensor) and leaf.dim() else leaf
-
-
-def _sizes(batch: Any) -> set[int]:
-    """What the tensors of a batch have along their first axis."""
-    return {leaf.shape[0] for leaf in pytree.tree_leaves(batch) if isinstance(leaf, Tensor) and leaf.dim()}
-
-
-def _to_cpu(leaf: Any) -> Any:
-    return leaf.detach().cpu() if isinstance(leaf, torch.Tensor) else leaf
-
-
-def merged(batches: Sequence[Any], size: int) -> list[Any]:
-    """The same samples in fewer batches of up to `size` samples, where the batches are alike."""
-    parts: list[Any] = []
-    for batch in batches:
-        joined = None
-        if parts and samples(parts[-1]) + samples(batch) <= size:
-            joined = _joined(parts[-1], batch)
-        if joined is None:
-            parts.append(batch)
-        else:
-            parts[-1] = joined
-    return parts
-
-
-def resized(batches: Sequence[Any], size: int) -> list[Any]:
-    """The same samples in batches of exactly `size`, as a network needs that works with no other number.
-
-    Batches that have no common first axis, or have this size, stay as they are; samples that fill no batch
-    are left out.
-    """
-    if all(_sizes(batch) == {size} or len(_sizes(batch)) != 1 for batch in batches):
-        return list(batches)
-    parts = [part for batch in batches for part in _split(batch, 1, least=1)]
-    return [batch for batch in merged(parts, size) if samples(batch) == size]
-
-
-def repeated(batch: Any, size: int) -> Any:
-    """A batch of exactly `size` samples, made of these as often as it takes."""
-
-    def grown(leaf: Any) -> Any:
-        if not isinstance(leaf, Tensor) or leaf.dim() == 0:
-            return leaf
-        times = -(-size // leaf.shape[0])
-        return leaf.repeat(times, *[1] * (leaf.dim() - 1))[:size]
-
-    return pytree.tree_map(grown, batch)
-
-
-def _joined(first: Any, second: Any) -> Any | None:
-    """Both batches as one, or None where they differ in anything but the number of samples."""
-    ours, spec = pytree.tree_flatten(first)
-    theirs, other = pytree.tree_flatten(second)
-    if spec != other or not all(map(_alike, ours, theirs)):
-        return None
-    pairs = zip(ours, theirs, strict=True)
-    joined = [torch.cat([a, b]) if isinstance(a, Tensor) and a.dim() else a for a, b in pairs]
-    return pytree.tree_unflatten(joined, spec)
-
-
-def _alike(a: Any, b: Any) -> bool:
-    if not isinstance(a, Tensor) or not isinstance(b, Tensor):
-        return not isinstance(a, Tensor) and not isinstance(b, Tensor) and bool(a == b)
-    if a.dim() == 0 or b.dim() == 0:
-        return a.dim() == b.dim() and torch.equal(a, b)
-    return a.shape[1:] == b.shape[1:] and a.dtype == b.dtype
+def _split(batch: Any, size: int) -> list[Any]:
+    """Batches of their own of up to `size` samples on the CPU; a rest of one sample is left out."""
+    batch = tuple(batch) if isinstance(batch, list) else batch
+    parts = divided(batch, size)
+    if len(sizes_of(batch)) == 1:
+        parts = [rows_of(part, 0, size) for part in parts if samples(part) > 1]
+    return [on_device(part, "cpu", copy=True) for part in parts]

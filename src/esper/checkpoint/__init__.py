@@ -10,11 +10,14 @@ Saving and resuming:
 """
 
 from esper.checkpoint.background import BackgroundSaver
+from esper.checkpoint.bundle import bundled, write_bundle
 from esper.checkpoint.catalog import CheckpointCatalog
 from esper.checkpoint.codec import decode, encode, from_json, to_json
+from esper.checkpoint.content import FileContent
 from esper.checkpoint.crypto import KeyRing
 from esper.checkpoint.faulty import FaultyStorage
 from esper.checkpoint.mapped import MappedTensors
+from esper.checkpoint.reading import read_regular
 from esper.checkpoint.references import AttachmentRef, CheckpointRef, FileRef, load_tensors, open_tensors
 from esper.checkpoint.retention import BASELINE
 from esper.checkpoint.ring_file import open_key_ring
@@ -46,6 +49,7 @@ __all__ = [
     "CheckpointSettings",
     "CheckpointStore",
     "FaultyStorage",
+    "FileContent",
     "FileRef",
     "KeyRing",
     "MappedTensors",
@@ -54,6 +58,7 @@ __all__ = [
     "Storage",
     "TrainerState",
     "Withdrawal",
+    "bundled",
     "capture_trainer",
     "decode",
     "encode",
@@ -64,9 +69,11 @@ __all__ = [
     "map_tensors",
     "open_key_ring",
     "open_tensors",
+    "read_regular",
     "restore_trainer",
     "tensor_bytes",
     "to_json",
     "withdraw",
     "withdrawals",
+    "write_bundle",
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -13,6 +14,7 @@ from esper.checkpoint.content import FileContent, Staged
 from esper.checkpoint.references import CheckpointRef, FileRef
 from esper.checkpoint.staging import StagingBuffers
 from esper.checkpoint.store import NO_BLOBS, CheckpointStore
+from esper.errors import CheckpointError
 
 
 @dataclass(frozen=True)
@@ -47,6 +49,7 @@ class BackgroundSaver:
         self.last_stall: Stall | None = None
         self.last_saved: CheckpointRef | None = None
         """The newest save that is known to be durable."""
+        self._pid = os.getpid()
         self._timer = timer
         self._staging = StagingBuffers()
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="esper-save")
@@ -80,6 +83,7 @@ class BackgroundSaver:
                 stored.
         """
         start = self._timer()
+        self.store.require_writer()  # in a forked child the thread is missing, and nothing would ever be done
         self.wait()
         waited = self._timer()
         staged = self._staging.stage(files)
@@ -98,6 +102,11 @@ class BackgroundSaver:
         """Waits until nothing is in flight; returns the newest durable save, or raises why it failed."""
         future, self._in_flight = self._in_flight, None
         if future is not None:
+            if not future.done() and os.getpid() != self._pid:
+                raise CheckpointError(
+                    f"Process {self._pid} is writing this save, and a forked child cannot wait for it. Use "
+                    "the session or saver in the process that opened it."
+                )
             self.last_saved = future.result()
         return self.last_saved
 

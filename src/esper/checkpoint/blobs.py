@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import os
 import re
+from collections.abc import Iterable
 from pathlib import Path
 
-from esper.checkpoint.catalog import blob_path
-from esper.checkpoint.commit import TEMPORARY_PREFIX, sweep
+from esper.checkpoint.commit import sweep
 from esper.checkpoint.content import pieces
-from esper.checkpoint.manifest import BLOB_SUFFIXES
-from esper.checkpoint.references import FileRef, Listing
-from esper.checkpoint.storage import Storage, make_directories
-from esper.checkpoint.writing import write_file
+from esper.checkpoint.layout import blob_path
+from esper.checkpoint.manifest import BLOB_SUFFIXES, Manifest
+from esper.checkpoint.references import FileRef
+from esper.checkpoint.storage import Storage, make_directory, try_to_remove
+from esper.checkpoint.writing import written_beside
 from esper.errors import CheckpointError
 
 _DIGEST = re.compile(r"[0-9a-f]{64}")
@@ -27,45 +27,37 @@ class BlobShelf:
         self._fresh: set[Path] = set()
 
     def put(self, kind: str, content: bytes | Path) -> FileRef:
-        """Writes a file under its digest; bytes that are there already are verified and used."""
+        """Writes a file under its digest; a copy that is there already is replaced by the new one."""
         if kind not in BLOB_SUFFIXES:
             raise CheckpointError(f"Files of kind {kind!r} are not known. Known: {', '.join(BLOB_SUFFIXES)}.")
         directory = self._run_dir / kind
-        make_directories(self._storage, directory)
-        temporary = directory / f"{TEMPORARY_PREFIX}{os.getpid()}"
-        try:
-            written = write_file(self._storage, temporary, pieces(content))
+        make_directory(self._storage, directory)
+        with written_beside(self._storage, directory / "new", pieces(content)) as (temporary, written):
             file = FileRef(blob_path(self._run_dir, kind, written.blake3), written.size, written.blake3)
             self._fresh.add(file.path)
-            if file.path.exists():
-                if file.problem() is None:
-                    self._storage.remove(temporary)
-                    return file
-                self._storage.remove(file.path)
-            self._storage.rename(temporary, file.path)
-        except BaseException:
-            if temporary.exists():
-                self._storage.remove(temporary)
-            raise
+            self._storage.replace(temporary, file.path)
         self._storage.sync_directory(directory)
         return file
 
-    def sweep(self) -> list[Path]:
-        """Removes what an interrupted `put` left."""
-        return [path for kind in BLOB_SUFFIXES for path in sweep(self._storage, self._run_dir / kind)]
+    def sweep(self) -> dict[Path, str]:
+        """Removes what an interrupted `put` left; see `commit.sweep`."""
+        swept: dict[Path, str] = {}
+        for kind in BLOB_SUFFIXES:
+            swept |= sweep(self._storage, self._run_dir / kind)
+        return swept
 
-    def collect(self, listing: Listing) -> None:
-        """Removes files that no checkpoint needs; nothing goes as long as one manifest cannot be read."""
-        if listing.rejected:
-            return
-        needed = {
+    def collect(self, manifests: Iterable[Manifest]) -> list[str]:
+        """Removes files that none of these manifests needs; returns what could not be removed, and why."""
+        needed = self._fresh | {
             blob_path(self._run_dir, kind, entry.blake3)
-            for checkpoint in listing.checkpoints
-            for kind, entry in checkpoint.manifest.blobs.items()
+            for manifest in manifests
+            for kind, entry in manifest.blobs.items()
         }
+        failed: list[str] = []
         for kind, suffix in BLOB_SUFFIXES.items():
             directory = self._run_dir / kind
             for name in self._storage.list(directory):
                 path = directory / name
-                if _DIGEST.fullmatch(name.removesuffix(suffix)) and path not in needed | self._fresh:
-                    self._storage.remove(path)
+                if _DIGEST.fullmatch(name.removesuffix(suffix)) and path not in needed:
+                    failed.append(try_to_remove(self._storage, path))
+        return [why for why in failed if why]

@@ -2,19 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from esper.checkpoint.crypto import KeyRing
-from esper.checkpoint.manifest import (
-    BLOB_SUFFIXES,
-    FILE_NAME,
-    MANIFEST_NAME,
-    Manifest,
-    RunIdentity,
-    read_manifest,
-)
+from esper.checkpoint.crypto import KeyRing, UnknownKey
+from esper.checkpoint.identity import read_identity
+from esper.checkpoint.layout import blob_path, former_name, names_in, newest_first, step_name
+from esper.checkpoint.manifest import FILE_NAME, MANIFEST_NAME, Manifest, RunIdentity, read_manifest
 from esper.checkpoint.references import (
     AttachmentRef,
     Attachments,
@@ -27,25 +21,8 @@ from esper.checkpoint.references import (
 )
 from esper.errors import CheckpointCorrupt, CheckpointError, CheckpointMissing
 
-STEP_NAME = re.compile(r"step-(\d{9,18})")
-
 _LOOKS = 10
 """How often a writer may be faster than a reader until that gives up."""
-
-
-def step_number(path: Path) -> int:
-    """The step of a directory that `step_name` named."""
-    return int(path.name.removeprefix("step-"))
-
-
-def step_name(step: int) -> str:
-    """The directory name of a step: `step-000001200`."""
-    return f"step-{step:09d}"
-
-
-def blob_path(run_dir: Path, kind: str, digest: str) -> Path:
-    """Where a content-addressed file lies: `twin/<digest>.pt2`."""
-    return run_dir / kind / f"{digest}{BLOB_SUFFIXES[kind]}"
 
 
 class CheckpointCatalog:
@@ -54,14 +31,22 @@ class CheckpointCatalog:
     Args:
         run_dir: the run directory.
         keyring: the keys that seals are verified with.
-        run: only manifests of this run are believed; None believes every run that the keys vouch for.
+        run: only manifests of this run are believed; None asks the directory which run it is of. Runs may
+            share a key ring, so that the keys alone do not tell.
     """
 
     def __init__(self, run_dir: Path, keyring: KeyRing, *, run: RunIdentity | None = None) -> None:
         self.run_dir = run_dir
         self.directory = run_dir / "checkpoints"
-        self.run = run
         self._keyring = keyring
+        self._run = run
+
+    @property
+    def run(self) -> RunIdentity | None:
+        """The run whose checkpoints are believed; None while nothing here tells which one it is."""
+        if self._run is None:
+            self._run = read_identity(self.run_dir, self._keyring)
+        return self._run
 
     def list(self) -> Listing:
         """All checkpoints, oldest first; only manifests are read, the files are not verified."""
@@ -139,17 +124,13 @@ class CheckpointCatalog:
             return VerifyReport(path, ("another checkpoint has taken its place",), (), 0)
         files = [*opened.files.values(), *self._blobs(opened.manifest)]
         problems = tuple(problem for file in files if (problem := file.problem()) is not None)
-        listed = {MANIFEST_NAME, *opened.manifest.files}
-        unlisted = tuple(
-            n for n in _names(path) if n not in listed and not (path / n / MANIFEST_NAME).is_file()
-        )
-        return VerifyReport(path, problems, unlisted, sum(file.size for file in files))
+        return VerifyReport(path, problems, self._unlisted(opened), sum(file.size for file in files))
 
     def attachments(self, checkpoint: CheckpointRef) -> Attachments:
         """What was committed to a checkpoint later, every byte verified, in order of name."""
         found: list[AttachmentRef] = []
         rejected: list[Rejection] = []
-        for name in _names(checkpoint.path):
+        for name in names_in(checkpoint.path):
             path = checkpoint.path / name
             if not path.is_dir() or not FILE_NAME.fullmatch(name):
                 continue
@@ -177,14 +158,31 @@ class CheckpointCatalog:
 
     def newest_first(self) -> Iterator[Path]:
         """Every checkpoint directory from the highest step down, whatever state it is in."""
-        matches = [match for name in _names(self.directory) if (match := STEP_NAME.fullmatch(name))]
-        return (self.directory / match[0] for match in sorted(matches, key=lambda m: int(m[1]), reverse=True))
+        return newest_first(self.directory)
+
+    def aside(self) -> tuple[Path, ...]:
+        """What was set aside because nobody could vouch for it at that time, by name."""
+        paths = (self.directory / name for name in names_in(self.directory))
+        return tuple(path for path in paths if former_name(path) is not None)
+
+    def manifests(self) -> tuple[Manifest, ...] | None:
+        """Those of all checkpoints, of whatever run, and of what was set aside; None if one cannot be had."""
+        commits = [(path, path.name) for path in self.newest_first()]
+        commits += [(path, former_name(path) or "") for path in self.aside() if path.is_dir()]
+        try:
+            return tuple(read_manifest(path, self._keyring, "checkpoint", name)[0] for path, name in commits)
+        except CheckpointCorrupt:
+            return None
 
     def _open(self, path: Path) -> CheckpointRef | Rejection:
+        opened = self._look(path)
+        return opened if isinstance(opened, CheckpointRef) else self._look(path)  # an error may pass
+
+    def _look(self, path: Path) -> CheckpointRef | Rejection:
         try:
             manifest, digest = read_manifest(path, self._keyring, "checkpoint")
         except CheckpointCorrupt as error:
-            return Rejection(path, str(error))
+            return Rejection(path, str(error), isinstance(error, UnknownKey))
         if step_name(manifest.step) != path.name:
             return Rejection(path, f"its manifest is of step {manifest.step}")
         if self.run is not None and manifest.run.id != self.run.id:
@@ -197,24 +195,22 @@ class CheckpointCatalog:
         try:
             manifest, digest = read_manifest(path, self._keyring, "attachment")
         except CheckpointCorrupt as error:
-            return Rejection(path, str(error))
+            return Rejection(path, str(error), isinstance(error, UnknownKey))
         if manifest.parent != base.digest:
             return Rejection(path, "it was committed to another checkpoint than the one it lies in")
         opened = AttachmentRef(path, manifest, digest)
         problems = [problem for file in opened.files.values() if (problem := file.problem()) is not None]
         return Rejection(path, "; ".join(problems)) if problems else opened
 
+    def _unlisted(self, checkpoint: CheckpointRef) -> tuple[str, ...]:
+        try:
+            names = set(names_in(checkpoint.path)) - {MANIFEST_NAME, *checkpoint.manifest.files}
+        except CheckpointError:  # every file that is listed could be read, and the others do not matter
+            return ()
+        return tuple(n for n in sorted(names) if not (checkpoint.path / n / MANIFEST_NAME).is_file())
+
     def _blobs(self, manifest: Manifest) -> tuple[FileRef, ...]:
         return tuple(
             FileRef(blob_path(self.run_dir, kind, entry.blake3), entry.size, entry.blake3)
             for kind, entry in manifest.blobs.items()
         )
-
-
-def _names(directory: Path) -> list[str]:
-    try:
-        return sorted(entry.name for entry in directory.iterdir())
-    except FileNotFoundError:  # retention of a live writer may be faster than this reader
-        return []
-    except OSError as error:
-        raise CheckpointError(f"{directory} cannot be read: {error.strerror}.") from error

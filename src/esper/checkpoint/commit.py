@@ -1,6 +1,6 @@
 """The commit protocol: a directory appears whole and durable under its name, or not at all.
 
-1. Make `.tmp-<name>-<pid>`. 2. Write every file exclusively, mode 0600, synced, hashed while written. 3.
+1. Make `.tmp-<name>-...`. 2. Write every file exclusively, mode 0600, synced, hashed while written. 3.
 Write the manifest last, synced. 4. Sync the directory. 5. Rename it to its name, never onto another. 6. Sync
 the parent. Only then is it acknowledged. Any error ends this commit for good: a failed sync is never retried
 on the same file.
@@ -8,17 +8,20 @@ on the same file.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from esper.checkpoint.content import FileContent, pieces
+from esper.checkpoint.layout import (
+    DELETED_PREFIX,
+    TEMPORARY_PREFIX,
+    aside_path,
+    deleted_path,
+    temporary_path,
+)
 from esper.checkpoint.manifest import MANIFEST_NAME, FileEntry
-from esper.checkpoint.storage import Storage, remove_tree
+from esper.checkpoint.storage import Storage, remove_tree, try_to_remove
 from esper.checkpoint.writing import write_file
-
-TEMPORARY_PREFIX = ".tmp-"
-DELETED_PREFIX = ".del-"
 
 
 def commit_directory(
@@ -28,6 +31,7 @@ def commit_directory(
     seal: Callable[[Mapping[str, FileEntry]], bytes],
     *,
     before_rename: Callable[[], None] = lambda: None,
+    last: str = MANIFEST_NAME,
 ) -> bytes:
     """Commits `files` as the directory `target`.
 
@@ -37,27 +41,24 @@ def commit_directory(
         files: file name to content.
         seal: makes the manifest's bytes from size and digest of every file.
         before_rename: done when everything is durable but not yet visible.
+        last: the name of the manifest.
 
     Returns:
         The manifest's bytes.
 
     Raises:
         OSError: nothing was committed and the space was given back. Where even that failed, a note on the
-            error
-            says what is left; the next start sweeps it.
+            error says what is left; the next start sweeps it.
     """
-    temporary = target.with_name(f"{TEMPORARY_PREFIX}{target.name}-{os.getpid()}")
-    reached = temporary
+    temporary = reached = temporary_path(target)
     try:
-        if temporary.exists():  # an earlier failure of this process, where even cleaning up failed
-            remove_tree(storage, temporary)
         storage.make_directory(temporary)
         entries = {}
         for name, content in files.items():
             written = write_file(storage, temporary / name, pieces(content))
             entries[name] = FileEntry(size=written.size, blake3=written.blake3)
         manifest = seal(entries)
-        write_file(storage, temporary / MANIFEST_NAME, [memoryview(manifest)])
+        write_file(storage, temporary / last, [memoryview(manifest)])
         storage.sync_directory(temporary)
         before_rename()
         storage.rename(temporary, target)
@@ -69,26 +70,40 @@ def commit_directory(
     return manifest
 
 
-def discard_directory(storage: Storage, path: Path) -> None:
-    """Renames a directory away, makes that durable, then deletes it: it is never seen half deleted."""
-    grave = path.with_name(f"{DELETED_PREFIX}{path.name}-{os.getpid()}")
-    if grave.exists():
-        remove_tree(storage, grave)
+def discard_directory(storage: Storage, path: Path) -> str:
+    """Renames a directory away, makes that durable, then deletes it: it is never seen half deleted.
+
+    Returns:
+        Why some of it could not be deleted, or nothing; what is left has lost its name, and is swept later.
+    """
+    grave = deleted_path(path)
     storage.rename(path, grave)
     storage.sync_directory(path.parent)
-    remove_tree(storage, grave)
+    return try_to_remove(storage, grave)
 
 
-def sweep(storage: Storage, directory: Path) -> tuple[Path, ...]:
-    """Removes what interrupted saves and deletions left; only the holder of the writer lock may call this."""
-    left = [
-        directory / name
-        for name in storage.list(directory)
-        if name.startswith((TEMPORARY_PREFIX, DELETED_PREFIX))
-    ]
-    for path in left:
-        remove_tree(storage, path)
-    return tuple(left)
+def set_aside(storage: Storage, path: Path) -> Path:
+    """Renames a directory that nobody could vouch for out of the way, durably; returns where it is now."""
+    aside = aside_path(path)
+    storage.rename(path, aside)
+    storage.sync_directory(path.parent)
+    return aside
+
+
+def sweep(storage: Storage, directory: Path) -> dict[Path, str]:
+    """Removes what interrupted saves and deletions left; only the holder of the writer lock may call this.
+
+    Returns:
+        What was found, and why it could not be removed; "" where it was.
+    """
+    try:
+        names = storage.list(directory)
+    except (
+        OSError
+    ):  # nobody knows of debris there, and who needs what else is there tells that it is not to be had
+        return {}
+    debris = [directory / name for name in names if name.startswith((TEMPORARY_PREFIX, DELETED_PREFIX))]
+    return {path: try_to_remove(storage, path) for path in debris}
 
 
 def _take_back(storage: Storage, temporary: Path, reached: Path, error: BaseException) -> None:

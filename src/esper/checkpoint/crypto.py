@@ -17,6 +17,10 @@ KEY_ID = re.compile(r"[a-z0-9-]{1,64}")
 _SEAL = re.compile(rb'\{"key":"([a-z0-9-]{1,64})","mac":"([0-9a-f]{64})"\}\n\Z')
 
 
+class UnknownKey(CheckpointCorrupt):
+    """A seal by a key that this ring does not hold: the bytes may be good, and the ring the wrong one."""
+
+
 class KeyState(StrEnum):
     """What a key may still do."""
 
@@ -121,6 +125,7 @@ class KeyRing:
         """The body of what `seal` made for the same purpose.
 
         Raises:
+            UnknownKey: it was sealed by a key that this ring does not hold.
             CheckpointCorrupt: the seal is missing, altered, made for another purpose or by a key that is not
                 believed. Nothing of the body has been parsed.
         """
@@ -133,7 +138,7 @@ class KeyRing:
         key_id = seal[1].decode()
         key = next((key for key in self.keys if key.id == key_id), None)
         if key is None:
-            raise CheckpointCorrupt(f"it is sealed with key {key_id!r}, which is not in this key ring")
+            raise UnknownKey(f"it is sealed with key {key_id!r}, which is not in this key ring")
         if key.state is KeyState.DISABLED:
             raise CheckpointCorrupt(f"it is sealed with key {key_id!r}, which is disabled")
         if not hmac.compare_digest(_mac(key, purpose, body).encode(), seal[2]):

@@ -15,7 +15,7 @@ Fault = Literal["EIO", "ENOSPC", "EROFS", "short write"]
 class FaultyStorage:
     """Passes every call on to `inner`, except the one with number `fail_at`.
 
-    Calls are counted from 1: make_directory, create, write, sync, rename, sync_directory, remove and
+    Calls are counted from 1: make_directory, create, write, sync, rename, replace, sync_directory, remove and
     remove_directory. `list` and `close` are not counted and never fail. "short write" does not raise: from
     call `fail_at` on, the next write takes only half of its bytes, as a kernel may. `lasting` lets every call
     that would take space fail from then on, as a full disk does, while removing still works.
@@ -68,6 +68,10 @@ class FaultyStorage:
     def rename(self, source: Path, target: Path) -> None:
         self._count("rename")
         self.inner.rename(source, target)
+
+    def replace(self, source: Path, target: Path) -> None:
+        self._count("replace")
+        self.inner.replace(source, target)
 
     def sync_directory(self, path: Path) -> None:
         self._count("sync_directory")

@@ -11,6 +11,7 @@ import blake3
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from esper.checkpoint.crypto import KeyRing
+from esper.checkpoint.reading import read_regular
 from esper.errors import CheckpointCorrupt
 
 MANIFEST_NAME = "MANIFEST.json"
@@ -90,17 +91,22 @@ def digest_of(raw: bytes) -> str:
 
 
 def read_manifest(
-    directory: Path, ring: KeyRing, kind: Literal["checkpoint", "attachment"]
+    directory: Path, ring: KeyRing, kind: Literal["checkpoint", "attachment"], name: str | None = None
 ) -> tuple[Manifest, str]:
     """The manifest of a directory and its digest, after size, seal, schema and name were checked.
 
+    Args:
+        directory: where it lies.
+        ring: the keys that are believed.
+        kind: what it must be of.
+        name: the name that the directory was committed under, if it has another one now.
+
     Raises:
+        UnknownKey: it was sealed by a key that the ring does not hold.
         CheckpointCorrupt: with the reason; the message does not repeat the path of the directory.
     """
-    path = directory / MANIFEST_NAME
     try:
-        with path.open("rb") as file:
-            raw = file.read(MAX_MANIFEST_BYTES + 1)
+        raw = read_regular(directory / MANIFEST_NAME, MAX_MANIFEST_BYTES + 1)
     except OSError as error:
         raise CheckpointCorrupt(f"{MANIFEST_NAME} cannot be read: {error.strerror}") from error
     if len(raw) > MAX_MANIFEST_BYTES:
@@ -108,7 +114,7 @@ def read_manifest(
     try:
         body = ring.unseal(PURPOSE, raw)
     except CheckpointCorrupt as error:
-        raise CheckpointCorrupt(f"{MANIFEST_NAME}: {error}") from error
+        raise type(error)(f"{MANIFEST_NAME}: {error}") from error
     try:
         manifest = Manifest.model_validate_json(body)
     except ValidationError as error:
@@ -117,8 +123,9 @@ def read_manifest(
         raise CheckpointCorrupt(
             f"{MANIFEST_NAME} breaks its schema at {where or 'its root'}: {first['msg']}"
         ) from error
-    if manifest.kind != kind or manifest.name != directory.name:
+    name = directory.name if name is None else name
+    if manifest.kind != kind or manifest.name != name:
         raise CheckpointCorrupt(
-            f"{MANIFEST_NAME} belongs to {manifest.kind} {manifest.name!r}, not to {kind} {directory.name!r}"
+            f"{MANIFEST_NAME} belongs to {manifest.kind} {manifest.name!r}, not to {kind} {name!r}"
         )
     return manifest, digest_of(raw)

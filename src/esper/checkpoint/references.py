@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import mmap
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,10 +11,11 @@ import torch
 
 from esper.checkpoint.manifest import FileEntry, Manifest
 from esper.checkpoint.mapped import MappedTensors
+from esper.checkpoint.reading import digest_of_file, read_regular
 from esper.checkpoint.tensor_file import map_tensors
 from esper.errors import CheckpointCorrupt, CheckpointMissing
 
-_WINDOW_BYTES = 64 << 20
+_LOOKS = 2
 
 
 @dataclass(frozen=True)
@@ -27,20 +27,25 @@ class FileRef:
     blake3: str
 
     def problem(self) -> str | None:
-        """What is wrong with the bytes on disk, or None after all of them were read and match."""
+        """What is wrong with the bytes on disk, or None after all of them were read and match.
+
+        An error may pass, as those of a network file system do: what fails is read once more.
+        """
+        return self._problem() and self._problem()
+
+    def _problem(self) -> str | None:
         name = self.path.name
         try:
-            size = self.path.stat().st_size
-            if size != self.size:
-                return f"{name} has {size} bytes instead of {self.size}"
-            found = _digest(self.path, size)
+            size, digest = self.path.stat().st_size, ""
+            if size == self.size:
+                size, digest = digest_of_file(self.path)
         except OSError as error:
             return f"{name} cannot be read: {error.strerror}"
-        return (
-            None
-            if found == self.blake3
-            else f"{name} has other bytes than were saved (its BLAKE3 digest differs)"
-        )
+        if size != self.size:
+            return f"{name} has {size} bytes instead of {self.size}"
+        if digest != self.blake3:
+            return f"{name} has other bytes than were saved (its BLAKE3 digest differs)"
+        return None
 
     def verify(self) -> Path:
         """The path, after size and digest were checked; CheckpointCorrupt otherwise."""
@@ -54,25 +59,15 @@ class FileRef:
 
     def read_bytes(self) -> bytes:
         """The content, checked in memory: what is returned is what was verified."""
-        raw = self.path.read_bytes() if self.path.is_file() else b""
-        if len(raw) != self.size or blake3.blake3(raw).hexdigest() != self.blake3:
-            self.verify()
-            raise CheckpointCorrupt(f"{self.path} changed while it was read.")
-        return raw
-
-
-def _digest(path: Path, size: int) -> str:
-    """BLAKE3 of a file through a moving window, so that no more of it than that is in this process."""
-    hasher = blake3.blake3()
-    if not size:
-        return hasher.hexdigest()
-    with path.open("rb") as file, mmap.mmap(file.fileno(), size, access=mmap.ACCESS_READ) as mapped:
-        for start in range(0, size, _WINDOW_BYTES):
-            length = min(_WINDOW_BYTES, size - start)
-            with memoryview(mapped) as whole, whole[start : start + length] as part:
-                hasher.update(part)
-            mapped.madvise(mmap.MADV_DONTNEED, start, length)
-    return hasher.hexdigest()
+        for _ in range(_LOOKS):
+            try:
+                raw = read_regular(self.path, self.size + 1)
+            except OSError:  # `verify` tells it, unless it has passed by then
+                continue
+            if len(raw) == self.size and blake3.blake3(raw).hexdigest() == self.blake3:
+                return raw
+        self.verify()
+        raise CheckpointCorrupt(f"{self.path} changed while it was read.")
 
 
 def _file(path: Path, entry: FileEntry) -> FileRef:
@@ -169,6 +164,8 @@ class Rejection:
 
     path: Path
     reason: str
+    is_key_unknown: bool = False
+    """Whether the key that sealed it is missing in the ring: then the ring is the wrong one, or too old."""
 
     def __str__(self) -> str:
         return f"{self.path.name}: {self.reason}"

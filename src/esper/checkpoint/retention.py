@@ -7,7 +7,8 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from esper.checkpoint.storage import Storage, make_directories
+from esper.checkpoint.storage import Storage, make_directory, try_to_remove
+from esper.checkpoint.writing import put_in_place
 from esper.errors import CheckpointError
 
 BASELINE = "baseline"
@@ -57,13 +58,13 @@ class Pins:
     """Why a checkpoint must stay: one empty file for each step and reason, so there is nothing to corrupt."""
 
     def __init__(self, directory: Path, storage: Storage) -> None:
-        self._directory = directory
+        self.directory = directory
         self._storage = storage
 
     def all(self) -> dict[int, frozenset[str]]:
         """The labels of every pinned step."""
         pins: dict[int, frozenset[str]] = {}
-        for name in self._storage.list(self._directory):
+        for name in self._storage.list(self.directory):
             if match := _MARKER.fullmatch(name):
                 step = int(match[1])
                 pins[step] = pins.get(step, frozenset()) | {match[2]}
@@ -72,29 +73,33 @@ class Pins:
     def add(self, step: int, label: str) -> None:
         """Pins a step durably; pinning twice is harmless."""
         path = self._path(step, label)
-        if path.exists():
-            return
-        make_directories(self._storage, self._directory)
-        descriptor = self._storage.create(path)
-        try:
-            self._storage.sync(descriptor)
-        finally:
-            self._storage.close(descriptor)
-        self._storage.sync_directory(self._directory)
+        make_directory(self._storage, self.directory)
+        put_in_place(self._storage, path, ())
 
     def remove(self, step: int, label: str) -> None:
         """Takes one reason back; one that is not there is harmless."""
         path = self._path(step, label)
         if path.exists():
             self._storage.remove(path)
-            self._storage.sync_directory(self._directory)
+        if self.directory.is_dir():  # also where it was gone already: that sync may have failed
+            self._storage.sync_directory(self.directory)
 
-    def keep_only(self, steps: Collection[int]) -> None:
-        """Drops pins of checkpoints that are not there: a save that failed, or one that was withdrawn."""
-        for step, labels in self.all().items():
-            if step not in steps:
-                for label in labels:
-                    self.remove(step, label)
+    def keep_only(self, steps: Collection[int]) -> list[str]:
+        """Drops pins of checkpoints that are not there: a save that failed, or one that was withdrawn.
+
+        Returns:
+            What could not be removed, and why.
+        """
+        stale = [
+            self._path(step, label)
+            for step, labels in self.all().items()
+            if step not in steps
+            for label in labels
+        ]
+        failed = [try_to_remove(self._storage, path) for path in stale]
+        if stale:
+            self._storage.sync_directory(self.directory)
+        return [why for why in failed if why]
 
     def _path(self, step: int, label: str) -> Path:
         name = f"step-{step:09d}.{label}"
@@ -102,4 +107,4 @@ class Pins:
             raise CheckpointError(
                 f"Pin label {label!r} does not fit: 1 to 64 of a-z, 0-9 and '-' are expected."
             )
-        return self._directory / name
+        return self.directory / name

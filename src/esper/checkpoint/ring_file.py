@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import binascii
+import logging
 import os
+import re
 import secrets
 import stat
 from collections.abc import Callable, Mapping
@@ -12,12 +14,16 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from esper.checkpoint.crypto import Key, KeyRing, KeyState
-from esper.checkpoint.storage import PosixStorage, Storage, make_directories
-from esper.checkpoint.writing import write_file
+from esper.checkpoint.reading import open_regular
+from esper.checkpoint.storage import PosixStorage, Storage, make_directories, settle_names, try_to_remove
+from esper.checkpoint.writing import put_in_place, written_beside
 from esper.errors import CheckpointMissing, ConfigError
+
+_LOG = logging.getLogger("esper")
 
 ENVIRONMENT_VARIABLE = "ESPER_KEY_RING"
 MAX_RING_BYTES = 1 << 20
+_ATTEMPTS = 5
 
 
 class _KeyRecord(BaseModel):
@@ -48,38 +54,36 @@ def open_key_ring(
 ) -> KeyRing:
     """Reads the key ring of a run; with `create`, makes one on first use.
 
-    Two processes that start at once get the same ring: only one of them creates it.
+    Two processes that start at once get the same ring: only one of them creates it. With `create`, the ring
+    is durable on return, and copies of it that a killed process left are removed.
 
     Raises:
         CheckpointMissing: there is none and `create` is False.
         ConfigError: the file is open to other users, or is not a key ring.
     """
     path = ring_path(run_dir, environment)
+    if create:
+        try:
+            _make(path, random_bytes, PosixStorage())
+        except OSError as error:
+            raise ConfigError(
+                f"The key ring {path} cannot be created: {error.strerror} (at {error.filename}). Checkpoints "
+                "are sealed with it, so choose a run directory that can be written, or set "
+                f"{ENVIRONMENT_VARIABLE} to an existing key ring."
+            ) from error
     try:
         return read_key_ring(path)
     except FileNotFoundError as error:
-        if not create:
-            raise CheckpointMissing(
-                f"No key ring at {path}, so nothing in {run_dir} can be verified. Name the run directory "
-                f"that was used for training, or set {ENVIRONMENT_VARIABLE} to the key ring file of that run."
-            ) from error
-    try:
-        _write_new(path, KeyRing.fresh(random_bytes), PosixStorage())
-    except FileExistsError:
-        return read_key_ring(path)
-    except OSError as error:
-        raise ConfigError(
-            f"The key ring {path} cannot be created: {error.strerror}. Checkpoints are sealed with it, so "
-            f"choose a run directory that can be written, or set {ENVIRONMENT_VARIABLE} to an existing key "
-            f"ring."
+        raise CheckpointMissing(
+            f"No key ring at {path}, so nothing in {run_dir} can be verified. Name the run directory "
+            f"that was used for training, or set {ENVIRONMENT_VARIABLE} to the key ring file of that run."
         ) from error
-    return read_key_ring(path)
 
 
 def read_key_ring(path: Path) -> KeyRing:
     """Reads one key ring file; a missing file raises FileNotFoundError, a wrong one ConfigError."""
     try:
-        file = path.open("rb")
+        file = open_regular(path)
     except FileNotFoundError:
         raise
     except OSError as error:
@@ -115,25 +119,47 @@ def read_key_ring(path: Path) -> KeyRing:
 def replace_key_ring(path: Path, ring: KeyRing, storage: Storage | None = None) -> None:
     """Puts a rotated ring in the place of the old one, in one step: a reader sees the old or the new."""
     storage = PosixStorage() if storage is None else storage
-    temporary = _write_temporary(path, ring, storage)
-    temporary.replace(path)  # the one place where a name is reused: readers always find a whole ring
-    storage.sync_directory(path.parent)
+    for attempt in range(1, _ATTEMPTS + 1):
+        try:
+            put_in_place(storage, path, _pieces(ring))
+        except FileNotFoundError:  # a process that was just starting took the new file for debris
+            if attempt == _ATTEMPTS:
+                raise
+        else:
+            return
 
 
-def _write_new(path: Path, ring: KeyRing, storage: Storage) -> None:
-    make_directories(storage, path.parent)
-    temporary = _write_temporary(path, ring, storage)
-    try:
-        os.link(temporary, path)  # fails if someone was faster, so the file appears complete and only once
-    finally:
-        storage.remove(temporary)
-    storage.sync_directory(path.parent)
+def _make(path: Path, random_bytes: Callable[[int], bytes], storage: Storage) -> None:
+    """Makes a ring unless there is one, makes its name durable, and removes copies that a kill left."""
+    if not os.path.lexists(path):
+        make_directories(storage, path.parent)
+        try:
+            with written_beside(storage, path, _pieces(KeyRing.fresh(random_bytes))) as (new, _):
+                os.link(new, path)  # fails if another was faster, so the file appears complete and only once
+        except (FileExistsError, FileNotFoundError):  # the other may also have swept the new file away
+            if not path.exists():
+                raise
+    settle_names(storage, path)
+    _sweep(path, storage)
 
 
-def _write_temporary(path: Path, ring: KeyRing, storage: Storage) -> Path:
+def _sweep(path: Path, storage: Storage) -> None:
+    """Removes copies of the secrets that were being written when a process was killed.
+
+    Nobody needs one while the ring is there: who is making it at this moment finds that it exists.
+    """
+    copy = re.compile(rf"\.(tmp-)?{re.escape(path.name)}-\d+-[0-9a-f]{{8}}")
+    for name in storage.list(path.parent) if os.access(path.parent, os.R_OK) else ():
+        if copy.fullmatch(name) and (why := try_to_remove(storage, path.parent / name)):
+            _LOG.warning(
+                "A copy of the key ring that a killed process left cannot be removed (%s). Remove it: "
+                "whoever reads it can forge checkpoints.",
+                why,
+            )
+
+
+def _pieces(ring: KeyRing) -> list[memoryview]:
     record = _RingRecord(
         version=1, keys=[_KeyRecord(id=k.id, state=k.state.value, secret=k.secret.hex()) for k in ring.keys]
     )
-    temporary = path.with_name(f".{path.name}-{os.getpid()}-{secrets.token_hex(4)}")
-    write_file(storage, temporary, [memoryview(record.model_dump_json(indent=1).encode())])
-    return temporary
+    return [memoryview(record.model_dump_json(indent=1).encode())]

@@ -7,9 +7,6 @@ import os
 from pathlib import Path
 from typing import Protocol
 
-FILE_MODE = 0o600
-DIRECTORY_MODE = 0o700
-
 
 class Storage(Protocol):
     """What the store asks of a file system; every call may raise `OSError`.
@@ -45,6 +42,10 @@ class Storage(Protocol):
         """Moves a file or directory to a name that must be free."""
         ...
 
+    def replace(self, source: Path, target: Path) -> None:
+        """Moves a file over whatever file has that name, in one step: the name is never without a file."""
+        ...
+
     def sync_directory(self, path: Path) -> None:
         """Returns when the directory's entries would survive a power cut."""
         ...
@@ -59,7 +60,10 @@ class Storage(Protocol):
 
 
 class PosixStorage:
-    """The real file system: files 0600, directories 0700, nothing is ever opened over an existing name."""
+    """The real file system: for the owner's eyes only, and nothing is ever opened over an existing name."""
+
+    file_mode = 0o600
+    directory_mode = 0o700
 
     def list(self, directory: Path) -> list[str]:
         try:
@@ -68,10 +72,10 @@ class PosixStorage:
             return []
 
     def make_directory(self, path: Path) -> None:
-        path.mkdir(DIRECTORY_MODE)
+        path.mkdir(self.directory_mode)
 
     def create(self, path: Path) -> int:
-        return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, FILE_MODE)
+        return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, self.file_mode)
 
     def write(self, descriptor: int, data: memoryview) -> int:
         return os.write(descriptor, data)
@@ -89,6 +93,9 @@ class PosixStorage:
             raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(target))
         source.rename(target)
 
+    def replace(self, source: Path, target: Path) -> None:
+        source.replace(target)
+
     def sync_directory(self, path: Path) -> None:
         descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
@@ -103,17 +110,42 @@ class PosixStorage:
         path.rmdir()
 
 
+def make_directory(storage: Storage, path: Path) -> None:
+    """Makes a directory unless it is there; its name is durable on return, whoever made it.
+
+    One that is there may be of a process that was killed before it synced the name, or of a sync that failed.
+    """
+    _make_unless_there(storage, path)
+    storage.sync_directory(path.parent)
+
+
 def make_directories(storage: Storage, path: Path) -> None:
-    """Makes a directory and the parents that it lacks, each durable before the next."""
-    if path.is_dir():
-        return
-    make_directories(storage, path.parent)
+    """Makes a directory and the parents that it lacks; on return all their names are durable."""
+    lacking = [directory for directory in (path, *path.parents) if not directory.is_dir()]
+    for directory in reversed(lacking):
+        _make_unless_there(storage, directory)
+    settle_names(storage, path)
+
+
+def _make_unless_there(storage: Storage, path: Path) -> None:
     try:
         storage.make_directory(path)
     except FileExistsError:
         if not path.is_dir():
             raise
-    storage.sync_directory(path.parent)
+
+
+def settle_names(storage: Storage, path: Path) -> None:
+    """Makes the name of a file or directory durable, and the names of the directories that it lies in.
+
+    Goes up as far as this user, who may have been killed while making them, could have made any.
+    """
+    for directory in path.resolve().parents:
+        if not os.access(directory, os.R_OK | os.W_OK):
+            return
+        storage.sync_directory(directory)
+        if directory.is_mount():
+            return
 
 
 def remove_tree(storage: Storage, path: Path) -> None:
@@ -124,3 +156,12 @@ def remove_tree(storage: Storage, path: Path) -> None:
         storage.remove_directory(path)
     else:
         storage.remove(path)
+
+
+def try_to_remove(storage: Storage, path: Path) -> str:
+    """Removes a tree that nobody needs; returns why not, or nothing: debris is no reason not to work."""
+    try:
+        remove_tree(storage, path)
+    except OSError as error:
+        return f"{error.filename or path}: {error.strerror}"
+    return ""

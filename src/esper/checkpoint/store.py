@@ -13,12 +13,14 @@ from types import MappingProxyType, TracebackType
 from typing import Literal, Self
 
 from esper.checkpoint.blobs import BlobShelf
-from esper.checkpoint.catalog import CheckpointCatalog, step_name, step_number
-from esper.checkpoint.commit import commit_directory, discard_directory, sweep
+from esper.checkpoint.catalog import CheckpointCatalog
+from esper.checkpoint.clearance import Clearance
+from esper.checkpoint.commit import commit_directory
 from esper.checkpoint.content import FileContent
 from esper.checkpoint.crypto import KeyRing
 from esper.checkpoint.explain import explain
-from esper.checkpoint.identity import claim_run
+from esper.checkpoint.identity import claim_run, has_identity
+from esper.checkpoint.layout import step_name
 from esper.checkpoint.lock import WriterLock
 from esper.checkpoint.manifest import FileEntry, Manifest, digest_of
 from esper.checkpoint.references import (
@@ -30,7 +32,7 @@ from esper.checkpoint.references import (
     Search,
     VerifyReport,
 )
-from esper.checkpoint.retention import Pins, RetentionOutcome, Signature, expendable, signature
+from esper.checkpoint.retention import RetentionOutcome
 from esper.checkpoint.storage import PosixStorage, Storage, make_directories
 from esper.errors import CheckpointError
 
@@ -78,22 +80,22 @@ class CheckpointStore:
         self._keyring = keyring
         self._clock = clock
         self._writing = threading.RLock()
-        self._verified: dict[Path, Signature] = {}
+        self._built_on: set[Path] = set()
+        """Directories in which something was found that is not known to be durable."""
         directory = run_dir / "checkpoints"
         with self._explained(f"The run directory {run_dir} cannot be used"):
-            make_directories(self._storage, directory)
+            if not has_identity(run_dir):  # it was written after all names above it were durable
+                make_directories(self._storage, directory)
             self._lock = WriterLock(directory)
         try:
             with self._explained(f"The run directory {run_dir} cannot be used"):
                 self._blobs = BlobShelf(run_dir, self._storage)
-                self.swept = self._sweep(directory)
-                """What an interrupted writer had left and this start removed."""
                 self.identity = claim_run(run_dir, keyring, model, self._storage, random_bytes)
                 """Which run this is, and of which model."""
                 self.catalog = CheckpointCatalog(run_dir, keyring, run=self.identity)
-                self._pins = Pins(directory / "pins", self._storage)
-                self._pins.keep_only([step_number(path) for path in self.catalog.newest_first()])
-                self._blobs.collect(self.catalog.list())
+                self._clearance = Clearance(self.catalog, self._blobs, self._storage)
+                self.swept = self._clearance.begin()
+                """What an interrupted writer had left and this start removed."""
         except BaseException:
             self._lock.release()
             raise
@@ -110,8 +112,8 @@ class CheckpointStore:
         """Commits one checkpoint and returns when it is durable; then lets retention remove old ones.
 
         Args:
-            step: training steps done; names the checkpoint and must be new, unless what has that step is
-                corrupt.
+            step: training steps done; names the checkpoint and must be new, unless what has that step does
+                not verify: that is set aside.
             epoch: epochs done.
             files: file name to content: bytes, a path, tensors (stored as safetensors) or staged tensors.
             blobs: content-addressed files that this checkpoint needs, by kind, from `put_blob`.
@@ -139,13 +141,14 @@ class CheckpointStore:
             return made[0].to_bytes(self._keyring)
 
         def clear_the_way() -> None:
+            self._settle()
             if pin is not None:
-                self._pins.add(step, pin)
+                self._clearance.pins.add(step, pin)
             if target.exists():
-                discard_directory(self._storage, target)  # known to be corrupt, see below
+                self._clearance.set_aside(target)  # nothing vouches for it, see below
 
         with self._writing, self._explained(f"Step {step} was not saved in {self.run_dir}"):
-            self._require_open()
+            self.require_writer()
             if target.exists() and self.catalog.verify(target).is_ok:
                 raise CheckpointError(
                     f"{target} holds a good checkpoint of step {step}, and a checkpoint is never "
@@ -154,8 +157,8 @@ class CheckpointStore:
                 )
             raw = commit_directory(self._storage, target, files, seal, before_rename=clear_the_way)
             saved = CheckpointRef(target, made[0], digest_of(raw))
-            self._verified[target] = signature(target)
-            self.retention = self._retain()
+            self._clearance.vouch(target)
+            self.retention = self._clearance.retain(self.keep_last)
             return saved
 
     def commit_attachment(
@@ -188,12 +191,13 @@ class CheckpointStore:
 
         def clear_the_way() -> None:
             if pin:
-                self._pins.add(checkpoint.step, name)
+                self._clearance.pins.add(checkpoint.step, name)
             if target.exists():
-                discard_directory(self._storage, target)
+                self._clearance.set_aside(target)
+            self._settle(self.catalog.directory)
 
         with self._writing, self._explained(f"{name} was not committed to {checkpoint.path}"):
-            self._require_open()
+            self.require_writer()
             if self.catalog.at(checkpoint.step) != checkpoint:
                 raise CheckpointError(
                     f"{checkpoint.path} is no longer the checkpoint that {name} was made for."
@@ -213,8 +217,18 @@ class CheckpointStore:
         any more.
         """
         with self._writing, self._explained(f"A {kind} file was not stored in {self.run_dir}"):
-            self._require_open()
+            self.require_writer()
             return self._blobs.put(kind, content)
+
+    @property
+    def doubted(self) -> frozenset[Path]:
+        """What this store could not vouch for when it looked at it, and will not delete for that reason."""
+        return frozenset(self._clearance.doubted)
+
+    @property
+    def aside(self) -> Mapping[Path, Path]:
+        """What was set aside since this store was opened: where it was, and where it is now."""
+        return self._clearance.aside
 
     def latest(self) -> CheckpointRef | None:
         """The newest checkpoint that verifies in full, or None."""
@@ -223,54 +237,65 @@ class CheckpointStore:
     def search(self) -> Search:
         """The newest checkpoint that verifies in full, and which newer ones were passed over and why."""
         search = self.catalog.search()
+        self._clearance.doubt(rejection.path for rejection in search.rejected)
         if search.found is not None:
-            self._verified[search.found.path] = signature(search.found.path)
+            self._clearance.vouch(search.found.path)
         return search
 
     def list(self) -> Listing:
         """All checkpoints, oldest first (see `CheckpointCatalog.list`)."""
-        return self.catalog.list()
+        listing = self.catalog.list()
+        self._clearance.doubt(rejection.path for rejection in listing.rejected)
+        return listing
 
     def verify(self, checkpoint: CheckpointRef) -> VerifyReport:
         """Reads every byte of one checkpoint."""
-        return self.catalog.verify(checkpoint)
+        report = self.catalog.verify(checkpoint)
+        if not report.is_ok:
+            self._clearance.doubt([report.path])
+        return report
 
     def attachments(self, checkpoint: CheckpointRef) -> Attachments:
         """What was committed to a checkpoint later, verified."""
-        return self.catalog.attachments(checkpoint)
+        attachments = self.catalog.attachments(checkpoint)
+        if attachments.found:
+            self._built_on.add(checkpoint.path)
+        return attachments
 
     def pin(self, checkpoint: CheckpointRef, label: str) -> None:
         """Keeps a checkpoint from retention until `unpin` with the same label."""
         with self._writing, self._explained(f"{checkpoint.path} was not pinned"):
-            self._require_open()
-            self._pins.add(checkpoint.step, label)
+            self.require_writer()
+            self._settle(self.catalog.directory)
+            self._clearance.pins.add(checkpoint.step, label)
 
     def unpin(self, checkpoint: CheckpointRef, label: str) -> None:
         """Takes one pin back; the checkpoint goes with the next save if nothing else keeps it."""
         with self._writing, self._explained(f"{checkpoint.path} was not unpinned"):
-            self._require_open()
-            self._pins.remove(checkpoint.step, label)
+            self.require_writer()
+            self._clearance.pins.remove(checkpoint.step, label)
 
     def pins(self) -> dict[int, frozenset[str]]:
         """The labels of every pinned step."""
-        return self._pins.all()
+        return self._clearance.pins.all()
 
     def withdraw_after(self, checkpoint: CheckpointRef) -> tuple[Path, ...]:
         """Makes a checkpoint the newest again by deleting all later ones: the end of a rollback.
 
+        Those that this store could not vouch for, now or when it looked at them, are set aside instead.
+
         Returns:
-            The directories that went.
+            The directories that went, newest first; `aside` says which of them still exist, and where.
         """
-        with (
-            self._writing,
-            self._explained(f"Checkpoints after step {checkpoint.step} were not all withdrawn"),
-        ):
-            self._require_open()
-            later = [path for path in self.catalog.newest_first() if step_number(path) > checkpoint.step]
-            for path in later:
-                discard_directory(self._storage, path)
-            self._pins.keep_only([step_number(path) for path in self.catalog.newest_first()])
-            return tuple(later)
+        return self._clear_after(checkpoint, is_deleting=True)
+
+    def set_aside_after(self, checkpoint: CheckpointRef) -> tuple[Path, ...]:
+        """Makes a checkpoint the newest again by setting all later ones aside: where a resume goes back.
+
+        Returns:
+            The directories that went, newest first; `aside` says where each is now.
+        """
+        return self._clear_after(checkpoint, is_deleting=False)
 
     def close(self) -> None:
         """Lets another writer in. Nothing is lost without it; the lock also ends with the process."""
@@ -310,41 +335,31 @@ class CheckpointStore:
         listing = self.catalog.list()
         return listing.checkpoints[-1] if listing.checkpoints else None
 
-    def _retain(self) -> RetentionOutcome:
-        paths = {step_number(path): path for path in self.catalog.newest_first()}
-        removed: list[Path] = []
-        failed: list[str] = []
-        try:
-            pinned = self._pins.all()
-            for step in expendable(list(paths), self._is_verified, pinned, self.keep_last):
-                discard_directory(self._storage, paths[step])
-                removed.append(paths[step])
-            if removed:
-                self._blobs.collect(self.catalog.list())
-        except (
-            OSError
-        ) as error:  # the save stands; what could not be removed is told and tried again at the next
-            failed.append(f"{error.filename or self.run_dir}: {error.strerror}")
-        return RetentionOutcome(tuple(removed), tuple(failed))
+    def _settle(self, *more: Path) -> None:
+        """Makes durable what was found, before anything that builds on it is acknowledged.
 
-    def _is_verified(self, step: int) -> bool:
-        path = self.catalog.directory / step_name(step)
-        now = signature(path)
-        if self._verified.get(path) != now:  # verifying reads every byte, so it is done once for each state
-            self._verified.pop(path, None)
-            if not self.catalog.verify(path).is_ok:
-                return False
-            self._verified[path] = now
-        return True
+        Its writer may have been killed before the last sync, or that sync may have failed.
+        """
+        for directory in (*more, *tuple(self._built_on)):  # other threads may add to it meanwhile
+            if directory.is_dir():
+                self._storage.sync_directory(directory)
+            self._built_on.discard(directory)
 
-    def _sweep(self, directory: Path) -> tuple[Path, ...]:
-        inside = [directory / name for name in self._storage.list(directory) if name.startswith("step-")]
-        swept = [*sweep(self._storage, directory), *self._blobs.sweep()]
-        for path in inside:
-            swept.extend(sweep(self._storage, path))
-        return tuple(swept)
+    def _clear_after(self, checkpoint: CheckpointRef, *, is_deleting: bool) -> tuple[Path, ...]:
+        with (
+            self._writing,
+            self._explained(f"Checkpoints after step {checkpoint.step} were not all withdrawn"),
+        ):
+            self.require_writer()
+            return self._clearance.clear_after(checkpoint.step, is_deleting=is_deleting)
 
-    def _require_open(self) -> None:
+    def require_writer(self) -> None:
+        """Raises CheckpointError unless this store may write: it is open, and this process opened it."""
+        if self._lock.is_inherited:
+            raise CheckpointError(
+                f"This store of {self.run_dir} was opened by the process that this one was forked from, and "
+                "only that one holds the lock. Save there. Nothing was changed."
+            )
         if not self._lock.is_held:
             raise CheckpointError(f"This store of {self.run_dir} was closed. Open a new one to write.")
 

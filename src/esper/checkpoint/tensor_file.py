@@ -16,6 +16,7 @@ from pathlib import Path
 import torch
 from safetensors import SafetensorError, safe_open
 
+from esper.checkpoint.reading import open_regular
 from esper.errors import CheckpointCorrupt, CheckpointError, CheckpointMissing
 
 MAX_HEADER_BYTES = 64 << 20
@@ -125,7 +126,7 @@ def map_tensors(path: Path, names: Iterable[str] | None = None) -> dict[str, tor
         CheckpointCorrupt: it is no safetensors file, or its header is larger than Esper reads.
         CheckpointMissing: it holds no tensor of a name that was asked for.
     """
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         prefix = file.read(_LENGTH.size)
     if len(prefix) < _LENGTH.size or _LENGTH.unpack(prefix)[0] > MAX_HEADER_BYTES:
         raise CheckpointCorrupt(

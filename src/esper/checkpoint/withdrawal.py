@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Self
 
-from esper.checkpoint.catalog import CheckpointCatalog, step_number
+from esper.checkpoint.catalog import CheckpointCatalog
+from esper.checkpoint.layout import step_number
 from esper.checkpoint.references import AttachmentRef, CheckpointRef
 from esper.checkpoint.store import CheckpointStore
 
@@ -25,7 +26,8 @@ class Withdrawal:
         from_epoch: its epoch.
         to_step: step of the checkpoint that was named.
         to_epoch: its epoch.
-        deleted: names of the later checkpoints, newest first.
+        deleted: names of the later checkpoints that were deleted, newest first.
+        aside: names of those that were set aside, because nothing vouched for them.
     """
 
     at_seconds: float
@@ -34,18 +36,21 @@ class Withdrawal:
     to_step: int
     to_epoch: int
     deleted: tuple[str, ...]
+    aside: tuple[str, ...] = ()
 
     @property
     def text(self) -> str:
+        aside = f", and set {', '.join(self.aside)} aside" if self.aside else ""
         return (
             f"Went back from step {self.from_step}, epoch {self.from_epoch}, to the checkpoint of step "
-            f"{self.to_step}, epoch {self.to_epoch}, which was named, and deleted {', '.join(self.deleted)}, "
-            "by hand."
+            f"{self.to_step}, epoch {self.to_epoch}, which was named, and deleted "
+            f"{', '.join(self.deleted) or 'nothing'}{aside}, by hand."
         )
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Self:
-        return cls(**{**data, "deleted": tuple(data["deleted"])})
+        names = {key: tuple(data.get(key, ())) for key in ("deleted", "aside")}  # older runs: none aside
+        return cls(**{**data, **names})
 
 
 def withdraw(store: CheckpointStore, target: CheckpointRef) -> tuple[str, ...]:
@@ -54,26 +59,29 @@ def withdraw(store: CheckpointStore, target: CheckpointRef) -> tuple[str, ...]:
     The record is there before the first checkpoint goes, so that none goes untold; it goes with `target`.
 
     Returns:
-        The names of the checkpoints that went, newest first; where there was none, nothing is told.
+        The names of the checkpoints that were deleted, newest first; `store.aside` tells of those that
+        nothing vouches for. Where there was no later one, nothing is told.
 
     Raises:
         CheckpointError: the record was not stored and nothing was changed, or a checkpoint was not deleted.
     """
-    later = tuple(path.name for path in store.catalog.newest_first() if step_number(path) > target.step)
+    later = [path for path in store.catalog.newest_first() if step_number(path) > target.step]
     if not later:
         return ()
     newest = store.list().checkpoints[-1]
+    in_doubt = [path for path in later if path in store.doubted]
     content = {
         "from_step": newest.step,
         "from_epoch": newest.epoch,
         "to_step": target.step,
         "to_epoch": target.epoch,
-        "deleted": list(later),
+        "deleted": [path.name for path in later if path not in in_doubt],
+        "aside": [path.name for path in in_doubt],
     }
     number = 1 + sum(path.name.startswith(_NAME) for path in target.path.iterdir())
     name = f"{_NAME}{number:02d}"
     store.commit_attachment(target, name, {_FILE: json.dumps(content).encode()}, pin=False)
-    return tuple(path.name for path in store.withdraw_after(target))
+    return tuple(path.name for path in store.withdraw_after(target) if path not in store.aside)
 
 
 def withdrawals(

@@ -1,16 +1,18 @@
-"""One new file, written through: exclusive, hashed from the very bytes written, durable on return."""
+"""One file, written through: exclusive, hashed from the very bytes written, durable on return."""
 
 from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import blake3
 
+from esper.checkpoint.layout import temporary_path
 from esper.checkpoint.storage import Storage
 
 PIECE_BYTES = 4 << 20  # hashing and writing read it at the same time, so it should fit the cache
@@ -52,6 +54,32 @@ def write_file(storage: Storage, path: Path, pieces: Iterable[memoryview]) -> Wr
     finally:
         storage.close(descriptor)
     return Written(size, hasher.hexdigest())
+
+
+def put_in_place(storage: Storage, path: Path, pieces: Iterable[memoryview]) -> None:
+    """Writes a file under a name that may be taken: whoever reads it gets the old one or the new one, whole.
+
+    A name that is there is written anew, never taken for durable: its sync may have failed, or never come.
+
+    Raises:
+        OSError: anything failed; the old file is still there, unless only the last sync failed.
+    """
+    with written_beside(storage, path, pieces) as (temporary, _):
+        storage.replace(temporary, path)
+    storage.sync_directory(path.parent)
+
+
+@contextmanager
+def written_beside(
+    storage: Storage, path: Path, pieces: Iterable[memoryview]
+) -> Iterator[tuple[Path, Written]]:
+    """A new, synced file in the directory of `path`; it is removed at the end unless it was moved away."""
+    temporary = temporary_path(path)
+    try:
+        yield temporary, write_file(storage, temporary, pieces)
+    finally:
+        if temporary.exists():
+            storage.remove(temporary)
 
 
 def _split(piece: memoryview) -> Iterable[memoryview]:

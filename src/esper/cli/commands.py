@@ -192,9 +192,12 @@ def rollback(
         later = [path.name for path in store.catalog.newest_first() if step_number(path) > to]
         if later and not yes:
             _confirm(later, to, as_json)
-        withdrawn = withdraw(store, target)
+        withdrawn, aside = withdraw(store, target), [str(path) for path in store.aside.values()]
     done = f"{run} now ends at step {to}, epoch {target.epoch}; deleted: {', '.join(withdrawn) or 'nothing'}."
-    output.show(done, {"step": to, "epoch": target.epoch, "deleted": list(withdrawn)}, as_json)
+    if aside:
+        done += f" Set aside, because nothing vouches for it: {', '.join(aside)}."
+    record = {"step": to, "epoch": target.epoch, "deleted": list(withdrawn), "aside": aside}
+    output.show(done, record, as_json)
 
 
 def analyze(

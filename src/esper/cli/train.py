@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,17 +9,15 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils import _pytree as pytree
 
 import esper
-from esper.anatomy.graph import primary_output, split_sample
-from esper.batches import samples
+from esper.batches import on_device, split_sample
 from esper.cli.recipe import Recipe
-from esper.elesh import correct
 from esper.errors import ConfigError
 from esper.report import RunReport
 from esper.runs import named
 from esper.runs.network import is_finished
+from esper.urabrask import evaluate, run_live
 
 Told = Callable[[str, int, float], None]
 """Is told after every epoch: the name of the run, the epoch, and the metric."""
@@ -58,7 +55,7 @@ def trained(recipe: Recipe, path: Path, told: Told) -> RunReport:
         made.model,
         made.optimizer,
         loss=made.loss,
-        sample=_on(next(iter(made.probe)), recipe.device),
+        sample=on_device(next(iter(made.probe)), recipe.device),
         probe=made.probe,
         metric=recipe.metric,
         higher_is_better=recipe.metric == "accuracy",
@@ -86,8 +83,8 @@ def trained(recipe: Recipe, path: Path, told: Told) -> RunReport:
 def _epoch(recipe: Recipe, made: _Made, session: esper.Session) -> None:
     is_every_step = recipe.scheduler is not None and recipe.scheduler.every == "step"
     made.model.train()
-    for batch in made.train:
-        args, kwargs, target = split_sample(_on(batch, recipe.device), with_target=True)
+    for batch in (on_device(batch, recipe.device) for batch in made.train):
+        args, kwargs, target = split_sample(batch, with_target=True, model=made.model)
         made.optimizer.zero_grad()
         output = made.model(*args, **kwargs)
         session.loss(output, target, kwargs or args).backward()
@@ -107,23 +104,15 @@ def measured(
         ConfigError: right answers cannot be counted: output and target are no classification.
     """
     model.eval()
-    total, rows, right = 0.0, 0, 0.0
-    with torch.no_grad():
-        for batch in batches:
-            args, kwargs, target = split_sample(_on(batch, recipe.device), with_target=True)
-            output = model(*args, **kwargs)
-            count = samples(batch)
-            total, rows = total + float(loss(output, target)) * count, rows + count
-            if recipe.metric == "accuracy":
-                hits = correct(primary_output(output), target)
-                if hits is None:
-                    raise ConfigError(
-                        'metric = "accuracy" needs numbers of classes as targets, and scores with one axis '
-                        'more as outputs. Use metric = "loss".'
-                    )
-                right += sum(hits)
-    found = {"loss": total / rows if math.isfinite(total) else math.nan}
-    return {**found, "accuracy": right / rows} if recipe.metric == "accuracy" else found
+    quality = evaluate(run_live(model, loss), batches)
+    if recipe.metric != "accuracy":
+        return {"loss": quality.loss}
+    if quality.accuracy is None:
+        raise ConfigError(
+            'metric = "accuracy" needs numbers of classes as targets, and scores with one axis '
+            'more as outputs. Use metric = "loss".'
+        )
+    return {"loss": quality.loss, "accuracy": quality.accuracy}
 
 
 def _made(recipe: Recipe, beside: Path) -> _Made:
@@ -166,10 +155,6 @@ def _batches(name: str, beside: Path) -> Iterable[Any]:
     if next(iter(batches), None) is None:
         raise ConfigError(f"{name} returned no batch at all; expected at least one.")
     return batches
-
-
-def _on(batch: Any, device: str) -> Any:
-    return pytree.tree_map(lambda leaf: leaf.to(device) if isinstance(leaf, Tensor) else leaf, batch)
 
 
 def _instance(loss: Any) -> Callable[[Any, Any], Tensor]:

@@ -10,17 +10,17 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.utils import _pytree as pytree
 
 from esper.anatomy import Anatomy
 from esper.anatomy.graph import Traced
 from esper.anatomy.twin import Twin
 from esper.arrays import BoolArray
-from esper.batches import HeldOut, hold_out, samples
+from esper.batches import HeldOut, device_of, hold_out, on_device, samples
 from esper.config import Config
-from esper.elesh import Bench, OpenCase, joined, judged
+from esper.elesh import Bench, OpenCase
 from esper.emrakul import Settings
 from esper.emrakul.plan import choose_by_loss
+from esper.urabrask import evaluate, joined, run_twin
 
 
 @dataclass(frozen=True)
@@ -99,10 +99,10 @@ class Trials:
         self._state = {name: value.detach() for name, value in live.items()}
         self._twin = Twin.of(traced)
         self._opened = OpenCase(self._twin, anatomy, self._state, np.ones(anatomy.num_units, np.bool_))
-        device = next((p.device for p in model.parameters()), torch.device("cpu"))
         with torch.random.fork_rng(devices=[]):  # a data loader draws from it
             held_out = hold_out(probe, config.analysis)
-        self._held_out = HeldOut(_on(device, held_out.calibration), _on(device, held_out.validation))
+        calibration, validation = on_device((held_out.calibration, held_out.validation), device_of(model))
+        self._held_out = HeldOut(calibration, validation)
         self._reconstructs = config.pruning.recovery.reconstruct
 
     def choose(
@@ -127,22 +127,8 @@ class Trials:
 
     def _judged(self, keep: BoolArray, after: Mapping[str, Tensor], notes: tuple[str, ...]) -> Chosen:
         batches = joined(self._twin, self._held_out.validation)
-        (right, losses), (right_after, losses_after) = (
-            judged(self._twin, state, batches) for state in (self._state, after)
-        )
-        quality = Quality(
-            sum(map(samples, batches)),
-            float(np.mean(losses)),
-            float(np.mean(losses_after)),
-            None if right is None else float(np.mean(right)),
-            None if right_after is None else float(np.mean(right_after)),
-        )
+        before, now = (evaluate(run_twin(self._twin, state), batches) for state in (self._state, after))
+        count = sum(map(samples, batches))
+        quality = Quality(count, before.loss, now.loss, before.accuracy, now.accuracy)
         changed = {name: value for name, value in self._state.items() if after[name] is not value}
         return Chosen(keep, notes, {name: after[name] for name in changed}, quality)
-
-
-def _on(device: torch.device, batches: tuple[Any, ...]) -> tuple[Any, ...]:
-    def moved(leaf: Any) -> Any:
-        return leaf.to(device) if isinstance(leaf, Tensor) else leaf
-
-    return tuple(pytree.tree_map(moved, batch) for batch in batches)

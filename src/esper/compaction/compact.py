@@ -8,24 +8,25 @@ from typing import Any, Literal
 
 import numpy as np
 from torch import nn
-from torch.export import ExportedProgram
 from torch.optim import Optimizer
 
 from esper.anatomy import Anatomy
-from esper.anatomy.cut import Form, Snapshot, cut, cut_program, refused_groups
+from esper.anatomy.cut import refused_groups
 from esper.anatomy.graph import Loss, Traced, bare, trace
 from esper.anatomy.proof import Inputs
 from esper.anatomy.units import anatomy_of
 from esper.arrays import BoolArray
+from esper.batches import split_sample
 from esper.compaction.choice import Chosen, Quality, Trials
-from esper.compaction.compacted import Compacted, outcome
-from esper.compaction.configuration import Description, describable, describe, has_configuration
+from esper.compaction.compacted import Compacted
+from esper.compaction.configuration import describable, has_configuration
+from esper.compaction.cutting import Cutting
 from esper.compaction.folded import folded
 from esper.compaction.without import Removing
 from esper.config import Config
 from esper.emrakul import Settings, Target
 from esper.emrakul.plan import Plan, choose_by_magnitude
-from esper.errors import ConfigError, MaskError, SurgeryError
+from esper.errors import ConfigError, MaskError
 
 
 def compact(
@@ -127,22 +128,24 @@ def compact(
     settings = None if fold else _settings(plan, flops, parameters, config)
     traced, network = trace(model, sample, loss), bare(model)
     anatomy = anatomy_of(traced, network, allow_approximate=allow_approximate)
-    inputs = Inputs.of(sample, with_target=loss is not None, is_batch_dynamic=traced.is_batch_dynamic)
-    refused: dict[str, str] = {}
+    split = split_sample(sample, with_target=loss is not None, model=network)
+    inputs = Inputs.of(split, is_batch_dynamic=traced.is_batch_dynamic)
     if fold:
         refused = _refused(network, anatomy, inputs, homogeneous)
         allowed = _allowed(anatomy, refused)
         return folded(model, anatomy, inputs, optimizer, allowed=allowed, refused=refused)
     trials = None if probe is None else Trials(network, traced, anatomy, probe, config or Config())
+    cutting = Cutting(model, traced, anatomy, inputs, optimizer, in_place)
     if settings is None:
         keep = _asked(plan, anatomy)
-        chosen = Chosen(keep) if trials is None else trials.complete(keep)
-    else:
-        refused = _refused(network, anatomy, inputs, homogeneous) if in_place else {}
+        return cutting.by_mask(Chosen(keep) if trials is None else trials.complete(keep))
+
+    def choose(refused: Mapping[str, str]) -> Chosen:
         allowed = _allowed(anatomy, refused)[anatomy.group_of]
-        chosen = _chosen(network, anatomy, settings, allowed, trials, by, homogeneous, progress)
-    with chosen.applied(network, for_good=in_place):
-        return _cut(model, anatomy, chosen, inputs, optimizer, in_place, refused)
+        return _chosen(network, anatomy, settings, allowed, trials, by, homogeneous, progress)
+
+    refused = _refused(network, anatomy, inputs, homogeneous) if in_place else {}
+    return cutting.by_choice(choose, settings, refused)
 
 
 def _quality(
@@ -196,47 +199,6 @@ def _refused(model: nn.Module, anatomy: Anatomy, inputs: Inputs, homogeneous: bo
 def _allowed(anatomy: Anatomy, refused: Mapping[str, str]) -> BoolArray:
     """Which groups may be cut: bool [groups]."""
     return np.array([group.name not in refused for group in anatomy.groups], np.bool_)
-
-
-def _cut(
-    model: nn.Module,
-    anatomy: Anatomy,
-    chosen: Chosen,
-    inputs: Inputs,
-    optimizer: Optimizer | None,
-    in_place: bool,
-    refused: Mapping[str, str],
-) -> Compacted:
-    keep, notes = chosen.keep, chosen.notes
-    program: ExportedProgram | None = None
-    form: Form | None = None
-    description: Description | None = None
-    result = model
-    if in_place:
-        network = bare(model)
-        before = Snapshot.of(network)
-        made = cut(model, anatomy, keep, inputs, () if optimizer is None else (optimizer,))
-        try:
-            form = Form.between(before, network, [made.kept])
-        except SurgeryError as error:
-            notes = (*notes, str(error))
-        proof, description = made.equivalence, describe(network, anatomy, keep, inputs)
-    else:
-        cut_one = cut_program(bare(model), anatomy, keep, inputs)
-        proof, program, result = cut_one.equivalence, cut_one.program, cut_one.program.module()
-    return outcome(
-        result,
-        anatomy,
-        keep,
-        inputs,
-        proof,
-        refused=refused,
-        notes=notes,
-        quality=chosen.quality,
-        program=program,
-        form=form,
-        description=description,
-    )
 
 
 def _settings(

@@ -20,8 +20,8 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from esper.anatomy import Anatomy
-from esper.anatomy.cut import cut, uncut
-from esper.anatomy.graph import undisturbed
+from esper.anatomy.cut import cut, put_back
+from esper.anatomy.graph import copied, undisturbed
 from esper.anatomy.proof import Inputs, same_outputs
 from esper.anatomy.twin import plain
 from esper.arrays import BoolArray
@@ -104,7 +104,7 @@ def describable(model: nn.Module, anatomy: Anatomy, inputs: Inputs, allowed: Boo
     (bool [groups]) are left out.
     """
     refused: dict[str, str] = {}
-    twin = copy.deepcopy(model)
+    twin = copied(model)
     for groups in alike(anatomy):
         if not all(allowed[number] and anatomy.groups[number].width > 1 for number in groups):
             continue
@@ -118,7 +118,7 @@ def describable(model: nn.Module, anatomy: Anatomy, inputs: Inputs, allowed: Boo
             continue
         described = describe(twin, anatomy, keep, inputs)
         vars(twin.config).update(vars(configuration))
-        uncut(twin, anatomy, made)
+        put_back(twin, model, anatomy, made)
         if described is not None and not described.is_complete:
             why = f"the configuration cannot say it: {described.why}"
             refused.update({anatomy.groups[number].name: why for number in groups})

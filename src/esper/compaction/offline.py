@@ -91,7 +91,7 @@ def compact_checkpoint(
 def _inputs(catalog: CheckpointCatalog, checkpoint: CheckpointRef, twin: Twin) -> Inputs:
     """The inputs of the sample that the run keeps."""
     data = DataRef(catalog.blob(checkpoint, "batches"), catalog.blob(checkpoint, "samples"))
-    return Inputs.of(read_data(data)[0], with_target=True, is_batch_dynamic=twin.is_batch_dynamic)
+    return Inputs.of(twin.split(read_data(data)[0]), is_batch_dynamic=twin.is_batch_dynamic)
 
 
 def _state(twin: Twin, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:

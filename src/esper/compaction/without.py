@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -13,9 +12,10 @@ from torch.optim import Optimizer
 
 from esper.anatomy import Anatomy
 from esper.anatomy.cut import Form, Removal, Snapshot, flops_without, program_without, remove_blocks
-from esper.anatomy.graph import Loss, Traced, bare, trace
+from esper.anatomy.graph import Loss, Traced, bare, copied, trace
 from esper.anatomy.proof import Equivalence, Inputs
 from esper.anatomy.units import anatomy_of
+from esper.batches import split_sample
 from esper.compaction.choice import Quality
 from esper.compaction.compacted import Compacted, outcome
 from esper.compaction.configuration import Description, has_configuration
@@ -85,7 +85,7 @@ class Removing:
         )
 
     def _removed(self, model: nn.Module, before: _Look, optimizer: Optimizer | None, rest: Rest) -> Compacted:
-        target = model if self.in_place else copy.deepcopy(bare(model))
+        target = model if self.in_place else copied(bare(model))
         snapshot = Snapshot.of(bare(target))
         found: list[Compacted] = []
 
@@ -109,9 +109,8 @@ class Removing:
     def _look(self, model: nn.Module) -> _Look:
         traced = trace(model, self.sample, self.loss)
         anatomy = anatomy_of(traced, bare(model))
-        inputs = Inputs.of(
-            self.sample, with_target=self.loss is not None, is_batch_dynamic=traced.is_batch_dynamic
-        )
+        split = split_sample(self.sample, with_target=self.loss is not None, model=model)
+        inputs = Inputs.of(split, is_batch_dynamic=traced.is_batch_dynamic)
         return _Look(model, anatomy, inputs, self.quality(bare(model), traced, anatomy))
 
 

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import time
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
-from torch.utils import _pytree as pytree
+from torch import nn
 
 from esper.anatomy.graph import undisturbed
+from esper.batches import device_of, repeated
+from esper.cost.stopwatch import seconds_of
 from esper.report import Latency
 
 MIN_REPEATS = 30
@@ -27,14 +29,15 @@ def compare_latency(
     of which is not timed: right after the other network the allocator fetches memory anew, which a network
     that runs alone does not meet.
     """
-    inputs = pytree.tree_map(lambda leaf: _of_size(leaf, batch_size), (args, kwargs))
-    device = next((p.device for p in after.parameters()), torch.device("cpu"))
+    inputs = repeated((args, kwargs), batch_size)
+    device = device_of(after)
     times: tuple[list[float], list[float]] = ([], [])
     with undisturbed(before), undisturbed(after), torch.inference_mode():
         start = time.perf_counter()
         while len(times[0]) < MIN_REPEATS or (time.perf_counter() - start < 1.0 and len(times[0]) < 200):
             for model, found in zip((before, after), times, strict=True):
-                turn = [_timed(model, inputs, device) for _ in range(1 + TIMED_PASSES)]
+                run = partial(model, *inputs[0], **inputs[1])
+                turn = [seconds_of(run, device) * 1e3 for _ in range(1 + TIMED_PASSES)]
                 found.extend(turn[1:])
             if time.perf_counter() - start > MAX_SECONDS:
                 break
@@ -42,23 +45,6 @@ def compare_latency(
     return Latency(batch_size, first, second, first_spread, second_spread, str(device), len(times[0]))
 
 
-def _timed(model: nn.Module, inputs: Any, device: torch.device) -> float:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    start = time.perf_counter()
-    model(*inputs[0], **inputs[1])
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return (time.perf_counter() - start) * 1e3
-
-
 def _summary(milliseconds: list[float]) -> tuple[float, float]:
     low, middle, high = np.percentile(milliseconds, [25, 50, 75])
     return float(middle), float(high - low)
-
-
-def _of_size(leaf: Any, size: int) -> Any:
-    if not isinstance(leaf, Tensor) or leaf.dim() == 0:
-        return leaf
-    times = -(-size // leaf.shape[0])
-    return leaf.repeat(times, *[1] * (leaf.dim() - 1))[:size]

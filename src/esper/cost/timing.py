@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -18,6 +17,7 @@ from esper.batches import repeated, samples
 from esper.cost.cost import CostModel
 from esper.cost.latency import Axis, LatencyTable, TimedOperator
 from esper.cost.origin import Origin
+from esper.cost.stopwatch import seconds_of
 
 ELEMENT_FLOPS = 1000.0
 """What an element of an activation counts beside the work of operators that are not timed alone."""
@@ -54,17 +54,16 @@ def measure_latency(
     """
     whole = repeated(sample, batch) if twin.is_batch_dynamic else sample
     device = next((value.device for value in state.values()), torch.device("cpu"))
-    clock = _Stopwatch(device)
     known: dict[Any, tuple[tuple[float, ...], ...]] = {}
     operators = []
     with torch.inference_mode():
         for call in _calls(twin, anatomy, state, whole):
             if call.signature not in known:
-                known[call.signature] = _times(call, clock)
+                known[call.signature] = _times(call, device)
             operators.append(TimedOperator(call.node, call.axes, call.widths, known[call.signature]))
-        total = clock(lambda: twin.run(state, whole))
+        total = _shortest(lambda: twin.run(state, whole), device)
         few = repeated(sample, _FEW) if twin.is_batch_dynamic else None
-        fixed = 0.0 if few is None else min(clock(lambda: twin.run(state, few)), total)
+        fixed = 0.0 if few is None else min(_shortest(lambda: twin.run(state, few), device), total)
     timed = sum(operator.milliseconds[-1][-1] for operator in operators)
     nodes = frozenset(operator.node for operator in operators)
     rest = CostModel(anatomy, "flops", activation_flops=ELEMENT_FLOPS, without=nodes)
@@ -79,27 +78,11 @@ def measure_latency(
     )
 
 
-class _Stopwatch:
+def _shortest(run: Callable[[], object], device: torch.device) -> float:
     """The shortest of a few times in milliseconds: what disturbs a machine only ever adds."""
-
-    def __init__(self, device: torch.device) -> None:
-        self._device = device
-
-    def __call__(self, run: Callable[[], object]) -> float:
-        first = self._once(run)
-        repeats = 0 if first > _SLOW_SECONDS else _REPEATS
-        return 1e3 * min([first, *(self._once(run) for _ in range(repeats))])
-
-    def _once(self, run: Callable[[], object]) -> float:
-        self._settle()
-        start = time.perf_counter()
-        run()
-        self._settle()
-        return time.perf_counter() - start
-
-    def _settle(self) -> None:
-        if self._device.type == "cuda":
-            torch.cuda.synchronize(self._device)
+    first = seconds_of(run, device)
+    repeats = 0 if first > _SLOW_SECONDS else _REPEATS
+    return 1e3 * min([first, *(seconds_of(run, device) for _ in range(repeats))])
 
 
 @dataclass(frozen=True, eq=False)
@@ -135,9 +118,9 @@ class _Call:
         return lambda: target(*arguments)
 
 
-def _times(call: _Call, clock: _Stopwatch) -> tuple[tuple[float, ...], ...]:
+def _times(call: _Call, device: torch.device) -> tuple[tuple[float, ...], ...]:
     outputs, inputs = call.widths
-    return tuple(tuple(clock(call.narrowed(o, i)) for i in inputs) for o in outputs)
+    return tuple(tuple(_shortest(call.narrowed(o, i), device) for i in inputs) for o in outputs)
 
 
 def _calls(twin: Twin, anatomy: Anatomy, state: Mapping[str, Tensor], sample: Any) -> list[_Call]:

@@ -1,19 +1,19 @@
 """Offline analysis: what a checkpoint's units are worth, measured in worker processes on an exact twin."""
 
-from esper.elesh.analysis import RECALIBRATION_SAMPLES, confidence, correct, judged, ready
+from esper.elesh.analysis import PRELOAD, confidence, ready
 from esper.elesh.analyst import OfflineAnalyst
 from esper.elesh.blocks import BlockMeasures
 from esper.elesh.case import Case, DataRef, OpenCase, encode_data, open_case, read_data, read_optimizer
-from esper.elesh.curves import Bench, Curve, joined
+from esper.elesh.curves import Bench, Curve
 from esper.elesh.evidence import Evidence, Tier
 from esper.elesh.head_patterns import HeadPatterns
-from esper.elesh.screening import screen
+from esper.elesh.screening import look_at_twin, screen
 from esper.elesh.second_tier import find_blocks, find_heads
 from esper.elesh.settings import AnalysisSettings
 from esper.elesh.unit_measures import measure_units
 
 __all__ = [
-    "RECALIBRATION_SAMPLES",
+    "PRELOAD",
     "AnalysisSettings",
     "Bench",
     "BlockMeasures",
@@ -26,12 +26,10 @@ __all__ = [
     "OpenCase",
     "Tier",
     "confidence",
-    "correct",
     "encode_data",
     "find_blocks",
     "find_heads",
-    "joined",
-    "judged",
+    "look_at_twin",
     "measure_units",
     "open_case",
     "read_data",

@@ -23,8 +23,7 @@ from esper.errors import AnalysisError, AnalysisTimeout
 from esper.leyline import Clock, content_id
 from esper.urabrask import Measurement, Verdict, validate
 from esper.urabrask import Settings as ValidationSettings
-from esper.workers import Status as WorkerStatus
-from esper.workers import TaskHandle, TaskOutcome, WorkerPool, WorkerTask
+from esper.workers import Ending, TaskHandle, TaskOutcome, WorkerPool, WorkerTask
 
 _MEASURING_FRACTION = 0.95
 """Share of the time of an analysis in which tasks may run; the rest is for a plan of what they found."""
@@ -140,7 +139,7 @@ class OfflineAnalyst:
             if outcome.is_done:
                 increases.update(zip(part.tolist(), outcome.value, strict=True))
             else:
-                late += outcome.status is WorkerStatus.TIMEOUT
+                late += outcome.ending is Ending.TIMEOUT
                 notes.append(f"{part.size} finalists stay unmeasured: {outcome.message}")
         if not increases and late == len(parts):
             raise AnalysisTimeout(f"None of {finalists.size} finalists was measured in time. {notes[0]}")
@@ -198,14 +197,8 @@ class OfflineAnalyst:
                 given = {"case": self.case, "keep": asked.tolist(), "survivors": survivors.tolist()}
                 given["reconstruct"] = self.reconstruct
                 handles[asked.tobytes()] = self.pool.submit(self._task(measure, given, seconds))
-            quality = self._value(handles[left.tobytes()], until, measure)
-            return Measurement(
-                None if quality.correctness is None else np.asarray(quality.correctness),
-                np.asarray(quality.losses),
-                quality.gradient_flow,
-                quality.gradient_norm,
-                quality.peak_bytes,
-            )
+            quality: Measurement = self._value(handles[left.tobytes()], until, measure)
+            return quality
 
         try:
             return validate(
@@ -228,7 +221,7 @@ class OfflineAnalyst:
         outcome = handle.outcome()
         if outcome.is_done:  # it ended while it was being stopped
             return outcome
-        return replace(outcome, status=WorkerStatus.TIMEOUT, message="It was stopped at its deadline.")
+        return replace(outcome, ending=Ending.TIMEOUT, message="It was stopped at its deadline.")
 
     def _one(self, function: Any, arguments: Mapping[str, Any], seconds: float) -> Any:
         until = self.clock() + seconds
@@ -237,6 +230,6 @@ class OfflineAnalyst:
     def _value(self, handle: TaskHandle, until: float, function: Any) -> Any:
         outcome = self._outcome(handle, until)
         if not outcome.is_done:
-            error = AnalysisTimeout if outcome.status is WorkerStatus.TIMEOUT else AnalysisError
+            error = AnalysisTimeout if outcome.ending is Ending.TIMEOUT else AnalysisError
             raise error(f"The {function.__name__} task gave no result: {outcome.message}")
         return outcome.value

@@ -12,11 +12,9 @@ import torch
 from torch import Tensor
 
 from esper.anatomy.mend import INPUT_AXIS, Reader, elimination, readers_of, taken_over, watch
-from esper.anatomy.twin import Twin
 from esper.arrays import BoolArray, FloatArray, IntArray
-from esper.batches import merged
-from esper.elesh.analysis import RECALIBRATION_SAMPLES, usable
 from esper.elesh.case import OpenCase
+from esper.urabrask import evaluate, run_twin
 
 _SHARES = (0.125, 0.25, 0.5, 1.0)
 """Where a curve is measured, as shares of what the group may lose."""
@@ -53,11 +51,6 @@ class Curve:
                 whole = (before[0] + whole[0], before[1] + whole[1])
             stretches.append(whole)
         return np.repeat([rise / size for rise, size in stretches], [int(size) for _, size in stretches])
-
-
-def joined(twin: Twin, batches: Sequence[Any]) -> tuple[Any, ...]:
-    """The same samples in larger batches, as the twin can take them."""
-    return tuple(usable(twin, merged(batches, RECALIBRATION_SAMPLES)))
 
 
 @dataclass(frozen=True, eq=False)
@@ -113,9 +106,8 @@ class Bench:
         return after
 
     def loss(self, state: Mapping[str, Tensor]) -> float:
-        """Mean loss over the judging batches."""
-        with torch.no_grad():
-            return float(np.mean([float(self.opened.twin.loss(state, batch)[0]) for batch in self.judged]))
+        """Mean loss of the judging samples."""
+        return evaluate(run_twin(self.opened.twin, state), self.judged).loss
 
     @cached_property
     def _statistics(self) -> State:

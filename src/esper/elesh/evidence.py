@@ -9,7 +9,6 @@ from enum import IntEnum
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from esper.arrays import BoolArray, FloatArray, IntArray
 from esper.errors import EvidenceError
@@ -126,13 +125,11 @@ class Evidence:
                 f"the plan for {anatomy_digest[:12]} with {num_units}. Analyze the present checkpoint again."
             )
 
-    def to_tensors(self) -> dict[str, NDArray[Any]]:
-        """The arrays, in a form that safetensors stores; `metadata` holds the rest."""
-        return {name: np.ascontiguousarray(getattr(self, name)) for name in _ARRAYS}
-
-    def metadata(self) -> dict[str, str]:
-        """What is not an array, as the flat strings that a safetensors header allows."""
+    def to_json(self) -> dict[str, Any]:
+        """A form that JSON can hold (NaN as null); `from_json` is its inverse."""
         return {
+            **{name: _nulls(getattr(self, name)) for name in _FLOATS},
+            **{name: getattr(self, name).tolist() for name in _WHOLE},
             "anatomy_digest": self.anatomy_digest,
             "tier": str(int(self.tier)),
             "is_partial": json.dumps(self.is_partial),
@@ -140,24 +137,21 @@ class Evidence:
         }
 
     @classmethod
-    def from_tensors(cls, tensors: Mapping[str, NDArray[Any]], metadata: Mapping[str, str]) -> Evidence:
-        """The inverse of `to_tensors` and `metadata`.
+    def from_json(cls, data: Mapping[str, Any]) -> Evidence:
+        """The inverse of `to_json`.
 
         Raises:
-            EvidenceError: an array or a header entry is missing or cannot be read.
+            EvidenceError: an entry is missing or cannot be read.
         """
         try:
+            floats = {name: np.array(data[name], np.float64) for name in _FLOATS}  # null becomes NaN
+            arrays: dict[str, Any] = {**floats, **{n: np.array(data[n], np.int64) for n in _WHOLE}}
             return cls(
-                metadata["anatomy_digest"],
-                tensors["screen"].astype(np.float64),
-                tensors["loss_increase"].astype(np.float64),
-                tensors["confidence"].astype(np.float64),
-                tensors["samples"].astype(np.int64),
-                tensors["taylor"].astype(np.float64),
-                tensors["leaders"].astype(np.int64),
-                Tier(int(metadata["tier"])),
-                bool(json.loads(metadata["is_partial"])),
-                tuple(json.loads(metadata["notes"])),
+                anatomy_digest=data["anatomy_digest"],
+                **arrays,
+                tier=Tier(int(data["tier"])),
+                is_partial=bool(json.loads(data["is_partial"])),
+                notes=tuple(json.loads(data["notes"])),
             )
         except (KeyError, ValueError) as error:
             expected = ", ".join(field.name for field in fields(cls))
@@ -165,18 +159,9 @@ class Evidence:
                 f"Stored evidence cannot be read ({error!r}); expected {expected}. Analyze again."
             ) from error
 
-    def to_json(self) -> dict[str, Any]:
-        """A form that JSON can hold (NaN as null); `from_json` is its inverse."""
-        arrays = {
-            name: [None if np.isnan(x) else x for x in getattr(self, name).tolist()] for name in _FLOATS
-        }
-        return {**arrays, **{name: getattr(self, name).tolist() for name in _WHOLE}, **self.metadata()}
 
-    @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> Evidence:
-        tensors = {name: np.array(data[name], np.float64) for name in _FLOATS}  # None becomes NaN
-        whole = {name: np.array(data[name], np.int64) for name in _WHOLE}
-        return cls.from_tensors({**tensors, **whole}, data)
+def _nulls(values: FloatArray) -> list[float | None]:
+    return [None if np.isnan(value) else value for value in values.tolist()]
 
 
 def _refuse_outside(values: FloatArray, name: str) -> None:

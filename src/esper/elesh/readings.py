@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -12,6 +14,11 @@ from torch import Tensor, fx
 from esper.anatomy import Anatomy
 from esper.anatomy.twin import Twin
 from esper.arrays import IntArray
+from esper.batches import picked, samples
+
+Order = Literal["together", "in turn", "unknown"]
+_FEW = 3
+"""Samples among which one is exchanged: enough for rows that lie together to differ from rows in turn."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -23,12 +30,20 @@ class Reading:
         argument: which of its arguments.
         units: the unit of every element, -1 for none; rank of the argument, 1 along axes that do not matter.
         batch_axis: the axis of samples; None where samples cannot be told apart.
+        order: whether a sample's rows along that axis lie together, or in turn with those of the others, or
+            whether that is unknown: `placed` finds out. An axis that holds one row per sample is "together".
     """
 
     position: int
     argument: int
     units: IntArray
     batch_axis: int | None
+    order: Order = "together"
+
+    def sample_of(self, size: int, samples: int) -> Tensor:
+        """The sample of each of the `size` rows along the batch axis: int64 [size]."""
+        rows = torch.arange(size)
+        return rows // (size // samples) if self.order == "together" else rows % samples
 
     @property
     def place(self) -> tuple[int, int]:
@@ -74,14 +89,56 @@ def readings_of(twin: Twin, anatomy: Anatomy, groups: Collection[int]) -> list[R
         if is_asked.any():
             position = twin.positions[gate.node]
             units = np.where(is_asked, gate.units, -1)
-            axis = _batch_axis(twin, nodes[position], gate.argument)
+            axis, rows = _batch_axis(twin, nodes[position], gate.argument)
             is_free = axis is not None and units.shape[axis] == 1
-            found.append(Reading(position, gate.argument, units, axis if is_free else None))
+            order: Order = "together" if rows == 1 else "unknown"
+            found.append(Reading(position, gate.argument, units, axis if is_free else None, order))
     return found
 
 
-def _batch_axis(twin: Twin, node: fx.Node, argument: int) -> int | None:
-    """The axis that is as long as the batch, whatever its size; None if there is not exactly one."""
+def placed(twin: Twin, state: Mapping[str, Tensor], batch: Any, readings: Sequence[Reading]) -> list[Reading]:
+    """The readings with the order of their samples, where several rows of a sample lie along the batch axis.
+
+    The first of three samples is exchanged for another, and the rows that change are its own. A reading where
+    that does not tell loses its batch axis.
+    """
+    unknown = [reading.place for reading in readings if reading.order == "unknown"]
+    if not unknown:
+        return list(readings)
+    few, seen = [n % samples(batch) for n in range(_FEW)], []
+    for numbers in (few, [few[1], *few[1:]]):
+        values: dict[tuple[int, int], Tensor] = {}
+
+        def keep(place: tuple[int, int], value: Tensor, kept: dict[Any, Tensor] = values) -> Tensor:
+            kept[place] = value
+            return value
+
+        with torch.no_grad():
+            twin.run(state, picked(batch, numbers), {place: partial(keep, place) for place in unknown})
+        seen.append(values)
+    return [
+        _in_order(reading, *(values[reading.place] for values in seen))
+        if reading.place in unknown
+        else reading
+        for reading in readings
+    ]
+
+
+def _in_order(reading: Reading, before: Tensor, after: Tensor) -> Reading:
+    """The reading with its order, by which rows differ after the first of few samples was exchanged."""
+    axis = reading.batch_axis
+    if axis is not None:
+        differs = (before != after).movedim(axis, 0).flatten(1).any(1)
+        rows = torch.arange(len(differs))
+        owns: dict[Order, Tensor] = {"together": rows < len(rows) // _FEW, "in turn": rows % _FEW == 0}
+        fitting = [order for order, own in owns.items() if not bool((differs & ~own).any())]
+        if len(fitting) == 1:
+            return replace(reading, order=fitting[0])
+    return replace(reading, batch_axis=None)
+
+
+def _batch_axis(twin: Twin, node: fx.Node, argument: int) -> tuple[int | None, int]:
+    """The axis that grows with the batch, and its rows for each sample; None if there is not exactly one."""
     operands = node.args
     if node.target is torch.ops.aten.einsum.default:
         listed = node.args[1]
@@ -90,11 +147,14 @@ def _batch_axis(twin: Twin, node: fx.Node, argument: int) -> int | None:
     value = read.meta.get("val") if isinstance(read, fx.Node) else None
     symbols = _batch_symbols(twin)
     if not isinstance(value, Tensor):
-        return None
+        return None, 1
     open_axes = [axis for axis, size in enumerate(value.shape) if _is_open(size)]
-    if len(open_axes) != 1 or str(value.shape[open_axes[0]]) not in symbols:
-        return None
-    return open_axes[0]
+    if len(open_axes) != 1:
+        return None, 1
+    size: Any = value.shape[open_axes[0]]
+    rows, symbol = size.node.expr.as_coeff_Mul()
+    is_known = str(symbol) in symbols and rows.is_Integer
+    return (open_axes[0], int(rows)) if is_known else (None, 1)
 
 
 def _batch_symbols(twin: Twin) -> set[str]:

@@ -8,16 +8,16 @@ with the substitute in place, not with a hole.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, fx
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from esper.anatomy.labels import CONVOLUTIONS, LINEAR, groups_of
-from esper.anatomy.twin import Twin
+from esper.anatomy.mend import Moments
+from esper.anatomy.twin import Twin, for_each_row
 from esper.arrays import FloatArray, IntArray
 from esper.elesh.readings import Reading
 
@@ -26,46 +26,41 @@ _FLAT = 1e-6
 
 
 @dataclass(eq=False)
-class SecondMoments:
-    """Sums over samples and positions of the channels of one layer at one reading, and of their products."""
+class ChannelMoments:
+    """The moments of the channels of one layer at one reading, over samples and positions."""
 
     reading: Reading
     coordinates: IntArray
     """Columns of every channel: shape [channels, columns of each]."""
-    sums: Tensor = field(init=False)
-    products: Tensor = field(init=False)
-    count: int = 0
-
-    def __post_init__(self) -> None:
-        width = self.coordinates.shape[0]
-        self.sums = torch.zeros(width, dtype=torch.float64)
-        self.products = torch.zeros(width, width, dtype=torch.float64)
+    moments: Moments | None = None
 
     def add(self, columns: Tensor) -> None:
         """Takes in what was read: shape [rows, columns]."""
         rows = columns[:, torch.from_numpy(self.coordinates)].movedim(1, -1).flatten(0, 1)
-        self.sums += rows.sum(0, dtype=torch.float64)
-        self.products += rows.T @ rows
-        self.count += rows.shape[0]
+        seen = Moments.of(rows.cpu())
+        self.moments = seen if self.moments is None else self.moments + seen
 
     def correlation(self) -> FloatArray:
         """Pearson correlation of all pairs: shape [channels, channels], NaN where a channel is constant."""
-        mean = (self.sums / max(self.count, 1)).numpy()
-        square = (self.products / max(self.count, 1)).numpy()
-        covariance = square - np.outer(mean, mean)
+        width = len(self.coordinates)
+        if self.moments is None:
+            return np.full((width, width), np.nan)
+        covariance = self.moments.spread(self.moments.mean).numpy()
+        square = self.moments.spread(None).diagonal().numpy()
         variance = covariance.diagonal().copy()
-        variance[variance <= _FLAT * square.diagonal()] = np.nan
+        variance[variance <= _FLAT * square] = np.nan
         scale = np.sqrt(variance)
-        found: FloatArray = np.clip(covariance / np.outer(scale, scale), -1.0, 1.0)
-        return found
+        cosines: FloatArray = np.clip(covariance / np.outer(scale, scale), -1.0, 1.0)
+        return cosines
 
     def slope(self, leaders: IntArray) -> FloatArray:
         """The multiple of its leader that is nearest to each channel, least squares: shape [channels]."""
-        products = self.products.numpy()
-        own = np.arange(leaders.size)
+        own, slopes = np.arange(leaders.size), np.ones(leaders.size)
+        if self.moments is None:
+            return slopes
+        products = self.moments.products.numpy()
         leader = np.where(leaders >= 0, leaders, own)
         square = products[leader, leader]
-        slopes: FloatArray = np.ones(leaders.size)
         np.divide(products[own, leader], square, out=slopes, where=square > 0)
         return slopes
 
@@ -119,7 +114,7 @@ def folded_losses(
     twin: Twin,
     state: Mapping[str, Tensor],
     batch: Any,
-    moments: Sequence[SecondMoments],
+    moments: Sequence[ChannelMoments],
     leaders: IntArray,
     channels: IntArray,
 ) -> Tensor:
@@ -142,12 +137,12 @@ def folded_losses(
         loss: Tensor = twin.run(state, batch, gates)[0]
         return loss.reshape(())
 
-    with torch.no_grad(), sdpa_kernel(SDPBackend.MATH):  # the fused kernels have no batching rule
-        return torch.vmap(one, randomness="same")(rows)
+    with torch.no_grad():
+        return for_each_row(one, rows)
 
 
 def _substitute(
-    moments: SecondMoments, leaders: IntArray
+    moments: ChannelMoments, leaders: IntArray
 ) -> tuple[tuple[int, int], Callable[[Tensor], Callable[[Tensor], Tensor]]]:
     """For a row that is 1 at one channel: what the reading sees when that channel is folded."""
     reading, coordinates = moments.reading, moments.coordinates

@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from torch import Tensor
 
 from esper.anatomy import Anatomy
+from esper.anatomy.twin import Twin
 from esper.arrays import FloatArray
+from esper.batches import first_samples, merged
+from esper.batches import samples as samples_of
 from esper.checkpoint import MappedTensors, open_tensors
-from esper.elesh.analysis import usable
 from esper.elesh.case import Case, open_case, read_anatomy, read_data, read_optimizer
-from esper.importance import affordable_samples, combine, fisher, look_at_twin, magnitude, moments_from_state
+from esper.elesh.unit_measures import measure_units
+from esper.importance import combine, fisher, magnitude, moments_from_state
+from esper.urabrask import usable
+
+_FEWEST_SAMPLES = 8
+_PASSES = 3
+"""Forward passes that one sample costs: a backward pass is two forward ones."""
+_SAMPLES_AT_ONCE = 64
 
 
 def screen(case: Case, weights: Mapping[str, float], min_optimizer_steps: int) -> list[float]:
@@ -66,16 +76,43 @@ def _leading(
 
 def _seen(case: Case, anatomy: Anatomy, *, with_frequency: bool) -> dict[str, FloatArray]:
     """What the twin shows, if it may be looked at for long enough; otherwise it is not even opened."""
-    samples = affordable_samples(anatomy, case.twin_samples, case.twin_flops)
-    if not samples:
+    count = min(case.twin_samples, int(case.twin_flops / max(_PASSES * anatomy.flops(), 1.0)))
+    if count < _FEWEST_SAMPLES:
         return {}
     opened = open_case(case)
     batches = usable(opened.twin, read_data(case.data)[1].calibration)
-    return look_at_twin(
-        opened.twin,
-        anatomy,
-        opened.masked_state(opened.keep),
-        batches,
-        samples=samples,
-        with_frequency=with_frequency,
-    )
+    state = opened.masked_state(opened.keep)
+    return look_at_twin(opened.twin, anatomy, state, batches, samples=count, with_frequency=with_frequency)
+
+
+def look_at_twin(
+    twin: Twin,
+    anatomy: Anatomy,
+    state: Mapping[str, Tensor],
+    batches: Sequence[Any],
+    *,
+    samples: int,
+    with_frequency: bool,
+) -> dict[str, FloatArray]:
+    """Signals of every unit, by name, as `combine` takes them: shape [units] each.
+
+    Args:
+        twin: The network with its loss.
+        anatomy: Its units.
+        state: Its tensors, with what is masked already set to zero.
+        batches: Held-out batches that the twin can take.
+        samples: How many samples to use at most.
+        with_frequency: Whether to measure how often units are active too.
+
+    Returns:
+        `twin`: the rise of the loss without each unit that its slopes predict, and `activation_frequency`
+        if asked for; nothing where there are not even eight samples.
+    """
+    few = first_samples(batches, samples, can_split=twin.is_batch_dynamic)
+    if sum(map(samples_of, few)) < _FEWEST_SAMPLES:
+        return {}
+    if twin.is_batch_dynamic:
+        few = merged(few, _SAMPLES_AT_ONCE)
+    measures = measure_units(twin, anatomy, state, few, with_frequency=with_frequency)
+    signals = {"twin": measures.predicted()}
+    return signals | ({"activation_frequency": measures.activation_frequency} if with_frequency else {})

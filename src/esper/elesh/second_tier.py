@@ -9,13 +9,13 @@ import numpy as np
 import torch
 
 from esper.arrays import FloatArray, IntArray
-from esper.elesh.analysis import usable
 from esper.elesh.blocks import BlockMeasures, measure_blocks
 from esper.elesh.case import Case, open_case, read_data
 from esper.elesh.head_patterns import HeadPatterns, measure_heads
 from esper.elesh.redundancy import can_take_over, folded_losses, leaders_of
 from esper.elesh.unit_measures import measure_units
 from esper.importance import magnitude
+from esper.urabrask import usable
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,7 +46,9 @@ def find_units(
     opened = open_case(case)
     anatomy, twin, state = opened.anatomy, opened.twin, opened.masked_state(opened.keep)
     batches = usable(twin, read_data(case.data)[1].calibration)
-    found = measure_units(twin, anatomy, state, batches, groups, threshold=activation_threshold)
+    found = measure_units(
+        twin, anatomy, state, batches, groups, threshold=activation_threshold, with_moments=True
+    )
     leaders = np.full(anatomy.num_units, -1, np.int64)
     folded: list[IntArray] = [np.zeros(0, np.int64)]
     rises: list[FloatArray] = [np.zeros((0, len(batches)))]

@@ -1,7 +1,7 @@
-"""Tier 2 for channels and heads: what a forward and backward pass of the twin tells about every unit.
+"""What a forward and backward pass of the twin tells about every unit: the look that all analyses share.
 
-One pass per calibration batch gives the exact first-order change of the loss when a unit goes, sample by
-sample; how often the unit is active; and which channels of a layer carry the same signal.
+The gradient of a gate of 1 on all that is read of a unit is activation x gradient, summed over positions and
+over all places of reading: the slope of the loss in that unit. A gate per sample gives it sample by sample.
 """
 
 from __future__ import annotations
@@ -13,36 +13,63 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch.utils import _pytree as pytree
 
 from esper.anatomy import Anatomy, Kind
 from esper.anatomy.twin import Twin
 from esper.arrays import BoolArray, FloatArray
-from esper.batches import samples
-from esper.elesh.readings import Reading, readings_of
-from esper.elesh.redundancy import SecondMoments
+from esper.batches import divided, repeated, samples
+from esper.elesh.readings import Reading, placed, readings_of
+from esper.elesh.redundancy import ChannelMoments
 
 MAX_WIDTH = 4096
 """Widest layer whose channels are compared with each other; their moments are a matrix of this size."""
+
+_SAMPLES_APART = 4
+"""Samples of a batch where a unit's samples cannot be told apart: their spread comes from many batches."""
 
 
 @dataclass(frozen=True, eq=False)
 class UnitMeasures:
     """What was measured of units; NaN where a unit is read nowhere.
 
+    All slopes are those of single samples' losses in a factor on the unit, as if the loss of a batch were the
+    mean over its samples. Where samples cannot be told apart the mean slopes of batches stand for them, and
+    changes of opposite sign cancel within a batch.
+
     Attributes:
-        taylor: mean over batches of the sum over samples of |first-order change of the loss without the
-            unit|, shape [units]; for attention heads this is the gradient of the head's gate.
+        taylor: mean size of the slopes, shape [units]; for a head this is the gradient of its gate.
+        slope: mean of the slopes, shape [units].
+        variance: variance of the slopes over samples, shape [units].
+        samples: how many there were.
         activation_frequency: share of elements above the threshold in size, shape [units].
-        is_per_sample: whether samples could be told apart; otherwise `taylor` is of whole batches, and
-            changes of opposite sign cancel. Shape [units].
+        is_per_sample: whether samples could be told apart, shape [units].
         moments: by group number, the second moments of its channels at every place where they are read;
             groups of which a reading cannot be arranged by channel are left out.
     """
 
     taylor: FloatArray
+    slope: FloatArray
+    variance: FloatArray
+    samples: int
     activation_frequency: FloatArray
     is_per_sample: BoolArray
-    moments: Mapping[int, tuple[SecondMoments, ...]]
+    moments: Mapping[int, tuple[ChannelMoments, ...]]
+
+    def predicted(self, standard_errors: float = 2.0) -> FloatArray:
+        """The rise of the loss without each unit, to second order: curvature minus slope, shape [units].
+
+        The mean square of the samples' slopes stands for the second derivative (empirical Fisher
+        information). Half of it would be the second-order term; the whole ranks better, because removing a
+        unit is no small step. The mean slope counts as far as it is known: shrunk to nothing where it lies
+        within `standard_errors` of zero, which late in training it mostly does.
+        """
+        square = np.square(self.slope)
+        error = self.variance / max(self.samples, 1)
+        ratio = np.divide(error, square, out=np.full(square.shape, np.inf), where=self.slope != 0)
+        shrunk = self.slope * np.maximum(1.0 - standard_errors**2 * ratio, 0.0)
+        rise: FloatArray = square + self.variance - np.where(np.isfinite(self.slope), shrunk, np.nan)
+        return rise
 
 
 def measure_units(
@@ -50,49 +77,112 @@ def measure_units(
     anatomy: Anatomy,
     state: Mapping[str, Tensor],
     batches: Sequence[Any],
-    groups: Sequence[int],
+    groups: Sequence[int] | None = None,
     *,
-    threshold: float,
+    threshold: float = 1e-3,
+    with_frequency: bool = True,
+    with_moments: bool = False,
 ) -> UnitMeasures:
-    """Measures all units of some groups.
+    """Measures all units of some groups, with one forward and one backward pass per batch.
 
     Args:
         twin: the network with its loss.
         anatomy: its units.
         state: its tensors, with what is masked already set to zero.
         batches: held-out batches that the twin can take.
-        groups: group numbers.
-        threshold: an element above this in size is active.
+        groups: group numbers; all if not given.
+        threshold: an element above this in size is active (spec 003, "Multi-Level Importance Calculation").
+        with_frequency: whether to count active elements.
+        with_moments: whether to compare the channels of each group.
     """
-    readings = readings_of(twin, anatomy, groups)
-    watches = [_Watch(reading, _compared(anatomy, reading, groups)) for reading in readings]
-    total = np.zeros(anatomy.num_units)
-    told_apart = np.ones(anatomy.num_units, np.bool_)
+    chosen = range(len(anatomy.groups)) if groups is None else groups
+    readings = readings_of(twin, anatomy, chosen)
+    if batches:
+        readings = placed(twin, state, batches[0], readings)
+    is_read, told_apart = np.zeros(anatomy.num_units, np.bool_), np.ones(anatomy.num_units, np.bool_)
     for reading in readings:
+        is_read[reading.units[reading.units >= 0]] = True
         if reading.batch_axis is None:
             told_apart[reading.units[reading.units >= 0]] = False
+    if twin.is_batch_dynamic and not told_apart.all():
+        batches = [part for batch in batches for part in divided(batch, _SAMPLES_APART)]
+    watches = [
+        _Watch(
+            reading, _compared(anatomy, reading, chosen) if with_moments else {}, threshold, with_frequency
+        )
+        for reading in readings
+    ]
+    slopes = _Slopes(told_apart)
     for batch in batches:
-        total += _taylor(twin, state, batch, watches, told_apart, threshold)
-    is_read = np.zeros(anatomy.num_units, np.bool_)
-    active, seen = np.zeros(anatomy.num_units), np.zeros(anatomy.num_units)
-    moments: dict[int, tuple[SecondMoments, ...]] = {}
-    for watch in watches:
-        units = watch.reading.units.ravel()
-        known = units >= 0
-        is_read[units[known]] = True
-        np.add.at(active, units[known], watch.active[known])
-        np.add.at(seen, units[known], watch.seen)
-        for group, found in watch.moments.items():
-            moments[group] = (*moments.get(group, ()), found)
-    readers = np.zeros(len(anatomy.groups), np.int64)
-    for reading in readings:
-        readers[np.unique(anatomy.group_of[reading.units[reading.units >= 0]])] += 1
+        slopes.add(twin, state, batch, watches)
+    taylor, slope, variance = (np.where(is_read, each, np.nan) for each in slopes.statistics())
     return UnitMeasures(
-        np.where(is_read, total / max(len(batches), 1), np.nan),
-        np.divide(active, seen, out=np.full(active.shape, np.nan), where=seen > 0),
-        told_apart,
-        {group: found for group, found in moments.items() if len(found) == readers[group]},
+        taylor=taylor,
+        slope=slope,
+        variance=variance,
+        samples=slopes.samples,
+        activation_frequency=_frequency(watches, anatomy.num_units),
+        is_per_sample=told_apart,
+        moments=_moments(watches, anatomy),
     )
+
+
+class _Slopes:
+    """Sums over batches of the units' slopes: their size, themselves, their squares, each [units]."""
+
+    def __init__(self, told_apart: BoolArray) -> None:
+        self.samples = 0
+        self._told_apart = told_apart
+        self._sums = np.zeros((3, told_apart.size))
+        self._batches = 0
+
+    def add(self, twin: Twin, state: Mapping[str, Tensor], batch: Any, watches: Sequence[_Watch]) -> None:
+        """Runs one batch forward and backward through gates of 1."""
+        # Two sets of gates: one row per sample, and one row for what has no axis of samples. Each has one
+        # entry more than units, because -1 is "no unit".
+        count, width = samples(batch), self._told_apart.size + 1
+        device = next((leaf.device for leaf in pytree.tree_leaves(batch) if isinstance(leaf, Tensor)), None)
+        by_sample = torch.ones(count, width, device=device, requires_grad=True)
+        in_all = torch.ones(width, device=device, requires_grad=True)
+        gates = {watch.reading.place: watch.gate(by_sample, in_all) for watch in watches}
+        loss = twin.run(state, batch, gates)[0].reshape(())
+        each, shared = torch.autograd.grad(
+            loss, (by_sample, in_all), allow_unused=True, materialize_grads=True
+        )
+        if self._batches == 0:
+            self._is_sum = _adds_up(twin, state, batch)
+        scale = 1.0 / count if self._is_sum else 1.0
+        # Slopes of single samples [samples, units], and of the mean over the batch [units].
+        single = each[:, :-1].double() * (scale * count)
+        mean = (each.sum(0) + shared)[:-1].double() * scale
+        apart = torch.stack([single.abs().sum(0), single.sum(0), single.square().sum(0)])
+        whole = torch.stack([mean.abs(), mean, mean.square()]) * count
+        self._sums += np.where(self._told_apart, apart.cpu().numpy(), whole.cpu().numpy())
+        self.samples += count
+        self._batches += 1
+
+    def statistics(self) -> tuple[FloatArray, FloatArray, FloatArray]:
+        """Mean size, mean, and variance over samples of every unit's slopes; NaN without samples."""
+        if not self.samples:
+            unknown = np.full(self._told_apart.shape, np.nan)
+            return unknown, unknown, unknown
+        size, mean, square = self._sums / self.samples
+        # A batch of n samples has a mean slope of 1/n of their variance, and was counted n times: either way
+        # the sum of squares around the mean is (observations - 1) times the variance of one sample.
+        observed = np.where(self._told_apart, self.samples, self._batches)
+        around = np.maximum(square - np.square(mean), 0.0) * self.samples / np.maximum(observed - 1, 1)
+        variance = np.where(observed > 1, around, square * self.samples)
+        return size, mean, variance
+
+
+def _adds_up(twin: Twin, state: Mapping[str, Tensor], batch: Any) -> bool:
+    """Whether the loss of a batch is the sum over its samples, not their mean: twice the samples tell."""
+    if not twin.is_batch_dynamic:
+        return False
+    few = divided(batch, 2)[0]
+    with torch.no_grad():
+        one, two = (float(twin.loss(state, part)[0]) for part in (few, repeated(few, 2 * samples(few))))
+    return abs(two - 2 * one) < abs(two - one)
 
 
 @dataclass(eq=False)
@@ -100,64 +190,79 @@ class _Watch:
     """What is seen at one reading, over all batches."""
 
     reading: Reading
-    moments: dict[int, SecondMoments]
+    moments: dict[int, ChannelMoments]
+    threshold: float
+    counts: bool
     active: FloatArray = field(init=False)
     seen: float = 0.0
 
     def __post_init__(self) -> None:
-        self.active = np.zeros(self.reading.units.size)
+        self.active = np.zeros(self.reading.units.shape)
 
-    def look(self, value: Tensor, threshold: float) -> None:
-        columns = self.reading.columns(value)
-        self.active += (columns.abs() > threshold).sum(0).double().cpu().numpy()
-        self.seen += columns.shape[0]
-        for found in self.moments.values():
-            found.add(columns)
+    def gate(self, by_sample: Tensor, in_all: Tensor) -> Callable[[Tensor], Tensor]:
+        """Multiplies what is read by its units' gates, and looks at it."""
+        units, axis = torch.from_numpy(self.reading.units), self.reading.batch_axis
+
+        def read(value: Tensor) -> Tensor:
+            self._look(value.detach())
+            if axis is None:
+                return value * in_all[units].to(value.dtype)
+            rows = self.reading.sample_of(value.shape[axis], len(by_sample))
+            # [rows, units as read] becomes the shape of what is read: its axis of one unit is that of rows.
+            factors = by_sample[rows][:, units].movedim(0, axis + 1).squeeze(axis)
+            return value * factors.to(value.dtype)
+
+        return read
+
+    def _look(self, value: Tensor) -> None:
+        if self.counts:
+            self.active += _count_by(value.abs() > self.threshold, self.active.shape).cpu().numpy()
+            self.seen += value.numel() / max(self.active.size, 1)
+        if self.moments:
+            columns = self.reading.columns(value)
+            for moments in self.moments.values():
+                moments.add(columns)
 
 
-def _compared(anatomy: Anatomy, reading: Reading, groups: Sequence[int]) -> dict[int, SecondMoments]:
+def _count_by(is_true: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """How often it is true, for every entry of a tensor of `shape` that is broadcast to it: float64."""
+    lead = is_true.dim() - len(shape)
+    axes = [*range(lead), *(axis for axis, size in enumerate(shape, lead) if size == 1)]
+    counts = is_true.sum(axes, dtype=torch.float64) if axes else is_true.double()
+    return counts.reshape(shape)
+
+
+def _frequency(watches: Sequence[_Watch], num_units: int) -> FloatArray:
+    """Share of active elements over all places where a unit is read: [units]."""
+    active, seen = np.zeros(num_units), np.zeros(num_units)
+    for watch in watches:
+        units = watch.reading.units
+        np.add.at(active, units[units >= 0], watch.active[units >= 0])
+        np.add.at(seen, units[units >= 0], watch.seen)
+    share: FloatArray = np.divide(active, seen, out=np.full(num_units, np.nan), where=seen > 0)
+    return share
+
+
+def _moments(watches: Sequence[_Watch], anatomy: Anatomy) -> dict[int, tuple[ChannelMoments, ...]]:
+    """The moments of every group that could be arranged by channel wherever it is read."""
+    moments: dict[int, tuple[ChannelMoments, ...]] = {}
+    readers = np.zeros(len(anatomy.groups), np.int64)
+    for watch in watches:
+        units = watch.reading.units
+        readers[np.unique(anatomy.group_of[units[units >= 0]])] += 1
+        for group, seen in watch.moments.items():
+            moments[group] = (*moments.get(group, ()), seen)
+    return {group: seen for group, seen in moments.items() if len(seen) == readers[group]}
+
+
+def _compared(anatomy: Anatomy, reading: Reading, groups: Sequence[int]) -> dict[int, ChannelMoments]:
     """The groups whose channels can be compared at this reading."""
-    found = {}
+    moments = {}
     for group in groups:
         span, kind = anatomy.unit_slice(group), anatomy.groups[group].kind
         width = span.stop - span.start
         if kind is Kind.CHANNEL and 1 < width <= MAX_WIDTH:
             coordinates = reading.coordinates(span.start, width)
             if coordinates is not None:
-                found[group] = SecondMoments(reading, coordinates)
-    return found
-
-
-def _taylor(
-    twin: Twin,
-    state: Mapping[str, Tensor],
-    batch: Any,
-    watches: Sequence[_Watch],
-    told_apart: BoolArray,
-    threshold: float,
-) -> FloatArray:
-    """Sum over samples of |dL/dgate| of every unit, for gates of 1 on all that is read: shape [units].
-
-    The gradient of a gate is activation x gradient, summed over positions and over all places of reading.
-    """
-    num_units = told_apart.size  # one more entry than units: -1 is "no unit"
-    by_sample = torch.ones(samples(batch), num_units + 1, requires_grad=True)
-    in_all = torch.ones(num_units + 1, requires_grad=True)
-
-    def gate(watch: _Watch) -> Callable[[Tensor], Tensor]:
-        units, axis = torch.from_numpy(watch.reading.units), watch.reading.batch_axis
-
-        def read(value: Tensor) -> Tensor:
-            watch.look(value.detach(), threshold)
-            if axis is None:
-                return value * in_all[units].to(value.dtype)
-            return value * by_sample[:, units].movedim(0, axis + 1).squeeze(axis).to(value.dtype)
-
-        return read
-
-    loss = twin.run(state, batch, {watch.reading.place: gate(watch) for watch in watches})[0]
-    gates = (by_sample, in_all)
-    each, shared = torch.autograd.grad(loss.reshape(()), gates, allow_unused=True, materialize_grads=True)
-    alone, together = each.abs().sum(0), (each.sum(0) + shared).abs()
-    found: FloatArray = np.where(told_apart, alone[:-1].double().numpy(), together[:-1].double().numpy())
-    return np.where(np.isfinite(found), found, np.nan)
+                moments[group] = ChannelMoments(reading, coordinates)
+    return moments

@@ -63,7 +63,7 @@ class Baseline:
         metric_noise: standard deviation of the metric from epoch to epoch, without its trend.
         loss_mean: mean of the losses before; None if not reported.
         loss_deviation: their standard deviation.
-        level: the most far-reaching level that the mask touches.
+        level: whose limit applies; see `esper.urabrask.level_of`.
         is_higher_better: direction of the metric.
     """
 

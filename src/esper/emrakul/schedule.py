@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
-from typing import Any
+from typing import Any, Protocol
 
 from esper.cost import CostName
-from esper.emrakul.settings import Settings
+from esper.emrakul.settings import Settings, Target
 from esper.emrakul.stages import ScheduleSettings, Stage
 from esper.errors import ConfigError
 from esper.leyline import Level
@@ -76,6 +76,8 @@ class Allowance:
         levels: what may be removed; empty means nothing.
         stage: the stage of the schedule, for people.
         reason: why this much, or why nothing.
+        end_fraction: cumulative share at the end of the way that this is a step of; None if there is none.
+        progress: share of that way that is due by now, 0 to 1.
     """
 
     cost: CostName
@@ -84,17 +86,63 @@ class Allowance:
     levels: tuple[Level, ...]
     stage: str
     reason: str
+    end_fraction: float | None = None
+    progress: float = 1.0
+
+    @classmethod
+    def at_once(cls, target: Target, levels: tuple[Level, ...]) -> Allowance:
+        """All that a target asks for, without a schedule."""
+        return cls(target.cost, target.fraction, 1.0, levels, "at once", "asked for")
+
+    @classmethod
+    def nothing(cls, cost: CostName, removed: float, stage: str, reason: str) -> Allowance:
+        """No unit may go: `removed` stays the share that is gone."""
+        return cls(cost, removed, removed, (), stage, reason)
 
     @property
     def is_open(self) -> bool:
         return bool(self.levels)
 
+    def towards(self, end: float | None, removed: float, pace: float, rules: ScheduleSettings) -> Allowance:
+        """The step of the same moment on the way to another end.
+
+        Args:
+            end: cumulative share that is gone there; None changes nothing, nor is there another end where
+                this is no step of a way.
+            removed: share that is gone already.
+            pace: size of the step as a share of the scheduled one.
+            rules: how large steps may be.
+        """
+        if end is None or self.end_fraction is None:
+            return self
+        due, here = end * self.progress, replace(self, end_fraction=end)
+        if due <= removed + _EXACT:
+            why = f"{removed:.1%} is gone, {due:.1%} is due."
+            return replace(here, goal_fraction=removed, limit_fraction=removed, levels=(), reason=why)
+        goal = removed + min(due - removed, rules.max_step_fraction) * pace
+        limit = min(goal + rules.overshoot_fraction, 1.0)
+        why = f"{due:.1%} of the {self.cost} is due, {removed:.1%} is gone, pace {pace:g}."
+        return replace(here, goal_fraction=goal, limit_fraction=limit, reason=why)
+
     def to_json(self) -> dict[str, Any]:
-        return {**asdict(self), "levels": [level.value for level in self.levels]}
+        return asdict(self)
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Allowance:
         return cls(**{**data, "levels": tuple(Level(name) for name in data["levels"])})
+
+
+class Strategy(Protocol):
+    """Says after every epoch how much may go; the schedule of a run is one."""
+
+    @property
+    def cost(self) -> CostName:
+        """What its shares count."""
+        ...
+
+    def allowed(self, epoch: int, state: ScheduleState, removed_fraction: float) -> Allowance:
+        """What may be removed after `epoch`, when `removed_fraction` is gone already."""
+        ...
 
 
 class Schedule:
@@ -120,6 +168,11 @@ class Schedule:
         self.ramp = self._ramp()
         self._stages = self._scaled_stages()
 
+    @property
+    def cost(self) -> CostName:
+        """What its shares count."""
+        return self._settings.cost
+
     def allowed(self, epoch: int, state: ScheduleState, removed_fraction: float) -> Allowance:
         """What may be removed after `epoch`.
 
@@ -144,15 +197,9 @@ class Schedule:
             return self._nothing("before", f"The ramp starts at epoch {start}.", removed)
         if epoch > self._last_epoch():
             return self._nothing("quiet", f"Nothing is removed after epoch {self._last_epoch()}.", removed)
-        scheduled = target * progress((epoch - start + 1) / (end - start + 1), self._rules)
-        step = min(max(scheduled - removed, 0.0), self._rules.max_step_fraction)
-        goal = removed + step * state.pace
-        if scheduled <= removed + _EXACT:
-            return self._nothing("ramp", f"{removed:.1%} is gone, {scheduled:.1%} is due.", removed)
-        limit = min(goal + self._rules.overshoot_fraction, 1.0)
-        cost = self._settings.cost
-        reason = f"{scheduled:.1%} of the {cost} is due, {removed:.1%} is gone, pace {state.pace:g}."
-        return Allowance(cost, goal, limit, self._rules.levels, "ramp", reason)
+        share = progress((epoch - start + 1) / (end - start + 1), self._rules)
+        step = Allowance(self.cost, removed, removed, self._rules.levels, "ramp", "", target, share)
+        return step.towards(target, removed, state.pace, self._rules)
 
     def _within_stage(self, epoch: int, state: ScheduleState, removed: float) -> Allowance:
         before, begin = 0.0, 1
@@ -171,10 +218,10 @@ class Schedule:
             return self._nothing(stage.name, f"{removed:.2%} is gone, the cap is {cap:.2%}.", removed)
         reason = f"Cap {cap:.2%}, {removed:.2%} is gone, at most {stage.cycle_fraction:.0%} in one cycle."
         goal = removed + step
-        return Allowance(self._settings.cost, goal, goal, stage.levels, stage.name, reason)
+        return Allowance(self.cost, goal, goal, stage.levels, stage.name, reason)
 
     def _nothing(self, stage: str, reason: str, removed: float) -> Allowance:
-        return Allowance(self._settings.cost, removed, removed, (), stage, reason)
+        return Allowance.nothing(self.cost, removed, stage, reason)
 
     def _ramp(self) -> tuple[int, int]:
         rules, epochs = self._rules, self.epochs

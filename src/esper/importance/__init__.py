@@ -1,6 +1,5 @@
 """How much each unit matters: scores, what is remembered of them, and how far they can be trusted."""
 
-from esper.importance.looking import affordable_samples, look_at_twin
 from esper.importance.phases import TrainingPhase
 from esper.importance.quality import AccuracyTargets, ImportanceTrackingValidator, RankingQuality
 from esper.importance.scores import (
@@ -30,10 +29,8 @@ __all__ = [
     "ThresholdCaps",
     "ThresholdSettings",
     "TrainingPhase",
-    "affordable_samples",
     "combine",
     "fisher",
-    "look_at_twin",
     "magnitude",
     "moments_from_optimizer",
     "moments_from_state",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,14 +15,13 @@ from esper.importance.products import StepSums
 
 _FIELDS = (
     "square",
-    "absolute",
     "samples",
     "steps",
     "elementwise",
     "elementwise_samples",
     "elementwise_steps",
 )
-_MEANS = {"square": "samples", "absolute": "samples", "elementwise": "elementwise_samples"}
+_MEANS = {"square": "samples", "elementwise": "elementwise_samples"}
 """The running means, and what counts their updates."""
 
 
@@ -30,13 +29,12 @@ _MEANS = {"square": "samples", "absolute": "samples", "elementwise": "elementwis
 class UnitStatistics:
     """Exponential running means over sampled steps: float32 [units] each.
 
-    `square` and `absolute` are of the sum of weight x gradient over the consumers, `elementwise` is of the
-    sum of its squares over the producers. They start from zero and are corrected for it when they are read.
+    `square` is of the sum of weight x gradient over the consumers, `elementwise` is of the sum of its squares
+    over the producers. They start from zero and are corrected for it when they are read.
     `samples` counts the updates of each unit, `steps` the training steps that these stand for.
     """
 
     square: Tensor
-    absolute: Tensor
     samples: Tensor
     steps: Tensor
     elementwise: Tensor
@@ -59,7 +57,6 @@ class UnitStatistics:
         """Takes in one sampled step, on the device only; it stands for `stride` training steps."""
         taken = sums.has_change * sums.is_taken
         self.square.lerp_(sums.change.square(), taken * (1.0 - momentum))
-        self.absolute.lerp_(sums.change.abs(), taken * (1.0 - momentum))
         self.samples.add_(taken)
         self.steps.add_(taken, alpha=stride)
         taken = sums.has_square * sums.is_taken
@@ -71,33 +68,9 @@ class UnitStatistics:
         """Root mean square of the loss's first-order change: shape [units], NaN where too little was seen."""
         return np.sqrt(self._corrected("square", momentum, min_steps, min_samples))
 
-    def absolute_taylor(self, momentum: float, min_steps: int, min_samples: int) -> FloatArray:
-        """Mean absolute first-order change of the loss: shape [units], NaN where too little was seen."""
-        return self._corrected("absolute", momentum, min_steps, min_samples)
-
     def fisher(self, momentum: float, min_steps: int, min_samples: int) -> FloatArray:
         """Mean of the summed squares of weight x gradient: shape [units], NaN where too little was seen."""
         return self._corrected("elementwise", momentum, min_steps, min_samples)
-
-    @classmethod
-    def merged(cls, parts: Sequence[UnitStatistics], momentum: float) -> UnitStatistics:
-        """What several trackers have measured together: means weighted by the samples behind them.
-
-        The same in every order, up to rounding; a part that measured nothing changes nothing.
-        """
-        first = parts[0]
-        made = cls.empty(first.num_units, first.square.device)
-        counts = {name for name in _FIELDS if name not in _MEANS}
-        for name in counts:
-            getattr(made, name).copy_(torch.stack([getattr(part, name) for part in parts]).sum(0))
-        for name, counter in _MEANS.items():
-            samples = torch.stack([getattr(part, counter) for part in parts]).double()
-            raw = torch.stack([getattr(part, name) for part in parts]).double()
-            means = torch.where(samples > 0, raw / _warmth(samples, momentum), 0.0)
-            total = samples.sum(0)
-            mean = (means * samples).sum(0) / total.clamp_min(1.0)
-            getattr(made, name).copy_(mean * _warmth(total, momentum))
-        return made
 
     def select(self, survivors: IntArray, num_units: int) -> UnitStatistics:
         """The same statistics after a cut: unit `u` becomes unit `survivors[u]`, or is gone where that is -1.

@@ -2,6 +2,6 @@
 
 from esper.kasmina.distillation import Teacher, distillation_loss
 from esper.kasmina.network import LiveNetwork
-from esper.kasmina.numbers import renumbered
+from esper.kasmina.preview import apply_statistics, confirm, recalibrate
 
-__all__ = ["LiveNetwork", "Teacher", "distillation_loss", "renumbered"]
+__all__ = ["LiveNetwork", "Teacher", "apply_statistics", "confirm", "distillation_loss", "recalibrate"]

@@ -12,7 +12,7 @@ from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
 from esper.anatomy import Anatomy
-from esper.anatomy.cut import copy_in, zero_state
+from esper.anatomy.cut import WeightCopies, copy_in, zero_state
 from esper.anatomy.proof import live_tensors
 from esper.anatomy.units import masked_axes
 from esper.arrays import BoolArray, IntArray
@@ -34,7 +34,8 @@ class MaskKeeper:
     so the `state_dict` does not change.
 
     Companions (an EMA of the network) are masked at the same coordinates. What is averaged into them is zero
-    there, so they stay masked, and what they compute is an average of the masked network.
+    there, so they stay masked, and what they compute is an average of the masked network. Weights that an
+    optimizer keeps in its state (master copies, slow weights) are hidden and given back like the parameters.
 
     Args:
         model: the network.
@@ -60,6 +61,9 @@ class MaskKeeper:
             for prefix, copied in zip(self._prefixes, copies, strict=True)
             for name, tensor in live_tensors(copied, anatomy).items()
         }
+        self._copies = WeightCopies(())
+        self._copied: dict[str, tuple[str, str]] = {}
+        """Copies of weights in optimizer state, by their names here: the parameter, and the name there."""
         self._originals: dict[str, Tensor] = {}
         self._places: dict[str, Places] = {}
         self._steps: list[RemovableHandle] = [
@@ -94,6 +98,7 @@ class MaskKeeper:
                 f"{int((keep & ~self.keep).sum())} unit(s) that are masked now are not in the new mask. "
                 "Call unmask() first to bring units back."
             )
+        self._find_copies(originals)
         axes = self._axes(keep)
         self._originals = self._hidden(axes) if originals is None else self._given(axes, originals)
         self.keep = keep.copy()
@@ -109,7 +114,7 @@ class MaskKeeper:
         """
         with torch.no_grad():
             for name, axes in self._axes(self.keep).items():
-                tensor = self._tensors[name]
+                tensor = self._tensor(name)
                 tensor[_masked_places(tensor, axes)] = self._originals[name].to(tensor)
         self.keep = np.ones(self.anatomy.num_units, dtype=np.bool_)
         self._originals = {}
@@ -120,9 +125,9 @@ class MaskKeeper:
     def num_revived(self) -> int:
         """Masked values that are not zero, companions included: none, unless somebody wrote them."""
         where = {
-            name: _masked_places(self._tensors[name], axes) for name, axes in self._axes(self.keep).items()
+            name: _masked_places(self._tensor(name), axes) for name, axes in self._axes(self.keep).items()
         }
-        return sum(int(self._tensors[name].detach()[gone].count_nonzero()) for name, gone in where.items())
+        return sum(int(self._tensor(name).detach()[gone].count_nonzero()) for name, gone in where.items())
 
     def detach(self) -> None:
         """Stops keeping; the network stays as it is."""
@@ -131,19 +136,42 @@ class MaskKeeper:
         self._steps, self._gradients = [], []
 
     def _axes(self, keep: BoolArray) -> dict[str, Axes]:
-        """What a mask zeroes, in the network and in every companion."""
+        """What a mask zeroes, in the network, in every companion and in copies that optimizers keep."""
         grouped: dict[str, Axes] = {}
         for (name, axis), gone in masked_axes(self.anatomy, keep).items():
             for prefix in self._prefixes:
                 grouped.setdefault(prefix + name, []).append((axis, gone))
-        return grouped
+        copies = {copy: grouped[name] for copy, (name, _) in self._copied.items() if name in grouped}
+        return grouped | copies
+
+    def _find_copies(self, originals: Mapping[str, Tensor] | None) -> None:
+        """Looks for weights in the optimizers' state; what was hidden before stays known.
+
+        Args:
+            originals: the values under the mask where a checkpoint gives them; its copies are the copies.
+        """
+        hidden = self._originals if originals is None else originals
+        known = {name.partition(": ")[0] for name in hidden if name not in self._tensors}
+        self._copies = WeightCopies(self._optimizers, known, is_complete=originals is not None)
+        self._copied = {
+            f"{copy}: {name}": (name, copy)
+            for name, tensor in self._tensors.items()
+            for copy in self._copies.of(tensor)
+        }
+
+    def _tensor(self, name: str) -> Tensor:
+        """A live tensor by its name here; optimizers replace those of their state, so these are asked for."""
+        if name in self._tensors:
+            return self._tensors[name]
+        parameter, copy = self._copied[name]
+        return self._copies.of(self._tensors[parameter])[copy]
 
     def _hidden(self, axes: Mapping[str, Axes]) -> dict[str, Tensor]:
         """The values of coordinates masked for the first time, and the older ones of those masked before."""
         before = self._axes(self.keep)
         hidden = {}
         for name, places in axes.items():
-            values = self._tensors[name].detach().clone()
+            values = self._tensor(name).detach().clone()
             if name in self._originals:
                 values[_masked_places(values, before[name])] = self._originals[name].to(values)
             hidden[name] = values[_masked_places(values, places)]
@@ -152,25 +180,26 @@ class MaskKeeper:
     def _given(self, axes: Mapping[str, Axes], originals: Mapping[str, Tensor]) -> dict[str, Tensor]:
         given = {}
         for name, places in axes.items():
-            expected = int(_masked_places(self._tensors[name], places).sum())
+            tensor = self._tensor(name)
+            expected = int(_masked_places(tensor, places).sum())
             found = originals.get(name)
-            if found is None or found.shape != (expected,) or found.dtype != self._tensors[name].dtype:
+            if found is None or found.shape != (expected,) or found.dtype != tensor.dtype:
                 has = "nothing" if found is None else f"{found.dtype} of shape {tuple(found.shape)}"
                 raise MaskError(
                     f"The values under the mask do not fit {name}: {has} was given, {expected} values of "
-                    f"type {self._tensors[name].dtype} were expected. They are of another mask or network."
+                    f"type {tensor.dtype} were expected. They are of another mask or network."
                 )
             given[name] = found.detach().clone()
         return given
 
     def _bind(self, axes: Mapping[str, Axes]) -> None:
-        self._places = {name: _on_device(self._tensors[name], gone) for name, gone in axes.items()}
+        self._places = {name: _on_device(self._tensor(name), gone) for name, gone in axes.items()}
         for handle in self._gradients:
             handle.remove()
         self._gradients = [
             self._tensors[name].register_post_accumulate_grad_hook(partial(self._after_backward, name))
             for name in axes
-            if self._tensors[name].requires_grad and self._steps
+            if name in self._tensors and self._tensors[name].requires_grad and self._steps
         ]
 
     def _after_step(self, *_: object) -> None:
@@ -184,19 +213,20 @@ class MaskKeeper:
     def _zero(self) -> None:
         with torch.no_grad():
             for name in self._places:
-                _fill(self._tensors[name], self._placed(name))
+                _fill(self._tensor(name), self._placed(name))
 
     def _zero_gradients_and_state(self) -> None:
         """Masked coordinates carry no momentum either, or they would be pushed at every step."""
         with torch.no_grad():
-            for name in self._places:
+            masked = [name for name in self._places if name in self._tensors]
+            for name in masked:
                 self._after_backward(name, self._tensors[name])
             for optimizer in self._optimizers:
-                zero_state(optimizer, {self._tensors[n]: dict(self._placed(n)) for n in self._places})
+                zero_state(optimizer, {self._tensors[name]: dict(self._placed(name)) for name in masked})
 
     def _placed(self, name: str) -> Places:
         """The indices of a tensor; they follow it to another device."""
-        places, device = self._places[name], self._tensors[name].device
+        places, device = self._places[name], self._tensor(name).device
         if places and places[0][1].device != device:
             places = self._places[name] = [(axis, index.to(device)) for axis, index in places]
         return places

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
@@ -15,6 +15,7 @@ from esper.anatomy import Anatomy
 from esper.anatomy.cut import (
     Cut,
     Removal,
+    WeightCopies,
     block_names,
     copy_in,
     cut,
@@ -24,11 +25,12 @@ from esper.anatomy.cut import (
     uncut,
     with_layers,
 )
-from esper.anatomy.graph import Loss, bare, changed_inputs, renew, trace
+from esper.anatomy.graph import Loss, bare, changed_inputs, copied, renew, trace
 from esper.anatomy.proof import Inputs, Undo
 from esper.anatomy.twin import Twin
 from esper.anatomy.units import anatomy_of
 from esper.arrays import BoolArray, IntArray
+from esper.batches import split_sample
 from esper.errors import CheckpointError, StructureError, SurgeryError, UntraceableError
 from esper.kasmina.masks import MaskKeeper
 from esper.kasmina.numbers import carried_over, mask_after, numbers_after
@@ -125,8 +127,8 @@ class LiveNetwork:
         anatomy, twin = anatomy_of(traced, self.model), Twin.of(traced)
         if self._layers:
             anatomy = with_layers(anatomy, traced, self.tensors(), self._sample)
-        inputs = Inputs.of(self._sample, with_target=True, is_batch_dynamic=twin.is_batch_dynamic)
-        return _Look(anatomy, twin, inputs)
+        split = split_sample(self._sample, with_target=True, model=self.model)
+        return _Look(anatomy, twin, Inputs.of(split, is_batch_dynamic=twin.is_batch_dynamic))
 
     def _show(self, look: _Look) -> None:
         """From now on this is what the network is; nothing is masked."""
@@ -149,7 +151,7 @@ class LiveNetwork:
         before, masks, masked = self.anatomy, self.masks, self.masks.keep.copy()
         keep = masked.copy() if left is None else masked | left
         if self.original is None:
-            self.original = copy.deepcopy(self.model)
+            self.original = copied(self.model)
         masks.unmask(but=keep)  # what stays masked is hidden again below, with the values of the new shapes
         try:
             past = self._without_layers(before, keep) or self._cut(before, keep)
@@ -256,12 +258,16 @@ class LiveNetwork:
         return {name: value.detach() for name, value in live.items()}
 
     def adjust(self, changes: Mapping[str, Tensor], sign: int = 1) -> None:
-        """Adds `sign` times these changes to parameters, by name; copies of the network get them too."""
+        """Adds `sign` times these changes to parameters, by name; copies of them get them too."""
         copies = [copy_in(companion, self.model, self.anatomy) for companion in self.companions]
         for network in (self.model, *copies):
             tensors = dict(network.named_parameters())
             for name, change in changes.items():
                 tensors[name].detach().add_(change, alpha=sign)
+        in_state, parameters = WeightCopies((self.optimizer,)), self.named_parameters()
+        with torch.no_grad():
+            for name, change in changes.items():
+                in_state.add(parameters[name], change, sign)
 
     def parameter_names(self) -> list[str]:
         """The names of the optimizer's parameters, in the order in which its state numbers them."""

@@ -136,7 +136,10 @@ def _share(part: float, whole: float) -> float:
 
 
 def checkpoint_rows(catalog: CheckpointCatalog) -> tuple[CheckpointRow, ...]:
-    """Every checkpoint, oldest first; those whose manifest does not verify come last, with the reason."""
+    """Every checkpoint, oldest first; those whose manifest does not verify come last, with the reason.
+
+    So does what was set aside: it is no checkpoint of the run any more, and people decide about it.
+    """
     listing = catalog.list()
     good = [
         CheckpointRow(
@@ -154,7 +157,11 @@ def checkpoint_rows(catalog: CheckpointCatalog) -> tuple[CheckpointRow, ...]:
         CheckpointRow(rejection.path.name, None, None, None, None, (), (rejection.reason,))
         for rejection in listing.rejected
     ]
-    return (*good, *bad)
+    aside = [
+        CheckpointRow(path.name, None, None, None, None, (), ("it was set aside: nothing vouched for it",))
+        for path in catalog.aside()
+    ]
+    return (*good, *bad, *aside)
 
 
 def verify_rows(

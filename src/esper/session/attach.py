@@ -3,38 +3,34 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.optim import Optimizer
-from torch.utils import _pytree as pytree
 
-from esper.anatomy import Anatomy
 from esper.anatomy.graph import Loss
-from esper.arrays import BoolArray
-from esper.batches import HeldOut, hold_out
-from esper.checkpoint import CheckpointRef, CheckpointStore, Stateful, load_trainer, open_key_ring
+from esper.batches import HeldOut, device_of, hold_out, on_device
+from esper.checkpoint import CheckpointStore, Stateful, load_trainer, open_key_ring
 from esper.config import Config
 from esper.cost import Origin, origin_of
-from esper.elesh import DataRef, OfflineAnalyst, read_data
+from esper.elesh import DataRef, read_data
 from esper.emrakul import Schedule
 from esper.emrakul.cycle import Coordinator, CycleRunner
-from esper.emrakul.plan import floors
-from esper.errors import CheckpointError, CheckpointMissing, ConfigError
-from esper.importance.tracker import ImportanceTracker, TrackedEvidence
+from esper.errors import CheckpointError, CheckpointMissing
+from esper.importance.tracker import ImportanceTracker
 from esper.kasmina import LiveNetwork
 from esper.leyline import Level
 from esper.session.admission import check_alone, check_layers, check_optimizer
 from esper.session.log import say
-from esper.session.pool import open_pool, pool_ahead, wait_for_imports, worker_rows
+from esper.session.pool import open_pool, pool_ahead, wait_for_imports
 from esper.session.run_file import write_run_file
 from esper.session.saving import Saving
 from esper.session.session import Session
-from esper.session.state import AnalystMaker, Parts
+from esper.session.state import Parts
 from esper.workers import WorkerPool
 
 
@@ -190,10 +186,10 @@ def _resume(
     settings = config or begun_with
     check_layers(settings, begun_with)
     held_out = kept if probe is None else _hold_out(probe, settings)
-    device = next((p.device for p in model.parameters()), None)
     origin = Origin.from_json(extra["origin"])
     layers = origin.layers > 0  # as when the run began: its cuts are written down in those units
-    network = LiveNetwork(model, optimizer, _on(sample, device), loss, _modules(companions), layers=layers)
+    inputs = on_device(sample, device_of(model))
+    network = LiveNetwork(model, optimizer, inputs, loss, _modules(companions), layers=layers)
     session = _assemble(
         run,
         network,
@@ -209,8 +205,11 @@ def _resume(
     )
     with _undone_on_error(session):
         session.continue_from(session.parts.saving.store.catalog.at(target.step))
+    aside = session.parts.saving.store.aside
     for rejection in search.rejected:
         passed_over = f"A newer checkpoint was passed over: {rejection}"
+        if rejection.path in aside:
+            passed_over += f". Nothing of it was deleted; it was set aside as {aside[rejection.path]}"
         session.log.note(passed_over)
         say(passed_over, problem=True)
     return session
@@ -234,13 +233,8 @@ def _assemble(
     origin = origin or origin_of(
         network.anatomy, network.graph, network.tensors(), sample, config.pruning.timed_batch
     )
-    coordinator = Coordinator(
-        config.pruning,
-        Schedule(config.pruning, epochs),
-        origin,
-        time.monotonic,
-        thresholds=config.importance.thresholds,
-    )
+    schedule = Schedule(config.pruning, epochs)
+    coordinator = Coordinator(config.pruning, time.monotonic, thresholds=config.importance.thresholds)
     saving = _saving(run, network, held_out, sample, config, schedulers, scaler)
     tracker = ImportanceTracker(
         network.anatomy, network.named_parameters(), network.optimizer, config.importance
@@ -256,8 +250,8 @@ def _assemble(
             network=network,
             tracker=tracker,
             saving=saving,
-            runner=None if pool is None else CycleRunner(coordinator, saving.store),
-            analyst=_analyst_maker(saving, pool, network, config, origin),
+            runner=None if pool is None else CycleRunner(coordinator, schedule, saving.store),
+            pool=pool,
             held_out=held_out,
             origin=origin,
             config=config,
@@ -266,8 +260,6 @@ def _assemble(
             epochs=epochs,
             schedulers=schedulers,
             scaler=scaler,
-            close_pool=(lambda: None) if pool is None else pool.close,
-            workers=lambda: worker_rows(pool),
             why_off=why_off or "",
         )
     )
@@ -325,39 +317,6 @@ def _why_off(config: Config, held_out: HeldOut | None, network: LiveNetwork) -> 
     return None
 
 
-def _analyst_maker(
-    saving: Saving, pool: WorkerPool | None, network: LiveNetwork, config: Config, origin: Origin
-) -> AnalystMaker:
-    """Binds what is known when a cycle starts, so that nothing live is read while training goes on."""
-
-    def bound(
-        anatomy: Anatomy, keep: BoolArray, tracked: TrackedEvidence
-    ) -> Callable[[CheckpointRef], OfflineAnalyst]:
-        allowed, budget = network.cuttable_units(), config.pruning.budget
-
-        def analyst(checkpoint: CheckpointRef) -> OfflineAnalyst:
-            if pool is None:
-                raise ConfigError("There is no worker pool, because pruning is off.")
-            return OfflineAnalyst(
-                pool=pool,
-                case=saving.case(checkpoint, keep, tracked),
-                anatomy=anatomy,
-                keep=keep,
-                allowed=allowed,
-                weights=tracked.weights,
-                settings=config.analysis,
-                validation=config.validation,
-                floors=floors(anatomy, config.pruning, origin),
-                clock=time.monotonic,
-                reconstruct=config.pruning.recovery.reconstruct,
-                deadline_seconds=budget.deadline_seconds * budget.analysis_fraction,
-            )
-
-        return analyst
-
-    return bound
-
-
 def _hold_out(probe: Iterable[Any], config: Config) -> HeldOut:
     with torch.random.fork_rng(devices=[]):  # a data loader draws from it; training shall not notice
         return hold_out(probe, config.analysis)
@@ -387,7 +346,3 @@ def _listed(scheduler: Stateful | Sequence[Stateful] | None) -> Sequence[Statefu
 
 def _modules(companions: nn.Module | Sequence[nn.Module]) -> Sequence[nn.Module]:
     return (companions,) if isinstance(companions, nn.Module) else tuple(companions)
-
-
-def _on(sample: Any, device: Any) -> Any:
-    return pytree.tree_map(lambda leaf: leaf.to(device) if isinstance(leaf, Tensor) else leaf, sample)

@@ -21,16 +21,17 @@ from esper.emrakul import (
     Watch,
     should_roll_back,
 )
-from esper.emrakul.cycle import Decision, Status
+from esper.emrakul.cycle import Analyst, CycleEnd, CycleStatus, PendingMask
 from esper.emrakul.plan import shrink, worthwhile_cut
 from esper.errors import ConfigError, SurgeryError
 from esper.importance import TrainingPhase
-from esper.leyline import Level
+from esper.kasmina import apply_statistics, confirm, recalibrate
+from esper.runs.network import analyst_of
 from esper.session.log import say
-from esper.session.preview import apply_statistics, confirm, recalibrate
 from esper.session.recovery import Recovery
 from esper.session.saving import TRIAL
 from esper.session.state import Memory, Parts, restore
+from esper.urabrask import level_of
 
 _LOG = logging.getLogger("esper")
 
@@ -48,7 +49,7 @@ class Masking:
         self.last_cut: Cut | None = None
         self._parts = parts
         self._memory = memory
-        self._ready: Decision | None = None
+        self._ready: CycleEnd | None = None
 
     def end_epoch(self, is_measured: bool) -> bool:
         """Judges the mask on trial, cuts it if it has settled, and applies what was decided.
@@ -63,8 +64,10 @@ class Masking:
         reason = self._memory.trial.objection(records, self._limits()) or self._revived()
         if reason is not None:
             return self._roll_back(reason)
-        decision = self._cut_settled(self._collect())
-        self._apply(decision if is_measured else None)
+        self._cut_settled()
+        end = self._collect()
+        if end is not None and is_measured:
+            self._apply(end)
         return False
 
     def cut_masked(self, left: BoolArray | None = None) -> IntArray | None:
@@ -213,7 +216,7 @@ class Masking:
 
         return passes
 
-    def _collect(self) -> Decision | None:
+    def _collect(self) -> CycleEnd | None:
         """The decision about the epoch before, when there is one by now."""
         if self._ready is not None:
             ready, self._ready = self._ready, None
@@ -221,41 +224,32 @@ class Masking:
         runner = self._parts.runner
         if runner is None or not runner.is_running:
             return None
-        decision = runner.collect(self._parts.config.analysis.max_wait_seconds)
-        if decision is None:
+        end = runner.collect(self._parts.config.analysis.max_wait_seconds)
+        if end is None:
             self._memory.log.note(
                 "An analysis needed longer than an epoch and the waiting time; it was applied later."
             )
-        elif decision.outcome is not None:
-            self._memory.log.decide(self._parts.network.anatomy, decision.outcome)
-        return decision
+        elif end.outcome is not None:
+            self._memory.log.decide(self._parts.network.anatomy, end.outcome)
+        return end
 
-    def _cut_settled(self, decision: Decision | None) -> Decision | None:
-        """Cuts masks that have proved themselves; a decision about the masked network is carried over.
-
-        Not while an analysis goes on: what it will decide is about the network as it is masked now.
-        """
+    def _cut_settled(self) -> None:
+        """Cuts masks that have proved themselves. No analysis goes on while a mask is on trial."""
         parts, trial = self._parts, self._memory.trial
-        is_busy = parts.runner is not None and parts.runner.is_running
-        if is_busy or not trial.is_settled(self._memory.log.records(parts.metric), self._limits()):
-            return decision
+        if not trial.is_settled(self._memory.log.records(parts.metric), self._limits()):
+            return
         trial.passed()
         if parts.runner is not None:
             parts.runner.coordinator.record_settled(self._memory.epoch)
-        network = parts.network
-        left = worthwhile_cut(network.anatomy, network.masks.keep, parts.config.pruning, parts.origin)
-        numbers = None if left is None else self.cut_masked(left)
-        if numbers is None or decision is None:
-            return decision
-        return decision.renumbered(numbers, network.anatomy.num_units)
+        left = worthwhile_cut(parts.situation(), parts.config.pruning)
+        if left is not None:
+            self.cut_masked(left)
 
-    def _apply(self, decision: Decision | None) -> None:
+    def _apply(self, end: CycleEnd) -> None:
         """Masks what was accepted; records what was not."""
+        masks, anatomy, decision = self._parts.network.masks, self._parts.network.anatomy, end.mask
         if decision is None:
-            return
-        masks, anatomy = self._parts.network.masks, self._parts.network.anatomy
-        if decision.keep is None:
-            self._record_refusal(decision)
+            self._record_refusal(end)
             return
         new = masks.keep & ~decision.keep
         if not new.any():
@@ -272,7 +266,7 @@ class Masking:
         planned, new = int(new.sum()), masks.keep & ~keep
         self.recovery.before_mask()
         before, base_step = self._parts.removed_fraction(), self._parts.saving.hold(TRIAL)
-        level = Level.highest(anatomy.groups[int(g)].kind.level for g in np.unique(anatomy.group_of[new]))
+        level = level_of(anatomy, masks.keep, keep)
         settled = self._memory.trial.settled_before(masks.keep)
         self._parts.network.adjust(changes)
         masks.apply(keep)
@@ -291,18 +285,18 @@ class Masking:
         self._memory.log.mark(self._memory.epoch, "mask", text)
         say(f"epoch {self._memory.epoch}: {text}")
 
-    def _confirmed(self, decision: Decision) -> tuple[BoolArray, str, Mapping[str, Tensor]]:
+    def _confirmed(self, decision: PendingMask) -> tuple[BoolArray, str, Mapping[str, Tensor]]:
         """The part of a mask that may be applied to the weights as they are now; see `_confirm`.
 
         A plan that costs too much here is shrunk as the validator shrinks it.
         """
         network, plan = self._parts.network, decision.plan
-        keep: BoolArray = network.masks.keep if decision.keep is None else decision.keep & network.masks.keep
+        keep: BoolArray = decision.keep & network.masks.keep
         objection, changes = self._confirm(keep)
         for _ in range(self._parts.config.pruning.plan.max_attempts - 1):
-            if not objection or plan is None:
+            if not objection:
                 break
-            plan = shrink(plan, network.anatomy, self._parts.origin)
+            plan = shrink(plan, self._parts.situation())
             if plan.is_empty:
                 break
             keep = plan.keep & network.masks.keep
@@ -331,12 +325,12 @@ class Masking:
             apply_statistics(parts.network.model, seen.statistics)
         return objection, seen.changes
 
-    def _record_refusal(self, decision: Decision) -> None:
+    def _record_refusal(self, decision: CycleEnd) -> None:
         outcome = decision.outcome
-        if outcome is not None and outcome.status is Status.REJECTED:
+        if outcome is not None and outcome.status is CycleStatus.REJECTED:
             self._memory.log.mark(self._memory.epoch, "no_go", decision.reason)
             say(f"epoch {self._memory.epoch}: no go. {decision.reason}")
-        elif outcome is None or outcome.status is Status.FAILED or outcome.is_late:
+        elif outcome is None or outcome.status is CycleStatus.FAILED or outcome.is_late:
             self._memory.log.mark(self._memory.epoch, "skipped", decision.reason)
             say(f"epoch {self._memory.epoch}: no pruning this cycle. {decision.reason}", problem=True)
         else:
@@ -369,14 +363,18 @@ class Masking:
             self._analyze(self._parts.saving.durable())
 
     def _analyze(self, durable: Callable[[], CheckpointRef]) -> None:
-        network, runner = self._parts.network, self._parts.runner
-        if runner is None:
+        parts, epoch = self._parts, self._memory.epoch
+        if parts.runner is None or parts.pool is None:
             return
-        keep: BoolArray = network.masks.keep.copy()
-        phase = TrainingPhase.at(self._memory.epoch, self._parts.epochs)
-        tracked = self._parts.tracker.evidence(phase)
-        analyst = self._parts.analyst(network.anatomy, keep, tracked)
-        runner.start(durable, self._memory.epoch, network.anatomy, keep, analyst)
+        # What is known now: nothing live is read while training goes on.
+        situation, pool, allowed = parts.situation(), parts.pool, parts.network.cuttable_units()
+        tracked = parts.tracker.evidence(TrainingPhase.at(epoch, parts.epochs))
+
+        def analyst(checkpoint: CheckpointRef) -> Analyst:
+            case = parts.saving.case(checkpoint, situation.keep, tracked)
+            return analyst_of(case, situation, tracked.weights, allowed, parts.config, pool)
+
+        parts.runner.start(durable, epoch, situation, analyst, parts.epochs)
 
     def forget_cycle(self) -> None:
         """What was decided about a state that training leaves is not applied."""

@@ -9,14 +9,12 @@ from contextlib import contextmanager
 from torch import nn
 
 from esper.config import Config
-from esper.elesh import ready
+from esper.elesh import PRELOAD, ready
 from esper.report import WorkerRow
-from esper.workers import InlinePool, LocalPool, Status, WorkerHealth, WorkerPool, WorkerTask, workers_needed
+from esper.workers import Ending, InlinePool, LocalPool, WorkerHealth, WorkerPool, WorkerTask, workers_needed
 
 _IMPORT_SECONDS = 10.0
 """Most that attaching waits for workers to have imported what they need."""
-
-_PRELOAD = ("torch", "torch._dynamo", "safetensors.torch", "esper.elesh.analysis")
 
 
 @contextmanager
@@ -42,7 +40,7 @@ def open_pool(config: Config, model: nn.Module) -> WorkerPool:
         parameters = sum(parameter.numel() for parameter in model.parameters())
         needed = workers_needed(parameters, len(pruning.schedule.levels), seconds)
         workers = max(min(4, os.cpu_count() or 1), needed)
-    return LocalPool(workers, _PRELOAD) if workers else InlinePool()
+    return LocalPool(workers, PRELOAD) if workers else InlinePool()
 
 
 def worker_rows(pool: WorkerPool | None) -> tuple[WorkerRow, ...]:
@@ -57,9 +55,9 @@ def _row(worker: WorkerHealth) -> WorkerRow:
     ended = worker.attempts
     return WorkerRow(
         worker=worker.worker,
-        done=ended.get(Status.DONE, 0),
-        failed=ended.get(Status.FAILED, 0),
-        killed=sum(ended.get(status, 0) for status in (Status.LOST, Status.TIMEOUT, Status.MEMORY)),
+        done=ended.get(Ending.DONE, 0),
+        failed=ended.get(Ending.FAILED, 0),
+        killed=sum(ended.get(status, 0) for status in (Ending.LOST, Ending.TIMEOUT, Ending.MEMORY)),
         peak_bytes=worker.peak_bytes,
         condition=worker.condition.value,
         message=worker.message,

@@ -26,7 +26,7 @@ from esper.checkpoint import (
 )
 from esper.elesh import Case, DataRef, encode_data
 from esper.emrakul import Strategy
-from esper.emrakul.cycle import MASK, Decision, read_mask
+from esper.emrakul.cycle import MASK, CycleEnd, read_mask
 from esper.errors import CheckpointError, RollbackExhausted
 from esper.importance.tracker import TrackedEvidence
 from esper.kasmina import LiveNetwork
@@ -185,10 +185,16 @@ class Saving:
     ) -> None:
         restore_trainer(state, network.model, network.optimizer, schedulers=schedulers, scaler=scaler)
 
-    def returned_to(self, checkpoint: CheckpointRef) -> None:
-        """Training goes on from here: later checkpoints are of a future that will not happen."""
+    def returned_to(self, checkpoint: CheckpointRef, *, as_rollback: bool) -> None:
+        """Training goes on from here: later checkpoints are of a future that will not happen.
+
+        A rollback deletes them. A resume goes back because nothing vouches for them, and sets them aside.
+        """
         self.settle()
-        self.store.withdraw_after(checkpoint)
+        if as_rollback:
+            self.store.withdraw_after(checkpoint)
+        else:
+            self.store.set_aside_after(checkpoint)
         self._saver.last_saved = checkpoint
         self.last_step, self.last_epoch = checkpoint.step, checkpoint.epoch
 
@@ -206,8 +212,7 @@ class Saving:
         Raises:
             RollbackExhausted: none is left.
         """
-        catalog = self.store.catalog
-        verified = [c for c in catalog.list().checkpoints if c.step <= step and self.store.verify(c).is_ok]
+        verified = [c for c in self.store.list().checkpoints if c.step <= step and self.store.verify(c).is_ok]
         if strategy is Strategy.BASELINE:
             verified = [c for c in verified if BASELINE in self.store.pins().get(c.step, frozenset())]
         if not verified:
@@ -221,7 +226,7 @@ class Saving:
         older = verified[:-1] or verified
         return next((checkpoint for checkpoint in reversed(older) if passes(checkpoint)), older[0])
 
-    def decided(self, checkpoint: CheckpointRef, anatomy: Anatomy) -> Decision | None:
+    def decided(self, checkpoint: CheckpointRef, anatomy: Anatomy) -> CycleEnd | None:
         """The mask that was committed beside a checkpoint, unless it was cut or taken back since."""
         if MASK not in self.store.pins().get(checkpoint.step, frozenset()):
             return None

@@ -201,7 +201,8 @@ class Session:
         self._hook.remove()
         parts.tracker.detach()
         parts.network.detach()
-        parts.close_pool()
+        if parts.pool is not None:
+            parts.pool.close()
         if parts.runner is not None:
             parts.runner.close()
         parts.saving.close()

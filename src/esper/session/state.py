@@ -2,33 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
 
-from esper.anatomy import Anatomy
-from esper.arrays import BoolArray
 from esper.batches import HeldOut
 from esper.checkpoint import CheckpointRef, Stateful
 from esper.config import Config
 from esper.cost import Origin
-from esper.elesh import OfflineAnalyst
 from esper.emrakul import Trial
 from esper.emrakul.cycle import CoordinatorState, CycleRunner
+from esper.emrakul.plan import Situation
 from esper.errors import CheckpointError
-from esper.importance.tracker import ImportanceTracker, TrackedEvidence
+from esper.importance.tracker import ImportanceTracker
 from esper.kasmina import LiveNetwork
 from esper.report import WorkerRow
 from esper.session.log import RunLog
+from esper.session.pool import worker_rows
 from esper.session.saving import Saving
-
-AnalystMaker = Callable[[Anatomy, BoolArray, TrackedEvidence], Callable[[CheckpointRef], OfflineAnalyst]]
-
-
-def _nothing() -> None:
-    return None
+from esper.workers import WorkerPool
 
 
 @dataclass
@@ -40,7 +34,8 @@ class Parts:
     saving: Saving
     runner: CycleRunner | None
     """None when nothing will be pruned; `why_off` says why."""
-    analyst: AnalystMaker
+    pool: WorkerPool | None
+    """Where analyses run; None likewise."""
     held_out: HeldOut | None
     origin: Origin
     config: Config
@@ -49,15 +44,19 @@ class Parts:
     epochs: int | None
     schedulers: Sequence[Stateful] = ()
     scaler: Stateful | None = None
-    close_pool: Callable[[], None] = _nothing
-    workers: Callable[[], tuple[WorkerRow, ...]] = tuple
-    """How the worker processes have fared so far."""
     why_off: str = ""
+
+    def situation(self) -> Situation:
+        """The network as it is now; later masks do not change it."""
+        return Situation(self.network.anatomy, self.network.masks.keep.copy(), self.origin)
 
     def removed_fraction(self) -> float:
         """Share of the original cost that is masked or cut."""
-        network = self.network
-        return self.origin.removed_fraction(network.anatomy, network.masks.keep, self.config.pruning.cost)
+        return self.situation().removed_fraction(self.config.pruning.cost)
+
+    def workers(self) -> tuple[WorkerRow, ...]:
+        """How the worker processes have fared so far."""
+        return worker_rows(self.pool)
 
 
 @dataclass
@@ -125,7 +124,7 @@ def restore(parts: Parts, memory: Memory, target: CheckpointRef, *, as_rollback:
         if parts.runner is not None and extra["coordinator"] is not None:
             parts.runner.coordinator.state = CoordinatorState.from_json(extra["coordinator"])
     parts.saving.structure_changed(network)
-    parts.saving.returned_to(target)
+    parts.saving.returned_to(target, as_rollback=as_rollback)
 
 
 def _count_companions(network: LiveNetwork, saved: Sequence[Mapping[str, Any]]) -> None:

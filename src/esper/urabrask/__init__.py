@@ -1,6 +1,15 @@
-"""Validation: go or no-go for a mask, by measurement on held-out data."""
+"""Validation: the quality of a network measured on held-out data, and go or no-go for a mask."""
 
-from esper.urabrask.measurement import Measurement
+from esper.urabrask.quality import (
+    Measurement,
+    ablation_rises,
+    evaluate,
+    in_chunks,
+    joined,
+    run_live,
+    run_twin,
+    usable,
+)
 from esper.urabrask.settings import RetentionLimits, Settings
 from esper.urabrask.validator import judge, level_of, validate
 from esper.urabrask.verdict import Decision, Verdict
@@ -11,7 +20,14 @@ __all__ = [
     "RetentionLimits",
     "Settings",
     "Verdict",
+    "ablation_rises",
+    "evaluate",
+    "in_chunks",
+    "joined",
     "judge",
     "level_of",
+    "run_live",
+    "run_twin",
+    "usable",
     "validate",
 ]

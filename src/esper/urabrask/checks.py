@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from esper.anatomy import Anatomy, Kind
 from esper.arrays import BoolArray, IntArray
-from esper.urabrask.measurement import Measurement
+from esper.urabrask.quality import Measurement
 from esper.urabrask.settings import Settings
 from esper.urabrask.verdict import Check
 

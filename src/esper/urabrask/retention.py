@@ -9,7 +9,7 @@ from scipy import special
 
 from esper.arrays import FloatArray
 from esper.leyline import Level
-from esper.urabrask.measurement import Measurement
+from esper.urabrask.quality import Measurement
 from esper.urabrask.settings import Settings
 from esper.urabrask.verdict import Check, Retention
 

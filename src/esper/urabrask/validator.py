@@ -18,7 +18,7 @@ from esper.urabrask.checks import (
     check_memory,
     check_only_removes,
 )
-from esper.urabrask.measurement import Measure, Measurement
+from esper.urabrask.quality import Measure, Measurement
 from esper.urabrask.retention import check_retention
 from esper.urabrask.settings import Settings
 from esper.urabrask.verdict import Check, Decision, Verdict
@@ -44,7 +44,7 @@ def validate(
         measure: measures the twin under a mask; called for the present mask first, then for the new one.
         settings: limits.
         clock: monotonic seconds.
-        floors: fewest units that each group must keep, shape [groups] (`esper.emrakul.plan.plan.floors`).
+        floors: fewest units that each group must keep, shape [groups] (`esper.emrakul.plan.floors`).
         baseline: a measurement of `keep_before` with the survivors of `keep_after`, if there is one already.
 
     Returns:
@@ -84,9 +84,13 @@ def judge(before: Measurement, after: Measurement, level: Level, settings: Setti
 
 
 def level_of(anatomy: Anatomy, keep_before: BoolArray, keep_after: BoolArray) -> Level:
-    """Whose limit applies: the least far-reaching level that is touched; its limit is the strictest."""
+    """Whose limit applies to a mask, before and after it was applied: the least far-reaching level.
+
+    Its limit is the strictest. Under that of a whole layer a damage could hide that channels of the same plan
+    have done.
+    """
     touched = np.unique(anatomy.group_of[keep_before & ~keep_after])
-    levels = {Level(anatomy.groups[int(group)].kind.level) for group in touched}
+    levels = {anatomy.groups[int(group)].kind.level for group in touched}
     return next((level for level in Level if level in levels), Level.CHANNEL)
 
 

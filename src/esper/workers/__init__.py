@@ -4,13 +4,13 @@ from esper.workers.count import workers_needed
 from esper.workers.health import WorkerHealth
 from esper.workers.inline import InlineHandle, InlinePool
 from esper.workers.local import LocalPool
-from esper.workers.task import Status, TaskHandle, TaskOutcome, WorkerPool, WorkerTask
+from esper.workers.task import Ending, TaskHandle, TaskOutcome, WorkerPool, WorkerTask
 
 __all__ = [
+    "Ending",
     "InlineHandle",
     "InlinePool",
     "LocalPool",
-    "Status",
     "TaskHandle",
     "TaskOutcome",
     "WorkerHealth",

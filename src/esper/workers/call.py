@@ -1,37 +1,39 @@
-"""One task, run in this process: whatever happens becomes a status, a value and a message."""
+"""One task, run in this process: whatever happens becomes an ending, a value and a message."""
 
 from __future__ import annotations
 
-import inspect
 import traceback
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from esper.leyline import from_plain, locate, to_plain
-from esper.workers.task import Status
+from esper.workers.task import Ending
 
-Ended = tuple[Status, Any, str]
-"""Status, result in plain form, message."""
+Ended = tuple[Ending, Any, str]
+"""Ending, result, message."""
 
 
-def call(function: str, arguments: Any, progress: Callable[[float], None]) -> Ended:
-    """Calls "module:function" with `arguments` in plain form.
+def call(function: str, arguments: Any) -> Ended:
+    """Calls "module:function" with `arguments` in plain form; the result is in plain form too.
 
     A worker's user must learn of any error without losing the worker, and of any error in the same form
     from every pool, so this boundary turns all of them into values; only an interrupt from the keyboard
     goes through.
     """
     try:
-        target = locate(function)
-        keywords = from_plain(arguments)
-        if "progress" in inspect.signature(target).parameters:
-            keywords["progress"] = progress
-        return Status.DONE, to_plain(target(**keywords)), ""
+        return Ending.DONE, to_plain(locate(function)(**from_plain(arguments))), ""
     except MemoryError as error:
-        return Status.MEMORY, None, describe(error)
+        return Ending.MEMORY, None, describe(error)
     except (Exception, SystemExit) as error:  # noqa: BLE001  (the boundary that the docstring explains)
-        return (Status.MEMORY if is_out_of_memory(error) else Status.FAILED), None, describe(error)
+        return (Ending.MEMORY if is_out_of_memory(error) else Ending.FAILED), None, describe(error)
+
+
+def unpack(ending: Ending, value: Any, message: str) -> Ended:
+    """The same with the result itself for its plain form; a result that cannot be made again is a failure."""
+    try:
+        return ending, from_plain(value), message
+    except Exception as error:  # noqa: BLE001  (the other half of the boundary: classes of tasks are built here)
+        return Ending.FAILED, None, f"Its result cannot be read: {describe(error)}"
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -6,16 +6,24 @@ import json
 import select
 import socket
 import struct
-from collections.abc import Iterable
+import zlib
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from typing import Any, Protocol
 
-_LENGTH = struct.Struct("!Q")
+_MARK = b"espr"
+_HEADER = struct.Struct("!4sIQ")
+"""The mark, checksum and length of the body that follows."""
+
 _CHUNK_BYTES = 1 << 18
 
 
+class BrokenMessage(ValueError):
+    """Something arrived that nobody sent as a message, such as the output of a program."""
+
+
 class Channel:
-    """One end of a stream of messages, each a JSON value.
+    """One end of a stream of messages, each a JSON object.
 
     `send` never blocks: what the socket does not take at once waits for `flush`.
     """
@@ -40,9 +48,9 @@ class Channel:
         """Whether something that was sent still waits here."""
         return bool(self._outgoing)
 
-    def send(self, message: Any) -> None:
+    def send(self, message: Mapping[str, Any]) -> None:
         body = json.dumps(message, separators=(",", ":")).encode()
-        self._outgoing += _LENGTH.pack(len(body)) + body
+        self._outgoing += _HEADER.pack(_MARK, zlib.crc32(body), len(body)) + body
         self.flush()
 
     def flush(self) -> None:
@@ -61,32 +69,44 @@ class Channel:
             wait_for([self], None)
             self.flush()
 
-    def receive(self) -> list[Any]:
+    def receive(self) -> Iterator[dict[str, Any]]:
         """The messages that have arrived, without waiting.
 
         Raises:
-            EOFError: The other end is closed, and everything that it sent was received.
+            EOFError: After the last of them: the other end is closed.
+            BrokenMessage: After the last of them: what comes next is no message, and nothing after it can be.
         """
         self._read()
-        messages = []
-        while len(self._incoming) >= _LENGTH.size:
-            end = _LENGTH.size + _LENGTH.unpack_from(self._incoming)[0]
-            if len(self._incoming) < end:
-                break
-            messages.append(json.loads(self._incoming[_LENGTH.size : end]))
-            del self._incoming[:end]
-        if self._is_ended and not messages:
+        while (message := self._next()) is not None:
+            yield message
+        if self._is_ended:
             raise EOFError
-        return messages
 
     def close(self) -> None:
         self._socket.close()
 
-    def shutdown(self) -> None:
-        """Ends the stream for both sides, also where another process has inherited this end."""
+    def hang_up(self) -> None:
+        """Tells the other end that nothing more comes, also where another process has inherited this end."""
         with suppress(OSError):  # the other end is already gone
-            self._socket.shutdown(socket.SHUT_RDWR)
-        self.close()
+            self._socket.shutdown(socket.SHUT_WR)
+
+    def _next(self) -> dict[str, Any] | None:
+        """Takes one message from what was read; None if it is not there as a whole."""
+        head = bytes(self._incoming[: _HEADER.size])
+        if head[: len(_MARK)] != _MARK[: len(head)]:
+            raise BrokenMessage(f"No message begins with {head!r}.")
+        if len(head) < _HEADER.size:
+            return None
+        _, checksum, length = _HEADER.unpack(head)
+        end = _HEADER.size + length
+        if len(self._incoming) < end:
+            return None
+        body = self._incoming[_HEADER.size : end]
+        if zlib.crc32(body) != checksum:
+            raise BrokenMessage(f"A message of {length} bytes does not have its checksum.")
+        del self._incoming[:end]
+        message: dict[str, Any] = json.loads(body)
+        return message
 
     def _read(self) -> None:
         try:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
-from esper.workers.task import Status
+from esper.workers.task import Ending
 
 
 class Condition(StrEnum):
@@ -22,7 +22,7 @@ class Condition(StrEnum):
     """Its last attempt was lost, killed at its deadline, or out of memory."""
 
 
-_TROUBLE = (Status.LOST, Status.TIMEOUT, Status.MEMORY)
+_TROUBLE = (Ending.LOST, Ending.TIMEOUT, Ending.MEMORY)
 
 
 @dataclass(frozen=True)
@@ -39,8 +39,8 @@ class WorkerHealth:
     """
 
     worker: int
-    attempts: Mapping[Status, int] = field(default_factory=dict)
-    last: Status | None = None
+    attempts: Mapping[Ending, int] = field(default_factory=dict)
+    last: Ending | None = None
     message: str = ""
     seconds: float = 0.0
     peak_bytes: int | None = None
@@ -51,15 +51,15 @@ class WorkerHealth:
             return Condition.UNKNOWN
         return Condition.FAILING if self.last in _TROUBLE else Condition.OK
 
-    def after(self, status: Status, message: str, seconds: float, peak_bytes: int | None) -> WorkerHealth:
+    def after(self, ending: Ending, message: str, seconds: float, peak_bytes: int | None) -> WorkerHealth:
         """The same after one more attempt. A task that was canceled says nothing about its worker."""
-        attempts = {**self.attempts, status: self.attempts.get(status, 0) + 1}
-        if status is Status.CANCELED:
+        attempts = {**self.attempts, ending: self.attempts.get(ending, 0) + 1}
+        if ending is Ending.CANCELED:
             return replace(self, attempts=attempts)
         return replace(
             self,
             attempts=attempts,
-            last=status,
+            last=ending,
             message=message or self.message,
             seconds=seconds,
             peak_bytes=max(filter(None, (self.peak_bytes, peak_bytes)), default=None),

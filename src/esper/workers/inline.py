@@ -6,10 +6,10 @@ import time
 from dataclasses import dataclass
 
 from esper.errors import AnalysisError
-from esper.leyline import Clock, from_plain, to_plain
-from esper.workers.call import call
+from esper.leyline import Clock, to_plain
+from esper.workers.call import call, unpack
 from esper.workers.health import WorkerHealth
-from esper.workers.task import Status, TaskOutcome, WorkerTask
+from esper.workers.task import Ending, TaskOutcome, WorkerTask
 
 
 @dataclass
@@ -17,10 +17,6 @@ class InlineHandle:
     """A task that is over."""
 
     ended: TaskOutcome
-    progress: float
-
-    def is_over(self) -> bool:
-        return True
 
     def wait(self, timeout_seconds: float | None = None) -> bool:  # noqa: ARG002  (there is nothing to wait for)
         return True
@@ -57,19 +53,17 @@ class InlinePool:
     def submit(self, task: WorkerTask) -> InlineHandle:
         if self._is_closed:
             raise AnalysisError("The worker pool is closed, so no task can be submitted. Open a new pool.")
-        told = [0.0]
         arguments = to_plain(dict(task.arguments))
         started = self._clock()
-        status, value, message = call(task.function_name, arguments, told.append)
+        ending, value, message = unpack(*call(task.function_name, arguments))
         seconds = self._clock() - started
-        if status is Status.DONE and seconds > task.deadline_seconds:
+        if ending is Ending.DONE and seconds > task.deadline_seconds:
             late = (
                 f"It took {seconds:g} seconds instead of {task.deadline_seconds:g}; its result was dropped."
             )
-            status, value, message = Status.TIMEOUT, None, late
-        outcome = TaskOutcome(status, from_plain(value), message, attempts=1, seconds=seconds, worker=0)
-        self._health = self._health.after(status, message, seconds, None)
-        return InlineHandle(outcome, 1.0 if outcome.is_done else told[-1])
+            ending, value, message = Ending.TIMEOUT, None, late
+        self._health = self._health.after(ending, message, seconds, None)
+        return InlineHandle(TaskOutcome(ending, value, message, attempts=1, seconds=seconds, worker=0))
 
     def close(self) -> None:
         self._is_closed = True

@@ -2,43 +2,35 @@
 
 from __future__ import annotations
 
-import json
 import math
 import os
-import subprocess
 import sys
 import threading
 import time
 import weakref
 from collections.abc import Callable, Sequence
 from itertools import count
-from pathlib import Path
-from socket import socketpair
 from typing import Any
 
 from esper.errors import AnalysisError, ConfigError
-from esper.leyline import from_plain, to_plain
-from esper.workers.channel import Channel, wait_for
+from esper.leyline import to_plain
+from esper.workers.call import unpack
+from esper.workers.channel import BrokenMessage, wait_for
 from esper.workers.health import WorkerHealth
-from esper.workers.task import Status, TaskOutcome, WorkerTask
-
-_START = (
-    "import json, sys; given = json.loads(sys.argv[1]); sys.path[:] = given['path']; "
-    "from esper.workers.supervisor import main; "
-    "main(given['number'], given['workers'], given['preload'])"
-)
-_ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
-_PATIENCE_SECONDS = 5.0
+from esper.workers.line import connect
+from esper.workers.task import Ending, TaskOutcome, WorkerTask
 
 
 class LocalPool:
     """Runs tasks in `num_workers` processes of this machine.
 
-    The supervisor process is started at once and imports `preload` while the trainer goes on. Workers run
-    at low priority on one thread each. They end with the pool, with the interpreter, and when the trainer
-    dies however it dies. The user's main script is never run again, so it needs no guard. What a task
-    prints to standard output is dropped; standard error is passed through. If the supervisor itself is
-    killed, its tasks are `LOST` and the next `submit` starts another.
+    A process of its own imports `preload` while the trainer goes on, and all workers are forked from it. It
+    is shared with other open pools that need no other modules, so that these start in milliseconds. Workers
+    run at low priority on one thread each. They end with the pool, with the interpreter, and when the
+    trainer dies however it dies, and what tasks have started ends with them. The user's main script is never
+    run again, so it needs no guard. What a task prints to standard output is dropped; standard error is
+    passed through. If the supervisor of the workers is killed, its tasks are `LOST` and the next `submit`
+    starts another.
 
     The pool has no thread of its own; methods may be called from any thread. A copy of it in a forked
     process does nothing.
@@ -80,25 +72,23 @@ class LocalPool:
             "retries": task.retries,
         }
         with self._turn:
-            if self._is_closed or os.getpid() != self._owner:
+            if not self._is_mine:
                 raise AnalysisError(
                     "The worker pool is closed, so no task can be submitted. Open a new pool."
                 )
-            if self._supervisor.poll() is not None:
-                self._bury()
+            self._look()
+            if not self._line.channel.is_open:  # the supervisor was killed
                 self._start()
             number = next(self._numbers)
             handle = self._open[number] = LocalHandle(self._wait, self._cancel, number)
-            self._channel.send({"id": number, **request})
-            self._channel.finish()
+            self._line.channel.send({"id": number, **request})
+            self._line.channel.finish()
             return handle
 
     def health(self) -> tuple[WorkerHealth, ...]:
         """How every worker has fared so far; one that has ended no task is unknown, not well."""
         with self._turn:
-            is_mine = not self._is_closed and os.getpid() == self._owner
-            if is_mine and not self._is_reading and self._channel.is_open:
-                self._read(0.0)
+            self._look()
             return tuple(self._health.get(n, WorkerHealth(n)) for n in range(self.num_workers))
 
     def close(self) -> None:
@@ -110,43 +100,30 @@ class LocalPool:
             self._is_closed = True
             self._end()
             self._settle(
-                TaskOutcome(Status.CANCELED, message="The worker pool was closed before the task ended.")
+                TaskOutcome(Ending.CANCELED, message="The worker pool was closed before the task ended.")
             )
             self._turn.notify_all()
 
+    @property
+    def _is_mine(self) -> bool:
+        """Whether it is open, and this process is not a fork of the one that has opened it."""
+        return not self._is_closed and os.getpid() == self._owner
+
     def _start(self) -> None:
-        ours, theirs = socketpair()
-        given = {
-            "path": [str(Path(entry).absolute()) for entry in sys.path],
-            "number": theirs.fileno(),
-            "workers": self.num_workers,
-            "preload": self._preload,
-        }
-        self._supervisor = subprocess.Popen(
-            [sys.executable, "-c", _START, json.dumps(given)],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            pass_fds=[theirs.fileno()],
-            env={**os.environ, **_ONE_THREAD},
-            # A group of its own: an interrupt from the keyboard is for the trainer to handle. Not a session
-            # of its own: Linux shares the processor out between sessions first, whatever their niceness.
-            process_group=0,
-        )
-        theirs.close()
-        self._channel = Channel(ours)
-        self._end = weakref.finalize(self, _end, self._supervisor, self._channel, os.getpid())
+        self._line = connect(self.num_workers, self._preload)
+        self._end = weakref.finalize(self, self._line.end)
 
     def _cancel(self, handle: LocalHandle) -> None:
         with self._turn:
-            if handle.number in self._open and not self._is_closed:
-                self._channel.send({"cancel": handle.number})
-                self._channel.finish()
+            if handle.number in self._open and self._is_mine:
+                self._line.channel.send({"cancel": handle.number})
+                self._line.channel.finish()
 
     def _wait(self, handle: LocalHandle, timeout_seconds: float | None) -> bool:
         """Reads until the handle has its outcome; of several threads that wait, one reads for all."""
         end = math.inf if timeout_seconds is None else time.monotonic() + timeout_seconds
         with self._turn:
-            while handle.ended is None and not self._is_closed:
+            while handle.ended is None and self._is_mine:
                 left = end - time.monotonic()
                 if self._is_reading:
                     if left <= 0 or not self._turn.wait(None if left == math.inf else left):
@@ -157,12 +134,17 @@ class LocalPool:
                     break
             return handle.ended is not None
 
+    def _look(self) -> None:
+        """Takes in what has arrived, unless another thread is at it."""
+        if self._is_mine and not self._is_reading and self._line.channel.is_open:
+            self._read(0.0)
+
     def _read(self, seconds: float) -> bool:
         """Waits with the lock released, then takes in what has arrived; False if nothing has."""
         self._is_reading = True
         self._turn.release()
         try:
-            ready = wait_for([self._channel], None if seconds == math.inf else seconds)
+            ready = wait_for([self._line.channel], None if seconds == math.inf else seconds)
         finally:
             self._turn.acquire()
             self._is_reading = False
@@ -173,33 +155,20 @@ class LocalPool:
 
     def _receive(self) -> None:
         try:
-            messages = self._channel.receive()
-        except EOFError:
-            self._bury()
-            return
-        for message in messages:
-            handle = self._open[message["id"]]
-            if "progress" in message:
-                handle.told = message["progress"]
-                continue
-            outcome = _outcome(message)
-            self._note(outcome)
-            if "retried" not in message:
-                self._open.pop(message["id"]).ended = outcome
+            for message in self._line.receive():
+                outcome = _outcome(message)
+                self._note(outcome)
+                if "retried" not in message:
+                    self._open.pop(message["id"]).ended = outcome
+        except (EOFError, BrokenMessage):
+            self._settle(TaskOutcome(Ending.LOST, message=self._end() or ""))
 
     def _note(self, outcome: TaskOutcome) -> None:
         """An attempt becomes part of the health of the worker that made it."""
         if outcome.worker is not None:
             before = self._health.get(outcome.worker, WorkerHealth(outcome.worker))
-            told = (outcome.status, outcome.message, outcome.seconds, outcome.peak_bytes)
+            told = (outcome.ending, outcome.message, outcome.seconds, outcome.peak_bytes)
             self._health[outcome.worker] = before.after(*told)
-
-    def _bury(self) -> None:
-        self._end()
-        code = self._supervisor.returncode
-        self._settle(
-            TaskOutcome(Status.LOST, message=f"The supervisor of the workers ended with exit code {code}.")
-        )
 
     def _settle(self, outcome: TaskOutcome) -> None:
         for handle in self._open.values():
@@ -219,16 +188,7 @@ class LocalHandle:
         self._wait = wait
         self._cancel = cancel
         self.number = number
-        self.told = 0.0
         self.ended: TaskOutcome | None = None
-
-    @property
-    def progress(self) -> float:
-        self.is_over()
-        return 1.0 if self.ended is not None and self.ended.is_done else self.told
-
-    def is_over(self) -> bool:
-        return self.wait(0.0)
 
     def wait(self, timeout_seconds: float | None = None) -> bool:
         return self._wait(self, timeout_seconds)
@@ -244,27 +204,6 @@ class LocalHandle:
 
 
 def _outcome(message: dict[str, Any]) -> TaskOutcome:
-    return TaskOutcome(
-        status=Status(message["status"]),
-        value=from_plain(message["value"]),
-        message=message["message"],
-        attempts=message["attempts"],
-        seconds=message["seconds"],
-        worker=message["worker"],
-        peak_bytes=message["peak_bytes"],
-    )
-
-
-def _end(supervisor: subprocess.Popen[bytes], channel: Channel, owner: int) -> None:
-    """Ends the supervisor, and with it the workers, which it buries; only in the process that started it."""
-    if os.getpid() != owner:
-        supervisor.returncode = 0  # not a child of this process, so never to be waited for here
-        channel.close()
-        return
-    channel.shutdown()
-    supervisor.terminate()
-    try:
-        supervisor.wait(_PATIENCE_SECONDS)
-    except subprocess.TimeoutExpired:
-        supervisor.kill()
-        supervisor.wait()
+    ending, value, text = unpack(Ending(message["ending"]), message["value"], message["message"])
+    rest = {name: message[name] for name in ("attempts", "seconds", "worker", "peak_bytes")}
+    return TaskOutcome(ending, value, text, **rest)

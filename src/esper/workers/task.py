@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from esper.workers.health import WorkerHealth
 
 
-class Status(StrEnum):
+class Ending(StrEnum):
     """How a task ended."""
 
     DONE = "done"
@@ -39,9 +39,8 @@ class WorkerTask:
     """One call to make in a worker process.
 
     `function` is a function of an importable module, or its name as "module:function". It is called with
-    `arguments` by keyword and, if it has a parameter `progress`, with a function to which it may tell its
-    progress (0 to 1). Arguments and result may hold what JSON can hold, and tuples, paths, bytes, NumPy
-    arrays and dataclasses of these; files go as references.
+    `arguments` by keyword. Arguments and result may hold what JSON can hold, and tuples, paths, bytes, NumPy
+    arrays and dataclasses of these; files go as references. Processes that it has started end with it.
 
     `deadline_seconds` and `memory_bytes` hold for one attempt. `memory_bytes` is the private writable
     memory that the task may take beyond what its worker holds when it starts. Private maps of files are
@@ -87,7 +86,7 @@ class TaskOutcome:
     did), `peak_bytes` the most memory that the worker's process has held so far, if it could still tell.
     """
 
-    status: Status
+    ending: Ending
     value: Any = None
     message: str = ""
     attempts: int = 0
@@ -97,20 +96,11 @@ class TaskOutcome:
 
     @property
     def is_done(self) -> bool:
-        return self.status is Status.DONE
+        return self.ending is Ending.DONE
 
 
 class TaskHandle(Protocol):
     """A task that was handed in."""
-
-    @property
-    def progress(self) -> float:
-        """How far the running attempt is, 0 to 1, as far as it told; 1 when it is done."""
-        ...
-
-    def is_over(self) -> bool:
-        """Whether there is an outcome; does not wait."""
-        ...
 
     def wait(self, timeout_seconds: float | None = None) -> bool:
         """Waits for the outcome, at most `timeout_seconds`; returns whether it is there."""

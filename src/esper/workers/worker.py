@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
 import resource
 import signal
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from esper.workers import processes
 from esper.workers.call import call
 from esper.workers.channel import Channel, wait_for
 
 _OOM_SCORE = "900"
-_PR_SET_PDEATHSIG = 1
 _MAXRSS_BYTES = 1 if sys.platform == "darwin" else 1024
 
 
@@ -30,36 +30,32 @@ def serve(channel: Channel, supervisor: int) -> None:
     while True:
         wait_for([channel], None)
         try:
-            messages = channel.receive()
+            for message in channel.receive():
+                _work(channel, message, hard)
         except EOFError:
             return
-        for message in messages:
-            _work(channel, message, hard)
 
 
 def _work(channel: Channel, message: dict[str, Any], hard: int) -> None:
-    def progress(fraction: float) -> None:
-        channel.send({"progress": float(fraction)})
-        channel.finish()
-
+    worker = os.getpid()
     _cap_memory(message["memory_bytes"], hard)
-    status, value, text = call(message["function"], message["arguments"], progress)
+    ending, value, text = call(message["function"], message["arguments"])
     _cap_memory(None, hard)
+    if os.getpid() != worker:
+        os._exit(1)  # a copy that the task has forked and let run on: the channel is not its own
+    told = {"ending": ending, "value": value, "message": text}
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * _MAXRSS_BYTES
-    channel.send({"status": status, "value": value, "message": text, "peak_bytes": peak})
+    channel.send({**told, "peak_bytes": peak, "has_children": processes.has_children()})
     channel.finish()
-    sys.stdout.flush()
-    sys.stderr.flush()
 
 
 def _settle(supervisor: int) -> None:
     """First to go when memory runs out, no core dumps, and never an orphan; low priority is inherited."""
     resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))
-    if sys.platform == "linux":
+    with suppress(OSError):  # /proc is absent or read-only, or the score is higher already
         Path("/proc/self/oom_score_adj").write_text(_OOM_SCORE)
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-        if os.getppid() != supervisor:  # it died before the line above
-            os.kill(os.getpid(), signal.SIGKILL)
+    processes.adopt_orphans()
+    processes.end_with(supervisor, signal.SIGKILL)
 
 
 def _cap_memory(memory_bytes: int | None, hard: int) -> None:
@@ -70,11 +66,20 @@ def _cap_memory(memory_bytes: int | None, hard: int) -> None:
     """
     soft = hard
     if memory_bytes is not None and sys.platform == "linux":
-        soft = _data_bytes() + memory_bytes
-        soft = soft if hard == resource.RLIM_INFINITY else min(soft, hard)
+        held = _data_bytes()
+        if held is None:
+            sys.stderr.write(f"A memory cap of {memory_bytes} bytes is not held: /proc cannot be read.\n")
+        elif hard == resource.RLIM_INFINITY:
+            soft = held + memory_bytes
+        else:
+            soft = min(held + memory_bytes, hard)
     resource.setrlimit(resource.RLIMIT_DATA, (soft, hard))
 
 
-def _data_bytes() -> int:
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmData:"))
+def _data_bytes() -> int | None:
+    """Private writable memory of this process; None if the system does not say."""
+    with suppress(OSError):
+        for line in Path("/proc/self/status").read_text().splitlines():
+            if line.startswith("VmData:"):
+                return int(line.split()[1]) * 1024
+    return None

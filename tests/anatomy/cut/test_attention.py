@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from esper.anatomy.cut.attention import CutMultiheadAttention
-from esper.anatomy.cut.surgery import cut
+from esper.anatomy.cut.surgery import cut, uncut
 from esper.anatomy.proof import Inputs
 from esper.anatomy.units import inspect, masked_axes, zero_masked
 from esper.errors import SurgeryError
@@ -110,11 +110,42 @@ def test_a_single_sequence_without_batch_is_taken() -> None:
     assert weights.shape == expected_weights.shape
 
 
+class InAStream(nn.Module):
+    """Attention in a residual stream that nothing normalizes, so that its channels can go one by one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed, self.head = nn.Linear(6, 32), nn.Linear(32, 5)
+        self.attention = nn.MultiheadAttention(32, 4, batch_first=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.embed(x)
+        out: Tensor = self.head(x + self.attention(x, x, x)[0])
+        return out
+
+
+def test_a_stream_that_alone_gets_narrower_leaves_all_heads() -> None:
+    torch.manual_seed(0)
+    model, x = InAStream().eval(), torch.randn(2, 7, 6)
+    anatomy = inspect(model, x)
+    keep = np.ones(anatomy.num_units, np.bool_)
+    keep[anatomy.unit_slice(anatomy.group_named("embed"))][:8] = False
+    masked = copy.deepcopy(model)
+    zero_masked(dict(masked.named_parameters()), masked_axes(anatomy, keep))
+    made = cut(model, anatomy, keep, Inputs((x,)))
+    assert model.attention.num_heads == 4
+    assert tuple(model.attention.in_proj_weight.shape) == (96, 24)
+    assert torch.allclose(model(x), masked(x), atol=1e-6)
+    uncut(model, anatomy, made)
+    assert type(model.attention) is nn.MultiheadAttention
+    assert torch.allclose(model(x), masked(x), atol=1e-6)
+
+
 def test_heads_with_extra_keys_are_left_whole() -> None:
     model, x = SelfAttention(add_bias_kv=True), torch.randn(5, 2, 32)
     anatomy = inspect(model, x)
     before = copy.deepcopy(model.state_dict())
-    with pytest.raises(SurgeryError, match=r"Heads of attention cannot be cut.*Leave its heads whole"):
+    with pytest.raises(SurgeryError, match=r"attention cannot be cut.*Leave its heads and its stream whole"):
         cut(model, anatomy, half(anatomy), Inputs((x,)))
     assert type(model.attention) is nn.MultiheadAttention
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())

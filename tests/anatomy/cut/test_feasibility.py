@@ -27,6 +27,55 @@ class Fixed(nn.Module):
         return out
 
 
+class EqualWidths(nn.Module):
+    """Its code demands that two layers stay equally wide; a third one is free."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.free, self.left, self.right = nn.Linear(4, 10), nn.Linear(10, 8), nn.Linear(10, 8)
+        self.one, self.two = nn.Linear(8, 3), nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.relu(self.free(x))
+        left, right = self.left(x), self.right(x)
+        if left.shape != right.shape:
+            raise ValueError("left and right must be equally wide")
+        out: Tensor = self.one(torch.relu(left)) * self.two(torch.relu(right))
+        return out
+
+
+class Scaled(nn.Module):
+    """Its code multiplies by a width, which changes with the ratio of two widths only."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.free, self.up, self.down = nn.Linear(4, 10), nn.Linear(10, 16), nn.Linear(16, 8)
+        self.last = nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        wide = torch.relu(self.up(torch.relu(self.free(x))))
+        narrow = torch.relu(self.down(wide))
+        out: Tensor = self.last(narrow * (wide.shape[-1] / narrow.shape[-1]))
+        return out
+
+
+@pytest.mark.parametrize(
+    ("build", "culprits", "why"),
+    [
+        (EqualWidths, {"left", "right"}, "must be equally wide"),
+        (Scaled, {"up", "down"}, "differs from the masked one"),
+    ],
+)
+def test_groups_that_can_go_together_but_not_alone_are_refused(
+    build: type[nn.Module], culprits: set[str], why: str
+) -> None:
+    torch.manual_seed(0)
+    model, x = build(), torch.randn(4, 4)
+    refused = refused_groups(model, inspect(model, x), Inputs((x,)))
+    assert refused.keys() == culprits
+    assert all(why in reason for reason in refused.values())
+
+
 def test_only_the_culprit_is_refused_and_nothing_is_touched() -> None:
     torch.manual_seed(0)
     model, x = Fixed(), torch.randn(4, 4)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import LBFGS, SGD, Adafactor, Adam, Muon, NAdam, Optimizer, RMSprop
 
-from esper.anatomy.cut.optimizer_state import cut_state, named, zero_state
+from esper.anatomy.cut.optimizer_state import WeightCopies, cut_state, named, zero_state
 from esper.anatomy.cut.surgery import cut, uncut
 from esper.anatomy.proof import Inputs, Undo, difference, select
 from esper.anatomy.structure import Anatomy
@@ -20,7 +20,7 @@ from esper.anatomy.units import inspect, masked_axes, zero_masked
 from esper.arrays import BoolArray
 from esper.errors import SurgeryError
 from tests.anatomy.cutting import half
-from tests.anatomy.optimizers import EXACT, Blockwise, Preconditioned, squares_only, states
+from tests.anatomy.optimizers import EXACT, Blockwise, KeepsWeights, Preconditioned, squares_only, states
 
 KEPT = {"weight": {0: torch.tensor([0, 2])}}
 
@@ -269,3 +269,49 @@ def test_an_optimizer_that_is_asked_is_not_touched() -> None:
     assert torch.equal(random, torch.get_rng_state())
     assert [g["lr"] for g in optimizer.param_groups] == [g["lr"] for g in groups]
     assert list(optimizer.state) == list(model.parameters())
+
+
+@pytest.mark.parametrize("kind", [SGD, Adam, RMSprop, NAdam, Muon])
+def test_moments_are_no_copies_of_weights_even_under_weight_decay(kind: Maker) -> None:
+    settings: dict[str, Any] = {"momentum": 0.9} if kind is SGD else {}
+    weight = nn.Parameter(torch.randn(4, 3))
+    optimizer = kind([weight], lr=0.1, weight_decay=0.1, **settings)
+    weight.grad = torch.randn(4, 3)
+    optimizer.step()
+    assert optimizer.state[weight]
+    assert WeightCopies((optimizer,)).of(weight) == {}
+
+
+def test_weights_in_the_state_are_found_and_a_change_reaches_them() -> None:
+    model, optimizer = _after_a_step(KeepsWeights)
+    copies = WeightCopies((SGD(model.parameters(), lr=0.1), optimizer))
+    before = {name: held.clone() for name, held in copies.of(model.weight).items()}
+    assert sorted(before) == ["optimizer 1 master", "optimizer 1 slow", "optimizer 1 start"]
+    copies.add(model.weight, torch.ones(3, 4), sign=-1)
+    for name, held in copies.of(model.weight).items():
+        assert torch.equal(held, before[name] - 1)
+
+
+class Wrapped(Optimizer):
+    """Steps by another optimizer, so it cannot be asked; its slow weights show themselves."""
+
+    def __init__(self, inner: Optimizer) -> None:
+        super().__init__(inner.param_groups, {})
+        self.inner = inner
+
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]
+        for parameter in self.param_groups[0]["params"]:
+            self.state[parameter].setdefault("slow", parameter.detach().clone())
+            self.state[parameter].setdefault("gradient", parameter.grad.clone())
+        self.inner.step()
+
+
+def test_an_optimizer_that_cannot_be_asked_is_known_by_what_its_state_is_near() -> None:
+    model, optimizer = _after_a_step(lambda parameters, lr: Wrapped(SGD(parameters, lr=lr / 100)))
+    assert list(WeightCopies((optimizer,)).of(model.weight)) == ["optimizer 0 slow"]
+
+
+def test_copies_that_were_found_once_stay_copies_whatever_they_look_like() -> None:
+    model, optimizer = _after_a_step(Adam)
+    known = WeightCopies((optimizer,), {"optimizer 0 exp_avg"}, is_complete=True)
+    assert list(known.of(model.weight)) == ["optimizer 0 exp_avg"]

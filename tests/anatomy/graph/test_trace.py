@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from esper.anatomy.graph.trace import split_sample, trace, undisturbed
+from esper.anatomy.graph.trace import trace, undisturbed
 from esper.anatomy.units import inspect
 from esper.errors import ConfigError, UntraceableError
 from tests.anatomy.networks.attention import Decoder, Encoder
@@ -114,27 +114,6 @@ def test_an_output_without_a_tensor_is_refused_when_there_is_a_loss() -> None:
 
     with pytest.raises(UntraceableError, match="no floating-point tensor"):
         trace(Nothing(), (torch.randn(2, 4), torch.randn(2)), constant)
-
-
-@pytest.mark.parametrize(
-    ("sample", "args", "kwargs", "target"),
-    [
-        ((1, 2), (1,), {}, 2),
-        ((1, 2, 3), (1, 2), {}, 3),
-        (({"a": 1}, 2), (), {"a": 1}, 2),
-        ({"a": 1, "labels": 2}, (), {"a": 1}, 2),
-        ({"a": 1, "target": 2}, (), {"a": 1}, 2),
-        ({"a": 1}, (), {"a": 1}, None),
-    ],
-)
-def test_a_batch_splits_into_inputs_and_target(sample: Any, args: Any, kwargs: Any, target: Any) -> None:
-    assert split_sample(sample, with_target=True) == (args, kwargs, target)
-
-
-def test_a_batch_without_target_is_all_input() -> None:
-    assert split_sample((1, 2), with_target=False) == ((1, 2), {}, None)
-    assert split_sample(1, with_target=False) == ((1,), {}, None)
-    assert split_sample({"labels": 1}, with_target=False) == ((), {"labels": 1}, None)
 
 
 def test_the_loss_decides_what_is_an_output() -> None:

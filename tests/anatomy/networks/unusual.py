@@ -116,10 +116,64 @@ class Standardized(nn.Module):
         return out
 
 
-def weight_normed() -> nn.Module:
-    return nn.Sequential(
-        weight_norm(nn.Linear(8, 16)), nn.ReLU(), nn.Linear(16, 12), nn.ReLU(), nn.Linear(12, 2)
-    )
+class WaveNet(nn.Module):
+    """Every weight has its length and its direction apart; gated depthwise and pointwise convolutions."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = weight_norm(nn.Conv1d(3, 12, 1)), weight_norm(nn.Conv1d(10, 2, 1))
+        self.gated = weight_norm(nn.Conv1d(12, 16, 3, padding=2, dilation=2))
+        self.depthwise = weight_norm(nn.Conv1d(8, 8, 3, padding=1, groups=8))
+        self.back, self.skip = weight_norm(nn.Conv1d(8, 12, 1)), weight_norm(nn.Conv1d(12, 10, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.first(x)
+        left, right = self.gated(x).chunk(2, 1)
+        x = x + self.back(F.relu(self.depthwise(left.tanh() * right.sigmoid())))
+        out: Tensor = self.last(F.relu(self.skip(x)))
+        return out
+
+
+class FourierLayer(nn.Module):
+    """A Fourier neural operator: channels are mixed by complex weights, for a few frequencies only."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lift, self.skip = nn.Linear(3, 10), nn.Conv2d(10, 10, 1)
+        self.low, self.high = (nn.Parameter(torch.randn(10, 10, 3, 3, 2)) for _ in range(2))
+        self.filter = nn.Parameter(torch.randn(10, 8, 5, 2))
+        self.up, self.last = nn.Conv2d(10, 16, 1), nn.Conv2d(16, 2, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.lift(x).permute(0, 3, 1, 2)
+        spectrum = torch.fft.rfft2(x)
+        mixed = torch.zeros_like(spectrum)
+        low, high = torch.view_as_complex(self.low), torch.view_as_complex(self.high)
+        mixed[:, :, :3, :3] = torch.einsum("bixy,ioxy->boxy", spectrum[:, :, :3, :3], low)
+        mixed[:, :, -3:, :3] = torch.einsum("bixy,ioxy->boxy", spectrum[:, :, -3:, :3], high)
+        x = F.gelu(torch.fft.irfft2(mixed, s=x.shape[-2:]) + self.skip(x))
+        filtered = torch.fft.rfftn(x, dim=(-2, -1)) * torch.view_as_complex(self.filter)
+        x = x + torch.fft.irfft(torch.fft.ifft(filtered, dim=-2), n=8)
+        out: Tensor = self.last(F.gelu(self.up(x)))
+        return out
+
+
+class Polyphase(nn.Module):
+    """Four images, each made by its own convolution, are written between each other's pixels."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.trunk, self.right = nn.Conv2d(3, 12, 3, padding=1), nn.Conv2d(12, 12, 1)
+        self.below, self.last = nn.Conv2d(12, 12, 3, padding=1), nn.Conv2d(12, 2, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.relu(self.trunk(x))
+        y = x.new_zeros(x.shape[0], x.shape[1], 2 * x.shape[2], 2 * x.shape[3])
+        y[:, :, ::2, ::2] = x
+        y[:, :, ::2, 1::2] = self.right(x)
+        y[..., 1::2, ::2] = self.below(x)
+        out: Tensor = self.last(F.relu(y))
+        return out
 
 
 def spectral_normed() -> nn.Module:
@@ -260,7 +314,9 @@ UNUSUAL = {
     ),
     "low-rank": Case(LowRank, lambda: torch.randn(2, 16), groups=2),
     "standardized-weights": Case(Standardized, images(), groups=1),
-    "weight-norm": Case(weight_normed, lambda: torch.randn(2, 8), groups=1, frozen_by=("weight_norm",)),
+    "wavenet": Case(WaveNet, lambda: torch.randn(2, 3, 12), groups=3),
+    "fourier-layer": Case(FourierLayer, lambda: torch.randn(2, 8, 8, 3), groups=2),
+    "polyphase": Case(Polyphase, images(size=6), groups=1),
     "spectral-norm": Case(spectral_normed, lambda: torch.randn(2, 8), groups=2),
     "lstm": Case(Recurrent, lambda: torch.randn(2, 5, 8), groups=3),
     "opaque-operator": Case(Opaque, lambda: torch.randn(2, 8), groups=1, frozen_by=("esper_tests::linear",)),

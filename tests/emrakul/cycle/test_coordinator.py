@@ -8,16 +8,16 @@ import pytest
 
 from esper.anatomy import Anatomy
 from esper.arrays import BoolArray, FloatArray, IntArray
-from esper.cost import Origin
 from esper.elesh import Evidence
-from esper.emrakul.cycle.coordinator import Coordinator, CoordinatorState, Cycle
-from esper.emrakul.cycle.outcome import CycleOutcome, Status
-from esper.emrakul.plan import Plan, Rejection
-from esper.emrakul.schedule import Schedule, ScheduleState
+from esper.emrakul.cycle.coordinator import Coordinator, CoordinatorState
+from esper.emrakul.cycle.decide import Cycle
+from esper.emrakul.cycle.outcome import CycleOutcome, CycleStatus
+from esper.emrakul.plan import Plan, Rejection, Situation
+from esper.emrakul.schedule import Allowance, Schedule, ScheduleState
 from esper.emrakul.settings import FloorSettings, Settings
 from esper.errors import AnalysisTimeout, WorkerLost
 from esper.importance import ThresholdCaps, ThresholdSettings
-from esper.leyline import ManualClock
+from esper.leyline import Level, ManualClock
 from esper.urabrask import Decision, Verdict
 from tests.emrakul.networks import chain, layered, measured, resnet8
 
@@ -34,12 +34,13 @@ class Laboratory:
     screen_seconds: float = 0.0
     analysis_seconds: float = 1.0
     validation_seconds: float = 1.0
-    error: Exception | None = None
+    error: BaseException | None = None
     has_screen: bool = True
     settings: Settings = SETTINGS
     calls: list[str] = field(default_factory=list)
     offered: list[int] = field(default_factory=list)
     seconds: list[float] = field(default_factory=list)
+    id: str = "the laboratory"
 
     def screen(self) -> FloatArray:
         self.clock.advance(self.screen_seconds)
@@ -64,23 +65,22 @@ class Laboratory:
         return Verdict(decision, f"The laboratory says {decision}.")
 
     def cycle(self, epoch: int = 5) -> Cycle:
-        return Cycle(epoch, self.anatomy, np.ones(self.anatomy.num_units, np.bool_), "f00d")
+        return Cycle(epoch, Situation.whole(self.anatomy), "f00d", epochs=10)
 
     def run(self, coordinator: Coordinator, epoch: int = 5) -> CycleOutcome:
-        return coordinator.run_cycle(
-            self.cycle(epoch), screen=self.screen, analyze=self.analyze, validate=self.validate
-        )
+        return coordinator.run_cycle(self.cycle(epoch), self.allowance(coordinator, epoch), self)
+
+    def allowance(self, coordinator: Coordinator, epoch: int = 5) -> Allowance:
+        return Schedule(self.settings, 10).allowed(epoch, coordinator.state.schedule, 0.0)
 
     def coordinator(self, state: CoordinatorState | None = None) -> Coordinator:
-        return Coordinator(
-            self.settings, Schedule(self.settings, 10), Origin.of(self.anatomy), self.clock, state
-        )
+        return Coordinator(self.settings, self.clock, state)
 
 
 def test_a_cycle_ends_with_a_plan_that_the_validator_accepted() -> None:
     lab = Laboratory()
     outcome = lab.run(lab.coordinator())
-    assert outcome.status is Status.ACCEPTED
+    assert outcome.status is CycleStatus.ACCEPTED
     assert outcome.plan is not None
     assert outcome.plan.removed_after >= outcome.allowance.goal_fraction
     assert outcome.verdict is not None
@@ -107,14 +107,14 @@ def test_analysis_and_validation_are_told_how_long_they_may_take() -> None:
 def test_a_conditional_go_is_accepted_on_probation() -> None:
     lab = Laboratory(decisions=[Decision.CONDITIONAL_GO])
     outcome = lab.run(lab.coordinator())
-    assert outcome.status is Status.ACCEPTED
+    assert outcome.status is CycleStatus.ACCEPTED
     assert outcome.is_on_probation
 
 
 def test_a_no_go_shrinks_the_plan_until_it_is_accepted() -> None:
     lab = Laboratory(decisions=[Decision.NO_GO, Decision.NO_GO])
     outcome = lab.run(lab.coordinator())
-    assert outcome.status is Status.ACCEPTED
+    assert outcome.status is CycleStatus.ACCEPTED
     assert len(outcome.refused) == 2
     assert lab.offered == sorted(lab.offered, reverse=True)
     assert len(set(lab.offered)) == 3
@@ -124,7 +124,7 @@ def test_after_enough_attempts_the_cycle_is_rejected_and_the_next_step_is_smalle
     lab = Laboratory(decisions=[Decision.NO_GO] * 10)
     coordinator = lab.coordinator()
     outcome = lab.run(coordinator)
-    assert outcome.status is Status.REJECTED
+    assert outcome.status is CycleStatus.REJECTED
     assert lab.calls.count("validate") == SETTINGS.plan.max_attempts
     assert len(outcome.refused) == SETTINGS.plan.max_attempts - 1
     assert coordinator.state.schedule.pace == 0.5
@@ -134,7 +134,7 @@ def test_after_enough_attempts_the_cycle_is_rejected_and_the_next_step_is_smalle
 def test_an_error_in_the_analysis_means_no_pruning_this_cycle() -> None:
     lab = Laboratory(error=WorkerLost("worker 3 died"))
     outcome = lab.run(lab.coordinator())
-    assert outcome.status is Status.FAILED
+    assert outcome.status is CycleStatus.FAILED
     assert outcome.reason == "WorkerLost: worker 3 died"
     assert outcome.error is not None
     assert "Traceback" in outcome.error
@@ -142,27 +142,19 @@ def test_an_error_in_the_analysis_means_no_pruning_this_cycle() -> None:
 
 
 def test_an_interrupt_is_not_swallowed() -> None:
-    lab = Laboratory()
-
-    def interrupted() -> FloatArray:
-        raise KeyboardInterrupt
-
+    lab = Laboratory(error=KeyboardInterrupt())
     with pytest.raises(KeyboardInterrupt):
-        lab.coordinator().run_cycle(
-            lab.cycle(), screen=interrupted, analyze=lab.analyze, validate=lab.validate
-        )
+        lab.run(lab.coordinator())
 
 
 def test_evidence_about_another_network_fails_the_cycle() -> None:
-    lab = Laboratory()
+    class Confused(Laboratory):
+        def analyze(self, finalists: IntArray, seconds: float) -> Evidence:
+            return measured(chain([5]))
 
-    def confused(finalists: IntArray, seconds: float) -> Evidence:
-        return measured(chain([5]))
-
-    outcome = lab.coordinator().run_cycle(
-        lab.cycle(), screen=lab.screen, analyze=confused, validate=lab.validate
-    )
-    assert outcome.status is Status.FAILED
+    lab = Confused()
+    outcome = lab.run(lab.coordinator())
+    assert outcome.status is CycleStatus.FAILED
     assert "EvidenceError" in outcome.reason
 
 
@@ -179,7 +171,7 @@ def test_evidence_about_another_network_fails_the_cycle() -> None:
 def test_passing_the_deadline_skips_the_cycle_and_counts_for_the_breaker(lab: Laboratory) -> None:
     coordinator = lab.coordinator()
     outcome = lab.run(coordinator)
-    assert outcome.status is Status.SKIPPED
+    assert outcome.status is CycleStatus.SKIPPED
     assert outcome.is_late
     assert coordinator.state.breaker.failures == 1
 
@@ -188,14 +180,14 @@ def test_three_failures_in_a_row_stop_pruning_until_it_has_cooled_down() -> None
     lab = Laboratory(error=WorkerLost("gone"))
     coordinator = lab.coordinator()
     for epoch in (2, 3, 4):
-        assert lab.run(coordinator, epoch).status is Status.FAILED
+        assert lab.run(coordinator, epoch).status is CycleStatus.FAILED
     lab.calls.clear()
     outcome = lab.run(coordinator, 5)
-    assert outcome.status is Status.SKIPPED
+    assert outcome.status is CycleStatus.SKIPPED
     assert "breaker is open after 3 failures" in outcome.reason
     assert not lab.calls
     lab.error = None
-    assert lab.run(coordinator, 9).status is Status.ACCEPTED
+    assert lab.run(coordinator, 9).status is CycleStatus.ACCEPTED
 
 
 def test_the_operator_closes_the_breaker() -> None:
@@ -205,7 +197,7 @@ def test_the_operator_closes_the_breaker() -> None:
         lab.run(coordinator, epoch)
     lab.error = None
     coordinator.close_breaker()
-    assert lab.run(coordinator, 5).status is Status.ACCEPTED
+    assert lab.run(coordinator, 5).status is CycleStatus.ACCEPTED
 
 
 def test_rollbacks_slow_down_and_open_the_breaker_and_a_settled_plan_forgives() -> None:
@@ -223,34 +215,33 @@ def test_rollbacks_slow_down_and_open_the_breaker_and_a_settled_plan_forgives() 
 def test_outside_the_schedule_nothing_is_measured() -> None:
     lab = Laboratory()
     outcome = lab.run(lab.coordinator(), epoch=1)
-    assert outcome.status is Status.SKIPPED
+    assert outcome.status is CycleStatus.SKIPPED
     assert "ramp starts" in outcome.reason
     assert not lab.calls
 
 
 def test_without_a_screen_there_are_no_finalists() -> None:
     lab = Laboratory(has_screen=False)
-    assert lab.run(lab.coordinator()).status is Status.SKIPPED
+    assert lab.run(lab.coordinator()).status is CycleStatus.SKIPPED
     assert not lab.calls
 
 
 @pytest.mark.parametrize("anatomy", [chain([]), Anatomy((), (), (), ())])
 def test_a_network_without_units_is_left_alone(anatomy: Anatomy) -> None:
     lab = Laboratory(anatomy)
-    assert lab.run(lab.coordinator()).status is Status.SKIPPED
+    assert lab.run(lab.coordinator()).status is CycleStatus.SKIPPED
     assert not lab.calls
 
 
 def test_evidence_without_a_single_safe_unit_is_explained() -> None:
-    lab = Laboratory()
+    class Unsure(Laboratory):
+        def analyze(self, finalists: IntArray, seconds: float) -> Evidence:
+            unsure = np.full(self.anatomy.num_units, 0.1)
+            return replace(super().analyze(finalists, seconds), confidence=unsure)
 
-    def unsure(finalists: IntArray, seconds: float) -> Evidence:
-        return replace(lab.analyze(finalists, seconds), confidence=np.full(lab.anatomy.num_units, 0.1))
-
-    outcome = lab.coordinator().run_cycle(
-        lab.cycle(), screen=lab.screen, analyze=unsure, validate=lab.validate
-    )
-    assert outcome.status is Status.SKIPPED
+    lab = Unsure()
+    outcome = lab.run(lab.coordinator())
+    assert outcome.status is CycleStatus.SKIPPED
     assert "by confidence" in outcome.reason
 
 
@@ -311,9 +302,8 @@ def test_in_a_stage_only_what_its_threshold_lets_through_may_go(epoch: int, stag
 def test_a_stage_that_allows_less_than_one_unit_allows_one() -> None:
     lab = Laboratory(settings=STAGED)
     none = ThresholdCaps(conservative=0.0, moderate=0.0, aggressive=0.0)
-    schedule, origin = Schedule(STAGED, 10), Origin.of(lab.anatomy)
     strict = ThresholdSettings(early=none, mid=none, late=none)
-    outcome = lab.run(Coordinator(STAGED, schedule, origin, lab.clock, thresholds=strict), 5)
+    outcome = lab.run(Coordinator(STAGED, lab.clock, thresholds=strict), 5)
     assert outcome.plan is not None
     assert set(outcome.plan.units.tolist()) <= {int(np.argmin(measured(lab.anatomy).screen))}
     assert outcome.key != lab.run(lab.coordinator(), 5).key
@@ -327,22 +317,50 @@ def test_a_target_is_not_held_back_by_thresholds() -> None:
     assert outcome.plan.units.size > 0.1 * lab.anatomy.num_units
 
 
+class LayersLast(Laboratory):
+    """Its screen calls whole layers most important; it remembers what it was asked to ablate."""
+
+    asked: tuple[int, ...] = ()
+
+    def screen(self) -> FloatArray:
+        return np.linspace(0.0, 1.0, self.anatomy.num_units)
+
+    def analyze(self, finalists: IntArray, seconds: float) -> Evidence:
+        self.asked = tuple(finalists.tolist())
+        return super().analyze(finalists, seconds)
+
+
 def test_in_a_stage_every_kind_has_candidates_of_its_own() -> None:
     anatomy = layered(chain([32] * 4), ["conv1", "conv2", "conv3"])
     floors = FloorSettings(min_layers=1, min_layers_fraction=0.5)
-    lab = Laboratory(anatomy, settings=STAGED.model_copy(update={"floors": floors}))
-    cycle, seen = lab.cycle(8), []
-
-    def screen() -> FloatArray:
-        return np.linspace(0.0, 1.0, anatomy.num_units)  # the layers come last
-
-    def analyze(finalists: IntArray, seconds: float) -> Evidence:
-        seen.extend(finalists.tolist())
-        return lab.analyze(finalists, seconds)
-
-    outcome = lab.coordinator().run_cycle(cycle, screen=screen, analyze=analyze, validate=lab.validate)
+    lab = LayersLast(anatomy, settings=STAGED.model_copy(update={"floors": floors}))
+    outcome = lab.run(lab.coordinator(), 8)
     assert outcome.plan is not None
     above = outcome.plan.rejected.get(Rejection.THRESHOLD, np.zeros(0, np.int64))
-    asked = np.setdiff1d(seen, above)
+    asked = np.setdiff1d(lab.asked, above)
     assert 0 < (~anatomy.is_layer[asked]).sum() <= int(0.2 * 128)
     assert np.flatnonzero(anatomy.is_layer)[0] in asked
+
+
+def test_a_strategy_of_ones_own_takes_the_place_of_the_schedule() -> None:
+    lab = Laboratory()
+    coordinator = lab.coordinator()
+    allowance = Allowance("flops", 0.03, 0.05, (Level.CHANNEL,), "my own", "because a policy says so")
+    outcome = coordinator.run_cycle(lab.cycle(), allowance, lab)
+    assert outcome.allowance == allowance
+    assert outcome.plan is not None
+    assert 0.03 <= outcome.plan.removed_after <= 0.05
+    assert coordinator.state.schedule.target_fraction == 0.0  # there is no ramp to remember
+
+
+def test_what_was_found_before_an_error_is_part_of_the_outcome() -> None:
+    class Unvalidated(Laboratory):
+        def validate(self, keep: BoolArray, seconds: float) -> Verdict:
+            raise WorkerLost("worker 1 died")
+
+    lab = Unvalidated()
+    outcome = lab.run(lab.coordinator())
+    assert outcome.status is CycleStatus.FAILED
+    assert outcome.plan is not None
+    assert outcome.rationale is not None
+    assert outcome.verdict is None

@@ -11,16 +11,17 @@ import pytest
 
 from esper.checkpoint import BASELINE, CheckpointRef, CheckpointStore, FaultyStorage
 from esper.elesh import OfflineAnalyst
-from esper.emrakul.cycle.cycle import CycleRunner, Decision
-from esper.emrakul.cycle.outcome import Status
+from esper.emrakul.cycle.commit import CycleEnd
+from esper.emrakul.cycle.outcome import CycleStatus
 from esper.emrakul.cycle.records import archived, recall_from
+from esper.emrakul.plan import Situation
 from esper.urabrask import RetentionLimits
 from esper.urabrask import Settings as ValidationSettings
 from esper.workers import InlineHandle, InlinePool, WorkerHealth, WorkerTask
 from tests.checkpoint.runs import flip
 from tests.elesh.cases import RING, Saved, saved
 from tests.elesh.test_analyst import analyst
-from tests.emrakul.cycle.test_cycle import LENIENT, coordinator, everything
+from tests.emrakul.cycle.test_runner import LENIENT, runner_of
 
 STRICT = ValidationSettings(limits=RetentionLimits(channel=0.0), min_retention=1.0)
 
@@ -52,15 +53,15 @@ def made(tmp_path: Path) -> Iterator[Saved]:
 
 def decided(
     made: Saved, validation: ValidationSettings, store: CheckpointStore | None = None
-) -> tuple[Decision, int]:
+) -> tuple[CycleEnd, int]:
     """One cycle by a coordinator that knows nothing yet, and how many tasks it took."""
     pool = CountingPool()
 
     def eyes(_: CheckpointRef) -> OfflineAnalyst:
         return replace(analyst(made, pool), validation=validation)
 
-    runner = CycleRunner(coordinator(made), store or made.store)
-    runner.start(lambda: made.checkpoint, 2, made.anatomy, everything(made.anatomy), eyes)
+    runner = runner_of(store or made.store)
+    runner.start(lambda: made.checkpoint, 2, Situation.whole(made.anatomy), eyes)
     decision = runner.collect(60.0)
     runner.close()
     assert decision is not None
@@ -69,10 +70,12 @@ def decided(
 
 
 @pytest.mark.parametrize(
-    ("validation", "status"), [(STRICT, Status.REJECTED), (LENIENT, Status.ACCEPTED)], ids=["no-go", "go"]
+    ("validation", "status"),
+    [(STRICT, CycleStatus.REJECTED), (LENIENT, CycleStatus.ACCEPTED)],
+    ids=["no-go", "go"],
 )
 def test_the_same_request_gets_the_stored_result_and_measures_nothing(
-    made: Saved, validation: ValidationSettings, status: Status
+    made: Saved, validation: ValidationSettings, status: CycleStatus
 ) -> None:
     first, asked = decided(made, validation)
     again, asked_again = decided(made, validation)
@@ -83,16 +86,16 @@ def test_the_same_request_gets_the_stored_result_and_measures_nothing(
     assert asked_again == 0
     assert again.outcome.to_json() == first.outcome.to_json()
     assert again.state == first.state
-    assert (again.keep is None) == (first.keep is None)
-    if first.keep is not None and again.keep is not None:
-        np.testing.assert_array_equal(again.keep, first.keep)
+    assert (again.mask is None) == (first.mask is None)
+    if first.mask is not None and again.mask is not None:
+        np.testing.assert_array_equal(again.mask.keep, first.mask.keep)
 
 
 def test_a_request_with_other_limits_is_another_request(made: Saved) -> None:
     decided(made, STRICT)
     other, asked = decided(made, LENIENT)
     assert asked > 0
-    assert other.keep is not None
+    assert other.mask is not None
 
 
 def test_the_record_holds_why_every_finalist_goes_or_stays(made: Saved) -> None:
@@ -133,7 +136,7 @@ def test_a_record_that_cannot_be_stored_is_told_and_changes_no_decision(made: Sa
     assert full.fired
     assert "The record of it was not stored" in decision.reason
     assert decision.outcome is not None
-    assert decision.outcome.status is Status.REJECTED
+    assert decision.outcome.status is CycleStatus.REJECTED
 
 
 def test_a_cycle_is_kept_in_full_beside_the_baseline_of_its_run(made: Saved) -> None:
@@ -154,12 +157,12 @@ def test_a_cycle_that_failed_is_kept_with_its_traceback_and_recalled_by_nobody(m
         found = analyst(made, CountingPool())
         return replace(found, case=replace(found.case, twin=found.case.model))
 
-    runner = CycleRunner(coordinator(made), made.store)
-    runner.start(lambda: made.checkpoint, 2, made.anatomy, everything(made.anatomy), eyes)
+    runner = runner_of(made.store)
+    runner.start(lambda: made.checkpoint, 2, Situation.whole(made.anatomy), eyes)
     decision = runner.collect(60.0)
     runner.close()
     assert decision is not None
     (kept,) = archived(made.store.catalog)
-    assert kept.outcome.status is Status.FAILED
+    assert kept.outcome.status is CycleStatus.FAILED
     assert "Traceback" in str(kept.outcome.error)
     assert recall_from(made.store, made.checkpoint)(kept.outcome.key) is None

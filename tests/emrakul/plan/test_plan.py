@@ -9,7 +9,6 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from esper.anatomy import Anatomy
-from esper.cost import Origin
 from esper.elesh import Evidence
 from esper.emrakul.plan.candidates import step_sizes
 from esper.emrakul.plan.finalists import finalists
@@ -17,6 +16,7 @@ from esper.emrakul.plan.floors import floors
 from esper.emrakul.plan.plan import Plan, Rejection, shrink
 from esper.emrakul.plan.ramp_end import bounds
 from esper.emrakul.plan.selection import make_plan
+from esper.emrakul.plan.situation import Situation
 from esper.emrakul.schedule import Allowance
 from esper.emrakul.settings import Settings
 from esper.errors import EvidenceError, MaskError
@@ -73,12 +73,12 @@ def test_a_plan_never_passes_floors_limit_rounding_or_loss(
     situation: tuple[Anatomy, Evidence, Allowance, Settings],
 ) -> None:
     anatomy, evidence, allowed, settings = situation
-    plan = make_plan(anatomy, everything(anatomy), evidence, allowed, settings)
+    plan = make_plan(Situation.whole(anatomy), evidence, allowed, settings)
     kept = kept_counts(anatomy, plan)
-    limits = bounds(anatomy, everything(anatomy), evidence.screen, settings, Origin.of(anatomy))
+    limits = bounds(Situation.whole(anatomy), evidence.screen, settings)
     for number, group in enumerate(anatomy.groups):
         if kept[number] < group.width:
-            assert kept[number] >= floors(anatomy, settings, Origin.of(anatomy))[number]
+            assert kept[number] >= floors(Situation.whole(anatomy), settings)[number]
             assert kept[number] >= limits.floors[number]
             assert kept[number] % step_sizes(anatomy, limits.round_to)[number] == 0
             assert group.kind.value in allowed.levels
@@ -96,7 +96,7 @@ def test_what_was_not_measured_well_enough_is_never_cut(
     situation: tuple[Anatomy, Evidence, Allowance, Settings],
 ) -> None:
     anatomy, evidence, allowed, settings = situation
-    plan = make_plan(anatomy, everything(anatomy), evidence, allowed, settings)
+    plan = make_plan(Situation.whole(anatomy), evidence, allowed, settings)
     assert np.isfinite(evidence.loss_increase[plan.units]).all()
     assert (evidence.confidence[plan.units] >= 0.95).all()
 
@@ -107,7 +107,7 @@ def test_every_finalist_is_either_cut_or_has_a_reason(
 ) -> None:
     anatomy, evidence, allowed, settings = situation
     asked = np.arange(anatomy.num_units)
-    plan = make_plan(anatomy, everything(anatomy), evidence, allowed, settings, finalists=asked)
+    plan = make_plan(Situation.whole(anatomy), evidence, allowed, settings, finalists=asked)
     accounted = np.concatenate([plan.units, *plan.rejected.values()])
     assert sorted(accounted.tolist()) == asked.tolist()
 
@@ -117,7 +117,7 @@ def test_the_same_evidence_gives_the_same_plan(
     situation: tuple[Anatomy, Evidence, Allowance, Settings],
 ) -> None:
     anatomy, evidence, allowed, settings = situation
-    once, again = (make_plan(anatomy, everything(anatomy), evidence, allowed, settings) for _ in range(2))
+    once, again = (make_plan(Situation.whole(anatomy), evidence, allowed, settings) for _ in range(2))
     assert once.to_json() == again.to_json()
     assert once.id == again.id
 
@@ -125,7 +125,7 @@ def test_the_same_evidence_gives_the_same_plan(
 @given(situations())
 def test_a_plan_survives_json(situation: tuple[Anatomy, Evidence, Allowance, Settings]) -> None:
     anatomy, evidence, allowed, settings = situation
-    plan = make_plan(anatomy, everything(anatomy), evidence, allowed, settings)
+    plan = make_plan(Situation.whole(anatomy), evidence, allowed, settings)
     again = Plan.from_json(json.loads(json.dumps(plan.to_json(), allow_nan=False)))
     assert again.id == plan.id
     np.testing.assert_array_equal(again.keep, plan.keep)
@@ -136,9 +136,9 @@ def test_shrinking_halves_the_predicted_loss_and_keeps_every_rule(
     situation: tuple[Anatomy, Evidence, Allowance, Settings],
 ) -> None:
     anatomy, evidence, allowed, settings = situation
-    plan = make_plan(anatomy, everything(anatomy), evidence, allowed, settings)
+    plan = make_plan(Situation.whole(anatomy), evidence, allowed, settings)
     assume(not plan.is_empty)
-    small = shrink(plan, anatomy)
+    small = shrink(plan, Situation.whole(anatomy))
     round_to = settings.plan.round_to if settings.staged else 1  # towards a target only the end is rounded
     steps = step_sizes(anatomy, round_to)
     assert np.unique(small.blocks).size <= np.unique(plan.blocks).size * 3 / 4
@@ -152,15 +152,15 @@ def test_shrinking_halves_the_predicted_loss_and_keeps_every_rule(
 
 def test_a_plan_that_shrinks_again_and_again_ends_empty() -> None:
     anatomy = resnet8()
-    plan = make_plan(anatomy, everything(anatomy), measured(anatomy), allowance(0.3), HALF)
+    plan = make_plan(Situation.whole(anatomy), measured(anatomy), allowance(0.3), HALF)
     sizes = [plan.units.size]
     while not plan.is_empty:
-        plan = shrink(plan, anatomy)
+        plan = shrink(plan, Situation.whole(anatomy))
         sizes.append(plan.units.size)
     assert sizes == sorted(sizes, reverse=True)
     assert plan.keep.all()
     assert plan.rejected[Rejection.SHRUNK].size == sizes[0]
-    assert shrink(plan, anatomy).is_empty
+    assert shrink(plan, Situation.whole(anatomy)).is_empty
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -168,7 +168,7 @@ def test_half_the_flops_of_a_narrow_resnet_can_go_under_the_default_floors(seed:
     anatomy = resnet8()
     evidence = measured(anatomy, seed)
     evidence = replace(evidence, confidence=np.ones(anatomy.num_units))
-    plan = make_plan(anatomy, everything(anatomy), evidence, allowance(0.5), HALF)
+    plan = make_plan(Situation.whole(anatomy), evidence, allowance(0.5), HALF)
     assert 0.5 <= plan.removed_after <= 0.52
     assert not plan.notes
 
@@ -176,7 +176,7 @@ def test_half_the_flops_of_a_narrow_resnet_can_go_under_the_default_floors(seed:
 def test_a_goal_that_floors_forbid_is_said_to_be_out_of_reach() -> None:
     anatomy = resnet8()
     strict = Settings.model_validate({"target": {"flops": 0.5}, "floors": {"min_keep_fraction": 0.9}})
-    plan = make_plan(anatomy, everything(anatomy), measured(anatomy), allowance(0.5), strict)
+    plan = make_plan(Situation.whole(anatomy), measured(anatomy), allowance(0.5), strict)
     assert plan.removed_after < 0.5
     assert "instead of 50.0%" in plan.notes[0]
     assert "floor" in plan.notes[0]
@@ -187,22 +187,22 @@ def test_the_cheapest_loss_per_saved_cost_goes_first() -> None:
     loss = np.full(64, 0.5)
     loss[[3, 40]] = [0.001, 0.002]
     evidence = replace(measured(anatomy), loss_increase=loss, confidence=np.ones(64))
-    plan = make_plan(anatomy, everything(anatomy), evidence, allowance(0.05), HALF)
+    plan = make_plan(Situation.whole(anatomy), evidence, allowance(0.05), HALF)
     assert set(plan.units[:2].tolist()) == {3, 40}
 
 
 def test_the_margin_covers_what_units_cost_together() -> None:
     anatomy = resnet8()
     evidence = measured(anatomy)
-    plan = make_plan(anatomy, everything(anatomy), evidence, allowance(0.2), HALF)
+    plan = make_plan(Situation.whole(anatomy), evidence, allowance(0.2), HALF)
     singles = np.maximum(evidence.loss_increase[plan.units], 0)
     assert plan.total_predicted_loss == pytest.approx(1.5 * singles.sum())
 
 
 def test_units_that_are_gone_already_are_not_planned_again() -> None:
     anatomy, evidence = resnet8(), measured(resnet8())
-    first = make_plan(anatomy, everything(anatomy), evidence, allowance(0.2), HALF)
-    second = make_plan(anatomy, first.keep, evidence, allowance(0.4), HALF)
+    first = make_plan(Situation.whole(anatomy), evidence, allowance(0.2), HALF)
+    second = make_plan(Situation.whole(anatomy).under(first.keep), evidence, allowance(0.4), HALF)
     assert not set(first.units.tolist()) & set(second.units.tolist())
     assert second.removed_before == pytest.approx(first.removed_after)
     assert second.removed_after >= 0.4
@@ -222,8 +222,7 @@ def test_each_reason_is_given_to_the_units_that_it_holds_back() -> None:
         }
     )
     plan = make_plan(
-        anatomy,
-        everything(anatomy),
+        Situation.whole(anatomy),
         evidence,
         allowance(0.9, levels=(Level.CHANNEL,)),
         settings,
@@ -241,7 +240,7 @@ def test_each_reason_is_given_to_the_units_that_it_holds_back() -> None:
 def test_a_loss_that_is_not_allowed_is_a_reason() -> None:
     anatomy = resnet8()
     settings = Settings.model_validate({"target": {"flops": 0.5}, "plan": {"allowed_loss_increase": 0.01}})
-    plan = make_plan(anatomy, everything(anatomy), measured(anatomy), allowance(0.5), settings)
+    plan = make_plan(Situation.whole(anatomy), measured(anatomy), allowance(0.5), settings)
     assert plan.total_predicted_loss <= 0.01
     assert plan.rejected[Rejection.LOSS].size > 0
 
@@ -249,25 +248,25 @@ def test_a_loss_that_is_not_allowed_is_a_reason() -> None:
 def test_what_a_partial_analysis_left_out_is_noted() -> None:
     anatomy = resnet8()
     evidence = replace(measured(anatomy), is_partial=True, notes=("Task 3 was lost.",))
-    plan = make_plan(anatomy, everything(anatomy), evidence, allowance(0.1), HALF)
+    plan = make_plan(Situation.whole(anatomy), evidence, allowance(0.1), HALF)
     assert plan.notes == ("The analysis was partial; what it left out stays.", "Task 3 was lost.")
 
 
 def test_evidence_about_another_network_is_refused() -> None:
     anatomy = chain([20])
     with pytest.raises(EvidenceError, match="Analyze the present checkpoint again"):
-        make_plan(anatomy, everything(anatomy), measured(chain([21])), allowance(0.5), HALF)
+        make_plan(Situation.whole(anatomy), measured(chain([21])), allowance(0.5), HALF)
 
 
 def test_a_mask_of_another_network_is_refused() -> None:
     anatomy = chain([20])
     with pytest.raises(MaskError):
-        make_plan(anatomy, np.ones(3, np.bool_), measured(anatomy), allowance(0.5), HALF)
+        Situation.whole(anatomy).under(np.ones(3, np.bool_))
 
 
 def test_a_hundred_thousand_units_are_planned() -> None:
     anatomy = chain([1000] * 100, pixels=1)
-    plan = make_plan(anatomy, everything(anatomy), measured(anatomy), allowance(0.5), HALF)
+    plan = make_plan(Situation.whole(anatomy), measured(anatomy), allowance(0.5), HALF)
     assert 0.5 <= plan.removed_after <= 0.5001
 
 
@@ -278,7 +277,7 @@ def test_finalists_are_screened_units_of_a_kind_that_may_go(
     anatomy, evidence, allowed, settings = situation
     screen = np.where(np.isnan(evidence.loss_increase), np.nan, evidence.screen)
     keep = np.arange(anatomy.num_units) % 5 > 0
-    asked = finalists(anatomy, keep, screen, allowed, settings)
+    asked = finalists(Situation.whole(anatomy).under(keep), screen, allowed, settings)
     assert (np.diff(asked) > 0).all()
     assert keep[asked].all()
     assert np.isfinite(screen[asked]).all()
@@ -289,34 +288,32 @@ def test_finalists_are_screened_units_of_a_kind_that_may_go(
 @pytest.mark.parametrize("anatomy", [resnet8(), chain([64] * 6, heads=8), chain([300, 40, 300])])
 def test_finalists_are_enough_to_reach_the_goal_but_not_everything(anatomy: Anatomy, goal: float) -> None:
     evidence = measured(anatomy)
-    asked = finalists(anatomy, everything(anatomy), evidence.screen, allowance(goal), HALF)
+    asked = finalists(Situation.whole(anatomy), evidence.screen, allowance(goal), HALF)
     ablated = np.isin(np.arange(anatomy.num_units), asked)
     evidence = replace(
         evidence,
         loss_increase=np.where(ablated, evidence.loss_increase, np.nan),
         confidence=np.where(ablated, 1.0, np.nan),
     )
-    assert make_plan(anatomy, everything(anatomy), evidence, allowance(goal), HALF).removed_after >= goal
+    assert make_plan(Situation.whole(anatomy), evidence, allowance(goal), HALF).removed_after >= goal
     assert asked.size <= anatomy.num_units * (0.4 if goal < 0.1 else 1)
 
 
 def test_finalists_are_spread_over_layers() -> None:
     anatomy = resnet8()
-    asked = finalists(anatomy, everything(anatomy), measured(anatomy).screen, allowance(0.1), HALF)
+    asked = finalists(Situation.whole(anatomy), measured(anatomy).screen, allowance(0.1), HALF)
     assert set(anatomy.group_of[asked].tolist()) == set(range(6))
 
 
 def test_finalists_without_a_screen_do_not_exist() -> None:
     anatomy = resnet8()
-    assert not finalists(anatomy, everything(anatomy), np.full(224, np.nan), allowance(0.5), HALF).size
+    assert not finalists(Situation.whole(anatomy), np.full(224, np.nan), allowance(0.5), HALF).size
 
 
 def test_finalists_are_capped() -> None:
     anatomy = resnet8()
     settings = Settings.model_validate({"target": {"flops": 0.5}, "plan": {"max_finalists": 7}})
-    assert (
-        finalists(anatomy, everything(anatomy), measured(anatomy).screen, allowance(0.5), settings).size == 7
-    )
+    assert finalists(Situation.whole(anatomy), measured(anatomy).screen, allowance(0.5), settings).size == 7
 
 
 def test_few_that_can_go_are_compared_with_others_of_their_kind() -> None:
@@ -326,24 +323,6 @@ def test_few_that_can_go_are_compared_with_others_of_their_kind() -> None:
     keep[40:60] = False  # 20 are left in the second
     screen = np.random.default_rng(0).permutation(84) / 83
     few = (Level.CHANNEL,)
-    asked = finalists(anatomy, keep, screen, allowance(0.9, levels=few), HALF, origin=Origin.of(anatomy))
+    asked = finalists(Situation.whole(anatomy).under(keep), screen, allowance(0.9, levels=few), HALF)
     of_its_layer = np.flatnonzero(keep[:40])
     assert asked.tolist() == sorted(of_its_layer[np.argsort(screen[of_its_layer])][:16].tolist())
-
-
-def test_a_plan_follows_the_numbers_of_a_cut() -> None:
-    anatomy = chain([12, 12])
-    keep = everything(anatomy)
-    keep[[1, 14]] = False
-    plan = make_plan(anatomy, keep, measured(anatomy), allowance(0.3), HALF, origin=Origin.of(anatomy))
-    numbers = np.where(keep, np.cumsum(keep) - 1, -1)
-    after = plan.renumbered(numbers, int(keep.sum()))
-    assert after.keep_before.all()
-    assert after.units.tolist() == numbers[plan.units].tolist()
-    assert np.array_equal(after.keep, plan.keep[keep])
-    assert {r: len(units) for r, units in after.rejected.items()} == {
-        r: len(units) for r, units in plan.rejected.items()
-    }
-    lost = numbers.copy()
-    lost[plan.units[0]] = -1  # it went with its layer
-    assert plan.renumbered(lost, int(keep.sum())).units.tolist() == numbers[plan.units[1:]].tolist()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
@@ -10,14 +10,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from esper.anatomy import Anatomy, Kind
-from esper.arrays import FloatArray, IntArray
-from esper.cost import Origin
+from esper.arrays import BoolArray, FloatArray, IntArray
 from esper.elesh import Evidence, Tier, confidence
-from esper.emrakul.cycle import Coordinator, CoordinatorState, Cycle, Status
+from esper.emrakul.cycle import Coordinator, Cycle
 from esper.emrakul.plan.candidates import step_sizes
 from esper.emrakul.plan.floors import floors
 from esper.emrakul.plan.ramp_end import bounds
 from esper.emrakul.plan.selection import make_plan
+from esper.emrakul.plan.situation import Situation
 from esper.emrakul.schedule import Allowance, Schedule
 from esper.emrakul.settings import Settings
 from esper.leyline import Level, ManualClock
@@ -41,11 +41,10 @@ def settings(target: float, round_to: int, **floor: int) -> Settings:
 def test_final_widths_are_whole_multiples_above_the_floors(
     anatomy: Anatomy, target: float, round_to: int, unmeasured: float, seed: int
 ) -> None:
-    keep = np.ones(anatomy.num_units, np.bool_)
     chosen, screen = settings(target, round_to), measured(anatomy, seed, unmeasured=unmeasured).screen
-    origin = Origin.of(anatomy)
-    found = bounds(anatomy, keep, screen, chosen, origin)
-    lowest = floors(anatomy, chosen, origin)
+    situation = Situation.whole(anatomy)
+    found = bounds(situation, screen, chosen)
+    lowest = floors(situation, chosen)
     assert found.round_to == 1
     for number, group in enumerate(anatomy.groups):
         width = found.floors[number]
@@ -58,25 +57,23 @@ def test_final_widths_are_whole_multiples_above_the_floors(
 
 def test_small_steps_lead_to_the_rounded_end_and_stop_there() -> None:
     anatomy, chosen = resnet8(), settings(0.5, 8)
-    evidence, origin = measured(anatomy), Origin.of(anatomy)
-    keep = np.ones(anatomy.num_units, np.bool_)
-    end = bounds(anatomy, keep, evidence.screen, chosen, origin)
+    situation = Situation.whole(anatomy)
+    end = bounds(situation, measured(anatomy).screen, chosen)
     assert end.target_fraction is not None
     for goal in [*np.linspace(0.1, 1, 10) * end.target_fraction, 1.0]:
         step = Allowance("flops", goal, 1.0, (Level.CHANNEL,), "ramp", "because a test says so")
         certain = measured(anatomy)
         certain.confidence[:] = 1.0
-        keep = make_plan(anatomy, keep, certain, step, chosen, origin=origin).keep
-    widths = np.bincount(anatomy.group_of[keep])
-    assert (widths % 8 == 0).all()
-    assert origin.removed_fraction(anatomy, keep, "flops") >= 0.5
+        situation = situation.under(make_plan(situation, certain, step, chosen).keep)
+    assert (situation.counts % 8 == 0).all()
+    assert situation.removed_fraction("flops") >= 0.5
 
 
 def test_a_network_that_has_begun_unrounded_ends_rounded() -> None:
     anatomy = chain([40, 40])
     keep = np.ones(80, np.bool_)
     keep[:3] = False
-    found = bounds(anatomy, keep, measured(anatomy).screen, settings(0.4, 8), Origin.of(anatomy))
+    found = bounds(Situation.whole(anatomy).under(keep), measured(anatomy).screen, settings(0.4, 8))
     assert found.floors[0] in (16, 24, 32)
     assert found.floors[0] % 8 == 0
 
@@ -84,10 +81,9 @@ def test_a_network_that_has_begun_unrounded_ends_rounded() -> None:
 @pytest.mark.parametrize("given_settings", [Settings(staged=True), settings(0.5, 1)])
 def test_without_target_or_multiple_floors_are_the_only_bounds(given_settings: Settings) -> None:
     anatomy = resnet8()
-    keep = np.ones(anatomy.num_units, np.bool_)
-    origin = Origin.of(anatomy)
-    found = bounds(anatomy, keep, measured(anatomy).screen, given_settings, origin)
-    np.testing.assert_array_equal(found.floors, floors(anatomy, given_settings, origin))
+    situation = Situation.whole(anatomy)
+    found = bounds(situation, measured(anatomy).screen, given_settings)
+    np.testing.assert_array_equal(found.floors, floors(situation, given_settings))
 
 
 def ablated(anatomy: Anatomy, finalists: IntArray, screen: FloatArray) -> Evidence:
@@ -103,25 +99,38 @@ def ablated(anatomy: Anatomy, finalists: IntArray, screen: FloatArray) -> Eviden
     return replace(evidence, screen=screen, tier=Tier.ABLATION)
 
 
+@dataclass(frozen=True, eq=False)
+class Ablating:
+    """Measures heads that nobody can tell apart, and always says go."""
+
+    anatomy: Anatomy
+    ranks: FloatArray
+    id = "a test"
+
+    def screen(self) -> FloatArray:
+        return self.ranks
+
+    def analyze(self, finalists: IntArray, seconds: float) -> Evidence:
+        return ablated(self.anatomy, finalists, self.ranks)
+
+    def validate(self, keep: BoolArray, seconds: float) -> Verdict:
+        return Verdict(Decision.GO, "A test says so.")
+
+
 @pytest.mark.parametrize("seed", range(2))
 def test_a_run_goes_on_where_only_units_are_left_that_nobody_can_tell_apart(seed: int) -> None:
     anatomy, rules = chain([64, 64, 64], heads=5, head_size=96), settings(0.5, 8)
-    origin, schedule, clock = Origin.of(anatomy), Schedule(rules, 20), ManualClock()
+    situation, schedule = Situation.whole(anatomy), Schedule(rules, 20)
     screen = np.random.default_rng(seed).permutation(anatomy.num_units) / (anatomy.num_units - 1)
     screen[-5:] = np.arange(5) * 1e-4  # the screen wants all heads that may go
-    keep, state = np.ones(anatomy.num_units, np.bool_), CoordinatorState()
+    coordinator = Coordinator(rules, ManualClock())
     for epoch in range(1, 21):
-        coordinator = Coordinator(rules, schedule, origin, clock, state)
-        outcome = coordinator.run_cycle(
-            Cycle(epoch, anatomy, keep, "f00d"),
-            screen=lambda: screen,
-            analyze=lambda asked, _: ablated(anatomy, asked, screen),
-            validate=lambda left, _: Verdict(Decision.GO, "A test says so."),
-        )
-        state = coordinator.state
-        if outcome.status is Status.ACCEPTED and outcome.plan is not None:
-            keep = outcome.plan.keep
-    widths = np.bincount(anatomy.group_of[keep])
-    assert origin.removed_fraction(anatomy, keep, "flops") >= 0.5
-    assert (widths[:-1] % 8 == 0).all()
-    assert (widths >= floors(anatomy, rules, origin)).all()
+        state, removed = coordinator.state.schedule, situation.removed_fraction("flops")
+        allowance = schedule.allowed(epoch, state, removed)
+        cycle = Cycle(epoch, situation, "f00d")
+        outcome = coordinator.run_cycle(cycle, allowance, Ablating(anatomy, screen))
+        if outcome.mask is not None:
+            situation = situation.under(outcome.mask)
+    assert situation.removed_fraction("flops") >= 0.5
+    assert (situation.counts[:-1] % 8 == 0).all()
+    assert (situation.counts >= floors(situation, rules)).all()

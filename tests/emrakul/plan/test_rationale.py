@@ -10,6 +10,7 @@ from esper.elesh import Evidence
 from esper.emrakul.plan.plan import Plan, Rejection
 from esper.emrakul.plan.rationale import _WHY, CHOSEN, Rationale
 from esper.emrakul.plan.selection import make_plan
+from esper.emrakul.plan.situation import Situation
 from esper.emrakul.schedule import Allowance
 from esper.emrakul.settings import Settings
 from esper.errors import EvidenceError
@@ -23,9 +24,8 @@ SETTINGS = Settings.model_validate({"target": {"flops": 0.5}, "floors": {"min_ch
 
 def planned() -> tuple[Plan, Evidence]:
     evidence = measured(ANATOMY, unmeasured=0.2)
-    whole = np.ones(ANATOMY.num_units, np.bool_)
     asked = np.arange(ANATOMY.num_units)
-    return make_plan(ANATOMY, whole, evidence, ALLOWED, SETTINGS, finalists=asked), evidence
+    return make_plan(Situation.whole(ANATOMY), evidence, ALLOWED, SETTINGS, finalists=asked), evidence
 
 
 def test_every_finalist_has_its_numbers_and_a_reason_in_words() -> None:

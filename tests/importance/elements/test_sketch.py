@@ -151,8 +151,6 @@ def test_what_is_exact_says_so_and_how_much_memory_it_takes() -> None:
 def test_sizes_follow_the_formulas() -> None:
     assert SketchSize.for_training(1_000) == SketchSize(10_000, 7)
     assert SketchSize.for_training(50_000_001, error_rate=1e-4) == SketchSize(50_001, 10)
-    assert SketchSize.for_analysis(1_000) == SketchSize(100_000, 10)
-    assert SketchSize.for_analysis(50_000_001, error_rate=1e-6) == SketchSize(500_001, 14)
     with pytest.raises(ConfigError, match="error rate"):
         SketchSize.for_training(1_000, error_rate=0.0)
 

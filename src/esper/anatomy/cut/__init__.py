@@ -2,10 +2,10 @@
 
 from esper.anatomy.cut.blocks import Block, Sum, blocks_of, flops_without, residual_blocks, sums, unread
 from esper.anatomy.cut.companions import copy_in
-from esper.anatomy.cut.feasibility import feasible, refused_groups, refused_layers
+from esper.anatomy.cut.feasibility import feasible, put_back, refused_groups, refused_layers
 from esper.anatomy.cut.form import Form, Snapshot
 from esper.anatomy.cut.layer_units import block_names, with_layers
-from esper.anatomy.cut.optimizer_state import zero_state
+from esper.anatomy.cut.optimizer_state import WeightCopies, zero_state
 from esper.anatomy.cut.program import cut_program, cut_traced
 from esper.anatomy.cut.removal import Removal, program_without, remove_blocks
 from esper.anatomy.cut.removed import RemovedModule
@@ -19,6 +19,7 @@ __all__ = [
     "RemovedModule",
     "Snapshot",
     "Sum",
+    "WeightCopies",
     "block_names",
     "blocks_of",
     "copy_in",
@@ -28,6 +29,7 @@ __all__ = [
     "feasible",
     "flops_without",
     "program_without",
+    "put_back",
     "refused_groups",
     "refused_layers",
     "remove_blocks",

@@ -1,4 +1,4 @@
-"""`nn.MultiheadAttention` with fewer heads than its embedding would suggest."""
+"""`nn.MultiheadAttention` with another width inside than outside: fewer heads, or a narrower stream."""
 
 from __future__ import annotations
 
@@ -78,11 +78,21 @@ def _additive(mask: Tensor, like: Tensor) -> Tensor:
     return mask.new_zeros(mask.shape, dtype=like.dtype).masked_fill(mask, float("-inf"))
 
 
-def becomes_cut(module: nn.MultiheadAttention, heads: int) -> None:
-    """Turns the module into one with `heads` heads of unchanged width (its tensors are already cut)."""
+def is_square(module: nn.MultiheadAttention) -> bool:
+    """Are inner width and the width of queries and outputs what the module's attributes say?"""
+    own: dict[str, Tensor | None] = vars(module)["_parameters"]
+    fused, apart = own["in_proj_weight"], own["q_proj_weight"]
+    queries = apart if fused is None else fused
+    width = module.num_heads * module.head_dim
+    is_read_whole = queries is None or queries.shape[1] == width
+    return is_read_whole and tuple(module.out_proj.weight.shape) == (width, width)
+
+
+def becomes_cut(module: nn.MultiheadAttention) -> None:
+    """Turns the module into one that computes with the widths its tensors, already cut, are left with."""
     if module.bias_k is not None or module.add_zero_attn:
-        raise ValueError("bias_k, bias_v and add_zero_attn are not supported together with fewer heads")
+        raise ValueError("bias_k, bias_v and add_zero_attn are not supported together with other widths")
     module.__class__ = CutMultiheadAttention
     # False keeps nn.TransformerEncoderLayer off its fused path, which assumes the full width.
     vars(module)["_qkv_same_embed_dim"] = False
-    module.num_heads = heads
+    module.num_heads = module.out_proj.weight.shape[1] // module.head_dim

@@ -20,12 +20,12 @@ from esper.anatomy.graph import (
     is_in_place,
     lowered,
     operator_name,
-    split_sample,
     traced_as,
 )
 from esper.anatomy.structure import Anatomy
 from esper.anatomy.twin import deployed
 from esper.anatomy.units import anatomy_of
+from esper.batches import split_sample
 from esper.errors import UnknownPathError, UntraceableError
 
 
@@ -69,7 +69,7 @@ def residual_blocks(model: nn.Module, sample: Any, loss: Loss | None = None) -> 
     Raises:
         UntraceableError: `torch.export` cannot follow the network.
     """
-    args, kwargs, _ = split_sample(sample, with_target=loss is not None)
+    args, kwargs, _ = split_sample(sample, with_target=loss is not None, model=bare(model))
     traced = traced_for(bare(model), args, kwargs)
     return blocks_of(traced, anatomy_of(traced, model))
 
@@ -121,7 +121,7 @@ def flops_without(model: nn.Module, names: Sequence[str], sample: Any, loss: Los
     Raises:
         UnknownPathError: there is no block of that name.
     """
-    args, kwargs, _ = split_sample(sample, with_target=loss is not None)
+    args, kwargs, _ = split_sample(sample, with_target=loss is not None, model=bare(model))
     traced = traced_for(bare(model), args, kwargs)
     anatomy = anatomy_of(traced, model)
     return anatomy.flops() - _flops(named(sums(traced), names), _costs(anatomy))

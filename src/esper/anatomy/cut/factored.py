@@ -24,6 +24,8 @@ from esper.errors import SurgeryError
 
 _SIZES = (6, 10, 14, 22, 26)
 """All different, and all even, so that half of any can go."""
+_SHIFT = 1.0
+"""How far apart two parameters begin whose states are compared."""
 _EXPONENTS = (0.0, 0.5, 1.0)  # a sum or maximum, a root of a mean, a mean
 
 
@@ -97,9 +99,36 @@ def ask(optimizer: Optimizer, like: Tensor) -> dict[str, Layout]:
     return {key: Layout(axes, is_flat, tuple(exponents[key])) for key, (axes, is_flat) in found.items()}
 
 
-def _state_after_a_step(optimizer: Optimizer, like: Tensor, gradient: Tensor) -> dict[str, Tensor]:
+def ask_for_weights(optimizer: Optimizer, like: Tensor) -> frozenset[str]:
+    """The keys of state that holds weights: a master copy, slow weights, an average, a starting point.
+
+    A parameter that begins elsewhere and sees the same gradient moves such state along; moments stay.
+
+    Args:
+        optimizer: it is not touched.
+        like: the rank and device to ask about.
+
+    Raises:
+        SurgeryError: it cannot be asked.
+    """
+    random = torch.Generator().manual_seed(0)
+    gradient = torch.randn(_SIZES[: like.dim()], generator=random).to(like.device)
+    here = _state_after_a_step(optimizer, like, gradient)
+    there = _state_after_a_step(optimizer, like, gradient, start=1.0 + _SHIFT)
+    return frozenset(
+        key
+        for key, value in here.items()
+        if value.shape == gradient.shape
+        and value.is_floating_point()
+        and float((there[key] - value).float().mean()) > _SHIFT / 2  # weight decay shifts moments a little
+    )
+
+
+def _state_after_a_step(
+    optimizer: Optimizer, like: Tensor, gradient: Tensor, *, start: float = 1.0
+) -> dict[str, Tensor]:
     """The state tensors of a copy of the optimizer that has made one step on a parameter of its own."""
-    parameter = torch.nn.Parameter(torch.ones_like(gradient))
+    parameter = torch.nn.Parameter(torch.full_like(gradient, start))
     parameter.grad = gradient.clone()
     twin = _twin(optimizer, like, parameter)
     try:

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-import copy
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 
 import numpy as np
+import torch
 from torch import nn
 
 from esper.anatomy.cut.layer_units import PREFIX
 from esper.anatomy.cut.removal import remove_blocks
-from esper.anatomy.cut.surgery import cut, uncut
+from esper.anatomy.cut.surgery import Cut, cut, uncut
+from esper.anatomy.graph import copied, named_tensors
 from esper.anatomy.proof import Inputs
 from esper.anatomy.structure import Anatomy, Kind
 from esper.arrays import BoolArray
@@ -21,7 +23,10 @@ from esper.errors import StructureError, SurgeryError
 def refused_groups(model: nn.Module, anatomy: Anatomy, inputs: Inputs) -> dict[str, str]:
     """Groups that cannot be cut in place, and why. The network itself is not touched.
 
-    Half of every group is removed at once; if that fails the groups are divided to find the culprits.
+    Half of every group is removed at once, and what fails is divided to find the culprits. Code may also
+    demand that two widths stay equal, or replace a module only where another group goes as well; so for any
+    two kinds of groups there is one more trial, of outputs alone, in which the first goes and the second
+    stays whole: twice the binary digits of the number of kinds.
 
     Raises:
         SurgeryError: the network cannot be copied.
@@ -29,7 +34,17 @@ def refused_groups(model: nn.Module, anatomy: Anatomy, inputs: Inputs) -> dict[s
     keep = np.ones(anatomy.num_units, dtype=np.bool_)
     for number, group in enumerate(anatomy.groups):
         keep[anatomy.unit_slice(number)][max(group.width - group.width // 2, group.least) :] = False
-    return feasible(model, anatomy, keep, inputs)[1]
+    twin = copied(model)
+    together = _found(model, twin, anatomy, keep, inputs)
+    refused = dict(together.refused)
+    kinds = list(_places(anatomy, together.accepted).values())
+    for digit in range((len(kinds) - 1).bit_length()):
+        for value in (0, 1):
+            some = [n for number, kind in enumerate(kinds) if number >> digit & 1 == value for n in kind]
+            trial = _Search(model, twin, anatomy, keep, replace(inputs, is_quick=True))
+            trial.add([n for n in some if anatomy.groups[n].name not in refused])
+            refused |= trial.refused
+    return refused
 
 
 def refused_layers(model: nn.Module, anatomy: Anatomy, inputs: Inputs) -> dict[str, str]:
@@ -45,7 +60,7 @@ def refused_layers(model: nn.Module, anatomy: Anatomy, inputs: Inputs) -> dict[s
     for group in anatomy.groups:
         if group.kind is Kind.LAYER:
             places.setdefault(re.sub(r"\d+", "#", group.name), []).append(group.name)
-    tried = _copied(model) if places else model
+    tried = copied(model) if places else model
 
     def why_not(*names: str) -> str:
         try:
@@ -78,30 +93,49 @@ def feasible(
         SurgeryError: the network cannot be copied.
     """
     anatomy.check_mask(keep)
-    search = _Search(_copied(model), anatomy, keep, inputs)
-    wanted = [n for n in range(len(anatomy.groups)) if not keep[anatomy.unit_slice(n)].all()]
-    search.add(wanted)
+    search = _found(model, copied(model), anatomy, keep, inputs)
     return search.mask(search.accepted), search.refused
 
 
-def _copied(model: nn.Module) -> nn.Module:
-    try:
-        return copy.deepcopy(model)
-    except (TypeError, RuntimeError, AttributeError) as error:
-        raise SurgeryError(
-            f"{type(model).__name__} cannot be copied ({error}), and Esper tries cuts on a copy first. "
-            "Remove what cannot be copied (open files, locks, non-leaf tensors kept as attributes) from it."
-        ) from error
+def _found(model: nn.Module, twin: nn.Module, anatomy: Anatomy, keep: BoolArray, inputs: Inputs) -> _Search:
+    """Searched by outputs alone, then proven in full; where the proof says more, searched by that."""
+    wanted = [n for n in range(len(anatomy.groups)) if not keep[anatomy.unit_slice(n)].all()]
+    quick = _Search(model, twin, anatomy, keep, replace(inputs, is_quick=True))
+    quick.add(wanted)
+    search = _Search(model, twin, anatomy, keep, inputs)
+    search.add(quick.accepted)
+    search.refused |= quick.refused
+    return search
 
 
+def _places(anatomy: Anatomy, groups: Sequence[int]) -> dict[str, list[int]]:
+    """Groups by place: the same one in repeated layers is one kind, because one code made them."""
+    places: dict[str, list[int]] = {}
+    for number in groups:
+        places.setdefault(re.sub(r"\d+", "#", anatomy.groups[number].name), []).append(number)
+    return places
+
+
+def put_back(twin: nn.Module, model: nn.Module, anatomy: Anatomy, made: Cut) -> None:
+    """Takes back a cut of a copy, so that shapes and values are those of the network again."""
+    uncut(twin, anatomy, made)
+    theirs, ours = named_tensors(model), named_tensors(twin)
+    with torch.no_grad():
+        for name in made.kept:
+            ours[name].copy_(theirs[name])
+
+
+@dataclass(eq=False)
 class _Search:
-    """Grows a set of groups that can be cut together."""
+    """Grows a set of groups that can be cut together, by trials on a copy of the network."""
 
-    def __init__(self, twin: nn.Module, anatomy: Anatomy, keep: BoolArray, inputs: Inputs) -> None:
-        self.twin, self.anatomy, self.keep, self.inputs = twin, anatomy, keep, inputs
-        self.accepted: list[int] = []
-        self.refused: dict[str, str] = {}
-        self._alike: dict[str, str] = {}
+    model: nn.Module
+    twin: nn.Module
+    anatomy: Anatomy
+    keep: BoolArray
+    inputs: Inputs
+    accepted: list[int] = field(default_factory=list)
+    refused: dict[str, str] = field(default_factory=dict)
 
     def mask(self, groups: Sequence[int]) -> BoolArray:
         """What is wanted, of these groups only."""
@@ -128,16 +162,13 @@ class _Search:
             made = cut(self.twin, self.anatomy, self.mask(groups), self.inputs)
         except SurgeryError as error:
             return str(error)
-        uncut(self.twin, self.anatomy, made)
+        put_back(self.twin, self.model, self.anatomy, made)
         return ""
 
     def _parts(self, groups: Sequence[int]) -> list[list[int]]:
-        """Halves; the same place in repeated layers is one part, because one code made them."""
-        places: dict[str, list[int]] = {}
-        for number in groups:
-            places.setdefault(re.sub(r"\d+", "#", self.anatomy.groups[number].name), []).append(number)
-        if len(places) == 1:
+        """Halves; groups of one kind are one part."""
+        each = list(_places(self.anatomy, groups).values())
+        if len(each) == 1:
             return [[n] for n in groups]
-        each = list(places.values())
         middle = len(each) // 2
         return [[n for part in half for n in part] for half in (each[:middle], each[middle:])]

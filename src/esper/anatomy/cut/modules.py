@@ -11,10 +11,19 @@ import numpy as np
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
+from torch.nn.utils.parametrize import is_parametrized
 
-from esper.anatomy.cut.attention import becomes_cut
+from esper.anatomy.cut.attention import becomes_cut, is_square
 from esper.anatomy.proof import Undo
 from esper.errors import SurgeryError
+
+_BEHIND_A_WEIGHT = (
+    "weight",
+    "weight_v",  # torch.nn.utils.weight_norm
+    "weight_orig",  # torch.nn.utils.spectral_norm and prune
+    "parametrizations.weight.original1",  # the direction of parametrizations.weight_norm
+    "parametrizations.weight.original",
+)
 
 
 def set_attribute(module: nn.Module, name: str, value: Any, undo: Undo) -> None:
@@ -29,30 +38,41 @@ def refresh(module: nn.Module, path: str, kept: Mapping[str, Mapping[int, Tensor
 
     `kept` are the coordinates that stayed, by full tensor name and axis.
     """
-    weight = _own_weight(module)
+    name, weight = _own_weight(module)
     if isinstance(module, _ConvNd) and weight is not None:
-        _convolution(module, weight, kept.get(f"{path}.weight" if path else "weight", {}), undo)
+        _convolution(module, weight, kept.get(f"{path}.{name}" if path else name, {}), undo)
     elif isinstance(module, nn.MultiheadAttention):
         _multihead(module, path, undo)
     elif isinstance(module, nn.RNNBase):
         _set(module, undo, **_sizes_of_cells(module))
     elif isinstance(module, nn.TransformerEncoder):
         attentions = [m for m in module.modules() if isinstance(m, nn.MultiheadAttention)]
-        if any(m.out_proj.weight.shape[1] != m.embed_dim for m in attentions):
+        if not all(map(is_square, attentions)):
             _set(module, undo, use_nested_tensor=False)  # nested tensors go with the fused path only
     else:
         _set(module, undo, **_sizes_of(module))
 
 
-def _own_weight(module: nn.Module) -> Tensor | None:
-    """The parameter itself: reading a parametrized weight computes it, which may change buffers."""
-    own: dict[str, Tensor | None] = vars(module)["_parameters"]
-    return own.get("weight")
+def _own_weight(module: nn.Module) -> tuple[str, Tensor | None]:
+    """The parameter of the weight's shape, and its name.
+
+    Of a parametrized weight it is the one behind it: to read that weight is to compute it, which may change
+    buffers.
+    """
+    for name in _BEHIND_A_WEIGHT:
+        owner, _, last = name.rpartition(".")
+        if owner and not is_parametrized(module, "weight"):
+            continue
+        holder = module.get_submodule(owner)
+        own: dict[str, Tensor | None] = vars(holder)["_parameters"]
+        if own.get(last) is not None:
+            return name, own[last]
+    return "weight", None
 
 
 def _sizes_of(module: nn.Module) -> dict[str, Any]:
     """The attributes that repeat the size of a tensor, as they should be."""
-    weight = _own_weight(module)
+    _, weight = _own_weight(module)
     if isinstance(module, _NormBase):
         first = next((t for t in (weight, module.running_mean) if t is not None), None)
         return {} if first is None else {"num_features": first.shape[0]}
@@ -129,9 +149,7 @@ def _convolution(module: _ConvNd, weight: Tensor, kept: Mapping[int, Tensor], un
 
 
 def _multihead(module: nn.MultiheadAttention, path: str, undo: Undo) -> None:
-    weight = module.out_proj.weight
-    inner = weight.shape[1]
-    if inner == module.num_heads * module.head_dim:
+    if is_square(module):
         return
     before, attributes = module.__class__, dict(vars(module))
 
@@ -141,6 +159,6 @@ def _multihead(module: nn.MultiheadAttention, path: str, undo: Undo) -> None:
 
     undo.add(back)
     try:
-        becomes_cut(module, inner // module.head_dim)
+        becomes_cut(module)
     except ValueError as error:
-        raise SurgeryError(f"Heads of {path} cannot be cut: {error}. Leave its heads whole.") from error
+        raise SurgeryError(f"{path} cannot be cut: {error}. Leave its heads and its stream whole.") from error

@@ -7,7 +7,7 @@ element is about the whole; of any other the optimizer itself is asked what it h
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.utils import _pytree as pytree
 
-from esper.anatomy.cut.factored import Layout, ask
+from esper.anatomy.cut.factored import Layout, ask, ask_for_weights
 from esper.anatomy.proof import Undo, select, spread_out
 from esper.errors import SurgeryError
 
@@ -170,6 +170,80 @@ def zero_state(optimizer: Optimizer, parameters: Mapping[Tensor, Mapping[int, Te
         for _, _, value, layout in layouts.of(parameter):
             for axis, index in layout.on_state(axes).items():
                 value.index_fill_(axis, index.to(value.device), 0)
+
+
+class WeightCopies:
+    """The weights that optimizers keep in their state beside those in the parameters.
+
+    Mixed-precision and schedule-free optimizers, Lookahead, Prodigy and others write parameters from them or
+    measure distances to them, so whoever writes weights must write these as well.
+
+    Args:
+        optimizers: any optimizers, after a step: before it they hold nothing.
+        known: names of copies that were found earlier; they count as copies whatever they look like now.
+        is_complete: whether there are no others.
+    """
+
+    def __init__(
+        self, optimizers: Sequence[Optimizer], known: Collection[str] = (), *, is_complete: bool = False
+    ) -> None:
+        self._optimizers = tuple(optimizers)
+        self._keys = tuple(
+            {key for key in _keys_held(optimizer) if _name(number, key) in known}
+            | (set() if is_complete else _keys_of_weights(optimizer))
+            for number, optimizer in enumerate(self._optimizers)
+        )
+
+    def of(self, parameter: Tensor) -> dict[str, Tensor]:
+        """The copies of one parameter, by a name that says whose they are: each of the parameter's shape."""
+        return {
+            _name(number, key): state[key]
+            for number, (optimizer, keys) in enumerate(zip(self._optimizers, self._keys, strict=True))
+            if (state := optimizer.state.get(parameter))
+            for key in sorted(keys)
+            if key in state
+        }
+
+    def add(self, parameter: Tensor, change: Tensor, sign: int = 1) -> None:
+        """Adds `sign` times a change of a parameter to its copies as well."""
+        for held in self.of(parameter).values():
+            held.add_(change.to(held), alpha=sign)
+
+
+_NEAR = 0.5
+"""State that is nearer to its parameters than this share of their norm holds weights."""
+
+
+def _name(number: int, key: str) -> str:
+    return f"optimizer {number} {key}"
+
+
+def _keys_held(optimizer: Optimizer) -> set[str]:
+    return {key for state in optimizer.state.values() for key in state}
+
+
+def _keys_of_weights(optimizer: Optimizer) -> set[str]:
+    """The keys of element-wise state that holds weights: those that it says, and those that are near them."""
+    apart: dict[str, float] = {}
+    size: dict[str, float] = {}
+    asked: dict[int, frozenset[str]] = {}
+    for parameter, state in optimizer.state.items():
+        like = [key for key, value in state.items() if _is_like(value, parameter)]
+        if like and parameter.dim() and parameter.dim() not in asked:
+            try:
+                asked[parameter.dim()] = ask_for_weights(optimizer, parameter)
+            except SurgeryError:  # one that wraps another: what its state looks like has to do
+                asked[parameter.dim()] = frozenset()
+        for key in like:
+            difference, weights = state[key].detach() - parameter.detach(), parameter.detach()
+            apart[key] = apart.get(key, 0.0) + float(difference.abs().square().sum())
+            size[key] = size.get(key, 0.0) + float(weights.abs().square().sum())
+    said = frozenset().union(*asked.values())
+    return {key for key in apart if key in said or apart[key] < _NEAR**2 * size[key]}
+
+
+def _is_like(value: object, parameter: Tensor) -> bool:
+    return isinstance(value, Tensor) and value.shape == parameter.shape and value.is_floating_point()
 
 
 def named(parameters: Mapping[str, Tensor]) -> dict[Tensor, str]:

@@ -12,13 +12,13 @@ from esper.anatomy.graph.trace import (
     concrete,
     named_tensors,
     primary_output,
-    split_sample,
+    quietly,
     trace,
     traced_as,
     undisturbed,
     without_caches,
 )
-from esper.anatomy.graph.wrappers import bare, check_renewable, renew
+from esper.anatomy.graph.wrappers import bare, check_renewable, copied, renew
 
 __all__ = [
     "TRACE_BATCH",
@@ -31,6 +31,7 @@ __all__ = [
     "check_tensors",
     "check_values",
     "concrete",
+    "copied",
     "gathered",
     "group_of",
     "is_in_place",
@@ -40,8 +41,8 @@ __all__ = [
     "named_tensors",
     "operator_name",
     "primary_output",
+    "quietly",
     "renew",
-    "split_sample",
     "together",
     "trace",
     "traced_as",

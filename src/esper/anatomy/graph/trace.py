@@ -23,6 +23,7 @@ from esper.anatomy.graph.inlining import inline_regions
 from esper.anatomy.graph.lowering import lowered
 from esper.anatomy.graph.sharded import gathered
 from esper.anatomy.graph.wrappers import bare
+from esper.batches import split_sample
 from esper.errors import ConfigError, UntraceableError
 
 Loss = Callable[[Any, Any], Tensor]
@@ -128,38 +129,13 @@ def _put_back(module: nn.Module, kept: Mapping[str, Tensor | None]) -> None:
             setattr(module, name, value)
 
 
-def split_sample(sample: Any, *, with_target: bool) -> tuple[tuple[Any, ...], dict[str, Any], Any]:
-    """Splits one batch into positional inputs, keyword inputs and target.
-
-    `(x, y)` is input and target; a mapping is keyword inputs with the target under `labels` or `target`;
-    anything else is the input. Without a target a tuple is the positional inputs.
-    """
-    if isinstance(sample, Mapping):
-        kwargs = dict(sample)
-        known = [key for key in ("labels", "target") if with_target and key in kwargs]
-        return (), kwargs, kwargs.pop(known[0]) if known else None
-    if isinstance(sample, (tuple, list)):
-        if not with_target:
-            return tuple(sample), {}, None
-        if len(sample) < 2:
-            raise ConfigError(
-                f"A sample with a loss must be (input, target); this one has {len(sample)} element(s). "
-                "Give one batch as the data loader yields it."
-            )
-        inputs, target = sample[:-1], sample[-1]
-        if len(inputs) == 1 and isinstance(inputs[0], Mapping):
-            return (), dict(inputs[0]), target
-        return tuple(inputs), {}, target
-    return (sample,), {}, None
-
-
 def trace(model: nn.Module, sample: Any, loss: Loss | None = None) -> Traced:
     """Exports `model` (with `loss`, if given) in eval mode; the model is left untouched.
 
     Args:
         model: any network that `torch.export` can follow, with or without `torch.compile` and
             `DistributedDataParallel` around it.
-        sample: one batch, `(input, target)` with a loss; see `split_sample`.
+        sample: one batch, `(input, target)` with a loss; see `esper.batches.split_sample`.
         loss: `loss(output, target)`, a scalar.
 
     Raises:
@@ -174,7 +150,7 @@ def trace(model: nn.Module, sample: Any, loss: Loss | None = None) -> Traced:
 
 
 def _traced(model: nn.Module, sample: Any, loss: Loss | None) -> Traced:
-    args, kwargs, target = split_sample(sample, with_target=loss is not None)
+    args, kwargs, target = split_sample(sample, with_target=loss is not None, model=model)
     inputs = (args, kwargs, target)
     _check_devices(model, inputs)
     step = _Step(model, loss)
@@ -258,7 +234,7 @@ def _export(step: nn.Module, inputs: tuple[Any, ...], batch: int) -> ExportedPro
 
     shapes = pytree.tree_map(along_batch, inputs)
     try:
-        with _quietly():
+        with quietly():
             program = torch.export.export(step, inputs, dynamic_shapes=shapes, strict=False)
             inline_regions(program)
             # What writes into its input is refused later, by the line, which is gone once it is written out.
@@ -270,8 +246,8 @@ def _export(step: nn.Module, inputs: tuple[Any, ...], batch: int) -> ExportedPro
 
 
 @contextmanager
-def _quietly() -> Iterator[None]:
-    """The exporter's own deprecations, log lines and dumps of half a graph are not the user's business."""
+def quietly() -> Iterator[None]:
+    """Without the exporter's deprecations, log lines and dumps of half a graph: no business of the user's."""
     logger = logging.getLogger("torch")
     level = logger.level
     with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):

@@ -2,14 +2,38 @@
 
 from __future__ import annotations
 
+import copy
 import sys
 from collections.abc import Iterator
+from typing import TypeVar
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.parallel import DataParallel, DistributedDataParallel
 
 from esper.errors import SurgeryError
+
+_M = TypeVar("_M", bound=nn.Module)
+
+
+def copied(model: _M) -> _M:
+    """A copy of a network, also where its modules keep tensors that they computed.
+
+    Such a tensor (the weight that `torch.nn.utils.weight_norm` computes anew in every call, a state of the
+    last one) is copied as a plain value: it has no gradient to the original.
+
+    Raises:
+        SurgeryError: the network holds something that cannot be copied.
+    """
+    kept = (value for module in model.modules() for value in vars(module).values())
+    computed = [value for value in kept if isinstance(value, Tensor) and not value.is_leaf]
+    try:
+        return copy.deepcopy(model, {id(value): value.detach().clone() for value in computed})
+    except (TypeError, RuntimeError, AttributeError) as error:
+        raise SurgeryError(
+            f"{type(model).__name__} cannot be copied ({error}), and Esper tries cuts on a copy first. "
+            "Remove what cannot be copied (open files, locks, lists of computed tensors) from it."
+        ) from error
 
 
 def bare(model: nn.Module) -> nn.Module:

@@ -47,7 +47,7 @@ def twins(model: nn.Module, anatomy: Anatomy) -> IntArray:
     pairs: IntArray = np.full(anatomy.num_units, -1, np.int64)
     for number, group in enumerate(anatomy.groups):
         makers = [member for member in group.members if member.role != "consumer"]
-        if all(member.role == "companion" for member in makers):
+        if all(member.role != "producer" for member in makers):
             continue
         made = torch.cat([_along(tensors[member.tensor], member) for member in makers], 1)
         _, same = torch.unique(made, dim=0, return_inverse=True)

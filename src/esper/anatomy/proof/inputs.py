@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
-
-from esper.anatomy.graph import split_sample
 
 PROOF_SAMPLES = 8
 """So many samples are enough to tell two networks apart."""
@@ -19,22 +17,24 @@ PROOF_SAMPLES = 8
 
 @dataclass(frozen=True)
 class Inputs:
-    """What a network is called with in a proof: `model(*args, **kwargs)`."""
+    """What a network is called with in a proof: `model(*args, **kwargs)`.
+
+    Where `is_quick`, outputs are compared in float32 alone: a trial, which a proof follows.
+    """
 
     args: tuple[Any, ...]
     kwargs: Mapping[str, Any] = field(default_factory=dict)
+    is_quick: bool = False
 
     @classmethod
-    def of(cls, sample: Any, *, with_target: bool, is_batch_dynamic: bool) -> Inputs:
+    def of(cls, split: tuple[tuple[Any, ...], Mapping[str, Any], Any], *, is_batch_dynamic: bool) -> Inputs:
         """The inputs of one batch.
 
         Args:
-            sample: the batch; see `split_sample`.
-            with_target: whether it holds a target, which is left out.
+            split: positional inputs, keyword inputs, and a target, which is left out; see `split_sample`.
             is_batch_dynamic: whether the network takes any number of samples; then a few are taken.
         """
-        args, kwargs, _ = split_sample(sample, with_target=with_target)
-        inputs = cls(args, kwargs)
+        inputs = cls(split[0], split[1])
         return inputs.first(PROOF_SAMPLES) if is_batch_dynamic else inputs
 
     def cast(self, dtype: torch.dtype) -> Inputs:
@@ -54,7 +54,8 @@ class Inputs:
         def to(leaf: Any) -> Any:
             return change(leaf) if isinstance(leaf, Tensor) else leaf
 
-        return Inputs(pytree.tree_map(to, self.args), pytree.tree_map(to, dict(self.kwargs)))
+        args, kwargs = pytree.tree_map(to, (self.args, dict(self.kwargs)))
+        return replace(self, args=args, kwargs=kwargs)
 
 
 def is_number(leaf: Any) -> bool:

@@ -7,7 +7,6 @@ statistics changes. How far they move the outputs is measured.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
@@ -16,7 +15,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from esper.anatomy.graph import traced_as
+from esper.anatomy.graph import copied, traced_as
 from esper.anatomy.proof.compare import Reference, gradients_differ, largest_difference, outputs_differ
 from esper.anatomy.proof.inputs import Inputs
 from esper.anatomy.proof.observe import Live, Observation, in_double, seen_in
@@ -46,7 +45,7 @@ def reference(model: nn.Module, anatomy: Anatomy, keep: BoolArray, inputs: Input
         NotEquivalentError: it computes NaN.
         UntraceableError: it cannot be exported.
     """
-    merely_masked = Reference.of(masked(model, anatomy, keep, inputs))
+    merely_masked = Reference.of(masked(model, anatomy, keep, inputs), is_quick=inputs.is_quick)
     rounds = partial(_rounding, model, inputs)
     if not anatomy.left_of_statistics(keep):
         return replace(merely_masked, rounding=rounds)
@@ -54,7 +53,7 @@ def reference(model: nn.Module, anatomy: Anatomy, keep: BoolArray, inputs: Input
     single = narrowed.see(torch.float32, with_gradients=False)
     moved = largest_difference(single.outputs, merely_masked.single.outputs)
     if merely_masked.double is None:
-        return Reference(single, None, None, merely_masked.note, moved, rounds)
+        return replace(merely_masked, single=single, approximation=moved, rounding=rounds)
     note = "normalizations run over what is left; compared in eval mode"
     return Reference(single, narrowed.see(torch.float64), None, note, moved, rounds)
 
@@ -80,7 +79,7 @@ class _Narrowed:
     ) -> Observation:
         del batch_statistics, nudge
         # Traced in float64 itself: code that computes a step in another precision would lose its casts else.
-        network, inputs = copy.deepcopy(self.model).to(dtype), self.inputs.cast(dtype)
+        network, inputs = copied(self.model).to(dtype), self.inputs.cast(dtype)
         zero_masked(dict(network.named_parameters()), masked_axes(self.anatomy, self.keep))
         program = deployed(network, inputs.args, inputs.kwargs)
         labels = propagate(traced_as(program, network), allow_approximate=True)
@@ -97,7 +96,7 @@ def _rounding(model: nn.Module, inputs: Inputs) -> tuple[float, float]:
     """
     wide = inputs.cast(torch.float64)
     try:
-        program = deployed(copy.deepcopy(model).double(), wide.args, wide.kwargs)
+        program = deployed(copied(model).double(), wide.args, wide.kwargs)
         module = program.module(check_guards=False)
         ours, exact = (seen_in(one, wide, with_gradients=True) for one in (module, in_double(module)))
     except (RuntimeError, UntraceableError):

@@ -8,6 +8,8 @@ FLOAT32_LIMIT = 1e-5
 FLOAT64_LIMIT = 1e-12
 GRADIENT_LIMIT = 1e-9
 """In float64: gradients of batch statistics lose a few digits to cancellation."""
+QUICK_LIMIT = 1e-3
+"""In float32, where a proof follows: a wrong cut is wrong by more."""
 RUNTIME_LIMIT = 1e-4
 """In float32, where another runtime computes one side: it adds in another order."""
 _SENSITIVE_LIMIT = 1e-6
@@ -43,10 +45,11 @@ class Equivalence:
 
 @dataclass(frozen=True)
 class Tolerance:
-    """The largest relative differences in float64 that are no difference."""
+    """The largest relative differences that are no difference: in float64, and in float32 by itself."""
 
     outputs: float = FLOAT64_LIMIT
     gradients: float = GRADIENT_LIMIT
+    single: float = FLOAT32_LIMIT
 
     def widened(self, rounding: tuple[float, float], nudged: tuple[float, float]) -> Tolerance:
         """The tolerance for a network that enlarges rounding.
@@ -67,7 +70,7 @@ class Tolerance:
 
         Where float64 was measured it decides, and float32 only shows rounding, which grows with depth.
         """
-        single = FLOAT32_LIMIT if found.float64_error is None else 1e6 * self.outputs + 100 * FLOAT32_LIMIT
+        single = self.single if found.float64_error is None else 1e6 * self.outputs + 100 * self.single
         return tuple(
             f"{name} by {error:.2g} (limit {limit:.2g})"
             for name, error, limit in (

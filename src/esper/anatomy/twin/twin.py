@@ -19,14 +19,15 @@ import torch
 from torch import Tensor, fx, nn
 from torch.export import ExportedProgram
 from torch.export.graph_signature import InputKind
-from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils import _pytree as pytree
 
-from esper.anatomy.graph import Traced, split_sample
+from esper.anatomy.graph import Traced, quietly
 from esper.anatomy.structure import Anatomy, Gate
 from esper.anatomy.twin.narrowed_norms import Left, OverSurvivors, left_in
 from esper.anatomy.twin.plain_archive import refuse_pickle
+from esper.anatomy.twin.rows import for_each_row
 from esper.arrays import IntArray
+from esper.batches import split_sample
 from esper.errors import CheckpointCorrupt, EvidenceError
 
 State = Mapping[str, Tensor]
@@ -90,7 +91,8 @@ class Twin:
         """
         refuse_pickle(data)
         extra: dict[str, Any] = {_EXTRA: ""}
-        program = torch.export.load(io.BytesIO(data), extra_files=extra)
+        with quietly():
+            program = torch.export.load(io.BytesIO(data), extra_files=extra)
         meta = json.loads(extra[_EXTRA])
         if _targets(program) != meta["targets"]:
             _drop_unread_parts(program)
@@ -163,7 +165,7 @@ class Twin:
         spec = self.program.call_spec.in_spec
         numbered = pytree.tree_unflatten(range(spec.num_leaves), spec)
         asked = [path for path, _ in pytree.tree_flatten_with_path(numbered)[0]]
-        leaves = dict(pytree.tree_flatten_with_path((split_sample(sample, with_target=True), {}))[0])
+        leaves = _by_path(self.split(sample))
         if leaves.keys() != set(asked):
             odd = sorted(pytree.keystr(path) for path in leaves.keys() ^ set(asked))
             raise EvidenceError(
@@ -171,6 +173,14 @@ class Twin:
                 "them only. Let `probe` yield batches like `sample`."
             )
         return [leaves[path] for path in asked]
+
+    def split(self, sample: Any) -> tuple[tuple[Any, ...], dict[str, Any], Any]:
+        """Positional inputs, keyword inputs and target of a batch, as the network was traced with them."""
+        args, kwargs, target = split_sample(sample, with_target=True)
+        in_one = (args,), kwargs, target  # several inputs in one tuple, which is one argument
+        spec = self.program.call_spec.in_spec
+        numbered = pytree.tree_unflatten(range(spec.num_leaves), spec)[0]
+        return in_one if _by_path(in_one).keys() == _by_path(numbered).keys() else (args, kwargs, target)
 
     def _misfit(self, inputs: Sequence[Any]) -> str | None:
         """What has another size than the graph was traced with, or None."""
@@ -259,13 +269,7 @@ class Twin:
             result: Tensor = self.run(state, sample, self.multipliers(gates, row))[0]
             return result.reshape(())
 
-        with sdpa_kernel(SDPBackend.MATH):  # the fused kernels have no batching rule
-            try:
-                return torch.vmap(one, randomness="same")(rows)
-            except RuntimeError:
-                # An operator without a batching rule, or one that writes to what was computed once for all
-                # units: one after the other. What is wrong for another reason fails again.
-                return torch.stack([one(row) for row in rows])
+        return for_each_row(one, rows)
 
     def gates_of(self, anatomy: Anatomy, group: int) -> list[Gate]:
         """The places where units of a group are read."""
@@ -289,6 +293,11 @@ class Twin:
                 f"The anatomy reads units at {lost[0]}, which this twin does not have. Trace again."
             )
         return {(self.positions[gate.node], gate.argument): multiplier(gate) for gate in gates}
+
+
+def _by_path(call: Any) -> dict[Any, Any]:
+    """Every leaf of what one call is given, by its path."""
+    return dict(pytree.tree_flatten_with_path((call, {}))[0])
 
 
 def _known_sizes(value: Tensor) -> tuple[int | None, ...]:

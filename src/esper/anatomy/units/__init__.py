@@ -1,8 +1,18 @@
 """From a traced network to its units: labels are propagated, resolved and gathered to groups."""
 
+from esper.anatomy.units.held import work_held
 from esper.anatomy.units.inspection import anatomy_of, inspect
 from esper.anatomy.units.masking import masked_axes, zero_masked
 from esper.anatomy.units.propagate import propagate
 from esper.anatomy.units.survivors import Left, Survivors
 
-__all__ = ["Left", "Survivors", "anatomy_of", "inspect", "masked_axes", "propagate", "zero_masked"]
+__all__ = [
+    "Left",
+    "Survivors",
+    "anatomy_of",
+    "inspect",
+    "masked_axes",
+    "propagate",
+    "work_held",
+    "zero_masked",
+]

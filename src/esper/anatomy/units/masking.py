@@ -12,9 +12,15 @@ from esper.arrays import BoolArray, IntArray
 
 
 def masked_axes(anatomy: Anatomy, keep: BoolArray) -> dict[tuple[str, int], IntArray]:
-    """The parameter coordinates to zero, by (parameter, axis). Buffers are left alone: they scale zeros."""
+    """The parameter coordinates to zero, by (parameter, axis).
+
+    Buffers are left alone: they scale zeros. So are directions, which have no length at zero.
+    """
     parameters = {info.name for info in anatomy.tensors if info.is_parameter}
-    return {key: gone for key, gone in anatomy.removed_indices(keep).items() if key[0] in parameters}
+    members = (member for group in anatomy.groups for member in group.members)
+    directions = {(member.tensor, member.axis) for member in members if member.role == "direction"}
+    removed = anatomy.removed_indices(keep)
+    return {key: gone for key, gone in removed.items() if key[0] in parameters and key not in directions}
 
 
 def zero_masked(tensors: Mapping[str, Tensor], axes: Mapping[tuple[str, int], IntArray]) -> None:

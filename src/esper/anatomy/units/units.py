@@ -131,16 +131,19 @@ def _coordinates(found: Propagation, classes: Classes) -> _Coordinates:
 
 
 def _roles(found: Propagation, coordinates: _Coordinates) -> list[Role]:
-    """For every tensor axis whether it makes units, reads them, or goes along."""
-    consumed = _flags(found.notes.consumed, found.space.count)
-    produced = _flags(found.notes.produced, found.space.count)
-    is_read, is_made = (
-        np.bincount(coordinates.axis, flags[coordinates.label], len(coordinates.keys)) > 0
-        for flags in (consumed, produced)
-    )
-    return [
-        "consumer" if r else "producer" if m else "companion" for r, m in zip(is_read, is_made, strict=True)
+    """For every tensor axis whether it makes units, reads them, points their way, or goes along."""
+    notes = found.notes
+    said: list[tuple[Role, list[Tensor]]] = [  # the last that holds counts
+        ("producer", notes.produced),
+        ("consumer", notes.consumed),
+        ("direction", notes.directions),
     ]
+    roles: list[Role] = ["companion"] * len(coordinates.keys)
+    for role, layers in said:
+        flags = _flags(layers, found.space.count)
+        holds = np.bincount(coordinates.axis, flags[coordinates.label], len(coordinates.keys)) > 0
+        roles = [role if it_does else other for it_does, other in zip(holds, roles, strict=True)]
+    return roles
 
 
 def _flags(layers: list[Tensor], count: int) -> BoolArray:

@@ -1,22 +1,26 @@
 """One cycle from a checkpoint to a decision: screen, analyze, plan, validate, commit."""
 
-from esper.emrakul.cycle.coordinator import Coordinator, CoordinatorState, Cycle
-from esper.emrakul.cycle.cycle import MASK, CycleRunner, Decision, read_mask
+from esper.emrakul.cycle.commit import MASK, CycleEnd, PendingMask, read_mask
+from esper.emrakul.cycle.coordinator import Coordinator, CoordinatorState
+from esper.emrakul.cycle.decide import Analyst, Cycle
 from esper.emrakul.cycle.history import CycleRecord
-from esper.emrakul.cycle.outcome import CycleOutcome, Status
+from esper.emrakul.cycle.outcome import CycleOutcome, CycleStatus
 from esper.emrakul.cycle.records import ArchivedCycle, archived
+from esper.emrakul.cycle.runner import CycleRunner
 
 __all__ = [
     "MASK",
+    "Analyst",
     "ArchivedCycle",
     "Coordinator",
     "CoordinatorState",
     "Cycle",
+    "CycleEnd",
     "CycleOutcome",
     "CycleRecord",
     "CycleRunner",
-    "Decision",
-    "Status",
+    "CycleStatus",
+    "PendingMask",
     "archived",
     "read_mask",
 ]

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Any
 
+from esper.anatomy import Anatomy
+from esper.arrays import BoolArray
 from esper.elesh import Evidence
 from esper.emrakul.plan import Plan, Rationale
 from esper.emrakul.schedule import Allowance
@@ -14,7 +16,7 @@ from esper.leyline import IdempotencyKey
 from esper.urabrask import Decision, Verdict
 
 
-class Status(StrEnum):
+class CycleStatus(StrEnum):
     """What became of a cycle."""
 
     ACCEPTED = "accepted"
@@ -29,7 +31,7 @@ class Status(StrEnum):
 
 @dataclass(frozen=True, eq=False)
 class CycleOutcome:
-    """The result of one cycle; the network changes only when the caller applies an accepted `plan.keep`.
+    """The result of one cycle; the network changes only when the caller applies `mask`.
 
     Attributes:
         status: how it ended.
@@ -46,7 +48,7 @@ class CycleOutcome:
         duration_seconds: time that the cycle took.
     """
 
-    status: Status
+    status: CycleStatus
     key: IdempotencyKey
     reason: str
     allowance: Allowance
@@ -65,9 +67,21 @@ class CycleOutcome:
         return self.verdict is not None and self.verdict.decision is Decision.CONDITIONAL_GO
 
     @property
+    def mask(self) -> BoolArray | None:
+        """Units that are left with the accepted plan, shape [units]; None where none was accepted."""
+        return self.plan.keep if self.plan and self.status is CycleStatus.ACCEPTED else None
+
+    def explained(self, anatomy: Anatomy, seconds: float) -> CycleOutcome:
+        """The same, with the time that it took and why every finalist goes or stays."""
+        rationale = None
+        if self.plan is not None and self.evidence is not None:
+            rationale = Rationale.of(self.plan, self.evidence, anatomy)
+        return replace(self, rationale=rationale, duration_seconds=seconds)
+
+    @property
     def is_conclusive(self) -> bool:
         """Decided by measurements that came to their end: the same request would give the same again."""
-        return self.plan is not None and self.status is not Status.FAILED and not self.is_late
+        return self.plan is not None and self.status is not CycleStatus.FAILED and not self.is_late
 
     def to_json(self) -> dict[str, Any]:
         """A form that JSON can hold; `from_json` is its inverse, except for the evidence."""
@@ -90,7 +104,7 @@ class CycleOutcome:
     def from_json(cls, data: Mapping[str, Any]) -> CycleOutcome:
         plan, verdict, rationale = data["plan"], data["verdict"], data["rationale"]
         return cls(
-            Status(data["status"]),
+            CycleStatus(data["status"]),
             IdempotencyKey.parse(data["key"]),
             data["reason"],
             Allowance.from_json(data["allowance"]),

@@ -9,11 +9,13 @@ from esper.emrakul.plan.plan import Plan, Rejection, shrink
 from esper.emrakul.plan.ramp_end import bounds
 from esper.emrakul.plan.rationale import Rationale
 from esper.emrakul.plan.selection import make_plan
+from esper.emrakul.plan.situation import Situation
 
 __all__ = [
     "Plan",
     "Rationale",
     "Rejection",
+    "Situation",
     "alike",
     "bounds",
     "choose_by_loss",

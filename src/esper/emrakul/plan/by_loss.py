@@ -12,15 +12,17 @@ from esper.anatomy import Anatomy
 from esper.arrays import BoolArray
 from esper.batches import HeldOut
 from esper.cost import Origin
-from esper.elesh import Bench, Curve, Evidence, OpenCase, Tier, joined
+from esper.elesh import Bench, Curve, Evidence, OpenCase, Tier
 from esper.emrakul.plan.by_magnitude import alike
 from esper.emrakul.plan.candidates import kinds_allowed, lowest_counts
 from esper.emrakul.plan.floors import floors
 from esper.emrakul.plan.plan import Plan
 from esper.emrakul.plan.selection import make_plan
+from esper.emrakul.plan.situation import Situation
 from esper.emrakul.schedule import Allowance
 from esper.emrakul.settings import Settings, Target
 from esper.errors import ConfigError
+from esper.urabrask import joined
 
 STEP_FRACTION = 0.1
 """Largest share of the cost that goes between two looks: what is left then takes over for what went."""
@@ -74,15 +76,16 @@ def choose_by_loss(
     steps = max(2, int(np.ceil(target.fraction / STEP_FRACTION)))
     for step, goal in enumerate(np.linspace(0.0, target.fraction, steps + 1)[1:]):
         bench = Bench(opened, fitted, judged, settings.recovery.reconstruct)
-        whole = Allowance(target.cost, float(goal), 1.0, settings.schedule.levels, "at once", "asked for")
+        whole = replace(Allowance.at_once(target, settings.schedule.levels), goal_fraction=float(goal))
+        situation = Situation(opened.anatomy, opened.keep, origin)
         curves = {}
-        spans = _removable(bench, whole, settings, origin, allowed)
+        spans = _removable(situation, whole, settings, allowed)
         for number, (group, removable) in enumerate(spans.items(), start=1):
             curves[group] = bench.curve(group, removable)
             told((step + number / len(spans)) / steps)
         classes = alike(opened.anatomy) if homogeneous else [[group] for group in curves]
         evidence = _evidence(opened.anatomy, curves, classes, len(bench.judged))
-        plan = make_plan(opened.anatomy, opened.keep, evidence, whole, settings, origin=origin)
+        plan = make_plan(situation, evidence, whole, settings)
         plans.append(plan)
         keep = _leveled(plan.keep, curves, classes)
         everything = Bench(opened, every, every, settings.recovery.reconstruct)
@@ -101,13 +104,12 @@ def _decided(settings: Settings, target: Target) -> Settings:
 
 
 def _removable(
-    bench: Bench, whole: Allowance, settings: Settings, origin: Origin, allowed: BoolArray | None
+    situation: Situation, whole: Allowance, settings: Settings, allowed: BoolArray | None
 ) -> dict[int, int]:
     """How many units may still go from every group from which some may, by its number."""
-    anatomy, keep = bench.opened.anatomy, bench.opened.keep
+    anatomy, kept = situation.anatomy, situation.counts
     may_go = kinds_allowed(anatomy, whole) & (True if allowed is None else allowed)
-    kept = np.bincount(anatomy.group_of[keep], minlength=len(anatomy.groups)).astype(np.int64)
-    lowest = lowest_counts(anatomy, kept, floors(anatomy, settings, origin), settings.plan.round_to)
+    lowest = lowest_counts(anatomy, kept, floors(situation, settings), settings.plan.round_to)
     return {
         group: int(kept[group] - lowest[group])
         for group in range(len(anatomy.groups))

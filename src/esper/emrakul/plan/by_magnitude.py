@@ -11,13 +11,13 @@ from torch import Tensor
 
 from esper.anatomy import Anatomy
 from esper.arrays import BoolArray, FloatArray, IntArray
-from esper.cost import Origin
 from esper.elesh import Evidence
-from esper.emrakul.plan.candidates import step_sizes
+from esper.emrakul.plan.candidates import kinds_allowed, step_sizes
 from esper.emrakul.plan.floors import floors
 from esper.emrakul.plan.selection import make_plan
+from esper.emrakul.plan.situation import Situation
 from esper.emrakul.schedule import Allowance
-from esper.emrakul.settings import Settings, Target
+from esper.emrakul.settings import Settings
 from esper.errors import ConfigError
 from esper.importance import magnitude
 
@@ -63,47 +63,41 @@ def choose_by_magnitude(
     scores = magnitude(anatomy, parameters)
     if allowed is not None:
         scores = np.where(allowed, scores, np.nan)
-    levels = {level.value for level in settings.schedule.levels}
-    is_level = np.array([group.kind.level in levels for group in anatomy.groups], np.bool_)
-    scores = np.where(is_level[anatomy.group_of], scores, np.nan) if anatomy.groups else scores
+    whole = Allowance.at_once(settings.target, settings.schedule.levels)
+    scores = np.where(kinds_allowed(anatomy, whole), scores, np.nan)
+    situation = Situation.whole(anatomy)
     choose = _alike if homogeneous else _freely
-    keep = choose(anatomy, scores, settings, settings.target)
-    removed = Origin.of(anatomy).removed_fraction(anatomy, keep, settings.target.cost)
+    keep = choose(situation, scores, settings, whole)
+    removed = situation.under(keep).removed_fraction(whole.cost)
     notes = ["Chosen by the size of weights; what it costs in quality was not measured."]
     if removed < settings.target.fraction - 0.01:
         notes.append(
-            f"{removed:.1%} of the {settings.target.cost} can go instead of {settings.target.fraction:.1%}: "
-            "layers are at their floors, or stay for another reason."
+            f"{removed:.1%} of the {settings.target.cost} can go instead of {settings.target.fraction:.1%}."
         )
     return Choice(keep, removed, tuple(notes))
 
 
-def _freely(anatomy: Anatomy, scores: FloatArray, settings: Settings, target: Target) -> BoolArray:
+def _freely(situation: Situation, scores: FloatArray, settings: Settings, whole: Allowance) -> BoolArray:
     """As a plan of a cycle chooses, with squared magnitudes in the place of losses."""
     rules = settings.plan.model_copy(update={"required_confidence": 0.0, "allowed_loss_increase": None})
-    known = np.isfinite(scores)
+    known, anatomy = np.isfinite(scores), situation.anatomy
     evidence = replace(
         Evidence.unmeasured(anatomy.digest, anatomy.num_units),
         screen=np.where(known, scores / max(float(scores[known].max(initial=0.0)), 1e-30), np.nan),
         loss_increase=np.where(known, scores**2, np.nan),
         confidence=np.where(known, 0.0, np.nan),
     )
-    whole = Allowance(target.cost, target.fraction, 1.0, settings.schedule.levels, "once", "asked for")
-    every = np.ones(anatomy.num_units, np.bool_)
-    return make_plan(anatomy, every, evidence, whole, settings.model_copy(update={"plan": rules})).keep
+    return make_plan(situation, evidence, whole, settings.model_copy(update={"plan": rules})).keep
 
 
-def _alike(anatomy: Anatomy, scores: FloatArray, settings: Settings, target: Target) -> BoolArray:
+def _alike(situation: Situation, scores: FloatArray, settings: Settings, whole: Allowance) -> BoolArray:
     """The same share of every layer, in whole units, the same number in layers that are alike."""
-    model = Origin.of(anatomy).model(anatomy, target.cost)
-    lowest = floors(anatomy, settings, Origin.of(anatomy))
-    whole = model.total(np.ones(anatomy.num_units, np.bool_))
-    keep = np.ones(anatomy.num_units, np.bool_)
-    steps = step_sizes(anatomy, settings.plan.round_to)
+    lowest, keep = floors(situation, settings), situation.keep
+    steps = step_sizes(situation.anatomy, settings.plan.round_to)
     for share in np.linspace(0.0, 1.0, _STEPS + 1)[1:]:
-        if 1 - model.total(keep) / whole >= target.fraction:
+        if situation.under(keep).removed_fraction(whole.cost) >= whole.goal_fraction:
             break
-        keep = _with_share(anatomy, scores, lowest, float(share), steps)
+        keep = _with_share(situation.anatomy, scores, lowest, float(share), steps)
     return keep
 
 
@@ -128,8 +122,8 @@ def _with_share(
 
 def alike(anatomy: Anatomy) -> list[list[int]]:
     """Groups by likeness: the same width, and names that differ in numbers only (`layers.3.mlp`)."""
-    found: dict[tuple[str, str, int], list[int]] = {}
+    classes: dict[tuple[str, str, int], list[int]] = {}
     for number, group in enumerate(anatomy.groups):
         key = (re.sub(r"(?<![^.])\d+(?![^.])", "*", group.name), group.kind.value, group.width)
-        found.setdefault(key, []).append(number)
-    return list(found.values())
+        classes.setdefault(key, []).append(number)
+    return list(classes.values())

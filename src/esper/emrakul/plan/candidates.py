@@ -6,11 +6,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from esper.anatomy import Anatomy, Kind
+from esper.anatomy import Anatomy
 from esper.arrays import BoolArray, FloatArray, IntArray
 from esper.elesh import Evidence
 from esper.emrakul.plan.plan import Rejection
+from esper.emrakul.plan.situation import Ranking, Situation
 from esper.emrakul.schedule import Allowance
+from esper.leyline import Level
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,11 +59,15 @@ class Blocks:
     mean_loss: FloatArray
     raw_loss: FloatArray
 
+    @property
+    def first_units(self) -> IntArray:
+        """The first unit of every block: shape [blocks]."""
+        return self.units[self.starts]
+
 
 def kinds_allowed(anatomy: Anatomy, allowance: Allowance) -> BoolArray:
     """Units whose kind the allowance names: shape [units]."""
-    names = {level.value for level in allowance.levels}
-    per_group = np.array([group.kind.level in names for group in anatomy.groups], np.bool_)
+    per_group = np.array([group.kind.level in allowance.levels for group in anatomy.groups], np.bool_)
     return per_group[anatomy.group_of]
 
 
@@ -91,78 +97,71 @@ def step_sizes(anatomy: Anatomy, round_to: int) -> IntArray:
     widths = np.array([group.width for group in anatomy.groups], np.int64)
     while (too_large := (steps > 1) & (2 * steps > widths)).any():
         steps[too_large] //= 2
-    steps[[group.kind.level == Kind.HEAD for group in anatomy.groups]] = 1
+    steps[[group.kind.level is Level.HEAD for group in anatomy.groups]] = 1
     return steps
 
 
 def candidate_blocks(
-    anatomy: Anatomy,
-    keep: BoolArray,
+    situation: Situation,
     evidence: Evidence,
     finalists: IntArray,
     allowance: Allowance,
     limits: Bounds,
     required_confidence: float,
-    may_go: BoolArray | None = None,
+    candidates: BoolArray | None = None,
 ) -> tuple[Blocks, dict[Rejection, IntArray]]:
     """Sorts finalists into blocks that may go, and those that stay with the reason."""
+    anatomy, kept = situation.anatomy, situation.counts
     rejected: dict[Rejection, IntArray] = {}
 
-    def sift(units: IntArray, passes: BoolArray, reason: Rejection) -> IntArray:
+    def sift(rows: Ranking, passes: BoolArray, reason: Rejection) -> Ranking:
         if not passes.all():
-            rejected[reason] = np.sort(np.concatenate([rejected.get(reason, units[:0]), units[~passes]]))
-        return units[passes]
+            stays = rows.unit[~passes]
+            rejected[reason] = np.sort(np.concatenate([rejected.get(reason, stays[:0]), stays]))
+        return rows.where(passes)
 
-    units = finalists[keep[finalists]]
-    units = sift(units, kinds_allowed(anatomy, allowance)[units], Rejection.LEVEL)
-    if may_go is not None:
-        units = sift(units, may_go[units], Rejection.THRESHOLD)
-    units = sift(units, evidence.is_measured[units], Rejection.UNMEASURED)
-    units = sift(units, evidence.confidence[units] >= required_confidence, Rejection.CONFIDENCE)
-    units = sift(units, ~np.isin(units, evidence.leaders[units]), Rejection.LEADER)
+    # What is known of every unit by itself. Losses order the rows of a group; unmeasured ones, which come
+    # last, are the first to drop out.
+    rows = Ranking.of(anatomy, finalists[situation.keep[finalists]], evidence.loss_increase)
+    rows = sift(rows, kinds_allowed(anatomy, allowance)[rows.unit], Rejection.LEVEL)
+    if candidates is not None:
+        rows = sift(rows, candidates[rows.unit], Rejection.THRESHOLD)
+    rows = sift(rows, evidence.is_measured[rows.unit], Rejection.UNMEASURED)
+    rows = sift(rows, evidence.confidence[rows.unit] >= required_confidence, Rejection.CONFIDENCE)
+    rows = sift(rows, ~np.isin(rows.unit, evidence.leaders[rows.unit]), Rejection.LEADER)
 
-    group = anatomy.group_of[units]
-    order = np.lexsort((units, evidence.loss_increase[units], group))
-    units, group = units[order], group[order]
-    first = np.searchsorted(group, np.arange(len(anatomy.groups)))
-    rank = np.arange(units.size) - first[group]
+    # What its group can spare: from here on rows are dropped from the end of a group only.
+    rows = sift(rows, rows.place < (kept - limits.floors)[rows.group], Rejection.FLOOR)
+    rows = sift(rows, rows.place < (kept - limits.cycle_floors)[rows.group], Rejection.LAYER_BUDGET)
 
-    kept = np.bincount(anatomy.group_of[keep], minlength=len(anatomy.groups)).astype(np.int64)
-    for least, reason in ((limits.floors, Rejection.FLOOR), (limits.cycle_floors, Rejection.LAYER_BUDGET)):
-        is_above = rank < (kept - least)[group]
-        units, group, rank = sift(units, is_above, reason), group[is_above], rank[is_above]
-
+    # Blocks: the first one brings the group to a multiple, each further one takes a whole step.
     step = step_sizes(anatomy, limits.round_to)
-    head = np.where(kept % step == 0, step, kept % step)  # the first block brings the group to a multiple
-    number = np.where(rank < head[group], 0, 1 + (rank - head[group]) // step[group])
-    end = head[group] + number * step[group]
-    available = np.bincount(group, minlength=len(anatomy.groups))
+    first = np.where(kept % step == 0, step, kept % step)
+    number = 1 + (rows.place - first[rows.group]) // step[rows.group]  # 0 where the place is before `first`
+    end = first[rows.group] + number * step[rows.group]
     lowest = lowest_counts(anatomy, kept, limits.cycle_floors, limits.round_to)
-    removable = np.minimum(available, kept - lowest)
-    whole = end <= removable[group]
-    units, group, number = sift(units, whole, Rejection.ROUNDING), group[whole], number[whole]
-    return _blocks(units, group, number, evidence.loss_increase), rejected
+    available = np.bincount(rows.group, minlength=len(anatomy.groups))
+    is_whole = end <= np.minimum(available, kept - lowest)[rows.group]
+    rows = sift(rows, is_whole, Rejection.ROUNDING)
+    return _blocks(rows, number[is_whole], evidence.loss_increase[rows.unit]), rejected
 
 
-def _blocks(units: IntArray, group: IntArray, number: IntArray, loss_increase: FloatArray) -> Blocks:
-    is_start = np.ones(units.size, np.bool_)
-    is_start[1:] = (np.diff(group) != 0) | (np.diff(number) != 0)
+def _blocks(rows: Ranking, number: IntArray, raw: FloatArray) -> Blocks:
+    """The blocks of a table of units.
+
+    Args:
+        rows: the units.
+        number: number of each row's block within its group, shape [rows].
+        raw: measured loss increase of each row, shape [rows].
+    """
+    is_start = np.ones(raw.size, np.bool_)
+    is_start[1:] = (np.diff(rows.group) != 0) | (np.diff(number) != 0)
     starts = np.flatnonzero(is_start)
-    sizes = np.diff(np.append(starts, units.size))
-    raw = loss_increase[units]
-    loss, mean_raw = (
-        np.add.reduceat(values, starts) if units.size else values for values in (np.maximum(raw, 0.0), raw)
-    )
-    per_group = group[starts]
-    return Blocks(
-        units,
-        starts,
-        sizes,
-        per_group,
-        loss,
-        _rising(loss / sizes, per_group),
-        _rising(mean_raw / sizes, per_group),
-    )
+    sizes = np.diff(np.append(starts, raw.size))
+    sums = [np.add.reduceat(values, starts) if raw.size else values for values in (np.maximum(raw, 0.0), raw)]
+    group = rows.group[starts]
+    mean_loss, raw_loss = (_rising(each / sizes, group) for each in sums)
+    return Blocks(rows.unit, starts, sizes, group, sums[0], mean_loss, raw_loss)
 
 
 def _rising(values: FloatArray, group: IntArray) -> FloatArray:

@@ -12,7 +12,8 @@ import numpy as np
 
 from esper.anatomy import Anatomy
 from esper.arrays import BoolArray, FloatArray, IntArray
-from esper.cost import CostName, Origin
+from esper.cost import CostName
+from esper.emrakul.plan.situation import Situation
 from esper.leyline import Level, content_id
 
 
@@ -114,19 +115,6 @@ class Plan:
     def total_predicted_loss(self) -> float:
         return float(self.predicted_loss.sum())
 
-    def renumbered(self, numbers: IntArray, num_units: int) -> Plan:
-        """The same cuts in the numbers of after a cut: `numbers[unit]`, or -1 for what that cut removed.
-
-        It keeps the digest of the network that it was made for: that is what its evidence is about.
-        """
-        left = np.ones(num_units, np.bool_)
-        gone = numbers[~self.keep_before]
-        left[gone[gone >= 0]] = False
-        stays = numbers[self.units] >= 0
-        arrays = {name: getattr(self, name)[stays] for name in ("blocks", *_UNIT_FLOATS)}
-        rejected = {reason: numbers[units][numbers[units] >= 0] for reason, units in self.rejected.items()}
-        return replace(self, keep_before=left, units=numbers[self.units[stays]], rejected=rejected, **arrays)
-
     def to_json(self) -> dict[str, Any]:
         """A form that JSON can hold (NaN as null); `from_json` is its inverse."""
         return {
@@ -165,33 +153,40 @@ class Plan:
         return cls(keep_before=keep_before, **fields)
 
 
-def shrink(plan: Plan, anatomy: Anatomy, origin: Origin | None = None) -> Plan:
+def shrink(plan: Plan, situation: Situation) -> Plan:
     """The plan without its costliest blocks: at most half the predicted loss, three quarters of the blocks.
 
     The second limit makes progress certain where single losses say little, down to an empty plan. Within a
     layer blocks were chosen from the cheapest on, so what is left still ends on a multiple of `round_to`.
-    `origin` is the uncut network; None if `anatomy` is it.
     """
+    # Blocks by their predicted loss, the cheapest first: shape [blocks].
     starts = np.unique(plan.blocks, return_index=True)[1]
     block_loss = np.add.reduceat(plan.predicted_loss, starts) if starts.size else np.zeros(0)
     order = np.argsort(block_loss, kind="stable")
     within = np.searchsorted(np.cumsum(block_loss[order]), plan.total_predicted_loss / 2, side="right")
-    kept = np.zeros(order.size, np.bool_)
-    kept[order[: min(int(within), order.size * 3 // 4)]] = True
-    stays = kept[np.searchsorted(plan.blocks[starts], plan.blocks)] if starts.size else np.zeros(0, np.bool_)
-    arrays: dict[str, Any] = {name: getattr(plan, name)[stays] for name in ("units", "blocks", *_UNIT_FLOATS)}
+    cheap = plan.blocks[starts[order[: min(int(within), order.size * 3 // 4)]]]
+    # Every column of the cuts follows: shape [cuts].
+    stays = np.isin(plan.blocks, cheap)
+    columns: dict[str, Any] = {
+        name: getattr(plan, name)[stays] for name in ("units", "blocks", *_UNIT_FLOATS)
+    }
     left = plan.keep_before.copy()
-    left[arrays["units"]] = False
+    left[columns["units"]] = False
     dropped = np.concatenate([plan.rejected.get(Rejection.SHRUNK, np.zeros(0, np.int64)), plan.units[~stays]])
-    kinds = np.unique(anatomy.group_of[arrays["units"]])
-    model = (origin or Origin.of(anatomy)).model(anatomy, plan.cost)
     return replace(
         plan,
-        **arrays,
-        level=Level.highest(anatomy.groups[int(group)].kind.level for group in kinds),
-        removed_after=1 - model.total(left) / plan.origin_cost,
+        **columns,
+        level=highest_level(situation.anatomy, columns["units"]),
+        removed_after=1 - situation.model(plan.cost).total(left) / plan.origin_cost,
         rejected={**plan.rejected, Rejection.SHRUNK: np.sort(dropped)},
         notes=(*plan.notes, f"Shrunk from {plan.units.size} to {int(stays.sum())} units after a no-go."),
+    )
+
+
+def highest_level(anatomy: Anatomy, units: IntArray) -> Level:
+    """The most far-reaching level that some units belong to."""
+    return Level.highest(
+        anatomy.groups[int(group)].kind.level for group in np.unique(anatomy.group_of[units])
     )
 
 

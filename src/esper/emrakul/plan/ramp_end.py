@@ -10,108 +10,72 @@ from dataclasses import replace
 
 import numpy as np
 
-from esper.anatomy import Anatomy
-from esper.arrays import BoolArray, FloatArray, IntArray
-from esper.cost import Origin
+from esper.arrays import FloatArray, IntArray
 from esper.elesh import Evidence
 from esper.emrakul.plan.candidates import Bounds, candidate_blocks, step_sizes
 from esper.emrakul.plan.floors import floors, layers_to_go
 from esper.emrakul.plan.search import Search
+from esper.emrakul.plan.situation import Situation, count_by_group
 from esper.emrakul.schedule import Allowance
-from esper.emrakul.settings import Settings
+from esper.emrakul.settings import Settings, Target
 
 
-def bounds(
-    anatomy: Anatomy, keep: BoolArray, screen: FloatArray, settings: Settings, origin: Origin
-) -> Bounds:
+def bounds(situation: Situation, screen: FloatArray, settings: Settings) -> Bounds:
     """The bounds of the next step.
 
-    With a target and `round_to`, floors are the widths of the destination and steps need no rounding; the
-    destination removes at least the target where floors allow it. Where too few units could still go there
+    With a target and `round_to`, floors are the widths at the end of the ramp and steps need no rounding; the
+    end removes at least the target where floors allow it. Where too few units could still go there
     for confidence to tell them apart, the way round them is open as well: other layers, by whole multiples.
     Otherwise every step is rounded by itself.
 
     Args:
-        anatomy: the network.
-        keep: units that are left, shape [units].
+        situation: the network.
         screen: importance rank, 0 (least) to 1, NaN where unmeasured, shape [units].
         settings: target, floors, rounding, what one cycle may take from a layer.
-        origin: the uncut network.
     """
-    lowest, rules, target = floors(anatomy, settings, origin), settings.plan, settings.target
-    least = _least_after_this_cycle(anatomy, keep, settings, origin)
-    layers = layers_to_go(anatomy, keep, settings, origin)
+    rules, target = settings.plan, settings.target
+    lowest, layers = floors(situation, settings), layers_to_go(situation, settings)
+    least = _least_after_this_cycle(situation, rules.max_layer_fraction)
     if target is None:
         return Bounds(lowest, np.maximum(lowest, least), rules.round_to, None, layers)
     if rules.round_to == 1:
         return Bounds(lowest, np.maximum(lowest, least), 1, target.fraction, layers)
-    whole = Allowance(target.cost, target.fraction, 1.0, settings.schedule.levels, "destination", "")
-    everything = np.flatnonzero(keep)
-    search = _search(anatomy, keep, screen, settings, origin, whole, everything)
-    kept, widths = _widths(anatomy, keep), _widths(anatomy, search.keep)
+    anatomy, kept, everything = situation.anatomy, situation.counts, np.flatnonzero(situation.keep)
+    search = _search(situation, screen, settings, target, everything)
+    widths = count_by_group(anatomy, search.keep)
     may_go = kept - widths
     if 0 < np.minimum(kept, np.ceil(rules.finalist_factor * may_go)).sum() < rules.min_finalists:
         is_ending = kept % step_sizes(anatomy, rules.round_to) > 0
         others = everything[((may_go == 0) | is_ending)[anatomy.group_of[everything]]]
-        way_round = _search(anatomy, keep, screen, settings, origin, whole, others)
-        widths = np.minimum(widths, _widths(anatomy, way_round.keep))
+        way_round = _search(situation, screen, settings, target, others)
+        widths = np.minimum(widths, count_by_group(anatomy, way_round.keep))
     widths[anatomy.group_of[anatomy.is_layer]] = 0  # a screen says too little to plan them ahead
     end = max(search.removed_fraction(), target.fraction)
     return Bounds(widths, np.maximum(widths, least), 1, end, layers)
 
 
 def _search(
-    anatomy: Anatomy,
-    keep: BoolArray,
-    screen: FloatArray,
-    settings: Settings,
-    origin: Origin,
-    whole: Allowance,
-    units: IntArray,
+    situation: Situation, screen: FloatArray, settings: Settings, target: Target, units: IntArray
 ) -> Search:
     """The way to the end of the ramp by whole multiples of these units, once it has been gone."""
-    lowest, rules = floors(anatomy, settings, origin), settings.plan
-    blocks, _ = candidate_blocks(
-        anatomy,
-        keep,
-        _as_evidence(anatomy, screen),
-        units,
-        whole,
-        Bounds(lowest, lowest, rules.round_to, whole.goal_fraction),
-        0.0,
-    )
-    search = Search(
-        origin.model(anatomy, whole.cost),
-        origin.model(anatomy, whole.cost, activation_flops=rules.activation_flops),
-        blocks,
-        origin.cost(whole.cost),
-        limit_fraction=1.0,
-        allowed_loss=np.inf,
-        margin=1.0,
-        keep=keep.copy(),
-        is_layer=anatomy.is_layer,
-    )
-    step = step_sizes(anatomy, rules.round_to)
+    lowest, round_to = floors(situation, settings), settings.plan.round_to
+    whole = Allowance.at_once(target, settings.schedule.levels)
+    limits = Bounds(lowest, lowest, round_to, target.fraction)
+    evidence = _as_evidence(situation, screen)
+    blocks, _ = candidate_blocks(situation, evidence, units, whole, limits, 0.0)
+    search = Search(situation, blocks, target.cost, settings.plan.activation_flops)
+    step = step_sizes(situation.anatomy, round_to)
     search.take(np.flatnonzero(blocks.sizes < step[blocks.group]))  # what was begun is ended first
-    search.run(search.removed_fraction(), whole.goal_fraction)
+    search.run(target.fraction)
     return search
 
 
-def _widths(anatomy: Anatomy, keep: BoolArray) -> IntArray:
-    counted: IntArray = np.bincount(anatomy.group_of[keep], minlength=len(anatomy.groups)).astype(np.int64)
-    return counted
-
-
-def _least_after_this_cycle(
-    anatomy: Anatomy, keep: BoolArray, settings: Settings, origin: Origin
-) -> IntArray:
+def _least_after_this_cycle(situation: Situation, share: float | None) -> IntArray:
     """Fewest units that one cycle may leave in every group, by `max_layer_fraction`: shape [groups]."""
-    kept = _widths(anatomy, keep)
-    share = settings.plan.max_layer_fraction
     if share is None:
-        return np.zeros_like(kept)
-    width = [origin.widths.get(group.name, group.width) for group in anatomy.groups]
-    least: IntArray = kept - np.maximum(np.floor(share * np.array(width) + 1e-9).astype(np.int64), 1)
+        return np.zeros_like(situation.counts)
+    most = np.maximum(np.floor(share * situation.widths + 1e-9).astype(np.int64), 1)
+    least: IntArray = situation.counts - most
     return least
 
 
@@ -121,8 +85,8 @@ def odds(screen: FloatArray) -> FloatArray:
     return restored
 
 
-def _as_evidence(anatomy: Anatomy, screen: FloatArray) -> Evidence:
+def _as_evidence(situation: Situation, screen: FloatArray) -> Evidence:
     """The screen in the place of losses: good enough to compare widths, never to cut by."""
-    unknown = Evidence.unmeasured(anatomy.digest, anatomy.num_units)
+    unknown = Evidence.unmeasured(situation.anatomy.digest, situation.anatomy.num_units)
     sure = np.where(np.isfinite(screen), 1.0, np.nan)
     return replace(unknown, screen=screen, loss_increase=odds(screen), confidence=sure)

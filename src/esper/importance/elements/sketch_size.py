@@ -23,11 +23,6 @@ class SketchSize:
         """Width max(10,000, P / 1,000) and depth max(7, ln(1 / error_rate)), rounded up."""
         return cls(max(10_000, -(-num_parameters // 1_000)), _depth(7, error_rate))
 
-    @classmethod
-    def for_analysis(cls, num_parameters: int, error_rate: float = 0.0001) -> SketchSize:
-        """Width max(100,000, P / 100) and depth max(10, ln(1 / error_rate)), rounded up."""
-        return cls(max(100_000, -(-num_parameters // 100)), _depth(10, error_rate))
-
 
 @dataclass(frozen=True)
 class SketchStats:

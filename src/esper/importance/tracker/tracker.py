@@ -1,10 +1,10 @@
-"""Importance tracking during training: the one object that measures, remembers, saves and merges."""
+"""Importance tracking during training: the one object that measures, remembers and saves."""
 
 from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 
 import numpy as np
 import torch
@@ -14,6 +14,7 @@ from torch.utils.hooks import RemovableHandle
 
 from esper.anatomy import Anatomy
 from esper.arrays import BoolArray, FloatArray, IntArray
+from esper.cost import stopwatch_for
 from esper.errors import EsperError, EvidenceError
 from esper.importance.elements import ElementTracking, elements_for, tracking_after_cut
 from esper.importance.history import UnitHistory
@@ -22,8 +23,6 @@ from esper.importance.products import StepProducts
 from esper.importance.settings import ImportanceSettings
 from esper.importance.statistics import UnitStatistics
 from esper.importance.tracker.governor import OverheadGovernor
-from esper.importance.tracker.ranks import parts_of_all_ranks
-from esper.importance.tracker.stopwatch import stopwatch_for
 from esper.importance.tracker.tracked import HISTORY, TrackedEvidence, part_of
 from esper.leyline import Clock
 
@@ -129,10 +128,6 @@ class ImportanceTracker:
         """Root mean square of the loss's change without each unit, to first order: shape [units], or NaN."""
         return self._statistics.taylor(*self._limits)
 
-    def absolute_taylor(self) -> FloatArray:
-        """Mean absolute first-order change of the loss without each unit: shape [units], NaN unmeasured."""
-        return self._statistics.absolute_taylor(*self._limits)
-
     def fisher(self) -> FloatArray:
         """Mean of (weight x gradient)^2 summed over each unit's producers: shape [units], NaN unmeasured.
 
@@ -181,29 +176,6 @@ class ImportanceTracker:
             elements.load_state(part_of(state, _ELEMENTS))
         self._governor.load_state(state[_SAMPLING])
         self._statistics, self.history, self._elements = statistics, history, elements
-
-    def merge(self, states: Sequence[Mapping[str, Tensor]]) -> None:
-        """Takes in what trackers of the same network have measured on other data: `state()` of each.
-
-        Means are weighted by the samples behind them. Under DistributedDataParallel gradients are averaged
-        already and every rank knows the same: there is nothing to merge.
-
-        Raises:
-            EvidenceError: One belongs to another network; nothing was taken over.
-        """
-        device = self._products.device
-        others = [UnitStatistics.from_state(state, self.num_units, device) for state in states]
-        self._statistics = UnitStatistics.merged([self._statistics, *others], self._settings.momentum)
-
-    def merge_ranks(self) -> None:
-        """`merge` over all processes of the default group of torch.distributed; all must call it.
-
-        Raises:
-            RankDivergence: The ranks track networks of different structure; nothing was changed.
-        """
-        states = parts_of_all_ranks(self._statistics.state(), self._anatomy.digest)
-        own = [UnitStatistics.from_state(s, self.num_units, self._products.device) for s in states]
-        self._statistics = UnitStatistics.merged(own, self._settings.momentum)
 
     def rebind(self, anatomy: Anatomy, named_parameters: Mapping[str, Tensor], survivors: IntArray) -> None:
         """Follows the network through a cut, and keeps what is known of the units that are left.

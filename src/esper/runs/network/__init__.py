@@ -1,6 +1,6 @@
 """The networks in a run directory: loaded, drawn, examined and exported, without the code that made them."""
 
-from esper.runs.network.case import ANATOMY_FILE, case_of, data_of
+from esper.runs.network.case import ANATOMY_FILE, analyst_of, case_of, data_of
 from esper.runs.network.examine import LOW_FRACTION, Examination, examine
 from esper.runs.network.files import (
     FORM_FILE,
@@ -15,6 +15,7 @@ from esper.runs.network.files import (
 from esper.runs.network.layers import layers_of
 from esper.runs.network.loading import is_finished, load
 from esper.runs.network.onnx import require_onnx
+from esper.runs.network.request import OfflinePruning
 
 __all__ = [
     "ANATOMY_FILE",
@@ -26,6 +27,8 @@ __all__ = [
     "WEIGHTS_FILE",
     "Examination",
     "NetworkFiles",
+    "OfflinePruning",
+    "analyst_of",
     "case_of",
     "data_of",
     "examine",

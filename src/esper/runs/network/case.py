@@ -1,13 +1,19 @@
-"""Where the parts of a saved run lie that an analysis reads."""
+"""What an analysis of a saved run reads, and who carries it out."""
 
 from __future__ import annotations
+
+import time
+from collections.abc import Mapping
 
 import numpy as np
 
 from esper.arrays import BoolArray, FloatArray
 from esper.checkpoint import MODEL_FILE, OPTIMIZER_FILE, TREE_FILE, CheckpointCatalog, CheckpointRef
-from esper.elesh import Case, DataRef
+from esper.config import Config
+from esper.elesh import Case, DataRef, OfflineAnalyst
+from esper.emrakul.plan import Situation, floors
 from esper.importance.tracker import TrackedEvidence
+from esper.workers import WorkerPool
 
 ANATOMY_FILE = "anatomy.json"
 """The file of a checkpoint that holds `Anatomy.to_json`."""
@@ -40,6 +46,41 @@ def case_of(
         history=_measured(tracked.history),
         twin_samples=tracked.twin_samples,
         twin_flops=tracked.twin_flops,
+    )
+
+
+def analyst_of(
+    case: Case,
+    situation: Situation,
+    weights: Mapping[str, float],
+    allowed: BoolArray,
+    config: Config,
+    pool: WorkerPool,
+) -> OfflineAnalyst:
+    """The analyst of one checkpoint.
+
+    Args:
+        case: its files.
+        situation: its network.
+        weights: of every signal in the screen.
+        allowed: units that the network's own code allows to be cut, shape [units].
+        config: of the run.
+        pool: where tasks run.
+    """
+    pruning = config.pruning
+    return OfflineAnalyst(
+        pool=pool,
+        case=case,
+        anatomy=situation.anatomy,
+        keep=situation.keep,
+        allowed=allowed,
+        weights=weights,
+        settings=config.analysis,
+        validation=config.validation,
+        floors=floors(situation, pruning),
+        clock=time.monotonic,
+        reconstruct=pruning.recovery.reconstruct,
+        deadline_seconds=pruning.budget.deadline_seconds * pruning.budget.analysis_fraction,
     )
 
 

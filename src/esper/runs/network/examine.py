@@ -2,48 +2,37 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
-import torch
 
 from esper.anatomy import Anatomy
 from esper.arrays import BoolArray, FloatArray, IntArray
 from esper.batches import HeldOut, merged, resized
-from esper.checkpoint import CheckpointCatalog, CheckpointRef, load_trainer, open_tensors
-from esper.config import Config
-from esper.cost import Origin
+from esper.checkpoint import CheckpointCatalog, CheckpointRef
 from esper.elesh import (
     BlockMeasures,
-    Case,
     HeadPatterns,
-    OfflineAnalyst,
     OpenCase,
     find_blocks,
     find_heads,
     measure_units,
     open_case,
     read_data,
-    read_optimizer,
     screen,
 )
-from esper.emrakul import Schedule
-from esper.emrakul.cycle import Coordinator, CoordinatorState, Cycle, CycleOutcome
-from esper.emrakul.plan import floors
-from esper.errors import CheckpointError, EvidenceError
+from esper.emrakul.cycle import CycleOutcome
+from esper.errors import EvidenceError
 from esper.importance import (
     ImportanceTrackingValidator,
     RankingQuality,
-    TrainingPhase,
     magnitude,
-    moments_from_state,
     rank_normalize,
 )
-from esper.importance.tracker import TrackedEvidence
-from esper.runs.network.case import ANATOMY_FILE, case_of
+from esper.runs.network.stored import Stored, next_cycle
+from esper.urabrask import ablation_rises
 from esper.workers import InlinePool
 
 LOW_FRACTION = 0.3
@@ -87,47 +76,6 @@ class Examination:
     notes: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, eq=False)
-class _Stored:
-    """A checkpoint of a session, with what it remembers."""
-
-    checkpoint: CheckpointRef
-    extra: Mapping[str, Any]
-    config: Config
-    keep: BoolArray
-    tracked: TrackedEvidence
-    case: Case
-
-    @classmethod
-    def of(cls, catalog: CheckpointCatalog, checkpoint: CheckpointRef) -> _Stored:
-        missing = {"twin", "batches", "samples"} - set(checkpoint.manifest.blobs)
-        if missing or ANATOMY_FILE not in checkpoint.files:
-            raise CheckpointError(
-                f"{checkpoint.path} was not saved by a session: it lacks {', '.join(sorted(missing))}. Name "
-                "a run that was trained with esper.attach."
-            )
-        extra = load_trainer(checkpoint).extra
-        keep, config = np.asarray(extra["keep"], np.bool_), Config.model_validate_json(extra["config"])
-        phase = TrainingPhase.at(checkpoint.epoch, extra["epochs_planned"])
-        tracked = TrackedEvidence.from_state(extra["tracker"], keep.size, config.importance, phase)
-        case = case_of(catalog, checkpoint, keep, tracked)
-        return cls(checkpoint, extra, config, keep, tracked, case)
-
-    def why_no_moments(self) -> str:
-        """Why the optimizer says nothing of the units, and what the screen rests on instead."""
-        held = self.case.optimizer
-        states, groups = ({}, {}) if held is None else read_optimizer(held, open_tensors(held.tensors))
-        least, rules = self.config.analysis.min_optimizer_steps, self.config.importance
-        why = "The optimizer keeps no second moments, as SGD does not, or has made no step yet"
-        if moments_from_state(states, groups) is not None:
-            steps = max(int(state.get("step", 0)) for state in states.values())
-            why = f"The optimizer has made {steps} of the {least} steps that its second moments need to count"
-        if self.case.tracked is not None:
-            return f"{why}: the screen rests on weight x gradient as training sampled it (tracker)."
-        enough = f"{rules.min_sampled_steps} steps that stand for {rules.min_importance_samples}"
-        return f"{why}, and no unit was sampled often enough in training ({enough}): nothing is ranked."
-
-
 def examine(
     catalog: CheckpointCatalog,
     checkpoint: CheckpointRef,
@@ -154,7 +102,7 @@ def examine(
         CheckpointError: it is no checkpoint of a session.
         EvidenceError: the run has kept no held-out samples, or too few units can be compared.
     """
-    stored = _Stored.of(catalog, checkpoint)
+    stored = Stored.of(catalog, checkpoint)
     opened = open_case(stored.case)
     steps = stored.config.analysis.min_optimizer_steps
     free = replace(stored.case, tracked=None, history=None, twin_samples=0)
@@ -174,7 +122,7 @@ def examine(
         scores["twin"] = _first_order(stored, opened)
         scores["ablation"], truth = _ablated(stored, opened, watch)
         quality = _judged(scores, np.where(stored.keep, truth, np.nan))
-    outcome = _next_cycle(stored, opened) if with_plan else None
+    outcome = next_cycle(stored, opened.anatomy, InlinePool()) if with_plan else None
     return Examination(
         anatomy=opened.anatomy,
         keep=stored.keep,
@@ -198,21 +146,17 @@ def _judged(scores: Mapping[str, FloatArray], truth: FloatArray) -> dict[str, Ra
     }
 
 
-def _first_order(stored: _Stored, opened: OpenCase) -> FloatArray:
+def _first_order(stored: Stored, opened: OpenCase) -> FloatArray:
     """What tier 2 measures of every unit that is left, a few layers at a time."""
-    anatomy, rules = opened.anatomy, stored.config.analysis
+    anatomy = opened.anatomy
     state = opened.masked_state(opened.keep)
     batches = _usable(opened, read_data(stored.case.data)[1].calibration)
-    groups = range(len(anatomy.groups))
-    found = np.full(anatomy.num_units, np.nan)
-    for start in groups[:: rules.layers_per_task] if batches else ():
-        part = groups[start : start + rules.layers_per_task]
-        some = measure_units(opened.twin, anatomy, state, batches, part, threshold=rules.activation_threshold)
-        found = np.where(np.isin(anatomy.group_of, part), some.taylor, found)
-    return found
+    if not batches:
+        return np.full(anatomy.num_units, np.nan)
+    return measure_units(opened.twin, anatomy, state, batches, with_frequency=False).taylor
 
 
-def _ablated(stored: _Stored, opened: OpenCase, watch: Watch) -> tuple[FloatArray, FloatArray]:
+def _ablated(stored: Stored, opened: OpenCase, watch: Watch) -> tuple[FloatArray, FloatArray]:
     """Loss rises of every unit that is left, on the calibration samples and on the validation samples."""
     held_out: HeldOut = read_data(stored.case.data)[1]
     sets = [_usable(opened, part) for part in (held_out.calibration, held_out.validation)]
@@ -225,15 +169,9 @@ def _ablated(stored: _Stored, opened: OpenCase, watch: Watch) -> tuple[FloatArra
     rises = np.full((2, opened.anatomy.num_units), np.nan)
     state = opened.masked_state(opened.keep)
     parts = [left[start : start + _UNITS_AT_ONCE] for start in range(0, left.size, _UNITS_AT_ONCE)]
-    with torch.no_grad():
-        for part in watch(parts, len(parts)):
-            for row, batches in enumerate(sets):
-                columns = [
-                    opened.twin.ablated_losses(state, batch, opened.anatomy, part)
-                    - opened.twin.loss(state, batch)[0]
-                    for batch in batches
-                ]
-                rises[row, part] = torch.stack(columns).double().mean(0).numpy()
+    for part in watch(parts, len(parts)):
+        for row, batches in enumerate(sets):
+            rises[row, part] = ablation_rises(opened.twin, opened.anatomy, state, batches, part).mean(1)
     return rises[0], rises[1]
 
 
@@ -242,36 +180,3 @@ def _usable(opened: OpenCase, batches: Sequence[Any]) -> list[Any]:
     if not opened.twin.is_batch_dynamic:
         return resized(batches, opened.twin.batch)
     return merged(batches, _SAMPLES_AT_ONCE)
-
-
-def _next_cycle(stored: _Stored, opened: OpenCase) -> CycleOutcome:
-    """The cycle that the run would begin with this checkpoint, run here and committed nowhere."""
-    settings, anatomy = stored.config, opened.anatomy
-    origin = Origin.from_json(stored.extra["origin"])
-    remembered = stored.extra["coordinator"]
-    coordinator = Coordinator(
-        settings.pruning,
-        Schedule(settings.pruning, stored.extra["epochs_planned"]),
-        origin,
-        time.monotonic,
-        None if remembered is None else CoordinatorState.from_json(remembered),
-        thresholds=settings.importance.thresholds,
-    )
-    analyst = OfflineAnalyst(
-        pool=InlinePool(),
-        case=stored.case,
-        anatomy=anatomy,
-        keep=stored.keep,
-        allowed=~anatomy.inside_removed(stored.keep),
-        weights=stored.tracked.weights,
-        settings=settings.analysis,
-        validation=settings.validation,
-        floors=floors(anatomy, settings.pruning, origin),
-        clock=time.monotonic,
-        deadline_seconds=settings.pruning.budget.deadline_seconds,
-        reconstruct=settings.pruning.recovery.reconstruct,
-    )
-    cycle = Cycle(stored.checkpoint.epoch, anatomy, stored.keep, stored.checkpoint.digest)
-    return coordinator.run_cycle(
-        cycle, screen=analyst.screen, analyze=analyst.analyze, validate=analyst.validate
-    )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import shutil
+import logging
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ from torch.export import ExportedProgram
 from esper.anatomy.cut import Form
 from esper.anatomy.proof import Inputs
 from esper.anatomy.twin import to_bytes
-from esper.checkpoint import file_pieces, map_tensors
+from esper.checkpoint import FileContent, FileRef, bundled, map_tensors, read_regular, write_bundle
 from esper.errors import CheckpointCorrupt, CheckpointError, CheckpointMissing
 from esper.runs.network.onnx import check_onnx, require_onnx, write_onnx
 
@@ -24,7 +24,9 @@ WEIGHTS_FILE = "model.safetensors"
 FORM_FILE = "form.json"
 PROGRAM_FILE = "network.pt2"
 ONNX_FILE = "network.onnx"
-VERSION = 1
+VERSION = 2
+_READ_VERSIONS = (1, 2)  # the first had no digests beside it
+_LOG = logging.getLogger("esper")
 
 
 @dataclass(frozen=True)
@@ -46,7 +48,7 @@ class NetworkFiles:
     form: Form | None
 
     def write(self, directory: Path, *, onnx: bool = False) -> None:
-        """Writes all files or none.
+        """Writes all files or none, durably, with their digests beside them.
 
         Raises:
             CheckpointError: the directory holds something already, or cannot be written.
@@ -61,33 +63,27 @@ class NetworkFiles:
                 "written."
             )
         try:
-            directory.parent.mkdir(parents=True, exist_ok=True)
-            building = Path(tempfile.mkdtemp(prefix=f".{directory.name}-", dir=directory.parent))
+            with tempfile.TemporaryDirectory() as scratch:
+                write_bundle(directory, self._contents(Path(scratch, ONNX_FILE) if onnx else None))
         except OSError as error:
-            raise CheckpointError(f"{directory} cannot be made: {error.strerror}.") from error
-        try:
-            self._write(building, onnx)
-            building.chmod(0o755)
-            if directory.exists():
-                directory.rmdir()
-            building.rename(directory)
-        except OSError as error:
-            raise CheckpointError(f"{directory} cannot be written: {error.strerror}.") from error
-        finally:
-            shutil.rmtree(building, ignore_errors=True)
+            raise CheckpointError(
+                f"{directory} cannot be written: {error.strerror}. Nothing was written."
+            ) from error
 
-    def _write(self, directory: Path, onnx: bool) -> None:
-        (directory / PROGRAM_FILE).write_bytes(to_bytes(self.program))
+    def _contents(self, onnx: Path | None) -> dict[str, FileContent]:
+        """Every file by its name; an ONNX file is made at `onnx` first and checked by running it."""
+        contents: dict[str, FileContent] = {PROGRAM_FILE: to_bytes(self.program)}
         record = dict(self.facts)
-        if onnx:
-            write_onnx(self.program, directory / ONNX_FILE)
-            record["onnx"] = check_onnx(self.program, directory / ONNX_FILE, self.inputs)
+        if onnx is not None:
+            write_onnx(self.program, onnx)
+            record["onnx"] = check_onnx(self.program, onnx, self.inputs)
+            contents[ONNX_FILE] = onnx
         if self.weights is not None and self.form is not None:
-            with (directory / WEIGHTS_FILE).open("xb") as file:
-                file.writelines(file_pieces(_once(self.weights)))
+            contents[WEIGHTS_FILE] = _once(self.weights)
         form = None if self.form is None else self.form.to_json()
         text = json.dumps({"version": VERSION, "form": form, **record}, indent=1, allow_nan=False)
-        (directory / FORM_FILE).write_text(text + "\n", encoding="utf-8")
+        contents[FORM_FILE] = (text + "\n").encode()
+        return contents
 
 
 def state_of(state: Mapping[str, Any]) -> dict[str, Tensor]:
@@ -119,16 +115,12 @@ def read_form(directory: Path) -> Form:
 
     Raises:
         CheckpointMissing: the network was cut as a program, so there is none.
-        CheckpointCorrupt: the file is not what Esper writes.
+        CheckpointCorrupt: the file is not what Esper writes, or not what was saved.
     """
     path = directory / FORM_FILE
     try:
-        text = path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise CheckpointMissing(f"{path} cannot be read: {error.strerror}.") from error
-    try:
-        record = json.loads(text)
-        if record["version"] != VERSION:
+        record = json.loads(read_file(path))
+        if record["version"] not in _READ_VERSIONS:
             raise CheckpointCorrupt(
                 f"{path} is of version {record['version']}, and this Esper reads version {VERSION}. Load it "
                 "with the Esper that wrote it, and save it again."
@@ -149,5 +141,55 @@ def form_from(record: Mapping[str, Any] | None, path: Path) -> Form:
 
 
 def read_weights(directory: Path) -> dict[str, Tensor]:
-    """The weights of a cut network, mapped from the file."""
-    return map_tensors(directory / WEIGHTS_FILE)
+    """The weights of a cut network, mapped from the file after it was verified.
+
+    Raises:
+        CheckpointCorrupt: the bytes are not those that were saved.
+    """
+    file = _verified(directory / WEIGHTS_FILE)
+    return map_tensors(directory / WEIGHTS_FILE if file is None else file.path)
+
+
+def read_file(path: Path) -> bytes:
+    """The bytes of a file of a cut network, verified where its digest lies beside it.
+
+    Raises:
+        CheckpointMissing: it cannot be read.
+        CheckpointCorrupt: the bytes are not those that were saved.
+    """
+    try:
+        file = _verified(path)
+        return read_regular(path) if file is None else file.read_bytes()
+    except OSError as error:
+        raise CheckpointMissing(f"{path} cannot be read: {error.strerror}.") from error
+
+
+def _verified(path: Path) -> FileRef | None:
+    """A file whose bytes are those that were saved; None if it was saved without digests, which is told."""
+    file = bundled(path.parent, path.name)
+    if file is None:
+        _check_unbundled(path.parent)
+    elif (problem := file.problem()) is not None:
+        raise CheckpointCorrupt(
+            f"{path.parent}: {problem}. Nothing was loaded. Copy the directory again from where it was "
+            "saved, or save the network again."
+        )
+    return file
+
+
+def _check_unbundled(directory: Path) -> None:
+    """Tells of files that an earlier Esper saved without digests; refuses those that have lost theirs."""
+    try:
+        version = json.loads(read_regular(directory / FORM_FILE))["version"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return  # a program alone, which says nothing of itself
+    if version != 1:
+        raise CheckpointCorrupt(
+            f"{directory} has lost its file of digests, so nobody can tell whether the others are what was "
+            "saved. Copy all of it again from where it was saved, or save the network again."
+        )
+    _LOG.warning(
+        "%s was saved by an earlier Esper, without digests: nobody can tell whether its bytes are those that "
+        "were saved. Save it again.",
+        directory,
+    )

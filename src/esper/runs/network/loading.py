@@ -14,7 +14,15 @@ from esper.anatomy.graph import bare
 from esper.anatomy.twin import from_bytes
 from esper.checkpoint import CheckpointCatalog, CheckpointRef, load_trainer, open_key_ring
 from esper.errors import CheckpointMissing
-from esper.runs.network.files import FORM_FILE, PROGRAM_FILE, form_from, read_form, read_weights, state_of
+from esper.runs.network.files import (
+    FORM_FILE,
+    PROGRAM_FILE,
+    form_from,
+    read_file,
+    read_form,
+    read_weights,
+    state_of,
+)
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -30,7 +38,8 @@ def load(path: str | Path, *, model: nn.Module | None = None) -> Any:
     eval mode. With `model`, a fresh and uncut instance of the network's class, that instance gets the widths
     and the weights of the cut one and is returned; nothing is traced, and it can be trained on.
 
-    Nothing is unpickled. What a run directory holds is verified before it is read.
+    Nothing is unpickled. What a run directory holds is verified before it is read, and so is what
+    `Compacted.save` wrote.
 
     Args:
         path: a run directory, a directory with `network.pt2`, or a `.pt2` file.
@@ -49,10 +58,10 @@ def load(path: str | Path, *, model: nn.Module | None = None) -> Any:
                 f"{where} is a program and fills no class. Name the directory that holds model.safetensors "
                 "and form.json, or load without model=."
             )
-        return from_bytes(where.read_bytes()).module()
+        return from_bytes(read_file(where)).module()
     if (where / PROGRAM_FILE).is_file():
         if model is None:
-            return from_bytes((where / PROGRAM_FILE).read_bytes()).module()
+            return from_bytes(read_file(where / PROGRAM_FILE)).module()
         form = read_form(where)
         return _shaped(model, form, read_weights(where))
     finished = _finished(where)

@@ -61,6 +61,8 @@ class Notes:
     """Labels that tokens are shared out among: experts, where a weight has them as one of three axes."""
     least: list[tuple[Tensor, int]] = field(default_factory=list)
     """Labels of which so many must stay."""
+    directions: list[Tensor] = field(default_factory=list)
+    """Labels of slices that are divided by their own length, and so must not be zero."""
 
 
 @dataclass(frozen=True)

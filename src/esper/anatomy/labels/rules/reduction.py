@@ -27,6 +27,7 @@ REDUCTIONS = operators(
     """mean sum amax amin max min prod var std var_mean std_mean norm linalg_vector_norm logsumexp argmax
     argmin any all median nansum nanmean count_nonzero"""
 )
+LENGTHS = operators("norm linalg_vector_norm")
 ZERO_OF_ZEROS = operators("mean sum amax amin prod var std norm linalg_vector_norm nansum nanmean")
 SHRINKING = operators(
     """mean sum amax amin var std var_mean std_mean norm linalg_vector_norm logsumexp softmax _softmax
@@ -67,11 +68,7 @@ def reduced(call: Call) -> Result:
         return pointwise(call)  # the larger one of two tensors, element by element
     flow = call.only()
     axes = _axes(call, len(flow.shape))
-    if call.name == "sum" and flow.is_zeroed:  # a sum loses nothing with a term that a mask makes zero
-        read(call, 0, flow, axes)
-    else:
-        for axis in axes:
-            call.couple(flow, axis, " runs over it", can_shrink=call.name in SHRINKING)
+    _lose(call, flow, axes, is_sum=call.name == "sum" or _is_length(call))
     layers = [call.space.conjunction(layer, axes) for layer in flow.layers]
     is_zeroed = flow.is_zeroed and call.name in ZERO_OF_ZEROS
     results = []
@@ -81,6 +78,23 @@ def reduced(call: Call) -> Result:
         varying = [layer for layer in squeezed if varying_axes(layer)]
         results.append(call.result(varying, shape, is_zeroed=is_zeroed))
     return results if len(results) > 1 else results[0]
+
+
+def _lose(call: Call, flow: Flow, axes: Sequence[int], *, is_sum: bool) -> None:
+    """What a reduction loses with a coordinate: a sum (of squares) nothing, where a mask makes that zero."""
+    if is_sum and flow.is_zeroed:
+        read(call, 0, flow, axes)
+        return
+    for axis in axes:
+        call.couple(flow, axis, " runs over it", can_shrink=call.name in SHRINKING)
+
+
+def _is_length(call: Call) -> bool:
+    """Is it the root of a sum of powers, to which zeros add nothing?"""
+    if call.name not in LENGTHS:
+        return False
+    order = call.arg(1, "ord" if call.name == "linalg_vector_norm" else "p", 2)
+    return order is None or float(order) >= 0
 
 
 def _without(layer: Tensor, axes: list[int]) -> Tensor:
@@ -168,6 +182,38 @@ def layer_norm(call: Call) -> Result:
 def _is_shrunk(call: Call, flow: Flow, axes: Iterable[int]) -> bool:
     """Whether zeros will stand for whatever goes, because only what is left is normalized."""
     return call.is_approximate and all(set(varying_axes(layer)) <= set(axes) for layer in flow.layers)
+
+
+def length_of_slices(call: Call) -> Result:
+    """The length of every slice along one axis (-1: of the whole tensor), as other dimensions keep it."""
+    flow: Flow = call.args[0]
+    axes = _but(int(call.arg(2, "dim", 0)), len(flow.shape))
+    _lose(call, flow, axes, is_sum=True)
+    layers = [call.space.conjunction(layer, axes) for layer in flow.layers]
+    return call.result([layer for layer in layers if varying_axes(layer)], is_zeroed=flow.is_zeroed)
+
+
+def weight_norm(call: Call) -> Result:
+    """Directions [O, ...] and lengths [O, 1, ...]: every slice of a weight is given its length.
+
+    A slice whose length is zero is zero, so a mask need not (and must not: 0 / 0) touch its direction.
+    """
+    directions, lengths = call.args[0], call.args[1]
+    if any(len(varying_axes(layer)) > 1 for layer in directions.layers):
+        return call.frozen(f"{call.where} is used in a form that is not followed")
+    within = _but(int(call.arg(2, "dim", 0)), len(directions.shape))
+    _lose(call, directions, within, is_sum=True)
+    call.space.meet(directions, lengths, call.reason("has a fixed size"))
+    across = [layer for layer in directions.layers if varying_axes(layer)[0] in within]
+    call.notes.directions.extend(layer for layer in directions.layers if varying_axes(layer)[0] not in within)
+    is_zeroed = directions.is_zeroed and lengths.is_zeroed
+    weight = call.result([*lengths.layers, *across], call.shapes[0], is_zeroed=is_zeroed)
+    return _normalized(call, weight)
+
+
+def _but(dim: int, rank: int) -> list[int]:
+    """All axes but one; all for -1, as `norm_except_dim` counts."""
+    return [axis for axis in range(rank) if dim == -1 or axis != dim % rank]
 
 
 def group_norm(call: Call) -> Result:
@@ -298,6 +344,8 @@ RULES: dict[str, Rule] = {
     **dict.fromkeys(BATCH_NORMS, batch_norm),
     **dict.fromkeys(("layer_norm", "native_layer_norm", "rms_norm"), layer_norm),
     **dict.fromkeys(("group_norm", "native_group_norm"), group_norm),
+    **dict.fromkeys(("_weight_norm", "_weight_norm_interface"), weight_norm),
+    "norm_except_dim": length_of_slices,
     "embedding": embedding,
     **dict.fromkeys(("index", "index_select", "gather"), indexed),
     "glu": gated_halves,

@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
-from esper.anatomy.labels.rules import contraction, einsum, movement, pointwise, reduction, routing, writing
+from esper.anatomy.labels.rules import (
+    contraction,
+    einsum,
+    fourier,
+    movement,
+    pointwise,
+    reduction,
+    routing,
+    writing,
+)
 from esper.anatomy.labels.rules.call import Rule
 
 RULES: dict[str, Rule] = {
     **pointwise.RULES,
     **movement.RULES,
     **reduction.RULES,
+    **fourier.RULES,
     **contraction.RULES,
     **einsum.RULES,
     **writing.RULES,

@@ -23,9 +23,12 @@ def into_slice(call: Call) -> Result:
     places = torch.arange(size)[slice(call.arg(3, "start"), call.arg(4, "end"), call.arg(5, "step", 1))]
     if places.numel() == size:
         return call.space.meet(_only_size(call, target), source, call.reason("writes a fixed size"))
-    if places.numel() == 0 or places.numel() != int(places[-1] - places[0]) + 1:
-        return call.frozen(f"{call.where} writes every few places")
-    return _written(call, target, source, axis, int(places[0]))
+    if places.numel() == 0:
+        return target
+    if places.numel() != int(places[-1] - places[0]) + 1:
+        for flow in (target, source):
+            call.space.fix_axis(flow, axis, f"{call.where} writes at every few places of it")
+    return _written(call, target, source, axis, places)
 
 
 def into_place(call: Call) -> Result:
@@ -33,7 +36,8 @@ def into_place(call: Call) -> Result:
     target: Flow = call.args[0]
     axis, place = int(call.args[2]) % len(target.shape), int(call.args[3])
     call.space.fix_axis(target, axis, f"{call.where} names its coordinates by number")
-    return _written(call, target, call.args[1].unsqueezed(axis), axis, place % target.shape[axis])
+    places = torch.tensor([place % target.shape[axis]])
+    return _written(call, target, call.args[1].unsqueezed(axis), axis, places)
 
 
 def _only_size(call: Call, target: Flow) -> Flow:
@@ -41,18 +45,22 @@ def _only_size(call: Call, target: Flow) -> Flow:
     return call.space.flow(target.shape, target.layers, is_zeroed=True)
 
 
-def _written(call: Call, target: Flow, source: Flow, axis: int, start: int) -> Flow:
-    length = source.shape[axis]
-    hidden = _only_size(call, _narrowed(target, axis, start, length))
+def _written(call: Call, target: Flow, source: Flow, axis: int, places: Tensor) -> Flow:
+    """What is written stands at `places` of an axis, and at the others what the target has there."""
+    stays = torch.ones(target.shape[axis], dtype=torch.bool).index_fill_(0, places, False)
+    others = stays.nonzero().squeeze(1)
+    hidden = _only_size(call, _picked(target, axis, places))
     piece = call.space.meet(hidden, source, call.reason("writes a fixed size"))
-    before = _narrowed(target, axis, 0, start)
-    behind = _narrowed(target, axis, start + length, target.shape[axis] - start - length)
-    return join(call, [part for part in (before, piece, behind) if part.shape[axis]], axis)
+    parts = [part for part in (_picked(target, axis, others), piece) if part.shape[axis]]
+    beside = join(call, parts, axis)
+    order = torch.cat([others, places]).argsort()
+    return beside.moved(target.shape, _picked(beside, axis, order).layers)
 
 
-def _narrowed(flow: Flow, axis: int, start: int, length: int) -> Flow:
-    shape = (*flow.shape[:axis], length, *flow.shape[axis + 1 :])
-    layers = [layer.narrow(axis, start, length) if layer.shape[axis] > 1 else layer for layer in flow.layers]
+def _picked(flow: Flow, axis: int, places: Tensor) -> Flow:
+    """Some coordinates of an axis, in that order."""
+    shape = _with(flow.shape, axis, places.numel())
+    layers = [layer.index_select(axis, places) if layer.shape[axis] > 1 else layer for layer in flow.layers]
     return flow.moved(shape, layers)
 
 
@@ -93,7 +101,11 @@ def _across(call: Call, flow: Flow, axis: int) -> list[Tensor]:
 
 
 def _one(shape: tuple[int, ...], axis: int) -> tuple[int, ...]:
-    return (*shape[:axis], 1, *shape[axis + 1 :])
+    return _with(shape, axis, 1)
+
+
+def _with(shape: tuple[int, ...], axis: int, size: int) -> tuple[int, ...]:
+    return (*shape[:axis], size, *shape[axis + 1 :])
 
 
 def into_places(call: Call) -> Result:

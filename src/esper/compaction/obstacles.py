@@ -1,0 +1,85 @@
+"""What stands in the way of a cut at once: operators, floors, levels, and code that refuses other sizes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from torch import nn
+
+from esper.anatomy import Anatomy
+from esper.anatomy.cut import cut_program, feasible
+from esper.anatomy.graph import Traced
+from esper.anatomy.proof import Inputs
+from esper.anatomy.units import work_held
+from esper.arrays import BoolArray
+from esper.emrakul import Settings
+from esper.emrakul.plan import Situation, floors
+from esper.errors import SurgeryError, UntraceableError
+
+_MOST = 4
+_WORTH_NAMING = 0.02
+
+
+def what_holds(
+    traced: Traced, anatomy: Anatomy, keep: BoolArray, settings: Settings, refused: Mapping[str, str]
+) -> str:
+    """Why no more than this mask removes can go, for people: the operators and limits that hold the rest.
+
+    Args:
+        traced: the network.
+        anatomy: its anatomy.
+        keep: bool [units], what stays after all that may go has gone.
+        settings: floors, levels and rounding of the choice.
+        refused: groups that the network's code does not let go.
+    """
+    lowest, levels = floors(Situation.whole(anatomy), settings), settings.schedule.levels
+    step = max(settings.plan.round_to, 1)
+    left = np.array([int(keep[anatomy.unit_slice(n)].sum()) for n in range(len(anatomy.groups))], np.int64)
+    at_floor, by_level = [], []
+    for group, least, stays in zip(anatomy.groups, lowest, left, strict=True):
+        if group.name in refused:
+            continue
+        if group.kind.level not in {level.value for level in levels}:
+            by_level.append(group.name)
+        elif stays - least < step:
+            at_floor.append(group.name)
+    said = [
+        f"{reason} ({share:.0%} of the FLOPs run over such widths)"
+        for reason, share in work_held(traced, allow_approximate=bool(anatomy.couplings)).items()
+        if share >= _WORTH_NAMING
+    ][:_MOST]
+    if at_floor:
+        said.append(f"the floors of pruning.floors, in {_listed(at_floor)}")
+    if by_level:
+        said.append(f"pruning.schedule.levels, which leaves {_listed(by_level)} out")
+    if refused:
+        said.append(f"the network's own code, which refuses other sizes of {_listed(list(refused))}")
+    return f"What holds the rest: {'; '.join(said)}." if said else ""
+
+
+def program_takes(network: nn.Module, anatomy: Anatomy, keep: BoolArray, inputs: Inputs) -> bool:
+    """Can the exported program be cut by this mask, whatever the network's own code says?"""
+    try:
+        cut_program(network, anatomy, keep, inputs)
+    except (SurgeryError, UntraceableError):
+        return False
+    return True
+
+
+def refusal_explained(
+    error: SurgeryError, network: nn.Module, anatomy: Anatomy, keep: BoolArray, inputs: Inputs
+) -> SurgeryError:
+    """The refusal of a mask that somebody gave, with the groups that it is about and the ways out."""
+    _, why = feasible(network, anatomy, keep, inputs)
+    if not why:
+        return error
+    advice = f"What cannot go is in {_listed(list(why))}; everything else in the mask can be cut."
+    if program_takes(network, anatomy, keep, inputs):
+        advice += " in_place=False cuts all of it, as a program that does not run this code."
+    return type(error)(f"{error} {advice}")
+
+
+def _listed(names: Sequence[str]) -> str:
+    more = f" and {len(names) - _MOST} more" if len(names) > _MOST else ""
+    return f"{', '.join(names[:_MOST])}{more}"

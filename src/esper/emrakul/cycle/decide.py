@@ -1,0 +1,158 @@
+"""One decision, step by step: screen, finalists, ablation, plan, validation, and smaller plans after a no."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+import numpy as np
+
+from esper.anatomy import Kind
+from esper.arrays import BoolArray, FloatArray, IntArray
+from esper.elesh import Evidence
+from esper.emrakul.cycle.budget import Budget, Phase
+from esper.emrakul.cycle.outcome import CycleOutcome, CycleStatus
+from esper.emrakul.plan import Plan, Situation, bounds, finalists, make_plan, shrink
+from esper.emrakul.settings import Settings
+from esper.importance import AdaptiveThresholdSelector, SafetyLevel, ThresholdSettings, TrainingPhase
+from esper.urabrask import Verdict
+
+
+class Analyst(Protocol):
+    """Measures the network of one checkpoint."""
+
+    @property
+    def id(self) -> str:
+        """Names what the answers depend on beside the checkpoint: data, limits, other settings."""
+        ...
+
+    def screen(self) -> FloatArray:
+        """Scores all units from what is known already: rank 0 to 1, NaN unmeasured, shape [units]."""
+        ...
+
+    def analyze(self, finalists: IntArray, seconds: float, /) -> Evidence:
+        """Ablates units, by number, within `seconds`; what was not reached stays NaN."""
+        ...
+
+    def validate(self, keep: BoolArray, seconds: float, /) -> Verdict:
+        """Measures the network with only `keep` left, within `seconds`."""
+        ...
+
+
+@dataclass(frozen=True, eq=False)
+class Cycle:
+    """What a cycle is about: the network of one durable checkpoint.
+
+    Attributes:
+        epoch: number of epochs that had ended.
+        situation: the network.
+        model_hash: digest of the checkpoint.
+        epochs: planned number of epochs; None if nobody knows.
+    """
+
+    epoch: int
+    situation: Situation
+    model_hash: str
+    epochs: int | None = None
+
+
+@dataclass(frozen=True)
+class Rules:
+    """What a decision follows beside its evidence: settings, thresholds of the stages, the present pace."""
+
+    settings: Settings
+    thresholds: ThresholdSettings
+    pace: float
+
+
+def decide(
+    cycle: Cycle, begun: CycleOutcome, analyst: Analyst, rules: Rules, budget: Budget
+) -> Iterator[CycleOutcome]:
+    """Yields after every step how the cycle would end there; the last one is how it ends.
+
+    Args:
+        cycle: the network.
+        begun: the outcome so far: the allowance, and no plan.
+        analyst: measures; what it raises passes through.
+        rules: what to follow.
+        budget: the time that is left; where it is spent the cycle ends late.
+    """
+    settings, situation = rules.settings, cycle.situation
+    ranks = analyst.screen()
+    if budget.is_spent(Phase.ANALYSIS):
+        yield _late(begun, "The screen took the whole time of the analysis.")
+        return
+    # Where whole multiples need more than the target, the ramp leads there, and steps are of that way.
+    end = bounds(situation, ranks, settings).target_fraction
+    removed = situation.removed_fraction(begun.allowance.cost)
+    allowance = begun.allowance.towards(end, removed, rules.pace, settings.schedule)
+    candidates = _candidates(cycle, allowance.stage, ranks, rules)
+    asked = finalists(situation, ranks, allowance, settings, candidates=candidates)
+    nobody = "No unit may go: all are unmeasured, at their floor, or of another kind."
+    outcome = replace(begun, allowance=allowance, reason=nobody)
+    yield outcome
+    if not asked.size:
+        return
+    evidence = analyst.analyze(asked, budget.remaining_seconds(Phase.ANALYSIS))
+    outcome = replace(outcome, evidence=evidence)
+    yield outcome
+    if budget.is_spent(Phase.ANALYSIS):
+        yield _late(outcome, "The analysis passed its share of the deadline.")
+        return
+    plan = make_plan(situation, evidence, allowance, settings, finalists=asked, candidates=candidates)
+    yield from _offers(plan, cycle, outcome, analyst, settings, budget)
+
+
+def _offers(
+    plan: Plan, cycle: Cycle, outcome: CycleOutcome, analyst: Analyst, settings: Settings, budget: Budget
+) -> Iterator[CycleOutcome]:
+    """Offers a plan to the validator, and smaller ones while the answer is no."""
+    verdicts: tuple[Verdict, ...] = ()
+    while not plan.is_empty and len(verdicts) < settings.plan.max_attempts:
+        outcome = replace(outcome, plan=plan, verdict=None, refused=verdicts)
+        yield outcome
+        verdict = analyst.validate(plan.keep, budget.remaining_seconds(Phase.VALIDATION))
+        outcome = replace(outcome, verdict=verdict, reason=verdict.reason)
+        if budget.is_spent(Phase.VALIDATION):
+            yield _late(outcome, "The validation passed its share of the deadline.")
+            return
+        if verdict.is_accepted:
+            yield replace(outcome, status=CycleStatus.ACCEPTED)
+            return
+        verdicts = (*verdicts, verdict)
+        plan = shrink(plan, cycle.situation)
+    if verdicts:
+        yield replace(outcome, status=CycleStatus.REJECTED)
+    else:
+        yield replace(outcome, plan=plan, reason=_why_empty(plan))
+
+
+def _candidates(cycle: Cycle, stage: str, ranks: FloatArray, rules: Rules) -> BoolArray | None:
+    """The share of the units that phase and stage allow to be considered: the least important of a kind.
+
+    None with a target, which says itself how much must go. One unit of each kind is allowed at least,
+    because a share of a small network is less than that.
+    """
+    if rules.settings.target is not None:
+        return None
+    selector = AdaptiveThresholdSelector(rules.thresholds)
+    phase = TrainingPhase.at(cycle.epoch, cycle.epochs)
+    safety = SafetyLevel(stage) if stage in set(SafetyLevel) else SafetyLevel.MODERATE
+    anatomy, left = cycle.situation.anatomy, np.where(cycle.situation.keep, ranks, np.nan)
+    candidates = np.zeros(anatomy.num_units, np.bool_)
+    for kind in Kind:
+        scores = np.where(anatomy.kind_of == kind.value, left, np.nan)
+        if np.isfinite(scores).any():
+            threshold = selector.select(scores, phase, safety, target_fraction=1.0)
+            candidates |= threshold.below(scores) | (scores == np.nanmin(scores))
+    return candidates
+
+
+def _late(outcome: CycleOutcome, why: str) -> CycleOutcome:
+    return replace(outcome, status=CycleStatus.SKIPPED, reason=why, is_late=True)
+
+
+def _why_empty(plan: Plan) -> str:
+    held = ", ".join(f"{units.size} by {reason}" for reason, units in plan.rejected.items())
+    return f"No finalist can go; held back: {held}." if held else "No finalist can go within the allowance."

@@ -1,0 +1,127 @@
+"""Pruning cycles beside training: each analyzes one checkpoint and commits an accepted mask beside it."""
+
+from __future__ import annotations
+
+import copy
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future, wait
+from dataclasses import replace
+
+from esper.anatomy import Anatomy
+from esper.checkpoint import CheckpointRef, CheckpointStore
+from esper.emrakul.cycle.commit import CycleEnd, PendingMask, commit_mask
+from esper.emrakul.cycle.coordinator import Coordinator
+from esper.emrakul.cycle.decide import Analyst, Cycle
+from esper.emrakul.cycle.outcome import CycleOutcome
+from esper.emrakul.cycle.quiet_thread import thread_beside_training
+from esper.emrakul.cycle.records import archive, commit_record, recall_from
+from esper.emrakul.plan import Situation
+from esper.emrakul.schedule import Strategy
+from esper.errors import CheckpointError
+
+
+class CycleRunner:
+    """Runs one cycle at a time in a thread that mostly waits for workers."""
+
+    def __init__(self, coordinator: Coordinator, strategy: Strategy, store: CheckpointStore) -> None:
+        self.coordinator = coordinator
+        self._strategy = strategy
+        self._store = store
+        self._thread = thread_beside_training("esper-cycle")
+        self._in_flight: Future[CycleEnd] | None = None
+        self._dropped = threading.Event()
+
+    def start(
+        self,
+        durable: Callable[[], CheckpointRef],
+        epoch: int,
+        situation: Situation,
+        analyst: Callable[[CheckpointRef], Analyst],
+        epochs: int | None = None,
+    ) -> None:
+        """Starts the cycle of one checkpoint.
+
+        Args:
+            durable: waits until the checkpoint is durable and returns it.
+            epoch: number of epochs that have ended.
+            situation: the network of the checkpoint.
+            analyst: opens the checkpoint for analysis.
+            epochs: planned number of epochs.
+        """
+        coordinator, dropped = self.coordinator, threading.Event()
+
+        def run() -> CycleEnd:
+            try:
+                checkpoint = durable()
+                cycle = Cycle(epoch, situation, checkpoint.digest, epochs)
+                removed = situation.removed_fraction(self._strategy.cost)
+                allowance = self._strategy.allowed(epoch, coordinator.state.schedule, removed)
+                recall = recall_from(self._store, checkpoint)
+                outcome = coordinator.run_cycle(cycle, allowance, analyst(checkpoint), recall)
+                end = _ended(outcome, checkpoint, coordinator)
+                if dropped.is_set():
+                    return end
+                is_new = recall(outcome.key) is None
+                if is_new and end.mask is not None:
+                    commit_mask(self._store, checkpoint, situation.anatomy, end)
+            except CheckpointError as error:  # nothing durable to decide from or beside: no pruning
+                return CycleEnd(epoch, str(error), coordinator.state)
+            return self._recorded(end, checkpoint, situation.anatomy, outcome, is_new=is_new)
+
+        self._dropped = dropped
+        self._in_flight = self._thread.submit(run)
+
+    def _recorded(
+        self,
+        end: CycleEnd,
+        checkpoint: CheckpointRef,
+        anatomy: Anatomy,
+        outcome: CycleOutcome,
+        *,
+        is_new: bool,
+    ) -> CycleEnd:
+        """The end after its record was stored; what keeps it from being stored is told with it."""
+        history = end.state.history
+        try:
+            if is_new and end.mask is None and outcome.is_conclusive:
+                commit_record(self._store, checkpoint, anatomy, outcome, end.state)
+            if history and history[-1].key == str(outcome.key):  # otherwise nothing was due
+                archive(self._store, outcome)
+        except CheckpointError as error:
+            return replace(end, reason=f"{end.reason} The record of it was not stored: {error}")
+        return end
+
+    @property
+    def is_running(self) -> bool:
+        return self._in_flight is not None
+
+    def collect(self, timeout_seconds: float) -> CycleEnd | None:
+        """How the cycle in flight ended, or None if there is none or it needs longer than that."""
+        ended = self._in_flight
+        if ended is None or not wait([ended], timeout_seconds).done:
+            return None
+        self._in_flight = None
+        return ended.result()
+
+    def drop(self) -> None:
+        """Forgets the cycle in flight: it commits no mask, and the coordinator learns nothing from it."""
+        if self._in_flight is not None:
+            self._dropped.set()
+            self._in_flight.cancel()
+            self.coordinator = copy.copy(self.coordinator)  # the cycle goes on with the one that it has
+            self._in_flight = None
+
+    def close(self) -> None:
+        """Forgets the cycle in flight and waits until its thread has ended."""
+        self.drop()
+        self._thread.shutdown(wait=True, cancel_futures=True)
+
+
+def _ended(outcome: CycleOutcome, checkpoint: CheckpointRef, coordinator: Coordinator) -> CycleEnd:
+    mask, epoch, plan = None, outcome.key.epoch, outcome.plan
+    if outcome.mask is not None and plan is not None:
+        mask = PendingMask(
+            epoch, outcome.mask, outcome.is_on_probation, outcome.reason, plan, checkpoint.step
+        )
+    return CycleEnd(epoch, outcome.reason, coordinator.state, outcome, mask)

@@ -1,1 +1,0 @@
-"""Analysis of a network on request, without a session."""

@@ -1,0 +1,172 @@
+"""The quality of a network on held-out data: measured here, whoever asks, live or as a twin."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from esper.anatomy import Anatomy
+from esper.anatomy.graph import Loss, primary_output
+from esper.anatomy.twin import Twin
+from esper.arrays import BoolArray, FloatArray, IntArray
+from esper.batches import device_of, divided, merged, on_device, resized, samples, split_sample
+from esper.errors import EvidenceError
+
+CHUNK_SAMPLES = 16
+"""Samples of one paired loss comparison: small, so that a few hundred samples give enough pairs."""
+
+RECALIBRATION_SAMPLES = 64
+"""Samples of one batch whose statistics stand for the training batches'."""
+
+State = Mapping[str, Tensor]
+Run = Callable[[Any], tuple[Tensor, Tensor]]
+"""Loss (scalar) and primary output of one batch."""
+
+
+@dataclass(frozen=True, eq=False)
+class Measurement:
+    """Quality of one network on one fixed set of held-out data; None is unmeasured.
+
+    Attributes:
+        correctness: quality of every sample, higher is better; 0 or 1 for right or wrong. Shape [samples].
+        losses: mean loss of every chunk of samples, lower is better. Shape [chunks].
+        samples: samples of every chunk, shape [chunks].
+        gradient_flow: share of the surviving parameters where the loss gradient is not zero, 0 to 1.
+        gradient_norm: norm of the loss gradient over the parameters that survive the mask under judgement.
+        peak_bytes: most memory that measuring took, in bytes.
+    """
+
+    correctness: FloatArray | None = None
+    losses: FloatArray | None = None
+    samples: IntArray | None = None
+    gradient_flow: float | None = None
+    gradient_norm: float | None = None
+    peak_bytes: int | None = None
+
+    @property
+    def loss(self) -> float:
+        """Mean loss of a sample; NaN where it was not measured, or was no number somewhere."""
+        if self.losses is None or not self.losses.size or not np.isfinite(self.losses).all():
+            return float("nan")
+        return float(np.average(self.losses, weights=self.samples))
+
+    @property
+    def accuracy(self) -> float | None:
+        """Share of right answers; None where this is no classification."""
+        return None if self.correctness is None else float(np.mean(self.correctness))
+
+
+class Measure(Protocol):
+    """Measures the twin under a mask; every call must use the same data in the same order.
+
+    `keep` marks the units that are left, shape [units]; `survivors` marks those whose parameters
+    the gradients cover, the same for both measurements of a pair, so that they can be compared.
+    """
+
+    def __call__(self, keep: BoolArray, survivors: BoolArray, /) -> Measurement: ...
+
+
+def evaluate(run: Run, batches: Iterable[Any]) -> Measurement:
+    """Losses of the batches and correctness of their samples, without gradients."""
+    correctness: list[float] | None = []
+    losses, counts = [], []
+    with torch.no_grad():
+        for batch in batches:
+            loss, output = run(batch)
+            losses.append(float(loss))
+            counts.append(samples(batch))
+            target = split_sample(batch, with_target=True)[2]
+            right = None if correctness is None else correct(output, target)
+            correctness = None if right is None or correctness is None else [*correctness, *right]
+    if not losses:
+        return Measurement()
+    return Measurement(
+        None if correctness is None else np.array(correctness, np.float64),
+        np.array(losses, np.float64),
+        np.array(counts, np.int64),
+    )
+
+
+def run_twin(twin: Twin, state: State) -> Run:
+    """For `evaluate`: a twin with these tensors."""
+    return partial(twin.loss, state)
+
+
+def run_live(model: nn.Module, loss: Loss) -> Run:
+    """For `evaluate`: the network itself, in the mode that it is in."""
+    device = device_of(model)
+
+    def run(batch: Any) -> tuple[Tensor, Tensor]:
+        args, kwargs, target = split_sample(on_device(batch, device), with_target=True, model=model)
+        output = model(*args, **kwargs)
+        return loss(output, target).reshape(()), primary_output(output)
+
+    return run
+
+
+def in_chunks(twin: Twin, batches: Sequence[Any]) -> list[Any]:
+    """Small parts of the batches, whose losses can be compared in pairs."""
+    can_split = twin.is_batch_dynamic
+    return [part for batch in batches for part in divided(batch, CHUNK_SAMPLES, can_split=can_split)]
+
+
+def joined(twin: Twin, batches: Sequence[Any]) -> tuple[Any, ...]:
+    """The same samples in larger batches, as the twin can take them."""
+    return tuple(usable(twin, merged(batches, RECALIBRATION_SAMPLES)))
+
+
+def usable(twin: Twin, batches: Sequence[Any]) -> list[Any]:
+    """The batches as the twin can take them: of the one size it works with, where it works with one only.
+
+    Raises:
+        EvidenceError: there are too few samples for one such batch.
+    """
+    if twin.is_batch_dynamic or not batches:
+        return list(batches)
+    fitting = resized(batches, twin.batch)
+    if not fitting:
+        raise EvidenceError(
+            f"This network works with batches of {twin.batch} samples only, and a part of the held-out"
+            " samples is smaller. Give a larger probe, or write the network so that it takes any batch size."
+        )
+    return fitting
+
+
+def ablation_rises(
+    twin: Twin, anatomy: Anatomy, state: State, batches: Sequence[Any], units: IntArray
+) -> FloatArray:
+    """Rise of the loss on every batch when each unit alone is removed: [units, batches]; NaN if not read."""
+    columns = []
+    with torch.no_grad():
+        for batch in batches:
+            base, _ = twin.loss(state, batch)
+            columns.append(twin.ablated_losses(state, batch, anatomy, units) - base)
+    rises: FloatArray = torch.stack(columns, dim=1).double().cpu().numpy()
+    return rises
+
+
+def correct(output: Tensor, target: Any) -> list[float] | None:
+    """Share of right predictions per sample, where output and target are a classification; None otherwise.
+
+    Negative targets are those that losses ignore (-100 by default): they count neither way, and a sample that
+    has no other counts as wrong, before and after a mask alike.
+    """
+    if not isinstance(target, Tensor) or target.is_floating_point() or target.dtype == torch.bool:
+        return None
+    target = target.to(output.device)
+    # Scores of the classes lie along the last axis, or along the axis after the samples.
+    if output.dim() == target.dim() + 1 and output.shape[:-1] == target.shape:
+        hits = output.argmax(-1) == target
+    elif output.dim() == target.dim() + 1 and output.dim() > 2 and output.shape[2:] == target.shape[1:]:
+        hits = output.argmax(1) == target
+    else:
+        return None
+    counted = (target >= 0).double().reshape(hits.shape[0], -1)
+    share = (hits.double().reshape(counted.shape) * counted).sum(1) / counted.sum(1).clamp_min(1)
+    return [float(x) for x in share]

@@ -1,0 +1,92 @@
+"""One batch in all the shapes that data loaders give it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from esper.anatomy.graph import trace
+from esper.anatomy.twin import Twin
+from esper.batches import device_of, divided, first_samples, on_device, samples, split_sample
+
+
+@pytest.mark.parametrize(
+    ("sample", "args", "kwargs", "target"),
+    [
+        ((1, 2), (1,), {}, 2),
+        ((1, 2, 3), (1, 2), {}, 3),
+        (({"a": 1}, 2), (), {"a": 1}, 2),
+        ({"a": 1, "labels": 2}, (), {"a": 1}, 2),
+        ({"a": 1, "target": 2}, (), {"a": 1}, 2),
+        ({"a": 1}, (), {"a": 1}, None),
+        (((1, 2), 3), (1, 2), {}, 3),
+        ([[1, 2], 3], (1, 2), {}, 3),
+        ((((1, 2), 4), 3), ((1, 2), 4), {}, 3),
+    ],
+)
+def test_a_batch_splits_into_inputs_and_target(sample: Any, args: Any, kwargs: Any, target: Any) -> None:
+    assert split_sample(sample, with_target=True) == (args, kwargs, target)
+
+
+def test_a_batch_without_target_is_all_input() -> None:
+    assert split_sample((1, 2), with_target=False) == ((1, 2), {}, None)
+    assert split_sample(1, with_target=False) == ((1,), {}, None)
+    assert split_sample({"labels": 1}, with_target=False) == ((), {"labels": 1}, None)
+
+
+class Pair(nn.Module):
+    """Takes both inputs in one tuple."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.left, self.right, self.out = nn.Linear(3, 8), nn.Linear(2, 8), nn.Linear(8, 4)
+
+    def forward(self, pair: tuple[Tensor, Tensor]) -> Tensor:
+        out: Tensor = self.out((self.left(pair[0]) + self.right(pair[1])).relu())
+        return out
+
+
+class Two(Pair):
+    """Takes them as two arguments."""
+
+    def forward(self, left: Tensor, right: Tensor) -> Tensor:  # type: ignore[override]
+        return super().forward((left, right))
+
+
+@pytest.mark.parametrize("model", [Pair(), Two()])
+def test_inputs_in_a_tuple_reach_a_network_the_way_it_takes_them(model: nn.Module) -> None:
+    batch = (torch.randn(4, 3), torch.randn(4, 2)), torch.tensor([0, 1, 2, 3])
+    args, kwargs, target = split_sample(batch, with_target=True, model=model)
+    twin = Twin.of(trace(model, batch, nn.functional.cross_entropy))
+    with torch.no_grad():
+        loss, _ = twin.loss(dict(model.named_parameters()), batch)
+        torch.testing.assert_close(loss, nn.functional.cross_entropy(model(*args, **kwargs), target))
+    again, _, _ = twin.split(batch)
+    assert len(again) == len(args)
+
+
+def test_parts_hold_every_sample_once_and_never_a_single_one() -> None:
+    batch = torch.arange(9).unsqueeze(1), torch.arange(9)
+    parts = divided(batch, 4)
+    assert [samples(part) for part in parts] == [4, 5]
+    assert torch.cat([y for _, y in parts]).tolist() == list(range(9))
+    assert len(divided(batch, 4, can_split=False)) == 1
+    assert len(divided((torch.zeros(4, 2), torch.zeros(3)), 2)) == 1
+
+
+def test_the_first_samples_cut_the_last_batch_only_if_it_can_be_cut() -> None:
+    batches = [(torch.zeros(4, 2), torch.zeros(4))] * 3
+    assert [samples(batch) for batch in first_samples(batches, 6)] == [4, 2]
+    assert [samples(batch) for batch in first_samples(batches, 6, can_split=False)] == [4, 4]
+
+
+def test_a_copy_shares_nothing_with_the_batch() -> None:
+    x = torch.zeros(2, 2, requires_grad=True)
+    copy: Any = on_device({"x": x, "n": 3}, "cpu", copy=True)
+    assert copy["n"] == 3
+    assert not copy["x"].requires_grad
+    assert copy["x"].data_ptr() != x.data_ptr()
+    assert on_device(x, device_of(nn.Linear(2, 2))) is x

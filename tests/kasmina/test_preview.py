@@ -1,0 +1,105 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from esper.anatomy.units import masked_axes, zero_masked
+from esper.batches import HeldOut
+from esper.kasmina import LiveNetwork
+from esper.kasmina.preview import apply_statistics, confirm, preview, recalibrate
+from esper.urabrask import Settings
+
+
+def separable(count: int, seed: int) -> tuple[Tensor, Tensor]:
+    """Images whose class is the brighter half."""
+    generator = torch.Generator().manual_seed(seed)
+    target = torch.randint(0, 2, (count,), generator=generator)
+    images = torch.randn(count, 1, 4, 8, generator=generator)
+    images[:, :, :, :4] += 2.0 * (1 - target).float()[:, None, None, None]
+    images[:, :, :, 4:] += 2.0 * target.float()[:, None, None, None]
+    return images, target
+
+
+@pytest.fixture(scope="module")
+def network() -> LiveNetwork:
+    """A small convolutional network that has learned its task."""
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Conv2d(1, 16, 3, padding=1), nn.BatchNorm2d(16), nn.ReLU(), nn.Flatten(), nn.Linear(16 * 32, 2)
+    )
+    optimizer = torch.optim.Adam(model.parameters(), 1e-2)
+    for seed in range(30):
+        images, target = separable(64, seed)
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(model(images), target).backward()
+        optimizer.step()
+    return LiveNetwork(model, optimizer, separable(16, 99), nn.functional.cross_entropy)
+
+
+@pytest.fixture(scope="module")
+def held_out() -> HeldOut:
+    calibration = tuple(separable(16, 100 + n) for n in range(4))
+    return HeldOut(calibration, tuple(separable(16, 200 + n) for n in range(8)))
+
+
+def without(network: LiveNetwork, *units: int) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
+    keep = np.ones(network.anatomy.num_units, np.bool_)
+    keep[list(units)] = False
+    return keep
+
+
+def test_a_preview_changes_nothing(network: LiveNetwork, held_out: HeldOut) -> None:
+    network.model.train()
+    before = {name: value.clone() for name, value in network.model.state_dict().items()}
+    momenta = [m.momentum for m in network.model.modules() if isinstance(m, nn.BatchNorm2d)]
+    random_state = torch.get_rng_state()
+    preview(network, held_out, without(network, 0, 1, 2))
+    assert all(torch.equal(value, before[name]) for name, value in network.model.state_dict().items())
+    assert all(module.training for module in network.model.modules())
+    assert [m.momentum for m in network.model.modules() if isinstance(m, nn.BatchNorm2d)] == momenta
+    assert torch.equal(torch.get_rng_state(), random_state)
+    assert all(p.grad is not None for p in network.model.parameters())
+
+
+def test_the_statistics_are_those_of_the_masked_network(network: LiveNetwork, held_out: HeldOut) -> None:
+    keep = without(network, 3, 5)
+    found = preview(network, held_out, keep).statistics
+    masked = {name: p.detach().clone() for name, p in network.model.named_parameters()}
+    zero_masked(masked, masked_axes(network.anatomy, keep))
+    images = torch.cat([batch[0] for batch in held_out.calibration])
+    seen = torch.nn.functional.conv2d(images, masked["0.weight"], masked["0.bias"], padding=1)
+    torch.testing.assert_close(found["1.running_mean"], seen.mean((0, 2, 3)))
+    torch.testing.assert_close(found["1.running_var"], seen.var((0, 2, 3)))
+    assert found["1.running_mean"][3] == 0
+
+
+def test_a_mask_that_costs_nothing_is_confirmed_and_one_that_ruins_the_network_is_not(
+    network: LiveNetwork, held_out: HeldOut
+) -> None:
+    objection, seen = confirm(network, held_out, without(network), Settings())
+    assert objection == ""
+    assert seen.before.correctness is not None
+    assert (accuracy := seen.before.correctness.mean()) > 0.9
+    objection, seen = confirm(network, held_out, without(network, *range(16)), Settings())
+    assert "correctness" in objection
+    assert seen.after.correctness is not None
+    assert seen.after.correctness.mean() < accuracy
+
+
+def test_recalibration_gives_the_live_network_its_own_statistics(
+    network: LiveNetwork, held_out: HeldOut
+) -> None:
+    norm = network.model.get_submodule("1")
+    assert isinstance(norm, nn.BatchNorm2d)
+    count = norm.num_batches_tracked
+    assert count is not None
+    before = count.clone()
+    apply_statistics(network.model, {"1.running_mean": torch.full((16,), 50.0)})
+    recalibrate(network, held_out)
+    images = torch.cat([batch[0] for batch in held_out.calibration])
+    seen = network.model.get_submodule("0")(images)
+    assert norm.running_mean is not None
+    torch.testing.assert_close(norm.running_mean, seen.mean((0, 2, 3)).detach())
+    assert torch.equal(count, before)

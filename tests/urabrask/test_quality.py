@@ -1,0 +1,74 @@
+"""The quality of networks on held-out data, live and as a twin."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from esper.anatomy.graph import trace
+from esper.anatomy.twin import Twin
+from esper.urabrask.quality import correct, evaluate, run_live, run_twin
+
+
+def batch(count: int) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(count)
+    return torch.randn(count, 6, generator=generator), torch.randint(3, (count,), generator=generator)
+
+
+def test_a_network_and_its_twin_have_the_same_quality_and_every_sample_counts_once() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 3))
+    batches = [batch(4), batch(10)]
+    live = evaluate(run_live(model, F.cross_entropy), batches)
+    twin = Twin.of(trace(model, batches[0], F.cross_entropy))
+    again = evaluate(run_twin(twin, dict(model.named_parameters())), batches)
+    x, y = (torch.cat(parts) for parts in zip(*batches, strict=True))
+    for quality in (live, again):
+        assert quality.losses is not None
+        assert quality.losses.shape == (2,)
+        assert quality.loss == pytest.approx(float(F.cross_entropy(model(x), y).detach()))
+        assert quality.accuracy == pytest.approx(float((model(x).argmax(1) == y).double().mean()))
+
+
+def test_a_loss_that_is_no_number_is_never_averaged_away() -> None:
+    losses = iter([1.0, math.nan])
+    quality = evaluate(lambda _: (torch.tensor(next(losses)), torch.zeros(4, 1)), [batch(4), batch(4)])
+    assert math.isnan(quality.loss)
+    assert quality.losses is not None
+    assert np.isnan(quality.losses).tolist() == [False, True]
+    assert math.isnan(evaluate(run_live(nn.Linear(6, 3), F.cross_entropy), []).loss)
+
+
+def test_correctness_is_known_for_every_form_of_classification() -> None:
+    logits = torch.tensor([[3.0, 1, 0], [0, 2, 1]])
+    assert correct(logits, torch.tensor([0, 2])) == [1.0, 0.0]
+    tokens = torch.stack([logits, logits])  # [N, T, C]
+    assert correct(tokens, torch.tensor([[0, 1], [0, 2]])) == [1.0, 0.5]
+    images = tokens.permute(0, 2, 1).unsqueeze(-1).expand(2, 3, 2, 5)  # [N, C, H, W]
+    target = torch.tensor([[0, 1], [0, 2]]).unsqueeze(-1).expand(2, 2, 5)
+    assert correct(images, target) == [1.0, 0.5]
+
+
+def test_ignored_targets_do_not_count() -> None:
+    tokens = torch.eye(3).expand(2, 3, 3)
+    target = torch.tensor([[0, -100, 1], [-100, -100, -100]])
+    assert correct(tokens, target) == [0.5, 0.0]
+
+
+@pytest.mark.parametrize(
+    ("output", "target"),
+    [
+        (torch.randn(4, 3), torch.randn(4, 3)),
+        (torch.randn(4, 1), torch.tensor([True, False, True, True])),
+        (torch.randn(4, 3), None),
+        (torch.randn(4, 3), torch.arange(12).view(4, 3)),
+        (torch.randn(4, 3, 5), torch.arange(4)),
+    ],
+)
+def test_correctness_of_anything_else_is_unknown(output: Tensor, target: Tensor | None) -> None:
+    assert correct(output, target) is None
