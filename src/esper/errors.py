@@ -32,6 +32,38 @@ A message says what was found, what was expected, where, and what to do about it
 
 from __future__ import annotations
 
+import sysconfig
+import traceback
+from pathlib import Path
+
+_OWN_FOLDER = f"{Path(__file__).parent}/"
+_STANDARD_LIBRARY = sysconfig.get_path("stdlib")
+
+
+def users_line(error: BaseException, *, installed: bool = False) -> str:
+    """The line of the user's code that an error came from, as "line 3 of net.py"; "" if Esper raised it.
+
+    Args:
+        error: what was raised and caught.
+        installed: whether code of installed libraries counts too, all but torch, when it is the innermost.
+    """
+    if isinstance(error, SyntaxError) and error.filename and _is_users(error.filename, installed=installed):
+        return f"line {error.lineno} of {error.filename}"
+    place = ""
+    for frame, line in traceback.walk_tb(error.__traceback__):
+        file = frame.f_code.co_filename
+        if file.startswith(_OWN_FOLDER):
+            place = ""  # what the user's code was called by, or what it called: then the fault may be ours
+        elif _is_users(file, installed=installed):
+            place = f"line {line} of {file}"
+    return place
+
+
+def _is_users(file: str, *, installed: bool) -> bool:
+    if "/site-packages/" in file:
+        return installed and "/torch/" not in file
+    return not file.startswith((_STANDARD_LIBRARY, "<"))
+
 
 class EsperError(Exception):
     """Root of every error that Esper raises on purpose."""

@@ -214,6 +214,29 @@ def test_a_network_without_attention_has_no_heads_to_compare(trained: Path) -> N
     assert "No attention whose heads" in esper("analyze", str(trained), "--heads").stdout
 
 
+@pytest.mark.parametrize(("backend", "error"), [("element", "within"), ("sketch", "too large")])
+def test_single_weights_are_told_with_the_error_of_their_scores(
+    tmp_path: Path, backend: str, error: str
+) -> None:
+    training = Training(tmp_path, importance={"backend": backend, "elements": {"window_steps": 1}})
+    training.epoch()
+    training.session.detach()
+    rows = json.loads(esper("analyze", str(tmp_path), "--elements", "--json").stdout)["elements"]
+    assert {row["tensor"] for row in rows} >= {"0.weight", "3.weight"}
+    for row in rows:
+        assert row["measured"] == row["elements"] or backend == "sketch"  # which knows no zero for certain
+        assert row["least"][0]["score"] <= row["median"] <= row["most"][0]["score"]
+        assert 0 <= row["below"]["0.001"] <= row["below"]["0.1"] <= 1
+        assert (row["error"]["absolute"] > 0) == (backend == "sketch")
+    assert error in " ".join(esper("analyze", str(tmp_path), "--elements").stdout.split())
+
+
+def test_a_run_that_kept_units_only_says_how_to_keep_elements(trained: Path) -> None:
+    outcome = esper("analyze", str(trained), "--elements")
+    assert outcome.returncode == 2
+    assert 'importance.backend = "element"' in " ".join(outcome.stderr.split())
+
+
 def test_a_checkpoint_of_something_else_is_refused_by_name(tmp_path: Path) -> None:
     outcome = esper("analyze", str(tmp_path / "nothing"))
     assert outcome.returncode == 2

@@ -139,6 +139,29 @@ def test_a_module_that_lacks_what_it_imports_is_not_said_to_be_missing(tmp_path:
     )
 
 
+@pytest.mark.parametrize(
+    ("source", "said"),
+    [
+        ("def f():\n    raise RuntimeError('a bug')", "RuntimeError: a bug (line 2 of "),
+        ("def f():\n    open('/no/such/file')", "'/no/such/file' (line 2 of "),
+        ("def f(:", "SyntaxError: invalid syntax (faulty.py, line 1) (line 1 of "),
+        ("from torch import no_such_name", "ImportError: cannot import name 'no_such_name' from 'torch'"),
+        ("def f(width): ...", "faulty:f(width) is called without arguments: missing a required argument"),
+    ],
+    ids=["raises", "no-file", "syntax", "import", "arguments"],
+)
+def test_an_error_of_the_users_own_code_is_one_paragraph_with_its_line(
+    source: str, said: str, tmp_path: Path
+) -> None:
+    (tmp_path / "faulty.py").write_text(source)
+    sys.modules.pop("faulty", None)
+    with chdir(tmp_path):
+        outcome = esper("inspect", "faulty:f")
+    assert outcome.returncode == 2
+    assert "Traceback" not in outcome.stderr
+    assert said in " ".join(outcome.stderr.split())
+
+
 def test_debug_shows_the_traceback_of_an_error() -> None:
     outcome = typed("inspect", "no-such-thing", "--debug")
     assert "Traceback" in outcome.stderr

@@ -21,6 +21,7 @@ from esper.checkpoint.reading import read_regular
 from esper.checkpoint.references import AttachmentRef, CheckpointRef, FileRef, load_tensors, open_tensors
 from esper.checkpoint.retention import BASELINE
 from esper.checkpoint.ring_file import open_key_ring
+from esper.checkpoint.rng import Generator
 from esper.checkpoint.settings import CheckpointSettings
 from esper.checkpoint.storage import PosixStorage, Storage
 from esper.checkpoint.store import CheckpointStore
@@ -51,6 +52,7 @@ __all__ = [
     "FaultyStorage",
     "FileContent",
     "FileRef",
+    "Generator",
     "KeyRing",
     "MappedTensors",
     "PosixStorage",

@@ -36,8 +36,9 @@ class WriterLock:
         owner = _read_owner(directory / _OWNER_NAME)
         if owner.get("process") == _PROCESS and owner.get("pid") == os.getpid():
             raise CheckpointError(
-                f"{directory} is already being written by this process. Finish or close the session or store "
-                f"that holds it before you open another one on the same run directory."
+                f"{directory} is already being written by this process. Let go of the session that holds it, "
+                "`session.detach()` (it can be resumed then), or close the store, before you open another "
+                "one on the same run directory."
             )
         descriptor = os.open(directory / _LOCK_NAME, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):

@@ -13,6 +13,7 @@ from rich.console import Group, RenderableType
 from rich.text import Text
 
 from esper.cli import output
+from esper.cli.elements import element_rows, element_table
 from esper.cli.heads import head_rows, head_table
 from esper.cli.render import BAD, GOOD, STRONG, table
 from esper.report import figures
@@ -27,7 +28,14 @@ if TYPE_CHECKING:
 
 
 def analyzed(
-    path: Path, *, against_truth: bool, with_plan: bool, with_blocks: bool, with_heads: bool, hidden: bool
+    path: Path,
+    *,
+    against_truth: bool,
+    with_plan: bool,
+    with_blocks: bool,
+    with_heads: bool,
+    with_elements: bool,
+    hidden: bool,
 ) -> dict[str, Any]:
     """Examines a run's newest checkpoint, or the one that is named; see `esper.runs.network.examine`.
 
@@ -46,6 +54,7 @@ def analyzed(
         with_plan=with_plan,
         with_blocks=with_blocks,
         with_heads=with_heads,
+        with_elements=with_elements,
         watch=lambda parts, total: output.with_progress(parts, "removing units", total, hidden),
     )
     return {
@@ -63,6 +72,7 @@ def analyzed(
         "blocks": [_block(one, found.anatomy) for one in found.blocks] if with_blocks else None,
         "heads": None if found.heads is None else head_rows(found.heads, found.anatomy, found.alike_from),
         "heads_alike_from": found.alike_from,
+        "elements": None if found.elements is None else element_rows(found.elements),
         "notes": list(found.notes),
     }
 
@@ -93,6 +103,7 @@ def analysis_table(facts: Mapping[str, Any]) -> RenderableType:
         *_next(facts["plan"]),
         *_blocks(facts["blocks"]),
         *head_table(facts["heads"], facts["heads_alike_from"]),
+        *element_table(facts["elements"]),
     )
 
 

@@ -217,6 +217,12 @@ def analyze(
     heads: Annotated[
         bool, typer.Option("--heads", help="Also measure which attention heads look at the same things.")
     ] = False,
+    elements: Annotated[
+        bool,
+        typer.Option(
+            "--elements", help="Also show what training has kept of single weights, with its error."
+        ),
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Rank the units of a checkpoint by what it holds. Nothing is changed."""
@@ -228,6 +234,7 @@ def analyze(
         with_plan=plan,
         with_blocks=blocks,
         with_heads=heads,
+        with_elements=elements,
         hidden=as_json,
     )
     output.show(analysis_table(facts), facts, as_json)

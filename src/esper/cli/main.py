@@ -22,7 +22,7 @@ from esper.cli.commands import (
     train,
     verify,
 )
-from esper.errors import EsperError
+from esper.errors import EsperError, users_line
 
 EXIT_REFUSED = 2
 DEBUG_FLAG = "--debug"
@@ -69,8 +69,22 @@ def main(arguments: Sequence[str] | None = None) -> None:
     debug = DEBUG_FLAG in words
     try:
         app(args=[word for word in words if word != DEBUG_FLAG], prog_name="esper")
-    except (EsperError, OSError) as error:
-        if debug:
+    except Exception as error:
+        text = _paragraph(error)
+        if debug or text is None:  # what is nobody else's fault is ours, and a report needs the traceback
             raise
-        sys.stderr.write(textwrap.fill(f"esper: {error}", width=100, break_long_words=False) + "\n")
+        sys.stderr.write(textwrap.fill(f"esper: {text}", width=100, break_long_words=False) + "\n")
         sys.exit(EXIT_REFUSED)
+
+
+def _paragraph(error: Exception) -> str | None:
+    """What went wrong, for people; None for an error of Esper itself."""
+    place = users_line(error)
+    if isinstance(error, EsperError) or (isinstance(error, OSError) and not place):
+        return str(error)
+    if not place:
+        return None
+    return (
+        f"{type(error).__name__}: {error} ({place}). That is your own code and not Esper's; --debug shows "
+        "the whole traceback."
+    )

@@ -15,7 +15,7 @@ from esper.batches import on_device, split_sample
 from esper.cli.recipe import Recipe
 from esper.errors import ConfigError
 from esper.report import RunReport
-from esper.runs import named
+from esper.runs import called, named
 from esper.runs.network import is_finished
 from esper.urabrask import evaluate, run_live
 
@@ -117,7 +117,7 @@ def measured(
 
 def _made(recipe: Recipe, beside: Path) -> _Made:
     torch.manual_seed(recipe.seed)
-    model = named(recipe.model, beside)()
+    model = called(recipe.model, beside)
     if not isinstance(model, nn.Module):
         raise ConfigError(f"{recipe.model} returned {type(model).__name__}; expected a torch.nn.Module.")
     model = model.to(recipe.device)
@@ -129,7 +129,7 @@ def _made(recipe: Recipe, beside: Path) -> _Made:
         model=model,
         optimizer=optimizer,
         scheduler=scheduler,
-        loss=_instance(loss),
+        loss=_instance(loss, recipe.device),
         train=_batches(recipe.train, beside),
         probe=_batches(recipe.probe, beside),
         test=None if recipe.test is None else _batches(recipe.test, beside),
@@ -146,7 +146,7 @@ def _called(name: str, beside: Path, *given: Any, **arguments: Any) -> Any:
 
 
 def _batches(name: str, beside: Path) -> Iterable[Any]:
-    batches = named(name, beside)()
+    batches = called(name, beside)
     if not isinstance(batches, Iterable) or iter(batches) is batches:
         raise ConfigError(
             f"{name} returned {type(batches).__name__}; expected batches that can be gone through again in "
@@ -157,7 +157,7 @@ def _batches(name: str, beside: Path) -> Iterable[Any]:
     return batches
 
 
-def _instance(loss: Any) -> Callable[[Any, Any], Tensor]:
-    """A loss function: itself, or an instance of the class that was named."""
+def _instance(loss: Any, device: str) -> Callable[[Any, Any], Tensor]:
+    """A loss function: itself, or an instance of the class that was named; class weights go to the device."""
     made: Callable[[Any, Any], Tensor] = loss() if isinstance(loss, type) else loss
-    return made
+    return made.to(device) if isinstance(made, nn.Module) else made

@@ -77,6 +77,14 @@ def _give(own: Mapping[str, Tensor], values: Mapping[str, Tensor]) -> None:
             own[name].copy_(value)
 
 
+def _of_loss(traced: Traced) -> dict[str, Tensor]:
+    """The tensors of a loss that has any, by the names that its twin asks for."""
+    inputs = traced.program.graph_signature.input_specs
+    asked = {traced.names[spec.arg.name]: spec.target for spec in inputs if spec.arg.name in traced.names}
+    held = traced.program.state_dict
+    return {name: held[target] for name, target in asked.items() if name.startswith("<") and target in held}
+
+
 class Trials:
     """A network with held-out batches: masks are tried on its twin, the network itself is not touched.
 
@@ -96,7 +104,7 @@ class Trials:
         self, model: nn.Module, traced: Traced, anatomy: Anatomy, probe: Iterable[Any], config: Config
     ) -> None:
         live = {**dict(model.named_parameters()), **dict(model.named_buffers())}
-        self._state = {name: value.detach() for name, value in live.items()}
+        self._state = {name: value.detach() for name, value in {**live, **_of_loss(traced)}.items()}
         self._twin = Twin.of(traced)
         self._opened = OpenCase(self._twin, anatomy, self._state, np.ones(anatomy.num_units, np.bool_))
         with torch.random.fork_rng(devices=[]):  # a data loader draws from it

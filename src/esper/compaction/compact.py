@@ -27,6 +27,7 @@ from esper.config import Config
 from esper.emrakul import Settings, Target
 from esper.emrakul.plan import Plan, choose_by_magnitude
 from esper.errors import ConfigError, MaskError
+from esper.kasmina import HANDS
 
 
 def compact(
@@ -81,13 +82,16 @@ def compact(
 
     Raises:
         UntraceableError: the network cannot be exported.
-        ConfigError: it is not said what shall go, or said twice; the probe is too small or has no loss.
+        ConfigError: it is not said what shall go, or said twice; the probe is too small or has no loss; a
+            session holds the network.
         EvidenceError: the batches of the probe are not like the sample.
         MaskError: the plan is of another network.
         UnknownPathError: there is no block of that name.
         SurgeryError: it cannot be cut; nothing changed.
     """
     _check_means(by, probe, loss)
+    if in_place:
+        HANDS.refuse_held(bare(model), optimizer)
     others = (plan is not None, flops is not None, parameters is not None, bool(blocks), not in_place)
     if fold and any(others):
         raise ConfigError(

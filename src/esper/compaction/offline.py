@@ -22,7 +22,15 @@ from esper.compaction.compacted import Compacted, outcome
 from esper.elesh import DataRef, read_data
 from esper.emrakul import Settings
 from esper.emrakul.plan import choose_by_magnitude
-from esper.runs.network import ANATOMY_FILE, FORM_FILE, PROGRAM_FILE, NetworkFiles, form_from, state_of
+from esper.runs.network import (
+    ANATOMY_FILE,
+    FORM_FILE,
+    PROGRAM_FILE,
+    NetworkFiles,
+    criterion_of,
+    form_from,
+    state_of,
+)
 
 
 def finished_files(catalog: CheckpointCatalog, checkpoint: CheckpointRef) -> NetworkFiles | None:
@@ -80,7 +88,7 @@ def compact_checkpoint(
         anatomy,
         keep,
         inputs,
-        _state(twin, weights),
+        _state(twin, weights | criterion_of(checkpoint)),
         lambda module: _without_loss(module, twin.program),
     )
     return outcome(

@@ -36,7 +36,7 @@ class Case:
     `optimizer` is the optimizer's state by parameter name, `tracked` what the importance tracker measured
     (unit scores); both may be missing. `masked` are the units that are masked already. `history` are the
     ranks that earlier epochs let expect; `twin_samples` and `twin_flops` limit what is measured on the twin
-    before finalists are chosen.
+    before finalists are chosen. `criterion` holds the tensors of a loss that has any.
     """
 
     twin: FileRef
@@ -49,6 +49,7 @@ class Case:
     history: tuple[float, ...] | None = None
     twin_samples: int = 0
     twin_flops: float = 0.0
+    criterion: FileRef | None = None
 
 
 @dataclass(frozen=True)
@@ -80,6 +81,8 @@ def open_case(case: Case) -> OpenCase:
     keep = np.ones(anatomy.num_units, dtype=np.bool_)
     keep[list(case.masked)] = False
     state = _with_aliases(load_tensors(case.model), anatomy)
+    if case.criterion is not None:
+        state.update(load_tensors(case.criterion))
     return OpenCase(_twin(case.twin), anatomy, state, keep)
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
+
+from pydantic import model_validator
 
 from esper.importance.phases import TrainingPhase
 from esper.importance.thresholds import ThresholdSettings
@@ -52,13 +54,13 @@ class PhaseWeights(Section):
 
 
 class ElementSettings(Section):
-    """Scores of single elements (`tracker.elements`), beside those of units, which decisions are made by."""
+    """Scores of single elements, beside those of units, which decisions are made by."""
 
-    form: Literal["off", "bfloat16", "log8", "sketch"] = "off"
-    """How a score is kept: in two bytes, in one, or in a sketch that ranks the largest only."""
+    form: Literal["exact", "bfloat16", "log8"] = "log8"
+    """How the backend `element` keeps a score: in four bytes, in two, or in one."""
 
     window_steps: PositiveCount = 16
-    """Sampled steps over which an element is measured at a time."""
+    """Sampled steps over which the backend `element` measures an element at a time."""
 
     sketch_width: PositiveCount | None = None
     """Buckets of a row of the sketch; unset: max(10,000, parameters / 1,000)."""
@@ -72,6 +74,10 @@ class ElementSettings(Section):
 
 class ImportanceSettings(Section):
     """How importance is measured during training."""
+
+    backend: Literal["unit", "element", "sketch"] = "unit"
+    """What is scored beside units: nothing, every element (`element`), or the largest elements in bounded
+    memory (`sketch`). Read by `esper analyze --elements`."""
 
     is_enabled: bool = True
     """Whether training steps are sampled; without that only optimizers with second moments give evidence."""
@@ -117,3 +123,14 @@ class ImportanceSettings(Section):
 
     thresholds: ThresholdSettings = ThresholdSettings()
     """Caps of the candidates in the stages of a schedule; a target says itself how much must go."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_earlier_runs(cls, data: Any) -> Any:
+        """Runs of earlier versions wrote the backend into `elements.form`."""
+        elements = data.get("elements") if isinstance(data, dict) else None
+        form = elements.get("form") if isinstance(elements, dict) else None
+        if elements is None or form not in ("off", "sketch"):
+            return data
+        rest = {name: value for name, value in elements.items() if name != "form"}
+        return {**data, "backend": "unit" if form == "off" else "sketch", "elements": rest}

@@ -25,13 +25,14 @@ from esper.anatomy.cut import (
     uncut,
     with_layers,
 )
-from esper.anatomy.graph import Loss, bare, changed_inputs, copied, renew, trace
+from esper.anatomy.graph import Loss, bare, changed_inputs, copied, loss_tensors, renew, trace
 from esper.anatomy.proof import Inputs, Undo
 from esper.anatomy.twin import Twin
 from esper.anatomy.units import anatomy_of
 from esper.arrays import BoolArray, IntArray
 from esper.batches import split_sample
 from esper.errors import CheckpointError, StructureError, SurgeryError, UntraceableError
+from esper.kasmina.held import HANDS
 from esper.kasmina.masks import MaskKeeper
 from esper.kasmina.numbers import carried_over, mask_after, numbers_after
 
@@ -73,6 +74,10 @@ class LiveNetwork:
         companions: modules that hold a copy of the network, and are masked and cut with it.
         layers: whether whole residual layers are units too.
 
+    Raises:
+        ConfigError: a session holds the network or its optimizer already.
+        UntraceableError: it cannot be traced.
+
     Attributes:
         model: the network itself.
         given: the network as the user has it, perhaps compiled or in `DistributedDataParallel`.
@@ -88,6 +93,7 @@ class LiveNetwork:
         *,
         layers: bool = False,
     ) -> None:
+        HANDS.refuse_held(bare(model), optimizer)
         self.given, self.model = model, bare(model)
         self.companions = tuple(companions)
         self.optimizer = optimizer
@@ -109,6 +115,7 @@ class LiveNetwork:
             **refused_layers(self.model, self.anatomy, self.inputs),
         }
         """Groups that the network's own code does not let be cut, and why: by name, for the whole run."""
+        HANDS.take(self)
 
     def cuttable_units(self) -> BoolArray:
         """Units whose group can be cut, and that are not gone with their layer: bool [units]."""
@@ -253,8 +260,9 @@ class LiveNetwork:
             self.cut_masked()
 
     def tensors(self) -> dict[str, Tensor]:
-        """The live parameters and buffers by name, for the graph."""
-        live = {**dict(self.model.named_parameters()), **dict(self.model.named_buffers())}
+        """The live parameters and buffers by name, for the graph: the network's, and those of its loss."""
+        own = {**dict(self.model.named_parameters()), **dict(self.model.named_buffers())}
+        live = {**own, **loss_tensors(self.loss)}
         return {name: value.detach() for name, value in live.items()}
 
     def adjust(self, changes: Mapping[str, Tensor], sign: int = 1) -> None:
@@ -271,13 +279,15 @@ class LiveNetwork:
 
     def parameter_names(self) -> list[str]:
         """The names of the optimizer's parameters, in the order in which its state numbers them."""
-        names = {id(p): name for name, p in self.model.named_parameters()}
+        tensors = {**loss_tensors(self.loss), **self.named_parameters()}
+        names = {id(tensor): name for name, tensor in tensors.items()}
         return [names.get(id(p), "") for group in self.optimizer.param_groups for p in group["params"]]
 
     def named_parameters(self) -> dict[str, Tensor]:
         return dict(self.model.named_parameters())
 
     def detach(self) -> None:
+        HANDS.let_go(self)
         self.masks.detach()
 
 

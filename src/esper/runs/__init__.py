@@ -1,6 +1,6 @@
 """A run directory read from outside: its checkpoints as rows, and what commands can be pointed at."""
 
-from esper.runs.named import named
+from esper.runs.named import called, named
 from esper.runs.open import built, checkpoint_at, inspected, open_catalog
 from esper.runs.rows import (
     AnatomyRows,
@@ -24,6 +24,7 @@ __all__ = [
     "VerifyRow",
     "anatomy_rows",
     "built",
+    "called",
     "checkpoint_at",
     "checkpoint_rows",
     "inspected",

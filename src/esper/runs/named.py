@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -39,6 +40,27 @@ def named(name: str, *folders: Path) -> Callable[..., Any]:
             f"{module_name} has nothing to call by the name {attribute!r}, which {name!r} asks for."
         )
     return found
+
+
+def called(name: str, *folders: Path) -> Any:
+    """What the function or class that `module:name` names returns without arguments.
+
+    Raises:
+        ConfigError: there is no such thing, or it needs arguments.
+    """
+    maker = named(name, *folders)
+    try:
+        signature = inspect.signature(maker)
+    except ValueError:  # written in C: it says itself what it needs
+        return maker()
+    try:
+        signature.bind()
+    except TypeError as misfit:
+        raise ConfigError(
+            f"{name}{signature} is called without arguments: {misfit}. Give them defaults, or name a "
+            "function that fills them in."
+        ) from misfit
+    return maker()
 
 
 def _way_out(error: ModuleNotFoundError, module_name: str, places: list[str]) -> str:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from esper.errors import CheckpointMissing, ConfigError
-from esper.runs.named import named
+from esper.runs.named import called
 from esper.runs.rows import step_number
 
 if TYPE_CHECKING:
@@ -118,7 +118,7 @@ def built(target: str) -> tuple[Any, ...]:
     Raises:
         ConfigError: there is no such function, or it returns something else.
     """
-    built = named(target)()
+    built = called(target)
     if not isinstance(built, tuple) or len(built) not in {2, 3}:
         found = f"a tuple of {len(built)}" if isinstance(built, tuple) else type(built).__name__
         raise ConfigError(

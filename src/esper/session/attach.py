@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from torch.optim import Optimizer
 
 from esper.anatomy.graph import Loss
 from esper.batches import HeldOut, device_of, hold_out, on_device
-from esper.checkpoint import CheckpointStore, Stateful, load_trainer, open_key_ring
+from esper.checkpoint import CheckpointStore, Generator, Stateful, load_trainer, open_key_ring
 from esper.config import Config
 from esper.cost import Origin, origin_of
 from esper.elesh import DataRef, read_data
@@ -24,7 +24,15 @@ from esper.errors import CheckpointError, CheckpointMissing
 from esper.importance.tracker import ImportanceTracker
 from esper.kasmina import LiveNetwork
 from esper.leyline import Level
-from esper.session.admission import check_alone, check_layers, check_optimizer
+from esper.session.admission import (
+    RunRequest,
+    check_alone,
+    check_layers,
+    check_optimizer,
+    check_resumed,
+    modules_in,
+    optimizer_in,
+)
 from esper.session.log import say
 from esper.session.pool import open_pool, pool_ahead, wait_for_imports
 from esper.session.run_file import write_run_file
@@ -48,6 +56,7 @@ def attach(
     epochs: int | None = None,
     scheduler: Stateful | Sequence[Stateful] | None = None,
     scaler: Stateful | None = None,
+    generators: Mapping[str, Generator] | None = None,
     companions: nn.Module | Sequence[nn.Module] = (),
     resume: bool = False,
 ) -> Session:
@@ -56,7 +65,8 @@ def attach(
     Args:
         model: the network, on its device; `torch.compile` may be around it.
         optimizer: the optimizer that trains it.
-        loss: `loss(output, target)`, a scalar.
+        loss: `loss(output, target)`, a scalar. A module is saved and restored with the run, and may have
+            weights that the same optimizer trains.
         sample: one batch `(input, target)`, for tracing.
         probe: held-out batches to analyze with and to judge by; without it nothing is pruned.
         metric: the name of what `end_epoch` will report and decisions are made by.
@@ -64,8 +74,11 @@ def attach(
         run_dir: where checkpoints, masks and the report go.
         config: what to do; nothing is pruned unless it asks for it.
         epochs: how many epochs are planned; the schedule scales to it.
-        scheduler: learning-rate scheduler(s), saved and restored with the run.
+        scheduler: learning-rate scheduler(s), or what else has a `state_dict`, such as an optimizer of
+            another network; saved and restored with the run.
         scaler: the GradScaler, likewise.
+        generators: random generators that training draws from beside the global ones, such as a data
+            loader's, by name; likewise.
         companions: what holds a copy of the network (`AveragedModel`, a teacher); masked, cut, saved and
             restored with it.
         resume: go on from the newest checkpoint if `run_dir` holds one.
@@ -76,36 +89,35 @@ def attach(
         CheckpointError: the run directory cannot be written, is in use, or is of another model.
     """
     begun = time.perf_counter()
-    check_alone(model)
-    run = Path(run_dir)
-    if _holds_checkpoints(run):
+    asked = RunRequest(
+        run=Path(run_dir).absolute(),
+        model=model,
+        optimizer=optimizer_in(optimizer),
+        loss=loss,
+        probe=probe,
+        schedulers=_listed(scheduler),
+        scaler=scaler,
+        generators=dict(generators or {}),
+        companions=modules_in(companions),
+        config=config,
+        epochs=epochs,
+    )
+    if _holds_checkpoints(asked.run):
         if resume:
-            return _resume(
-                run, model, optimizer, loss, probe, _listed(scheduler), scaler, config, epochs, companions
-            )
+            return _resume(asked)
         raise CheckpointError(
-            f"{run} holds a run already. Continue it with esper.resume({str(run)!r}, model, optimizer, "
-            "loss=...) or with attach(..., resume=True), or choose another run_dir. Nothing was changed."
+            f"{asked.run} holds a run already. Continue it with esper.resume({str(asked.run)!r}, model, "
+            "optimizer, loss=...) or with attach(..., resume=True), or choose another run_dir. Nothing was "
+            "changed."
         )
-    check_optimizer(model, optimizer)
     settings = config or Config()
     with pool_ahead(settings, probe, model) as pool:
-        layers = Level.LAYER in settings.pruning.levels
-        network = LiveNetwork(model, optimizer, sample, loss, _modules(companions), layers=layers)
-        held_out = None if probe is None else _hold_out(probe, settings)
-        session = _assemble(
-            run,
-            network,
-            held_out,
-            sample,
-            settings,
-            metric,
-            higher_is_better,
-            epochs,
-            _listed(scheduler),
-            scaler,
-            pool=pool,
-        )
+        network = _network(asked, sample, layers=Level.LAYER in settings.pruning.levels)
+        with _let_go_on_error(network):
+            held_out = None if probe is None else _hold_out(probe, settings)
+            session = _assemble(
+                asked, network, held_out, sample, settings, metric, higher_is_better, epochs, pool=pool
+            )
     with _undone_on_error(session):
         session.save_baseline()
         write_run_file(session.parts)
@@ -124,6 +136,7 @@ def resume(
     probe: Iterable[Any] | None = None,
     scheduler: Stateful | Sequence[Stateful] | None = None,
     scaler: Stateful | None = None,
+    generators: Mapping[str, Generator] | None = None,
     companions: nn.Module | Sequence[nn.Module] = (),
     config: Config | None = None,
     epochs: int | None = None,
@@ -140,6 +153,7 @@ def resume(
         probe: other held-out batches than those that the run has kept.
         scheduler: as for `attach`.
         scaler: as for `attach`.
+        generators: as for `attach`, under the same names.
         companions: as for `attach`, built the same way.
         config: other settings than those that the run was started with.
         epochs: another number of planned epochs.
@@ -148,28 +162,28 @@ def resume(
         CheckpointMissing: the directory holds no checkpoint that verifies.
         CheckpointError: the checkpoint is of another network.
     """
-    run = Path(run_dir)
-    if not _holds_checkpoints(run):
+    asked = RunRequest(
+        run=Path(run_dir).absolute(),
+        model=model,
+        optimizer=optimizer_in(optimizer),
+        loss=loss,
+        probe=probe,
+        schedulers=_listed(scheduler),
+        scaler=scaler,
+        generators=dict(generators or {}),
+        companions=modules_in(companions),
+        config=config,
+        epochs=epochs,
+    )
+    if not _holds_checkpoints(asked.run):
         raise CheckpointMissing(
-            f"{run} holds no checkpoint. Start a run there with esper.attach(..., run_dir=...)."
+            f"{asked.run} holds no checkpoint. Start a run there with esper.attach(..., run_dir=...)."
         )
-    return _resume(run, model, optimizer, loss, probe, _listed(scheduler), scaler, config, epochs, companions)
+    return _resume(asked)
 
 
-def _resume(
-    run: Path,
-    model: nn.Module,
-    optimizer: Optimizer,
-    loss: Loss,
-    probe: Iterable[Any] | None,
-    schedulers: Sequence[Stateful],
-    scaler: Stateful | None,
-    config: Config | None,
-    epochs: int | None,
-    companions: nn.Module | Sequence[nn.Module],
-) -> Session:
-    check_alone(model)
-    check_optimizer(model, optimizer)
+def _resume(asked: RunRequest) -> Session:
+    run, probe = asked.run, asked.probe
     ring = open_key_ring(run)
     with CheckpointStore(run, keyring=ring) as store:
         search = store.search()
@@ -182,27 +196,26 @@ def _resume(
         extra = load_trainer(target).extra
         data = DataRef(store.catalog.blob(target, "batches"), store.catalog.blob(target, "samples"))
         sample, kept = read_data(data)
+    check_resumed(asked, extra)
     begun_with = Config.model_validate_json(extra["config"])
-    settings = config or begun_with
+    settings = asked.config or begun_with
     check_layers(settings, begun_with)
     held_out = kept if probe is None else _hold_out(probe, settings)
     origin = Origin.from_json(extra["origin"])
     layers = origin.layers > 0  # as when the run began: its cuts are written down in those units
-    inputs = on_device(sample, device_of(model))
-    network = LiveNetwork(model, optimizer, inputs, loss, _modules(companions), layers=layers)
-    session = _assemble(
-        run,
-        network,
-        held_out if held_out.validation else None,
-        sample,
-        settings,
-        extra["metric"],
-        extra["higher_is_better"],
-        extra["epochs_planned"] if epochs is None else epochs,
-        schedulers,
-        scaler,
-        origin=origin,
-    )
+    network = _network(asked, on_device(sample, device_of(asked.model)), layers=layers)
+    with _let_go_on_error(network):
+        session = _assemble(
+            asked,
+            network,
+            held_out if held_out.validation else None,
+            sample,
+            settings,
+            extra["metric"],
+            extra["higher_is_better"],
+            extra["epochs_planned"] if asked.epochs is None else asked.epochs,
+            origin=origin,
+        )
     with _undone_on_error(session):
         session.continue_from(session.parts.saving.store.catalog.at(target.step))
     aside = session.parts.saving.store.aside
@@ -215,8 +228,24 @@ def _resume(
     return session
 
 
+def _network(asked: RunRequest, sample: Any, *, layers: bool) -> LiveNetwork:
+    check_alone(asked.model)
+    check_optimizer(asked.model, asked.optimizer, asked.loss)
+    return LiveNetwork(asked.model, asked.optimizer, sample, asked.loss, asked.companions, layers=layers)
+
+
+@contextmanager
+def _let_go_on_error(network: LiveNetwork) -> Iterator[None]:
+    """Until a session owns the network; its own `detach` serves from then on."""
+    try:
+        yield
+    except BaseException:
+        network.detach()
+        raise
+
+
 def _assemble(
-    run: Path,
+    asked: RunRequest,
     network: LiveNetwork,
     held_out: HeldOut | None,
     sample: Any,
@@ -224,8 +253,6 @@ def _assemble(
     metric: str,
     higher_is_better: bool,
     epochs: int | None,
-    schedulers: Sequence[Stateful],
-    scaler: Stateful | None,
     *,
     origin: Origin | None = None,
     pool: WorkerPool | None = None,
@@ -235,7 +262,7 @@ def _assemble(
     )
     schedule = Schedule(config.pruning, epochs)
     coordinator = Coordinator(config.pruning, time.monotonic, thresholds=config.importance.thresholds)
-    saving = _saving(run, network, held_out, sample, config, schedulers, scaler)
+    saving = _saving(asked, network, held_out, sample, config)
     tracker = ImportanceTracker(
         network.anatomy, network.named_parameters(), network.optimizer, config.importance
     )
@@ -258,22 +285,15 @@ def _assemble(
             metric=metric,
             higher_is_better=higher_is_better,
             epochs=epochs,
-            schedulers=schedulers,
-            scaler=scaler,
             why_off=why_off or "",
         )
     )
 
 
 def _saving(
-    run: Path,
-    network: LiveNetwork,
-    held_out: HeldOut | None,
-    sample: Any,
-    config: Config,
-    schedulers: Sequence[Stateful],
-    scaler: Stateful | None,
+    asked: RunRequest, network: LiveNetwork, held_out: HeldOut | None, sample: Any, config: Config
 ) -> Saving:
+    run = asked.run
     name = f"{type(network.model).__qualname__}-{network.anatomy.digest[:16]}"
     try:
         run.mkdir(parents=True, exist_ok=True)
@@ -284,7 +304,9 @@ def _saving(
         ) from error
     ring = open_key_ring(run, create=True)
     store = CheckpointStore(run, keyring=ring, model=name, keep_last=config.checkpoint.keep_last)
-    saving = Saving(store, schedulers, scaler, background=config.checkpoint.background)
+    saving = Saving(
+        store, asked.schedulers, asked.scaler, asked.generators, background=config.checkpoint.background
+    )
     try:
         saving.keep_data(sample, held_out or HeldOut((), ()))
         saving.structure_changed(network)
@@ -342,7 +364,3 @@ def _listed(scheduler: Stateful | Sequence[Stateful] | None) -> Sequence[Statefu
     if scheduler is None:
         return ()
     return tuple(scheduler) if isinstance(scheduler, Sequence) else (scheduler,)
-
-
-def _modules(companions: nn.Module | Sequence[nn.Module]) -> Sequence[nn.Module]:
-    return (companions,) if isinstance(companions, nn.Module) else tuple(companions)

@@ -11,7 +11,7 @@ from esper.anatomy.twin import Twin
 from esper.checkpoint import load_trainer
 from esper.errors import ConfigError
 from esper.kasmina import Teacher, distillation_loss
-from esper.runs.network import state_of
+from esper.runs.network import criterion_of, state_of
 from esper.session.log import say
 from esper.session.saving import TEACHER
 from esper.session.state import Memory, Parts
@@ -65,7 +65,7 @@ class Recovery:
         if held is not None:
             catalog, model = self._parts.saving.store.catalog, self._parts.network.model
             device = next(parameter.device for parameter in model.parameters())
-            weights = state_of(load_trainer(held).model)
+            weights = state_of(load_trainer(held).model) | criterion_of(held)
             twin = Twin.from_bytes(catalog.blob(held, "twin").read_bytes())
             self._teacher = Teacher(twin, {name: tensor.to(device) for name, tensor in weights.items()})
         return self._teacher

@@ -10,6 +10,7 @@ from typing import Any
 import safetensors.torch
 
 from esper.anatomy import Anatomy
+from esper.anatomy.graph import loss_tensors
 from esper.arrays import BoolArray
 from esper.batches import HeldOut
 from esper.checkpoint import (
@@ -18,6 +19,7 @@ from esper.checkpoint import (
     CheckpointRef,
     CheckpointStore,
     FileRef,
+    Generator,
     Stateful,
     TrainerState,
     capture_trainer,
@@ -30,7 +32,7 @@ from esper.emrakul.cycle import MASK, CycleEnd, read_mask
 from esper.errors import CheckpointError, RollbackExhausted
 from esper.importance.tracker import TrackedEvidence
 from esper.kasmina import LiveNetwork
-from esper.runs.network import ANATOMY_FILE, case_of, data_of
+from esper.runs.network import ANATOMY_FILE, CRITERION_FILE, case_of, data_of
 
 TRIAL = "trial"
 """Label of the checkpoint from before a mask that is on trial."""
@@ -57,6 +59,7 @@ class Saving:
         store: CheckpointStore,
         schedulers: Sequence[Stateful],
         scaler: Stateful | None,
+        generators: Mapping[str, Generator],
         *,
         background: bool,
     ) -> None:
@@ -67,6 +70,7 @@ class Saving:
         self._saver = BackgroundSaver(store)
         self._schedulers = tuple(schedulers)
         self._scaler = scaler
+        self._generators = dict(generators)
         self._background = background
         self._blobs: dict[str, FileRef] = {}
         self._network: LiveNetwork
@@ -113,9 +117,13 @@ class Saving:
             epoch=epoch,
             schedulers=self._schedulers,
             scaler=self._scaler,
+            generators=self._generators,
             extra=extra,
         )
         files = {**state.files(), ANATOMY_FILE: self._anatomy, **more}
+        criterion = loss_tensors(self._network.loss)
+        if criterion:
+            files[CRITERION_FILE] = criterion
         stall = self._saver.submit(step, epoch, files, blobs=dict(self._blobs), pin=pin)
         self.stalls.append(stall.copy_ms_per_gb)
         self.last_step, self.last_epoch = step, epoch
@@ -176,14 +184,15 @@ class Saving:
     def read(self, checkpoint: CheckpointRef) -> TrainerState:
         return load_trainer(checkpoint)
 
-    def restore(
-        self,
-        state: TrainerState,
-        network: LiveNetwork,
-        schedulers: Sequence[Stateful],
-        scaler: Stateful | None,
-    ) -> None:
-        restore_trainer(state, network.model, network.optimizer, schedulers=schedulers, scaler=scaler)
+    def restore(self, state: TrainerState, network: LiveNetwork) -> None:
+        restore_trainer(
+            state,
+            network.model,
+            network.optimizer,
+            schedulers=self._schedulers,
+            scaler=self._scaler,
+            generators=self._generators,
+        )
 
     def returned_to(self, checkpoint: CheckpointRef, *, as_rollback: bool) -> None:
         """Training goes on from here: later checkpoints are of a future that will not happen.

@@ -7,9 +7,10 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
+from torch import nn
 
 from esper.batches import HeldOut
-from esper.checkpoint import CheckpointRef, Stateful
+from esper.checkpoint import CheckpointRef
 from esper.config import Config
 from esper.cost import Origin
 from esper.emrakul import Trial
@@ -42,8 +43,6 @@ class Parts:
     metric: str
     higher_is_better: bool
     epochs: int | None
-    schedulers: Sequence[Stateful] = ()
-    scaler: Stateful | None = None
     why_off: str = ""
 
     def situation(self) -> Situation:
@@ -78,6 +77,9 @@ def capture(parts: Parts, memory: Memory) -> dict[str, Any]:
         "keep": network.masks.keep,
         "originals": network.masks.originals(),
         "companions": [companion.state_dict() for companion in network.companions],
+        "criterion": network.loss.state_dict() if isinstance(network.loss, nn.Module) else None,
+        "frozen": [name for name, p in network.named_parameters().items() if not p.requires_grad],
+        "optimizer_class": type(network.optimizer).__name__,
         "tracker": parts.tracker.state(),
         "coordinator": parts.runner.coordinator.state.to_json() if parts.runner else None,
         "origin": parts.origin.to_json(),
@@ -105,9 +107,13 @@ def restore(parts: Parts, memory: Memory, target: CheckpointRef, *, as_rollback:
     network.make_cuts(extra["cuts"][len(network.cuts) :])
     _check_companions(network, extra["companions"])
     network.renew_masks()
-    parts.saving.restore(state, network, parts.schedulers, parts.scaler)
+    parts.saving.restore(state, network)
     for companion, saved in zip(network.companions, extra["companions"], strict=True):
         companion.load_state_dict(saved)
+    if isinstance(network.loss, nn.Module) and extra.get("criterion") is not None:
+        network.loss.load_state_dict(extra["criterion"])
+    if "frozen" in extra:
+        _freeze(network, extra["frozen"])
     network.masks.apply(np.asarray(extra["keep"]), extra["originals"])
     parts.tracker.rebind(
         network.anatomy, network.named_parameters(), np.full(parts.tracker.num_units, -1, np.int64)
@@ -125,6 +131,13 @@ def restore(parts: Parts, memory: Memory, target: CheckpointRef, *, as_rollback:
             parts.runner.coordinator.state = CoordinatorState.from_json(extra["coordinator"])
     parts.saving.structure_changed(network)
     parts.saving.returned_to(target, as_rollback=as_rollback)
+
+
+def _freeze(network: LiveNetwork, frozen: Sequence[str]) -> None:
+    """Lets every parameter be trained or not as when the checkpoint was saved."""
+    for name, parameter in network.named_parameters().items():
+        if parameter.is_leaf:
+            parameter.requires_grad_(name not in set(frozen))
 
 
 def _count_companions(network: LiveNetwork, saved: Sequence[Mapping[str, Any]]) -> None:

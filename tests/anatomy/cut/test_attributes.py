@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from esper.anatomy import Kind
 from esper.anatomy.cut.surgery import cut
 from esper.anatomy.proof import Inputs
 from esper.anatomy.units import inspect
@@ -92,6 +93,47 @@ def test_modules_of_one_class_follow_in_the_same_way_each_by_its_own_size() -> N
     cut(model, anatomy, half(anatomy), Inputs((x,)))
     assert (model.one.num_heads, model.one.width) == (2, 16)
     assert (model.other.num_heads, model.other.width) == (4, 24)
+
+
+class Reader(nn.Module):
+    """Attention whose queries come from elsewhere, or from what it reads."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.heads = 4
+        self.query, self.keys, self.out = nn.Linear(12, 16), nn.Linear(12, 32), nn.Linear(16, 12)
+
+    def forward(self, x: Tensor, query: Tensor) -> Tensor:
+        keys, values = self.keys(x).chunk(2, -1)
+        q, k, v = (t.unflatten(-1, (self.heads, -1)).transpose(1, 2) for t in (query, keys, values))
+        out: Tensor = self.out((q @ k.mT).softmax(-1).matmul(v).transpose(1, 2).flatten(2))
+        return out
+
+
+class Readers(nn.Module):
+    """Two of one class; the queries of the first are a parameter of the network."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.latents, self.last = nn.Parameter(torch.randn(1, 3, 16)), nn.Linear(12, 2)
+        self.first, self.second = Reader(), Reader()
+
+    def forward(self, x: Tensor) -> Tensor:
+        z = self.first(x, self.latents.expand(len(x), -1, -1))
+        out: Tensor = self.last(self.second(z, self.second.query(z)))
+        return out
+
+
+def test_modules_of_one_class_follow_different_tensors() -> None:
+    torch.manual_seed(0)
+    model, x = Readers(), torch.randn(2, 5, 12)
+    anatomy = inspect(model, x)
+    keep = np.ones(anatomy.num_units, np.bool_)
+    for number, group in enumerate(anatomy.groups):
+        if group.kind is Kind.HEAD:
+            keep[anatomy.unit_slice(number)][:2] = False
+    made = cut(model, anatomy, keep, Inputs((x,)))
+    assert set(made.rewritten) == {"first.heads = 2", "second.heads = 2"}
 
 
 class Part(nn.Module):

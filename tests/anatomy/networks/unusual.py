@@ -158,6 +158,22 @@ class FourierLayer(nn.Module):
         return out
 
 
+class Folded(nn.Module):
+    """Overlapping patches are made, weighed and added up again."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed, self.patches = nn.Linear(12, 24), nn.Linear(24, 8 * 9)
+        self.values, self.last = nn.Conv2d(8, 10, 1), nn.Conv2d(10, 2, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        made = self.patches(F.relu(self.embed(x))).transpose(1, 2)
+        x = self.values(F.relu(F.fold(made, (6, 6), 3, padding=1)))
+        x = F.fold(F.unfold(x, 3, padding=1) * 0.5, (6, 6), 3, padding=1)
+        out: Tensor = self.last(F.relu(x))
+        return out
+
+
 class Polyphase(nn.Module):
     """Four images, each made by its own convolution, are written between each other's pixels."""
 
@@ -316,6 +332,7 @@ UNUSUAL = {
     "standardized-weights": Case(Standardized, images(), groups=1),
     "wavenet": Case(WaveNet, lambda: torch.randn(2, 3, 12), groups=3),
     "fourier-layer": Case(FourierLayer, lambda: torch.randn(2, 8, 8, 3), groups=2),
+    "folded": Case(Folded, lambda: torch.randn(2, 36, 12), groups=3),
     "polyphase": Case(Polyphase, images(size=6), groups=1),
     "spectral-norm": Case(spectral_normed, lambda: torch.randn(2, 8), groups=2),
     "lstm": Case(Recurrent, lambda: torch.randn(2, 5, 8), groups=3),

@@ -8,17 +8,26 @@ import torch
 
 from esper.importance.elements.element_sketch import SketchedElements
 from esper.importance.elements.elements import ElementScores
-from esper.importance.settings import ElementSettings
+from esper.importance.settings import ElementSettings, ImportanceSettings
 from tests.importance.networks import two
 from tests.importance.steps import EVERY_STEP, backward, loss, narrowed, sgd, step, tracker_of
 
 
-@pytest.mark.parametrize(("form", "kind"), [("log8", ElementScores), ("sketch", SketchedElements)])
+def keeping(form: str) -> ImportanceSettings:
+    """Settings that keep the scores of single elements, measured at every step."""
+    backend = {"off": "unit", "sketch": "sketch"}.get(form, "element")
+    elements = {"window_steps": 1} | ({"form": form} if backend == "element" else {})
+    update = {"backend": backend, "elements": ElementSettings.model_validate(elements)}
+    return EVERY_STEP.model_copy(update=update)
+
+
+@pytest.mark.parametrize(
+    ("form", "kind"), [("exact", ElementScores), ("log8", ElementScores), ("sketch", SketchedElements)]
+)
 def test_elements_are_scored_where_that_is_asked_for(form: str, kind: type) -> None:
     network, anatomy = two(width=3)
     optimizer = sgd(network)
-    elements = ElementSettings.model_validate({"form": form, "window_steps": 1})
-    tracker = tracker_of(network, anatomy, optimizer, EVERY_STEP.model_copy(update={"elements": elements}))
+    tracker = tracker_of(network, anatomy, optimizer, keeping(form))
     optimizer.zero_grad()
     backward(loss(network, torch.randn(4, 3)))
     assert network.up.weight.grad is not None
@@ -33,8 +42,7 @@ def test_elements_are_scored_where_that_is_asked_for(form: str, kind: type) -> N
 def test_elements_follow_a_cut_along_every_axis() -> None:
     network, anatomy = two(width=5)
     optimizer = sgd(network)
-    elements = ElementSettings(form="bfloat16", window_steps=1)
-    tracker = tracker_of(network, anatomy, optimizer, EVERY_STEP.model_copy(update={"elements": elements}))
+    tracker = tracker_of(network, anatomy, optimizer, keeping("bfloat16"))
     step(network, optimizer, torch.randn(4, 3))
     assert tracker.elements is not None
     up, down = (
@@ -53,8 +61,7 @@ def test_elements_follow_a_cut_along_every_axis() -> None:
 def test_a_skipped_step_leaves_no_trace_in_elements() -> None:
     network, anatomy = two(width=3)
     optimizer = torch.optim.SGD(network.parameters(), lr=0.0)
-    elements = ElementSettings(form="bfloat16", window_steps=1)
-    tracker = tracker_of(network, anatomy, optimizer, EVERY_STEP.model_copy(update={"elements": elements}))
+    tracker = tracker_of(network, anatomy, optimizer, keeping("bfloat16"))
     step(network, optimizer, torch.ones(4, 3))
     assert tracker.elements is not None
     before = tracker.elements.of("down.weight").tolist()

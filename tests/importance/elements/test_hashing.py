@@ -25,7 +25,8 @@ def test_keys_and_buckets_are_those_that_were_recorded() -> None:
 
 
 def test_another_process_hashes_alike() -> None:
-    code = "from esper.importance import name_keys; print(name_keys(['a', 'b'], 'layer').tolist())"
+    code = "from esper.importance.elements.hashing import name_keys"
+    code += "; print(name_keys(['a', 'b'], 'layer').tolist())"
     told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert told.strip() == str(name_keys(["a", "b"], "layer").tolist())
 

@@ -223,10 +223,21 @@ def test_an_analysis_gets_what_is_known_with_the_weights_of_the_phase() -> None:
     assert tracker.evidence(TrainingPhase.EARLY).weights == ScoreWeights().model_dump()
 
 
-@pytest.mark.parametrize("form", ["off", "log8", "bfloat16", "sketch"])
+@pytest.mark.parametrize("form", ["off", "exact", "log8", "bfloat16", "sketch"])
 def test_a_resumed_run_measures_what_the_whole_run_measures_bit_for_bit(form: str) -> None:
-    elements = ElementSettings.model_validate({"form": form, "window_steps": 2, "sketch_width": 50})
-    settings = ImportanceSettings(stride=3, min_importance_samples=1, min_sampled_steps=1, elements=elements)
+    elements: dict[str, object] = {"window_steps": 2, "sketch_width": 50}
+    backend = {"off": "unit", "sketch": "sketch"}.get(form, "element")
+    if backend == "element":
+        elements["form"] = form
+    settings = ImportanceSettings.model_validate(
+        {
+            "stride": 3,
+            "min_importance_samples": 1,
+            "min_sampled_steps": 1,
+            "backend": backend,
+            "elements": elements,
+        }
+    )
 
     def run(epochs: int, saved: tuple[dict[str, Tensor], dict[str, Tensor]] | None) -> ImportanceTracker:
         network, anatomy = two(width=4)
@@ -257,7 +268,9 @@ def test_a_resumed_run_measures_what_the_whole_run_measures_bit_for_bit(form: st
 @pytest.mark.parametrize("missing", ["history.ranks", "elements.codes", "sampling", "elementwise"])
 def test_a_state_that_lacks_a_part_is_refused_whole(missing: str) -> None:
     network, anatomy = two(width=3)
-    settings = EVERY_STEP.model_copy(update={"elements": ElementSettings(form="log8", window_steps=1)})
+    settings = EVERY_STEP.model_copy(
+        update={"backend": "element", "elements": ElementSettings(window_steps=1)}
+    )
     tracker = tracker_of(network, anatomy, sgd(network), settings)
     other = tracker_of(network, anatomy, optimizer := sgd(network), settings)
     step(network, optimizer, torch.ones(4, 3))

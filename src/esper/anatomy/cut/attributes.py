@@ -205,6 +205,10 @@ def _candidates(
                     )
     options: _Options = {}
     for key, sources in by_source.items():
+        # Modules of one class may follow different tensors: each its own first one is one more way.
+        sources["each its own"] = {
+            path: rewrite for found in reversed(sources.values()) for path, rewrite in found.items()
+        }
         different = {
             frozenset((r.path, str(r.value)) for r in found.values()): found for found in sources.values()
         }

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import io
 import logging
-import sysconfig
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -21,13 +20,13 @@ from torch.utils import _pytree as pytree
 from esper.anatomy.graph.admission import changed_inputs, check_tensors
 from esper.anatomy.graph.inlining import inline_regions
 from esper.anatomy.graph.lowering import lowered
+from esper.anatomy.graph.refusal import number_from, refuse
 from esper.anatomy.graph.sharded import gathered
 from esper.anatomy.graph.wrappers import bare
 from esper.batches import split_sample
-from esper.errors import ConfigError, UntraceableError
+from esper.errors import ConfigError, EsperError, UntraceableError
 
 Loss = Callable[[Any, Any], Tensor]
-_STANDARD_LIBRARY = sysconfig.get_path("stdlib")
 TRACE_BATCH = 2
 """Labels do not depend on the batch size; the exporter would take 1 for a constant."""
 _CACHES = ("past_key_values", "cache_params", "state", "mems")
@@ -63,14 +62,14 @@ class _Step(nn.Module):
         output = self.model(*args, **kwargs)
         if self.loss is None:
             return without_caches(output)
-        return self.loss(output, target), primary_output(output)
+        return number_from(self.loss, output, kwargs, target), primary_output(output)
 
 
 def primary_output(output: Any) -> Tensor:
     """The tensor that a metric looks at: the output, its `logits`, or its first floating-point tensor."""
     if isinstance(output, Tensor):
         return output
-    logits = getattr(output, "logits", None)
+    logits = output.get("logits") if isinstance(output, Mapping) else getattr(output, "logits", None)
     if isinstance(logits, Tensor):
         return logits
     for leaf in pytree.tree_leaves(output):
@@ -155,10 +154,10 @@ def _traced(model: nn.Module, sample: Any, loss: Loss | None) -> Traced:
     _check_devices(model, inputs)
     step = _Step(model, loss)
     small, batch = _small_batch(inputs)
-    with undisturbed(model):
+    with undisturbed(step):
         try:
             program = _export(step, small, batch)
-        except UntraceableError:
+        except (UntraceableError, ConfigError):
             if small is inputs:
                 raise
             batch = _tensors_of(inputs)[0].shape[0]  # the first axis is not a batch, or its size is fixed
@@ -205,6 +204,12 @@ def named_tensors(model: nn.Module) -> dict[str, Tensor]:
     }
 
 
+def loss_tensors(loss: Any) -> dict[str, Tensor]:
+    """The tensors of a loss that is a module, under the names that a traced step has for them."""
+    held = named_tensors(loss) if isinstance(loss, nn.Module) else {}
+    return {_own_name(f"loss.{name}", {}): tensor for name, tensor in held.items()}
+
+
 def _first_names(model: nn.Module) -> dict[str, str]:
     """For every name of a tensor, the first of its names."""
     first: dict[int, str] = {}
@@ -227,7 +232,7 @@ def _entangled(model: nn.Module) -> frozenset[str]:
     return frozenset(name for names in owners.values() if len(names) > 1 for name in names.values())
 
 
-def _export(step: nn.Module, inputs: tuple[Any, ...], batch: int) -> ExportedProgram:
+def _export(step: _Step, inputs: tuple[Any, ...], batch: int) -> ExportedProgram:
     def along_batch(leaf: Any) -> Any:
         is_batched = isinstance(leaf, Tensor) and leaf.dim() > 0 and leaf.shape[0] == batch
         return {0: Dim.AUTO} if is_batched else None
@@ -239,10 +244,11 @@ def _export(step: nn.Module, inputs: tuple[Any, ...], batch: int) -> ExportedPro
             inline_regions(program)
             # What writes into its input is refused later, by the line, which is gone once it is written out.
             return program if changed_inputs(program) else lowered(program)
-    except ConfigError:
+    except EsperError:
         raise
-    except Exception as error:  # whatever user code raises while it is followed has one meaning here
-        raise UntraceableError(_why_untraceable(step, error)) from error
+    except Exception as error:
+        refuse(step.model, step.loss, inputs, error)
+        raise  # not reached: a refusal always raises
 
 
 @contextmanager
@@ -257,30 +263,6 @@ def quietly() -> Iterator[None]:
             yield
         finally:
             logger.setLevel(level)
-
-
-def _why_untraceable(step: nn.Module, error: Exception) -> str:
-    line = _user_line(error)
-    first = str(error).strip().splitlines()[0][:300] if str(error).strip() else type(error).__name__
-    advice = (
-        "Esper needs the whole computation as one graph. Replace control flow that depends on tensor values "
-        "(`if x.sum() > 0`, `.item()`, `.tolist()`) by torch.where or torch.cond, or attach Esper to the "
-        "traceable sub-module only."
-    )
-    return f"torch.export cannot follow {type(step.model).__name__}.forward{line}: {first} {advice}"
-
-
-def _user_line(error: BaseException) -> str:
-    """The last line of the network's own code in the traceback."""
-    found = ""
-    trace_back = error.__traceback__
-    while trace_back is not None:
-        file = trace_back.tb_frame.f_code.co_filename
-        is_user = not file.startswith((_STANDARD_LIBRARY, "<")) or "/site-packages/" in file
-        if is_user and "/torch/" not in file and not file.endswith("anatomy/trace.py"):
-            found = f" (line {trace_back.tb_lineno} of {file})"
-        trace_back = trace_back.tb_next
-    return found
 
 
 def _check_devices(model: nn.Module, inputs: Any) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 
 import torch
@@ -12,6 +13,7 @@ from esper.importance.elements.elements import Products
 from esper.importance.elements.hashing import element_keys
 from esper.importance.elements.sketch import CountMinSketch
 from esper.importance.elements.sketch_size import SketchSize, SketchStats
+from esper.importance.elements.stored import SIZES, ErrorBound, as_tensor, sizes_in
 
 _CHUNK = 1 << 16
 
@@ -84,7 +86,29 @@ class SketchedElements:
 
     def state(self) -> dict[str, Tensor]:
         """Copies for a checkpoint, as plain tensors."""
-        return {**self._sketch.state(), "samples": self._samples.detach().clone()}
+        samples = self._samples.detach().clone()
+        return {**self._sketch.state(), "samples": samples, SIZES: as_tensor(self.sizes)}
+
+    @classmethod
+    def from_state(cls, state: Mapping[str, Tensor]) -> SketchedElements:
+        """The scores of a checkpoint, to read.
+
+        Raises:
+            EvidenceError: It is not the state of such a sketch.
+        """
+        width, depth = state["shape"][:2].tolist()
+        scores = cls(sizes_in(state), SketchSize(width, depth))
+        scores.load_state(state)
+        return scores
+
+    def error(self, _name: str) -> ErrorBound:
+        """How far a bound can be above the truth: of the mean squares as the sketch says, so of their roots.
+
+        For a >= b >= 0, sqrt(a) - sqrt(a - b) <= sqrt(b).
+        """
+        stats = self._sketch.stats()
+        mean_square = stats.error_bound / max(float(self._samples), 1.0)
+        return ErrorBound(absolute=math.sqrt(mean_square), confidence=stats.confidence)
 
     def load_state(self, state: Mapping[str, Tensor]) -> None:
         """Goes on from `state`.

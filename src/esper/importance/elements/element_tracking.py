@@ -14,12 +14,18 @@ from esper.arrays import IntArray
 from esper.importance.elements.element_sketch import SketchedElements
 from esper.importance.elements.elements import ElementScores, Products
 from esper.importance.elements.sketch_size import SketchSize
+from esper.importance.elements.stored import ErrorBound
 from esper.importance.products import StepProducts
-from esper.importance.settings import ElementSettings
+from esper.importance.settings import ImportanceSettings
+
+ELEMENTS = "elements."
+"""Prefix of their tensors in the state of a tracker."""
 
 
 class ElementTracking(Protocol):
     """What keeps a score for every element of the tracked parameters."""
+
+    sizes: dict[str, int]
 
     @property
     def memory_bytes(self) -> int: ...
@@ -38,21 +44,38 @@ class ElementTracking(Protocol):
         """What is left of it after a cut."""
         ...
 
+    def error(self, name: str, /) -> ErrorBound:
+        """How far the scores of one parameter can be off."""
+        ...
+
     def state(self) -> dict[str, Tensor]: ...
 
     def load_state(self, state: Mapping[str, Tensor]) -> None: ...
 
 
-def elements_for(products: StepProducts, settings: ElementSettings) -> ElementTracking | None:
+def elements_for(products: StepProducts, settings: ImportanceSettings) -> ElementTracking | None:
     """A new store for the parameters that are tracked; None where none is asked for."""
     sizes = _sizes(products)
-    if settings.form == "off":
+    chosen = settings.elements
+    if settings.backend == "unit":
         return None
-    if settings.form == "sketch":
-        usual = SketchSize.for_training(sum(sizes.values()), settings.sketch_error_rate)
-        size = SketchSize(settings.sketch_width or usual.width, settings.sketch_depth or usual.depth)
+    if settings.backend == "sketch":
+        usual = SketchSize.for_training(sum(sizes.values()), chosen.sketch_error_rate)
+        size = SketchSize(chosen.sketch_width or usual.width, chosen.sketch_depth or usual.depth)
         return SketchedElements(sizes, size, products.device)
-    return ElementScores(sizes, settings.form, settings.window_steps, products.device)
+    return ElementScores(sizes, chosen.form, chosen.window_steps, products.device)
+
+
+def stored_elements(state: Mapping[str, Tensor]) -> ElementTracking | None:
+    """The scores in the state of a tracker, to read; None where it kept none.
+
+    Raises:
+        EvidenceError: they are damaged, or do not say whose they are.
+    """
+    held = {name.removeprefix(ELEMENTS): t for name, t in state.items() if name.startswith(ELEMENTS)}
+    if not held:
+        return None
+    return SketchedElements.from_state(held) if "table" in held else ElementScores.from_state(held)
 
 
 def tracking_after_cut(

@@ -11,14 +11,16 @@ from torch import Tensor
 
 from esper.errors import EvidenceError
 from esper.importance.elements.log_codes import decode, encode
+from esper.importance.elements.stored import SIZES, ErrorBound, as_tensor, sizes_in
 
-Form = Literal["bfloat16", "log8"]
+Form = Literal["exact", "bfloat16", "log8"]
 Products = Callable[[str, int, int], Tensor | None]
 """Weight x gradient of a parameter's flat elements from one to another; None without a gradient."""
 
 _BLOCK = 1 << 16
 _FEWEST_BLOCKS = 4
 _MOST_TURNS = 64
+_TYPES = {"exact": torch.float32, "bfloat16": torch.bfloat16, "log8": torch.uint8}
 _PARTS = ("codes", "spans", "windows", "sums", "counts", "position")
 
 
@@ -38,12 +40,12 @@ class ElementScores:
     One turn after the other, a part of the elements (1/64 of them, or 262,144 if that is more) is measured
     over a window of steps, in single precision; the result replaces the older one. So a number is the exact
     mean over a whole window, rounded once, and the memory is the codes and the sums of one turn: 1.06 bytes
-    an element as `log8`, 2.06 as `bfloat16`.
+    an element as `log8`, 2.06 as `bfloat16`, 4.06 as `exact`.
 
     Args:
         sizes: Number of elements of every parameter.
-        form: How results are kept: `bfloat16` (rounded by at most 0.4 %), or `log8` (by half a step of 254
-            between the smallest and largest of each 65,536 elements, zero exactly).
+        form: How results are kept: `exact`, `bfloat16` (rounded by at most 0.4 %), or `log8` (by half a step
+            of 254 between the smallest and largest of each 65,536 elements, zero exactly).
         window: Sampled steps of one turn.
         device: Where it lives.
     """
@@ -61,8 +63,7 @@ class ElementScores:
         self._blocks = _blocks(sizes)
         self._per_turn = max(_FEWEST_BLOCKS, -(-len(self._blocks) // _MOST_TURNS))
         total = sum(sizes.values())
-        dtype = torch.uint8 if form == "log8" else torch.bfloat16
-        self._codes = torch.zeros(total, dtype=dtype, device=device)
+        self._codes = torch.zeros(total, dtype=_TYPES[form], device=device)
         self._spans = torch.zeros(len(self._blocks), 2, device=device)
         self._windows = torch.zeros(len(self._blocks), device=device)
         """Windows of each block that are complete; without one, its elements are unmeasured."""
@@ -146,7 +147,28 @@ class ElementScores:
         """Copies for a checkpoint, as plain tensors; the turn under way included."""
         position = torch.tensor([self._turn, self._sampled])
         held = (self._codes, self._spans, self._windows, self._sums, self._counts, position)
-        return {name: tensor.detach().clone() for name, tensor in zip(_PARTS, held, strict=True)}
+        parts = {name: tensor.detach().clone() for name, tensor in zip(_PARTS, held, strict=True)}
+        return {**parts, SIZES: as_tensor(self.sizes)}
+
+    @classmethod
+    def from_state(cls, state: Mapping[str, Tensor]) -> ElementScores:
+        """The scores of a checkpoint, to read.
+
+        Raises:
+            EvidenceError: It is not the state of such scores.
+        """
+        forms: dict[torch.dtype, Form] = {torch.float32: "exact", torch.bfloat16: "bfloat16"}
+        scores = cls(sizes_in(state), forms.get(state["codes"].dtype, "log8"))
+        scores.load_state(state)
+        return scores
+
+    def error(self, name: str) -> ErrorBound:
+        """How far the scores of one parameter can be from the exact means over their windows."""
+        if self.form != "log8":
+            return ErrorBound(relative=2.0**-8 if self.form == "bfloat16" else 0.0)
+        spans = [self._spans[number] for number, block in enumerate(self._blocks) if block.name == name]
+        widest = max((float(high - low) for low, high in spans), default=0.0)
+        return ErrorBound(relative=2.0 ** (widest / 508) - 1.0)
 
     def load_state(self, state: Mapping[str, Tensor]) -> None:
         """Goes on from `state`.
@@ -196,7 +218,7 @@ class ElementScores:
             codes, span = encode(values.nan_to_num(0.0, 0.0, 0.0))
             self._spans[number] = torch.where(is_sound > 0, span, self._spans[number])
         else:
-            codes = values.to(torch.bfloat16)
+            codes = values.to(_TYPES[self.form])
         place.copy_(torch.where(is_sound > 0, codes, place))
         self._windows[number] += is_sound
 

@@ -16,7 +16,7 @@ from esper.anatomy import Anatomy
 from esper.arrays import BoolArray, FloatArray, IntArray
 from esper.cost import stopwatch_for
 from esper.errors import EsperError, EvidenceError
-from esper.importance.elements import ElementTracking, elements_for, tracking_after_cut
+from esper.importance.elements import ELEMENTS, ElementTracking, elements_for, tracking_after_cut
 from esper.importance.history import UnitHistory
 from esper.importance.phases import TrainingPhase
 from esper.importance.products import StepProducts
@@ -28,7 +28,7 @@ from esper.leyline import Clock
 
 _LOG = logging.getLogger(__name__)
 _FORESEEN = (RuntimeError, ValueError, TypeError, LookupError, EsperError)
-_ELEMENTS, _SAMPLING = "elements.", "sampling"
+_SAMPLING = "sampling"
 
 
 class ImportanceTracker:
@@ -70,7 +70,7 @@ class ImportanceTracker:
         self._anatomy = anatomy
         self._products = StepProducts(anatomy, named_parameters, optimizer)
         self._statistics = UnitStatistics.empty(anatomy.num_units, self._products.device)
-        self._elements = elements_for(self._products, self._settings.elements)
+        self._elements = elements_for(self._products, self._settings)
         self.history = UnitHistory(
             anatomy.num_units, self._settings.history_epochs, self._settings.history_momentum
         )
@@ -103,7 +103,7 @@ class ImportanceTracker:
 
     @property
     def elements(self) -> ElementTracking | None:
-        """Scores of single elements, where `importance.elements.form` asks for them."""
+        """Scores of single elements, where `importance.backend` asks for them."""
         return self._elements
 
     @property
@@ -153,7 +153,7 @@ class ImportanceTracker:
         """Everything that tracking goes on from, as plain tensors for a checkpoint."""
         parts = {HISTORY: self.history.state()}
         if self._elements is not None:
-            parts[_ELEMENTS] = self._elements.state()
+            parts[ELEMENTS] = self._elements.state()
         named = {prefix + name: t for prefix, part in parts.items() for name, t in part.items()}
         return {**self._statistics.state(), **named, _SAMPLING: self._governor.state()}
 
@@ -171,9 +171,9 @@ class ImportanceTracker:
         statistics = UnitStatistics.from_state(state, self.num_units, self._products.device)
         history = UnitHistory(self.num_units, self._settings.history_epochs, self._settings.history_momentum)
         history.load_state(part_of(state, HISTORY))
-        elements = elements_for(self._products, self._settings.elements)
+        elements = elements_for(self._products, self._settings)
         if elements is not None:
-            elements.load_state(part_of(state, _ELEMENTS))
+            elements.load_state(part_of(state, ELEMENTS))
         self._governor.load_state(state[_SAMPLING])
         self._statistics, self.history, self._elements = statistics, history, elements
 

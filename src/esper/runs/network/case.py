@@ -6,9 +6,17 @@ import time
 from collections.abc import Mapping
 
 import numpy as np
+from torch import Tensor
 
 from esper.arrays import BoolArray, FloatArray
-from esper.checkpoint import MODEL_FILE, OPTIMIZER_FILE, TREE_FILE, CheckpointCatalog, CheckpointRef
+from esper.checkpoint import (
+    MODEL_FILE,
+    OPTIMIZER_FILE,
+    TREE_FILE,
+    CheckpointCatalog,
+    CheckpointRef,
+    load_tensors,
+)
 from esper.config import Config
 from esper.elesh import Case, DataRef, OfflineAnalyst
 from esper.emrakul.plan import Situation, floors
@@ -17,11 +25,18 @@ from esper.workers import WorkerPool
 
 ANATOMY_FILE = "anatomy.json"
 """The file of a checkpoint that holds `Anatomy.to_json`."""
+CRITERION_FILE = "criterion.safetensors"
+"""The file of a checkpoint that holds the tensors of a loss that has any, by the twin's names."""
 
 
 def data_of(catalog: CheckpointCatalog, checkpoint: CheckpointRef) -> DataRef:
     """Where the sample and the held-out batches of a checkpoint's run lie."""
     return DataRef(catalog.blob(checkpoint, "batches"), catalog.blob(checkpoint, "samples"))
+
+
+def criterion_of(checkpoint: CheckpointRef) -> dict[str, Tensor]:
+    """The tensors of the loss that a checkpoint was trained with, by the twin's names; most have none."""
+    return load_tensors(checkpoint.file(CRITERION_FILE)) if CRITERION_FILE in checkpoint.files else {}
 
 
 def case_of(
@@ -46,6 +61,7 @@ def case_of(
         history=_measured(tracked.history),
         twin_samples=tracked.twin_samples,
         twin_flops=tracked.twin_flops,
+        criterion=checkpoint.file(CRITERION_FILE) if CRITERION_FILE in checkpoint.files else None,
     )
 
 

@@ -31,6 +31,7 @@ from esper.importance import (
     magnitude,
     rank_normalize,
 )
+from esper.importance.elements import TensorElements, stored_elements, summaries
 from esper.runs.network.stored import Stored, next_cycle
 from esper.urabrask import ablation_rises
 from esper.workers import InlinePool
@@ -60,6 +61,7 @@ class Examination:
         outcome: what the run's coordinator would decide next; None if not asked.
         blocks: what leaving out each residual block would cost; empty if not asked.
         heads: patterns of every attention; None if not asked.
+        elements: the scores of single elements, tensor by tensor; None if not asked.
         alike_from: cosine from which on the patterns of two heads count as alike.
         notes: what people must know beside it: why a source has nothing to say.
     """
@@ -72,6 +74,7 @@ class Examination:
     outcome: CycleOutcome | None = None
     blocks: tuple[BlockMeasures, ...] = ()
     heads: tuple[HeadPatterns, ...] | None = None
+    elements: tuple[TensorElements, ...] | None = None
     alike_from: float = 1.0
     notes: tuple[str, ...] = ()
 
@@ -84,6 +87,7 @@ def examine(
     with_plan: bool = False,
     with_blocks: bool = False,
     with_heads: bool = False,
+    with_elements: bool = False,
     watch: Watch = lambda parts, _: iter(parts),
 ) -> Examination:
     """Ranks the units of a checkpoint by what it holds; changes nothing.
@@ -96,6 +100,7 @@ def examine(
         with_plan: also run the cycle that would follow, with the settings of the run.
         with_blocks: also measure every residual block on the calibration samples.
         with_heads: also measure the patterns of every attention on them.
+        with_elements: also read the scores of single elements that training has kept.
         watch: sees the parts of the long work go by.
 
     Raises:
@@ -132,9 +137,21 @@ def examine(
         outcome=outcome,
         blocks=tuple(find_blocks(stored.case)) if with_blocks else (),
         heads=tuple(find_heads(stored.case)) if with_heads else None,
+        elements=_elements(stored, opened.anatomy) if with_elements else None,
         alike_from=stored.config.analysis.redundancy_threshold,
         notes=notes,
     )
+
+
+def _elements(stored: Stored, anatomy: Anatomy) -> tuple[TensorElements, ...]:
+    """What training has kept of single elements, in a few numbers for each tensor."""
+    scores = stored_elements(stored.extra["tracker"])
+    if scores is None:
+        raise EvidenceError(
+            f"{stored.checkpoint.path} holds scores of units only. Train with importance.backend = "
+            '"element" (or "sketch", for the largest elements in less memory) to have those of elements.'
+        )
+    return summaries(scores, {info.name: info.shape for info in anatomy.tensors})
 
 
 def _judged(scores: Mapping[str, FloatArray], truth: FloatArray) -> dict[str, RankingQuality]:

@@ -221,6 +221,19 @@ def windowed(call: Call) -> Result:
     return call.result(layers, is_zeroed=flow.is_zeroed)
 
 
+def unwindowed(call: Call) -> Result:
+    """col2im: [B, C x kernel, places] -> [B, C, H, W]; a channel is summed over all places of the kernel."""
+    flow = call.only()
+    call.space.fix_axis(flow, 2, f"{call.where} slides over it")
+    channels = call.shape[1]
+    windows = flow.split_axis(1, (channels, flow.shape[1] // channels))  # [B, C, kernel, places]
+    call.space.fix_axis(windows, 2, f"{call.where} adds it up")
+    for layer in windows.layers:
+        call.space.grid(layer, 1)
+    layers = [call.space.conjunction(layer, (2, 3)) for layer in windows.layers]
+    return call.result([layer for layer in layers if varying_axes(layer)], is_zeroed=flow.is_zeroed)
+
+
 RULES: dict[str, Rule] = {
     **dict.fromkeys(ON_LABELS, on_labels),
     **dict.fromkeys(BY_NUMBER, by_number),
@@ -240,4 +253,5 @@ RULES: dict[str, Rule] = {
     "pad": padded,
     "constant_pad_nd": padded,
     "im2col": windowed,
+    "col2im": unwindowed,
 }

@@ -1,0 +1,164 @@
+"""Why a network cannot be followed: the step is run once as plain code, and what fails there is named."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping, Sequence
+from typing import Any, NoReturn
+
+import torch
+from torch import Tensor, nn
+
+from esper.errors import ConfigError, EsperError, UntraceableError, users_line
+
+_ON_VALUES = ("data-dependent", "data dependent", "DataDependent", "DynamicOutputShape", "unbacked")
+
+
+def refuse(model: nn.Module, loss: Any, inputs: tuple[Any, Any, Any], error: Exception) -> NoReturn:
+    """Says what keeps a step from being exported, and only advises what helps against that.
+
+    Args:
+        model: in eval mode.
+        loss: `loss(output, target)`, or None where the network was followed alone.
+        inputs: positional inputs, keyword inputs, and target.
+        error: what the exporter raised.
+
+    Raises:
+        ConfigError: the sample does not fit the network, or the loss does not fit what it gives.
+        UntraceableError: the network fails as plain code, or only the exporter cannot follow it.
+    """
+    args, kwargs, _ = inputs
+    name = type(model).__name__
+    _check_call(model, args, kwargs, has_loss=loss is not None)
+    with torch.no_grad():
+        try:
+            output = model(*args, **kwargs)
+        except EsperError:
+            raise
+        except Exception as own:
+            raise UntraceableError(
+                f"{name}.forward fails on the sample, before anything is followed{_at(own)}: {_first(own)} "
+                f"It was called in eval mode with {_described((*args, *kwargs.values()))}. Give one batch as "
+                "the data loader yields it, on the network's device."
+            ) from own
+        if loss is not None:
+            _check_loss(name, loss, output, inputs)
+    raise UntraceableError(
+        f"torch.export cannot follow {name}.forward{_at(error)}: {_first(error)} {_advice(error)}"
+    ) from error
+
+
+def number_from(loss: Any, output: Any, kwargs: Mapping[str, Any], target: Any) -> Tensor:
+    """The loss of an output.
+
+    Raises:
+        ConfigError: it is no tensor.
+    """
+    value = loss(output, target)
+    if isinstance(value, Tensor):
+        return value
+    got = "None" if value is None else f"a {type(value).__name__}"
+    raise ConfigError(
+        f"The loss gave {got}, and one number in a tensor is needed. Does loss(output, target) return it?"
+        + _on_labels(kwargs, target)
+    )
+
+
+def _check_call(model: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any], *, has_loss: bool) -> None:
+    """Makes sure that `forward` takes as many inputs as the sample holds, by these names."""
+    try:
+        signature = inspect.signature(model.forward)
+    except (TypeError, ValueError):  # written in C++: nothing is known of it
+        return
+    try:
+        signature.bind(*args, **kwargs)
+    except TypeError as misfit:
+        packed = len(args) == 1 and isinstance(args[0], (tuple, list)) and len(args[0]) > 1
+        whole, each = ("(a, b, target)", "((a, b), target)") if has_loss else ("(a, b)", "((a, b),)")
+        way_out = (
+            f"Several inputs stand side by side in a batch, {whole} and not {each}: write "
+            "`(*inputs, target)` where the loader yields `(inputs, target)`, in `sample` and in `probe`."
+            if packed
+            else "The inputs of a batch are passed to `forward` in their order, those of a mapping by name."
+        )
+        raise ConfigError(
+            f"The sample holds {_described((*args, *kwargs.values()))} as inputs, and "
+            f"{type(model).__name__}.forward{signature} cannot be called with that: {misfit}. {way_out}"
+        ) from misfit
+
+
+def _check_loss(name: str, loss: Any, output: Any, inputs: tuple[Any, Any, Any]) -> None:
+    _, kwargs, target = inputs
+    try:
+        number_from(loss, output, kwargs, target)
+    except EsperError:
+        raise
+    except Exception as own:
+        raise ConfigError(
+            f"The loss fails on what {name} gives in eval mode, which is how it is followed{_at(own)}: "
+            f"{_first(own)} The output is {_described(output)}, the target {_described(target)}. Let "
+            "loss(output, target) read what the network gives after `model.eval()`."
+            f"{_on_labels(kwargs, target)}"
+        ) from own
+
+
+def _on_labels(kwargs: Mapping[str, Any], target: Any) -> str:
+    """What to do where the network computes its loss itself, from labels that it did not get."""
+    if not kwargs or target is None:
+        return ""
+    return (
+        " The labels of a mapping go to the loss as its target and not into the network. A network that "
+        "computes its loss itself needs them inside: give `(batch, batch['labels'])` instead of `batch`, in "
+        "`sample` and in `probe`."
+    )
+
+
+def _advice(error: Exception) -> str:
+    text = f"{type(error).__name__} {error}"
+    if any(sign in text for sign in _ON_VALUES):
+        return (
+            "Esper needs the whole computation as one graph, and here it depends on the values of a tensor. "
+            "Replace such control flow (`if x.sum() > 0`, `range(int(n))`) by torch.where or torch.cond, or "
+            "attach Esper to the sub-module that can be followed."
+        )
+    if "register a pytree" in text or "pytree containers" in text:
+        return (
+            "The exporter does not know what holds the tensors there. Give or return tensors, tuples, lists "
+            "or dictionaries of them, or make the class known by torch.export.register_dataclass."
+        )
+    return (
+        "The network runs as plain code, so it is the exporter that stops here: "
+        "`torch.export.export(model.eval(), inputs, strict=False)` shows the same in full. Write that part "
+        "otherwise, or attach Esper to the sub-module that can be followed."
+    )
+
+
+def _at(error: Exception) -> str:
+    line = users_line(error, installed=True)
+    return f" ({line})" if line else ""
+
+
+def _first(error: Exception) -> str:
+    """The first line of what was raised, as a sentence."""
+    lines = str(error).strip().splitlines()
+    text = f"{type(error).__name__}: {lines[0][:300]}" if lines else type(error).__name__
+    return text if text.endswith((".", "!", "?")) else f"{text}."
+
+
+def _described(value: Any) -> str:
+    """What a value is made of, one level deep."""
+    if isinstance(value, Tensor):
+        return f"{str(value.dtype).removeprefix('torch.')}{list(value.shape)}"
+    if isinstance(value, Mapping):
+        return f"a {type(value).__name__} with {', '.join(map(str, value)) or 'nothing'}"
+    if isinstance(value, (tuple, list)):
+        return f"({', '.join(map(_kind, value))})"
+    return _kind(value)
+
+
+def _kind(value: Any) -> str:
+    if isinstance(value, Tensor):
+        return _described(value)
+    if isinstance(value, (tuple, list)):
+        return f"{type(value).__name__} of {len(value)}"
+    return "None" if value is None else f"a {type(value).__name__}"

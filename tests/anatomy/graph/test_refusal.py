@@ -1,0 +1,135 @@
+"""Every refusal names what failed, and advises only what helps against that."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from esper.anatomy.graph import trace
+from esper.errors import ConfigError, EsperError, UntraceableError
+
+X, Y = torch.randn(8, 8), torch.randint(4, (8,))
+
+
+class Two(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(8, 4)
+
+    def forward(self, first: Tensor, second: Tensor) -> Tensor:
+        return self.layer(first) + self.layer(second)  # type: ignore[no-any-return]
+
+
+class Detector(nn.Module):
+    """Gives something else in eval mode."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(8, 4)
+
+    def forward(self, x: Tensor) -> object:
+        out = self.layer(x)
+        return out if self.training else (out.sigmoid(), [out])
+
+
+class Inside(nn.Module):
+    """Computes its loss itself, as the networks of the transformers library do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(8, 4)
+
+    def forward(self, inputs: Tensor, labels: Tensor | None = None) -> dict[str, Tensor | None]:
+        logits = self.layer(inputs)
+        return {"loss": None if labels is None else F.cross_entropy(logits, labels), "logits": logits}
+
+
+@dataclass
+class Output:
+    scores: Tensor
+
+
+class Then(nn.Module):
+    def __init__(self, then: Callable[[Tensor], Any]) -> None:
+        super().__init__()
+        self.layer, self.then = nn.Linear(8, 4), then
+
+    def forward(self, x: Tensor) -> Any:
+        return self.then(self.layer(x))
+
+
+def loss_inside(output: Mapping[str, Tensor], _: object) -> Tensor:
+    return output["loss"]
+
+
+def refused(model: nn.Module, sample: object, loss: Any = F.cross_entropy) -> EsperError:
+    with pytest.raises((ConfigError, UntraceableError)) as caught:
+        trace(model, sample, loss)
+    return caught.value
+
+
+def test_inputs_in_a_tuple_of_their_own_are_told_how_to_stand() -> None:
+    error = refused(Two(), ((X, X), Y))
+    assert isinstance(error, ConfigError)
+    assert "missing a required argument: 'second'" in str(error)
+    assert "(a, b, target) and not ((a, b), target)" in str(error)
+    trace(Two(), (X, X, Y), F.cross_entropy)
+
+
+def test_an_input_that_forward_does_not_know_is_named() -> None:
+    assert "unexpected keyword argument 'mask'" in str(
+        refused(Inside(), {"inputs": X, "mask": X, "labels": Y})
+    )
+
+
+def test_a_loss_that_fails_on_what_eval_mode_gives_is_told_what_that_is() -> None:
+    error = refused(Detector(), (X, Y))
+    assert isinstance(error, ConfigError)
+    assert "eval mode" in str(error)
+    assert "(float32[8, 4], list of 1)" in str(error)
+    assert "control flow" not in str(error)
+
+
+def test_a_network_that_fails_as_plain_code_is_not_told_about_the_exporter() -> None:
+    error = refused(nn.Linear(7, 4), (X, Y))
+    assert "fails on the sample" in str(error)
+    assert "8x8 and 7x4" in str(error)
+    assert "torch.export" not in str(error)
+
+
+@pytest.mark.parametrize(("loss", "gave"), [(lambda _, __: None, "None"), (lambda _, __: 3.0, "a float")])
+def test_a_loss_that_gives_no_tensor_is_refused(loss: Any, gave: str) -> None:
+    error = refused(nn.Linear(8, 4), (X, Y), loss)
+    assert isinstance(error, ConfigError)
+    assert f"The loss gave {gave}" in str(error)
+    assert "labels" not in str(error)
+
+
+def test_a_network_that_computes_its_loss_itself_is_told_how_it_gets_its_labels() -> None:
+    batch = {"inputs": X, "labels": Y}
+    assert "(batch, batch['labels'])" in str(refused(Inside(), batch, loss_inside))
+    assert trace(Inside(), (batch, Y), loss_inside).has_loss
+
+
+@pytest.mark.parametrize(
+    ("then", "advice"),
+    [
+        (lambda y: y if y.sum() > 0 else -y, "torch.where"),
+        (lambda y: y[: int(y.abs().sum())], "torch.where"),
+        (lambda y: (y, Output(y)), "register_dataclass"),
+        (lambda y: torch.from_numpy(y.detach().numpy()), "torch.export.export(model.eval()"),
+    ],
+    ids=["branch", "slice", "class", "numpy"],
+)
+def test_what_only_the_exporter_cannot_follow_gets_the_advice_that_fits(then: Any, advice: str) -> None:
+    with pytest.raises(UntraceableError, match=r"cannot follow Then\.forward") as caught:
+        trace(Then(then), X)
+    assert advice in str(caught.value)
+    others = {"torch.where", "register_dataclass", "torch.export.export(model.eval()"} - {advice}
+    assert not any(other in str(caught.value) for other in others)

@@ -1,0 +1,129 @@
+"""What a session refuses by name before it begins, and what it takes out of wrappers."""
+
+from __future__ import annotations
+
+import copy
+import os
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import esper
+from esper.errors import ConfigError
+from esper.session.admission import check_optimizer, modules_in, optimizer_in
+from esper.session.session import Session
+from tests.session.runs import examples, small_network
+
+
+class Wrapped(torch.optim.Optimizer):
+    """As accelerate wraps: of the class, without its constructor, so that it takes no hooks."""
+
+    def __init__(self, optimizer: torch.optim.Optimizer) -> None:
+        self.optimizer = optimizer
+
+    @property
+    def param_groups(self) -> Any:
+        return self.optimizer.param_groups
+
+    @param_groups.setter
+    def param_groups(self, groups: Any) -> None:
+        self.optimizer.param_groups = groups
+
+
+class Margin(nn.Module):
+    """A criterion with weights of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.centers = nn.Parameter(torch.randn(4, 4))
+
+    def forward(self, output: Tensor, target: Tensor) -> Tensor:
+        return nn.functional.cross_entropy(output @ self.centers, target)
+
+
+class Average:
+    """As many libraries keep an average: a plain object that holds a module."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self.decay = 0.9
+        self.ema = copy.deepcopy(model)
+
+
+class Shadow:
+    """As torch-ema keeps it: a list of tensors."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self.shadow_params = [parameter.clone() for parameter in model.parameters()]
+
+
+def attach(run_dir: Path | str, model: nn.Module, optimizer: torch.optim.Optimizer, **more: Any) -> Session:
+    given = {"loss": nn.CrossEntropyLoss(), "sample": examples(16, 0), "run_dir": run_dir, **more}
+    return esper.attach(model, optimizer, **given)
+
+
+def test_an_optimizer_is_taken_out_of_what_is_around_it() -> None:
+    inner = torch.optim.SGD(small_network().parameters(), 0.1)
+    assert optimizer_in(Wrapped(Wrapped(inner))) is inner
+    assert optimizer_in(inner) is inner
+
+
+@pytest.mark.parametrize("given", [None, "sgd", Wrapped(None)])  # type: ignore[arg-type]
+def test_what_holds_no_optimizer_is_refused_by_name(given: Any) -> None:
+    with pytest.raises(ConfigError, match=f"A {type(given).__name__} is no torch.optim.Optimizer"):
+        optimizer_in(given)
+
+
+def test_weights_that_only_the_optimizer_knows_are_refused_unless_the_loss_holds_them() -> None:
+    model, margin = small_network(), Margin()
+    optimizer = torch.optim.SGD([*model.parameters(), *margin.parameters()], 0.1)
+    check_optimizer(model, optimizer, margin)
+    for hidden in (margin.forward, partial(Margin.forward, margin)):
+        with pytest.raises(ConfigError, match=r"1 parameter\(s\) that belong neither .* shape \(4, 4\)"):
+            check_optimizer(model, optimizer, hidden)
+
+
+def test_a_companion_that_is_no_module_is_refused_with_the_module_that_it_holds() -> None:
+    model = small_network()
+    for given in (Average(model), [Average(model)]):
+        with pytest.raises(ConfigError, match=r"Average is none\. Give the module that it holds, `\.ema`"):
+            modules_in(given)  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match=r"Shadow is none\. An average that is a list of tensors"):
+        modules_in(Shadow(model))  # type: ignore[arg-type]
+    assert modules_in(model) == (model,)
+    assert modules_in([model, model]) == (model, model)
+
+
+def test_a_relative_run_directory_stays_where_it_was_when_the_process_moves(tmp_path: Path) -> None:
+    model, here = small_network(), Path.cwd()
+    try:
+        os.chdir(tmp_path)
+        session = attach("runs/a", model, torch.optim.SGD(model.parameters(), 0.1))
+        os.chdir(here)
+        session.end_epoch(accuracy=0.5)
+        session.detach()
+    finally:
+        os.chdir(here)
+    assert session.run_dir == tmp_path / "runs" / "a"
+    assert list((tmp_path / "runs" / "a" / "checkpoints").glob("step-*"))
+
+
+def test_generators_go_on_where_they_were(tmp_path: Path) -> None:
+    def begin() -> tuple[Session, torch.Generator]:
+        model, generator = small_network(), torch.Generator().manual_seed(3)
+        optimizer = torch.optim.SGD(model.parameters(), 0.1)
+        return attach(tmp_path, model, optimizer, resume=True, generators={"loader": generator}), generator
+
+    session, generator = begin()
+    torch.rand(5, generator=generator)
+    session.optimizer.step()
+    session.end_epoch(accuracy=0.5)
+    expected = torch.rand(5, generator=generator)
+    session.detach()
+
+    session, generator = begin()
+    assert torch.equal(torch.rand(5, generator=generator), expected)
+    session.detach()
