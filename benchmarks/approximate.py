@@ -25,7 +25,7 @@ from architectures import PARTS
 from architectures.case import Architecture
 from esper.anatomy import Anatomy
 from esper.anatomy.cut import cut, cut_program
-from esper.anatomy.proof import Equivalence, Probe
+from esper.anatomy.proof import Equivalence, Inputs
 from esper.anatomy.units import inspect
 from esper.arrays import BoolArray
 from esper.batches import split_sample
@@ -67,7 +67,7 @@ def _print_row(
     keep = np.ones(anatomy.num_units, np.bool_)
     keep[anatomy.unit_slice(number)][max(group.least, group.width - group.width // 2) :] = False
     args, kwargs, _ = split_sample(architecture.inputs(), with_target=False)
-    probe, cells, moved = Probe(args, kwargs), [], ""
+    probe, cells, moved = Inputs(args, kwargs), [], ""
     for form, how in (("program", _as_program), ("in place", _in_place)):
         made = _tried(partial(how, architecture, anatomy, keep, probe))
         counts[form][0] += isinstance(made, Equivalence)
@@ -91,11 +91,11 @@ def _tried(act: Callable[[], Equivalence]) -> Equivalence | str:
         return f"**WRONG** {type(error).__name__}: {str(error)[:80]}"
 
 
-def _as_program(architecture: Architecture, anatomy: Anatomy, keep: BoolArray, probe: Probe) -> Any:
+def _as_program(architecture: Architecture, anatomy: Anatomy, keep: BoolArray, probe: Inputs) -> Any:
     return cut_program(architecture.network().eval(), anatomy, keep, probe).equivalence
 
 
-def _in_place(architecture: Architecture, anatomy: Anatomy, keep: BoolArray, probe: Probe) -> Any:
+def _in_place(architecture: Architecture, anatomy: Anatomy, keep: BoolArray, probe: Inputs) -> Any:
     return cut(architecture.network().eval(), anatomy, keep, probe).equivalence
 
 

@@ -27,7 +27,7 @@ from torch.optim import SGD
 
 from esper.anatomy import Anatomy
 from esper.anatomy.cut import cut
-from esper.anatomy.proof import Probe
+from esper.anatomy.proof import Inputs
 from esper.anatomy.units import inspect, masked_axes, zero_masked
 from esper.arrays import BoolArray
 
@@ -167,7 +167,7 @@ class Start:
 def by_esper(model: nn.Module, optimizer: SGD, x: Tensor) -> Axes:
     anatomy = inspect(model, x)
     keep = smallest_half(model, anatomy)
-    cut(model, anatomy, keep, Probe((x,)), (optimizer,))
+    cut(model, anatomy, keep, Inputs((x,)), (optimizer,))
     return dict(masked_axes(anatomy, keep))
 
 

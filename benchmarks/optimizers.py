@@ -39,7 +39,7 @@ from torch.optim import (
 
 from esper.anatomy import Anatomy
 from esper.anatomy.cut import cut
-from esper.anatomy.proof import Probe
+from esper.anatomy.proof import Inputs
 from esper.anatomy.units import inspect, masked_axes, zero_masked
 from esper.arrays import BoolArray
 from esper.errors import SurgeryError
@@ -157,7 +157,7 @@ class Start:
 
 
 def by_esper(model: nn.Module, optimizer: Optimizer, start: Start) -> None:
-    cut(model, start.anatomy, start.keep, Probe((start.x,)), (optimizer,))
+    cut(model, start.anatomy, start.keep, Inputs((start.x,)), (optimizer,))
 
 
 def by_torch_pruning(model: nn.Module, optimizer: Optimizer, start: Start) -> None:

@@ -33,7 +33,7 @@ from architectures.llama import llama
 from architectures.measure import half
 from architectures.peer import prune
 from esper.anatomy.cut import cut, feasible
-from esper.anatomy.proof import Probe
+from esper.anatomy.proof import Inputs
 from esper.anatomy.units import inspect
 from esper.errors import SurgeryError
 
@@ -146,7 +146,7 @@ def by_cut(name: str) -> Figures:
     def act() -> Figures:
         anatomy = inspect(model, sample)
         keep = half(model, anatomy, frozenset())
-        probe = Probe((sample,))
+        probe = Inputs((sample,))
         try:
             cut(model, anatomy, keep, probe)
         except SurgeryError:

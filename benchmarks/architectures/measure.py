@@ -33,7 +33,7 @@ from architectures.checks import (
 )
 from esper.anatomy import Anatomy
 from esper.anatomy.cut import cut, cut_program, feasible
-from esper.anatomy.proof import Probe
+from esper.anatomy.proof import Inputs
 from esper.anatomy.twin import plain
 from esper.anatomy.units import inspect, masked_axes, zero_masked
 from esper.arrays import BoolArray
@@ -82,7 +82,7 @@ def _cut_and_check(architecture: Architecture, row: Any, model: nn.Module, sampl
     _let_go(model, given)
     twin, other = copy.deepcopy((model, optimizer))
     args, kwargs, _ = split_sample(given, with_target=False)
-    probe = Probe(args, kwargs)
+    probe = Inputs(args, kwargs)
     keep = half(model, anatomy, frozenset())
     try:
         cut(model, anatomy, keep, probe, (optimizer,))
@@ -153,7 +153,7 @@ def _cut_as_program(architecture: Architecture, row: Any) -> None:
     args, kwargs, _ = split_sample(architecture.inputs(), with_target=False)
     anatomy = inspect(model, architecture.inputs())
     keep = half(model, anatomy, frozenset())
-    made = cut_program(model, anatomy, keep, Probe(args, kwargs))
+    made = cut_program(model, anatomy, keep, Inputs(args, kwargs))
     module = made.program.module()
     work = flops(module, architecture.inputs())
     if 1.0 - work / row.flops_before < ENOUGH:

@@ -14,7 +14,7 @@ from torch.nn.modules.batchnorm import _NormBase
 from torch.optim import SGD, Adam, AdamW, Optimizer
 from torch.utils import _pytree as pytree
 
-from esper.anatomy.proof import Probe
+from esper.anatomy.proof import Inputs
 from esper.anatomy.structure import Anatomy
 from esper.anatomy.units import inspect, masked_axes, zero_masked
 from esper.arrays import BoolArray
@@ -43,9 +43,9 @@ def half(anatomy: Anatomy, seed: int = 0) -> BoolArray:
     return keep
 
 
-def probe_of(sample: Any) -> Probe:
+def probe_of(sample: Any) -> Inputs:
     args, kwargs, _ = split_sample(sample, with_target=False)
-    return Probe(args, kwargs)
+    return Inputs(args, kwargs)
 
 
 def to_double(sample: Any) -> Any:

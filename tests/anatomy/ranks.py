@@ -19,7 +19,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim import AdamW
 
 from esper.anatomy.cut import cut
-from esper.anatomy.proof import Probe
+from esper.anatomy.proof import Inputs
 from esper.anatomy.units import inspect
 from esper.arrays import BoolArray
 from esper.errors import EsperError
@@ -82,7 +82,7 @@ def goes_on(rank: int, **options: Any) -> dict[str, Any]:
     train(model, optimizer, batch, 2)
     x = batches(7)()
     anatomy = inspect(model, x)
-    made = cut(model, anatomy, half(anatomy), Probe((x,)), (optimizer,))
+    made = cut(model, anatomy, half(anatomy), Inputs((x,)), (optimizer,))
     before = [p.detach().clone() for p in model.parameters()]
     train(model, optimizer, batch, 3)
     moved = sum(not torch.equal(p, old) for p, old in zip(model.parameters(), before, strict=True))
@@ -103,7 +103,7 @@ def averages_gradients(rank: int) -> dict[str, Any]:
     anatomy = inspect(model, x)
     for network, its_optimizer in ((model, optimizer), (alone, twin)):
         network.eval()
-        cut(network, anatomy, half(anatomy), Probe((x,)), (its_optimizer,))
+        cut(network, anatomy, half(anatomy), Inputs((x,)), (its_optimizer,))
     draws = [batches(number) for number in range(RANKS)]
     train(model, optimizer, draws[rank], 1)
     both = [batches(number) for number in range(RANKS)]
@@ -122,7 +122,7 @@ def refused(rank: int, mask: Callable[[Any], BoolArray], probe: Callable[[Tensor
     before = [tensor.clone() for tensor in (*model.state_dict().values(),)]
     told = ""
     try:
-        cut(model, anatomy, mask(anatomy), Probe((probe(x),)), (optimizer,))
+        cut(model, anatomy, mask(anatomy), Inputs((probe(x),)), (optimizer,))
     except EsperError as error:
         told = f"{type(error).__name__}: {error}"
     same = all(map(torch.equal, before, model.state_dict().values()))
@@ -178,8 +178,8 @@ def shards(rank: int) -> dict[str, Any]:
     heard: list[int] = []
     weight = model.get_parameter("hidden.weight")
     weight.register_post_accumulate_grad_hook(lambda parameter: heard.append(1))
-    made = cut(model, anatomy, half(anatomy), Probe((x,)), (optimizer,))
-    cut(alone, anatomy, half(anatomy), Probe((x,)), (twin,))
+    made = cut(model, anatomy, half(anatomy), Inputs((x,)), (optimizer,))
+    cut(alone, anatomy, half(anatomy), Inputs((x,)), (twin,))
     kinds = [type(parameter).__name__ for parameter in model.parameters()]
     kinds += [type(state["exp_avg"]).__name__ for state in optimizer.state.values()]
     for _ in range(3):
@@ -226,7 +226,7 @@ def shards_refused(
     objects, values = list(model.parameters()), whole_state(model, optimizer)
     told = ""
     try:
-        cut(model, anatomy, mask(anatomy), Probe((probe(x),)), (optimizer,))
+        cut(model, anatomy, mask(anatomy), Inputs((probe(x),)), (optimizer,))
     except EsperError as error:
         told = f"{type(error).__name__}: {error}"
     same = all(a is b for a, b in zip(objects, model.parameters(), strict=True))

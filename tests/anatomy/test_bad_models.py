@@ -14,7 +14,7 @@ from torch.nn.utils import parametrizations, prune
 from torch.optim import SGD
 
 from esper.anatomy.cut import Cut, cut
-from esper.anatomy.proof import Probe, difference, select
+from esper.anatomy.proof import Inputs, difference, select
 from esper.anatomy.structure import Anatomy
 from esper.anatomy.units import inspect, masked_axes, zero_masked
 from esper.arrays import BoolArray
@@ -62,7 +62,7 @@ class Seen:
 def cut_in_half(model: nn.Module, sample: Tensor) -> tuple[Anatomy, BoolArray, Cut]:
     anatomy = inspect(model, sample)
     keep = half(anatomy)
-    return anatomy, keep, cut(model, anatomy, keep, Probe((sample,)))
+    return anatomy, keep, cut(model, anatomy, keep, Inputs((sample,)))
 
 
 RIGHT: dict[str, tuple[Callable[[], nn.Module], torch.dtype]] = {
@@ -204,7 +204,7 @@ def test_code_that_writes_into_a_fixed_part_is_refused_and_nothing_changes() -> 
     model, sample = WritesPartOfView(), x()
     anatomy, seen = inspect(model, sample), Seen(model, sample)
     with pytest.raises(NotEquivalentError):
-        cut(model, anatomy, half(anatomy), Probe((sample,)))
+        cut(model, anatomy, half(anatomy), Inputs((sample,)))
     assert seen.is_the_same()
 
 
@@ -213,7 +213,7 @@ def test_a_module_with_tensors_on_two_devices_is_refused_by_the_tensor() -> None
     anatomy = inspect(model, sample)
     model.down.to("meta")
     with pytest.raises(SurgeryError, match=r"meta device.*down\.weight"):
-        cut(model, anatomy, half(anatomy), Probe((sample,)))
+        cut(model, anatomy, half(anatomy), Inputs((sample,)))
     assert model.up.weight.shape == (12, 8)
     with pytest.raises(UntraceableError, match=r"Shares\.forward .*line \d+.*device"):
         inspect(model, sample)
@@ -224,7 +224,7 @@ def test_a_network_without_values_is_inspected_but_not_cut() -> None:
     anatomy = inspect(model, sample)
     assert anatomy.num_units == 22
     with pytest.raises(SurgeryError, match=r"6 tensor\(s\).*meta device.*0\.weight.*to_empty"):
-        cut(model, anatomy, half(anatomy), Probe((sample,)))
+        cut(model, anatomy, half(anatomy), Inputs((sample,)))
     assert model.get_parameter("0.weight").shape == (12, 8)
 
 
@@ -246,6 +246,6 @@ def test_a_refused_cut_leaves_a_shared_module_with_its_own_tensors() -> None:
         raise SurgeryError("not today")
 
     with pytest.raises(SurgeryError, match="not today"):
-        cut(model, anatomy, half(anatomy), Probe((sample,)), then=refuse)
+        cut(model, anatomy, half(anatomy), Inputs((sample,)), then=refuse)
     assert seen.is_the_same()
     assert model.again is model.up

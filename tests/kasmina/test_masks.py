@@ -14,7 +14,7 @@ from torch.optim import SGD, AdamW, Optimizer
 
 from esper.anatomy import Anatomy
 from esper.anatomy.cut import cut
-from esper.anatomy.proof import Probe
+from esper.anatomy.proof import Inputs
 from esper.anatomy.units import inspect, masked_axes
 from esper.arrays import BoolArray
 from esper.errors import MaskError
@@ -156,7 +156,7 @@ def test_a_masked_network_trains_like_the_cut_one_even_when_gradients_are_clippe
     other, _ = convolutional()
     other.double()
     cutting = OPTIMIZERS[optimizer](other)
-    cut(other, anatomy, keep, Probe((images()[0],)), (cutting,))
+    cut(other, anatomy, keep, Inputs((images()[0],)), (cutting,))
     assert losses(one, masking) == pytest.approx(losses(other, cutting), rel=1e-9)
 
 

@@ -348,7 +348,7 @@ def test_a_network_with_one_batch_size_is_proven_on_that_size() -> None:
     model = OneSize()
     batch = torch.randn(12, 4), torch.randint(0, 5, (12,))
     network = LiveNetwork(model, SGD(model.parameters(), 0.1), batch, F.cross_entropy)
-    assert network.probe.args[0].shape[0] == 12
+    assert network.inputs.args[0].shape[0] == 12
     assert network.refused == {}
     network.masks.apply(only(network.anatomy, 2))
     network.cut_masked()

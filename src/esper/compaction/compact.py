@@ -13,12 +13,12 @@ from torch.optim import Optimizer
 from esper.anatomy import Anatomy
 from esper.anatomy.cut import refused_groups
 from esper.anatomy.graph import Loss, Traced, bare, trace
-from esper.anatomy.proof import Probe
+from esper.anatomy.proof import Inputs
 from esper.anatomy.units import anatomy_of
 from esper.arrays import BoolArray
 from esper.batches import split_sample
 from esper.compaction.choice import Chosen, Quality, Trials
-from esper.compaction.compacted import PROOF_SAMPLES, Compacted
+from esper.compaction.compacted import Compacted
 from esper.compaction.configuration import describable, has_configuration
 from esper.compaction.cutting import Cutting
 from esper.compaction.folded import folded
@@ -132,9 +132,8 @@ def compact(
     settings = None if fold else _settings(plan, flops, parameters, config)
     traced, network = trace(model, sample, loss), bare(model)
     anatomy = anatomy_of(traced, network, allow_approximate=allow_approximate)
-    args, kwargs, _ = split_sample(sample, with_target=loss is not None, model=network)
-    inputs = Probe(args, kwargs)
-    inputs = inputs.first(PROOF_SAMPLES) if traced.is_batch_dynamic else inputs
+    split = split_sample(sample, with_target=loss is not None, model=network)
+    inputs = Inputs.of(split, is_batch_dynamic=traced.is_batch_dynamic)
     if fold:
         refused = _refused(network, anatomy, inputs, homogeneous)
         allowed = _allowed(anatomy, refused)
@@ -193,7 +192,7 @@ def _chosen(
     return Chosen(choice.keep, choice.notes) if trials is None else trials.complete(choice.keep, choice.notes)
 
 
-def _refused(model: nn.Module, anatomy: Anatomy, inputs: Probe, homogeneous: bool) -> dict[str, str]:
+def _refused(model: nn.Module, anatomy: Anatomy, inputs: Inputs, homogeneous: bool) -> dict[str, str]:
     """Groups that stay whole, because the network's code or its configuration cannot follow; and why."""
     refused = refused_groups(model, anatomy, inputs)
     if homogeneous and has_configuration(model):

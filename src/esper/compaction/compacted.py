@@ -13,7 +13,7 @@ from torch.export import ExportedProgram
 from esper.anatomy import Anatomy
 from esper.anatomy.cut import Form
 from esper.anatomy.graph import bare
-from esper.anatomy.proof import Equivalence, Probe
+from esper.anatomy.proof import Equivalence, Inputs
 from esper.anatomy.twin import deployed
 from esper.arrays import BoolArray
 from esper.compaction.choice import Quality
@@ -21,8 +21,6 @@ from esper.compaction.configuration import Description
 from esper.errors import ConfigError
 from esper.report import WidthRow
 from esper.runs.network import NetworkFiles, state_of
-
-PROOF_SAMPLES = 8
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,7 +61,7 @@ class Compacted:
     program: ExportedProgram | None
     form: Form | None
     description: Description | None
-    probe: Probe
+    inputs: Inputs
     blocks: tuple[str, ...] = ()
 
     def save(self, directory: str | Path, *, onnx: bool = False) -> Path:
@@ -83,9 +81,9 @@ class Compacted:
         """
         path = Path(directory)
         network = bare(self.model)
-        program = self.program or deployed(network, self.probe.args, self.probe.kwargs)
+        program = self.program or deployed(network, self.inputs.args, self.inputs.kwargs)
         weights = state_of(network.state_dict()) if self.form is not None else None
-        NetworkFiles(program, self.probe, self.facts(), weights, self.form).write(path, onnx=onnx)
+        NetworkFiles(program, self.inputs, self.facts(), weights, self.form).write(path, onnx=onnx)
         return path
 
     def save_pretrained(self, directory: str | Path) -> Path:
@@ -129,7 +127,7 @@ def outcome(
     model: nn.Module,
     anatomy: Anatomy,
     keep: BoolArray,
-    probe: Probe,
+    inputs: Inputs,
     proof: Equivalence,
     *,
     notes: tuple[str, ...],
@@ -160,5 +158,5 @@ def outcome(
         program=program,
         form=form,
         description=description,
-        probe=probe,
+        inputs=inputs,
     )

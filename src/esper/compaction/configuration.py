@@ -22,7 +22,7 @@ from torch.utils import _pytree as pytree
 from esper.anatomy import Anatomy
 from esper.anatomy.cut import cut, put_back
 from esper.anatomy.graph import copied, undisturbed
-from esper.anatomy.proof import FLOAT32_LIMIT, Probe, difference
+from esper.anatomy.proof import Inputs, same_outputs
 from esper.anatomy.twin import plain
 from esper.arrays import BoolArray
 from esper.emrakul.plan import alike
@@ -59,14 +59,14 @@ def has_configuration(model: nn.Module) -> bool:
     return hasattr(getattr(model, "config", None), "to_dict") and hasattr(model, "save_pretrained")
 
 
-def describe(model: nn.Module, anatomy: Anatomy, keep: BoolArray, probe: Probe) -> Description | None:
+def describe(model: nn.Module, anatomy: Anatomy, keep: BoolArray, inputs: Inputs) -> Description | None:
     """Makes the configuration of a network that was just cut say its new sizes, if it can.
 
     Args:
         model: the cut network; only its configuration is changed.
         anatomy: the network before the cut.
         keep: the units that stayed, bool [units].
-        probe: inputs to compare outputs on.
+        inputs: inputs to compare outputs on.
 
     Returns:
         None if the network has no configuration.
@@ -84,20 +84,20 @@ def describe(model: nn.Module, anatomy: Anatomy, keep: BoolArray, probe: Probe) 
             name = anatomy.groups[groups[0]].name
             return Description(False, {}, f"no number in it stands for the width of {name}")
         found.append(ways)
-    expected = _outputs(model, probe)
+    expected = _outputs(model, inputs)
     for together in islice(product(*found), _MOST_BUILT):
         changes = {place: value for way in together for place, value in way.items()}
-        if not _is_the_same(model, changes, expected, probe):
+        if not _is_the_same(model, changes, expected, inputs):
             continue
         old = {place: _get(model.config, place) for place in changes}
         _put(model.config, changes)
-        if _equal(_outputs(model, probe), expected):  # its code may read the configuration as it runs
+        if same_outputs(_outputs(model, inputs), expected):  # its code may read the configuration as it runs
             return Description(True, {".".join(map(str, p)): v for p, v in changes.items()})
         _put(model.config, old)
     return Description(False, {}, "a network built from the changed numbers computes something else")
 
 
-def describable(model: nn.Module, anatomy: Anatomy, probe: Probe, allowed: BoolArray) -> dict[str, str]:
+def describable(model: nn.Module, anatomy: Anatomy, inputs: Inputs, allowed: BoolArray) -> dict[str, str]:
     """Groups whose width the configuration cannot say, and why: one unit of each is cut on a copy.
 
     Groups that are alike (`layers.0.mlp`, `layers.1.mlp`) are tried together; those that are not `allowed`
@@ -112,11 +112,11 @@ def describable(model: nn.Module, anatomy: Anatomy, probe: Probe, allowed: BoolA
         keep[anatomy.offsets[1:][groups] - 1] = False
         configuration = copy.deepcopy(twin.config)
         try:
-            made = cut(twin, anatomy, keep, probe)
+            made = cut(twin, anatomy, keep, inputs)
         except SurgeryError as error:
             refused.update({anatomy.groups[number].name: str(error) for number in groups})
             continue
-        described = describe(twin, anatomy, keep, probe)
+        described = describe(twin, anatomy, keep, inputs)
         vars(twin.config).update(vars(configuration))
         put_back(twin, model, anatomy, made)
         if described is not None and not described.is_complete:
@@ -226,28 +226,22 @@ def _shapes(
     return {name: tuple(state[name].shape) for name in asked}
 
 
-def _is_the_same(model: nn.Module, changes: Changes, expected: list[Tensor], probe: Probe) -> bool:
+def _is_the_same(model: nn.Module, changes: Changes, expected: list[Tensor], inputs: Inputs) -> bool:
     """Does a network built from the changed configuration compute the same with the same weights?"""
     first = next(model.parameters())
     try:
         with torch.random.fork_rng(devices=[]):
             built = type(model)(_with(model.config, changes)).to(first.device, first.dtype)
         built.load_state_dict(model.state_dict(), strict=True)
-        return _equal(_outputs(built, probe), expected)
+        return same_outputs(_outputs(built, inputs), expected)
     except Exception:  # noqa: BLE001  so may its constructor and forward; then it is another network
         return False
 
 
-def _outputs(model: nn.Module, probe: Probe) -> list[Tensor]:
+def _outputs(model: nn.Module, inputs: Inputs) -> list[Tensor]:
     with undisturbed(model), torch.no_grad():
-        output = plain(model(*probe.args, **probe.kwargs))
+        output = plain(model(*inputs.args, **inputs.kwargs))
     return [t for t in pytree.tree_leaves(output) if isinstance(t, Tensor) and t.is_floating_point()]
-
-
-def _equal(ours: list[Tensor], theirs: list[Tensor]) -> bool:
-    if len(ours) != len(theirs):
-        return False
-    return all(difference(a, b) <= FLOAT32_LIMIT for a, b in zip(ours, theirs, strict=True))
 
 
 def _with(config: Any, changes: Changes) -> Any:

@@ -12,7 +12,7 @@ from torch.optim import Optimizer
 from esper.anatomy import Anatomy
 from esper.anatomy.cut import Form, Snapshot, cut, cut_program, feasible
 from esper.anatomy.graph import Traced, bare
-from esper.anatomy.proof import Probe
+from esper.anatomy.proof import Inputs
 from esper.arrays import BoolArray
 from esper.compaction.choice import Chosen
 from esper.compaction.compacted import Compacted, outcome
@@ -42,7 +42,7 @@ class Cutting:
     model: nn.Module
     traced: Traced
     anatomy: Anatomy
-    inputs: Probe
+    inputs: Inputs
     optimizer: Optimizer | None
     in_place: bool
 

@@ -12,7 +12,7 @@ from esper.anatomy import Anatomy
 from esper.anatomy.cut import Form, Snapshot
 from esper.anatomy.graph import bare
 from esper.anatomy.mend import fold
-from esper.anatomy.proof import Equivalence, Probe
+from esper.anatomy.proof import Inputs
 from esper.arrays import BoolArray
 from esper.compaction.compacted import Compacted, outcome
 from esper.compaction.configuration import describe
@@ -22,7 +22,7 @@ from esper.errors import SurgeryError
 def folded(
     model: nn.Module,
     anatomy: Anatomy,
-    probe: Probe,
+    inputs: Inputs,
     optimizer: Optimizer | None,
     *,
     allowed: BoolArray,
@@ -33,7 +33,7 @@ def folded(
     Args:
         model: the network.
         anatomy: its anatomy.
-        probe: inputs to prove equality on.
+        inputs: inputs to prove equality on.
         optimizer: an optimizer whose state shall follow.
         allowed: groups that the network's code lets be cut, bool [groups].
         refused: the others, and why.
@@ -44,22 +44,22 @@ def folded(
     network = bare(model)
     before = Snapshot.of(network)
     optimizers = () if optimizer is None else (optimizer,)
-    made = fold(model, anatomy, probe, optimizers, allowed=allowed)
-    keep: BoolArray = made.twins < 0
-    notes = [f"{int((~keep).sum())} units were there twice; outputs differ by {made.error:.1g} in float64."]
+    made = fold(model, anatomy, inputs, optimizers, allowed=allowed)
+    keep = made.keep
+    error = made.equivalence.float64_error or 0.0
+    notes = [f"{int((~keep).sum())} units were there twice; outputs differ by {error:.1g} in float64."]
     form: Form | None = None
     try:
-        form = Form.between(before, network, [] if made.cut is None else [made.cut.kept])
+        form = Form.between(before, network, [made.kept])
     except SurgeryError as error:
         notes.append(str(error))
-    proof = Equivalence(0.0, 0.0, 0.0, 0, "nothing was cut") if made.cut is None else made.cut.equivalence
-    description = describe(network, anatomy, keep, probe) if not np.all(keep) else None
+    description = describe(network, anatomy, keep, inputs) if not np.all(keep) else None
     return outcome(
         model,
         anatomy,
         keep,
-        probe,
-        proof,
+        inputs,
+        made.equivalence,
         notes=tuple(notes),
         refused=refused,
         form=form,

@@ -10,7 +10,7 @@ from torch import nn
 from esper.anatomy import Anatomy
 from esper.anatomy.cut import cut_program, feasible
 from esper.anatomy.graph import Traced
-from esper.anatomy.proof import Probe
+from esper.anatomy.proof import Inputs
 from esper.anatomy.units import work_held
 from esper.arrays import BoolArray
 from esper.emrakul import Settings
@@ -58,24 +58,24 @@ def what_holds(
     return f"What holds the rest: {'; '.join(said)}." if said else ""
 
 
-def program_takes(network: nn.Module, anatomy: Anatomy, keep: BoolArray, probe: Probe) -> bool:
+def program_takes(network: nn.Module, anatomy: Anatomy, keep: BoolArray, inputs: Inputs) -> bool:
     """Can the exported program be cut by this mask, whatever the network's own code says?"""
     try:
-        cut_program(network, anatomy, keep, probe)
+        cut_program(network, anatomy, keep, inputs)
     except (SurgeryError, UntraceableError):
         return False
     return True
 
 
 def refusal_explained(
-    error: SurgeryError, network: nn.Module, anatomy: Anatomy, keep: BoolArray, probe: Probe
+    error: SurgeryError, network: nn.Module, anatomy: Anatomy, keep: BoolArray, inputs: Inputs
 ) -> SurgeryError:
     """The refusal of a mask that somebody gave, with the groups that it is about and the ways out."""
-    _, why = feasible(network, anatomy, keep, probe)
+    _, why = feasible(network, anatomy, keep, inputs)
     if not why:
         return error
     advice = f"What cannot go is in {_listed(list(why))}; everything else in the mask can be cut."
-    if program_takes(network, anatomy, keep, probe):
+    if program_takes(network, anatomy, keep, inputs):
         advice += " in_place=False cuts all of it, as a program that does not run this code."
     return type(error)(f"{error} {advice}")
 

@@ -16,10 +16,10 @@ from esper.anatomy import Anatomy
 from esper.anatomy.archive import read_program
 from esper.anatomy.cut import cut_traced
 from esper.anatomy.graph import Traced
-from esper.anatomy.proof import Probe
+from esper.anatomy.proof import Inputs
 from esper.anatomy.twin import Twin
 from esper.checkpoint import CheckpointCatalog, CheckpointRef, load_trainer
-from esper.compaction.compacted import PROOF_SAMPLES, Compacted, outcome
+from esper.compaction.compacted import Compacted, outcome
 from esper.elesh import DataRef, read_data
 from esper.emrakul import Settings
 from esper.emrakul.plan import choose_by_magnitude
@@ -52,7 +52,7 @@ def finished_files(catalog: CheckpointCatalog, checkpoint: CheckpointRef) -> Net
     }
     form = None if record is None else form_from(record, checkpoint.path)
     twin = Twin.from_bytes(catalog.blob(checkpoint, "twin").read_bytes())
-    return NetworkFiles(program, _probe(catalog, checkpoint, twin), facts, state_of(state.model), form)
+    return NetworkFiles(program, _inputs(catalog, checkpoint, twin), facts, state_of(state.model), form)
 
 
 def compact_checkpoint(
@@ -83,26 +83,24 @@ def compact_checkpoint(
     elif keep.all():
         notes = ("Nothing is masked in this checkpoint, so the network was written as it is.",)
     twin = Twin.from_bytes(catalog.blob(checkpoint, "twin").read_bytes())
-    probe = _probe(catalog, checkpoint, twin)
+    inputs = _inputs(catalog, checkpoint, twin)
     made = cut_traced(
         Traced(twin.program, twin.names, twin.batch, True, twin.is_batch_dynamic),
         anatomy,
         keep,
-        probe,
+        inputs,
         _state(twin, weights | criterion_of(checkpoint)),
         lambda module: _without_loss(module, twin.program),
     )
     return outcome(
-        made.program.module(), anatomy, keep, probe, made.equivalence, notes=notes, program=made.program
+        made.program.module(), anatomy, keep, inputs, made.equivalence, notes=notes, program=made.program
     )
 
 
-def _probe(catalog: CheckpointCatalog, checkpoint: CheckpointRef, twin: Twin) -> Probe:
+def _inputs(catalog: CheckpointCatalog, checkpoint: CheckpointRef, twin: Twin) -> Inputs:
     """The inputs of the sample that the run keeps."""
     data = DataRef(catalog.blob(checkpoint, "batches"), catalog.blob(checkpoint, "samples"))
-    args, kwargs, _ = twin.split(read_data(data)[0])
-    probe = Probe(args, kwargs)
-    return probe.first(PROOF_SAMPLES) if twin.is_batch_dynamic else probe
+    return Inputs.of(twin.split(read_data(data)[0]), is_batch_dynamic=twin.is_batch_dynamic)
 
 
 def _state(twin: Twin, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -13,11 +13,11 @@ from torch.optim import Optimizer
 from esper.anatomy import Anatomy
 from esper.anatomy.cut import Form, Removal, Snapshot, flops_without, program_without, remove_blocks
 from esper.anatomy.graph import Loss, Traced, bare, copied, trace
-from esper.anatomy.proof import Equivalence, Probe
+from esper.anatomy.proof import Equivalence, Inputs
 from esper.anatomy.units import anatomy_of
 from esper.batches import split_sample
 from esper.compaction.choice import Quality
-from esper.compaction.compacted import PROOF_SAMPLES, Compacted, outcome
+from esper.compaction.compacted import Compacted, outcome
 from esper.compaction.configuration import Description, has_configuration
 from esper.errors import SurgeryError
 
@@ -73,7 +73,7 @@ class Removing:
 
     def _left_out(self, before: _Look) -> Compacted:
         """The program without them, and nothing else; `anatomy` is of the network with them."""
-        made = program_without(bare(before.model), self.names, before.probe)
+        made = program_without(bare(before.model), self.names, before.inputs)
         held = {id(p): p.numel() for p in made.program.parameters()}
         return replace(
             before.unchanged(made.equivalence),
@@ -103,29 +103,28 @@ class Removing:
             found.append(replace(result, proof=proof, form=form, notes=notes, blocks=made.blocks))
 
         optimizers = (optimizer,) if optimizer is not None and self.in_place else ()
-        remove_blocks(target, self.names, before.probe, optimizers, then=then)
+        remove_blocks(target, self.names, before.inputs, optimizers, then=then)
         return found[0]
 
     def _look(self, model: nn.Module) -> _Look:
         traced = trace(model, self.sample, self.loss)
         anatomy = anatomy_of(traced, bare(model))
-        args, kwargs, _ = split_sample(self.sample, with_target=self.loss is not None, model=model)
-        probe = Probe(args, kwargs)
-        probe = probe.first(PROOF_SAMPLES) if traced.is_batch_dynamic else probe
-        return _Look(model, anatomy, probe, self.quality(bare(model), traced, anatomy))
+        split = split_sample(self.sample, with_target=self.loss is not None, model=model)
+        inputs = Inputs.of(split, is_batch_dynamic=traced.is_batch_dynamic)
+        return _Look(model, anatomy, inputs, self.quality(bare(model), traced, anatomy))
 
 
 @dataclass(frozen=True, eq=False)
 class _Look:
     model: nn.Module
     anatomy: Anatomy
-    probe: Probe
+    inputs: Inputs
     quality: Quality | None
 
     def unchanged(self, proof: Equivalence) -> Compacted:
         keep = np.ones(self.anatomy.num_units, np.bool_)
         notes = () if self.quality is not None else ("The quality was not measured.",)
-        return outcome(self.model, self.anatomy, keep, self.probe, proof, notes=notes, quality=self.quality)
+        return outcome(self.model, self.anatomy, keep, self.inputs, proof, notes=notes, quality=self.quality)
 
 
 def _rest_of(share: float | None, before: float, left: float) -> float | None:

@@ -26,7 +26,7 @@ from esper.anatomy.cut import (
     with_layers,
 )
 from esper.anatomy.graph import Loss, bare, changed_inputs, copied, loss_tensors, renew, trace
-from esper.anatomy.proof import Probe, Undo
+from esper.anatomy.proof import Inputs, Undo
 from esper.anatomy.twin import Twin
 from esper.anatomy.units import anatomy_of
 from esper.arrays import BoolArray, IntArray
@@ -35,8 +35,6 @@ from esper.errors import CheckpointError, StructureError, SurgeryError, Untracea
 from esper.kasmina.held import HANDS
 from esper.kasmina.masks import MaskKeeper
 from esper.kasmina.numbers import carried_over, mask_after, numbers_after
-
-PROOF_SAMPLES = 8
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,7 +60,7 @@ class _Look:
 
     anatomy: Anatomy
     twin: Twin
-    probe: Probe
+    inputs: Inputs
 
 
 class LiveNetwork:
@@ -107,14 +105,14 @@ class LiveNetwork:
         self.twin: bytes
         self.graph: Twin
         """The twin, to run on live tensors."""
-        self.probe: Probe
+        self.inputs: Inputs
         """Inputs to prove cuts on."""
         self.masks: MaskKeeper
         self._sample, self._layers = sample, layers
         self._show(self._look())
         self.refused: dict[str, str] = {
-            **refused_groups(self.model, self.anatomy, self.probe),
-            **refused_layers(self.model, self.anatomy, self.probe),
+            **refused_groups(self.model, self.anatomy, self.inputs),
+            **refused_layers(self.model, self.anatomy, self.inputs),
         }
         """Groups that the network's own code does not let be cut, and why: by name, for the whole run."""
         HANDS.take(self)
@@ -136,13 +134,12 @@ class LiveNetwork:
         anatomy, twin = anatomy_of(traced, self.model), Twin.of(traced)
         if self._layers:
             anatomy = with_layers(anatomy, traced, self.tensors(), self._sample)
-        args, kwargs, _ = split_sample(self._sample, with_target=True, model=self.model)
-        probe = Probe(args, kwargs)
-        return _Look(anatomy, twin, probe.first(PROOF_SAMPLES) if twin.is_batch_dynamic else probe)
+        split = split_sample(self._sample, with_target=True, model=self.model)
+        return _Look(anatomy, twin, Inputs.of(split, is_batch_dynamic=twin.is_batch_dynamic))
 
     def _show(self, look: _Look) -> None:
         """From now on this is what the network is; nothing is masked."""
-        self.anatomy, self.graph, self.probe = look.anatomy, look.twin, look.probe
+        self.anatomy, self.graph, self.inputs = look.anatomy, look.twin, look.inputs
         self.twin = look.twin.to_bytes()
         self.masks = MaskKeeper(self.model, self.anatomy, (self.optimizer,), self.companions)
 
@@ -186,7 +183,14 @@ class LiveNetwork:
             if left.all():
                 self._show(look)
                 made = Cut(
-                    removal.equivalence, {}, removal.parameters_before, removal.parameters_after, (), Undo()
+                    look.anatomy,
+                    left,
+                    removal.equivalence,
+                    {},
+                    removal.parameters_before,
+                    removal.parameters_after,
+                    (),
+                    Undo(),
                 )
             else:
                 made = self._cut(look.anatomy, left).made
@@ -196,7 +200,7 @@ class LiveNetwork:
 
         if names:
             try:
-                remove_blocks(self.given, names, self.probe, (self.optimizer,), self.companions, then=rest)
+                remove_blocks(self.given, names, self.inputs, (self.optimizer,), self.companions, then=rest)
             except StructureError as error:
                 raise SurgeryError(f"A layer cannot be removed: {error}") from error
         return done[0] if done else None
@@ -208,7 +212,7 @@ class LiveNetwork:
         def then() -> None:
             self._show(self._look_again())
 
-        made = cut(self.given, before, keep, self.probe, optimizers, companions, then=then)
+        made = cut(self.given, before, keep, self.inputs, optimizers, companions, then=then)
         return PastCut(before, keep, made, before)
 
     def _look_again(self) -> _Look:

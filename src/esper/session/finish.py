@@ -71,7 +71,7 @@ def finish(session: Session, *, latency: bool) -> Result:
 def network_files(session: Session) -> dict[str, bytes]:
     """The network as a program that needs no code, and the form that a fresh instance must take."""
     network = session.parts.network
-    program = deployed(network.model, network.probe.args, network.probe.kwargs)
+    program = deployed(network.model, network.inputs.args, network.inputs.kwargs)
     form: Form | None = None
     try:
         before = Snapshot.of(network.original or network.model)
@@ -86,8 +86,8 @@ def _latency(session: Session) -> Latency | None:
     network = session.parts.network
     if network.original is None:
         return None
-    probe = network.probe
-    return compare_latency(network.original, network.model, probe.args, dict(probe.kwargs))
+    inputs = network.inputs
+    return compare_latency(network.original, network.model, inputs.args, dict(inputs.kwargs))
 
 
 def _why_missed(session: Session) -> str:

@@ -53,6 +53,7 @@ def test_of_the_notes_on_a_node_only_the_modules_around_it_are_kept_as_text() ->
     notes = {"nn_module_stack": "a,layer,torch.nn.Linear", "source_fn_stack": "f,os.system", "custom": "{}"}
     assert _notes(notes) == {"nn_module_stack": "a,layer,torch.nn.Linear"}
     assert _notes({}) == {}
+    bad: object
     for bad in ([], {"nn_module_stack": 3}, {"nn_module_stack": "x" * (1 << 17)}):
         with pytest.raises(NotAdmitted):
             _notes(bad)

@@ -13,7 +13,7 @@ from torch.optim import AdamW
 
 from esper.anatomy.cut.program import cut_program
 from esper.anatomy.cut.surgery import cut, uncut
-from esper.anatomy.proof import Probe
+from esper.anatomy.proof import Inputs
 from esper.anatomy.structure import Anatomy, Kind
 from esper.anatomy.units import inspect
 from esper.arrays import BoolArray
@@ -127,8 +127,8 @@ def test_a_narrower_stream_is_the_network_that_a_person_would_write(norm: str) -
     model(x).sum().backward()
     optimizer.step()
     model.load_state_dict(stream(norm).state_dict())
-    program = cut_program(model, anatomy, keep, Probe((x,)))
-    made = cut(model, anatomy, keep, Probe((x,)), (optimizer,))
+    program = cut_program(model, anatomy, keep, Inputs((x,)))
+    made = cut(model, anatomy, keep, Inputs((x,)), (optimizer,))
     assert model.enter.weight.shape == (len(STAYS), 6)
     assert optimizer.state[model.enter.weight]["exp_avg"].shape == (len(STAYS), 6)
     assert torch.allclose(model(x), expected, atol=1e-6)
@@ -144,7 +144,7 @@ def test_a_narrower_stream_is_the_network_that_a_person_would_write(norm: str) -
 def test_units_that_nothing_is_normalized_over_stay_exact_beside() -> None:
     model, x = stream("layer norm"), inputs()
     anatomy = inspect(model, x, allow_approximate=True)
-    made = cut(model, anatomy, without(anatomy, "up", (1, 2, 20)), Probe((x,)))
+    made = cut(model, anatomy, without(anatomy, "up", (1, 2, 20)), Inputs((x,)))
     assert made.equivalence.approximation is None
     assert made.equivalence.float64_error is not None
     assert made.equivalence.float64_error <= 1e-12
@@ -153,7 +153,7 @@ def test_units_that_nothing_is_normalized_over_stay_exact_beside() -> None:
 def test_an_approximate_cut_is_taken_back_exactly() -> None:
     model, x = stream("rms norm"), inputs()
     anatomy, before = inspect(model, x, allow_approximate=True), stream("rms norm").state_dict()
-    made = cut(model, anatomy, without(anatomy, "enter", GONE), Probe((x,)))
+    made = cut(model, anatomy, without(anatomy, "enter", GONE), Inputs((x,)))
     uncut(model, anatomy, made)
     assert {name: tensor.shape for name, tensor in model.state_dict().items()} == {
         name: tensor.shape for name, tensor in before.items()
@@ -178,7 +178,7 @@ def test_code_that_counts_its_width_otherwise_is_refused_untouched() -> None:
     before = copy.deepcopy(model.state_dict())
     anatomy = inspect(model, x, allow_approximate=True)
     with pytest.raises(NotEquivalentError, match="nothing changed"):
-        cut(model, anatomy, without(anatomy, "enter", GONE), Probe((x,)))
+        cut(model, anatomy, without(anatomy, "enter", GONE), Inputs((x,)))
     assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
 
 
@@ -201,8 +201,8 @@ def test_whole_experts_go_and_tokens_find_the_others(kind: str) -> None:
     small.num_experts = len(stays)
     for tensor in (small.router.weight, small.up, small.down):
         tensor.data = tensor.data[stays]
-    program = cut_program(model, anatomy, keep, Probe((x,)))
-    made = cut(model, anatomy, keep, Probe((x,)))
+    program = cut_program(model, anatomy, keep, Inputs((x,)))
+    made = cut(model, anatomy, keep, Inputs((x,)))
     assert torch.allclose(model(x), small(x), atol=1e-6)
     assert torch.allclose(program.program.module()(x), small(x), atol=1e-6)
     assert made.equivalence.float64_error is not None

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from esper.anatomy.cut.attention import CutMultiheadAttention
 from esper.anatomy.cut.surgery import cut, uncut
-from esper.anatomy.proof import Probe
+from esper.anatomy.proof import Inputs
 from esper.anatomy.units import inspect, masked_axes, zero_masked
 from esper.errors import SurgeryError
 from tests.anatomy.cutting import anatomy_of, half, probe_of
@@ -44,7 +44,7 @@ def _made(**options: bool) -> tuple[nn.MultiheadAttention, nn.MultiheadAttention
     keep = np.array([True, False, True, False])
     masked = copy.deepcopy(model)
     zero_masked(dict(masked.named_parameters()), masked_axes(anatomy, keep))
-    cut(model, anatomy, keep, Probe((x,)))
+    cut(model, anatomy, keep, Inputs((x,)))
     assert isinstance(model.attention, CutMultiheadAttention)
     return masked.attention, model.attention
 
@@ -132,7 +132,7 @@ def test_a_stream_that_alone_gets_narrower_leaves_all_heads() -> None:
     keep[anatomy.unit_slice(anatomy.group_named("embed"))][:8] = False
     masked = copy.deepcopy(model)
     zero_masked(dict(masked.named_parameters()), masked_axes(anatomy, keep))
-    made = cut(model, anatomy, keep, Probe((x,)))
+    made = cut(model, anatomy, keep, Inputs((x,)))
     assert model.attention.num_heads == 4
     assert tuple(model.attention.in_proj_weight.shape) == (96, 24)
     assert torch.allclose(model(x), masked(x), atol=1e-6)
@@ -146,7 +146,7 @@ def test_heads_with_extra_keys_are_left_whole() -> None:
     anatomy = inspect(model, x)
     before = copy.deepcopy(model.state_dict())
     with pytest.raises(SurgeryError, match=r"attention cannot be cut.*Leave its heads and its stream whole"):
-        cut(model, anatomy, half(anatomy), Probe((x,)))
+        cut(model, anatomy, half(anatomy), Inputs((x,)))
     assert type(model.attention) is nn.MultiheadAttention
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from esper.anatomy import Kind
 from esper.anatomy.cut.surgery import cut
-from esper.anatomy.proof import Probe
+from esper.anatomy.proof import Inputs
 from esper.anatomy.units import inspect
 from esper.errors import NotEquivalentError
 from tests.anatomy.cutting import anatomy_of, half, probe_of
@@ -43,7 +43,7 @@ def test_sizes_in_a_list_follow() -> None:
     anatomy = inspect(model, x)
     keep = np.ones(anatomy.num_units, np.bool_)
     keep[[1, 4, 5]] = False
-    made = cut(model, anatomy, keep, Probe((x,)))
+    made = cut(model, anatomy, keep, Inputs((x,)))
     assert model.sizes == [13, 13, 3]
     assert made.rewritten == (".sizes = [13, 13, 3]",)
     assert made.equivalence.float64_error is not None
@@ -69,7 +69,7 @@ def test_only_as_many_attributes_as_needed_are_rewritten() -> None:
     torch.manual_seed(0)
     model, x = Head(), torch.randn(2, 5, 32)
     anatomy = inspect(model, x)
-    made = cut(model, anatomy, half(anatomy), Probe((x,)))
+    made = cut(model, anatomy, half(anatomy), Inputs((x,)))
     assert set(made.rewritten) == {".num_heads = 2", ".width = 16"}
     assert model.layers == 4
 
@@ -90,7 +90,7 @@ def test_modules_of_one_class_follow_in_the_same_way_each_by_its_own_size() -> N
     torch.manual_seed(0)
     model, x = Two(), torch.randn(2, 5, 32)
     anatomy = inspect(model, x)
-    cut(model, anatomy, half(anatomy), Probe((x,)))
+    cut(model, anatomy, half(anatomy), Inputs((x,)))
     assert (model.one.num_heads, model.one.width) == (2, 16)
     assert (model.other.num_heads, model.other.width) == (4, 24)
 
@@ -132,7 +132,7 @@ def test_modules_of_one_class_follow_different_tensors() -> None:
     for number, group in enumerate(anatomy.groups):
         if group.kind is Kind.HEAD:
             keep[anatomy.unit_slice(number)][:2] = False
-    made = cut(model, anatomy, keep, Probe((x,)))
+    made = cut(model, anatomy, keep, Inputs((x,)))
     assert set(made.rewritten) == {"first.heads = 2", "second.heads = 2"}
 
 
@@ -163,7 +163,7 @@ def test_a_part_that_runs_and_gives_a_wrong_size_is_found_though_another_one_rai
     torch.manual_seed(0)
     model, x = Whole(), torch.randn(2, 4, 6)
     anatomy = inspect(model, x)
-    assert cut(model, anatomy, half(anatomy), Probe((x,))).rewritten == ("part.size = 6",)
+    assert cut(model, anatomy, half(anatomy), Inputs((x,))).rewritten == ("part.size = 6",)
 
 
 def test_attributes_are_as_before_when_no_choice_of_them_helps() -> None:
@@ -181,7 +181,7 @@ def test_attributes_are_as_before_when_no_choice_of_them_helps() -> None:
     keep = np.ones(anatomy.num_units, dtype=np.bool_)
     keep[0] = False
     with pytest.raises(NotEquivalentError, match="does not run at the new sizes"):
-        cut(model, anatomy, keep, Probe((x,)))
+        cut(model, anatomy, keep, Inputs((x,)))
     assert model.size == 12
     assert model.first.out_features == 12
 
@@ -209,6 +209,6 @@ def test_any_error_of_the_networks_own_code_is_an_answer() -> None:
     model, x = Guarded(), torch.randn(2, 4)
     anatomy = inspect(model, x)
     with pytest.raises(NotEquivalentError, match="twelve, please") as caught:
-        cut(model, anatomy, half(anatomy), Probe((x,)))
+        cut(model, anatomy, half(anatomy), Inputs((x,)))
     assert isinstance(caught.value.__cause__, WrongSizeError)
     assert model.first.weight.shape == (12, 4)

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from esper.anatomy.cut.blocks import residual_blocks
 from esper.anatomy.cut.removal import program_without, remove_blocks
-from esper.anatomy.proof import Probe
+from esper.anatomy.proof import Inputs
 from esper.errors import UntraceableError
 from tests.anatomy.networks import ZOO
 
@@ -79,9 +79,9 @@ def test_what_a_block_writes_into_its_stream_stays_there() -> None:
     torch.manual_seed(0)
     model, x = Writes(), torch.randn(3, 4)
     assert [block.name for block in residual_blocks(model, x)] == ["b"]
-    made = program_without(model, ["b"], Probe((x,)))
+    made = program_without(model, ["b"], Inputs((x,)))
     assert torch.equal(made.program.module()(x), torch.relu(model.a(x)))
-    remove_blocks(model, ["b"], Probe((x,)))
+    remove_blocks(model, ["b"], Inputs((x,)))
     assert torch.equal(model(x), torch.relu(model.a(x)))
 
 

@@ -15,7 +15,7 @@ from torch.optim import SGD, AdamW, Optimizer, lr_scheduler
 from torch.optim.swa_utils import SWALR, AveragedModel, get_ema_multi_avg_fn
 
 from esper.anatomy.cut.surgery import cut, uncut
-from esper.anatomy.proof import Probe
+from esper.anatomy.proof import Inputs
 from esper.anatomy.structure import Anatomy
 from esper.anatomy.units import inspect, masked_axes, zero_masked
 from esper.arrays import BoolArray
@@ -66,7 +66,7 @@ def test_an_average_loses_the_same_units_and_goes_on_averaging() -> None:
     anatomy = anatomy_of_network()
     keep = half(anatomy)
     expected = masked_output(ema.module, anatomy, keep)
-    cut(model, anatomy, keep, Probe((X,)), (optimizer,), (ema,))
+    cut(model, anatomy, keep, Inputs((X,)), (optimizer,), (ema,))
     assert [p.shape for p in ema.module.parameters()] == [p.shape for p in model.parameters()]
     assert torch.allclose(ema.module.eval()(X), expected, atol=1e-5)
     before = [p.clone() for p in ema.parameters()]
@@ -83,7 +83,7 @@ def test_a_plain_copy_and_several_companions_follow() -> None:
     anatomy = anatomy_of_network()
     keep = half(anatomy)
     expected = masked_output(teacher, anatomy, keep)
-    cut(model, anatomy, keep, Probe((X,)), (), (teacher, swa))
+    cut(model, anatomy, keep, Inputs((X,)), (), (teacher, swa))
     assert torch.allclose(teacher.eval()(X), expected, atol=1e-5)
     assert not any(p.requires_grad for p in teacher.parameters())
     swa.update_parameters(model)
@@ -96,7 +96,7 @@ def test_attributes_of_a_companion_follow_and_come_back() -> None:
     ema = AveragedModel(model)
     anatomy = inspect(model, x)
     keep = half(anatomy)
-    made = cut(model, anatomy, keep, Probe((x,)), (), (ema,))
+    made = cut(model, anatomy, keep, Inputs((x,)), (), (ema,))
     followed = ema.get_submodule("module.first")
     assert [m.n_head for m in (model.first, followed) if isinstance(m, Attention)] == [2, 2]
     ema.update_parameters(model)
@@ -127,7 +127,7 @@ def test_what_is_no_copy_is_refused_and_nothing_changes(
     model = network()
     anatomy, before = anatomy_of_network(), everything(model)
     with pytest.raises(SurgeryError, match=told):
-        cut(model, anatomy, half(anatomy), Probe((X,)), (), (companion(model),))
+        cut(model, anatomy, half(anatomy), Inputs((X,)), (), (companion(model),))
     assert all(map(torch.equal, before, everything(model)))
 
 
@@ -141,7 +141,7 @@ def test_a_companion_that_cannot_be_cut_takes_the_cut_back_everywhere() -> None:
     before, heads = everything(model, other), model.first.n_head
     moments = [v.clone() for s in optimizer.state.values() for v in s.values()]
     with pytest.raises(SurgeryError):
-        cut(model, anatomy, half(anatomy), Probe((x,)), (optimizer,), (other,))
+        cut(model, anatomy, half(anatomy), Inputs((x,)), (optimizer,), (other,))
     assert all(map(torch.equal, before, everything(model, other)))
     assert all(map(torch.equal, moments, [v for s in optimizer.state.values() for v in s.values()]))
     assert model.first.n_head == heads
@@ -158,7 +158,7 @@ def test_what_comes_after_can_take_the_cut_back() -> None:
         raise SurgeryError("not today")
 
     with pytest.raises(SurgeryError, match="not today"):
-        cut(model, anatomy, half(anatomy), Probe((X,)), (), (ema,), then=refuse)
+        cut(model, anatomy, half(anatomy), Inputs((X,)), (), (ema,), then=refuse)
     assert all(map(torch.equal, before, everything(model, ema)))
 
 
@@ -195,7 +195,7 @@ def test_a_scheduler_goes_on_with_the_same_optimizer(name: str) -> None:
         anatomy, found = anatomy_of_network(), []
         for number in range(6):
             if number == cut_at:
-                cut(model, anatomy, half(anatomy), Probe((X,)), (optimizer,))
+                cut(model, anatomy, half(anatomy), Inputs((X,)), (optimizer,))
             before = model.get_parameter("0.weight").detach().clone()
             step(model, optimizer)
             assert not torch.equal(before, model.get_parameter("0.weight"))
@@ -221,7 +221,7 @@ def test_a_scaler_goes_on_and_still_skips_steps_that_overflow() -> None:
     anatomy = anatomy_of_network()
     keep = np.ones(anatomy.num_units, np.bool_)
     keep[:3] = False
-    cut(model, anatomy, keep, Probe((X,)), (optimizer,))
+    cut(model, anatomy, keep, Inputs((X,)), (optimizer,))
     before = everything(model)
     scaled_step(float("inf"))
     assert scaler.get_scale() == 512.0

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from esper.anatomy.cut.feasibility import refused_groups
-from esper.anatomy.proof import Probe
+from esper.anatomy.proof import Inputs
 from esper.anatomy.units import inspect
 from esper.errors import SurgeryError
 
@@ -71,7 +71,7 @@ def test_groups_that_can_go_together_but_not_alone_are_refused(
 ) -> None:
     torch.manual_seed(0)
     model, x = build(), torch.randn(4, 4)
-    refused = refused_groups(model, inspect(model, x), Probe((x,)))
+    refused = refused_groups(model, inspect(model, x), Inputs((x,)))
     assert refused.keys() == culprits
     assert all(why in reason for reason in refused.values())
 
@@ -80,7 +80,7 @@ def test_only_the_culprit_is_refused_and_nothing_is_touched() -> None:
     torch.manual_seed(0)
     model, x = Fixed(), torch.randn(4, 4)
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    refused = refused_groups(model, inspect(model, x), Probe((x,)))
+    refused = refused_groups(model, inspect(model, x), Inputs((x,)))
     assert refused.keys() == {"first"}
     assert "does not run at the new sizes" in refused["first"]
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
@@ -89,12 +89,12 @@ def test_only_the_culprit_is_refused_and_nothing_is_touched() -> None:
 
 def test_a_network_without_fixed_sizes_refuses_nothing() -> None:
     model, x = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3)), torch.randn(4, 4)
-    assert refused_groups(model, inspect(model, x), Probe((x,))) == {}
+    assert refused_groups(model, inspect(model, x), Inputs((x,))) == {}
 
 
 def test_a_network_without_units_refuses_nothing() -> None:
     model, x = nn.Linear(4, 8), torch.randn(4, 4)
-    assert refused_groups(model, inspect(model, x), Probe((x,))) == {}
+    assert refused_groups(model, inspect(model, x), Inputs((x,))) == {}
 
 
 def test_a_network_that_cannot_be_copied_is_named() -> None:
@@ -102,4 +102,4 @@ def test_a_network_that_cannot_be_copied_is_named() -> None:
     anatomy = inspect(model, x)
     model.lock = threading.Lock()  # type: ignore[assignment]  # what users do
     with pytest.raises(SurgeryError, match="Fixed cannot be copied"):
-        refused_groups(model, anatomy, Probe((x,)))
+        refused_groups(model, anatomy, Inputs((x,)))

@@ -14,7 +14,7 @@ from torch.optim import LBFGS, SGD, Adafactor, Adam, Muon, NAdam, Optimizer, RMS
 
 from esper.anatomy.cut.optimizer_state import WeightCopies, cut_state, named, zero_state
 from esper.anatomy.cut.surgery import cut, uncut
-from esper.anatomy.proof import Probe, Undo, difference, select
+from esper.anatomy.proof import Inputs, Undo, difference, select
 from esper.anatomy.structure import Anatomy
 from esper.anatomy.units import inspect, masked_axes, zero_masked
 from esper.arrays import BoolArray
@@ -122,7 +122,7 @@ class AfterACut:
             mask()
         self.model, self.optimizer = copy.deepcopy((self.masked, self.masked_optimizer))
         self.before = {name: p.detach().clone() for name, p in self.masked.named_parameters()}
-        self.made = cut(self.model, self.anatomy, self.keep, Probe((x,)), (self.optimizer,))
+        self.made = cut(self.model, self.anatomy, self.keep, Inputs((x,)), (self.optimizer,))
         train_step(self.model, self.optimizer, x)
         train_step(self.masked, self.masked_optimizer, x)
         mask()
@@ -193,7 +193,7 @@ def test_a_cut_that_is_taken_back_gives_factored_state_its_old_shapes() -> None:
     train_step(model, optimizer)
     shapes = [{k: v.shape for k, v in state.items() if isinstance(v, Tensor)} for state in states(optimizer)]
     anatomy = inspect(model, X)
-    made = cut(model, anatomy, half(anatomy), Probe((X,)), (optimizer,))
+    made = cut(model, anatomy, half(anatomy), Inputs((X,)), (optimizer,))
     uncut(model, anatomy, made, (optimizer,))
     after = [{k: v.shape for k, v in state.items() if isinstance(v, Tensor)} for state in states(optimizer)]
     assert after == shapes
@@ -245,7 +245,7 @@ def test_state_that_cannot_follow_is_refused_by_name_and_nothing_changes(
     before = states(optimizer)
     anatomy = inspect(model, x)
     with pytest.raises(SurgeryError, match=f"{told}.*Nothing was changed"):
-        cut(model, anatomy, half(anatomy), Probe((x,)), (optimizer,))
+        cut(model, anatomy, half(anatomy), Inputs((x,)), (optimizer,))
     assert all(torch.equal(tensor, values[name]) for name, tensor in model.state_dict().items())
     for old, new in zip(before, states(optimizer), strict=True):
         assert str(old) == str(new)
@@ -264,7 +264,7 @@ def test_an_optimizer_that_is_asked_is_not_touched() -> None:
     anatomy = inspect(model, X)
     keep = np.ones(anatomy.num_units, np.bool_)
     keep[0] = False
-    cut(model, anatomy, keep, Probe((X,)), (optimizer,))
+    cut(model, anatomy, keep, Inputs((X,)), (optimizer,))
     assert steps == [1]
     assert torch.equal(random, torch.get_rng_state())
     assert [g["lr"] for g in optimizer.param_groups] == [g["lr"] for g in groups]

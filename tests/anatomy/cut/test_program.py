@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from esper.anatomy.archive import read_module, write_program
 from esper.anatomy.cut.program import CutProgram, cut_program
 from esper.anatomy.cut.surgery import cut
-from esper.anatomy.proof import Probe
+from esper.anatomy.proof import Inputs
 from esper.anatomy.structure import Anatomy
 from esper.anatomy.twin import deployed, plain
 from esper.anatomy.units import inspect
@@ -87,7 +87,7 @@ def made() -> Made:
     network, x, anatomy = stubborn()
     network.train()
     before, random = copy.deepcopy(network.state_dict()), torch.get_rng_state()
-    done = cut_program(network, anatomy, half(anatomy), Probe((x,)))
+    done = cut_program(network, anatomy, half(anatomy), Inputs((x,)))
     return Made(network, x, anatomy, done, before, (random, torch.get_rng_state()))
 
 
@@ -106,7 +106,7 @@ def test_half_of_a_network_is_cut_as_a_program_and_proven_equal(name: str) -> No
 
 def test_a_network_that_refuses_other_sizes_is_cut_as_a_program_all_the_same(made: Made) -> None:
     with pytest.raises(SurgeryError):
-        cut(copy.deepcopy(made.network), made.anatomy, half(made.anatomy), Probe((made.x,)))
+        cut(copy.deepcopy(made.network), made.anatomy, half(made.anatomy), Inputs((made.x,)))
     module = made.cut.program.module()
     assert sum(p.numel() for p in module.parameters()) == made.anatomy.parameters(half(made.anatomy))
     assert {"split_with_sizes", "slice_1", "view"} <= set(made.cut.rewritten)
@@ -140,16 +140,16 @@ def test_what_a_slice_picks_unevenly_is_refused() -> None:
     keep = np.ones(anatomy.num_units, np.bool_)
     keep[1] = False  # the first of those that the slice leaves out lies between two that it picks
     with pytest.raises(SurgeryError, match="unevenly left"):
-        cut_program(network, anatomy, keep, Probe((x,)))
+        cut_program(network, anatomy, keep, Inputs((x,)))
 
 
 def test_a_mask_of_another_network_is_refused() -> None:
     network, x, anatomy = stubborn()
     with pytest.raises(MaskError):
-        cut_program(network, anatomy, np.ones(3, np.bool_), Probe((x,)))
+        cut_program(network, anatomy, np.ones(3, np.bool_), Inputs((x,)))
     other = anatomy_of("plain")
     with pytest.raises(SurgeryError):
-        cut_program(network, other, half(other), Probe((x,)))
+        cut_program(network, other, half(other), Inputs((x,)))
 
 
 def test_a_process_with_torch_alone_runs_the_cut_program(made: Made, tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from esper.anatomy.cut.blocks import residual_blocks
 from esper.anatomy.cut.form import Form, Snapshot
 from esper.anatomy.cut.removal import Removal, program_without, remove_blocks
 from esper.anatomy.cut.removed import RemovedModule
-from esper.anatomy.proof import Probe
+from esper.anatomy.proof import Inputs
 from esper.errors import ConfigError, SurgeryError, UnknownPathError
 from tests.anatomy.cutting import loss_of, probe_of, train_step
 from tests.anatomy.networks import ZOO
@@ -24,7 +24,7 @@ from tests.anatomy.networks import ZOO
 KINDS = ["resnet8", "gpt", "mixer", "encoder", "llama"]
 
 
-def outputs(model: nn.Module, probe: Probe) -> list[Tensor]:
+def outputs(model: nn.Module, probe: Inputs) -> list[Tensor]:
     with torch.no_grad():
         found = model(*probe.args, **probe.kwargs)
     leaves = found.values() if isinstance(found, dict) else found if isinstance(found, tuple) else [found]
@@ -77,10 +77,10 @@ class Layer(nn.Module):
         return x + self.mlp(self.norm2(x))  # type: ignore[no-any-return]  # nn.Module.__call__ is untyped
 
 
-def small() -> tuple[nn.Sequential, Tensor, Probe]:
+def small() -> tuple[nn.Sequential, Tensor, Inputs]:
     torch.manual_seed(0)
     model, x = nn.Sequential(nn.Linear(4, 6), Layer(), Layer(), nn.Linear(6, 3)), torch.randn(5, 4)
-    return model, x, Probe((x,))
+    return model, x, Inputs((x,))
 
 
 def test_what_is_left_computes_as_if_the_block_gave_zero() -> None:
@@ -257,12 +257,12 @@ def test_what_cannot_go_in_place_is_refused_untouched_and_goes_from_the_program(
     before, classes = copy.deepcopy(model.state_dict()), [type(m) for m in model.modules()]
     assert [found.name for found in residual_blocks(model, x)] == [block]
     with pytest.raises(SurgeryError, match=told):
-        remove_blocks(model, [block], Probe((x,)))
+        remove_blocks(model, [block], Inputs((x,)))
     assert [type(m) for m in model.modules()] == classes
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     loss_of(model, x).backward()
     gone = set(residual_blocks(model, x)[0].tensors)
-    program = program_without(model, [block], Probe((x,))).program
+    program = program_without(model, [block], Inputs((x,))).program
     assert not {name.removeprefix("model.") for name in program.state_dict} & gone
 
 

@@ -11,7 +11,7 @@ from torch import nn
 from torch.optim import SGD, Adam
 
 from esper.anatomy.cut.surgery import cut
-from esper.anatomy.proof import Probe, difference, select
+from esper.anatomy.proof import Inputs, difference, select
 from esper.anatomy.units import inspect
 from esper.errors import MaskError, NotEquivalentError, SurgeryError
 from tests.anatomy.cutting import (
@@ -186,21 +186,21 @@ def test_a_mask_that_leaves_nothing_of_a_group_is_refused() -> None:
     keep = np.ones(anatomy.num_units, dtype=np.bool_)
     keep[anatomy.unit_slice(0)] = False
     with pytest.raises(MaskError, match="at least one unit"):
-        cut(model, anatomy, keep, Probe((x,)))
+        cut(model, anatomy, keep, Inputs((x,)))
 
 
 def test_a_mask_of_another_network_is_refused() -> None:
     model, x = plain(), torch.randn(2, 3, 16, 16)
     anatomy = inspect(model, x)
     with pytest.raises(MaskError, match="does not fit"):
-        cut(model, anatomy, np.ones(3, dtype=np.bool_), Probe((x,)))
+        cut(model, anatomy, np.ones(3, dtype=np.bool_), Inputs((x,)))
 
 
 def test_an_anatomy_of_another_network_is_refused() -> None:
     x = torch.randn(2, 3, 16, 16)
     anatomy = inspect(plain(), x)
     with pytest.raises(SurgeryError, match="another network"):
-        cut(ResNet(), anatomy, half(anatomy), Probe((x,)))
+        cut(ResNet(), anatomy, half(anatomy), Inputs((x,)))
 
 
 def test_tied_weights_stay_tied() -> None:
@@ -217,7 +217,7 @@ def test_a_compiled_network_can_be_cut_and_runs() -> None:
     assert isinstance(compiled, nn.Module)
     before = compiled(x)
     anatomy = inspect(model, x)
-    cut(model, anatomy, half(anatomy), Probe((x,)))
+    cut(model, anatomy, half(anatomy), Inputs((x,)))
     after = compiled(x)
     assert torch.allclose(after, model(x))
     assert not torch.allclose(after, before)
@@ -230,7 +230,7 @@ def test_memory_format_survives_a_cut() -> None:
     )
     x = torch.randn(2, 3, 16, 16).contiguous(memory_format=torch.channels_last)
     anatomy = inspect(model, x)
-    cut(model, anatomy, half(anatomy), Probe((x,)))
+    cut(model, anatomy, half(anatomy), Inputs((x,)))
     assert model.get_parameter("3.weight").is_contiguous(memory_format=torch.channels_last)
 
 
@@ -242,6 +242,6 @@ def test_two_optimizers_share_one_network() -> None:
     for optimizer in (first, second):
         train_step(model, optimizer, x)
     anatomy = inspect(model, x)
-    cut(model, anatomy, half(anatomy), Probe((x,)), (first, second))
+    cut(model, anatomy, half(anatomy), Inputs((x,)), (first, second))
     for optimizer in (first, second):
         train_step(model, optimizer, x)

@@ -10,7 +10,7 @@ from torch.export import ExportedProgram
 
 from esper.anatomy.cut import cut_program
 from esper.anatomy.graph.inlining import inline_regions
-from esper.anatomy.proof import Probe
+from esper.anatomy.proof import Inputs
 from esper.anatomy.units import inspect
 
 
@@ -71,7 +71,7 @@ def test_units_that_are_read_in_such_a_region_can_go() -> None:
     keep = torch.ones(anatomy.num_units, dtype=torch.bool).numpy()
     keep[::3] = False
     before = copy.deepcopy(model.state_dict())
-    cut = cut_program(model, anatomy, keep, Probe((torch.randn(4, 5),)))
+    cut = cut_program(model, anatomy, keep, Inputs((torch.randn(4, 5),)))
     assert cut.equivalence.float64_error is not None
     assert cut.equivalence.float64_error < 1e-12
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())

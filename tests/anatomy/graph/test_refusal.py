@@ -80,8 +80,8 @@ def test_a_wrong_number_of_inputs_is_told_how_they_are_passed() -> None:
         assert isinstance(error, ConfigError)
         assert "cannot be called with that" in str(error)
         assert "in their order" in str(error)
-    for batch in ((X, X, Y), ((X, X), Y)):
-        trace(Two(), batch, F.cross_entropy)
+    for fitting in ((X, X, Y), ((X, X), Y)):
+        trace(Two(), fitting, F.cross_entropy)
 
 
 def test_an_input_that_forward_does_not_know_is_named() -> None:

@@ -12,7 +12,7 @@ from torch.optim import AdamW
 from torch.optim.swa_utils import AveragedModel
 
 from esper.anatomy.mend.folding import fold
-from esper.anatomy.proof import Probe
+from esper.anatomy.proof import Inputs
 from esper.anatomy.structure import Anatomy
 from esper.anatomy.units import inspect
 from esper.errors import SurgeryError
@@ -40,10 +40,10 @@ def test_twins_in_all_groups_are_folded_at_once(name: str) -> None:
     with torch.no_grad():
         before = model(*probe.args, **probe.kwargs)
     made = fold(model, anatomy, probe)
-    assert made.error <= 1e-12
-    assert (made.twins >= 0).sum() == len(anatomy.groups)
-    assert made.cut is not None
-    assert made.cut.parameters_after < made.cut.parameters_before
+    assert made.equivalence.float64_error is not None
+    assert made.equivalence.float64_error <= 1e-12
+    assert (~made.keep).sum() == len(anatomy.groups)
+    assert made.parameters_after < made.parameters_before
     with torch.no_grad():
         torch.testing.assert_close(model(*probe.args, **probe.kwargs), before, rtol=1e-4, atol=1e-5)
 
@@ -63,8 +63,8 @@ def test_what_reads_a_twin_is_added_and_optimizer_and_average_follow() -> None:
     makes, reader = model.get_parameter("0.weight"), model.get_parameter("2.weight")
     reads = reader.detach().clone()
     expected, of_average = model(x), average(x)
-    made = fold(model, anatomy, Probe((x,)), (optimizer,), (average,))
-    assert made.twins.tolist() == [-1, -1, -1, 1, -1, 1]
+    made = fold(model, anatomy, Inputs((x,)), (optimizer,), (average,))
+    assert made.keep.tolist() == [True, True, True, False, True, False]
     torch.testing.assert_close(reader[:, 1], reads[:, [1, 3, 5]].sum(1))
     assert torch.equal(reader[:, 2], reads[:, 2])
     torch.testing.assert_close(model(x), expected)
@@ -80,23 +80,23 @@ def test_a_copy_without_the_same_twins_is_refused_and_nothing_changes() -> None:
     make_twins(model, anatomy, "0", 1, [3])
     before = copy.deepcopy(model.state_dict())
     with pytest.raises(SurgeryError, match="AveragedModel units are different that are twins"):
-        fold(model, anatomy, Probe((x,)), companions=(average,))
+        fold(model, anatomy, Inputs((x,)), companions=(average,))
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
 
 def test_nothing_twice_is_nothing_to_fold() -> None:
     model, anatomy, x = small()
     before = copy.deepcopy(model.state_dict())
-    made = fold(model, anatomy, Probe((x,)))
-    assert made.cut is None
-    assert (made.twins < 0).all()
+    made = fold(model, anatomy, Inputs((x,)))
+    assert made.keep.all()
+    assert made.parameters_after == made.parameters_before
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
 
 def test_groups_that_may_not_be_cut_keep_their_twins() -> None:
     model, anatomy, x = small()
     make_twins(model, anatomy, "0", 1, [3])
-    assert fold(model, anatomy, Probe((x,)), allowed=np.zeros(1, np.bool_)).cut is None
+    assert fold(model, anatomy, Inputs((x,)), allowed=np.zeros(1, np.bool_)).keep.all()
 
 
 def test_a_cut_that_the_code_refuses_gives_the_weights_back() -> None:
@@ -115,5 +115,5 @@ def test_a_cut_that_the_code_refuses_gives_the_weights_back() -> None:
     make_twins(model, anatomy, "a", 0, [1])
     before = copy.deepcopy(model.state_dict())
     with pytest.raises(SurgeryError):
-        fold(model, anatomy, Probe((x,)))
+        fold(model, anatomy, Inputs((x,)))
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())

@@ -18,7 +18,7 @@ import numpy as np
 from torch import Tensor, nn
 
 from esper.anatomy.cut.modules import bare_norms_follow, set_attribute
-from esper.anatomy.proof import Equivalence, Probe, Reference, Undo, prove
+from esper.anatomy.proof import Equivalence, Inputs, Live, Reference, Undo, prove
 from esper.anatomy.structure import Anatomy
 from esper.arrays import BoolArray
 from esper.errors import NotEquivalentError
@@ -48,7 +48,7 @@ def fit_attributes(
     keep: BoolArray,
     kept: Mapping[str, Mapping[int, Tensor]],
     expected: Reference,
-    probe: Probe,
+    inputs: Inputs,
     undo: Undo,
 ) -> tuple[Equivalence, tuple[str, ...]]:
     """Proves the cut network equal, rewriting unknown attributes where that is needed.
@@ -56,14 +56,13 @@ def fit_attributes(
     Raises:
         NotEquivalentError: no combination of attributes makes it equal.
     """
+    ours = Live(model, inputs)
     try:
         with bare_norms_follow(model, undo):
-            return prove(model, expected, kept, probe), ()
+            return prove(ours, expected, kept), ()
     except Exception as error:  # noqa: BLE001  user code at its new sizes may raise anything
         first = error
-    search = _Search(
-        _candidates(model, anatomy, keep, kept), lambda: prove(model, expected, kept, probe), undo
-    )
+    search = _Search(_candidates(model, anatomy, keep, kept), lambda: prove(ours, expected, kept), undo)
     for reach in (1, None):
         found = search.run(_Failure.of(first), reach)
         if found is not None:

@@ -14,13 +14,13 @@ from esper.anatomy.cut.layer_units import PREFIX
 from esper.anatomy.cut.removal import remove_blocks
 from esper.anatomy.cut.surgery import Cut, cut, uncut
 from esper.anatomy.graph import copied, named_tensors
-from esper.anatomy.proof import Probe
+from esper.anatomy.proof import Inputs
 from esper.anatomy.structure import Anatomy, Kind
 from esper.arrays import BoolArray
 from esper.errors import StructureError, SurgeryError
 
 
-def refused_groups(model: nn.Module, anatomy: Anatomy, probe: Probe) -> dict[str, str]:
+def refused_groups(model: nn.Module, anatomy: Anatomy, inputs: Inputs) -> dict[str, str]:
     """Groups that cannot be cut in place, and why. The network itself is not touched.
 
     Half of every group is removed at once, and what fails is divided to find the culprits. Code may also
@@ -35,19 +35,19 @@ def refused_groups(model: nn.Module, anatomy: Anatomy, probe: Probe) -> dict[str
     for number, group in enumerate(anatomy.groups):
         keep[anatomy.unit_slice(number)][max(group.width - group.width // 2, group.least) :] = False
     twin = copied(model)
-    together = _found(model, twin, anatomy, keep, probe)
+    together = _found(model, twin, anatomy, keep, inputs)
     refused = dict(together.refused)
     kinds = list(_places(anatomy, together.accepted).values())
     for digit in range((len(kinds) - 1).bit_length()):
         for value in (0, 1):
             some = [n for number, kind in enumerate(kinds) if number >> digit & 1 == value for n in kind]
-            trial = _Search(model, twin, anatomy, keep, replace(probe, is_quick=True))
+            trial = _Search(model, twin, anatomy, keep, replace(inputs, is_quick=True))
             trial.add([n for n in some if anatomy.groups[n].name not in refused])
             refused |= trial.refused
     return refused
 
 
-def refused_layers(model: nn.Module, anatomy: Anatomy, probe: Probe) -> dict[str, str]:
+def refused_layers(model: nn.Module, anatomy: Anatomy, inputs: Inputs) -> dict[str, str]:
     """Layers that cannot be removed from the network, and why, by group. The network itself is not touched.
 
     All are removed at once, and one of each place in repeated layers alone, because one code made them; only
@@ -64,7 +64,7 @@ def refused_layers(model: nn.Module, anatomy: Anatomy, probe: Probe) -> dict[str
 
     def why_not(*names: str) -> str:
         try:
-            made = remove_blocks(tried, [name.removeprefix(PREFIX) for name in names], probe)
+            made = remove_blocks(tried, [name.removeprefix(PREFIX) for name in names], inputs)
         except (StructureError, SurgeryError) as error:
             return str(error)
         made.undo.run()
@@ -78,7 +78,7 @@ def refused_layers(model: nn.Module, anatomy: Anatomy, probe: Probe) -> dict[str
 
 
 def feasible(
-    model: nn.Module, anatomy: Anatomy, keep: BoolArray, probe: Probe
+    model: nn.Module, anatomy: Anatomy, keep: BoolArray, inputs: Inputs
 ) -> tuple[BoolArray, dict[str, str]]:
     """The part of a mask that can be cut in place at once, and the groups that must stay whole, with reasons.
 
@@ -86,23 +86,23 @@ def feasible(
         model: the live network; it is not touched.
         anatomy: its anatomy.
         keep: bool [units], the mask that is wanted.
-        probe: inputs to prove equality on.
+        inputs: inputs to prove equality on.
 
     Raises:
         MaskError: `keep` does not fit the anatomy.
         SurgeryError: the network cannot be copied.
     """
     anatomy.check_mask(keep)
-    search = _found(model, copied(model), anatomy, keep, probe)
+    search = _found(model, copied(model), anatomy, keep, inputs)
     return search.mask(search.accepted), search.refused
 
 
-def _found(model: nn.Module, twin: nn.Module, anatomy: Anatomy, keep: BoolArray, probe: Probe) -> _Search:
+def _found(model: nn.Module, twin: nn.Module, anatomy: Anatomy, keep: BoolArray, inputs: Inputs) -> _Search:
     """Searched by outputs alone, then proven in full; where the proof says more, searched by that."""
     wanted = [n for n in range(len(anatomy.groups)) if not keep[anatomy.unit_slice(n)].all()]
-    quick = _Search(model, twin, anatomy, keep, replace(probe, is_quick=True))
+    quick = _Search(model, twin, anatomy, keep, replace(inputs, is_quick=True))
     quick.add(wanted)
-    search = _Search(model, twin, anatomy, keep, probe)
+    search = _Search(model, twin, anatomy, keep, inputs)
     search.add(quick.accepted)
     search.refused |= quick.refused
     return search
@@ -133,7 +133,7 @@ class _Search:
     twin: nn.Module
     anatomy: Anatomy
     keep: BoolArray
-    probe: Probe
+    inputs: Inputs
     accepted: list[int] = field(default_factory=list)
     refused: dict[str, str] = field(default_factory=dict)
 
@@ -159,7 +159,7 @@ class _Search:
 
     def _why_not(self, groups: Sequence[int]) -> str:
         try:
-            made = cut(self.twin, self.anatomy, self.mask(groups), self.probe)
+            made = cut(self.twin, self.anatomy, self.mask(groups), self.inputs)
         except SurgeryError as error:
             return str(error)
         put_back(self.twin, self.model, self.anatomy, made)

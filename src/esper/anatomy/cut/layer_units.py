@@ -12,7 +12,7 @@ from torch import Tensor, fx
 
 from esper.anatomy.cut.blocks import Sum, sums, unread
 from esper.anatomy.graph import Traced
-from esper.anatomy.proof import Probe
+from esper.anatomy.proof import Inputs
 from esper.anatomy.structure import Anatomy, Gate, Group, Kind, Member, Term
 from esper.anatomy.twin import Twin
 from esper.arrays import IntArray
@@ -168,5 +168,5 @@ def _dims(node: fx.Node) -> int:
 
 def _first(sample: Any, twin: Twin) -> Any:
     """A few samples of a batch, where the graph takes any number of them."""
-    (fewer,) = Probe((sample,), {}).first(_SAMPLES).args
+    (fewer,) = Inputs((sample,), {}).first(_SAMPLES).args
     return fewer if twin.is_batch_dynamic and twin.takes(fewer) else sample

@@ -12,7 +12,7 @@ from torch.export import ExportedProgram
 
 from esper.anatomy.cut.blocks import Sum, named, own_modules, paths_of, sums, traced_for, unread
 from esper.anatomy.cut.program import module_of, state_of
-from esper.anatomy.proof import Probe
+from esper.anatomy.proof import Inputs
 from esper.errors import SurgeryError
 
 
@@ -32,14 +32,14 @@ class Omission:
     chosen: tuple[Sum, ...]
 
     @classmethod
-    def of(cls, network: nn.Module, names: Sequence[str], probe: Probe) -> Omission:
+    def of(cls, network: nn.Module, names: Sequence[str], inputs: Inputs) -> Omission:
         """Finds the blocks of these names.
 
         Raises:
             UnknownPathError: there is no block of that name.
             UntraceableError: the network cannot be exported, or writes into its inputs.
         """
-        traced = traced_for(network, probe.args, probe.kwargs)
+        traced = traced_for(network, inputs.args, inputs.kwargs)
         return cls(traced.program, tuple(named(sums(traced), names)))
 
     @cached_property

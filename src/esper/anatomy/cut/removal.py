@@ -7,19 +7,25 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.utils import _pytree as pytree
 
 from esper.anatomy.cut.companions import whole_copy_in
 from esper.anatomy.cut.omission import Omission, Way
-from esper.anatomy.cut.program import CutProgram, compared, in_double, outputs_of, traced_again
+from esper.anatomy.cut.program import CutProgram, traced_again
 from esper.anatomy.cut.removed import Answer, answers, become_removed
-from esper.anatomy.graph import bare, check_renewable, check_tensors, check_values, is_parallel, renew
-from esper.anatomy.proof import GRADIENT_LIMIT, Equivalence, Probe, Undo, difference
+from esper.anatomy.graph import (
+    bare,
+    check_renewable,
+    check_tensors,
+    check_values,
+    is_parallel,
+    renew,
+)
+from esper.anatomy.proof import Equivalence, Graph, Inputs, Live, Reference, Undo, prove
 from esper.anatomy.twin import deployed
-from esper.errors import NotEquivalentError, SurgeryError, UntraceableError
+from esper.errors import SurgeryError, UntraceableError
 
 
 @dataclass(frozen=True)
@@ -49,7 +55,7 @@ class Removal:
 def remove_blocks(
     model: nn.Module,
     names: Sequence[str],
-    probe: Probe,
+    inputs: Inputs,
     optimizers: tuple[Optimizer, ...] = (),
     companions: tuple[nn.Module, ...] = (),
     *,
@@ -64,7 +70,7 @@ def remove_blocks(
         model: the network, as it is or in `torch.compile`.
         names: names of blocks, as `residual_blocks` says them, of modules that hold some (`layers.3`), or of
             a weight in one (`layers.3.mlp.down_proj`).
-        probe: inputs to prove equality on.
+        inputs: inputs to prove equality on.
         optimizers: optimizers that hold the network's parameters.
         companions: modules that hold a copy of the network (an EMA, a teacher); they lose the same blocks,
             each with a proof of its own.
@@ -85,9 +91,9 @@ def remove_blocks(
     try:
         copies = [whole_copy_in(companion, network) for companion in companions]
         before = dict(network.named_parameters())
-        made = _remove_from(network, names, probe, undo)
+        made = _remove_from(network, names, inputs, undo)
         for copied in copies:
-            _remove_from(copied, names, probe.beside(copied), undo)
+            _remove_from(copied, names, inputs.beside(copied), undo)
         after = set(network.parameters())
         for optimizer in optimizers:
             _forget(optimizer, {p for p in before.values() if p not in after}, undo)
@@ -101,62 +107,55 @@ def remove_blocks(
     return made
 
 
-def _remove_from(network: nn.Module, names: Sequence[str], probe: Probe, undo: Undo) -> Removal:
+def _remove_from(network: nn.Module, names: Sequence[str], inputs: Inputs, undo: Undo) -> Removal:
     check_tensors(network)
     check_values(network)
-    plan = Omission.of(network, names, probe)
-    old, masked = _count(network), plan.masked()
-    equivalence, removed = _in_some_way(network, plan.ways(), masked, probe, undo)
+    plan = Omission.of(network, names, inputs)
+    old = _count(network)
+    expected = Reference.of(Graph(plan.masked(), inputs, is_network=True))
+    ours = Live(network, inputs)
+    equivalence, removed = _in_some_way(ours, plan.ways(), expected, undo)
     held = dict(network.named_parameters())
     left = tuple(name for name in plan.tensors if name in held)
     return Removal(plan.names, equivalence, removed, left, old, _count(network), undo)
 
 
 def _in_some_way(
-    network: nn.Module, ways: Sequence[Way], masked: nn.Module, probe: Probe, undo: Undo
+    ours: Live, ways: Sequence[Way], expected: Reference, undo: Undo
 ) -> tuple[Equivalence, tuple[str, ...]]:
     """Replaces modules in the first way that is proven; the last one says why none is."""
     *others, last = ways
     for way in others:
-        try:
-            return _replace(network, way, masked, probe, undo)
-        except SurgeryError:
-            continue  # nothing was changed
-    return _replace(network, last, masked, probe, undo)
+        with suppress(SurgeryError):  # nothing was changed
+            return _replace(ours, way, expected, undo)
+    return _replace(ours, last, expected, undo)
 
 
-def _replace(
-    network: nn.Module, way: Way, masked: nn.Module, probe: Probe, undo: Undo
-) -> tuple[Equivalence, tuple[str, ...]]:
+def _replace(ours: Live, way: Way, expected: Reference, undo: Undo) -> tuple[Equivalence, tuple[str, ...]]:
     """Replaces modules in one way, or leaves everything as it was.
 
     Zeros that spread over the width of their stream follow it when units of it go later, so they come first.
     """
-    how = answers(network, way.modules, way.zeros, probe)
+    how = answers(ours.model, way.modules, way.zeros, ours.inputs)
     if any(answer.is_fixed for answer in how.values()):
         with suppress(SurgeryError):  # nothing was changed
             spread = {path: answer.spread() for path, answer in how.items()}
-            return _become(network, way, spread, masked, probe, undo)
-    return _become(network, way, how, masked, probe, undo)
+            return _become(ours, way, spread, expected, undo)
+    return _become(ours, way, how, expected, undo)
 
 
 def _become(
-    network: nn.Module,
-    way: Way,
-    how: Mapping[str, Answer],
-    masked: nn.Module,
-    probe: Probe,
-    undo: Undo,
+    ours: Live, way: Way, how: Mapping[str, Answer], expected: Reference, undo: Undo
 ) -> tuple[Equivalence, tuple[str, ...]]:
     attempt = Undo()
     try:
         for path, answer in how.items():
-            become_removed(network.get_submodule(path), answer, attempt)
-        equivalence = _proof(network, masked, probe)
+            become_removed(ours.model.get_submodule(path), answer, attempt)
+        equivalence = _proof(ours, expected)
     except UntraceableError as error:
         attempt.run()
         raise SurgeryError(
-            f"{', '.join(way.modules)} cannot be removed from {type(network).__name__}, whose code needs "
+            f"{', '.join(way.modules)} cannot be removed from {type(ours.model).__name__}, whose code needs "
             f"what would go: {str(error).splitlines()[0]} Nothing was changed. Remove the block from the "
             "program."
         ) from error
@@ -167,62 +166,36 @@ def _become(
     return equivalence, tuple(how)
 
 
-def program_without(model: nn.Module, names: Sequence[str], probe: Probe) -> CutProgram:
+def _proof(ours: Live, expected: Reference) -> Equivalence:
+    module = deployed(ours.model, ours.inputs.args, ours.inputs.kwargs).module()
+    known = {} if expected.double is None else expected.double.gradients or {}
+    tied = {name.removeprefix("model.") for name, _ in module.named_parameters()} - known.keys()
+    if known and tied:
+        raise SurgeryError(
+            f"{min(tied)} is tied to a weight of a block that would go, so its gradient cannot be compared. "
+            "Nothing was changed. Remove both blocks, or neither."
+        )
+    return prove(Graph(module, ours.inputs, is_network=True), expected)
+
+
+def program_without(model: nn.Module, names: Sequence[str], inputs: Inputs) -> CutProgram:
     """The network without these residual blocks, as a program; the network is left untouched.
 
     Args:
         model: the network.
         names: names of blocks, as `residual_blocks` says them.
-        probe: one batch of inputs, to trace with and to prove equality on.
+        inputs: one batch of inputs, to trace with and to prove equality on.
 
     Raises:
         UnknownPathError: there is no block of that name.
         UntraceableError: the network cannot be exported.
         NotEquivalentError: the program that came out computes something else.
     """
-    plan = Omission.of(bare(model), names, probe)
+    plan = Omission.of(bare(model), names, inputs)
     masked = plan.masked()
-    smaller = traced_again(plan.without(), probe)
-    return CutProgram(smaller, compared(smaller.module(), masked, probe), plan.names)
-
-
-def _proof(network: nn.Module, masked: nn.Module, probe: Probe) -> Equivalence:
-    ours = deployed(network, probe.args, probe.kwargs).module()
-    equal = compared(ours, masked, probe)
-    error = _gradients_differ(ours, masked, probe)
-    if not error <= GRADIENT_LIMIT:
-        raise NotEquivalentError(
-            f"Without these blocks, gradients differ by {error:.2g} in float64 (limit {GRADIENT_LIMIT:.2g}). "
-            "Nothing was changed."
-        )
-    return Equivalence(equal.float32_error, equal.float64_error, error, equal.samples)
-
-
-def _gradients_differ(ours: nn.Module, masked: nn.Module, probe: Probe) -> float:
-    """Largest difference between gradients of the parameters that stay, in float64."""
-    double = probe.cast(torch.float64)
-    found, expected = (_gradients(in_double(module), double) for module in (ours, masked))
-    tied = sorted(found.keys() - expected.keys())
-    if tied:
-        raise SurgeryError(
-            f"{tied[0]} is tied to a weight of a block that would go, so its gradient cannot be compared. "
-            "Nothing was changed. Remove both blocks, or neither."
-        )
-    return max((difference(found[name], expected[name]) for name in found), default=0.0)
-
-
-@torch.enable_grad()  # also where somebody removes blocks without
-def _gradients(module: nn.Module, probe: Probe) -> dict[str, Tensor]:
-    wanted = {n: p.requires_grad_() for n, p in module.named_parameters() if p.is_floating_point()}
-    outputs = outputs_of(module, probe, with_gradients=True)
-    total = torch.zeros((), dtype=torch.float64, device=outputs[0].device)
-    for output in outputs:
-        total = total + (output * torch.linspace(-1.0, 1.7, output.numel()).to(output).view_as(output)).sum()
-    given: tuple[Tensor | None, ...] = torch.autograd.grad(total, list(wanted.values()), allow_unused=True)
-    return {
-        name: torch.zeros_like(wanted[name]) if gradient is None else gradient
-        for name, gradient in zip(wanted, given, strict=True)
-    }
+    smaller = traced_again(plan.without(), inputs)
+    proof = prove(Graph(smaller.module(), inputs), Reference.of(Graph(masked, inputs)))
+    return CutProgram(smaller, proof, plan.names)
 
 
 def _forget(optimizer: Optimizer, gone: set[nn.Parameter], undo: Undo) -> None:

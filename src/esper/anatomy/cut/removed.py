@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
@@ -12,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from esper.anatomy.graph import undisturbed
-from esper.anatomy.proof import Probe, Undo
+from esper.anatomy.proof import Inputs, Undo
 from esper.errors import SurgeryError
 
 
@@ -66,14 +65,16 @@ class Answer:
         return cls(*(attributes[field.name] for field in fields(cls)))
 
 
-def answers(model: nn.Module, paths: Sequence[str], zeros: frozenset[str], probe: Probe) -> dict[str, Answer]:
+def answers(
+    model: nn.Module, paths: Sequence[str], zeros: frozenset[str], inputs: Inputs
+) -> dict[str, Answer]:
     """Watches modules at work to see how they could be answered for.
 
     Args:
         model: the network; it is left untouched.
         paths: the modules.
         zeros: those of them that must give zeros; the others may give their input if it has the right shape.
-        probe: inputs.
+        inputs: what it is called with.
 
     Returns:
         Answers by module; none for a module without parameters that can as well stay.
@@ -96,7 +97,7 @@ def answers(model: nn.Module, paths: Sequence[str], zeros: frozenset[str], probe
     hooks = [watch(path) for path in paths]
     try:
         with undisturbed(model), torch.no_grad():
-            given = probe.first(sys.maxsize)  # copies: a network may write into its inputs
+            given = inputs.first()  # copies: a network may write into its inputs
             model(*given.args, **given.kwargs)
     finally:
         for hook in hooks:

@@ -10,7 +10,6 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from esper.anatomy.cut.approximate import reference
 from esper.anatomy.cut.attributes import fit_attributes
 from esper.anatomy.cut.companions import copy_in
 from esper.anatomy.cut.modules import refresh
@@ -28,10 +27,11 @@ from esper.anatomy.graph import (
 )
 from esper.anatomy.proof import (
     Equivalence,
-    Probe,
+    Inputs,
     Undo,
     kept_indices,
     live_tensors,
+    reference,
     resize,
     select,
     spread_out,
@@ -40,10 +40,12 @@ from esper.anatomy.structure import Anatomy
 from esper.arrays import BoolArray
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Cut:
     """What a cut did: how equal the result is, and the coordinates that stayed by tensor and axis."""
 
+    anatomy: Anatomy
+    keep: BoolArray
     equivalence: Equivalence
     kept: Mapping[str, Mapping[int, Tensor]]
     parameters_before: int
@@ -64,7 +66,7 @@ def cut(
     model: nn.Module,
     anatomy: Anatomy,
     keep: BoolArray,
-    probe: Probe,
+    inputs: Inputs,
     optimizers: tuple[Optimizer, ...] = (),
     companions: tuple[nn.Module, ...] = (),
     *,
@@ -80,7 +82,7 @@ def cut(
         model: the live network the anatomy was made of.
         anatomy: its anatomy.
         keep: bool [units].
-        probe: inputs to prove equality on; a few samples are enough.
+        inputs: inputs to prove equality on; a few samples are enough.
         optimizers: optimizers that hold the network's parameters.
         companions: modules that hold a copy of the network (an EMA, a teacher); they lose the same units,
             each with a proof of its own.
@@ -108,9 +110,9 @@ def cut(
                         check_tensors(tensors_of)
                         check_values(tensors_of)
                     copies = [copy_in(companion, network, anatomy) for companion in companions]
-                    made = _cut_one(network, anatomy, keep, probe, optimizers, undo, attributes)
+                    made = _cut_one(network, anatomy, keep, inputs, optimizers, undo, attributes)
                     for copied in copies:
-                        _cut_one(copied, anatomy, keep, probe.beside(copied), (), undo, attributes)
+                        _cut_one(copied, anatomy, keep, inputs.beside(copied), (), undo, attributes)
                     then()
             except BaseException:
                 attributes.run()
@@ -126,23 +128,23 @@ def _cut_one(
     model: nn.Module,
     anatomy: Anatomy,
     keep: BoolArray,
-    probe: Probe,
+    inputs: Inputs,
     optimizers: tuple[Optimizer, ...],
     undo: Undo,
     attributes: Undo,
 ) -> Cut:
     tensors = live_tensors(model, anatomy)
     kept = kept_indices(anatomy, anatomy.removed_indices(keep))
-    expected = reference(model, anatomy, keep, probe)
+    expected = reference(model, anatomy, keep, inputs)
     before = sum(p.numel() for p in model.parameters())
     for optimizer in optimizers:
         cut_state(optimizer, named(tensors), kept, undo)
     _cut_tensors(tensors, kept, undo)
     for path, module in model.named_modules():
         refresh(module, path, kept, attributes)
-    equivalence, rewritten = fit_attributes(model, anatomy, keep, kept, expected, probe, attributes)
+    equivalence, rewritten = fit_attributes(model, anatomy, keep, kept, expected, inputs, attributes)
     after = sum(p.numel() for p in model.parameters())
-    return Cut(equivalence, kept, before, after, rewritten, attributes)
+    return Cut(anatomy, keep, equivalence, kept, before, after, rewritten, attributes)
 
 
 def uncut(model: nn.Module, before: Anatomy, made: Cut, optimizers: tuple[Optimizer, ...] = ()) -> None:

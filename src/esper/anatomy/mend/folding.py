@@ -7,8 +7,8 @@ running statistics. Whoever reads both can read one of them with the sum of both
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import replace
+from functools import partial, reduce
 
 import numpy as np
 import torch
@@ -17,29 +17,22 @@ from torch.optim import Optimizer
 
 from esper.anatomy.cut import Cut, copy_in, cut
 from esper.anatomy.graph import bare, is_parallel
-from esper.anatomy.proof import FLOAT64_LIMIT, Probe, Undo, difference, live_tensors, outputs_with, tensors_in
+from esper.anatomy.proof import (
+    FLOAT64_LIMIT,
+    Equivalence,
+    Inputs,
+    Live,
+    Observation,
+    Reference,
+    Undo,
+    live_tensors,
+    outputs_differ,
+    prove,
+)
 from esper.anatomy.structure import Anatomy, Member
 from esper.anatomy.units import masked_axes, zero_masked
 from esper.arrays import BoolArray, IntArray
-from esper.errors import NotEquivalentError, SurgeryError
-
-ROUNDING_LIMIT = 1e-4
-"""In float32 sums of weights are rounded; the equality itself is measured in float64."""
-
-
-@dataclass(frozen=True, eq=False)
-class Fold:
-    """What a fold did.
-
-    Attributes:
-        twins: for every unit of the anatomy the one it was folded into, -1 for none: int [units].
-        error: largest difference between the outputs before and after in float64, relative.
-        cut: what was cut; None if nothing is there twice.
-    """
-
-    twins: IntArray
-    error: float
-    cut: Cut | None
+from esper.errors import SurgeryError
 
 
 def twins(model: nn.Module, anatomy: Anatomy) -> IntArray:
@@ -51,7 +44,7 @@ def twins(model: nn.Module, anatomy: Anatomy) -> IntArray:
         SurgeryError: the anatomy is of another network.
     """
     tensors = live_tensors(bare(model), anatomy)
-    found = np.full(anatomy.num_units, -1, np.int64)
+    pairs: IntArray = np.full(anatomy.num_units, -1, np.int64)
     for number, group in enumerate(anatomy.groups):
         makers = [member for member in group.members if member.role != "consumer"]
         if all(member.role != "producer" for member in makers):
@@ -61,8 +54,8 @@ def twins(model: nn.Module, anatomy: Anatomy) -> IntArray:
         _, first, kind = np.unique(same.cpu().numpy(), return_index=True, return_inverse=True)
         leader = first[kind]
         own = np.arange(group.width)
-        found[anatomy.unit_slice(number)] = np.where(leader == own, -1, leader + anatomy.offsets[number])
-    return found
+        pairs[anatomy.unit_slice(number)] = np.where(leader == own, -1, leader + anatomy.offsets[number])
+    return pairs
 
 
 def _along(tensor: Tensor, member: Member) -> Tensor:
@@ -75,12 +68,12 @@ def _along(tensor: Tensor, member: Member) -> Tensor:
 def fold(
     model: nn.Module,
     anatomy: Anatomy,
-    probe: Probe,
+    inputs: Inputs,
     optimizers: tuple[Optimizer, ...] = (),
     companions: tuple[nn.Module, ...] = (),
     *,
     allowed: BoolArray | None = None,
-) -> Fold:
+) -> Cut:
     """Folds units into their twins and cuts them, in place, or leaves everything as it was.
 
     Outputs in eval mode stay what they were. Weights that read a unit are added to those that read its twin;
@@ -90,7 +83,7 @@ def fold(
     Args:
         model: the live network the anatomy was made of.
         anatomy: its anatomy.
-        probe: inputs to prove equality on.
+        inputs: inputs to prove equality on.
         optimizers: optimizers that hold the network's parameters.
         companions: copies of the network (an EMA, a teacher) in which the same units are twins.
         allowed: groups that may be cut: bool [groups]; None for all.
@@ -106,74 +99,65 @@ def fold(
             "Several processes train this network, and twins are folded in one. Nothing was changed. Fold "
             "them before the network is parallelized."
         )
-    found = _foldable(network, anatomy, probe, allowed)
-    if (found < 0).all():
-        return Fold(found, 0.0, None)
+    pairs = _foldable(network, anatomy, inputs, allowed)
     try:
-        errors = [_fold_weights(network, anatomy, found, probe, undo)]
+        proofs = [_fold_weights(network, anatomy, pairs, inputs, undo)]
         for companion in companions:
             copied = copy_in(companion, network, anatomy)
-            if not _are_twins(copied, anatomy, found):
+            if not _are_twins(copied, anatomy, pairs):
                 raise SurgeryError(
                     f"In the companion {type(companion).__name__} units are different that are twins in the "
                     "network, so it would lose something. Nothing was changed. Fold without it."
                 )
-            errors.append(_fold_weights(copied, anatomy, found, probe.beside(copied), undo))
-        made = cut(model, anatomy, found < 0, probe, optimizers, companions)
+            proofs.append(_fold_weights(copied, anatomy, pairs, inputs.beside(copied), undo))
+        made = cut(model, anatomy, pairs < 0, inputs, optimizers, companions)
     except BaseException:
         undo.run()
         raise
-    return Fold(found, max(errors), made)
+    return replace(made, equivalence=reduce(Equivalence.after, proofs, made.equivalence))
 
 
-def _are_twins(model: nn.Module, anatomy: Anatomy, found: IntArray) -> bool:
+def _are_twins(model: nn.Module, anatomy: Anatomy, pairs: IntArray) -> bool:
     """Whether what is about to be folded is equal in this copy too."""
     own = twins(model, anatomy)
-    gone = np.flatnonzero(found >= 0)
-    return bool((own[gone] == found[gone]).all())
+    gone = np.flatnonzero(pairs >= 0)
+    return bool((own[gone] == pairs[gone]).all())
 
 
-def _foldable(model: nn.Module, anatomy: Anatomy, probe: Probe, allowed: BoolArray | None) -> IntArray:
+def _foldable(model: nn.Module, anatomy: Anatomy, inputs: Inputs, allowed: BoolArray | None) -> IntArray:
     """The twins of those groups that give the same outputs when they are folded, each by itself."""
-    found = twins(model, anatomy)
-    result = np.full_like(found, -1)
-    state = tensors_in(model, torch.float64)
-    double = probe.cast(torch.float64)
-    expected: tuple[Tensor, ...] | None = None
+    pairs = twins(model, anatomy)
+    result = np.full_like(pairs, -1)
+    expected: Observation | None = None
     for number in range(len(anatomy.groups)):
         own = anatomy.unit_slice(number)
-        if (found[own] < 0).all() or (allowed is not None and not allowed[number]):
+        if (pairs[own] < 0).all() or (allowed is not None and not allowed[number]):
             continue
-        expected = expected or outputs_with(model, state, double)
-        alone = np.full_like(found, -1)
-        alone[own] = found[own]
-        if _differ(outputs_with(model, _folded(state, anatomy, alone), double), expected) <= FLOAT64_LIMIT:
-            result[own] = found[own]
+        expected = expected or Live(model, inputs).see(torch.float64, with_gradients=False)
+        alone = np.full_like(pairs, -1)
+        alone[own] = pairs[own]
+        folded = Live(model, inputs, partial(_folded, anatomy=anatomy, pairs=alone))
+        if outputs_differ(folded.see(torch.float64, with_gradients=False), expected) <= FLOAT64_LIMIT:
+            result[own] = pairs[own]
     return result
 
 
-def _fold_weights(model: nn.Module, anatomy: Anatomy, found: IntArray, probe: Probe, undo: Undo) -> float:
-    """Adds weights in place, if that changes no output; returns the difference in float64.
+def _fold_weights(
+    model: nn.Module, anatomy: Anatomy, pairs: IntArray, inputs: Inputs, undo: Undo
+) -> Equivalence:
+    """Adds weights in place, if that changes no output.
 
     Raises:
         NotEquivalentError: it does.
     """
-    errors = []
-    for dtype, limit in ((torch.float64, FLOAT64_LIMIT), (torch.float32, ROUNDING_LIMIT)):
-        state, inputs = tensors_in(model, dtype), probe.cast(dtype)
-        expected = outputs_with(model, state, inputs)
-        errors.append(_differ(outputs_with(model, _folded(state, anatomy, found), inputs), expected))
-        if not errors[-1] <= limit:
-            raise NotEquivalentError(
-                f"Folding {int((found >= 0).sum())} unit(s) into their twins changes the outputs by "
-                f"{errors[-1]:.2g} in {dtype} (limit {limit:.2g}). Nothing was changed."
-            )
+    before = Reference.of(Live(model, inputs), with_gradients=False)  # two makers share what one gets now
+    proof = prove(Live(model, inputs, partial(_folded, anatomy=anatomy, pairs=pairs)), before)
     tensors = live_tensors(model, anatomy)
     with torch.no_grad():
-        for name, value in _sums(tensors, anatomy, found).items():
+        for name, value in _sums(tensors, anatomy, pairs).items():
             undo.add(partial(_set, tensors[name], tensors[name].detach().clone()))
             _set(tensors[name], value)
-    return errors[0]
+    return proof
 
 
 def _set(tensor: Tensor, value: Tensor) -> None:
@@ -181,20 +165,19 @@ def _set(tensor: Tensor, value: Tensor) -> None:
         tensor.copy_(value)
 
 
-def _folded(state: Mapping[str, Tensor], anatomy: Anatomy, found: IntArray) -> dict[str, Tensor]:
-    """The tensors with twins folded, and what was folded at zero."""
-    folded = {**state, **_sums(state, anatomy, found)}
-    axes = masked_axes(anatomy, found < 0)
-    folded |= {name: folded[name].clone() for name, _ in axes if name in folded}
-    zero_masked(folded, axes)
-    return folded
+def _folded(state: Mapping[str, Tensor], anatomy: Anatomy, pairs: IntArray) -> dict[str, Tensor]:
+    """What changes when units are folded: what reads their twins, and zeros in what was folded."""
+    axes = masked_axes(anatomy, pairs < 0)
+    changed = {name: state[name].clone() for name, _ in axes if name in state} | _sums(state, anatomy, pairs)
+    zero_masked(changed, axes)
+    return changed
 
 
-def _sums(state: Mapping[str, Tensor], anatomy: Anatomy, found: IntArray) -> dict[str, Tensor]:
+def _sums(state: Mapping[str, Tensor], anatomy: Anatomy, pairs: IntArray) -> dict[str, Tensor]:
     """New values of the tensors that read a folded unit: what read it is added to what reads its twin."""
     changed: dict[str, Tensor] = {}
     for number, group in enumerate(anatomy.groups):
-        own = found[anatomy.unit_slice(number)]
+        own = pairs[anatomy.unit_slice(number)]
         gone = np.flatnonzero(own >= 0)
         into = own[gone] - anatomy.offsets[number]
         for member in group.members:
@@ -206,7 +189,3 @@ def _sums(state: Mapping[str, Tensor], anatomy: Anatomy, found: IntArray) -> dic
                 view = new.movedim(member.axis, 0)
                 view.index_add_(0, target, view[source])
     return changed
-
-
-def _differ(ours: tuple[Tensor, ...], theirs: tuple[Tensor, ...]) -> float:
-    return max((difference(a, b) for a, b in zip(ours, theirs, strict=True)), default=float("inf"))

@@ -1,48 +1,39 @@
 """The proof that two networks compute the same, and the tensors that it compares."""
 
-from esper.anatomy.proof.equivalence import (
-    FLOAT32_LIMIT,
-    FLOAT64_LIMIT,
-    GRADIENT_LIMIT,
-    SENSITIVE_LIMIT,
-    Equivalence,
-    Observation,
-    Probe,
+from esper.anatomy.proof.compare import (
     Reference,
     difference,
-    gradients_differ,
-    gradients_of,
-    is_number,
-    masked_reference,
+    largest_difference,
     outputs_differ,
-    outputs_with,
     prove,
-    tensors_in,
+    same_outputs,
 )
+from esper.anatomy.proof.inputs import Inputs
+from esper.anatomy.proof.observe import Graph, Live, Observation, deep_copy
+from esper.anatomy.proof.reference import reference
 from esper.anatomy.proof.tensors import Undo, kept_indices, live_tensors, resize, select, spread_out
+from esper.anatomy.proof.tolerance import FLOAT64_LIMIT, RUNTIME_LIMIT, Equivalence
 
 __all__ = [
-    "FLOAT32_LIMIT",
     "FLOAT64_LIMIT",
-    "GRADIENT_LIMIT",
-    "SENSITIVE_LIMIT",
+    "RUNTIME_LIMIT",
     "Equivalence",
+    "Graph",
+    "Inputs",
+    "Live",
     "Observation",
-    "Probe",
     "Reference",
     "Undo",
+    "deep_copy",
     "difference",
-    "gradients_differ",
-    "gradients_of",
-    "is_number",
     "kept_indices",
+    "largest_difference",
     "live_tensors",
-    "masked_reference",
     "outputs_differ",
-    "outputs_with",
     "prove",
+    "reference",
     "resize",
+    "same_outputs",
     "select",
     "spread_out",
-    "tensors_in",
 ]

@@ -16,7 +16,7 @@ from torch.export import ExportedProgram
 
 from esper.anatomy.archive import write_program
 from esper.anatomy.cut import Form
-from esper.anatomy.proof import Probe
+from esper.anatomy.proof import Inputs
 from esper.checkpoint import FileContent, FileRef, bundled, map_tensors, read_regular, write_bundle
 from esper.errors import CheckpointCorrupt, CheckpointError, CheckpointMissing
 from esper.runs.network.onnx import check_onnx, require_onnx, write_onnx
@@ -36,14 +36,14 @@ class NetworkFiles:
 
     Attributes:
         program: the cut network without code.
-        probe: inputs to check the ONNX file with.
+        inputs: inputs to check the ONNX file with.
         facts: what people want to know: widths, cost, proof.
         weights: the cut network's state dict by its own names; None if it was cut as a program only.
         form: what a fresh network must change before the weights fit.
     """
 
     program: ExportedProgram
-    probe: Probe
+    inputs: Inputs
     facts: Mapping[str, Any]
     weights: Mapping[str, Tensor] | None
     form: Form | None
@@ -77,7 +77,7 @@ class NetworkFiles:
         record = dict(self.facts)
         if onnx is not None:
             write_onnx(self.program, onnx)
-            record["onnx"] = check_onnx(self.program, onnx, self.probe)
+            record["onnx"] = check_onnx(self.program, onnx, self.inputs)
             contents[ONNX_FILE] = onnx
         if self.weights is not None and self.form is not None:
             weights = _once(self.weights)

@@ -18,12 +18,10 @@ from torch import Tensor
 from torch.export import ExportedProgram
 from torch.utils import _pytree as pytree
 
-from esper.anatomy.proof import Probe, difference
+from esper.anatomy.proof import RUNTIME_LIMIT, Inputs, largest_difference
 from esper.errors import ConfigError, NotEquivalentError
 
 NEEDED = ("onnx", "onnxscript")
-LIMIT = 1e-4
-"""Largest difference in float32; another runtime adds in another order."""
 
 
 def require_onnx(needed: Sequence[str] = NEEDED) -> None:
@@ -54,8 +52,8 @@ def write_onnx(program: ExportedProgram, path: Path) -> None:
             logging.getLogger("torch.onnx").setLevel(level)
 
 
-def check_onnx(program: ExportedProgram, path: Path, probe: Probe) -> dict[str, Any]:
-    """Runs the file on the probe and compares it with the program in float32.
+def check_onnx(program: ExportedProgram, path: Path, inputs: Inputs) -> dict[str, Any]:
+    """Runs the file on the inputs and compares it with the program in float32.
 
     Runs with onnxruntime where it is installed, else with the reference evaluator of onnx.
 
@@ -63,20 +61,18 @@ def check_onnx(program: ExportedProgram, path: Path, probe: Probe) -> dict[str, 
         The engine's name and the largest relative difference.
 
     Raises:
-        NotEquivalentError: it differs by more than `LIMIT`.
+        NotEquivalentError: it differs by more than `RUNTIME_LIMIT`.
     """
     module = program.module()
     with torch.no_grad():
-        wanted = _tensors(module(*probe.args, **probe.kwargs))
-    engine, found = _run(path, [np.asarray(leaf) for leaf in _tensors((probe.args, dict(probe.kwargs)))])
-    error = float("inf")
-    if len(found) == len(wanted):
-        pairs = zip(found, wanted, strict=True)
-        error = max((difference(torch.from_numpy(a.copy()), b) for a, b in pairs), default=0.0)
-    if not error <= LIMIT:
+        wanted = _tensors(module(*inputs.args, **inputs.kwargs))
+    engine, found = _run(path, [np.asarray(leaf) for leaf in _tensors((inputs.args, dict(inputs.kwargs)))])
+    error = largest_difference((torch.from_numpy(value.copy()) for value in found), wanted)
+    if not error <= RUNTIME_LIMIT:
         raise NotEquivalentError(
-            f"The ONNX file differs from the network by {error:.2g} when {engine} runs it (limit {LIMIT:g}). "
-            "Nothing was written. Deploy the .pt2 file, or report the operator to torch.onnx."
+            f"The ONNX file differs from the network by {error:.2g} when {engine} runs it (limit "
+            f"{RUNTIME_LIMIT:g}). Nothing was written. Deploy the .pt2 file, or report the operator to "
+            "torch.onnx."
         )
     return {"engine": engine, "error": error}
 

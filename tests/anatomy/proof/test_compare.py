@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from esper.anatomy.cut import cut
-from esper.anatomy.proof.equivalence import Probe, difference, masked_reference, observe, prove
+from esper.anatomy.proof import Inputs, Live, difference, prove, reference
+from esper.anatomy.proof.reference import masked
 from esper.anatomy.units import inspect
 from esper.errors import NotEquivalentError
 from tests.anatomy.cutting import anatomy_of, half
@@ -17,13 +18,13 @@ from tests.anatomy.networks import ZOO
 
 def test_a_change_of_one_weight_is_seen() -> None:
     case, anatomy = ZOO["plain"], anatomy_of("plain")
-    model, probe = case.network(), Probe((case.input(),))
-    expected = masked_reference(model, anatomy, np.ones(anatomy.num_units, dtype=np.bool_), probe)
-    prove(model, expected, {}, probe)
+    model, inputs = case.network(), Inputs((case.input(),))
+    expected = reference(model, anatomy, np.ones(anatomy.num_units, dtype=np.bool_), inputs)
+    prove(Live(model, inputs), expected)
     with torch.no_grad():
         model.get_parameter("7.weight")[3, 5] += 1e-6
     with pytest.raises(NotEquivalentError, match=r"float64 outputs by .* \(limit 1e-12\)"):
-        prove(model, expected, {}, probe)
+        prove(Live(model, inputs), expected)
 
 
 def test_a_gradient_that_differs_is_seen_though_outputs_agree() -> None:
@@ -38,12 +39,12 @@ def test_a_gradient_that_differs_is_seen_though_outputs_agree() -> None:
             return out
 
     torch.manual_seed(0)
-    model, probe = Detached(), Probe((torch.randn(3, 4),))
-    anatomy = inspect(model, probe.args[0])
-    expected = masked_reference(model, anatomy, np.ones(anatomy.num_units, dtype=np.bool_), probe)
+    model, inputs = Detached(), Inputs((torch.randn(3, 4),))
+    anatomy = inspect(model, inputs.args[0])
+    expected = reference(model, anatomy, np.ones(anatomy.num_units, dtype=np.bool_), inputs)
     model.is_detached = True
     with pytest.raises(NotEquivalentError, match="float64 gradients"):
-        prove(model, expected, {}, probe)
+        prove(Live(model, inputs), expected)
 
 
 class Chaotic(nn.Module):
@@ -64,7 +65,7 @@ def test_a_network_that_enlarges_rounding_is_judged_by_how_much_it_does() -> Non
     torch.manual_seed(0)
     model, x = Chaotic(), torch.randn(6, 24)
     anatomy = inspect(model, x)
-    found = cut(model, anatomy, half(anatomy), Probe((x,))).equivalence
+    found = cut(model, anatomy, half(anatomy), Inputs((x,))).equivalence
     assert found.float64_error is not None
     assert found.float64_error > 1e-12  # a steady network would have been refused
 
@@ -73,8 +74,8 @@ def test_observing_leaves_the_network_alone() -> None:
     case, anatomy = ZOO["resnet8"], anatomy_of("resnet8")
     model = case.network().train()
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    masked = anatomy, half(anatomy)
-    observe(model, Probe((case.input(),)), torch.float64, masked=masked, batch_statistics=True)
+    subject = masked(model, anatomy, half(anatomy), Inputs((case.input(),)))
+    subject.see(torch.float64, batch_statistics=True)
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
     assert all(p.grad is None and p.dtype == torch.float32 for p in model.parameters())
     assert all(module.training for module in model.modules())
@@ -82,7 +83,7 @@ def test_observing_leaves_the_network_alone() -> None:
 
 def test_batch_statistics_are_part_of_the_proof() -> None:
     case, anatomy = ZOO["resnet8"], anatomy_of("resnet8")
-    expected = masked_reference(case.network(), anatomy, half(anatomy), Probe((case.input(),)))
+    expected = reference(case.network(), anatomy, half(anatomy), Inputs((case.input(),)))
     assert expected.training is not None
     assert expected.double is not None
     assert difference(expected.training.outputs[0], expected.double.outputs[0]) > 1e-3
@@ -105,7 +106,7 @@ def test_a_network_of_one_precision_is_proven_in_it_and_says_so() -> None:
     torch.manual_seed(0)
     model, x = SinglePrecision(), torch.randn(3, 4)
     anatomy = inspect(model, x)
-    found = cut(model, anatomy, half(anatomy), Probe((x,))).equivalence
+    found = cut(model, anatomy, half(anatomy), Inputs((x,))).equivalence
     assert found.float64_error is None
     assert found.gradient_error is None
     assert found.float32_error <= 1e-5
@@ -131,7 +132,7 @@ def test_a_network_that_computes_nan_in_double_is_proven_in_its_own_precision() 
     assert bool(model.double()(x.double()).isnan().all())
     model.float()
     anatomy = inspect(model, x)
-    found = cut(model, anatomy, half(anatomy), Probe((x,))).equivalence
+    found = cut(model, anatomy, half(anatomy), Inputs((x,))).equivalence
     assert found.note == "not measured in float64: the network computes NaN there"
     assert found.float32_error <= 1e-5
 
@@ -140,15 +141,15 @@ def test_a_network_that_computes_nan_is_refused_before_anything_changes() -> Non
     torch.manual_seed(0)
     model, x = nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 2)), torch.randn(3, 4)
     anatomy = inspect(model, x)
-    with pytest.raises(NotEquivalentError, match="computes NaN on the probe"):
-        cut(model, anatomy, half(anatomy), Probe((x / 0.0 * 0.0,)))
+    with pytest.raises(NotEquivalentError, match="computes NaN on the inputs"):
+        cut(model, anatomy, half(anatomy), Inputs((x / 0.0 * 0.0,)))
     assert model.get_parameter("0.weight").shape == (6, 4)
 
 
 def test_a_frozen_network_is_proven_by_its_outputs() -> None:
     case, anatomy = ZOO["plain"], anatomy_of("plain")
     model = case.network().requires_grad_(False)
-    assert cut(model, anatomy, half(anatomy), Probe((case.input(),))).equivalence.gradient_error is not None
+    assert cut(model, anatomy, half(anatomy), Inputs((case.input(),))).equivalence.gradient_error is not None
     assert not any(p.requires_grad for p in model.parameters())
 
 
@@ -186,6 +187,6 @@ def test_what_code_rounds_itself_is_no_difference() -> None:
     anatomy = inspect(model, x)
     keep = np.ones(anatomy.num_units, np.bool_)
     keep[::3] = False
-    made = cut(model, anatomy, keep, Probe((x,)))
+    made = cut(model, anatomy, keep, Inputs((x,)))
     assert made.equivalence.gradient_error is not None
     assert made.equivalence.gradient_error < 1e-6

@@ -1,0 +1,159 @@
+"""The proof: one computation is the other, in its outputs and in its gradients."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from esper.anatomy.proof.observe import Observation, Subject
+from esper.anatomy.proof.tensors import select
+from esper.anatomy.proof.tolerance import QUICK_LIMIT, Equivalence, Tolerance, may_be_rounding
+from esper.errors import NotEquivalentError
+
+Kept = Mapping[str, Mapping[int, Tensor]]
+"""Coordinates that stayed, by tensor and axis."""
+
+
+@dataclass(frozen=True)
+class Reference:
+    """What was computed before: in float32, in float64, and in float64 by batch statistics."""
+
+    single: Observation
+    double: Observation | None
+    training: Observation | None
+    note: str = ""
+    approximation: float | None = None
+    rounding: Callable[[], tuple[float, float]] = lambda: (0.0, 0.0)
+    """Measures what its code rounds in float64, by naming a shorter type: in outputs, in gradients."""
+    is_quick: bool = False
+    """Outputs in float32 alone, for a trial."""
+
+    @classmethod
+    def of(cls, subject: Subject, *, with_gradients: bool = True, is_quick: bool = False) -> Reference:
+        """Observes what another computation will be compared with.
+
+        Raises:
+            NotEquivalentError: it computes NaN.
+        """
+        single = subject.see(torch.float32, with_gradients=False)
+        if _holds_nan(single):
+            raise NotEquivalentError(
+                "With these units masked the network computes NaN on the inputs of the proof, so nothing can "
+                "be compared. Nothing was changed. Give inputs that the network can take, or look for a "
+                "division by zero."
+            )
+        if is_quick:
+            return cls(single, None, None, "outputs in float32 alone", is_quick=True)
+        try:
+            double = subject.see(torch.float64, with_gradients=with_gradients)
+        except RuntimeError as error:
+            return cls(single, None, None, f"not measured in float64: {str(error).splitlines()[0]}")
+        if _holds_nan(double):
+            return cls(single, None, None, "not measured in float64: the network computes NaN there")
+        training = None
+        if subject.has_batch_statistics and with_gradients:
+            training = subject.see(torch.float64, batch_statistics=True)
+        return cls(single, double, training, "" if double.gradients is not None else "gradients not compared")
+
+
+def _holds_nan(seen: Observation) -> bool:
+    return any(bool(output.isnan().any()) for output in seen.outputs)
+
+
+def prove(ours: Subject, expected: Reference, kept: Kept | None = None) -> Equivalence:
+    """Compares what is computed now with what was computed before.
+
+    Args:
+        ours: what computes now.
+        expected: what was computed before.
+        kept: for tensors that have lost something, the coordinates that stayed.
+
+    Raises:
+        NotEquivalentError: they differ by more than rounding. Whatever the code of `ours` raises passes
+            through.
+    """
+    found = _compared(ours, expected, kept or {})
+    tolerance = Tolerance(single=QUICK_LIMIT) if expected.is_quick else Tolerance()
+    exceeded = tolerance.exceeded(found)
+    if exceeded and may_be_rounding(found):
+        exceeded = _tolerance_of(ours, expected).exceeded(found)
+    if exceeded:
+        raise NotEquivalentError(
+            f"The cut network differs from the masked one: {'; '.join(exceeded)}. {ours.advice}"
+        )
+    return found
+
+
+def _compared(ours: Subject, expected: Reference, kept: Kept) -> Equivalence:
+    single = outputs_differ(ours.see(torch.float32, with_gradients=False), expected.single)
+    double: list[float] = []
+    gradients: list[float] = []
+    for theirs in (expected.double, expected.training):
+        if theirs is not None:
+            with_gradients = theirs.gradients is not None
+            by_batch = theirs is expected.training
+            now = ours.see(torch.float64, batch_statistics=by_batch, with_gradients=with_gradients)
+            double.append(outputs_differ(now, theirs))
+            if with_gradients:
+                gradients.append(gradients_differ(now, theirs, kept))
+    samples = max((output.shape[0] for output in expected.single.outputs if output.dim()), default=0)
+    largest, steepest = max(double, default=None), max(gradients, default=None)
+    return Equivalence(single, largest, steepest, samples, expected.note, expected.approximation)
+
+
+def _tolerance_of(ours: Subject, expected: Reference) -> Tolerance:
+    """What rounding explains in a network that enlarges it: by its code, and by a nudge of its weights."""
+    outputs, gradients = [0.0], [0.0]
+    for by_batch in (False, True) if expected.training is not None else (False,):
+        as_it_is, nudged = (
+            ours.see(torch.float64, batch_statistics=by_batch, nudge=nudge) for nudge in (0.0, 2.0**-52)
+        )
+        outputs.append(outputs_differ(nudged, as_it_is))
+        gradients.append(gradients_differ(nudged, as_it_is, {}))
+    return Tolerance().widened(expected.rounding(), (max(outputs), max(gradients)))
+
+
+def same_outputs(ours: Iterable[Tensor], theirs: Iterable[Tensor]) -> bool:
+    """Whether outputs that were computed in float32 are those of the same computation."""
+    return not Tolerance().exceeded(Equivalence(largest_difference(ours, theirs), None, None, 0))
+
+
+def outputs_differ(ours: Observation, theirs: Observation) -> float:
+    """Largest difference between outputs, relative; infinite if they are not the same ones."""
+    return largest_difference(ours.outputs, theirs.outputs)
+
+
+def gradients_differ(ours: Observation, theirs: Observation, kept: Kept) -> float:
+    """The same of gradients, `theirs` at the coordinates in `kept`; `theirs` may have more of them."""
+    own, others = ours.gradients or {}, theirs.gradients or {}
+    if not own.keys() <= others.keys():
+        return float("inf")
+    pairs = ((gradient, select(others[name], kept.get(name, {}))) for name, gradient in own.items())
+    return max((difference(*pair) for pair in pairs), default=0.0)
+
+
+def largest_difference(ours: Iterable[Tensor], theirs: Iterable[Tensor]) -> float:
+    """Largest difference between tensors, relative; infinite if there are none, or not as many."""
+    first, second = tuple(ours), tuple(theirs)
+    if len(first) != len(second):
+        return float("inf")
+    return max(map(difference, first, second), default=float("inf"))
+
+
+def difference(ours: Tensor, theirs: Tensor) -> float:
+    """Largest absolute difference over the largest finite value (at least 1e-3, so that zeros compare).
+
+    The same infinity at the same place is no difference (scores that a network masks); NaN always is one.
+    """
+    ours, theirs = ours.detach(), theirs.detach()
+    if ours.shape != theirs.shape:
+        return float("inf")
+    apart = ours != theirs
+    if not bool(apart.any()):
+        return 0.0
+    scale = max(float(theirs.abs().masked_fill(~theirs.isfinite(), 0.0).max()), 1e-3)
+    error = float((ours - theirs)[apart].abs().max()) / scale
+    return error if error == error else float("inf")

@@ -1,0 +1,104 @@
+"""The masked network, which a cut one must be equal to.
+
+Where the user allows that normalizations run over what is left, the reference is the network's own graph,
+uncut and masked, whose normalizations run over the survivors. So also such a cut is proven: nothing but those
+statistics changes. How far they move the outputs is measured.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from esper.anatomy.graph import copied, traced_as
+from esper.anatomy.proof.compare import Reference, gradients_differ, largest_difference, outputs_differ
+from esper.anatomy.proof.inputs import Inputs
+from esper.anatomy.proof.observe import Live, Observation, in_double, seen_in
+from esper.anatomy.structure import Anatomy
+from esper.anatomy.twin import deployed, shrink
+from esper.anatomy.units import Survivors, masked_axes, propagate, zero_masked
+from esper.arrays import BoolArray
+from esper.errors import UntraceableError
+
+
+def masked(model: nn.Module, anatomy: Anatomy, keep: BoolArray, inputs: Inputs) -> Live:
+    """The network with units at zero; it is not touched."""
+    axes = masked_axes(anatomy, keep)
+
+    def zeroed(tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        changed = {name: tensors[name] for name, _ in axes if name in tensors}
+        zero_masked(changed, axes)  # they are copies already
+        return changed
+
+    return Live(model, inputs, zeroed)
+
+
+def reference(model: nn.Module, anatomy: Anatomy, keep: BoolArray, inputs: Inputs) -> Reference:
+    """Observes the masked network, its normalizations over what is left where the mask touches them.
+
+    Raises:
+        NotEquivalentError: it computes NaN.
+        UntraceableError: it cannot be exported.
+    """
+    merely_masked = Reference.of(masked(model, anatomy, keep, inputs), is_quick=inputs.is_quick)
+    rounds = partial(_rounding, model, inputs)
+    if not anatomy.left_of_statistics(keep):
+        return replace(merely_masked, rounding=rounds)
+    narrowed = _Narrowed(model, anatomy, keep, inputs)
+    single = narrowed.see(torch.float32, with_gradients=False)
+    moved = largest_difference(single.outputs, merely_masked.single.outputs)
+    if merely_masked.double is None:
+        return replace(merely_masked, single=single, approximation=moved, rounding=rounds)
+    note = "normalizations run over what is left; compared in eval mode"
+    return Reference(single, narrowed.see(torch.float64), None, note, moved, rounds)
+
+
+@dataclass(frozen=True, eq=False)
+class _Narrowed:
+    """The graph of the masked network, with normalizations over what is left."""
+
+    model: nn.Module
+    anatomy: Anatomy
+    keep: BoolArray
+    inputs: Inputs
+    has_batch_statistics: ClassVar[bool] = False
+    advice: ClassVar[str] = ""
+
+    def see(
+        self,
+        dtype: torch.dtype,
+        *,
+        batch_statistics: bool = False,
+        with_gradients: bool = True,
+        nudge: float = 0.0,
+    ) -> Observation:
+        del batch_statistics, nudge
+        # Traced in float64 itself: code that computes a step in another precision would lose its casts else.
+        network, inputs = copied(self.model).to(dtype), self.inputs.cast(dtype)
+        zero_masked(dict(network.named_parameters()), masked_axes(self.anatomy, self.keep))
+        program = deployed(network, inputs.args, inputs.kwargs)
+        labels = propagate(traced_as(program, network), allow_approximate=True)
+        survivors = Survivors(labels, self.anatomy.removed_indices(self.keep))
+        module = program.module(check_guards=False)
+        shrink(module, survivors.of_statistics(program.graph))
+        return seen_in(module, inputs, with_gradients=with_gradients)
+
+
+def _rounding(model: nn.Module, inputs: Inputs) -> tuple[float, float]:
+    """What the network's code rounds in float64: outputs and gradients beside those of its widened graph.
+
+    Nothing is known to be rounded where its graph cannot be had.
+    """
+    wide = inputs.cast(torch.float64)
+    try:
+        program = deployed(copied(model).double(), wide.args, wide.kwargs)
+        module = program.module(check_guards=False)
+        ours, exact = (seen_in(one, wide, with_gradients=True) for one in (module, in_double(module)))
+    except (RuntimeError, UntraceableError):
+        return 0.0, 0.0
+    return outputs_differ(ours, exact), gradients_differ(ours, exact, {})
