@@ -88,7 +88,7 @@ def train_with_esper(run_dir: Path, told: Connection) -> None:
         scheduler=network.scheduler,
         resume=True,
     )
-    told.send({"resumed": session.epoch, "left": debris(run_dir), "cuts": len(session.parts.network.cuts)})
+    told.send({"resumed": session.epoch, "left": debris(run_dir), "cuts": len(session.parts.network.changes)})
     while session.epoch < EPOCHS:
         session.end_epoch(accuracy=network.epoch())
         saved = session.parts.saving.newest

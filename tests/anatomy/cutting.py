@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from functools import cache
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.export import ExportedProgram
 from torch.nn.modules.batchnorm import _NormBase
 from torch.optim import SGD, Adam, AdamW, Optimizer
 from torch.utils import _pytree as pytree
 
+from esper.anatomy.cut import Cut, cut, cut_program
 from esper.anatomy.proof import Inputs
 from esper.anatomy.structure import Anatomy
 from esper.anatomy.units import inspect, masked_axes, zero_masked
@@ -41,6 +43,24 @@ def half(anatomy: Anatomy, seed: int = 0) -> BoolArray:
     for number, group in enumerate(anatomy.groups):
         keep[anatomy.offsets[number] + rng.choice(group.width, group.width // 2, replace=False)] = False
     return keep
+
+
+def without(model: nn.Module, blocks: Sequence[str], inputs: Inputs, *more: Any, **named: Any) -> Cut:
+    """Cuts residual layers, and nothing else, out of a network; optimizers and companions follow."""
+    anatomy = inspect(model, _sample(inputs))
+    return cut(model, anatomy, np.ones(anatomy.num_units, np.bool_), inputs, *more, blocks=blocks, **named)
+
+
+def program_without(model: nn.Module, blocks: Sequence[str], inputs: Inputs) -> ExportedProgram:
+    """The program of a network without residual layers."""
+    anatomy = inspect(model, _sample(inputs))
+    return cut_program(model, anatomy, np.ones(anatomy.num_units, np.bool_), inputs, blocks=blocks).program
+
+
+def _sample(inputs: Inputs) -> Any:
+    if not inputs.args:
+        return dict(inputs.kwargs)
+    return inputs.args if len(inputs.args) > 1 else inputs.args[0]
 
 
 def probe_of(sample: Any) -> Inputs:

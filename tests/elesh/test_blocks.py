@@ -10,9 +10,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from esper.anatomy.cut import remove_blocks, residual_blocks
+from esper.anatomy.cut import residual_blocks
 from esper.anatomy.proof import Inputs
 from esper.elesh.blocks import BlockMeasures, measure_blocks
+from tests.anatomy.cutting import without
 from tests.elesh.twins import Subject, from_zoo, subject
 
 
@@ -170,7 +171,7 @@ def test_what_is_written_in_place_costs_what_the_removed_block_costs() -> None:
         whole = F.cross_entropy(made.model(x), y)
     for one in measured(made):
         less = copy.deepcopy(made.model)
-        remove_blocks(less, [one.block.name], Inputs((x,), {}))
+        without(less, [one.block.name], Inputs((x,), {}))
         with torch.no_grad():
             expected = float(F.cross_entropy(less(x), y) - whole)
         assert one.rises.tolist() == pytest.approx([expected] * 2, abs=1e-6)

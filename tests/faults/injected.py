@@ -78,7 +78,7 @@ def tally(training: Training, expected: str, epochs: int, *, masked: bool) -> Ta
     """What it came to after `epochs` epochs; `masked` runs are held against a whole fingerprint."""
     steps = epochs * len(list(_quiet_batches(training)))
     network = training.session.parts.network
-    gone = network.masks.num_masked + len(network.cuts)
+    gone = network.masks.num_masked + len(network.changes)
     marks = training.session.log.marks
     found = training.fingerprint() if masked else state_of(training)
     told = marks[-1].text if marks else ""

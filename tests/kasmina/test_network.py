@@ -128,7 +128,8 @@ def test_every_kept_unit_is_found_again_by_its_new_number(name: str) -> None:
     before, old = network.anatomy, copy.deepcopy(network.model)
     keep = some_units(before, 3)
     network.masks.apply(keep)
-    made, numbers = network.cut_masked()
+    change = network.cut_masked()
+    made, numbers = change.cut, change.numbers
     assert made.parameters_after == network.anatomy.parameters() < before.parameters()
     assert network.anatomy.num_units == int(keep.sum())
     assert (numbers[~keep] == -1).all()
@@ -151,7 +152,7 @@ def test_what_a_cut_leaves_masked_stays_masked_and_keeps_its_hidden_values(name:
     left = np.zeros_like(keep)
     left[stays] = True
     network.masks.apply(keep)
-    _, numbers = network.cut_masked(left)
+    numbers = network.cut_masked(left).numbers
     assert network.masks.num_masked == stays.size
     assert (numbers[keep | left] >= 0).all()
     assert (numbers[~(keep | left)] == -1).all()
@@ -194,10 +195,10 @@ def test_cuts_taken_back_give_the_old_shapes_and_a_checkpoint_from_then_fits(nam
         network.masks.apply(some_units(network.anatomy, 4))
         network.cut_masked()
     assert any(network.model.state_dict()[key].shape != value.shape for key, value in saved.items())
-    network.take_back_cuts(5)
-    assert len(network.cuts) == 2
-    network.take_back_cuts(0)
-    assert network.cuts == []
+    network.return_to([change.record() for change in network.changes])
+    assert len(network.changes) == 2
+    network.return_to([])
+    assert network.changes == []
     network.model.load_state_dict(saved)
     assert network.anatomy.digest == digest
     assert {path: plain(module) for path, module in network.model.named_modules()} == attributes
@@ -228,7 +229,7 @@ def test_attributes_and_classes_follow_a_cut_of_heads_and_come_back() -> None:
     assert isinstance(model, Transformer)
     assert model.first.n_head == 3
     assert type(model.second) is not nn.MultiheadAttention
-    network.take_back_cuts(0)
+    network.return_to([])
     assert model.first.n_head == 4
     assert type(model.second) is nn.MultiheadAttention
     assert model.second.num_heads == 4
@@ -241,14 +242,14 @@ def test_recorded_cuts_are_made_again_in_a_fresh_network(name: str) -> None:
     for every in (3, 4):
         network.masks.apply(some_units(network.anatomy, every))
         network.cut_masked()
-    records = [past.record() for past in network.cuts]
+    records = [change.record() for change in network.changes]
     fresh = live(name, steps=0)
-    fresh.make_cuts(records)
+    fresh.return_to(records)
     assert fresh.anatomy.digest == network.anatomy.digest
     fresh.model.load_state_dict(network.model.state_dict())
     x = NETWORKS[name][1](6, 9)[0]
     assert torch.equal(fresh.model.eval()(x), network.model.eval()(x))
-    assert [past.record() for past in fresh.cuts] == records
+    assert [change.record() for change in fresh.changes] == records
 
 
 def test_cuts_of_another_network_are_refused_before_anything_changes() -> None:
@@ -258,7 +259,7 @@ def test_cuts_of_another_network_are_refused_before_anything_changes() -> None:
     other = live("transformer")
     before = bits(other)
     with pytest.raises(CheckpointError, match="not the one that the run started with"):
-        other.make_cuts([past.record() for past in network.cuts])
+        other.return_to([change.record() for change in network.changes])
     assert equal(before, bits(other))
     assert other.masks.num_masked == 0
 
@@ -286,7 +287,7 @@ def test_groups_that_the_code_refuses_are_found_without_touching_the_network() -
     with pytest.raises(SurgeryError):
         network.cut_masked()
     assert equal(masked, bits(network))
-    assert network.cuts == []
+    assert network.changes == []
     assert network.masks.num_masked == 1
     network.masks.unmask()
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
@@ -325,7 +326,7 @@ def test_a_cut_after_which_the_network_cannot_be_traced_is_undone() -> None:
     with pytest.raises(SurgeryError, match="cannot be traced, so the cut was undone"):
         network.cut_masked()
     assert equal(before, bits(network))
-    assert network.cuts == []
+    assert network.changes == []
     assert network.masks.num_masked == 2
     train(network, lambda count, seed: batch, 2)
     assert not model.up.weight.detach()[[1, 5]].count_nonzero()
@@ -362,7 +363,7 @@ def test_the_original_is_the_network_from_before_the_first_cut() -> None:
         network.cut_masked()
     assert network.original is not None
     first = sum(p.numel() for p in network.original.parameters())
-    assert first == network.cuts[0].anatomy.parameters()
+    assert first == network.changes[0].before.parameters()
     assert first > sum(p.numel() for p in network.model.parameters())
 
 
@@ -383,5 +384,5 @@ def test_parameters_are_named_in_the_order_of_the_optimizer_state() -> None:
 def test_numbers_are_what_a_tracker_needs() -> None:
     network = live("convolutional")
     network.masks.apply(some_units(network.anatomy, 3))
-    numbers: IntArray = network.cut_masked()[1]
+    numbers: IntArray = network.cut_masked().numbers
     assert numbers.dtype == np.int64

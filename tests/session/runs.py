@@ -146,7 +146,7 @@ class Training:
             "scheduler": self.scheduler.state_dict(),
             "keep": network.masks.keep,
             "originals": network.masks.originals(),
-            "cuts": [past.record() for past in network.cuts],
+            "cuts": [change.record() for change in network.changes],
             "tracker": self.session.parts.tracker.state(),
             "rng": torch.get_rng_state(),
             "counts": [self.session.step, self.session.epoch],

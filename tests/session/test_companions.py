@@ -98,7 +98,7 @@ def test_an_average_is_masked_stays_masked_and_is_cut_with_the_network(tmp_path:
 
 def test_a_resumed_run_has_the_average_that_it_left(tmp_path: Path) -> None:
     with running(tmp_path) as run:
-        while not run.session.parts.network.cuts:
+        while not run.session.parts.network.changes:
             assert run.session.epoch < EPOCHS
             run.epoch()
         left = run.state()
@@ -123,7 +123,7 @@ def test_a_mask_that_is_taken_back_gives_the_average_its_values_again(tmp_path: 
 def test_going_back_across_a_cut_gives_the_average_its_old_widths(tmp_path: Path) -> None:
     with running(tmp_path) as run:
         before = run.state()
-        while not run.session.parts.network.cuts:
+        while not run.session.parts.network.changes:
             assert run.session.epoch < EPOCHS
             run.epoch()
         run.session.rollback(0)

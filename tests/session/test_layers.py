@@ -102,7 +102,7 @@ def test_a_resumed_run_goes_on_bit_for_bit_masks_and_cut_layers_included(tmp_pat
             while part.session.epoch < end:
                 part.epoch()
             network, found = part.session.parts.network, part.fingerprint()
-            seen.append((network.masks.num_masked > 0, len(network.cuts) > 0))
+            seen.append((network.masks.num_masked > 0, len(network.changes) > 0))
     assert found == expected
     assert seen[0] == (True, False)
     assert seen[1][1]
@@ -112,7 +112,7 @@ def test_a_rollback_brings_a_cut_layer_back(tmp_path: Path) -> None:
     with run(tmp_path) as training:
         network = training.session.parts.network
         before = {name: value.shape for name, value in training.model.state_dict().items()}
-        training.until(lambda: bool(network.cuts))
+        training.until(lambda: bool(network.changes))
         assert len(training.model.state_dict()) < len(before)
         training.session.rollback(0)
         assert {name: value.shape for name, value in training.model.state_dict().items()} == before
@@ -123,7 +123,7 @@ def test_a_rollback_brings_a_cut_layer_back(tmp_path: Path) -> None:
 def test_a_rollback_from_weights_that_are_no_numbers_brings_a_cut_layer_back(tmp_path: Path) -> None:
     with run(tmp_path) as training:
         network = training.session.parts.network
-        training.until(lambda: bool(network.cuts))
+        training.until(lambda: bool(network.changes))
         with torch.no_grad():
             for parameter in training.model.parameters():
                 parameter.fill_(float("nan"))
@@ -135,7 +135,7 @@ def test_a_rollback_from_weights_that_are_no_numbers_brings_a_cut_layer_back(tmp
 def test_an_average_of_the_weights_loses_its_layers_and_gets_them_back(tmp_path: Path) -> None:
     first = Averaged(tmp_path, **LAYERS)
     whole = set(first.average.state_dict())
-    first.until(lambda: bool(first.session.parts.network.cuts))
+    first.until(lambda: bool(first.session.parts.network.changes))
     cut = set(first.average.state_dict())
     assert cut < whole
     first.session.detach()

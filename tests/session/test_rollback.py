@@ -64,7 +64,7 @@ def test_a_metric_that_falls_takes_the_mask_back_exactly_and_makes_later_steps_s
         masks.apply(keep)  # the values under the same mask are those that were hidden, bit for bit
         assert all(torch.equal(masks.originals()[name], value) for name, value in hidden.items())
         assert pace(training) < before
-        assert not training.session.parts.network.cuts
+        assert not training.session.parts.network.changes
         assert set(state) == set(training.model.state_dict())
 
 

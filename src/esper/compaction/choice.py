@@ -4,23 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
-from esper.anatomy import Anatomy
 from esper.anatomy.graph import Traced
 from esper.anatomy.twin import Twin
 from esper.arrays import BoolArray
 from esper.batches import HeldOut, device_of, hold_out, on_device, samples
+from esper.compaction.look import Look
 from esper.config import Config
 from esper.elesh import Bench, OpenCase
 from esper.emrakul import Settings
 from esper.emrakul.plan import choose_by_loss
-from esper.urabrask import evaluate, joined, run_twin
+from esper.urabrask import Measurement, evaluate, joined, run_twin
 
 
 @dataclass(frozen=True)
@@ -35,6 +34,10 @@ class Quality:
     loss_after: float
     accuracy_before: float | None
     accuracy_after: float | None
+
+    def since(self, before: Measurement) -> Quality:
+        """The same beside another network before."""
+        return replace(self, loss_before=before.loss, accuracy_before=before.accuracy)
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -86,32 +89,34 @@ def _of_loss(traced: Traced) -> dict[str, Tensor]:
 
 
 class Trials:
-    """A network with held-out batches: masks are tried on its twin, the network itself is not touched.
+    """A network with held-out batches: masks are tried on its twin, the network itself is not touched."""
 
-    Args:
-        model: the network.
-        traced: its trace with the loss.
-        anatomy: its anatomy.
-        probe: held-out batches.
-        config: numbers of samples, and whether readers are reconstructed.
+    def __init__(self, look: Look, held_out: HeldOut, *, reconstructs: bool) -> None:
+        self._twin = Twin.of(look.traced)
+        network = look.network
+        live = {**dict(network.named_parameters()), **dict(network.named_buffers()), **_of_loss(look.traced)}
+        self._state = {name: value.detach() for name, value in live.items()}
+        self._opened = OpenCase(self._twin, look.anatomy, self._state, look.everything)
+        self._held_out = held_out
+        self._reconstructs = reconstructs
 
-    Raises:
-        ConfigError: there are too few batches.
-        EvidenceError: they are not like the sample that was traced.
-    """
+    @classmethod
+    def of(cls, look: Look, probe: Iterable[Any], config: Config) -> Trials:
+        """Trials on the first batches of a probe, judged by others.
 
-    def __init__(
-        self, model: nn.Module, traced: Traced, anatomy: Anatomy, probe: Iterable[Any], config: Config
-    ) -> None:
-        live = {**dict(model.named_parameters()), **dict(model.named_buffers())}
-        self._state = {name: value.detach() for name, value in {**live, **_of_loss(traced)}.items()}
-        self._twin = Twin.of(traced)
-        self._opened = OpenCase(self._twin, anatomy, self._state, np.ones(anatomy.num_units, np.bool_))
+        Args:
+            look: the network, traced with its loss.
+            probe: held-out batches.
+            config: numbers of samples, and whether readers are reconstructed.
+
+        Raises:
+            ConfigError: there are too few batches.
+            EvidenceError: they are not like the sample that was traced.
+        """
         with torch.random.fork_rng(devices=[]):  # a data loader draws from it
             held_out = hold_out(probe, config.analysis)
-        calibration, validation = on_device((held_out.calibration, held_out.validation), device_of(model))
-        self._held_out = HeldOut(calibration, validation)
-        self._reconstructs = config.pruning.recovery.reconstruct
+        parts = on_device((held_out.calibration, held_out.validation), device_of(look.network))
+        return cls(look, HeldOut(*parts), reconstructs=config.pruning.recovery.reconstruct)
 
     def choose(
         self,
@@ -133,9 +138,13 @@ class Trials:
         bench = Bench(self._opened, batches, batches, self._reconstructs)
         return self._judged(keep, bench.without(keep), notes)
 
+    def quality(self) -> Measurement:
+        """Of the network as it is."""
+        return evaluate(run_twin(self._twin, self._state), joined(self._twin, self._held_out.validation))
+
     def _judged(self, keep: BoolArray, after: Mapping[str, Tensor], notes: tuple[str, ...]) -> Chosen:
         batches = joined(self._twin, self._held_out.validation)
-        before, now = (evaluate(run_twin(self._twin, state), batches) for state in (self._state, after))
+        before, now = self.quality(), evaluate(run_twin(self._twin, after), batches)
         count = sum(map(samples, batches))
         quality = Quality(count, before.loss, now.loss, before.accuracy, now.accuracy)
         changed = {name: value for name, value in self._state.items() if after[name] is not value}

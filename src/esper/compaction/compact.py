@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from functools import partial
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Literal
 
 import numpy as np
@@ -12,22 +12,20 @@ from torch.optim import Optimizer
 
 from esper.anatomy import Anatomy
 from esper.anatomy.cut import refused_groups
-from esper.anatomy.graph import Loss, Traced, bare, trace
-from esper.anatomy.proof import Inputs
-from esper.anatomy.units import anatomy_of
+from esper.anatomy.graph import Loss, bare
 from esper.arrays import BoolArray
-from esper.batches import split_sample
-from esper.compaction.choice import Chosen, Quality, Trials
+from esper.compaction.choice import Chosen, Trials
 from esper.compaction.compacted import Compacted
 from esper.compaction.configuration import describable, has_configuration
 from esper.compaction.cutting import Cutting
 from esper.compaction.folded import folded
-from esper.compaction.without import Removing
+from esper.compaction.look import Look
 from esper.config import Config
 from esper.emrakul import Settings, Target
 from esper.emrakul.plan import Plan, choose_by_magnitude
 from esper.errors import ConfigError, MaskError
 from esper.kasmina import HANDS
+from esper.urabrask import Measurement
 
 
 def compact(
@@ -92,74 +90,61 @@ def compact(
     _check_means(by, probe, loss)
     if in_place:
         HANDS.refuse_held(bare(model), optimizer)
-    others = (plan is not None, flops is not None, parameters is not None, bool(blocks), not in_place)
-    if fold and any(others):
+    if fold and (plan is not None or flops is not None or parameters is not None or blocks or not in_place):
         raise ConfigError(
             "fold=True removes what is there twice, in place and nothing else. Call esper.compact once to "
             "fold and once more for what shall go beyond that."
         )
     if blocks:
         _check_blocks(model, plan, homogeneous)
-        if flops is not None or parameters is not None:
-            _settings(plan, flops, parameters, config)
-        elif probe is not None and not in_place:
-            raise ConfigError(
-                "Held-out samples judge layers that are removed in place. Leave probe= out, or give a copy "
-                "of the network with in_place=True."
-            )
-        batches = tuple(probe) if isinstance(probe, Iterator) else probe
-
-        def rest(left: nn.Module, flops: float | None, parameters: float | None) -> Compacted:
-            return compact(
-                left,
-                sample=sample,
-                flops=flops,
-                parameters=parameters,
-                by=by,
-                probe=batches,
-                homogeneous=homogeneous,
-                in_place=in_place,
-                allow_approximate=allow_approximate,
-                optimizer=optimizer,
-                loss=loss,
-                config=config,
-                progress=progress,
-            )
-
-        quality = partial(_quality, probe=batches, config=config or Config())
-        removing = Removing(blocks, sample, loss, flops, parameters, in_place, quality)
-        return removing.run(model, optimizer, rest)
-    settings = None if fold else _settings(plan, flops, parameters, config)
-    traced, network = trace(model, sample, loss), bare(model)
-    anatomy = anatomy_of(traced, network, allow_approximate=allow_approximate)
-    split = split_sample(sample, with_target=loss is not None, model=network)
-    inputs = Inputs.of(split, is_batch_dynamic=traced.is_batch_dynamic)
+    is_chosen = plan is None and not fold and not (blocks and flops is None and parameters is None)
+    settings = _settings(plan, flops, parameters, config) if is_chosen else None
+    whole = Look.at(model, sample, loss, allow_approximate=allow_approximate)
     if fold:
-        refused = _refused(network, anatomy, inputs, homogeneous)
-        allowed = _allowed(anatomy, refused)
-        return folded(model, anatomy, inputs, optimizer, allowed=allowed, refused=refused)
-    trials = None if probe is None else Trials(network, traced, anatomy, probe, config or Config())
-    cutting = Cutting(model, traced, anatomy, inputs, optimizer, in_place)
+        refused = _refused(whole, homogeneous)
+        allowed = _allowed(whole.anatomy, refused)
+        return folded(model, whole.anatomy, whole.inputs, optimizer, allowed=allowed, refused=refused)
+    probe = tuple(probe) if blocks and probe is not None else probe  # it is looked at twice
+    less = whole
+    if blocks:
+        less = whole.without(blocks, sample, loss, as_program=not in_place and probe is None)
+        settings = None if settings is None else _rest_of(settings, whole.anatomy, less.anatomy)
+    start = Trials.of(whole, probe, config or Config()).quality() if blocks and probe is not None else None
+    trials = None if probe is None else Trials.of(less, probe, config or Config())
+    cutting = Cutting(model, less, optimizer, in_place, tuple(blocks))
     if settings is None:
-        keep = _asked(plan, anatomy)
-        return cutting.by_mask(Chosen(keep) if trials is None else trials.complete(keep))
+        keep = less.everything if plan is None else _asked(plan, less.anatomy)
+        result = cutting.by_mask(Chosen(keep) if trials is None else trials.complete(keep))
+    else:
 
-    def choose(refused: Mapping[str, str]) -> Chosen:
-        allowed = _allowed(anatomy, refused)[anatomy.group_of]
-        return _chosen(network, anatomy, settings, allowed, trials, by, homogeneous, progress)
+        def choose(refused: Mapping[str, str]) -> Chosen:
+            allowed = _allowed(less.anatomy, refused)[less.anatomy.group_of]
+            return _chosen(less, settings, allowed, trials, by, homogeneous, progress)
 
-    refused = _refused(network, anatomy, inputs, homogeneous) if in_place else {}
-    return cutting.by_choice(choose, settings, refused)
+        refused = _refused(less, homogeneous) if in_place else {}
+        result = cutting.by_choice(choose, settings, refused)
+    return _beside(whole.anatomy, start, result) if blocks else result
 
 
-def _quality(
-    model: nn.Module, traced: Traced, anatomy: Anatomy, *, probe: Iterable[Any] | None, config: Config
-) -> Quality | None:
-    """Of the network as it is, on held-out samples if there are some."""
-    if probe is None:
+def _rest_of(settings: Settings, whole: Anatomy, less: Anatomy) -> Settings | None:
+    """The target as a share of what layers have left; None if they reach it alone."""
+    target = settings.target
+    assert target is not None  # noqa: S101  # there is a choice because there is one
+    is_flops = target.cost == "flops"
+    before, left = (one.flops() if is_flops else one.parameters() for one in (whole, less))
+    rest = 1 - (1 - target.fraction) * before / left if left else 0.0
+    if rest <= 0:
         return None
-    whole = np.ones(anatomy.num_units, np.bool_)
-    return Trials(model, traced, anatomy, probe, config).complete(whole).quality
+    share = Target(flops=rest) if is_flops else Target(parameters=rest)
+    return settings.model_copy(update={"target": share})
+
+
+def _beside(whole: Anatomy, start: Measurement | None, result: Compacted) -> Compacted:
+    """A cut that began with layers, told beside the network with them."""
+    quality = result.quality
+    if quality is not None and start is not None:
+        quality = quality.since(start)
+    return replace(result, quality=quality, flops_before=whole.flops(), parameters_before=whole.parameters())
 
 
 def _check_blocks(model: nn.Module, plan: Plan | BoolArray | None, homogeneous: bool) -> None:
@@ -176,8 +161,7 @@ def _check_blocks(model: nn.Module, plan: Plan | BoolArray | None, homogeneous: 
 
 
 def _chosen(
-    model: nn.Module,
-    anatomy: Anatomy,
+    look: Look,
     settings: Settings,
     allowed: BoolArray,
     trials: Trials | None,
@@ -187,16 +171,17 @@ def _chosen(
 ) -> Chosen:
     if trials is not None and by != "magnitude":
         return trials.choose(settings, allowed, homogeneous=homogeneous, told=progress)
-    parameters = dict(model.named_parameters())
-    choice = choose_by_magnitude(anatomy, parameters, settings, allowed=allowed, homogeneous=homogeneous)
+    parameters = dict(look.network.named_parameters())
+    choice = choose_by_magnitude(look.anatomy, parameters, settings, allowed=allowed, homogeneous=homogeneous)
     return Chosen(choice.keep, choice.notes) if trials is None else trials.complete(choice.keep, choice.notes)
 
 
-def _refused(model: nn.Module, anatomy: Anatomy, inputs: Inputs, homogeneous: bool) -> dict[str, str]:
+def _refused(look: Look, homogeneous: bool) -> dict[str, str]:
     """Groups that stay whole, because the network's code or its configuration cannot follow; and why."""
-    refused = refused_groups(model, anatomy, inputs)
-    if homogeneous and has_configuration(model):
-        refused |= describable(model, anatomy, inputs, _allowed(anatomy, refused))
+    network, anatomy, inputs = look.network, look.anatomy, look.inputs
+    refused = refused_groups(network, anatomy, inputs)
+    if homogeneous and has_configuration(network):
+        refused |= describable(network, anatomy, inputs, _allowed(anatomy, refused))
     return refused
 
 

@@ -11,7 +11,7 @@ from torch import nn
 from torch.export import ExportedProgram
 
 from esper.anatomy import Anatomy
-from esper.anatomy.cut import Form
+from esper.anatomy.cut import Cut, Form
 from esper.anatomy.graph import bare
 from esper.anatomy.proof import Equivalence, Inputs
 from esper.anatomy.twin import deployed
@@ -42,8 +42,7 @@ class Compacted:
         quality: loss and accuracy on held-out samples before and after; None without a probe.
         program: the cut network as a program; None if it was cut in place.
         form: what a fresh network must change to take the weights; None if it was cut as a program.
-        blocks: residual layers that were removed; `anatomy` and `keep` are of the network without them,
-            unless nothing but layers was left out of a program.
+        blocks: residual layers that were removed first; `anatomy` and `keep` are of what they left.
     """
 
     model: nn.Module
@@ -125,19 +124,17 @@ class Compacted:
 
 def outcome(
     model: nn.Module,
-    anatomy: Anatomy,
-    keep: BoolArray,
+    made: Cut,
     inputs: Inputs,
-    proof: Equivalence,
     *,
     notes: tuple[str, ...],
     refused: Mapping[str, str] | None = None,
     quality: Quality | None = None,
-    program: ExportedProgram | None = None,
     form: Form | None = None,
     description: Description | None = None,
 ) -> Compacted:
     """The result of a cut, with what it saved."""
+    anatomy, keep = made.anatomy, made.keep
     widths = tuple(
         WidthRow(group.name, group.kind.value, group.width, int(keep[anatomy.unit_slice(number)].sum()))
         for number, group in enumerate(anatomy.groups)
@@ -146,7 +143,7 @@ def outcome(
         model=model,
         keep=keep,
         anatomy=anatomy,
-        proof=proof,
+        proof=made.equivalence,
         flops_before=anatomy.flops(),
         flops_after=anatomy.flops(keep),
         parameters_before=anatomy.parameters(),
@@ -155,8 +152,9 @@ def outcome(
         refused=refused or {},
         notes=notes,
         quality=quality,
-        program=program,
+        program=made.exported,
         form=form,
         description=description,
         inputs=inputs,
+        blocks=made.blocks,
     )

@@ -59,6 +59,13 @@ def has_configuration(model: nn.Module) -> bool:
     return hasattr(getattr(model, "config", None), "to_dict") and hasattr(model, "save_pretrained")
 
 
+def wordless(model: nn.Module) -> Description | None:
+    """What a configuration says of a network that has lost layers; None if there is none."""
+    if not has_configuration(model):
+        return None
+    return Description(False, {}, "layers were removed, and no number in it says which")
+
+
 def describe(model: nn.Module, anatomy: Anatomy, keep: BoolArray, inputs: Inputs) -> Description | None:
     """Makes the configuration of a network that was just cut say its new sizes, if it can.
 
@@ -118,7 +125,7 @@ def describable(model: nn.Module, anatomy: Anatomy, inputs: Inputs, allowed: Boo
             continue
         described = describe(twin, anatomy, keep, inputs)
         vars(twin.config).update(vars(configuration))
-        put_back(twin, model, anatomy, made)
+        put_back(twin, model, made)
         if described is not None and not described.is_complete:
             why = f"the configuration cannot say it: {described.why}"
             refused.update({anatomy.groups[number].name: why for number in groups})

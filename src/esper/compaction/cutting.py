@@ -6,17 +6,15 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
 from torch import nn
-from torch.export import ExportedProgram
 from torch.optim import Optimizer
 
-from esper.anatomy import Anatomy
-from esper.anatomy.cut import Form, Snapshot, cut, cut_program, feasible
-from esper.anatomy.graph import Traced, bare
-from esper.anatomy.proof import Inputs
+from esper.anatomy.cut import Cut, Form, Snapshot, cut, cut_program, feasible
+from esper.anatomy.graph import bare
 from esper.arrays import BoolArray
 from esper.compaction.choice import Chosen
 from esper.compaction.compacted import Compacted, outcome
-from esper.compaction.configuration import Description, describe
+from esper.compaction.configuration import Description, describe, wordless
+from esper.compaction.look import Look
 from esper.compaction.obstacles import program_takes, refusal_explained, what_holds
 from esper.emrakul import Settings
 from esper.emrakul.plan import Situation, choose_by_magnitude
@@ -32,23 +30,17 @@ class Cutting:
 
     Attributes:
         model: the network as it was given, perhaps compiled.
-        traced: its trace.
-        anatomy: its anatomy.
-        inputs: to prove equality on.
+        look: what was seen of it, without the layers that go first.
         optimizer: follows a cut in place.
         in_place: False cuts the exported program and leaves the network as it is.
+        blocks: names of residual layers that go too.
     """
 
     model: nn.Module
-    traced: Traced
-    anatomy: Anatomy
-    inputs: Inputs
+    look: Look
     optimizer: Optimizer | None
     in_place: bool
-
-    @property
-    def network(self) -> nn.Module:
-        return bare(self.model)
+    blocks: tuple[str, ...] = ()
 
     def by_mask(self, given: Chosen) -> Compacted:
         """Cuts exactly this mask, or nothing.
@@ -61,7 +53,7 @@ class Cutting:
         except SurgeryError as error:
             if not self.in_place:
                 raise
-            raise refusal_explained(error, self.network, self.anatomy, given.keep, self.inputs) from error
+            raise refusal_explained(error, self.look, given.keep) from error
 
     def by_choice(
         self, choose: Callable[[Mapping[str, str]], Chosen], settings: Settings, refused: Mapping[str, str]
@@ -88,23 +80,23 @@ class Cutting:
                 refused = {**refused, **more}
 
     def _refused_of(self, keep: BoolArray) -> Mapping[str, str]:
-        return feasible(self.network, self.anatomy, keep, self.inputs)[1] if self.in_place else {}
+        look = self.look
+        return feasible(look.network, look.anatomy, keep, look.inputs)[1] if self.in_place else {}
 
     def _shortfall(self, keep: BoolArray, settings: Settings, refused: Mapping[str, str]) -> Iterator[str]:
         """Where a mask removes less than the target: what holds the rest, and the way out."""
         target = settings.target
         if target is None:
             return
-        removed = Situation.whole(self.anatomy).under(keep).removed_fraction(target.cost)
+        anatomy, network = self.look.anatomy, self.look.network
+        removed = Situation.whole(anatomy).under(keep).removed_fraction(target.cost)
         if removed >= target.fraction - _SHORT:
             return
-        yield what_holds(self.traced, self.anatomy, keep, settings, refused)
+        yield what_holds(self.look, keep, settings, refused)
         if not refused:
             return
-        whole = choose_by_magnitude(self.anatomy, dict(self.network.named_parameters()), settings)
-        if whole.removed_fraction > removed and program_takes(
-            self.network, self.anatomy, whole.keep, self.inputs
-        ):
+        whole = choose_by_magnitude(anatomy, dict(network.named_parameters()), settings)
+        if whole.removed_fraction > removed and program_takes(self.look, whole.keep):
             yield (
                 f"As a program, which does not run this code, {whole.removed_fraction:.1%} can go: cut with "
                 "in_place=False."
@@ -112,34 +104,37 @@ class Cutting:
 
     def _cut(self, chosen: Chosen, refused: Mapping[str, str]) -> Compacted:
         """Cuts with the new values that belong to the choice; if it fails, they are taken back too."""
-        keep, notes = chosen.keep, chosen.notes
-        program: ExportedProgram | None = None
+        notes, network = chosen.notes, bare(self.model)
+        args = (self.look.anatomy, chosen.keep, self.look.inputs)
         form: Form | None = None
         description: Description | None = None
-        result, network = self.model, self.network
         with chosen.applied(network, for_good=self.in_place):
             if self.in_place:
                 before = Snapshot.of(network)
                 optimizers = () if self.optimizer is None else (self.optimizer,)
-                made = cut(self.model, self.anatomy, keep, self.inputs, optimizers)
+                made = cut(self.model, *args, optimizers, blocks=self.blocks)
                 try:
                     form = Form.between(before, network, [made.kept])
                 except SurgeryError as error:
                     notes = (*notes, str(error))
-                proof, description = made.equivalence, describe(network, self.anatomy, keep, self.inputs)
+                description = describe(network, *args) if not made.blocks else wordless(network)
             else:
-                cut_one = cut_program(network, self.anatomy, keep, self.inputs)
-                proof, program, result = cut_one.equivalence, cut_one.program, cut_one.program.module()
-            return outcome(
-                result,
-                self.anatomy,
-                keep,
-                self.inputs,
-                proof,
-                refused=refused,
-                notes=notes,
-                quality=chosen.quality,
-                program=program,
-                form=form,
-                description=description,
-            )
+                made = cut_program(network, *args, blocks=self.blocks)
+        return outcome(
+            self.model if made.exported is None else made.program.module(),
+            made,
+            self.look.inputs,
+            refused=refused,
+            notes=(*notes, *_left_over(made)),
+            quality=chosen.quality,
+            form=form,
+            description=description,
+        )
+
+
+def _left_over(made: Cut) -> tuple[str, ...]:
+    if not made.leftover:
+        return ()
+    first, *others = made.leftover
+    what = f"{first} and {len(others)} more" if others else first
+    return (f"{what}: of the layers that went, but in modules that do something else too; not removed.",)

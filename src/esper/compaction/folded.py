@@ -55,13 +55,5 @@ def folded(
         notes.append(str(error))
     description = describe(network, anatomy, keep, inputs) if not np.all(keep) else None
     return outcome(
-        model,
-        anatomy,
-        keep,
-        inputs,
-        made.equivalence,
-        notes=tuple(notes),
-        refused=refused,
-        form=form,
-        description=description,
+        model, made, inputs, notes=tuple(notes), refused=refused, form=form, description=description
     )

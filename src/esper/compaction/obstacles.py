@@ -5,14 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-from torch import nn
 
-from esper.anatomy import Anatomy
 from esper.anatomy.cut import cut_program, feasible
-from esper.anatomy.graph import Traced
-from esper.anatomy.proof import Inputs
 from esper.anatomy.units import work_held
 from esper.arrays import BoolArray
+from esper.compaction.look import Look
 from esper.emrakul import Settings
 from esper.emrakul.plan import Situation, floors
 from esper.errors import SurgeryError, UntraceableError
@@ -21,18 +18,16 @@ _MOST = 4
 _WORTH_NAMING = 0.02
 
 
-def what_holds(
-    traced: Traced, anatomy: Anatomy, keep: BoolArray, settings: Settings, refused: Mapping[str, str]
-) -> str:
+def what_holds(look: Look, keep: BoolArray, settings: Settings, refused: Mapping[str, str]) -> str:
     """Why no more than this mask removes can go, for people: the operators and limits that hold the rest.
 
     Args:
-        traced: the network.
-        anatomy: its anatomy.
+        look: the network.
         keep: bool [units], what stays after all that may go has gone.
         settings: floors, levels and rounding of the choice.
         refused: groups that the network's code does not let go.
     """
+    anatomy = look.anatomy
     lowest, levels = floors(Situation.whole(anatomy), settings), settings.schedule.levels
     step = max(settings.plan.round_to, 1)
     left = np.array([int(keep[anatomy.unit_slice(n)].sum()) for n in range(len(anatomy.groups))], np.int64)
@@ -46,7 +41,7 @@ def what_holds(
             at_floor.append(group.name)
     said = [
         f"{reason} ({share:.0%} of the FLOPs run over such widths)"
-        for reason, share in work_held(traced, allow_approximate=bool(anatomy.couplings)).items()
+        for reason, share in work_held(look.traced, allow_approximate=bool(anatomy.couplings)).items()
         if share >= _WORTH_NAMING
     ][:_MOST]
     if at_floor:
@@ -58,24 +53,22 @@ def what_holds(
     return f"What holds the rest: {'; '.join(said)}." if said else ""
 
 
-def program_takes(network: nn.Module, anatomy: Anatomy, keep: BoolArray, inputs: Inputs) -> bool:
+def program_takes(look: Look, keep: BoolArray) -> bool:
     """Can the exported program be cut by this mask, whatever the network's own code says?"""
     try:
-        cut_program(network, anatomy, keep, inputs)
+        cut_program(look.network, look.anatomy, keep, look.inputs)
     except (SurgeryError, UntraceableError):
         return False
     return True
 
 
-def refusal_explained(
-    error: SurgeryError, network: nn.Module, anatomy: Anatomy, keep: BoolArray, inputs: Inputs
-) -> SurgeryError:
+def refusal_explained(error: SurgeryError, look: Look, keep: BoolArray) -> SurgeryError:
     """The refusal of a mask that somebody gave, with the groups that it is about and the ways out."""
-    _, why = feasible(network, anatomy, keep, inputs)
+    _, why = feasible(look.network, look.anatomy, keep, look.inputs)
     if not why:
         return error
     advice = f"What cannot go is in {_listed(list(why))}; everything else in the mask can be cut."
-    if program_takes(network, anatomy, keep, inputs):
+    if program_takes(look, keep):
         advice += " in_place=False cuts all of it, as a program that does not run this code."
     return type(error)(f"{error} {advice}")
 

@@ -92,9 +92,7 @@ def compact_checkpoint(
         _state(twin, weights | criterion_of(checkpoint)),
         lambda module: _without_loss(module, twin.program),
     )
-    return outcome(
-        made.program.module(), anatomy, keep, inputs, made.equivalence, notes=notes, program=made.program
-    )
+    return outcome(made.program.module(), made, inputs, notes=notes)
 
 
 def _inputs(catalog: CheckpointCatalog, checkpoint: CheckpointRef, twin: Twin) -> Inputs:

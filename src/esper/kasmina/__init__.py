@@ -1,5 +1,6 @@
 """Inside the training process: masks applied, kept after every step, taken back exactly; teachers."""
 
+from esper.kasmina.changes import UnitsCut
 from esper.kasmina.distillation import Teacher, distillation_loss
 from esper.kasmina.held import HANDS
 from esper.kasmina.network import LiveNetwork
@@ -9,6 +10,7 @@ __all__ = [
     "HANDS",
     "LiveNetwork",
     "Teacher",
+    "UnitsCut",
     "apply_statistics",
     "compared",
     "confirm",

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from itertools import takewhile
 from typing import Any
 
 import numpy as np
@@ -13,45 +14,24 @@ from torch.optim import Optimizer
 
 from esper.anatomy import Anatomy
 from esper.anatomy.cut import (
-    Cut,
-    Removal,
     WeightCopies,
-    block_names,
     copy_in,
     cut,
+    feasible,
     refused_groups,
     refused_layers,
-    remove_blocks,
-    uncut,
     with_layers,
 )
-from esper.anatomy.graph import Loss, bare, changed_inputs, copied, loss_tensors, renew, trace
-from esper.anatomy.proof import Inputs, Undo
+from esper.anatomy.graph import Loss, bare, changed_inputs, copied, loss_tensors, trace
+from esper.anatomy.proof import Inputs
 from esper.anatomy.twin import Twin
 from esper.anatomy.units import anatomy_of
-from esper.arrays import BoolArray, IntArray
+from esper.arrays import BoolArray
 from esper.batches import split_sample
 from esper.errors import CheckpointError, StructureError, SurgeryError, UntraceableError
+from esper.kasmina.changes import Change, Record, UnitsCut, same_change
 from esper.kasmina.held import HANDS
 from esper.kasmina.masks import MaskKeeper
-from esper.kasmina.numbers import carried_over, mask_after, numbers_after
-
-
-@dataclass(frozen=True, eq=False)
-class PastCut:
-    """One cut of this process: enough to take it back, and to make it again in another process."""
-
-    anatomy: Anatomy
-    keep: BoolArray
-    made: Cut
-    without_layers: Anatomy
-    """Of the network without the layers that went, with which the rest was cut; `anatomy` if none did."""
-    removal: Removal | None = None
-    """How the layers went."""
-
-    def record(self) -> dict[str, Any]:
-        """For a checkpoint: which units of which anatomy went."""
-        return {"anatomy": self.anatomy.digest, "removed": np.flatnonzero(~self.keep).tolist()}
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,7 +77,8 @@ class LiveNetwork:
         self.given, self.model = model, bare(model)
         self.companions = tuple(companions)
         self.optimizer = optimizer
-        self.cuts: list[PastCut] = []
+        self.changes: list[Change] = []
+        """Since the network was new, in their order."""
         self.original: nn.Module | None = None
         """A copy from before the first cut, to compare with."""
         self.loss = loss
@@ -143,14 +124,11 @@ class LiveNetwork:
         self.twin = look.twin.to_bytes()
         self.masks = MaskKeeper(self.model, self.anatomy, (self.optimizer,), self.companions)
 
-    def cut_masked(self, left: BoolArray | None = None) -> tuple[Cut, IntArray]:
+    def cut_masked(self, left: BoolArray | None = None) -> UnitsCut:
         """Removes masked units for good.
 
         Args:
             left: bool [units]; the masked units that it marks True stay masked. None: all go.
-
-        Returns:
-            What was done, and for every old unit its new number or -1.
 
         Raises:
             SurgeryError: it cannot be done; the network is still masked, as before.
@@ -160,104 +138,78 @@ class LiveNetwork:
         if self.original is None:
             self.original = copied(self.model)
         masks.unmask(but=keep)  # what stays masked is hidden again below, with the values of the new shapes
+        optimizers, companions = (self.optimizer,), self.companions
         try:
-            past = self._without_layers(before, keep) or self._cut(before, keep)
+            made = cut(self.given, before, keep, self.inputs, optimizers, companions, then=self._look_again)
         except SurgeryError:
             masks.apply(masked)
             raise
         masks.detach()
-        self.cuts.append(past)
-        numbers = numbers_after(before, keep, past.without_layers, self.anatomy)
-        self.masks.apply(mask_after(before, keep, masked, past.without_layers, self.anatomy))
-        return past.made, numbers
+        change = UnitsCut(made, made.origin(self.anatomy))
+        self.changes.append(change)
+        self.masks.apply(change.carried(masked))
+        return change
 
-    def _without_layers(self, before: Anatomy, keep: BoolArray) -> PastCut | None:
-        """Removes the layers that go, and then units of what is left; None if no layer goes."""
-        names = block_names(before, np.flatnonzero(before.is_layer & ~keep))
-        done: list[PastCut] = []
+    def feasible(self, left: BoolArray | None = None) -> tuple[BoolArray, dict[str, str]]:
+        """The part of the mask that the network's code lets be cut, and why the groups in the rest stay.
 
-        def rest(removal: Removal) -> None:
-            look = self._look_again()
-            _check_gone(self.model, before, keep, removal)
-            left = carried_over(before, keep, look.anatomy)
-            if left.all():
-                self._show(look)
-                made = Cut(
-                    look.anatomy,
-                    left,
-                    removal.equivalence,
-                    {},
-                    removal.parameters_before,
-                    removal.parameters_after,
-                    (),
-                    Undo(),
-                )
-            else:
-                made = self._cut(look.anatomy, left).made
-                equal = made.equivalence.after(removal.equivalence)
-                made = replace(made, equivalence=equal, parameters_before=removal.parameters_before)
-            done.append(PastCut(before, keep, made, look.anatomy, removal))
+        Args:
+            left: as for `cut_masked`.
 
-        if names:
-            try:
-                remove_blocks(self.given, names, self.inputs, (self.optimizer,), self.companions, then=rest)
-            except StructureError as error:
-                raise SurgeryError(f"A layer cannot be removed: {error}") from error
-        return done[0] if done else None
+        Raises:
+            SurgeryError: the network cannot be copied.
+        """
+        keep = self.masks.keep if left is None else self.masks.keep | left
+        return feasible(self.model, self.anatomy, keep, self.inputs)
 
-    def _cut(self, before: Anatomy, keep: BoolArray) -> PastCut:
-        """Removes units that are no layers."""
-        optimizers, companions = (self.optimizer,), self.companions
-
-        def then() -> None:
-            self._show(self._look_again())
-
-        made = cut(self.given, before, keep, self.inputs, optimizers, companions, then=then)
-        return PastCut(before, keep, made, before)
-
-    def _look_again(self) -> _Look:
+    def _look_again(self) -> None:
         try:
-            return self._look()
+            self._show(self._look())
         except StructureError as error:
             raise SurgeryError(f"The cut network cannot be traced, so the cut was undone: {error}") from error
 
-    def take_back_cuts(self, remaining: int) -> None:
-        """Takes back all but the first `remaining` cuts: shapes, attributes and classes are those of then.
+    def return_to(self, records: Sequence[Record]) -> None:
+        """Takes back the changes that are not in these records, and makes those that are missing.
 
-        Values are not, until a checkpoint is restored.
+        Shapes, attributes and classes are those of then; values are not, until a checkpoint is restored.
+
+        Args:
+            records: of all changes since the network was new, in their order.
+
+        Raises:
+            CheckpointError: the network is not the one that was changed.
         """
-        if remaining >= len(self.cuts):
-            return
-        self.masks.detach()
-        while len(self.cuts) > remaining:
-            past = self.cuts.pop()
-            uncut(self.given, past.without_layers, past.made, (self.optimizer,))
-            if past.removal is not None:
-                past.removal.undo.run()
-                renew(self.given)
-        self._show(self._look())
+        known = zip(self.changes, records, strict=False)
+        shared = sum(1 for _ in takewhile(lambda pair: same_change(*pair), known))
+        if shared < len(self.changes):
+            self.masks.detach()
+            while len(self.changes) > shared:
+                self.changes.pop().undo(self.given, self.optimizer)
+            self._show(self._look())
+        for record in records[shared:]:
+            self._redo(record)
+
+    def _redo(self, record: Record) -> None:
+        kind = record.get("kind", UnitsCut.kind)
+        if kind != UnitsCut.kind:
+            raise CheckpointError(
+                f"The checkpoint holds a change of the kind {kind!r}, which this version of Esper does not "
+                "know. Resume with the version that wrote it."
+            )
+        if record["anatomy"] != self.anatomy.digest:
+            raise CheckpointError(
+                "This network is not the one that the run started with: its structure differs from the "
+                "one that was cut. Build the model exactly as for the first run and resume again."
+            )
+        keep = np.ones(self.anatomy.num_units, dtype=np.bool_)
+        keep[record["removed"]] = False
+        self.masks.apply(keep)
+        self.cut_masked()
 
     def renew_masks(self) -> None:
         """Forgets all masks without restoring anything: a checkpoint is about to be."""
         self.masks.detach()
         self.masks = MaskKeeper(self.model, self.anatomy, (self.optimizer,), self.companions)
-
-    def make_cuts(self, records: Sequence[Mapping[str, Any]]) -> None:
-        """Makes recorded cuts in a fresh network, so that a checkpoint from after them can be restored.
-
-        Raises:
-            CheckpointError: the network is not the one that was cut.
-        """
-        for record in records:
-            if record["anatomy"] != self.anatomy.digest:
-                raise CheckpointError(
-                    "This network is not the one that the run started with: its structure differs from the "
-                    "one that was cut. Build the model exactly as for the first run and resume again."
-                )
-            keep = np.ones(self.anatomy.num_units, dtype=np.bool_)
-            keep[record["removed"]] = False
-            self.masks.apply(keep)
-            self.cut_masked()
 
     def tensors(self) -> dict[str, Tensor]:
         """The live parameters and buffers by name, for the graph: the network's, and those of its loss."""
@@ -289,14 +241,3 @@ class LiveNetwork:
     def detach(self) -> None:
         HANDS.let_go(self)
         self.masks.detach()
-
-
-def _check_gone(model: nn.Module, before: Anatomy, keep: BoolArray, removal: Removal) -> None:
-    """What was removed must be what was masked, all of it."""
-    gone = [before.groups[int(before.group_of[unit])] for unit in np.flatnonzero(before.is_layer & ~keep)]
-    held = dict(model.named_parameters()).keys() - set(removal.left)
-    stays = sorted({member.tensor for group in gone for member in group.members} & held)
-    if stays:
-        raise SurgeryError(
-            f"{stays[0]} belongs to a layer that was masked and would not go with it. Nothing was changed."
-        )

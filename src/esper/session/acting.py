@@ -14,7 +14,7 @@ from esper.arrays import BoolArray, IntArray
 from esper.emrakul.cycle import PendingMask
 from esper.emrakul.plan import shrink, worthwhile_cut
 from esper.errors import SurgeryError
-from esper.kasmina import apply_statistics, compared, confirm, measured, recalibrate
+from esper.kasmina import UnitsCut, apply_statistics, compared, confirm, measured, recalibrate
 from esper.session.log import say
 from esper.session.state import Memory, Parts
 from esper.urabrask import Measurement, Verdict, level_of
@@ -139,16 +139,16 @@ class Acting:
         if masked == 0:
             return None
         try:
-            cut, numbers = self._cut(left)
+            change = self._cut(left)
         except SurgeryError as refusal:
             self._stay_masked("The masks", refusal)
             return None
-        self.last_cut = cut
-        parts.tracker.rebind(network.anatomy, network.named_parameters(), numbers)
+        self.last_cut = change.cut
+        parts.tracker.rebind(network.anatomy, network.named_parameters(), change.numbers)
         parts.saving.structure_changed(network)
         parts.saving.release_masks(but=parts.saving.last_step)
-        self._tell_cut(cut, masked - network.masks.num_masked)
-        return numbers
+        self._tell_cut(change.cut, masked - network.masks.num_masked)
+        return change.numbers
 
     def cut_if_worthwhile(self) -> None:
         """Cuts as much as leaves good widths, if that saves enough."""
@@ -156,18 +156,18 @@ class Acting:
         if left is not None:
             self.cut(left)
 
-    def _cut(self, left: BoolArray | None) -> tuple[Cut, IntArray]:
-        """Cuts; where layers cannot go together with the rest, the rest alone, and people are told."""
+    def _cut(self, left: BoolArray | None) -> UnitsCut:
+        """Cuts; where not all can go together, what can, and people are told of the rest."""
         network = self._parts.network
-        layers = network.anatomy.is_layer & ~network.masks.keep
-        layers = layers if left is None else layers & ~left
+        wanted = network.masks.keep if left is None else network.masks.keep | left
         try:
             return network.cut_masked(left)
         except SurgeryError as refusal:
-            if not layers.any() or not (~network.masks.keep & ~layers).any():
+            possible, why = network.feasible(left)
+            if not why or possible.all():
                 raise
-            rest = network.cut_masked(layers if left is None else left | layers)
-            self._stay_masked(f"{layers.sum()} masked layer(s)", refusal)
+            rest = network.cut_masked(possible)
+            self._stay_masked(f"{(possible & ~wanted).sum()} masked unit(s) in {', '.join(why)}", refusal)
             return rest
 
     def _tell_cut(self, cut: Cut, units: int) -> None:

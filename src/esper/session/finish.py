@@ -75,7 +75,7 @@ def network_files(session: Session) -> dict[str, bytes]:
     form: Form | None = None
     try:
         before = Snapshot.of(network.original or network.model)
-        form = Form.between(before, network.model, [past.made.kept for past in network.cuts])
+        form = Form.between(before, network.model, [change.kept for change in network.changes])
     except SurgeryError as error:
         session.log.note(f"{error} esper.load({str(session.run_dir)!r}) works all the same.")
     record = {"version": VERSION, "form": None if form is None else form.to_json()}
@@ -124,7 +124,7 @@ def _quality(session: Session, judged: str) -> tuple[float | None, str]:
 def _report(session: Session, latency: Latency | None, training_seconds: float, judged: str) -> RunReport:
     parts = session.parts
     network, origin = parts.network, parts.origin
-    before = network.cuts[0].anatomy if network.cuts else network.anatomy
+    before = network.changes[0].before if network.changes else network.anatomy
     names = {group.name: group.width for group in network.anatomy.groups}
     left = {
         (member.tensor, member.axis, group.kind): group.width

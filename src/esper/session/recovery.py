@@ -73,7 +73,7 @@ class Recovery:
     def before_mask(self) -> None:
         """Keeps the newest checkpoint as teacher, if nothing has gone from the network yet."""
         network, saving = self._parts.network, self._parts.saving
-        if self._settings.distill and not network.cuts and network.masks.num_masked == 0:
+        if self._settings.distill and not network.changes and network.masks.num_masked == 0:
             saving.release(TEACHER, but=saving.hold(TEACHER))
             self._teacher = None
 

@@ -235,7 +235,7 @@ class Session:
         network = self.parts.network
         say(
             f"Resumed {self.run_dir} from its checkpoint of step {self.step}, epoch {self.epoch}, which "
-            f"verified in full: {len(network.cuts)} cut(s) made and proven again, "
+            f"verified in full: {len(network.changes)} cut(s) made and proven again, "
             f"{network.masks.num_masked} unit(s) masked, {self.removed_fraction:.1%} of the "
             f"{self.parts.config.pruning.cost} removed."
         )

@@ -73,7 +73,7 @@ def capture(parts: Parts, memory: Memory) -> dict[str, Any]:
     network = parts.network
     return {
         "parameter_names": network.parameter_names(),
-        "cuts": [past.record() for past in network.cuts],
+        "cuts": [change.record() for change in network.changes],
         "keep": network.masks.keep,
         "originals": network.masks.originals(),
         "companions": [companion.state_dict() for companion in network.companions],
@@ -102,8 +102,7 @@ def restore(parts: Parts, memory: Memory, target: CheckpointRef, *, as_rollback:
     state = parts.saving.read(target)
     extra, network = state.extra, parts.network
     _count_companions(network, extra["companions"])
-    network.take_back_cuts(_common_cuts(network, extra["cuts"]))
-    network.make_cuts(extra["cuts"][len(network.cuts) :])
+    network.return_to(extra["cuts"])
     _check_companions(network, extra["companions"])
     network.renew_masks()
     parts.saving.restore(state, network)
@@ -154,13 +153,3 @@ def _other_companions(given: int, saved: int) -> CheckpointError:
         f"The checkpoint holds {saved} companion(s), and {given} were given, or others. Give "
         "the same ones in the same order as when the run began, as `companions=`."
     )
-
-
-def _common_cuts(network: LiveNetwork, records: Sequence[Mapping[str, Any]]) -> int:
-    """How many of the network's cuts the records begin with."""
-    count = 0
-    for past, record in zip(network.cuts, records, strict=False):
-        if past.record() != dict(record):
-            break
-        count += 1
-    return count

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim import AdamW
 
+from esper.anatomy.cut.live import cut
 from esper.anatomy.cut.program import cut_program
-from esper.anatomy.cut.surgery import cut, uncut
 from esper.anatomy.proof import Inputs
 from esper.anatomy.structure import Anatomy, Kind
 from esper.anatomy.units import inspect
@@ -154,7 +154,7 @@ def test_an_approximate_cut_is_taken_back_exactly() -> None:
     model, x = stream("rms norm"), inputs()
     anatomy, before = inspect(model, x, allow_approximate=True), stream("rms norm").state_dict()
     made = cut(model, anatomy, without(anatomy, "enter", GONE), Inputs((x,)))
-    uncut(model, anatomy, made)
+    made.undo(model)
     assert {name: tensor.shape for name, tensor in model.state_dict().items()} == {
         name: tensor.shape for name, tensor in before.items()
     }

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.optim import SGD, AdamW, Optimizer, lr_scheduler
 from torch.optim.swa_utils import SWALR, AveragedModel, get_ema_multi_avg_fn
 
-from esper.anatomy.cut.surgery import cut, uncut
+from esper.anatomy.cut.live import cut
 from esper.anatomy.proof import Inputs
 from esper.anatomy.structure import Anatomy
 from esper.anatomy.units import inspect, masked_axes, zero_masked
@@ -100,7 +100,7 @@ def test_attributes_of_a_companion_follow_and_come_back() -> None:
     followed = ema.get_submodule("module.first")
     assert [m.n_head for m in (model.first, followed) if isinstance(m, Attention)] == [2, 2]
     ema.update_parameters(model)
-    uncut(model, anatomy, made)
+    made.undo(model)
     assert [m.n_head for m in (model.first, followed) if isinstance(m, Attention)] == [4, 4]
     assert [p.shape for p in ema.module.parameters()] == [p.shape for p in Transformer().parameters()]
     ema.update_parameters(model)

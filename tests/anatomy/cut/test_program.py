@@ -16,8 +16,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from esper.anatomy.archive import read_module, write_program
-from esper.anatomy.cut.program import CutProgram, cut_program
-from esper.anatomy.cut.surgery import cut
+from esper.anatomy.cut.cut import Cut
+from esper.anatomy.cut.live import cut
+from esper.anatomy.cut.program import cut_program
 from esper.anatomy.proof import Inputs
 from esper.anatomy.structure import Anatomy
 from esper.anatomy.twin import deployed, plain
@@ -77,7 +78,7 @@ class Made:
     network: nn.Module
     x: Tensor
     anatomy: Anatomy
-    cut: CutProgram
+    cut: Cut
     before: dict[str, Tensor]
     random: tuple[Tensor, Tensor]
 

@@ -44,28 +44,6 @@ def copy_in(companion: nn.Module, model: nn.Module, anatomy: Anatomy) -> nn.Modu
     )
 
 
-def whole_copy_in(companion: nn.Module, model: nn.Module) -> nn.Module:
-    """The copy of a network that a companion holds, every tensor of it: the network has no anatomy to ask.
-
-    Raises:
-        SurgeryError: it holds no copy, or shares tensors with the network.
-    """
-    expected = _shapes(model)
-    for module in companion.modules():
-        if bare(module) is module and _shapes(module) == expected:
-            _check_apart(module, model)
-            return module
-    raise SurgeryError(
-        f"The companion {type(companion).__name__} holds no copy of {type(model).__name__} as it is now, so "
-        "it cannot follow. Nothing was changed. Companions must have the network's own tensor names and "
-        "shapes."
-    )
-
-
-def _shapes(model: nn.Module) -> dict[str, tuple[int, ...]]:
-    return {name: tuple(tensor.shape) for name, tensor in named_tensors(model).items()}
-
-
 def _check_apart(copied: nn.Module, model: nn.Module) -> None:
     own = {id(tensor): name for name, tensor in named_tensors(bare(model)).items()}
     shared = [own[id(tensor)] for tensor in named_tensors(copied).values() if id(tensor) in own]

@@ -10,9 +10,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from esper.anatomy.cut.layer_units import PREFIX
-from esper.anatomy.cut.removal import remove_blocks
-from esper.anatomy.cut.surgery import Cut, cut, uncut
+from esper.anatomy.cut.cut import Cut
+from esper.anatomy.cut.live import cut
 from esper.anatomy.graph import copied, named_tensors
 from esper.anatomy.proof import Inputs
 from esper.anatomy.structure import Anatomy, Kind
@@ -56,25 +55,22 @@ def refused_layers(model: nn.Module, anatomy: Anatomy, inputs: Inputs) -> dict[s
     Raises:
         SurgeryError: the network cannot be copied.
     """
-    places: dict[str, list[str]] = {}
-    for group in anatomy.groups:
-        if group.kind is Kind.LAYER:
-            places.setdefault(re.sub(r"\d+", "#", group.name), []).append(group.name)
-    tried = copied(model) if places else model
+    layers = [number for number, group in enumerate(anatomy.groups) if group.kind is Kind.LAYER]
+    tried = copied(model) if layers else model
 
-    def why_not(*names: str) -> str:
+    def why_not(*numbers: int) -> str:
+        keep = np.ones(anatomy.num_units, np.bool_)
+        keep[anatomy.offsets[list(numbers)]] = False
         try:
-            made = remove_blocks(tried, [name.removeprefix(PREFIX) for name in names], inputs)
+            cut(tried, anatomy, keep, inputs).undo(tried)
         except (StructureError, SurgeryError) as error:
             return str(error)
-        made.undo.run()
         return ""
 
-    layers = [name for names in places.values() for name in names]
-    suspects = [name for names in places.values() if why_not(names[0]) for name in names]
+    suspects = [n for place in _places(anatomy, layers).values() if why_not(place[0]) for n in place]
     if len(suspects) < len(layers) and why_not(*layers):
         suspects = layers
-    return {name: why for name in suspects if (why := why_not(name))}
+    return {anatomy.groups[n].name: why for n in suspects if (why := why_not(n))}
 
 
 def feasible(
@@ -116,9 +112,9 @@ def _places(anatomy: Anatomy, groups: Sequence[int]) -> dict[str, list[int]]:
     return places
 
 
-def put_back(twin: nn.Module, model: nn.Module, anatomy: Anatomy, made: Cut) -> None:
+def put_back(twin: nn.Module, model: nn.Module, made: Cut) -> None:
     """Takes back a cut of a copy, so that shapes and values are those of the network again."""
-    uncut(twin, anatomy, made)
+    made.undo(twin)
     theirs, ours = named_tensors(model), named_tensors(twin)
     with torch.no_grad():
         for name in made.kept:
@@ -162,7 +158,7 @@ class _Search:
             made = cut(self.twin, self.anatomy, self.mask(groups), self.inputs)
         except SurgeryError as error:
             return str(error)
-        put_back(self.twin, self.model, self.anatomy, made)
+        put_back(self.twin, self.model, made)
         return ""
 
     def _parts(self, groups: Sequence[int]) -> list[list[int]]:

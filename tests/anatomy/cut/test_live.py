@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from torch.optim import SGD, Adam
 
-from esper.anatomy.cut.surgery import cut
+from esper.anatomy.cut.live import cut
 from esper.anatomy.proof import Inputs, difference, select
 from esper.anatomy.units import inspect
 from esper.errors import MaskError, NotEquivalentError, SurgeryError

@@ -2,7 +2,7 @@
 
 No optimizer is known by name. A state tensor of its parameter's shape is element-wise, one of a single
 element is about the whole; of any other the optimizer itself is asked what it holds
-(`esper.anatomy.cut.factored`).
+(`esper.anatomy.cut.optimizers.factored`).
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.utils import _pytree as pytree
 
-from esper.anatomy.cut.factored import Layout, ask, ask_for_weights
+from esper.anatomy.cut.optimizers.factored import Layout, ask, ask_for_weights
 from esper.anatomy.proof import Undo, select, spread_out
 from esper.errors import SurgeryError
 

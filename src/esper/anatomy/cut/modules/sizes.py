@@ -13,7 +13,7 @@ from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 from torch.nn.utils.parametrize import is_parametrized
 
-from esper.anatomy.cut.attention import becomes_cut, is_square
+from esper.anatomy.cut.modules.attention import becomes_cut, is_square
 from esper.anatomy.proof import Undo
 from esper.errors import SurgeryError
 

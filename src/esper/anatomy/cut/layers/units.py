@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, fx
 
-from esper.anatomy.cut.blocks import Sum, sums, unread
+from esper.anatomy.cut.layers.blocks import Sum, sums, unread
 from esper.anatomy.graph import Traced
 from esper.anatomy.proof import Inputs
 from esper.anatomy.structure import Anatomy, Gate, Group, Kind, Member, Term

@@ -6,10 +6,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from esper.anatomy.cut.blocks import residual_blocks
-from esper.anatomy.cut.removal import program_without, remove_blocks
+from esper.anatomy.cut.layers.blocks import residual_blocks
 from esper.anatomy.proof import Inputs
 from esper.errors import UntraceableError
+from tests.anatomy.cutting import program_without, without
 from tests.anatomy.networks import ZOO
 
 
@@ -80,8 +80,8 @@ def test_what_a_block_writes_into_its_stream_stays_there() -> None:
     model, x = Writes(), torch.randn(3, 4)
     assert [block.name for block in residual_blocks(model, x)] == ["b"]
     made = program_without(model, ["b"], Inputs((x,)))
-    assert torch.equal(made.program.module()(x), torch.relu(model.a(x)))
-    remove_blocks(model, ["b"], Inputs((x,)))
+    assert torch.equal(made.module()(x), torch.relu(model.a(x)))
+    without(model, ["b"], Inputs((x,)))
     assert torch.equal(model(x), torch.relu(model.a(x)))
 
 

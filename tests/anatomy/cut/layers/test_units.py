@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from esper.anatomy.cut.layer_units import PREFIX, block_names, with_layers
+from esper.anatomy.cut.layers.units import PREFIX, block_names, with_layers
 from esper.anatomy.graph import named_tensors, trace
 from esper.anatomy.structure import Anatomy, Kind
 from esper.anatomy.twin import Twin

@@ -157,7 +157,8 @@ def test_what_is_left_computes_what_the_masked_network_computed(channels: dict[i
     train(network)
     network.masks.apply(removing(network, 1, channels=channels))
     expected = outputs(network)
-    made, numbers = network.cut_masked()
+    change = network.cut_masked()
+    made, numbers = change.cut, change.numbers
     assert torch.allclose(outputs(network), expected, atol=1e-6)
     assert made.parameters_after == sum(p.numel() for p in network.model.parameters())
     trained = {p for group in network.optimizer.param_groups for p in group["params"]}
@@ -172,7 +173,7 @@ def test_units_of_other_layers_are_found_again_by_their_new_numbers() -> None:
     rows = {n: block(network.model, n).up.bias.detach().clone() for n in (0, 2, 3)}
     before = network.anatomy
     network.masks.apply(removing(network, 1, channels={2: 4}))
-    _, numbers = network.cut_masked()
+    numbers = network.cut_masked().numbers
     after = network.anatomy
     for number, bias in rows.items():
         old = before.unit_slice(before.group_named(f"blocks.{number}.up"))
@@ -210,7 +211,7 @@ def test_a_removal_is_taken_back_also_after_the_optimizer_was_loaded_anew(kind: 
     network.masks.apply(removing(network, 2))
     network.cut_masked()
     network.optimizer.load_state_dict(copy.deepcopy(network.optimizer.state_dict()))
-    network.take_back_cuts(0)
+    network.return_to([])
     network.model.load_state_dict(model)
     network.optimizer.load_state_dict(optimizer)
     assert network.anatomy.digest == digest
@@ -223,16 +224,16 @@ def test_recorded_cuts_are_made_again_in_a_fresh_network() -> None:
     network = live()
     network.masks.apply(removing(network, 1, channels={0: 3}))
     network.cut_masked()
-    records = [past.record() for past in network.cuts]
+    records = [change.record() for change in network.changes]
     fresh = live()
-    fresh.make_cuts(records)
+    fresh.return_to(records)
     assert fresh.anatomy.digest == network.anatomy.digest
     fresh.model.load_state_dict(network.model.state_dict())
     assert torch.equal(outputs(fresh), outputs(network))
     model = Stack()
     plain = LiveNetwork(model, AdamW(model.parameters()), batch(), F.cross_entropy)
     with pytest.raises(CheckpointError, match="not the one that the run started with"):
-        plain.make_cuts(records)
+        plain.return_to(records)
 
 
 def test_a_layer_whose_absence_the_code_does_not_bear_is_refused_by_name() -> None:
@@ -248,7 +249,7 @@ def test_a_layer_whose_absence_the_code_does_not_bear_is_refused_by_name() -> No
     assert np.array_equal(network.masks.keep, keep)
     now = network.model.state_dict()
     assert all(torch.equal(now[name], value) for name, value in expected.items())
-    assert not network.cuts
+    assert not network.changes
 
 
 def test_units_inside_of_a_masked_layer_are_not_offered_again() -> None:

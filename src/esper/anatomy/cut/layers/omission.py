@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import torch
-from torch import fx, nn
+from torch import fx
 from torch.export import ExportedProgram
 
-from esper.anatomy.cut.blocks import Sum, named, own_modules, paths_of, sums, traced_for, unread
-from esper.anatomy.cut.program import module_of, state_of
-from esper.anatomy.proof import Inputs
+from esper.anatomy.cut.exported import State, module_of
+from esper.anatomy.cut.layers.blocks import Sum, named, own_modules, paths_of, sums, unread
+from esper.anatomy.graph import Traced
 from esper.errors import SurgeryError
 
 
@@ -32,14 +32,12 @@ class Omission:
     chosen: tuple[Sum, ...]
 
     @classmethod
-    def of(cls, network: nn.Module, names: Sequence[str], inputs: Inputs) -> Omission:
-        """Finds the blocks of these names.
+    def of(cls, traced: Traced, names: Sequence[str]) -> Omission:
+        """Finds the blocks of these names in a graph where nothing is written in place.
 
         Raises:
             UnknownPathError: there is no block of that name.
-            UntraceableError: the network cannot be exported, or writes into its inputs.
         """
-        traced = traced_for(network, inputs.args, inputs.kwargs)
         return cls(traced.program, tuple(named(sums(traced), names)))
 
     @cached_property
@@ -87,8 +85,8 @@ class Omission:
         found = (module for end in ends for module in modules if f"{end}.".startswith(f"{module}."))
         return next(found, "")
 
-    def masked(self) -> nn.Module:
-        """The network with the blocks at zero."""
+    def masked(self, state: State) -> fx.GraphModule:
+        """The network with the blocks at zero, as a module that computes with these tensors."""
         zeros = []
         for one in self.chosen:
             with self.program.graph.inserting_before(one.node):
@@ -96,14 +94,14 @@ class Omission:
             zero.meta = dict(one.added.meta)
             one.node.replace_input_with(one.added, zero)
             zeros.append(zero)
-        module = module_of(self.program, state_of(self.program))
+        module = module_of(self.program, state)
         for one, zero in zip(self.chosen, zeros, strict=True):
             one.node.replace_input_with(zero, one.added)
             self.program.graph.erase_node(zero)
         return module
 
-    def without(self) -> nn.Module:
-        """The network without the blocks and what only they need; the program is used up."""
+    def omit(self) -> None:
+        """Leaves the blocks and what only they need out of the program."""
         graph, dead = self.program.graph, self.dead
         for one in self.chosen:  # a view of the stream, which keeps the name that the graph's outputs know
             one.node.target, one.node.args, one.node.kwargs = torch.ops.aten.alias.default, (one.stream,), {}
@@ -112,18 +110,17 @@ class Omission:
                 graph.erase_node(assertion)
             if node.op != "placeholder":
                 graph.erase_node(node)
-        module = module_of(self.program, state_of(self.program))
-        for target in _unused(module):
-            owner, _, name = target.rpartition(".")
-            delattr(module.get_submodule(owner), name)
-        return module
 
 
-def _unused(module: fx.GraphModule) -> list[str]:
+def forget_unread(module: fx.GraphModule) -> fx.GraphModule:
+    """Takes the tensors that nothing reads any more out of a program's module."""
     for node in module.graph.nodes:
         if node.op == "get_attr" and not node.users:
             module.graph.erase_node(node)
     module.recompile()
     used = {str(node.target) for node in module.graph.nodes if node.op == "get_attr"}
     held = (*module.named_parameters(remove_duplicate=False), *module.named_buffers(remove_duplicate=False))
-    return [name for name, _ in held if name not in used]
+    for target in [name for name, _ in held if name not in used]:
+        owner, _, name = target.rpartition(".")
+        delattr(module.get_submodule(owner), name)
+    return module

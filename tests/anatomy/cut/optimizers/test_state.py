@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim import LBFGS, SGD, Adafactor, Adam, Muon, NAdam, Optimizer, RMSprop
 
-from esper.anatomy.cut.optimizer_state import WeightCopies, cut_state, named, zero_state
-from esper.anatomy.cut.surgery import cut, uncut
+from esper.anatomy.cut.live import cut
+from esper.anatomy.cut.optimizers.state import WeightCopies, cut_state, named, zero_state
 from esper.anatomy.proof import Inputs, Undo, difference, select
 from esper.anatomy.structure import Anatomy
 from esper.anatomy.units import inspect, masked_axes, zero_masked
@@ -194,7 +194,7 @@ def test_a_cut_that_is_taken_back_gives_factored_state_its_old_shapes() -> None:
     shapes = [{k: v.shape for k, v in state.items() if isinstance(v, Tensor)} for state in states(optimizer)]
     anatomy = inspect(model, X)
     made = cut(model, anatomy, half(anatomy), Inputs((X,)), (optimizer,))
-    uncut(model, anatomy, made, (optimizer,))
+    made.undo(model, (optimizer,))
     after = [{k: v.shape for k, v in state.items() if isinstance(v, Tensor)} for state in states(optimizer)]
     assert after == shapes
     train_step(model, optimizer)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from esper.anatomy import Kind
-from esper.anatomy.cut.surgery import cut
+from esper.anatomy.cut.live import cut
 from esper.anatomy.proof import Inputs
 from esper.anatomy.units import inspect
 from esper.errors import NotEquivalentError

@@ -10,8 +10,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from esper.anatomy.cut.attention import CutMultiheadAttention
-from esper.anatomy.cut.surgery import cut, uncut
+from esper.anatomy.cut.live import cut
+from esper.anatomy.cut.modules.attention import CutMultiheadAttention
 from esper.anatomy.proof import Inputs
 from esper.anatomy.units import inspect, masked_axes, zero_masked
 from esper.errors import SurgeryError
@@ -136,7 +136,7 @@ def test_a_stream_that_alone_gets_narrower_leaves_all_heads() -> None:
     assert model.attention.num_heads == 4
     assert tuple(model.attention.in_proj_weight.shape) == (96, 24)
     assert torch.allclose(model(x), masked(x), atol=1e-6)
-    uncut(model, anatomy, made)
+    made.undo(model)
     assert type(model.attention) is nn.MultiheadAttention
     assert torch.allclose(model(x), masked(x), atol=1e-6)
 

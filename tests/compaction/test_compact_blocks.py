@@ -16,7 +16,7 @@ from torch.optim import AdamW
 import esper
 from esper.anatomy.cut import RemovedModule
 from esper.errors import ConfigError, UnknownPathError
-from tests.anatomy.cut.test_removal import small
+from tests.anatomy.cut.layers.test_removal import small
 from tests.anatomy.networks import ZOO
 
 

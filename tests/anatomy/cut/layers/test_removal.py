@@ -12,13 +12,12 @@ from torch.optim import LBFGS, AdamW
 from torch.optim.lr_scheduler import CosineAnnealingLR
 from torch.optim.swa_utils import AveragedModel
 
-from esper.anatomy.cut.blocks import residual_blocks
 from esper.anatomy.cut.form import Form, Snapshot
-from esper.anatomy.cut.removal import Removal, program_without, remove_blocks
-from esper.anatomy.cut.removed import RemovedModule
+from esper.anatomy.cut.layers.blocks import residual_blocks
+from esper.anatomy.cut.layers.removed import RemovedModule
 from esper.anatomy.proof import Inputs
 from esper.errors import ConfigError, SurgeryError, UnknownPathError
-from tests.anatomy.cutting import loss_of, probe_of, train_step
+from tests.anatomy.cutting import loss_of, probe_of, program_without, train_step, without
 from tests.anatomy.networks import ZOO
 
 KINDS = ["resnet8", "gpt", "mixer", "encoder", "llama"]
@@ -36,12 +35,12 @@ def outputs(model: nn.Module, probe: Inputs) -> list[Tensor]:
 def test_every_block_of_a_network_can_go_at_once(name: str) -> None:
     model, probe = ZOO[name].network(), probe_of(ZOO[name].input())
     blocks = residual_blocks(model, ZOO[name].input())
-    made = remove_blocks(model, [block.name for block in blocks], probe)
+    made = without(model, [block.name for block in blocks], probe)
     assert made.equivalence.float64_error is not None
     assert made.equivalence.float64_error <= 1e-12
     assert made.equivalence.gradient_error is not None
     assert made.parameters_before - made.parameters_after == sum(block.parameters for block in blocks)
-    assert made.left == ()
+    assert made.leftover == ()
     assert not any(block.tensors[0] in model.state_dict() for block in blocks)
     train_step(model.train(), AdamW(model.parameters()), ZOO[name].input())
 
@@ -53,14 +52,18 @@ def test_a_program_without_its_blocks_holds_nothing_of_them(name: str) -> None:
     before = copy.deepcopy(model.state_dict())
     blocks = residual_blocks(model, ZOO[name].input())
     made = program_without(model, [block.name for block in blocks], probe)
-    left = {id(p): p.numel() for p in made.program.module().parameters()}
+    left = {id(p): p.numel() for p in made.module().parameters()}
     assert sum(left.values()) == sum(p.numel() for p in model.parameters()) - sum(
         block.parameters for block in blocks
     )
-    assert not {t.removeprefix("model.") for t in made.program.state_dict} & {
+    assert not {t.removeprefix("model.") for t in made.state_dict} & {
         t for block in blocks for t in block.tensors
     }
     assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
+
+
+def removed(model: nn.Module) -> list[str]:
+    return [path for path, module in model.named_modules() if isinstance(module, RemovedModule)]
 
 
 class Layer(nn.Module):
@@ -88,26 +91,26 @@ def test_what_is_left_computes_as_if_the_block_gave_zero() -> None:
     other = copy.deepcopy(model)
     other.get_submodule("2.mlp").register_forward_hook(lambda module, given, made: made * 0)
     expected = outputs(other, probe)
-    made = remove_blocks(model, ["2.mlp"], probe)
-    assert made.removed == ("2.norm2", "2.mlp")
+    made = without(model, ["2.mlp"], probe)
+    assert removed(model) == ["2.norm2", "2.mlp"]
     for ours, theirs in zip(outputs(model, probe), expected, strict=True):
         torch.testing.assert_close(ours, theirs)
-    again = remove_blocks(model, ["1.mix"], probe)
+    again = without(model, ["1.mix"], probe)
     assert again.parameters_after < made.parameters_after == again.parameters_before
 
 
 def test_a_program_and_the_live_network_agree() -> None:
     model, _, probe = small()
     names = ["1.mix", "2.mlp"]
-    program = program_without(model, names, probe).program.module()
-    remove_blocks(model, names, probe)
+    program = program_without(model, names, probe).module()
+    without(model, names, probe)
     torch.testing.assert_close(program(*probe.args), outputs(model, probe)[0])
 
 
 def test_a_layer_of_which_nothing_is_left_gives_its_input() -> None:
     model, _, probe = small()
-    made = remove_blocks(model, ["1", "2.mlp"], probe)
-    assert made.removed == ("1", "2.norm2", "2.mlp")
+    without(model, ["1", "2.mlp"], probe)
+    assert removed(model) == ["1", "2.norm2", "2.mlp"]
     x = torch.randn(2, 6)
     assert model.get_submodule("1")(x) is x
 
@@ -120,8 +123,8 @@ def test_a_running_average_loses_the_same_blocks_and_a_schedule_goes_on() -> Non
     train_step(model, optimizer, sample)
     average.update_parameters(model)
     expected = copy.deepcopy(average.module)
-    remove_blocks(expected, ["1.mlp"], probe)
-    remove_blocks(model, ["1.mlp"], probe, (optimizer,), (average,))
+    without(expected, ["1.mlp"], probe)
+    without(model, ["1.mlp"], probe, (optimizer,), (average,))
     for ours, theirs in zip(outputs(average, probe), outputs(expected, probe), strict=True):
         assert torch.equal(ours, theirs)
     train_step(model, optimizer, sample)
@@ -136,7 +139,7 @@ def test_one_step_afterwards_is_the_step_of_the_network_with_the_block_at_zero()
     train_step(model, optimizer, sample)
     masked, masked_optimizer = copy.deepcopy((model, optimizer))
     masked.get_submodule("2.mlp").register_forward_hook(lambda module, given, made: made * 0)
-    remove_blocks(model, ["2.mlp"], probe, (optimizer,))
+    without(model, ["2.mlp"], probe, (optimizer,))
     for network, its in ((model, optimizer), (masked, masked_optimizer)):
         train_step(network, its, sample)
     theirs = dict(masked.named_parameters())
@@ -150,12 +153,12 @@ def test_what_fails_afterwards_takes_everything_back() -> None:
     train_step(model, optimizer, sample)
     before, state = outputs(model, probe), copy.deepcopy(optimizer.state_dict())
 
-    def fail(made: Removal) -> None:
-        assert made.blocks == ("1.mix", "1.mlp")
+    def fail() -> None:
+        assert removed(model) == ["1"]
         raise ConfigError("no")
 
     with pytest.raises(ConfigError, match="no"):
-        remove_blocks(model, ["1"], probe, (optimizer,), (average,), then=fail)
+        without(model, ["1"], probe, (optimizer,), (average,), then=fail)
     assert all(torch.equal(a, b) for a, b in zip(outputs(model, probe), before, strict=True))
     torch.testing.assert_close(optimizer.state_dict(), state, rtol=0, atol=0)
     assert not any(isinstance(m, RemovedModule) for m in (*model.modules(), *average.modules()))
@@ -164,16 +167,16 @@ def test_what_fails_afterwards_takes_everything_back() -> None:
 def test_an_optimizer_that_treats_all_parameters_as_one_is_refused() -> None:
     model, _, probe = small()
     with pytest.raises(SurgeryError, match="LBFGS keeps parameters in '_params'"):
-        remove_blocks(model, ["1"], probe, (LBFGS(model.parameters()),))
+        without(model, ["1"], probe, (LBFGS(model.parameters()),))
     assert not any(isinstance(m, RemovedModule) for m in model.modules())
 
 
 def test_what_is_no_copy_is_refused() -> None:
     model, _, probe = small()
     with pytest.raises(SurgeryError, match="holds no copy of"):
-        remove_blocks(model, ["1"], probe, companions=(nn.Linear(2, 2),))
+        without(model, ["1"], probe, companions=(nn.Linear(2, 2),))
     with pytest.raises(SurgeryError, match=r"shares .* with the network itself"):
-        remove_blocks(model, ["1"], probe, companions=(nn.Sequential(model),))
+        without(model, ["1"], probe, companions=(nn.Sequential(model),))
     assert not any(isinstance(m, RemovedModule) for m in model.modules())
 
 
@@ -182,7 +185,7 @@ def test_a_fresh_network_takes_the_form_without_its_blocks() -> None:
     fresh, before = copy.deepcopy(model), Snapshot.of(model)
     for parameter in fresh.parameters():
         nn.init.normal_(parameter)
-    remove_blocks(model, ["1.mix", "2"], probe)
+    without(model, ["1.mix", "2"], probe)
     form = Form.from_json(json.loads(json.dumps(Form.between(before, model, []).to_json())))
     form.shape(fresh, dict(model.state_dict()))
     assert torch.equal(outputs(fresh, probe)[0], outputs(model, probe)[0])
@@ -196,7 +199,7 @@ def test_modules_stay_the_objects_that_they_are_and_the_optimizer_forgets_their_
     mlp = model.get_submodule("1.mlp")
     own = ("1.mlp.", "1.norm2.")
     kept = {id(p) for name, p in model.named_parameters() if not name.startswith(own)}
-    remove_blocks(model, ["1.mlp"], probe, (optimizer,))
+    without(model, ["1.mlp"], probe, (optimizer,))
     assert model.get_submodule("1.mlp") is mlp
     assert isinstance(mlp, RemovedModule)
     assert {id(p) for group in optimizer.param_groups for p in group["params"]} == kept
@@ -257,16 +260,16 @@ def test_what_cannot_go_in_place_is_refused_untouched_and_goes_from_the_program(
     before, classes = copy.deepcopy(model.state_dict()), [type(m) for m in model.modules()]
     assert [found.name for found in residual_blocks(model, x)] == [block]
     with pytest.raises(SurgeryError, match=told):
-        remove_blocks(model, [block], Inputs((x,)))
+        without(model, [block], Inputs((x,)))
     assert [type(m) for m in model.modules()] == classes
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     loss_of(model, x).backward()
     gone = set(residual_blocks(model, x)[0].tensors)
-    program = program_without(model, [block], Inputs((x,))).program
+    program = program_without(model, [block], Inputs((x,)))
     assert not {name.removeprefix("model.") for name in program.state_dict} & gone
 
 
 def test_an_unknown_block_is_refused_with_names_that_exist() -> None:
     model, _, probe = small()
     with pytest.raises(UnknownPathError, match=r"Blocks of this network: 1\.mix, 1\.mlp, 2"):
-        remove_blocks(model, ["7"], probe)
+        without(model, ["7"], probe)

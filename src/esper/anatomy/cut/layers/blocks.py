@@ -115,18 +115,6 @@ def blocks_of(traced: Traced, anatomy: Anatomy) -> tuple[Block, ...]:
     return tuple(replace(one.block, flops=_flops([one], costs)) for one in found)
 
 
-def flops_without(model: nn.Module, names: Sequence[str], sample: Any, loss: Loss | None = None) -> float:
-    """FLOPs of one forward pass for one sample without these blocks; arguments as in `residual_blocks`.
-
-    Raises:
-        UnknownPathError: there is no block of that name.
-    """
-    args, kwargs, _ = split_sample(sample, with_target=loss is not None, model=bare(model))
-    traced = traced_for(bare(model), args, kwargs)
-    anatomy = anatomy_of(traced, model)
-    return anatomy.flops() - _flops(named(sums(traced), names), _costs(anatomy))
-
-
 def _costs(anatomy: Anatomy) -> Mapping[str, float]:
     """FLOPs by node."""
     costs: defaultdict[str, float] = defaultdict(float)

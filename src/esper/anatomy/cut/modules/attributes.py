@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import numpy as np
 from torch import Tensor, nn
 
-from esper.anatomy.cut.modules import bare_norms_follow, set_attribute
+from esper.anatomy.cut.modules.sizes import bare_norms_follow, set_attribute
 from esper.anatomy.proof import Equivalence, Inputs, Live, Reference, Undo, prove
 from esper.anatomy.structure import Anatomy
 from esper.arrays import BoolArray

@@ -9,8 +9,8 @@ import torch
 from torch import nn
 from torch.optim import SGD, Adafactor, Optimizer
 
-from esper.anatomy.cut.factored import Layout, ask
-from esper.anatomy.cut.optimizer_state import cut_state, named
+from esper.anatomy.cut.optimizers.factored import Layout, ask
+from esper.anatomy.cut.optimizers.state import cut_state, named
 from esper.anatomy.proof import Undo
 from esper.errors import SurgeryError
 from tests.anatomy.optimizers import Lion, RowMaximum

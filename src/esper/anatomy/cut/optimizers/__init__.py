@@ -1,0 +1,5 @@
+"""The state that optimizers keep of parameters, and how it follows a cut."""
+
+from esper.anatomy.cut.optimizers.state import StateLayouts, WeightCopies, cut_state, named, zero_state
+
+__all__ = ["StateLayouts", "WeightCopies", "cut_state", "named", "zero_state"]

@@ -1,0 +1,78 @@
+"""A network about to be cut at once: traced, understood, and the inputs to prove a cut on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from torch import nn
+
+from esper.anatomy import Anatomy
+from esper.anatomy.cut import cut, cut_program
+from esper.anatomy.graph import Loss, Traced, bare, copied, trace, traced_as
+from esper.anatomy.proof import Inputs
+from esper.anatomy.units import anatomy_of
+from esper.arrays import BoolArray
+from esper.batches import split_sample
+
+
+@dataclass(frozen=True, eq=False)
+class Look:
+    """What was seen of a network, which was left untouched.
+
+    Attributes:
+        network: as its user wrote it, in no wrapper.
+        traced: its trace, with the loss where there is one.
+        anatomy: its anatomy.
+        inputs: of the sample.
+        is_approximate: units may go that normalizations run over.
+    """
+
+    network: nn.Module
+    traced: Traced
+    anatomy: Anatomy
+    inputs: Inputs
+    is_approximate: bool = False
+
+    @classmethod
+    def at(cls, model: nn.Module, sample: Any, loss: Loss | None, *, allow_approximate: bool = False) -> Look:
+        """Looks at a network.
+
+        Raises:
+            UntraceableError: it cannot be exported.
+        """
+        traced, network = trace(model, sample, loss), bare(model)
+        anatomy = anatomy_of(traced, network, allow_approximate=allow_approximate)
+        split = split_sample(sample, with_target=loss is not None, model=network)
+        inputs = Inputs.of(split, is_batch_dynamic=traced.is_batch_dynamic)
+        return cls(network, traced, anatomy, inputs, allow_approximate)
+
+    @property
+    def everything(self) -> BoolArray:
+        """A mask under which all stays: bool [units]."""
+        return np.ones(self.anatomy.num_units, np.bool_)
+
+    def without(self, blocks: Sequence[str], sample: Any, loss: Loss | None, *, as_program: bool) -> Look:
+        """The same of the network as it is without these residual layers.
+
+        Args:
+            blocks: their names.
+            sample: one batch.
+            loss: as for `at`.
+            as_program: take them out of the exported program, so that the network's code is not asked; the
+                trace is then of the network alone.
+
+        Raises:
+            UnknownPathError: there is no block of that name.
+            SurgeryError: the code around a block needs what would go.
+        """
+        if as_program:
+            made = cut_program(self.network, self.anatomy, self.everything, self.inputs, blocks=blocks)
+            traced = traced_as(made.program, self.network)
+            anatomy = anatomy_of(traced, self.network, allow_approximate=self.is_approximate)
+            return replace(self, traced=traced, anatomy=anatomy)
+        less = copied(self.network)
+        cut(less, self.anatomy, self.everything, replace(self.inputs, is_quick=True), blocks=blocks)
+        return Look.at(less, sample, loss, allow_approximate=self.is_approximate)
