@@ -16,6 +16,7 @@ from esper.runs.network.layers import layers_of
 from esper.runs.network.loading import is_finished, load
 from esper.runs.network.onnx import require_onnx
 from esper.runs.network.request import OfflinePruning
+from esper.runs.network.state import read_state, state_files
 
 __all__ = [
     "ANATOMY_FILE",
@@ -38,6 +39,8 @@ __all__ = [
     "is_finished",
     "layers_of",
     "load",
+    "read_state",
     "require_onnx",
+    "state_files",
     "state_of",
 ]
