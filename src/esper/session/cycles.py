@@ -11,7 +11,7 @@ from esper.emrakul.cycle import Analyst, Coordinator, CycleEnd, CycleRunner, Cyc
 from esper.importance import TrainingPhase
 from esper.importance.tracker import ImportanceTracker
 from esper.kasmina import LiveNetwork
-from esper.runs.network import analyst_of
+from esper.runs.network import analyst_of, case_of
 from esper.session.log import RunLog
 from esper.session.saving import Saving
 from esper.session.terms import Terms
@@ -123,7 +123,7 @@ class Cycles:
         tracked = self._tracker.evidence(TrainingPhase.at(epoch, terms.epochs))
 
         def analyst(checkpoint: CheckpointRef) -> Analyst:
-            case = self._saving.case(checkpoint, situation.keep, tracked)
+            case = case_of(self._saving.store.catalog, checkpoint, situation.keep, tracked)
             return analyst_of(case, situation, tracked.weights, allowed, terms.config, pool)
 
         self._runner.start(durable, epoch, situation, analyst, terms.epochs)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import math
 
+from esper.arrays import BoolArray
 from esper.checkpoint import CheckpointRef
 from esper.emrakul import (
+    Baseline,
     EpochRecord,
     MaskEvent,
     RollbackReason,
@@ -23,6 +25,7 @@ from esper.session.acting import Acting
 from esper.session.log import RunLog
 from esper.session.saving import Saving
 from esper.session.terms import Terms
+from esper.urabrask import level_of
 
 
 class Judging:
@@ -49,6 +52,11 @@ class Judging:
     def records(self) -> list[EpochRecord]:
         """What every epoch has reported."""
         return self._log.records(self._terms.metric)
+
+    def baseline(self, keep: BoolArray) -> Baseline:
+        """What later epochs are held against when this mask is applied: shape [units]."""
+        level = level_of(self._network.anatomy, self._network.masks.keep, keep)
+        return Baseline.of(self.records(), level, is_higher_better=self._terms.higher_is_better)
 
     def of_epoch(self, is_measured: bool) -> MaskEvent | RollbackReason:
         """What the epoch that has just ended shows of the mask on trial."""

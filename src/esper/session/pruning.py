@@ -5,7 +5,6 @@ from __future__ import annotations
 from esper.checkpoint import CheckpointRef
 from esper.emrakul import (
     Action,
-    Baseline,
     MaskEvent,
     MaskState,
     RollbackReason,
@@ -23,7 +22,6 @@ from esper.session.log import RunLog
 from esper.session.recovery import Recovery
 from esper.session.saving import TRIAL, Saving
 from esper.session.terms import Terms
-from esper.urabrask import level_of
 
 
 class Pruning:
@@ -184,14 +182,12 @@ class Pruning:
 
     def _watch(self, mask: PendingMask, answer: Confirmed) -> Watch:
         """What later epochs are held against; keeps the newest checkpoint, the last one without the mask."""
-        keep, is_higher_better = self._network.masks.keep, self._terms.higher_is_better
-        level = level_of(self._network.anatomy, keep, answer.keep)
         return Watch(
-            Baseline.of(self._judging.records(), level, is_higher_better=is_higher_better),
+            self._judging.baseline(answer.keep),
             self._log.epoch,
             mask.is_on_probation,
             self._saving.hold(TRIAL),
-            tuple((~keep).nonzero()[0].tolist()),
+            tuple((~self._network.masks.keep).nonzero()[0].tolist()),
             answer.before,
             answer.changes,
         )

@@ -10,7 +10,6 @@ from typing import Any
 import safetensors.torch
 
 from esper.anatomy import Anatomy
-from esper.arrays import BoolArray
 from esper.batches import HeldOut
 from esper.checkpoint import (
     BASELINE,
@@ -20,13 +19,12 @@ from esper.checkpoint import (
     FileRef,
     Memory,
 )
-from esper.elesh import Case, DataRef, encode_data
+from esper.elesh import encode_data
 from esper.emrakul import Strategy
 from esper.emrakul.cycle import MASK, CycleEnd, read_mask
 from esper.errors import CheckpointError, RollbackExhausted
-from esper.importance.tracker import TrackedEvidence
 from esper.kasmina import LiveNetwork
-from esper.runs.network import ANATOMY_FILE, case_of, data_of, read_state, state_files
+from esper.runs.network import ANATOMY_FILE, read_state, state_files
 
 TRIAL = "trial"
 """Label of the checkpoint from before a mask that is on trial."""
@@ -43,6 +41,7 @@ class Saving:
 
     Attributes:
         store: the run directory.
+        memory: all that is saved and comes back.
         last_step: step of the newest checkpoint that was handed to the writer, or -1.
         last_epoch: its epoch.
         stalls: milliseconds per gigabyte that training waited for the copy, one number per save.
@@ -57,7 +56,7 @@ class Saving:
         self.stalls: list[float] = []
         self._saver = BackgroundSaver(store)
         self._network = network
-        self._memory = memory
+        self.memory = memory
         self._background = background
         self._blobs: dict[str, FileRef] = {}
         self._twin = b""
@@ -85,7 +84,7 @@ class Saving:
             self._blobs["twin"] = self.store.put_blob("twin", network.twin)
             self._twin = network.twin
         anatomy = json.dumps(network.anatomy.to_json()).encode()
-        files = {**state_files(step, epoch, self._memory.state()), ANATOMY_FILE: anatomy, **more}
+        files = {**state_files(step, epoch, self.memory.state()), ANATOMY_FILE: anatomy, **more}
         stall = self._saver.submit(step, epoch, files, blobs=dict(self._blobs), pin=pin)
         self.stalls.append(stall.copy_ms_per_gb)
         self.last_step, self.last_epoch = step, epoch
@@ -135,21 +134,13 @@ class Saving:
         finally:
             self.store.close()
 
-    def data(self, checkpoint: CheckpointRef) -> DataRef:
-        """Where the sample and the held-out batches of a run lie."""
-        return data_of(self.store.catalog, checkpoint)
-
-    def case(self, checkpoint: CheckpointRef, keep: BoolArray, tracked: TrackedEvidence) -> Case:
-        """What workers need to know about a checkpoint."""
-        return case_of(self.store.catalog, checkpoint, keep, tracked)
-
     def return_to(self, checkpoint: CheckpointRef, *, as_rollback: bool) -> None:
         """Training goes on from here: later checkpoints are of a future that will not happen.
 
         A rollback deletes them, and keeps what it has learned and told since. A resume goes back because
         nothing vouches for them, and sets them aside.
         """
-        self._memory.load(read_state(checkpoint), as_rollback=as_rollback)
+        self.memory.load(read_state(checkpoint), as_rollback=as_rollback)
         self.settle()
         if as_rollback:
             self.store.withdraw_after(checkpoint)

@@ -1,6 +1,6 @@
 """The networks in a run directory: loaded, drawn, examined and exported, without the code that made them."""
 
-from esper.runs.network.case import ANATOMY_FILE, CRITERION_FILE, analyst_of, case_of, criterion_of, data_of
+from esper.runs.network.case import ANATOMY_FILE, analyst_of, case_of, criterion_of, data_of
 from esper.runs.network.examine import LOW_FRACTION, Examination, examine
 from esper.runs.network.files import (
     FORM_FILE,
@@ -20,7 +20,6 @@ from esper.runs.network.state import read_state, state_files
 
 __all__ = [
     "ANATOMY_FILE",
-    "CRITERION_FILE",
     "FORM_FILE",
     "LOW_FRACTION",
     "ONNX_FILE",
