@@ -211,7 +211,7 @@ def test_a_removal_is_taken_back_also_after_the_optimizer_was_loaded_anew(kind: 
     network.masks.apply(removing(network, 2))
     network.cut_masked()
     network.optimizer.load_state_dict(copy.deepcopy(network.optimizer.state_dict()))
-    network.return_to([])
+    network.load({"changes": [], "companions": 0})
     network.model.load_state_dict(model)
     network.optimizer.load_state_dict(optimizer)
     assert network.anatomy.digest == digest
@@ -226,14 +226,14 @@ def test_recorded_cuts_are_made_again_in_a_fresh_network() -> None:
     network.cut_masked()
     records = [change.record() for change in network.changes]
     fresh = live()
-    fresh.return_to(records)
+    fresh.load({"changes": records, "companions": 0})
     assert fresh.anatomy.digest == network.anatomy.digest
     fresh.model.load_state_dict(network.model.state_dict())
     assert torch.equal(outputs(fresh), outputs(network))
     model = Stack()
     plain = LiveNetwork(model, AdamW(model.parameters()), batch(), F.cross_entropy)
     with pytest.raises(CheckpointError, match="not the one that the run started with"):
-        plain.return_to(records)
+        plain.load({"changes": records, "companions": 0})
 
 
 def test_a_layer_whose_absence_the_code_does_not_bear_is_refused_by_name() -> None:

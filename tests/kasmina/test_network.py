@@ -195,9 +195,9 @@ def test_cuts_taken_back_give_the_old_shapes_and_a_checkpoint_from_then_fits(nam
         network.masks.apply(some_units(network.anatomy, 4))
         network.cut_masked()
     assert any(network.model.state_dict()[key].shape != value.shape for key, value in saved.items())
-    network.return_to([change.record() for change in network.changes])
+    network.load({"changes": [change.record() for change in network.changes], "companions": 0})
     assert len(network.changes) == 2
-    network.return_to([])
+    network.load({"changes": [], "companions": 0})
     assert network.changes == []
     network.model.load_state_dict(saved)
     assert network.anatomy.digest == digest
@@ -229,7 +229,7 @@ def test_attributes_and_classes_follow_a_cut_of_heads_and_come_back() -> None:
     assert isinstance(model, Transformer)
     assert model.first.n_head == 3
     assert type(model.second) is not nn.MultiheadAttention
-    network.return_to([])
+    network.load({"changes": [], "companions": 0})
     assert model.first.n_head == 4
     assert type(model.second) is nn.MultiheadAttention
     assert model.second.num_heads == 4
@@ -244,7 +244,7 @@ def test_recorded_cuts_are_made_again_in_a_fresh_network(name: str) -> None:
         network.cut_masked()
     records = [change.record() for change in network.changes]
     fresh = live(name, steps=0)
-    fresh.return_to(records)
+    fresh.load({"changes": records, "companions": 0})
     assert fresh.anatomy.digest == network.anatomy.digest
     fresh.model.load_state_dict(network.model.state_dict())
     x = NETWORKS[name][1](6, 9)[0]
@@ -259,7 +259,7 @@ def test_cuts_of_another_network_are_refused_before_anything_changes() -> None:
     other = live("transformer")
     before = bits(other)
     with pytest.raises(CheckpointError, match="not the one that the run started with"):
-        other.return_to([change.record() for change in network.changes])
+        other.load({"changes": [change.record() for change in network.changes], "companions": 0})
     assert equal(before, bits(other))
     assert other.masks.num_masked == 0
 

@@ -157,13 +157,13 @@ class Trial:
     """The mask that is under way.
 
     Attributes:
-        state: how far it has come.
+        mask: how far it has come.
         pending_step: of the checkpoint beside which it was committed, while it is pending.
         watch: what is known of it, while it is on trial.
         rollbacks: how often masks were taken back since one last proved itself.
     """
 
-    state: MaskState = MaskState.NONE
+    mask: MaskState = MaskState.NONE
     pending_step: int = -1
     watch: Watch | None = None
     rollbacks: int = 0
@@ -174,16 +174,16 @@ class Trial:
         Raises:
             IllegalTransitionError: the event cannot happen in this state.
         """
-        if event not in TABLE[self.state]:
-            possible = ", ".join(TABLE[self.state])
+        if event not in TABLE[self.mask]:
+            possible = ", ".join(TABLE[self.mask])
             raise IllegalTransitionError(
-                f"A mask in the state {self.state.value!r} cannot be {event.value!r}; possible are: "
+                f"A mask in the state {self.mask.value!r} cannot be {event.value!r}; possible are: "
                 f"{possible}. This is a bug in Esper: please report it with what `esper audit show` says."
             )
-        self.state, action = TABLE[self.state][event]
-        if self.state is not MaskState.ON_TRIAL:
+        self.mask, action = TABLE[self.mask][event]
+        if self.mask is not MaskState.ON_TRIAL:
             self.watch = None
-        if self.state is not MaskState.PENDING:
+        if self.mask is not MaskState.PENDING:
             self.pending_step = -1
         if event is MaskEvent.PROVED:
             self.rollbacks = 0
@@ -223,9 +223,9 @@ class Trial:
         settled[list(self.watch.settled)] = False
         return settled
 
-    def to_plain(self) -> dict[str, Any]:
-        """For a checkpoint: plain values, arrays and tensors; `from_plain` is the inverse."""
-        data = {"state": self.state.value, "pending_step": self.pending_step, "rollbacks": self.rollbacks}
+    def state(self) -> dict[str, Any]:
+        """All of it, as plain values, arrays and tensors."""
+        data = {"state": self.mask.value, "pending_step": self.pending_step, "rollbacks": self.rollbacks}
         if self.watch is None:
             return {**data, "watch": None}
         baseline = {**vars(self.watch.baseline), "level": self.watch.baseline.level.value}
@@ -234,19 +234,23 @@ class Trial:
         watch = {**vars(self.watch), "baseline": baseline, "before": before, "changes": changes}
         return {**data, "watch": watch}
 
-    @classmethod
-    def from_plain(cls, data: Mapping[str, Any]) -> Trial:
-        stored = data["watch"]
-        state = MaskState(data.get("state", MaskState.ON_TRIAL if stored else MaskState.NONE))  # older runs
-        pending_step, rollbacks = data.get("pending_step", -1), data["rollbacks"]
-        if stored is None:
-            return cls(state, pending_step, None, rollbacks)
-        baseline = Baseline(**{**stored["baseline"], "level": Level(stored["baseline"]["level"])})
-        before = stored.get("before")
-        fields = {
-            **stored,
-            "baseline": baseline,
-            "settled": tuple(stored["settled"]),
-            "before": None if before is None else Measurement(**before),
-        }
-        return cls(state, pending_step, Watch(**fields), rollbacks)
+    def check(self, state: Mapping[str, Any]) -> None:
+        """What is under way in one process fits every other."""
+
+    def load(self, state: Mapping[str, Any]) -> None:
+        """Goes on with the mask that was under way then."""
+        stored = state["watch"]
+        usual = MaskState.ON_TRIAL if stored else MaskState.NONE  # older runs do not say it
+        self.mask = MaskState(state.get("state", usual))
+        self.pending_step, self.rollbacks = state.get("pending_step", -1), state["rollbacks"]
+        self.watch = None
+        if stored is not None:
+            baseline = Baseline(**{**stored["baseline"], "level": Level(stored["baseline"]["level"])})
+            before = stored.get("before")
+            fields = {
+                **stored,
+                "baseline": baseline,
+                "settled": tuple(stored["settled"]),
+                "before": None if before is None else Measurement(**before),
+            }
+            self.watch = Watch(**fields)

@@ -42,7 +42,7 @@ class Change(Protocol):
         ...
 
     def record(self) -> dict[str, Any]:
-        """With which `LiveNetwork.return_to` makes it again in a fresh network."""
+        """With which `LiveNetwork.load` makes it again in a fresh network."""
         ...
 
     def undo(self, model: nn.Module, optimizer: Optimizer) -> None:

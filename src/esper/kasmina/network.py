@@ -33,6 +33,11 @@ from esper.kasmina.changes import Change, Record, UnitsCut, same_change
 from esper.kasmina.held import HANDS
 from esper.kasmina.masks import MaskKeeper
 
+_ANOTHER = (
+    "This network is not the one that the run started with: its structure differs from the one that was cut. "
+    "Build the model exactly as for the first run and resume again."
+)
+
 
 @dataclass(frozen=True, eq=False)
 class _Look:
@@ -168,44 +173,6 @@ class LiveNetwork:
         except StructureError as error:
             raise SurgeryError(f"The cut network cannot be traced, so the cut was undone: {error}") from error
 
-    def return_to(self, records: Sequence[Record]) -> None:
-        """Takes back the changes that are not in these records, and makes those that are missing.
-
-        Shapes, attributes and classes are those of then; values are not, until a checkpoint is restored.
-
-        Args:
-            records: of all changes since the network was new, in their order.
-
-        Raises:
-            CheckpointError: the network is not the one that was changed.
-        """
-        known = zip(self.changes, records, strict=False)
-        shared = sum(1 for _ in takewhile(lambda pair: same_change(*pair), known))
-        if shared < len(self.changes):
-            self.masks.detach()
-            while len(self.changes) > shared:
-                self.changes.pop().undo(self.given, self.optimizer)
-            self._show(self._look())
-        for record in records[shared:]:
-            self._redo(record)
-
-    def _redo(self, record: Record) -> None:
-        kind = record.get("kind", UnitsCut.kind)
-        if kind != UnitsCut.kind:
-            raise CheckpointError(
-                f"The checkpoint holds a change of the kind {kind!r}, which this version of Esper does not "
-                "know. Resume with the version that wrote it."
-            )
-        if record["anatomy"] != self.anatomy.digest:
-            raise CheckpointError(
-                "This network is not the one that the run started with: its structure differs from the "
-                "one that was cut. Build the model exactly as for the first run and resume again."
-            )
-        keep = np.ones(self.anatomy.num_units, dtype=np.bool_)
-        keep[record["removed"]] = False
-        self.masks.apply(keep)
-        self.cut_masked()
-
     def renew_masks(self) -> None:
         """Forgets all masks without restoring anything: a checkpoint is about to be."""
         self.masks.detach()
@@ -241,3 +208,57 @@ class LiveNetwork:
     def detach(self) -> None:
         HANDS.let_go(self)
         self.masks.detach()
+
+    def state(self) -> dict[str, Any]:
+        """Its structure: what was changed, in itself and in its companions."""
+        changes = [change.record() for change in self.changes]
+        return {"changes": changes, "companions": len(self.companions)}
+
+    def check(self, state: Mapping[str, Any]) -> None:
+        """Refuses the changes of another network, or of one with other companions; changes nothing.
+
+        Raises:
+            CheckpointError: it says what is different.
+        """
+        if len(self.companions) != state["companions"]:
+            raise CheckpointError(
+                f"The checkpoint holds {state['companions']} companion(s), and {len(self.companions)} were "
+                "given. Give the same ones in the same order as when the run began, as `companions=`. "
+                "Nothing was changed."
+            )
+        for record in state["changes"]:
+            if (kind := record.get("kind", UnitsCut.kind)) != UnitsCut.kind:
+                raise CheckpointError(
+                    f"The checkpoint holds a change of the kind {kind!r}, which this version of Esper does "
+                    "not know. Nothing was changed. Resume with the version that wrote it."
+                )
+        whole = self.changes[0].before if self.changes else self.anatomy
+        if state["changes"] and state["changes"][0]["anatomy"] != whole.digest:
+            raise CheckpointError(f"{_ANOTHER} Nothing was changed.")
+
+    def load(self, state: Mapping[str, Any]) -> None:
+        """Takes back the changes that are not among those, and makes the others again.
+
+        Where that changes anything, nothing is masked afterwards, and values are those of no moment until a
+        checkpoint's are loaded.
+
+        Raises:
+            CheckpointError: the network is not the one that was changed.
+        """
+        records: Sequence[Record] = state["changes"]
+        known = zip(self.changes, records, strict=False)
+        shared = sum(1 for _ in takewhile(lambda pair: same_change(*pair), known))
+        if shared < len(self.changes):
+            self.masks.detach()
+            while len(self.changes) > shared:
+                self.changes.pop().undo(self.given, self.optimizer)
+            self._show(self._look())
+        if shared < len(records):
+            self.renew_masks()
+        for record in records[shared:]:
+            if record["anatomy"] != self.anatomy.digest:
+                raise CheckpointError(_ANOTHER)
+            keep = np.ones(self.anatomy.num_units, dtype=np.bool_)
+            keep[record["removed"]] = False
+            self.masks.apply(keep)
+            self.cut_masked()

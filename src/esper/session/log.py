@@ -24,15 +24,58 @@ def say(text: str, *, problem: bool = False) -> None:
 
 
 @dataclass
-class RunLog:
-    """Rows of the report, stored with every checkpoint."""
+class Progress:
+    """How far training has come, and what led there: it goes back with the network.
 
+    Attributes:
+        epoch: epochs that have ended.
+        step: optimizer steps made.
+        epochs: what every one of them reported.
+        decisions: rows about the plans made.
+    """
+
+    epoch: int = 0
+    step: int = 0
     epochs: list[EpochRow] = field(default_factory=list)
-    marks: list[Mark] = field(default_factory=list)
     decisions: list[DecisionRow] = field(default_factory=list)
+
+    def state(self) -> dict[str, Any]:
+        return asdict(self)
+
+    def check(self, state: Mapping[str, Any]) -> None:
+        """Every run may have come this far."""
+
+    def load(self, state: Mapping[str, Any]) -> None:
+        self.epoch, self.step = state["epoch"], state["step"]
+        self.epochs = [EpochRow(**row) for row in state["epochs"]]
+        self.decisions = [DecisionRow(**row) for row in state["decisions"]]
+
+
+@dataclass
+class RunLog:
+    """What has happened on the way, and stays true where training goes back.
+
+    Attributes:
+        progress: where training is, which is written down on its own.
+        marks: moments of the report.
+        notes: what people were told once.
+        withdrawals: rollbacks from outside of a session, which marks nothing then.
+    """
+
+    progress: Progress = field(default_factory=Progress)
+    marks: list[Mark] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     withdrawals: list[Withdrawal] = field(default_factory=list)
-    """Rollbacks from outside of a session, which marks nothing then."""
+
+    @property
+    def epoch(self) -> int:
+        """Epochs that have ended."""
+        return self.progress.epoch
+
+    @property
+    def epochs(self) -> list[EpochRow]:
+        """What every epoch has reported."""
+        return self.progress.epochs
 
     def mark(self, epoch: int, kind: MarkKind, text: str) -> None:
         self.marks.append(Mark(epoch, kind, text))
@@ -41,8 +84,9 @@ class RunLog:
         if text not in self.notes:
             self.notes.append(text)
 
-    def tell(self, epoch: int, kind: MarkKind, text: str, *, problem: bool = False) -> None:
-        """Marks a moment, and tells people."""
+    def tell(self, kind: MarkKind, text: str, *, epoch: int | None = None, problem: bool = False) -> None:
+        """Marks a moment, of the epoch that has ended last if no other is named, and tells people."""
+        epoch = self.epoch if epoch is None else epoch
         self.mark(epoch, kind, text)
         say(f"epoch {epoch}: {text}", problem=problem)
 
@@ -51,12 +95,6 @@ class RunLog:
         if text not in self.notes:
             self.note(text)
             say(text, problem=True)
-
-    def take_over(self, other: RunLog) -> None:
-        """Adds what another log of the same run tells beside epochs and decisions."""
-        self.marks.extend(mark for mark in other.marks if mark not in self.marks)
-        self.withdrawals.extend(past for past in other.withdrawals if past not in self.withdrawals)
-        self.notes.extend(note for note in other.notes if note not in self.notes)
 
     def moments(self) -> tuple[Mark, ...]:
         """All marks, and those that a rollback from outside would have made, by epoch."""
@@ -79,7 +117,7 @@ class RunLog:
         for number in np.unique(groups):
             chosen = groups == number
             group = anatomy.groups[int(number)]
-            self.decisions.append(
+            self.progress.decisions.append(
                 DecisionRow(
                     epoch=outcome.key.epoch,
                     group=group.name,
@@ -93,15 +131,21 @@ class RunLog:
                 )
             )
 
-    def to_json(self) -> dict[str, Any]:
-        return asdict(self)
+    def state(self) -> dict[str, Any]:
+        return {
+            "marks": [asdict(mark) for mark in self.marks],
+            "notes": list(self.notes),
+            "withdrawals": [asdict(past) for past in self.withdrawals],
+        }
 
-    @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> RunLog:
-        return cls(
-            [EpochRow(**row) for row in data["epochs"]],
-            [Mark(**row) for row in data["marks"]],
-            [DecisionRow(**row) for row in data["decisions"]],
-            list(data["notes"]),
-            [Withdrawal.from_json(row) for row in data.get("withdrawals", ())],  # older runs: none
-        )
+    def check(self, state: Mapping[str, Any]) -> None:
+        """What has happened needs nobody's consent."""
+
+    def load(self, state: Mapping[str, Any]) -> None:
+        """Goes on with what had happened; what was noted in this process stays noted."""
+        before = self.notes
+        self.marks = [Mark(**row) for row in state["marks"]]
+        self.notes = list(state["notes"])
+        self.withdrawals = [Withdrawal.from_json(row) for row in state["withdrawals"]]
+        for text in before:
+            self.note(text)

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import copy
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future, wait
 from dataclasses import replace
+from typing import Any
 
 from esper.anatomy import Anatomy
 from esper.checkpoint import CheckpointRef, CheckpointStore
 from esper.emrakul.cycle.commit import CycleEnd, PendingMask, commit_mask
-from esper.emrakul.cycle.coordinator import Coordinator
+from esper.emrakul.cycle.coordinator import Coordinator, CoordinatorState
 from esper.emrakul.cycle.decide import Analyst, Cycle
 from esper.emrakul.cycle.outcome import CycleOutcome
 from esper.emrakul.cycle.quiet_thread import thread_beside_training
@@ -111,6 +112,17 @@ class CycleRunner:
             self._in_flight.cancel()
             self.coordinator = copy.copy(self.coordinator)  # the cycle goes on with the one that it has
             self._in_flight = None
+
+    def state(self) -> dict[str, Any]:
+        """What the coordinator has learned."""
+        return self.coordinator.state.to_json()
+
+    def check(self, state: Mapping[str, Any]) -> None:
+        """What a coordinator has learned fits every other."""
+
+    def load(self, state: Mapping[str, Any]) -> None:
+        """Goes on from what it had learned then."""
+        self.coordinator.state = CoordinatorState.from_json(state)
 
     def close(self) -> None:
         """Forgets the cycle in flight and waits until its thread has ended."""
