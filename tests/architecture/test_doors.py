@@ -52,10 +52,10 @@ def test_a_folder_is_entered_by_its_door(path: Path) -> None:
 
 
 def test_a_file_of_another_part_is_found_wherever_it_is_imported() -> None:
-    past = "def f():\n    from esper.anatomy.cut.cut import cut"
-    assert list(files_entered("esper.session", past)) == [(2, "esper.anatomy.cut.cut")]
+    past = "def f():\n    from esper.anatomy.cut.live import cut"
+    assert list(files_entered("esper.session", past)) == [(2, "esper.anatomy.cut.live")]
     assert list(files_entered("esper.session", "from esper.anatomy import structure"))
-    assert list(files_entered("esper.session", "import esper.anatomy.cut.cut"))
+    assert list(files_entered("esper.session", "import esper.anatomy.cut.live"))
 
 
 def test_doors_and_files_of_the_own_folder_are_open() -> None:

@@ -13,9 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from esper.anatomy.cut.layers.removed import Answer, RemovedModule, become_removed
-from esper.anatomy.cut.modules.attention import CutMultiheadAttention
-from esper.anatomy.cut.modules.sizes import set_attribute
+from esper.anatomy.cut.layers import Answer, RemovedModule, become_removed
+from esper.anatomy.cut.modules import CutMultiheadAttention, set_attribute
 from esper.anatomy.graph import named_tensors
 from esper.anatomy.proof import Undo, resize, select
 from esper.errors import CheckpointCorrupt, ConfigError, SurgeryError

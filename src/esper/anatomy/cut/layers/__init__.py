@@ -4,10 +4,9 @@ from esper.anatomy.cut.layers.blocks import Block, Sum, blocks_of, residual_bloc
 from esper.anatomy.cut.layers.omission import Omission, forget_unread
 from esper.anatomy.cut.layers.removal import Removed, forget, remove
 from esper.anatomy.cut.layers.removed import Answer, RemovedModule, become_removed
-from esper.anatomy.cut.layers.units import PREFIX, block_names, with_layers
+from esper.anatomy.cut.layers.units import block_names, with_layers
 
 __all__ = [
-    "PREFIX",
     "Answer",
     "Block",
     "Omission",
