@@ -8,12 +8,14 @@ import numpy as np
 import pytest
 import torch
 
-from esper.checkpoint import decode, encode
+from esper.checkpoint import LEAVES, decode, encode
 from esper.emrakul.rollback import Baseline, EpochRecord, RollbackReason, Strategy, Trigger
 from esper.emrakul.settings import RollbackSettings
 from esper.emrakul.trial import TABLE, Action, Event, MaskEvent, MaskState, Trial, Watch
 from esper.errors import IllegalTransitionError
 from esper.leyline import Level
+from esper.leyline import decode as decode_value
+from esper.leyline import encode as encode_value
 from esper.urabrask import Measurement
 
 BASELINE = Baseline(0.9, 0.0, 0.5, 0.05, Level.CHANNEL, is_higher_better=True)
@@ -119,8 +121,8 @@ def test_what_had_settled_before_stays_masked() -> None:
     [Trial(), Trial(MaskState.PENDING, pending_step=30), on_trial(), on_trial(replace(WATCH, before=None))],
 )
 def test_it_goes_through_a_checkpoint(trial: Trial) -> None:
-    encoded = encode(trial.to_plain())
-    again = Trial.from_plain(decode(encoded.tree, encoded.tensors))
+    encoded = encode(encode_value(trial, leaves=LEAVES))
+    again = decode_value(Trial, decode(encoded.tree, encoded.tensors), leaves=LEAVES)
     assert (again.state, again.pending_step, again.rollbacks) == (
         trial.state,
         trial.pending_step,
@@ -134,3 +136,10 @@ def test_it_goes_through_a_checkpoint(trial: Trial) -> None:
         if trial.watch.before is not None:
             assert again.watch.before is not None
             assert np.array_equal(np.asarray(again.watch.before.correctness), [1.0, 0.0])
+
+
+def test_a_mask_that_was_on_trial_before_states_were_stored_still_is() -> None:
+    stored = encode_value(on_trial(), leaves=LEAVES)
+    before = {"watch": stored["watch"], "rollbacks": 0}
+    assert decode_value(Trial, before, leaves=LEAVES).state is MaskState.ON_TRIAL
+    assert decode_value(Trial, {"watch": None, "rollbacks": 1}).state is MaskState.NONE

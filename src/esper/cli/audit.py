@@ -13,6 +13,7 @@ from rich.text import Text
 
 from esper.cli.cycles import cycle_list, cycles_of, remembered
 from esper.cli.render import BAD, STRONG, moment, table, worker_table
+from esper.leyline import decode
 from esper.runs import checkpoint_at
 
 if TYPE_CHECKING:
@@ -53,7 +54,7 @@ def audited(path: Path) -> dict[str, Any]:
 
     catalog, checkpoint = checkpoint_at(path)
     extra = remembered(checkpoint)
-    log = RunLog.from_json(extra["log"])
+    log = decode(RunLog, extra["log"])
     since, damaged = withdrawals(catalog, checkpoint)
     saved = {
         ref.epoch: ref.created_seconds for ref in catalog.list().checkpoints if ref.step <= checkpoint.step

@@ -46,7 +46,6 @@ from esper.emrakul.rollback import (
 )
 from esper.emrakul.settings import RollbackSettings
 from esper.errors import IllegalTransitionError
-from esper.leyline import Level
 from esper.urabrask import Measurement
 
 
@@ -168,6 +167,12 @@ class Trial:
     watch: Watch | None = None
     rollbacks: int = 0
 
+    @staticmethod
+    def __stored_before__(stored: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Runs knew no mask that is pending at first, so the state followed from the watch."""
+        state = MaskState.ON_TRIAL if stored["watch"] else MaskState.NONE
+        return {"state": state.value, **stored}
+
     def happen(self, event: Event) -> Action:
         """Moves on to the next state and says what is to be done.
 
@@ -222,31 +227,3 @@ class Trial:
         settled = np.ones_like(keep)
         settled[list(self.watch.settled)] = False
         return settled
-
-    def to_plain(self) -> dict[str, Any]:
-        """For a checkpoint: plain values, arrays and tensors; `from_plain` is the inverse."""
-        data = {"state": self.state.value, "pending_step": self.pending_step, "rollbacks": self.rollbacks}
-        if self.watch is None:
-            return {**data, "watch": None}
-        baseline = {**vars(self.watch.baseline), "level": self.watch.baseline.level.value}
-        before = None if self.watch.before is None else dict(vars(self.watch.before))
-        changes = dict(self.watch.changes)
-        watch = {**vars(self.watch), "baseline": baseline, "before": before, "changes": changes}
-        return {**data, "watch": watch}
-
-    @classmethod
-    def from_plain(cls, data: Mapping[str, Any]) -> Trial:
-        stored = data["watch"]
-        state = MaskState(data.get("state", MaskState.ON_TRIAL if stored else MaskState.NONE))  # older runs
-        pending_step, rollbacks = data.get("pending_step", -1), data["rollbacks"]
-        if stored is None:
-            return cls(state, pending_step, None, rollbacks)
-        baseline = Baseline(**{**stored["baseline"], "level": Level(stored["baseline"]["level"])})
-        before = stored.get("before")
-        fields = {
-            **stored,
-            "baseline": baseline,
-            "settled": tuple(stored["settled"]),
-            "before": None if before is None else Measurement(**before),
-        }
-        return cls(state, pending_step, Watch(**fields), rollbacks)

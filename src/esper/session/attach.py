@@ -23,7 +23,7 @@ from esper.emrakul.cycle import Coordinator, CycleRunner
 from esper.errors import CheckpointError, CheckpointMissing
 from esper.importance.tracker import ImportanceTracker
 from esper.kasmina import LiveNetwork
-from esper.leyline import Level
+from esper.leyline import Level, decode
 from esper.session.admission import (
     RunRequest,
     check_alone,
@@ -201,7 +201,7 @@ def _resume(asked: RunRequest) -> Session:
     settings = asked.config or begun_with
     check_layers(settings, begun_with)
     held_out = kept if probe is None else _hold_out(probe, settings)
-    origin = Origin.from_json(extra["origin"])
+    origin = decode(Origin, extra["origin"])
     layers = origin.layers > 0  # as when the run began: its cuts are written down in those units
     network = _network(asked, on_device(sample, device_of(asked.model)), layers=layers)
     with _let_go_on_error(network):

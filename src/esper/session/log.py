@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
-from typing import Any
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -92,16 +90,3 @@ class RunLog:
                     reason=outcome.reason,
                 )
             )
-
-    def to_json(self) -> dict[str, Any]:
-        return asdict(self)
-
-    @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> RunLog:
-        return cls(
-            [EpochRow(**row) for row in data["epochs"]],
-            [Mark(**row) for row in data["marks"]],
-            [DecisionRow(**row) for row in data["decisions"]],
-            list(data["notes"]),
-            [Withdrawal.from_json(row) for row in data.get("withdrawals", ())],  # older runs: none
-        )

@@ -32,6 +32,7 @@ from esper.emrakul.cycle import MASK, CycleEnd, read_mask
 from esper.errors import CheckpointError, RollbackExhausted
 from esper.importance.tracker import TrackedEvidence
 from esper.kasmina import LiveNetwork
+from esper.leyline import encode
 from esper.runs.network import ANATOMY_FILE, CRITERION_FILE, case_of, data_of
 
 TRIAL = "trial"
@@ -86,7 +87,7 @@ class Saving:
     def structure_changed(self, network: LiveNetwork) -> None:
         """The checkpoints to come hold the twin of the network as it is now."""
         self._network = network
-        self._anatomy = json.dumps(network.anatomy.to_json()).encode()
+        self._anatomy = json.dumps(encode(network.anatomy)).encode()
         self._blobs.pop("twin", None)
 
     def save(

@@ -10,7 +10,7 @@ import numpy as np
 from torch import nn
 
 from esper.batches import HeldOut
-from esper.checkpoint import CheckpointRef
+from esper.checkpoint import LEAVES, CheckpointRef
 from esper.config import Config
 from esper.cost import Origin
 from esper.emrakul import Trial
@@ -19,6 +19,7 @@ from esper.emrakul.plan import Situation
 from esper.errors import CheckpointError
 from esper.importance.tracker import ImportanceTracker
 from esper.kasmina import LiveNetwork
+from esper.leyline import decode, encode
 from esper.report import WorkerRow
 from esper.session.log import RunLog
 from esper.session.pool import worker_rows
@@ -81,11 +82,11 @@ def capture(parts: Parts, memory: Memory) -> dict[str, Any]:
         "frozen": [name for name, p in network.named_parameters().items() if not p.requires_grad],
         "optimizer_class": type(network.optimizer).__name__,
         "tracker": parts.tracker.state(),
-        "coordinator": parts.runner.coordinator.state.to_json() if parts.runner else None,
-        "origin": parts.origin.to_json(),
-        "log": memory.log.to_json(),
+        "coordinator": encode(parts.runner.coordinator.state) if parts.runner else None,
+        "origin": encode(parts.origin),
+        "log": encode(memory.log),
         "workers": [asdict(row) for row in parts.workers()],
-        "trial": memory.trial.to_plain(),
+        "trial": encode(memory.trial, leaves=LEAVES),
         "epochs_planned": parts.epochs,
         "metric": parts.metric,
         "higher_is_better": parts.higher_is_better,
@@ -119,14 +120,14 @@ def restore(parts: Parts, memory: Memory, target: CheckpointRef, *, as_rollback:
     )
     parts.tracker.load_state(extra["tracker"])
     before = memory.log
-    memory.log = RunLog.from_json(extra["log"])
+    memory.log = decode(RunLog, extra["log"])
     if as_rollback:
         memory.log.take_over(RunLog(marks=before.marks, withdrawals=before.withdrawals))
     memory.step, memory.epoch = state.step, state.epoch
     if not as_rollback:
-        memory.trial = Trial.from_plain(extra["trial"])
+        memory.trial = decode(Trial, extra["trial"], leaves=LEAVES)
         if parts.runner is not None and extra["coordinator"] is not None:
-            parts.runner.coordinator.state = CoordinatorState.from_json(extra["coordinator"])
+            parts.runner.coordinator.state = decode(CoordinatorState, extra["coordinator"])
     parts.saving.structure_changed(network)
     parts.saving.returned_to(target, as_rollback=as_rollback)
 

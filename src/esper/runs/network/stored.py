@@ -21,6 +21,7 @@ from esper.emrakul.plan import Situation
 from esper.errors import CheckpointError
 from esper.importance import TrainingPhase, moments_from_state
 from esper.importance.tracker import TrackedEvidence
+from esper.leyline import decode
 from esper.runs.network.case import ANATOMY_FILE, analyst_of, case_of
 from esper.workers import WorkerPool
 
@@ -70,8 +71,8 @@ def next_cycle(stored: Stored, anatomy: Anatomy, pool: WorkerPool) -> CycleOutco
     """The cycle that the run would begin with this checkpoint; its outcome is committed nowhere."""
     settings, keep, epoch = stored.config, stored.keep, stored.checkpoint.epoch
     remembered, epochs = stored.extra["coordinator"], stored.extra["epochs_planned"]
-    state = CoordinatorState() if remembered is None else CoordinatorState.from_json(remembered)
-    situation = Situation(anatomy, keep, Origin.from_json(stored.extra["origin"]))
+    state = CoordinatorState() if remembered is None else decode(CoordinatorState, remembered)
+    situation = Situation(anatomy, keep, decode(Origin, stored.extra["origin"]))
     schedule = Schedule(settings.pruning, epochs)
     allowance = schedule.allowed(epoch, state.schedule, situation.removed_fraction(schedule.cost))
     allowed = ~anatomy.inside_removed(keep)
