@@ -205,8 +205,8 @@ def test_what_does_not_fit_is_named_and_nothing_is_changed() -> None:
         training,
         r"groups have \[2\] parameters, those of this AdamW have \[6\]",
     )
-    refused(replace(state, schedulers=()), training, "0 schedulers and a scaler, and 2 and a were given")
-    refused(replace(state, scaler=None), training, "2 schedulers and no scaler")
+    refused(replace(state, schedulers=()), training, "0 schedulers, and 2 were given")
+    refused(replace(state, scaler=None), training, "no scaler, and one was given")
     refused(replace(state, rng={**state.rng, "generators": {}}), training, "random generators")
 
 

@@ -13,13 +13,13 @@ def test_a_run_with_a_target_in_time_is_timed_once_and_pruned_by_its_table(tmp_p
     first = Training(tmp_path, pruning=TIME)
     first.until_masked()
     first.epoch(lambda _: 0.5)
-    origin, share = first.session.parts.origin, first.session.removed_fraction
+    origin, share = first.session.parts.terms.origin, first.session.removed_fraction
     first.session.detach()
     assert origin.latency is not None
     assert len(origin.latency.operators) == 3
     assert share > 0
     again = Training(tmp_path, pruning=TIME)
-    assert again.session.parts.origin == origin
+    assert again.session.parts.terms.origin == origin
     assert again.session.removed_fraction == share
     result = again.session.finish(latency=False)
     assert sum(p.numel() for p in result.model.parameters()) < origin.parameters

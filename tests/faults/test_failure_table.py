@@ -173,9 +173,7 @@ def test_a_validator_that_says_no_or_is_too_late_drops_the_plan_and_its_reason_i
 ) -> None:
     training = Training(run, validation=validation)
     epochs(training, EPOCHS)
-    runner = training.session.parts.runner
-    assert runner is not None
-    assert word in runner.coordinator.state.history[0].reason
+    assert word in training.session.parts.runner.coordinator.state.history[0].reason
     assert training.marks() == [mark]
     assert word in judge(training, unpruned)
 

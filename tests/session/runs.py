@@ -129,9 +129,7 @@ class Training:
 
     def decision(self) -> CycleEnd:
         """Waits for the cycle under way and takes its end out of the session's hands."""
-        runner = self.session.parts.runner
-        assert runner is not None
-        end = runner.collect(60.0)
+        end = self.session.parts.runner.collect(60.0)
         assert end is not None
         return end
 
@@ -146,7 +144,7 @@ class Training:
             "scheduler": self.scheduler.state_dict(),
             "keep": network.masks.keep,
             "originals": network.masks.originals(),
-            "cuts": [past.record() for past in network.cuts],
+            "structure": network.state(),
             "tracker": self.session.parts.tracker.state(),
             "rng": torch.get_rng_state(),
             "counts": [self.session.step, self.session.epoch],

@@ -40,17 +40,18 @@ def apply(run: Training, end: CycleEnd) -> None:
 
 
 def limit_to(run: Training, points: float) -> None:
-    rules = run.session.parts.config.validation.model_copy(
+    terms = run.session.parts.terms
+    rules = terms.config.validation.model_copy(
         update={"limits": RetentionLimits.model_construct(channel=points)}
     )
-    run.session.parts.config = run.session.parts.config.model_copy(update={"validation": rules})
+    terms.config = terms.config.model_copy(update={"validation": rules})
 
 
 def drop(run: Training, plan: Plan) -> float:
     """What a plan costs on the live weights, in points."""
     parts = run.session.parts
     assert parts.held_out is not None
-    _, seen = confirm(parts.network, parts.held_out, plan.keep, parts.config.validation)
+    _, seen = confirm(parts.network, parts.held_out, plan.keep, parts.terms.config.validation)
     assert seen.before.correctness is not None
     assert seen.after.correctness is not None
     return float(np.mean(seen.before.correctness) - np.mean(seen.after.correctness))
@@ -59,7 +60,7 @@ def drop(run: Training, plan: Plan) -> float:
 def test_a_plan_that_costs_too_much_by_now_is_shrunk_until_it_does_not(tmp_path: Path) -> None:
     run = Training(tmp_path / "run", pruning=AT_ONCE)
     end, plan = decided(run)
-    smaller = shrink(plan, run.session.parts.situation())
+    smaller = shrink(plan, run.session.parts.terms.situation(run.session.parts.network))
     assert 0 < smaller.units.size < plan.units.size
     assert drop(run, smaller) < drop(run, plan)
     limit_to(run, (drop(run, smaller) + drop(run, plan)) / 2)

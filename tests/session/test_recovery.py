@@ -77,7 +77,7 @@ def test_a_loop_that_never_asks_for_the_loss_is_told_so(tmp_path: Path) -> None:
 def test_without_validation_readers_still_make_up_for_what_goes(tmp_path: Path) -> None:
     run = Training(tmp_path / "run", validation={"validation": "none", "limits": {"channel": 0.0}})
     run.until_masked()
-    watch = run.session._memory.trial.watch
+    watch = run.session.parts.trial.watch
     assert watch is not None
     changes = watch.changes
     assert changes

@@ -33,7 +33,7 @@ def values(training: Training) -> dict[str, Tensor]:
 
 def changes_of(training: Training) -> dict[str, Tensor]:
     """What weights took over from the mask on trial."""
-    watch = training.session._memory.trial.watch
+    watch = training.session.parts.trial.watch
     assert watch is not None
     return dict(watch.changes)
 
@@ -45,9 +45,7 @@ def end_without_a_loss(training: Training) -> None:
 
 
 def pace(training: Training) -> float:
-    runner = training.session.parts.runner
-    assert runner is not None
-    return runner.coordinator.state.schedule.pace
+    return training.session.parts.runner.coordinator.state.schedule.pace
 
 
 def test_a_metric_that_falls_takes_the_mask_back_exactly_and_makes_later_steps_smaller(
@@ -120,7 +118,7 @@ def test_a_metric_within_the_limit_keeps_the_mask(tmp_path: Path) -> None:
 def test_a_loss_that_stays_far_off_leads_back_before_the_mask_is_cut(tmp_path: Path) -> None:
     with run(tmp_path) as training:
         training.until_masked()
-        watch = training.session._memory.trial.watch
+        watch = training.session.parts.trial.watch
         assert watch is not None
         for _ in range(3):
             assert training.session.parts.network.masks.num_masked > 0
@@ -173,7 +171,7 @@ def test_a_metric_that_is_no_number_restores_the_checkpoint_before_the_mask_bit_
         with torch.no_grad():
             for parameter in training.model.parameters():
                 parameter.fill_(float("nan"))
-        watch = training.session._memory.trial.watch
+        watch = training.session.parts.trial.watch
         assert watch is not None
         base = watch.base_step
         training.epoch(lambda _: float("nan"))

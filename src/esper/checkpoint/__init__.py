@@ -23,14 +23,23 @@ from esper.checkpoint.retention import BASELINE
 from esper.checkpoint.ring_file import open_key_ring
 from esper.checkpoint.rng import Generator
 from esper.checkpoint.settings import CheckpointSettings
+from esper.checkpoint.state import Entry, Memory, Record
 from esper.checkpoint.storage import PosixStorage, Storage
 from esper.checkpoint.store import CheckpointStore
 from esper.checkpoint.tensor_file import file_pieces, map_tensors, tensor_bytes
+from esper.checkpoint.trainer_parts import (
+    HasStateDict,
+    OptimizerState,
+    Randomness,
+    Scaler,
+    Schedulers,
+    Weights,
+    misfits,
+)
 from esper.checkpoint.trainer_state import (
     MODEL_FILE,
     OPTIMIZER_FILE,
     TREE_FILE,
-    Stateful,
     TrainerState,
     capture_trainer,
     load_trainer,
@@ -50,16 +59,24 @@ __all__ = [
     "CheckpointRef",
     "CheckpointSettings",
     "CheckpointStore",
+    "Entry",
     "FaultyStorage",
     "FileContent",
     "FileRef",
     "Generator",
+    "HasStateDict",
     "KeyRing",
     "MappedTensors",
+    "Memory",
+    "OptimizerState",
     "PosixStorage",
-    "Stateful",
+    "Randomness",
+    "Record",
+    "Scaler",
+    "Schedulers",
     "Storage",
     "TrainerState",
+    "Weights",
     "Withdrawal",
     "bundled",
     "capture_trainer",
@@ -70,6 +87,7 @@ __all__ = [
     "load_tensors",
     "load_trainer",
     "map_tensors",
+    "misfits",
     "open_key_ring",
     "open_tensors",
     "read_regular",

@@ -36,11 +36,11 @@ def capture_rng(generators: Mapping[str, Generator] = NO_GENERATORS) -> dict[str
     }
 
 
-def restore_rng(state: Mapping[str, Any], generators: Mapping[str, Generator] = NO_GENERATORS) -> None:
-    """Puts back what `capture_rng` took.
+def check_rng(state: Mapping[str, Any], generators: Mapping[str, Generator]) -> None:
+    """Refuses what `restore_rng` could not put back; changes nothing.
 
     Raises:
-        CheckpointError: other generators or fewer CUDA devices than when it was taken; nothing was changed.
+        CheckpointError: other generators or fewer CUDA devices than when it was taken.
     """
     if set(state["generators"]) != set(generators):
         raise CheckpointError(
@@ -55,6 +55,15 @@ def restore_rng(state: Mapping[str, Any], generators: Mapping[str, Generator] = 
             f"has {devices}, so the run cannot continue bit for bit. Resume on as many devices, or restore "
             f"without randomness (`with_rng=False`)."
         )
+
+
+def restore_rng(state: Mapping[str, Any], generators: Mapping[str, Generator] = NO_GENERATORS) -> None:
+    """Puts back what `capture_rng` took.
+
+    Raises:
+        CheckpointError: it does not fit, see `check_rng`; nothing was changed.
+    """
+    check_rng(state, generators)
     random.setstate(state["python"])
     np.random.set_state(state["numpy"])  # noqa: NPY002 (the global state is what is restored)
     torch.set_rng_state(state["torch"].clone())

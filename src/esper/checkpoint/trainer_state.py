@@ -2,31 +2,31 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Protocol
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
 
 from esper.checkpoint.codec import decode, encode, from_json, to_json
 from esper.checkpoint.content import FileContent
 from esper.checkpoint.references import CheckpointRef, load_tensors
-from esper.checkpoint.rng import NO_GENERATORS, Generator, capture_rng, restore_rng
-from esper.errors import CheckpointCorrupt, CheckpointError
+from esper.checkpoint.rng import NO_GENERATORS, Generator
+from esper.checkpoint.state import Entry, Memory
+from esper.checkpoint.trainer_parts import (
+    HasStateDict,
+    OptimizerState,
+    Randomness,
+    Scaler,
+    Schedulers,
+    Weights,
+)
+from esper.errors import CheckpointCorrupt
 
 MODEL_FILE = "model.safetensors"
 OPTIMIZER_FILE = "optimizer.safetensors"
 TREE_FILE = "trainer.json"
 VERSION = 1
-
-
-class Stateful(Protocol):
-    """A scheduler, a GradScaler, or anything else with a state of its own."""
-
-    def state_dict(self) -> dict[str, Any]: ...
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> object: ...
 
 
 @dataclass(frozen=True)
@@ -46,6 +46,20 @@ class TrainerState:
     extra: Mapping[str, Any] = field(default_factory=dict)
     """What else belongs to the run: masks, position in the data, plan history."""
 
+    @classmethod
+    def of(cls, step: int, epoch: int, parts: Mapping[str, Any]) -> TrainerState:
+        """From the states of parts by name; those that are no trainer's go into `extra`."""
+        own = {name: parts[name] for name in _PARTS}
+        weights = own.pop("model")
+        extra = {name: state for name, state in parts.items() if name not in _PARTS}
+        return cls(step, epoch, weights["tensors"], weights["versions"], **own, extra=extra)
+
+    def parts(self) -> dict[str, Any]:
+        """The states of the parts by name, as they were given to `of`."""
+        weights = {"tensors": self.model, "versions": self.model_metadata}
+        own = {name: getattr(self, name) for name in _PARTS if name != "model"}
+        return {**self.extra, "model": weights, **own}
+
     def files(self) -> dict[str, FileContent]:
         """The files of a checkpoint that holds this state.
 
@@ -61,6 +75,7 @@ class TrainerState:
         return {MODEL_FILE: model.tensors, OPTIMIZER_FILE: rest.tensors, TREE_FILE: to_json(tree)}
 
 
+_PARTS = ("model", "optimizer", "schedulers", "scaler", "rng")
 _REST = ("step", "epoch", "model_metadata", "optimizer", "schedulers", "scaler", "rng", "extra")
 
 
@@ -70,24 +85,14 @@ def capture_trainer(
     *,
     step: int,
     epoch: int,
-    schedulers: Sequence[Stateful] = (),
-    scaler: Stateful | None = None,
+    schedulers: Sequence[HasStateDict] = (),
+    scaler: HasStateDict | None = None,
     generators: Mapping[str, Generator] = NO_GENERATORS,
     extra: Mapping[str, Any] | None = None,
 ) -> TrainerState:
     """The state of a run between two steps; nothing is copied, so save or stage it before the next step."""
-    state = model.state_dict()
-    return TrainerState(
-        step=step,
-        epoch=epoch,
-        model=state,
-        model_metadata=dict(getattr(state, "_metadata", {})),
-        optimizer=optimizer.state_dict(),
-        schedulers=[scheduler.state_dict() for scheduler in schedulers],
-        scaler=None if scaler is None else scaler.state_dict(),
-        rng=capture_rng(generators),
-        extra=dict(extra or {}),
-    )
+    trainer = _trainer(model, optimizer, schedulers, scaler, Randomness(generators))
+    return replace(TrainerState.of(step, epoch, trainer.state()), extra=dict(extra or {}))
 
 
 def load_trainer(checkpoint: CheckpointRef) -> TrainerState:
@@ -113,8 +118,8 @@ def restore_trainer(
     model: torch.nn.Module,
     optimizer: torch.optim.Optimizer,
     *,
-    schedulers: Sequence[Stateful] = (),
-    scaler: Stateful | None = None,
+    schedulers: Sequence[HasStateDict] = (),
+    scaler: HasStateDict | None = None,
     generators: Mapping[str, Generator] = NO_GENERATORS,
     with_rng: bool = True,
 ) -> None:
@@ -134,97 +139,29 @@ def restore_trainer(
     Raises:
         CheckpointError: the state is of another model, optimizer or set-up; what differs is named.
     """
-    _check_model(state.model, model)
-    _check_optimizer(state.optimizer, optimizer)
-    if len(state.schedulers) != len(schedulers) or (state.scaler is None) != (scaler is None):
-        raise CheckpointError(
-            f"The checkpoint holds {len(state.schedulers)} schedulers and {_count(state.scaler)} scaler, and "
-            f"{len(schedulers)} and {_count(scaler)} were given. Pass the same ones in the same order."
-        )
-    if with_rng:  # first, because it refuses what does not fit
-        restore_rng(state.rng, generators)
-    _restore_model(state, model)
-    _restore_optimizer(state.optimizer, optimizer)
-    for scheduler, saved in zip(schedulers, state.schedulers, strict=True):
-        scheduler.load_state_dict(copy.deepcopy(dict(saved)))
-    if scaler is not None and state.scaler is not None:
-        scaler.load_state_dict(copy.deepcopy(dict(state.scaler)))
+    randomness = Randomness(generators) if with_rng else None
+    _trainer(model, optimizer, schedulers, scaler, randomness).load(state.parts())
 
 
-def _restore_model(state: TrainerState, model: torch.nn.Module) -> None:
-    values = model.state_dict()  # its type carries the module versions
-    values.update(state.model)
-    if metadata := getattr(values, "_metadata", None):
-        metadata.update(state.model_metadata)
-    model.load_state_dict(values)
-
-
-def _restore_optimizer(saved: Mapping[str, Any], optimizer: torch.optim.Optimizer) -> None:
-    former = {parameter: dict(values) for parameter, values in optimizer.state.items()}
-    optimizer.load_state_dict(dict(saved))
-    live = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-    numbers = [number for group in saved["param_groups"] for number in group["params"]]
-    for parameter, number in zip(live, numbers, strict=True):
-        for key, value in saved["state"].get(number, {}).items():
-            loaded = optimizer.state[parameter][key]
-            optimizer.state[parameter][key] = _settle(value, loaded, former.get(parameter, {}).get(key))
-
-
-def _settle(saved: Any, loaded: Any, former: Any) -> Any:
-    """The state value to use: the former tensor with the saved bits, or a copy that no file backs.
-
-    `load_state_dict` casts a state tensor to its parameter's type, which would lose the bits of a float32
-    moment of a bfloat16 parameter: the saved type stays.
-    """
-    if not isinstance(saved, torch.Tensor):
-        return copy.deepcopy(loaded)
-    fits = isinstance(former, torch.Tensor) and (former.shape, former.dtype, former.device) == (
-        saved.shape,
-        saved.dtype,
-        loaded.device,
+def _trainer(
+    model: torch.nn.Module,
+    optimizer: torch.optim.Optimizer,
+    schedulers: Sequence[HasStateDict],
+    scaler: HasStateDict | None,
+    randomness: Randomness | None,
+) -> Memory:
+    return Memory(
+        [
+            Entry("model", Weights(model)),
+            Entry("optimizer", OptimizerState(optimizer)),
+            Entry("schedulers", Schedulers(schedulers)),
+            Entry("scaler", Scaler(scaler)),
+            *([] if randomness is None else [Entry("rng", randomness)]),
+        ]
     )
-    if not fits:
-        return saved.to(loaded.device, copy=True)
-    with torch.no_grad():
-        return former.copy_(saved)
-
-
-def _check_model(saved: Mapping[str, Any], model: torch.nn.Module) -> None:
-    live = model.state_dict()
-    wrong = [f"{name} is missing here" for name in saved if name not in live]
-    wrong += [f"{name} is not in the checkpoint" for name in live if name not in saved]
-    for name, value in saved.items():
-        mine = live.get(name)
-        if not isinstance(value, torch.Tensor) or not isinstance(mine, torch.Tensor):
-            continue
-        if (value.shape, value.dtype) != (mine.shape, mine.dtype):
-            wrong.append(f"{name} is {_describe(value)} in the checkpoint and {_describe(mine)} here")
-    if wrong:
-        raise CheckpointError(
-            f"The checkpoint is of another model, {len(wrong)} entries differ: {'; '.join(wrong[:5])}. Build "
-            f"the model as it was when it was saved (a cut model has to be cut again first)."
-        )
-
-
-def _check_optimizer(saved: Mapping[str, Any], optimizer: torch.optim.Optimizer) -> None:
-    theirs = [len(group["params"]) for group in saved["param_groups"]]
-    mine = [len(group["params"]) for group in optimizer.param_groups]
-    if theirs != mine:
-        raise CheckpointError(
-            f"The checkpoint is of another optimizer: its groups have {theirs} parameters, those of this "
-            f"{type(optimizer).__name__} have {mine}. Build the optimizer as it was when it was saved."
-        )
 
 
 def _plain(value: Any) -> Any:
     if isinstance(value, Mapping):
         return dict(value)
     return list(value) if isinstance(value, Sequence) else value
-
-
-def _describe(tensor: torch.Tensor) -> str:
-    return f"{str(tensor.dtype).removeprefix('torch.')}{list(tensor.shape)}"
-
-
-def _count(thing: object) -> str:
-    return "no" if thing is None else "a"

@@ -11,9 +11,8 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from esper.cli.cycles import cycle_list, cycles_of, remembered
+from esper.cli.cycles import cycle_list, cycles_of
 from esper.cli.render import BAD, STRONG, moment, table, worker_table
-from esper.leyline import decode
 from esper.runs import checkpoint_at
 
 if TYPE_CHECKING:
@@ -50,11 +49,13 @@ def audited(path: Path) -> dict[str, Any]:
         EsperError: there is no such checkpoint, or it is none of a session.
     """
     from esper.checkpoint import withdrawals
+    from esper.runs.network import read_state
     from esper.session import RunLog
 
     catalog, checkpoint = checkpoint_at(path)
-    extra = remembered(checkpoint)
-    log = decode(RunLog, extra["log"])
+    parts, log = read_state(checkpoint), RunLog()
+    log.progress.load(parts["progress"])
+    log.load(parts["log"])
     since, damaged = withdrawals(catalog, checkpoint)
     saved = {
         ref.epoch: ref.created_seconds for ref in catalog.list().checkpoints if ref.step <= checkpoint.step
@@ -67,13 +68,13 @@ def audited(path: Path) -> dict[str, Any]:
         Event(past.to_epoch, past.at_seconds, "rollback", "user", "done", past.text)
         for past in (*log.withdrawals, *since)
     ]
-    events += _decided(log.decisions, saved)
+    events += _decided(log.progress.decisions, saved)
     return {
         "checkpoint": str(checkpoint.path),
         "step": checkpoint.step,
         "events": [dataclasses.asdict(event) for event in sorted(events, key=lambda event: event.epoch)],
-        **cycles_of(extra),
-        "workers": list(extra.get("workers", ())),  # older runs: none
+        **cycles_of(parts),
+        "workers": list(parts["workers"]),
         "notes": [*log.notes, *damaged],
     }
 

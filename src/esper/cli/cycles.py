@@ -12,12 +12,11 @@ from rich.console import Group, RenderableType
 from rich.text import Text
 
 from esper.cli.render import BAD, FAINT, GOOD, STRONG, moment, table
-from esper.errors import CheckpointError, ConfigError
+from esper.errors import ConfigError
 from esper.report import figures
 from esper.runs import checkpoint_at
 
 if TYPE_CHECKING:
-    from esper.checkpoint import CheckpointRef
     from esper.emrakul.cycle import ArchivedCycle, CycleOutcome
 
 MOST_CYCLES, MOST_ALIKE = 40, 12
@@ -26,25 +25,9 @@ _NUMBERS = ("screen", "loss_increase", "confidence")
 _STYLES = {"accepted": GOOD, "rejected": BAD, "failed": BAD}
 
 
-def remembered(checkpoint: CheckpointRef) -> Mapping[str, Any]:
-    """What a session had stored in a checkpoint about its run.
-
-    Raises:
-        CheckpointError: it was not saved by a session.
-    """
-    from esper.checkpoint import load_trainer
-
-    if "anatomy.json" not in checkpoint.files:
-        raise CheckpointError(
-            f"{checkpoint.path} was not saved by a session, so it remembers no events. Name a run that was "
-            "trained with esper.attach."
-        )
-    return load_trainer(checkpoint).extra
-
-
-def cycles_of(extra: Mapping[str, Any]) -> dict[str, Any]:
+def cycles_of(parts: Mapping[str, Any]) -> dict[str, Any]:
     """Every cycle that a checkpoint remembers, oldest first, and what the schedule makes of them."""
-    remembered = extra["coordinator"] or {}
+    remembered = parts.get("coordinator") or {}
     state = {key: remembered[key] for key in ("schedule", "breaker") if key in remembered}
     return {"cycles": list(remembered.get("history", ())), **state}
 
@@ -81,9 +64,10 @@ def decided(path: Path, epoch: int) -> dict[str, Any]:
         EsperError: there is no such checkpoint, or it is none of a session.
     """
     from esper.emrakul.cycle import archived
+    from esper.runs.network import read_state
 
     catalog, checkpoint = checkpoint_at(path)
-    short = cycles_of(remembered(checkpoint))["cycles"]
+    short = cycles_of(read_state(checkpoint))["cycles"]
     kept = archived(catalog)
     full = {str(cycle.outcome.key): cycle for cycle in kept}
     of_epoch = [one for one in short if one["epoch"] == epoch and one["key"] not in full]

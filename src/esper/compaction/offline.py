@@ -18,7 +18,7 @@ from esper.anatomy.cut import cut_traced
 from esper.anatomy.graph import Traced
 from esper.anatomy.proof import Inputs
 from esper.anatomy.twin import Twin
-from esper.checkpoint import CheckpointCatalog, CheckpointRef, load_trainer
+from esper.checkpoint import CheckpointCatalog, CheckpointRef
 from esper.compaction.compacted import Compacted, outcome
 from esper.elesh import DataRef, read_data
 from esper.emrakul import Settings
@@ -31,6 +31,7 @@ from esper.runs.network import (
     NetworkFiles,
     criterion_of,
     form_from,
+    read_state,
     state_of,
 )
 
@@ -41,9 +42,9 @@ def finished_files(catalog: CheckpointCatalog, checkpoint: CheckpointRef) -> Net
         return None
     program = read_program(checkpoint.file(PROGRAM_FILE).read_bytes()).program
     record = json.loads(checkpoint.file(FORM_FILE).read_bytes())["form"]
-    state = load_trainer(checkpoint)
+    parts = read_state(checkpoint)
     anatomy = decode(Anatomy, json.loads(checkpoint.file(ANATOMY_FILE).read_bytes()))
-    origin = state.extra["origin"]
+    origin = parts["terms"]["origin"]
     after = {group.name: group.width for group in anatomy.groups}
     facts = {
         "flops": [origin["flops"], anatomy.flops()],
@@ -53,7 +54,9 @@ def finished_files(catalog: CheckpointCatalog, checkpoint: CheckpointRef) -> Net
     }
     form = None if record is None else form_from(record, checkpoint.path)
     twin = Twin.from_bytes(catalog.blob(checkpoint, "twin").read_bytes())
-    return NetworkFiles(program, _inputs(catalog, checkpoint, twin), facts, state_of(state.model), form)
+    return NetworkFiles(
+        program, _inputs(catalog, checkpoint, twin), facts, state_of(parts["model"]["tensors"]), form
+    )
 
 
 def compact_checkpoint(
@@ -74,9 +77,9 @@ def compact_checkpoint(
         CheckpointError: the checkpoint does not hold what is needed.
     """
     anatomy = decode(Anatomy, json.loads(checkpoint.file(ANATOMY_FILE).read_bytes()))
-    state = load_trainer(checkpoint)
-    weights = state_of(state.model)
-    keep = np.asarray(state.extra["keep"], np.bool_)
+    parts = read_state(checkpoint)
+    weights = state_of(parts["model"]["tensors"])
+    keep = np.asarray(parts["masks"]["keep"], np.bool_)
     notes: tuple[str, ...] = ()
     if settings is not None:
         choice = choose_by_magnitude(anatomy, weights, settings)

@@ -10,7 +10,7 @@ from esper.emrakul.rollback import (
     should_roll_back,
 )
 from esper.emrakul.schedule import Allowance, Schedule
-from esper.emrakul.settings import RollbackSettings, Settings, Target
+from esper.emrakul.settings import RecoverySettings, RollbackSettings, Settings, Target
 from esper.emrakul.trial import Action, MaskEvent, MaskState, Trial, Watch
 
 __all__ = [
@@ -20,6 +20,7 @@ __all__ = [
     "EpochRecord",
     "MaskEvent",
     "MaskState",
+    "RecoverySettings",
     "RollbackReason",
     "RollbackSettings",
     "Schedule",

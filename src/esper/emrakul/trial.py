@@ -34,6 +34,7 @@ import numpy as np
 from torch import Tensor
 
 from esper.arrays import BoolArray
+from esper.checkpoint import LEAVES
 from esper.emrakul.rollback import (
     Baseline,
     EpochRecord,
@@ -46,6 +47,7 @@ from esper.emrakul.rollback import (
 )
 from esper.emrakul.settings import RollbackSettings
 from esper.errors import IllegalTransitionError
+from esper.leyline import decode, encode
 from esper.urabrask import Measurement
 
 
@@ -156,22 +158,16 @@ class Trial:
     """The mask that is under way.
 
     Attributes:
-        state: how far it has come.
+        mask: how far it has come.
         pending_step: of the checkpoint beside which it was committed, while it is pending.
         watch: what is known of it, while it is on trial.
         rollbacks: how often masks were taken back since one last proved itself.
     """
 
-    state: MaskState = MaskState.NONE
+    mask: MaskState = MaskState.NONE
     pending_step: int = -1
     watch: Watch | None = None
     rollbacks: int = 0
-
-    @staticmethod
-    def __stored_before__(stored: Mapping[str, Any]) -> Mapping[str, Any]:
-        """Runs knew no mask that is pending at first, so the state followed from the watch."""
-        state = MaskState.ON_TRIAL if stored["watch"] else MaskState.NONE
-        return {"state": state.value, **stored}
 
     def happen(self, event: Event) -> Action:
         """Moves on to the next state and says what is to be done.
@@ -179,16 +175,16 @@ class Trial:
         Raises:
             IllegalTransitionError: the event cannot happen in this state.
         """
-        if event not in TABLE[self.state]:
-            possible = ", ".join(TABLE[self.state])
+        if event not in TABLE[self.mask]:
+            possible = ", ".join(TABLE[self.mask])
             raise IllegalTransitionError(
-                f"A mask in the state {self.state.value!r} cannot be {event.value!r}; possible are: "
+                f"A mask in the state {self.mask.value!r} cannot be {event.value!r}; possible are: "
                 f"{possible}. This is a bug in Esper: please report it with what `esper audit show` says."
             )
-        self.state, action = TABLE[self.state][event]
-        if self.state is not MaskState.ON_TRIAL:
+        self.mask, action = TABLE[self.mask][event]
+        if self.mask is not MaskState.ON_TRIAL:
             self.watch = None
-        if self.state is not MaskState.PENDING:
+        if self.mask is not MaskState.PENDING:
             self.pending_step = -1
         if event is MaskEvent.PROVED:
             self.rollbacks = 0
@@ -227,3 +223,19 @@ class Trial:
         settled = np.ones_like(keep)
         settled[list(self.watch.settled)] = False
         return settled
+
+    def state(self) -> dict[str, Any]:
+        """All of it, as plain values, arrays and tensors."""
+        data = {"state": self.mask.value, "pending_step": self.pending_step, "rollbacks": self.rollbacks}
+        return {**data, "watch": None if self.watch is None else encode(self.watch, leaves=LEAVES)}
+
+    def check(self, state: Mapping[str, Any]) -> None:
+        """What is under way in one process fits every other."""
+
+    def load(self, state: Mapping[str, Any]) -> None:
+        """Goes on with the mask that was under way then."""
+        stored = state["watch"]
+        usual = MaskState.ON_TRIAL if stored else MaskState.NONE  # older runs do not say it
+        self.mask = MaskState(state.get("state", usual))
+        self.pending_step, self.rollbacks = state.get("pending_step", -1), state["rollbacks"]
+        self.watch = None if stored is None else decode(Watch, stored, leaves=LEAVES)

@@ -36,6 +36,11 @@ from esper.kasmina.held import HANDS
 from esper.kasmina.masks import MaskKeeper
 from esper.kasmina.numbers import carried_over, mask_after, numbers_after
 
+_ANOTHER = (
+    "This network is not the one that the run started with: its structure differs from the one that was cut. "
+    "Build the model exactly as for the first run and resume again."
+)
+
 
 @dataclass(frozen=True, eq=False)
 class PastCut:
@@ -250,10 +255,7 @@ class LiveNetwork:
         """
         for record in records:
             if record["anatomy"] != self.anatomy.digest:
-                raise CheckpointError(
-                    "This network is not the one that the run started with: its structure differs from the "
-                    "one that was cut. Build the model exactly as for the first run and resume again."
-                )
+                raise CheckpointError(_ANOTHER)
             keep = np.ones(self.anatomy.num_units, dtype=np.bool_)
             keep[record["removed"]] = False
             self.masks.apply(keep)
@@ -289,6 +291,42 @@ class LiveNetwork:
     def detach(self) -> None:
         HANDS.let_go(self)
         self.masks.detach()
+
+    def state(self) -> dict[str, Any]:
+        """Its structure: what was cut, in itself and in its companions."""
+        return {"cuts": [past.record() for past in self.cuts], "companions": len(self.companions)}
+
+    def check(self, state: Mapping[str, Any]) -> None:
+        """Refuses the cuts of another network, or of one with other companions; changes nothing.
+
+        Raises:
+            CheckpointError: it says what is different.
+        """
+        if len(self.companions) != state["companions"]:
+            raise CheckpointError(
+                f"The checkpoint holds {state['companions']} companion(s), and {len(self.companions)} were "
+                "given. Give the same ones in the same order as when the run began, as `companions=`. "
+                "Nothing was changed."
+            )
+        whole = self.cuts[0].anatomy if self.cuts else self.anatomy
+        if state["cuts"] and state["cuts"][0]["anatomy"] != whole.digest:
+            raise CheckpointError(f"{_ANOTHER} Nothing was changed.")
+
+    def load(self, state: Mapping[str, Any]) -> None:
+        """Takes back the cuts that are not among those, and makes the others again.
+
+        Where that changes anything, nothing is masked afterwards, and values are those of no moment until a
+        checkpoint's are loaded.
+        """
+        mine, theirs = self.state()["cuts"], list(state["cuts"])
+        same = next(
+            (n for n, (one, other) in enumerate(zip(mine, theirs, strict=False)) if one != dict(other)),
+            min(len(mine), len(theirs)),
+        )
+        self.take_back_cuts(same)
+        if same < len(theirs):
+            self.renew_masks()
+            self.make_cuts(theirs[same:])
 
 
 def _check_gone(model: nn.Module, before: Anatomy, keep: BoolArray, removal: Removal) -> None:

@@ -2,7 +2,7 @@
 
 from esper.leyline.clock import Clock, ManualClock
 from esper.leyline.ids import IdempotencyKey, content_id, stable_id
-from esper.leyline.plain import UNSTORED, Parts, Via, decode, encode, flat, gaps
+from esper.leyline.plain import UNSTORED, Via, decode, encode, flat, gaps
 from esper.leyline.words import Level
 
 __all__ = [
@@ -11,7 +11,6 @@ __all__ = [
     "IdempotencyKey",
     "Level",
     "ManualClock",
-    "Parts",
     "Via",
     "content_id",
     "decode",

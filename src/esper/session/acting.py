@@ -11,12 +11,15 @@ from torch import Tensor
 
 from esper.anatomy.cut import Cut
 from esper.arrays import BoolArray, IntArray
+from esper.batches import HeldOut
 from esper.emrakul.cycle import PendingMask
 from esper.emrakul.plan import shrink, worthwhile_cut
 from esper.errors import SurgeryError
-from esper.kasmina import apply_statistics, compared, confirm, measured, recalibrate
-from esper.session.log import say
-from esper.session.state import Memory, Parts
+from esper.importance.tracker import ImportanceTracker
+from esper.kasmina import LiveNetwork, apply_statistics, compared, confirm, measured, recalibrate
+from esper.session.log import RunLog, say
+from esper.session.saving import Saving
+from esper.session.terms import Terms
 from esper.urabrask import Measurement, Verdict, level_of
 
 
@@ -44,22 +47,34 @@ class Acting:
         last_cut: the last cut of this process, with its proof.
     """
 
-    def __init__(self, parts: Parts, memory: Memory) -> None:
+    def __init__(
+        self,
+        network: LiveNetwork,
+        tracker: ImportanceTracker,
+        saving: Saving,
+        held_out: HeldOut | None,
+        terms: Terms,
+        log: RunLog,
+    ) -> None:
         self.last_cut: Cut | None = None
-        self._parts = parts
-        self._memory = memory
+        self._network = network
+        self._tracker = tracker
+        self._saving = saving
+        self._held_out = held_out
+        self._terms = terms
+        self._log = log
 
     def confirm(self, mask: PendingMask) -> Confirmed:
         """Measures a mask on the weights as they are now.
 
         A plan that costs too much here is shrunk as the validator shrinks it.
         """
-        masked, plan = self._parts.network.masks.keep, mask.plan
+        masked, plan = self._network.masks.keep, mask.plan
         answer = self._confirm(mask.keep & masked)
-        for _ in range(self._parts.config.pruning.plan.max_attempts - 1):
+        for _ in range(self._terms.config.pruning.plan.max_attempts - 1):
             if not answer.objection:
                 break
-            plan = shrink(plan, self._parts.situation())
+            plan = shrink(plan, self._terms.situation(self._network))
             if plan.is_empty:
                 break
             answer = self._confirm(plan.keep & masked)
@@ -70,25 +85,25 @@ class Acting:
 
         Without validation nothing is an objection, and the rest is the same.
         """
-        parts, rules = self._parts, self._parts.config.validation
-        if parts.held_out is None:
+        network, config = self._network, self._terms.config
+        if self._held_out is None:
             return Confirmed(keep)
-        reconstruct = parts.config.pruning.recovery.reconstruct
-        objection, seen = confirm(parts.network, parts.held_out, keep, rules, reconstruct=reconstruct)
+        rules, reconstruct = config.validation, config.pruning.recovery.reconstruct
+        objection, seen = confirm(network, self._held_out, keep, rules, reconstruct=reconstruct)
         if rules.validation == "none":
             objection = ""
         if not objection:
-            apply_statistics(parts.network.model, seen.statistics)
+            apply_statistics(network.model, seen.statistics)
         return Confirmed(keep, objection, seen.before, seen.changes)
 
     def apply(self, mask: Confirmed) -> None:
         """Masks units, and gives what they carried to those that stay."""
-        self._parts.network.adjust(mask.changes)
-        self._parts.network.masks.apply(mask.keep)
+        self._network.adjust(mask.changes)
+        self._network.masks.apply(mask.keep)
 
     def take_back(self, settled: BoolArray, changes: Mapping[str, Tensor]) -> None:
         """Brings units back exactly, all but those that `settled` masks; their zeros are forgotten."""
-        network, tracker = self._parts.network, self._parts.tracker
+        network, tracker = self._network, self._tracker
         anatomy, masked = network.anatomy, network.masks.keep
         was_zero, is_zero = (~keep | anatomy.inside_removed(keep) for keep in (masked, settled))
         numbers = np.arange(anatomy.num_units)
@@ -96,8 +111,8 @@ class Acting:
         network.masks.unmask(but=settled)
         tracker.rebind(network.anatomy, network.named_parameters(), numbers)
         network.adjust(changes, sign=-1)
-        if self._parts.held_out is not None:
-            recalibrate(network, self._parts.held_out)
+        if self._held_out is not None:
+            recalibrate(network, self._held_out)
 
     def judge(self, settled: BoolArray, before: Measurement) -> tuple[Verdict, bool]:
         """The verdict about the mask that is applied, and whether the mean itself is within its limit.
@@ -109,22 +124,20 @@ class Acting:
         Raises:
             ValueError: there is no held-out data.
         """
-        parts = self._parts
-        if parts.held_out is None:
+        if self._held_out is None:
             raise ValueError("nothing can be judged without held-out data")
-        level = level_of(parts.network.anatomy, settled, parts.network.masks.keep)
-        after = measured(parts.network, parts.held_out)
-        return compared(before, after, level, parts.config.validation)
+        level = level_of(self._network.anatomy, settled, self._network.masks.keep)
+        after = measured(self._network, self._held_out)
+        return compared(before, after, level, self._terms.config.validation)
 
     def is_sound(self) -> bool:
         """Whether the network is made of numbers, and makes numbers of held-out data."""
-        parts = self._parts
-        tensors = [t for t in parts.network.tensors().values() if t.is_floating_point() or t.is_complex()]
+        tensors = [t for t in self._network.tensors().values() if t.is_floating_point() or t.is_complex()]
         if not all(bool(torch.isfinite(tensor).all()) for tensor in tensors):
             return False
-        if parts.held_out is None or not parts.held_out.validation:
+        if self._held_out is None or not self._held_out.validation:
             return True
-        losses = measured(parts.network, parts.held_out).losses
+        losses = measured(self._network, self._held_out).losses
         return losses is not None and bool(np.isfinite(losses).all())
 
     def cut(self, left: BoolArray | None = None) -> IntArray | None:
@@ -134,7 +147,7 @@ class Acting:
             For every unit its new number or -1; None if nothing is masked, or the network refuses (it stays
             masked).
         """
-        parts, network = self._parts, self._parts.network
+        network, saving = self._network, self._saving
         masked = network.masks.num_masked
         if masked == 0:
             return None
@@ -144,21 +157,20 @@ class Acting:
             self._stay_masked("The masks", refusal)
             return None
         self.last_cut = cut
-        parts.tracker.rebind(network.anatomy, network.named_parameters(), numbers)
-        parts.saving.structure_changed(network)
-        parts.saving.release_masks(but=parts.saving.last_step)
+        self._tracker.rebind(network.anatomy, network.named_parameters(), numbers)
+        saving.release_masks(but=saving.last_step)
         self._tell_cut(cut, masked - network.masks.num_masked)
         return numbers
 
     def cut_if_worthwhile(self) -> None:
         """Cuts as much as leaves good widths, if that saves enough."""
-        left = worthwhile_cut(self._parts.situation(), self._parts.config.pruning)
+        left = worthwhile_cut(self._terms.situation(self._network), self._terms.config.pruning)
         if left is not None:
             self.cut(left)
 
     def _cut(self, left: BoolArray | None) -> tuple[Cut, IntArray]:
         """Cuts; where layers cannot go together with the rest, the rest alone, and people are told."""
-        network = self._parts.network
+        network = self._network
         layers = network.anatomy.is_layer & ~network.masks.keep
         layers = layers if left is None else layers & ~left
         try:
@@ -178,8 +190,8 @@ class Acting:
             f"Cut {units} units: {share:.1%} fewer parameters, equal to the "
             f"masked network within {exactness:.1e}."
         )
-        self._memory.log.tell(self._memory.epoch, "cut", text)
+        self._log.tell("cut", text)
 
     def _stay_masked(self, what: str, refusal: SurgeryError) -> None:
-        self._memory.log.note(f"{what} of epoch {self._memory.epoch} stay masks: {refusal}")
+        self._log.note(f"{what} of epoch {self._log.epoch} stay masks: {refusal}")
         say(str(refusal), problem=True)

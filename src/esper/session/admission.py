@@ -1,4 +1,4 @@
-"""What a session refuses before it begins or goes on, and what it takes off what it is given."""
+"""What a session is given, out of its wrappers, and what it refuses before it begins or goes on."""
 
 from __future__ import annotations
 
@@ -11,10 +11,9 @@ from torch import nn
 from torch.optim import Optimizer
 
 from esper.anatomy.graph import Loss, is_parallel, loss_tensors, named_tensors
-from esper.checkpoint import Generator, Stateful
+from esper.checkpoint import Generator, HasStateDict
 from esper.config import Config
-from esper.errors import CheckpointError, ConfigError
-from esper.leyline import Level
+from esper.errors import ConfigError
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,12 +29,53 @@ class RunRequest:
     optimizer: Optimizer
     loss: Loss
     probe: Iterable[Any] | None
-    schedulers: Sequence[Stateful]
-    scaler: Stateful | None
+    schedulers: Sequence[HasStateDict]
+    scaler: HasStateDict | None
     generators: Mapping[str, Generator]
     companions: Sequence[nn.Module]
     config: Config | None
     epochs: int | None
+
+    @classmethod
+    def of(
+        cls,
+        run_dir: str | Path,
+        model: nn.Module,
+        optimizer: Any,
+        *,
+        loss: Loss,
+        probe: Iterable[Any] | None,
+        scheduler: HasStateDict | Sequence[HasStateDict] | None,
+        scaler: HasStateDict | None,
+        generators: Mapping[str, Generator] | None,
+        companions: nn.Module | Sequence[nn.Module],
+        config: Config | None,
+        epochs: int | None,
+    ) -> RunRequest:
+        """What was given, out of its wrappers; one or several become several, none becomes no one.
+
+        Raises:
+            ConfigError: the optimizer is none, or a companion is no module.
+        """
+        return cls(
+            run=Path(run_dir).absolute(),
+            model=model,
+            optimizer=optimizer_in(optimizer),
+            loss=loss,
+            probe=probe,
+            schedulers=_listed(scheduler),
+            scaler=scaler,
+            generators=dict(generators or {}),
+            companions=modules_in(companions),
+            config=config,
+            epochs=epochs,
+        )
+
+
+def _listed(scheduler: HasStateDict | Sequence[HasStateDict] | None) -> Sequence[HasStateDict]:
+    if scheduler is None:
+        return ()
+    return tuple(scheduler) if isinstance(scheduler, Sequence) else (scheduler,)
 
 
 def optimizer_in(given: Any) -> Optimizer:
@@ -119,42 +159,3 @@ def modules_in(companions: nn.Module | Sequence[nn.Module]) -> tuple[nn.Module, 
 
 def _attributes(thing: object) -> Sequence[tuple[str, Any]]:
     return tuple(vars(thing).items()) if hasattr(thing, "__dict__") else ()
-
-
-def check_layers(config: Config, begun_with: Config) -> None:
-    """Whole layers are units from the beginning of a run or never: its masks count in them."""
-    if Level.LAYER in config.pruning.levels - begun_with.pruning.levels:
-        raise ConfigError(
-            "This run began without whole layers among what may be removed, and its masks and cuts are "
-            'written down without them. Nothing was changed. Leave "layer" out of the levels, or begin '
-            "another run with it."
-        )
-
-
-def check_resumed(asked: RunRequest, saved: Mapping[str, Any]) -> None:
-    """Optimizer and criterion must be those that a checkpoint was trained with.
-
-    Args:
-        asked: what the script gives now.
-        saved: what the checkpoint says of the run; older ones say less.
-
-    Raises:
-        CheckpointError: another one was given; it is named.
-    """
-    given, trained_by = type(asked.optimizer).__name__, saved.get("optimizer_class")
-    if trained_by not in (None, given):
-        raise CheckpointError(
-            f"The run was trained by {trained_by}, whose state the checkpoint holds; this one is {given}. "
-            f"Nothing was changed. Resume with {trained_by}, built as when the run began."
-        )
-    theirs = _shapes(saved.get("criterion") or {})
-    mine = _shapes(asked.loss.state_dict() if isinstance(asked.loss, nn.Module) else {})
-    if "criterion" in saved and theirs != mine:
-        raise CheckpointError(
-            f"The checkpoint holds a loss with {theirs or 'no tensors'}, and the given one has "
-            f"{mine or 'none'}. Nothing was changed. Give the criterion that the run began with, as `loss=`."
-        )
-
-
-def _shapes(tensors: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
-    return {name: tuple(getattr(value, "shape", ())) for name, value in tensors.items()}

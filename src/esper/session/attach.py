@@ -1,10 +1,11 @@
-"""Puts a session together: for a new run, or for one that goes on."""
+"""The two ways into a session: a run that begins, and one that goes on."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,32 +15,21 @@ from torch.optim import Optimizer
 
 from esper.anatomy.graph import Loss
 from esper.batches import HeldOut, device_of, hold_out, on_device
-from esper.checkpoint import CheckpointStore, Generator, Stateful, load_trainer, open_key_ring
+from esper.checkpoint import CheckpointStore, Generator, HasStateDict, Memory, open_key_ring
 from esper.config import Config
-from esper.cost import Origin, origin_of
-from esper.elesh import DataRef, read_data
-from esper.emrakul import Schedule
-from esper.emrakul.cycle import Coordinator, CycleRunner
+from esper.cost import origin_of
+from esper.elesh import read_data
 from esper.errors import CheckpointError, CheckpointMissing
-from esper.importance.tracker import ImportanceTracker
 from esper.kasmina import LiveNetwork
-from esper.leyline import Level, decode
-from esper.session.admission import (
-    RunRequest,
-    check_alone,
-    check_layers,
-    check_optimizer,
-    check_resumed,
-    modules_in,
-    optimizer_in,
-)
-from esper.session.log import say
-from esper.session.pool import open_pool, pool_ahead, wait_for_imports
+from esper.leyline import Level
+from esper.runs.network import data_of, read_state
+from esper.session.admission import RunRequest, check_alone, check_optimizer
+from esper.session.assembly import assemble
+from esper.session.pool import pool_ahead, wait_for_imports
 from esper.session.run_file import write_run_file
-from esper.session.saving import Saving
 from esper.session.session import Session
-from esper.session.state import Parts
-from esper.workers import WorkerPool
+from esper.session.state import given_entries
+from esper.session.terms import Terms
 
 
 def attach(
@@ -54,8 +44,8 @@ def attach(
     run_dir: str | Path,
     config: Config | None = None,
     epochs: int | None = None,
-    scheduler: Stateful | Sequence[Stateful] | None = None,
-    scaler: Stateful | None = None,
+    scheduler: HasStateDict | Sequence[HasStateDict] | None = None,
+    scaler: HasStateDict | None = None,
     generators: Mapping[str, Generator] | None = None,
     companions: nn.Module | Sequence[nn.Module] = (),
     resume: bool = False,
@@ -89,16 +79,16 @@ def attach(
         CheckpointError: the run directory cannot be written, is in use, or is of another model.
     """
     begun = time.perf_counter()
-    asked = RunRequest(
-        run=Path(run_dir).absolute(),
-        model=model,
-        optimizer=optimizer_in(optimizer),
+    asked = RunRequest.of(
+        run_dir,
+        model,
+        optimizer,
         loss=loss,
         probe=probe,
-        schedulers=_listed(scheduler),
+        scheduler=scheduler,
         scaler=scaler,
-        generators=dict(generators or {}),
-        companions=modules_in(companions),
+        generators=generators,
+        companions=companions,
         config=config,
         epochs=epochs,
     )
@@ -115,14 +105,18 @@ def attach(
         network = _network(asked, sample, layers=Level.LAYER in settings.pruning.levels)
         with _let_go_on_error(network):
             held_out = None if probe is None else _hold_out(probe, settings)
-            session = _assemble(
-                asked, network, held_out, sample, settings, metric, higher_is_better, epochs, pool=pool
+            origin = origin_of(
+                network.anatomy, network.graph, network.tensors(), sample, settings.pruning.timed_batch
             )
+            trained_by = type(asked.optimizer).__name__
+            terms = Terms(settings, metric, higher_is_better, epochs, origin, trained_by)
+            given = given_entries(asked, terms)
+            session = Session(assemble(asked, given, network, held_out, sample, terms, pool))
     with _undone_on_error(session):
         session.save_baseline()
-        write_run_file(session.parts)
-        if pool is not None and session.parts.runner is not None:
-            wait_for_imports(pool)
+        write_run_file(asked.run, network, terms)
+        if session.parts.pool is not None:
+            wait_for_imports(session.parts.pool)
     session.started, session.seconds_in_esper = begun, time.perf_counter() - begun
     return session
 
@@ -134,8 +128,8 @@ def resume(
     *,
     loss: Loss,
     probe: Iterable[Any] | None = None,
-    scheduler: Stateful | Sequence[Stateful] | None = None,
-    scaler: Stateful | None = None,
+    scheduler: HasStateDict | Sequence[HasStateDict] | None = None,
+    scaler: HasStateDict | None = None,
     generators: Mapping[str, Generator] | None = None,
     companions: nn.Module | Sequence[nn.Module] = (),
     config: Config | None = None,
@@ -162,16 +156,16 @@ def resume(
         CheckpointMissing: the directory holds no checkpoint that verifies.
         CheckpointError: the checkpoint is of another network.
     """
-    asked = RunRequest(
-        run=Path(run_dir).absolute(),
-        model=model,
-        optimizer=optimizer_in(optimizer),
+    asked = RunRequest.of(
+        run_dir,
+        model,
+        optimizer,
         loss=loss,
         probe=probe,
-        schedulers=_listed(scheduler),
+        scheduler=scheduler,
         scaler=scaler,
-        generators=dict(generators or {}),
-        companions=modules_in(companions),
+        generators=generators,
+        companions=companions,
         config=config,
         epochs=epochs,
     )
@@ -184,8 +178,7 @@ def resume(
 
 def _resume(asked: RunRequest) -> Session:
     run, probe = asked.run, asked.probe
-    ring = open_key_ring(run)
-    with CheckpointStore(run, keyring=ring) as store:
+    with CheckpointStore(run, keyring=open_key_ring(run)) as store:
         search = store.search()
         if search.found is None:
             why = "; ".join(str(rejection) for rejection in search.rejected[:3])
@@ -193,29 +186,23 @@ def _resume(asked: RunRequest) -> Session:
                 f"{run} holds no checkpoint that verifies ({why}). Start again in another run_dir."
             )
         target = search.found
-        extra = load_trainer(target).extra
-        data = DataRef(store.catalog.blob(target, "batches"), store.catalog.blob(target, "samples"))
-        sample, kept = read_data(data)
-    check_resumed(asked, extra)
-    begun_with = Config.model_validate_json(extra["config"])
-    settings = asked.config or begun_with
-    check_layers(settings, begun_with)
-    held_out = kept if probe is None else _hold_out(probe, settings)
-    origin = decode(Origin, extra["origin"])
-    layers = origin.layers > 0  # as when the run began: its cuts are written down in those units
+        saved = read_state(target)
+        sample, kept = read_data(data_of(store.catalog, target))
+    terms = Terms.from_state(saved["terms"])
+    terms = replace(
+        terms,
+        config=asked.config or terms.config,
+        epochs=terms.epochs if asked.epochs is None else asked.epochs,
+        trained_by=type(asked.optimizer).__name__,
+    )
+    given = given_entries(asked, terms)
+    Memory(given).check(saved)
+    held_out = kept if probe is None else _hold_out(probe, terms.config)
+    layers = terms.origin.layers > 0  # as when the run began: its cuts are written down in those units
     network = _network(asked, on_device(sample, device_of(asked.model)), layers=layers)
     with _let_go_on_error(network):
-        session = _assemble(
-            asked,
-            network,
-            held_out if held_out.validation else None,
-            sample,
-            settings,
-            extra["metric"],
-            extra["higher_is_better"],
-            extra["epochs_planned"] if asked.epochs is None else asked.epochs,
-            origin=origin,
-        )
+        has_data = bool(held_out.validation)
+        session = Session(assemble(asked, given, network, held_out if has_data else None, sample, terms))
     with _undone_on_error(session):
         session.continue_from(session.parts.saving.store.catalog.at(target.step))
     aside = session.parts.saving.store.aside
@@ -223,8 +210,7 @@ def _resume(asked: RunRequest) -> Session:
         passed_over = f"A newer checkpoint was passed over: {rejection}"
         if rejection.path in aside:
             passed_over += f". Nothing of it was deleted; it was set aside as {aside[rejection.path]}"
-        session.log.note(passed_over)
-        say(passed_over, problem=True)
+        session.log.tell_once(passed_over)
     return session
 
 
@@ -242,101 +228,6 @@ def _let_go_on_error(network: LiveNetwork) -> Iterator[None]:
     except BaseException:
         network.detach()
         raise
-
-
-def _assemble(
-    asked: RunRequest,
-    network: LiveNetwork,
-    held_out: HeldOut | None,
-    sample: Any,
-    config: Config,
-    metric: str,
-    higher_is_better: bool,
-    epochs: int | None,
-    *,
-    origin: Origin | None = None,
-    pool: WorkerPool | None = None,
-) -> Session:
-    origin = origin or origin_of(
-        network.anatomy, network.graph, network.tensors(), sample, config.pruning.timed_batch
-    )
-    schedule = Schedule(config.pruning, epochs)
-    coordinator = Coordinator(config.pruning, time.monotonic, thresholds=config.importance.thresholds)
-    saving = _saving(asked, network, held_out, sample, config)
-    tracker = ImportanceTracker(
-        network.anatomy, network.named_parameters(), network.optimizer, config.importance
-    )
-    why_off = _why_off(config, held_out, network)
-    if why_off is None:
-        pool = pool or open_pool(config, network.model)
-    elif pool is not None:
-        pool.close()
-        pool = None
-    return Session(
-        Parts(
-            network=network,
-            tracker=tracker,
-            saving=saving,
-            runner=None if pool is None else CycleRunner(coordinator, schedule, saving.store),
-            pool=pool,
-            held_out=held_out,
-            origin=origin,
-            config=config,
-            metric=metric,
-            higher_is_better=higher_is_better,
-            epochs=epochs,
-            why_off=why_off or "",
-        )
-    )
-
-
-def _saving(
-    asked: RunRequest, network: LiveNetwork, held_out: HeldOut | None, sample: Any, config: Config
-) -> Saving:
-    run = asked.run
-    name = f"{type(network.model).__qualname__}-{network.anatomy.digest[:16]}"
-    try:
-        run.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise CheckpointError(
-            f"The run directory {run} cannot be made: {error.strerror}. Give a run_dir in a place that "
-            "can be written. Nothing was changed."
-        ) from error
-    ring = open_key_ring(run, create=True)
-    store = CheckpointStore(run, keyring=ring, model=name, keep_last=config.checkpoint.keep_last)
-    saving = Saving(
-        store, asked.schedulers, asked.scaler, asked.generators, background=config.checkpoint.background
-    )
-    try:
-        saving.keep_data(sample, held_out or HeldOut((), ()))
-        saving.structure_changed(network)
-    except BaseException:
-        saving.close()
-        raise
-    return saving
-
-
-def _why_off(config: Config, held_out: HeldOut | None, network: LiveNetwork) -> str | None:
-    """Why nothing will be pruned ('' if nobody asked for it), or None if it will."""
-    if not config.pruning.is_enabled:
-        return ""
-    if network.anatomy.num_units == 0:
-        reasons = "; ".join(sorted({axis.reason for axis in network.anatomy.frozen})[:3])
-        return (
-            f"Nothing can be pruned: no unit of this network is free ({reasons or 'it has no inner width'}). "
-            "`esper.inspect(model, sample)` shows the rest. Training goes on, saved and unpruned."
-        )
-    if held_out is None and config.validation.validation != "none":
-        return (
-            "Nothing will be pruned: there is no held-out data to decide by. Give probe= (a loader of "
-            "batches that training never sees). Training goes on, saved and unpruned."
-        )
-    if held_out is None:
-        return (
-            "Nothing will be pruned: the analysis needs held-out batches even where nothing is validated. "
-            "Give probe=. Training goes on, saved and unpruned."
-        )
-    return None
 
 
 def _hold_out(probe: Iterable[Any], config: Config) -> HeldOut:
@@ -358,9 +249,3 @@ def _holds_checkpoints(run: Path) -> bool:
     return directory.is_dir() and any(
         path.name.startswith("step-") for path in directory.iterdir() if path.is_dir()
     )
-
-
-def _listed(scheduler: Stateful | Sequence[Stateful] | None) -> Sequence[Stateful]:
-    if scheduler is None:
-        return ()
-    return tuple(scheduler) if isinstance(scheduler, Sequence) else (scheduler,)

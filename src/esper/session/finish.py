@@ -27,6 +27,7 @@ from esper.errors import SurgeryError
 from esper.leyline import encode
 from esper.report import Latency, Overhead, Proof, RunReport, WidthRow, write_report
 from esper.runs.network import FORM_FILE, PROGRAM_FILE, VERSION
+from esper.session.pool import worker_rows
 
 if TYPE_CHECKING:
     from esper.session.session import Session
@@ -93,21 +94,22 @@ def _latency(session: Session) -> Latency | None:
 
 def _why_missed(session: Session) -> str:
     """Why the target was missed, and what to do about it; '' if it was met, or there is none."""
-    parts, target = session.parts, session.parts.config.pruning.target
+    parts, terms = session.parts, session.parts.terms
+    target = terms.config.pruning.target
     if target is None:
         return ""
-    if parts.runner is None:
+    if parts.pool is None:
         return f"The target was missed: nothing of the {target.cost} went. {parts.why_off}"
-    removed = Situation.whole(parts.network.anatomy, parts.origin).removed_fraction(target.cost)
+    removed = Situation.whole(parts.network.anatomy, terms.origin).removed_fraction(target.cost)
     marks = [mark for mark in session.log.marks if mark.kind in ("rollback", "no_go")]
     refused = (marks[-1].epoch, marks[-1].text) if marks else None
-    schedule, state = Schedule(parts.config.pruning, parts.epochs), parts.runner.coordinator.state
+    schedule, state = Schedule(terms.config.pruning, terms.epochs), parts.runner.coordinator.state
     return why_missed(target, removed, session.epoch, schedule, state, refused)
 
 
 def _quality(session: Session, judged: str) -> tuple[float | None, str]:
     """The metric of the finished network, if the last epoch measured it, and where it comes from."""
-    rows, name, network = session.log.epochs, session.parts.metric, session.parts.network
+    rows, name, network = session.log.epochs, session.parts.terms.metric, session.parts.network
     measured = [row for row in rows if math.isfinite(row.metrics.get(name, math.nan))]
     if not measured:
         return None, f"{name} was never measured"
@@ -124,7 +126,7 @@ def _quality(session: Session, judged: str) -> tuple[float | None, str]:
 
 def _report(session: Session, latency: Latency | None, training_seconds: float, judged: str) -> RunReport:
     parts = session.parts
-    network, origin = parts.network, parts.origin
+    network, terms = parts.network, parts.terms
     before = network.cuts[0].anatomy if network.cuts else network.anatomy
     names = {group.name: group.width for group in network.anatomy.groups}
     left = {
@@ -141,18 +143,18 @@ def _report(session: Session, latency: Latency | None, training_seconds: float, 
     return RunReport(
         title=session.run_dir.name,
         model=type(network.model).__name__,
-        metric=parts.metric,
-        higher_is_better=parts.higher_is_better,
+        metric=terms.metric,
+        higher_is_better=terms.higher_is_better,
         epochs=tuple(rows),
         marks=session.log.moments(),
         widths=tuple(
             WidthRow(group.name, group.kind.value, group.width, names.get(group.name, _left(group, left)))
             for group in before.groups
         ),
-        decisions=tuple(session.log.decisions),
-        flops_before=origin.flops,
+        decisions=tuple(session.log.progress.decisions),
+        flops_before=terms.origin.flops,
         flops_after=network.anatomy.flops(),
-        parameters_before=origin.parameters,
+        parameters_before=terms.origin.parameters,
         parameters_after=network.anatomy.parameters(),
         bytes_before=_bytes(original),
         bytes_after=_bytes(network.model),
@@ -174,7 +176,7 @@ def _report(session: Session, latency: Latency | None, training_seconds: float, 
             training_seconds=training_seconds,
             esper_seconds=session.seconds_in_esper,
         ),
-        workers=parts.workers(),
+        workers=worker_rows(parts.pool),
         environment={
             "python": platform.python_version(),
             "torch": torch.__version__,

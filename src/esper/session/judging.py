@@ -4,59 +4,85 @@ from __future__ import annotations
 
 import math
 
+from esper.arrays import BoolArray
 from esper.checkpoint import CheckpointRef
 from esper.emrakul import (
+    Baseline,
     EpochRecord,
     MaskEvent,
     RollbackReason,
     RollbackSettings,
     Strategy,
+    Trial,
     Trigger,
     Watch,
     limits_for,
     should_roll_back,
 )
+from esper.emrakul.cycle import CycleRunner
+from esper.kasmina import LiveNetwork
 from esper.session.acting import Acting
-from esper.session.state import Memory, Parts, restore
+from esper.session.log import RunLog
+from esper.session.saving import Saving
+from esper.session.terms import Terms
+from esper.urabrask import level_of
 
 
 class Judging:
     """Says what an epoch, or the end of the run, shows of a mask, and takes it back."""
 
-    def __init__(self, parts: Parts, memory: Memory, acting: Acting) -> None:
+    def __init__(
+        self,
+        trial: Trial,
+        acting: Acting,
+        runner: CycleRunner,
+        network: LiveNetwork,
+        saving: Saving,
+        terms: Terms,
+        log: RunLog,
+    ) -> None:
+        self._trial = trial
         self._acting = acting
-        self._parts = parts
-        self._memory = memory
+        self._runner = runner
+        self._network = network
+        self._saving = saving
+        self._terms = terms
+        self._log = log
 
     def records(self) -> list[EpochRecord]:
         """What every epoch has reported."""
-        return self._memory.log.records(self._parts.metric)
+        return self._log.records(self._terms.metric)
+
+    def baseline(self, keep: BoolArray) -> Baseline:
+        """What later epochs are held against when this mask is applied: shape [units]."""
+        level = level_of(self._network.anatomy, self._network.masks.keep, keep)
+        return Baseline.of(self.records(), level, is_higher_better=self._terms.higher_is_better)
 
     def of_epoch(self, is_measured: bool) -> MaskEvent | RollbackReason:
         """What the epoch that has just ended shows of the mask on trial."""
-        shown = self._memory.trial.event(self.records(), self._limits(), is_measured=is_measured)
+        shown = self._trial.event(self.records(), self._limits(), is_measured=is_measured)
         if isinstance(shown, RollbackReason):
             return shown
         return self._revived() or shown
 
     def of_run(self, watch: Watch) -> tuple[MaskEvent | RollbackReason, str]:
         """What held-out data shows of the mask that is still on trial when the run ends, and in words."""
-        parts, epoch, log = self._parts, self._memory.epoch, self._memory.log
-        if parts.config.validation.validation == "none":
+        epoch, log = self._log.epoch, self._log
+        if self._terms.config.validation.validation == "none":
             text = f"The mask of epoch {watch.epoch} was cut unmeasured: validation is switched off."
             log.tell_once(text)
             return MaskEvent.PROVED, text
         if watch.before is None:  # of a run by an older version, which did not keep it
             text = f"Nothing was measured before the mask of epoch {watch.epoch}, so it cannot be judged."
             return RollbackReason(Trigger.VETO, epoch, math.nan, math.nan, text), text
-        settled = self._memory.trial.settled(parts.network.masks.keep)
+        settled = self._trial.settled(self._network.masks.keep)
         verdict, is_within = self._acting.judge(settled, watch.before)
         text = (
-            f"{parts.metric} was not measured often enough since the mask of epoch {watch.epoch}, so "
+            f"{self._terms.metric} was not measured often enough since the mask of epoch {watch.epoch}, so "
             f"held-out data judged it when the run ended: {verdict.reason}"
         )
         if is_within:
-            log.tell(epoch, "judged", text)
+            log.tell("judged", text)
             return MaskEvent.PROVED, text
         cost, is_sound = verdict.retention, self._acting.is_sound()
         drop, limit = (math.nan, math.nan) if cost is None else (cost.drop, cost.limit)
@@ -73,8 +99,8 @@ class Judging:
         Returns:
             Whether everything went back to a checkpoint.
         """
-        trial, epoch, parts = self._memory.trial, self._memory.epoch, self._parts
-        watch, settled = trial.watch, trial.settled(parts.network.masks.keep)
+        trial, epoch = self._trial, self._log.epoch
+        watch, settled = trial.watch, trial.settled(self._network.masks.keep)
         strategy = trial.way_back(reason, attempts)
         trial.happen(reason.trigger)
         if watch is not None and strategy is Strategy.ATOMIC:
@@ -82,17 +108,17 @@ class Judging:
             text = "the masks that had not proved themselves yet were taken back exactly"
         else:
             target = self._checkpoint(watch, strategy)
-            restore(parts, self._memory, target, as_rollback=True)
+            self._saving.return_to(target, as_rollback=True)
             text = f"everything went back to the verified checkpoint of step {target.step}"
-        if parts.runner is not None:  # rests and cool-downs count from where training goes on
-            parts.runner.coordinator.record_rollback(self._memory.epoch)
-        parts.saving.release_masks()
-        self._memory.log.tell(epoch, "rollback", f"{reason.text} Therefore {text}.", problem=True)
+        # Rests and cool-downs count from where training goes on.
+        self._runner.coordinator.record_rollback(self._log.epoch)
+        self._saving.release_masks()
+        self._log.tell("rollback", f"{reason.text} Therefore {text}.", epoch=epoch, problem=True)
         return strategy is not Strategy.ATOMIC
 
     def _checkpoint(self, watch: Watch | None, strategy: Strategy) -> CheckpointRef:
         """The one to go back to: without the mask, and for `PROGRESSIVE` as good as before it."""
-        saving, limits = self._parts.saving, self._limits()
+        saving, limits = self._saving, self._limits()
         records = {record.epoch: record for record in self.records()}
 
         def passes(checkpoint: CheckpointRef) -> bool:
@@ -106,7 +132,7 @@ class Judging:
 
     def _revived(self) -> RollbackReason | None:
         """Why a network whose mask is on trial is no longer the one that was masked."""
-        count, epoch = self._parts.network.masks.num_revived(), self._memory.epoch
+        count, epoch = self._network.masks.num_revived(), self._log.epoch
         if count == 0:
             return None
         text = (
@@ -116,10 +142,10 @@ class Judging:
         return RollbackReason(Trigger.STRUCTURE, epoch, count, 0.0, text)
 
     def _limits(self) -> RollbackSettings:
-        parts, rules = self._parts, self._parts.config.pruning.rollback
+        terms, rules = self._terms, self._terms.config.pruning.rollback
         limits, note = limits_for(
-            self.records(), rules, parts.metric, is_higher_better=parts.higher_is_better
+            self.records(), rules, terms.metric, is_higher_better=terms.higher_is_better
         )
         if note:
-            self._memory.log.tell_once(note)
+            self._log.tell_once(note)
         return limits

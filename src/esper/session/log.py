@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Annotated, Any
 
 import numpy as np
 
@@ -11,6 +13,7 @@ from esper.anatomy import Anatomy
 from esper.checkpoint import Withdrawal
 from esper.emrakul import EpochRecord
 from esper.emrakul.cycle import CycleOutcome
+from esper.leyline import UNSTORED, decode, encode
 from esper.report import DecisionRow, EpochRow, Mark, MarkKind
 
 _LOG = logging.getLogger("esper")
@@ -22,15 +25,58 @@ def say(text: str, *, problem: bool = False) -> None:
 
 
 @dataclass
-class RunLog:
-    """Rows of the report, stored with every checkpoint."""
+class Progress:
+    """How far training has come, and what led there: it goes back with the network.
 
+    Attributes:
+        epoch: epochs that have ended.
+        step: optimizer steps made.
+        epochs: what every one of them reported.
+        decisions: rows about the plans made.
+    """
+
+    epoch: int = 0
+    step: int = 0
     epochs: list[EpochRow] = field(default_factory=list)
-    marks: list[Mark] = field(default_factory=list)
     decisions: list[DecisionRow] = field(default_factory=list)
+
+    def state(self) -> Any:
+        return encode(self)
+
+    def check(self, state: Mapping[str, Any]) -> None:
+        """Every run may have come this far."""
+
+    def load(self, state: Mapping[str, Any]) -> None:
+        then = decode(Progress, state)
+        self.epoch, self.step = then.epoch, then.step
+        self.epochs, self.decisions = then.epochs, then.decisions
+
+
+@dataclass
+class RunLog:
+    """What has happened on the way, and stays true where training goes back.
+
+    Attributes:
+        progress: where training is, which is written down on its own.
+        marks: moments of the report.
+        notes: what people were told once.
+        withdrawals: rollbacks from outside of a session, which marks nothing then.
+    """
+
+    progress: Annotated[Progress, UNSTORED] = field(default_factory=Progress)
+    marks: list[Mark] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     withdrawals: list[Withdrawal] = field(default_factory=list)
-    """Rollbacks from outside of a session, which marks nothing then."""
+
+    @property
+    def epoch(self) -> int:
+        """Epochs that have ended."""
+        return self.progress.epoch
+
+    @property
+    def epochs(self) -> list[EpochRow]:
+        """What every epoch has reported."""
+        return self.progress.epochs
 
     def mark(self, epoch: int, kind: MarkKind, text: str) -> None:
         self.marks.append(Mark(epoch, kind, text))
@@ -39,8 +85,9 @@ class RunLog:
         if text not in self.notes:
             self.notes.append(text)
 
-    def tell(self, epoch: int, kind: MarkKind, text: str, *, problem: bool = False) -> None:
-        """Marks a moment, and tells people."""
+    def tell(self, kind: MarkKind, text: str, *, epoch: int | None = None, problem: bool = False) -> None:
+        """Marks a moment, of the epoch that has ended last if no other is named, and tells people."""
+        epoch = self.epoch if epoch is None else epoch
         self.mark(epoch, kind, text)
         say(f"epoch {epoch}: {text}", problem=problem)
 
@@ -49,12 +96,6 @@ class RunLog:
         if text not in self.notes:
             self.note(text)
             say(text, problem=True)
-
-    def take_over(self, other: RunLog) -> None:
-        """Adds what another log of the same run tells beside epochs and decisions."""
-        self.marks.extend(mark for mark in other.marks if mark not in self.marks)
-        self.withdrawals.extend(past for past in other.withdrawals if past not in self.withdrawals)
-        self.notes.extend(note for note in other.notes if note not in self.notes)
 
     def moments(self) -> tuple[Mark, ...]:
         """All marks, and those that a rollback from outside would have made, by epoch."""
@@ -77,7 +118,7 @@ class RunLog:
         for number in np.unique(groups):
             chosen = groups == number
             group = anatomy.groups[int(number)]
-            self.decisions.append(
+            self.progress.decisions.append(
                 DecisionRow(
                     epoch=outcome.key.epoch,
                     group=group.name,
@@ -90,3 +131,15 @@ class RunLog:
                     reason=outcome.reason,
                 )
             )
+
+    def state(self) -> Any:
+        return encode(self)
+
+    def check(self, state: Mapping[str, Any]) -> None:
+        """What has happened needs nobody's consent."""
+
+    def load(self, state: Mapping[str, Any]) -> None:
+        """Goes on with what had happened; what was noted in this process stays noted."""
+        then = decode(RunLog, state)
+        self.marks, self.withdrawals = then.marks, then.withdrawals
+        self.notes = [*then.notes, *(text for text in self.notes if text not in then.notes)]

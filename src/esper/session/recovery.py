@@ -9,27 +9,28 @@ from torch import Tensor
 from esper.anatomy.graph import primary_output
 from esper.anatomy.twin import Twin
 from esper.checkpoint import load_trainer
+from esper.emrakul import RecoverySettings
 from esper.errors import ConfigError
-from esper.kasmina import Teacher, distillation_loss
+from esper.kasmina import LiveNetwork, Teacher, distillation_loss
 from esper.runs.network import criterion_of, state_of
-from esper.session.log import say
-from esper.session.saving import TEACHER
-from esper.session.state import Memory, Parts
+from esper.session.log import RunLog
+from esper.session.saving import TEACHER, Saving
 
 
 class Recovery:
     """The loss of one run. The teacher is the checkpoint from before the first mask."""
 
-    def __init__(self, parts: Parts, memory: Memory) -> None:
-        self._parts = parts
-        self._memory = memory
-        self._settings = parts.config.pruning.recovery
+    def __init__(self, settings: RecoverySettings, network: LiveNetwork, saving: Saving, log: RunLog) -> None:
+        self._settings = settings
+        self._network = network
+        self._saving = saving
+        self._log = log
         self._teacher: Teacher | None = None
         self._was_asked = False
 
     def loss(self, output: Any, target: Any, inputs: Any) -> Tensor:
         """The user's loss, and after a mask also what the teacher thinks of the output."""
-        own = self._parts.network.loss(output, target)
+        own = self._network.loss(output, target)
         if not self._settings.distill:
             return own
         if inputs is None:
@@ -47,7 +48,7 @@ class Recovery:
 
     def _taught(self, target: Any, inputs: Any) -> Tensor | None:
         """The teacher's output, where this step is one that it teaches in."""
-        is_its_turn = self._memory.step % self._settings.distill_stride == 0
+        is_its_turn = self._log.progress.step % self._settings.distill_stride == 0
         if not is_its_turn or not self._is_recovering():
             return None
         teacher = self._read_teacher()
@@ -55,15 +56,15 @@ class Recovery:
 
     def _is_recovering(self) -> bool:
         """Was a mask applied in the last epochs, and not taken back since?"""
-        last = next((m for m in reversed(self._memory.log.marks) if m.kind in ("mask", "rollback")), None)
+        last = next((m for m in reversed(self._log.marks) if m.kind in ("mask", "rollback")), None)
         if last is None or last.kind == "rollback":
             return False
-        return self._memory.epoch - last.epoch < self._settings.distill_epochs
+        return self._log.epoch - last.epoch < self._settings.distill_epochs
 
     def _read_teacher(self) -> Teacher | None:
-        held = self._parts.saving.held(TEACHER) if self._teacher is None else None
+        held = self._saving.held(TEACHER) if self._teacher is None else None
         if held is not None:
-            catalog, model = self._parts.saving.store.catalog, self._parts.network.model
+            catalog, model = self._saving.store.catalog, self._network.model
             device = next(parameter.device for parameter in model.parameters())
             weights = state_of(load_trainer(held).model) | criterion_of(held)
             twin = Twin.from_bytes(catalog.blob(held, "twin").read_bytes())
@@ -72,7 +73,7 @@ class Recovery:
 
     def before_mask(self) -> None:
         """Keeps the newest checkpoint as teacher, if nothing has gone from the network yet."""
-        network, saving = self._parts.network, self._parts.saving
+        network, saving = self._network, self._saving
         if self._settings.distill and not network.cuts and network.masks.num_masked == 0:
             saving.release(TEACHER, but=saving.hold(TEACHER))
             self._teacher = None
@@ -80,10 +81,8 @@ class Recovery:
     def end_epoch(self) -> None:
         """Tells once if nobody asks for the loss, because then nothing is taught."""
         if self._settings.distill and self._is_recovering() and not self._was_asked:
-            told = (
+            silence = (
                 "pruning.recovery.distill is on, and the training loop does not call session.loss(output, "
                 "target, inputs), so nothing was taught after the mask."
             )
-            if told not in self._memory.log.notes:
-                self._memory.log.note(told)
-                say(told, problem=True)
+            self._log.tell_once(silence)

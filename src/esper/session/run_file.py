@@ -5,26 +5,27 @@ from __future__ import annotations
 import json
 import platform
 from importlib.metadata import version
+from pathlib import Path
 
 import torch
 
-from esper.session.state import Parts
+from esper.kasmina import LiveNetwork
+from esper.session.terms import Terms
 
 
-def write_run_file(parts: Parts) -> None:
+def write_run_file(run_dir: Path, network: LiveNetwork, terms: Terms) -> None:
     """Writes the file into the run directory; a later run of the same directory writes it anew."""
-    network = parts.network
     content = {
         "model": f"{type(network.model).__module__}.{type(network.model).__qualname__}",
         "anatomy": network.anatomy.digest,
         "units": network.anatomy.num_units,
-        "parameters": parts.origin.parameters,
-        "flops": parts.origin.flops,
-        "optimizer": type(network.optimizer).__name__,
-        "metric": parts.metric,
-        "higher_is_better": parts.higher_is_better,
-        "epochs_planned": parts.epochs,
-        "config": parts.config.model_dump(mode="json"),
+        "parameters": terms.origin.parameters,
+        "flops": terms.origin.flops,
+        "optimizer": terms.trained_by,
+        "metric": terms.metric,
+        "higher_is_better": terms.higher_is_better,
+        "epochs_planned": terms.epochs,
+        "config": terms.config.model_dump(mode="json"),
         "versions": {
             "esper": version("esper-torch"),
             "torch": torch.__version__,
@@ -32,5 +33,4 @@ def write_run_file(parts: Parts) -> None:
         },
         "host": platform.platform(),
     }
-    path = parts.saving.store.run_dir / "run.json"
-    path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    (run_dir / "run.json").write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
 import safetensors.torch
 
 from esper.anatomy import Anatomy
-from esper.anatomy.graph import loss_tensors
-from esper.arrays import BoolArray
 from esper.batches import HeldOut
 from esper.checkpoint import (
     BASELINE,
@@ -19,21 +17,15 @@ from esper.checkpoint import (
     CheckpointRef,
     CheckpointStore,
     FileRef,
-    Generator,
-    Stateful,
-    TrainerState,
-    capture_trainer,
-    load_trainer,
-    restore_trainer,
+    Memory,
 )
-from esper.elesh import Case, DataRef, encode_data
+from esper.elesh import encode_data
 from esper.emrakul import Strategy
 from esper.emrakul.cycle import MASK, CycleEnd, read_mask
 from esper.errors import CheckpointError, RollbackExhausted
-from esper.importance.tracker import TrackedEvidence
 from esper.kasmina import LiveNetwork
 from esper.leyline import encode
-from esper.runs.network import ANATOMY_FILE, CRITERION_FILE, case_of, data_of
+from esper.runs.network import ANATOMY_FILE, read_state, state_files
 
 TRIAL = "trial"
 """Label of the checkpoint from before a mask that is on trial."""
@@ -44,38 +36,31 @@ LAST_FINITE = "last-finite"
 
 
 class Saving:
-    """Saves the states of one run and reads them back.
+    """Saves what one run remembers, and goes back to it.
 
     A save that fails stops nothing that is under way: `failure` tells it, and the next save is tried anyway.
 
     Attributes:
         store: the run directory.
+        memory: all that is saved and comes back.
         last_step: step of the newest checkpoint that was handed to the writer, or -1.
         last_epoch: its epoch.
         stalls: milliseconds per gigabyte that training waited for the copy, one number per save.
     """
 
     def __init__(
-        self,
-        store: CheckpointStore,
-        schedulers: Sequence[Stateful],
-        scaler: Stateful | None,
-        generators: Mapping[str, Generator],
-        *,
-        background: bool,
+        self, store: CheckpointStore, network: LiveNetwork, memory: Memory, *, background: bool
     ) -> None:
         self.store = store
         self.last_step = -1
         self.last_epoch = -1
         self.stalls: list[float] = []
         self._saver = BackgroundSaver(store)
-        self._schedulers = tuple(schedulers)
-        self._scaler = scaler
-        self._generators = dict(generators)
+        self._network = network
+        self.memory = memory
         self._background = background
         self._blobs: dict[str, FileRef] = {}
-        self._network: LiveNetwork
-        self._anatomy = b""
+        self._twin = b""
         self._failure: CheckpointError | None = None
 
     def keep_data(self, sample: Any, held_out: HeldOut) -> None:
@@ -84,47 +69,23 @@ class Saving:
         self._blobs["batches"] = self.store.put_blob("batches", tree)
         self._blobs["samples"] = self.store.put_blob("samples", safetensors.torch.save(tensors))
 
-    def structure_changed(self, network: LiveNetwork) -> None:
-        """The checkpoints to come hold the twin of the network as it is now."""
-        self._network = network
-        self._anatomy = json.dumps(encode(network.anatomy)).encode()
-        self._blobs.pop("twin", None)
-
     def save(
-        self,
-        step: int,
-        epoch: int,
-        extra: Mapping[str, Any],
-        *,
-        pin: str | None = None,
-        more: Mapping[str, bytes] | None = None,
+        self, step: int, epoch: int, *, pin: str | None = None, more: Mapping[str, bytes] | None = None
     ) -> None:
         """Saves the live state; training waits for a copy only, unless background saving is off."""
         self.settle()
         with self._failing_later():
-            self._submit(step, epoch, extra, pin, more or {})
+            self._submit(step, epoch, pin, more or {})
         if not self._background:
             self.settle()
 
-    def _submit(
-        self, step: int, epoch: int, extra: Mapping[str, Any], pin: str | None, more: Mapping[str, bytes]
-    ) -> None:
-        if "twin" not in self._blobs:
-            self._blobs["twin"] = self.store.put_blob("twin", self._network.twin)
-        state = capture_trainer(
-            self._network.model,
-            self._network.optimizer,
-            step=step,
-            epoch=epoch,
-            schedulers=self._schedulers,
-            scaler=self._scaler,
-            generators=self._generators,
-            extra=extra,
-        )
-        files = {**state.files(), ANATOMY_FILE: self._anatomy, **more}
-        criterion = loss_tensors(self._network.loss)
-        if criterion:
-            files[CRITERION_FILE] = criterion
+    def _submit(self, step: int, epoch: int, pin: str | None, more: Mapping[str, bytes]) -> None:
+        network = self._network
+        if self._twin is not network.twin:  # one is stored as long as the structure stays what it is
+            self._blobs["twin"] = self.store.put_blob("twin", network.twin)
+            self._twin = network.twin
+        anatomy = json.dumps(encode(network.anatomy)).encode()
+        files = {**state_files(step, epoch, self.memory.state()), ANATOMY_FILE: anatomy, **more}
         stall = self._saver.submit(step, epoch, files, blobs=dict(self._blobs), pin=pin)
         self.stalls.append(stall.copy_ms_per_gb)
         self.last_step, self.last_epoch = step, epoch
@@ -174,32 +135,13 @@ class Saving:
         finally:
             self.store.close()
 
-    def data(self, checkpoint: CheckpointRef) -> DataRef:
-        """Where the sample and the held-out batches of a run lie."""
-        return data_of(self.store.catalog, checkpoint)
-
-    def case(self, checkpoint: CheckpointRef, keep: BoolArray, tracked: TrackedEvidence) -> Case:
-        """What workers need to know about a checkpoint."""
-        return case_of(self.store.catalog, checkpoint, keep, tracked)
-
-    def read(self, checkpoint: CheckpointRef) -> TrainerState:
-        return load_trainer(checkpoint)
-
-    def restore(self, state: TrainerState, network: LiveNetwork) -> None:
-        restore_trainer(
-            state,
-            network.model,
-            network.optimizer,
-            schedulers=self._schedulers,
-            scaler=self._scaler,
-            generators=self._generators,
-        )
-
-    def returned_to(self, checkpoint: CheckpointRef, *, as_rollback: bool) -> None:
+    def return_to(self, checkpoint: CheckpointRef, *, as_rollback: bool) -> None:
         """Training goes on from here: later checkpoints are of a future that will not happen.
 
-        A rollback deletes them. A resume goes back because nothing vouches for them, and sets them aside.
+        A rollback deletes them, and keeps what it has learned and told since. A resume goes back because
+        nothing vouches for them, and sets them aside.
         """
+        self.memory.load(read_state(checkpoint), as_rollback=as_rollback)
         self.settle()
         if as_rollback:
             self.store.withdraw_after(checkpoint)

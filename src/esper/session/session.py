@@ -15,11 +15,14 @@ from torch.optim import Optimizer
 from esper.checkpoint import CheckpointRef, withdrawals
 from esper.errors import CheckpointMissing, ConfigError, EsperError
 from esper.report import EpochRow
-from esper.session.log import RunLog, say
+from esper.session.acting import Acting
+from esper.session.assembly import Assembly
+from esper.session.cycles import Cycles
+from esper.session.judging import Judging
+from esper.session.log import say
 from esper.session.pruning import Pruning
 from esper.session.recovery import Recovery
 from esper.session.saving import LAST_FINITE
-from esper.session.state import Memory, Parts, capture, restore
 
 if TYPE_CHECKING:
     from esper.session.finish import Result
@@ -34,15 +37,16 @@ class Session:
     told on the logger "esper" (INFO), problems as WARNING.
     """
 
-    def __init__(self, parts: Parts, *, clock: Callable[[], float] = time.perf_counter) -> None:
+    def __init__(self, parts: Assembly, *, clock: Callable[[], float] = time.perf_counter) -> None:
         self.parts = parts
+        self.log = parts.log
+        """What happened so far."""
         self.seconds_in_esper = 0.0
         """How long training has waited for Esper."""
         self.started = clock()
         self._clock = clock
-        self._memory = Memory()
-        self.recovery = Recovery(parts, self._memory)
-        self.pruning = Pruning(parts, self._memory, self.recovery)
+        self.recovery = Recovery(parts.terms.config.pruning.recovery, parts.network, parts.saving, parts.log)
+        self.pruning = _pruning(parts, self.recovery)
         self._epoch_started = self.started
         self._hook = parts.network.optimizer.register_step_post_hook(self._count_step)
         self._is_finished = False
@@ -68,22 +72,17 @@ class Session:
     @property
     def epoch(self) -> int:
         """Epochs that have ended."""
-        return self._memory.epoch
+        return self.log.epoch
 
     @property
     def step(self) -> int:
         """Optimizer steps made."""
-        return self._memory.step
-
-    @property
-    def log(self) -> RunLog:
-        """What happened so far."""
-        return self._memory.log
+        return self.log.progress.step
 
     @property
     def removed_fraction(self) -> float:
         """Share of the original cost (FLOPs, or parameters if the target counts those) masked or cut."""
-        return self.parts.removed_fraction()
+        return self.parts.terms.removed_fraction(self.parts.network)
 
     def loss(self, output: Any, target: Any, inputs: Any = None) -> Tensor:
         """The loss of one training step: `loss(output, target)`, and after a mask what the teacher adds.
@@ -123,9 +122,9 @@ class Session:
         numbers = self._measured(self._checked(metrics))
         failure = self.parts.saving.failure()
         self.recovery.end_epoch()
-        self._memory.epoch += 1
+        self.log.progress.epoch += 1
         self._record(numbers, begun)
-        value = numbers.get(self.parts.metric)
+        value = numbers.get(self.parts.terms.metric)
         is_sound = value is None or math.isfinite(value)
         if not self.pruning.end_epoch(is_measured=value is not None and is_sound):
             self._hold_what_was_finite(is_sound)
@@ -158,7 +157,7 @@ class Session:
                 f"{self.run_dir} holds no checkpoint that verifies, so there is nothing to go to."
             )
         self.pruning.cycles.drop()
-        restore(self.parts, self._memory, target, as_rollback=True)
+        saving.return_to(target, as_rollback=True)
         saving.release_masks()
         self.pruning.forget()
         self.log.mark(self.epoch, "rollback", f"Went back to step {target.step} by hand.")
@@ -177,8 +176,7 @@ class Session:
     def close_breaker(self) -> None:
         """Lets pruning go on at once, after failures in a row have stopped it (`pruning.budget`)."""
         self._require_running()
-        if self.parts.runner is not None:
-            self.parts.runner.coordinator.close_breaker()
+        self.pruning.cycles.coordinator.close_breaker()
 
     def finish(self, *, latency: bool = True) -> Result:
         """Cuts what is masked, measures, writes `report.html`, and lets go of the network.
@@ -206,8 +204,7 @@ class Session:
         parts.network.detach()
         if parts.pool is not None:
             parts.pool.close()
-        if parts.runner is not None:
-            parts.runner.close()
+        parts.runner.close()
         parts.saving.close()
 
     def save_baseline(self) -> None:
@@ -222,27 +219,29 @@ class Session:
 
     def _save_pinned(self, step: int, label: str, more: Mapping[str, bytes] | None = None) -> None:
         saving = self.parts.saving
-        saving.save(step, self.epoch, capture(self.parts, self._memory), pin=label, more=more)
+        saving.save(step, self.epoch, pin=label, more=more)
         failure = saving.failure(wait=True)
         if failure is not None:
             raise failure
 
     def continue_from(self, target: CheckpointRef) -> None:
         """Resumes: restores a checkpoint and takes up the decision that was, or was being, made about it."""
-        restore(self.parts, self._memory, target, as_rollback=False)
+        self.parts.saving.return_to(target, as_rollback=False)
         past, damaged = withdrawals(self.parts.saving.store.catalog, target)
-        self.log.take_over(RunLog(notes=list(damaged), withdrawals=list(past)))
+        self.log.withdrawals.extend(one for one in past if one not in self.log.withdrawals)
+        for text in damaged:
+            self.log.note(text)
         network = self.parts.network
         say(
             f"Resumed {self.run_dir} from its checkpoint of step {self.step}, epoch {self.epoch}, which "
             f"verified in full: {len(network.cuts)} cut(s) made and proven again, "
             f"{network.masks.num_masked} unit(s) masked, {self.removed_fraction:.1%} of the "
-            f"{self.parts.config.pruning.cost} removed."
+            f"{self.parts.terms.config.pruning.cost} removed."
         )
         self.pruning.take_up(target)
 
     def _checked(self, metrics: Mapping[str, float | None]) -> dict[str, float]:
-        name, others = self.parts.metric, ", ".join(metrics.keys() - {"loss"})
+        name, others = self.parts.terms.metric, ", ".join(metrics.keys() - {"loss"})
         if others and name not in metrics:
             raise ConfigError(
                 f"end_epoch was told {others}, and attach(metric={name!r}) says that decisions are made by "
@@ -259,7 +258,7 @@ class Session:
 
     def _measured(self, numbers: dict[str, float]) -> dict[str, float]:
         """The same without a metric that is nan although the network is sound: nobody measured it then."""
-        name = self.parts.metric
+        name = self.parts.terms.metric
         if not math.isnan(numbers.get(name, 0.0)) or not self.pruning.acting.is_sound():
             return numbers
         self.log.tell_once(
@@ -285,7 +284,7 @@ class Session:
 
     def _hold_what_was_finite(self, is_sound: bool) -> None:
         """While the metric is no number, the last checkpoint from before stays, however many follow."""
-        before, name = self.log.epochs[-2:-1], self.parts.metric
+        before, name = self.log.epochs[-2:-1], self.parts.terms.metric
         was_sound = all(math.isfinite(row.metrics.get(name, 0.0)) for row in before)
         if is_sound:
             if not was_sound:
@@ -307,11 +306,21 @@ class Session:
                 f"No optimizer step was made in epoch {self.epoch}, so there was nothing new to save."
             )
         else:
-            saving.save(self.step, self.epoch, capture(self.parts, self._memory))
+            saving.save(self.step, self.epoch)
 
     def _count_step(self, *_: object) -> None:
-        self._memory.step += 1
+        self.log.progress.step += 1
 
     def _require_running(self) -> None:
         if self._is_finished:
             raise EsperError("This session has ended. Attach again with another run_dir, or resume this one.")
+
+
+def _pruning(parts: Assembly, recovery: Recovery) -> Pruning:
+    """Every room with what it needs."""
+    network, tracker, saving, runner = parts.network, parts.tracker, parts.saving, parts.runner
+    trial, terms, log = parts.trial, parts.terms, parts.log
+    acting = Acting(network, tracker, saving, parts.held_out, terms, log)
+    cycles = Cycles(runner, parts.pool, network, tracker, saving, terms, log)
+    judging = Judging(trial, acting, runner, network, saving, terms, log)
+    return Pruning(trial, acting, cycles, judging, recovery, network, saving, terms, log)

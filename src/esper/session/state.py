@@ -1,167 +1,213 @@
-"""What a session is made of and what it remembers; how both go into a checkpoint and come back."""
+"""What a session remembers, in one list: a checkpoint holds the state of every part under its name."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
-from torch import nn
+from torch import Tensor, nn
 
-from esper.batches import HeldOut
-from esper.checkpoint import LEAVES, CheckpointRef
-from esper.config import Config
-from esper.cost import Origin
+from esper.anatomy.graph import loss_tensors, named_tensors
+from esper.checkpoint import (
+    Entry,
+    Memory,
+    OptimizerState,
+    Randomness,
+    Record,
+    Scaler,
+    Schedulers,
+    Weights,
+    misfits,
+)
 from esper.emrakul import Trial
-from esper.emrakul.cycle import CoordinatorState, CycleRunner
-from esper.emrakul.plan import Situation
+from esper.emrakul.cycle import CycleRunner
 from esper.errors import CheckpointError
 from esper.importance.tracker import ImportanceTracker
 from esper.kasmina import LiveNetwork
-from esper.leyline import decode, encode
-from esper.report import WorkerRow
+from esper.session.admission import RunRequest
 from esper.session.log import RunLog
 from esper.session.pool import worker_rows
-from esper.session.saving import Saving
+from esper.session.terms import Terms
 from esper.workers import WorkerPool
 
 
-@dataclass
-class Parts:
-    """The parts of a session; `esper.attach` and `esper.resume` put them together."""
-
-    network: LiveNetwork
-    tracker: ImportanceTracker
-    saving: Saving
-    runner: CycleRunner | None
-    """None when nothing will be pruned; `why_off` says why."""
-    pool: WorkerPool | None
-    """Where analyses run; None likewise."""
-    held_out: HeldOut | None
-    origin: Origin
-    config: Config
-    metric: str
-    higher_is_better: bool
-    epochs: int | None
-    why_off: str = ""
-
-    def situation(self) -> Situation:
-        """The network as it is now; later masks do not change it."""
-        return Situation(self.network.anatomy, self.network.masks.keep.copy(), self.origin)
-
-    def removed_fraction(self) -> float:
-        """Share of the original cost that is masked or cut."""
-        return self.situation().removed_fraction(self.config.pruning.cost)
-
-    def workers(self) -> tuple[WorkerRow, ...]:
-        """How the worker processes have fared so far."""
-        return worker_rows(self.pool)
+def given_entries(asked: RunRequest, terms: Terms) -> list[Entry]:
+    """What a training script gives; a checkpoint can be held against it before anything is traced."""
+    return [
+        Entry("terms", terms),
+        Entry("criterion", Criterion(asked.loss)),
+        Entry("schedulers", Schedulers(asked.schedulers)),
+        Entry("scaler", Scaler(asked.scaler)),
+        Entry("rng", Randomness(asked.generators)),
+    ]
 
 
-@dataclass
-class Memory:
-    """What a session remembers from epoch to epoch."""
-
-    epoch: int = 0
-    step: int = 0
-    log: RunLog = field(default_factory=RunLog)
-    trial: Trial = field(default_factory=Trial)
-
-
-def capture(parts: Parts, memory: Memory) -> dict[str, Any]:
-    """Everything beyond the trainer's own state that a checkpoint needs."""
-    network = parts.network
-    return {
-        "parameter_names": network.parameter_names(),
-        "cuts": [past.record() for past in network.cuts],
-        "keep": network.masks.keep,
-        "originals": network.masks.originals(),
-        "companions": [companion.state_dict() for companion in network.companions],
-        "criterion": network.loss.state_dict() if isinstance(network.loss, nn.Module) else None,
-        "frozen": [name for name, p in network.named_parameters().items() if not p.requires_grad],
-        "optimizer_class": type(network.optimizer).__name__,
-        "tracker": parts.tracker.state(),
-        "coordinator": encode(parts.runner.coordinator.state) if parts.runner else None,
-        "origin": encode(parts.origin),
-        "log": encode(memory.log),
-        "workers": [asdict(row) for row in parts.workers()],
-        "trial": encode(memory.trial, leaves=LEAVES),
-        "epochs_planned": parts.epochs,
-        "metric": parts.metric,
-        "higher_is_better": parts.higher_is_better,
-        "config": parts.config.model_dump_json(),
-    }
-
-
-def restore(parts: Parts, memory: Memory, target: CheckpointRef, *, as_rollback: bool) -> None:
-    """Puts network, optimizer and everything around them into the state of a checkpoint.
-
-    A rollback keeps what the coordinator has learned and what was marked since, so that the same plan is not
-    simply made again.
-    """
-    state = parts.saving.read(target)
-    extra, network = state.extra, parts.network
-    _count_companions(network, extra["companions"])
-    network.take_back_cuts(_common_cuts(network, extra["cuts"]))
-    network.make_cuts(extra["cuts"][len(network.cuts) :])
-    _check_companions(network, extra["companions"])
-    network.renew_masks()
-    parts.saving.restore(state, network)
-    for companion, saved in zip(network.companions, extra["companions"], strict=True):
-        companion.load_state_dict(saved)
-    if isinstance(network.loss, nn.Module) and extra.get("criterion") is not None:
-        network.loss.load_state_dict(extra["criterion"])
-    if "frozen" in extra:
-        _freeze(network, extra["frozen"])
-    network.masks.apply(np.asarray(extra["keep"]), extra["originals"])
-    parts.tracker.rebind(
-        network.anatomy, network.named_parameters(), np.full(parts.tracker.num_units, -1, np.int64)
-    )
-    parts.tracker.load_state(extra["tracker"])
-    before = memory.log
-    memory.log = decode(RunLog, extra["log"])
-    if as_rollback:
-        memory.log.take_over(RunLog(marks=before.marks, withdrawals=before.withdrawals))
-    memory.step, memory.epoch = state.step, state.epoch
-    if not as_rollback:
-        memory.trial = decode(Trial, extra["trial"], leaves=LEAVES)
-        if parts.runner is not None and extra["coordinator"] is not None:
-            parts.runner.coordinator.state = decode(CoordinatorState, extra["coordinator"])
-    parts.saving.structure_changed(network)
-    parts.saving.returned_to(target, as_rollback=as_rollback)
-
-
-def _freeze(network: LiveNetwork, frozen: Sequence[str]) -> None:
-    """Lets every parameter be trained or not as when the checkpoint was saved."""
-    for name, parameter in network.named_parameters().items():
-        if parameter.is_leaf:
-            parameter.requires_grad_(name not in set(frozen))
-
-
-def _count_companions(network: LiveNetwork, saved: Sequence[Mapping[str, Any]]) -> None:
-    if len(network.companions) != len(saved):
-        raise _other_companions(len(network.companions), len(saved))
-
-
-def _check_companions(network: LiveNetwork, saved: Sequence[Mapping[str, Any]]) -> None:
-    given = [set(companion.state_dict()) for companion in network.companions]
-    if given != [set(state) for state in saved]:
-        raise _other_companions(len(given), len(saved))
-
-
-def _other_companions(given: int, saved: int) -> CheckpointError:
-    return CheckpointError(
-        f"The checkpoint holds {saved} companion(s), and {given} were given, or others. Give "
-        "the same ones in the same order as when the run began, as `companions=`."
+def memory_of(
+    given: Sequence[Entry],
+    network: LiveNetwork,
+    tracker: ImportanceTracker,
+    trial: Trial,
+    runner: CycleRunner,
+    pool: WorkerPool | None,
+    log: RunLog,
+) -> Memory:
+    """The list. Whatever a session has to remember from now on is one more line in it."""
+    return Memory(
+        [
+            *given,
+            Entry("structure", Structure(network, tracker), is_structure=True),
+            Entry("model", Weights(network.model)),
+            Entry("optimizer", OptimizerState(network.optimizer)),
+            Entry("companions", Companions(network)),
+            Entry("trainable", Trainable(network)),
+            Entry("masks", Masks(network)),
+            Entry("tracker", tracker),
+            Entry("progress", log.progress),
+            Entry("log", log, survives_rollback=True),
+            Entry("trial", trial, survives_rollback=True),
+            Entry("coordinator", runner, survives_rollback=True),
+            Entry("workers", Record(lambda: [asdict(row) for row in worker_rows(pool)])),
+            Entry("parameter_names", Record(network.parameter_names)),
+        ]
     )
 
 
-def _common_cuts(network: LiveNetwork, records: Sequence[Mapping[str, Any]]) -> int:
-    """How many of the network's cuts the records begin with."""
-    count = 0
-    for past, record in zip(network.cuts, records, strict=False):
-        if past.record() != dict(record):
-            break
-        count += 1
-    return count
+class Structure:
+    """What was cut from the network; who watches it follows."""
+
+    def __init__(self, network: LiveNetwork, tracker: ImportanceTracker) -> None:
+        self._network, self._tracker = network, tracker
+
+    def state(self) -> dict[str, Any]:
+        return self._network.state()
+
+    def check(self, state: Mapping[str, Any]) -> None:
+        self._network.check(state)
+
+    def load(self, state: Mapping[str, Any]) -> None:
+        before = self._network.anatomy
+        self._network.load(state)
+        if self._network.anatomy is not before:
+            nothing = np.full(self._tracker.num_units, -1, np.int64)  # no unit is known to be one of before
+            self._tracker.rebind(self._network.anatomy, self._network.named_parameters(), nothing)
+
+
+class Criterion:
+    """The loss, if it is a module: its tensors by the twin's names, and what else it keeps."""
+
+    def __init__(self, loss: Any) -> None:
+        self._loss = loss if isinstance(loss, nn.Module) else nn.Module()
+
+    def state(self) -> dict[str, Any]:
+        held = self._loss.state_dict()
+        rest = {name: value for name, value in held.items() if not isinstance(value, Tensor)}
+        return {"tensors": loss_tensors(self._loss), "rest": rest}
+
+    def check(self, state: Mapping[str, Any]) -> None:
+        """Refuses other tensors by their shapes.
+
+        Raises:
+            CheckpointError: the run began with another criterion.
+        """
+        live, stored = loss_tensors(self._loss), self._stored()
+        mine = _shapes({name: live[name] for name in stored})
+        unstored = live.keys() - stored.keys()  # buffers that the module does not want stored
+        theirs = _shapes({name: t for name, t in state["tensors"].items() if name not in unstored})
+        if theirs != mine:
+            raise CheckpointError(
+                f"The checkpoint holds a loss with {theirs or 'no tensors'}, and the given one has "
+                f"{mine or 'none'}. Nothing was changed. Give the criterion that the run began with, as "
+                "`loss=`."
+            )
+
+    def load(self, state: Mapping[str, Any]) -> None:
+        tensors = {own: state["tensors"][name] for name, own in self._stored().items()}
+        self._loss.load_state_dict({**tensors, **state["rest"]})
+
+    def _stored(self) -> dict[str, str]:
+        """The names of the tensors in its `state_dict`: the twin's, and for each its own."""
+        kept = self._loss.state_dict()
+        names = zip(loss_tensors(self._loss), named_tensors(self._loss), strict=True)
+        return {name: own for name, own in names if own in kept}
+
+
+def _shapes(tensors: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+
+
+class Companions:
+    """The modules that hold a copy of the network."""
+
+    def __init__(self, network: LiveNetwork) -> None:
+        self._modules = network.companions
+
+    def state(self) -> list[dict[str, Any]]:
+        return [module.state_dict() for module in self._modules]
+
+    def check(self, state: Sequence[Mapping[str, Any]]) -> None:
+        """Refuses tensors that do not fit, by name."""
+        for number, (module, saved) in enumerate(zip(self._modules, state, strict=True)):
+            wrong = misfits(saved, module.state_dict())
+            if wrong:
+                raise CheckpointError(
+                    f"Companion {number}, a {type(module).__name__}, is another one than in the checkpoint: "
+                    f"{'; '.join(wrong[:5])}. Give the same ones in the same order as when the run began, as "
+                    "`companions=`."
+                )
+
+    def load(self, state: Sequence[Mapping[str, Any]]) -> None:
+        for module, saved in zip(self._modules, state, strict=True):
+            module.load_state_dict(saved)
+
+
+class Trainable:
+    """Which parameters are frozen by hand, by name."""
+
+    def __init__(self, network: LiveNetwork) -> None:
+        self._network = network
+
+    def state(self) -> list[str]:
+        parameters = self._network.named_parameters()
+        return [name for name, parameter in parameters.items() if not parameter.requires_grad]
+
+    def check(self, state: Sequence[str]) -> None:
+        """Every parameter can be frozen."""
+
+    def load(self, state: Sequence[str]) -> None:
+        frozen = set(state)
+        for name, parameter in self._network.named_parameters().items():
+            if parameter.is_leaf:
+                parameter.requires_grad_(name not in frozen)
+
+
+class Masks:
+    """Which units are masked, and the values under the mask."""
+
+    def __init__(self, network: LiveNetwork) -> None:
+        self._network = network
+
+    def state(self) -> dict[str, Any]:
+        masks = self._network.masks
+        digest = self._network.anatomy.digest
+        return {"anatomy": digest, "keep": masks.keep, "originals": masks.originals()}
+
+    def check(self, state: Mapping[str, Any]) -> None:
+        """Refuses a mask that counts other units.
+
+        Raises:
+            CheckpointError: the structure reads otherwise than when the checkpoint was saved.
+        """
+        anatomy, keep = self._network.anatomy, np.asarray(state["keep"])
+        is_same = state.get("anatomy", anatomy.digest) == anatomy.digest  # older runs do not say it
+        if keep.size != anatomy.num_units or not (is_same or keep.all()):
+            raise CheckpointError(
+                f"The checkpoint masks {int((~keep).sum())} of {keep.size} units, and this network reads as "
+                f"another structure, of {anatomy.num_units} units. Build the model exactly as for the first "
+                "run, and resume with the Esper and the PyTorch that run.json names."
+            )
+
+    def load(self, state: Mapping[str, Any]) -> None:
+        self._network.renew_masks()
+        self._network.masks.apply(np.asarray(state["keep"]), state["originals"])

@@ -110,7 +110,7 @@ def test_state_goes_through_a_checkpoint_unchanged() -> None:
     step(network, optimizer, torch.randn(4, 3))
     saved = tracker.state()
     other = tracker_of(network, anatomy, sgd(network))
-    other.load_state(saved)
+    other.load(saved)
     assert other.taylor().tolist() == tracker.taylor().tolist()
     step(network, optimizer, torch.randn(4, 3))
     assert other.taylor().tolist() != tracker.taylor().tolist()  # a copy, not a view
@@ -124,9 +124,9 @@ def test_the_state_of_another_network_is_refused_and_nothing_is_taken() -> None:
     before = tracker.taylor()
     smaller, small_anatomy = two(width=4)
     with pytest.raises(EvidenceError, match="5 units"):
-        tracker.load_state(tracker_of(smaller, small_anatomy, sgd(smaller)).state())
+        tracker.load(tracker_of(smaller, small_anatomy, sgd(smaller)).state())
     with pytest.raises(EvidenceError, match="'missing'"):
-        tracker.load_state({"square": torch.zeros(5), "sampling": torch.tensor([0, 1])})
+        tracker.load({"square": torch.zeros(5), "sampling": torch.tensor([0, 1])})
     assert tracker.taylor().tolist() == before.tolist()
 
 
@@ -139,7 +139,7 @@ def test_a_damaged_unit_is_unmeasured_and_the_others_stay(damage: float) -> None
     before = tracker.taylor()
     state = tracker.state()
     state["samples"][1] = damage
-    tracker.load_state(state)
+    tracker.load(state)
     after = tracker.taylor()
     assert np.isnan(after).tolist() == [False, True, False]
     assert after[[0, 2]].tolist() == before[[0, 2]].tolist()
@@ -245,7 +245,7 @@ def test_a_resumed_run_measures_what_the_whole_run_measures_bit_for_bit(form: st
         tracker = tracker_of(network, anatomy, optimizer, settings)
         if saved is not None:
             network.load_state_dict(saved[0])
-            tracker.load_state(saved[1])
+            tracker.load(saved[1])
         first = 1 if saved is None else 3
         for epoch in range(first, epochs + 1):
             for seed in range(4):  # sampling goes on in the middle of a stride
@@ -276,6 +276,6 @@ def test_a_state_that_lacks_a_part_is_refused_whole(missing: str) -> None:
     step(network, optimizer, torch.ones(4, 3))
     other.end_epoch(1)
     with pytest.raises(EvidenceError):
-        tracker.load_state({name: t for name, t in other.state().items() if name != missing})
+        tracker.load({name: t for name, t in other.state().items() if name != missing})
     assert np.isnan(tracker.taylor()).all()
     assert tracker.history.num_epochs == 0

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import copy
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future, wait
 from dataclasses import replace
+from typing import Any
 
 from esper.anatomy import Anatomy
 from esper.checkpoint import CheckpointRef, CheckpointStore
 from esper.emrakul.cycle.commit import CycleEnd, PendingMask, commit_mask
-from esper.emrakul.cycle.coordinator import Coordinator
+from esper.emrakul.cycle.coordinator import Coordinator, CoordinatorState
 from esper.emrakul.cycle.decide import Analyst, Cycle
 from esper.emrakul.cycle.outcome import CycleOutcome
 from esper.emrakul.cycle.quiet_thread import thread_beside_training
@@ -19,6 +20,7 @@ from esper.emrakul.cycle.records import archive, commit_record, recall_from
 from esper.emrakul.plan import Situation
 from esper.emrakul.schedule import Strategy
 from esper.errors import CheckpointError
+from esper.leyline import decode, encode
 
 
 class CycleRunner:
@@ -111,6 +113,17 @@ class CycleRunner:
             self._in_flight.cancel()
             self.coordinator = copy.copy(self.coordinator)  # the cycle goes on with the one that it has
             self._in_flight = None
+
+    def state(self) -> Any:
+        """What the coordinator has learned."""
+        return encode(self.coordinator.state)
+
+    def check(self, state: Mapping[str, Any]) -> None:
+        """What a coordinator has learned fits every other."""
+
+    def load(self, state: Mapping[str, Any]) -> None:
+        """Goes on from what it had learned then."""
+        self.coordinator.state = decode(CoordinatorState, state)
 
     def close(self) -> None:
         """Forgets the cycle in flight and waits until its thread has ended."""

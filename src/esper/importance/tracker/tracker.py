@@ -157,12 +157,27 @@ class ImportanceTracker:
         named = {prefix + name: t for prefix, part in parts.items() for name, t in part.items()}
         return {**self._statistics.state(), **named, _SAMPLING: self._governor.state()}
 
-    def load_state(self, state: Mapping[str, Tensor]) -> None:
+    def check(self, state: Mapping[str, Tensor]) -> None:
+        """Refuses what `load` could not go on from; what is known stays.
+
+        Raises:
+            EvidenceError: It belongs to another network or other settings.
+        """
+        self._read(state)
+
+    def load(self, state: Mapping[str, Tensor]) -> None:
         """Goes on from `state`; sampling too goes on where it was.
 
         Raises:
-            EvidenceError: It belongs to another network or other settings; what is known stays.
+            EvidenceError: See `check`; what is known stays.
         """
+        read = self._read(state)
+        self._governor.load_state(state[_SAMPLING])
+        self._statistics, self.history, self._elements = read
+
+    def _read(
+        self, state: Mapping[str, Tensor]
+    ) -> tuple[UnitStatistics, UnitHistory, ElementTracking | None]:
         if _SAMPLING not in state:
             raise EvidenceError(
                 f"This is no state of an importance tracker: it holds {sorted(state)} and no {_SAMPLING!r}. "
@@ -174,8 +189,7 @@ class ImportanceTracker:
         elements = elements_for(self._products, self._settings)
         if elements is not None:
             elements.load_state(part_of(state, ELEMENTS))
-        self._governor.load_state(state[_SAMPLING])
-        self._statistics, self.history, self._elements = statistics, history, elements
+        return statistics, history, elements
 
     def rebind(self, anatomy: Anatomy, named_parameters: Mapping[str, Tensor], survivors: IntArray) -> None:
         """Follows the network through a cut, and keeps what is known of the units that are left.

@@ -1,6 +1,6 @@
 """The networks in a run directory: loaded, drawn, examined and exported, without the code that made them."""
 
-from esper.runs.network.case import ANATOMY_FILE, CRITERION_FILE, analyst_of, case_of, criterion_of, data_of
+from esper.runs.network.case import ANATOMY_FILE, analyst_of, case_of, criterion_of, data_of
 from esper.runs.network.examine import LOW_FRACTION, Examination, examine
 from esper.runs.network.files import (
     FORM_FILE,
@@ -16,10 +16,10 @@ from esper.runs.network.layers import layers_of
 from esper.runs.network.loading import is_finished, load
 from esper.runs.network.onnx import require_onnx
 from esper.runs.network.request import OfflinePruning
+from esper.runs.network.state import read_state, state_files
 
 __all__ = [
     "ANATOMY_FILE",
-    "CRITERION_FILE",
     "FORM_FILE",
     "LOW_FRACTION",
     "ONNX_FILE",
@@ -38,6 +38,8 @@ __all__ = [
     "is_finished",
     "layers_of",
     "load",
+    "read_state",
     "require_onnx",
+    "state_files",
     "state_of",
 ]

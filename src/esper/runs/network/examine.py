@@ -145,7 +145,7 @@ def examine(
 
 def _elements(stored: Stored, anatomy: Anatomy) -> tuple[TensorElements, ...]:
     """What training has kept of single elements, in a few numbers for each tensor."""
-    scores = stored_elements(stored.extra["tracker"])
+    scores = stored_elements(stored.parts["tracker"])
     if scores is None:
         raise EvidenceError(
             f"{stored.checkpoint.path} holds scores of units only. Train with importance.backend = "

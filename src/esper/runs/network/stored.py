@@ -11,7 +11,7 @@ import numpy as np
 
 from esper.anatomy import Anatomy
 from esper.arrays import BoolArray
-from esper.checkpoint import CheckpointCatalog, CheckpointRef, load_trainer, open_tensors
+from esper.checkpoint import CheckpointCatalog, CheckpointRef, open_tensors
 from esper.config import Config
 from esper.cost import Origin
 from esper.elesh import Case, read_optimizer
@@ -23,6 +23,7 @@ from esper.importance import TrainingPhase, moments_from_state
 from esper.importance.tracker import TrackedEvidence
 from esper.leyline import decode
 from esper.runs.network.case import ANATOMY_FILE, analyst_of, case_of
+from esper.runs.network.state import read_state
 from esper.workers import WorkerPool
 
 
@@ -31,7 +32,8 @@ class Stored:
     """A checkpoint of a session, with what it remembers."""
 
     checkpoint: CheckpointRef
-    extra: Mapping[str, Any]
+    parts: Mapping[str, Any]
+    """The states of the run's parts, by name."""
     config: Config
     keep: BoolArray
     tracked: TrackedEvidence
@@ -45,12 +47,13 @@ class Stored:
                 f"{checkpoint.path} was not saved by a session: it lacks {', '.join(sorted(missing))}. Name "
                 "a run that was trained with esper.attach."
             )
-        extra = load_trainer(checkpoint).extra
-        keep, config = np.asarray(extra["keep"], np.bool_), Config.model_validate_json(extra["config"])
-        phase = TrainingPhase.at(checkpoint.epoch, extra["epochs_planned"])
-        tracked = TrackedEvidence.from_state(extra["tracker"], keep.size, config.importance, phase)
+        parts = read_state(checkpoint)
+        keep = np.asarray(parts["masks"]["keep"], np.bool_)
+        config = Config.model_validate_json(parts["terms"]["config"])
+        phase = TrainingPhase.at(checkpoint.epoch, parts["terms"]["epochs_planned"])
+        tracked = TrackedEvidence.from_state(parts["tracker"], keep.size, config.importance, phase)
         case = case_of(catalog, checkpoint, keep, tracked)
-        return cls(checkpoint, extra, config, keep, tracked, case)
+        return cls(checkpoint, parts, config, keep, tracked, case)
 
     def why_no_moments(self) -> str:
         """Why the optimizer says nothing of the units, and what the screen rests on instead."""
@@ -70,9 +73,10 @@ class Stored:
 def next_cycle(stored: Stored, anatomy: Anatomy, pool: WorkerPool) -> CycleOutcome:
     """The cycle that the run would begin with this checkpoint; its outcome is committed nowhere."""
     settings, keep, epoch = stored.config, stored.keep, stored.checkpoint.epoch
-    remembered, epochs = stored.extra["coordinator"], stored.extra["epochs_planned"]
+    remembered, terms = stored.parts.get("coordinator"), stored.parts["terms"]
+    epochs = terms["epochs_planned"]
     state = CoordinatorState() if remembered is None else decode(CoordinatorState, remembered)
-    situation = Situation(anatomy, keep, decode(Origin, stored.extra["origin"]))
+    situation = Situation(anatomy, keep, decode(Origin, terms["origin"]))
     schedule = Schedule(settings.pruning, epochs)
     allowance = schedule.allowed(epoch, state.schedule, situation.removed_fraction(schedule.cost))
     allowed = ~anatomy.inside_removed(keep)

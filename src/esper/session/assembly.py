@@ -1,0 +1,130 @@
+"""Puts the pieces of a session together: for a new run, or for one that goes on."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Any
+
+from esper.batches import HeldOut
+from esper.checkpoint import CheckpointStore, Entry, open_key_ring
+from esper.config import Config
+from esper.emrakul import Schedule, Trial
+from esper.emrakul.cycle import Coordinator, CycleRunner
+from esper.errors import CheckpointError
+from esper.importance.tracker import ImportanceTracker
+from esper.kasmina import LiveNetwork
+from esper.session.admission import RunRequest
+from esper.session.log import RunLog
+from esper.session.pool import open_pool
+from esper.session.saving import Saving
+from esper.session.state import memory_of
+from esper.session.terms import Terms
+from esper.workers import WorkerPool
+
+
+@dataclass(frozen=True, eq=False)
+class Assembly:
+    """The pieces of one session. Each of its rooms gets those that it needs.
+
+    Attributes:
+        pool: where analyses run; None when nothing will be pruned, and `why_off` says why.
+        held_out: what is analyzed and judged with; None if none was given.
+    """
+
+    network: LiveNetwork
+    tracker: ImportanceTracker
+    saving: Saving
+    runner: CycleRunner
+    pool: WorkerPool | None
+    held_out: HeldOut | None
+    trial: Trial
+    terms: Terms
+    log: RunLog
+    why_off: str
+
+
+def assemble(
+    asked: RunRequest,
+    given: Sequence[Entry],
+    network: LiveNetwork,
+    held_out: HeldOut | None,
+    sample: Any,
+    terms: Terms,
+    pool: WorkerPool | None = None,
+) -> Assembly:
+    """Opens the run directory and whatever else a session works with.
+
+    Args:
+        asked: what the script gives.
+        given: the part of it that is remembered.
+        network: traced.
+        held_out: batches to decide by.
+        sample: one batch, for workers and for a resume.
+        terms: of the run.
+        pool: workers that were started ahead.
+
+    Raises:
+        CheckpointError: the run directory cannot be written, or is in use.
+    """
+    config, log, trial = terms.config, RunLog(), Trial()
+    with ExitStack() as undo:
+        store = _open_store(asked, network, config)
+        undo.callback(store.close)
+        tracker = ImportanceTracker(
+            network.anatomy, network.named_parameters(), network.optimizer, config.importance
+        )
+        undo.callback(tracker.detach)
+        why_off = _why_off(config, held_out, network)
+        if why_off is None:
+            pool = pool or open_pool(config, network.model)
+            undo.callback(pool.close)
+        elif pool is not None:
+            pool.close()
+            pool = None
+        coordinator = Coordinator(config.pruning, time.monotonic, thresholds=config.importance.thresholds)
+        runner = CycleRunner(coordinator, Schedule(config.pruning, terms.epochs), store)
+        memory = memory_of(given, network, tracker, trial, runner, pool, log)
+        saving = Saving(store, network, memory, background=config.checkpoint.background)
+        saving.keep_data(sample, held_out or HeldOut((), ()))
+        undo.pop_all()
+    return Assembly(network, tracker, saving, runner, pool, held_out, trial, terms, log, why_off or "")
+
+
+def _open_store(asked: RunRequest, network: LiveNetwork, config: Config) -> CheckpointStore:
+    run = asked.run
+    name = f"{type(network.model).__qualname__}-{network.anatomy.digest[:16]}"
+    try:
+        run.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise CheckpointError(
+            f"The run directory {run} cannot be made: {error.strerror}. Give a run_dir in a place that "
+            "can be written. Nothing was changed."
+        ) from error
+    ring = open_key_ring(run, create=True)
+    return CheckpointStore(run, keyring=ring, model=name, keep_last=config.checkpoint.keep_last)
+
+
+def _why_off(config: Config, held_out: HeldOut | None, network: LiveNetwork) -> str | None:
+    """Why nothing will be pruned ('' if nobody asked for it), or None if it will."""
+    if not config.pruning.is_enabled:
+        return ""
+    if network.anatomy.num_units == 0:
+        reasons = "; ".join(sorted({axis.reason for axis in network.anatomy.frozen})[:3])
+        return (
+            f"Nothing can be pruned: no unit of this network is free ({reasons or 'it has no inner width'}). "
+            "`esper.inspect(model, sample)` shows the rest. Training goes on, saved and unpruned."
+        )
+    if held_out is None and config.validation.validation != "none":
+        return (
+            "Nothing will be pruned: there is no held-out data to decide by. Give probe= (a loader of "
+            "batches that training never sees). Training goes on, saved and unpruned."
+        )
+    if held_out is None:
+        return (
+            "Nothing will be pruned: the analysis needs held-out batches even where nothing is validated. "
+            "Give probe=. Training goes on, saved and unpruned."
+        )
+    return None

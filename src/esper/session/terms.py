@@ -1,0 +1,88 @@
+"""What a run is about and by what rules: agreed when it begins, and stored with every checkpoint."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from esper.config import Config
+from esper.cost import Origin
+from esper.emrakul.plan import Situation
+from esper.errors import CheckpointError, ConfigError
+from esper.kasmina import LiveNetwork
+from esper.leyline import Level, decode, encode
+
+
+@dataclass
+class Terms:
+    """The terms of one run.
+
+    Attributes:
+        config: what to do.
+        metric: what decisions are made by.
+        higher_is_better: its direction.
+        epochs: how many are planned; None if nobody knows.
+        origin: the network before anything was removed.
+        trained_by: the class of the optimizer; None in older runs, which did not keep it.
+    """
+
+    config: Config
+    metric: str
+    higher_is_better: bool
+    epochs: int | None
+    origin: Origin
+    trained_by: str | None
+
+    def situation(self, network: LiveNetwork) -> Situation:
+        """The network as it is now; later masks do not change it."""
+        return Situation(network.anatomy, network.masks.keep.copy(), self.origin)
+
+    def removed_fraction(self, network: LiveNetwork) -> float:
+        """Share of the original cost that is masked or cut."""
+        return self.situation(network).removed_fraction(self.config.pruning.cost)
+
+    def state(self) -> dict[str, Any]:
+        return {
+            "config": self.config.model_dump_json(),
+            "metric": self.metric,
+            "higher_is_better": self.higher_is_better,
+            "epochs_planned": self.epochs,
+            "origin": encode(self.origin),
+            "trained_by": self.trained_by,
+        }
+
+    @classmethod
+    def from_state(cls, state: Mapping[str, Any]) -> Terms:
+        return cls(
+            Config.model_validate_json(state["config"]),
+            state["metric"],
+            state["higher_is_better"],
+            state["epochs_planned"],
+            decode(Origin, state["origin"]),
+            state["trained_by"],
+        )
+
+    def check(self, state: Mapping[str, Any]) -> None:
+        """Refuses to go on with a run of another optimizer, or to count units otherwise than it does.
+
+        Raises:
+            CheckpointError: another optimizer was given; it is named.
+            ConfigError: whole layers are units from the beginning of a run or never: its masks count in them.
+        """
+        saved = self.from_state(state)
+        if saved.trained_by not in (None, self.trained_by):
+            raise CheckpointError(
+                f"The run was trained by {saved.trained_by}, whose state the checkpoint holds; this one is "
+                f"{self.trained_by}. Nothing was changed. Resume with {saved.trained_by}, built as when the "
+                "run began."
+            )
+        if Level.LAYER in self.config.pruning.levels - saved.config.pruning.levels:
+            raise ConfigError(
+                "This run began without whole layers among what may be removed, and its masks and cuts are "
+                'written down without them. Nothing was changed. Leave "layer" out of the levels, or begin '
+                "another run with it."
+            )
+
+    def load(self, state: Mapping[str, Any]) -> None:
+        """What is asked for now holds, also for states of earlier terms."""
