@@ -76,6 +76,19 @@ def test_parts_after_the_structure_are_asked_when_it_is_in_place() -> None:
     assert (before.value, width.value, tensor.value) == (1, 5, 5)
 
 
+def test_what_is_asked_first_is_loaded_last() -> None:
+    loaded: list[str] = []
+
+    class Told(Number):
+        def load(self, state: int) -> None:
+            loaded.append(f"part {state}")
+
+    entries = [Entry(str(number), Told(number), is_structure=number == 1) for number in range(4)]
+    memory = Memory(entries)
+    memory.load(memory.state())
+    assert loaded == ["part 1", "part 2", "part 3", "part 0"]
+
+
 def test_a_structure_becomes_what_it_was_if_a_part_after_it_refuses() -> None:
     width, before = Width(3), Number(0)
     tensor = Fitting(3, width)

@@ -6,11 +6,24 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+import torch
+from torch import nn
 
-from esper.checkpoint import CheckpointRef, TrainerState, load_trainer
+from esper.checkpoint import (
+    CheckpointRef,
+    Entry,
+    Memory,
+    OptimizerState,
+    TrainerState,
+    Weights,
+    load_trainer,
+)
 from esper.errors import CheckpointError
+from esper.importance.tracker import ImportanceTracker
+from esper.kasmina import LiveNetwork
 from esper.runs.network import read_state
-from tests.session.runs import Training
+from esper.session.state import Structure
+from tests.session.runs import Training, examples, settings, small_network
 
 
 @pytest.fixture(scope="module")
@@ -117,3 +130,35 @@ def test_a_state_that_one_part_refuses_changes_nothing(saved: Any, part: str) ->
         memory.load(wrong)
     assert training.fingerprint() == before
     assert training.marks() == marks
+
+
+def test_cuts_that_were_made_for_a_state_that_does_not_fit_are_taken_back(saved: Any) -> None:
+    _, newest = saved
+    model = small_network()
+    before = [tuple(tensor.shape) for tensor in model.state_dict().values()]
+    first, *others = model.parameters()
+    optimizer = torch.optim.AdamW([{"params": [first]}, {"params": others}], 1e-2)
+    network = LiveNetwork(model, optimizer, examples(16, 0), nn.CrossEntropyLoss())
+    tracker = ImportanceTracker(network.anatomy, network.named_parameters(), optimizer, settings().importance)
+    memory = Memory(
+        [
+            Entry("structure", Structure(network, tracker), is_structure=True),
+            Entry("model", Weights(model)),
+            Entry("optimizer", OptimizerState(optimizer)),
+        ]
+    )
+    with pytest.raises(CheckpointError, match=r"groups have \[6\] .* AdamW have \[1, 5\]"):
+        memory.load(read_state(newest))
+    assert not network.state()["cuts"]
+    assert [tuple(tensor.shape) for tensor in model.state_dict().values()] == before
+    assert tracker.num_units == network.anatomy.num_units
+    network.detach()
+    tracker.detach()
+
+
+def test_a_run_of_which_too_little_was_stored_is_refused_with_what_is_missing(saved: Any) -> None:
+    training, newest = saved
+    trainer = load_trainer(newest)
+    checkpoint = stored(training, newest, replace(trainer, extra={"keep": []}), 3000)
+    with pytest.raises(CheckpointError, match=r"says nothing of 'log'.*Use the Esper that run\.json"):
+        read_state(checkpoint)

@@ -42,11 +42,12 @@ class Entry:
 
 
 class Memory:
-    """All parts of a run that remember, in the order in which they are loaded.
+    """All parts of a run that remember, in order, with at most one structure among them.
 
     Those before the structure can refuse a checkpoint while nothing has been touched. Those after it are
     asked when it is in place; if one of them refuses, it becomes what it was. Values are only loaded when
-    nobody has refused.
+    nobody has refused: first those after the structure, then those before it, because a scheduler may write
+    into its optimizer, and whatever loads must not draw from randomness that was restored.
     """
 
     def __init__(self, entries: Sequence[Entry]) -> None:
@@ -74,6 +75,7 @@ class Memory:
             for entry in self._entries
             if entry.name in saved and not (as_rollback and entry.survives_rollback)
         ]
+        first = next((number for number, entry in enumerate(entries) if entry.is_structure), 0)
         structures = [(entry.part, entry.part.state()) for entry in entries if entry.is_structure]
         try:
             for entry in entries:
@@ -84,7 +86,7 @@ class Memory:
             for part, before in structures:
                 part.load(before)
             raise
-        for entry in entries:
+        for entry in (*entries[first:], *entries[:first]):
             if not entry.is_structure:
                 entry.part.load(saved[entry.name])
 

@@ -26,10 +26,9 @@ from esper.runs.network import data_of, read_state
 from esper.session.admission import RunRequest, check_alone, check_optimizer
 from esper.session.assembly import assemble
 from esper.session.pool import pool_ahead, wait_for_imports
-from esper.session.run_file import write_run_file
 from esper.session.session import Session
 from esper.session.state import given_entries
-from esper.session.terms import Terms
+from esper.session.terms import Terms, write_run_file
 
 
 def attach(

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import json
+import platform
 from collections.abc import Mapping
 from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
 from typing import Any
+
+import torch
 
 from esper.config import Config
 from esper.cost import Origin
@@ -86,3 +92,26 @@ class Terms:
 
     def load(self, state: Mapping[str, Any]) -> None:
         """What is asked for now holds, also for states of earlier terms."""
+
+
+def write_run_file(run_dir: Path, network: LiveNetwork, terms: Terms) -> None:
+    """Writes `run.json`: what was asked and on what it runs, for people; nothing reads it back."""
+    content = {
+        "model": f"{type(network.model).__module__}.{type(network.model).__qualname__}",
+        "anatomy": network.anatomy.digest,
+        "units": network.anatomy.num_units,
+        "parameters": terms.origin.parameters,
+        "flops": terms.origin.flops,
+        "optimizer": terms.trained_by,
+        "metric": terms.metric,
+        "higher_is_better": terms.higher_is_better,
+        "epochs_planned": terms.epochs,
+        "config": terms.config.model_dump(mode="json"),
+        "versions": {
+            "esper": version("esper-torch"),
+            "torch": torch.__version__,
+            "python": platform.python_version(),
+        },
+        "host": platform.platform(),
+    }
+    (run_dir / "run.json").write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")

@@ -57,7 +57,14 @@ def read_state(checkpoint: CheckpointRef) -> dict[str, Any]:
             f"{parts[_WRITTEN_BY]}."
         )
     if found == 1:
-        parts = {**{name: parts[name] for name in _TRAINER}, **_from_version_1(trainer.extra)}
+        try:
+            parts = {**{name: parts[name] for name in _TRAINER}, **_from_version_1(trainer.extra)}
+        except KeyError as missing:
+            raise CheckpointError(
+                f"{checkpoint.path} says nothing of {missing}, so it was written before this Esper, "
+                f"{version('esper-torch')}, can read it. Nothing was changed. Use the Esper that run.json "
+                "beside the checkpoints names."
+            ) from missing
     if "criterion" in parts:
         parts["criterion"] = {"tensors": criterion_of(checkpoint), "rest": parts["criterion"]}
     parts["progress"] = {**parts["progress"], "step": trainer.step, "epoch": trainer.epoch}
