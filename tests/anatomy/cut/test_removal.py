@@ -18,6 +18,7 @@ from esper.anatomy.cut.removal import Removal, program_without, remove_blocks
 from esper.anatomy.cut.removed import RemovedModule
 from esper.anatomy.proof import Inputs
 from esper.errors import ConfigError, SurgeryError, UnknownPathError
+from esper.leyline import decode, encode
 from tests.anatomy.cutting import loss_of, probe_of, train_step
 from tests.anatomy.networks import ZOO
 
@@ -183,7 +184,7 @@ def test_a_fresh_network_takes_the_form_without_its_blocks() -> None:
     for parameter in fresh.parameters():
         nn.init.normal_(parameter)
     remove_blocks(model, ["1.mix", "2"], probe)
-    form = Form.from_json(json.loads(json.dumps(Form.between(before, model, []).to_json())))
+    form = decode(Form, json.loads(json.dumps(encode(Form.between(before, model, [])))))
     form.shape(fresh, dict(model.state_dict()))
     assert torch.equal(outputs(fresh, probe)[0], outputs(model, probe)[0])
     assert fresh.state_dict().keys() == model.state_dict().keys()
