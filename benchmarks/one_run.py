@@ -24,6 +24,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from esper.leyline import encode
 from one_run_tasks import ARMS, TASKS, Missing, Task, trained
 
 Key = tuple[str, str, float, int]
@@ -45,7 +46,7 @@ def main() -> int:
             break
         if key not in done:
             name, arm, target, seed = key
-            done[key] = trained(tasks[name], arm, seed, target).to_json()
+            done[key] = encode(trained(tasks[name], arm, seed, target))
             _write(options.file, key, done[key])
             print(
                 f"{name} {arm} {target:g} seed {seed}: {done[key]['final']:.4f}", file=sys.stderr, flush=True

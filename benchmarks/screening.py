@@ -34,6 +34,7 @@ from esper.anatomy.units import inspect
 from esper.checkpoint import FileRef, encode, file_pieces, to_json
 from esper.elesh import Case, DataRef, screen
 from esper.importance import ScoreWeights, combine, fisher, magnitude, moments_from_optimizer
+from esper.leyline import encode as encode_value
 
 WEIGHTS = ScoreWeights().model_dump()
 TARGETS = {"channels": 1e6, "heads": 2e4, "layers": 2e3}
@@ -101,7 +102,7 @@ def saved(folder: Path, model: nn.Module, anatomy: Anatomy, dtype: torch.dtype) 
         "optimizer": {"state": state, "param_groups": [group]},
     }
     tree, tensors = encode(rest)
-    form = written(folder / "anatomy.json", [json.dumps(anatomy.to_json()).encode()])
+    form = written(folder / "anatomy.json", [json.dumps(encode_value(anatomy)).encode()])
     files = [
         written(folder / "model.safetensors", file_pieces(weights)),
         written(folder / "trainer.json", [to_json({"rest": tree})]),

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from esper.errors import users_line
-from esper.leyline import to_plain
+from esper.leyline import encode
 
 
 def raised_by(act: Callable[[], object]) -> Exception:
@@ -39,7 +39,7 @@ def test_what_a_library_raises_is_the_fault_of_the_line_that_called_it() -> None
 
 
 def test_what_esper_raises_is_not_the_fault_of_its_caller() -> None:
-    assert users_line(raised_by(lambda: to_plain({1: "a number as key"}))) == ""
+    assert users_line(raised_by(lambda: encode({1: "a number as key"}, object))) == ""
 
 
 def test_a_file_that_cannot_be_parsed_is_named_itself(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ import pytest
 
 from esper.anatomy.structure import Anatomy
 from esper.errors import MaskError, UnknownPathError
+from esper.leyline import decode, encode
 from tests.anatomy.cutting import anatomy_of, half
 from tests.anatomy.networks import ZOO
 
@@ -53,7 +54,7 @@ def test_flops_of_a_plain_network_are_those_of_a_hand_count() -> None:
 @pytest.mark.parametrize("name", ZOO)
 def test_json_brings_back_the_same_anatomy(name: str) -> None:
     anatomy = anatomy_of(name)
-    again = Anatomy.from_json(json.loads(json.dumps(anatomy.to_json())))
+    again = decode(Anatomy, json.loads(json.dumps(encode(anatomy))))
     assert again.digest == anatomy.digest
     keep = half(anatomy)
     assert again.flops(keep) == anatomy.flops(keep)

@@ -14,6 +14,7 @@ from rich.console import Console, Group
 from esper.cli.audit import audit_table
 from esper.cli.cycles import MOST_CYCLES, cycle_list, cycles_of
 from esper.emrakul.cycle import CoordinatorState, CycleRecord
+from esper.leyline import encode
 from tests.cli.test_main import esper
 from tests.session.runs import Training
 
@@ -24,7 +25,7 @@ def shown(*words: str) -> dict[str, Any]:
 
 
 def listed(*records: CycleRecord, is_whole: bool = False) -> str:
-    extra = {"coordinator": CoordinatorState(history=records).to_json()}
+    extra = {"coordinator": encode(CoordinatorState(history=records))}
     screen = Console(file=io.StringIO(), width=200)
     screen.print(Group(*cycle_list(cycles_of(extra), is_whole=is_whole)))
     assert isinstance(screen.file, io.StringIO)

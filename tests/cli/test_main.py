@@ -16,6 +16,7 @@ import torch
 from esper.anatomy.units import inspect
 from esper.checkpoint import CheckpointStore, open_key_ring
 from esper.cli.main import main
+from esper.leyline import encode
 from esper.runs.network import ANATOMY_FILE
 from tests.cli.models import small
 
@@ -50,7 +51,7 @@ def typed(*words: str, answer: str = "") -> Outcome:
 def run(tmp_path: Path) -> Path:
     """A run directory with the checkpoints of steps 100, 200 and 300, and a mask beside the second."""
     run = tmp_path / "first"
-    anatomy = json.dumps(inspect(*small()).to_json()).encode()
+    anatomy = json.dumps(encode(inspect(*small()))).encode()
     with CheckpointStore(run, keyring=open_key_ring(run, create=True), model="small") as store:
         for step in (100, 200, 300):
             weights = {"weight": torch.full((4, 4), float(step))}

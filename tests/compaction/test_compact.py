@@ -26,6 +26,7 @@ from esper.errors import (
     MaskError,
     SurgeryError,
 )
+from esper.leyline import decode, encode
 from esper.runs.network import FORM_FILE, ONNX_FILE, PROGRAM_FILE, WEIGHTS_FILE, require_onnx
 from tests.anatomy.cut.test_program import Stubborn
 from tests.anatomy.networks import ZOO
@@ -208,7 +209,7 @@ def test_buffers_that_no_state_dict_holds_follow() -> None:
     result = esper.compact(model, sample=x, flops=0.4)
     assert result.form is not None
     assert "scale" in result.form.kept
-    form = Form.from_json(json.loads(json.dumps(result.form.to_json())))
+    form = decode(Form, json.loads(json.dumps(encode(result.form))))
     form.shape(fresh, dict(model.state_dict()))
     assert torch.equal(fresh(x), model(x))
 

@@ -16,7 +16,7 @@ from esper.cost.origin import Origin
 from esper.emrakul import Allowance, Settings
 from esper.emrakul.plan import Situation, make_plan, shrink
 from esper.errors import ConfigError, EvidenceError
-from esper.leyline import Level
+from esper.leyline import Level, decode, encode
 from tests.emrakul.networks import chain, measured
 
 ANATOMY = chain([32, 16])
@@ -87,13 +87,13 @@ def test_a_narrower_network_is_never_said_to_be_slower(
 
 
 def test_a_table_outlives_a_cut_and_json() -> None:
-    again = LatencyTable.from_json(json.loads(json.dumps(table().to_json())))
+    again = decode(LatencyTable, json.loads(json.dumps(encode(table()))))
     assert again == table()
     smaller = chain([16, 16])
     whole = np.ones(smaller.num_units, np.bool_)
     assert LatencyModel(smaller, again).total(whole) == pytest.approx(FIXED + 1 + 2 + REST)
     origin = Origin.of(ANATOMY, table())
-    restored = Origin.from_json(json.loads(json.dumps(origin.to_json())))
+    restored = decode(Origin, json.loads(json.dumps(encode(origin))))
     assert restored == origin
     assert restored.removed_fraction(smaller, whole, "latency") == pytest.approx(1 - 4.5 / 7.5)
 

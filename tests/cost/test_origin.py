@@ -10,6 +10,7 @@ from esper.anatomy import Anatomy
 from esper.cost.origin import Origin
 from esper.emrakul import Settings
 from esper.emrakul.plan import Situation, floors
+from esper.leyline import decode, encode
 from tests.emrakul.networks import anatomies, chain, resnet8
 
 TARGET = Settings.model_validate({"target": {"flops": 0.5}})
@@ -46,4 +47,4 @@ def test_fractions_refer_to_the_original_network() -> None:
 @given(anatomies)
 def test_an_origin_survives_json(anatomy: Anatomy) -> None:
     origin = Origin.of(anatomy)
-    assert Origin.from_json(json.loads(json.dumps(origin.to_json()))) == origin
+    assert decode(Origin, json.loads(json.dumps(encode(origin)))) == origin

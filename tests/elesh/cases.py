@@ -30,6 +30,7 @@ from esper.checkpoint import (
     capture_trainer,
 )
 from esper.elesh.case import Case, DataRef, encode_data
+from esper.leyline import encode
 
 RING = KeyRing.fresh(lambda count: bytes(range(count)))
 
@@ -98,7 +99,7 @@ def saved(
     }
     names = {"parameter_names": [name for name, _ in model.named_parameters()]}
     state = capture_trainer(model, trained, step=max(steps, 1), epoch=1, extra=names)
-    files = {**state.files(), "anatomy.json": json.dumps(anatomy.to_json()).encode()}
+    files = {**state.files(), "anatomy.json": json.dumps(encode(anatomy)).encode()}
     checkpoint = store.save(max(steps, 1), 1, files, blobs=blobs)
     case = Case(
         twin=blobs["twin"],

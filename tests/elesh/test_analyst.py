@@ -18,6 +18,7 @@ from esper.elesh.analyst import OfflineAnalyst
 from esper.elesh.evidence import Tier
 from esper.elesh.settings import AnalysisSettings
 from esper.errors import AnalysisError, AnalysisTimeout
+from esper.leyline import encode
 from esper.urabrask import Decision
 from esper.urabrask import Settings as ValidationSettings
 from esper.workers import Ending, InlinePool, LocalPool, TaskOutcome, WorkerHealth, WorkerPool, WorkerTask
@@ -100,7 +101,7 @@ def test_evidence_is_the_same_in_this_process_and_in_a_worker(made: Saved, worke
     keep[:8] = False
     one, other = here.analyze(FINALISTS, 60.0), there.analyze(FINALISTS, 60.0)
     verdicts = [here.validate(keep, 60.0), there.validate(keep, 60.0)]
-    assert one.to_json() == other.to_json()
+    assert encode(one) == encode(other)
     assert one.tier is Tier.ABLATION
     assert not one.is_partial
     assert one.anatomy_digest == made.anatomy.digest

@@ -15,7 +15,7 @@ from esper.elesh import Evidence
 from esper.emrakul.plan import Plan, Rejection, Situation, finalists, floors, layers_to_go, make_plan
 from esper.emrakul.schedule import Allowance
 from esper.emrakul.settings import Settings
-from esper.leyline import Level
+from esper.leyline import Level, decode, encode
 from tests.emrakul.networks import chain, layered, measured
 
 LEVELS = (Level.CHANNEL, Level.LAYER)
@@ -73,7 +73,7 @@ def test_costs_under_any_mask_are_those_of_the_anatomy(cost: str) -> None:
 def test_the_network_keeps_its_share_of_layers_counted_from_the_beginning() -> None:
     origin = Origin.of(NETWORK)
     assert origin.layers == 6
-    assert Origin.from_json(origin.to_json()) == origin
+    assert decode(Origin, encode(origin)) == origin
     assert layers_to_go(situation(everything()), SETTINGS) == 1  # of 6, 5 must stay
     assert layers_to_go(situation(without("conv2")), SETTINGS) == 0
     bold = SETTINGS.model_copy(

@@ -11,7 +11,7 @@ from esper.emrakul.schedule import Allowance, Schedule, ScheduleState, progress
 from esper.emrakul.settings import Settings
 from esper.emrakul.stages import ScheduleSettings
 from esper.errors import ConfigError
-from esper.leyline import Level
+from esper.leyline import Level, decode, encode
 
 FRESH = ScheduleState()
 SHAPES = st.sampled_from(["polynomial", "exponential", "linear"])
@@ -181,7 +181,7 @@ def test_the_pace_falls_with_rejections_and_recovers_with_acceptances(verdicts: 
         assert rules.min_pace <= state.pace <= 1
         assert state.pace >= before if accepted else state.pace <= before
     assert (state.accepted, state.rejected) == (verdicts.count(True), verdicts.count(False))
-    assert ScheduleState.from_json(json.loads(json.dumps(state.to_json()))) == state
+    assert decode(ScheduleState, json.loads(json.dumps(encode(state)))) == state
 
 
 @pytest.mark.parametrize("settings", [target(), staged()])
@@ -219,4 +219,4 @@ def test_rests_can_be_switched_off() -> None:
 
 def test_an_allowance_survives_json() -> None:
     allowance = Schedule(target(), 20).allowed(10, FRESH, 0.1)
-    assert Allowance.from_json(json.loads(json.dumps(allowance.to_json()))) == allowance
+    assert decode(Allowance, json.loads(json.dumps(encode(allowance)))) == allowance

@@ -10,25 +10,26 @@ from pathlib import Path
 import pytest
 
 from esper.errors import ContractError
+from esper.leyline import decode, encode
 from esper.report.report import EpochRow, Latency, Overhead, RunReport
 from tests.report.example import bare_report, full_report
 
 
 @pytest.mark.parametrize("report", [full_report(), bare_report()], ids=["full", "bare"])
 def test_a_report_survives_json(report: RunReport) -> None:
-    assert RunReport.from_json(json.loads(json.dumps(report.to_json()))) == report
+    assert decode(RunReport, json.loads(json.dumps(encode(report)))) == report
 
 
 def test_a_metric_that_is_not_finite_survives_json() -> None:
     row = EpochRow(1, 10, {"loss": math.nan, "best": math.inf}, 10.0, 4, 0, 1.0)
     report = dataclasses.replace(bare_report(), epochs=(row,))
-    again = RunReport.from_json(json.loads(json.dumps(report.to_json(), allow_nan=False)))
+    again = decode(RunReport, json.loads(json.dumps(encode(report), allow_nan=False)))
     assert math.isnan(again.epochs[0].metrics["loss"])
     assert again.epochs[0].metrics["best"] == math.inf
 
 
 def test_what_was_not_measured_is_null_in_json_and_not_zero() -> None:
-    data = bare_report().to_json()
+    data = encode(bare_report())
     assert [data[key] for key in ("latency", "quality_before", "quality_after", "proof", "overhead")] == [
         None
     ] * 5
@@ -36,14 +37,14 @@ def test_what_was_not_measured_is_null_in_json_and_not_zero() -> None:
 
 def test_an_unknown_key_is_refused_with_its_name() -> None:
     with pytest.raises(ContractError, match=r"latency\.batch"):
-        RunReport.from_json(full_report().to_json() | {"latency": {"batch": 64}})
+        decode(RunReport, encode(full_report()) | {"latency": {"batch": 64}})
 
 
 def test_a_missing_key_is_refused_with_its_name() -> None:
-    data = full_report().to_json()
+    data = encode(full_report())
     del data["flops_after"]
-    with pytest.raises(ContractError, match=r"flops_after: .*required"):
-        RunReport.from_json(data)
+    with pytest.raises(ContractError, match=r"flops_after: expected a value"):
+        decode(RunReport, data)
 
 
 def test_a_file_that_is_not_json_is_refused_with_its_path(tmp_path: Path) -> None:

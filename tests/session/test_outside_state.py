@@ -26,6 +26,13 @@ class Centers(nn.Module):
         super().__init__()
         self.centers = nn.Parameter(torch.zeros(classes, 4))
         self.register_buffer("calls", torch.zeros(()))
+        self.margin = 0.5
+
+    def get_extra_state(self) -> Tensor:
+        return torch.tensor(self.margin)
+
+    def set_extra_state(self, state: Tensor) -> None:
+        self.margin = float(state)
 
     def forward(self, scores: Tensor, target: Tensor) -> Tensor:
         return F.cross_entropy(scores, target) + (scores - self.centers[target]).square().mean()
@@ -59,6 +66,7 @@ def test_a_criterion_a_frozen_layer_and_a_generator_come_back_as_they_were(tmp_p
     session, model = begin(tmp_path, criterion, generators={"loader": generator})
     torch.rand(3, generator=generator)
     criterion.calls += 5
+    criterion.margin = 0.25
     model[0].requires_grad_(False)
     an_epoch(session, model, criterion)
     drawn, centers = torch.rand(4, generator=generator), criterion.centers.detach().clone()
@@ -69,6 +77,7 @@ def test_a_criterion_a_frozen_layer_and_a_generator_come_back_as_they_were(tmp_p
     session, model = begin(tmp_path, again, generators={"loader": other})
     assert torch.equal(again.centers, centers)
     assert int(again.calls) == 5
+    assert again.margin == 0.25
     assert torch.equal(torch.rand(4, generator=other), drawn)
     assert [p.requires_grad for p in model[0].parameters()] == [False, False]
     assert all(p.requires_grad for p in model[3].parameters())

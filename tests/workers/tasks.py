@@ -35,6 +35,14 @@ class Sums:
 
 
 @dataclass(frozen=True)
+class Halves:
+    """What `halved` returns."""
+
+    numbers: list[float]
+    array: NDArray[np.float64] | None
+
+
+@dataclass(frozen=True)
 class Once:
     """Can be made once only: not again where the result of a task arrives."""
 
@@ -46,6 +54,10 @@ class Once:
 
 def echo(value: Any) -> Any:
     return value
+
+
+def halved(numbers: list[float], array: NDArray[np.float64] | None = None) -> Halves:
+    return Halves([number / 2 for number in numbers], None if array is None else array / 2)
 
 
 def sums(shard: Shard) -> Sums:

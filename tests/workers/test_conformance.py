@@ -21,9 +21,9 @@ def pool(request: pytest.FixtureRequest) -> Iterator[WorkerPool]:
 
 
 def test_a_task_returns_its_value(pool: WorkerPool) -> None:
-    outcome = pool.submit(WorkerTask(tasks.echo, {"value": [1, "two", None, 2.5, float("inf")]})).outcome()
+    outcome = pool.submit(WorkerTask(tasks.echo, {"value": [1, "two", None, 2.5]})).outcome()
     assert outcome.is_done
-    assert outcome.value == [1, "two", None, 2.5, float("inf")]
+    assert outcome.value == [1, "two", None, 2.5]
     assert outcome.message == ""
     assert outcome.attempts == 1
 
@@ -74,11 +74,10 @@ def test_a_name_that_leads_nowhere_is_a_failure(pool: WorkerPool, name: str) -> 
     assert "no" in outcome.message
 
 
-def test_a_result_that_cannot_come_back_is_a_failure_and_says_what_to_do(pool: WorkerPool) -> None:
+def test_a_result_that_cannot_come_back_is_a_failure_and_says_what_it_holds(pool: WorkerPool) -> None:
     outcome = pool.submit(WorkerTask(tasks.unsendable)).outcome()
     assert outcome.ending is Ending.FAILED
-    assert "type set" in outcome.message
-    assert "reference" in outcome.message
+    assert "object: expected what JSON can hold, found a set" in outcome.message
 
 
 def test_a_result_that_cannot_be_made_again_here_is_a_failure(pool: WorkerPool, tmp_path: Path) -> None:
@@ -90,7 +89,7 @@ def test_a_result_that_cannot_be_made_again_here_is_a_failure(pool: WorkerPool, 
 
 
 def test_an_argument_that_cannot_be_sent_is_refused_at_once(pool: WorkerPool) -> None:
-    with pytest.raises(ConfigError, match="type set"):
+    with pytest.raises(ConfigError, match=r"found a set.*reference"):
         pool.submit(WorkerTask(tasks.echo, {"value": {1}}))
 
 
@@ -107,11 +106,19 @@ def test_a_task_that_is_over_stays_over(pool: WorkerPool) -> None:
     assert handle.outcome() == first
 
 
-def test_arrays_keep_type_and_shape(pool: WorkerPool) -> None:
-    array = np.arange(6, dtype=np.int16).reshape(2, 3)[:, ::-1]
-    back = pool.submit(WorkerTask(tasks.echo, {"value": {"a": array}})).outcome().value["a"]
-    assert back.dtype == array.dtype
-    assert back.tolist() == array.tolist()
+def test_values_go_both_ways_as_the_function_is_annotated(pool: WorkerPool) -> None:
+    array = np.arange(6, dtype=np.float32).reshape(2, 3)[:, ::-1]
+    given = {"numbers": [3, float("inf")], "array": array}
+    back = pool.submit(WorkerTask(tasks.halved, given)).outcome().value
+    assert isinstance(back, tasks.Halves)
+    assert back.numbers == [1.5, float("inf")]
+    assert back.array is not None
+    np.testing.assert_array_equal(back.array, array / 2)
+
+
+def test_an_argument_of_another_type_than_annotated_is_refused_at_once(pool: WorkerPool) -> None:
+    with pytest.raises(ConfigError, match=r"list\[float\]\[1\]: expected a number, found 'two'"):
+        pool.submit(WorkerTask(tasks.halved, {"numbers": [1.0, "two"]}))
 
 
 @pytest.mark.parametrize("make", [InlinePool, lambda: LocalPool(1, tasks.PRELOAD)])

@@ -245,9 +245,10 @@ def test_imports_that_fail_lose_the_task_with_a_message() -> None:
 
 def test_messages_larger_than_every_buffer_get_through_both_ways(pool: LocalPool) -> None:
     big = np.arange(50_000, dtype=np.float64)
-    handles = [pool.submit(WorkerTask(tasks.echo, {"value": big + number})) for number in range(8)]
-    assert [handle.outcome().value[0] for handle in handles] == list(range(8))
-    assert handles[3].outcome().value.tolist() == (big + 3).tolist()
+    given = [{"numbers": [], "array": 2 * (big + number)} for number in range(8)]
+    handles = [pool.submit(WorkerTask(tasks.halved, each)) for each in given]
+    assert [handle.outcome().value.array[0] for handle in handles] == list(range(8))
+    assert handles[3].outcome().value.array.tolist() == (big + 3).tolist()
 
 
 def test_many_threads_may_wait_at_once(pool: LocalPool) -> None:

@@ -10,11 +10,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import cached_property
-from typing import Any, Literal
+from typing import Annotated, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,7 +21,7 @@ from numpy.typing import NDArray
 from esper.anatomy.summary import summary
 from esper.arrays import BoolArray, IntArray
 from esper.errors import MaskError, UnknownPathError
-from esper.leyline import Level
+from esper.leyline import Level, encode, flat
 
 Role = Literal["producer", "consumer", "companion", "direction"]
 
@@ -51,6 +50,8 @@ class Member:
     the network divides it by its own length (weight norm): a mask zeroes the length beside it instead.
     """
 
+    __stored_row__: ClassVar = ("tensor", "axis", "role", "index")
+
     tensor: str
     axis: int
     index: IntArray
@@ -78,6 +79,8 @@ class Group:
 class FrozenAxis:
     """Coordinates that cannot be removed, and the operator that says so."""
 
+    __stored_row__: ClassVar = ("name", "width", "reason")
+
     name: str
     width: int
     reason: str
@@ -86,6 +89,8 @@ class FrozenAxis:
 @dataclass(frozen=True)
 class TensorInfo:
     """A parameter or buffer as the network holds it; `aliases` are the other names of a tied tensor."""
+
+    __stored_row__: ClassVar = ("name", "shape", "is_parameter", "aliases")
 
     name: str
     shape: tuple[int, ...]
@@ -99,6 +104,8 @@ class Term:
 
     A factor lists, for every coordinate, the unit that owns it, or -1 where nothing can be removed.
     """
+
+    __stored_row__: ClassVar = ("node", "multiplier", "factors")
 
     node: str
     multiplier: float
@@ -114,9 +121,11 @@ class Gate:
     consumer's columns see.
     """
 
+    __stored_row__: ClassVar = ("node", "argument", "shape", "units")
+
     node: str
     argument: int
-    units: IntArray
+    units: Annotated[IntArray, flat("shape", "units")]
 
 
 @dataclass(frozen=True, eq=False)
@@ -125,6 +134,8 @@ class Coupling:
 
     `units` tells for every coordinate of that axis the unit that it goes with, or -1.
     """
+
+    __stored_row__: ClassVar = ("node", "axis", "units")
 
     node: str
     axis: int
@@ -252,64 +263,7 @@ class Anatomy:
             work *= factor.size if keep is None else int(((factor < 0) | keep[factor]).sum())
         return work
 
-    def to_json(self) -> dict[str, Any]:
-        """A form that JSON can hold; `from_json` is its inverse."""
-        return {
-            "tensors": [[t.name, list(t.shape), t.is_parameter, list(t.aliases)] for t in self.tensors],
-            "groups": [
-                {
-                    "name": g.name,
-                    "kind": g.kind.value,
-                    "width": g.width,
-                    "members": [[m.tensor, m.axis, m.role, m.index.tolist()] for m in g.members],
-                    "coupling": g.coupling,
-                    "least": g.least,
-                }
-                for g in self.groups
-            ],
-            "frozen": [[f.name, f.width, f.reason] for f in self.frozen],
-            "activations": [
-                [t.node, t.multiplier, [f.tolist() for f in t.factors]] for t in self.activations
-            ],
-            "terms": [[t.node, t.multiplier, [f.tolist() for f in t.factors]] for t in self.terms],
-            "gates": [
-                [g.node, g.argument, list(g.units.shape), g.units.ravel().tolist()] for g in self.gates
-            ],
-            "couplings": [[c.node, c.axis, c.units.tolist()] for c in self.couplings],
-        }
-
-    @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> Anatomy:
-        return cls(
-            tensors=tuple(TensorInfo(n, tuple(s), p, tuple(a)) for n, s, p, a in data["tensors"]),
-            groups=tuple(
-                Group(
-                    g["name"],
-                    Kind(g["kind"]),
-                    g["width"],
-                    tuple(
-                        Member(t, a, np.asarray(i, np.int64).reshape(g["width"], -1), r)
-                        for t, a, r, i in g["members"]
-                    ),
-                    g.get("coupling", ""),
-                    g.get("least", 1),
-                )
-                for g in data["groups"]
-            ),
-            frozen=tuple(FrozenAxis(*row) for row in data["frozen"]),
-            terms=_terms_from(data["terms"]),
-            gates=tuple(
-                Gate(n, a, np.asarray(u, np.int64).reshape(shape)) for n, a, shape, u in data["gates"]
-            ),
-            activations=_terms_from(data["activations"]),
-            couplings=tuple(Coupling(n, a, np.asarray(u, np.int64)) for n, a, u in data.get("couplings", ())),
-        )
-
     @cached_property
     def digest(self) -> str:
         """Names this structure: equal for equal structure in every process."""
-        return hashlib.sha256(json.dumps(self.to_json(), sort_keys=True).encode()).hexdigest()
-
-
-def _terms_from(rows: Sequence[Any]) -> tuple[Term, ...]:
-    return tuple(Term(n, m, tuple(np.asarray(f, np.int64) for f in factors)) for n, m, factors in rows)
+        return hashlib.sha256(json.dumps(encode(self), sort_keys=True).encode()).hexdigest()

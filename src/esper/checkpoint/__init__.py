@@ -12,7 +12,7 @@ Saving and resuming:
 from esper.checkpoint.background import BackgroundSaver
 from esper.checkpoint.bundle import bundled, write_bundle
 from esper.checkpoint.catalog import CheckpointCatalog
-from esper.checkpoint.codec import decode, encode, from_json, to_json
+from esper.checkpoint.codec import LEAVES, decode, encode, from_json, to_json
 from esper.checkpoint.content import FileContent
 from esper.checkpoint.crypto import KeyRing
 from esper.checkpoint.faulty import FaultyStorage
@@ -49,6 +49,7 @@ from esper.checkpoint.withdrawal import Withdrawal, withdraw, withdrawals
 
 __all__ = [
     "BASELINE",
+    "LEAVES",
     "MODEL_FILE",
     "OPTIMIZER_FILE",
     "TREE_FILE",

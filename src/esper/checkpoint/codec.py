@@ -32,6 +32,8 @@ from esper.errors import CheckpointCorrupt, CheckpointError
 MAX_JSON_BYTES = 64 << 20
 MAX_DEPTH = 100
 Path = tuple[str, ...]
+LEAVES = (np.ndarray, torch.Tensor)
+"""What a checkpoint holds as it is, without being nested lists of numbers."""
 _INT64 = 1 << 63
 _ARRAY_KINDS = "biufc"
 _MAPPINGS: dict[str, Callable[[Iterable[tuple[Any, ...]]], Any]] = {

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Self
 
 from esper.checkpoint.catalog import CheckpointCatalog
 from esper.checkpoint.layout import step_number
 from esper.checkpoint.references import AttachmentRef, CheckpointRef
 from esper.checkpoint.store import CheckpointStore
+from esper.leyline import decode
 
 _FILE = "rollback.json"
 _NAME = "rollback-"
@@ -46,11 +45,6 @@ class Withdrawal:
             f"{self.to_step}, epoch {self.to_epoch}, which was named, and deleted "
             f"{', '.join(self.deleted) or 'nothing'}{aside}, by hand."
         )
-
-    @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> Self:
-        names = {key: tuple(data.get(key, ())) for key in ("deleted", "aside")}  # older runs: none aside
-        return cls(**{**data, **names})
 
 
 def withdraw(store: CheckpointStore, target: CheckpointRef) -> tuple[str, ...]:
@@ -96,4 +90,4 @@ def withdrawals(
 
 def _read(record: AttachmentRef) -> Withdrawal:
     content = json.loads(record.file(_FILE).read_bytes())
-    return Withdrawal.from_json({**content, "at_seconds": record.created_seconds})
+    return decode(Withdrawal, {**content, "at_seconds": record.created_seconds})

@@ -10,6 +10,7 @@ import typer
 
 from esper.cli import output
 from esper.errors import CheckpointCorrupt, CheckpointMissing, ConfigError
+from esper.leyline import encode
 
 EXIT_DAMAGED = 1
 DEMO_EPOCHS = 24
@@ -42,7 +43,7 @@ def demo(
     folder = free_folder(Path("runs")) if out is None else out
     with output.epoch_progress(2 * epochs, as_json) as told:
         report = run_demo(folder, epochs=epochs, seed=seed, flops=flops, told=told)
-    output.show(report_table(report), report.to_json(), as_json)
+    output.show(report_table(report), encode(report), as_json)
     if not as_json:
         output.console().print(f"\nThe whole story, with charts: {folder / 'report.html'}")
 
@@ -59,7 +60,7 @@ def train(
     asked = Recipe.from_toml(recipe)
     with output.epoch_progress(asked.epochs, as_json, asked.metric) as told:
         report = trained(asked, recipe, told)
-    output.show(report_table(report), report.to_json(), as_json)
+    output.show(report_table(report), encode(report), as_json)
     if not as_json:
         output.console().print(f"\nThe whole story, with charts: {asked.run_dir / 'report.html'}")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -117,9 +118,9 @@ def _decision(cycle: ArchivedCycle) -> dict[str, Any]:
         "status": outcome.status.value,
         "reason": outcome.reason,
         "at_seconds": cycle.at_seconds,
-        "allowance": outcome.allowance.to_json(),
+        "allowance": asdict(outcome.allowance),
         "plan": _plan(outcome),
-        "verdicts": [verdict.to_json() for verdict in verdicts],
+        "verdicts": [asdict(verdict) for verdict in verdicts],
         "finalists": [] if outcome.rationale is None else outcome.rationale.rows(),
         "error": outcome.error,
         "notes": [] if outcome.plan is None else list(outcome.plan.notes),

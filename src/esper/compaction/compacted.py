@@ -19,6 +19,7 @@ from esper.arrays import BoolArray
 from esper.compaction.choice import Quality
 from esper.compaction.configuration import Description
 from esper.errors import ConfigError
+from esper.leyline import encode
 from esper.report import WidthRow
 from esper.runs.network import NetworkFiles, state_of
 
@@ -116,7 +117,7 @@ class Compacted:
                 "samples": self.proof.samples,
                 "approximation": self.proof.approximation,
             },
-            "quality": None if self.quality is None else self.quality.to_json(),
+            "quality": None if self.quality is None else encode(self.quality),
             "refused": dict(self.refused),
             "notes": list(self.notes),
         }

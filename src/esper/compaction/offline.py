@@ -23,6 +23,7 @@ from esper.compaction.compacted import Compacted, outcome
 from esper.elesh import DataRef, read_data
 from esper.emrakul import Settings
 from esper.emrakul.plan import choose_by_magnitude
+from esper.leyline import decode
 from esper.runs.network import (
     ANATOMY_FILE,
     FORM_FILE,
@@ -42,7 +43,7 @@ def finished_files(catalog: CheckpointCatalog, checkpoint: CheckpointRef) -> Net
     program = read_program(checkpoint.file(PROGRAM_FILE).read_bytes()).program
     record = json.loads(checkpoint.file(FORM_FILE).read_bytes())["form"]
     parts = read_state(checkpoint)
-    anatomy = Anatomy.from_json(json.loads(checkpoint.file(ANATOMY_FILE).read_bytes()))
+    anatomy = decode(Anatomy, json.loads(checkpoint.file(ANATOMY_FILE).read_bytes()))
     origin = parts["terms"]["origin"]
     after = {group.name: group.width for group in anatomy.groups}
     facts = {
@@ -75,7 +76,7 @@ def compact_checkpoint(
         SurgeryError: it cannot be cut.
         CheckpointError: the checkpoint does not hold what is needed.
     """
-    anatomy = Anatomy.from_json(json.loads(checkpoint.file(ANATOMY_FILE).read_bytes()))
+    anatomy = decode(Anatomy, json.loads(checkpoint.file(ANATOMY_FILE).read_bytes()))
     parts = read_state(checkpoint)
     weights = state_of(parts["model"]["tensors"])
     keep = np.asarray(parts["masks"]["keep"], np.bool_)

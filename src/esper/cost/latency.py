@@ -8,8 +8,8 @@ remaining work and the elements that are made, except for the part that no width
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any, TypeVar
+from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -69,22 +69,6 @@ class LatencyTable:
     element_flops: float
     batch: int
     device: str
-
-    def to_json(self) -> dict[str, Any]:
-        return asdict(self)
-
-    @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> LatencyTable:
-        operators = tuple(
-            TimedOperator(
-                row["node"],
-                _pair([Axis(axis["fixed"], dict(axis["per_unit"])) for axis in row["axes"]]),
-                _pair([tuple(widths) for widths in row["widths"]]),
-                tuple(tuple(times) for times in row["milliseconds"]),
-            )
-            for row in data["operators"]
-        )
-        return cls(**{**data, "operators": operators})
 
 
 class LatencyModel:

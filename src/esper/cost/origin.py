@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -67,18 +66,3 @@ class Origin:
             left = anatomy.flops(mask) if name == "flops" else float(anatomy.parameters(mask))
         whole = self.cost(name)
         return 1 - left / whole if whole else 0.0  # what never cost anything has nothing to lose
-
-    def to_json(self) -> dict[str, Any]:
-        return asdict(self)
-
-    @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> Origin:
-        latency = data.get("latency")
-        return cls(
-            data["flops"],
-            data["parameters"],
-            dict(data["widths"]),
-            None if latency is None else LatencyTable.from_json(latency),
-            data.get("milliseconds", 0.0),
-            data.get("layers", 0),
-        )

@@ -19,6 +19,7 @@ from esper.anatomy.units import masked_axes, zero_masked
 from esper.arrays import BoolArray
 from esper.batches import HeldOut
 from esper.checkpoint import FileRef, decode, encode, from_json, load_tensors, to_json
+from esper.leyline import decode as decode_value
 
 
 @dataclass(frozen=True)
@@ -103,7 +104,7 @@ def _twin(file: FileRef) -> Twin:
 @lru_cache(maxsize=2)
 def read_anatomy(file: FileRef) -> Anatomy:
     """The anatomy of a case, verified."""
-    return Anatomy.from_json(json.loads(file.read_bytes()))
+    return decode_value(Anatomy, json.loads(file.read_bytes()))
 
 
 def encode_data(sample: Any, held_out: HeldOut) -> tuple[bytes, dict[str, Tensor]]:

@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from enum import IntEnum
-from typing import Any
 
 import numpy as np
 
 from esper.arrays import BoolArray, FloatArray, IntArray
 from esper.errors import EvidenceError
 
-_FLOATS = ("screen", "loss_increase", "confidence", "taylor")
-_WHOLE = ("samples", "leaders")
-_ARRAYS = (*_FLOATS, *_WHOLE)
+_ARRAYS = ("screen", "loss_increase", "confidence", "taylor", "samples", "leaders")
 
 
 class Tier(IntEnum):
@@ -124,44 +119,6 @@ class Evidence:
                 f"This evidence is about network {self.anatomy_digest[:12]} with {self.num_units} units, "
                 f"the plan for {anatomy_digest[:12]} with {num_units}. Analyze the present checkpoint again."
             )
-
-    def to_json(self) -> dict[str, Any]:
-        """A form that JSON can hold (NaN as null); `from_json` is its inverse."""
-        return {
-            **{name: _nulls(getattr(self, name)) for name in _FLOATS},
-            **{name: getattr(self, name).tolist() for name in _WHOLE},
-            "anatomy_digest": self.anatomy_digest,
-            "tier": str(int(self.tier)),
-            "is_partial": json.dumps(self.is_partial),
-            "notes": json.dumps(self.notes),
-        }
-
-    @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> Evidence:
-        """The inverse of `to_json`.
-
-        Raises:
-            EvidenceError: an entry is missing or cannot be read.
-        """
-        try:
-            floats = {name: np.array(data[name], np.float64) for name in _FLOATS}  # null becomes NaN
-            arrays: dict[str, Any] = {**floats, **{n: np.array(data[n], np.int64) for n in _WHOLE}}
-            return cls(
-                anatomy_digest=data["anatomy_digest"],
-                **arrays,
-                tier=Tier(int(data["tier"])),
-                is_partial=bool(json.loads(data["is_partial"])),
-                notes=tuple(json.loads(data["notes"])),
-            )
-        except (KeyError, ValueError) as error:
-            expected = ", ".join(field.name for field in fields(cls))
-            raise EvidenceError(
-                f"Stored evidence cannot be read ({error!r}); expected {expected}. Analyze again."
-            ) from error
-
-
-def _nulls(values: FloatArray) -> list[float | None]:
-    return [None if np.isnan(value) else value for value in values.tolist()]
 
 
 def _refuse_outside(values: FloatArray, name: str) -> None:

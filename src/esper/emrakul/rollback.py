@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any
 
 import numpy as np
 
@@ -103,10 +102,6 @@ class RollbackReason:
     value: float
     limit: float
     text: str
-
-    def to_json(self) -> dict[str, Any]:
-        """A form that JSON can hold: a value that is not finite becomes null."""
-        return {**asdict(self), "value": self.value if math.isfinite(self.value) else None}
 
 
 def should_roll_back(

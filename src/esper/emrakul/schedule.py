@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
-from typing import Any, Protocol
+from dataclasses import dataclass, replace
+from typing import Protocol
 
 from esper.cost import CostName
 from esper.emrakul.settings import Settings, Target
@@ -56,13 +55,6 @@ class ScheduleState:
     def after_success(self) -> ScheduleState:
         """The state after an applied plan has proved itself."""
         return replace(self, refusals_in_row=0)
-
-    def to_json(self) -> dict[str, Any]:
-        return asdict(self)
-
-    @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> ScheduleState:
-        return cls(**data)
 
 
 @dataclass(frozen=True)
@@ -123,13 +115,6 @@ class Allowance:
         limit = min(goal + rules.overshoot_fraction, 1.0)
         why = f"{due:.1%} of the {self.cost} is due, {removed:.1%} is gone, pace {pace:g}."
         return replace(here, goal_fraction=goal, limit_fraction=limit, reason=why)
-
-    def to_json(self) -> dict[str, Any]:
-        return asdict(self)
-
-    @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> Allowance:
-        return cls(**{**data, "levels": tuple(Level(name) for name in data["levels"])})
 
 
 class Strategy(Protocol):

@@ -34,6 +34,7 @@ import numpy as np
 from torch import Tensor
 
 from esper.arrays import BoolArray
+from esper.checkpoint import LEAVES
 from esper.emrakul.rollback import (
     Baseline,
     EpochRecord,
@@ -46,7 +47,7 @@ from esper.emrakul.rollback import (
 )
 from esper.emrakul.settings import RollbackSettings
 from esper.errors import IllegalTransitionError
-from esper.leyline import Level
+from esper.leyline import decode, encode
 from esper.urabrask import Measurement
 
 
@@ -226,13 +227,7 @@ class Trial:
     def state(self) -> dict[str, Any]:
         """All of it, as plain values, arrays and tensors."""
         data = {"state": self.mask.value, "pending_step": self.pending_step, "rollbacks": self.rollbacks}
-        if self.watch is None:
-            return {**data, "watch": None}
-        baseline = {**vars(self.watch.baseline), "level": self.watch.baseline.level.value}
-        before = None if self.watch.before is None else dict(vars(self.watch.before))
-        changes = dict(self.watch.changes)
-        watch = {**vars(self.watch), "baseline": baseline, "before": before, "changes": changes}
-        return {**data, "watch": watch}
+        return {**data, "watch": None if self.watch is None else encode(self.watch, leaves=LEAVES)}
 
     def check(self, state: Mapping[str, Any]) -> None:
         """What is under way in one process fits every other."""
@@ -243,14 +238,4 @@ class Trial:
         usual = MaskState.ON_TRIAL if stored else MaskState.NONE  # older runs do not say it
         self.mask = MaskState(state.get("state", usual))
         self.pending_step, self.rollbacks = state.get("pending_step", -1), state["rollbacks"]
-        self.watch = None
-        if stored is not None:
-            baseline = Baseline(**{**stored["baseline"], "level": Level(stored["baseline"]["level"])})
-            before = stored.get("before")
-            fields = {
-                **stored,
-                "baseline": baseline,
-                "settled": tuple(stored["settled"]),
-                "before": None if before is None else Measurement(**before),
-            }
-            self.watch = Watch(**fields)
+        self.watch = None if stored is None else decode(Watch, stored, leaves=LEAVES)

@@ -2,17 +2,20 @@
 
 from esper.leyline.clock import Clock, ManualClock
 from esper.leyline.ids import IdempotencyKey, content_id, stable_id
-from esper.leyline.plain import from_plain, locate, to_plain
+from esper.leyline.plain import UNSTORED, Via, decode, encode, flat, gaps
 from esper.leyline.words import Level
 
 __all__ = [
+    "UNSTORED",
     "Clock",
     "IdempotencyKey",
     "Level",
     "ManualClock",
+    "Via",
     "content_id",
-    "from_plain",
-    "locate",
+    "decode",
+    "encode",
+    "flat",
+    "gaps",
     "stable_id",
-    "to_plain",
 ]

@@ -10,6 +10,7 @@ from itertools import groupby
 from pathlib import Path
 from string import Template
 
+from esper.leyline import encode
 from esper.report import figures
 from esper.report.charts import cost_chart, quality_chart
 from esper.report.figures import NOT_MEASURED, MetricScale
@@ -73,7 +74,7 @@ def render_html(report: RunReport) -> str:
 def write_report(report: RunReport, folder: Path) -> Path:
     """Writes `report.json` and `report.html` into an existing folder and returns the path of the page."""
     page = folder / "report.html"
-    (folder / "report.json").write_text(json.dumps(report.to_json(), indent=1) + "\n", encoding="utf-8")
+    (folder / "report.json").write_text(json.dumps(encode(report), indent=1) + "\n", encoding="utf-8")
     page.write_text(render_html(report), encoding="utf-8")
     return page
 

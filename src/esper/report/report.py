@@ -10,11 +10,10 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, Literal
-
-from pydantic import ConfigDict, TypeAdapter, ValidationError
+from typing import Literal
 
 from esper.errors import ContractError
+from esper.leyline import decode
 
 MarkKind = Literal["mask", "judged", "cut", "rollback", "skipped", "no_go"]
 
@@ -151,8 +150,6 @@ class RunReport:
     empty where no process did any work. Bytes are those of the parameters and buffers.
     """
 
-    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid", ser_json_inf_nan="strings")
-
     title: str
     model: str
     metric: str
@@ -178,28 +175,6 @@ class RunReport:
     environment: Mapping[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
 
-    def to_json(self) -> dict[str, Any]:
-        """A form that JSON can hold; `from_json` is its inverse."""
-        data: dict[str, Any] = json.loads(_ADAPTER.dump_json(self))
-        return data
-
-    @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> RunReport:
-        """Rebuilds a report.
-
-        Raises:
-            ContractError: A key is missing, unknown, or of the wrong type.
-        """
-        try:
-            return _ADAPTER.validate_python(data)
-        except ValidationError as error:
-            first = error.errors()[0]
-            where = ".".join(str(part) for part in first["loc"]) or "the whole report"
-            raise ContractError(
-                f"This is not a report of a run: {where}: {first['msg']} ({error.error_count()} faults). "
-                "Expected what RunReport.to_json writes, by this version of Esper."
-            ) from error
-
     @classmethod
     def read(cls, path: Path) -> RunReport:
         """Reads `report.json`.
@@ -213,7 +188,7 @@ class RunReport:
             raise ContractError(
                 f"{path} is not JSON: {error}. Name the report.json of a finished run."
             ) from error
-        return cls.from_json(data)
+        return decode(cls, data)
 
     @property
     def values(self) -> dict[int, float]:
@@ -246,6 +221,3 @@ class RunReport:
 
 def _values(rows: tuple[EpochRow, ...], metric: str) -> dict[int, float]:
     return {row.epoch: row.metrics[metric] for row in rows if metric in row.metrics}
-
-
-_ADAPTER = TypeAdapter(RunReport)

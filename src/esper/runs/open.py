@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from esper.errors import CheckpointMissing, ConfigError
+from esper.leyline import decode
 from esper.runs.named import called
 from esper.runs.rows import step_number
 
@@ -83,7 +84,7 @@ def _stored(path: Path) -> Inspected:
     from esper.runs.network import ANATOMY_FILE, layers_of
 
     catalog, checkpoint = checkpoint_at(path)
-    anatomy = Anatomy.from_json(json.loads(checkpoint.file(ANATOMY_FILE).read_bytes()))
+    anatomy = decode(Anatomy, json.loads(checkpoint.file(ANATOMY_FILE).read_bytes()))
     if "twin" not in checkpoint.manifest.blobs:
         return Inspected(anatomy, ())
     twin = Twin.from_bytes(catalog.blob(checkpoint, "twin").read_bytes())

@@ -24,6 +24,7 @@ from esper.emrakul import Schedule
 from esper.emrakul.cycle import why_missed
 from esper.emrakul.plan import Situation
 from esper.errors import SurgeryError
+from esper.leyline import encode
 from esper.report import Latency, Overhead, Proof, RunReport, WidthRow, write_report
 from esper.runs.network import FORM_FILE, PROGRAM_FILE, VERSION
 from esper.session.pool import worker_rows
@@ -79,7 +80,7 @@ def network_files(session: Session) -> dict[str, bytes]:
         form = Form.between(before, network.model, [change.kept for change in network.changes])
     except SurgeryError as error:
         session.log.note(f"{error} esper.load({str(session.run_dir)!r}) works all the same.")
-    record = {"version": VERSION, "form": None if form is None else form.to_json()}
+    record = {"version": VERSION, "form": None if form is None else encode(form)}
     return {PROGRAM_FILE: write_program(program), FORM_FILE: json.dumps(record).encode()}
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Annotated, Any
 
 import numpy as np
 
@@ -13,6 +13,7 @@ from esper.anatomy import Anatomy
 from esper.checkpoint import Withdrawal
 from esper.emrakul import EpochRecord
 from esper.emrakul.cycle import CycleOutcome
+from esper.leyline import UNSTORED, decode, encode
 from esper.report import DecisionRow, EpochRow, Mark, MarkKind
 
 _LOG = logging.getLogger("esper")
@@ -39,16 +40,16 @@ class Progress:
     epochs: list[EpochRow] = field(default_factory=list)
     decisions: list[DecisionRow] = field(default_factory=list)
 
-    def state(self) -> dict[str, Any]:
-        return asdict(self)
+    def state(self) -> Any:
+        return encode(self)
 
     def check(self, state: Mapping[str, Any]) -> None:
         """Every run may have come this far."""
 
     def load(self, state: Mapping[str, Any]) -> None:
-        self.epoch, self.step = state["epoch"], state["step"]
-        self.epochs = [EpochRow(**row) for row in state["epochs"]]
-        self.decisions = [DecisionRow(**row) for row in state["decisions"]]
+        then = decode(Progress, state)
+        self.epoch, self.step = then.epoch, then.step
+        self.epochs, self.decisions = then.epochs, then.decisions
 
 
 @dataclass
@@ -62,7 +63,7 @@ class RunLog:
         withdrawals: rollbacks from outside of a session, which marks nothing then.
     """
 
-    progress: Progress = field(default_factory=Progress)
+    progress: Annotated[Progress, UNSTORED] = field(default_factory=Progress)
     marks: list[Mark] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     withdrawals: list[Withdrawal] = field(default_factory=list)
@@ -131,21 +132,14 @@ class RunLog:
                 )
             )
 
-    def state(self) -> dict[str, Any]:
-        return {
-            "marks": [asdict(mark) for mark in self.marks],
-            "notes": list(self.notes),
-            "withdrawals": [asdict(past) for past in self.withdrawals],
-        }
+    def state(self) -> Any:
+        return encode(self)
 
     def check(self, state: Mapping[str, Any]) -> None:
         """What has happened needs nobody's consent."""
 
     def load(self, state: Mapping[str, Any]) -> None:
         """Goes on with what had happened; what was noted in this process stays noted."""
-        before = self.notes
-        self.marks = [Mark(**row) for row in state["marks"]]
-        self.notes = list(state["notes"])
-        self.withdrawals = [Withdrawal.from_json(row) for row in state["withdrawals"]]
-        for text in before:
-            self.note(text)
+        then = decode(RunLog, state)
+        self.marks, self.withdrawals = then.marks, then.withdrawals
+        self.notes = [*then.notes, *(text for text in self.notes if text not in then.notes)]

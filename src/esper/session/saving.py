@@ -24,6 +24,7 @@ from esper.emrakul import Strategy
 from esper.emrakul.cycle import MASK, CycleEnd, read_mask
 from esper.errors import CheckpointError, RollbackExhausted
 from esper.kasmina import LiveNetwork
+from esper.leyline import encode
 from esper.runs.network import ANATOMY_FILE, read_state, state_files
 
 TRIAL = "trial"
@@ -83,7 +84,7 @@ class Saving:
         if self._twin is not network.twin:  # one is stored as long as the structure stays what it is
             self._blobs["twin"] = self.store.put_blob("twin", network.twin)
             self._twin = network.twin
-        anatomy = json.dumps(network.anatomy.to_json()).encode()
+        anatomy = json.dumps(encode(network.anatomy)).encode()
         files = {**state_files(step, epoch, self.memory.state()), ANATOMY_FILE: anatomy, **more}
         stall = self._saver.submit(step, epoch, files, blobs=dict(self._blobs), pin=pin)
         self.stalls.append(stall.copy_ms_per_gb)

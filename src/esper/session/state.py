@@ -95,14 +95,14 @@ class Structure:
 
 
 class Criterion:
-    """The loss, if it is a module: its tensors by the twin's names, and what else it keeps."""
+    """The loss, if it is a module: its tensors by the twin's names, and what else is in its `state_dict`."""
 
     def __init__(self, loss: Any) -> None:
         self._loss = loss if isinstance(loss, nn.Module) else nn.Module()
 
     def state(self) -> dict[str, Any]:
-        held = self._loss.state_dict()
-        rest = {name: value for name, value in held.items() if not isinstance(value, Tensor)}
+        held, own = self._loss.state_dict(), set(self._stored().values())
+        rest = {name: value for name, value in held.items() if name not in own}
         return {"tensors": loss_tensors(self._loss), "rest": rest}
 
     def check(self, state: Mapping[str, Any]) -> None:

@@ -17,7 +17,7 @@ from esper.cost import Origin
 from esper.emrakul.plan import Situation
 from esper.errors import CheckpointError, ConfigError
 from esper.kasmina import LiveNetwork
-from esper.leyline import Level
+from esper.leyline import Level, decode, encode
 
 
 @dataclass
@@ -54,7 +54,7 @@ class Terms:
             "metric": self.metric,
             "higher_is_better": self.higher_is_better,
             "epochs_planned": self.epochs,
-            "origin": self.origin.to_json(),
+            "origin": encode(self.origin),
             "trained_by": self.trained_by,
         }
 
@@ -65,7 +65,7 @@ class Terms:
             state["metric"],
             state["higher_is_better"],
             state["epochs_planned"],
-            Origin.from_json(state["origin"]),
+            decode(Origin, state["origin"]),
             state["trained_by"],
         )
 

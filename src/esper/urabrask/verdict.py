@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any
 
 
 class Decision(StrEnum):
@@ -86,29 +83,3 @@ class Verdict:
     @property
     def failures(self) -> tuple[Check, ...]:
         return tuple(check for check in self.checks if not check.passed)
-
-    def to_json(self) -> dict[str, Any]:
-        """A form that JSON can hold (a number that is not finite as null); `from_json` is its inverse."""
-        return {
-            "decision": self.decision.value,
-            "reason": self.reason,
-            "checks": [
-                {key: _finite(value) for key, value in asdict(check).items()} for check in self.checks
-            ],
-            "retention": asdict(self.retention) if self.retention else None,
-            "duration_seconds": self.duration_seconds,
-        }
-
-    @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> Verdict:
-        return cls(
-            Decision(data["decision"]),
-            data["reason"],
-            tuple(Check(**check) for check in data["checks"]),
-            Retention(**data["retention"]) if data["retention"] else None,
-            data["duration_seconds"],
-        )
-
-
-def _finite(value: Any) -> Any:
-    return None if isinstance(value, float) and not math.isfinite(value) else value

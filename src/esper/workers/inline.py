@@ -6,8 +6,8 @@ import time
 from dataclasses import dataclass
 
 from esper.errors import AnalysisError
-from esper.leyline import Clock, to_plain
-from esper.workers.call import call, unpack
+from esper.leyline import Clock
+from esper.workers.call import call, pack, unpack
 from esper.workers.health import WorkerHealth
 from esper.workers.task import Ending, TaskOutcome, WorkerTask
 
@@ -53,9 +53,9 @@ class InlinePool:
     def submit(self, task: WorkerTask) -> InlineHandle:
         if self._is_closed:
             raise AnalysisError("The worker pool is closed, so no task can be submitted. Open a new pool.")
-        arguments = to_plain(dict(task.arguments))
+        arguments = pack(task.function, task.arguments)
         started = self._clock()
-        ending, value, message = unpack(*call(task.function_name, arguments))
+        ending, value, message = unpack(task.function, *call(task.function_name, arguments))
         seconds = self._clock() - started
         if ending is Ending.DONE and seconds > task.deadline_seconds:
             late = (

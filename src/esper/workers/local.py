@@ -13,8 +13,7 @@ from itertools import count
 from typing import Any
 
 from esper.errors import AnalysisError, ConfigError
-from esper.leyline import to_plain
-from esper.workers.call import unpack
+from esper.workers.call import pack, unpack
 from esper.workers.channel import BrokenMessage, wait_for
 from esper.workers.health import WorkerHealth
 from esper.workers.line import connect
@@ -66,7 +65,7 @@ class LocalPool:
     def submit(self, task: WorkerTask) -> LocalHandle:
         request = {
             "function": task.function_name,
-            "arguments": to_plain(dict(task.arguments)),
+            "arguments": pack(task.function, task.arguments),
             "deadline_seconds": task.deadline_seconds,
             "memory_bytes": task.memory_bytes,
             "retries": task.retries,
@@ -80,7 +79,7 @@ class LocalPool:
             if not self._line.channel.is_open:  # the supervisor was killed
                 self._start()
             number = next(self._numbers)
-            handle = self._open[number] = LocalHandle(self._wait, self._cancel, number)
+            handle = self._open[number] = LocalHandle(task.function, self._wait, self._cancel, number)
             self._line.channel.send({"id": number, **request})
             self._line.channel.finish()
             return handle
@@ -156,7 +155,7 @@ class LocalPool:
     def _receive(self) -> None:
         try:
             for message in self._line.receive():
-                outcome = _outcome(message)
+                outcome = _outcome(self._open[message["id"]].function, message)
                 self._note(outcome)
                 if "retried" not in message:
                     self._open.pop(message["id"]).ended = outcome
@@ -181,10 +180,12 @@ class LocalHandle:
 
     def __init__(
         self,
+        function: Callable[..., Any] | str,
         wait: Callable[[LocalHandle, float | None], bool],
         cancel: Callable[[LocalHandle], None],
         number: int,
     ) -> None:
+        self.function = function
         self._wait = wait
         self._cancel = cancel
         self.number = number
@@ -203,7 +204,7 @@ class LocalHandle:
         self._cancel(self)
 
 
-def _outcome(message: dict[str, Any]) -> TaskOutcome:
-    ending, value, text = unpack(Ending(message["ending"]), message["value"], message["message"])
+def _outcome(function: Callable[..., Any] | str, message: dict[str, Any]) -> TaskOutcome:
+    ending, value, text = unpack(function, Ending(message["ending"]), message["value"], message["message"])
     rest = {name: message[name] for name in ("attempts", "seconds", "worker", "peak_bytes")}
     return TaskOutcome(ending, value, text, **rest)

@@ -39,8 +39,9 @@ class WorkerTask:
     """One call to make in a worker process.
 
     `function` is a function of an importable module, or its name as "module:function". It is called with
-    `arguments` by keyword. Arguments and result may hold what JSON can hold, and tuples, paths, bytes, NumPy
-    arrays and dataclasses of these; files go as references. Processes that it has started end with it.
+    `arguments` by keyword. Arguments and result go as its annotations say: what JSON can hold, tuples, sets,
+    enums, paths, bytes, NumPy arrays and dataclasses of these; without annotations, and where only its name
+    is given, just what JSON can hold. Files go as references. Processes that it has started end with it.
 
     `deadline_seconds` and `memory_bytes` hold for one attempt. `memory_bytes` is the private writable
     memory that the task may take beyond what its worker holds when it starts. Private maps of files are

@@ -18,6 +18,7 @@ from esper.anatomy.structure import Anatomy, Kind
 from esper.anatomy.units import inspect
 from esper.arrays import BoolArray
 from esper.errors import NotEquivalentError
+from esper.leyline import decode, encode
 from tests.anatomy.mixtures import CHOSEN, COUNTED, EXPERTS, ROUTED, Mixture, mixture
 
 WIDTH, GONE = 16, (0, 3, 4, 9, 15)
@@ -115,7 +116,7 @@ def test_the_width_of_a_stream_stays_unless_approximation_is_allowed(norm: str) 
     assert not exact.couplings
     assert {group.name: bool(group.coupling) for group in approximate.groups} == {"enter": True, "up": False}
     assert "statistic-coupled" in approximate.groups[0].coupling
-    assert Anatomy.from_json(approximate.to_json()).digest == approximate.digest
+    assert decode(Anatomy, encode(approximate)).digest == approximate.digest
 
 
 @pytest.mark.parametrize("norm", NORMS)

@@ -8,7 +8,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from esper.emrakul.cycle.budget import Breaker, Budget, Phase
 from esper.emrakul.settings import BudgetSettings
-from esper.leyline import ManualClock
+from esper.leyline import ManualClock, decode, encode
 
 
 def test_the_deadline_is_split_seventy_twenty_ten() -> None:
@@ -73,7 +73,7 @@ class BreakerMachine(RuleBasedStateMachine):
 
     @rule()
     def it_is_saved_and_loaded(self) -> None:
-        self.breaker = Breaker.from_json(json.loads(json.dumps(self.breaker.to_json())))
+        self.breaker = decode(Breaker, json.loads(json.dumps(encode(self.breaker))))
 
     @invariant()
     def it_is_open_exactly_while_it_cools_down(self) -> None:

@@ -5,6 +5,7 @@ import json
 from esper.emrakul.cycle.coordinator import CoordinatorState
 from esper.emrakul.cycle.history import MAX_RECORDS, CycleRecord, extended
 from esper.errors import WorkerLost
+from esper.leyline import decode, encode
 from esper.urabrask import Decision
 from tests.emrakul.cycle.test_coordinator import Laboratory
 
@@ -30,10 +31,10 @@ def test_the_history_is_part_of_what_a_checkpoint_holds() -> None:
     lab = Laboratory()
     coordinator = lab.coordinator()
     lab.run(coordinator)
-    data = json.loads(json.dumps(coordinator.state.to_json(), allow_nan=False))
-    assert CoordinatorState.from_json(data) == coordinator.state
+    data = json.loads(json.dumps(encode(coordinator.state), allow_nan=False))
+    assert decode(CoordinatorState, data) == coordinator.state
     del data["history"]  # as older runs have it
-    assert CoordinatorState.from_json(data).history == ()
+    assert decode(CoordinatorState, data).history == ()
 
 
 def test_the_oldest_records_go_first() -> None:

@@ -15,6 +15,7 @@ from esper.emrakul.cycle.commit import CycleEnd
 from esper.emrakul.cycle.outcome import CycleStatus
 from esper.emrakul.cycle.records import archived, recall_from
 from esper.emrakul.plan import Situation
+from esper.leyline import encode
 from esper.urabrask import RetentionLimits
 from esper.urabrask import Settings as ValidationSettings
 from esper.workers import InlineHandle, InlinePool, WorkerHealth, WorkerTask
@@ -84,7 +85,7 @@ def test_the_same_request_gets_the_stored_result_and_measures_nothing(
     assert first.outcome.status is status
     assert asked > 0
     assert asked_again == 0
-    assert again.outcome.to_json() == first.outcome.to_json()
+    assert encode(again.outcome) == encode(first.outcome)
     assert again.state == first.state
     assert (again.mask is None) == (first.mask is None)
     if first.mask is not None and again.mask is not None:
@@ -146,7 +147,7 @@ def test_a_cycle_is_kept_in_full_beside_the_baseline_of_its_run(made: Saved) -> 
     decided(made, STRICT)  # recalled, so there is nothing new to keep
     (kept,) = archived(made.store.catalog)
     assert first.outcome is not None
-    assert kept.outcome.to_json() == first.outcome.to_json()
+    assert encode(kept.outcome) == encode(first.outcome)
     assert kept.at_seconds >= made.checkpoint.created_seconds
 
 

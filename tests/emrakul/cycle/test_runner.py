@@ -25,7 +25,7 @@ from esper.emrakul.plan import Plan, Situation, make_plan
 from esper.emrakul.schedule import Allowance, Schedule
 from esper.emrakul.settings import Settings
 from esper.errors import CheckpointCorrupt, CheckpointError
-from esper.leyline import Level
+from esper.leyline import Level, decode, encode
 from esper.urabrask import RetentionLimits
 from esper.urabrask import Settings as ValidationSettings
 from esper.workers import InlinePool
@@ -132,8 +132,8 @@ def test_without_a_commit_there_is_no_mask(made: Saved) -> None:
 
 def test_a_mask_about_tensors_that_were_not_saved_is_not_committed(made: Saved) -> None:
     keep = np.arange(made.anatomy.num_units) > 0
-    text = json.dumps(made.anatomy.to_json()).replace("0.weight", "9.weight")
-    other = Anatomy.from_json(json.loads(text))  # the same units in tensors of another name
+    text = json.dumps(encode(made.anatomy)).replace("0.weight", "9.weight")
+    other = decode(Anatomy, json.loads(text))  # the same units in tensors of another name
     mask = PendingMask(1, keep, False, "", nothing(made), made.checkpoint.step)
     end = CycleEnd(1, "", CoordinatorState(), mask=mask)
     with pytest.raises(CheckpointCorrupt, match=r"no 9\.weight"):

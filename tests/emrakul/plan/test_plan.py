@@ -20,7 +20,7 @@ from esper.emrakul.plan.situation import Situation
 from esper.emrakul.schedule import Allowance
 from esper.emrakul.settings import Settings
 from esper.errors import EvidenceError, MaskError
-from esper.leyline import Level
+from esper.leyline import Level, decode, encode
 from tests.emrakul.networks import anatomies, chain, measured, resnet8
 
 HALF = Settings.model_validate({"target": {"flops": 0.5}})
@@ -118,7 +118,7 @@ def test_the_same_evidence_gives_the_same_plan(
 ) -> None:
     anatomy, evidence, allowed, settings = situation
     once, again = (make_plan(Situation.whole(anatomy), evidence, allowed, settings) for _ in range(2))
-    assert once.to_json() == again.to_json()
+    assert encode(once) == encode(again)
     assert once.id == again.id
 
 
@@ -126,7 +126,7 @@ def test_the_same_evidence_gives_the_same_plan(
 def test_a_plan_survives_json(situation: tuple[Anatomy, Evidence, Allowance, Settings]) -> None:
     anatomy, evidence, allowed, settings = situation
     plan = make_plan(Situation.whole(anatomy), evidence, allowed, settings)
-    again = Plan.from_json(json.loads(json.dumps(plan.to_json(), allow_nan=False)))
+    again = decode(Plan, json.loads(json.dumps(encode(plan), allow_nan=False)))
     assert again.id == plan.id
     np.testing.assert_array_equal(again.keep, plan.keep)
 

@@ -14,7 +14,7 @@ from esper.emrakul.plan.situation import Situation
 from esper.emrakul.schedule import Allowance
 from esper.emrakul.settings import Settings
 from esper.errors import EvidenceError
-from esper.leyline import Level
+from esper.leyline import Level, decode, encode
 from tests.emrakul.networks import chain, measured
 
 ANATOMY = chain([40, 24])
@@ -62,15 +62,15 @@ def test_there_are_words_for_every_reason() -> None:
 
 def test_it_survives_json() -> None:
     found = Rationale.of(*planned(), ANATOMY)
-    again = Rationale.from_json(json.loads(json.dumps(found.to_json(), allow_nan=False)))
+    again = decode(Rationale, json.loads(json.dumps(encode(found), allow_nan=False)))
     assert again.rows() == found.rows()
 
 
 def test_a_record_that_lacks_what_is_stored_now_is_read() -> None:
-    stored = Rationale.of(*planned(), ANATOMY).to_json()
+    stored = encode(Rationale.of(*planned(), ANATOMY))
     for name in ("names", "kinds", "tiers", "predicted_loss", "saved_fraction"):
         del stored[name]
-    row = Rationale.from_json(stored).rows()[0]
+    row = decode(Rationale, stored).rows()[0]
     assert (row["tier"], row["saved_fraction"]) == (None, None)
     assert row["loss_increase"] == stored["loss_increase"][0]
 

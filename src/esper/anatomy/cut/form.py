@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from math import isfinite
+from typing import Annotated, Any
 
 import torch
 from torch import Tensor, nn
@@ -18,12 +19,27 @@ from esper.anatomy.cut.modules import CutMultiheadAttention, set_attribute
 from esper.anatomy.graph import named_tensors
 from esper.anatomy.proof import Undo, resize, select
 from esper.errors import CheckpointCorrupt, ConfigError, SurgeryError
+from esper.leyline import Via
 
 Kept = Mapping[str, Mapping[int, Tensor]]
 _CLASSES: Mapping[str, type[nn.Module]] = {
     found.__name__: found for found in (CutMultiheadAttention, RemovedModule)
 }
 _PLAIN = (bool, int, float, str, type(None))
+
+
+def _tagged(value: Any) -> Any:
+    """JSON knows no tuples, and no numbers that are not finite."""
+    if isinstance(value, (tuple, list)):
+        items = [_tagged(item) for item in value]
+        return {"tuple": items} if isinstance(value, tuple) else items
+    return {"float": str(value)} if isinstance(value, float) and not isfinite(value) else value
+
+
+def _untagged(value: Any) -> Any:
+    if isinstance(value, dict):
+        return float(value["float"]) if "float" in value else tuple(map(_untagged, value["tuple"]))
+    return [_untagged(item) for item in value] if isinstance(value, list) else value
 
 
 @dataclass(frozen=True)
@@ -56,7 +72,7 @@ class Form:
     """
 
     shapes: Mapping[str, tuple[tuple[int, ...], tuple[int, ...]]]
-    attributes: Mapping[str, Mapping[str, Any]]
+    attributes: Mapping[str, Mapping[str, Annotated[Any, Via(Any, _tagged, _untagged)]]]
     classes: Mapping[str, str]
     kept: Mapping[str, Mapping[int, Sequence[int]]]
 
@@ -164,32 +180,6 @@ class Form:
                 f"{(lost or sorted(self.classes.values()))[0]!r}. Nothing was changed."
             )
 
-    def to_json(self) -> dict[str, Any]:
-        return {
-            "shapes": {name: [list(old), list(new)] for name, (old, new) in self.shapes.items()},
-            "attributes": {
-                path: {name: _tagged(value) for name, value in changed.items()}
-                for path, changed in self.attributes.items()
-            },
-            "classes": dict(self.classes),
-            "kept": {
-                name: {str(axis): list(index) for axis, index in axes.items()}
-                for name, axes in self.kept.items()
-            },
-        }
-
-    @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> Form:
-        return cls(
-            {name: (tuple(old), tuple(new)) for name, (old, new) in data["shapes"].items()},
-            {
-                path: {name: _untagged(value) for name, value in changed.items()}
-                for path, changed in data["attributes"].items()
-            },
-            data["classes"],
-            {name: {int(axis): index for axis, index in axes.items()} for name, axes in data["kept"].items()},
-        )
-
 
 def _inside(removed: Sequence[str], names: Iterable[str]) -> set[str]:
     """Those names that lie in removed modules, which have nothing inside any more."""
@@ -257,12 +247,3 @@ def _composed(cuts: Sequence[Kept]) -> dict[str, dict[int, list[int]]]:
                 first = left.setdefault(name, {}).get(axis)
                 left[name][axis] = index if first is None else first[index]
     return {name: {axis: index.tolist() for axis, index in axes.items()} for name, axes in left.items()}
-
-
-def _tagged(value: Any) -> Any:
-    """JSON knows no tuples."""
-    return {"tuple": list(value)} if isinstance(value, tuple) else value
-
-
-def _untagged(value: Any) -> Any:
-    return tuple(value["tuple"]) if isinstance(value, dict) else value

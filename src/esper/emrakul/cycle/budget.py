@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from enum import StrEnum
-from typing import Any
 
 from esper.emrakul.settings import BudgetSettings
 from esper.leyline import Clock
@@ -78,10 +76,3 @@ class Breaker:
     def closed(self) -> Breaker:
         """The breaker after the operator closed it."""
         return Breaker()
-
-    def to_json(self) -> dict[str, Any]:
-        return asdict(self)
-
-    @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> Breaker:
-        return cls(**data)

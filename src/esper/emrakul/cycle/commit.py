@@ -18,6 +18,7 @@ from esper.emrakul.cycle.outcome import CycleOutcome
 from esper.emrakul.cycle.records import DECISION_FILE, record
 from esper.emrakul.plan import Plan
 from esper.errors import CheckpointCorrupt
+from esper.leyline import decode
 
 MASK = "mask-01"
 _BITS, _ORIGINALS = "masks.bin", "originals.safetensors"
@@ -100,8 +101,8 @@ def read_mask(store: CheckpointStore, base: CheckpointRef, anatomy: Anatomy) -> 
         keep = np.unpackbits(bits, count=content["num_units"]).astype(np.bool_)
         epoch, reason, plan = content["epoch"], content["reason"], content["outcome"]["plan"]
         probation = content["is_on_probation"]
-        mask = PendingMask(epoch, keep, probation, reason, Plan.from_json(plan), base.step)
-        state = CoordinatorState.from_json(content["coordinator"])
+        mask = PendingMask(epoch, keep, probation, reason, decode(Plan, plan), base.step)
+        state = decode(CoordinatorState, content["coordinator"])
         return CycleEnd(epoch, reason, state, mask=mask)
     return None
 

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 from esper.emrakul.cycle.budget import Breaker, Budget
 from esper.emrakul.cycle.decide import Analyst, Cycle, Rules, decide
-from esper.emrakul.cycle.history import CycleRecord, History, extended
+from esper.emrakul.cycle.history import History, extended
 from esper.emrakul.cycle.outcome import CycleOutcome, CycleStatus
 from esper.emrakul.plan import bounds
 from esper.emrakul.schedule import Allowance, ScheduleState
@@ -26,21 +25,6 @@ class CoordinatorState:
     schedule: ScheduleState = field(default_factory=ScheduleState)
     breaker: Breaker = field(default_factory=Breaker)
     history: History = ()
-
-    def to_json(self) -> dict[str, Any]:
-        return {
-            "schedule": self.schedule.to_json(),
-            "breaker": self.breaker.to_json(),
-            "history": [record.to_json() for record in self.history],
-        }
-
-    @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> CoordinatorState:
-        return cls(
-            ScheduleState.from_json(data["schedule"]),
-            Breaker.from_json(data["breaker"]),
-            tuple(CycleRecord.from_json(record) for record in data.get("history", ())),  # older runs: none
-        )
 
 
 Recall = Callable[[IdempotencyKey], tuple[CycleOutcome, CoordinatorState] | None]

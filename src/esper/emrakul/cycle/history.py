@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any
 
 from esper.emrakul.cycle.outcome import CycleOutcome
 
@@ -84,13 +83,6 @@ class CycleRecord:
                 "held": {reason.value: int(units.size) for reason, units in plan.rejected.items()},
             }
         )
-
-    def to_json(self) -> dict[str, Any]:
-        return asdict(self)
-
-    @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> CycleRecord:
-        return cls(**data)
 
 
 History = tuple[CycleRecord, ...]

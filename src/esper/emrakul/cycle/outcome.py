@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from enum import StrEnum
-from typing import Any
+from typing import Annotated, Any
 
 from esper.anatomy import Anatomy
 from esper.arrays import BoolArray
 from esper.elesh import Evidence
 from esper.emrakul.plan import Plan, Rationale
 from esper.emrakul.schedule import Allowance
-from esper.leyline import IdempotencyKey
+from esper.leyline import UNSTORED, IdempotencyKey, Via
 from esper.urabrask import Decision, Verdict
 
 
@@ -40,7 +40,7 @@ class CycleOutcome:
         allowance: what was allowed.
         plan: the last plan that was made, if any.
         verdict: the verdict about `plan`, if it was validated.
-        evidence: what the analysis measured, if it came that far; not part of the JSON form.
+        evidence: what the analysis measured, if it came that far; it is not stored.
         refused: verdicts about earlier, larger versions of the plan.
         rationale: why every finalist of `plan` goes or stays.
         error: traceback of what was raised, for the log.
@@ -49,17 +49,22 @@ class CycleOutcome:
     """
 
     status: CycleStatus
-    key: IdempotencyKey
+    key: Annotated[IdempotencyKey, Via(str, str, IdempotencyKey.parse)]
     reason: str
     allowance: Allowance
     plan: Plan | None = None
     verdict: Verdict | None = None
-    evidence: Evidence | None = None
+    evidence: Annotated[Evidence | None, UNSTORED] = None
     refused: tuple[Verdict, ...] = ()
     rationale: Rationale | None = None
     error: str | None = None
     is_late: bool = False
     duration_seconds: float = 0.0
+
+    @staticmethod
+    def __stored_before__(stored: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Runs stored the plan's name beside the plan at first."""
+        return {key: value for key, value in stored.items() if key != "plan_id"}
 
     @property
     def is_on_probation(self) -> bool:
@@ -82,37 +87,3 @@ class CycleOutcome:
     def is_conclusive(self) -> bool:
         """Decided by measurements that came to their end: the same request would give the same again."""
         return self.plan is not None and self.status is not CycleStatus.FAILED and not self.is_late
-
-    def to_json(self) -> dict[str, Any]:
-        """A form that JSON can hold; `from_json` is its inverse, except for the evidence."""
-        return {
-            "status": self.status.value,
-            "key": str(self.key),
-            "reason": self.reason,
-            "allowance": self.allowance.to_json(),
-            "plan": self.plan.to_json() if self.plan else None,
-            "plan_id": self.plan.id if self.plan else None,
-            "verdict": self.verdict.to_json() if self.verdict else None,
-            "refused": [verdict.to_json() for verdict in self.refused],
-            "rationale": self.rationale.to_json() if self.rationale else None,
-            "error": self.error,
-            "is_late": self.is_late,
-            "duration_seconds": self.duration_seconds,
-        }
-
-    @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> CycleOutcome:
-        plan, verdict, rationale = data["plan"], data["verdict"], data["rationale"]
-        return cls(
-            CycleStatus(data["status"]),
-            IdempotencyKey.parse(data["key"]),
-            data["reason"],
-            Allowance.from_json(data["allowance"]),
-            None if plan is None else Plan.from_json(plan),
-            None if verdict is None else Verdict.from_json(verdict),
-            refused=tuple(Verdict.from_json(refused) for refused in data["refused"]),
-            rationale=None if rationale is None else Rationale.from_json(rationale),
-            error=data["error"],
-            is_late=data["is_late"],
-            duration_seconds=data["duration_seconds"],
-        )

@@ -12,7 +12,7 @@ from esper.anatomy import Anatomy
 from esper.checkpoint import BASELINE, CheckpointCatalog, CheckpointRef, CheckpointStore
 from esper.emrakul.cycle.coordinator import CoordinatorState, Recall
 from esper.emrakul.cycle.outcome import CycleOutcome
-from esper.leyline import IdempotencyKey, stable_id
+from esper.leyline import IdempotencyKey, decode, encode, stable_id
 
 DECISION_FILE = "decision.json"
 CYCLE_FILE = "cycle.json"
@@ -22,8 +22,8 @@ def record(anatomy: Anatomy, outcome: CycleOutcome | None, state: CoordinatorSta
     """What is written of any cycle."""
     return {
         "anatomy": anatomy.digest,
-        "outcome": None if outcome is None else outcome.to_json(),
-        "coordinator": state.to_json(),
+        "outcome": None if outcome is None else encode(outcome),
+        "coordinator": encode(state),
     }
 
 
@@ -55,8 +55,8 @@ def recall_from(store: CheckpointStore, base: CheckpointRef) -> Recall:
                 continue
             data = json.loads(attached.file(DECISION_FILE).read_bytes())
             if data["outcome"] is not None and data["outcome"]["key"] == str(key):
-                state = CoordinatorState.from_json(data["coordinator"])
-                return CycleOutcome.from_json(data["outcome"]), state
+                state = decode(CoordinatorState, data["coordinator"])
+                return decode(CycleOutcome, data["outcome"]), state
         return None
 
     return recall
@@ -82,7 +82,7 @@ def archive(store: CheckpointStore, outcome: CycleOutcome) -> None:
     pinned = store.pins()
     for first in store.list().checkpoints:
         if BASELINE in pinned.get(first.step, frozenset()) and not (first.path / name).exists():
-            content = json.dumps(outcome.to_json()).encode()
+            content = json.dumps(encode(outcome)).encode()
             store.commit_attachment(first, name, {CYCLE_FILE: content}, pin=False)
 
 
@@ -90,7 +90,7 @@ def archived(catalog: CheckpointCatalog) -> list[ArchivedCycle]:
     """The cycles of a run that were archived and verify, in the order in which they ended."""
     found = [
         ArchivedCycle(
-            CycleOutcome.from_json(json.loads(attached.file(CYCLE_FILE).read_bytes())),
+            decode(CycleOutcome, json.loads(attached.file(CYCLE_FILE).read_bytes())),
             attached.created_seconds,
         )
         for checkpoint in catalog.list().checkpoints

@@ -20,6 +20,7 @@ from esper.emrakul.cycle.records import archive, commit_record, recall_from
 from esper.emrakul.plan import Situation
 from esper.emrakul.schedule import Strategy
 from esper.errors import CheckpointError
+from esper.leyline import decode, encode
 
 
 class CycleRunner:
@@ -113,16 +114,16 @@ class CycleRunner:
             self.coordinator = copy.copy(self.coordinator)  # the cycle goes on with the one that it has
             self._in_flight = None
 
-    def state(self) -> dict[str, Any]:
+    def state(self) -> Any:
         """What the coordinator has learned."""
-        return self.coordinator.state.to_json()
+        return encode(self.coordinator.state)
 
     def check(self, state: Mapping[str, Any]) -> None:
         """What a coordinator has learned fits every other."""
 
     def load(self, state: Mapping[str, Any]) -> None:
         """Goes on from what it had learned then."""
-        self.coordinator.state = CoordinatorState.from_json(state)
+        self.coordinator.state = decode(CoordinatorState, state)
 
     def close(self) -> None:
         """Forgets the cycle in flight and waits until its thread has ended."""

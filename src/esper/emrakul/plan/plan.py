@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from functools import cached_property
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 
@@ -14,7 +14,7 @@ from esper.anatomy import Anatomy
 from esper.arrays import BoolArray, FloatArray, IntArray
 from esper.cost import CostName
 from esper.emrakul.plan.situation import Situation
-from esper.leyline import Level, content_id
+from esper.leyline import Level, content_id, encode, gaps
 
 
 class Rejection(StrEnum):
@@ -79,7 +79,7 @@ class Plan:
     cost: CostName
     origin_cost: float
     level: Level
-    keep_before: BoolArray
+    keep_before: Annotated[BoolArray, gaps("num_units", "removed_units_before")]
     units: IntArray
     blocks: IntArray
     screen: FloatArray
@@ -98,7 +98,7 @@ class Plan:
     @cached_property
     def id(self) -> str:
         """The plan's name, from its content."""
-        return content_id(self.to_json())
+        return content_id(encode(self))
 
     @property
     def is_empty(self) -> bool:
@@ -114,43 +114,6 @@ class Plan:
     @property
     def total_predicted_loss(self) -> float:
         return float(self.predicted_loss.sum())
-
-    def to_json(self) -> dict[str, Any]:
-        """A form that JSON can hold (NaN as null); `from_json` is its inverse."""
-        return {
-            "anatomy_digest": self.anatomy_digest,
-            "cost": self.cost,
-            "origin_cost": self.origin_cost,
-            "level": self.level.value,
-            "num_units": int(self.keep_before.size),
-            "removed_units_before": np.flatnonzero(~self.keep_before).tolist(),
-            "units": self.units.tolist(),
-            "blocks": self.blocks.tolist(),
-            **{name: _numbers(getattr(self, name)) for name in _UNIT_FLOATS},
-            "goal_fraction": self.goal_fraction,
-            "limit_fraction": self.limit_fraction,
-            "removed_before": self.removed_before,
-            "removed_after": self.removed_after,
-            "allowed_loss": self.allowed_loss,
-            "rejected": {reason.value: units.tolist() for reason, units in self.rejected.items()},
-            "notes": list(self.notes),
-        }
-
-    @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> Plan:
-        fields = dict(data)
-        keep_before = np.ones(fields.pop("num_units"), np.bool_)
-        keep_before[fields.pop("removed_units_before")] = False
-        fields["level"] = Level(fields["level"])
-        for name in ("units", "blocks"):
-            fields[name] = np.array(fields[name], np.int64)
-        for name in _UNIT_FLOATS:
-            fields[name] = np.array(fields[name], np.float64)  # None becomes NaN
-        fields["rejected"] = {
-            Rejection(r): np.array(units, np.int64) for r, units in fields["rejected"].items()
-        }
-        fields["notes"] = tuple(fields["notes"])
-        return cls(keep_before=keep_before, **fields)
 
 
 def shrink(plan: Plan, situation: Situation) -> Plan:
@@ -188,7 +151,3 @@ def highest_level(anatomy: Anatomy, units: IntArray) -> Level:
     return Level.highest(
         anatomy.groups[int(group)].kind.level for group in np.unique(anatomy.group_of[units])
     )
-
-
-def _numbers(values: FloatArray) -> list[float | None]:
-    return [None if np.isnan(value) else value for value in values.tolist()]

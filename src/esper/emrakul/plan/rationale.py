@@ -64,6 +64,18 @@ class Rationale:
     predicted_loss: FloatArray
     saved_fraction: FloatArray
 
+    @staticmethod
+    def __stored_before__(stored: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Runs did not store all of it at first."""
+        units = stored["units"]
+        unknown = {
+            "names": [f"#{unit}" for unit in units],
+            "kinds": [""] * len(units),
+            "tiers": [int(Tier.NONE)] * len(units),
+            **dict.fromkeys(("predicted_loss", "saved_fraction"), [None] * len(units)),
+        }
+        return {**unknown, **stored}
+
     @classmethod
     def of(cls, plan: Plan, evidence: Evidence, anatomy: Anatomy) -> Rationale:
         """The rationale of a plan, of the evidence that it was made from, and of the network of both.
@@ -103,38 +115,6 @@ class Rationale:
             }
             for row, name in enumerate(self.names)
         ]
-
-    def to_json(self) -> dict[str, Any]:
-        """A form that JSON can hold (NaN as null); `from_json` is its inverse."""
-        return {
-            "units": self.units.tolist(),
-            "names": list(self.names),
-            "kinds": list(self.kinds),
-            "reasons": list(self.reasons),
-            "tiers": self.tiers.tolist(),
-            **{name: [_number(value) for value in getattr(self, name)] for name in _FLOATS},
-        }
-
-    @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> Rationale:
-        data = {**_not_recorded(data["units"]), **data}
-        whole = {name: np.array(data[name], np.int64) for name in ("units", "tiers")}
-        words = {name: tuple(data[name]) for name in ("names", "kinds", "reasons")}
-        floats = {name: np.array(data[name], np.float64) for name in _FLOATS}  # None becomes NaN
-        fields: dict[str, Any] = {**whole, **words, **floats}
-        return cls(**fields)
-
-
-def _not_recorded(units: list[int]) -> dict[str, list[Any]]:
-    """What runs did not store at first."""
-    nothing = [None] * len(units)
-    return {
-        "names": [f"#{unit}" for unit in units],
-        "kinds": [""] * len(units),
-        "tiers": [int(Tier.NONE)] * len(units),
-        "predicted_loss": nothing,
-        "saved_fraction": nothing,
-    }
 
 
 def _number(value: float) -> float | None:

@@ -24,7 +24,7 @@ from esper.importance.tracker import TrackedEvidence
 from esper.workers import WorkerPool
 
 ANATOMY_FILE = "anatomy.json"
-"""The file of a checkpoint that holds `Anatomy.to_json`."""
+"""The file of a checkpoint that holds the anatomy."""
 CRITERION_FILE = "criterion.safetensors"
 """The file of a checkpoint that holds the tensors of a loss that has any, by the twin's names."""
 

@@ -18,7 +18,8 @@ from esper.anatomy.archive import write_program
 from esper.anatomy.cut import Form
 from esper.anatomy.proof import Inputs
 from esper.checkpoint import FileContent, FileRef, bundled, map_tensors, read_regular, write_bundle
-from esper.errors import CheckpointCorrupt, CheckpointError, CheckpointMissing
+from esper.errors import CheckpointCorrupt, CheckpointError, CheckpointMissing, ContractError
+from esper.leyline import decode, encode
 from esper.runs.network.onnx import check_onnx, require_onnx, write_onnx
 
 WEIGHTS_FILE = "model.safetensors"
@@ -83,7 +84,7 @@ class NetworkFiles:
             weights = _once(self.weights)
             record["complex"] = [name for name, tensor in weights.items() if tensor.is_complex()]
             contents[WEIGHTS_FILE] = {name: _as_real(tensor) for name, tensor in weights.items()}
-        form = None if self.form is None else self.form.to_json()
+        form = None if self.form is None else encode(self.form)
         text = json.dumps({"version": VERSION, "form": form, **record}, indent=1, allow_nan=False)
         contents[FORM_FILE] = (text + "\n").encode()
         return contents
@@ -139,13 +140,21 @@ def read_form(directory: Path) -> Form:
 
 
 def form_from(record: Mapping[str, Any] | None, path: Path) -> Form:
-    """The form in a record that is already parsed."""
+    """The form in a record that is already parsed.
+
+    Raises:
+        CheckpointMissing: the network was cut as a program, so there is none.
+        CheckpointCorrupt: it is not what Esper writes.
+    """
     if record is None:
         raise CheckpointMissing(
             f"{path}: this network was cut as a program, and its class was never asked whether it runs at "
             "the new sizes. Load it without model=."
         )
-    return Form.from_json(record)
+    try:
+        return decode(Form, record)
+    except ContractError as error:
+        raise CheckpointCorrupt(f"{path} does not describe a cut network: {error}") from error
 
 
 def read_weights(directory: Path) -> dict[str, Tensor]:

@@ -10,8 +10,6 @@ from collections.abc import Mapping
 from importlib.metadata import version
 from typing import Any
 
-from torch import Tensor
-
 from esper.checkpoint import CheckpointRef, FileContent, TrainerState, load_trainer
 from esper.errors import CheckpointError
 from esper.runs.network.case import ANATOMY_FILE, CRITERION_FILE, criterion_of
@@ -96,7 +94,6 @@ def _from_version_1(extra: Mapping[str, Any]) -> dict[str, Any]:
         parts["coordinator"] = extra["coordinator"]
     if "frozen" in extra:
         parts["trainable"] = extra["frozen"]
-    if "criterion" in extra:  # its tensors lie in the file beside it as well
-        held = extra["criterion"] or {}
-        parts["criterion"] = {name: value for name, value in held.items() if not isinstance(value, Tensor)}
+    if "criterion" in extra:  # its tensors too, which lie in the file beside it as well
+        parts["criterion"] = extra["criterion"] or {}
     return parts

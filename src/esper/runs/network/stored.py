@@ -21,6 +21,7 @@ from esper.emrakul.plan import Situation
 from esper.errors import CheckpointError
 from esper.importance import TrainingPhase, moments_from_state
 from esper.importance.tracker import TrackedEvidence
+from esper.leyline import decode
 from esper.runs.network.case import ANATOMY_FILE, analyst_of, case_of
 from esper.runs.network.state import read_state
 from esper.workers import WorkerPool
@@ -74,8 +75,8 @@ def next_cycle(stored: Stored, anatomy: Anatomy, pool: WorkerPool) -> CycleOutco
     settings, keep, epoch = stored.config, stored.keep, stored.checkpoint.epoch
     remembered, terms = stored.parts.get("coordinator"), stored.parts["terms"]
     epochs = terms["epochs_planned"]
-    state = CoordinatorState() if remembered is None else CoordinatorState.from_json(remembered)
-    situation = Situation(anatomy, keep, Origin.from_json(terms["origin"]))
+    state = CoordinatorState() if remembered is None else decode(CoordinatorState, remembered)
+    situation = Situation(anatomy, keep, decode(Origin, terms["origin"]))
     schedule = Schedule(settings.pruning, epochs)
     allowance = schedule.allowed(epoch, state.schedule, situation.removed_fraction(schedule.cost))
     allowed = ~anatomy.inside_removed(keep)

@@ -17,6 +17,7 @@ from esper.anatomy.cut.layers.blocks import residual_blocks
 from esper.anatomy.cut.layers.removed import RemovedModule
 from esper.anatomy.proof import Inputs
 from esper.errors import ConfigError, SurgeryError, UnknownPathError
+from esper.leyline import decode, encode
 from tests.anatomy.cutting import loss_of, probe_of, program_without, train_step, without
 from tests.anatomy.networks import ZOO
 
@@ -186,7 +187,7 @@ def test_a_fresh_network_takes_the_form_without_its_blocks() -> None:
     for parameter in fresh.parameters():
         nn.init.normal_(parameter)
     without(model, ["1.mix", "2"], probe)
-    form = Form.from_json(json.loads(json.dumps(Form.between(before, model, []).to_json())))
+    form = decode(Form, json.loads(json.dumps(encode(Form.between(before, model, [])))))
     form.shape(fresh, dict(model.state_dict()))
     assert torch.equal(outputs(fresh, probe)[0], outputs(model, probe)[0])
     assert fresh.state_dict().keys() == model.state_dict().keys()

@@ -15,6 +15,7 @@ from esper.anatomy.graph import named_tensors, trace
 from esper.anatomy.structure import Anatomy, Kind
 from esper.anatomy.twin import Twin
 from esper.anatomy.units import anatomy_of, masked_axes, zero_masked
+from esper.leyline import decode, encode
 
 
 class Residual(nn.Module):
@@ -178,6 +179,6 @@ def test_a_layer_is_called_in_a_removal_what_its_group_is_called() -> None:
 
 def test_layers_survive_json() -> None:
     _, anatomy, _, _ = looked_at(Nested())
-    again = Anatomy.from_json(json.loads(json.dumps(anatomy.to_json())))
+    again = decode(Anatomy, json.loads(json.dumps(encode(anatomy))))
     assert again.digest == anatomy.digest
     assert (again.is_layer == anatomy.is_layer).all()
