@@ -58,7 +58,6 @@ class Twin:
             raise EvidenceError("A twin needs the loss: trace the network with it.")
         positions = {node.name: n for n, node in enumerate(traced.program.graph.nodes)}
         twin = cls(traced.program, dict(traced.names), positions, traced.batch, traced.is_batch_dynamic)
-        # An open size may still stand for one number only, so the shapes decide.
         is_dynamic = any(None in shape for shape in twin._shapes if shape is not None)
         return replace(twin, is_batch_dynamic=is_dynamic)
 
@@ -153,7 +152,6 @@ class Twin:
     def _ordered(self, sample: Any) -> list[Any]:
         """The inputs in the order of the placeholders, whatever the order of a batch's keys."""
         spec = self.program.call_spec.in_spec
-        # Leaves are matched by their path in the batch: the keys of a mapping have no order.
         numbered = pytree.tree_unflatten(range(spec.num_leaves), spec)
         asked = [path for path, _ in pytree.tree_flatten_with_path(numbered)[0]]
         leaves = _by_path(self.split(sample))
@@ -235,7 +233,6 @@ class Twin:
         computed once for a whole chunk.
         """
         losses = torch.full((len(units),), float("nan"))
-        # Rows of a run are samples x units, so the more samples, the fewer units at once.
         rows = max(
             (t.shape[0] for t in pytree.tree_leaves(sample) if isinstance(t, Tensor) and t.dim()), default=1
         )
@@ -243,7 +240,6 @@ class Twin:
         with torch.no_grad():
             for group in np.unique(anatomy.group_of[units]):
                 gates = self.gates_of(anatomy, int(group))
-                # A unit that no gate reads has no ablation, and stays NaN.
                 is_read = np.zeros(len(units), np.bool_)
                 for gate in gates:
                     is_read |= np.isin(units, gate.units)
@@ -278,7 +274,6 @@ class Twin:
         """
 
         def multiplier(gate: Gate) -> Callable[[Tensor], Tensor]:
-            # -1, no unit, reads the last entry.
             factor = row[torch.from_numpy(gate.units)]
             return lambda value: value * factor.to(value.dtype)
 
@@ -359,8 +354,7 @@ class _Recalibrating(OverSurvivors):
             return super().run_node(n)
         given = self.fetch_args_kwargs_from_env(n)[0]
         (x, weight, bias), epsilon = given[:3], given[_EPSILON[n.target]]
-        # [channels], over batch and space; the variance is unbiased, as running statistics are, if there is
-        # more than one value.
+        # [channels], over batch and space; the variance is unbiased, as running statistics are.
         axes = [axis for axis in range(x.dim()) if axis != 1]
         mean, variance = x.mean(axes), x.var(axes, unbiased=x.numel() > x.shape[1])
         before = self.sums.get(n, (torch.zeros_like(mean), torch.zeros_like(variance), 0))
