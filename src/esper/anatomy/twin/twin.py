@@ -354,12 +354,11 @@ class _Recalibrating(OverSurvivors):
             return super().run_node(n)
         given = self.fetch_args_kwargs_from_env(n)[0]
         (x, weight, bias), epsilon = given[:3], given[_EPSILON[n.target]]
-        # [channels], over batch and space; the variance is unbiased, as running statistics are.
         axes = [axis for axis in range(x.dim()) if axis != 1]
         mean, variance = x.mean(axes), x.var(axes, unbiased=x.numel() > x.shape[1])
         before = self.sums.get(n, (torch.zeros_like(mean), torch.zeros_like(variance), 0))
         self.sums[n] = (before[0] + mean, before[1] + variance, before[2] + 1)
-        # Later layers are measured on what this one will give: normalized by the batch.
+        # Later layers are measured on what this one then gives: normalized by the batch.
         normed = torch.nn.functional.batch_norm(x, None, None, weight, bias, training=True, eps=epsilon)
         return normed if n.target is torch.ops.aten.batch_norm.default else (normed,)
 

@@ -33,7 +33,7 @@ SHRINKING = operators(
     """mean sum amax amin var std var_mean std_mean norm linalg_vector_norm logsumexp softmax _softmax
     log_softmax _log_softmax topk"""
 )
-"""Statistics that can run over what is left of an axis: see `over_survivors.py`."""
+"""Statistics that can run over what is left of an axis: see `narrowed_norms.py`."""
 ALONG = operators("softmax _softmax log_softmax _log_softmax cumsum cumprod logcumsumexp sort topk argsort")
 MAKERS = operators(
     """arange eye linspace scalar_tensor rand randn randint tril_indices triu_indices _shape_as_tensor"""
