@@ -119,13 +119,13 @@ def describable(model: nn.Module, anatomy: Anatomy, inputs: Inputs, allowed: Boo
         keep[anatomy.offsets[1:][groups] - 1] = False
         configuration = copy.deepcopy(twin.config)
         try:
-            made = cut(twin, anatomy, keep, inputs)
+            result = cut(twin, anatomy, keep, inputs)
         except SurgeryError as error:
             refused.update({anatomy.groups[number].name: str(error) for number in groups})
             continue
         described = describe(twin, anatomy, keep, inputs)
         vars(twin.config).update(vars(configuration))
-        put_back(twin, model, made)
+        put_back(twin, model, result)
         if described is not None and not described.is_complete:
             why = f"the configuration cannot say it: {described.why}"
             refused.update({anatomy.groups[number].name: why for number in groups})

@@ -70,9 +70,9 @@ class Cutting:
         """
         while True:  # ends: every round leaves one more group whole, and a mask of nothing can be cut
             chosen = choose(refused)
-            told = tuple(self._shortfall(chosen.keep, settings, refused))
+            shortfall = tuple(self._shortfall(chosen.keep, settings, refused))
             try:
-                return self._cut(replace(chosen, notes=(*chosen.notes, *told)), refused)
+                return self._cut(replace(chosen, notes=(*chosen.notes, *shortfall)), refused)
             except SurgeryError:
                 more = self._refused_of(chosen.keep)
                 if not more.keys() - refused.keys():
@@ -112,20 +112,20 @@ class Cutting:
             if self.in_place:
                 before = Snapshot.of(network)
                 optimizers = () if self.optimizer is None else (self.optimizer,)
-                made = cut(self.model, *args, optimizers, blocks=self.blocks)
+                result = cut(self.model, *args, optimizers, blocks=self.blocks)
                 try:
-                    form = Form.between(before, network, [made.kept])
+                    form = Form.between(before, network, [result.kept])
                 except SurgeryError as error:
                     notes = (*notes, str(error))
-                description = describe(network, *args) if not made.blocks else wordless(network)
+                description = describe(network, *args) if not result.blocks else wordless(network)
             else:
-                made = cut_program(network, *args, blocks=self.blocks)
+                result = cut_program(network, *args, blocks=self.blocks)
         return outcome(
-            self.model if made.exported is None else made.program.module(),
-            made,
+            self.model if result.exported is None else result.program.module(),
+            result,
             self.look.inputs,
             refused=refused,
-            notes=(*notes, *_left_over(made)),
+            notes=(*notes, *_left_over(result)),
             quality=chosen.quality,
             form=form,
             description=description,

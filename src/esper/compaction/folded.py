@@ -44,16 +44,16 @@ def folded(
     network = bare(model)
     before = Snapshot.of(network)
     optimizers = () if optimizer is None else (optimizer,)
-    made = fold(model, anatomy, inputs, optimizers, allowed=allowed)
-    keep = made.keep
-    error = made.equivalence.float64_error or 0.0
+    result = fold(model, anatomy, inputs, optimizers, allowed=allowed)
+    keep = result.keep
+    error = result.equivalence.float64_error or 0.0
     notes = [f"{int((~keep).sum())} units were there twice; outputs differ by {error:.1g} in float64."]
     form: Form | None = None
     try:
-        form = Form.between(before, network, [made.kept])
+        form = Form.between(before, network, [result.kept])
     except SurgeryError as error:
         notes.append(str(error))
     description = describe(network, anatomy, keep, inputs) if not np.all(keep) else None
     return outcome(
-        model, made, inputs, notes=tuple(notes), refused=refused, form=form, description=description
+        model, result, inputs, notes=tuple(notes), refused=refused, form=form, description=description
     )

@@ -133,12 +133,12 @@ def _calls(twin: Twin, anatomy: Anatomy, state: Mapping[str, Tensor], sample: An
     owners, work = _owners(anatomy), {term.node for term in anatomy.terms}
     nodes = list(twin.program.graph.nodes)
     # Operators of which a weight carries units.
-    found: dict[str, tuple[int, str]] = {}
+    places: dict[str, tuple[int, str]] = {}
     for name, position in twin.positions.items():
         weight = _weight(nodes[position])
         tensor = None if weight is None else own.get(twin.names.get(weight.name, ""))
         if name in work and tensor is not None and any((tensor, axis) in owners for axis in (0, 1)):
-            found[name] = position, tensor
+            places[name] = position, tensor
     read: dict[int, torch.Size] = {}
 
     def watch(position: int) -> Callable[[Tensor], Tensor]:
@@ -149,9 +149,9 @@ def _calls(twin: Twin, anatomy: Anatomy, state: Mapping[str, Tensor], sample: An
         return look
 
     # One run shows the shapes that they read.
-    twin.run(state, sample, {(position, 0): watch(position) for position, _ in found.values()})
+    twin.run(state, sample, {(position, 0): watch(position) for position, _ in places.values()})
     calls = []
-    for name, (position, tensor) in found.items():
+    for name, (position, tensor) in places.items():
         value = state[tensor]
         sides = [_side(owners.get((tensor, axis), {}), anatomy, value.shape[axis]) for axis in (0, 1)]
         (out, out_widths), (inside, in_widths) = sides
@@ -175,12 +175,12 @@ def _weight(node: fx.Node) -> fx.Node | None:
 
 def _owners(anatomy: Anatomy) -> dict[tuple[str, int], dict[str, float]]:
     """For every (tensor, axis): the groups that run through it, and their coordinates per unit."""
-    found: dict[tuple[str, int], dict[str, float]] = {}
+    owners: dict[tuple[str, int], dict[str, float]] = {}
     for group in anatomy.groups:
         for member in group.members:
-            each = found.setdefault((member.tensor, member.axis), {})
+            each = owners.setdefault((member.tensor, member.axis), {})
             each[group.name] = each.get(group.name, 0.0) + member.index.shape[1]
-    return found
+    return owners
 
 
 def _side(owned: Mapping[str, float], anatomy: Anatomy, size: int) -> tuple[Axis, tuple[int, ...]]:

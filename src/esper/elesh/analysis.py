@@ -80,8 +80,8 @@ def _gradients(
     # One leaf for every parameter. A tied one goes in under all its names and gets one gradient.
     live = {n: state[n].detach().clone().requires_grad_() for n in parameters if state[n].is_floating_point()}
     loss, _ = opened.twin.loss({**state, **_aliased(live, opened)}, batch)
-    found = torch.autograd.grad(loss, list(live.values()), allow_unused=True, materialize_grads=True)
-    gradients = dict(zip(live, found, strict=True))
+    derivatives = torch.autograd.grad(loss, list(live.values()), allow_unused=True, materialize_grads=True)
+    gradients = dict(zip(live, derivatives, strict=True))
     # Only what survives the mask under judgment will be trained; other gradients do not count.
     zero_masked(gradients, masked_axes(opened.anatomy, survivors))
     reached = sum(int(g.count_nonzero()) for g in gradients.values())

@@ -1,4 +1,4 @@
-"""The coordinator's eyes: screen, ablation and validation of one checkpoint, done by worker processes."""
+"""Screens, ablates and validates one checkpoint for the coordinator, by tasks in worker processes."""
 
 from __future__ import annotations
 
@@ -170,15 +170,15 @@ class OfflineAnalyst:
         loss[measured] = table.mean(axis=1)
         sure[measured] = self._confidence(measured, table)
         samples[measured] = table.shape[1] * self.settings.batch_samples
-        found = replace(
+        ablation = replace(
             evidence, tier=Tier.ABLATION, is_partial=bool(notes), notes=notes, screen=self.screen()
         )
         if look is None:
-            return found
+            return ablation
         # A leader counts only where the loss was measured with it in place.
         leads = np.isin(np.arange(self.anatomy.num_units), [*folded]) & np.isfinite(loss)
         return replace(
-            found,
+            ablation,
             taylor=look.taylor,
             leaders=np.where(leads, look.leaders, -1),
             notes=(*notes, *look.notes),

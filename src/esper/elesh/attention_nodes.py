@@ -49,15 +49,15 @@ class Attention:
 
 def attentions_of(twin: Twin) -> list[Attention]:
     """Every attention with its heads on an axis of their own."""
-    found = []
+    attentions = []
     for position, node in enumerate(twin.program.graph.nodes):
         # Rank 4 is [samples, heads, queries, ...]: heads have an axis of their own.
         if node.target is _FUSED and _rank(node.args[0]) == 4:
-            found.append(Attention(node.name, position, is_fused=True))
+            attentions.append(Attention(node.name, position, is_fused=True))
         # Written out: softmax(...) @ values, with nothing between them that mixes heads.
         elif node.target in _PRODUCTS and _rank(node.args[0]) == 4 and _is_softmax(node.args[0]):
-            found.append(Attention(node.name, position, is_fused=False))
-    return found
+            attentions.append(Attention(node.name, position, is_fused=False))
+    return attentions
 
 
 def weights_of(

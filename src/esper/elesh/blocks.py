@@ -67,8 +67,8 @@ def measure_blocks(
     traced = Traced(twin.program, twin.names, twin.batch, True, twin.is_batch_dynamic)
     order = {node: position for position, node in enumerate(twin.program.graph.nodes)}
     places = [_Places.of(one, order) for one in sums(traced)]
-    found = zip(places, blocks_of(traced, anatomy), strict=True)
-    return [_measured(twin, state, batches, place, block, skip=skip) for place, block in found]
+    pairs = zip(places, blocks_of(traced, anatomy), strict=True)
+    return [_measured(twin, state, batches, place, block, skip=skip) for place, block in pairs]
 
 
 @dataclass(frozen=True)

@@ -138,9 +138,9 @@ class Bench:
             if member.axis == INPUT_AXIS
         }
         # Without reconstruction nothing is watched, and every order is by ablation.
-        found = readers_of(opened.twin, opened.anatomy, weights if self.reconstructs else set())
-        watch(opened.twin, opened.state, found, self.fitted)
-        return found
+        layers = readers_of(opened.twin, opened.anatomy, weights if self.reconstructs else set())
+        watch(opened.twin, opened.state, layers, self.fitted)
+        return layers
 
     def _by_ablation(self, group: int) -> IntArray:
         """Units that are left in a group by what each costs alone: where no reader can be reconstructed."""

@@ -104,10 +104,10 @@ class Evidence:
             (Tier.ABLATION, np.isfinite(self.loss_increase)),
         )
         # Tiers ascend: a later one overwrites an earlier one.
-        found = np.zeros(self.num_units, np.int64)
+        highest = np.zeros(self.num_units, np.int64)
         for tier, has in reached:
-            found[has] = int(tier)
-        return found
+            highest[has] = int(tier)
+        return highest
 
     def require_for(self, anatomy_digest: str, num_units: int) -> None:
         """Refuses evidence about another network.

@@ -86,7 +86,7 @@ def readings_of(twin: Twin, anatomy: Anatomy, groups: Collection[int]) -> list[R
     nodes = list(twin.program.graph.nodes)
     wanted = np.zeros(len(anatomy.groups), np.bool_)
     wanted[list(groups)] = True
-    found = []
+    readings = []
     for gate in anatomy.gates:
         # -1 is no unit; unit 0 stands in for it where the group is looked up.
         is_asked = (gate.units >= 0) & wanted[anatomy.group_of[np.maximum(gate.units, 0)]]
@@ -97,8 +97,8 @@ def readings_of(twin: Twin, anatomy: Anatomy, groups: Collection[int]) -> list[R
             # Where the axis of samples is also one of units, samples cannot be told apart.
             is_free = axis is not None and units.shape[axis] == 1
             order: Order = "together" if rows == 1 else "unknown"
-            found.append(Reading(position, gate.argument, units, axis if is_free else None, order))
-    return found
+            readings.append(Reading(position, gate.argument, units, axis if is_free else None, order))
+    return readings
 
 
 def placed(twin: Twin, state: Mapping[str, Tensor], batch: Any, readings: Sequence[Reading]) -> list[Reading]:
@@ -111,7 +111,7 @@ def placed(twin: Twin, state: Mapping[str, Tensor], batch: Any, readings: Sequen
     if not unknown:
         return list(readings)
     # Two runs on three samples, 0 1 2 and 1 1 2: they differ in the first alone.
-    few, seen = [n % samples(batch) for n in range(_FEW)], []
+    few, runs = [n % samples(batch) for n in range(_FEW)], []
     for numbers in (few, [few[1], *few[1:]]):
         values: dict[tuple[int, int], Tensor] = {}
 
@@ -121,9 +121,9 @@ def placed(twin: Twin, state: Mapping[str, Tensor], batch: Any, readings: Sequen
 
         with torch.no_grad():
             twin.run(state, picked(batch, numbers), {place: partial(keep, place) for place in unknown})
-        seen.append(values)
+        runs.append(values)
     return [
-        _in_order(reading, *(values[reading.place] for values in seen))
+        _in_order(reading, *(values[reading.place] for values in runs))
         if reading.place in unknown
         else reading
         for reading in readings

@@ -39,8 +39,8 @@ class ChannelMoments:
         # Each column of a channel is one observation more: [rows, channels, each] to [rows x each,
         # channels].
         rows = columns[:, torch.from_numpy(self.coordinates)].movedim(1, -1).flatten(0, 1)
-        seen = Moments.of(rows.cpu())
-        self.moments = seen if self.moments is None else self.moments + seen
+        own = Moments.of(rows.cpu())
+        self.moments = own if self.moments is None else self.moments + own
 
     def correlation(self) -> FloatArray:
         """Pearson correlation of all pairs: shape [channels, channels], NaN where a channel is constant."""
@@ -171,9 +171,11 @@ def _substitute(
         is_folded = torch.cat([row, row.new_zeros(1)])[channel]  # -1 reads the last entry: no channel
 
         def read(value: Tensor) -> Tensor:
-            seen = reading.columns(value)
+            columns_read = reading.columns(value)
             # The difference that folding makes, at the folded channel alone.
-            shift = (seen[:, columns] * slope.to(seen.dtype) - seen) * is_folded.to(seen.dtype)
+            shift = (columns_read[:, columns] * slope.to(columns_read.dtype) - columns_read) * is_folded.to(
+                columns_read.dtype
+            )
             return value + reading.from_columns(shift, value)
 
         return read

@@ -46,17 +46,17 @@ def find_units(
     opened = open_case(case)
     anatomy, twin, state = opened.anatomy, opened.twin, opened.masked_state(opened.keep)
     batches = usable(twin, read_data(case.data)[1].calibration)
-    found = measure_units(
+    measures = measure_units(
         twin, anatomy, state, batches, groups, threshold=activation_threshold, with_moments=True
     )
     leaders = np.full(anatomy.num_units, -1, np.int64)
     folded: list[IntArray] = [np.zeros(0, np.int64)]
     rises: list[FloatArray] = [np.zeros((0, len(batches)))]
     # Layer by layer: which channels carry the same signal, and what the loss becomes when one is folded.
-    for group, moments in found.moments.items():
+    for group, moments in measures.moments.items():
         span = anatomy.unit_slice(group)
         correlations = [part.correlation() for part in moments]
-        own, _ = leaders_of(correlations, found.taylor[span], redundancy_threshold)
+        own, _ = leaders_of(correlations, measures.taylor[span], redundancy_threshold)
         channels = np.flatnonzero(own >= 0)
         # One reader that cannot take the leader instead is enough to keep all apart.
         if not channels.size or not all(can_take_over(twin, part.reading) for part in moments):
@@ -73,8 +73,8 @@ def find_units(
     units = np.concatenate([np.arange(span.start, span.stop) for span in map(anatomy.unit_slice, groups)])
     return UnitFindings(
         units,
-        found.taylor[units],
-        found.activation_frequency[units],
+        measures.taylor[units],
+        measures.activation_frequency[units],
         leaders[units],
         np.concatenate(folded),
         np.concatenate(rises),

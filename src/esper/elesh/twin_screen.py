@@ -17,7 +17,7 @@ from esper.importance import combine
 
 @dataclass(frozen=True, eq=False)
 class SecondLook:
-    """What the twin told about all units; NaN and -1 where it told nothing.
+    """What tier 2 measured of all units on the twin; NaN and -1 where it measured nothing.
 
     Attributes:
         taylor: exact first-order change of the loss, shape [units].
@@ -103,9 +103,9 @@ class SecondLook:
             "diversity": self.diversity,
             "focus": self.focus,
         }
-        told = combine({name: scores for name, scores in parts.items() if name in shares}, shares)
+        by_twin = combine({name: scores for name, scores in parts.items() if name in shares}, shares)
         known = np.isfinite(ranks) & self.is_measured
-        joined: FloatArray = np.where(known, told, ranks)
+        joined: FloatArray = np.where(known, by_twin, ranks)
         # What is there twice gets rank 0, except where it may not go at all.
         folded = np.array(sorted(self.folded_rises), np.int64)
         joined[folded] = np.where(np.isfinite(ranks[folded]), 0.0, np.nan)

@@ -198,13 +198,13 @@ class UnitReducer:
 
 def stored_names(anatomy: Anatomy, given: Collection[str]) -> dict[str, str]:
     """For every tensor of the anatomy the name, its own or a tied one, under which `given` has it."""
-    found: dict[str, str] = {}
+    names: dict[str, str] = {}
     for info in anatomy.tensors:
         for name in (info.name, *info.aliases):
             if name in given:
-                found[info.name] = name
+                names[info.name] = name
                 break
-    return found
+    return names
 
 
 def by_anatomy_name(anatomy: Anatomy, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

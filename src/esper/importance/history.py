@@ -143,17 +143,17 @@ class UnitHistory:
                 f"{survivors.shape} to {num_units} units: it needs one entry for every old unit, its new "
                 "number or -1."
             )
-        made = UnitHistory(num_units, self._capacity, self._momentum)
+        history = UnitHistory(num_units, self._capacity, self._momentum)
         # [epochs, new units]: the survivors' ranks, spread over 0 to 1 again as if the others had never
         # been.
         ranks = np.full((self.num_epochs, num_units), np.nan)
         is_left = survivors >= 0
         ranks[:, survivors[is_left]] = self._ranks(self.num_epochs)[:, is_left]
-        made._epochs = self._epochs.copy()
-        made._rows = np.array([_packed(rank_normalize(row)) for row in ranks], np.int16).reshape(
+        history._epochs = self._epochs.copy()
+        history._rows = np.array([_packed(rank_normalize(row)) for row in ranks], np.int16).reshape(
             -1, num_units
         )
-        return made
+        return history
 
     def state(self) -> dict[str, Tensor]:
         """Copies for a checkpoint: `epochs` int64 [epochs], `ranks` int16 [epochs, units]."""
@@ -175,10 +175,10 @@ class UnitHistory:
             and bool((ranks >= _UNMEASURED).all())
         )
         if not is_sound or epochs is None or ranks is None:
-            found = {name: tuple(tensor.shape) for name, tensor in state.items()}
+            shapes = {name: tuple(tensor.shape) for name, tensor in state.items()}
             raise EvidenceError(
-                f"This is no history of {self.num_units} units: {found}. It belongs to another network or is "
-                "damaged; begin a new one."
+                f"This is no history of {self.num_units} units: {shapes}. It belongs to another network or "
+                "is damaged; begin a new one."
             )
         kept = slice(max(epochs.numel() - self._capacity, 0), None)
         self._epochs = epochs.cpu().numpy().copy()[kept]

@@ -48,14 +48,14 @@ class StepProducts:
         self._consumers = UnitReducer(anatomy, ("consumer",))
         self._producers = UnitReducer(anatomy, ("producer",))
         trained = {id(p) for group in optimizer.param_groups for p in group["params"]}
-        found = by_anatomy_name(anatomy, named_parameters)
+        parameters = by_anatomy_name(anatomy, named_parameters)
         # Consumers and producers overlap: a parameter that both read is multiplied with its gradient only
         # once.
         names = dict.fromkeys(self._consumers.tensors + self._producers.tensors)
         self.parameters = {
-            name: found[name]
+            name: parameters[name]
             for name in names
-            if name in found and id(found[name]) in trained and found[name].requires_grad
+            if name in parameters and id(parameters[name]) in trained and parameters[name].requires_grad
         }
         self.device = next((p.device for p in self.parameters.values()), torch.device("cpu"))
         # [units] each: a unit with a frozen parameter would get only a part of its sum, so it never counts.

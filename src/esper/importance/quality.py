@@ -45,12 +45,12 @@ class AccuracyTargets:
 
     def missed(self, quality: RankingQuality) -> tuple[str, ...]:
         """The names of the targets that are not met; what could not be said is not met."""
-        found = {
+        verdicts = {
             "kendall_tau": quality.kendall_tau >= self.kendall_tau,
             "auc": quality.auc >= self.auc,
             "mape": quality.mape <= self.mape,
         }
-        return tuple(name for name, is_met in found.items() if not is_met)
+        return tuple(name for name, is_met in verdicts.items() if not is_met)
 
 
 class ImportanceTrackingValidator:

@@ -47,13 +47,13 @@ def moments_from_optimizer(
     Reads the step counters, which waits for the device once: for a checkpoint, not for a training step.
     """
     group_of = {parameter: group for group in optimizer.param_groups for parameter in group["params"]}
-    found: dict[str, tuple[Tensor, float]] = {}
+    moments: dict[str, tuple[Tensor, float]] = {}
     for name, parameter in named_parameters.items():
         state = optimizer.state.get(parameter)
         moment = second_moment(state, group_of[parameter]) if state and parameter in group_of else None
         if moment is not None:
-            found[name] = moment
-    return _moments(found)
+            moments[name] = moment
+    return _moments(moments)
 
 
 def moments_from_state(
@@ -65,8 +65,8 @@ def moments_from_state(
         states: For every parameter name its optimizer state as saved: `exp_avg_sq`, `step` and so on.
         groups: For every parameter name the settings of its parameter group: `betas` and so on.
     """
-    found = {name: second_moment(state, groups[name]) for name, state in states.items() if name in groups}
-    return _moments({name: moment for name, moment in found.items() if moment is not None})
+    moments = {name: second_moment(state, groups[name]) for name, state in states.items() if name in groups}
+    return _moments({name: moment for name, moment in moments.items() if moment is not None})
 
 
 def second_moment(state: Mapping[str, object], group: Mapping[str, object]) -> tuple[Tensor, float] | None:

@@ -56,14 +56,14 @@ class UnitStatistics:
     def update(self, sums: StepSums, momentum: float, stride: int) -> None:
         """Takes in one sampled step, on the device only; it stands for `stride` training steps."""
         # Weights of 0 or 1 for each unit instead of a branch, which would wait for the device.
-        taken = sums.has_change * sums.is_taken
-        self.square.lerp_(sums.change.square(), taken * (1.0 - momentum))
-        self.samples.add_(taken)
-        self.steps.add_(taken, alpha=stride)
-        taken = sums.has_square * sums.is_taken
-        self.elementwise.lerp_(sums.square, taken * (1.0 - momentum))
-        self.elementwise_samples.add_(taken)
-        self.elementwise_steps.add_(taken, alpha=stride)
+        share = sums.has_change * sums.is_taken
+        self.square.lerp_(sums.change.square(), share * (1.0 - momentum))
+        self.samples.add_(share)
+        self.steps.add_(share, alpha=stride)
+        share = sums.has_square * sums.is_taken
+        self.elementwise.lerp_(sums.square, share * (1.0 - momentum))
+        self.elementwise_samples.add_(share)
+        self.elementwise_steps.add_(share, alpha=stride)
 
     def taylor(self, momentum: float, min_steps: int, min_samples: int) -> FloatArray:
         """Root mean square of the loss's first-order change: shape [units], NaN where too little was seen."""
@@ -103,10 +103,10 @@ class UnitStatistics:
         Raises:
             EvidenceError: It is not the statistics of `num_units` units; nothing of it was taken over.
         """
-        found = {name: tuple(state[name].shape) if name in state else "missing" for name in _FIELDS}
-        if any(shape != (num_units,) for shape in found.values()):
+        shapes = {name: tuple(state[name].shape) if name in state else "missing" for name in _FIELDS}
+        if any(shape != (num_units,) for shape in shapes.values()):
             raise EvidenceError(
-                f"These are not the importance statistics of {num_units} units: {found}. They belong to "
+                f"These are not the importance statistics of {num_units} units: {shapes}. They belong to "
                 "another network or are damaged; start a new tracker; units stay unmeasured "
                 "until it has seen enough."
             )
@@ -123,8 +123,8 @@ class UnitStatistics:
         measured = (samples >= max(min_samples, 1)) & (steps >= min_steps)
         # A mean that began at 0 is short by the factor 1 - momentum^samples.
         mean = getattr(self, name).double() / _warmth(samples, momentum)
-        found: FloatArray = torch.where(measured, mean, torch.nan).cpu().numpy()
-        return found
+        corrected: FloatArray = torch.where(measured, mean, torch.nan).cpu().numpy()
+        return corrected
 
 
 def _warmth(samples: Tensor, momentum: float) -> Tensor:

@@ -1,4 +1,4 @@
-"""Up to which score a unit may be a candidate: a quantile, under caps by phase and safety level."""
+"""Selects the score below which units are candidates: a quantile, under caps by phase and safety level."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which networks sessions of this process hold: a second pair of hands on one would break both.
+"""Registers which networks the sessions of this process hold, so that no two change the same one.
 
 Masks zero what another holder takes for trained weights, and a cut by one changes shapes under the other.
 """

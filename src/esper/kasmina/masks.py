@@ -185,14 +185,14 @@ class MaskKeeper:
         for name, places in axes.items():
             tensor = self._tensor(name)
             expected = int(_masked_places(tensor, places).sum())
-            found = originals.get(name)
-            if found is None or found.shape != (expected,) or found.dtype != tensor.dtype:
-                has = "nothing" if found is None else f"{found.dtype} of shape {tuple(found.shape)}"
+            values = originals.get(name)
+            if values is None or values.shape != (expected,) or values.dtype != tensor.dtype:
+                has = "nothing" if values is None else f"{values.dtype} of shape {tuple(values.shape)}"
                 raise MaskError(
                     f"The values under the mask do not fit {name}: {has} was given, {expected} values of "
                     f"type {tensor.dtype} were expected. They are of another mask or network."
                 )
-            given[name] = found.detach().clone()
+            given[name] = values.detach().clone()
         return given
 
     def _bind(self, axes: Mapping[str, Axes]) -> None:

@@ -41,7 +41,7 @@ _ANOTHER = (
 
 @dataclass(frozen=True, eq=False)
 class _Look:
-    """What a trace showed."""
+    """A network as one trace found it: its anatomy, its twin, and inputs to prove cuts on."""
 
     anatomy: Anatomy
     twin: Twin
@@ -145,12 +145,12 @@ class LiveNetwork:
         masks.unmask(but=keep)  # what stays masked is hidden again below, with the values of the new shapes
         optimizers, companions = (self.optimizer,), self.companions
         try:
-            made = cut(self.given, before, keep, self.inputs, optimizers, companions, then=self._look_again)
+            result = cut(self.given, before, keep, self.inputs, optimizers, companions, then=self._look_again)
         except SurgeryError:
             masks.apply(masked)
             raise
         masks.detach()
-        change = UnitsCut(made, made.origin(self.anatomy))
+        change = UnitsCut(result, result.origin(self.anatomy))
         self.changes.append(change)
         self.masks.apply(change.carried(masked))
         return change

@@ -60,10 +60,10 @@ def confirm(
 
     Stricter than the validator before it: the mean itself has to be within the limit.
     """
-    seen = preview(network, held_out, keep, reconstruct=reconstruct)
+    look = preview(network, held_out, keep, reconstruct=reconstruct)
     level = level_of(network.anatomy, network.masks.keep, keep)
-    verdict, is_within = compared(seen.before, seen.after, level, settings)
-    return "" if is_within else verdict.reason, seen
+    verdict, is_within = compared(look.before, look.after, level, settings)
+    return "" if is_within else verdict.reason, look
 
 
 def compared(

@@ -18,9 +18,9 @@ from esper.urabrask.verdict import Check
 def check_mask(anatomy: Anatomy, keep: NDArray[Any]) -> Check:
     """Is it a bool array with one entry per unit?"""
     fits = keep.dtype == np.bool_ and keep.shape == (anatomy.num_units,)
-    found = f"a {keep.dtype} array of shape {keep.shape}"
+    given = f"a {keep.dtype} array of shape {keep.shape}"
     text = (
-        "The mask fits." if fits else f"The mask is {found}, expected bool of shape ({anatomy.num_units},)."
+        "The mask fits." if fits else f"The mask is {given}, expected bool of shape ({anatomy.num_units},)."
     )
     return Check("mask", fits, float(keep.size), float(anatomy.num_units), text)
 

@@ -1,4 +1,4 @@
-"""Go or no-go: structure first, then quality measured before and after on the same held-out data."""
+"""Decides go or no-go for a mask: structure first, then quality before and after on held-out data."""
 
 from __future__ import annotations
 

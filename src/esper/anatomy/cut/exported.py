@@ -34,8 +34,8 @@ def module_of(program: ExportedProgram, state: State) -> fx.GraphModule:
             program.constants[name] = value
         elif isinstance(program.state_dict[name], nn.Parameter):
             # Tied parameters stay one.
-            made = parameters.setdefault(id(value), nn.Parameter(value, requires_grad=False))
-            program.state_dict[name] = made
+            parameter = parameters.setdefault(id(value), nn.Parameter(value, requires_grad=False))
+            program.state_dict[name] = parameter
         else:
             program.state_dict[name] = value
     for part in parts_of(program):

@@ -198,7 +198,7 @@ def _leave_meta_device(model: nn.Module, weights: Mapping[str, Tensor]) -> None:
             f"{untold[0]} of the given {type(model).__name__} lies on the meta device and is no weight, so "
             "no file holds its values. Build the model on the CPU. Nothing was changed."
         )
-    made: dict[int, Tensor] = {}
+    replacements: dict[int, Tensor] = {}
     for module in model.modules():
         own = {
             **dict(module.named_parameters("", recurse=False, remove_duplicate=False)),
@@ -210,7 +210,7 @@ def _leave_meta_device(model: nn.Module, weights: Mapping[str, Tensor]) -> None:
                 is_parameter = isinstance(tensor, nn.Parameter)
                 new = nn.Parameter(empty, tensor.requires_grad) if is_parameter else empty
                 # One new tensor in all places of a tied one.
-                setattr(module, name, made.setdefault(id(tensor), new))
+                setattr(module, name, replacements.setdefault(id(tensor), new))
 
 
 def _fill(tensor: Tensor, value: Tensor) -> None:

@@ -82,7 +82,7 @@ def changed_inputs(program: ExportedProgram) -> dict[str, str]:
         for node in program.graph.nodes
         if node.op == "placeholder" and node.name in program.graph_signature.user_inputs
     }
-    found: dict[str, str] = {}
+    lines: dict[str, str] = {}
     for node in program.graph.nodes:
         schema = getattr(node.target, "_schema", None)
         if node.op != "call_function" or schema is None:
@@ -93,8 +93,8 @@ def changed_inputs(program: ExportedProgram) -> dict[str, str]:
             # A view of an input is that input: what is written to it, the user finds in the batch.
             source[node] = source[value]
             if argument.alias_info.is_write:
-                found.setdefault(source[value], _line(node))
-    return found
+                lines.setdefault(source[value], _line(node))
+    return lines
 
 
 def _line(node: Node) -> str:

@@ -76,13 +76,13 @@ def _write_out(
                 values[node] = graph.get_attr(_moved(module, body, str(node.target)))
             elif node.op != "output":
                 values[node] = graph.node_copy(node, values.__getitem__)
-        found = [values.get(result, result) for result in _results(body)]
+        outputs = [values.get(result, result) for result in _results(body)]
         if cut_gradient:
-            found = [_detached(graph, result) for result in found]
+            outputs = [_detached(graph, result) for result in outputs]
     # The call gives a tuple. Whoever took a part of it now reads the operator that makes that part.
-    for taken in list(call.users):
-        taken.replace_all_uses_with(found[int(str(taken.args[1]))])
-        graph.erase_node(taken)
+    for part in list(call.users):
+        part.replace_all_uses_with(outputs[int(str(part.args[1]))])
+        graph.erase_node(part)
     graph.erase_node(call)
     graph.eliminate_dead_code(lambda node: node.op != "get_attr")
 

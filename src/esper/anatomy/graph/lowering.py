@@ -48,12 +48,12 @@ def lowered(program: ExportedProgram, *, with_writes: bool = False) -> ExportedP
 
 def _computed_from(names: Iterable[str], graph: fx.Graph) -> dict[fx.Node, None]:
     """Nodes that depend on these placeholders; what masks and positions are made of does not matter."""
-    found: dict[fx.Node, None] = {}
+    computed: dict[fx.Node, None] = {}
     known = set(names)
     for node in graph.nodes:
-        if node.name in known or any(given in found for given in node.all_input_nodes):
-            found[node] = None
-    return found
+        if node.name in known or any(given in computed for given in node.all_input_nodes):
+            computed[node] = None
+    return computed
 
 
 def _is_unknown(node: fx.Node) -> bool:
@@ -89,9 +89,9 @@ def _decompositions(composed: set[Any]) -> dict[Any, Any]:
     if not composed:
         return {}
     known = default_decompositions()
-    found = {target: known[target] for target in composed if target in known}
+    decompositions = {target: known[target] for target in composed if target in known}
     recurrent = [target for target in composed if operator_name(target) in _RECURRENT]
-    return {**found, **get_decompositions(recurrent)} if recurrent else found
+    return {**decompositions, **get_decompositions(recurrent)} if recurrent else decompositions
 
 
 def _writes_into_views(graph: fx.Graph, *, anywhere: bool) -> bool:

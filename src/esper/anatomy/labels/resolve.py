@@ -147,10 +147,10 @@ class _Solver:
         for labels, _ in self.space.frozen:
             frozen[self.classes[labels.numpy()]] = True
         # A conjunction that stays forbids its classes to go all together.
-        found = [
+        fingerprints = [
             _fingerprints(self.classes[rows[frozen[self.classes[ids]]]]) for ids, rows in self.conjunctions
         ]
-        return frozen, np.unique(np.concatenate(found)) if found else np.empty(0, np.uint64)
+        return frozen, np.unique(np.concatenate(fingerprints)) if fingerprints else np.empty(0, np.uint64)
 
     def reasons(self) -> dict[int, str]:
         """Why each frozen class stays; the first reason counts."""

@@ -50,8 +50,8 @@ def twins(model: nn.Module, anatomy: Anatomy) -> IntArray:
         if all(member.role != "producer" for member in makers):
             continue
         # [width, numbers that make a unit]: equal rows are one signal.
-        made = torch.cat([_along(tensors[member.tensor], member) for member in makers], 1)
-        _, same = torch.unique(made, dim=0, return_inverse=True)
+        rows = torch.cat([_along(tensors[member.tensor], member) for member in makers], 1)
+        _, same = torch.unique(rows, dim=0, return_inverse=True)
         # `torch.unique` does not say where a row came first, so its numbers are asked again: the first unit
         # of every kind leads it.
         _, first, kind = np.unique(same.cpu().numpy(), return_index=True, return_inverse=True)
@@ -113,11 +113,11 @@ def fold(
                     "network, so it would lose something. Nothing was changed. Fold without it."
                 )
             proofs.append(_fold_weights(copied, anatomy, pairs, inputs.beside(copied), undo))
-        made = cut(model, anatomy, pairs < 0, inputs, optimizers, companions)
+        result = cut(model, anatomy, pairs < 0, inputs, optimizers, companions)
     except BaseException:
         undo.run()
         raise
-    return replace(made, equivalence=reduce(Equivalence.after, proofs, made.equivalence))
+    return replace(result, equivalence=reduce(Equivalence.after, proofs, result.equivalence))
 
 
 def _are_twins(model: nn.Module, anatomy: Anatomy, pairs: IntArray) -> bool:

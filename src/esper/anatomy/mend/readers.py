@@ -76,14 +76,14 @@ class Reader:
 
     def spread(self) -> tuple[Tensor, Tensor]:
         """Second moments of the inputs, around their mean where that is free, and the mean: per vector."""
-        seen = self.seen
-        return seen.spread(seen.mean if self.is_constant_free else None), seen.mean
+        moments = self.seen
+        return moments.spread(moments.mean if self.is_constant_free else None), moments.mean
 
 
 def readers_of(twin: Twin, anatomy: Anatomy, weights: set[str]) -> list[Reader]:
     """The readers of these weights; a weight that also serves elsewhere, or in another way, is left out."""
     known = {alias: info.name for info in anatomy.tensors for alias in (info.name, *info.aliases)}
-    found: dict[str, Reader] = {}
+    readers: dict[str, Reader] = {}
     odd: set[str] = set()
     for position, node, argument, name in _uses(twin, known):
         if name not in weights:
@@ -92,7 +92,7 @@ def readers_of(twin: Twin, anatomy: Anatomy, weights: set[str]) -> list[Reader]:
         if axis is None:
             odd.add(name)  # it also serves elsewhere, as a tied embedding does
             continue
-        reader = found.setdefault(name, Reader(name, axis, _bias(node, twin, known), False, True))
+        reader = readers.setdefault(name, Reader(name, axis, _bias(node, twin, known), False, True))
         reader.positions.append(position)
         # At several nodes: padded if it is at any of them, forgetful only if it is at all.
         reader.is_padded |= _is_padded(node)
@@ -100,11 +100,11 @@ def readers_of(twin: Twin, anatomy: Anatomy, weights: set[str]) -> list[Reader]:
         if reader.bias != _bias(node, twin, known):
             reader.bias = None
     shared = _used_twice(twin, known)
-    for reader in found.values():
+    for reader in readers.values():
         # A bias that also serves elsewhere cannot take one reader's constant back.
         if len(reader.positions) > 1 or reader.bias in shared:
             reader.bias = None
-    return [reader for name, reader in found.items() if name not in odd]
+    return [reader for name, reader in readers.items() if name not in odd]
 
 
 def watch(twin: Twin, state: Mapping[str, Tensor], readers: Sequence[Reader], batches: Sequence[Any]) -> None:
@@ -134,10 +134,10 @@ def _uses(twin: Twin, known: Mapping[str, str]) -> Iterator[tuple[int, fx.Node, 
 
 
 def _used_twice(twin: Twin, known: Mapping[str, str]) -> set[str]:
-    seen: set[str] = set()
+    names: set[str] = set()
     twice: set[str] = set()
     for _, _, _, name in _uses(twin, known):
-        (twice if name in seen else seen).add(name)
+        (twice if name in names else names).add(name)
     return twice
 
 

@@ -119,9 +119,9 @@ class _Layer:
         # Schur complement), and the weights follow.
         block = self.inverse[inputs][:, inputs]
         across = self.inverse[:, inputs]
-        taken = torch.linalg.solve(block, across.T)  # [going, inputs]
-        self.weight = self.weight - taken.T @ self.weight[inputs]
-        self.inverse = self.inverse - across @ taken
+        solution = torch.linalg.solve(block, across.T)  # [going, inputs]
+        self.weight = self.weight - solution.T @ self.weight[inputs]
+        self.inverse = self.inverse - across @ solution
         # Rounding leaves a rest where zeros belong.
         self.weight[inputs] = 0.0
         self.inverse[inputs] = 0.0

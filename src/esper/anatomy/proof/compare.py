@@ -1,4 +1,4 @@
-"""The proof: one computation is the other, in its outputs and in its gradients."""
+"""Proves that two computations are the same, in their outputs and in their gradients."""
 
 from __future__ import annotations
 
@@ -75,17 +75,17 @@ def prove(ours: Subject, expected: Reference, kept: Kept | None = None) -> Equiv
         NotEquivalentError: they differ by more than rounding. Whatever the code of `ours` raises passes
             through.
     """
-    found = _compared(ours, expected, kept or {})
+    equivalence = _compared(ours, expected, kept or {})
     tolerance = Tolerance(single=QUICK_LIMIT) if expected.is_quick else Tolerance()
-    exceeded = tolerance.exceeded(found)
+    exceeded = tolerance.exceeded(equivalence)
     # Only a small difference can be rounding, and to find out takes further runs.
-    if exceeded and may_be_rounding(found):
-        exceeded = _tolerance_of(ours, expected).exceeded(found)
+    if exceeded and may_be_rounding(equivalence):
+        exceeded = _tolerance_of(ours, expected).exceeded(equivalence)
     if exceeded:
         raise NotEquivalentError(
             f"The cut network differs from the masked one: {'; '.join(exceeded)}. {ours.advice}"
         )
-    return found
+    return equivalence
 
 
 def _compared(ours: Subject, expected: Reference, kept: Kept) -> Equivalence:

@@ -34,7 +34,7 @@ def live_tensors(model: nn.Module, anatomy: Anatomy) -> dict[str, Tensor]:
         SurgeryError: the network does not have that tensor, or not of that shape.
     """
     named = named_tensors(model)
-    found: dict[str, Tensor] = {}
+    tensors: dict[str, Tensor] = {}
     for info in anatomy.tensors:
         tensor = named.get(info.name)
         if tensor is None or tuple(tensor.shape) != info.shape:
@@ -45,8 +45,8 @@ def live_tensors(model: nn.Module, anatomy: Anatomy) -> dict[str, Tensor]:
                 f"This anatomy is of another network: {info.name} {has}, shape {info.shape} was expected. "
                 "Inspect the network again and use the new anatomy."
             )
-        found[info.name] = tensor
-    return found
+        tensors[info.name] = tensor
+    return tensors
 
 
 def kept_indices(

@@ -77,12 +77,12 @@ def left_as_tensors(anatomy: Anatomy, keep: BoolArray) -> dict[str, Tensor]:
 
 def left_in(state: Mapping[str, Tensor]) -> dict[str, list[tuple[int, Tensor]]]:
     """By node: what those entries say."""
-    found: dict[str, list[tuple[int, Tensor]]] = {}
+    survivors: dict[str, list[tuple[int, Tensor]]] = {}
     for name, stays in state.items():
         if name.startswith(_MARK):
             axis, _, node = name.removeprefix(_MARK).partition("> ")
-            found.setdefault(node, []).append((int(axis), stays))
-    return found
+            survivors.setdefault(node, []).append((int(axis), stays))
+    return survivors
 
 
 class OverSurvivors(fx.Interpreter):

@@ -216,15 +216,15 @@ class Twin:
         with torch.no_grad():
             for batch in batches:
                 interpreter.run(*self._inputs(state, batch), enable_io_processing=False)
-        found = dict(state)
+        calibrated = dict(state)
         for node, (mean, variance, count) in interpreter.sums.items():
             # Arguments 3 and 4 of a batch norm are its running mean and variance.
             for argument, total in ((3, mean), (4, variance)):
                 source = node.args[argument]
                 name = self.names.get(source.name) if isinstance(source, fx.Node) else None
-                if name is not None and name in found:
-                    found[name] = (total / count).to(found[name].dtype)
-        return found
+                if name is not None and name in calibrated:
+                    calibrated[name] = (total / count).to(calibrated[name].dtype)
+        return calibrated
 
     def ablated_losses(self, state: State, sample: Any, anatomy: Anatomy, units: IntArray) -> Tensor:
         """Loss with each of `units` removed alone: shape [len(units)]; NaN for a unit that is read nowhere.

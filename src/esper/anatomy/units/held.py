@@ -21,10 +21,10 @@ def work_held(traced: Traced, *, allow_approximate: bool = False) -> dict[str, f
     A matrix product of which half the columns stay is held by half. One that two reasons hold counts for
     both, so shares can add up to more than 1. Reasons name the operator, not its place (`layer_norm`).
     """
-    found = propagate(traced, allow_approximate=allow_approximate)
-    classes = resolve(found.space)
+    propagation = propagate(traced, allow_approximate=allow_approximate)
+    classes = resolve(propagation.space)
     total, held = 0.0, defaultdict[str, float](float)
-    for product in found.notes.products:
+    for product in propagation.notes.products:
         # Multiplications: points of the joint space, times those at each of them.
         work = float(prod(product.shape)) * product.places[0]
         total += work

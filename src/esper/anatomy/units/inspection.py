@@ -1,4 +1,4 @@
-"""From a network to its anatomy."""
+"""Finds the units of a network: it is traced, labels are propagated, and classes of labels become groups."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ def inspect(
 
 def anatomy_of(traced: Traced, model: nn.Module, *, allow_approximate: bool = False) -> Anatomy:
     """The anatomy of a network that is already traced; see `inspect`."""
-    found = propagate(traced, allow_approximate=allow_approximate)
-    return build(found, resolve(found.space), batch=traced.batch, aliases=_aliases(bare(model)))
+    propagation = propagate(traced, allow_approximate=allow_approximate)
+    return build(propagation, resolve(propagation.space), batch=traced.batch, aliases=_aliases(bare(model)))
 
 
 def _aliases(model: nn.Module) -> dict[str, tuple[str, ...]]:

@@ -239,9 +239,9 @@ def _terms(
         flops = 2.0 * prod(fixed.values()) * product.places[0] / max(batch, 1)
         work.append(Term(product.node, flops, tuple(factors.values())))
         # What comes out has all axes but the summed ones.
-        made = prod(size for axis, size in fixed.items() if axis not in product.summed) * product.places[1]
+        results = prod(size for axis, size in fixed.items() if axis not in product.summed) * product.places[1]
         kept = tuple(factor for axis, factor in factors.items() if axis not in product.summed)
-        elements.append(Term(product.node, made / max(batch, 1), kept))
+        elements.append(Term(product.node, results / max(batch, 1), kept))
     return tuple(work), tuple(elements)
 
 

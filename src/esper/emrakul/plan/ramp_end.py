@@ -1,4 +1,4 @@
-"""Where a ramp leads: widths that are multiples of `round_to`, planned before the first unit goes.
+"""Plans the widths at the end of a ramp: multiples of `round_to`, known before the first unit goes.
 
 A step of a ramp is small; a multiple of 8 or 16 channels is not. So the end is planned first, from the
 screen, and every step then takes any units it likes as long as no layer passes its final width.

@@ -135,18 +135,18 @@ class ElementScores:
             sizes: Of the parameters after the cut.
             chosen: Gives a parameter's scores after the cut, from those before, flat; None drops them.
         """
-        made = ElementScores(sizes, self.form, self._window, self._codes.device)
+        scores = ElementScores(sizes, self.form, self._window, self._codes.device)
         for name in sizes:
             kept = chosen(name, self.of(name)) if name in self.sizes else None
             if kept is None or kept.numel() != sizes[name]:
                 continue
             # A cut moves elements across the borders of blocks, so blocks are encoded anew.
-            for number, block in enumerate(made._blocks):
+            for number, block in enumerate(scores._blocks):
                 part = kept[block.first : block.last]
                 if block.name == name:
                     # Measured is a block only where all of its elements were.
-                    made._put(number, part, torch.isfinite(part).all().float())
-        return made
+                    scores._put(number, part, torch.isfinite(part).all().float())
+        return scores
 
     def state(self) -> dict[str, Tensor]:
         """Copies for a checkpoint, as plain tensors; the turn under way included."""

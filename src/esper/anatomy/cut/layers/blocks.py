@@ -31,7 +31,7 @@ from esper.errors import UnknownPathError, UntraceableError
 
 @dataclass(frozen=True)
 class Block:
-    """One f: everything that only `x + f(x)` needs.
+    """One residual block, the f of `x + f(x)`: everything that only this sum needs.
 
     Attributes:
         name: the module that computes it; numbered where one module computes several.
@@ -138,7 +138,7 @@ def sums(traced: Traced) -> tuple[Sum, ...]:
         for node in graph.nodes
         if node.name in owned and node.name in names
     }
-    found = []
+    residuals = []
     for node in graph.nodes:
         for stream, added in _split(node):
             candidate = Sum(Block("", (), (), 0), node, stream, added)
@@ -147,9 +147,9 @@ def sums(traced: Traced) -> tuple[Sum, ...]:
             held = tuple(names[n.name] for n in dead if n.name in names)
             count = sum(sizes.get(name, 0) for name in held)
             if count:
-                found.append(replace(candidate, block=Block("", own_modules(graph, dead), held, count)))
-    blocks = _named([one.block for one in found], sizes)
-    return tuple(replace(one, block=block) for one, block in zip(found, blocks, strict=True))
+                residuals.append(replace(candidate, block=Block("", own_modules(graph, dead), held, count)))
+    blocks = _named([one.block for one in residuals], sizes)
+    return tuple(replace(one, block=block) for one, block in zip(residuals, blocks, strict=True))
 
 
 def named(found: Sequence[Sum], names: Sequence[str]) -> list[Sum]:
@@ -271,14 +271,14 @@ def _above(path: str) -> Iterator[str]:
 
 def _named(blocks: Sequence[Block], sizes: Mapping[str, int]) -> list[Block]:
     """Gives every block a name of its own: the module that is nothing else, or its largest, with a number."""
-    seen: Counter[str] = Counter()
+    counts: Counter[str] = Counter()
     result = []
     for block in blocks:
         around = _common([name.rpartition(".")[0] for name in block.tensors])
         is_all = around and all(n in block.tensors for n in sizes if n.startswith(f"{around}."))
         name = around if is_all else _largest(block, sizes)
-        seen[name] += 1
-        result.append(replace(block, name=name if seen[name] == 1 else f"{name}:{seen[name]}"))
+        counts[name] += 1
+        result.append(replace(block, name=name if counts[name] == 1 else f"{name}:{counts[name]}"))
     return result
 
 

@@ -83,8 +83,8 @@ class Omission:
     def _end(self, one: Sum, modules: Sequence[str]) -> str:
         """The module in which a block ends: the one that also adds it, or the last one in it."""
         ends = (*paths_of(one.node), *one.block.modules[-1:])
-        found = (module for end in ends for module in modules if f"{end}.".startswith(f"{module}."))
-        return next(found, "")
+        hosts = (module for end in ends for module in modules if f"{end}.".startswith(f"{module}."))
+        return next(hosts, "")
 
     def masked(self, state: State) -> fx.GraphModule:
         """The network with the blocks at zero, as a module that computes with these tensors."""

@@ -34,11 +34,11 @@ class RemovedModule(nn.Module):
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         given: Tensor = args[self.source] if isinstance(self.source, int) else kwargs[self.source]
-        made = given
+        result = given
         if self.sizes is not None:
             shape = [given.shape[n] if size is None else size for n, size in enumerate(self.sizes)]
-            made = given.new_zeros(shape)
-        return made if self.results is None else (made, *[None] * (self.results - 1))
+            result = given.new_zeros(shape)
+        return result if self.results is None else (result, *[None] * (self.results - 1))
 
 
 @dataclass(frozen=True)
@@ -83,14 +83,14 @@ def answers(
         SurgeryError: one of them is called more than once or not at all, or answers in a way that cannot be
             imitated.
     """
-    found: dict[str, Answer] = {}
+    replies: dict[str, Answer] = {}
     calls: Counter[str] = Counter()
 
     def watch(path: str) -> Any:
         def hook(_: nn.Module, args: Any, kwargs: Mapping[str, Any], output: Any) -> None:
             calls[path] += 1
             if (answer := _answer(args, kwargs, output, with_zeros=path in zeros)) is not None:
-                found[path] = answer
+                replies[path] = answer
 
         return model.get_submodule(path).register_forward_hook(hook, with_kwargs=True)
 
@@ -104,7 +104,7 @@ def answers(
             hook.remove()
     for path in paths:
         must_go = path in zeros or next(model.get_submodule(path).parameters(), None) is not None
-        if must_go and (calls[path] != 1 or path not in found):
+        if must_go and (calls[path] != 1 or path not in replies):
             why = f"is called {calls[path]} times"
             if calls[path] == 1:
                 why = "returns something whose shape does not follow from one of its inputs"
@@ -112,21 +112,21 @@ def answers(
                 f"{path} {why}, so nothing can stand in its place. Nothing was changed. Remove this block "
                 "from the program."
             )
-    return {path: found[path] for path in paths if path in found and calls[path] == 1}
+    return {path: replies[path] for path in paths if path in replies and calls[path] == 1}
 
 
 def _answer(args: Any, kwargs: Mapping[str, Any], output: Any, *, with_zeros: bool) -> Answer | None:
     results = len(output) if isinstance(output, tuple) and output else None
-    made = output[0] if isinstance(output, tuple) and output else output
+    result = output[0] if isinstance(output, tuple) and output else output
     given: list[tuple[int | str, Any]] = [*enumerate(args), *kwargs.items()]
     for source, value in given:
-        if not isinstance(made, Tensor) or not isinstance(value, Tensor) or value.dim() != made.dim():
+        if not isinstance(result, Tensor) or not isinstance(value, Tensor) or value.dim() != result.dim():
             continue
         # What the output's shape has that this input's has not.
-        sizes = tuple(None if a == b else b for a, b in zip(value.shape, made.shape, strict=True))
+        sizes = tuple(None if a == b else b for a, b in zip(value.shape, result.shape, strict=True))
         if sum(size is not None for size in sizes) > 1:
             continue  # more than a number of channels: would not follow another image size
-        is_same = value.shape == made.shape and value.dtype == made.dtype
+        is_same = value.shape == result.shape and value.dtype == result.dtype
         return Answer(source, None if is_same and not with_zeros else sizes, results)
     return None
 

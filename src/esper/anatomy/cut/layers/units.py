@@ -42,15 +42,15 @@ def with_layers(anatomy: Anatomy, traced: Traced, state: Mapping[str, Tensor], s
         sample: one batch `(input, target)`.
     """
     trial = _Trial.of(traced, state, sample)
-    found = sums(traced)
+    residuals = sums(traced)
     # Where units are read already: an argument is gated once.
-    taken = {(gate.node, gate.argument) for gate in anatomy.gates}
-    added = trial.added({}, found)
+    gated = {(gate.node, gate.argument) for gate in anatomy.gates}
+    added = trial.added({}, residuals)
     layers: dict[str, tuple[Sum, tuple[Member, ...]]] = {}
-    for one, value in zip(found, added, strict=True):
+    for one, value in zip(residuals, added, strict=True):
         members = _members(anatomy, one)
-        name = _name(one, members, found, state)
-        is_new = name not in layers and (one.node.name, _argument(one)) not in taken
+        name = _name(one, members, residuals, state)
+        is_new = name not in layers and (one.node.name, _argument(one)) not in gated
         if not name or not is_new or not value.any():
             continue
         zeros = {member.tensor: torch.zeros_like(state[member.tensor]) for member in members}
@@ -135,11 +135,11 @@ class _Trial:
 
     def added(self, instead: Mapping[str, Tensor], blocks: Sequence[Sum]) -> list[Tensor]:
         """What blocks add to their streams, with some weights replaced."""
-        seen: dict[Sum, Tensor] = {}
+        values: dict[Sum, Tensor] = {}
 
         def look(one: Sum) -> Callable[[Tensor], Tensor]:
             def keep(value: Tensor) -> Tensor:
-                seen[one] = value.detach().clone()
+                values[one] = value.detach().clone()
                 return value
 
             return keep
@@ -147,7 +147,7 @@ class _Trial:
         gates = {(self.places[one.node], _argument(one)): look(one) for one in blocks}
         with torch.no_grad():
             self.twin.run({**self.state, **instead}, self.batch, gates)
-        return [seen[one] for one in blocks]
+        return [values[one] for one in blocks]
 
 
 def _made_up(value: Tensor, random: torch.Generator) -> Tensor:

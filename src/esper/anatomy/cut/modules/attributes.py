@@ -65,9 +65,9 @@ def fit_attributes(
     search = _Search(_candidates(model, anatomy, keep, kept), lambda: prove(ours, expected, kept), undo)
     # First the innermost class alone, then every class that the error passed through.
     for reach in (1, None):
-        found = search.run(_Failure.of(first), reach)
-        if found is not None:
-            return found
+        proof = search.run(_Failure.of(first), reach)
+        if proof is not None:
+            return proof
     if isinstance(first, NotEquivalentError):
         raise first
     line = (str(first).strip() or type(first).__name__).splitlines()[0]
@@ -229,10 +229,10 @@ def _listed(old: object, sizes: Sequence[tuple[str, int, int]]) -> list[int] | t
     """A list of sizes (of a split) with those replaced that can have become one other only; None if none."""
     if not isinstance(old, (list, tuple)) or not old or not all(type(size) is int for size in old):
         return None
-    found: dict[int, set[int]] = {}
+    successors: dict[int, set[int]] = {}
     for _, before, after in sizes:
-        found.setdefault(before, set()).add(after)
-    new = [next(iter(found[size])) if len(found.get(size, ())) == 1 else size for size in old]
+        successors.setdefault(before, set()).add(after)
+    new = [next(iter(successors[size])) if len(successors.get(size, ())) == 1 else size for size in old]
     if new == list(old):
         return None
     return tuple(new) if isinstance(old, tuple) else new

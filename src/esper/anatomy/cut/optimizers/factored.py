@@ -80,10 +80,10 @@ def ask(optimizer: Optimizer, like: Tensor) -> dict[str, Layout]:
     random = torch.Generator().manual_seed(0)
     gradient = torch.randn(sizes, generator=random).to(like.device)
     whole = _state_after_a_step(optimizer, like, gradient)
-    found = {
+    layouts = {
         key: axes for key, value in whole.items() if (axes := _axes(tuple(value.shape), sizes)) is not None
     }
-    exponents: dict[str, list[float]] = {key: [0.0] * rank for key in found}
+    exponents: dict[str, list[float]] = {key: [0.0] * rank for key in layouts}
     for axis in range(rank):
         # Half of the axis masked beside that half cut away: what the state makes of it tells sums from
         # means.
@@ -91,14 +91,14 @@ def ask(optimizer: Optimizer, like: Tensor) -> dict[str, Layout]:
         zeroed = gradient.index_fill(axis, half, 0.0)
         masked = _state_after_a_step(optimizer, like, zeroed)
         cut = _state_after_a_step(optimizer, like, gradient.index_select(axis, half + len(half)))
-        for key in list(found):
-            if found[key][0][axis] is None:
+        for key in list(layouts):
+            if layouts[key][0][axis] is None:
                 exponent = _exponent(masked.get(key), cut.get(key))
                 if exponent is None:
-                    del found[key]
+                    del layouts[key]
                 else:
                     exponents[key][axis] = exponent
-    return {key: Layout(axes, is_flat, tuple(exponents[key])) for key, (axes, is_flat) in found.items()}
+    return {key: Layout(axes, is_flat, tuple(exponents[key])) for key, (axes, is_flat) in layouts.items()}
 
 
 def ask_for_weights(optimizer: Optimizer, like: Tensor) -> frozenset[str]:

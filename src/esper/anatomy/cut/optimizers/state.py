@@ -57,13 +57,13 @@ class StateLayouts:
     def of(self, parameter: Tensor) -> list[tuple[dict[str, Any], str, Tensor, Layout]]:
         """The state of a parameter that is known to have axes: where it is kept, key, value and layout."""
         state = self._optimizer.state.get(parameter, {})
-        found = []
+        entries = []
         for key, value in state.items():
             if isinstance(value, Tensor) and not _is_about_the_whole(value, parameter):
                 layout = self._layout(parameter, key, value)
                 if isinstance(layout, Layout):
-                    found.append((state, key, value, layout))
-        return found
+                    entries.append((state, key, value, layout))
+        return entries
 
     def spread(self, parameter: Tensor, kept: Mapping[int, Tensor], shape: tuple[int, ...]) -> None:
         """Gives the state of a parameter that is still cut the shapes of before, with zeros in the gaps."""

@@ -1,4 +1,4 @@
-"""What every operator does to labels: one rule per form of operator, and no network in sight."""
+"""What every operator does to labels: one rule per form of operator, which knows no network."""
 
 from esper.anatomy.labels.rules.call import Call, Notes, Product, Result, Rule
 from esper.anatomy.labels.rules.routing import pointing
