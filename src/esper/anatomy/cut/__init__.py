@@ -12,9 +12,9 @@ from esper.anatomy.cut.layers import (
     residual_blocks,
     sums,
     unread,
-    with_layers,
 )
 from esper.anatomy.cut.live import cut
+from esper.anatomy.cut.look import Look
 from esper.anatomy.cut.optimizers import WeightCopies, zero_state
 from esper.anatomy.cut.program import cut_program, cut_traced
 
@@ -22,6 +22,7 @@ __all__ = [
     "Block",
     "Cut",
     "Form",
+    "Look",
     "RemovedModule",
     "Snapshot",
     "Sum",
@@ -38,6 +39,5 @@ __all__ = [
     "residual_blocks",
     "sums",
     "unread",
-    "with_layers",
     "zero_state",
 ]
