@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from esper.anatomy.cut.cut import Cut
 from esper.anatomy.cut.live import cut
+from esper.anatomy.cut.result import Cut
 from esper.anatomy.graph import copied, named_tensors
 from esper.anatomy.proof import Inputs
 from esper.anatomy.structure import Anatomy, Kind
