@@ -33,8 +33,9 @@ from esper.checkpoint.references import (
     VerifyReport,
 )
 from esper.checkpoint.retention import RetentionOutcome
-from esper.checkpoint.storage import PosixStorage, Storage, make_directories
+from esper.checkpoint.storage import POSIX, Storage, make_directories
 from esper.errors import CheckpointError
+from esper.nissa import LOGGER, Sink
 
 NO_BLOBS: Mapping[str, FileRef] = MappingProxyType({})
 _ATTACHMENT_NAME = re.compile(r"[a-z][a-z0-9-]{0,63}")
@@ -52,6 +53,7 @@ class CheckpointStore:
         model: names the model; a directory of another model is refused. None takes whatever is there.
         keep_last: how many of the newest verified checkpoints retention keeps, beside all pinned ones.
         storage: the system calls.
+        sink: who is told what nobody needs and cannot be removed.
         clock: seconds since 1970.
         random_bytes: source of the run's id.
 
@@ -66,7 +68,8 @@ class CheckpointStore:
         keyring: KeyRing,
         model: str | None = None,
         keep_last: int = 3,
-        storage: Storage | None = None,
+        storage: Storage = POSIX,
+        sink: Sink = LOGGER,
         clock: Callable[[], float] = time.time,
         random_bytes: Callable[[int], bytes] = secrets.token_bytes,
     ) -> None:
@@ -76,7 +79,7 @@ class CheckpointStore:
         self.keep_last = keep_last
         self.retention = RetentionOutcome()
         """What retention did after the last save."""
-        self._storage: Storage = PosixStorage() if storage is None else storage
+        self._storage = storage
         self._keyring = keyring
         self._clock = clock
         self._writing = threading.RLock()
@@ -93,7 +96,7 @@ class CheckpointStore:
                 self.identity = claim_run(run_dir, keyring, model, self._storage, random_bytes)
                 """Which run this is, and of which model."""
                 self.catalog = CheckpointCatalog(run_dir, keyring, run=self.identity)
-                self._clearance = Clearance(self.catalog, self._blobs, self._storage)
+                self._clearance = Clearance(self.catalog, self._blobs, storage, sink)
                 self.swept = self._clearance.begin()
                 """What an interrupted writer had left and this start removed."""
         except BaseException:
