@@ -2,6 +2,6 @@
 
 from esper.nissa import events
 from esper.nissa.event import Event, MarkKind, Moment
-from esper.nissa.sinks import LOGGER, FanOut, ListSink, LoggerSink, Sink
+from esper.nissa.sinks import LOGGER, FanOut, ListSink, Sink
 
-__all__ = ["LOGGER", "Event", "FanOut", "ListSink", "LoggerSink", "MarkKind", "Moment", "Sink", "events"]
+__all__ = ["LOGGER", "Event", "FanOut", "ListSink", "MarkKind", "Moment", "Sink", "events"]
