@@ -50,6 +50,8 @@ def measure(
     left = np.asarray(keep, np.bool_)
     state = opened.masked_state(left)
     held_out = read_data(case.data)[1]
+    # The statistics of norms follow a new mask, as they do when it is applied. Under the mask of the
+    # checkpoint they are already right.
     if (left != opened.keep).any():
         batches = joined(opened.twin, held_out.calibration)
         if reconstruct:
@@ -75,10 +77,12 @@ def _gradients(
 ) -> tuple[float, float]:
     """Share of the surviving parameters that the loss gradient reaches, and its norm over them."""
     parameters = [info.name for info in opened.anatomy.tensors if info.is_parameter and info.name in state]
+    # One leaf for every parameter. A tied one goes in under all its names and gets one gradient.
     live = {n: state[n].detach().clone().requires_grad_() for n in parameters if state[n].is_floating_point()}
     loss, _ = opened.twin.loss({**state, **_aliased(live, opened)}, batch)
     found = torch.autograd.grad(loss, list(live.values()), allow_unused=True, materialize_grads=True)
     gradients = dict(zip(live, found, strict=True))
+    # What a survivor's mask removes will not be trained: its gradients do not count.
     zero_masked(gradients, masked_axes(opened.anatomy, survivors))
     reached = sum(int(g.count_nonzero()) for g in gradients.values())
     square = sum(float(g.double().square().sum()) for g in gradients.values())
@@ -114,8 +118,12 @@ def confidence(
     result = np.full(means.shape, np.nan)
     if not finite.any():
         return result
+    # The cut: a quantile over the finalists' mean increases over all batches.
     line = float(np.quantile(means[finite], quantile))
+    # [resamples, batches], drawn with replacement. All units share the draws: a hard batch is hard for all
+    # of them.
     draws = np.random.default_rng(seed).integers(0, increases.shape[1], (resamples, increases.shape[1]))
+    # [measured, resamples]: the mean increase in each resample.
     resampled = increases[finite][:, draws].mean(axis=2)
     result[finite] = (resampled <= line).mean(axis=1)
     return result

@@ -92,6 +92,7 @@ class OfflineAnalyst:
             "min_optimizer_steps": self.settings.min_optimizer_steps,
         }
         ranks = np.asarray(self._one(screen, asked, self.deadline_seconds), np.float64)
+        # What may not be cut counts as unmeasured, so that no plan can take it.
         ranks = np.where(self.allowed, ranks, np.nan)
         look = self._look
         return ranks if look is None else look.joined(ranks, self.weights, self.settings.head_weights)
@@ -104,14 +105,17 @@ class OfflineAnalyst:
             return None
         seconds = self.deadline_seconds * _LOOKING_FRACTION
         until = self.clock() + seconds
+        # Only groups of which something may go are worth a look.
         open_groups = np.unique(anatomy.group_of[self.keep & self.allowed])
         parts = np.split(open_groups, range(rules.layers_per_task, open_groups.size, rules.layers_per_task))
         limits = (rules.activation_threshold, rules.redundancy_threshold)
         asked = {"case": self.case, "activation_threshold": limits[0], "redundancy_threshold": limits[1]}
         tasks = [self._task(find_units, {**asked, "groups": part.tolist()}, seconds) for part in parts]
+        # Heads and magnitudes are asked of the whole network: one task each.
         tasks += [
             self._task(function, {"case": self.case}, seconds) for function in (find_heads, find_magnitudes)
         ]
+        # All are submitted before the first is waited for; the time runs for all of them at once.
         outcomes = [self._outcome(handle, until) for handle in [self.pool.submit(task) for task in tasks]]
         *units, heads, magnitudes = [outcome.value if outcome.is_done else None for outcome in outcomes]
         notes = tuple(
@@ -126,6 +130,7 @@ class OfflineAnalyst:
     def analyze(self, finalists: IntArray, seconds: float) -> Evidence:
         """Ablates the finalists, a few per task; what a lost or late task should have measured stays NaN."""
         until = self.clock() + seconds * _MEASURING_FRACTION
+        # Equal shares for all workers, but small ones: a lost task loses few finalists.
         even = math.ceil(finalists.size / self.pool.num_workers)
         size = max(min(self.settings.units_per_task, even), 1)
         parts = [finalists[start : start + size] for start in range(0, finalists.size, size)]
@@ -141,6 +146,7 @@ class OfflineAnalyst:
             else:
                 late += outcome.ending is Ending.TIMEOUT
                 notes.append(f"{part.size} finalists stay unmeasured: {outcome.message}")
+        # Where every task was late the time was too short; that is another error than a network that fails.
         if not increases and late == len(parts):
             raise AnalysisTimeout(f"None of {finalists.size} finalists was measured in time. {notes[0]}")
         return self._evidence(finalists, increases, tuple(notes))
@@ -153,9 +159,12 @@ class OfflineAnalyst:
         if measured.size == 0:
             raise AnalysisError(f"Not one of {finalists.size} finalists was measured. {' '.join(notes)}")
         look = self._look
+        # With reconstruction, a unit with a leader costs what the loss rose to with the leader in its place.
+        # Without it a hole is left.
         folded = look.folded_rises if look is not None and self.reconstruct else {}
         rows = [folded.get(unit, increases[unit]) for unit in measured.tolist()]
         table = np.array(rows, np.float64)
+        # One batch without a number makes the mean of its unit NaN: unmeasured.
         table[~np.isfinite(table)] = np.nan
         loss, sure, samples = evidence.loss_increase, evidence.confidence, evidence.samples
         loss[measured] = table.mean(axis=1)
@@ -166,6 +175,7 @@ class OfflineAnalyst:
         )
         if look is None:
             return found
+        # A leader counts only where the loss was measured with it in place.
         leads = np.isin(np.arange(self.anatomy.num_units), [*folded]) & np.isfinite(loss)
         return replace(
             found,
@@ -193,6 +203,7 @@ class OfflineAnalyst:
         handles: dict[bytes, TaskHandle] = {}
 
         def measured(left: BoolArray, survivors: BoolArray) -> Measurement:
+            # The first of two calls starts both measurements, so that they run side by side.
             for asked in () if handles else (left, keep):
                 given = {"case": self.case, "keep": asked.tolist(), "survivors": survivors.tolist()}
                 given["reconstruct"] = self.reconstruct

@@ -51,8 +51,10 @@ def attentions_of(twin: Twin) -> list[Attention]:
     """Every attention with its heads on an axis of their own."""
     found = []
     for position, node in enumerate(twin.program.graph.nodes):
+        # Rank 4 is [samples, heads, queries, ...]: heads have an axis of their own.
         if node.target is _FUSED and _rank(node.args[0]) == 4:
             found.append(Attention(node.name, position, is_fused=True))
+        # Written out: softmax(...) @ values, with nothing between them that mixes heads.
         elif node.target in _PRODUCTS and _rank(node.args[0]) == 4 and _is_softmax(node.args[0]):
             found.append(Attention(node.name, position, is_fused=False))
     return found
@@ -72,6 +74,8 @@ def weights_of(
 
         return look
 
+    # Of a fused attention its queries, its keys and its mask, if it has one; otherwise the weights
+    # themselves.
     places = [
         (attention.position, argument)
         for attention in attentions
@@ -97,6 +101,7 @@ def head_units(
 
     def scale(attention: Attention) -> Callable[[Tensor], Tensor]:
         def read(value: Tensor) -> Tensor:
+            # A factor of 1 for every head, [heads]: the derivative by it tells what the head reaches.
             factor = torch.ones(value.shape[_HEAD_AXIS], dtype=torch.float64, requires_grad=True)
             factors[attention.position] = factor
             return value * factor[:, None, None].to(value.dtype)
@@ -111,10 +116,13 @@ def head_units(
                 span = anatomy.unit_slice(group)
                 is_own = (units >= span.start) & (units < span.stop)
                 energy = torch.where(is_own, value.double().square(), 0.0)
+                # `number` counts the units of the group from 1. Three sums over what is read: of the energy,
+                # of energy x number, of energy x number^2.
                 number = torch.where(is_own, units - span.start + 1, 0).double()
                 powers = [(energy * number**power).sum() for power in range(3)]
                 sums = energies.setdefault(group, [torch.zeros((), dtype=torch.float64)] * 3)
                 energies[group] = [total + more for total, more in zip(sums, powers, strict=True)]
+            # Cut off here: through this layer a head would reach those behind it.
             return value.detach()
 
         return read
@@ -128,12 +136,15 @@ def head_units(
     for group, sums in energies.items():
         if not sums[0].requires_grad:
             continue
+        # Derivatives of the three sums by the factors, [heads] for each attention. For a head that reaches
+        # unit u alone they are as 1 : u : u^2.
         moments = [
             torch.autograd.grad(total, asked, retain_graph=True, allow_unused=True, materialize_grads=True)
             for total in sums
         ]
         for number, found in enumerate(units):
             own = _numbers(*(power[number].numpy() for power in moments))
+            # A head that reaches units of two groups is no unit alone.
             is_double = (found >= 0) & (own >= 0)
             found[own >= 0] = own[own >= 0] + int(anatomy.offsets[group])
             found[is_double] = -1
@@ -142,6 +153,8 @@ def head_units(
 
 def _numbers(zeroth: Any, first: Any, second: Any) -> IntArray:
     """Numbers within a group from their moments: one alone has no spread. -1 where it is not one."""
+    # The number's mean and mean square, weighted by energy. Of one unit alone the mean is whole and its
+    # square the mean square; a mixture has a spread.
     mean = np.divide(first, zeroth, out=np.zeros_like(first), where=zeroth > 0)
     square = np.divide(second, zeroth, out=np.zeros_like(second), where=zeroth > 0)
     nearest = np.rint(mean)
@@ -153,6 +166,7 @@ def _numbers(zeroth: Any, first: Any, second: Any) -> IntArray:
 def _weights(node: fx.Node, attention: Attention, seen: Mapping[tuple[int, int], Tensor]) -> Tensor:
     if not attention.is_fused:
         return seen[attention.position, 0]
+    # Fused: softmax(q k^T x scale + mask), again from q and k of [samples, heads, queries or keys, width].
     q, k = (seen[attention.position, argument] for argument in (0, 1))
     if q.shape[_HEAD_AXIS] != k.shape[_HEAD_AXIS]:  # grouped queries
         k = k.repeat_interleave(q.shape[_HEAD_AXIS] // k.shape[_HEAD_AXIS], _HEAD_AXIS)
@@ -161,10 +175,12 @@ def _weights(node: fx.Node, attention: Attention, seen: Mapping[tuple[int, int],
     scores = (q @ k.transpose(-2, -1)).double() * factor
     is_causal = node.kwargs.get("is_causal", node.args[5] if len(node.args) > 5 else False)
     if is_causal:
+        # Query i sees keys 0 to i, counted from the first key also where there are more keys than queries.
         allowed = torch.ones(scores.shape[-2:], dtype=torch.bool).tril()
         scores = scores.masked_fill(~allowed, float("-inf"))
     mask = seen.get((attention.position, 3))
     if mask is not None:
+        # A boolean mask says what is seen; any other one is added to the scores.
         scores = scores.masked_fill(~mask, float("-inf")) if mask.dtype == torch.bool else scores + mask
     return scores.softmax(-1)
 

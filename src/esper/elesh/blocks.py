@@ -87,9 +87,11 @@ class _Places:
 
     @classmethod
     def of(cls, one: Sum, order: Mapping[fx.Node, int]) -> _Places:
+        # What only f needs. Those of its operators that read `x` are its entrances.
         inside = set(unread(one.node.graph, [one]))
         users = [user for user in one.stream.users if user in inside]
         direct = [(order[user], n) for user in users for n, arg in enumerate(user.args) if arg is one.stream]
+        # An `x` that stands in a list of tensors, or is written into, cannot be replaced as an argument.
         leaves = [leaf for user in users for leaf in pytree.tree_leaves((user.args, user.kwargs))]
         is_seen = len(direct) == sum(leaf is one.stream for leaf in leaves)
         is_safe = not any(is_in_place(user.target) for user in users)
@@ -112,13 +114,18 @@ def _measured(
     for batch in batches:
         watch = _Watch(places)
         loss = twin.run(state, batch, watch.gates())[0].reshape(())
+        # The gradient where the sum itself reads `x` is that of `x + f(x)`; together with those at the
+        # entrances of f it is that of `x` before the block.
         made, *read = torch.autograd.grad(loss, watch.leaves, allow_unused=True, materialize_grads=True)
         into = sum(read, start=made)
         flows.append(float(into.norm() / made.norm().clamp_min(_TINY)) if places.reads else np.nan)
         before = watch.leaves[0].detach()
         is_same_size = is_same_size and watch.added.shape == before.shape
+        # What the block adds, stretched to the stream's shape.
         change = watch.added.expand_as(before)
         cosines.append(float(torch.cosine_similarity(_rows(before), _rows(before + change), dim=1).mean()))
+        # Change x gradient, one number per sample. The gradient of a mean loss has 1 / samples in it
+        # already, so the sum of the sizes is their mean.
         changes.append(float(_rows(change * made).sum(1).abs().sum()))
         if skip:
             with torch.no_grad():

@@ -90,6 +90,7 @@ def open_case(case: Case) -> OpenCase:
 def _with_aliases(state: dict[str, Tensor], anatomy: Anatomy) -> dict[str, Tensor]:
     for info in anatomy.tensors:
         names = (info.name, *info.aliases)
+        # A tied tensor is stored under one of its names and needed under all.
         present = next((state[name] for name in names if name in state), None)
         if present is not None:
             state.update(dict.fromkeys(names, present))
@@ -131,6 +132,7 @@ def read_optimizer(
     """
     tree = from_json(data.tree.read_bytes())
     value = decode(tree["rest"], tensors)
+    # An optimizer numbers its parameters; the names are listed in that order.
     names: list[str] = value["extra"]["parameter_names"]
     optimizer = value["optimizer"]
     groups = {names[n]: group for group in optimizer["param_groups"] for n in group["params"]}

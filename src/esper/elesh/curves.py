@@ -42,10 +42,13 @@ class Curve:
         Where a later stretch is cheaper than an earlier one both count as their mean. From the first point on
         where the loss was no number all are NaN.
         """
+        # Units from one point to the next: [points].
         sizes = np.diff(self.counts, prepend=0).astype(np.float64)
         stretches: list[tuple[float, float]] = []
         for rise, size in zip(np.diff(self.losses, prepend=0.0), sizes, strict=True):
             whole = (float(rise), float(size))
+            # Pool adjacent violators: as long as the stretch before is as steep, the two become one with a
+            # common slope. Slopes are compared crosswise, without a division.
             while stretches and stretches[-1][0] * whole[1] >= whole[0] * stretches[-1][1]:
                 before = stretches.pop()
                 whole = (before[0] + whole[0], before[1] + whole[1])
@@ -72,9 +75,12 @@ class Bench:
     def curve(self, group: int, removable: int) -> Curve:
         """What the group costs when up to `removable` of its units go; the rest of the network stays."""
         anatomy, keep = self.opened.anatomy, self.opened.keep
+        # Who goes first: by what reconstruction cannot make up for, or by the loss of each alone where no
+        # reader can be reconstructed.
         units = elimination(anatomy, group, self.opened.state, self.readers, keep, removable)
         if units is None:
             units = self._by_ablation(group)[:removable]
+        # Distinct points; the last one is all that may go.
         counts = np.unique(np.ceil(np.array(_SHARES) * units.size).astype(np.int64))
         losses = []
         for count in counts:
@@ -95,9 +101,12 @@ class Bench:
     def _renormed(self, state: State) -> State:
         """Running statistics moved as far as those of the fitting batches move, which are few."""
         twin, own = self.opened.twin, self.opened.state
+        # The fitting batches are few, so not their statistics are taken but how far the mask moves them.
         after = twin.recalibrated(state, self.fitted)
         for name in [name for name in after if after[name] is not state.get(name)]:
             before, now = self._statistics[name], after[name]
+            # Variances are moved by a ratio and so stay positive; the small term keeps one near 0 from
+            # exploding. Means are moved by a difference.
             if name.endswith("var"):
                 little = 0.01 * own[name] + torch.finfo(now.dtype).tiny
                 after[name] = own[name] * (now + little) / (before + little)
@@ -128,6 +137,7 @@ class Bench:
             for member in group.members
             if member.axis == INPUT_AXIS
         }
+        # Without reconstruction nothing is watched, and every order is by ablation.
         found = readers_of(opened.twin, opened.anatomy, weights if self.reconstructs else set())
         watch(opened.twin, opened.state, found, self.fitted)
         return found

@@ -103,6 +103,7 @@ class Evidence:
             (Tier.TWIN, np.isfinite(self.taylor)),
             (Tier.ABLATION, np.isfinite(self.loss_increase)),
         )
+        # Tiers ascend: a later one overwrites an earlier one.
         found = np.zeros(self.num_units, np.int64)
         for tier, has in reached:
             found[has] = int(tier)

@@ -41,15 +41,18 @@ class HeadPatterns:
     def diversity(self) -> FloatArray:
         """Divergence from the head that is most alike: shape [heads]; 1 for a head that is alone."""
         others = self.divergence.copy()
+        # Nothing is more like a head than itself.
         np.fill_diagonal(others, np.inf)
         nearest: FloatArray = others.min(axis=1, initial=1.0)
         return nearest
 
     def clusters(self, threshold: float) -> list[IntArray]:
         """Heads whose patterns are alike, in groups of two or more: complete linkage, most alike first."""
+        # Pairs of heads at or above the threshold, each pair once: [pairs, 2], the most alike first.
         alike = np.triu(self.similarity >= threshold, 1)
         pairs = np.argwhere(alike)
         order = np.argsort(-self.similarity[pairs[:, 0], pairs[:, 1]], kind="stable")
+        # Every head begins as a group of its own; `of` is the group of each head.
         groups = [[head] for head in range(len(self.units))]
         of = list(range(len(self.units)))
         for a, b in pairs[order].tolist():
@@ -57,6 +60,7 @@ class HeadPatterns:
             if first == second:
                 continue
             both = groups[first] + groups[second]
+            # Complete linkage: groups join only where all their heads are alike, not along a chain.
             if (self.similarity[np.ix_(both, both)] >= threshold).all():
                 groups[first] = both
                 for head in groups[second]:
@@ -83,6 +87,8 @@ def measure_heads(
     for batch in batches:
         for total, weights in zip(totals, weights_of(twin, state, batch, attentions), strict=True):
             total.add(weights.double())
+    # Under grouped queries the owners are those of key heads, and every key head serves several heads in a
+    # row.
     return [
         HeadPatterns(attention.node, np.repeat(owner, total.heads // owner.size), *total.means())
         for attention, owner, total in zip(attentions, units, totals, strict=True)
@@ -103,11 +109,14 @@ class _Totals:
     def add(self, weights: Tensor) -> None:
         """Takes in weights of shape [samples, heads, queries, keys]."""
         self.heads = heads = weights.shape[1]
+        # Keys a row may see: masked ones weigh nothing. Its entropy counts as a share of an even row's; a
+        # row of one key has no choice and does not count.
         support = (weights > 0).sum(-1).double()
         has_choice = support > 1
         share = torch.where(has_choice, entropy_bits(weights) / support.clamp_min(2).log2(), 0.0)
         self.entropy = self.entropy + share.sum((0, 2)).numpy()
         self.choices = self.choices + has_choice.sum((0, 2)).double().numpy()
+        # [heads, heads], one head against all at a time: memory stays at that of the weights.
         self.divergence = (
             self.divergence
             + torch.stack(
@@ -115,6 +124,7 @@ class _Totals:
             ).numpy()
         )
         self.rows += weights.shape[0] * weights.shape[2]
+        # [heads, samples x queries x keys]; the products, summed over batches, give norms and cosines.
         flat = weights.movedim(1, 0).flatten(1)
         self.products = self.products + (flat @ flat.T).numpy()
 

@@ -51,6 +51,7 @@ class Reading:
 
     def columns(self, value: Tensor) -> Tensor:
         """The argument with one column per element of `units`: shape [everything else, units.size]."""
+        # Axes along which units differ become the columns, all others the rows.
         axes = self._axes(value)
         return value.movedim(axes, [*range(-len(axes), 0)]).reshape(-1, self.units.size)
 
@@ -66,11 +67,13 @@ class Reading:
         None where the units have different numbers of columns, as where some of them live on elsewhere.
         """
         flat = self.units.ravel()
+        # The columns of these units, and how many each unit has.
         mine = np.flatnonzero((flat >= first) & (flat < first + width))
         owner = flat[mine] - first
         each = np.bincount(owner, minlength=width)
         if not width or each.min() == 0 or (each != each[0]).any():
             return None
+        # Stable: the columns of every unit keep their order, so those of two units correspond.
         return mine[np.argsort(owner, kind="stable")].reshape(width, -1)
 
     def _axes(self, value: Tensor) -> list[int]:
@@ -85,11 +88,13 @@ def readings_of(twin: Twin, anatomy: Anatomy, groups: Collection[int]) -> list[R
     wanted[list(groups)] = True
     found = []
     for gate in anatomy.gates:
+        # -1 is no unit; unit 0 stands in for it where the group is looked up.
         is_asked = (gate.units >= 0) & wanted[anatomy.group_of[np.maximum(gate.units, 0)]]
         if is_asked.any():
             position = twin.positions[gate.node]
             units = np.where(is_asked, gate.units, -1)
             axis, rows = _batch_axis(twin, nodes[position], gate.argument)
+            # Where the axis of samples is also one of units, samples cannot be told apart.
             is_free = axis is not None and units.shape[axis] == 1
             order: Order = "together" if rows == 1 else "unknown"
             found.append(Reading(position, gate.argument, units, axis if is_free else None, order))
@@ -105,6 +110,7 @@ def placed(twin: Twin, state: Mapping[str, Tensor], batch: Any, readings: Sequen
     unknown = [reading.place for reading in readings if reading.order == "unknown"]
     if not unknown:
         return list(readings)
+    # Two runs on three samples, 0 1 2 and 1 1 2: they differ in the first alone.
     few, seen = [n % samples(batch) for n in range(_FEW)], []
     for numbers in (few, [few[1], *few[1:]]):
         values: dict[tuple[int, int], Tensor] = {}
@@ -128,8 +134,11 @@ def _in_order(reading: Reading, before: Tensor, after: Tensor) -> Reading:
     """The reading with its order, by which rows differ after the first of few samples was exchanged."""
     axis = reading.batch_axis
     if axis is not None:
+        # [rows]: the rows along the batch axis that change with the first sample.
         differs = (before != after).movedim(axis, 0).flatten(1).any(1)
         rows = torch.arange(len(differs))
+        # Rows that lie together change in the first third; in turn, every third one does. A change elsewhere
+        # rules an order out; where both fit, or none, it stays unknown.
         owns: dict[Order, Tensor] = {"together": rows < len(rows) // _FEW, "in turn": rows % _FEW == 0}
         fitting = [order for order, own in owns.items() if not bool((differs & ~own).any())]
         if len(fitting) == 1:
@@ -148,6 +157,7 @@ def _batch_axis(twin: Twin, node: fx.Node, argument: int) -> tuple[int | None, i
     symbols = _batch_symbols(twin)
     if not isinstance(value, Tensor):
         return None, 1
+    # One symbolic size, which is a whole multiple of the batch's: anything else cannot be taken apart.
     open_axes = [axis for axis, size in enumerate(value.shape) if _is_open(size)]
     if len(open_axes) != 1:
         return None, 1

@@ -36,6 +36,8 @@ class ChannelMoments:
 
     def add(self, columns: Tensor) -> None:
         """Takes in what was read: shape [rows, columns]."""
+        # Each column of a channel is one observation more: [rows, channels, each] to [rows x each,
+        # channels].
         rows = columns[:, torch.from_numpy(self.coordinates)].movedim(1, -1).flatten(0, 1)
         seen = Moments.of(rows.cpu())
         self.moments = seen if self.moments is None else self.moments + seen
@@ -45,9 +47,11 @@ class ChannelMoments:
         width = len(self.coordinates)
         if self.moments is None:
             return np.full((width, width), np.nan)
+        # [channels, channels] around the mean; [channels] around zero.
         covariance = self.moments.spread(self.moments.mean).numpy()
         square = self.moments.spread(None).diagonal().numpy()
         variance = covariance.diagonal().copy()
+        # A constant correlates with nothing: as NaN it passes through the division.
         variance[variance <= _FLAT * square] = np.nan
         scale = np.sqrt(variance)
         cosines: FloatArray = np.clip(covariance / np.outer(scale, scale), -1.0, 1.0)
@@ -58,6 +62,8 @@ class ChannelMoments:
         own, slopes = np.arange(leaders.size), np.ones(leaders.size)
         if self.moments is None:
             return slopes
+        # Least squares through the origin: <own, leader> / <leader, leader>, or 1 where the leader is
+        # silent.
         products = self.moments.products.numpy()
         leader = np.where(leaders >= 0, leaders, own)
         square = products[leader, leader]
@@ -83,6 +89,7 @@ def leaders_of(
         with that leader (NaN where there is none): two arrays of shape [channels].
     """
     each = np.stack(correlations)
+    # [channels, channels]: alike is only what is alike wherever it is read. A constant counts as 0.
     weakest = np.nan_to_num(np.abs(each).min(axis=0))
     signs = np.sign(np.nan_to_num(each[0]))
     np.fill_diagonal(weakest, 0.0)
@@ -90,12 +97,15 @@ def leaders_of(
     leads = np.zeros(importance.size, np.bool_)
     related = weakest >= threshold
     candidates = np.flatnonzero(related.any(axis=1))
+    # Greedy, the most important first: one that nobody leads takes in all its free relations. A leader is
+    # never led, so no channel is folded into one that is itself folded.
     for channel in candidates[np.argsort(-np.nan_to_num(importance[candidates]), kind="stable")]:
         if leaders[channel] < 0:
             joins = related[channel] & (leaders < 0) & ~leads
             leads[channel] = bool(joins.any())
             leaders[joins] = channel
     known = leaders >= 0
+    # With its sign: a channel may be the negative of its leader.
     strength = np.full(importance.size, np.nan)
     strength[known] = (weakest * signs)[np.flatnonzero(known), leaders[known]]
     return leaders, strength
@@ -128,6 +138,7 @@ def folded_losses(
         leaders: leader of every channel of the layer, -1 for none; `channels` have one.
         channels: numbers within the layer.
     """
+    # [asked, channels of the layer], 1 at the asked channel.
     rows = torch.zeros(len(channels), leaders.size)
     rows[torch.arange(len(channels)), torch.from_numpy(channels)] = 1.0
     substitutes = [_substitute(found, leaders) for found in moments]
@@ -146,6 +157,8 @@ def _substitute(
 ) -> tuple[tuple[int, int], Callable[[Tensor], Callable[[Tensor], Tensor]]]:
     """For a row that is 1 at one channel: what the reading sees when that channel is folded."""
     reading, coordinates = moments.reading, moments.coordinates
+    # For every column of the reading: the column that is read in its place, the factor, and the channel that
+    # it belongs to (-1 for none).
     source, scale = np.arange(reading.units.size), np.ones(reading.units.size, np.float32)
     owner = np.full(reading.units.size, -1, np.int64)
     owner[coordinates] = np.arange(len(coordinates))[:, None]
@@ -159,6 +172,7 @@ def _substitute(
 
         def read(value: Tensor) -> Tensor:
             seen = reading.columns(value)
+            # The difference that folding makes, at the folded channel alone.
             shift = (seen[:, columns] * slope.to(seen.dtype) - seen) * is_folded.to(seen.dtype)
             return value + reading.from_columns(shift, value)
 

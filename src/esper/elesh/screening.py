@@ -46,6 +46,7 @@ def screen(case: Case, weights: Mapping[str, float], min_optimizer_steps: int) -
     if case.history is not None:
         parts["history"] = np.asarray(case.history, np.float64)
     ranks = combine(parts, {name: weights.get(name, 0.0) for name in parts})
+    # What training has not measured stays unranked, whatever the other signals say.
     ranks[~np.isfinite(leading)] = np.nan
     return [float(rank) for rank in ranks]
 
@@ -56,6 +57,7 @@ def _leading(
     if case.optimizer is not None:
         stored = open_tensors(case.optimizer.tensors)
         states, groups = read_optimizer(case.optimizer, stored)
+        # Young moments are mostly noise: such parameters count as if they had none.
         ripe = {
             name: state
             for name, state in states.items()
@@ -76,6 +78,7 @@ def _leading(
 
 def _seen(case: Case, anatomy: Anatomy, *, with_frequency: bool) -> dict[str, FloatArray]:
     """What the twin shows, if it may be looked at for long enough; otherwise it is not even opened."""
+    # As many samples as the allowed work pays for.
     count = min(case.twin_samples, int(case.twin_flops / max(_PASSES * anatomy.flops(), 1.0)))
     if count < _FEWEST_SAMPLES:
         return {}

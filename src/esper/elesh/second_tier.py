@@ -52,11 +52,13 @@ def find_units(
     leaders = np.full(anatomy.num_units, -1, np.int64)
     folded: list[IntArray] = [np.zeros(0, np.int64)]
     rises: list[FloatArray] = [np.zeros((0, len(batches)))]
+    # Layer by layer: which channels carry the same signal, and what the loss becomes when one is folded.
     for group, moments in found.moments.items():
         span = anatomy.unit_slice(group)
         correlations = [part.correlation() for part in moments]
         own, _ = leaders_of(correlations, found.taylor[span], redundancy_threshold)
         channels = np.flatnonzero(own >= 0)
+        # One reader that cannot take the leader instead is enough to keep all apart.
         if not channels.size or not all(can_take_over(twin, part.reading) for part in moments):
             continue
         leaders[span.start + channels] = span.start + own[channels]
@@ -65,6 +67,7 @@ def find_units(
         for batch in batches:
             with torch.no_grad():
                 base, _ = twin.loss(state, batch)
+            # [channels] for each batch: the rise over the loss as it is.
             columns.append(folded_losses(twin, state, batch, moments, own, channels) - base)
         rises.append(torch.stack(columns, dim=1).double().numpy())
     units = np.concatenate([np.arange(span.start, span.stop) for span in map(anatomy.unit_slice, groups)])

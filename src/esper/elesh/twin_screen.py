@@ -71,6 +71,7 @@ class SecondLook:
         for pattern in heads:
             for numbers, values in ((look.diversity, pattern.diversity), (look.focus, 1 - pattern.entropy)):
                 for unit in np.unique(pattern.units[pattern.units >= 0]):  # grouped queries share a unit
+                    # Of several heads in one unit the most distinct counts; NaN is passed over.
                     numbers[unit] = np.fmax.reduce(values[pattern.units == unit])
         is_head = np.array([group.kind is Kind.HEAD for group in anatomy.groups], np.bool_)
         look.activation_frequency[is_head[anatomy.group_of]] = np.nan  # hardly an element of a head is zero
@@ -105,6 +106,7 @@ class SecondLook:
         told = combine({name: scores for name, scores in parts.items() if name in shares}, shares)
         known = np.isfinite(ranks) & self.is_measured
         joined: FloatArray = np.where(known, told, ranks)
+        # What is there twice gets rank 0, except where it may not go at all.
         folded = np.array(sorted(self.folded_rises), np.int64)
         joined[folded] = np.where(np.isfinite(ranks[folded]), 0.0, np.nan)
         return joined

@@ -66,8 +66,11 @@ class UnitMeasures:
         """
         square = np.square(self.slope)
         error = self.variance / max(self.samples, 1)
+        # Shrinkage of James and Stein's kind: the slope loses (standard errors x its error)^2 / slope^2 of
+        # itself, at most all.
         ratio = np.divide(error, square, out=np.full(square.shape, np.inf), where=self.slope != 0)
         shrunk = self.slope * np.maximum(1.0 - standard_errors**2 * ratio, 0.0)
+        # `square + variance` is the mean square of the samples' slopes.
         rise: FloatArray = square + self.variance - np.where(np.isfinite(self.slope), shrunk, np.nan)
         return rise
 
@@ -99,11 +102,13 @@ def measure_units(
     readings = readings_of(twin, anatomy, chosen)
     if batches:
         readings = placed(twin, state, batches[0], readings)
+    # [units] each: read anywhere, and told apart sample by sample wherever it is read.
     is_read, told_apart = np.zeros(anatomy.num_units, np.bool_), np.ones(anatomy.num_units, np.bool_)
     for reading in readings:
         is_read[reading.units[reading.units >= 0]] = True
         if reading.batch_axis is None:
             told_apart[reading.units[reading.units >= 0]] = False
+    # A batch gives those units one mean slope only. Smaller batches give more of them, and so a spread.
     if twin.is_batch_dynamic and not told_apart.all():
         batches = [part for batch in batches for part in divided(batch, _SAMPLES_APART)]
     watches = [
@@ -182,6 +187,7 @@ def _adds_up(twin: Twin, state: Mapping[str, Tensor], batch: Any) -> bool:
     few = divided(batch, 2)[0]
     with torch.no_grad():
         one, two = (float(twin.loss(state, part)[0]) for part in (few, repeated(few, 2 * samples(few))))
+    # A sum doubles, a mean stays: the nearer one decides.
     return abs(two - 2 * one) < abs(two - one)
 
 
@@ -217,6 +223,7 @@ class _Watch:
     def _look(self, value: Tensor) -> None:
         if self.counts:
             self.active += _count_by(value.abs() > self.threshold, self.active.shape).cpu().numpy()
+            # How many elements each entry of `active` stands for.
             self.seen += value.numel() / max(self.active.size, 1)
         if self.moments:
             columns = self.reading.columns(value)
@@ -226,6 +233,7 @@ class _Watch:
 
 def _count_by(is_true: Tensor, shape: tuple[int, ...]) -> Tensor:
     """How often it is true, for every entry of a tensor of `shape` that is broadcast to it: float64."""
+    # Summed are the axes that the counts do not have, and those along which they have one entry.
     lead = is_true.dim() - len(shape)
     axes = [*range(lead), *(axis for axis, size in enumerate(shape, lead) if size == 1)]
     counts = is_true.sum(axes, dtype=torch.float64) if axes else is_true.double()
@@ -252,6 +260,7 @@ def _moments(watches: Sequence[_Watch], anatomy: Anatomy) -> dict[int, tuple[Cha
         readers[np.unique(anatomy.group_of[units[units >= 0]])] += 1
         for group, seen in watch.moments.items():
             moments[group] = (*moments.get(group, ()), seen)
+    # One reading that cannot be arranged by channel leaves the whole group out.
     return {group: seen for group, seen in moments.items() if len(seen) == readers[group]}
 
 

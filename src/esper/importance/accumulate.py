@@ -32,6 +32,7 @@ class _Axis:
     def vector(self, values: Tensor, dtype: torch.dtype) -> Tensor:
         """`values` summed over every other axis: shape [coordinates]."""
         others = [axis for axis in range(values.dim()) if axis != self.axis]
+        # Added up in `dtype` whatever the values come in: half precision would lose small terms.
         return values.sum(others, dtype=dtype) if others else values.to(dtype)
 
 
@@ -56,6 +57,9 @@ class UnitReducer:
         self.num_units = anatomy.num_units
         shapes = {t.name: t.shape for t in anatomy.tensors if t.is_parameter and len(t.shape) >= min_dims}
         axes: dict[tuple[str, int], _Axis] = {}
+        # The table of the scatter: row r adds `joined[positions[r]]` to `units[r]`. `joined` holds one
+        # vector for every axis that a member lies on, end to end; members of several groups may lie on the
+        # same axis.
         positions, units, tensors = [np.empty(0, np.int64)], [np.empty(0, np.int64)], []
         length = 0
         for number, group in enumerate(anatomy.groups):
@@ -65,6 +69,8 @@ class UnitReducer:
                 if key not in axes:
                     axes[key] = _Axis(member.tensor, member.axis, shapes[member.tensor], length)
                     length += shapes[member.tensor][member.axis]
+                # `index` is [width, coordinates of each unit]; positions and owners are both listed unit by
+                # unit.
                 positions.append((axes[key].first + member.index).ravel())
                 owner = anatomy.offsets[number] + np.arange(group.width)
                 units.append(np.repeat(owner, member.index.shape[1]))
@@ -73,6 +79,8 @@ class UnitReducer:
         for axis in axes.values():
             self._axes_of.setdefault(axis.tensor, []).append(axis)
         self._length = length
+        # A coordinate of an axis stands for one slice of the tensor: as many elements as its other axes
+        # have.
         rows = [
             np.full(a.shape[a.axis], math.prod(a.shape) // max(a.shape[a.axis], 1)) for a in axes.values()
         ]
@@ -142,6 +150,8 @@ class UnitReducer:
             vector = axis.vector(values, joined.dtype)
             if rows is None:
                 self._part(joined, axis).copy_(vector, non_blocking=True)
+            # A block of rows holds some coordinates of axis 0 whole, and of every other axis a part of each
+            # sum.
             elif axis.axis == 0:
                 self._part(joined, axis)[rows] = vector
             else:
@@ -162,6 +172,7 @@ class UnitReducer:
 
     def total(self, joined: Tensor, name: str) -> Tensor:
         """The sum over all elements that were taken in of one of `tensors`: a scalar."""
+        # Along any of its axes all elements are summed exactly once, so the first will do.
         return self._part(joined, self._axes_of[name][0]).sum()
 
     @staticmethod
@@ -171,6 +182,8 @@ class UnitReducer:
     def end(self, joined: Tensor) -> Tensor:
         """The sum over every unit's coordinates: shape [units]."""
         positions, units = self._on(joined.device)
+        # A gather to [rows of the table] and a scatter to [units]: two kernels, however many tensors there
+        # are.
         total = torch.zeros(self.num_units, dtype=joined.dtype, device=joined.device)
         return total.index_add_(0, units, joined.index_select(0, positions))
 

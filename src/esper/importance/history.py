@@ -78,6 +78,8 @@ class UnitHistory:
                 f"A history of {self.num_units} units was given scores of shape {scores.shape}. Follow a cut "
                 "with `select` first."
             )
+        # Epochs ascend. Those from this one on go (a run that was rolled back measures them again), and the
+        # oldest one where the window is full.
         before = int(np.searchsorted(self._epochs, epoch))
         first = max(before + 1 - self._capacity, 0)
         self._epochs = np.append(self._epochs[first:before], epoch)
@@ -85,22 +87,31 @@ class UnitHistory:
 
     def average(self) -> FloatArray:
         """Exponential running mean of the ranks, corrected for its start: shape [units], NaN unmeasured."""
+        # Weights momentum^age, [epochs, 1]. The mean divides by the weights of the epochs that measured the
+        # unit.
         ages = self._epochs[-1:] - self._epochs
         return _mean(self._ranks(self.num_epochs), (self._momentum ** ages.astype(np.float64))[:, None])
 
     def trend(self, window: int = 50) -> ImportanceTrend:
         """How ranks moved in the last `window` epochs that are remembered."""
+        # [epochs, units] from here on; every unit has its own epochs, those in which it was measured.
         ranks = self._ranks(window)
         is_measured = np.isfinite(ranks)
         count: IntArray = is_measured.sum(axis=0).astype(np.int64)
+        # A window without rows makes the first slice `[-0 or None:]`, which is everything; the second one
+        # ends it.
         times = np.where(is_measured, self._epochs[-len(ranks) or None :, None][: len(ranks)], np.nan)
         ones = np.ones((len(ranks), 1))
         middle, average = _mean(times, ones), _mean(ranks, ones)
+        # Least squares around each unit's own middle: covariance of time and rank over variance of time,
+        # [units].
         offset, deviation = np.nan_to_num(times - middle), np.nan_to_num(ranks - average)
         spread = np.square(offset).sum(axis=0)
         slope = np.divide(
             (offset * deviation).sum(axis=0), spread, out=np.full(self.num_units, np.nan), where=spread > 0
         )
+        # The variance relative to the mean's square (a squared coefficient of variation) has no scale: 0
+        # becomes 1, and what moves as much as its own mean becomes 1/2.
         variance = np.square(deviation).sum(axis=0) / np.maximum(count, 1)
         relative = variance / np.maximum(np.square(np.nan_to_num(average)), np.finfo(np.float64).tiny)
         stability = np.where(count > 0, 1 / (1 + relative), np.nan)
@@ -112,6 +123,8 @@ class UnitHistory:
         Returns:
             Shape [units], 0 to 1; NaN unmeasured.
         """
+        # The running mean lags behind. A rise is made up for, a fall is not: to keep a unit too long is the
+        # safe error.
         rise = np.maximum(np.nan_to_num(self.trend(window).slope), 0.0)
         ranks: FloatArray = np.minimum(self.average() + rise, 1.0)
         return ranks
@@ -131,6 +144,8 @@ class UnitHistory:
                 "number or -1."
             )
         made = UnitHistory(num_units, self._capacity, self._momentum)
+        # [epochs, new units]: the survivors' ranks, spread over 0 to 1 again as if the others had never
+        # been.
         ranks = np.full((self.num_epochs, num_units), np.nan)
         is_left = survivors >= 0
         ranks[:, survivors[is_left]] = self._ranks(self.num_epochs)[:, is_left]
@@ -178,6 +193,7 @@ class UnitHistory:
 
 def _packed(ranks: FloatArray) -> NDArray[np.int16]:
     is_measured = np.isfinite(ranks)
+    # Fixed point: 0 to 1 in steps of 1/32767. The code -1 is no rank.
     packed: NDArray[np.int16] = np.where(
         is_measured, np.rint(np.nan_to_num(ranks) * _TOP), _UNMEASURED
     ).astype(np.int16)

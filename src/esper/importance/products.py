@@ -49,6 +49,8 @@ class StepProducts:
         self._producers = UnitReducer(anatomy, ("producer",))
         trained = {id(p) for group in optimizer.param_groups for p in group["params"]}
         found = by_anatomy_name(anatomy, named_parameters)
+        # Consumers and producers overlap: a parameter that both read is multiplied with its gradient only
+        # once.
         names = dict.fromkeys(self._consumers.tensors + self._producers.tensors)
         self.parameters = {
             name: found[name]
@@ -56,11 +58,13 @@ class StepProducts:
             if name in found and id(found[name]) in trained and found[name].requires_grad
         }
         self.device = next((p.device for p in self.parameters.values()), torch.device("cpu"))
+        # [units] each: a unit with a frozen parameter would get only a part of its sum, so it never counts.
         self._trained = {r: r.covered(self.parameters.keys()) for r in (self._consumers, self._producers)}
         self._taking_part: dict[frozenset[str], tuple[Tensor, Tensor]] = {}
 
     def sums(self) -> StepSums | None:
         """What this step says of every unit; None if no parameter has a gradient."""
+        # Which parameters have a gradient decides which units were seen in this step.
         names = frozenset(name for name, p in self.parameters.items() if p.grad is not None)
         if not names:
             return None
@@ -69,9 +73,14 @@ class StepProducts:
             product = self._product(name)
             if product is not None:
                 self._consumers.take(changes, name, product)
+                # In place, and so after the consumers: they need the product itself.
                 self._producers.take(squares, name, product.square_())
         change, square = self._consumers.end(changes), self._producers.end(squares)
+        # Products carry the loss scale as the gradients do; it is taken out of the sums [units], not of
+        # every gradient.
         scale, is_step = self._scale_and_step(change)
+        # One sum that is not finite discards the step for all units. Its numbers are zeroed nevertheless: a
+        # NaN would pass through a mean that is updated with weight 0.
         is_sound = torch.isfinite(change).all() & torch.isfinite(square).all()
         return StepSums(
             torch.nan_to_num(change, 0.0, 0.0, 0.0) * scale,
@@ -94,6 +103,7 @@ class StepProducts:
         if weight.grad is None:
             return None
         gradient = weight.grad.to_dense() if weight.grad.is_sparse else weight.grad
+        # Half precision is widened before the product, which would underflow.
         is_wide = weight.dtype in (torch.float32, torch.float64)
         return (weight.detach() if is_wide else weight.detach().float()) * gradient
 

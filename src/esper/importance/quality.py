@@ -89,19 +89,23 @@ class ImportanceTrackingValidator:
                 f"Scores of shape {predicted.shape} cannot be judged by a truth of shape {truth.shape}; "
                 "expected one number per unit in both."
             )
+        # Units that only one of them measured say nothing about the order.
         both = np.isfinite(predicted) & np.isfinite(truth)
         mine, true = predicted[both].astype(np.float64), truth[both].astype(np.float64)
         if mine.size < 2:
             raise EvidenceError(
                 f"{mine.size} of {truth.size} units were measured by both; a ranking needs at least two."
             )
+        # Correlation with a constant is undefined.
         is_varied = np.ptp(mine) > 0 and np.ptp(true) > 0
+        # The low end is as many as would be pruned; the top end at most half of all.
         count = max(1, round(self._prune_fraction * mine.size))
         top = max(1, min(self._top_k, mine.size // 2))
         return RankingQuality(
             units=mine.size,
             kendall_tau=float(kendalltau(mine, true).statistic) if is_varied else math.nan,
             spearman=float(spearmanr(mine, true).statistic) if is_varied else math.nan,
+            # Negated scores turn the top end into a low end.
             top_k_precision=_overlap(-mine, -true, top),
             low_overlap=_overlap(mine, true, count),
             auc=_auc(mine, true <= np.sort(true)[count - 1]),
@@ -109,13 +113,16 @@ class ImportanceTrackingValidator:
         )
 
     def _mape(self, mine: FloatArray, true: FloatArray, *, is_same_unit: bool) -> float:
+        # The largest true scores. What costs nothing, or less, has no relative error.
         count = max(1, math.ceil(self._large_fraction * true.size))
         large = np.argsort(-true, kind="stable")[:count]
         large = large[true[large] > 0]
         if not large.size:
             return math.nan
+        # Predicted over true, [large units]; 1 is right.
         share = mine[large] / true[large]
         if not is_same_unit:
+            # The median as the common factor: a few wild predictions do not move it.
             middle = float(np.median(share))
             share = share / middle if middle > 0 else np.full(share.shape, np.nan)
         return float(np.abs(share - 1).mean())
@@ -123,6 +130,8 @@ class ImportanceTrackingValidator:
 
 def _overlap(mine: FloatArray, true: FloatArray, count: int) -> float:
     """Share of the `count` predicted lowest that are truly as low, equal predictions drawn by lot."""
+    # `line` is the last score that gets in. Below it all are in; those on it share the places that remain,
+    # and count with the hits that a fair lot would give on average.
     line = np.sort(mine)[count - 1]
     is_sure, is_tied = mine < line, mine == line
     is_low = true <= np.sort(true)[count - 1]
@@ -135,6 +144,8 @@ def _auc(mine: FloatArray, is_low: BoolArray) -> float:
     low, high = int(is_low.sum()), int((~is_low).sum())
     if not low or not high:
         return math.nan
+    # Rank sum of the units that should stay, less the least it can be: the pairs in which one of them lies
+    # above a low one, ties half.
     ranks = rankdata(mine)
     above = ranks[~is_low].sum() - high * (high + 1) / 2
     return float(above / (low * high))

@@ -72,13 +72,17 @@ def moments_from_state(
 def second_moment(state: Mapping[str, object], group: Mapping[str, object]) -> tuple[Tensor, float] | None:
     """One parameter's running E[g^2] and what to divide it by; None when its optimizer keeps none."""
     steps = _number(state.get("step"))
+    # The divisor below would be 0.
     if steps is None or steps < 1:
         return None
     betas = group.get("betas")
+    # Adam and its kin: a running mean from zero, short by 1 - beta2^steps.
     if isinstance(value := state.get("exp_avg_sq"), Tensor) and isinstance(betas, (tuple, list)):
         return value, 1.0 - float(_number(betas[1]) or 0.0) ** steps
+    # RMSprop: the same, under another name.
     if isinstance(value := state.get("square_avg"), Tensor) and "alpha" in group:
         return value, 1.0 - float(_number(group["alpha"]) or 0.0) ** steps
+    # Adagrad: a plain sum over the steps.
     if isinstance(value := state.get("sum"), Tensor):
         return value, steps
     return None
@@ -110,6 +114,8 @@ def fisher(
     weights, values = (stored_names(anatomy, given.keys()) for given in (parameters, moments.values))
     reducer = UnitReducer(anatomy, ("producer",))
     joined = reducer.begin(_device_of(parameters))
+    # Tensor by tensor: w^2 x moment, summed along its axes. The bias correction divides these sums instead
+    # of the moments, so nothing of a tensor's size is kept.
     for name in reducer.tensors:
         if name in weights and name in values:
             weight, moment = parameters[weights[name]], moments.values[values[name]]
@@ -118,6 +124,7 @@ def fisher(
             reducer.scale(joined, name, 1.0 / correction if correction > 0 else math.nan)
             let_go(weight)
             let_go(moment)
+    # With a producer missing, the sum would be a part of the truth.
     measured = reducer.covered(values.keys() & weights.keys())
     return _finite_or_nan(np.where(measured, _array(reducer.end(joined)), np.nan))
 
@@ -135,10 +142,12 @@ def magnitude(anatomy: Anatomy, parameters: Mapping[str, Tensor], let_go: LetGo 
         if name in weights:
             weight = parameters[weights[name]]
             _add_squares(reducer, joined, name, weight)
+            # Each tensor is brought to a mean square of 1 before a unit adds up rows of several.
             mean = reducer.total(joined, name) / max(weight.numel(), 1)
             reducer.scale(joined, name, 1.0 / mean.clamp_min(torch.finfo(joined.dtype).tiny))
             let_go(weight)
     measured = reducer.covered(weights.keys())
+    # [units]: from the sum to the mean over a unit's elements, and its root.
     squares = _array(reducer.end(joined))
     mean_square = np.divide(squares, reducer.elements, out=np.full(squares.shape, np.nan), where=measured)
     return _finite_or_nan(np.sqrt(mean_square))
@@ -150,6 +159,7 @@ def _add_squares(
     """Takes in w^2, or w^2 * E[g^2], a few rows at a time: these stay in the processor's cache."""
     reducer.check(name, weight)
     weight = weight.detach()
+    # As many rows as make up a block, at least one.
     step = max(_BLOCK_ELEMENTS * len(weight) // max(weight.numel(), 1), 1)
     for first in range(0, len(weight), step):
         rows = slice(first, first + step)
@@ -168,6 +178,8 @@ def rank_normalize(scores: FloatArray) -> FloatArray:
     if count == 1:
         ranks[measured] = 0.5
     elif count > 1:
+        # Distinct scores ascend. The cumulated count is a score's last rank (from 1); its mean rank lies
+        # before that by half of what comes twice, here counted from 0.
         _, places, times = np.unique(scores[measured], return_inverse=True, return_counts=True)
         ranks[measured] = (np.cumsum(times) - (times + 1) / 2)[places] / (count - 1)  # equals share a rank
     return ranks
@@ -194,6 +206,8 @@ def combine(components: Mapping[str, FloatArray], weights: Mapping[str, float]) 
     unknown = sorted(components.keys() - weights.keys())
     if unknown:
         raise ConfigError(f"Scores {unknown} have no weight; weights are known for {sorted(weights)}.")
+    # [components, units]. A component weighs nothing where it did not measure: the mean is over those that
+    # did.
     ranks = np.stack([rank_normalize(scores) for scores in components.values()])
     shares = np.array([weights[name] for name in components])[:, None] * np.isfinite(ranks)
     total = shares.sum(axis=0)

@@ -55,6 +55,7 @@ class UnitStatistics:
 
     def update(self, sums: StepSums, momentum: float, stride: int) -> None:
         """Takes in one sampled step, on the device only; it stands for `stride` training steps."""
+        # Weights of 0 or 1 for each unit instead of a branch, which would wait for the device.
         taken = sums.has_change * sums.is_taken
         self.square.lerp_(sums.change.square(), taken * (1.0 - momentum))
         self.samples.add_(taken)
@@ -83,6 +84,7 @@ class UnitStatistics:
                 f"{survivors.shape} to {num_units} units: it needs one entry for every old unit, "
                 "its new number or -1."
             )
+        # [survivors] each: gathered by old number, scattered to new ones.
         old = torch.from_numpy(np.flatnonzero(survivors >= 0)).to(self.square.device)
         new = torch.from_numpy(survivors[survivors >= 0]).to(self.square.device)
         carried = UnitStatistics.empty(num_units, self.square.device)
@@ -108,6 +110,8 @@ class UnitStatistics:
                 "another network or are damaged; start a new tracker; units stay unmeasured "
                 "until it has seen enough."
             )
+        # [fields, units]: one bad field makes the whole unit unsound, because counters and means belong
+        # together.
         rows = torch.stack([state[name].to(device=device, dtype=torch.float32) for name in _FIELDS])
         is_sound = ((rows >= 0) & torch.isfinite(rows)).all(dim=0)
         return cls(*(row.clone() for row in torch.where(is_sound, rows, 0.0)))
@@ -115,7 +119,9 @@ class UnitStatistics:
     def _corrected(self, name: str, momentum: float, min_steps: int, min_samples: int) -> FloatArray:
         counter = _MEANS[name]
         samples, steps = getattr(self, counter).double(), getattr(self, counter.replace("samples", "steps"))
+        # Neither bound implies the other: with a long stride a few samples stand for many steps.
         measured = (samples >= max(min_samples, 1)) & (steps >= min_steps)
+        # A mean that began at 0 is short by the factor 1 - momentum^samples.
         mean = getattr(self, name).double() / _warmth(samples, momentum)
         found: FloatArray = torch.where(measured, mean, torch.nan).cpu().numpy()
         return found

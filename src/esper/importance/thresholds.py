@@ -96,12 +96,16 @@ class AdaptiveThresholdSelector:
         Raises:
             EvidenceError: No unit was measured.
         """
+        # Ascending, [measured].
         measured = np.sort(scores[np.isfinite(scores)])
         if not measured.size:
             raise EvidenceError("No unit has a score, so no threshold can be selected. Measure first.")
         cap: float = getattr(getattr(self._settings, phase.value), safety.value)
         allowed = min(max(target_fraction, 0.0), cap)
+        # Rounded down, so that the cap holds; the small term makes up for products like 0.29 * 100 =
+        # 28.999999999999996.
         count = math.floor(allowed * measured.size + 1e-9)
+        # Candidates score strictly less than the score at this place. In a tie they are fewer than `count`.
         score = float(measured[count]) if count < measured.size else math.inf
         below = int(np.searchsorted(measured, score))
         return Threshold(score, below / measured.size, cap, cap < target_fraction)

@@ -59,6 +59,8 @@ class SketchedElements:
                 values = products(name, first, min(first + _CHUNK, size))
                 if values is not None:
                     places = torch.arange(first, first + values.numel(), device=values.device)
+                    # Chosen, not multiplied by 0: that would make a NaN of an infinity and spoil its buckets
+                    # for good.
                     squares = torch.where(taken > 0, values, 0.0).square()
                     self._sketch.accumulate(element_keys(name, places), squares)
         self._samples += taken
@@ -73,6 +75,7 @@ class SketchedElements:
             raise EvidenceError(
                 f"No elements of {name!r} are tracked; names begin with {list(self.sizes)[:4]}."
             )
+        # No key is stored: each is made again from the parameter's name and the place.
         keys = element_keys(name, torch.arange(self.sizes[name], device=self._sketch.device))
         return (self._sketch.estimate(keys) / self._samples).sqrt().float()
 

@@ -61,12 +61,14 @@ class ElementScores:
         self.form = form
         self._window = window
         self._blocks = _blocks(sizes)
+        # Enough blocks in a turn that 64 turns measure all of them, and at least four.
         self._per_turn = max(_FEWEST_BLOCKS, -(-len(self._blocks) // _MOST_TURNS))
         total = sum(sizes.values())
         self._codes = torch.zeros(total, dtype=_TYPES[form], device=device)
         self._spans = torch.zeros(len(self._blocks), 2, device=device)
         self._windows = torch.zeros(len(self._blocks), device=device)
         """Windows of each block that are complete; without one, its elements are unmeasured."""
+        # One buffer of sums, as long as the longest turn needs: the turns use it one after the other.
         self._sums = torch.zeros(
             max(map(self._turn_elements, range(self.num_turns)), default=0), device=device
         )
@@ -92,6 +94,7 @@ class ElementScores:
             products: Asked for every block of the turn.
             taken: 1 if the step counts, else 0: a float32 scalar on the device.
         """
+        # The blocks of a turn lie in the buffer end to end, from `start`.
         start = 0
         for number, block in enumerate(self._in_turn(self._turn)):
             length = block.last - block.first
@@ -137,9 +140,11 @@ class ElementScores:
             kept = chosen(name, self.of(name)) if name in self.sizes else None
             if kept is None or kept.numel() != sizes[name]:
                 continue
+            # A cut moves elements across the borders of blocks, so blocks are encoded anew.
             for number, block in enumerate(made._blocks):
                 part = kept[block.first : block.last]
                 if block.name == name:
+                    # Measured is a block only where all of its elements were.
                     made._put(number, part, torch.isfinite(part).all().float())
         return made
 
@@ -168,6 +173,7 @@ class ElementScores:
             return ErrorBound(relative=2.0**-8 if self.form == "bfloat16" else 0.0)
         spans = [self._spans[number] for number, block in enumerate(self._blocks) if block.name == name]
         widest = max((float(high - low) for low, high in spans), default=0.0)
+        # Half of one of 254 steps is 1/508 of the range, in the logarithm of base 2.
         return ErrorBound(relative=2.0 ** (widest / 508) - 1.0)
 
     def load_state(self, state: Mapping[str, Tensor]) -> None:
@@ -200,9 +206,11 @@ class ElementScores:
 
     def _close(self) -> None:
         start = 0
+        # The window is complete: sums of squares become root mean squares, block by block.
         for number, block in enumerate(self._in_turn(self._turn)):
             length = block.last - block.first
             mean = self._sums[start : start + length] / self._counts[number].clamp_min(1)
+            # One infinity and the block keeps what an earlier window said.
             is_sound = (self._counts[number] > 0) & torch.isfinite(mean).all()
             self._put(self._turn * self._per_turn + number, mean.sqrt_(), is_sound.float())
             start += length
@@ -215,6 +223,8 @@ class ElementScores:
         block = self._blocks[number]
         place = self._codes[block.place : block.place + block.last - block.first]
         if self.form == "log8":
+            # What is not finite becomes zero only to be thrown away below; to look first would wait for the
+            # device.
             codes, span = encode(values.nan_to_num(0.0, 0.0, 0.0))
             self._spans[number] = torch.where(is_sound > 0, span, self._spans[number])
         else:

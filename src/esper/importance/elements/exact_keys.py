@@ -30,6 +30,7 @@ class ExactSums:
 
     def added(self, keys: Tensor, values: Tensor) -> ExactSums:
         """These sums and further values; a key may come several times."""
+        # Old and new keys in one ascending list; `place` [old + new] is where each one's value goes.
         distinct, place = torch.unique(torch.cat([self.keys, keys]), return_inverse=True)
         sums = torch.zeros(distinct.numel(), dtype=torch.float64, device=distinct.device)
         return ExactSums(distinct, sums.index_add_(0, place, torch.cat([self.sums, values.double()])))
@@ -38,5 +39,6 @@ class ExactSums:
         """The sum of every key: float64 of the shape of `keys`, NaN where a key was never added."""
         if not self.num_keys:
             return torch.full(keys.shape, torch.nan, dtype=torch.float64, device=keys.device)
+        # Where the key would be inserted. Beyond the last there is nothing to compare with.
         place = torch.searchsorted(self.keys, keys).clamp_max(self.num_keys - 1)
         return torch.where(self.keys[place] == keys, self.sums[place], torch.nan)

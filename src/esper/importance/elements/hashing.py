@@ -55,12 +55,15 @@ class BucketHash:
     def __init__(self, width: int, depth: int, seed: int = 0) -> None:
         self._width = width
         self._seed = seed
+        # For each row an odd factor and an offset, from one stream of pseudo-random words.
         words = [_spread(seed + 1 + number) for number in range(2 * depth)]
         self._rows = [(_signed(a | 1), _signed(b)) for a, b in zip(words[::2], words[1::2], strict=True)]
 
     def buckets(self, keys: Tensor) -> list[Tensor]:
         """The bucket of every key in each row: `depth` tensors of int64 [keys]."""
         mixed = mix(keys, self._seed)
+        # The top 31 bits are a fraction of 2**31; times the width it is a bucket, for any width and without
+        # a division. At most 31 + 31 bits: nothing overflows.
         return [
             (_shifted(mixed * factor + offset, 64 - _BUCKET_BITS) * self._width) >> _BUCKET_BITS
             for factor, offset in self._rows

@@ -15,11 +15,15 @@ def encode(values: Tensor) -> tuple[Tensor, Tensor]:
     step: a factor of 2**((largest - smallest) / 508).
     """
     logs = values.log2()
+    # Zeros have the logarithm -inf and must not stretch the range.
     is_positive = values > 0
     low = torch.where(is_positive, logs, torch.inf).amin()
     high = torch.where(is_positive, logs, -torch.inf).amax()
+    # In a block of zeros the least (inf) lies above the largest (-inf): then the range is 0 to 0.
     low, high = torch.where(low <= high, torch.stack([low, high]), 0.0)
+    # Equal values have no range, and the step still must divide.
     step = ((high - low) / _STEPS).clamp_min(torch.finfo(torch.float32).tiny)
+    # Codes 1 to 255; 0 is kept for zero itself.
     codes = ((logs - low) / step).round_().clamp_(0, _STEPS) + 1
     return torch.where(is_positive, codes, 0.0).to(torch.uint8), torch.stack([low, high])
 

@@ -81,6 +81,7 @@ class CountMinSketch:
         _check(keys, values)
         if not keys.numel():
             return
+        # Exact while the keys fit; the move into the table is for good.
         if self._table is None:
             self._exact = self._exact.added(keys, values)
             self._spill()
@@ -127,6 +128,7 @@ class CountMinSketch:
                 f"into one of {self.width} x {self.depth} with seed {self.seed}: its keys lie elsewhere. "
                 "Make both with the same size and seed."
             )
+        # Where either holds a table the result does. Two exact ones stay exact if their keys fit together.
         if other._table is not None:
             table = self._fold()
             table.add_(other._table.to(self.device))
@@ -154,6 +156,8 @@ class CountMinSketch:
             num_updates=self._num_updates,
             num_keys=None,
             occupied_fraction=float((self._table > 0).double().mean()),
+            # Beside its own key a bucket holds total / width of others on average. It holds e times that
+            # with a probability of at most 1/e (Markov), and all rows do with e**-depth.
             error_bound=math.e / self.width * total,
             confidence=1.0 - math.exp(-self.depth),
             memory_bytes=self._table.numel() * _CELL_BYTES,
@@ -213,6 +217,7 @@ class CountMinSketch:
                 row.index_add_(0, buckets, theirs)
 
     def _least(self, table: Tensor, keys: Tensor) -> Tensor:
+        # [rows, keys]: no row is below the truth, so the least is the closest.
         rows = [row.index_select(0, b) for row, b in zip(table, self._hash.buckets(keys), strict=True)]
         return torch.stack(rows).amin(0)
 

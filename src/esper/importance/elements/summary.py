@@ -76,6 +76,7 @@ def _summary(
 
     def shown(largest: bool) -> tuple[tuple[tuple[int, ...], float], ...]:
         top = known.topk(count, largest=largest)
+        # Places are flat; people look along the tensor's axes.
         indices = np.unravel_index(places[top.indices].cpu().numpy(), shape)
         rows = zip(*(axis.tolist() for axis in indices), strict=True)
         return tuple(zip(rows, top.values.tolist(), strict=True))

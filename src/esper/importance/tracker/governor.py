@@ -70,6 +70,7 @@ class OverheadGovernor:
         self._steps_since_sample += 1
         if self._steps_since_sample < self._stride:
             return False
+        # Due, but the share is spent: wait, though not beyond the rarest sampling.
         if self._is_in_debt() and self._steps_since_sample < self._max_stride:
             return False
         self._steps_since_sample = 0
@@ -91,6 +92,7 @@ class OverheadGovernor:
         self._costs.append(cost_seconds)
         step_seconds = self._step_seconds()
         if step_seconds > 0:
+            # median cost / (stride x step time) <= fraction, solved for the stride.
             stride = math.ceil(median(self._costs) / (self._fraction * step_seconds))
             self._stride = min(max(stride, 1), self._max_stride)
 
@@ -109,6 +111,7 @@ class OverheadGovernor:
         """Slow samples can cost more than the median that the stride rests on: then the next one waits."""
         if self._is_fixed or not self._costs:
             return False
+        # The first sample paid for warm-up; it is no debt.
         spent = self._cost_seconds - self._first_cost_seconds
         return spent + median(self._costs) > self._fraction * self._elapsed_seconds * (1 + 1e-9)
 

@@ -170,6 +170,7 @@ class ImportanceTracker:
         Raises:
             EvidenceError: See `check`; what is known stays.
         """
+        # Everything is read before anything is replaced: a refusal leaves the tracker as it was.
         read = self._read(state)
         self._governor.load_state(state[_SAMPLING])
         self._statistics, self.history, self._elements = read
@@ -198,6 +199,7 @@ class ImportanceTracker:
             named_parameters: Of the cut network, in the same optimizer.
             survivors: For every old unit its new number, or -1: shape [old units].
         """
+        # All parts are carried over before the first is kept: a failure in between leaves the tracker whole.
         statistics = self._statistics.select(survivors, anatomy.num_units)
         history = self.history.select(survivors, anatomy.num_units)
         products = StepProducts(anatomy, named_parameters, self._optimizer)
