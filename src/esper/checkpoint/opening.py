@@ -15,6 +15,7 @@ from esper.checkpoint.identity import claim_run, has_identity
 from esper.checkpoint.lock import WriterLock
 from esper.checkpoint.manifest import RunIdentity
 from esper.checkpoint.storage import Storage, make_directories
+from esper.nissa import Sink
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,7 @@ def open_run(
     model: str | None,
     storage: Storage,
     random_bytes: Callable[[int], bytes],
+    sink: Sink,
 ) -> OpenRun:
     """Opens a run directory as its one writer; arguments as for `CheckpointStore`.
 
@@ -60,7 +62,7 @@ def open_run(
             blobs = BlobShelf(run_dir, storage)
             identity = claim_run(run_dir, keyring, model, storage, random_bytes)
             catalog = CheckpointCatalog(run_dir, keyring, run=identity)
-            clearance = Clearance(catalog, blobs, storage)
+            clearance = Clearance(catalog, blobs, storage, sink)
             return OpenRun(lock, identity, catalog, blobs, clearance, clearance.begin())
     except BaseException:
         lock.release()

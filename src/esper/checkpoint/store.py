@@ -28,8 +28,9 @@ from esper.checkpoint.references import (
     VerifyReport,
 )
 from esper.checkpoint.retention import RetentionOutcome
-from esper.checkpoint.storage import PosixStorage, Storage
+from esper.checkpoint.storage import POSIX, Storage
 from esper.errors import CheckpointError
+from esper.nissa import LOGGER, Sink
 
 NO_BLOBS: Mapping[str, FileRef] = MappingProxyType({})
 _ATTACHMENT_NAME = re.compile(r"[a-z][a-z0-9-]{0,63}")
@@ -47,6 +48,7 @@ class CheckpointStore:
         model: names the model; a directory of another model is refused. None takes whatever is there.
         keep_last: how many of the newest verified checkpoints retention keeps, beside all pinned ones.
         storage: the system calls.
+        sink: who is told what nobody needs and cannot be removed.
         clock: seconds since 1970.
         random_bytes: source of the run's id.
 
@@ -61,7 +63,8 @@ class CheckpointStore:
         keyring: KeyRing,
         model: str | None = None,
         keep_last: int = 3,
-        storage: Storage | None = None,
+        storage: Storage = POSIX,
+        sink: Sink = LOGGER,
         clock: Callable[[], float] = time.time,
         random_bytes: Callable[[int], bytes] = secrets.token_bytes,
     ) -> None:
@@ -71,13 +74,13 @@ class CheckpointStore:
         self.keep_last = keep_last
         self.retention = RetentionOutcome()
         """What retention did after the last save."""
-        self._storage: Storage = PosixStorage() if storage is None else storage
+        self._storage = storage
         self._keyring = keyring
         self._clock = clock
         self._writing = threading.RLock()
         self._built_on: set[Path] = set()
         """Directories in which something was found that is not known to be durable."""
-        opened = open_run(run_dir, keyring, model, self._storage, random_bytes)
+        opened = open_run(run_dir, keyring, model, storage, random_bytes, sink)
         self._lock, self._blobs, self._clearance = opened.lock, opened.blobs, opened.clearance
         self.identity = opened.identity
         """Which run this is, and of which model."""
