@@ -131,6 +131,7 @@ class Trials:
 
     def complete(self, keep: BoolArray, notes: tuple[str, ...] = ()) -> Chosen:
         """A choice that was made otherwise, with what makes up for it and what it costs."""
+        # Fitted on all of them: others judge.
         batches = joined(self._twin, self._held_out.calibration)
         bench = Bench(self._opened, batches, batches, self._reconstructs)
         return self._judged(keep, bench.without(keep), notes)
@@ -144,5 +145,6 @@ class Trials:
         before, now = self.quality(), evaluate(run_twin(self._twin, after), batches)
         count = sum(map(samples, batches))
         quality = Quality(count, before.loss, now.loss, before.accuracy, now.accuracy)
+        # Tensors that were replaced on the way; all others are the network's own.
         changed = {name: value for name, value in self._state.items() if after[name] is not value}
         return Chosen(keep, notes, {name: after[name] for name in changed}, quality)

@@ -132,6 +132,8 @@ def _rest_of(settings: Settings, whole: Anatomy, less: Anatomy) -> Settings | No
     assert target is not None  # noqa: S101  # there is a choice because there is one
     is_flops = target.cost == "flops"
     before, left = (one.flops() if is_flops else one.parameters() for one in (whole, less))
+    # Layers took the cost from `before` to `left`. Of that (1 - rest) may stay, which must be (1 - target)
+    # of `before`.
     rest = 1 - (1 - target.fraction) * before / left if left else 0.0
     if rest <= 0:
         return None

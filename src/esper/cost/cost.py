@@ -68,12 +68,15 @@ class CostModel:
         products = list(_flops(anatomy, without) if cost == "flops" else _parameters(anatomy))
         if cost == "flops" and activation_flops:
             products += [(m * activation_flops, f) for m, f in _products(anatomy.activations)]
+        # Factors of all products, numbered through; those of one product are neighbors.
         factors = [factor for _, product in products for factor in product]
         lengths = [len(product) for _, product in products]
         self._multipliers = np.array([multiplier for multiplier, _ in products], np.float64)
+        # By factor its product, by product its first factor.
         self._product_of = np.repeat(np.arange(len(products)), lengths)
         self._starts = np.cumsum([0, *lengths[:-1]])
         self._fixed = np.array([factor.fixed for factor in factors], np.float64)
+        # [factors, units]: how many coordinates of a factor each unit owns. The transpose serves gradients.
         rows = np.repeat(np.arange(len(factors)), [factor.units.size for factor in factors])
         columns = np.concatenate([np.zeros(0, np.int64), *(factor.units for factor in factors)])
         counts = np.concatenate([np.zeros(0), *(factor.counts.astype(np.float64) for factor in factors)])
@@ -91,6 +94,8 @@ class CostModel:
         along every direction in which sizes shrink; a unit that is gone gets what it saved last.
         """
         sizes = self._sizes(keep)
+        # The slope of a product in one of its factors is product / factor: [factors], then summed to
+        # [units].
         work = self._work(sizes)[self._product_of]
         slope: FloatArray = self._owners @ np.divide(work, sizes, out=np.zeros_like(sizes), where=sizes > 0)
         return slope
@@ -102,6 +107,8 @@ class CostModel:
     def _work(self, sizes: FloatArray) -> FloatArray:
         if not self._multipliers.size:
             return self._multipliers
+        # Every product has a factor, if only a constant: of an empty one `reduceat` would take its
+        # neighbor's.
         return self._multipliers * np.multiply.reduceat(sizes, self._starts)
 
 
@@ -113,6 +120,7 @@ def _products(terms: tuple[Term, ...]) -> Iterator[tuple[float, list[_Factor]]]:
     for term in terms:
         factors = []
         for owners in term.factors:
+            # -1 is owned by no unit, and fixed.
             units, counts = np.unique(owners[owners >= 0], return_counts=True)
             factors.append(_Factor(int((owners < 0).sum()), units, counts))
         yield term.multiplier, factors or [_constant(1)]
@@ -124,6 +132,7 @@ def _parameters(anatomy: Anatomy) -> Iterator[tuple[float, list[_Factor]]]:
     for number, group in enumerate(anatomy.groups):
         units = anatomy.offsets[number] + np.arange(group.width)
         for member in group.members:
+            # A layer is one more factor of each of its tensors: 1, or 0 when it has gone.
             if group.kind is Kind.LAYER:
                 around.setdefault(member.tensor, []).append(_Factor(0, units, np.ones(1, np.int64)))
             else:

@@ -84,6 +84,7 @@ class LatencyModel:
         self._fixed = table.fixed_milliseconds
         timed = frozenset(operator.node for operator in table.operators)
         self._rest = CostModel(anatomy, "flops", activation_flops=table.element_flops, without=timed)
+        # Milliseconds for each FLOP of what was not timed alone.
         self._rest_scale = table.rest_milliseconds / table.rest_cost if table.rest_cost else 0.0
         number = {group.name: n for n, group in enumerate(anatomy.groups)}
         self._operators = [_Surface.of(operator, number) for operator in table.operators]
@@ -101,6 +102,7 @@ class LatencyModel:
         for surface in self._operators:
             sizes = surface.sizes(kept)
             for axis in (0, 1):
+                # Milliseconds per coordinate, times coordinates per unit: [groups].
                 slope += surface.per_unit[axis] * surface.slope(sizes, axis)
         gained: FloatArray = slope[self._anatomy.group_of] + self._rest_scale * self._rest.gradient(keep)
         return gained
@@ -127,6 +129,7 @@ class _Surface:
             for name, each in axis.per_unit.items():
                 counts[number[name]] = each
             owned.append(counts)
+        # Narrower is never slower: where noise says so, a running maximum along both sides overrules it.
         rising = np.array(operator.milliseconds, np.float64)
         for axis_number in (0, 1):
             rising = np.maximum.accumulate(rising, axis=axis_number)
@@ -140,6 +143,7 @@ class _Surface:
 
     def at(self, outputs: float, inputs: float) -> float:
         """Milliseconds at these widths; in proportion below the smallest that was timed."""
+        # Linear between the points: along the inputs, [outputs], then along the outputs.
         rows = [np.interp(inputs, self.widths[1], row) for row in self.times]
         time = float(np.interp(outputs, self.widths[0], rows))
         for size, widths in zip((outputs, inputs), self.widths, strict=True):
@@ -148,6 +152,7 @@ class _Surface:
 
     def slope(self, sizes: tuple[float, float], axis: int) -> float:
         """Milliseconds per coordinate of `axis`, down to the next width that was timed."""
+        # The next width below that was timed, or half of the present one.
         below = self.widths[axis][self.widths[axis] < sizes[axis]]
         lower = float(below[-1]) if below.size else sizes[axis] / 2
         there = list(sizes)

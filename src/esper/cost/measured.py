@@ -46,5 +46,6 @@ def compare_latency(
 
 
 def _summary(milliseconds: list[float]) -> tuple[float, float]:
+    # The middle, and the distance between the quartiles.
     low, middle, high = np.percentile(milliseconds, [25, 50, 75])
     return float(middle), float(high - low)

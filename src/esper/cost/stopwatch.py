@@ -85,6 +85,7 @@ class DeviceStopwatch:
 
     def finished_seconds(self) -> list[float]:
         finished: list[float] = []
+        # They end in the order of the queue, so the first that still runs ends the list.
         while self._running and self._running[0][2].query():
             seconds, begin, end = self._running.popleft()
             finished.append(max(seconds, begin.elapsed_time(end) / 1000.0))

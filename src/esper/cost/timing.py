@@ -54,6 +54,7 @@ def measure_latency(
     """
     whole = repeated(sample, batch) if twin.is_batch_dynamic else sample
     device = next((value.device for value in state.values()), torch.device("cpu"))
+    # Operators that are alike are timed once.
     known: dict[Any, tuple[tuple[float, ...], ...]] = {}
     operators = []
     with torch.inference_mode():
@@ -62,8 +63,10 @@ def measure_latency(
                 known[call.signature] = _times(call, device)
             operators.append(TimedOperator(call.node, call.axes, call.widths, known[call.signature]))
         total = _shortest(lambda: twin.run(state, whole), device)
+        # A pass with hardly any work takes what every pass takes.
         few = repeated(sample, _FEW) if twin.is_batch_dynamic else None
         fixed = 0.0 if few is None else min(_shortest(lambda: twin.run(state, few), device), total)
+    # At full width: the last row and column. The rest of the pass is what these do not explain.
     timed = sum(operator.milliseconds[-1][-1] for operator in operators)
     nodes = frozenset(operator.node for operator in operators)
     rest = CostModel(anatomy, "flops", activation_flops=ELEMENT_FLOPS, without=nodes)
@@ -106,6 +109,7 @@ class _Call:
         """The same operator with so many outputs and inputs, on random numbers."""
         arguments: list[Any] = list(self.operator.args)
         shape, axis = list(self.read), -1 if self.operator.target is LINEAR else 1
+        # A convolution by channel has as many groups, and reads as many channels, as it makes.
         if groups_of(self.operator) > 1:
             arguments[GROUPS] = shape[axis] = outputs
         else:
@@ -128,6 +132,7 @@ def _calls(twin: Twin, anatomy: Anatomy, state: Mapping[str, Tensor], sample: An
     own = {alias: info.name for info in anatomy.tensors for alias in (info.name, *info.aliases)}
     owners, work = _owners(anatomy), {term.node for term in anatomy.terms}
     nodes = list(twin.program.graph.nodes)
+    # Operators of which a weight carries units.
     found: dict[str, tuple[int, str]] = {}
     for name, position in twin.positions.items():
         weight = _weight(nodes[position])
@@ -143,6 +148,7 @@ def _calls(twin: Twin, anatomy: Anatomy, state: Mapping[str, Tensor], sample: An
 
         return look
 
+    # One run shows the shapes that they read.
     twin.run(state, sample, {(position, 0): watch(position) for position, _ in found.values()})
     calls = []
     for name, (position, tensor) in found.items():
@@ -183,6 +189,7 @@ def _side(owned: Mapping[str, float], anatomy: Anatomy, size: int) -> tuple[Axis
         return Axis(float(size), {}), (size,)
     width = {group.name: group.width for group in anatomy.groups}
     fixed = size - sum(each * width[name] for name, each in owned.items())
+    # Eighths of the full size, rounded up to multiples of 8 (of less in narrow layers).
     step = max(1, min(_EIGHTHS, size // _EIGHTHS))
     widths = {min(-(-size * n // (_EIGHTHS * step)) * step, size) for n in range(1, _EIGHTHS + 1)}
     return Axis(float(fixed), dict(owned)), tuple(sorted(widths))

@@ -82,7 +82,7 @@ def _gradients(
     loss, _ = opened.twin.loss({**state, **_aliased(live, opened)}, batch)
     found = torch.autograd.grad(loss, list(live.values()), allow_unused=True, materialize_grads=True)
     gradients = dict(zip(live, found, strict=True))
-    # What a survivor's mask removes will not be trained: its gradients do not count.
+    # Only what survives the mask under judgment will be trained; other gradients do not count.
     zero_masked(gradients, masked_axes(opened.anatomy, survivors))
     reached = sum(int(g.count_nonzero()) for g in gradients.values())
     square = sum(float(g.double().square().sum()) for g in gradients.values())

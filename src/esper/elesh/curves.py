@@ -75,8 +75,8 @@ class Bench:
     def curve(self, group: int, removable: int) -> Curve:
         """What the group costs when up to `removable` of its units go; the rest of the network stays."""
         anatomy, keep = self.opened.anatomy, self.opened.keep
-        # Who goes first: by what reconstruction cannot make up for, or by the loss of each alone where no
-        # reader can be reconstructed.
+        # Who goes first: by what reconstruction cannot make up for, or by the loss of each alone where a
+        # reader cannot be reconstructed.
         units = elimination(anatomy, group, self.opened.state, self.readers, keep, removable)
         if units is None:
             units = self._by_ablation(group)[:removable]

@@ -43,6 +43,7 @@ class ScheduleState:
             settings: how much smaller, and the longest rest.
             epoch: of the checkpoint that the plan was about.
         """
+        # 1, 2, 4 epochs and so on, up to the longest rest.
         rest = min(2**self.refusals_in_row, settings.max_rest_epochs)
         return replace(
             self,
@@ -107,10 +108,12 @@ class Allowance:
         """
         if end is None or self.end_fraction is None:
             return self
+        # What should be gone by now on the way to that end.
         due, here = end * self.progress, replace(self, end_fraction=end)
         if due <= removed + _EXACT:
             why = f"{removed:.1%} is gone, {due:.1%} is due."
             return replace(here, goal_fraction=removed, limit_fraction=removed, levels=(), reason=why)
+        # What is missing, at most one step, slowed down by refusals.
         goal = removed + min(due - removed, rules.max_step_fraction) * pace
         limit = min(goal + rules.overshoot_fraction, 1.0)
         why = f"{due:.1%} of the {self.cost} is due, {removed:.1%} is gone, pace {pace:g}."
@@ -182,11 +185,13 @@ class Schedule:
             return self._nothing("before", f"The ramp starts at epoch {start}.", removed)
         if epoch > self.last_epoch:
             return self._nothing("quiet", f"Nothing is removed after epoch {self.last_epoch}.", removed)
+        # The first epoch of the ramp is a step as well: from 1/n to 1.
         share = progress((epoch - start + 1) / (end - start + 1), self._rules)
         step = Allowance(self.cost, removed, removed, self._rules.levels, "ramp", "", target, share)
         return step.towards(target, removed, state.pace, self._rules)
 
     def _within_stage(self, epoch: int, state: ScheduleState, removed: float) -> Allowance:
+        # Which stage this epoch lies in, where that begins, and the highest cap of those before.
         before, begin = 0.0, 1
         for stage in self._stages:
             if epoch < begin + stage.epochs:
@@ -197,6 +202,7 @@ class Schedule:
         if not stage.levels:
             return self._nothing(stage.name, f"The {stage.name} stage only watches.", removed)
         share = progress((epoch - begin + 1) / stage.epochs, self._rules)
+        # From the earlier cap to the stage's own, as its time goes by.
         cap = before + max(stage.cumulative_fraction - before, 0.0) * share
         step = min(cap - removed, stage.cycle_fraction) * state.pace
         if step <= _EXACT:
@@ -234,6 +240,8 @@ class Schedule:
         stages = self._rules.stages
         if self.epochs is None or not self._rules.scale_stages or not stages:
             return stages
+        # Not lengths but ends are rounded, so that they add up to the run; a stage without an epoch drops
+        # out.
         total = sum(stage.epochs for stage in stages)
         ends = [
             round(sum(s.epochs for s in stages[: n + 1]) * self.epochs / total) for n in range(len(stages))
@@ -257,6 +265,8 @@ def progress(time: float, settings: ScheduleSettings) -> float:
     time = max(time, 0.0)
     if settings.shape == "linear":
         return time
+    # 1 - exp(-rate x time), scaled to end at 1.
     if settings.shape == "exponential":
         return math.expm1(-settings.rate * time) / math.expm1(-settings.rate)
+    # Steep at first and flat at the end, for powers above 1.
     return 1 - float((1 - time) ** settings.power)

@@ -55,6 +55,7 @@ def distillation_loss(output: Tensor, taught: Tensor, target: Any, temperature: 
     axis = _class_axis(output, target)
     if axis is None:
         return F.mse_loss(output, taught)
+    # The divergence of what is learned from what is taught, sum of p_taught (log p_taught - log p_learned).
     softened = F.log_softmax(output / temperature, axis)
     wanted = F.log_softmax(taught / temperature, axis)
     divergence = F.kl_div(softened, wanted, reduction="none", log_target=True).sum(axis)

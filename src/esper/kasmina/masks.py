@@ -141,6 +141,7 @@ class MaskKeeper:
         for (name, axis), gone in masked_axes(self.anatomy, keep).items():
             for prefix in self._prefixes:
                 grouped.setdefault(prefix + name, []).append((axis, gone))
+        # A copy in an optimizer's state is masked where its parameter is.
         copies = {copy: grouped[name] for copy, (name, _) in self._copied.items() if name in grouped}
         return grouped | copies
 
@@ -151,6 +152,7 @@ class MaskKeeper:
             originals: the values under the mask where a checkpoint gives them; its copies are the copies.
         """
         hidden = self._originals if originals is None else originals
+        # Whatever is hidden and no tensor's is a copy's: `<copy>: <tensor>`.
         known = {name.partition(": ")[0] for name in hidden if name not in self._tensors}
         self._copies = WeightCopies(self._optimizers, known, is_complete=originals is not None)
         self._copied = {
@@ -172,6 +174,7 @@ class MaskKeeper:
         hidden = {}
         for name, places in axes.items():
             values = self._tensor(name).detach().clone()
+            # A masked coordinate reads 0 by now, so its older value is put back first, in this copy.
             if name in self._originals:
                 values[_masked_places(values, before[name])] = self._originals[name].to(values)
             hidden[name] = values[_masked_places(values, places)]

@@ -51,6 +51,7 @@ def check_members(anatomy: Anatomy) -> Check:
 def _indexes(shape: tuple[int, ...] | None, axis: int, width: int, index: IntArray) -> bool:
     if shape is None or not 0 <= axis < len(shape) or index.ndim != 2 or index.shape[0] != width:
         return False
+    # In ascending order: distinct if no two neighbors are equal.
     flat = np.sort(index.ravel())
     return flat.size > 0 and flat[0] >= 0 and flat[-1] < shape[axis] and bool((np.diff(flat) > 0).all())
 
@@ -58,6 +59,7 @@ def _indexes(shape: tuple[int, ...] | None, axis: int, width: int, index: IntArr
 def check_connectivity(anatomy: Anatomy, keep: BoolArray) -> Check:
     """Does every group, tensor axis and operator have something left? A layer that goes leaves nothing."""
     kept = _kept_per_group(anatomy, keep)
+    # A layer may go as a whole. Its tensors and operators count as if it were there.
     keep = keep | anatomy.is_layer
     empty = [
         group.name
@@ -134,6 +136,7 @@ def check_gradients(before: Measurement, after: Measurement, settings: Settings)
         f"The gradient reaches {reach:.3g} times as many surviving parameters as before (expected at least "
         f"{low:g}), and its norm is {growth:.3g} times as large (expected at most {high:g})."
     )
+    # The number that decides, with its own limit.
     value, limit = (reach, low) if reach < low else (growth, high)
     return Check("gradients", reach >= low and growth <= high, value, limit, text)
 

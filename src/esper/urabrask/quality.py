@@ -82,6 +82,7 @@ def evaluate(run: Run, batches: Iterable[Any]) -> Measurement:
             losses.append(float(loss))
             counts.append(samples(batch))
             target = split_sample(batch, with_target=True)[2]
+            # One batch that is no classification makes this none.
             right = None if correctness is None else correct(output, target)
             correctness = None if right is None or correctness is None else [*correctness, *right]
     if not losses:
@@ -167,6 +168,7 @@ def correct(output: Tensor, target: Any) -> list[float] | None:
         hits = output.argmax(1) == target
     else:
         return None
+    # [samples, predictions of each]: ignored targets count neither way.
     counted = (target >= 0).double().reshape(hits.shape[0], -1)
     share = (hits.double().reshape(counted.shape) * counted).sum(1) / counted.sum(1).clamp_min(1)
     return [float(x) for x in share]

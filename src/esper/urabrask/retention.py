@@ -73,10 +73,12 @@ def _trouble(name: str, old: FloatArray, new: FloatArray) -> str | None:
 
 def _of_correctness(before: FloatArray, after: FloatArray, level: Level, settings: Settings) -> Retention:
     old, new = before.astype(np.float64), after.astype(np.float64)
+    # Right or wrong for each sample: for that there is a better interval.
     is_binary = bool(np.isin(old, (0, 1)).all() and np.isin(new, (0, 1)).all())
     interval = _binary_interval if is_binary else _t_interval
     drop = old - new
     lower, upper = interval(drop, settings.interval_confidence)
+    # The stricter of both limits, in points.
     limit = min(settings.limits.for_level(level), (1 - settings.min_retention) * abs(float(old.mean())))
     return Retention("correctness", *_means(old, new, drop), lower, upper, limit, drop.size)
 
@@ -85,6 +87,7 @@ def _of_losses(before: FloatArray, after: FloatArray, settings: Settings) -> Ret
     old, new = before.astype(np.float64), after.astype(np.float64)
     rise = new - old
     lower, upper = _t_interval(rise, settings.interval_confidence)
+    # To retain a share p of a loss is to let it grow to 1 / p of what it was.
     limit = (1 / settings.min_retention - 1) * abs(float(old.mean()))
     return Retention("loss", *_means(old, new, rise), lower, upper, limit, rise.size)
 
@@ -96,6 +99,7 @@ def _means(old: FloatArray, new: FloatArray, drop: FloatArray) -> tuple[float, f
 def _t_interval(drop: FloatArray, confidence: float) -> tuple[float, float]:
     """Paired t interval around the mean difference."""
     half = float(
+        # The quantile for n - 1 degrees of freedom, times the standard error.
         special.stdtrit(drop.size - 1, (1 + confidence) / 2) * drop.std(ddof=1) / math.sqrt(drop.size)
     )
     mean = float(drop.mean())
@@ -111,9 +115,11 @@ def _binary_interval(drop: FloatArray, confidence: float) -> tuple[float, float]
     Source: Agresti and Min (2005), "Simple improved confidence intervals for comparing matched proportions",
     Statistics in Medicine 24.
     """
+    # Half a pair in each of the four cells: n + 2 pairs, half of one added to the worse and to the better.
     total = drop.size + 2
     worse, better = float((drop > 0).sum()) + 0.5, float((drop < 0).sum()) + 0.5
     mean = (worse - better) / total
+    # Over the number of pairs squared, this is the variance of the difference of two paired shares.
     variance = max(worse + better - (worse - better) ** 2 / total, 0.0)
     half = float(special.ndtri((1 + confidence) / 2)) * math.sqrt(variance) / total
     return mean - half, mean + half

@@ -83,6 +83,7 @@ class Cut:
             states = [StateLayouts(optimizer, {}) for optimizer in optimizers]
             for tensors in map(named_tensors, (bare(model), *self.copies)):
                 for name, axes in self.kept.items():
+                    # State before the parameter: its layout is told by the shape that this still has.
                     for state in states:
                         state.spread(tensors[name], axes, shapes[name])
                     resize(tensors[name], spread_out(tensors[name], axes, shapes[name]), Undo())
@@ -113,6 +114,7 @@ class Cut:
             for member in group.members:
                 owner = owners.get((group.kind, names.get(member.tensor, member.tensor), member.axis))
                 if owner is not None:
+                    # -1 where a coordinate was no unit's; any owner outweighs that. [units of the group]
                     origin[span] = np.maximum(origin[span], owner[member.index].max(axis=1))
         return origin
 
@@ -128,6 +130,7 @@ class Cut:
                 key = (group.kind, member.tensor, member.axis)
                 owner = owners.setdefault(key, np.full(shapes[member.tensor][member.axis], -1, np.int64))
                 owner[member.index] = units[:, None]
+        # Along every axis as the cut left it.
         for kind, name, axis in owners:
             if (stays := self.kept.get(name, {}).get(axis)) is not None:
                 owners[kind, name, axis] = owners[kind, name, axis][stays.numpy()]

@@ -33,6 +33,7 @@ def module_of(program: ExportedProgram, state: State) -> fx.GraphModule:
         if name in program.constants:
             program.constants[name] = value
         elif isinstance(program.state_dict[name], nn.Parameter):
+            # Tied parameters stay one.
             made = parameters.setdefault(id(value), nn.Parameter(value, requires_grad=False))
             program.state_dict[name] = made
         else:

@@ -101,6 +101,7 @@ class Form:
                 f"Module {path!r} is another one than when the network was built, so weights alone cannot be "
                 "loaded into a fresh network. Save it as a program instead (.pt2), which needs no class."
             )
+        # No state dict holds these, so what they lost must be told.
         hidden = after.shapes.keys() - model.state_dict().keys()
         return cls(
             {
@@ -147,6 +148,7 @@ class Form:
 
     def _check(self, model: nn.Module, weights: Mapping[str, Tensor]) -> None:
         tensors, state = named_tensors(model), model.state_dict()
+        # Of a tied tensor one name is enough.
         present = {id(tensors[name]) for name in weights if name in tensors}
         gone = _inside([p for p, name in self.classes.items() if name == RemovedModule.__name__], state)
         missing = [
@@ -207,6 +209,7 @@ def _leave_meta_device(model: nn.Module, weights: Mapping[str, Tensor]) -> None:
                 empty = torch.empty_like(tensor, device=filled[id(tensor)])
                 is_parameter = isinstance(tensor, nn.Parameter)
                 new = nn.Parameter(empty, tensor.requires_grad) if is_parameter else empty
+                # One new tensor in all places of a tied one.
                 setattr(module, name, made.setdefault(id(tensor), new))
 
 
@@ -245,5 +248,6 @@ def _composed(cuts: Sequence[Kept]) -> dict[str, dict[int, list[int]]]:
         for name, axes in kept.items():
             for axis, index in axes.items():
                 first = left.setdefault(name, {}).get(axis)
+                # `index` counts among the coordinates that the cuts before have left.
                 left[name][axis] = index if first is None else first[index]
     return {name: {axis: index.tolist() for axis, index in axes.items()} for name, axes in left.items()}

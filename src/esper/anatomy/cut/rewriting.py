@@ -118,6 +118,7 @@ def _resized(call: _Call, sizes: list[Any], left: Left) -> list[Any]:
 def _repeat(call: _Call) -> None:
     """How often each axis is repeated."""
     times, given, taken = list(call.arg(1, "repeats")), call.given[0], call.taken(0)
+    # From the last axis on: `repeat` may put further axes in front.
     for back in range(1, len(taken) + 1):
         times[-back] = _ratio(call, times[-back], given[-back], taken[-back])
     call.put(1, "repeats", times)
@@ -134,6 +135,7 @@ def _repeat_interleave(call: _Call) -> None:
 def _ratio(call: _Call, old: Any, given: BoolArray, taken: BoolArray) -> Any:
     if given.all() and taken.all():
         return old
+    # What is left of the result must be a multiple of what is left of the argument.
     times, rest = divmod(_count(given), _count(taken))
     if rest:
         raise call.refused("repeats what is left unevenly")
@@ -149,8 +151,10 @@ def _slice(call: _Call) -> None:
     start, end, step = slice(call.arg(2, "start"), call.arg(3, "end"), call.arg(4, "step")).indices(
         stays.size
     )
+    # The coordinates that it picks, then their numbers among those that are left.
     picked = np.arange(start, end, step)
     new = (np.cumsum(stays) - 1)[picked[stays[picked]]]
+    # A slice again only where these are evenly spaced.
     strides = np.unique(np.diff(new)) if new.size > 1 else np.ones(1, np.int64)
     if not new.size or strides.size != 1:
         raise call.refused("picks coordinates that are unevenly left")
@@ -201,6 +205,7 @@ def _groups_at(position: int, name: str = "groups") -> Callable[[_Call], None]:
         groups, stays = call.arg(position, name, 1), call.taken(0)[1]
         if groups == 1 or stays.all():
             return
+        # [groups]: how much of each is left.
         left = stays.reshape(int(groups), -1).sum(axis=1)
         if np.unique(left[left > 0]).size != 1:
             raise call.refused("has groups that would be left with different widths")

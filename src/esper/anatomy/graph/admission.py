@@ -90,6 +90,7 @@ def changed_inputs(program: ExportedProgram) -> dict[str, str]:
         for argument, value in zip(schema.arguments, node.args, strict=False):
             if not isinstance(value, Node) or value not in source or argument.alias_info is None:
                 continue
+            # A view of an input is that input: what is written to it, the user finds in the batch.
             source[node] = source[value]
             if argument.alias_info.is_write:
                 found.setdefault(source[value], _line(node))

@@ -37,6 +37,7 @@ def _inline_in(module: fx.GraphModule) -> bool:
         name = getattr(node.target, "__name__", "")
         if node.op != "call_function" or name not in _ENABLED:
             continue
+        # One argument is the region's body; those behind it are its inputs.
         place, body = next(found for found in enumerate(_bodies(module, node)) if found[1] is not None)
         _inline_in(body)
         if _means_only_its_operators(body, name, node.args[_ENABLED[name]]):
@@ -78,6 +79,7 @@ def _write_out(
         found = [values.get(result, result) for result in _results(body)]
         if cut_gradient:
             found = [_detached(graph, result) for result in found]
+    # The call gives a tuple. Whoever took a part of it now reads the operator that makes that part.
     for taken in list(call.users):
         taken.replace_all_uses_with(found[int(str(taken.args[1]))])
         graph.erase_node(taken)

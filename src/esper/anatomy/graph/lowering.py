@@ -28,6 +28,7 @@ def lowered(program: ExportedProgram, *, with_writes: bool = False) -> ExportedP
     into their inputs or buffers stay as they are.
     """
     graphs = [part.graph for part in program.graph_module.modules() if isinstance(part, fx.GraphModule)]
+    # In the outer graph only what depends on tensors of the network matters; in bodies everything does.
     computed = _computed_from(program.graph_signature.inputs_to_parameters.keys(), graphs[0])
     asked = [node for graph in graphs for node in (computed if graph is graphs[0] else graph.nodes)]
     table = _decompositions({node.target for node in asked if _is_unknown(node)})
@@ -36,6 +37,7 @@ def lowered(program: ExportedProgram, *, with_writes: bool = False) -> ExportedP
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # torch's own, about its tree of inputs
         written_out: ExportedProgram = program.run_decompositions(table)
+    # A write that reaches an input or a buffer would have become an output more.
     if any(spec.kind is not OutputKind.USER_OUTPUT for spec in written_out.graph_signature.output_specs):
         return program
     for part in written_out.graph_module.modules():

@@ -58,6 +58,7 @@ def together(group: dist.ProcessGroup | None, what: bytes, device: torch.device)
     except Exception:
         _from_all(group, torch.zeros(1, dtype=torch.int64, device=device))
         raise
+    # All ranks meet here: one that failed has sent a 0 instead.
     made_it = _from_all(group, torch.ones(1, dtype=torch.int64, device=device))
     failed = [rank for rank, flag in enumerate(made_it) if not flag]
     if failed:

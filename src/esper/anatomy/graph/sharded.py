@@ -93,6 +93,8 @@ class _Shards:
             self._whole[shard] = whole
             _put(parameter, whole)
         for block, (kind, hooks) in self._classes.items():
+            # The module's own class and no hooks: those of sharding would gather and free what is whole
+            # already.
             block.__class__ = kind.__mro__[kind._orig_cls_mro_index]
             for name, registered in hooks.items():
                 vars(block)[name] = type(registered)()
@@ -128,6 +130,8 @@ class _Shards:
         for optimizer, before in zip(self._optimizers, self._state, strict=True):
             states = dict(optimizer.state)
             _rename(optimizer, renewed)
+            # What kept its shape keeps its state, the very object; what became smaller is sharded as the old
+            # state was.
             after = {}
             for old_parameter, old_state in before.items():
                 whole = self._whole.get(old_parameter, old_parameter)

@@ -284,6 +284,7 @@ def _small_batch(inputs: Any) -> tuple[Any, int]:
     tensors = _tensors_of(inputs)
     if not tensors:
         raise ConfigError("The sample holds no tensor; give one batch as the data loader yields it.")
+    # Tensors that disagree on the first size have no batch axis in common.
     sizes = {leaf.shape[0] if leaf.dim() else 0 for leaf in tensors}
     if len(sizes) != 1 or 0 in sizes:
         return inputs, tensors[0].shape[0] if tensors[0].dim() else 1

@@ -40,6 +40,7 @@ def compact(layer: Tensor) -> Tensor:
     for axis in range(layer.dim()):
         if layer.shape[axis] > 1:
             first = layer.narrow(axis, 0, 1)
+            # An expanded axis (stride 0) cannot vary, and is not compared.
             if layer.stride(axis) == 0 or bool((layer == first).all()):
                 layer = first
     return layer.contiguous()
@@ -92,6 +93,8 @@ def with_rank(flow: Flow, rank: int) -> Flow:
 def widest(layers: Sequence[Tensor]) -> list[Tensor]:
     """The layers that matter: on shared axes they are united, so the wider one is enough."""
     kept: list[Tensor] = []
+    # From the layer that varies along most axes on: what varies along a part of them says nothing new,
+    # unless the wider one has places without identity.
     for layer in sorted(layers, key=lambda layer: -len(varying_axes(layer))):
         axes = set(varying_axes(layer))
         covered = any(axes <= set(varying_axes(other)) and bool((other > 0).all()) for other in kept)
@@ -109,6 +112,8 @@ def reshape_layer(layer: Tensor, old: Sequence[int], new: Sequence[int]) -> Tens
     target: list[int] = []
     i = j = 0
     while i < len(old) or j < len(new):
+        # The shortest run of old axes and run of new axes with equally many elements; `left` and `right` are
+        # their sizes so far. Axes of size 1 join the run behind them.
         left, right, start_i, start_j = 1, 1, i, j
         while True:
             if left == right and (i > start_i or j > start_j) and left > 1:
@@ -121,6 +126,7 @@ def reshape_layer(layer: Tensor, old: Sequence[int], new: Sequence[int]) -> Tens
                 j += 1
             else:
                 break
+        # Spelled out only where the layer varies within the run: elsewhere 1 stays 1.
         if any(layer.shape[axis] > 1 for axis in range(start_i, i)):
             expand[start_i:i] = old[start_i:i]
             target.extend(new[start_j:j])
@@ -180,9 +186,11 @@ class LabelSpace:
         axes = varying_axes(layer)
         if len(axes) < 2:
             return
+        # The same labels in the same order are one grid, whatever axes of size 1 lie between them.
         labels = layer.squeeze()
         key = repr(tuple(labels.shape)).encode() + labels.contiguous().numpy().tobytes()
         grid = self.grids.setdefault(key, Grid(labels))
+        # The first to demand an axis decides, and so does the first to hint at one.
         if unit_axis in axes:
             place = axes.index(unit_axis)
             if is_hint:
@@ -194,11 +202,14 @@ class LabelSpace:
         """The flow in another shape; layers that come to lie along one axis become one, less what stays."""
         layers = list(flow.layers)
         while True:
+            # Where two layers would come to vary along one axis, they are crossed in the old shape first;
+            # again until none are left.
             moved = [reshape_layer(layer, flow.shape, shape) for layer in layers]
             pairs = combinations(range(len(layers)), 2)
             clash = next(
                 (p for p in pairs if set(varying_axes(moved[p[0]])) & set(varying_axes(moved[p[1]]))), None
             )
+            # Two that shared an axis before are united there already and may share one again.
             if clash is None or set(varying_axes(layers[clash[0]])) & set(varying_axes(layers[clash[1]])):
                 return self.flow(shape, moved, is_zeroed=flow.is_zeroed)
             fixed = next((n for n in clash if self._is_frozen(layers[n])), None)
@@ -211,15 +222,18 @@ class LabelSpace:
     def crossed(self, left: Tensor, right: Tensor) -> Tensor:
         """One layer for two that vary along different axes: an element goes with the slice of either."""
         shape = np.broadcast_shapes(left.shape, right.shape)
+        # Every element becomes a label of its own. Beyond so many the two axes stay instead.
         if prod(shape) > _MOST_CROSSED:
             for layer in (left, right):
                 self.freeze(layer, "runs into too large a product of two axes")
             return torch.zeros([1] * len(shape), dtype=torch.long)
         both = self.fresh(prod(shape)).reshape(shape)
+        # Where one of the two counts heads, whole heads are the units.
         head = next(
             (layer for layer in (left, right) if self.heads.issuperset(layer.flatten().tolist())), None
         )
         self.grid(both, None if head is None else varying_axes(head)[0])
+        # A slice of the new labels goes exactly when the old label does.
         self.unite(self.conjunction(both, varying_axes(right)), left, "meets a fixed size")
         self.unite(self.conjunction(both, varying_axes(left)), right, "meets a fixed size")
         return both
@@ -228,6 +242,7 @@ class LabelSpace:
         """Says that labels at the same place are equal; one that meets a fixed size is frozen."""
         shape = np.broadcast_shapes(left.shape, right.shape)
         left, right = left.expand(shape), right.expand(shape)
+        # Two labels at a place are a fact; one label at a place without identity has met a fixed size.
         both = (left > 0) & (right > 0)
         if bool(both.any()):
             self.equal.append((left[both], right[both]))
@@ -239,6 +254,7 @@ class LabelSpace:
         labels = torch.unique(labels[labels > 0])
         if labels.numel():
             self.frozen.append((labels, reason))
+            # The table at least doubles: labels are handed out and frozen all the time.
             missing = self.count + 1 - self._stays.numel()
             if missing > 0:
                 self._stays = torch.nn.functional.pad(self._stays, (0, max(missing, self._stays.numel())))
@@ -250,6 +266,8 @@ class LabelSpace:
 
     def are_zeroed(self, layers: Sequence[Tensor], by: Sequence[Flow]) -> bool:
         """Whether a product of `by` is zero where a mask removes a label of `layers` (of equal rank)."""
+        # A factor makes the product zero only where it spells out all axes of the label. What stays need not
+        # be zero.
         spelled_out = [set(varying_axes(layer)) for flow in by if flow.is_zeroed for layer in flow.layers]
         return all(
             any(set(varying_axes(layer)) <= axes for axes in spelled_out) or self._is_frozen(layer)
@@ -258,6 +276,7 @@ class LabelSpace:
 
     def _is_frozen(self, layer: Tensor) -> bool:
         """Is it known already that no label of the layer goes?"""
+        # Freezing makes the table long enough, so labels behind its end are not frozen.
         known = int(layer.max()) < self._stays.numel()
         return known and bool((self._stays[layer] | (layer == 0)).all())
 
@@ -267,10 +286,13 @@ class LabelSpace:
         if not gone:
             return layer
         kept = [axis for axis in range(layer.dim()) if axis not in gone]
+        # [places that remain, labels of the slice at each]; equal slices will share a label.
         rows = layer.permute(*kept, *gone).reshape(-1, prod(layer.shape[axis] for axis in gone))
         if rows.shape[0] == 1:  # the whole axis, which is never removed as a whole
             return torch.zeros([1] * layer.dim(), dtype=torch.long)
         unique, inverse = torch.unique(rows, dim=0, return_inverse=True)
+        # A slice of one label is that label. One with a place without identity never goes. All others get a
+        # new label, which goes when all of the slice go.
         same = (unique == unique[:, :1]).all(1)
         partly_fixed = (unique == 0).any(1)
         labels = torch.where(same, unique[:, 0], 0)
@@ -294,6 +316,8 @@ class LabelSpace:
         """Two tensors combined element by element (with broadcasting): labels that meet are equal."""
         rank = max(len(left.shape), len(right.shape))
         left, right = with_rank(left, rank), with_rank(right, rank)
+        # First what one tensor spells out and the other has no labels for; then every two layers that share
+        # an axis.
         for mine, other in ((left, right), (right, left)):
             for layer in mine.layers:
                 self._against_fixed_size(layer, other, reason)
@@ -304,11 +328,15 @@ class LabelSpace:
                 along, across = set(varying_axes(ours)), set(varying_axes(theirs))
                 if not along & across:
                     continue
+                # They meet on the shared axes, each as whole slices across the axes that the other does not
+                # have.
                 self.unite(
                     self.conjunction(ours, tuple(along - across)),
                     self.conjunction(theirs, tuple(across - along)),
                     reason,
                 )
+                # Of two layers over the same axes one is left, with the other's labels where it has none;
+                # one over fewer axes says nothing that the wider one does not.
                 if along == across:
                     layers[i] = torch.where(layers[i] > 0, layers[i], theirs)
                 if across <= along:

@@ -34,6 +34,7 @@ def resolve(space: LabelSpace) -> Classes:
     grids = list(space.grids.values())
     demanded = [(grid.labels, grid.demanded) for grid in grids if grid.demanded is not None]
     hinted = [(grid.labels, grid.hinted if grid.demanded is None else grid.demanded) for grid in grids]
+    # Demands first; then all grids, by hint or by what is freest. One choice can settle other grids.
     for choices in (demanded, hinted):
         while solver.choose_axes(choices):
             solver.settle()
@@ -62,6 +63,8 @@ class _Solver:
         size = self.space.count + 1
         if self.left:
             left, right = np.concatenate(self.left), np.concatenate(self.right)
+            # Labels are nodes, equalities edges, and a class goes by its smallest label. Nothing is equal to
+            # 0, so class 0 stays "none".
             graph = coo_array((np.ones(left.size, np.int8), (left, right)), shape=(size, size))
             _, component = connected_components(graph, directed=False)
             first = np.full(component.max() + 1, size, np.int64)
@@ -75,15 +78,18 @@ class _Solver:
         mixed: list[IntArray] = []
         by_support: dict[int, list[tuple[IntArray, IntArray]]] = {}
         for ids, rows in self.conjunctions:
+            # [conjunctions, labels of the slice], as classes in ascending order.
             support = np.sort(self.classes[rows], axis=1)
             single = support[:, 0] == support[:, -1]
             new |= self._unite(ids[single], support[single, 0])
+            # What has several classes is compared as a set, among slices of one length.
             if (~single).any():
                 mixed.append(ids[~single])
                 by_support.setdefault(rows.shape[1], []).append((ids[~single], _distinct(support[~single])))
         for parts in by_support.values():
             ids = np.concatenate([part[0] for part in parts])
             support = np.concatenate([part[1] for part in parts])
+            # Conjunctions of the same set are all united with the first of them.
             _, first, inverse = np.unique(support, axis=0, return_index=True, return_inverse=True)
             new |= self._unite(ids, ids[first[inverse.ravel()]])
         self.mixed = np.concatenate(mixed) if mixed else np.empty(0, np.int64)
@@ -99,6 +105,8 @@ class _Solver:
 
     def choose_axes(self, grids: Sequence[tuple[Tensor, int | None]]) -> bool:
         """Chooses for every grid whose classes are still as settled. Returns: did that unite any?"""
+        # A choice moves the classes of its grid. Whatever shares one of them waits until they have settled
+        # again.
         changed = np.zeros(self.classes.size, np.bool_)
         for grid, preferred in grids:
             classes = self.classes[grid.numpy()]
@@ -109,10 +117,12 @@ class _Solver:
     def choose_axis(self, small: Tensor, preferred: int | None) -> bool:
         """Makes the slices of one grid along one axis live or die whole. Returns: did that unite any?"""
         grid = self.classes[small.numpy()]
+        # Where classes differ along one axis only, its slices are whole already.
         axes = [n for n in range(grid.ndim) if not (grid == grid.take([0], n)).all()]
         if len(axes) < 2:
             return False
         axis = preferred if preferred in axes else self._freest(grid, axes)
+        # [slices, classes of each]: all of a slice become one class; places without identity stay out.
         rows = np.moveaxis(grid, axis, 0).reshape(grid.shape[axis], -1)
         first = rows.max(axis=1, keepdims=True)
         there = (rows > 0) & (first > 0)
@@ -124,6 +134,8 @@ class _Solver:
 
         def free(axis: int) -> tuple[int, int]:
             rows = np.moveaxis(grid, axis, 0).reshape(grid.shape[axis], -1)
+            # A slice stays with any class of it that stays, and if it is a set of classes of which one must
+            # stay.
             is_fixed = frozen[rows].any(axis=1) | np.isin(_fingerprints(rows), fixed)
             return int((~is_fixed).sum()), -axis
 
@@ -134,6 +146,7 @@ class _Solver:
         frozen = np.zeros(self.classes.size, np.bool_)
         for labels, _ in self.space.frozen:
             frozen[self.classes[labels.numpy()]] = True
+        # A conjunction that stays forbids its classes to go all together.
         found = [
             _fingerprints(self.classes[rows[frozen[self.classes[ids]]]]) for ids, rows in self.conjunctions
         ]
@@ -152,6 +165,7 @@ class _Solver:
 
 def _distinct(support: IntArray) -> IntArray:
     """Sorted rows with repeats replaced by 0, sorted again: equal rows mean equal sets."""
+    # 0 is in no set, so it can stand in the place of a repeat.
     repeats = np.concatenate([np.zeros((len(support), 1), bool), support[:, 1:] == support[:, :-1]], axis=1)
     return np.sort(np.where(repeats, 0, support), axis=1)
 
@@ -159,6 +173,8 @@ def _distinct(support: IntArray) -> IntArray:
 def _fingerprints(rows: IntArray) -> NDArray[np.uint64]:
     """One number per row, equal for equal sets of classes."""
     members = _distinct(np.sort(rows, axis=1)).astype(np.uint64)
+    # Mixed one by one and added up, so that order does not matter. Two sets could share a number; then only
+    # the choice of the freest axis would suffer.
     mixed = (members ^ (members >> np.uint64(31))) * np.uint64(0x9E3779B97F4A7C15)
     mixed = (mixed ^ (mixed >> np.uint64(29))) * np.uint64(0xBF58476D1CE4E5B9)
     total: NDArray[np.uint64] = (mixed ^ (mixed >> np.uint64(32))).sum(axis=1, dtype=np.uint64)

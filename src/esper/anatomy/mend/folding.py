@@ -49,8 +49,11 @@ def twins(model: nn.Module, anatomy: Anatomy) -> IntArray:
         makers = [member for member in group.members if member.role != "consumer"]
         if all(member.role != "producer" for member in makers):
             continue
+        # [width, numbers that make a unit]: equal rows are one signal.
         made = torch.cat([_along(tensors[member.tensor], member) for member in makers], 1)
         _, same = torch.unique(made, dim=0, return_inverse=True)
+        # `torch.unique` does not say where a row came first, so its numbers are asked again: the first unit
+        # of every kind leads it.
         _, first, kind = np.unique(same.cpu().numpy(), return_index=True, return_inverse=True)
         leader = first[kind]
         own = np.arange(group.width)
@@ -134,6 +137,7 @@ def _foldable(model: nn.Module, anatomy: Anatomy, inputs: Inputs, allowed: BoolA
         if (pairs[own] < 0).all() or (allowed is not None and not allowed[number]):
             continue
         expected = expected or Live(model, inputs).see(torch.float64, with_gradients=False)
+        # Each group by itself: one that cannot be folded does not hold the others.
         alone = np.full_like(pairs, -1)
         alone[own] = pairs[own]
         folded = Live(model, inputs, partial(_folded, anatomy=anatomy, pairs=alone))
@@ -168,6 +172,7 @@ def _set(tensor: Tensor, value: Tensor) -> None:
 def _folded(state: Mapping[str, Tensor], anatomy: Anatomy, pairs: IntArray) -> dict[str, Tensor]:
     """What changes when units are folded: what reads their twins, and zeros in what was folded."""
     axes = masked_axes(anatomy, pairs < 0)
+    # Sums before zeros: what is folded must still be there to be added.
     changed = {name: state[name].clone() for name, _ in axes if name in state} | _sums(state, anatomy, pairs)
     zero_masked(changed, axes)
     return changed
@@ -179,6 +184,7 @@ def _sums(state: Mapping[str, Tensor], anatomy: Anatomy, pairs: IntArray) -> dic
     for number, group in enumerate(anatomy.groups):
         own = pairs[anatomy.unit_slice(number)]
         gone = np.flatnonzero(own >= 0)
+        # Numbers within the group: who goes, and the twin that each goes into.
         into = own[gone] - anatomy.offsets[number]
         for member in group.members:
             if gone.size and member.role == "consumer" and member.tensor in state:
@@ -187,5 +193,6 @@ def _sums(state: Mapping[str, Tensor], anatomy: Anatomy, pairs: IntArray) -> dic
                     torch.from_numpy(member.index[units].ravel()).to(new.device) for units in (gone, into)
                 )
                 view = new.movedim(member.axis, 0)
+                # `view[source]` is a copy, and several units may share a twin.
                 view.index_add_(0, target, view[source])
     return changed

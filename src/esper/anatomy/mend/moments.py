@@ -48,6 +48,7 @@ class Moments:
         square = self.products / self.count
         if center is None:
             return square
+        # E[(x - c)(x - c)^T] = E[x x^T] - m c^T - c m^T + c c^T, with m the mean.
         across = torch.outer(self.mean, center)
         return square - across - across.T + torch.outer(center, center)
 
@@ -62,9 +63,12 @@ def best_ridge(halves: tuple[Moments, Moments], weight: Tensor, *, is_centered: 
     """
     first, second = halves
     if min(first.count, second.count) == 0 or len(first.total) > MAX_TRIED:
+        # Nothing to try it on, or too much to try: a small ridge that grows with the inputs per vector.
         return RIDGES[1] + len(first.total) / max(first.count + second.count, 1)
+    # Both around the mean of the first half, as nothing else would be known of the second.
     center = first.mean if is_centered else None
     seen, unseen = first.spread(center), second.spread(center)
+    # [inputs]: how strongly the layer reads each of them.
     strength = weight.detach().double().square().movedim(1, 0).flatten(1).sum(1)
     mean = float(seen.diagonal().mean())
     if not mean > 0.0:
@@ -77,6 +81,8 @@ def best_ridge(halves: tuple[Moments, Moments], weight: Tensor, *, is_centered: 
         if bool(failed):  # rounding has left it without a root
             return math.inf
         inverse = torch.cholesky_inverse(root)
+        # With P the inverse, what is left of input i when it is told from all others is (P x)_i / P_ii. Its
+        # mean square in the other half, with second moments U, is (P U P)_ii / P_ii^2.
         left = ((unseen @ inverse) * inverse).sum(0) / inverse.diagonal().square()  # of each input: a square
         return float((left * strength).sum())
 
@@ -88,6 +94,7 @@ def _lowest(error: Callable[[int], float], count: int) -> int:
     place = count // 2
     while True:
         nearby = range(max(place - 1, 0), min(place + 2, count))
+        # In a tie the nearer place wins: the walk comes to an end.
         best = min(nearby, key=lambda other: (error(other), abs(other - place)))
         if best == place:
             return place

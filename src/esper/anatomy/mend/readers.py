@@ -55,6 +55,7 @@ class Reader:
 
     def look(self, value: Tensor) -> Tensor:
         """A gate that only watches."""
+        # [everything else, inputs].
         rows = value.detach().movedim(self.axis, -1).flatten(0, -2)
         middle = len(rows) // value.shape[0] * (value.shape[0] // 2)  # no sample is in both halves
         new = Moments.of(rows[:middle]), Moments.of(rows[middle:])
@@ -93,12 +94,14 @@ def readers_of(twin: Twin, anatomy: Anatomy, weights: set[str]) -> list[Reader]:
             continue
         reader = found.setdefault(name, Reader(name, axis, _bias(node, twin, known), False, True))
         reader.positions.append(position)
+        # At several nodes: padded if it is at any of them, forgetful only if it is at all.
         reader.is_padded |= _is_padded(node)
         reader.forgets_constants &= _is_normed(node)
         if reader.bias != _bias(node, twin, known):
             reader.bias = None
     shared = _used_twice(twin, known)
     for reader in found.values():
+        # A bias that also serves elsewhere cannot take one reader's constant back.
         if len(reader.positions) > 1 or reader.bias in shared:
             reader.bias = None
     return [reader for name, reader in found.items() if name not in odd]

@@ -81,19 +81,25 @@ def _going(anatomy: Anatomy, before: BoolArray, after: BoolArray) -> dict[str, t
 def _change(reader: Reader, state: Mapping[str, Tensor], new: IntArray, gone: IntArray) -> dict[str, Tensor]:
     """The change of a weight [outputs, inputs, ...] and its bias that makes up for the inputs `new`."""
     weight = state[reader.weight]
+    # Inputs k that are kept and r that go now; those that went before are in neither.
     kept = np.setdiff1d(np.arange(weight.shape[INPUT_AXIS]), gone)
     k, r = torch.from_numpy(kept).to(weight.device), torch.from_numpy(new).to(weight.device)
     spread, mean = reader.spread()
     square = spread[k][:, k]
     change = torch.zeros_like(weight)
     image = torch.zeros(len(k), len(r), dtype=spread.dtype, device=spread.device)
+    # With nothing kept, or nothing but zeros there, the image stays zero.
     if len(k) and bool(square.diagonal().sum() > 0):
         identity = torch.eye(len(k), dtype=square.dtype, device=square.device)
+        # (S_kk + ridge I) B = S_kr, with the ridge relative to the inputs' mean square.
         root = torch.linalg.cholesky(square + reader.ridge * square.diagonal().mean() * identity)
         image = torch.cholesky_solve(spread[k][:, r], root)  # [kept, new]
+        # W_r B^T, the same for every tap of a kernel.
         change[:, k] = torch.einsum("or...,kr->ok...", weight[:, r], image.to(weight.dtype))
     if reader.bias is None or not reader.is_constant_free:
         return {reader.weight: change}
+    # c is the mean of what goes less the image of the mean of what stays. All taps of a kernel see that
+    # constant.
     constant = (mean[r] - mean[k] @ image).to(weight.dtype)
     whole = weight[:, r].flatten(2).sum(2) if weight.dim() > 2 else weight[:, r]
     return {reader.weight: change, reader.bias: whole @ constant}

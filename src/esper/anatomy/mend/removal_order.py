@@ -65,8 +65,10 @@ def _ordered(layers: Sequence[_Layer], width: int, count: int) -> IntArray:
     """Positions among the units that are left, the first to go first."""
     alive = np.ones(width, np.bool_)
     order: list[IntArray] = []
+    # Rounded up, so that no more steps than that are needed.
     step = max(1, -(-width // _STEPS))
     while count > 0:
+        # Every layer's cost is a share of its own outputs' variance, so those of several can be added.
         cost = sum((layer.costs() for layer in layers), np.zeros(width))
         cost[~alive] = np.inf
         going = np.argsort(cost, kind="stable")[: min(step, count)]
@@ -83,21 +85,25 @@ class _Layer:
 
     def __init__(self, reader: Reader, weight: Tensor, index: IntArray, gone: IntArray) -> None:
         spread, _ = reader.spread()
+        # The inputs that are left; `units` are places among these from here on.
         inputs = np.setdiff1d(np.arange(weight.shape[INPUT_AXIS]), gone)
         chosen = torch.from_numpy(inputs).to(spread.device)
         square = spread[chosen][:, chosen]
+        # A layer that was fed nothing but zeros has no scale; 1 makes its matrix regular.
         ridge = reader.ridge * float(square.diagonal().mean()) or 1.0
         square = square + ridge * torch.eye(len(inputs), dtype=square.dtype, device=square.device)
         self.weight = weight.double().movedim(INPUT_AXIS, 0).flatten(1)[chosen]  # [inputs, outputs x taps]
         self.inverse = torch.cholesky_inverse(torch.linalg.cholesky(square))
         # [units, inputs each]
         self.units = torch.from_numpy(np.searchsorted(inputs, index)).to(spread.device)
+        # The whole variance at the outputs: the trace of W S W^T.
         whole = float(((square @ self.weight) * self.weight).sum())
         self.scale = 1.0 / max(whole, 1e-30)
 
     def costs(self) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
         """The share of the outputs' variance that removing each unit alone would cost: shape [units]."""
         rows = self.weight[self.units]  # [units, inputs each, outputs]
+        # For one input |W_r|^2 / (S^-1)_rr, for a block the trace of W_B (S^-1)_BB^-1 W_B^T.
         if self.units.shape[1] == 1:
             squares = rows[:, 0].square().sum(1) / self.inverse.diagonal()[self.units[:, 0]].clamp_min(1e-30)
         else:
@@ -109,11 +115,14 @@ class _Layer:
     def remove(self, going: IntArray) -> None:
         """Lets the other inputs take over what these units carried."""
         inputs = self.units[torch.from_numpy(going).to(self.units.device)].flatten()
+        # Gaussian elimination of the block: what is left of the inverse is the inverse of what is left (a
+        # Schur complement), and the weights follow.
         block = self.inverse[inputs][:, inputs]
         across = self.inverse[:, inputs]
         taken = torch.linalg.solve(block, across.T)  # [going, inputs]
         self.weight = self.weight - taken.T @ self.weight[inputs]
         self.inverse = self.inverse - across @ taken
+        # Rounding leaves a rest where zeros belong.
         self.weight[inputs] = 0.0
         self.inverse[inputs] = 0.0
         self.inverse[:, inputs] = 0.0

@@ -78,6 +78,7 @@ def prove(ours: Subject, expected: Reference, kept: Kept | None = None) -> Equiv
     found = _compared(ours, expected, kept or {})
     tolerance = Tolerance(single=QUICK_LIMIT) if expected.is_quick else Tolerance()
     exceeded = tolerance.exceeded(found)
+    # Only a small difference can be rounding, and to find out takes further runs.
     if exceeded and may_be_rounding(found):
         exceeded = _tolerance_of(ours, expected).exceeded(found)
     if exceeded:
@@ -108,6 +109,7 @@ def _tolerance_of(ours: Subject, expected: Reference) -> Tolerance:
     """What rounding explains in a network that enlarges it: by its code, and by a nudge of its weights."""
     outputs, gradients = [0.0], [0.0]
     for by_batch in (False, True) if expected.training is not None else (False,):
+        # All weights larger by one rounding step: what that does to the outputs, rounding can do as well.
         as_it_is, nudged = (
             ours.see(torch.float64, batch_statistics=by_batch, nudge=nudge) for nudge in (0.0, 2.0**-52)
         )
@@ -131,6 +133,7 @@ def gradients_differ(ours: Observation, theirs: Observation, kept: Kept) -> floa
     own, others = ours.gradients or {}, theirs.gradients or {}
     if not own.keys() <= others.keys():
         return float("inf")
+    # Of the other network's gradients, only coordinates that stayed have a counterpart.
     pairs = ((gradient, select(others[name], kept.get(name, {}))) for name, gradient in own.items())
     return max((difference(*pair) for pair in pairs), default=0.0)
 
@@ -156,4 +159,5 @@ def difference(ours: Tensor, theirs: Tensor) -> float:
         return 0.0
     scale = max(float(theirs.abs().masked_fill(~theirs.isfinite(), 0.0).max()), 1e-3)
     error = float((ours - theirs)[apart].abs().max()) / scale
+    # NaN differs from everything, itself included.
     return error if error == error else float("inf")

@@ -98,6 +98,7 @@ class Live:
         with_gradients: bool = True,
         nudge: float = 0.0,
     ) -> Observation:
+        # Copies in that precision; whatever changes, as under a mask, changes in these.
         parameters = {n: in_precision(p, dtype, copy=True) for n, p in self.model.named_parameters()}
         buffers = {n: in_precision(b, dtype, copy=True) for n, b in self.model.named_buffers()}
         tensors = {**parameters, **buffers}
@@ -165,6 +166,7 @@ def seen(call: Callable[[], Any], wanted: Mapping[str, Tensor] | None) -> Observ
     gradients: dict[str, Tensor] | None = None
     if wanted is not None:
         given: tuple[Tensor | None, ...] = (None,) * len(wanted)
+        # Outputs that depend on no parameter have no gradient to ask for.
         if any(output.requires_grad for output in outputs):
             given = torch.autograd.grad(_projection(outputs), list(wanted.values()), allow_unused=True)
         pairs = zip(wanted.items(), given, strict=True)
@@ -177,6 +179,7 @@ def _projection(outputs: tuple[Tensor, ...]) -> Tensor:
     real = [torch.view_as_real(output) if output.is_complex() else output for output in outputs]
     total = torch.zeros((), dtype=real[0].dtype, device=real[0].device)
     for number, output in enumerate(real):
+        # Drawn on the CPU in float64: every device and precision gets the same weights.
         generator = torch.Generator("cpu").manual_seed(number)
         weights = torch.randn(output.shape, generator=generator, dtype=torch.float64, device="cpu").to(output)
         total = total + (output * weights).sum()
@@ -225,6 +228,7 @@ def deep_copy(module: _M) -> _M:
 
 def _widen(part: fx.GraphModule) -> None:
     for node in list(part.graph.nodes):
+        # An assertion about types would fail on the wider ones.
         if "_assert_tensor_metadata" in str(node.target):
             part.graph.erase_node(node)
             continue

@@ -51,6 +51,7 @@ def reference(model: nn.Module, anatomy: Anatomy, keep: BoolArray, inputs: Input
         return replace(merely_masked, rounding=rounds)
     narrowed = _Narrowed(model, anatomy, keep, inputs)
     single = narrowed.see(torch.float32, with_gradients=False)
+    # How far the narrower statistics move the outputs is told, not judged.
     moved = largest_difference(single.outputs, merely_masked.single.outputs)
     if merely_masked.double is None:
         return replace(merely_masked, single=single, approximation=moved, rounding=rounds)
@@ -82,6 +83,7 @@ class _Narrowed:
         network, inputs = copied(self.model).to(dtype), self.inputs.cast(dtype)
         zero_masked(dict(network.named_parameters()), masked_axes(self.anatomy, self.keep))
         program = deployed(network, inputs.args, inputs.kwargs)
+        # Labels of this very graph say what its normalizations lose.
         labels = propagate(traced_as(program, network), allow_approximate=True)
         survivors = Survivors(labels, self.anatomy.removed_indices(self.keep))
         module = program.module(check_guards=False)

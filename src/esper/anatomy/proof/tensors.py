@@ -76,6 +76,7 @@ def select(tensor: Tensor, kept: Mapping[int, Tensor]) -> Tensor:
     result = tensor.detach()
     for axis, index in kept.items():
         result = result.index_select(axis, index.to(tensor.device))
+    # `index_select` loses the channels-last format that a network may be kept in.
     is_plain = tensor.is_contiguous() or tensor.dim() != 4
     if not is_plain and tensor.is_contiguous(memory_format=torch.channels_last):
         return result.contiguous(memory_format=torch.channels_last)

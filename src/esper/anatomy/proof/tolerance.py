@@ -59,6 +59,7 @@ class Tolerance:
                 it is allowed ten times that.
             nudged: what the smallest change of its weights does to both; it is allowed a hundred times that.
         """
+        # At least the usual limit, at most what rounding can explain in any network.
         outputs, gradients = (
             min(max(limit, 10 * own, 100 * change), _SENSITIVE_LIMIT)
             for limit, own, change in zip((self.outputs, self.gradients), rounding, nudged, strict=True)
@@ -70,6 +71,7 @@ class Tolerance:
 
         Where float64 was measured it decides, and float32 only shows rounding, which grows with depth.
         """
+        # With the usual limits about 1e-3.
         single = self.single if found.float64_error is None else 1e6 * self.outputs + 100 * self.single
         return tuple(
             f"{name} by {error:.2g} (limit {limit:.2g})"
@@ -78,11 +80,13 @@ class Tolerance:
                 ("float64 outputs", found.float64_error, self.outputs),
                 ("float64 gradients", found.gradient_error, self.gradients),
             )
+            # Written so that NaN exceeds every limit.
             if error is not None and not error <= limit
         )
 
 
 def may_be_rounding(found: Equivalence) -> bool:
     """Whether a network could be so sensitive that this difference comes from rounding alone."""
+    # Without float64 nothing tells rounding from a wrong cut.
     largest = 1.0 if found.float64_error is None else max(found.float64_error, found.gradient_error or 0.0)
     return largest < _SENSITIVE_LIMIT

@@ -76,6 +76,7 @@ def deployed(
         warnings.simplefilter("ignore")  # the exporter's own deprecations
         if not unwrapped:
             wrapped.eval()
+        # First a batch of two; a network that does not take that is exported on the batch as it is.
         for inputs in (_pair(given), given):
             try:
                 return torch.export.export(
@@ -100,6 +101,7 @@ def _sizes(inputs: Inputs) -> set[int]:
 
 def _pair(inputs: Inputs) -> Inputs:
     """The same inputs with a batch of two: the exporter would take one for a constant."""
+    # Tensors that disagree on the first size have no batch axis in common.
     if len(sizes := _sizes(inputs)) != 1 or 0 in sizes:
         return inputs
 

@@ -40,10 +40,12 @@ def over_survivors(
         first = whole.dim() - len(rest[0])  # weight and bias have the last axes only
         own = [(axis - first, stays) for axis, stays in left]
         rest[1:], named = pytree.tree_map(lambda leaf: _picked(leaf, own), (rest[1:], named))
+        # The sizes to normalize over are those of what is left.
         rest[0] = list(_picked(whole, left).shape[first:])
     result = target(_picked(whole, left), *rest, **named)
     if name == "topk":
         ((_, stays),) = left  # it runs over one axis
+        # Numbers among the survivors become numbers along the whole axis.
         return result[0], stays.to(whole.device)[result[1]]
     if name not in _KEEP_THE_AXIS:
         return result
@@ -61,6 +63,7 @@ def _picked(leaf: Any, left: Left) -> Any:
 
 def _spread(small: Tensor, shape: Sequence[int], left: Left) -> Tensor:
     for axis, stays in left:
+        # Zeros where something is gone, one axis after the other.
         whole = small.new_zeros(*small.shape[:axis], shape[axis], *small.shape[axis + 1 :])
         small = whole.index_copy(axis, stays.to(small.device), small)
     return small

@@ -218,6 +218,7 @@ class Twin:
                 interpreter.run(*self._inputs(state, batch), enable_io_processing=False)
         found = dict(state)
         for node, (mean, variance, count) in interpreter.sums.items():
+            # Arguments 3 and 4 of a batch norm are its running mean and variance.
             for argument, total in ((3, mean), (4, variance)):
                 source = node.args[argument]
                 name = self.names.get(source.name) if isinstance(source, fx.Node) else None
@@ -357,6 +358,7 @@ class _Recalibrating(OverSurvivors):
         mean, variance = x.mean(axes), x.var(axes, unbiased=x.numel() > x.shape[1])
         before = self.sums.get(n, (torch.zeros_like(mean), torch.zeros_like(variance), 0))
         self.sums[n] = (before[0] + mean, before[1] + variance, before[2] + 1)
+        # Later layers are measured on what this one then gives: normalized by the batch.
         normed = torch.nn.functional.batch_norm(x, None, None, weight, bias, training=True, eps=epsilon)
         return normed if n.target is torch.ops.aten.batch_norm.default else (normed,)
 

@@ -25,13 +25,16 @@ def work_held(traced: Traced, *, allow_approximate: bool = False) -> dict[str, f
     classes = resolve(found.space)
     total, held = 0.0, defaultdict[str, float](float)
     for product in found.notes.products:
+        # Multiplications: points of the joint space, times those at each of them.
         work = float(prod(product.shape)) * product.places[0]
         total += work
         shares = defaultdict[str, float](float)
         for layer in product.layers:
+            # The share of the layer that stays, by why it does.
             for number, count in zip(*np.unique(classes.map(layer), return_counts=True), strict=True):
                 if number and int(number) in classes.reason:
                     shares[_PLACE.sub("", classes.reason[int(number)])] += int(count) / layer.numel()
+        # One reason can hold several layers of a product, which is held only once.
         for reason, share in shares.items():
             held[reason] += work * min(share, 1.0)
     largest_first = sorted(held.items(), key=lambda item: -item[1])

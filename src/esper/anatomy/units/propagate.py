@@ -101,7 +101,9 @@ class _Run:
         return self._tensor(name, shape, kind)
 
     def _tensor(self, name: str, shape: tuple[int, ...], kind: InputKind) -> Flow:
+        # Labels belong to the tensor: a tied one has the same ones wherever it comes in.
         if name not in self.axes:
+            # An axis of one coordinate cannot lose it, and has no label.
             self.axes[name] = [
                 self.space.fresh(size) if size > 1 else torch.zeros(size, dtype=torch.long) for size in shape
             ]
@@ -162,12 +164,14 @@ class _Run:
             result = call.frozen(f"unknown operator {call.where}")
         else:
             result = _followed(rule, call)
+        # What took the labels away is handed on, so that a reason names the first cause.
         cause = next((flow.cause for flow in flows if flow.cause), "")
 
         def marked(flow: Flow) -> Flow:
             return replace(flow, is_constant=is_constant, cause=flow.cause or ("" if flow.layers else cause))
 
         result = pointing(call, pytree.tree_map(marked, result, is_leaf=_is_flow))
+        # A list of results may hold plain numbers between tensors.
         value = node.meta.get("val")
         if isinstance(value, (list, tuple)) and not isinstance(result, list):
             result = [result if isinstance(v, Tensor) else concrete(v) for v in value]
@@ -219,6 +223,7 @@ def _followed(rule: Rule, call: Call) -> Result:
 def _needed(graph: fx.Graph) -> set[fx.Node]:
     """Nodes that an output depends on, or that write in place."""
     needed: set[fx.Node] = set()
+    # Backwards: what a needed node reads is needed.
     for node in reversed(graph.nodes):
         if node.op in ("output", "placeholder") or is_in_place(node.target) or node in needed:
             needed.update((node, *node.all_input_nodes))

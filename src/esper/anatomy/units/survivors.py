@@ -38,6 +38,7 @@ class Survivors:
             )
         self._found = found
         self._gone = _gone_labels(found, removed)
+        # In both directions: what goes here is exactly what was asked for, on every axis.
         for name, axes in found.axes.items():
             for axis, labels in enumerate(axes):
                 goes = np.flatnonzero(self._gone[labels.numpy()])
@@ -80,6 +81,7 @@ class Survivors:
             gone = self._gone[layer.numpy()]
             if not gone.any():
                 continue
+            # What goes must be whole slices and nothing else, or no rectangle is left.
             covered = np.zeros_like(gone)
             for axis in varying_axes(layer):
                 others = tuple(n for n in range(gone.ndim) if n != axis)
@@ -97,8 +99,10 @@ def _gone_labels(found: Propagation, removed: Mapping[tuple[str, int], IntArray]
     gone = np.zeros(of.size, np.bool_)  # by class
     for (name, axis), indices in removed.items():
         gone[of[found.axes[name][axis].numpy()[indices]]] = True
+    # Class 0 is no identity; it never goes.
     gone[0] = False
     before = -1
+    # One conjunction can complete another: again until no more go.
     while before != (before := int(gone.sum())):
         for ids, rows in found.space.conjunctions:
             whole = gone[of[rows.numpy()]].all(axis=1)

@@ -50,6 +50,7 @@ def build(
     }
     groups: list[Group] = []
     frozen: list[FrozenAxis] = []
+    # By class: its unit, or -1.
     unit_of_class = np.full(int(classes.of.max(initial=0)) + 1, -1, np.int64)
     heads = _class_set(found.notes.heads, classes)
     routed = _class_set(found.notes.routed, classes)
@@ -59,6 +60,7 @@ def build(
     coupling = _coupling_reasons(found, classes)
     names: dict[str, int] = {}
     start = 0
+    # Why a class stays counts before what it is coupled to.
     reasons = {**coupling, **classes.reason}
     for members, ids in _by_signature(coordinates, _roles(found, coordinates), reasons):
         is_read = bool(routed.intersection(ids.tolist()) & summed)
@@ -74,6 +76,7 @@ def build(
             kind = Kind.EXPERT
         needed = max((least.get(number, 1) for number in ids.tolist()), default=1)
         groups.append(Group(name, kind, len(ids), members, coupling.get(int(ids[0]), ""), needed))
+        # `ids` are the group's classes in the order of its units.
         unit_of_class[ids] = start + np.arange(len(ids))
         start += len(ids)
     work, elements = _terms(found.notes.products, classes, unit_of_class, batch)
@@ -141,6 +144,7 @@ def _roles(found: Propagation, coordinates: _Coordinates) -> list[Role]:
     roles: list[Role] = ["companion"] * len(coordinates.keys)
     for role, layers in said:
         flags = _flags(layers, found.space.count)
+        # An axis has a role as soon as one of its labels has.
         holds = np.bincount(coordinates.axis, flags[coordinates.label], len(coordinates.keys)) > 0
         roles = [role if it_does else other for it_does, other in zip(holds, roles, strict=True)]
     return roles
@@ -164,19 +168,25 @@ def _by_signature(
     """Classes with as many coordinates on the same axes (and the same reason to stay), and where they lie."""
     if not coordinates.keys:
         return []
+    # Sorted by class, then axis, then place: a run is what one class has along one axis.
     order = np.lexsort((coordinates.index, coordinates.axis, coordinates.of_class))
     of_class, axis, index = coordinates.of_class[order], coordinates.axis[order], coordinates.index[order]
+    # Runs as a table: `starts` and `counts` among the coordinates, `run_class`, `run_axis`. `firsts` are the
+    # numbers of each class's first run.
     starts = np.flatnonzero(np.r_[True, (of_class[1:] != of_class[:-1]) | (axis[1:] != axis[:-1])])
     counts = np.diff(np.r_[starts, of_class.size])
     run_class, run_axis = of_class[starts], axis[starts]
     firsts = np.flatnonzero(np.r_[True, run_class[1:] != run_class[:-1]])
     signatures: dict[tuple[tuple[tuple[int, int], ...], str], list[int]] = {}
     for first, last in zip(firsts, np.r_[firsts[1:], run_class.size], strict=True):
+        # The signature of a class: along which axes it lies, with how many coordinates each.
         runs = tuple(zip(run_axis[first:last].tolist(), counts[first:last].tolist(), strict=True))
         key = (runs, reasons.get(int(run_class[first]), ""))
         signatures.setdefault(key, []).append(int(first))
     result = []
     for (runs, _), numbers in sorted(signatures.items(), key=lambda item: item[1][0]):
+        # First runs of the classes, ordered by their first coordinate. The run `offset` further on is the
+        # class's run along the next axis: [width, count] coordinates for each member.
         rows = np.asarray(numbers)
         rows = rows[np.argsort(index[starts[rows]], kind="stable")]
         members = tuple(
@@ -217,13 +227,18 @@ def _terms(
         factors: dict[int, IntArray] = {}
         for layer in product.layers:
             mapped = unit_of_class[classes.map(layer)]
+            # A layer is a factor if units vary along one of its axes only: then the work falls in proportion
+            # to what is left of that axis.
             axes = [n for n in range(mapped.ndim) if not (mapped == mapped.take([0], n)).all()]
             if len(axes) == 1:
                 pick = tuple(slice(None) if n == axes[0] else 0 for n in range(mapped.ndim))
                 factors[axes[0]] = mapped[pick]
+        # All other axes count in full.
         fixed = {axis: size for axis, size in enumerate(product.shape) if axis not in factors}
+        # A multiplication and an addition each, for one sample.
         flops = 2.0 * prod(fixed.values()) * product.places[0] / max(batch, 1)
         work.append(Term(product.node, flops, tuple(factors.values())))
+        # What comes out has all axes but the summed ones.
         made = prod(size for axis, size in fixed.items() if axis not in product.summed) * product.places[1]
         kept = tuple(factor for axis, factor in factors.items() if axis not in product.summed)
         elements.append(Term(product.node, made / max(batch, 1), kept))

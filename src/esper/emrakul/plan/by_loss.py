@@ -68,11 +68,13 @@ def choose_by_loss(
     if target is None:
         raise ConfigError("A choice by loss needs a target. Give a share to remove, for example flops=0.2.")
     settings = _decided(settings, target)
+    # Batches by turns: readers learn from one half and are judged on the other.
     fitted, judged = (joined(opened.twin, held_out.calibration[start::2]) for start in (0, 1))
     if not judged:
         raise ConfigError("A choice by loss needs two batches or more to calibrate on: give more samples.")
     every = joined(opened.twin, held_out.calibration)
     origin, plans = Origin.of(opened.anatomy), []
+    # At least two looks, so that the second can correct the first.
     steps = max(2, int(np.ceil(target.fraction / STEP_FRACTION)))
     for step, goal in enumerate(np.linspace(0.0, target.fraction, steps + 1)[1:]):
         bench = Bench(opened, fitted, judged, settings.recovery.reconstruct)
@@ -88,6 +90,7 @@ def choose_by_loss(
         plan = make_plan(situation, evidence, whole, settings)
         plans.append(plan)
         keep = _leveled(plan.keep, curves, classes)
+        # What goes is made up for on all batches, and the next step begins there.
         everything = Bench(opened, every, every, settings.recovery.reconstruct)
         opened = OpenCase(opened.twin, opened.anatomy, everything.without(keep), keep)
     return MeasuredChoice(opened.keep, opened.state, tuple(plans))
@@ -125,7 +128,9 @@ def _evidence(
     for groups in classes:
         if not all(group in curves for group in groups):
             continue
+        # [units that may go]: the n-th to go costs the same in all groups of a class.
         each = np.mean([curves[group].per_unit() for group in groups], axis=0)
+        # Too small to count, and enough to keep units that cost the same in the order of the curve.
         step = max(float(np.nanmax(np.abs(each), initial=0.0)), 1e-12) * 1e-9
         for group in groups:
             units = curves[group].units

@@ -61,6 +61,7 @@ def choose_by_magnitude(
             "of your own."
         )
     scores = magnitude(anatomy, parameters)
+    # What may not go counts as unmeasured.
     if allowed is not None:
         scores = np.where(allowed, scores, np.nan)
     whole = Allowance.at_once(settings.target, settings.schedule.levels)
@@ -79,6 +80,7 @@ def choose_by_magnitude(
 
 def _freely(situation: Situation, scores: FloatArray, settings: Settings, whole: Allowance) -> BoolArray:
     """As a plan of a cycle chooses, with squared magnitudes in the place of losses."""
+    # Squared scores stand for losses; no confidence is asked of them.
     rules = settings.plan.model_copy(update={"required_confidence": 0.0, "allowed_loss_increase": None})
     known, anatomy = np.isfinite(scores), situation.anatomy
     evidence = replace(
@@ -94,6 +96,7 @@ def _alike(situation: Situation, scores: FloatArray, settings: Settings, whole: 
     """The same share of every layer, in whole units, the same number in layers that are alike."""
     lowest, keep = floors(situation, settings), situation.keep
     steps = step_sizes(situation.anatomy, settings.plan.round_to)
+    # The smallest share, in 64ths of what layers may lose, that reaches the target.
     for share in np.linspace(0.0, 1.0, _STEPS + 1)[1:]:
         if situation.under(keep).removed_fraction(whole.cost) >= whole.goal_fraction:
             break
@@ -111,6 +114,7 @@ def _with_share(
         if any(not np.isfinite(scores[span]).all() for span in spans):
             continue
         width, floor = anatomy.groups[groups[0]].width, int(max(lowest[number] for number in groups))
+        # What stays is rounded up to whole steps, at most to the full width.
         left = width - int(share * (width - floor) + 1e-9)
         step = int(steps[groups[0]])
         left = min(-(-left // step) * step, width)
@@ -124,6 +128,7 @@ def alike(anatomy: Anatomy) -> list[list[int]]:
     """Groups by likeness: the same width, and names that differ in numbers only (`layers.3.mlp`)."""
     classes: dict[tuple[str, str, int], list[int]] = {}
     for number, group in enumerate(anatomy.groups):
+        # A number between dots stands for any other.
         key = (re.sub(r"(?<![^.])\d+(?![^.])", "*", group.name), group.kind.value, group.width)
         classes.setdefault(key, []).append(number)
     return list(classes.values())

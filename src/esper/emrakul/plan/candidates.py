@@ -83,6 +83,7 @@ def lowest_counts(anatomy: Anatomy, kept: IntArray, floors: IntArray, round_to: 
         round_to: the multiple.
     """
     step = step_sizes(anatomy, round_to)
+    # The floor rounded up, but never more than there is.
     lowest: IntArray = np.minimum(-(-floors // step) * step, kept)
     return lowest
 
@@ -158,6 +159,7 @@ def _blocks(rows: Ranking, number: IntArray, raw: FloatArray) -> Blocks:
     is_start[1:] = (np.diff(rows.group) != 0) | (np.diff(number) != 0)
     starts = np.flatnonzero(is_start)
     sizes = np.diff(np.append(starts, raw.size))
+    # Twice: with gains counted as no loss, and as measured.
     sums = [np.add.reduceat(values, starts) if raw.size else values for values in (np.maximum(raw, 0.0), raw)]
     group = rows.group[starts]
     mean_loss, raw_loss = (_rising(each / sizes, group) for each in sums)
@@ -166,6 +168,8 @@ def _blocks(rows: Ranking, number: IntArray, raw: FloatArray) -> Blocks:
 
 def _rising(values: FloatArray, group: IntArray) -> FloatArray:
     """The running maximum within each group: means of equal numbers must not differ by rounding error."""
+    # All groups in one pass: values become places in their order, shifted group by group so that no maximum
+    # reaches into the next group. The remainder takes the shift back.
     ordered = np.sort(values)
     position = np.searchsorted(ordered, values)
     highest = np.maximum.accumulate(group * values.size + position) % max(values.size, 1)

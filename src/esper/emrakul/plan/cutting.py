@@ -23,6 +23,7 @@ def worthwhile_cut(situation: Situation, settings: Settings) -> BoolArray | None
     anatomy = situation.anatomy
     step = step_sizes(anatomy, settings.plan.round_to)
     width = np.array([group.width for group in anatomy.groups], np.int64)
+    # [groups]: what has to go to leave a multiple.
     going = width - np.minimum(-(-situation.counts // step) * step, width)
     masked = Ranking.of(anatomy, np.flatnonzero(~situation.keep))
     left = np.ones(anatomy.num_units, np.bool_)

@@ -59,6 +59,7 @@ def finalists(
     left_at_goal = (1 - allowance.goal_fraction) * situation.origin.cost(allowance.cost)
     wanted = rules.finalist_factor * (model.total(keep) - left_at_goal)
     is_finalist = is_layer | (rows.place < np.ceil(rules.finalist_spread * removable)[rows.group])
+    # A row belongs to it as long as those before do not save enough.
     is_finalist[order[np.cumsum(saved) - saved < wanted]] = True
     is_finalist[order[~is_layer[order]][: rules.min_finalists]] = True
     chosen = rows.unit[order[is_finalist[order]][: rules.max_finalists]]
@@ -87,6 +88,7 @@ def _with_rivals(situation: Situation, screen: FloatArray, chosen: IntArray, rul
     is_rival = situation.keep & np.isfinite(screen)
     is_rival[chosen] = False
     rivals, group = np.flatnonzero(is_rival), anatomy.group_of[is_rival]
+    # The last key counts first: own layers, then importance, then number.
     rivals = rivals[np.lexsort((rivals, screen[rivals], ~np.isin(group, anatomy.group_of[chosen])))]
     kinds = anatomy.kind_of
     beside = [

@@ -23,6 +23,7 @@ def floors(situation: Situation, settings: Settings) -> IntArray:
     """
     rules, groups = settings.floors, situation.anatomy.groups
     is_head = np.array([group.kind.level is Level.HEAD for group in groups], np.bool_)
+    # Narrow groups may go below `min_channels`, down to a share of their own.
     narrow = np.minimum(rules.min_channels, _up(settings.narrow_keep_fraction * situation.widths))
     channels = np.maximum(narrow, _up(settings.min_keep_fraction * situation.widths))
     fewest = np.where(is_head, rules.min_heads, channels)

@@ -74,6 +74,7 @@ def _least_after_this_cycle(situation: Situation, share: float | None) -> IntArr
     """Fewest units that one cycle may leave in every group, by `max_layer_fraction`: shape [groups]."""
     if share is None:
         return np.zeros_like(situation.counts)
+    # One unit at least, or a narrow group could never lose any.
     most = np.maximum(np.floor(share * situation.widths + 1e-9).astype(np.int64), 1)
     least: IntArray = situation.counts - most
     return least

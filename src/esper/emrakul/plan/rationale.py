@@ -87,6 +87,7 @@ class Rationale:
         parts: list[tuple[str, IntArray]] = [(CHOSEN, plan.units)]
         parts += [(reason.value, units) for reason, units in plan.rejected.items()]
         units = np.concatenate([part for _, part in parts]).astype(np.int64)
+        # Whatever stays has no numbers of the plan.
         beyond = (0, units.size - plan.units.size)
         return cls(
             units=units,

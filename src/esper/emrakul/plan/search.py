@@ -95,6 +95,8 @@ class Search:
 
     def _how_many(self, ranked: IntArray, wanted: float) -> int:
         """The fewest leading blocks that leave at most `wanted`, or as many as limit and loss allow."""
+        # Losses add up, so their limit is a place in the running sum. Costs do not, and are found by
+        # bisection.
         loss = np.cumsum(self.blocks.loss[ranked]) * self.margin
         most = int(np.searchsorted(loss, self.allowed_loss - self.spent_loss, side="right"))
         counts = range(1, most + 1)
@@ -127,6 +129,7 @@ class Search:
     def units_of(self, blocks: IntArray) -> IntArray:
         """The units of some blocks, block after block."""
         sizes = self.blocks.sizes[blocks]
+        # 0, 1, 2 and so on within every block.
         within = np.arange(sizes.sum()) - np.repeat(np.cumsum(sizes) - sizes, sizes)
         units: IntArray = self.blocks.units[np.repeat(self.blocks.starts[blocks], sizes) + within]
         return units

@@ -92,12 +92,14 @@ class Ranking:
         """
         group = anatomy.group_of[units]
         within = units if scores is None else scores[units]
+        # The last key counts first: group, then score, then number.
         order = np.lexsort((units, within, group))
         return cls(units[order], group[order])
 
     @cached_property
     def place(self) -> IntArray:
         """How many rows of the same group come before each: shape [rows]."""
+        # A group's own number would be inserted at its first row.
         place: IntArray = np.arange(self.unit.size) - np.searchsorted(self.group, self.group)
         return place
 

@@ -119,6 +119,7 @@ def _costs(anatomy: Anatomy) -> Mapping[str, float]:
     """FLOPs by node."""
     costs: defaultdict[str, float] = defaultdict(float)
     for term in anatomy.terms:
+        # At full width: every factor with all of its coordinates.
         costs[term.node] += term.multiplier * prod(factor.size for factor in term.factors)
     return costs
 
@@ -141,6 +142,7 @@ def sums(traced: Traced) -> tuple[Sum, ...]:
     for node in graph.nodes:
         for stream, added in _split(node):
             candidate = Sum(Block("", (), (), 0), node, stream, added)
+            # What would not be read without it says whose parameters a block holds.
             dead = unread(graph, [candidate])
             held = tuple(names[n.name] for n in dead if n.name in names)
             count = sum(sizes.get(name, 0) for name in held)
@@ -186,6 +188,7 @@ def _split(node: fx.Node) -> Iterator[tuple[fx.Node, fx.Node]]:
     if len(operands) != 2:
         return
     for stream, added in (operands, reversed(operands)):
+        # Only the sum reads f(x), x looks like the sum, and f(x) is made of x.
         is_alone = stream is not added and _readers(added) == [node]
         if is_alone and _kind(stream) == _kind(node) and _is_made_of(added, stream):
             yield stream, added
@@ -211,6 +214,7 @@ def _is_idle(node: fx.Node) -> bool:
 
 
 def _is_made_of(node: fx.Node, source: fx.Node) -> bool:
+    # Backwards through all that the node is made of.
     seen, open_nodes = {node}, [node]
     while open_nodes:
         for given in open_nodes.pop().all_input_nodes:
@@ -226,6 +230,7 @@ def unread(graph: fx.Graph, dropped: Sequence[Sum]) -> list[fx.Node]:
     """Nodes that nothing reads any more once these sums give their stream, in the order of the graph."""
     given_up = {one.node: one for one in dropped}
     dead: dict[fx.Node, None] = {}
+    # Readers come after what they read, so one pass from the end is enough.
     for node in reversed(graph.nodes):
         readers = _readers(node)
         if readers and all(
@@ -243,6 +248,7 @@ def own_modules(graph: fx.Graph, dead: Sequence[fx.Node]) -> tuple[str, ...]:
     for node in dead:
         for path in paths_of(node):
             here[path] = here.pop(path, 0) + 1  # last: the order in which they end
+    # A module goes with a block if all that was recorded in its calls does.
     whole = {path for path, count in here.items() if path and count == everywhere[path]}
     return tuple(path for path in here if path in whole and not any(part in whole for part in _above(path)))
 

@@ -62,6 +62,7 @@ class Omission:
             SurgeryError: a block has no module of its own.
         """
         graph, gone = self.program.graph, {*self.dead, *(one.node for one in self.chosen)}
+        # Modules that hold nothing but blocks and their sums, and those that hold nothing but blocks.
         whole = own_modules(graph, [node for node in graph.nodes if node in gone])
         parts = own_modules(graph, self.dead)
         if whole != parts and all(self._end(one, parts) for one in self.chosen):
@@ -87,6 +88,7 @@ class Omission:
 
     def masked(self, state: State) -> fx.GraphModule:
         """The network with the blocks at zero, as a module that computes with these tensors."""
+        # For the time of the copy each sum adds zeros instead of its block.
         zeros = []
         for one in self.chosen:
             with self.program.graph.inserting_before(one.node):
@@ -105,6 +107,7 @@ class Omission:
         graph, dead = self.program.graph, self.dead
         for one in self.chosen:  # a view of the stream, which keeps the name that the graph's outputs know
             one.node.target, one.node.args, one.node.kwargs = torch.ops.aten.alias.default, (one.stream,), {}
+        # Readers before what they read; assertions are readers as well.
         for node in reversed(dead):
             for assertion in list(node.users):
                 graph.erase_node(assertion)

@@ -122,6 +122,7 @@ def _answer(args: Any, kwargs: Mapping[str, Any], output: Any, *, with_zeros: bo
     for source, value in given:
         if not isinstance(made, Tensor) or not isinstance(value, Tensor) or value.dim() != made.dim():
             continue
+        # What the output's shape has that this input's has not.
         sizes = tuple(None if a == b else b for a, b in zip(value.shape, made.shape, strict=True))
         if sum(size is not None for size in sizes) > 1:
             continue  # more than a number of channels: would not follow another image size

@@ -43,6 +43,7 @@ def with_layers(anatomy: Anatomy, traced: Traced, state: Mapping[str, Tensor], s
     """
     trial = _Trial.of(traced, state, sample)
     found = sums(traced)
+    # Where units are read already: an argument is gated once.
     taken = {(gate.node, gate.argument) for gate in anatomy.gates}
     added = trial.added({}, found)
     layers: dict[str, tuple[Sum, tuple[Member, ...]]] = {}
@@ -69,8 +70,10 @@ def _joined(anatomy: Anatomy, found: Mapping[str, tuple[Sum, tuple[Member, ...]]
     groups, gates = [*anatomy.groups], [*anatomy.gates]
     for unit, (name, (one, members)) in enumerate(found.items(), start=anatomy.num_units):
         groups.append(Group(PREFIX + name, Kind.LAYER, 1, members, least=0))
+        # One unit, all over what is added.
         everywhere = np.full((1,) * _dims(one.added), unit, np.int64)
         gates.append(Gate(one.node.name, _argument(one), everywhere))
+        # All work that only the block needs goes with it.
         for node in unread(one.node.graph, [one]):
             around.setdefault(node.name, []).append(unit)
 
@@ -126,6 +129,7 @@ class _Trial:
         twin = Twin.of(traced)
         places = {node: position for position, node in enumerate(traced.program.graph.nodes)}
         random = torch.Generator().manual_seed(0)
+        # By name, so that the order of a dictionary does not matter.
         made_up = {name: _made_up(value, random) for name, value in sorted(state.items())}
         return cls(twin, places, made_up, _first(sample, twin))
 
@@ -150,6 +154,7 @@ def _made_up(value: Tensor, random: torch.Generator) -> Tensor:
     """Numbers that nothing cancels, of a size that keeps signals at theirs; integers stay as they are."""
     if not value.is_floating_point() or value.is_sparse:
         return value
+    # Weights of size 1 / sqrt(inputs) keep signals at their size.
     fan_in = value[0].numel() if value.dim() > 1 else 1
     drawn = torch.rand(value.shape, generator=random) + 0.5  # positive: some are variances
     signs = torch.randint(0, 2, value.shape, generator=random) * 2 - 1 if value.dim() > 1 else 1

@@ -27,20 +27,24 @@ class CutMultiheadAttention(nn.MultiheadAttention):
         is_causal: bool = False,
     ) -> tuple[Tensor, Tensor | None]:
         is_batched = query.dim() == 3
+        # [B, T, E] from here on.
         if not is_batched:
             query, key, value = (t.unsqueeze(0) for t in (query, key, value))
         elif not self.batch_first:
             query, key, value = (t.transpose(0, 1) for t in (query, key, value))
+        # [B, heads, T, head width] each.
         q, k, v = (self._heads(t) for t in self._project(query, key, value))
         mask = self._mask(q, k, key_padding_mask, attn_mask)
         rate = self.dropout if self.training else 0.0
         weights = None
         if need_weights:
+            # Somebody wants the weights, so the fused operator, which gives none, will not do.
             scores = q @ k.transpose(-2, -1) * self.head_dim**-0.5
             attention = (scores if mask is None else scores + mask).softmax(-1)
             out = F.dropout(attention, rate, self.training) @ v
             weights = attention.mean(1) if average_attn_weights else attention
         else:
+            # `is_causal` is a hint about the mask where there is one, and the operator does not take both.
             out = F.scaled_dot_product_attention(q, k, v, mask, rate, is_causal=is_causal and mask is None)
         out = self.out_proj(out.transpose(1, 2).flatten(2))
         if not is_batched:
@@ -75,6 +79,7 @@ class CutMultiheadAttention(nn.MultiheadAttention):
 def _additive(mask: Tensor, like: Tensor) -> Tensor:
     if mask.is_floating_point():
         return mask.to(like.dtype)
+    # True means "not seen".
     return mask.new_zeros(mask.shape, dtype=like.dtype).masked_fill(mask, float("-inf"))
 
 

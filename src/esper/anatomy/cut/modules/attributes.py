@@ -63,6 +63,7 @@ def fit_attributes(
     except Exception as error:  # noqa: BLE001  user code at its new sizes may raise anything
         first = error
     search = _Search(_candidates(model, anatomy, keep, kept), lambda: prove(ours, expected, kept), undo)
+    # First the innermost class alone, then every class that the error passed through.
     for reach in (1, None):
         found = search.run(_Failure.of(first), reach)
         if found is not None:
@@ -110,6 +111,8 @@ class _Search:
         while waiting:
             chosen, failure = waiting.popleft()
             for more in self._next(chosen, failure, reach):
+                # None: enough was tried. A proof: done. Another failure than before: this way leads on from
+                # there.
                 result = self.seen.get(more) or self._tried(more)
                 if result is None:
                     return None
@@ -144,6 +147,7 @@ class _Search:
             trial.run()
             self.seen[chosen] = _Failure.of(error)
             return self.seen[chosen]
+        # Part of the cut from here on; a wrong guess was taken back on the spot.
         self.undo.add(trial.run)
         return equivalence, tuple(f"{r.path}.{r.attribute} = {r.value}" for r in rewrites)
 
@@ -157,6 +161,7 @@ def _classes(error: BaseException) -> list[str]:
     trace_back = None if isinstance(error, NotEquivalentError) else error.__traceback__
     while trace_back is not None:
         local = [value for value in trace_back.tb_frame.f_locals.values() if isinstance(value, nn.Module)]
+        # Frames come from outside in, so later ones go to the front.
         passed[:0] = [module for module in local if not _is_own(module)]
         trace_back = trace_back.tb_next
     parts = [part for module in passed for part in module.modules() if not _is_own(part)]
@@ -194,10 +199,12 @@ def _candidates(
                 rewrite = _Rewrite(module, path, attribute, listed)
                 sources = by_source.setdefault((type(module).__qualname__, attribute), {})
                 sources.setdefault("list", {})[path] = rewrite
+            # Flags, private attributes, 0 and 1 are hardly sizes.
             if not isinstance(old, int) or isinstance(old, bool) or old < 2 or attribute.startswith("_"):
                 continue
             sources = by_source.setdefault((type(module).__qualname__, attribute), {})
             for source, before, after in sizes:
+                # The size itself or, of a number of units, a multiple of it.
                 if before and old % before == 0 and (old == before or source.startswith("units")):
                     rewrite = _Rewrite(module, path, attribute, old // before * after)
                     sources.setdefault(source if old == before else f"{source}*", {}).setdefault(
@@ -209,6 +216,7 @@ def _candidates(
         sources["each its own"] = {
             path: rewrite for found in reversed(sources.values()) for path, rewrite in found.items()
         }
+        # Ways that end in the same values are one.
         different = {
             frozenset((r.path, str(r.value)) for r in found.values()): found for found in sources.values()
         }
@@ -246,6 +254,7 @@ def _sizes(
         if inside and left < group.width:
             sizes.append((f"units {inside[0][len(prefix) :]}", group.width, left))
     for name, axes in kept.items():
+        # At most two modules further down: deeper ones have attributes of their own.
         if name.startswith(prefix) and name[len(prefix) :].count(".") <= 2:
             for axis, index in axes.items():
                 sizes.append((f"{name[len(prefix) :]}:{axis}", shapes[name][axis], index.numel()))

@@ -81,6 +81,7 @@ def _sizes_of(module: nn.Module) -> dict[str, Any]:
     if isinstance(module, nn.Linear):
         return {"out_features": weight.shape[0], "in_features": weight.shape[1]}
     if isinstance(module, nn.GroupNorm):
+        # The width of a group stays; groups go whole.
         width = module.num_channels // module.num_groups
         return {"num_channels": weight.shape[0], "num_groups": weight.shape[0] // width}
     if isinstance(module, (nn.LayerNorm, nn.RMSNorm)):
@@ -100,6 +101,7 @@ def _sizes_of_cells(module: nn.RNNBase) -> dict[str, Any]:
     inputs, hidden, projection = (own.get(name) for name in ("weight_ih_l0", "weight_hh_l0", "weight_hr_l0"))
     if inputs is None or hidden is None:  # parametrized: read nothing, change nothing
         return {}
+    # The gates lie one below the other: [gates x hidden, ...].
     gates = {"LSTM": 4, "GRU": 3}.get(module.mode, 1)
     sizes = {"input_size": inputs.shape[1], "hidden_size": hidden.shape[0] // gates}
     return sizes if projection is None else {**sizes, "proj_size": projection.shape[0]}
@@ -118,6 +120,7 @@ def bare_norms_follow(model: nn.Module, undo: Undo) -> Iterator[None]:
             _set(module, undo, num_features=channels)
 
     norms = [m for m in model.modules() if isinstance(m, (nn.GroupNorm, _NormBase))]
+    # Without tensors, only what it is given tells a norm its width.
     bare = [m for m in norms if next(chain(m.parameters(), m.buffers()), None) is None]
     hooks = [module.register_forward_pre_hook(follow) for module in bare]
     try:
@@ -139,6 +142,7 @@ def _convolution(module: _ConvNd, weight: Tensor, kept: Mapping[int, Tensor], un
     old_size = module.in_channels if isinstance(module, _ConvTransposeNd) else module.out_channels
     groups = module.groups
     if groups > 1 and grouped_axis in kept:
+        # Groups that have a coordinate left: fewer where whole groups went, all where each lost some.
         per_group = old_size // groups
         groups = int(np.unique(kept[grouped_axis].numpy() // per_group).size)
     first, second = weight.shape[0], weight.shape[1]

@@ -85,6 +85,8 @@ def ask(optimizer: Optimizer, like: Tensor) -> dict[str, Layout]:
     }
     exponents: dict[str, list[float]] = {key: [0.0] * rank for key in found}
     for axis in range(rank):
+        # Half of the axis masked beside that half cut away: what the state makes of it tells sums from
+        # means.
         half = torch.arange(sizes[axis] // 2, device=like.device)
         zeroed = gradient.index_fill(axis, half, 0.0)
         masked = _state_after_a_step(optimizer, like, zeroed)
@@ -172,6 +174,7 @@ def _axes(state: tuple[int, ...], sizes: tuple[int, ...]) -> tuple[tuple[int | N
     rank = len(sizes)
     if len(state) == rank and all(s in (1, size) for s, size in zip(state, sizes, strict=True)):
         return tuple(axis if s != 1 else None for axis, s in enumerate(state)), False
+    # All sizes differ, so at most one choice of axes fits.
     for left in combinations(range(rank), len(state)):
         if tuple(sizes[axis] for axis in left) == state:
             return tuple(left.index(axis) if axis in left else None for axis in range(rank)), True
@@ -182,6 +185,7 @@ def _exponent(masked: Tensor | None, cut: Tensor | None) -> float | None:
     """How the state of half an axis relates to the state of the axis with that half zero."""
     if masked is None or cut is None or masked.shape != cut.shape:
         return None
+    # The same for a sum, twice as much for a mean over half as many.
     for exponent in _EXPONENTS:
         if torch.allclose(masked * 2**exponent, cut, rtol=1e-4, atol=0.0):
             return exponent

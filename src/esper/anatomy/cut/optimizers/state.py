@@ -77,6 +77,8 @@ class StateLayouts:
 
     def _layout(self, parameter: Tensor, key: str, value: Tensor) -> Layout | SurgeryError:
         rank = parameter.dim()
+        # A square state could be transposed as well. It counts as element-wise if another parameter, with
+        # axes that cannot be mistaken, shows its key to be so.
         if value.shape == parameter.shape and key in self._elementwise:
             return Layout.elementwise(rank)
         if rank not in self._by_rank:
@@ -155,9 +157,11 @@ def cut_state(
         if not axes:
             continue
         for state, key, value, layout in layouts.of(parameter):
+            # A mean over an axis grows by as much as the axis shrinks.
             factor = layout.growth({axis: parameter.shape[axis] / len(index) for axis, index in axes.items()})
             new = select(value, layout.on_state(axes))
             changes.append((state, key, new if factor == 1.0 else new * factor))
+    # Nothing was changed so far, and from here on nothing refuses.
     for state, key, new in changes:
         undo.add(partial(state.__setitem__, key, state[key]))
         state[key] = new
@@ -239,6 +243,7 @@ def _keys_of_weights(optimizer: Optimizer) -> set[str]:
             apart[key] = apart.get(key, 0.0) + float(difference.abs().square().sum())
             size[key] = size.get(key, 0.0) + float(weights.abs().square().sum())
     said = frozenset().union(*asked.values())
+    # Those that an experiment or their nearness, over all parameters together, shows to be weights.
     return {key for key in apart if key in said or apart[key] < _NEAR**2 * size[key]}
 
 

@@ -118,6 +118,7 @@ class Call:
             return
         for layer in flow.layers:
             if layer.shape[axis] > 1:
+                # One label for each coordinate of the axis: that of the whole slice across it.
                 others = [other for other in varying_axes(layer) if other != axis]
                 labels = self.space.conjunction(layer, others).flatten()
                 self.notes.coupled.append(Coupled(self.node, axis, labels, reason))

@@ -28,6 +28,8 @@ def contract(
     left, right = with_rank(left, rank), with_rank(right, rank)
     for mine, other in ((left, right), (right, left)):
         for layer in mine.layers:
+            # What a weight does to a layer: it reads units along summed axes and makes them along the
+            # others.
             if mine.is_constant:
                 is_read = any(layer.shape[axis] > 1 for axis in summed)
                 is_made = (
@@ -40,8 +42,11 @@ def contract(
     call.notes.products.append(
         Product(call.node, product.shape, tuple(product.layers), tuple(summed), places)
     )
+    # Summed axes stay with size 1. Across them only whole slices go on; labels along other axes flow on as
+    # they are.
     shape = tuple(1 if axis in summed else size for axis, size in enumerate(product.shape))
     layers = widest([_drop(call, layer, summed) for layer in product.layers])
+    # For the zeros of the result: what each factor alone says after the sum.
     factors = [
         flow.moved(flow.shape, [_drop(call, layer, summed) for layer in flow.layers])
         for flow in (left, right)
@@ -67,6 +72,7 @@ def _drop(call: Call, layer: Tensor, summed: Sequence[int]) -> Tensor:
 def _prefer_shared_axis(call: Call, layer: Tensor, mine: Flow, other: Flow, summed: Sequence[int]) -> None:
     """Slices along an axis that both operands spell out (attention heads, groups) are the natural units."""
     axes = varying_axes(layer)
+    # Axes that both have and nothing sums: the product runs over them one by one.
     shared = [axis for axis in axes if axis not in summed and other.shape[axis] > 1]
     if not shared:
         return
@@ -84,6 +90,7 @@ def linear(call: Call) -> Result:
     x, weight = call.args[0], call.args[1]
     read(call, 0, x, [-1])
     rank = len(x.shape)
+    # The joint space is [..., N, K].
     left = x.unsqueezed(rank - 1)  # [..., 1, K]
     out = squeezed(contract(call, left, weight, [rank]), rank)
     return _with_bias(call, out, call.arg(2, "bias"), axis=rank - 1)
@@ -100,6 +107,7 @@ def _with_bias(call: Call, out: Flow, bias: Flow | None, axis: int) -> Flow:
         return out
     call.notes.produced.extend(bias.layers)
     trailing = len(out.shape) - 1 - axis
+    # [N] becomes [N, 1, ...], so that it stands at `axis`.
     if trailing:
         bias = bias.unsqueezed(*range(1, 1 + trailing))
     return _plus(call, out, bias)
@@ -107,6 +115,7 @@ def _with_bias(call: Call, out: Flow, bias: Flow | None, axis: int) -> Flow:
 
 def _plus(call: Call, out: Flow, bias: Flow) -> Flow:
     met = call.space.meet(out, bias, call.reason("adds a fixed size"))
+    # A sum is zero only where both terms are.
     terms = (out, with_rank(bias, len(out.shape)))
     return replace(met, is_zeroed=all(call.space.are_zeroed(met.layers, [term]) for term in terms))
 
@@ -130,11 +139,13 @@ def _product_of(call: Call, first: int, second: int) -> Flow:
         return call.space.meet(a, b, call.reason("multiplies it with a fixed size"))
     read(call, first, a, [-1])
     read(call, second, b, [-2 if len(b.shape) > 1 else -1])
+    # A vector is a matrix of one row or column until the end.
     left = a.unsqueezed(0) if len(a.shape) == 1 else a
     right = b.unsqueezed(1) if len(b.shape) == 1 else b
     rank = max(len(left.shape), len(right.shape))
     left = left.unsqueezed(*range(rank - len(left.shape))) if len(left.shape) < rank else left
     right = right.unsqueezed(*range(rank - len(right.shape))) if len(right.shape) < rank else right
+    # The joint space is [..., M, K, N], summed over K.
     out = contract(call, left.unsqueezed(rank), _columns(right, rank), [rank - 1])
     out = squeezed(out, rank - 1)  # [..., M, N]
     if len(b.shape) == 1:
@@ -166,6 +177,7 @@ def _convolve(call: Call, groups: int, *, transposed: bool) -> Result:
     if len(x.shape) != len(weight.shape):  # no batch axis
         return call.frozen(f"{call.where} has no batch axis")
     read(call, 0, x, [1])
+    # Every result reads all places of the kernel, and the kernel slides over all places of the input.
     for axis in range(2, len(x.shape)):
         call.space.fix_axis(x, axis, f"{call.where} slides over it")
         call.space.fix_axis(weight, axis, f"{call.where} slides over it")
@@ -179,9 +191,12 @@ def _convolve(call: Call, groups: int, *, transposed: bool) -> Result:
         by_group = groups >= channels.shape[2] and not transposed  # else equal positions of all groups
         _prefer(call, channels, 1, by_group=by_group)
         _prefer(call, kernel, 0, by_group=by_group)
+    # A transposed convolution lays its kernel down at every pixel of the input, another at every pixel of
+    # the result.
     pixels = prod(x.shape[2:] if transposed else call.shape[2:])
     places = (prod(weight.shape[2:]) * pixels, prod(call.shape[2:]))
     out = contract(call, channels.unsqueezed(2), kernel, [3], places=places)  # [B, g, o, 1]
+    # [B, groups x channels]; space comes back as axes of size 1 in the layers.
     flat = (out.shape[0], out.shape[1] * out.shape[2])
     result = call.space.reshaped(out, flat).unsqueezed(*range(2, len(call.shape)))
     return _with_bias(call, replace(result, shape=call.shape), bias, axis=1)
@@ -209,6 +224,7 @@ def attention(call: Call) -> Result:
     rank = len(q.shape)
     if call.kwargs.get("enable_gqa", False) and q.shape[-3] != k.shape[-3]:
         k, v = _repeat_heads(call, k, q.shape[-3]), _repeat_heads(call, v, q.shape[-3])
+    # With no scale given, the operator divides by the root of a head's width: the width has to stay.
     if call.kwargs.get("scale") is None:
         for flow in (q, k):
             call.space.fix_axis(flow, -1, f"{call.where} scales by the width of a head")
@@ -217,6 +233,7 @@ def attention(call: Call) -> Result:
     if isinstance(mask, Flow):
         scores = call.space.meet(scores, mask, call.reason("adds a mask of fixed size"))
     call.space.fix_axis(scores, -1, f"{call.where} normalizes over it")
+    # The joint space is [..., T, S, D], summed over S.
     values = v.unsqueezed(rank - 2)  # [..., 1, S, D]
     out = squeezed(contract(call, scores.unsqueezed(rank), values, [rank - 1]), rank - 1)
     return call.result(out.layers, is_zeroed=out.is_zeroed)
@@ -226,6 +243,7 @@ def _repeat_heads(call: Call, flow: Flow, heads: int) -> Flow:
     axis = len(flow.shape) - 3
     times = heads // flow.shape[axis]
     shape = (*flow.shape[:axis], heads, *flow.shape[axis + 1 :])
+    # `times` queries in a row share a key.
     layers = [
         layer.repeat_interleave(times, axis) if layer.shape[axis] > 1 else layer for layer in flow.layers
     ]
@@ -241,6 +259,7 @@ def grouped_matmul(call: Call) -> Result:
     if (len(x.shape), len(weight.shape)) != (2, 3):
         return call.frozen(f"{call.where} is used in a form that is not followed")
     read(call, 0, x, [-1])
+    # Labels along the axis of experts alone. Where the offsets carry labels too, both are the experts.
     own = [layer for layer in weight.layers if varying_axes(layer) == (0,)]
     if isinstance(offsets, Flow) and offsets.layers and own:
         call.space.unite(own[0].flatten(), offsets.layers[0], "")
@@ -248,6 +267,7 @@ def grouped_matmul(call: Call) -> Result:
         read(call, 1, weight, [0])
     else:
         call.space.fix_axis(weight, 0, f"{call.where} sends rows to experts by number")
+    # All experts at once: one matrix [1, K, N] with what they have in common.
     layers = [call.space.conjunction(layer, [0]) for layer in weight.layers]
     one = weight.moved((1, *weight.shape[1:]), [layer for layer in layers if varying_axes(layer)])
     return squeezed(contract(call, x.unsqueezed(2), one, [1]), 1)

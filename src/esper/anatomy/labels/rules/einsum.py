@@ -16,14 +16,17 @@ def einsum(call: Call) -> Result:
     terms, output = spelled_out(str(call.args[0]), [len(flow.shape) for flow in operands])
     if any(len(set(term)) != len(term) for term in terms):
         return call.frozen(f"{call.where} ({call.args[0]}) takes a diagonal, which is not followed")
+    # An operand is read along the letters that the result does not have.
     for number, (term, flow) in enumerate(zip(terms, operands, strict=True)):
         read(call, number, flow, [axis for axis, letter in enumerate(term) if letter not in output])
     parts = list(zip(terms, operands, strict=True))
+    # A single operand is multiplied by 1: then its sums are contractions as well.
     if len(parts) == 1:
         parts.append(("", Flow(())))
     while len(parts) > 1:
         (first, left), (second, right), *rest = parts
         later = output if not rest else "".join(dict.fromkeys(first + second))
+        # A letter stays until neither the output nor an operand still to come needs it.
         wanted = set(output).union(*(term for term, _ in rest))
         kept = "".join(letter for letter in later if letter in wanted)
         parts = [(kept, _product(call, (first, left), (second, right), kept)), *rest]
@@ -39,8 +42,11 @@ def spelled_out(equation: str, ranks: list[int]) -> tuple[list[str], str]:
     """
     inputs, arrow, output = equation.replace(" ", "").partition("->")
     terms = inputs.split(",")
+    # `...` stands for as many axes as it has in the longest operand. Shorter ones align at the right, so
+    # each takes the last letters.
     most = max((rank - len(t) + 3 for t, rank in zip(terms, ranks, strict=True) if "..." in t), default=0)
     free = [letter for letter in ascii_letters if letter not in equation][:most]
+    # Without an arrow the output is what comes once, in alphabetical order.
     if not arrow:
         count = Counter(inputs.replace(",", "").replace("...", ""))
         output = "..." + "".join(sorted(letter for letter, times in count.items() if times == 1))
@@ -54,6 +60,7 @@ def spelled_out(equation: str, ranks: list[int]) -> tuple[list[str], str]:
 def _product(call: Call, left: tuple[str, Flow], right: tuple[str, Flow], kept: str) -> Flow:
     """Two operands multiplied, with the axes of `kept`; all others are summed."""
     present = dict.fromkeys(left[0] + right[0])
+    # Both operands in one order of letters: first what is kept, then what is summed.
     letters = kept + "".join(letter for letter in present if letter not in kept)
     aligned = []
     for term, flow in (left, right):

@@ -38,6 +38,7 @@ def reshaped(call: Call) -> Result:
     """Reshapes of any kind, from the concrete shape of the result."""
     flow = call.space.reshaped(call.args[0], call.shape)
     open_axis = _open_axis(call)
+    # Where the code writes -1 it lets that size change without noticing.
     if open_axis is not None:
         for layer in flow.layers:
             call.space.grid(layer, open_axis, is_hint=True)
@@ -46,6 +47,7 @@ def reshaped(call: Call) -> Result:
 
 def _open_axis(call: Call) -> int | None:
     """The axis that the code lets have any size, by writing -1 there."""
+    # At which axis of the result the listed sizes begin.
     first = {"view": 0, "reshape": 0, "_unsafe_view": 0, "unflatten": call.arg(1, "dim")}.get(call.name)
     sizes = call.args[-1]
     if first is None or not isinstance(sizes, (list, tuple)) or -1 not in sizes:
@@ -61,6 +63,7 @@ def on_labels(call: Call) -> Result:
         return call.frozen(f"{call.where} moves elements by data")
     moved: list[list[Tensor]] = []
     for layer in flow.layers:
+        # At full size, because the operator may mix axes that do not vary with one that does.
         result = call.target(spread(layer, flow.shape), *rest, **call.kwargs)
         moved.append([compact(part) for part in (result if isinstance(result, (list, tuple)) else [result])])
     results = [
@@ -117,6 +120,7 @@ def in_equal_parts(call: Call) -> Result:
     axis = int(call.arg(2, "dim", 0)) % len(flow.shape)
     sizes = {shape[axis] for shape in call.shapes}
     if len(sizes) == 1 and len(call.shapes) > 1:
+        # [parts, places within each]: equal positions of all parts are the slices.
         parts = flow.split_axis(axis, (len(call.shapes), *sizes))
         for layer in parts.layers:
             if varying_axes(layer) == (axis, axis + 1):
@@ -134,6 +138,8 @@ def expanded(call: Call) -> Result:
     wide = with_rank(flow, len(call.shape))
     layers = list(wide.layers)
     for axis in range(1, len(call.shape)):
+        # Right behind an axis with labels the copies belong to its coordinates. Elsewhere each copy gets a
+        # label, which will be united with what it meets.
         in_group = any(layer.shape[axis - 1] > 1 for layer in wide.layers)
         if not in_group and wide.shape[axis] == 1 and call.shape[axis] > 1:
             repeated = call.space.fresh(call.shape[axis])
@@ -158,10 +164,12 @@ def join(call: Call, parts: Sequence[Flow], axis: int) -> Flow:
     chosen: list[Tensor | None] = []
     across: Flow | None = None
     for part in parts:
+        # Only one layer of each part can be laid end to end.
         along = [layer for layer in part.layers if layer.shape[axis] > 1]
         for extra in along[1:]:
             call.space.freeze(extra, f"{call.where} joins labels of several origins")
         chosen.append(along[0] if along else None)
+        # Along all other axes the parts meet, as whole slices.
         flat = [call.space.conjunction(layer, [axis]) for layer in part.layers]
         rest = call.result([layer for layer in flat if varying_axes(layer)], _with(part.shape, axis, 1))
         reason = call.reason("joins it with a fixed size")
@@ -169,6 +177,7 @@ def join(call: Call, parts: Sequence[Flow], axis: int) -> Flow:
     layers = [] if across is None else list(across.layers)
     if any(layer is not None for layer in chosen):
         beside = _side_by_side(chosen, [part.shape[axis] for part in parts], axis)
+        # A part without labels leaves zeros in the layer; there the others still count.
         is_complete = bool((beside > 0).all())
         layers = [beside, *(x for x in layers if not (is_complete and _spans(beside, x)))]
     return call.result(layers, is_zeroed=all(part.is_zeroed for part in parts if part.layers))
@@ -181,6 +190,7 @@ def _spans(wide: Tensor, layer: Tensor) -> bool:
 def _side_by_side(chosen: list[Tensor | None], sizes: list[int], axis: int) -> Tensor:
     """Layers next to each other along `axis`; a part without labels contributes zeros."""
     present = [layer for layer in chosen if layer is not None]
+    # Across the axis: size 1 where no layer varies.
     widest = [max(layer.shape[n] for layer in present) for n in range(present[0].dim())]
     blocks = []
     for layer, size in zip(chosen, sizes, strict=True):
@@ -202,6 +212,8 @@ def padded(call: Call) -> Result:
             call.space.fix_axis(flow, -1 - pair, f"{call.where} repeats its ends")
     layers = []
     for layer in flow.layers:
+        # Padding is listed from the last axis on, two numbers each. A layer of size 1 says the same of new
+        # places.
         amounts: list[int] = []
         for pair in range(len(pads) // 2):
             axis = len(flow.shape) - 1 - pair
@@ -215,6 +227,7 @@ def windowed(call: Call) -> Result:
     flow = call.args[0]
     for axis in range(2, len(flow.shape)):
         call.space.fix_axis(flow, axis, f"{call.where} slides over it")
+    # [B, C x kernel]: all places of the kernel of one channel lie together.
     times = call.shape[1] // flow.shape[1]
     channels = [call.space.conjunction(layer, range(2, layer.dim())) for layer in flow.layers]
     layers = [layer.repeat_interleave(times, 1).flatten(2) for layer in channels if layer.shape[1] > 1]

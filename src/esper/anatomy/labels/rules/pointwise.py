@@ -35,6 +35,7 @@ def pointwise(call: Call) -> Result:
     """All tensor operands meet, with broadcasting."""
     flows = call.flows()
     _refuse_infinity(call)
+    # Without axes and labels: whatever meets it first stays as it is.
     met = Flow(())
     for flow in flows:
         met = call.space.meet(met, flow, call.reason("combines it with a fixed size"))
@@ -55,6 +56,7 @@ def _refuse_infinity(call: Call) -> None:
 
 def _keeps_zero(call: Call, met: Flow, flows: Sequence[Flow]) -> bool:
     zero_in = partial(call.space.are_zeroed, met.layers)
+    # One factor that is zero is enough.
     if call.name in ZERO_AT_ZERO or call.name in PRODUCTS:
         return zero_in(flows)
     if call.name in QUOTIENTS:
@@ -64,6 +66,7 @@ def _keeps_zero(call: Call, met: Flow, flows: Sequence[Flow]) -> bool:
     if call.name == "zeros_like":
         return True
     if call.name in SUMS:
+        # A sum, like the larger of two, needs zeros in all operands.
         numbers = [arg for arg in call.args[:2] if not isinstance(arg, Flow)]
         return not any(numbers) and all(zero_in([flow]) for flow in flows)
     if call.name in BOUNDS:

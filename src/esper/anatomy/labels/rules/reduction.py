@@ -33,7 +33,7 @@ SHRINKING = operators(
     """mean sum amax amin var std var_mean std_mean norm linalg_vector_norm logsumexp softmax _softmax
     log_softmax _log_softmax topk"""
 )
-"""Statistics that can run over what is left of an axis: see `over_survivors.py`."""
+"""Statistics that can run over what is left of an axis: see `narrowed_norms.py`."""
 ALONG = operators("softmax _softmax log_softmax _log_softmax cumsum cumprod logcumsumexp sort topk argsort")
 MAKERS = operators(
     """arange eye linspace scalar_tensor rand randn randint tril_indices triu_indices _shape_as_tensor"""
@@ -58,6 +58,7 @@ def pooled(call: Call) -> Result:
 
 
 def _space_axes(call: Call) -> int:
+    # The number in the name counts the axes of space; without one, all but batch and channels.
     digits = [int(c) for c in call.name if c.isdigit()]
     return digits[0] if digits else len(call.shape) - 2
 
@@ -73,6 +74,7 @@ def reduced(call: Call) -> Result:
     is_zeroed = flow.is_zeroed and call.name in ZERO_OF_ZEROS
     results = []
     for shape in call.shapes:
+        # With or without the reduced axes, as the call asked for.
         kept = len(shape) == len(flow.shape)
         squeezed = [layer if kept else _without(layer, axes) for layer in layers]
         varying = [layer for layer in squeezed if varying_axes(layer)]
@@ -140,6 +142,8 @@ def _shuffles(call: Call) -> bool:
 def batch_norm(call: Call) -> Result:
     """Each channel by itself: weight, bias and running statistics go along."""
     flow = call.args[0]
+    # The evaluated graph reads running statistics. Training reads batch and space, so nothing of these may
+    # go.
     for axis in (0, *range(2, len(flow.shape))):
         call.couple(flow, axis, " runs over it in training")
     met = flow
@@ -147,6 +151,7 @@ def batch_norm(call: Call) -> Result:
         if isinstance(companion, Flow):
             met = call.space.meet(met, _per_channel(companion, flow), call.reason("has a fixed size"))
     has_companion = any(isinstance(companion, Flow) for companion in call.args[1:5])
+    # Statistics make zeros something else; what is zero is weight and bias of a masked channel.
     is_zeroed = _are_zeroed(*call.args[1:3]) if has_companion else flow.is_zeroed
     return _normalized(call, replace(met, is_zeroed=is_zeroed))
 
@@ -175,6 +180,7 @@ def layer_norm(call: Call) -> Result:
     for companion in (weight, bias):
         if isinstance(companion, Flow):
             met = call.space.meet(met, companion, call.reason("has a fixed size"))
+    # A slice of zeros has a mean and a length of 0. It stays zero if no bias is added.
     is_zeroed = (flow.is_zeroed and bias is None) or _is_shrunk(call, met, axes)
     return _normalized(call, replace(met, is_zeroed=is_zeroed))
 
@@ -204,6 +210,7 @@ def weight_norm(call: Call) -> Result:
     within = _but(int(call.arg(2, "dim", 0)), len(directions.shape))
     _lose(call, directions, within, is_sum=True)
     call.space.meet(directions, lengths, call.reason("has a fixed size"))
+    # Layers along the slices flow on; a slice itself goes with its length.
     across = [layer for layer in directions.layers if varying_axes(layer)[0] in within]
     call.notes.directions.extend(layer for layer in directions.layers if varying_axes(layer)[0] not in within)
     is_zeroed = directions.is_zeroed and lengths.is_zeroed
@@ -224,6 +231,7 @@ def group_norm(call: Call) -> Result:
         call.couple(flow, axis, " runs over it")
     if groups == 1:
         call.couple(flow, 1, " over one group")
+    # [B, groups, channels of a group, ...]: one statistic for all channels of a group.
     grouped = flow.split_axis(1, (groups, flow.shape[1] // groups))
     for layer in grouped.layers:
         if layer.shape[2] > 1:
@@ -243,6 +251,7 @@ def embedding(call: Call) -> Result:
     table: Flow = call.args[0]
     call.space.freeze_flow(call.args[1], f"{call.where} takes it for a row number")
     call.space.fix_axis(table, 0, f"{call.where} looks rows up by number")
+    # What a row holds comes out along the last axis.
     columns = [call.space.conjunction(layer, [0]) for layer in table.layers]
     layers = [layer.reshape([1] * (len(call.shape) - 1) + [-1]) for layer in columns if varying_axes(layer)]
     call.notes.produced.extend(layers)
@@ -252,6 +261,7 @@ def embedding(call: Call) -> Result:
 def indexed(call: Call) -> Result:
     """x[index]: axes that are indexed by data keep their size; labels along the others flow on."""
     flow: Flow = call.args[0]
+    # One index for each axis, None where all of it is taken.
     indices: list[Flow | None] = [None] * len(flow.shape)
     if call.name == "index":
         given = list(call.args[1])
@@ -264,6 +274,8 @@ def indexed(call: Call) -> Result:
     for index in indices:
         if index is not None and call.name != "gather":
             call.space.freeze_flow(replace(index, points=None), f"{call.where} takes it for a number")
+    # An axis may lose coordinates after all where the numbers point at its labels: then they are counted
+    # anew.
     for axis in hit:
         index = indices[axis]
         if index is None or not pointed(call, flow, axis, index):
@@ -276,6 +288,7 @@ def indexed(call: Call) -> Result:
 def _beside(call: Call, flow: Flow, index: Flow, axis: int) -> Flow:
     """The flow, after what its other axes share with an index of as many axes has met."""
     call.space.fix_axis(index, axis, f"{call.where} takes it for a number")
+    # Beside the picked axis both must have the same sizes; otherwise it is open what meets what.
     sizes = tuple(1 if n == axis else size for n, size in enumerate(index.shape))
     if sizes != tuple(1 if n == axis else size for n, size in enumerate(flow.shape)):
         call.space.freeze_flow(index, f"{call.where} takes it for a number")
@@ -295,6 +308,7 @@ def _picked(
     if call.name == "gather":
         return layer
     full = spread(layer, flow.shape)
+    # The layer does not vary along the axes that were hit, so any index will do.
     zeros = [None if index is None else torch.zeros(index.shape, dtype=torch.long) for index in indices]
     if call.name == "index_select":
         return compact(full.index_select(hit[0], torch.zeros(call.shape[hit[0]], dtype=torch.long)))

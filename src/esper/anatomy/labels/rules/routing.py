@@ -35,6 +35,7 @@ def routed(call: Call, flow: Flow, axis: int, results: list[Flow]) -> None:
     """Notes what softmax and top-k share out, and lets the numbers that top-k gives point at it."""
     if not call.is_approximate:
         return
+    # Scores of experts: labels along this axis and no other.
     own = [layer for layer in flow.layers if varying_axes(layer) == (axis,)]
     if len(own) != 1 or call.name not in ("softmax", "_softmax", "topk"):
         return
@@ -50,6 +51,8 @@ def pointing(call: Call, result: Result) -> Result:
     pointers = [flow for flow in call.flows() if flow.points is not None]
     if not pointers:
         return result
+    # Numbers are known where an operator takes them as such. Every other use has to keep them, or their
+    # labels freeze.
     used = pytree.tree_leaves(call.args[_USED[call.name]], is_leaf=_is_flow) if call.name in _USED else []
     others = [flow for flow in pointers if not any(flow is known for known in used)]
     if call.name in (*_KEEP, *_PICK) and len(others) == 1 and others[0] is call.args[0]:

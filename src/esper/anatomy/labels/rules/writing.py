@@ -21,6 +21,7 @@ def into_slice(call: Call) -> Result:
     axis = int(call.arg(2, "dim", 0)) % len(target.shape)
     size = target.shape[axis]
     places = torch.arange(size)[slice(call.arg(3, "start"), call.arg(4, "end"), call.arg(5, "step", 1))]
+    # All of it: the target lends its size only. Nothing: the target stays.
     if places.numel() == size:
         return call.space.meet(_only_size(call, target), source, call.reason("writes a fixed size"))
     if places.numel() == 0:
@@ -47,12 +48,14 @@ def _only_size(call: Call, target: Flow) -> Flow:
 
 def _written(call: Call, target: Flow, source: Flow, axis: int, places: Tensor) -> Flow:
     """What is written stands at `places` of an axis, and at the others what the target has there."""
+    # What stays, then what is written, laid end to end and put in order.
     stays = torch.ones(target.shape[axis], dtype=torch.bool).index_fill_(0, places, False)
     others = stays.nonzero().squeeze(1)
     hidden = _only_size(call, _picked(target, axis, places))
     piece = call.space.meet(hidden, source, call.reason("writes a fixed size"))
     parts = [part for part in (_picked(target, axis, others), piece) if part.shape[axis]]
     beside = join(call, parts, axis)
+    # The inverse permutation: from [others, places] to the order along the axis.
     order = torch.cat([others, places]).argsort()
     return beside.moved(target.shape, _picked(beside, axis, order).layers)
 
@@ -73,6 +76,7 @@ def by_index(call: Call) -> Result:
     if pointed(call, target, axis, index) and call.name in ("scatter", "scatter_add"):
         return _scattered(call, target)
     call.space.fix_axis(target, axis, reason)
+    # Along the other axes the target meets everything that is written.
     met = target.moved(target.shape, _across(call, target, axis))
     for other in call.flows()[1:]:
         if len(other.shape) != len(target.shape):
@@ -120,8 +124,10 @@ def into_places(call: Call) -> Result:
         call.space.freeze_flow(index, reason)
     for axis in range(hit):
         call.space.fix_axis(target, axis, reason)
+    # The trailing axes, which no index covers: there target and values meet.
     rest = target.shape[hit:]
     tail = Flow(rest, tuple(_tail(call, target, len(rest))))
+    # The axes of the values in front of them belong to the index.
     trailing = len(values.shape) - min(len(rest), len(values.shape))
     for axis in range(trailing):
         call.space.fix_axis(values, axis, reason)
