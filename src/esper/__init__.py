@@ -2,6 +2,25 @@
 
 Three calls: `esper.attach` before training, `Session.end_epoch` after every epoch, `Session.finish` last.
 Importing this package does not import torch; the names below load their module when they are first used.
+
+The parts, from the ground up:
+    leyline     words, ids and the codec that all parts share
+    nissa       what people are told
+    workers     killable processes
+    batches     held-out data
+    checkpoint  the store
+    anatomy     what a network is made of, and cutting it with a proof
+    cost        what a network costs
+    importance  what its units are worth
+    urabrask    quality, and the verdict on a mask
+    elesh       analysis of a checkpoint in workers
+    kasmina     the live network: its masks, its cuts, its teachers
+    emrakul     plans, cycles, trials and rollbacks
+    runs        run directories, read from outside
+    compaction  cutting at once, without a run
+    session     all of it in one training
+    report      pictures and the page
+    cli         the command line
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ import torch
 from esper.checkpoint.crypto import KeyRing
 from esper.checkpoint.layout import DELETED_PREFIX, TEMPORARY_PREFIX
 from esper.checkpoint.references import CheckpointRef
-from esper.checkpoint.storage import Storage
+from esper.checkpoint.storage import POSIX, Storage
 from esper.checkpoint.store import CheckpointStore
 
 RING = KeyRing.fresh(lambda count: bytes(range(count)))
@@ -20,7 +20,7 @@ OTHER_RING = KeyRing.fresh(lambda count: bytes(range(1, count + 1)))
 
 
 def open_store(
-    run_dir: Path, *, model: str | None = "net", keep_last: int = 3, storage: Storage | None = None
+    run_dir: Path, *, model: str | None = "net", keep_last: int = 3, storage: Storage = POSIX
 ) -> CheckpointStore:
     """A store with fixed keys and a clock that stands still."""
     return CheckpointStore(

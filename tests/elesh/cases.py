@@ -26,6 +26,7 @@ from esper.checkpoint import (
     CheckpointRef,
     CheckpointStore,
     KeyRing,
+    PosixStorage,
     Storage,
     capture_trainer,
 )
@@ -74,7 +75,7 @@ def saved(
     loss: Callable[[Any, Any], Tensor] = F.cross_entropy,
     tracked: tuple[float, ...] | None = None,
     masked: Sequence[int] = (),
-    storage: Storage | None = None,
+    storage: Storage = PosixStorage(),  # noqa: B008 - it holds nothing
 ) -> Saved:
     """Trains a little, saves, and describes the checkpoint for workers."""
     model = build()

@@ -15,6 +15,7 @@ from esper.anatomy import Kind
 from esper.arrays import IntArray
 from esper.elesh.analysis import ablate, confidence
 from esper.elesh.analyst import OfflineAnalyst
+from esper.elesh.errands import Errands
 from esper.elesh.evidence import Tier
 from esper.elesh.settings import AnalysisSettings
 from esper.errors import AnalysisError, AnalysisTimeout
@@ -31,7 +32,7 @@ FINALISTS: IntArray = np.arange(0, 48, 4)
 
 def analyst(made: Saved, pool: WorkerPool, clock: Callable[[], float] | None = None) -> OfflineAnalyst:
     return OfflineAnalyst(
-        pool=pool,
+        errands=Errands(pool, SETTINGS.memory_bytes, clock or count(0.0, 1e-6).__next__),
         case=made.case,
         anatomy=made.anatomy,
         keep=np.ones(made.anatomy.num_units, np.bool_),
@@ -40,7 +41,6 @@ def analyst(made: Saved, pool: WorkerPool, clock: Callable[[], float] | None = N
         settings=SETTINGS,
         validation=ValidationSettings(),
         floors=np.full(len(made.anatomy.groups), 2, np.int64),
-        clock=clock or count(0.0, 1e-6).__next__,
         deadline_seconds=60.0,
     )
 

@@ -202,7 +202,9 @@ def test_a_metric_that_is_no_number_prunes_nothing_and_keeps_the_last_good_check
             session.end_epoch(accuracy=float("nan"))
         session.parts.saving.settle()
         assert good in [checkpoint.step for checkpoint in session.parts.saving.store.list().checkpoints]
-        assert "accuracy is nan" in caplog.text
+        told = [record.getMessage() for record in caplog.records if "accuracy is nan" in record.message]
+        assert [text.partition(":")[0] for text in told] == [f"epoch {number}" for number in range(2, 7)]
+        assert sum("accuracy is nan" in note for note in session.log.notes) == 1
         assert session.rollback(good) == good
         assert session.finish(latency=False).report_path.exists()
 

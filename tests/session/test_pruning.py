@@ -192,5 +192,5 @@ def test_a_layer_that_cannot_go_does_not_hold_the_rest_back_and_people_are_told(
     assert run.session.pruning.acting.cut() is not None
     assert network.masks.num_masked == 1
     assert dict(run.model.named_parameters())["hidden.weight"].shape[0] == 13
-    assert any("1 masked layer(s)" in note for note in run.session.log.notes)
+    assert any("1 masked unit(s) in layer:down" in note for note in run.session.log.notes)
     run.session.detach()

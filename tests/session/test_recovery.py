@@ -54,7 +54,7 @@ def test_after_a_resume_it_goes_on_for_the_epochs_that_were_asked_for(tmp_path: 
     resumed = taught(tmp_path / "run")
     inputs, targets = resumed.train_data
     output = resumed.model(inputs)
-    resumed.session.log.mark(resumed.session.epoch, "mask", "the last one was not saved yet")
+    resumed.session.log.marks.append(Mark(resumed.session.epoch, "mask", "the last one was not saved yet"))
     assert resumed.session.loss(output, targets, inputs) != resumed.loss(output, targets)
     resumed.session.log.marks[-1] = Mark(resumed.session.epoch - 1, "mask", "an epoch ago")
     assert resumed.session.loss(output, targets, inputs) == resumed.loss(output, targets)

@@ -15,6 +15,7 @@ from torch import Tensor
 from esper.cli import main
 from esper.emrakul import Strategy
 from esper.errors import CheckpointMissing, ConfigError, RollbackExhausted
+from esper.nissa import ListSink, events
 from tests.session.runs import EPOCHS, Training
 
 
@@ -256,7 +257,11 @@ def test_rollback_without_a_step_goes_to_the_newest_and_names_a_step_that_is_not
         training.epoch(lambda _: 0.5)
         step, expected = training.session.step, training.fingerprint()
         training.train_epoch()
+        heard = ListSink()
+        training.session.log.telling.sinks.append(heard)
         assert training.session.rollback() == step
+        assert heard.events == [events.WentBack(1, step)]
+        assert training.session.log.marks[-1].text == heard.events[0].text
         assert training.fingerprint() == expected
         with pytest.raises(CheckpointMissing, match="999"):
             training.session.rollback(999)

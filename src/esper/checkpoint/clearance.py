@@ -6,7 +6,6 @@ may be as good as ever. It is renamed out of the way where it must make room, an
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -16,8 +15,7 @@ from esper.checkpoint.commit import discard_directory, set_aside, sweep
 from esper.checkpoint.layout import step_name, step_number
 from esper.checkpoint.retention import Pins, RetentionOutcome, Signature, expendable, signature
 from esper.checkpoint.storage import Storage
-
-_LOG = logging.getLogger("esper")
+from esper.nissa import FanOut, Sink, events
 
 
 class Clearance:
@@ -27,9 +25,10 @@ class Clearance:
         catalog: the checkpoints of the run.
         blobs: the files that they share.
         storage: the system calls.
+        sink: who is told, once, what could not be removed.
     """
 
-    def __init__(self, catalog: CheckpointCatalog, blobs: BlobShelf, storage: Storage) -> None:
+    def __init__(self, catalog: CheckpointCatalog, blobs: BlobShelf, storage: Storage, sink: Sink) -> None:
         self.pins = Pins(catalog.directory / "pins", storage)
         self.aside: dict[Path, Path] = {}
         """What was set aside: where it was, and where it is now."""
@@ -39,7 +38,7 @@ class Clearance:
         self._blobs = blobs
         self._storage = storage
         self._verified: dict[Path, Signature] = {}
-        self._told: set[str] = set()
+        self._telling = FanOut(sink)
 
     def begin(self) -> tuple[Path, ...]:
         """Removes what a killed writer left: unfinished files, pins without a checkpoint, unneeded blobs.
@@ -122,6 +121,5 @@ class Clearance:
     def _tell(self, reasons: Iterable[str]) -> None:
         """Says once what could not be removed; each start tries again."""
         for why in reasons:
-            if why and why not in self._told:
-                self._told.add(why)
-                _LOG.warning("What is no longer needed cannot be removed: %s. Remove it by hand.", why)
+            if why:
+                self._telling.emit(events.NotRemoved(why))

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import errno
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from esper.errors import CheckpointError
 
 _ADVICE = {
     errno.ENOSPC: "the disk is full. Free some space, keep fewer checkpoints, or use another run directory.",
@@ -25,3 +29,12 @@ def explain(what: str, error: OSError) -> str:
     return (
         f"{what}: {_ADVICE.get(number, unknown)}{where} {kept} [{errno.errorcode.get(number, 'no number')}]"
     )
+
+
+@contextmanager
+def explained(what: str) -> Iterator[None]:
+    """An error of the system inside of it becomes a CheckpointError that says that `what` did not happen."""
+    try:
+        yield
+    except OSError as error:
+        raise CheckpointError(explain(what, error)) from error

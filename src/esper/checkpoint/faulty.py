@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 from typing import Literal
 
-from esper.checkpoint.storage import PosixStorage, Storage
+from esper.checkpoint.storage import POSIX, Storage
 
 Fault = Literal["EIO", "ENOSPC", "EROFS", "short write"]
 
@@ -22,12 +22,12 @@ class FaultyStorage:
     """
 
     def __init__(
-        self, fail_at: int, error: Fault = "EIO", *, lasting: bool = False, inner: Storage | None = None
+        self, fail_at: int, error: Fault = "EIO", *, lasting: bool = False, inner: Storage = POSIX
     ) -> None:
         self.fail_at = fail_at
         self.error: Fault = error
         self.lasting = lasting
-        self.inner: Storage = PosixStorage() if inner is None else inner
+        self.inner = inner
         self.calls: list[str] = []
         self.fired = False
 

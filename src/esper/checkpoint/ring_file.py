@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import binascii
-import logging
 import os
 import re
 import secrets
@@ -15,11 +14,10 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from esper.checkpoint.crypto import Key, KeyRing, KeyState
 from esper.checkpoint.reading import open_regular
-from esper.checkpoint.storage import PosixStorage, Storage, make_directories, settle_names, try_to_remove
+from esper.checkpoint.storage import POSIX, Storage, make_directories, settle_names, try_to_remove
 from esper.checkpoint.writing import put_in_place, written_beside
 from esper.errors import CheckpointMissing, ConfigError
-
-_LOG = logging.getLogger("esper")
+from esper.nissa import LOGGER, Sink, events
 
 ENVIRONMENT_VARIABLE = "ESPER_KEY_RING"
 MAX_RING_BYTES = 1 << 20
@@ -51,11 +49,12 @@ def open_key_ring(
     create: bool = False,
     environment: Mapping[str, str] = os.environ,
     random_bytes: Callable[[int], bytes] = secrets.token_bytes,
+    sink: Sink = LOGGER,
 ) -> KeyRing:
     """Reads the key ring of a run; with `create`, makes one on first use.
 
     Two processes that start at once get the same ring: only one of them creates it. With `create`, the ring
-    is durable on return, and copies of it that a killed process left are removed.
+    is durable on return, and copies of it that a killed process left are removed; what stays is told.
 
     Raises:
         CheckpointMissing: there is none and `create` is False.
@@ -64,7 +63,7 @@ def open_key_ring(
     path = ring_path(run_dir, environment)
     if create:
         try:
-            _make(path, random_bytes, PosixStorage())
+            _make(path, random_bytes, POSIX, sink)
         except OSError as error:
             raise ConfigError(
                 f"The key ring {path} cannot be created: {error.strerror} (at {error.filename}). Checkpoints "
@@ -116,9 +115,8 @@ def read_key_ring(path: Path) -> KeyRing:
         ) from None  # the cause would print the file's content, which is secret
 
 
-def replace_key_ring(path: Path, ring: KeyRing, storage: Storage | None = None) -> None:
+def replace_key_ring(path: Path, ring: KeyRing, storage: Storage = POSIX) -> None:
     """Puts a rotated ring in the place of the old one, in one step: a reader sees the old or the new."""
-    storage = PosixStorage() if storage is None else storage
     for attempt in range(1, _ATTEMPTS + 1):
         try:
             put_in_place(storage, path, _pieces(ring))
@@ -129,7 +127,7 @@ def replace_key_ring(path: Path, ring: KeyRing, storage: Storage | None = None) 
             return
 
 
-def _make(path: Path, random_bytes: Callable[[int], bytes], storage: Storage) -> None:
+def _make(path: Path, random_bytes: Callable[[int], bytes], storage: Storage, sink: Sink) -> None:
     """Makes a ring unless there is one, makes its name durable, and removes copies that a kill left."""
     if not os.path.lexists(path):
         make_directories(storage, path.parent)
@@ -140,10 +138,10 @@ def _make(path: Path, random_bytes: Callable[[int], bytes], storage: Storage) ->
             if not path.exists():
                 raise
     settle_names(storage, path)
-    _sweep(path, storage)
+    _sweep(path, storage, sink)
 
 
-def _sweep(path: Path, storage: Storage) -> None:
+def _sweep(path: Path, storage: Storage, sink: Sink) -> None:
     """Removes copies of the secrets that were being written when a process was killed.
 
     Nobody needs one while the ring is there: who is making it at this moment finds that it exists.
@@ -151,11 +149,7 @@ def _sweep(path: Path, storage: Storage) -> None:
     copy = re.compile(rf"\.(tmp-)?{re.escape(path.name)}-\d+-[0-9a-f]{{8}}")
     for name in storage.list(path.parent) if os.access(path.parent, os.R_OK) else ():
         if copy.fullmatch(name) and (why := try_to_remove(storage, path.parent / name)):
-            _LOG.warning(
-                "A copy of the key ring that a killed process left cannot be removed (%s). Remove it: "
-                "whoever reads it can forge checkpoints.",
-                why,
-            )
+            sink.emit(events.SecretsLeft(why))
 
 
 def _pieces(ring: KeyRing) -> list[memoryview]:

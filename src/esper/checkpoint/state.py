@@ -1,6 +1,7 @@
 """What a program remembers: one ordered list of parts, captured into a checkpoint and loaded out of one.
 
-A checkpoint is `{name: part.state()}`. To remember something new is one line in the list of whoever trains.
+A checkpoint is `{name: part.state()}`. To remember something new is one line in the list of whoever trains;
+that of a session is `esper.session.state.memory_of`.
 """
 
 from __future__ import annotations

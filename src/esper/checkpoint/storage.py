@@ -110,6 +110,10 @@ class PosixStorage:
         path.rmdir()
 
 
+POSIX: Storage = PosixStorage()
+"""The one that everybody takes who is given no other."""
+
+
 def make_directory(storage: Storage, path: Path) -> None:
     """Makes a directory unless it is there; its name is durable on return, whoever made it.
 

@@ -6,23 +6,18 @@ import re
 import secrets
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import MappingProxyType, TracebackType
 from typing import Literal, Self
 
-from esper.checkpoint.blobs import BlobShelf
-from esper.checkpoint.catalog import CheckpointCatalog
-from esper.checkpoint.clearance import Clearance
 from esper.checkpoint.commit import commit_directory
 from esper.checkpoint.content import FileContent
 from esper.checkpoint.crypto import KeyRing
-from esper.checkpoint.explain import explain
-from esper.checkpoint.identity import claim_run, has_identity
+from esper.checkpoint.explain import explained
 from esper.checkpoint.layout import step_name
-from esper.checkpoint.lock import WriterLock
 from esper.checkpoint.manifest import FileEntry, Manifest, digest_of
+from esper.checkpoint.opening import open_run
 from esper.checkpoint.references import (
     AttachmentRef,
     Attachments,
@@ -33,8 +28,9 @@ from esper.checkpoint.references import (
     VerifyReport,
 )
 from esper.checkpoint.retention import RetentionOutcome
-from esper.checkpoint.storage import PosixStorage, Storage, make_directories
+from esper.checkpoint.storage import POSIX, Storage
 from esper.errors import CheckpointError
+from esper.nissa import LOGGER, Sink
 
 NO_BLOBS: Mapping[str, FileRef] = MappingProxyType({})
 _ATTACHMENT_NAME = re.compile(r"[a-z][a-z0-9-]{0,63}")
@@ -52,6 +48,7 @@ class CheckpointStore:
         model: names the model; a directory of another model is refused. None takes whatever is there.
         keep_last: how many of the newest verified checkpoints retention keeps, beside all pinned ones.
         storage: the system calls.
+        sink: who is told what nobody needs and cannot be removed.
         clock: seconds since 1970.
         random_bytes: source of the run's id.
 
@@ -66,7 +63,8 @@ class CheckpointStore:
         keyring: KeyRing,
         model: str | None = None,
         keep_last: int = 3,
-        storage: Storage | None = None,
+        storage: Storage = POSIX,
+        sink: Sink = LOGGER,
         clock: Callable[[], float] = time.time,
         random_bytes: Callable[[int], bytes] = secrets.token_bytes,
     ) -> None:
@@ -76,29 +74,19 @@ class CheckpointStore:
         self.keep_last = keep_last
         self.retention = RetentionOutcome()
         """What retention did after the last save."""
-        self._storage: Storage = PosixStorage() if storage is None else storage
+        self._storage = storage
         self._keyring = keyring
         self._clock = clock
         self._writing = threading.RLock()
         self._built_on: set[Path] = set()
         """Directories in which something was found that is not known to be durable."""
-        directory = run_dir / "checkpoints"
-        with self._explained(f"The run directory {run_dir} cannot be used"):
-            if not has_identity(run_dir):  # it was written after all names above it were durable
-                make_directories(self._storage, directory)
-            self._lock = WriterLock(directory)
-        try:
-            with self._explained(f"The run directory {run_dir} cannot be used"):
-                self._blobs = BlobShelf(run_dir, self._storage)
-                self.identity = claim_run(run_dir, keyring, model, self._storage, random_bytes)
-                """Which run this is, and of which model."""
-                self.catalog = CheckpointCatalog(run_dir, keyring, run=self.identity)
-                self._clearance = Clearance(self.catalog, self._blobs, self._storage)
-                self.swept = self._clearance.begin()
-                """What an interrupted writer had left and this start removed."""
-        except BaseException:
-            self._lock.release()
-            raise
+        opened = open_run(run_dir, keyring, model, storage, random_bytes, sink)
+        self._lock, self._blobs, self._clearance = opened.lock, opened.blobs, opened.clearance
+        self.identity = opened.identity
+        """Which run this is, and of which model."""
+        self.catalog = opened.catalog
+        self.swept = opened.swept
+        """What an interrupted writer had left and this start removed."""
 
     def save(
         self,
@@ -147,7 +135,7 @@ class CheckpointStore:
             if target.exists():
                 self._clearance.set_aside(target)  # nothing vouches for it, see below
 
-        with self._writing, self._explained(f"Step {step} was not saved in {self.run_dir}"):
+        with self._writing, explained(f"Step {step} was not saved in {self.run_dir}"):
             self.require_writer()
             if target.exists() and self.catalog.verify(target).is_ok:
                 raise CheckpointError(
@@ -196,7 +184,7 @@ class CheckpointStore:
                 self._clearance.set_aside(target)
             self._settle(self.catalog.directory)
 
-        with self._writing, self._explained(f"{name} was not committed to {checkpoint.path}"):
+        with self._writing, explained(f"{name} was not committed to {checkpoint.path}"):
             self.require_writer()
             if self.catalog.at(checkpoint.step) != checkpoint:
                 raise CheckpointError(
@@ -216,7 +204,7 @@ class CheckpointStore:
         (`save(blobs=...)`). Storing the same bytes again costs no space. It goes when no checkpoint needs it
         any more.
         """
-        with self._writing, self._explained(f"A {kind} file was not stored in {self.run_dir}"):
+        with self._writing, explained(f"A {kind} file was not stored in {self.run_dir}"):
             self.require_writer()
             return self._blobs.put(kind, content)
 
@@ -264,14 +252,14 @@ class CheckpointStore:
 
     def pin(self, checkpoint: CheckpointRef, label: str) -> None:
         """Keeps a checkpoint from retention until `unpin` with the same label."""
-        with self._writing, self._explained(f"{checkpoint.path} was not pinned"):
+        with self._writing, explained(f"{checkpoint.path} was not pinned"):
             self.require_writer()
             self._settle(self.catalog.directory)
             self._clearance.pins.add(checkpoint.step, label)
 
     def unpin(self, checkpoint: CheckpointRef, label: str) -> None:
         """Takes one pin back; the checkpoint goes with the next save if nothing else keeps it."""
-        with self._writing, self._explained(f"{checkpoint.path} was not unpinned"):
+        with self._writing, explained(f"{checkpoint.path} was not unpinned"):
             self.require_writer()
             self._clearance.pins.remove(checkpoint.step, label)
 
@@ -348,7 +336,7 @@ class CheckpointStore:
     def _clear_after(self, checkpoint: CheckpointRef, *, is_deleting: bool) -> tuple[Path, ...]:
         with (
             self._writing,
-            self._explained(f"Checkpoints after step {checkpoint.step} were not all withdrawn"),
+            explained(f"Checkpoints after step {checkpoint.step} were not all withdrawn"),
         ):
             self.require_writer()
             return self._clearance.clear_after(checkpoint.step, is_deleting=is_deleting)
@@ -362,10 +350,3 @@ class CheckpointStore:
             )
         if not self._lock.is_held:
             raise CheckpointError(f"This store of {self.run_dir} was closed. Open a new one to write.")
-
-    @contextmanager
-    def _explained(self, what: str) -> Iterator[None]:
-        try:
-            yield
-        except OSError as error:
-            raise CheckpointError(explain(what, error)) from error

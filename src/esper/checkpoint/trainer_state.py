@@ -1,4 +1,4 @@
-"""Everything that training needs to go on as if it had never stopped: captured, stored, put back."""
+"""What a loop without a session needs to go on as if it had never stopped: captured, stored, put back."""
 
 from __future__ import annotations
 

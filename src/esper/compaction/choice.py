@@ -10,11 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from esper.anatomy.cut import Look
 from esper.anatomy.graph import Traced
 from esper.anatomy.twin import Twin
 from esper.arrays import BoolArray
 from esper.batches import HeldOut, device_of, hold_out, on_device, samples
-from esper.compaction.look import Look
 from esper.config import Config
 from esper.elesh import Bench, OpenCase
 from esper.emrakul import Settings

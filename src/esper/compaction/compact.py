@@ -11,7 +11,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from esper.anatomy import Anatomy
-from esper.anatomy.cut import refused_groups
+from esper.anatomy.cut import Look, refused_groups
 from esper.anatomy.graph import Loss, bare
 from esper.arrays import BoolArray
 from esper.compaction.choice import Chosen, Trials
@@ -19,7 +19,6 @@ from esper.compaction.compacted import Compacted
 from esper.compaction.configuration import describable, has_configuration
 from esper.compaction.cutting import Cutting
 from esper.compaction.folded import folded
-from esper.compaction.look import Look
 from esper.config import Config
 from esper.emrakul import Settings, Target
 from esper.emrakul.plan import Plan, choose_by_magnitude

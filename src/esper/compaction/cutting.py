@@ -8,13 +8,12 @@ from dataclasses import dataclass, replace
 from torch import nn
 from torch.optim import Optimizer
 
-from esper.anatomy.cut import Cut, Form, Snapshot, cut, cut_program, feasible
+from esper.anatomy.cut import Cut, Form, Look, Snapshot, cut, cut_program, feasible
 from esper.anatomy.graph import bare
 from esper.arrays import BoolArray
 from esper.compaction.choice import Chosen
 from esper.compaction.compacted import Compacted, outcome
 from esper.compaction.configuration import Description, describe, wordless
-from esper.compaction.look import Look
 from esper.compaction.obstacles import program_takes, refusal_explained, what_holds
 from esper.emrakul import Settings
 from esper.emrakul.plan import Situation, choose_by_magnitude

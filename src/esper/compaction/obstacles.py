@@ -6,10 +6,9 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from esper.anatomy.cut import cut_program, feasible
+from esper.anatomy.cut import Look, cut_program, feasible
 from esper.anatomy.units import work_held
 from esper.arrays import BoolArray
-from esper.compaction.look import Look
 from esper.emrakul import Settings
 from esper.emrakul.plan import Situation, floors
 from esper.errors import SurgeryError, UntraceableError

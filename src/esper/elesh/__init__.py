@@ -5,6 +5,7 @@ from esper.elesh.analyst import OfflineAnalyst
 from esper.elesh.blocks import BlockMeasures
 from esper.elesh.case import Case, DataRef, OpenCase, encode_data, open_case, read_data, read_optimizer
 from esper.elesh.curves import Bench, Curve
+from esper.elesh.errands import Errands
 from esper.elesh.evidence import Evidence, Tier
 from esper.elesh.head_patterns import HeadPatterns
 from esper.elesh.screening import look_at_twin, screen
@@ -20,6 +21,7 @@ __all__ = [
     "Case",
     "Curve",
     "DataRef",
+    "Errands",
     "Evidence",
     "HeadPatterns",
     "OfflineAnalyst",

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from esper.anatomy.mend import reconstruction
@@ -127,3 +128,16 @@ def confidence(
     resampled = increases[finite][:, draws].mean(axis=2)
     result[finite] = (resampled <= line).mean(axis=1)
     return result
+
+
+def confidence_of(kinds: NDArray[np.str_], increases: FloatArray) -> FloatArray:
+    """The same among units of one kind: a head costs more than a channel, and saves more.
+
+    Args:
+        kinds: of the units, [units].
+        increases: [units, batches].
+    """
+    sure = np.full(kinds.size, np.nan)
+    for kind in np.unique(kinds):
+        sure[kinds == kind] = confidence(increases[kinds == kind])
+    return sure

@@ -10,20 +10,20 @@ from typing import Any
 
 import numpy as np
 
-from esper.anatomy import Anatomy, Kind
+from esper.anatomy import Anatomy
 from esper.arrays import BoolArray, FloatArray, IntArray
-from esper.elesh.analysis import ablate, confidence, measure
+from esper.elesh.analysis import ablate, confidence_of, measure
 from esper.elesh.case import Case
+from esper.elesh.errands import Errand, Errands
 from esper.elesh.evidence import Evidence, Tier
 from esper.elesh.screening import screen
 from esper.elesh.second_tier import find_heads, find_magnitudes, find_units
 from esper.elesh.settings import AnalysisSettings
 from esper.elesh.twin_screen import SecondLook
 from esper.errors import AnalysisError, AnalysisTimeout
-from esper.leyline import Clock, content_id
+from esper.leyline import content_id
 from esper.urabrask import Measurement, Verdict, validate
 from esper.urabrask import Settings as ValidationSettings
-from esper.workers import Ending, TaskHandle, TaskOutcome, WorkerPool, WorkerTask
 
 _MEASURING_FRACTION = 0.95
 """Share of the time of an analysis in which tasks may run; the rest is for a plan of what they found."""
@@ -37,7 +37,7 @@ class OfflineAnalyst:
     """Answers the coordinator's questions about one checkpoint; see `Coordinator.run_cycle`.
 
     Attributes:
-        pool: where tasks run.
+        errands: where tasks run, and the clock of their deadlines.
         case: the files of the checkpoint.
         anatomy: its network.
         keep: units that are left in it.
@@ -46,12 +46,11 @@ class OfflineAnalyst:
         settings: sizes of tasks.
         validation: how strict the validator is.
         floors: fewest units per group.
-        clock: monotonic seconds.
         reconstruct: whether readers of what goes are reconstructed when a mask is applied.
         deadline_seconds: for the screen and tier 2, which have no deadline of their own.
     """
 
-    pool: WorkerPool
+    errands: Errands
     case: Case
     anatomy: Anatomy
     keep: BoolArray
@@ -60,7 +59,6 @@ class OfflineAnalyst:
     settings: AnalysisSettings
     validation: ValidationSettings
     floors: IntArray
-    clock: Clock
     deadline_seconds: float
     reconstruct: bool = False
 
@@ -91,7 +89,7 @@ class OfflineAnalyst:
             "weights": dict(self.weights),
             "min_optimizer_steps": self.settings.min_optimizer_steps,
         }
-        ranks = np.asarray(self._one(screen, asked, self.deadline_seconds), np.float64)
+        ranks = np.asarray(self.errands.send(screen, asked, self.deadline_seconds).value(), np.float64)
         # What may not be cut counts as unmeasured, so that no plan can take it.
         ranks = np.where(self.allowed, ranks, np.nan)
         look = self._look
@@ -104,23 +102,23 @@ class OfflineAnalyst:
         if not rules.measure_twin:
             return None
         seconds = self.deadline_seconds * _LOOKING_FRACTION
-        until = self.clock() + seconds
+        until = self.errands.clock() + seconds
         # Only groups of which something may go are worth a look.
         open_groups = np.unique(anatomy.group_of[self.keep & self.allowed])
         parts = np.split(open_groups, range(rules.layers_per_task, open_groups.size, rules.layers_per_task))
         limits = (rules.activation_threshold, rules.redundancy_threshold)
         asked = {"case": self.case, "activation_threshold": limits[0], "redundancy_threshold": limits[1]}
-        tasks = [self._task(find_units, {**asked, "groups": part.tolist()}, seconds) for part in parts]
+        works: list[tuple[Any, Mapping[str, Any]]]
+        works = [(find_units, {**asked, "groups": part.tolist()}) for part in parts]
         # Heads and magnitudes are asked of the whole network: one task each.
-        tasks += [
-            self._task(function, {"case": self.case}, seconds) for function in (find_heads, find_magnitudes)
-        ]
+        works += [(function, {"case": self.case}) for function in (find_heads, find_magnitudes)]
         # All are submitted before the first is waited for; the time runs for all of them at once.
-        outcomes = [self._outcome(handle, until) for handle in [self.pool.submit(task) for task in tasks]]
+        errands = [self.errands.send(*work, seconds, until) for work in works]
+        outcomes = [errand.outcome() for errand in errands]
         *units, heads, magnitudes = [outcome.value if outcome.is_done else None for outcome in outcomes]
         notes = tuple(
-            f"Tier 2 is missing in part ({task.function_name.rpartition(':')[2]}): {outcome.message}"
-            for task, outcome in zip(tasks, outcomes, strict=True)
+            f"Tier 2 is missing in part ({errand.name}): {outcome.message}"
+            for errand, outcome in zip(errands, outcomes, strict=True)
             if not outcome.is_done
         )
         return SecondLook.of(
@@ -129,22 +127,22 @@ class OfflineAnalyst:
 
     def analyze(self, finalists: IntArray, seconds: float) -> Evidence:
         """Ablates the finalists, a few per task; what a lost or late task should have measured stays NaN."""
-        until = self.clock() + seconds * _MEASURING_FRACTION
+        until = self.errands.clock() + seconds * _MEASURING_FRACTION
         # Equal shares for all workers, but small ones: a lost task loses few finalists.
-        even = math.ceil(finalists.size / self.pool.num_workers)
+        even = math.ceil(finalists.size / self.errands.pool.num_workers)
         size = max(min(self.settings.units_per_task, even), 1)
         parts = [finalists[start : start + size] for start in range(0, finalists.size, size)]
-        tasks = [self._task(ablate, {"case": self.case, "units": part.tolist()}, seconds) for part in parts]
-        handles = [self.pool.submit(task) for task in tasks]
+        asked = [{"case": self.case, "units": part.tolist()} for part in parts]
+        errands = [self.errands.send(ablate, each, seconds, until) for each in asked]
         increases: dict[int, Sequence[float]] = {}
         notes: list[str] = []
         late = 0
-        for part, handle in zip(parts, handles, strict=True):
-            outcome = self._outcome(handle, until)
+        for part, errand in zip(parts, errands, strict=True):
+            outcome = errand.outcome()
             if outcome.is_done:
                 increases.update(zip(part.tolist(), outcome.value, strict=True))
             else:
-                late += outcome.ending is Ending.TIMEOUT
+                late += outcome.is_late
                 notes.append(f"{part.size} finalists stay unmeasured: {outcome.message}")
         # Where every task was late the time was too short; that is another error than a network that fails.
         if not increases and late == len(parts):
@@ -168,7 +166,7 @@ class OfflineAnalyst:
         table[~np.isfinite(table)] = np.nan
         loss, sure, samples = evidence.loss_increase, evidence.confidence, evidence.samples
         loss[measured] = table.mean(axis=1)
-        sure[measured] = self._confidence(measured, table)
+        sure[measured] = confidence_of(self.anatomy.kind_of[measured], table)
         samples[measured] = table.shape[1] * self.settings.batch_samples
         ablation = replace(
             evidence, tier=Tier.ABLATION, is_partial=bool(notes), notes=notes, screen=self.screen()
@@ -184,63 +182,34 @@ class OfflineAnalyst:
             notes=(*notes, *look.notes),
         )
 
-    def _confidence(self, measured: IntArray, table: FloatArray) -> FloatArray:
-        """Confidence among units of one kind: a head costs more than a channel, and saves more."""
-        kinds = self.anatomy.kind_of[measured]
-        sure = np.full(measured.size, np.nan)
-        for of_kind in (kinds == kind.value for kind in Kind):
-            if of_kind.any():
-                sure[of_kind] = confidence(table[of_kind])
-        return sure
-
     def validate(self, keep: BoolArray, seconds: float) -> Verdict:
         """Judges one mask by measuring the twin before and after, both at once where there are workers.
 
         Measuring is stopped after `seconds`, or the validator's own limit if that is shorter.
         """
         seconds = min(seconds, self.validation.time_limit_seconds)
-        until = self.clock() + seconds
-        handles: dict[bytes, TaskHandle] = {}
+        until = self.errands.clock() + seconds
+        errands: dict[bytes, Errand] = {}
 
         def measured(left: BoolArray, survivors: BoolArray) -> Measurement:
             # The first of two calls starts both measurements, so that they run side by side.
-            for asked in () if handles else (left, keep):
+            for asked in () if errands else (left, keep):
                 given = {"case": self.case, "keep": asked.tolist(), "survivors": survivors.tolist()}
                 given["reconstruct"] = self.reconstruct
-                handles[asked.tobytes()] = self.pool.submit(self._task(measure, given, seconds))
-            quality: Measurement = self._value(handles[left.tobytes()], until, measure)
+                errands[asked.tobytes()] = self.errands.send(measure, given, seconds, until)
+            quality: Measurement = errands[left.tobytes()].value()
             return quality
 
         try:
             return validate(
-                self.anatomy, self.keep, keep, measured, self.validation, self.clock, floors=self.floors
+                self.anatomy,
+                self.keep,
+                keep,
+                measured,
+                self.validation,
+                self.errands.clock,
+                floors=self.floors,
             )
         finally:
-            for handle in handles.values():
-                handle.cancel()
-
-    def _task(self, function: Any, arguments: Mapping[str, Any], seconds: float) -> WorkerTask:
-        return WorkerTask(
-            function, arguments, deadline_seconds=seconds, memory_bytes=self.settings.memory_bytes
-        )
-
-    def _outcome(self, handle: TaskHandle, until: float) -> TaskOutcome:
-        """Waits for a task, queueing and retries included, until a moment of the clock, and stops it then."""
-        if handle.wait(max(until - self.clock(), 0.0)):
-            return handle.outcome()
-        handle.cancel()
-        outcome = handle.outcome()
-        if outcome.is_done:  # it ended while it was being stopped
-            return outcome
-        return replace(outcome, ending=Ending.TIMEOUT, message="It was stopped at its deadline.")
-
-    def _one(self, function: Any, arguments: Mapping[str, Any], seconds: float) -> Any:
-        until = self.clock() + seconds
-        return self._value(self.pool.submit(self._task(function, arguments, seconds)), until, function)
-
-    def _value(self, handle: TaskHandle, until: float, function: Any) -> Any:
-        outcome = self._outcome(handle, until)
-        if not outcome.is_done:
-            error = AnalysisTimeout if outcome.ending is Ending.TIMEOUT else AnalysisError
-            raise error(f"The {function.__name__} task gave no result: {outcome.message}")
-        return outcome.value
+            for errand in errands.values():
+                errand.handle.cancel()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from itertools import takewhile
 from typing import Any
 
@@ -14,20 +13,18 @@ from torch.optim import Optimizer
 
 from esper.anatomy import Anatomy
 from esper.anatomy.cut import (
+    Look,
     WeightCopies,
     copy_in,
     cut,
     feasible,
     refused_groups,
     refused_layers,
-    with_layers,
 )
-from esper.anatomy.graph import Loss, bare, changed_inputs, copied, loss_tensors, trace
+from esper.anatomy.graph import Loss, bare, changed_inputs, copied, loss_tensors
 from esper.anatomy.proof import Inputs
 from esper.anatomy.twin import Twin
-from esper.anatomy.units import anatomy_of
 from esper.arrays import BoolArray
-from esper.batches import split_sample
 from esper.errors import CheckpointError, StructureError, SurgeryError, UntraceableError
 from esper.kasmina.changes import Change, Record, UnitsCut, same_change
 from esper.kasmina.held import HANDS
@@ -37,15 +34,6 @@ _ANOTHER = (
     "This network is not the one that the run started with: its structure differs from the one that was cut. "
     "Build the model exactly as for the first run and resume again."
 )
-
-
-@dataclass(frozen=True, eq=False)
-class _Look:
-    """A network as one trace found it: its anatomy, its twin, and inputs to prove cuts on."""
-
-    anatomy: Anatomy
-    twin: Twin
-    inputs: Inputs
 
 
 class LiveNetwork:
@@ -95,7 +83,7 @@ class LiveNetwork:
         """Inputs to prove cuts on."""
         self.masks: MaskKeeper
         self._sample, self._layers = sample, layers
-        self._show(self._look())
+        self._look()
         self.refused: dict[str, str] = {
             **refused_groups(self.model, self.anatomy, self.inputs),
             **refused_layers(self.model, self.anatomy, self.inputs),
@@ -108,25 +96,17 @@ class LiveNetwork:
         per_group = np.array([group.name not in self.refused for group in self.anatomy.groups], np.bool_)
         return per_group[self.anatomy.group_of] & ~self.anatomy.inside_removed(self.masks.keep)
 
-    def _look(self) -> _Look:
-        """Traces the network as it is now; nothing changes."""
-        traced = trace(self.model, self._sample, self.loss)
-        for name, line in changed_inputs(traced.program).items():
+    def _look(self) -> None:
+        """Traces the network: from now on this is what it is, and nothing is masked."""
+        look = Look.at(self.model, self._sample, self.loss, layers=self._layers)
+        for name, line in changed_inputs(look.traced.program).items():
             raise UntraceableError(
                 f"The network (or its loss) writes into its input {name} ({line}), so held-out batches would "
                 "be different at every look. Nothing was changed. Write `x = x * 2` instead of `x.mul_(2)`, "
                 "or begin with `x = x.clone()`."
             )
-        anatomy, twin = anatomy_of(traced, self.model), Twin.of(traced)
-        if self._layers:
-            anatomy = with_layers(anatomy, traced, self.tensors(), self._sample)
-        split = split_sample(self._sample, with_target=True, model=self.model)
-        return _Look(anatomy, twin, Inputs.of(split, is_batch_dynamic=twin.is_batch_dynamic))
-
-    def _show(self, look: _Look) -> None:
-        """From now on this is what the network is; nothing is masked."""
-        self.anatomy, self.graph, self.inputs = look.anatomy, look.twin, look.inputs
-        self.twin = look.twin.to_bytes()
+        self.anatomy, self.inputs, self.graph = look.anatomy, look.inputs, Twin.of(look.traced)
+        self.twin = self.graph.to_bytes()
         self.masks = MaskKeeper(self.model, self.anatomy, (self.optimizer,), self.companions)
 
     def cut_masked(self, left: BoolArray | None = None) -> UnitsCut:
@@ -145,12 +125,12 @@ class LiveNetwork:
         masks.unmask(but=keep)  # what stays masked is hidden again below, with the values of the new shapes
         optimizers, companions = (self.optimizer,), self.companions
         try:
-            result = cut(self.given, before, keep, self.inputs, optimizers, companions, then=self._look_again)
+            made = cut(self.given, before, keep, self.inputs, optimizers, companions, then=self._look_again)
         except SurgeryError:
             masks.apply(masked)
             raise
         masks.detach()
-        change = UnitsCut(result, result.origin(self.anatomy))
+        change = UnitsCut(made, made.origin(self.anatomy))
         self.changes.append(change)
         self.masks.apply(change.carried(masked))
         return change
@@ -169,7 +149,7 @@ class LiveNetwork:
 
     def _look_again(self) -> None:
         try:
-            self._show(self._look())
+            self._look()
         except StructureError as error:
             raise SurgeryError(f"The cut network cannot be traced, so the cut was undone: {error}") from error
 
@@ -252,7 +232,7 @@ class LiveNetwork:
             self.masks.detach()
             while len(self.changes) > shared:
                 self.changes.pop().undo(self.given, self.optimizer)
-            self._show(self._look())
+            self._look()
         if shared < len(records):
             self.renew_masks()
         for record in records[shared:]:

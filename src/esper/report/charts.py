@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 
+from esper.nissa import MarkKind
 from esper.report.figures import MetricScale, change, count, percent
 from esper.report.plot import Axis, EndLabel, Plot, text
-from esper.report.report import EpochRow, Mark, MarkKind, RunReport
+from esper.report.report import EpochRow, Mark, RunReport
 
 MARK_NAMES: Mapping[MarkKind, str] = {
     "mask": "mask applied",

@@ -52,7 +52,7 @@ _WORKER_COLUMNS = (
 
 def render_html(report: RunReport) -> str:
     """The whole page as text; every word that comes from the report is escaped."""
-    folder = files("esper.nissa")
+    folder = files("esper.report")
     sections = [
         _cards(report),
         _quality(report),

@@ -10,12 +10,10 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
 
 from esper.errors import ContractError
 from esper.leyline import decode
-
-MarkKind = Literal["mask", "judged", "cut", "rollback", "skipped", "no_go"]
+from esper.nissa import MarkKind
 
 
 @dataclass(frozen=True)

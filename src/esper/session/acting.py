@@ -17,7 +17,8 @@ from esper.emrakul.plan import shrink, worthwhile_cut
 from esper.errors import SurgeryError
 from esper.importance.tracker import ImportanceTracker
 from esper.kasmina import LiveNetwork, UnitsCut, apply_statistics, compared, confirm, measured, recalibrate
-from esper.session.log import RunLog, say
+from esper.nissa import events
+from esper.session.log import RunLog
 from esper.session.saving import Saving
 from esper.session.terms import Terms
 from esper.urabrask import Measurement, Verdict, level_of
@@ -154,7 +155,7 @@ class Acting:
         try:
             change = self._cut(left)
         except SurgeryError as refusal:
-            self._stay_masked("The masks", refusal)
+            self._log.tell(events.StaysMasked(self._log.epoch, str(refusal)))
             return None
         self.last_cut = change.cut
         self._tracker.rebind(network.anatomy, network.named_parameters(), change.numbers)
@@ -179,19 +180,12 @@ class Acting:
             if not why or possible.all():
                 raise
             rest = network.cut_masked(possible)
-            self._stay_masked(f"{(possible & ~wanted).sum()} masked unit(s) in {', '.join(why)}", refusal)
+            units = int((possible & ~wanted).sum())
+            self._log.tell(events.StaysMasked(self._log.epoch, str(refusal), units, tuple(why)))
             return rest
 
     def _tell_cut(self, cut: Cut, units: int) -> None:
         share = 1 - cut.parameters_after / cut.parameters_before
         proof = cut.equivalence
         exactness = proof.float32_error if proof.float64_error is None else proof.float64_error
-        text = (
-            f"Cut {units} units: {share:.1%} fewer parameters, equal to the "
-            f"masked network within {exactness:.1e}."
-        )
-        self._log.tell("cut", text)
-
-    def _stay_masked(self, what: str, refusal: SurgeryError) -> None:
-        self._log.note(f"{what} of epoch {self._log.epoch} stay masks: {refusal}")
-        say(str(refusal), problem=True)
+        self._log.tell(events.Cut(self._log.epoch, units, share, exactness))

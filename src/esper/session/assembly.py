@@ -16,6 +16,7 @@ from esper.emrakul.cycle import Coordinator, CycleRunner
 from esper.errors import CheckpointError
 from esper.importance.tracker import ImportanceTracker
 from esper.kasmina import LiveNetwork
+from esper.nissa import Sink
 from esper.session.admission import RunRequest
 from esper.session.log import RunLog
 from esper.session.pool import open_pool
@@ -71,10 +72,11 @@ def assemble(
     """
     config, log, trial = terms.config, RunLog(), Trial()
     with ExitStack() as undo:
-        store = _open_store(asked, network, config)
+        store = _open_store(asked, network, config, log.telling)
         undo.callback(store.close)
+        parameters = network.named_parameters()
         tracker = ImportanceTracker(
-            network.anatomy, network.named_parameters(), network.optimizer, config.importance
+            network.anatomy, parameters, network.optimizer, config.importance, sink=log.telling
         )
         undo.callback(tracker.detach)
         why_off = _why_off(config, held_out, network)
@@ -93,7 +95,7 @@ def assemble(
     return Assembly(network, tracker, saving, runner, pool, held_out, trial, terms, log, why_off or "")
 
 
-def _open_store(asked: RunRequest, network: LiveNetwork, config: Config) -> CheckpointStore:
+def _open_store(asked: RunRequest, network: LiveNetwork, config: Config, sink: Sink) -> CheckpointStore:
     run = asked.run
     name = f"{type(network.model).__qualname__}-{network.anatomy.digest[:16]}"
     try:
@@ -103,8 +105,8 @@ def _open_store(asked: RunRequest, network: LiveNetwork, config: Config) -> Chec
             f"The run directory {run} cannot be made: {error.strerror}. Give a run_dir in a place that "
             "can be written. Nothing was changed."
         ) from error
-    ring = open_key_ring(run, create=True)
-    return CheckpointStore(run, keyring=ring, model=name, keep_last=config.checkpoint.keep_last)
+    ring = open_key_ring(run, create=True, sink=sink)
+    return CheckpointStore(run, keyring=ring, model=name, keep_last=config.checkpoint.keep_last, sink=sink)
 
 
 def _why_off(config: Config, held_out: HeldOut | None, network: LiveNetwork) -> str | None:

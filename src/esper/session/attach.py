@@ -22,6 +22,7 @@ from esper.elesh import read_data
 from esper.errors import CheckpointError, CheckpointMissing
 from esper.kasmina import LiveNetwork
 from esper.leyline import Level
+from esper.nissa import events
 from esper.runs.network import data_of, read_state
 from esper.session.admission import RunRequest, check_alone, check_optimizer
 from esper.session.assembly import assemble
@@ -206,10 +207,8 @@ def _resume(asked: RunRequest) -> Session:
         session.continue_from(session.parts.saving.store.catalog.at(target.step))
     aside = session.parts.saving.store.aside
     for rejection in search.rejected:
-        passed_over = f"A newer checkpoint was passed over: {rejection}"
-        if rejection.path in aside:
-            passed_over += f". Nothing of it was deleted; it was set aside as {aside[rejection.path]}"
-        session.log.tell_once(passed_over)
+        place = str(aside[rejection.path]) if rejection.path in aside else None
+        session.log.tell(events.PassedOver(str(rejection), place))
     return session
 
 

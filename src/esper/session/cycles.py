@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import math
 from collections.abc import Callable
 
@@ -11,13 +10,12 @@ from esper.emrakul.cycle import Analyst, Coordinator, CycleEnd, CycleRunner, Cyc
 from esper.importance import TrainingPhase
 from esper.importance.tracker import ImportanceTracker
 from esper.kasmina import LiveNetwork
+from esper.nissa import events
 from esper.runs.network import analyst_of, case_of
 from esper.session.log import RunLog
 from esper.session.saving import Saving
 from esper.session.terms import Terms
 from esper.workers import WorkerPool
-
-_LOG = logging.getLogger("esper")
 
 
 class Cycles:
@@ -100,7 +98,7 @@ class Cycles:
             return None
         end = runner.collect(self._terms.config.analysis.max_wait_seconds)
         if end is None:
-            log.note("An analysis needed longer than an epoch and the waiting time; it was applied later.")
+            log.tell(events.AnalysisLate())
         elif end.outcome is not None:
             log.decide(self._network.anatomy, end.outcome)
         return end
@@ -108,11 +106,11 @@ class Cycles:
     def _tell_refusal(self, end: CycleEnd) -> None:
         outcome, log = end.outcome, self._log
         if outcome is not None and outcome.status is CycleStatus.REJECTED:
-            log.tell("no_go", end.reason)
+            log.tell(events.Refused(log.epoch, end.reason))
         elif outcome is None or outcome.status is CycleStatus.FAILED or outcome.is_late:
-            log.tell("skipped", end.reason, problem=True)
+            log.tell(events.Skipped(log.epoch, end.reason))
         else:
-            _LOG.debug("epoch %d: %s", log.epoch, end.reason)
+            log.tell(events.Idle(log.epoch, end.reason))
 
     def _analyze(self, durable: Callable[[], CheckpointRef]) -> None:
         pool, terms, epoch = self._pool, self._terms, self._log.epoch

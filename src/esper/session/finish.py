@@ -25,6 +25,7 @@ from esper.emrakul.cycle import why_missed
 from esper.emrakul.plan import Situation
 from esper.errors import SurgeryError
 from esper.leyline import encode
+from esper.nissa import Event, events
 from esper.report import Latency, Overhead, Proof, RunReport, WidthRow, write_report
 from esper.runs.network import FORM_FILE, PROGRAM_FILE, VERSION
 from esper.session.pool import worker_rows
@@ -55,14 +56,14 @@ def finish(session: Session, *, latency: bool) -> Result:
     parts = session.parts
     judged = session.pruning.end_run()
     for group, why in parts.network.refused.items():
-        session.log.note(f"{group} was left whole: {why}")
+        session.log.tell(events.LeftWhole(group, why))
     training_seconds = time.perf_counter() - session.started
     timed = _latency(session) if latency else None
     if timed is not None and timed.speedup < 1.0:
-        session.log.note("The cut network is not faster on this machine; what it saves is memory and FLOPs.")
-    missed = _why_missed(session)
-    if missed:
-        session.log.tell_once(missed)
+        session.log.tell(events.NotFaster())
+    missed = _missed(session)
+    if missed is not None:
+        session.log.tell(missed)
     session.save_final(network_files(session))
     report = _report(session, timed, training_seconds, judged)
     session.detach()
@@ -79,7 +80,7 @@ def network_files(session: Session) -> dict[str, bytes]:
         before = Snapshot.of(network.original or network.model)
         form = Form.between(before, network.model, [change.kept for change in network.changes])
     except SurgeryError as error:
-        session.log.note(f"{error} esper.load({str(session.run_dir)!r}) works all the same.")
+        session.log.tell(events.FormUnknown(str(error), str(session.run_dir)))
     record = {"version": VERSION, "form": None if form is None else encode(form)}
     return {PROGRAM_FILE: write_program(program), FORM_FILE: json.dumps(record).encode()}
 
@@ -92,19 +93,20 @@ def _latency(session: Session) -> Latency | None:
     return compare_latency(network.original, network.model, inputs.args, dict(inputs.kwargs))
 
 
-def _why_missed(session: Session) -> str:
-    """Why the target was missed, and what to do about it; '' if it was met, or there is none."""
+def _missed(session: Session) -> Event | None:
+    """That the target was missed, why, and what to do about it; None if it was met, or there is none."""
     parts, terms = session.parts, session.parts.terms
     target = terms.config.pruning.target
     if target is None:
-        return ""
+        return None
     if parts.pool is None:
-        return f"The target was missed: nothing of the {target.cost} went. {parts.why_off}"
+        return events.NothingWent(target.cost, parts.why_off)
     removed = Situation.whole(parts.network.anatomy, terms.origin).removed_fraction(target.cost)
     marks = [mark for mark in session.log.marks if mark.kind in ("rollback", "no_go")]
     refused = (marks[-1].epoch, marks[-1].text) if marks else None
     schedule, state = Schedule(terms.config.pruning, terms.epochs), parts.runner.coordinator.state
-    return why_missed(target, removed, session.epoch, schedule, state, refused)
+    why = why_missed(target, removed, session.epoch, schedule, state, refused)
+    return events.TargetMissed(why) if why else None
 
 
 def _quality(session: Session, judged: str) -> tuple[float | None, str]:

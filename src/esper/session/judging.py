@@ -21,6 +21,7 @@ from esper.emrakul import (
 )
 from esper.emrakul.cycle import CycleRunner
 from esper.kasmina import LiveNetwork
+from esper.nissa import events
 from esper.session.acting import Acting
 from esper.session.log import RunLog
 from esper.session.saving import Saving
@@ -69,25 +70,22 @@ class Judging:
         """What held-out data shows of the mask that is still on trial when the run ends, and in words."""
         epoch, log = self._log.epoch, self._log
         if self._terms.config.validation.validation == "none":
-            text = f"The mask of epoch {watch.epoch} was cut unmeasured: validation is switched off."
-            log.tell_once(text)
-            return MaskEvent.PROVED, text
+            unmeasured = events.CutUnmeasured(watch.epoch)
+            log.tell(unmeasured)
+            return MaskEvent.PROVED, unmeasured.text
         if watch.before is None:  # of a run by an older version, which did not keep it
             text = f"Nothing was measured before the mask of epoch {watch.epoch}, so it cannot be judged."
             return RollbackReason(Trigger.VETO, epoch, math.nan, math.nan, text), text
         settled = self._trial.settled(self._network.masks.keep)
         verdict, is_within = self._acting.judge(settled, watch.before)
-        text = (
-            f"{self._terms.metric} was not measured often enough since the mask of epoch {watch.epoch}, so "
-            f"held-out data judged it when the run ended: {verdict.reason}"
-        )
+        judged = events.Judged(epoch, self._terms.metric, watch.epoch, verdict.reason)
         if is_within:
-            log.tell("judged", text)
-            return MaskEvent.PROVED, text
+            log.tell(judged)
+            return MaskEvent.PROVED, judged.text
         cost, is_sound = verdict.retention, self._acting.is_sound()
         drop, limit = (math.nan, math.nan) if cost is None else (cost.drop, cost.limit)
         trigger = Trigger.METRIC_DROP if is_sound else Trigger.NOT_FINITE
-        return RollbackReason(trigger, epoch, drop, limit, text), text
+        return RollbackReason(trigger, epoch, drop, limit, judged.text), judged.text
 
     def take_back(self, reason: RollbackReason, attempts: int | None = None) -> bool:
         """Takes back the mask on trial, or more.
@@ -100,20 +98,19 @@ class Judging:
             Whether everything went back to a checkpoint.
         """
         trial, epoch = self._trial, self._log.epoch
-        watch, settled = trial.watch, trial.settled(self._network.masks.keep)
+        watch, settled, to_step = trial.watch, trial.settled(self._network.masks.keep), None
         strategy = trial.way_back(reason, attempts)
         trial.happen(reason.trigger)
         if watch is not None and strategy is Strategy.ATOMIC:
             self._acting.take_back(settled, watch.changes)
-            text = "the masks that had not proved themselves yet were taken back exactly"
         else:
             target = self._checkpoint(watch, strategy)
             self._saving.return_to(target, as_rollback=True)
-            text = f"everything went back to the verified checkpoint of step {target.step}"
+            to_step = target.step
         # Rests and cool-downs count from where training goes on.
         self._runner.coordinator.record_rollback(self._log.epoch)
         self._saving.release_masks()
-        self._log.tell("rollback", f"{reason.text} Therefore {text}.", epoch=epoch, problem=True)
+        self._log.tell(events.RolledBack(epoch, reason.text, to_step))
         return strategy is not Strategy.ATOMIC
 
     def _checkpoint(self, watch: Watch | None, strategy: Strategy) -> CheckpointRef:
@@ -147,5 +144,5 @@ class Judging:
             self.records(), rules, terms.metric, is_higher_better=terms.higher_is_better
         )
         if note:
-            self._log.tell_once(note)
+            self._log.tell(events.LimitsRead(note))
         return limits

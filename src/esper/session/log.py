@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any
@@ -14,14 +13,8 @@ from esper.checkpoint import Withdrawal
 from esper.emrakul import EpochRecord
 from esper.emrakul.cycle import CycleOutcome
 from esper.leyline import UNSTORED, decode, encode
-from esper.report import DecisionRow, EpochRow, Mark, MarkKind
-
-_LOG = logging.getLogger("esper")
-
-
-def say(text: str, *, problem: bool = False) -> None:
-    """Tells people: INFO on the logger "esper", a problem as WARNING."""
-    _LOG.log(logging.WARNING if problem else logging.INFO, text)
+from esper.nissa import LOGGER, Event, FanOut, Moment
+from esper.report import DecisionRow, EpochRow, Mark
 
 
 @dataclass
@@ -54,7 +47,7 @@ class Progress:
 
 @dataclass
 class RunLog:
-    """What has happened on the way, and stays true where training goes back.
+    """What has happened on the way, and stays true where training goes back: the first sink of every event.
 
     Attributes:
         progress: where training is, which is written down on its own.
@@ -68,6 +61,10 @@ class RunLog:
     notes: list[str] = field(default_factory=list)
     withdrawals: list[Withdrawal] = field(default_factory=list)
 
+    def __post_init__(self) -> None:
+        self.telling = FanOut(self, LOGGER)
+        """Who is told what happens; a further sink is one more here."""
+
     @property
     def epoch(self) -> int:
         """Epochs that have ended."""
@@ -78,24 +75,16 @@ class RunLog:
         """What every epoch has reported."""
         return self.progress.epochs
 
-    def mark(self, epoch: int, kind: MarkKind, text: str) -> None:
-        self.marks.append(Mark(epoch, kind, text))
+    def tell(self, event: Event) -> None:
+        """Something has happened: all who want to hear of it are told."""
+        self.telling.emit(event)
 
-    def note(self, text: str) -> None:
-        if text not in self.notes:
-            self.notes.append(text)
-
-    def tell(self, kind: MarkKind, text: str, *, epoch: int | None = None, problem: bool = False) -> None:
-        """Marks a moment, of the epoch that has ended last if no other is named, and tells people."""
-        epoch = self.epoch if epoch is None else epoch
-        self.mark(epoch, kind, text)
-        say(f"epoch {epoch}: {text}", problem=problem)
-
-    def tell_once(self, text: str) -> None:
-        """Notes a problem and tells people, unless it was noted before."""
-        if text not in self.notes:
-            self.note(text)
-            say(text, problem=True)
+    def emit(self, event: Event) -> None:
+        """Writes down what `tell` was given: a moment of the report, or a note that is not there yet."""
+        if isinstance(event, Moment) and event.kind is not None:
+            self.marks.append(Mark(event.epoch, event.kind, event.text))
+        elif event.is_noted and event.text not in self.notes:
+            self.notes.append(event.text)
 
     def moments(self) -> tuple[Mark, ...]:
         """All marks, and those that a rollback from outside would have made, by epoch."""

@@ -15,6 +15,7 @@ from esper.emrakul import (
 from esper.emrakul.cycle import PendingMask
 from esper.errors import ConfigError
 from esper.kasmina import LiveNetwork
+from esper.nissa import events
 from esper.session.acting import Acting, Confirmed
 from esper.session.cycles import Cycles
 from esper.session.judging import Judging
@@ -89,9 +90,7 @@ class Pruning:
         trial, shown = self._trial, ""
         self.cycles.drop()
         if trial.mask is MaskState.PENDING:
-            self._log.tell_once(
-                "When the run ended a mask was still waiting for an epoch with a metric: it was dropped."
-            )
+            self._log.tell(events.WaitedInVain())
         if trial.happen(MaskEvent.RUN_ENDED) is Action.JUDGE and trial.watch is not None:
             end, shown = self._judging.of_run(trial.watch)
             if isinstance(end, RollbackReason):  # no further back than needed, whatever went before
@@ -127,9 +126,7 @@ class Pruning:
             self._pending = self.cycles.committed(trial.pending_step)
             if self._pending is None:
                 self.forget()
-                self._log.tell_once(
-                    "A mask was waiting to be applied, and its commit does not verify: it was dropped."
-                )
+                self._log.tell(events.CommitLost())
         if trial.mask is MaskState.NONE:
             self.cycles.take_up(target)
 
@@ -151,15 +148,14 @@ class Pruning:
         trial, terms, log = self._trial, self._terms, self._log
         if not is_measured:
             trial.happen(MaskEvent.UNMEASURED)
-            log.tell_once(f"A mask waits for an epoch in which {terms.metric} is measured.")
+            log.tell(events.MaskWaits(terms.metric))
             return
         answer = self.acting.confirm(mask)
         self._pending = None
         if answer.objection:
             trial.happen(MaskEvent.REFUSED)
             self.cycles.coordinator.record_refusal(mask.epoch)
-            why = f"Not applied, the weights have moved on: {answer.objection}"
-            log.tell("no_go", why)
+            log.tell(events.RefusedLive(log.epoch, answer.objection))
             return
         watch = self._watch(mask, answer)
         trial.happen(MaskEvent.CONFIRMED)
@@ -171,14 +167,18 @@ class Pruning:
         planned, before = int((masked & ~mask.keep).sum()), terms.removed_fraction(network)
         self._recovery.before_mask()
         self.acting.apply(answer)
-        count = int((masked & ~answer.keep).sum())
-        of = "" if count == planned else f" of {planned}"
-        probation = " on probation" if mask.is_on_probation else ""
-        shrunk = "" if count == planned else " The weights have moved on, so the plan was shrunk."
-        after = terms.removed_fraction(network)
-        removed = f"{before:.1%} to {after:.1%} of the {terms.config.pruning.cost} removed"
-        text = f"Masked {count}{of} units{probation}, {removed}. {mask.reason}{shrunk}"
-        self._log.tell("mask", text)
+        self._log.tell(
+            events.Masked(
+                self._log.epoch,
+                units=int((masked & ~answer.keep).sum()),
+                planned=planned,
+                is_on_probation=mask.is_on_probation,
+                removed_before=before,
+                removed_after=terms.removed_fraction(network),
+                cost=terms.config.pruning.cost,
+                reason=mask.reason,
+            )
+        )
 
     def _watch(self, mask: PendingMask, answer: Confirmed) -> Watch:
         """What later epochs are held against; keeps the newest checkpoint, the last one without the mask."""

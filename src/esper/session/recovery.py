@@ -12,6 +12,7 @@ from esper.checkpoint import load_trainer
 from esper.emrakul import RecoverySettings
 from esper.errors import ConfigError
 from esper.kasmina import LiveNetwork, Teacher, distillation_loss
+from esper.nissa import events
 from esper.runs.network import criterion_of, state_of
 from esper.session.log import RunLog
 from esper.session.saving import TEACHER, Saving
@@ -81,8 +82,4 @@ class Recovery:
     def end_epoch(self) -> None:
         """Tells once if nobody asks for the loss, because then nothing is taught."""
         if self._settings.distill and self._is_recovering() and not self._was_asked:
-            silence = (
-                "pruning.recovery.distill is on, and the training loop does not call session.loss(output, "
-                "target, inputs), so nothing was taught after the mask."
-            )
-            self._log.tell_once(silence)
+            self._log.tell(events.NothingTaught())

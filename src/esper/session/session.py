@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import math
 import time
 from collections.abc import Callable, Mapping
@@ -14,20 +13,18 @@ from torch.optim import Optimizer
 
 from esper.checkpoint import CheckpointRef, withdrawals
 from esper.errors import CheckpointMissing, ConfigError, EsperError
+from esper.nissa import events
 from esper.report import EpochRow
 from esper.session.acting import Acting
 from esper.session.assembly import Assembly
 from esper.session.cycles import Cycles
 from esper.session.judging import Judging
-from esper.session.log import say
 from esper.session.pruning import Pruning
 from esper.session.recovery import Recovery
 from esper.session.saving import LAST_FINITE
 
 if TYPE_CHECKING:
     from esper.session.finish import Result
-
-_LOG = logging.getLogger("esper")
 
 
 class Session:
@@ -51,8 +48,7 @@ class Session:
         self._hook = parts.network.optimizer.register_step_post_hook(self._count_step)
         self._is_finished = False
         if parts.why_off:
-            say(parts.why_off, problem=True)
-            self.log.note(parts.why_off)
+            self.log.tell(events.PruningOff(parts.why_off))
 
     @property
     def model(self) -> nn.Module:
@@ -136,6 +132,7 @@ class Session:
         self.seconds_in_esper += self._epoch_started - begun
         failure = failure or self.parts.saving.failure()
         if failure is not None:
+            self.log.tell(events.SaveFailed(self.epoch, str(failure)))
             raise failure
 
     def rollback(self, to_step: int | None = None) -> int:
@@ -160,7 +157,7 @@ class Session:
         saving.return_to(target, as_rollback=True)
         saving.release_masks()
         self.pruning.forget()
-        self.log.mark(self.epoch, "rollback", f"Went back to step {target.step} by hand.")
+        self.log.tell(events.WentBack(self.epoch, target.step))
         return target.step
 
     def veto(self, why: str) -> None:
@@ -214,7 +211,9 @@ class Session:
     def save_final(self, more: Mapping[str, bytes]) -> None:
         """Saves the state after the last cut with further files, pinned for good, as a step of its own."""
         self.parts.saving.settle()
-        self.parts.saving.failure()  # what matters now is whether this save succeeds
+        earlier = self.parts.saving.failure()
+        if earlier is not None:  # what matters now is whether this save succeeds
+            self.log.tell(events.SaveFailed(self.epoch, str(earlier)))
         self._save_pinned(max(self.step, self.parts.saving.last_step + 1), "final", more)
 
     def _save_pinned(self, step: int, label: str, more: Mapping[str, bytes] | None = None) -> None:
@@ -229,15 +228,19 @@ class Session:
         self.parts.saving.return_to(target, as_rollback=False)
         past, damaged = withdrawals(self.parts.saving.store.catalog, target)
         self.log.withdrawals.extend(one for one in past if one not in self.log.withdrawals)
-        for text in damaged:
-            self.log.note(text)
+        for problem in damaged:
+            self.log.tell(events.RecordDamaged(problem))
         network = self.parts.network
-        say(
-            f"Resumed {self.run_dir} from its checkpoint of step {self.step}, epoch {self.epoch}, which "
-            f"verified in full: {len(network.changes)} cut(s) made and proven again, "
-            f"{network.masks.num_masked} unit(s) masked, {self.removed_fraction:.1%} of the "
-            f"{self.parts.terms.config.pruning.cost} removed."
+        resumed = events.Resumed(
+            run=str(self.run_dir),
+            step=self.step,
+            epoch=self.epoch,
+            cuts=len(network.changes),
+            masked=network.masks.num_masked,
+            removed=self.removed_fraction,
+            cost=self.parts.terms.config.pruning.cost,
         )
+        self.log.tell(resumed)
         self.pruning.take_up(target)
 
     def _checked(self, metrics: Mapping[str, float | None]) -> dict[str, float]:
@@ -261,11 +264,7 @@ class Session:
         name = self.parts.terms.metric
         if not math.isnan(numbers.get(name, 0.0)) or not self.pruning.acting.is_sound():
             return numbers
-        self.log.tell_once(
-            f"{name} was nan while the network makes numbers of held-out data, so it is taken as not "
-            f"measured: decisions wait for an epoch in which it is. `end_epoch({name}=None)` says so without "
-            "a warning."
-        )
+        self.log.tell(events.TakenAsUnmeasured(name))
         return {key: value for key, value in numbers.items() if key != name}
 
     def _record(self, metrics: Mapping[str, float], now: float) -> None:
@@ -290,21 +289,14 @@ class Session:
             if not was_sound:
                 self.parts.saving.release(LAST_FINITE)
         else:
-            value = self.log.epochs[-1].metrics[name]
-            say(
-                f"epoch {self.epoch}: {name} is {value}; nothing is pruned on that. Training goes on, and "
-                "the last checkpoint from before is kept.",
-                problem=True,
-            )
+            self.log.tell(events.NotFinite(self.epoch, name, self.log.epochs[-1].metrics[name]))
             if was_sound:
                 self.parts.saving.hold(LAST_FINITE)
 
     def _save(self) -> None:
         saving = self.parts.saving
         if self.step <= saving.last_step:
-            self.log.note(
-                f"No optimizer step was made in epoch {self.epoch}, so there was nothing new to save."
-            )
+            self.log.tell(events.NothingToSave(self.epoch))
         else:
             saving.save(self.step, self.epoch)
 

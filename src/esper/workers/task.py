@@ -99,6 +99,11 @@ class TaskOutcome:
     def is_done(self) -> bool:
         return self.ending is Ending.DONE
 
+    @property
+    def is_late(self) -> bool:
+        """Was it stopped at its deadline?"""
+        return self.ending is Ending.TIMEOUT
+
 
 class TaskHandle(Protocol):
     """A task that was handed in."""

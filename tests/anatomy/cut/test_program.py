@@ -16,9 +16,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from esper.anatomy.archive import read_module, write_program
-from esper.anatomy.cut.cut import Cut
 from esper.anatomy.cut.live import cut
 from esper.anatomy.cut.program import cut_program
+from esper.anatomy.cut.result import Cut
 from esper.anatomy.proof import Inputs
 from esper.anatomy.structure import Anatomy
 from esper.anatomy.twin import deployed, plain

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from esper.anatomy.cut import cut
+from esper.anatomy.cut import cut, cut_program
 from esper.anatomy.structure import Anatomy
 from esper.anatomy.units.inspection import inspect
 from tests.anatomy.cutting import half, probe_of
@@ -155,3 +155,25 @@ def test_the_users_default_device_does_not_matter() -> None:
 def test_a_network_on_the_meta_device_has_an_anatomy() -> None:
     model, x = Between(F.relu), torch.randn(2, 6)
     assert inspect(model.to("meta"), x.to("meta")).digest == inspect(Between(F.relu), x).digest
+
+
+def test_groups_of_a_convolution_called_by_its_lowest_name_go_whole() -> None:
+    class Raw(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.last = nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 4, 1)
+            self.weight = nn.Parameter(torch.randn(8, 2, 3, 3))
+
+        def forward(self, x: Tensor) -> Tensor:
+            pairs, off, geometry = [1, 1], [0, 0], (False, False, False, False)
+            x = torch._convolution(
+                self.first(x), self.weight, None, pairs, pairs, pairs, False, off, 4, *geometry
+            )
+            out: Tensor = self.last(x.relu())
+            return out
+
+    model, x = Raw(), torch.randn(2, 3, 6, 6)
+    anatomy = inspect(model, x)
+    assert [(group.name, group.width) for group in anatomy.groups] == [("weight", 4)]
+    made = cut_program(model, anatomy, half(anatomy), probe_of(x))
+    assert made.parameters_after < made.parameters_before

@@ -11,6 +11,7 @@ from esper.errors import EvidenceError
 from esper.importance.phases import TrainingPhase
 from esper.importance.settings import ElementSettings, ImportanceSettings, PhaseWeights, ScoreWeights
 from esper.importance.tracker.tracker import ImportanceTracker
+from esper.nissa import ListSink, events
 from tests.importance.networks import residual, two
 from tests.importance.steps import EVERY_STEP, backward, loss, narrowed, sgd, step, tracker_of
 
@@ -81,26 +82,25 @@ def test_after_detach_nothing_is_measured_and_attach_goes_on() -> None:
     assert tracker.state()["samples"].tolist() == [2.0, 2.0]
 
 
-def test_a_failure_switches_tracking_off_is_reported_once_and_training_goes_on() -> None:
+def test_a_failure_switches_tracking_off_is_told_once_and_training_goes_on() -> None:
     network, anatomy = two(width=3)
     optimizer = sgd(network)
-    reports: list[str] = []
-    tracker = ImportanceTracker(
-        anatomy, dict(network.named_parameters()), optimizer, EVERY_STEP, report=reports.append
-    )
+    heard = ListSink()
+    tracker = ImportanceTracker(anatomy, dict(network.named_parameters()), optimizer, EVERY_STEP, sink=heard)
     network.down.weight.data = torch.randn(2, 4)  # somebody changed the network and did not tell
     network.up.weight.data, network.up.bias.data = torch.randn(4, 3), torch.randn(4)
     before = network.up.weight.clone()
     for _ in range(3):
         step(network, optimizer, torch.randn(4, 3))
     assert not torch.equal(network.up.weight, before)
-    assert len(reports) == 1
-    assert "down.weight" in reports[0]
-    assert "Training goes on" in reports[0]
+    (event,) = heard.events
+    assert isinstance(event, events.TrackingFailed)
+    assert "down.weight" in event.error
+    assert "Training goes on" in event.text
     assert tracker.failure is not None
     tracker.attach()  # what failed stays off
     step(network, optimizer, torch.randn(4, 3))
-    assert len(reports) == 1
+    assert heard.events == [event]
 
 
 def test_state_goes_through_a_checkpoint_unchanged() -> None:

@@ -1,7 +1,6 @@
 """Taking units out of a network and its optimizer for good: channels, heads, experts and layers."""
 
 from esper.anatomy.cut.companions import copy_in
-from esper.anatomy.cut.cut import Cut
 from esper.anatomy.cut.feasibility import feasible, put_back, refused_groups, refused_layers
 from esper.anatomy.cut.form import Form, Snapshot
 from esper.anatomy.cut.layers import (
@@ -12,16 +11,18 @@ from esper.anatomy.cut.layers import (
     residual_blocks,
     sums,
     unread,
-    with_layers,
 )
 from esper.anatomy.cut.live import cut
+from esper.anatomy.cut.look import Look
 from esper.anatomy.cut.optimizers import WeightCopies, zero_state
 from esper.anatomy.cut.program import cut_program, cut_traced
+from esper.anatomy.cut.result import Cut
 
 __all__ = [
     "Block",
     "Cut",
     "Form",
+    "Look",
     "RemovedModule",
     "Snapshot",
     "Sum",
@@ -38,6 +39,5 @@ __all__ = [
     "residual_blocks",
     "sums",
     "unread",
-    "with_layers",
     "zero_state",
 ]

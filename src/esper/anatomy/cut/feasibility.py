@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from esper.anatomy.cut.cut import Cut
 from esper.anatomy.cut.live import cut
+from esper.anatomy.cut.result import Cut
 from esper.anatomy.graph import copied, named_tensors
 from esper.anatomy.proof import Inputs
 from esper.anatomy.structure import Anatomy, Kind
@@ -49,8 +49,8 @@ def refused_groups(model: nn.Module, anatomy: Anatomy, inputs: Inputs) -> dict[s
 def refused_layers(model: nn.Module, anatomy: Anatomy, inputs: Inputs) -> dict[str, str]:
     """Layers that cannot be removed from the network, and why, by group. The network itself is not touched.
 
-    All are removed at once, and one of each place in repeated layers alone, because one code made them; only
-    what fails is tried one by one.
+    All are removed at once, proven in full, and one of each place in repeated layers alone, by its outputs,
+    because one code made them; only what fails is tried one by one.
 
     Raises:
         SurgeryError: the network cannot be copied.
@@ -58,16 +58,18 @@ def refused_layers(model: nn.Module, anatomy: Anatomy, inputs: Inputs) -> dict[s
     layers = [number for number, group in enumerate(anatomy.groups) if group.kind is Kind.LAYER]
     tried = copied(model) if layers else model
 
-    def why_not(*numbers: int) -> str:
+    def why_not(*numbers: int, by: Inputs = inputs) -> str:
         keep = np.ones(anatomy.num_units, np.bool_)
         keep[anatomy.offsets[list(numbers)]] = False
         try:
-            cut(tried, anatomy, keep, inputs).undo(tried)
+            cut(tried, anatomy, keep, by).undo(tried)
         except (StructureError, SurgeryError) as error:
             return str(error)
         return ""
 
-    suspects = [n for place in _places(anatomy, layers).values() if why_not(place[0]) for n in place]
+    quick = replace(inputs, is_quick=True)
+    places = _places(anatomy, layers).values()
+    suspects = [n for place in places if why_not(place[0], by=quick) for n in place]
     if len(suspects) < len(layers) and why_not(*layers):
         suspects = layers
     return {anatomy.groups[n].name: why for n in suspects if (why := why_not(n))}

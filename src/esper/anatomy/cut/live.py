@@ -13,10 +13,10 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from esper.anatomy.cut.companions import copy_in
-from esper.anatomy.cut.cut import Cut
 from esper.anatomy.cut.layers import Removed, block_names, forget, remove
 from esper.anatomy.cut.modules import fit_attributes, refresh
 from esper.anatomy.cut.optimizers import cut_state, named
+from esper.anatomy.cut.result import Cut
 from esper.anatomy.graph import (
     bare,
     check_renewable,

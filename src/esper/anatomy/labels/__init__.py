@@ -1,4 +1,7 @@
-"""Which coordinates of which tensors live and die together: labels, facts about them, and their classes."""
+"""Which coordinates of which tensors live and die together: labels, facts about them, and their classes.
+
+`rules` say it for one operator each; `esper.anatomy.units` walks over a graph with them.
+"""
 
 from esper.anatomy.labels.labels import Flow, LabelSpace, varying_axes
 from esper.anatomy.labels.operators import BIAS, CONVOLUTIONS, GROUPS, LINEAR, PADDING, groups_of

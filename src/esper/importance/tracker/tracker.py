@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 import numpy as np
 import torch
@@ -25,8 +24,8 @@ from esper.importance.statistics import UnitStatistics
 from esper.importance.tracker.governor import OverheadGovernor
 from esper.importance.tracker.tracked import HISTORY, TrackedEvidence, part_of
 from esper.leyline import Clock
+from esper.nissa import LOGGER, Sink, events
 
-_LOG = logging.getLogger(__name__)
 _FORESEEN = (RuntimeError, ValueError, TypeError, LookupError, EsperError)
 _SAMPLING = "sampling"
 
@@ -42,7 +41,7 @@ class ImportanceTracker:
     are those of the step before.
 
     Tracking starts at once and ends with `detach`. If it fails it switches itself off, keeps the error in
-    `failure` and reports it once; training goes on.
+    `failure` and tells it once; training goes on.
 
     Args:
         anatomy: The network's units.
@@ -50,7 +49,7 @@ class ImportanceTracker:
         optimizer: The one whose steps are watched.
         settings: Sampling and what counts as measured.
         clock: Monotonic time in seconds, for the overhead governor.
-        report: Called with one paragraph if tracking fails.
+        sink: Told if tracking fails.
     """
 
     def __init__(
@@ -60,11 +59,11 @@ class ImportanceTracker:
         optimizer: Optimizer,
         settings: ImportanceSettings | None = None,
         clock: Clock = time.perf_counter,
-        report: Callable[[str], None] = _LOG.warning,
+        sink: Sink = LOGGER,
     ) -> None:
         self._settings = settings or ImportanceSettings()
         self._optimizer = optimizer
-        self._report = report
+        self._sink = sink
         self._hook: RemovableHandle | None = None
         self._failure: Exception | None = None
         self._anatomy = anatomy
@@ -239,7 +238,4 @@ class ImportanceTracker:
     def _fail(self, error: Exception) -> None:
         self._failure = error
         self.detach()
-        self._report(
-            f"Importance tracking is off: {type(error).__name__}: {error} Training goes on. Units "
-            "that were measured keep their scores; the others stay unmeasured, and nothing is pruned on that."
-        )
+        self._sink.emit(events.TrackingFailed(f"{type(error).__name__}: {error}"))

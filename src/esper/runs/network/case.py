@@ -18,7 +18,7 @@ from esper.checkpoint import (
     load_tensors,
 )
 from esper.config import Config
-from esper.elesh import Case, DataRef, OfflineAnalyst
+from esper.elesh import Case, DataRef, Errands, OfflineAnalyst
 from esper.emrakul.plan import Situation, floors
 from esper.importance.tracker import TrackedEvidence
 from esper.workers import WorkerPool
@@ -85,7 +85,7 @@ def analyst_of(
     """
     pruning = config.pruning
     return OfflineAnalyst(
-        pool=pool,
+        errands=Errands(pool, config.analysis.memory_bytes, time.monotonic),
         case=case,
         anatomy=situation.anatomy,
         keep=situation.keep,
@@ -94,7 +94,6 @@ def analyst_of(
         settings=config.analysis,
         validation=config.validation,
         floors=floors(situation, pruning),
-        clock=time.monotonic,
         reconstruct=pruning.recovery.reconstruct,
         deadline_seconds=pruning.budget.deadline_seconds * pruning.budget.analysis_fraction,
     )

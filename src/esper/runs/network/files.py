@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ from esper.anatomy.proof import Inputs
 from esper.checkpoint import FileContent, FileRef, bundled, map_tensors, read_regular, write_bundle
 from esper.errors import CheckpointCorrupt, CheckpointError, CheckpointMissing, ContractError
 from esper.leyline import decode, encode
+from esper.nissa import LOGGER, events
 from esper.runs.network.onnx import check_onnx, require_onnx, write_onnx
 
 WEIGHTS_FILE = "model.safetensors"
@@ -28,7 +28,6 @@ PROGRAM_FILE = "network.pt2"
 ONNX_FILE = "network.onnx"
 VERSION = 2
 _READ_VERSIONS = (1, 2)  # the first had no digests beside it
-_LOG = logging.getLogger("esper")
 
 
 @dataclass(frozen=True)
@@ -213,8 +212,4 @@ def _check_unbundled(directory: Path) -> None:
             f"{directory} has lost its file of digests, so nobody can tell whether the others are what was "
             "saved. Copy all of it again from where it was saved, or save the network again."
         )
-    _LOG.warning(
-        "%s was saved by an earlier Esper, without digests: nobody can tell whether its bytes are those that "
-        "were saved. Save it again.",
-        directory,
-    )
+    LOGGER.emit(events.Undigested(str(directory)))

@@ -101,6 +101,8 @@ def _become(ours: Live, way: Way, how: Mapping[str, Answer], expected: Reference
 
 
 def _proof(ours: Live, expected: Reference) -> Equivalence:
+    if expected.is_quick:
+        return prove(ours, expected)
     module = deployed(ours.model, ours.inputs.args, ours.inputs.kwargs).module()
     known = {} if expected.double is None else expected.double.gradients or {}
     tied = {name.removeprefix("model.") for name, _ in module.named_parameters()} - known.keys()

@@ -162,9 +162,9 @@ def _columns(right: Flow, rank: int) -> Flow:
 
 def convolution(call: Call) -> Result:
     """[B, C, space] x [O, C / groups, kernel], any number of spatial axes, grouped or not."""
-    groups = call.args[8] if call.name == "convolution" else call.arg(6, "groups", 1)
-    transposed = call.name == "convolution" and bool(call.args[6])
-    return _convolve(call, int(groups), transposed=transposed)
+    if call.name in ("convolution", "_convolution"):  # one operator for both: transposed is 6, groups are 8
+        return _convolve(call, int(call.args[8]), transposed=bool(call.args[6]))
+    return _convolve(call, int(call.arg(6, "groups", 1)), transposed=False)
 
 
 def transposed_convolution(call: Call) -> Result:

@@ -1,4 +1,4 @@
-"""A network about to be cut at once: traced, understood, and the inputs to prove a cut on."""
+"""One look at a network: its trace, its anatomy, and the inputs to prove a cut on."""
 
 from __future__ import annotations
 
@@ -9,10 +9,12 @@ from typing import Any
 import numpy as np
 from torch import nn
 
-from esper.anatomy import Anatomy
-from esper.anatomy.cut import cut, cut_program
-from esper.anatomy.graph import Loss, Traced, bare, copied, trace, traced_as
+from esper.anatomy.cut.layers import with_layers
+from esper.anatomy.cut.live import cut
+from esper.anatomy.cut.program import cut_program
+from esper.anatomy.graph import Loss, Traced, bare, copied, loss_tensors, trace, traced_as
 from esper.anatomy.proof import Inputs
+from esper.anatomy.structure import Anatomy
 from esper.anatomy.units import anatomy_of
 from esper.arrays import BoolArray
 from esper.batches import split_sample
@@ -37,14 +39,33 @@ class Look:
     is_approximate: bool = False
 
     @classmethod
-    def at(cls, model: nn.Module, sample: Any, loss: Loss | None, *, allow_approximate: bool = False) -> Look:
+    def at(
+        cls,
+        model: nn.Module,
+        sample: Any,
+        loss: Loss | None,
+        *,
+        layers: bool = False,
+        allow_approximate: bool = False,
+    ) -> Look:
         """Looks at a network.
+
+        Args:
+            model: the network, as it is or in a wrapper.
+            sample: one batch: the input, or `(input, target)` when `loss` is given.
+            loss: `loss(output, target)`; with it only the outputs that the loss uses are fixed.
+            layers: whether whole residual layers are units too; that needs a loss.
+            allow_approximate: whether units may go that normalizations run over.
 
         Raises:
             UntraceableError: it cannot be exported.
         """
         traced, network = trace(model, sample, loss), bare(model)
         anatomy = anatomy_of(traced, network, allow_approximate=allow_approximate)
+        if layers:
+            own = {**dict(network.named_parameters()), **dict(network.named_buffers()), **loss_tensors(loss)}
+            state = {name: value.detach() for name, value in own.items()}
+            anatomy = with_layers(anatomy, traced, state, sample)
         split = split_sample(sample, with_target=loss is not None, model=network)
         inputs = Inputs.of(split, is_batch_dynamic=traced.is_batch_dynamic)
         return cls(network, traced, anatomy, inputs, allow_approximate)

@@ -1,0 +1,61 @@
+"""What an event is: a value that makes its own sentence from its own fields."""
+
+from __future__ import annotations
+
+import logging
+from abc import ABC
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import ClassVar, Literal
+
+MarkKind = Literal["mask", "judged", "cut", "rollback", "skipped", "no_go"]
+"""The moments that the picture of a run shows."""
+
+
+class Severity(IntEnum):
+    """How much it matters to people; the numbers are the levels of `logging`."""
+
+    DETAIL = logging.DEBUG
+    NEWS = logging.INFO
+    PROBLEM = logging.WARNING
+
+
+@dataclass(frozen=True)
+class Event(ABC):
+    """Something that happened.
+
+    Attributes:
+        says: the sentence, with names of fields in braces.
+        severity: how much it matters.
+        kind: the mark that it makes in the report; None makes a note instead.
+        is_noted: without a mark, whether the report notes it.
+        is_once: whether an equal one is told again.
+    """
+
+    says: ClassVar[str]
+    severity: ClassVar[Severity] = Severity.NEWS
+    kind: ClassVar[MarkKind | None] = None
+    is_noted: ClassVar[bool] = True
+    is_once: ClassVar[bool] = True
+
+    @property
+    def text(self) -> str:
+        """What happened, in words."""
+        return self.says.format_map(vars(self))
+
+    @property
+    def line(self) -> str:
+        """The same for a reader who sees nothing beside it."""
+        return self.text
+
+
+@dataclass(frozen=True)
+class Moment(Event):
+    """Something that happened when an epoch had ended, and may happen again."""
+
+    is_once = False
+    epoch: int
+
+    @property
+    def line(self) -> str:
+        return f"epoch {self.epoch}: {self.text}"

@@ -1,0 +1,389 @@
+"""What can happen in a run, one value for each, with the sentence that people read."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from esper.nissa.event import Event, Moment, Severity
+
+# --- Masks and cuts ---
+
+
+@dataclass(frozen=True)
+class Masked(Moment):
+    """Units were masked: how many of those planned, and what share (0..1) of the `cost` is gone by that."""
+
+    kind = "mask"
+    units: int
+    planned: int
+    is_on_probation: bool
+    removed_before: float
+    removed_after: float
+    cost: str
+    reason: str
+
+    @property
+    def text(self) -> str:
+        is_whole = self.units == self.planned
+        of = "" if is_whole else f" of {self.planned}"
+        probation = " on probation" if self.is_on_probation else ""
+        shrunk = "" if is_whole else " The weights have moved on, so the plan was shrunk."
+        removed = f"{self.removed_before:.1%} to {self.removed_after:.1%} of the {self.cost} removed"
+        return f"Masked {self.units}{of} units{probation}, {removed}. {self.reason}{shrunk}"
+
+
+@dataclass(frozen=True)
+class Cut(Moment):
+    """Masked units were cut: `fewer` is the share of parameters that went, `error` is from the proof."""
+
+    kind = "cut"
+    says = "Cut {units} units: {fewer:.1%} fewer parameters, equal to the masked network within {error:.1e}."
+    units: int
+    fewer: float
+    error: float
+
+
+@dataclass(frozen=True)
+class Judged(Moment):
+    """Held-out data judged the mask that was still on trial when the run ended."""
+
+    kind = "judged"
+    says = (
+        "{metric} was not measured often enough since the mask of epoch {masked_in}, so held-out data judged "
+        "it when the run ended: {verdict}"
+    )
+    metric: str
+    masked_in: int
+    verdict: str
+
+
+@dataclass(frozen=True)
+class Refused(Moment):
+    """The validator said no to a plan."""
+
+    kind = "no_go"
+    says = "{reason}"
+    reason: str
+
+
+@dataclass(frozen=True)
+class RefusedLive(Moment):
+    """The network as it is by now does not bear the plan that its checkpoint bore."""
+
+    kind = "no_go"
+    says = "Not applied, the weights have moved on: {objection}"
+    objection: str
+
+
+@dataclass(frozen=True)
+class Skipped(Moment):
+    """A cycle failed or was late; nothing is pruned by it."""
+
+    severity, kind = Severity.PROBLEM, "skipped"
+    says = "{reason}"
+    reason: str
+
+
+@dataclass(frozen=True)
+class Idle(Moment):
+    """A cycle ended with nothing to prune, which is no news."""
+
+    severity, is_noted = Severity.DETAIL, False
+    says = "{reason}"
+    reason: str
+
+
+@dataclass(frozen=True)
+class AnalysisLate(Event):
+    """An analysis goes on beside the next epoch."""
+
+    says = "An analysis needed longer than an epoch and the waiting time; it was applied later."
+
+
+@dataclass(frozen=True)
+class MaskWaits(Event):
+    """A mask cannot be applied in an epoch without the metric."""
+
+    severity = Severity.PROBLEM
+    says = "A mask waits for an epoch in which {metric} is measured."
+    metric: str
+
+
+@dataclass(frozen=True)
+class WaitedInVain(Event):
+    """The run ended before such an epoch came."""
+
+    severity = Severity.PROBLEM
+    says = "When the run ended a mask was still waiting for an epoch with a metric: it was dropped."
+
+
+@dataclass(frozen=True)
+class CommitLost(Event):
+    """After a resume, the mask that was to be applied is not what was committed."""
+
+    severity = Severity.PROBLEM
+    says = "A mask was waiting to be applied, and its commit does not verify: it was dropped."
+
+
+@dataclass(frozen=True)
+class CutUnmeasured(Event):
+    """A mask that nothing has judged was cut, because nobody wanted it judged."""
+
+    severity = Severity.PROBLEM
+    says = "The mask of epoch {masked_in} was cut unmeasured: validation is switched off."
+    masked_in: int
+
+
+@dataclass(frozen=True)
+class StaysMasked(Event):
+    """The network's own code refuses a cut: of everything, or of `units` units in `groups`."""
+
+    severity = Severity.PROBLEM
+    epoch: int
+    refusal: str
+    units: int = 0
+    groups: tuple[str, ...] = ()
+
+    @property
+    def text(self) -> str:
+        some = f"{self.units} masked unit(s) in {', '.join(self.groups)}"
+        return f"{some if self.groups else 'The masks'} of epoch {self.epoch} stay masks: {self.refusal}"
+
+
+# --- Going back ---
+
+
+@dataclass(frozen=True)
+class RolledBack(Moment):
+    """What an epoch showed led back: to a checkpoint, or only without masks if `to_step` is None."""
+
+    severity, kind = Severity.PROBLEM, "rollback"
+    reason: str
+    to_step: int | None
+
+    @property
+    def text(self) -> str:
+        if self.to_step is None:
+            back = "the masks that had not proved themselves yet were taken back exactly"
+        else:
+            back = f"everything went back to the verified checkpoint of step {self.to_step}"
+        return f"{self.reason} Therefore {back}."
+
+
+@dataclass(frozen=True)
+class WentBack(Moment):
+    """Somebody asked to go back to a checkpoint."""
+
+    kind = "rollback"
+    says = "Went back to step {to_step} by hand."
+    to_step: int
+
+
+@dataclass(frozen=True)
+class Resumed(Event):
+    """A run goes on from a checkpoint; its report is as if it had never ended."""
+
+    is_noted = False
+    says = (
+        "Resumed {run} from its checkpoint of step {step}, epoch {epoch}, which verified in full: {cuts} "
+        "cut(s) made and proven again, {masked} unit(s) masked, {removed:.1%} of the {cost} removed."
+    )
+    run: str
+    step: int
+    epoch: int
+    cuts: int
+    masked: int
+    removed: float
+    cost: str
+
+
+@dataclass(frozen=True)
+class PassedOver(Event):
+    """A resume took an older checkpoint than the newest, which is `aside` now, or None: where it was."""
+
+    severity = Severity.PROBLEM
+    rejection: str
+    aside: str | None
+
+    @property
+    def text(self) -> str:
+        kept = f". Nothing of it was deleted; it was set aside as {self.aside}" if self.aside else ""
+        return f"A newer checkpoint was passed over: {self.rejection}{kept}"
+
+
+@dataclass(frozen=True)
+class RecordDamaged(Event):
+    """What tells of a rollback from outside cannot be believed."""
+
+    severity = Severity.PROBLEM
+    says = "{problem}"
+    problem: str
+
+
+# --- Measuring and teaching ---
+
+
+@dataclass(frozen=True)
+class NotFinite(Moment):
+    """The metric was nan or infinite, and so is the network."""
+
+    severity = Severity.PROBLEM
+    says = (
+        "{metric} is {value}; nothing is pruned on that. Training goes on, and the last checkpoint from "
+        "before is kept."
+    )
+    metric: str
+    value: float
+
+
+@dataclass(frozen=True)
+class TakenAsUnmeasured(Event):
+    """The metric was nan, and the network is sound."""
+
+    severity = Severity.PROBLEM
+    says = (
+        "{metric} was nan while the network makes numbers of held-out data, so it is taken as not measured: "
+        "decisions wait for an epoch in which it is. `end_epoch({metric}=None)` says so without a warning."
+    )
+    metric: str
+
+
+@dataclass(frozen=True)
+class LimitsRead(Event):
+    """The limits of a rollback are read otherwise than they stand."""
+
+    severity = Severity.PROBLEM
+    says = "{reading}"
+    reading: str
+
+
+@dataclass(frozen=True)
+class NothingTaught(Event):
+    """Distillation is on, and nobody asks for its loss."""
+
+    severity = Severity.PROBLEM
+    says = (
+        "pruning.recovery.distill is on, and the training loop does not call session.loss(output, target, "
+        "inputs), so nothing was taught after the mask."
+    )
+
+
+@dataclass(frozen=True)
+class TrackingFailed(Event):
+    """Importance is measured no longer."""
+
+    severity = Severity.PROBLEM
+    says = (
+        "Importance tracking is off: {error} Training goes on. Units that were measured keep their scores; "
+        "the others stay unmeasured, and nothing is pruned on that."
+    )
+    error: str
+
+
+# --- The run and its target ---
+
+
+@dataclass(frozen=True)
+class PruningOff(Event):
+    """Nothing will be pruned, although it was asked for."""
+
+    severity = Severity.PROBLEM
+    says = "{why}"
+    why: str
+
+
+@dataclass(frozen=True)
+class TargetMissed(Event):
+    """Less went than was asked for: how much, and why."""
+
+    severity = Severity.PROBLEM
+    says = "{why}"
+    why: str
+
+
+@dataclass(frozen=True)
+class NothingWent(Event):
+    """Nothing was pruned from the first epoch to the last."""
+
+    severity = Severity.PROBLEM
+    says = "The target was missed: nothing of the {cost} went. {why}"
+    cost: str
+    why: str
+
+
+@dataclass(frozen=True)
+class LeftWhole(Event):
+    """A group of units that the network's code does not let go."""
+
+    says = "{group} was left whole: {why}"
+    group: str
+    why: str
+
+
+@dataclass(frozen=True)
+class NotFaster(Event):
+    """Fewer operations take as long."""
+
+    says = "The cut network is not faster on this machine; what it saves is memory and FLOPs."
+
+
+@dataclass(frozen=True)
+class FormUnknown(Event):
+    """A fresh instance of the user's class cannot be brought into the form of the finished network."""
+
+    says = "{refusal} esper.load({run!r}) works all the same."
+    refusal: str
+    run: str
+
+
+# --- Files ---
+
+
+@dataclass(frozen=True)
+class NothingToSave(Event):
+    """An epoch ended without one step."""
+
+    says = "No optimizer step was made in epoch {epoch}, so there was nothing new to save."
+    epoch: int
+
+
+@dataclass(frozen=True)
+class SaveFailed(Moment):
+    """A checkpoint was not written; the next one is tried all the same."""
+
+    severity = Severity.PROBLEM
+    says = "A checkpoint was not saved: {reason}"
+    reason: str
+
+
+@dataclass(frozen=True)
+class NotRemoved(Event):
+    """Something that nobody needs takes up space."""
+
+    severity = Severity.PROBLEM
+    says = "What is no longer needed cannot be removed: {why}. Remove it by hand."
+    why: str
+
+
+@dataclass(frozen=True)
+class SecretsLeft(Event):
+    """A copy of the key ring lies where a process was killed."""
+
+    severity = Severity.PROBLEM
+    says = (
+        "A copy of the key ring that a killed process left cannot be removed ({why}). Remove it: whoever "
+        "reads it can forge checkpoints."
+    )
+    why: str
+
+
+@dataclass(frozen=True)
+class Undigested(Event):
+    """A network that was saved before digests were kept beside it."""
+
+    severity = Severity.PROBLEM
+    says = (
+        "{directory} was saved by an earlier Esper, without digests: nobody can tell whether its bytes are "
+        "those that were saved. Save it again."
+    )
+    directory: str

@@ -1,0 +1,59 @@
+"""Where events go: each is emitted once, and whoever wants to hear of it is a sink."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from typing import Protocol
+
+from esper.nissa.event import Event
+
+
+class Sink(Protocol):
+    """Somebody who is told what happens, in the thread in which it does; one event at a time."""
+
+    def emit(self, event: Event) -> None: ...
+
+
+class LoggerSink:
+    """Tells people: the logger "esper", a problem as WARNING."""
+
+    def emit(self, event: Event) -> None:
+        logging.getLogger("esper").log(event.severity, "%s", event.line)
+
+
+LOGGER = LoggerSink()
+"""The sink of whatever runs without a session."""
+
+
+class ListSink:
+    """Keeps what it is told, for tests and whoever wants to look at the values."""
+
+    def __init__(self) -> None:
+        self.events: list[Event] = []
+
+    def emit(self, event: Event) -> None:
+        self.events.append(event)
+
+
+class FanOut:
+    """One sink that stands for several, and drops what it has told before.
+
+    Attributes:
+        sinks: who is told, in this order; a further one is appended.
+    """
+
+    def __init__(self, *sinks: Sink) -> None:
+        self.sinks = list(sinks)
+        self._past: set[Event] = set()
+        self._lock = threading.RLock()  # the writer of checkpoints has a thread of its own
+
+    def emit(self, event: Event) -> None:
+        """Tells every sink, unless an equal event that is told once came before."""
+        with self._lock:
+            if event.is_once and event in self._past:
+                return
+            if event.is_once:
+                self._past.add(event)
+            for sink in self.sinks:
+                sink.emit(event)

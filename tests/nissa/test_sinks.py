@@ -1,0 +1,87 @@
+"""An event is emitted once, and every sink hears of it."""
+
+from __future__ import annotations
+
+import logging
+import threading
+
+import pytest
+
+from esper.nissa import events
+from esper.nissa.event import Event
+from esper.nissa.sinks import FanOut, ListSink, LoggerSink, Sink
+
+
+def test_the_logger_is_told_in_three_degrees(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG, "esper")
+    for event in (events.Idle(1, "Nothing."), events.Refused(2, "100 % no."), events.PruningOff("No data.")):
+        LoggerSink().emit(event)
+    assert [(record.name, record.levelname, record.getMessage()) for record in caplog.records] == [
+        ("esper", "DEBUG", "epoch 1: Nothing."),
+        ("esper", "INFO", "epoch 2: 100 % no."),
+        ("esper", "WARNING", "No data."),
+    ]
+
+
+def test_a_further_sink_is_one_more_in_the_list() -> None:
+    first, second = ListSink(), ListSink()
+    telling = FanOut(first)
+    telling.emit(events.WentBack(1, 10))
+    telling.sinks.append(second)
+    telling.emit(events.WentBack(2, 20))
+    assert first.events == [events.WentBack(1, 10), events.WentBack(2, 20)]
+    assert second.events == [events.WentBack(2, 20)]
+
+
+def test_what_is_told_once_is_told_again_only_if_it_is_another() -> None:
+    heard = ListSink()
+    telling = FanOut(heard)
+    for event in (events.MaskWaits("f1"), events.MaskWaits("f1"), events.MaskWaits("loss")):
+        telling.emit(event)
+    assert heard.events == [events.MaskWaits("f1"), events.MaskWaits("loss")]
+
+
+def test_a_moment_may_come_again_after_a_rollback() -> None:
+    heard = ListSink()
+    telling = FanOut(heard)
+    telling.emit(events.WentBack(1, 10))
+    telling.emit(events.WentBack(1, 10))
+    assert len(heard.events) == 2
+
+
+def test_a_fan_out_is_a_sink_of_another() -> None:
+    heard = ListSink()
+    inner: Sink = FanOut(heard)
+    FanOut(inner, inner).emit(events.NotFaster())
+    assert heard.events == [events.NotFaster()]
+
+
+def test_a_sink_may_emit_what_follows_from_what_it_hears() -> None:
+    heard = ListSink()
+    telling = FanOut(heard)
+
+    class Alarm:
+        def emit(self, event: Event) -> None:
+            if isinstance(event, events.NotFinite):
+                telling.emit(events.PruningOff("The metric is no number."))
+
+    telling.sinks.append(Alarm())
+    telling.emit(events.NotFinite(1, "loss", float("inf")))
+    assert [type(event) for event in heard.events] == [events.NotFinite, events.PruningOff]
+
+
+def test_threads_hear_each_event_once_and_all_sinks_in_one_order() -> None:
+    first, second = ListSink(), ListSink()
+    telling = FanOut(first, second)
+
+    def work() -> None:
+        for number in range(200):
+            telling.emit(events.NothingToSave(number))
+
+    threads = [threading.Thread(target=work) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(first.events) == 200
+    assert first.events == second.events

@@ -1,0 +1,46 @@
+"""The log of a run is the first sink: what it writes down, what it keeps, and who else is told."""
+
+from __future__ import annotations
+
+import pytest
+
+from esper.nissa import ListSink, events
+from esper.report import Mark
+from esper.session.log import RunLog
+
+
+def test_moments_become_marks_and_the_rest_notes(caplog: pytest.LogCaptureFixture) -> None:
+    log = RunLog()
+    log.tell(events.Refused(2, "No."))
+    log.tell(events.MaskWaits("f1"))
+    log.tell(events.Resumed("runs/a", 8, 1, 0, 0, 0.0, "flops"))
+    log.tell(events.Idle(2, "Nothing."))
+    assert log.marks == [Mark(2, "no_go", "No.")]
+    assert log.notes == ["A mask waits for an epoch in which f1 is measured."]
+    assert [record.message for record in caplog.records if record.levelname == "WARNING"] == log.notes
+
+
+def test_a_further_sink_hears_what_the_log_and_the_logger_hear() -> None:
+    log, heard = RunLog(), ListSink()
+    log.telling.sinks.append(heard)
+    log.tell(events.NotFinite(1, "loss", 2.0))
+    log.tell(events.NotFinite(2, "loss", 2.0))
+    assert [event.line.partition(":")[0] for event in heard.events] == ["epoch 1", "epoch 2"]
+    assert len(log.notes) == 1
+
+
+def test_a_log_that_was_stored_keeps_its_shape_and_goes_on() -> None:
+    log = RunLog()
+    log.tell(events.WentBack(1, 8))
+    log.tell(events.NotFaster())
+    stored = log.state()
+    assert stored["marks"] == [{"epoch": 1, "kind": "rollback", "text": "Went back to step 8 by hand."}]
+    assert stored["notes"] == [events.NotFaster().text]
+    again, heard = RunLog(), ListSink()
+    again.telling.sinks.append(heard)
+    again.tell(events.PruningOff("No data."))
+    again.load(stored)
+    assert again.marks == log.marks
+    again.tell(events.NotFaster())  # another process tells its own people, and the note is there already
+    assert again.notes == [events.NotFaster().text, "No data."]
+    assert heard.events == [events.PruningOff("No data."), events.NotFaster()]
