@@ -33,10 +33,14 @@ def test_a_stretch_that_is_cheaper_than_the_one_before_shares_its_cost() -> None
 
 
 def test_units_whose_loss_was_no_number_cost_nothing_known() -> None:
-    curve = Curve(np.arange(8), np.array([1, 2, 4, 8]), np.array([0.1, 0.2, np.nan, 0.9]))
-    each = curve.per_unit()
-    assert each[:2] == pytest.approx([0.1, 0.1])
-    assert np.isnan(each[2:]).all()
+    for losses, known in (
+        ([0.1, 0.2, np.nan, 0.9], 2),
+        ([0.1, np.nan, 0.3, 0.4], 1),
+        ([np.inf, 0.2, 0.3, 0.4], 0),
+    ):
+        each = Curve(np.arange(8), np.array([1, 2, 4, 8]), np.array(losses)).per_unit()
+        assert each[:known] == pytest.approx([0.1] * known)
+        assert np.isnan(each[known:]).all()
 
 
 def test_costs_per_unit_add_up_to_the_measured_loss_and_never_fall() -> None:

@@ -42,10 +42,12 @@ class Curve:
         Where a later stretch is cheaper than an earlier one both count as their mean. From the first point on
         where the loss was no number all are NaN.
         """
+        measured = int(np.isfinite(self.losses).cumprod().sum())
+        counts, losses = self.counts[:measured], self.losses[:measured]
         # Units from one point to the next: [points].
-        sizes = np.diff(self.counts, prepend=0).astype(np.float64)
+        sizes = np.diff(counts, prepend=0).astype(np.float64)
         stretches: list[tuple[float, float]] = []
-        for rise, size in zip(np.diff(self.losses, prepend=0.0), sizes, strict=True):
+        for rise, size in zip(np.diff(losses, prepend=0.0), sizes, strict=True):
             whole = (float(rise), float(size))
             # Pool adjacent violators: as long as the stretch before is as steep, the two become one with a
             # common slope. Slopes are compared crosswise, without a division.
@@ -53,7 +55,9 @@ class Curve:
                 before = stretches.pop()
                 whole = (before[0] + whole[0], before[1] + whole[1])
             stretches.append(whole)
-        return np.repeat([rise / size for rise, size in stretches], [int(size) for _, size in stretches])
+        slopes = [rise / size for rise, size in stretches]
+        costs = np.repeat(np.array(slopes, np.float64), [int(size) for _, size in stretches])
+        return np.append(costs, np.full(self.units.size - costs.size, np.nan))
 
 
 @dataclass(frozen=True, eq=False)

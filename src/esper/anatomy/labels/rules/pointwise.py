@@ -13,9 +13,9 @@ ZERO_AT_ZERO = operators(
     """relu relu6 gelu silu mish tanh softsign softshrink hardshrink tanhshrink elu selu celu leaky_relu
     rrelu hardswish expm1 log1p sqrt square neg abs sign sin tan asin atan sinh erf erfinv floor ceil
     round trunc frac nan_to_num positive asinh atanh absolute arcsin arctan arcsinh arctanh negative
-    fix sgn deg2rad rad2deg real imag conj conj_physical resolve_conj resolve_neg complex"""
+    fix sgn deg2rad rad2deg real imag conj conj_physical resolve_conj resolve_neg"""
 )
-SUMS = operators("add sub rsub subtract maximum minimum fmax fmin")
+SUMS = operators("add sub rsub subtract maximum minimum fmax fmin complex")
 BOUNDS = operators("clamp clamp_min clamp_max clip hardtanh")
 PRODUCTS = operators("mul multiply")
 QUOTIENTS = operators("div divide true_divide")
