@@ -12,13 +12,13 @@ SCRIPT = Path(__file__).parents[2] / "benchmarks" / "training_kill.py"
 
 def test_a_training_run_that_is_killed_at_random_moments_loses_nothing_and_leaves_nothing_behind() -> None:
     done = subprocess.run(
-        [sys.executable, str(SCRIPT), "--kills", "5", "--seed", "1", "--no-peer", "--json"],
+        [sys.executable, str(SCRIPT), "--kills", "3", "--seed", "1", "--no-peer", "--json"],
         capture_output=True,
         text=True,
         check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr
     tally = json.loads(done.stdout)["esper"]
-    assert tally["kills"] == 5
+    assert tally["kills"] == 3
     assert (tally["lost"], tally["unverified"], tally["debris"]) == (0, 0, 0)
     assert tally["resumed"] > 0
