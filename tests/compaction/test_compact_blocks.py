@@ -15,8 +15,8 @@ from torch.optim import AdamW
 
 import esper
 from esper.anatomy.cut import RemovedModule
-from esper.errors import ConfigError, UnknownPathError
-from tests.anatomy.cut.layers.test_removal import small
+from esper.errors import ConfigError, SurgeryError, UnknownPathError
+from tests.anatomy.cut.layers.test_removal import Peeks, small
 from tests.anatomy.networks import ZOO
 
 
@@ -77,6 +77,20 @@ def test_a_program_alone_loses_layers_and_the_network_stays() -> None:
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     esper.compact(model, sample=x, blocks=["2.mlp"])
     torch.testing.assert_close(result.model(x), model(x))
+
+
+def test_a_layer_that_the_code_needs_goes_from_the_program_together_with_units() -> None:
+    torch.manual_seed(0)
+    model, x = Peeks(), torch.randn(5, 4)
+    before = copy.deepcopy(model.state_dict())
+    with pytest.raises(SurgeryError, match="whose code needs what would go"):
+        esper.compact(model, sample=x, blocks=["block"], parameters=0.6)
+    result = esper.compact(model, sample=x, blocks=["block"], parameters=0.6, in_place=False)
+    assert result.blocks == ("block",)
+    assert not result.keep.all()
+    assert result.parameters_after <= 0.4 * result.parameters_before
+    assert sum(p.numel() for p in result.model.parameters()) == result.parameters_after
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
 
 def test_held_out_samples_judge_the_network_with_its_layers_against_the_one_without() -> None:
