@@ -147,7 +147,8 @@ class _Change:
         tensors = live_tensors(model, self.anatomy)
         removed = self._remove_layers(model, inputs, optimizers)
         # Of what went with a layer nothing is left to be narrowed.
-        left = {name: tensor for name, tensor in tensors.items() if name in named_tensors(model)}
+        held = named_tensors(model)
+        left = {name: tensor for name, tensor in tensors.items() if name in held}
         lost = self.anatomy.removed_indices(self.keep | self.anatomy.is_layer)
         kept = kept_indices(self.anatomy, {key: gone for key, gone in lost.items() if key[0] in left})
         proofs = [one.equivalence for one in removed]
