@@ -133,7 +133,13 @@ class Peer(Twin):
             warnings.simplefilter("ignore")  # the new schedule is told at which step it is
             probe = in_batches(run.data.probe, run.batch)
             self.model = cut_on_the_way(
-                self.model, probe, run.loss, results=run.results, heads=run.heads, share=run.target
+                self.model,
+                probe,
+                run.loss,
+                results=run.results,
+                heads=run.heads,
+                share=run.target,
+                round_to=run.round_to,
             )
             self.equip()
             for _ in range(number * run.steps if self.scheduler else 0):
