@@ -6,7 +6,6 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.stats import kendalltau, rankdata, spearmanr
 
 from esper.arrays import BoolArray, FloatArray
 from esper.errors import EvidenceError
@@ -96,6 +95,8 @@ class ImportanceTrackingValidator:
             raise EvidenceError(
                 f"{mine.size} of {truth.size} units were measured by both; a ranking needs at least two."
             )
+        from scipy.stats import kendalltau, spearmanr  # takes longer to import than most analyses
+
         # Correlation with a constant is undefined.
         is_varied = np.ptp(mine) > 0 and np.ptp(true) > 0
         # The low end is as many as would be pruned; the top end at most half of all.
@@ -144,6 +145,8 @@ def _auc(mine: FloatArray, is_low: BoolArray) -> float:
     low, high = int(is_low.sum()), int((~is_low).sum())
     if not low or not high:
         return math.nan
+    from scipy.stats import rankdata
+
     # Rank sum of the units that should stay, less the least it can be: the pairs in which one of them lies
     # above a low one, ties half.
     ranks = rankdata(mine)

@@ -26,7 +26,7 @@ from esper.session.acting import Acting
 from esper.session.log import RunLog
 from esper.session.saving import Saving
 from esper.session.terms import Terms
-from esper.urabrask import level_of
+from esper.urabrask import Measurement, level_of
 
 
 class Judging:
@@ -54,10 +54,19 @@ class Judging:
         """What every epoch has reported."""
         return self._log.records(self._terms.metric)
 
-    def baseline(self, keep: BoolArray) -> Baseline:
-        """What later epochs are held against when this mask is applied: shape [units]."""
-        level = level_of(self._network.anatomy, self._network.masks.keep, keep)
-        return Baseline.of(self.records(), level, is_higher_better=self._terms.higher_is_better)
+    def baseline(self, keep: BoolArray, before: Measurement | None) -> Baseline:
+        """What later epochs are held against when this mask is applied.
+
+        Args:
+            keep: the mask, shape [units].
+            before: what held-out data shows without it.
+        """
+        return Baseline.of(
+            self.records(),
+            level_of(self._network.anatomy, self._network.masks.keep, keep),
+            is_higher_better=self._terms.higher_is_better,
+            sampling_noise=0.0 if before is None else before.relative_error,
+        )
 
     def of_epoch(self, is_measured: bool) -> MaskEvent | RollbackReason:
         """What the epoch that has just ended shows of the mask on trial."""

@@ -183,7 +183,7 @@ class Pruning:
     def _watch(self, mask: PendingMask, answer: Confirmed) -> Watch:
         """What later epochs are held against; keeps the newest checkpoint, the last one without the mask."""
         return Watch(
-            self._judging.baseline(answer.keep),
+            self._judging.baseline(answer.keep, answer.before),
             self._log.epoch,
             mask.is_on_probation,
             self._saving.hold(TRIAL),
