@@ -26,7 +26,7 @@ from esper.session.acting import Acting
 from esper.session.log import RunLog
 from esper.session.saving import Saving
 from esper.session.terms import Terms
-from esper.urabrask import Measurement, level_of
+from esper.urabrask import level_of
 
 
 class Judging:
@@ -54,18 +54,18 @@ class Judging:
         """What every epoch has reported."""
         return self._log.records(self._terms.metric)
 
-    def baseline(self, keep: BoolArray, before: Measurement | None) -> Baseline:
+    def baseline(self, keep: BoolArray, sampling_noise: float) -> Baseline:
         """What later epochs are held against when this mask is applied.
 
         Args:
             keep: the mask, shape [units].
-            before: what held-out data shows without it.
+            sampling_noise: relative error of what held-out data shows without it.
         """
         return Baseline.of(
             self.records(),
             level_of(self._network.anatomy, self._network.masks.keep, keep),
             is_higher_better=self._terms.higher_is_better,
-            sampling_noise=0.0 if before is None else before.relative_error,
+            sampling_noise=sampling_noise,
         )
 
     def of_epoch(self, is_measured: bool) -> MaskEvent | RollbackReason:
