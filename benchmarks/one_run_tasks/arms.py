@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import tempfile
-import time
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -16,9 +14,9 @@ from torch import Tensor, nn
 
 import esper
 from architectures.checks import flops
+from one_run_tasks.clock import Clock
 from one_run_tasks.task import Task
-from pretrained_networks.case import Case
-from pretrained_networks.peer import Taylor
+from pretrained_networks.peer import cut_on_the_way
 
 PEER_EPOCH = 0.4
 """Share of the stretches after which the peer cuts once; the rest is its fine-tuning."""
@@ -31,7 +29,7 @@ class Figures:
     Attributes:
         share: of the FLOPs that is gone at the end, by torch's own counter.
         seconds: of training, checkpoints and cuts, without looks at the test data.
-        processor_seconds: of this process and its workers, which other work on the machine lengthens little.
+        processor_seconds: the same, of this process and its workers.
         curve: quality on the watched test batches after every stretch, before anything is removed there.
         instants: number of the stretch and quality right after something was removed.
         final: quality on all test batches.
@@ -47,31 +45,12 @@ class Figures:
     events: list[tuple[int, str]] = field(default_factory=list)
 
 
-@dataclass
-class _Timed:
-    """Adds up the time inside its blocks."""
-
-    figures: Figures
-
-    def __enter__(self) -> None:
-        self._begun = time.perf_counter(), _processor_seconds()
-
-    def __exit__(self, *_: object) -> None:
-        self.figures.seconds += time.perf_counter() - self._begun[0]
-        self.figures.processor_seconds += _processor_seconds() - self._begun[1]
-
-
-def _processor_seconds() -> float:
-    """Of this process and its children that have ended: workers count when `finish` has closed them."""
-    used = os.times()
-    return used.user + used.system + used.children_user + used.children_system
-
-
 def trained(task: Task, arm: str, seed: int, share: float) -> Figures:
     """Trains one arm, with one torch thread."""
     torch.set_num_threads(1)
-    figures = Figures()
-    model = ARMS[arm](task, seed, share, figures)
+    figures, clock = Figures(), Clock()
+    model = ARMS[arm](task, seed, share, figures, clock)
+    figures.seconds, figures.processor_seconds = clock.seconds, clock.processor_seconds
     figures.final = task.quality(model, task.test)
     inputs = task.probe[0][0][:2]
     figures.share = 1 - flops(model, inputs) / flops(task.network(), inputs)
@@ -100,10 +79,10 @@ def _step(
         scheduler.step()
 
 
-def _plain(task: Task, seed: int, _: float, figures: Figures) -> nn.Module:
+def _plain(task: Task, seed: int, _: float, figures: Figures, clock: Clock) -> nn.Module:
     model, optimizer, scheduler = task.start(seed)
     for number in range(1, task.epochs + 1):
-        with _Timed(figures):
+        with clock:
             _step(task, model, optimizer, scheduler, seed, number)
             task.quality(model, task.probe)
         figures.curve.append(task.quality(model, task.watch))
@@ -111,13 +90,17 @@ def _plain(task: Task, seed: int, _: float, figures: Figures) -> nn.Module:
 
 
 def _esper(
-    task: Task, seed: int, share: float, figures: Figures, changes: Mapping[str, Any] | None = None
+    task: Task,
+    seed: int,
+    share: float,
+    figures: Figures,
+    clock: Clock,
+    changes: Mapping[str, Any] | None = None,
 ) -> nn.Module:
     """Trains with Esper; `changes` are settings of pruning, section by section."""
-    timed = _Timed(figures)
     model, optimizer, scheduler = task.start(seed)
     with tempfile.TemporaryDirectory() as folder:
-        with timed:
+        with clock:
             session = esper.attach(
                 model,
                 optimizer,
@@ -132,18 +115,18 @@ def _esper(
                 scheduler=scheduler,
             )
         for number in range(1, task.epochs + 1):
-            with timed:
+            with clock:
                 _step(task, model, optimizer, scheduler, seed, number, session.loss)
                 measured = task.quality(model, task.probe)
             figures.curve.append(task.quality(model, task.watch))
             known = len(session.log.marks)
-            with timed:
+            with clock:
                 session.end_epoch(quality=measured)
             marks = session.log.marks[known:]
             figures.events += [(mark.epoch, f"{mark.kind}: {mark.text}") for mark in marks]
             if any(mark.kind in ("mask", "cut") for mark in marks):
                 figures.instants.append((number, task.quality(model, task.watch)))
-        with timed:
+        with clock:
             result = session.finish(latency=False)
         figures.events += [(task.epochs, f"note: {note}") for note in result.report.notes]
     return model
@@ -182,19 +165,20 @@ def settings(task: Task, share: float, changes: Mapping[str, Any]) -> esper.Conf
     )
 
 
-def _peer(task: Task, seed: int, share: float, figures: Figures) -> nn.Module:
+def _peer(task: Task, seed: int, share: float, figures: Figures, clock: Clock) -> nn.Module:
     """Trains, cuts once by Taylor scores of whole groups, and goes on with a new optimizer."""
-    timed = _Timed(figures)
     model, optimizer, scheduler = task.start(seed)
     for number in range(1, task.epochs + 1):
-        with timed:
+        with clock:
             _step(task, model, optimizer, scheduler, seed, number)
             task.quality(model, task.probe)
         figures.curve.append(task.quality(model, task.watch))
         if number == round(PEER_EPOCH * task.epochs):
-            with timed, warnings.catch_warnings():
+            with clock, warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # the new schedule is told at which step it is
-                model = _cut_by_peer(task, model, share)
+                model = cut_on_the_way(
+                    model, task.probe, task.loss, results=task.results, heads=task.heads, share=share
+                )
                 optimizer, scheduler = task.optimizer(model)
                 for _ in range(number * task.steps):
                     scheduler.step()
@@ -202,24 +186,7 @@ def _peer(task: Task, seed: int, share: float, figures: Figures) -> nn.Module:
     return model
 
 
-def _cut_by_peer(task: Task, model: nn.Module, share: float) -> nn.Module:
-    modules = dict(model.named_modules())
-    case = Case(
-        model=model.eval(),
-        batches=task.probe,
-        loss=task.loss,
-        quality=lambda _: {},
-        results=[modules[name] for name in task.results],
-        data="",
-        calibration=360,
-        heads={modules[name]: count for name, count in task.heads.items()},
-    )
-    inputs = task.probe[0][0][:2]
-    cut = Taylor.of(case).cut(share, lambda other: flops(other, inputs), is_global=True, most=0.9)
-    return cut.train()
-
-
-ARMS: dict[str, Callable[[Task, int, float, Figures], nn.Module]] = {
+ARMS: dict[str, Callable[[Task, int, float, Figures, Clock], nn.Module]] = {
     "plain": _plain,
     "esper": _esper,
     "peer": _peer,

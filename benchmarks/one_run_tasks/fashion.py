@@ -11,7 +11,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from esper.cli.demo import ResNet8
-from one_run_tasks.task import Batch, Missing, Task
+from one_run_tasks.task import Batch, Task
+from pretrained_networks.case import Missing
 
 FOLDER = Path("/usr/share/datasets/fashion-mnist")
 TRAIN, PROBE, BATCH, EPOCHS = 12_000, 1_000, 64, 24
@@ -20,9 +21,8 @@ STEPS = 50
 
 def fashion(folder: Path | None) -> Task:
     """12,000 training images are drawn from in 24 stretches of 3,200; 1,000 others decide, 10,000 judge."""
-    where = folder or FOLDER
-    images, labels = _part(where, "train")
-    test_images, test_labels = _part(where, "t10k")
+    images, labels = fashion_part(folder, "train")
+    test_images, test_labels = fashion_part(folder, "t10k")
     mean, deviation = images[:TRAIN].mean(), images[:TRAIN].std()
     images, test_images = (images - mean) / deviation, (test_images - mean) / deviation
 
@@ -59,9 +59,10 @@ def _batches(images: Tensor, labels: Tensor) -> list[Batch]:
     return list(zip(images.split(250), labels.split(250), strict=True))
 
 
-def _part(folder: Path, name: str) -> tuple[Tensor, Tensor]:
+def fashion_part(folder: Path | None, name: str) -> tuple[Tensor, Tensor]:
     """Images as float32 [n, 1, 28, 28] from 0 to 1, and labels as int64 [n]."""
-    pixels, labels = (folder / f"{name}-{kind}-ubyte.gz" for kind in ("images-idx3", "labels-idx1"))
+    where = folder or FOLDER
+    pixels, labels = (where / f"{name}-{kind}-ubyte.gz" for kind in ("images-idx3", "labels-idx1"))
     if not pixels.is_file():
         raise Missing(f"{pixels} is not there: apt-get install dataset-fashion-mnist, or give --fashion DIR")
     raw = np.frombuffer(gzip.decompress(pixels.read_bytes()), np.uint8, offset=16).reshape(-1, 1, 28, 28)

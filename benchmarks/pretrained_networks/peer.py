@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.utils import _pytree as pytree
 
-from pretrained_networks.case import Case
+from architectures.checks import flops
+from pretrained_networks.case import Batch, Case
 
 _TRIES = 9
 
@@ -84,6 +85,7 @@ class Taylor:
                 max_pruning_ratio=most,
                 ignored_layers=[modules[names[module]] for module in self.case.results],
                 num_heads=heads,
+                round_to=self.case.round_to,
                 prune_num_heads=bool(heads),
                 prune_head_dims=not heads,
                 head_pruning_ratio=ratio,
@@ -93,6 +95,44 @@ class Taylor:
             )
             pruner.step()
         return model.eval()
+
+
+def cut_on_the_way(
+    model: nn.Module,
+    batches: Sequence[Batch],
+    loss: Callable[[Any, Any], Tensor],
+    *,
+    results: Sequence[str],
+    heads: Mapping[str, int],
+    share: float,
+    round_to: int | None = None,
+) -> nn.Module:
+    """A network that is being trained, cut once by Taylor scores of whole groups; in training mode.
+
+    Args:
+        model: the network.
+        batches: labeled batches that decide.
+        loss: `loss(output, target)`.
+        results: names of the modules that make the results, which must not be cut.
+        heads: names of projections of attention and their number of heads.
+        share: of the FLOPs.
+        round_to: widths that stay are multiples of it.
+    """
+    modules = dict(model.named_modules())
+    case = Case(
+        model=model.eval(),
+        batches=batches,
+        loss=loss,
+        quality=lambda _: {},
+        results=[modules[name] for name in results],
+        data="",
+        calibration=360,
+        heads={modules[name]: count for name, count in heads.items()},
+        round_to=round_to,
+    )
+    inputs = pytree.tree_map(lambda leaf: leaf[:2], batches[0][0])
+    cut = Taylor.of(case).cut(share, lambda other: flops(other, inputs), is_global=True, most=0.9)
+    return cut.train()
 
 
 def renewed(model: nn.Module, case: Case) -> nn.Module:
@@ -110,4 +150,7 @@ def renewed(model: nn.Module, case: Case) -> nn.Module:
 
 
 def called(model: nn.Module, batch: Any) -> Any:
-    return model(**batch) if isinstance(batch, Mapping) else model(batch)
+    """The network's output for inputs by position, several in a tuple, or by keyword."""
+    if isinstance(batch, Mapping):
+        return model(**batch)
+    return model(*batch) if isinstance(batch, tuple) else model(batch)

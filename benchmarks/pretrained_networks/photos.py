@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -112,6 +111,8 @@ def _answers(model: nn.Module, images: Tensor) -> Tensor:
 
 def _crops(names: tuple[tuple[str, str, str], ...], seed: int) -> Tensor:
     """Random crops of photographs, half of them mirrored, as the network takes them, mixed."""
+    from PIL import Image
+
     random = np.random.default_rng(seed)
     found = []
     for package, folder, name in names:

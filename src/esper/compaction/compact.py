@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any, Literal
 
 import numpy as np
@@ -120,8 +121,12 @@ def compact(
             allowed = _allowed(less.anatomy, refused)[less.anatomy.group_of]
             return _chosen(less, settings, allowed, trials, by, homogeneous, progress)
 
-        refused = _refused(less, homogeneous) if in_place else {}
-        result = cutting.by_choice(choose, settings, refused)
+        # A choice that is quickly made is made at once, and again where a part of it turns out not to go. One
+        # that takes minutes has to know what goes beforehand.
+        is_quick = (trials is None or by == "magnitude") and not homogeneous
+        result = cutting.by_choice(
+            choose, settings, partial(_refused, less, homogeneous), is_tried_first=in_place and not is_quick
+        )
     return _beside(whole.anatomy, start, result) if blocks else result
 
 

@@ -55,25 +55,34 @@ class Cutting:
             raise refusal_explained(error, self.look, given.keep) from error
 
     def by_choice(
-        self, choose: Callable[[Mapping[str, str]], Chosen], settings: Settings, refused: Mapping[str, str]
+        self,
+        choose: Callable[[Mapping[str, str]], Chosen],
+        settings: Settings,
+        search: Callable[[], Mapping[str, str]],
+        *,
+        is_tried_first: bool,
     ) -> Compacted:
         """Cuts what is chosen; a group that turns out not to go is left whole, and the choice made again.
 
         Args:
             choose: a choice that leaves the groups in its argument whole.
             settings: target and floors of the choice.
-            refused: groups that are known to stay, and why.
+            search: tries which groups cannot go in place, and says why.
+            is_tried_first: search before the first choice, not only when a cut has failed.
 
         Raises:
             SurgeryError: it cannot be cut, and no group is the reason.
         """
+        refused = search() if is_tried_first else {}
+        is_known = is_tried_first or not self.in_place
         while True:  # ends: every round leaves one more group whole, and a mask of nothing can be cut
             chosen = choose(refused)
             shortfall = tuple(self._shortfall(chosen.keep, settings, refused))
             try:
                 return self._cut(replace(chosen, notes=(*chosen.notes, *shortfall)), refused)
             except SurgeryError:
-                more = self._refused_of(chosen.keep)
+                more = {} if is_known else search()
+                more, is_known = more or self._refused_of(chosen.keep), True
                 if not more.keys() - refused.keys():
                     raise
                 refused = {**refused, **more}

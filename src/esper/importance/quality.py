@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
+import scipy  # its `stats` load when they are asked for: they are half of what importing Esper would take
 
 from esper.arrays import BoolArray, FloatArray
 from esper.errors import EvidenceError
@@ -95,8 +96,6 @@ class ImportanceTrackingValidator:
             raise EvidenceError(
                 f"{mine.size} of {truth.size} units were measured by both; a ranking needs at least two."
             )
-        from scipy.stats import kendalltau, spearmanr  # takes longer to import than most analyses
-
         # Correlation with a constant is undefined.
         is_varied = np.ptp(mine) > 0 and np.ptp(true) > 0
         # The low end is as many as would be pruned; the top end at most half of all.
@@ -104,8 +103,8 @@ class ImportanceTrackingValidator:
         top = max(1, min(self._top_k, mine.size // 2))
         return RankingQuality(
             units=mine.size,
-            kendall_tau=float(kendalltau(mine, true).statistic) if is_varied else math.nan,
-            spearman=float(spearmanr(mine, true).statistic) if is_varied else math.nan,
+            kendall_tau=float(scipy.stats.kendalltau(mine, true).statistic) if is_varied else math.nan,
+            spearman=float(scipy.stats.spearmanr(mine, true).statistic) if is_varied else math.nan,
             # Negated scores turn the top end into a low end.
             top_k_precision=_overlap(-mine, -true, top),
             low_overlap=_overlap(mine, true, count),
@@ -145,10 +144,8 @@ def _auc(mine: FloatArray, is_low: BoolArray) -> float:
     low, high = int(is_low.sum()), int((~is_low).sum())
     if not low or not high:
         return math.nan
-    from scipy.stats import rankdata
-
     # Rank sum of the units that should stay, less the least it can be: the pairs in which one of them lies
     # above a low one, ties half.
-    ranks = rankdata(mine)
+    ranks = scipy.stats.rankdata(mine)
     above = ranks[~is_low].sum() - high * (high + 1) / 2
     return float(above / (low * high))

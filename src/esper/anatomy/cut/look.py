@@ -67,7 +67,7 @@ class Look:
             state = {name: value.detach() for name, value in own.items()}
             anatomy = with_layers(anatomy, traced, state, sample)
         split = split_sample(sample, with_target=loss is not None, model=network)
-        inputs = Inputs.of(split, is_batch_dynamic=traced.is_batch_dynamic)
+        inputs = Inputs.of(split, is_batch_dynamic=traced.is_batch_dynamic, flops=anatomy.flops())
         return cls(network, traced, anatomy, inputs, allow_approximate)
 
     @property

@@ -13,6 +13,9 @@ from torch.utils import _pytree as pytree
 
 PROOF_SAMPLES = 8
 """So many samples are enough to tell two networks apart."""
+_FEWEST = 2
+_ENOUGH_FLOPS = 8e9
+"""Networks that work as much on fewer samples are told apart by those."""
 
 
 @dataclass(frozen=True)
@@ -27,15 +30,23 @@ class Inputs:
     is_quick: bool = False
 
     @classmethod
-    def of(cls, split: tuple[tuple[Any, ...], Mapping[str, Any], Any], *, is_batch_dynamic: bool) -> Inputs:
+    def of(
+        cls,
+        split: tuple[tuple[Any, ...], Mapping[str, Any], Any],
+        *,
+        is_batch_dynamic: bool,
+        flops: float = 0.0,
+    ) -> Inputs:
         """The inputs of one batch.
 
         Args:
             split: positional inputs, keyword inputs, and a target, which is left out; see `split_sample`.
             is_batch_dynamic: whether the network takes any number of samples; then a few are taken.
+            flops: the work of one sample; the more that is, the fewer are taken.
         """
         inputs = cls(split[0], split[1])
-        return inputs.first(PROOF_SAMPLES) if is_batch_dynamic else inputs
+        count = PROOF_SAMPLES if flops == 0 else int(min(max(_ENOUGH_FLOPS / flops, _FEWEST), PROOF_SAMPLES))
+        return inputs.first(count) if is_batch_dynamic else inputs
 
     def cast(self, dtype: torch.dtype) -> Inputs:
         """A copy in that precision; networks that write into their inputs do not write into these."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 FLOAT32_LIMIT = 1e-5
 FLOAT64_LIMIT = 1e-12
 GRADIENT_LIMIT = 1e-9
-"""In float64: gradients of batch statistics lose a few digits to cancellation."""
+"""In float64: on their way back gradients lose a few digits more than outputs, by cancellation."""
 QUICK_LIMIT = 1e-3
 """In float32, where a proof follows: a wrong cut is wrong by more."""
 RUNTIME_LIMIT = 1e-4
