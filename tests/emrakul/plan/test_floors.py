@@ -14,7 +14,7 @@ from tests.emrakul.networks import chain, resnet8
 
 
 def lowest(anatomy: Anatomy, **asked: Any) -> list[int]:
-    return floors(Situation.whole(anatomy), Settings.model_validate(asked)).tolist()
+    return [int(n) for n in floors(Situation.whole(anatomy), Settings.model_validate(asked))]
 
 
 def reach(anatomy: Anatomy, counts: list[int]) -> float:
