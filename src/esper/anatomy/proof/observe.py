@@ -74,12 +74,14 @@ class Live:
         model: the network.
         inputs: what it is called with.
         change: makes new values of some tensors from the copies, by name: a mask, for example.
+        changing: names of the tensors that it writes into.
         first_names: for other names of tied tensors the first one, by which gradients are told apart.
     """
 
     model: nn.Module
     inputs: Inputs
     change: Change = _no_change
+    changing: frozenset[str] = frozenset()
     first_names: Mapping[str, str] = field(default_factory=dict)
     advice: ClassVar[str] = (
         "The cut was undone and nothing changed. Code that computes with a fixed size (for example "
@@ -98,8 +100,12 @@ class Live:
         with_gradients: bool = True,
         nudge: float = 0.0,
     ) -> Observation:
-        # Copies in that precision; whatever changes, as under a mask, changes in these.
-        parameters = {n: in_precision(p, dtype, copy=True) for n, p in self.model.named_parameters()}
+        # Copies in that precision; whatever changes, as under a mask, changes in these. A trial is made on a
+        # copy of the network, of which nothing else has to be copied once more.
+        parameters = {
+            n: in_precision(p, dtype, copy=not self.inputs.is_quick or n in self.changing)
+            for n, p in self.model.named_parameters()
+        }
         buffers = {n: in_precision(b, dtype, copy=True) for n, b in self.model.named_buffers()}
         tensors = {**parameters, **buffers}
         tensors.update(self.change(tensors))

@@ -35,7 +35,7 @@ def masked(model: nn.Module, anatomy: Anatomy, keep: BoolArray, inputs: Inputs) 
         zero_masked(changed, axes)  # they are copies already
         return changed
 
-    return Live(model, inputs, zeroed)
+    return Live(model, inputs, zeroed, frozenset(name for name, _ in axes))
 
 
 def reference(model: nn.Module, anatomy: Anatomy, keep: BoolArray, inputs: Inputs) -> Reference:
