@@ -32,6 +32,7 @@ class Case:
         quality: by name, on the evaluation data; larger is better.
         results: modules that make the results, which the peer must not cut.
         heads: projections of attention and their number of heads, for the peer.
+        round_to: widths that the peer leaves are multiples of it.
         data: what the evaluation data is.
         calibration: samples of `batches` that decide, the first ones.
         held_out: further samples of `batches` by which Esper reports its loss.
@@ -48,6 +49,7 @@ class Case:
     labeled_loss: Callable[[Any, Any], Tensor] | None = None
     labeled: Sequence[Batch] | None = None
     heads: Mapping[nn.Module, int] = field(default_factory=dict)
+    round_to: int | None = None
 
     @property
     def deciding(self) -> list[Batch]:

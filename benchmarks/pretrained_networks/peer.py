@@ -85,6 +85,7 @@ class Taylor:
                 max_pruning_ratio=most,
                 ignored_layers=[modules[names[module]] for module in self.case.results],
                 num_heads=heads,
+                round_to=self.case.round_to,
                 prune_num_heads=bool(heads),
                 prune_head_dims=not heads,
                 head_pruning_ratio=ratio,
@@ -104,6 +105,7 @@ def cut_on_the_way(
     results: Sequence[str],
     heads: Mapping[str, int],
     share: float,
+    round_to: int | None = None,
 ) -> nn.Module:
     """A network that is being trained, cut once by Taylor scores of whole groups; in training mode.
 
@@ -114,6 +116,7 @@ def cut_on_the_way(
         results: names of the modules that make the results, which must not be cut.
         heads: names of projections of attention and their number of heads.
         share: of the FLOPs.
+        round_to: widths that stay are multiples of it.
     """
     modules = dict(model.named_modules())
     case = Case(
@@ -125,6 +128,7 @@ def cut_on_the_way(
         data="",
         calibration=360,
         heads={modules[name]: count for name, count in heads.items()},
+        round_to=round_to,
     )
     inputs = pytree.tree_map(lambda leaf: leaf[:2], batches[0][0])
     cut = Taylor.of(case).cut(share, lambda other: flops(other, inputs), is_global=True, most=0.9)

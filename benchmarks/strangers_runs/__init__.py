@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from strangers_runs import decoders, images, sounds, tables, words
+from strangers_runs import decoders, images, pretrained, several, shapes, sounds, tables, words
 from strangers_runs.arms import ARMS
 from strangers_runs.record import Record
 from strangers_runs.run import Folders, Run
@@ -29,6 +29,12 @@ RUNS: dict[str, Callable[[Folders], Run]] = {
     "glosses-bert": words.bert,
     "speeches-gpt": decoders.gpt,
     "speeches-gqa": decoders.grouped_queries,
+    "spoken-keywords": several.keywords,
+    "digits-two-inputs": several.two_inputs,
+    "digits-two-heads": several.two_heads,
+    "shapes-unet": shapes.unet,
+    "minilm": pretrained.minilm,
+    "efficientnet-lite0": pretrained.efficientnet,
     "four-epochs": images.four_epochs,
     "hundred-epochs": tables.hundred_epochs,
     "no-epochs": images.no_epochs,

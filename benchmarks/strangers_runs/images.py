@@ -201,4 +201,5 @@ def vision_transformer(_: Folders) -> Run:
         scheduler=CosineAnnealingLR,
         epochs=10,
         results=["head"],
+        round_to=4,
     )

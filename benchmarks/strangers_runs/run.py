@@ -54,6 +54,7 @@ class Run:
         target: share of the FLOPs that shall go.
         scheduler: of an optimizer and the number of its steps; advanced after every step.
         heads: names of projections of attention and their number of heads, for the peer.
+        round_to: widths that the peer leaves are multiples of it, as torch's own attention needs.
         accumulate: batches whose gradients make one step.
         clip: largest norm of the gradients.
         is_mixed: forward passes of training run under autocast to bfloat16.
@@ -76,6 +77,7 @@ class Run:
     target: float = 0.5
     scheduler: Callable[[Optimizer, int], LRScheduler] | None = None
     heads: Mapping[str, int] = field(default_factory=dict)
+    round_to: int | None = None
     accumulate: int = 1
     clip: float | None = None
     is_mixed: bool = False

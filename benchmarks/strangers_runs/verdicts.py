@@ -12,6 +12,8 @@ from strangers_runs.record import Record
 
 ROUNDING = 0.005
 """Share of the FLOPs by which torch's counter and the cost model of a tool may differ."""
+NEARLY = 0.05
+"""Share of the FLOPs by which the peer may stop short; where it stops earlier it has not cut the network."""
 PER_POINT = 0.02
 """A loss that is larger by this share is one point worse; an accuracy that is lower by 0.01 is, too."""
 CLOSE, DEEPEST = 0.5, 2.0
@@ -100,10 +102,11 @@ class Together:
 
     @property
     def beats_the_peer(self) -> bool:
-        """At the target's FLOPs; a peer that cannot cut the network is beaten by any that gets there."""
+        """At the target's FLOPs; a peer that does not get there is beaten by any that does."""
         if not self.has_reached or math.isnan(self.lead):
             return False
-        return math.isnan(self.peer_lead) or self.lead > self.peer_lead
+        is_cut = all(record.share >= record.target - NEARLY for record in self.peers.values())
+        return math.isnan(self.peer_lead) or not is_cut or self.lead > self.peer_lead
 
     @cached_property
     def worst_instant(self) -> float:

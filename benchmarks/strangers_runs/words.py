@@ -46,6 +46,7 @@ def post_norm(_: Folders) -> Run:
         scheduler=lambda optimizer, steps: OneCycleLR(optimizer, 2e-3, total_steps=steps),
         epochs=8,
         results=["classify"],
+        round_to=4,
     )
 
 
