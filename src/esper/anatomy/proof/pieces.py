@@ -88,7 +88,7 @@ class InPieces(TorchFunctionMode):
         if name is None:
             return value
         if name not in self._whole:
-            self._whole[name] = self._weights[name].to(torch.float64) * self._scale
+            self._whole[name] = self._weights[name].to(torch.float64).mul_(self._scale)
             if self._wanted is not None:
                 self._wanted[name] = self._whole[name].requires_grad_()
         return self._whole[name]
@@ -114,10 +114,8 @@ class InPieces(TorchFunctionMode):
 
         # A gradient is asked for also where nothing before the layer has one.
         anchor = torch.zeros((), dtype=x.dtype, device=x.device, requires_grad=self._wanted is not None)
-        result: Tensor = _Pieces.apply(x, anchor, self._weights[name], call, axis, note)
-        if bias is None:
-            return result
-        return result + bias.reshape(-1, *[1] * _SPATIAL[func])
+        given: Tensor = _Pieces.apply(x, anchor, self._weights[name], call, axis, note)  # type: ignore[no-untyped-call]
+        return given if bias is None else given.add(bias.reshape(-1, *[1] * _SPATIAL[func]))
 
 
 class _Pieces(torch.autograd.Function):
