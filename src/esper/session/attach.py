@@ -26,7 +26,7 @@ from esper.nissa import events
 from esper.runs.network import data_of, read_state
 from esper.session.admission import RunRequest, check_alone, check_optimizer
 from esper.session.assembly import assemble
-from esper.session.pool import pool_ahead, wait_for_imports
+from esper.session.pool import pool_ahead
 from esper.session.session import Session
 from esper.session.state import given_entries
 from esper.session.terms import Terms, write_run_file
@@ -115,8 +115,6 @@ def attach(
     with _undone_on_error(session):
         session.save_baseline()
         write_run_file(asked.run, network, terms)
-        if session.parts.pool is not None:
-            wait_for_imports(session.parts.pool)
     session.started, session.seconds_in_esper = begun, time.perf_counter() - begun
     return session
 

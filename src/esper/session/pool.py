@@ -13,14 +13,17 @@ from esper.elesh import PRELOAD, ready
 from esper.report import WorkerRow
 from esper.workers import Ending, InlinePool, LocalPool, WorkerHealth, WorkerPool, WorkerTask, workers_needed
 
-_IMPORT_SECONDS = 10.0
-"""Most that attaching waits for workers to have imported what they need."""
-
 
 @contextmanager
 def pool_ahead(config: Config, probe: object, model: nn.Module) -> Iterator[WorkerPool | None]:
-    """Workers import torch while the network is traced: beside training that would slow down every step."""
+    """A pool that is opened before the network is traced, so that workers import torch meanwhile.
+
+    Nobody waits for them: they go on beside the first steps at low priority, and are asked at the end of an
+    epoch.
+    """
     pool = open_pool(config, model) if config.pruning.is_enabled and probe is not None else None
+    if pool is not None and not isinstance(pool, InlinePool):
+        pool.submit(WorkerTask(ready))
     try:
         yield pool
     except BaseException:
@@ -62,8 +65,3 @@ def _row(worker: WorkerHealth) -> WorkerRow:
         condition=worker.condition.value,
         message=worker.message,
     )
-
-
-def wait_for_imports(pool: WorkerPool) -> None:
-    """Waits until a worker has started."""
-    pool.submit(WorkerTask(ready)).wait(_IMPORT_SECONDS)

@@ -34,8 +34,8 @@ def main(number: int, trainer: int, preload: Sequence[str]) -> None:
     parent = os.getppid()  # the trainer, or the program by which it starts interpreters
     if not _exists(trainer):
         return
+    os.nice(_NICENESS)  # the trainer trains meanwhile, and is not to notice
     _import(preload, parent)
-    os.nice(_NICENESS)  # not before: a trainer that has to wait for the imports should not wait long
     gc.collect()
     gc.freeze()  # so that collections in a worker do not copy the pages of what was imported
     zygote = Zygote(Requests(socket.socket(fileno=number)), parent)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import io
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -64,7 +65,8 @@ def write_program(
     try:
         program._state_dict = state if weights is None else dict(weights)
         program._example_inputs = None
-        torch.export.save(program, buffer, extra_files=dict(extra or {}))
+        with _uncollected():
+            torch.export.save(program, buffer, extra_files=dict(extra or {}))
     except SerializeError as error:
         reason = str(error).strip().splitlines()[0]
         raise CheckpointError(
@@ -80,6 +82,22 @@ def write_program(
             "stored."
         ) from error
     return buffer.getvalue()
+
+
+@contextmanager
+def _uncollected() -> Iterator[None]:
+    """Without garbage collections.
+
+    Torch copies its description of a program, a hundred thousand small objects without cycles: each
+    collection that they set off looks through everything that the process holds, and finds nothing.
+    """
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
 
 
 def read_program(data: bytes) -> StoredProgram:

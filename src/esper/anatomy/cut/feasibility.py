@@ -25,7 +25,8 @@ def refused_groups(model: nn.Module, anatomy: Anatomy, inputs: Inputs) -> dict[s
     Half of every group is removed at once, and what fails is divided to find the culprits. Code may also
     demand that two widths stay equal, or replace a module only where another group goes as well; so for any
     two kinds of groups there is one more trial, of outputs alone, in which the first goes and the second
-    stays whole: twice the binary digits of the number of kinds.
+    stays whole: twice the binary digits of the number of kinds. Every trial is on as few samples as will do:
+    the cut itself is proven on more.
 
     Raises:
         SurgeryError: the network cannot be copied.
@@ -33,7 +34,7 @@ def refused_groups(model: nn.Module, anatomy: Anatomy, inputs: Inputs) -> dict[s
     keep = np.ones(anatomy.num_units, dtype=np.bool_)
     for number, group in enumerate(anatomy.groups):
         keep[anatomy.unit_slice(number)][max(group.width - group.width // 2, group.least) :] = False
-    twin = copied(model)
+    twin, inputs = copied(model), inputs.few()
     together = _found(model, twin, anatomy, keep, inputs)
     refused = dict(together.refused)
     kinds = list(_places(anatomy, together.accepted).values())
@@ -56,7 +57,7 @@ def refused_layers(model: nn.Module, anatomy: Anatomy, inputs: Inputs) -> dict[s
         SurgeryError: the network cannot be copied.
     """
     layers = [number for number, group in enumerate(anatomy.groups) if group.kind is Kind.LAYER]
-    tried = copied(model) if layers else model
+    tried, inputs = copied(model) if layers else model, inputs.few()
 
     def why_not(*numbers: int, by: Inputs = inputs) -> str:
         keep = np.ones(anatomy.num_units, np.bool_)

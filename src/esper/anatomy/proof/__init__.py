@@ -10,6 +10,7 @@ from esper.anatomy.proof.compare import (
 )
 from esper.anatomy.proof.inputs import Inputs
 from esper.anatomy.proof.observe import Graph, Live, Observation, deep_copy
+from esper.anatomy.proof.pieces import large_in
 from esper.anatomy.proof.reference import reference
 from esper.anatomy.proof.tensors import Undo, kept_indices, live_tensors, resize, select, spread_out
 from esper.anatomy.proof.tolerance import FLOAT64_LIMIT, RUNTIME_LIMIT, Equivalence
@@ -27,6 +28,7 @@ __all__ = [
     "deep_copy",
     "difference",
     "kept_indices",
+    "large_in",
     "largest_difference",
     "live_tensors",
     "outputs_differ",

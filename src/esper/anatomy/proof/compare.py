@@ -140,8 +140,16 @@ def gradients_differ(ours: Observation, theirs: Observation, kept: Kept) -> floa
     if not own.keys() <= others.keys():
         return float("inf")
     # Of the other network's gradients, only coordinates that stayed have a counterpart.
-    pairs = ((gradient, select(others[name], kept.get(name, {}))) for name, gradient in own.items())
+    pairs = ((gradient, select(others[name], _kept_of(name, theirs, kept))) for name, gradient in own.items())
     return max((difference(*pair) for pair in pairs), default=0.0)
+
+
+def _kept_of(name: str, theirs: Observation, kept: Kept) -> Mapping[int, Tensor]:
+    if name not in theirs.places:
+        return kept.get(name, {})
+    weight, weight_axis, axis = theirs.places[name]
+    index = kept.get(weight, {}).get(weight_axis)
+    return {} if index is None else {axis: index}
 
 
 def largest_difference(ours: Iterable[Tensor], theirs: Iterable[Tensor]) -> float:

@@ -22,12 +22,14 @@ _ENOUGH_FLOPS = 8e9
 class Inputs:
     """What a network is called with in a proof: `model(*args, **kwargs)`.
 
-    Where `is_quick`, outputs are compared in float32 alone: a trial, which a proof follows.
+    Where `is_quick`, outputs are compared in float32 alone: a trial, which a proof follows. Where
+    `is_batch_dynamic`, the network takes any number of samples.
     """
 
     args: tuple[Any, ...]
     kwargs: Mapping[str, Any] = field(default_factory=dict)
     is_quick: bool = False
+    is_batch_dynamic: bool = False
 
     @classmethod
     def of(
@@ -44,9 +46,13 @@ class Inputs:
             is_batch_dynamic: whether the network takes any number of samples; then a few are taken.
             flops: the work of one sample; the more that is, the fewer are taken.
         """
-        inputs = cls(split[0], split[1])
+        inputs = cls(split[0], split[1], is_batch_dynamic=is_batch_dynamic)
         count = PROOF_SAMPLES if flops == 0 else int(min(max(_ENOUGH_FLOPS / flops, _FEWEST), PROOF_SAMPLES))
         return inputs.first(count) if is_batch_dynamic else inputs
+
+    def few(self) -> Inputs:
+        """As few samples as can tell two networks apart, where the network takes any number: for trials."""
+        return self.first(_FEWEST) if self.is_batch_dynamic else self
 
     def cast(self, dtype: torch.dtype) -> Inputs:
         """A copy in that precision; networks that write into their inputs do not write into these."""

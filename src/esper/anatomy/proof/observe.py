@@ -5,8 +5,8 @@ from __future__ import annotations
 import copy
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Protocol, TypeVar
 
 import torch
@@ -16,6 +16,7 @@ from torch.utils import _pytree as pytree
 
 from esper.anatomy.graph import call_with, undisturbed, without_caches
 from esper.anatomy.proof.inputs import Inputs, in_precision, is_number
+from esper.anatomy.proof.pieces import Factor, InPieces
 
 _NARROW = (torch.float32, torch.float16, torch.bfloat16)
 _M = TypeVar("_M", bound=nn.Module)
@@ -23,10 +24,14 @@ _M = TypeVar("_M", bound=nn.Module)
 
 @dataclass(frozen=True)
 class Observation:
-    """Outputs, and gradients of a fixed random projection of them; None where nobody asked for gradients."""
+    """Outputs, and gradients of a fixed random projection of them; None where nobody asked for gradients.
+
+    Of a large weight they hold the factors of its gradient, under names of their own; `places` says whose.
+    """
 
     outputs: tuple[Tensor, ...]
     gradients: Mapping[str, Tensor] | None
+    places: Mapping[str, Factor] = field(default_factory=dict)
 
 
 class Subject(Protocol):
@@ -74,12 +79,16 @@ class Live:
         model: the network.
         inputs: what it is called with.
         change: makes new values of some tensors from the copies, by name: a mask, for example.
+        changing: names of the tensors that it writes into.
+        large: names of weights that are not widened as a whole.
         first_names: for other names of tied tensors the first one, by which gradients are told apart.
     """
 
     model: nn.Module
     inputs: Inputs
     change: Change = _no_change
+    changing: frozenset[str] = frozenset()
+    large: frozenset[str] = frozenset()
     first_names: Mapping[str, str] = field(default_factory=dict)
     advice: ClassVar[str] = (
         "The cut was undone and nothing changed. Code that computes with a fixed size (for example "
@@ -98,26 +107,54 @@ class Live:
         with_gradients: bool = True,
         nudge: float = 0.0,
     ) -> Observation:
-        # Copies in that precision; whatever changes, as under a mask, changes in these.
-        parameters = {n: in_precision(p, dtype, copy=True) for n, p in self.model.named_parameters()}
-        buffers = {n: in_precision(b, dtype, copy=True) for n, b in self.model.named_buffers()}
-        tensors = {**parameters, **buffers}
-        tensors.update(self.change(tensors))
-        numbers = {name: tensors[name] for name in parameters if is_number(tensors[name])}
+        tensors, large = self._tensors(dtype)
+        numbers = {n: tensors[n] for n, _ in self.model.named_parameters() if n in tensors}
+        numbers = {n: tensor for n, tensor in numbers.items() if is_number(tensor)}
         for parameter in numbers.values():
             if nudge:
                 parameter.mul_(1.0 + nudge)
         wanted = None
         if with_gradients:
             wanted = {self.first_names.get(name, name): p.requires_grad_() for name, p in numbers.items()}
-        cast = self.inputs.cast(dtype)
+        pieces, cast = InPieces(large, wanted, 1.0 + nudge), self.inputs.cast(dtype)
+        tensors |= pieces.stand_ins
         with (
             undisturbed(self.model),
             _normalizing(self.model, by_batch=batch_statistics),
             _plain_attention(),
             torch.set_grad_enabled(with_gradients),
+            pieces if large else nullcontext(),
         ):
-            return seen(lambda: call_with(self.model, tensors, cast.args, cast.kwargs), wanted)
+            observation = seen(lambda: call_with(self.model, tensors, cast.args, cast.kwargs), wanted)
+        if large and any(bool(output.isnan().any()) for output in observation.outputs):
+            # A stand-in was used unseen, or the network does compute NaN.
+            whole = replace(self, large=frozenset())
+            return whole.see(
+                dtype, batch_statistics=batch_statistics, with_gradients=with_gradients, nudge=nudge
+            )
+        if wanted is None or not large:
+            return observation
+        gradients = {**(observation.gradients or {}), **pieces.factors}
+        return replace(observation, gradients=gradients, places=pieces.places)
+
+    def _tensors(self, dtype: torch.dtype) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """Copies in that precision, and in their own the large weights of a network that is to be widened."""
+        whole = dtype == torch.float64
+        parameters, large = dict(self.model.named_parameters()), {}
+        for name in self.large & parameters.keys() if whole else ():
+            if parameters[name].dtype in _NARROW:
+                weight = parameters.pop(name).detach()
+                large[name] = weight.clone() if name in self.changing else weight
+        # Whatever changes, as under a mask, changes in copies. A trial is made on a copy of the network, of
+        # which nothing else has to be copied once more.
+        tensors = {
+            name: in_precision(parameter, dtype, copy=not self.inputs.is_quick or name in self.changing)
+            for name, parameter in parameters.items()
+        }
+        tensors |= {n: in_precision(buffer, dtype, copy=True) for n, buffer in self.model.named_buffers()}
+        for name, value in self.change(tensors | large).items():
+            (large if name in large else tensors)[name] = value
+        return tensors, large
 
 
 @dataclass(frozen=True, eq=False)

@@ -19,6 +19,7 @@ from esper.anatomy.graph import copied, traced_as
 from esper.anatomy.proof.compare import Reference, gradients_differ, largest_difference, outputs_differ
 from esper.anatomy.proof.inputs import Inputs
 from esper.anatomy.proof.observe import Live, Observation, in_double, seen_in
+from esper.anatomy.proof.pieces import large_in
 from esper.anatomy.structure import Anatomy
 from esper.anatomy.twin import deployed, shrink
 from esper.anatomy.units import Survivors, masked_axes, propagate, zero_masked
@@ -35,7 +36,7 @@ def masked(model: nn.Module, anatomy: Anatomy, keep: BoolArray, inputs: Inputs) 
         zero_masked(changed, axes)  # they are copies already
         return changed
 
-    return Live(model, inputs, zeroed)
+    return Live(model, inputs, zeroed, frozenset(name for name, _ in axes), large_in(anatomy))
 
 
 def reference(model: nn.Module, anatomy: Anatomy, keep: BoolArray, inputs: Inputs) -> Reference:

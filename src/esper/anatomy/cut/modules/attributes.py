@@ -18,7 +18,7 @@ import numpy as np
 from torch import Tensor, nn
 
 from esper.anatomy.cut.modules.sizes import bare_norms_follow, set_attribute
-from esper.anatomy.proof import Equivalence, Inputs, Live, Reference, Undo, prove
+from esper.anatomy.proof import Equivalence, Inputs, Live, Reference, Undo, large_in, prove
 from esper.anatomy.structure import Anatomy
 from esper.arrays import BoolArray
 from esper.errors import NotEquivalentError
@@ -56,7 +56,7 @@ def fit_attributes(
     Raises:
         NotEquivalentError: no combination of attributes makes it equal.
     """
-    ours = Live(model, inputs)
+    ours = Live(model, inputs, large=large_in(anatomy))
     try:
         with bare_norms_follow(model, undo):
             return prove(ours, expected, kept), ()
