@@ -27,7 +27,11 @@ def examples(count: int, seed: int) -> tuple[Tensor, Tensor]:
 def settings(**changes: Any) -> esper.Config:
     """Removes 40 % of the FLOPs from epoch 2 to 5, analyzed in this process, the same in every run."""
     given: dict[str, Any] = {
-        "pruning": {"target": {"flops": 0.4}, "schedule": {"start_epoch": 2, "end_epoch": 5}},
+        "pruning": {
+            "target": {"flops": 0.4},
+            "schedule": {"start_epoch": 2, "end_epoch": 5},
+            "budget": {"compute_fraction": None},
+        },
         "analysis": {
             "workers": 0,
             "min_optimizer_steps": 1,

@@ -119,6 +119,9 @@ class Allowance:
         if end <= removed + _EXACT or due <= removed + _EXACT:
             why = f"{removed:.1%} is gone, {end * self.progress:.1%} is due."
             return replace(here, goal_fraction=removed, limit_fraction=removed, levels=(), reason=why)
+        if due - removed < min(end / rules.max_steps, end - removed) - _EXACT:
+            why = f"{removed:.1%} is gone, {due:.1%} is due: too little for an analysis."
+            return replace(here, goal_fraction=removed, limit_fraction=removed, levels=(), reason=why)
         # What is missing, at most one step, slowed down by refusals as long as time is left for more steps.
         pace = max(pace, 1 / self.steps_left)
         goal = removed + min(due - removed, max(rules.max_step_fraction, even)) * pace
@@ -136,9 +139,23 @@ class Strategy(Protocol):
         """What its shares count."""
         ...
 
-    def allowed(self, epoch: int, state: ScheduleState, removed_fraction: float) -> Allowance:
-        """What may be removed after `epoch`, when `removed_fraction` is gone already."""
+    def allowed(
+        self, epoch: int, state: ScheduleState, removed_fraction: float, affordable: float = math.inf
+    ) -> Allowance:
+        """What may be removed after `epoch`.
+
+        Args:
+            epoch: number of epochs that have ended.
+            state: what earlier cycles led to.
+            removed_fraction: share of the original cost that is gone already.
+            affordable: how many more cycles the budget of the run pays for, 1 or more.
+        """
         ...
+
+
+def planned_epochs(epochs: int | None, rules: ScheduleSettings, epoch: int) -> int:
+    """Epochs that a run is planned for: those that were given, or what can be assumed after `epoch`."""
+    return max(rules.assumed_epochs, math.ceil(1.5 * epoch)) if epochs is None else epochs
 
 
 class Schedule:
@@ -169,21 +186,17 @@ class Schedule:
         """What its shares count."""
         return self._settings.cost
 
-    def allowed(self, epoch: int, state: ScheduleState, removed_fraction: float) -> Allowance:
-        """What may be removed after `epoch`.
-
-        Args:
-            epoch: number of epochs that have ended.
-            state: what earlier cycles led to.
-            removed_fraction: share of the original cost that is gone already.
-        """
+    def allowed(
+        self, epoch: int, state: ScheduleState, removed_fraction: float, affordable: float = math.inf
+    ) -> Allowance:
+        """What may be removed after `epoch`: see `Strategy`."""
         target = self._settings.target
         if epoch <= state.resting_until and not (target and self._is_short(state)):
             why = f"Nothing is asked until epoch {state.resting_until} has ended, after a refusal."
             return self._nothing("rest", why, removed_fraction)
         if target is not None:
             end = max(target.fraction, state.target_fraction)
-            return self._towards_target(end, epoch, state, removed_fraction)
+            return self._towards_target(end, epoch, state, removed_fraction, affordable)
         if self._settings.staged:
             return self._within_stage(epoch, state, removed_fraction)
         return self._nothing("off", "Pruning is off: set a target, or staged.", removed_fraction)
@@ -196,7 +209,9 @@ class Schedule:
         """Whether after the rest less than two steps would fit: then there is no time for one."""
         return self.steps_left(state.resting_until + 1, state) < 2
 
-    def _towards_target(self, target: float, epoch: int, state: ScheduleState, removed: float) -> Allowance:
+    def _towards_target(
+        self, target: float, epoch: int, state: ScheduleState, removed: float, affordable: float
+    ) -> Allowance:
         start, end = self.ramp_at(epoch)
         if epoch < start:
             return self._nothing("before", f"The ramp starts at epoch {start}.", removed)
@@ -204,6 +219,7 @@ class Schedule:
         if not left:
             why = f"Nothing is decided after epoch {self.last_epoch_at(epoch)}: the network recovers."
             return self._nothing("quiet", why, removed)
+        left = max(min(left, math.floor(affordable)) if affordable < left else left, 1)
         # The first epoch of the ramp is a step as well: from 1/n to 1.
         share = progress((epoch - start + 1) / (end - start + 1), self._rules)
         step = Allowance(self.cost, removed, removed, self._rules.levels, "ramp", "", target, share, left)
@@ -235,9 +251,7 @@ class Schedule:
 
     def length_at(self, epoch: int) -> int:
         """Epochs that are planned for: those that were given, or what can be assumed after `epoch`."""
-        if self.epochs is not None:
-            return self.epochs
-        return max(self._rules.assumed_epochs, math.ceil(1.5 * epoch))
+        return planned_epochs(self.epochs, self._rules, epoch)
 
     def ramp_at(self, epoch: int) -> tuple[int, int]:
         """First and last epoch of the ramp, as it is planned after `epoch`."""

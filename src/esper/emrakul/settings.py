@@ -160,7 +160,13 @@ class RecoverySettings(Section):
 
 
 class BudgetSettings(Section):
-    """The time of one cycle, and what happens after failures."""
+    """What analyses may take, the time of one cycle, and what happens after failures."""
+
+    compute_fraction: OpenFraction | None = 0.10
+    """Share of the training's time that cycles may take, by what they cost in this run: it decides how many
+    there are, and so how large their steps. Two in a run in any case, and as many as the target needs. Cuts
+    on the way wait where they would take longer than they save. `None`: no limit, and no decision by the
+    clock, so that equal runs decide alike."""
 
     deadline_seconds: Seconds = 300.0
     """Time for one cycle; passing it skips the cycle."""

@@ -91,6 +91,9 @@ class ScheduleSettings(Section):
     """Most that one cycle may remove on the way to a target, unless so few more fit into the run that the
     target needs larger steps."""
 
+    max_steps: PositiveCount = 8
+    """Steps that the way to a target is made of at most: smaller ones would not be worth an analysis."""
+
     overshoot_fraction: Fraction = 0.02
     """How far beyond its goal a step towards a target may go, because units come in whole pieces."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
 from itertools import takewhile
 from typing import Any
@@ -82,6 +83,8 @@ class LiveNetwork:
         self.inputs: Inputs
         """Inputs to prove cuts on."""
         self.masks: MaskKeeper
+        self.look_seconds = 0.0
+        """How long the last look at the network took: about what the next cut takes."""
         self._sample, self._layers = sample, layers
         self._look()
         self.refused: dict[str, str] = {
@@ -98,6 +101,7 @@ class LiveNetwork:
 
     def _look(self) -> None:
         """Traces the network: from now on this is what it is, and nothing is masked."""
+        begun = time.perf_counter()
         look = Look.at(self.model, self._sample, self.loss, layers=self._layers)
         for name, line in changed_inputs(look.traced.program).items():
             raise UntraceableError(
@@ -108,6 +112,7 @@ class LiveNetwork:
         self.anatomy, self.inputs, self.graph = look.anatomy, look.inputs, Twin.of(look.traced)
         self.twin = self.graph.to_bytes()
         self.masks = MaskKeeper(self.model, self.anatomy, (self.optimizer,), self.companions)
+        self.look_seconds = time.perf_counter() - begun
 
     def cut_masked(self, left: BoolArray | None = None) -> UnitsCut:
         """Removes masked units for good.

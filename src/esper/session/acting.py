@@ -20,6 +20,7 @@ from esper.kasmina import LiveNetwork, UnitsCut, apply_statistics, compared, con
 from esper.nissa import events
 from esper.session.log import RunLog
 from esper.session.saving import Saving
+from esper.session.spending import Spending
 from esper.session.terms import Terms
 from esper.urabrask import Measurement, Verdict, level_of
 
@@ -56,6 +57,7 @@ class Acting:
         held_out: HeldOut | None,
         terms: Terms,
         log: RunLog,
+        spending: Spending,
     ) -> None:
         self.last_cut: Cut | None = None
         self._network = network
@@ -64,6 +66,7 @@ class Acting:
         self._held_out = held_out
         self._terms = terms
         self._log = log
+        self._spending = spending
 
     def confirm(self, mask: PendingMask) -> Confirmed:
         """Measures a mask on the weights as they are now.
@@ -165,7 +168,8 @@ class Acting:
 
     def cut_if_worthwhile(self) -> None:
         """Cuts as much as leaves good widths, if that saves enough."""
-        left = worthwhile_cut(self._terms.situation(self._network), self._terms.config.pruning)
+        least, rules = self._spending.least_saving(), self._terms.config.pruning
+        left = worthwhile_cut(self._terms.situation(self._network), rules, least)
         if left is not None:
             self.cut(left)
 

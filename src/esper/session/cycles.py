@@ -14,6 +14,7 @@ from esper.nissa import events
 from esper.runs.network import analyst_of, case_of
 from esper.session.log import RunLog
 from esper.session.saving import Saving
+from esper.session.spending import Spending
 from esper.session.terms import Terms
 from esper.workers import WorkerPool
 
@@ -30,6 +31,7 @@ class Cycles:
         saving: Saving,
         terms: Terms,
         log: RunLog,
+        spending: Spending,
     ) -> None:
         """Without a `pool` nothing is analyzed."""
         self._runner = runner
@@ -39,6 +41,7 @@ class Cycles:
         self._saving = saving
         self._terms = terms
         self._log = log
+        self._spending = spending
         self._resumed: CycleEnd | None = None
 
     @property
@@ -101,6 +104,8 @@ class Cycles:
             log.tell(events.AnalysisLate())
         elif end.outcome is not None:
             log.decide(self._network.anatomy, end.outcome)
+            if end.outcome.plan is not None:
+                self._spending.cycle_ended(end.outcome.duration_seconds)
         return end
 
     def _tell_refusal(self, end: CycleEnd) -> None:
@@ -124,7 +129,8 @@ class Cycles:
             case = case_of(self._saving.store.catalog, checkpoint, situation.keep, tracked)
             return analyst_of(case, situation, tracked.weights, allowed, terms.config, pool)
 
-        self._runner.start(durable, epoch, situation, analyst, terms.epochs)
+        affordable = self._spending.affordable_cycles()
+        self._runner.start(durable, epoch, situation, analyst, terms.epochs, affordable)
 
     def _was_sound(self) -> bool:
         """Whether the last epoch did not report that the network has broken."""

@@ -22,6 +22,7 @@ from esper.session.judging import Judging
 from esper.session.pruning import Pruning
 from esper.session.recovery import Recovery
 from esper.session.saving import LAST_FINITE
+from esper.session.spending import Spending
 
 if TYPE_CHECKING:
     from esper.session.finish import Result
@@ -312,7 +313,8 @@ def _pruning(parts: Assembly, recovery: Recovery) -> Pruning:
     """Every room with what it needs."""
     network, tracker, saving, runner = parts.network, parts.tracker, parts.saving, parts.runner
     trial, terms, log = parts.trial, parts.terms, parts.log
-    acting = Acting(network, tracker, saving, parts.held_out, terms, log)
-    cycles = Cycles(runner, parts.pool, network, tracker, saving, terms, log)
+    spending = Spending(network, terms, log)
+    acting = Acting(network, tracker, saving, parts.held_out, terms, log, spending)
+    cycles = Cycles(runner, parts.pool, network, tracker, saving, terms, log, spending)
     judging = Judging(trial, acting, runner, network, saving, terms, log)
     return Pruning(trial, acting, cycles, judging, recovery, network, saving, terms, log)

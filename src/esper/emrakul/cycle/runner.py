@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 import threading
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, wait
@@ -41,6 +42,7 @@ class CycleRunner:
         situation: Situation,
         analyst: Callable[[CheckpointRef], Analyst],
         epochs: int | None = None,
+        affordable: float = math.inf,
     ) -> None:
         """Starts the cycle of one checkpoint.
 
@@ -50,6 +52,7 @@ class CycleRunner:
             situation: the network of the checkpoint.
             analyst: opens the checkpoint for analysis.
             epochs: planned number of epochs.
+            affordable: how many more cycles the budget of the run pays for.
         """
         coordinator, dropped = self.coordinator, threading.Event()
 
@@ -58,7 +61,7 @@ class CycleRunner:
                 checkpoint = durable()
                 cycle = Cycle(epoch, situation, checkpoint.digest, epochs)
                 removed = situation.removed_fraction(self._strategy.cost)
-                allowance = self._strategy.allowed(epoch, coordinator.state.schedule, removed)
+                allowance = self._strategy.allowed(epoch, coordinator.state.schedule, removed, affordable)
                 recall = recall_from(self._store, checkpoint)
                 outcome = coordinator.run_cycle(cycle, allowance, analyst(checkpoint), recall)
                 end = _ended(outcome, checkpoint, coordinator)

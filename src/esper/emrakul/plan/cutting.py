@@ -10,7 +10,7 @@ from esper.emrakul.plan.situation import Ranking, Situation
 from esper.emrakul.settings import Settings
 
 
-def worthwhile_cut(situation: Situation, settings: Settings) -> BoolArray | None:
+def worthwhile_cut(situation: Situation, settings: Settings, least: float) -> BoolArray | None:
     """What to leave when cutting now: shape [units]; None if a cut would save too little.
 
     Of every group so many masked units go that a multiple of `round_to` is left, masked ones included; the
@@ -18,7 +18,8 @@ def worthwhile_cut(situation: Situation, settings: Settings) -> BoolArray | None
 
     Args:
         situation: the network and its masks.
-        settings: `plan.round_to` and `cut`.
+        settings: `plan.round_to`, and what is counted.
+        least: share of the network's cost that the cut must save.
     """
     anatomy = situation.anatomy
     step = step_sizes(anatomy, settings.plan.round_to)
@@ -31,4 +32,4 @@ def worthwhile_cut(situation: Situation, settings: Settings) -> BoolArray | None
     model = situation.model(settings.cost)
     whole = model.total(np.ones_like(left))
     saved = 1 - model.total(left) / whole if whole else 0.0
-    return left if not left.all() and saved >= settings.cut.min_saved_fraction else None
+    return left if not left.all() and saved >= least else None
