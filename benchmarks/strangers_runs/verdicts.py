@@ -62,7 +62,8 @@ class Together:
 
     @property
     def target(self) -> float:
-        return next(iter(self.ours.values())).target
+        """What was asked for; a process that died has not told."""
+        return max(record.target for record in (*self.twins.values(), *self.ours.values()))
 
     @property
     def has_reached(self) -> bool:

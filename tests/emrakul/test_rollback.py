@@ -84,8 +84,25 @@ def test_a_metric_that_should_fall_is_judged_in_its_own_direction() -> None:
 
 def test_a_noisy_metric_may_fall_as_far_as_its_noise() -> None:
     noisy = replace(CALM, metric_noise=0.02)
-    assert should_roll_back(epochs((0.865, None)), noisy, RULES) is None
-    assert trigger(should_roll_back(epochs((0.855, None)), noisy, RULES)) is Trigger.METRIC_DROP
+    assert should_roll_back(epochs((0.845, None)), noisy, RULES) is None
+    assert trigger(should_roll_back(epochs((0.835, None)), noisy, RULES)) is Trigger.METRIC_DROP
+
+
+def test_a_drop_that_may_be_noise_waits_for_a_second_epoch_which_decides() -> None:
+    noisy, first = replace(CALM, metric_noise=0.005), (0.875, None)
+    assert should_roll_back(epochs(first), noisy, RULES) is None
+    assert not has_settled(epochs(first), noisy, RULES, is_on_probation=False)
+    assert has_settled(epochs(first, (0.885, None)), noisy, RULES, is_on_probation=False)
+    reason = should_roll_back(epochs(first, first), noisy, RULES)
+    assert trigger(reason) is Trigger.METRIC_DROP
+    assert reason is not None
+    assert "2 epochs in a row" in reason.text
+
+
+def test_a_metric_is_at_least_as_noisy_as_its_samples_are_few() -> None:
+    few, calm = epochs((0.8, None), (0.9, None)), epochs(*[(0.9, None)] * 6)
+    for records in (few, calm):
+        assert Baseline.of(records, Level.CHANNEL, sampling_noise=0.01).metric_noise == pytest.approx(0.009)
 
 
 def test_only_the_last_epoch_is_held_against_the_metric() -> None:

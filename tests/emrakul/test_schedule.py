@@ -56,21 +56,55 @@ def test_a_target_is_asked_for_in_full_and_never_exceeded(epochs: int, fraction:
     course = followed(schedule, epochs)
     assert course == sorted(course)
     assert course[-1] == pytest.approx(fraction)
-    assert course[schedule.ramp[1] - 1] == pytest.approx(fraction)
+    assert course[schedule.ramp_at(0)[1] - 1] == pytest.approx(fraction)
 
 
 def test_a_ramp_starts_and_ends_at_shares_of_the_run() -> None:
     schedule = Schedule(target(), 20)
-    assert schedule.ramp == (4, 14)
+    assert schedule.ramp_at(0) == (4, 14)
     assert not schedule.allowed(3, FRESH, 0.0).is_open
     assert schedule.allowed(4, FRESH, 0.0).is_open
     assert schedule.allowed(14, FRESH, 0.3).goal_fraction == 0.5
 
 
-def test_one_cycle_does_not_catch_up_at_once() -> None:
+def test_one_cycle_does_not_catch_up_at_once_while_others_still_fit() -> None:
+    schedule = Schedule(target(0.8), 20)
+    assert schedule.steps_left(10, FRESH) == 4
+    assert schedule.allowed(10, FRESH, 0.0).goal_fraction == 0.25
+    assert schedule.allowed(10, ScheduleState(pace=0.5), 0.1).goal_fraction == pytest.approx(0.225)
+
+
+def test_steps_are_as_large_as_the_time_that_is_left_asks_for() -> None:
+    schedule = Schedule(target(0.8), 20)
+    assert schedule.allowed(14, FRESH, 0.0).goal_fraction == pytest.approx(0.8 / 2)
+    assert schedule.allowed(16, FRESH, 0.3).goal_fraction == pytest.approx(0.8)
+    slow = ScheduleState(cycle_epochs=4)
+    assert schedule.steps_left(10, slow) == 2
+    assert schedule.allowed(10, slow, 0.0).goal_fraction == pytest.approx(0.4)
+
+
+def test_refusals_slow_down_only_as_long_as_time_is_left() -> None:
+    schedule, slowed = Schedule(target(), 20), ScheduleState(pace=0.125)
+    assert schedule.allowed(14, slowed, 0.3).goal_fraction == pytest.approx(0.3 + 0.2 / 2)
+    assert schedule.allowed(16, slowed, 0.3).goal_fraction == pytest.approx(0.5)
+
+
+def test_a_rest_is_not_taken_where_it_would_take_the_last_step() -> None:
     schedule = Schedule(target(), 20)
-    assert schedule.allowed(14, FRESH, 0.0).goal_fraction == 0.25
-    assert schedule.allowed(14, ScheduleState(pace=0.5), 0.1).goal_fraction == pytest.approx(0.225)
+    assert schedule.allowed(8, ScheduleState(resting_until=9), 0.1).stage == "rest"
+    assert schedule.allowed(14, ScheduleState(resting_until=16), 0.1).is_open
+
+
+@pytest.mark.parametrize(
+    ("epochs", "ramp", "last"),
+    [(1, (1, 1), 1), (2, (1, 1), 1), (3, (1, 1), 1), (4, (1, 2), 2), (8, (2, 6), 6), (100, (20, 70), 89)],
+)
+def test_a_short_run_begins_early_and_leaves_an_epoch_to_recover(
+    epochs: int, ramp: tuple[int, int], last: int
+) -> None:
+    schedule = Schedule(target(), epochs)
+    assert schedule.ramp_at(0) == ramp
+    assert schedule.last_epoch_at(0) == last
 
 
 def test_a_ramp_leads_further_where_whole_multiples_need_it() -> None:
@@ -81,23 +115,20 @@ def test_a_ramp_leads_further_where_whole_multiples_need_it() -> None:
 
 
 def test_a_run_of_unknown_length_has_a_ramp_of_its_own() -> None:
-    schedule = Schedule(target(warmup_epochs=3, ramp_epochs=5))
-    assert schedule.ramp == (4, 8)
+    schedule = Schedule(target(assumed_epochs=10))
+    assert schedule.ramp_at(0) == (2, 7)
+    assert schedule.ramp_at(20) == (2, 21)
     assert schedule.allowed(1000, FRESH, 0.4).is_open
 
 
 def test_given_epochs_win_over_shares() -> None:
-    assert Schedule(target(start_epoch=2, end_epoch=3), 20).ramp == (2, 3)
+    assert Schedule(target(start_epoch=2, end_epoch=3), 20).ramp_at(0) == (2, 3)
 
 
 @pytest.mark.parametrize(
-    ("settings", "epochs"),
-    [(target(start_epoch=9, end_epoch=8), 20), (target(end_epoch=30), 20), (target(start_epoch=30), None)],
+    ("settings", "epochs"), [(target(start_epoch=9, end_epoch=8), 20), (target(end_epoch=30), 20)]
 )
-def test_a_ramp_that_cannot_be_is_refused(settings: Settings, epochs: int | None) -> None:
-    if epochs is None:
-        assert Schedule(settings, epochs).ramp == (30, 39)
-        return
+def test_a_ramp_that_cannot_be_is_refused(settings: Settings, epochs: int) -> None:
     with pytest.raises(ConfigError, match="start_epoch <= end_epoch"):
         Schedule(settings, epochs)
 
@@ -109,10 +140,10 @@ def test_a_run_without_epochs_is_refused() -> None:
 
 def test_nothing_is_removed_at_the_end_of_a_run_even_if_the_target_was_missed() -> None:
     schedule = Schedule(target(), 20)
-    assert schedule.allowed(18, FRESH, 0.3).is_open
-    quiet = schedule.allowed(19, FRESH, 0.3)
+    assert schedule.allowed(17, FRESH, 0.3).is_open
+    quiet = schedule.allowed(18, FRESH, 0.3)
     assert not quiet.is_open
-    assert "Nothing is removed after epoch 18" in quiet.reason
+    assert "Nothing is decided after epoch 17" in quiet.reason
 
 
 def test_what_is_gone_already_needs_no_cycle() -> None:

@@ -20,6 +20,7 @@ AT_ONCE = {
     "target": {"flops": 0.6},
     "schedule": {"start_epoch": 5, "end_epoch": 5, "max_step_fraction": 0.6, "quiet_fraction": 0.0},
     "floors": {"min_channels": 4},
+    "plan": {"required_confidence": 0.95},
     "recovery": {"reconstruct": False},
 }
 

@@ -28,30 +28,29 @@ _SAMPLES_AT_ONCE = 64
 def screen(case: Case, weights: Mapping[str, float], min_optimizer_steps: int) -> list[float]:
     """Importance rank of every unit, 0 to 1, from what the checkpoint holds; NaN where nothing was measured.
 
-    Evidence from training comes first: the Fisher score from the optimizer's second moments, or the
-    tracker's where the optimizer keeps none. Without it a unit stays NaN. What the twin shows of the loss on
-    held-out samples joins it, where the network is small enough for that.
+    What the twin shows of the loss on held-out samples comes first, where the network is small enough to be
+    looked at. In its place, where it was not, evidence from training: the Fisher score from the optimizer's
+    second moments, or the tracker's where the optimizer keeps none. With neither a unit stays NaN.
     """
     anatomy, parameters = read_anatomy(case.anatomy), open_tensors(case.model)
-    leading = _leading(case, anatomy, parameters, min_optimizer_steps)
-    if leading is None:
-        return [float("nan")] * anatomy.num_units
-    parts = {
-        "taylor": leading,
-        "magnitude": magnitude(anatomy, parameters, parameters.let_go),
-        **_seen(case, anatomy, with_frequency=weights.get("activation_frequency", 0.0) > 0),
-    }
-    if "twin" in parts and weights.get("twin", 0.0) > 0:
-        del parts["taylor"]  # the same question, answered by samples that training has not seen
+    seen = _seen(case, anatomy, with_frequency=weights.get("activation_frequency", 0.0) > 0)
+    if weights.get("twin", 0.0) > 0 and "twin" in seen:
+        leading = seen["twin"]  # the same question, answered by samples that training has not seen
+    else:
+        trained = _trained(case, anatomy, parameters, min_optimizer_steps)
+        if trained is None:
+            return [float("nan")] * anatomy.num_units
+        leading = seen["taylor"] = trained
+    parts = {**seen, "magnitude": magnitude(anatomy, parameters, parameters.let_go)}
     if case.history is not None:
         parts["history"] = np.asarray(case.history, np.float64)
     ranks = combine(parts, {name: weights.get(name, 0.0) for name in parts})
-    # What training has not measured stays unranked, whatever the other signals say.
+    # What neither has measured stays unranked, whatever the other signals say.
     ranks[~np.isfinite(leading)] = np.nan
     return [float(rank) for rank in ranks]
 
 
-def _leading(
+def _trained(
     case: Case, anatomy: Anatomy, parameters: MappedTensors, min_optimizer_steps: int
 ) -> FloatArray | None:
     if case.optimizer is not None:

@@ -59,7 +59,8 @@ class Baseline:
 
     Attributes:
         metric: the metric before; None if it was not reported.
-        metric_noise: standard deviation of the metric from epoch to epoch, without its trend.
+        metric_noise: standard deviation of the metric from epoch to epoch, without its trend, and at least
+            what so few held-out samples leave open.
         loss_mean: mean of the losses before; None if not reported.
         loss_deviation: their standard deviation.
         level: whose limit applies; see `esper.urabrask.level_of`.
@@ -75,16 +76,32 @@ class Baseline:
 
     @classmethod
     def of(
-        cls, records: Sequence[EpochRecord], level: Level, *, is_higher_better: bool = True, window: int = 5
+        cls,
+        records: Sequence[EpochRecord],
+        level: Level,
+        *,
+        is_higher_better: bool = True,
+        window: int = 5,
+        sampling_noise: float = 0.0,
     ) -> Baseline:
-        """The baseline from the epochs before a mask: the last metric, and noise over `window` epochs."""
+        """The baseline from the epochs before a mask: the last metric, and noise over `window` epochs.
+
+        Args:
+            records: of these epochs.
+            level: whose limit applies.
+            is_higher_better: direction of the metric.
+            window: epochs that count.
+            sampling_noise: standard error of held-out quality, as a share of that quality.
+        """
         recent = records[-window:]
         metrics = np.array([r.metric for r in recent if r.metric is not None and math.isfinite(r.metric)])
         losses = np.array([r.loss for r in recent if r.loss is not None and math.isfinite(r.loss)])
         # Differences of neighbors cancel a steady trend; their deviation is sqrt(2) times that of one value.
         noise = float(np.diff(metrics).std() / math.sqrt(2)) if metrics.size >= 3 else 0.0
+        metric = float(metrics[-1]) if metrics.size else None
+        noise = max(noise, sampling_noise * abs(metric or 0.0))
         return cls(
-            metric=float(metrics[-1]) if metrics.size else None,
+            metric=metric,
             metric_noise=noise,
             loss_mean=float(losses.mean()) if losses.size else None,
             loss_deviation=float(losses.std()) if losses.size else 0.0,
@@ -121,7 +138,7 @@ def should_roll_back(
         return None
     return (
         _not_finite(history)
-        or _metric_drop(history[-1], baseline, settings)
+        or _metric_drop(history, baseline, settings)
         or _diverged(history, baseline, settings)
     )
 
@@ -134,8 +151,13 @@ def has_settled(
     While the loss is where it would count as diverged if it stayed there, nothing has proved itself.
     """
     needed = settings.probation_epochs if is_on_probation else settings.settle_epochs
-    measured = sum(record.metric is not None for record in history)
-    if measured < needed or should_roll_back(history, baseline, settings) is not None:
+    drops = [drop for record in history if (drop := _drop(record, baseline)) is not None]
+    if sum(record.metric is not None for record in history) < needed:
+        return False
+    if should_roll_back(history, baseline, settings) is not None:
+        return False
+    # Over the limit, but not so far that it could not be noise: the next epochs decide.
+    if drops and drops[-1] > _lasting_limit(baseline, settings) and len(drops) < settings.patience_epochs:
         return False
     limit, last = _loss_limit(baseline, settings), history[-1].loss
     return limit is None or last is None or last <= limit
@@ -187,23 +209,46 @@ def _not_finite(history: Sequence[EpochRecord]) -> RollbackReason | None:
 
 
 def _metric_drop(
-    record: EpochRecord, baseline: Baseline, settings: RollbackSettings
+    history: Sequence[EpochRecord], baseline: Baseline, settings: RollbackSettings
 ) -> RollbackReason | None:
+    """A drop that noise does not explain: far over the limit in the last epoch, or over it repeatedly."""
+    drops = [drop for record in history if (drop := _drop(record, baseline)) is not None]
+    if not drops or history[-1].metric is None:
+        return None
+    limit = _limit(baseline, settings)
+    allowed = limit + settings.noise_factor * baseline.metric_noise
+    recent = drops[-settings.patience_epochs :]
+    is_lasting = len(recent) == settings.patience_epochs and min(recent) > _lasting_limit(baseline, settings)
+    if drops[-1] <= allowed and not is_lasting:
+        return None
+    lasting = f" in {len(recent)} epochs in a row" if is_lasting and len(recent) > 1 else ""
+    noise = "" if is_lasting else f" and {allowed - limit:.4f} for its noise"
+    text = (
+        f"The metric went from {baseline.metric:.4f} to {history[-1].metric:.4f} by epoch "
+        f"{history[-1].epoch}: worse by {drops[-1]:.4f}, allowed after removing units of level "
+        f"{baseline.level} is {limit:.4f}{noise}; more was seen{lasting}."
+    )
+    return RollbackReason(Trigger.METRIC_DROP, history[-1].epoch, drops[-1], limit, text)
+
+
+def _drop(record: EpochRecord, baseline: Baseline) -> float | None:
+    """How much worse the metric is than before; None where either was not measured."""
     if record.metric is None or baseline.metric is None:
         return None
+    drop = baseline.metric - record.metric
+    return drop if baseline.is_higher_better else -drop
+
+
+def _limit(baseline: Baseline, settings: RollbackSettings) -> float:
+    """The largest drop that is tolerated, noise aside."""
     share = settings.drop_for(baseline.level)
-    if baseline.is_higher_better:
-        drop, limit = baseline.metric - record.metric, share * settings.metric_scale
-    else:  # a loss or an error has no points: the limit is relative
-        drop, limit = record.metric - baseline.metric, share * abs(baseline.metric)
-    limit = max(limit, settings.noise_factor * baseline.metric_noise)
-    if drop <= limit:
-        return None
-    text = (
-        f"The metric went from {baseline.metric:.4f} to {record.metric:.4f} by epoch {record.epoch}: worse "
-        f"by {drop:.4f}, allowed after removing units of level {baseline.level} is {limit:.4f}."
-    )
-    return RollbackReason(Trigger.METRIC_DROP, record.epoch, drop, limit, text)
+    # A loss or an error has no points: the limit is relative.
+    return share * (settings.metric_scale if baseline.is_higher_better else abs(baseline.metric or 0.0))
+
+
+def _lasting_limit(baseline: Baseline, settings: RollbackSettings) -> float:
+    """The largest drop that is tolerated again and again."""
+    return max(_limit(baseline, settings), settings.noise_factor * baseline.metric_noise)
 
 
 def _diverged(

@@ -24,6 +24,7 @@ class ScheduleState:
         target_fraction: where the ramp leads, if `round_to` makes that more than the target.
         refusals_in_row: plans refused or rolled back since one last proved itself.
         resting_until: last epoch in which nothing is asked, after a refusal.
+        cycle_epochs: epochs from one accepted plan to the next analysis, as the last ones took.
     """
 
     pace: float = 1.0
@@ -32,6 +33,7 @@ class ScheduleState:
     target_fraction: float = 0.0
     refusals_in_row: int = 0
     resting_until: int = 0
+    cycle_epochs: int = 2
 
     def after_acceptance(self, settings: ScheduleSettings) -> ScheduleState:
         return replace(self, pace=min(1.0, self.pace / settings.backoff), accepted=self.accepted + 1)
@@ -71,6 +73,7 @@ class Allowance:
         reason: why this much, or why nothing.
         end_fraction: cumulative share at the end of the way that this is a step of; None if there is none.
         progress: share of that way that is due by now, 0 to 1.
+        steps_left: how many steps still fit into the run, this one included; 1 or more.
     """
 
     cost: CostName
@@ -81,6 +84,7 @@ class Allowance:
     reason: str
     end_fraction: float | None = None
     progress: float = 1.0
+    steps_left: float = 1
 
     @classmethod
     def at_once(cls, target: Target, levels: tuple[Level, ...]) -> Allowance:
@@ -108,15 +112,19 @@ class Allowance:
         """
         if end is None or self.end_fraction is None:
             return self
-        # What should be gone by now on the way to that end.
-        due, here = end * self.progress, replace(self, end_fraction=end)
-        if due <= removed + _EXACT:
-            why = f"{removed:.1%} is gone, {due:.1%} is due."
+        # What should be gone by now on the way to that end: by the ramp, and by the steps that still fit.
+        even = (end - removed) / self.steps_left
+        due = max(end * self.progress, removed + even)
+        here = replace(self, end_fraction=end)
+        if end <= removed + _EXACT or due <= removed + _EXACT:
+            why = f"{removed:.1%} is gone, {end * self.progress:.1%} is due."
             return replace(here, goal_fraction=removed, limit_fraction=removed, levels=(), reason=why)
-        # What is missing, at most one step, slowed down by refusals.
-        goal = removed + min(due - removed, rules.max_step_fraction) * pace
+        # What is missing, at most one step, slowed down by refusals as long as time is left for more steps.
+        pace = max(pace, 1 / self.steps_left)
+        goal = removed + min(due - removed, max(rules.max_step_fraction, even)) * pace
         limit = min(goal + rules.overshoot_fraction, 1.0)
-        why = f"{due:.1%} of the {self.cost} is due, {removed:.1%} is gone, pace {pace:g}."
+        fit = "" if math.isinf(self.steps_left) else f", {self.steps_left:g} more steps fit"
+        why = f"{due:.1%} of the {self.cost} is due, {removed:.1%} is gone, pace {pace:g}{fit}."
         return replace(here, goal_fraction=goal, limit_fraction=limit, reason=why)
 
 
@@ -153,7 +161,7 @@ class Schedule:
         self.epochs = epochs
         self._settings = settings
         self._rules = settings.schedule
-        self.ramp = self._ramp()
+        self.ramp_at(0)  # whether there is one
         self._stages = self._scaled_stages()
 
     @property
@@ -169,25 +177,36 @@ class Schedule:
             state: what earlier cycles led to.
             removed_fraction: share of the original cost that is gone already.
         """
-        if epoch <= state.resting_until:
+        target = self._settings.target
+        if epoch <= state.resting_until and not (target and self._is_short(state)):
             why = f"Nothing is asked until epoch {state.resting_until} has ended, after a refusal."
             return self._nothing("rest", why, removed_fraction)
-        if self._settings.target is not None:
-            target = max(self._settings.target.fraction, state.target_fraction)
-            return self._towards_target(target, epoch, state, removed_fraction)
+        if target is not None:
+            end = max(target.fraction, state.target_fraction)
+            return self._towards_target(end, epoch, state, removed_fraction)
         if self._settings.staged:
             return self._within_stage(epoch, state, removed_fraction)
         return self._nothing("off", "Pruning is off: set a target, or staged.", removed_fraction)
 
+    def steps_left(self, epoch: int, state: ScheduleState) -> int:
+        """How many steps still fit, with the one decided on after `epoch`: 0 if that is too late."""
+        return max(1 + (self.last_epoch_at(epoch) - epoch) // state.cycle_epochs, 0)
+
+    def _is_short(self, state: ScheduleState) -> bool:
+        """Whether after the rest less than two steps would fit: then there is no time for one."""
+        return self.steps_left(state.resting_until + 1, state) < 2
+
     def _towards_target(self, target: float, epoch: int, state: ScheduleState, removed: float) -> Allowance:
-        start, end = self.ramp
+        start, end = self.ramp_at(epoch)
         if epoch < start:
             return self._nothing("before", f"The ramp starts at epoch {start}.", removed)
-        if epoch > self.last_epoch:
-            return self._nothing("quiet", f"Nothing is removed after epoch {self.last_epoch}.", removed)
+        left = self.steps_left(epoch, state)
+        if not left:
+            why = f"Nothing is decided after epoch {self.last_epoch_at(epoch)}: the network recovers."
+            return self._nothing("quiet", why, removed)
         # The first epoch of the ramp is a step as well: from 1/n to 1.
         share = progress((epoch - start + 1) / (end - start + 1), self._rules)
-        step = Allowance(self.cost, removed, removed, self._rules.levels, "ramp", "", target, share)
+        step = Allowance(self.cost, removed, removed, self._rules.levels, "ramp", "", target, share, left)
         return step.towards(target, removed, state.pace, self._rules)
 
     def _within_stage(self, epoch: int, state: ScheduleState, removed: float) -> Allowance:
@@ -214,27 +233,30 @@ class Schedule:
     def _nothing(self, stage: str, reason: str, removed: float) -> Allowance:
         return Allowance.nothing(self.cost, removed, stage, reason)
 
-    def _ramp(self) -> tuple[int, int]:
-        rules, epochs = self._rules, self.epochs
-        if epochs is None:
-            start = rules.start_epoch or rules.warmup_epochs + 1
-            end = rules.end_epoch or start + rules.ramp_epochs - 1
-        else:
-            start = rules.start_epoch or max(1, round(rules.start_fraction * epochs))
-            end = rules.end_epoch or max(start, round(rules.end_fraction * epochs))
-        if end < start or (epochs is not None and end > epochs):
+    def length_at(self, epoch: int) -> int:
+        """Epochs that are planned for: those that were given, or what can be assumed after `epoch`."""
+        if self.epochs is not None:
+            return self.epochs
+        return max(self._rules.assumed_epochs, math.ceil(1.5 * epoch))
+
+    def ramp_at(self, epoch: int) -> tuple[int, int]:
+        """First and last epoch of the ramp, as it is planned after `epoch`."""
+        rules, epochs = self._rules, self.length_at(epoch)
+        start = rules.start_epoch or max(1, round(rules.start_fraction * self.length_at(0)))
+        # A mask is applied an epoch after its analysis, and then comes the quiet.
+        before_quiet = epochs - math.ceil(rules.quiet_fraction * epochs) - 1
+        end = rules.end_epoch or max(start, min(round(rules.end_fraction * epochs), before_quiet))
+        if end < start or (self.epochs is not None and end > epochs):
             raise ConfigError(
-                f"The ramp would run from epoch {start} to {end} in a run of {epochs or 'unknown'} epochs. "
-                "Choose start_epoch <= end_epoch <= planned epochs, or leave them out."
+                f"The ramp would run from epoch {start} to {end} in a run of {self.epochs or 'unknown'} "
+                "epochs. Choose start_epoch <= end_epoch <= planned epochs, or leave them out."
             )
         return start, end
 
-    @property
-    def last_epoch(self) -> float:
-        """The last epoch after which something may go."""
-        if self.epochs is None:
-            return math.inf
-        return max(self.ramp[1], self.epochs - math.ceil(self._rules.quiet_fraction * self.epochs))
+    def last_epoch_at(self, epoch: int) -> int:
+        """The last epoch about whose network anything is decided, as it is planned after `epoch`."""
+        epochs = self.length_at(epoch)
+        return max(self.ramp_at(epoch)[1], epochs - math.ceil(self._rules.quiet_fraction * epochs) - 1)
 
     def _scaled_stages(self) -> tuple[Stage, ...]:
         stages = self._rules.stages

@@ -56,20 +56,26 @@ class Target(Section):
 
 
 class FloorSettings(Section):
-    """What every layer keeps."""
+    """What every layer keeps.
 
-    min_channels: PositiveCount = 16
-    """Fewest channels that a layer keeps, unless it is too narrow for that (`narrow_keep_fraction`)."""
+    Where a target could not be reached above floors that are unset, they are lowered together, as far as it
+    takes to leave a choice.
+    """
+
+    min_channels: PositiveCount | None = None
+    """Fewest channels that a layer keeps, unless it is too narrow for that (`narrow_keep_fraction`); unset:
+    16, or fewer with a target that needs it."""
 
     narrow_keep_fraction: Fraction | None = None
-    """Share of its channels that is enough where `min_channels` is more; unset: 1 when staged, else 0.5."""
+    """Share of its channels that is enough where `min_channels` is more; unset: 1 when staged, else 0.5 or
+    less."""
 
     min_keep_fraction: Fraction | None = None
-    """Share of its channels that a layer keeps; unset: 0.8 when staged, 1 - target with a target, and half of
-    that where a cut at once is chosen by loss."""
+    """Share of its channels that a layer keeps; unset: 0.8 when staged, 1 - target or less with a target, and
+    half of that where a cut at once is chosen by loss."""
 
-    min_heads: PositiveCount = 2
-    """Fewest attention heads that a layer keeps."""
+    min_heads: PositiveCount | None = None
+    """Fewest attention heads that a layer keeps; unset: 2, or one with a target that needs it."""
 
     min_layers: PositiveCount = 3
     """Fewest residual layers that the network keeps, where layers may go."""
@@ -86,8 +92,9 @@ class PlanSettings(Section):
     many in a layer that has fewer than twice as many. With a target that holds at the end of the ramp, which
     is planned first; steps on the way are as small as they like."""
 
-    required_confidence: Fraction = 0.95
-    """Share of bootstrap resamples in which a unit must stay below the cut."""
+    required_confidence: Fraction | None = None
+    """Share of bootstrap resamples in which a unit must stay below the cut; unset: 0.95 when staged. With a
+    target no unit is barred by it: what is judged is the plan as a whole, before and after, in pairs."""
 
     max_layer_fraction: Fraction | None = None
     """Most of its original units that one cycle may take from a layer, but at least one; unset: no limit but
@@ -197,7 +204,11 @@ class RollbackSettings(Section):
     """What a perfect metric reads where higher is better: 1 for a share, 100 for per cent."""
 
     noise_factor: NonNegative = 2.0
-    """A drop must also be larger than this many standard deviations of the metric before."""
+    """A drop over its limit by more than this many standard deviations of the metric leads back at once."""
+
+    patience_epochs: PositiveCount = 2
+    """Measured epochs in a row over the limit, or over `noise_factor` times the noise if that is more, that
+    lead back as well."""
 
     divergence_sigma: NonNegative = 6.0
     """Loss divergence: this many standard deviations above the mean before, and ..."""
@@ -291,6 +302,24 @@ class Settings(Section):
     def cost(self) -> CostName:
         """What fractions count."""
         return self.target.cost if self.target else self.staged_cost
+
+    @property
+    def required_confidence(self) -> float:
+        """Share of bootstrap resamples in which every unit of a plan must stay below the cut."""
+        asked = self.plan.required_confidence
+        if asked is not None:
+            return asked
+        return 0.0 if self.target else 0.95
+
+    @property
+    def min_channels(self) -> int:
+        """Fewest channels that every layer keeps that is not too narrow for it."""
+        return 16 if self.floors.min_channels is None else self.floors.min_channels
+
+    @property
+    def min_heads(self) -> int:
+        """Fewest attention heads that every layer keeps."""
+        return 2 if self.floors.min_heads is None else self.floors.min_heads
 
     @property
     def min_keep_fraction(self) -> float:

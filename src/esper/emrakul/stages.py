@@ -77,11 +77,9 @@ class ScheduleSettings(Section):
     end_epoch: PositiveCount | None = None
     """Epoch at which the target is due, instead of `end_fraction`."""
 
-    warmup_epochs: Count = 2
-    """Epochs before the ramp where the number of planned epochs is unknown."""
-
-    ramp_epochs: PositiveCount = 10
-    """Length of the ramp where the number of planned epochs is unknown."""
+    assumed_epochs: PositiveCount = 8
+    """Epochs that are planned for where their number is unknown and no learning-rate schedule tells it; a run
+    that goes on for longer is planned for as half as long again as it has lasted."""
 
     quiet_fraction: Fraction = 0.1
     """Last share of the planned epochs in which nothing more is removed, so that the network can recover."""
@@ -90,7 +88,8 @@ class ScheduleSettings(Section):
     """What a target may remove. With `"layer"` also whole residual layers, at most one in a cycle."""
 
     max_step_fraction: Fraction = 0.25
-    """Most that one cycle may remove on the way to a target, also where earlier cycles have fallen behind."""
+    """Most that one cycle may remove on the way to a target, unless so few more fit into the run that the
+    target needs larger steps."""
 
     overshoot_fraction: Fraction = 0.02
     """How far beyond its goal a step towards a target may go, because units come in whole pieces."""

@@ -54,10 +54,19 @@ class Judging:
         """What every epoch has reported."""
         return self._log.records(self._terms.metric)
 
-    def baseline(self, keep: BoolArray) -> Baseline:
-        """What later epochs are held against when this mask is applied: shape [units]."""
-        level = level_of(self._network.anatomy, self._network.masks.keep, keep)
-        return Baseline.of(self.records(), level, is_higher_better=self._terms.higher_is_better)
+    def baseline(self, keep: BoolArray, sampling_noise: float) -> Baseline:
+        """What later epochs are held against when this mask is applied.
+
+        Args:
+            keep: the mask, shape [units].
+            sampling_noise: relative error of what held-out data shows without it.
+        """
+        return Baseline.of(
+            self.records(),
+            level_of(self._network.anatomy, self._network.masks.keep, keep),
+            is_higher_better=self._terms.higher_is_better,
+            sampling_noise=sampling_noise,
+        )
 
     def of_epoch(self, is_measured: bool) -> MaskEvent | RollbackReason:
         """What the epoch that has just ended shows of the mask on trial."""

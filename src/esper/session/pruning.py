@@ -182,12 +182,13 @@ class Pruning:
 
     def _watch(self, mask: PendingMask, answer: Confirmed) -> Watch:
         """What later epochs are held against; keeps the newest checkpoint, the last one without the mask."""
+        before = answer.before
         return Watch(
-            self._judging.baseline(answer.keep),
+            self._judging.baseline(answer.keep, 0.0 if before is None else before.relative_error),
             self._log.epoch,
             mask.is_on_probation,
             self._saving.hold(TRIAL),
             tuple((~self._network.masks.keep).nonzero()[0].tolist()),
-            answer.before,
+            before,
             answer.changes,
         )

@@ -57,6 +57,14 @@ class Measurement:
         return float(np.average(self.losses, weights=self.samples))
 
     @property
+    def relative_error(self) -> float:
+        """Standard error of the quality on so few samples, as a share of it; 0 where nothing was measured."""
+        values = self.losses if self.correctness is None else self.correctness
+        if values is None or values.size < 2 or not np.isfinite(values).all() or not values.any():
+            return 0.0
+        return float(values.std(ddof=1) / np.sqrt(values.size) / abs(values.mean()))
+
+    @property
     def accuracy(self) -> float | None:
         """Share of right answers; None where this is no classification."""
         return None if self.correctness is None else float(np.mean(self.correctness))

@@ -177,7 +177,8 @@ def test_passing_the_deadline_skips_the_cycle_and_counts_for_the_breaker(lab: La
 
 
 def test_three_failures_in_a_row_stop_pruning_until_it_has_cooled_down() -> None:
-    lab = Laboratory(error=WorkerLost("gone"))
+    asked = {"target": {"flops": 0.5}, "budget": {"cooldown_epochs": 4}}
+    lab = Laboratory(error=WorkerLost("gone"), settings=Settings.model_validate(asked))
     coordinator = lab.coordinator()
     for epoch in (2, 3, 4):
         assert lab.run(coordinator, epoch).status is CycleStatus.FAILED
@@ -187,7 +188,7 @@ def test_three_failures_in_a_row_stop_pruning_until_it_has_cooled_down() -> None
     assert "breaker is open after 3 failures" in outcome.reason
     assert not lab.calls
     lab.error = None
-    assert lab.run(coordinator, 9).status is CycleStatus.ACCEPTED
+    assert lab.run(coordinator, 8).status is CycleStatus.ACCEPTED
 
 
 def test_the_operator_closes_the_breaker() -> None:
@@ -239,7 +240,8 @@ def test_evidence_without_a_single_safe_unit_is_explained() -> None:
             unsure = np.full(self.anatomy.num_units, 0.1)
             return replace(super().analyze(finalists, seconds), confidence=unsure)
 
-    lab = Unsure()
+    asked = {"target": {"flops": 0.5}, "plan": {"required_confidence": 0.95}}
+    lab = Unsure(settings=Settings.model_validate(asked))
     outcome = lab.run(lab.coordinator())
     assert outcome.status is CycleStatus.SKIPPED
     assert "by confidence" in outcome.reason

@@ -35,7 +35,7 @@ def test_a_target_that_was_met_is_no_word_worth() -> None:
         (told(record("skipped", held={"floor": 12, "loss": 1})), "12 by floor, 1 by loss", "pruning.floors"),
         (told(record("failed", "WorkerLost: gone")), "(WorkerLost: gone)", "more epochs"),
         (told(record("skipped", "No unit may go.")), "(No unit may go)", "more epochs"),
-        (told(record("accepted")), "nothing goes after epoch 9", "more epochs"),
+        (told(record("accepted")), "nothing is decided after epoch 8", "more epochs"),
         (
             told(record("accepted", removed_after=0.3, goal_fraction=0.5, held={"confidence": 3})),
             "held back: 3 by confidence",

@@ -51,6 +51,7 @@ def situations(draw: st.DrawFn) -> tuple[Anatomy, Evidence, Allowance, Settings]
                 "round_to": draw(st.sampled_from([1, 2, 4, 8])),
                 "allowed_loss_increase": draw(st.none() | st.floats(0, 0.05)),
                 "max_layer_fraction": draw(st.sampled_from([None, 0.1, 0.4])),
+                "required_confidence": draw(st.sampled_from([None, 0.95])),
             },
             "floors": {"min_channels": draw(st.integers(1, 16))},
         }
@@ -98,7 +99,7 @@ def test_what_was_not_measured_well_enough_is_never_cut(
     anatomy, evidence, allowed, settings = situation
     plan = make_plan(Situation.whole(anatomy), evidence, allowed, settings)
     assert np.isfinite(evidence.loss_increase[plan.units]).all()
-    assert (evidence.confidence[plan.units] >= 0.95).all()
+    assert (evidence.confidence[plan.units] >= settings.required_confidence).all()
 
 
 @given(situations())

@@ -19,7 +19,13 @@ from tests.emrakul.networks import chain, measured
 
 ANATOMY = chain([40, 24])
 ALLOWED = Allowance("flops", 0.3, 0.32, (Level.CHANNEL,), "ramp", "a test")
-SETTINGS = Settings.model_validate({"target": {"flops": 0.5}, "floors": {"min_channels": 4}})
+SETTINGS = Settings.model_validate(
+    {
+        "target": {"flops": 0.5},
+        "floors": {"min_channels": 4},
+        "plan": {"required_confidence": 0.95},
+    }
+)
 
 
 def planned() -> tuple[Plan, Evidence]:

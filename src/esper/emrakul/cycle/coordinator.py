@@ -138,6 +138,10 @@ class Coordinator:
             end = bounds(after, outcome.evidence.screen, self._settings).target_fraction
         if end is not None:
             schedule = replace(schedule, target_fraction=end)
+        history = self.state.history
+        if history and history[-1].status == CycleStatus.ACCEPTED and cycle.epoch > history[-1].epoch:
+            # As long as the last mask took, the next ones are likely to take.
+            schedule = replace(schedule, cycle_epochs=cycle.epoch - history[-1].epoch)
         if outcome.status is CycleStatus.ACCEPTED:
             schedule = schedule.after_acceptance(rules)
         elif outcome.status is CycleStatus.REJECTED:

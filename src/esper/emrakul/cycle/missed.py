@@ -52,7 +52,7 @@ def _obstacle(
     epoch: int, schedule: Schedule, state: CoordinatorState, refused: tuple[int, str] | None
 ) -> tuple[str, str]:
     """What stood in the way last, and what to do about it."""
-    due, last = schedule.ramp[1], state.history[-1] if state.history else None
+    due, last = schedule.ramp_at(epoch)[1], state.history[-1] if state.history else None
     if epoch < due:
         return f"the run ended after epoch {epoch} and the ramp leads there in epoch {due}", _LONGER
     if refused is not None and (last is None or refused[0] >= last.epoch):
@@ -61,18 +61,18 @@ def _obstacle(
     if last is None:
         return "no analysis came to its end", "see the notes beside this one"
     if last.status == CycleStatus.ACCEPTED:
-        return _accepted(last, schedule)
+        return _accepted(last, schedule.last_epoch_at(epoch))
     return _ended(last)
 
 
-def _accepted(last: CycleRecord, schedule: Schedule) -> tuple[str, str]:
+def _accepted(last: CycleRecord, last_epoch: int) -> tuple[str, str]:
     """Of a run whose last plan was accepted: it was held back, or there was no time for a further one."""
     reason = max(last.held, key=lambda name: last.held[name], default="")
     is_short = last.removed_after is not None and last.removed_after < last.goal_fraction - 1e-9
     if is_short and Rejection(reason or Rejection.BUDGET) in _ADVICE:
         return f"the last plan was held back: {_counts(last)}", _ADVICE[Rejection(reason)]
     return (
-        f"every mask is on trial before the next step, and nothing goes after epoch {schedule.last_epoch:g}",
+        f"every mask is on trial before the next step, and nothing is decided after epoch {last_epoch}",
         _LONGER,
     )
 

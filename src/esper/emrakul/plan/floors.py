@@ -8,27 +8,67 @@ import numpy as np
 
 from esper.anatomy import Kind
 from esper.arrays import IntArray
-from esper.emrakul.plan.situation import Situation
-from esper.emrakul.settings import Settings
+from esper.emrakul.plan.candidates import lowest_counts
+from esper.emrakul.plan.situation import Ranking, Situation
+from esper.emrakul.settings import Settings, Target
 from esper.leyline import Level
+
+_CHOICE = 0.25
+"""Share of what a target leaves that could go as well: floors just at the target would leave no choice."""
+
+_LOWERED = (1.0, 0.75, 0.5, 0.35, 0.25, 0.125, 0.0)
+"""Factors on floors that nobody has asked for; the first one that lets the target be reached holds."""
 
 
 def floors(situation: Situation, settings: Settings) -> IntArray:
     """Fewest units that every group keeps: shape [groups].
 
     Channels: the larger of `min_keep_fraction` of the original width, and `min_channels` or, where that is
-    less, `narrow_keep_fraction` of the width. Heads and experts: `min_heads`. Never
+    less, `narrow_keep_fraction` of the width. Heads and experts: `min_heads`. What of these is unset is
+    lowered where a target could not be reached otherwise. Never
     fewer than the network needs (one, or as many experts as every token is sent to); a group that is
     narrower than its floor keeps what it has. A layer is a group of its own: see `layers_to_go`.
     """
+    lowest = _floors(situation, settings, 1.0)
+    if settings.target is None:
+        return lowest
+    target = settings.target
+    enough = target.fraction + _CHOICE * (1 - target.fraction)
+    for factor in _LOWERED:
+        lowest = _floors(situation, settings, factor)
+        if _reach(situation, settings, target, lowest) >= enough:
+            break
+    return lowest
+
+
+def _floors(situation: Situation, settings: Settings, factor: float) -> IntArray:
+    """The floors, with those that nobody has asked for times `factor`: shape [groups]."""
     rules, groups = settings.floors, situation.anatomy.groups
     is_head = np.array([group.kind.level is Level.HEAD for group in groups], np.bool_)
+
+    def eased(name: str, value: float) -> float:
+        return value if getattr(rules, name) is not None else factor * value
+
     # Narrow groups may go below `min_channels`, down to a share of their own.
-    narrow = np.minimum(rules.min_channels, _up(settings.narrow_keep_fraction * situation.widths))
-    channels = np.maximum(narrow, _up(settings.min_keep_fraction * situation.widths))
-    fewest = np.where(is_head, rules.min_heads, channels)
+    share = eased("narrow_keep_fraction", settings.narrow_keep_fraction)
+    narrow = np.minimum(_up(eased("min_channels", settings.min_channels)), _up(share * situation.widths))
+    wide = _up(eased("min_keep_fraction", settings.min_keep_fraction) * situation.widths)
+    heads = _up(eased("min_heads", settings.min_heads))
+    fewest = np.where(is_head, heads, np.maximum(narrow, wide))
     fewest[[group.kind is Kind.LAYER for group in groups]] = 0
-    return np.maximum(fewest, [group.least for group in groups]).astype(np.int64)
+    lowest: IntArray = np.maximum(fewest, [group.least for group in groups]).astype(np.int64)
+    return lowest
+
+
+def _reach(situation: Situation, settings: Settings, target: Target, lowest: IntArray) -> float:
+    """Share of the original cost that is gone when every group that may lose something is at its floor."""
+    anatomy, keep = situation.anatomy, situation.keep.copy()
+    may_go = np.array([group.kind.level in settings.levels for group in anatomy.groups], np.bool_)
+    ends = lowest_counts(anatomy, situation.counts, lowest, settings.plan.round_to)
+    rows = Ranking.of(anatomy, np.flatnonzero(keep & ~anatomy.is_layer))
+    goes = rows.place < np.where(may_go, situation.counts - ends, 0)[rows.group]
+    keep[rows.unit[goes]] = False
+    return situation.under(keep).removed_fraction(target.cost)
 
 
 def layers_to_go(situation: Situation, settings: Settings) -> int:

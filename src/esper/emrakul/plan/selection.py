@@ -44,7 +44,7 @@ def make_plan(
     if finalists is None:
         finalists = np.flatnonzero(np.isfinite(evidence.loss_increase) | np.isfinite(evidence.confidence))
     limits = bounds(situation, evidence.screen, settings)
-    confidence = rules.required_confidence
+    confidence = settings.required_confidence
     blocks, rejected = candidate_blocks(
         situation, evidence, np.unique(finalists), allowance, limits, confidence, candidates
     )
