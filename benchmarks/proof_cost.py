@@ -142,7 +142,7 @@ def _attached(model: nn.Module, batch: Callable[[], Any], loss: Callable[[Any, T
 
 
 def demo() -> tuple[nn.Module, Callable[[], Any], Callable[[Any, Tensor], Tensor]]:
-    from esper.cli.demo.resnet8 import ResNet8
+    from esper.cli.demo import ResNet8
 
     torch.manual_seed(0)
     return ResNet8(), lambda: (torch.randn(64, 1, 28, 28), torch.randint(0, 10, (64,))), F.cross_entropy
