@@ -152,6 +152,10 @@ class Strategy(Protocol):
         """
         ...
 
+    def is_last(self, epoch: int) -> bool:
+        """Whether nothing is decided about any later epoch: who waits now has waited too long."""
+        ...
+
 
 def planned_epochs(epochs: int | None, rules: ScheduleSettings, epoch: int) -> int:
     """Epochs that a run is planned for: those that were given, or what can be assumed after `epoch`."""
@@ -202,8 +206,11 @@ class Schedule:
         return self._nothing("off", "Pruning is off: set a target, or staged.", removed_fraction)
 
     def steps_left(self, epoch: int, state: ScheduleState) -> int:
-        """How many steps still fit, with the one decided on after `epoch`: 0 if that is too late."""
-        return max(1 + (self.last_epoch_at(epoch) - epoch) // state.cycle_epochs, 0)
+        """How many steps still fit, with the one decided on after `epoch`: 0 if that is too late.
+
+        The last one does not wait until the trial of the one before is over: see `is_last`.
+        """
+        return max(1 + math.ceil((self.last_epoch_at(epoch) - epoch) / state.cycle_epochs), 0)
 
     def _is_short(self, state: ScheduleState) -> bool:
         """Whether after the rest less than two steps would fit: then there is no time for one."""
@@ -248,6 +255,10 @@ class Schedule:
 
     def _nothing(self, stage: str, reason: str, removed: float) -> Allowance:
         return Allowance.nothing(self.cost, removed, stage, reason)
+
+    def is_last(self, epoch: int) -> bool:
+        """Whether nothing is decided about any later epoch, with a target."""
+        return self._settings.target is not None and epoch == self.last_epoch_at(epoch)
 
     def length_at(self, epoch: int) -> int:
         """Epochs that are planned for: those that were given, or what can be assumed after `epoch`."""

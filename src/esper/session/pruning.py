@@ -69,6 +69,7 @@ class Pruning:
         if trial.mask is MaskState.ON_TRIAL:
             shown = self._judging.of_epoch(is_measured)
             if isinstance(shown, RollbackReason):
+                self.cycles.drop()  # what is being decided is about the mask that goes
                 return self._judging.take_back(shown)
             if trial.happen(shown) is Action.CUT:
                 self._proved()
@@ -134,14 +135,16 @@ class Pruning:
         """Starts the next analysis, unless a mask is under way: what it costs is not known yet.
 
         A network that still recovers makes every further unit look costly, and an analysis takes time from
-        training.
+        training. But where it would be too late afterwards, the last analysis is made beside the trial.
         """
-        if self._trial.mask is MaskState.NONE:
+        mask = self._trial.mask
+        if mask is MaskState.NONE or (mask is MaskState.ON_TRIAL and self.cycles.is_last_call):
             self.cycles.start()
 
     def _proved(self) -> None:
         self.cycles.coordinator.record_settled(self._log.epoch)
-        self.acting.cut_if_worthwhile()
+        if not self.cycles.are_running:  # it counts units as they are now
+            self.acting.cut_if_worthwhile()
 
     def _try(self, mask: PendingMask, is_measured: bool) -> None:
         """Applies a pending mask, if this epoch has a metric to hold later ones against."""
@@ -186,7 +189,7 @@ class Pruning:
         return Watch(
             self._judging.baseline(answer.keep, 0.0 if before is None else before.relative_error),
             self._log.epoch,
-            mask.is_on_probation,
+            mask.is_on_probation and not self.cycles.is_last_call,  # a further epoch would be one too many
             self._saving.hold(TRIAL),
             tuple((~self._network.masks.keep).nonzero()[0].tolist()),
             before,

@@ -97,6 +97,10 @@ class CycleRunner:
             return replace(end, reason=f"{end.reason} The record of it was not stored: {error}")
         return end
 
+    def is_last(self, epoch: int) -> bool:
+        """Whether nothing is decided about any later epoch."""
+        return self._strategy.is_last(epoch)
+
     @property
     def is_running(self) -> bool:
         return self._in_flight is not None
