@@ -69,24 +69,42 @@ def test_a_ramp_starts_and_ends_at_shares_of_the_run() -> None:
 
 def test_one_cycle_does_not_catch_up_at_once_while_others_still_fit() -> None:
     schedule = Schedule(target(0.8), 20)
-    assert schedule.steps_left(10, FRESH) == 4
+    assert schedule.steps_left(10, FRESH) == 5
     assert schedule.allowed(10, FRESH, 0.0).goal_fraction == 0.25
     assert schedule.allowed(10, ScheduleState(pace=0.5), 0.1).goal_fraction == pytest.approx(0.225)
 
 
 def test_steps_are_as_large_as_the_time_that_is_left_asks_for() -> None:
     schedule = Schedule(target(0.8), 20)
-    assert schedule.allowed(14, FRESH, 0.0).goal_fraction == pytest.approx(0.8 / 2)
-    assert schedule.allowed(16, FRESH, 0.3).goal_fraction == pytest.approx(0.8)
-    slow = ScheduleState(cycle_epochs=4)
+    assert schedule.allowed(15, FRESH, 0.0).goal_fraction == pytest.approx(0.8 / 2)
+    assert schedule.allowed(17, FRESH, 0.3).goal_fraction == pytest.approx(0.8)
+    slow = ScheduleState(cycle_epochs=7)
     assert schedule.steps_left(10, slow) == 2
     assert schedule.allowed(10, slow, 0.0).goal_fraction == pytest.approx(0.4)
 
 
+def test_steps_are_no_more_than_the_budget_pays_for() -> None:
+    schedule = Schedule(target(0.8), 20)
+    assert schedule.allowed(10, FRESH, 0.0, affordable=2.9).goal_fraction == pytest.approx(0.4)
+    assert schedule.allowed(10, FRESH, 0.4, affordable=0.0).goal_fraction == pytest.approx(0.8)
+
+
+def test_steps_are_never_so_small_that_they_are_not_worth_an_analysis() -> None:
+    schedule, removed = Schedule(target(), 200), 0.0
+    course = [removed]
+    for epoch in range(1, 200):
+        allowed = schedule.allowed(epoch, FRESH, removed)
+        if allowed.is_open:
+            removed = allowed.goal_fraction
+            course.append(removed)
+    assert course[-1] == pytest.approx(0.5)
+    assert len(course) - 1 <= 8
+
+
 def test_refusals_slow_down_only_as_long_as_time_is_left() -> None:
     schedule, slowed = Schedule(target(), 20), ScheduleState(pace=0.125)
-    assert schedule.allowed(14, slowed, 0.3).goal_fraction == pytest.approx(0.3 + 0.2 / 2)
-    assert schedule.allowed(16, slowed, 0.3).goal_fraction == pytest.approx(0.5)
+    assert schedule.allowed(15, slowed, 0.3).goal_fraction == pytest.approx(0.3 + 0.2 / 2)
+    assert schedule.allowed(17, slowed, 0.3).goal_fraction == pytest.approx(0.5)
 
 
 def test_a_rest_is_not_taken_where_it_would_take_the_last_step() -> None:
@@ -140,6 +158,7 @@ def test_a_run_without_epochs_is_refused() -> None:
 
 def test_nothing_is_removed_at_the_end_of_a_run_even_if_the_target_was_missed() -> None:
     schedule = Schedule(target(), 20)
+    assert schedule.is_last(17)
     assert schedule.allowed(17, FRESH, 0.3).is_open
     quiet = schedule.allowed(18, FRESH, 0.3)
     assert not quiet.is_open

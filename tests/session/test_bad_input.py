@@ -168,7 +168,7 @@ def test_without_optimizer_state_nothing_is_pruned_and_training_goes_on(tmp_path
         """Has no state at all."""
 
     model = small_network()
-    never = settings(importance={"stride": 4096, "min_importance_samples": 10**6})
+    never = settings(importance={"stride": 4096, "min_importance_samples": 10**6, "twin_samples": 0})
     with attached(tmp_path, model, optimizer=Forgetful(model.parameters(), 0.1), config=never) as session:
         for _ in range(4):
             train(session)

@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from esper.emrakul import Schedule
 from esper.emrakul.cycle import CycleEnd
 from esper.emrakul.plan import Plan, shrink
 from esper.kasmina import confirm
@@ -102,7 +103,8 @@ def test_a_decision_waits_for_an_epoch_with_a_metric_also_over_a_resume(tmp_path
 
 
 def test_epochs_without_a_metric_neither_prove_a_mask_nor_take_it_back(tmp_path: Path) -> None:
-    run = Training(tmp_path / "run", pruning=TARGET)
+    at_once = {"target": {"flops": 0.1}, "schedule": {"start_epoch": 2, "end_epoch": 2}}
+    run = Training(tmp_path / "run", pruning=at_once)
     run.until_masked()
     for _ in range(2):
         run.train_epoch()
@@ -195,3 +197,22 @@ def test_a_layer_that_cannot_go_does_not_hold_the_rest_back_and_people_are_told(
     assert dict(run.model.named_parameters())["hidden.weight"].shape[0] == 13
     assert any("1 masked unit(s) in layer:down" in note for note in run.session.log.notes)
     run.session.detach()
+
+
+def test_the_last_analysis_is_made_beside_a_trial_where_it_would_be_too_late_afterwards(
+    tmp_path: Path,
+) -> None:
+    early = {"target": {"flops": 0.4}, "schedule": {"start_epoch": 2, "end_epoch": 3}}
+    run = Training(tmp_path / "run", pruning=early)
+    run.session.parts.terms.epochs = 4
+    run.session.parts.runner._strategy = Schedule(run.session.parts.terms.config.pruning, 4)
+    run.until_masked()
+    assert run.session.epoch == 3
+    assert run.session.pruning.cycles.is_last_call
+    run.epoch()
+    assert run.marks() == ["mask", "mask"]
+    watch = run.session.parts.trial.watch
+    assert watch is not None
+    assert watch.settled  # the first mask has proved itself
+    assert run.session.finish(latency=False).report.marks[-1].kind == "cut"
+    assert run.session.removed_fraction > 0.35

@@ -210,7 +210,8 @@ class Schedule:
 
         The last one does not wait until the trial of the one before is over: see `is_last`.
         """
-        return max(1 + math.ceil((self.last_epoch_at(epoch) - epoch) / state.cycle_epochs), 0)
+        last = self.last_epoch_at(epoch)
+        return 1 + math.ceil((last - epoch) / state.cycle_epochs) if epoch <= last else 0
 
     def _is_short(self, state: ScheduleState) -> bool:
         """Whether after the rest less than two steps would fit: then there is no time for one."""

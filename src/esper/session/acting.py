@@ -13,7 +13,7 @@ from esper.anatomy.cut import Cut
 from esper.arrays import BoolArray, IntArray
 from esper.batches import HeldOut
 from esper.emrakul.cycle import PendingMask
-from esper.emrakul.plan import shrink, worthwhile_cut
+from esper.emrakul.plan import shrink
 from esper.errors import SurgeryError
 from esper.importance.tracker import ImportanceTracker
 from esper.kasmina import LiveNetwork, UnitsCut, apply_statistics, compared, confirm, measured, recalibrate
@@ -168,8 +168,7 @@ class Acting:
 
     def cut_if_worthwhile(self) -> None:
         """Cuts as much as leaves good widths, if that saves enough."""
-        least, rules = self._spending.least_saving(), self._terms.config.pruning
-        left = worthwhile_cut(self._terms.situation(self._network), rules, least)
+        left = self._spending.worthwhile_cut()
         if left is not None:
             self.cut(left)
 

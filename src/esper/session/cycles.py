@@ -55,11 +55,6 @@ class Cycles:
         return self._pool is not None
 
     @property
-    def are_running(self) -> bool:
-        """Is an epoch being analyzed?"""
-        return self._runner.is_running
-
-    @property
     def is_last_call(self) -> bool:
         """Is the epoch that has just ended the last one about which anything is decided?"""
         return self._runner.is_last(self._log.epoch)

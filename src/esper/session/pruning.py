@@ -65,19 +65,22 @@ class Pruning:
         Returns:
             Whether everything went back to a checkpoint; then there is nothing to save or to analyze.
         """
-        trial = self._trial
+        trial, has_proved = self._trial, False
         if trial.mask is MaskState.ON_TRIAL:
             shown = self._judging.of_epoch(is_measured)
             if isinstance(shown, RollbackReason):
                 self.cycles.drop()  # what is being decided is about the mask that goes
                 return self._judging.take_back(shown)
             if trial.happen(shown) is Action.CUT:
-                self._proved()
+                has_proved = True
+                self.cycles.coordinator.record_settled(self._log.epoch)
         if trial.mask is MaskState.NONE:
             self._pending = self.cycles.accepted()
-            if self._pending is not None:
+            if self._pending is not None:  # it counts units as they are: what has proved itself stays masked
                 trial.happen(MaskEvent.ACCEPTED)
                 trial.pending_step = self._pending.step
+            elif has_proved:
+                self.acting.cut_if_worthwhile()
         if trial.mask is MaskState.PENDING and self._pending is not None:
             self._try(self._pending, is_measured)
         return False
@@ -140,11 +143,6 @@ class Pruning:
         mask = self._trial.mask
         if mask is MaskState.NONE or (mask is MaskState.ON_TRIAL and self.cycles.is_last_call):
             self.cycles.start()
-
-    def _proved(self) -> None:
-        self.cycles.coordinator.record_settled(self._log.epoch)
-        if not self.cycles.are_running:  # it counts units as they are now
-            self.acting.cut_if_worthwhile()
 
     def _try(self, mask: PendingMask, is_measured: bool) -> None:
         """Applies a pending mask, if this epoch has a metric to hold later ones against."""

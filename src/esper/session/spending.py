@@ -5,7 +5,9 @@ from __future__ import annotations
 import math
 from statistics import mean, median
 
+from esper.arrays import BoolArray
 from esper.emrakul import planned_epochs
+from esper.emrakul.plan import worthwhile_cut
 from esper.kasmina import LiveNetwork
 from esper.session.log import RunLog
 from esper.session.terms import Terms
@@ -51,11 +53,12 @@ class Spending:
         pays = (whole - sum(self._cycles)) / cost if cost > 0 else math.inf
         return max(pays, 2.0 - len(self._cycles), 1.0)
 
-    def least_saving(self) -> float:
-        """Least share of the network's cost that a cut must save: as much time as the look at it takes."""
+    def worthwhile_cut(self) -> BoolArray | None:
+        """What to leave if masks are cut now, shape [units]; None where that takes longer than it saves."""
         rules = self._terms.config.pruning
         least = rules.cut.min_saved_fraction
-        if rules.budget.compute_fraction is None:
-            return least
-        left = self.epochs_left * self.epoch_seconds
-        return max(least, min(self._network.look_seconds / left, 1.0) if left > 0 else 1.0)
+        if rules.budget.compute_fraction is not None:
+            # It takes about as long as the last look at the network, and saves its share of what is to come.
+            to_come = self.epochs_left * self.epoch_seconds
+            least = max(least, self._network.look_seconds / to_come if to_come > 0 else 1.0)
+        return worthwhile_cut(self._terms.situation(self._network), rules, least)

@@ -1,0 +1,62 @@
+"""What a run takes decides how many cycles it pays for, and which cuts are worth their time."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import pytest
+
+from esper.session.spending import Spending
+from tests.session.runs import Training
+
+
+def spending(run: Training, share: float | None) -> Spending:
+    parts = run.session.parts
+    pruning = parts.terms.config.pruning
+    budget = pruning.budget.model_copy(update={"compute_fraction": share})
+    rules = pruning.model_copy(update={"budget": budget})
+    parts.terms.config = parts.terms.config.model_copy(update={"pruning": rules})
+    return Spending(parts.network, parts.terms, parts.log)
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Training:
+    training = Training(tmp_path / "run")
+    training.epoch()
+    training.session.log.epochs[0] = training.session.log.epochs[0].__class__(
+        **{**vars(training.session.log.epochs[0]), "seconds": 10.0}
+    )
+    training.session.parts.network.look_seconds = 2.0
+    return training
+
+
+def test_cycles_are_paid_for_by_what_they_have_cost(run: Training) -> None:
+    budget = spending(run, 0.5)
+    whole = 10.0 * run.session.parts.terms.epochs  # type: ignore[operator]  # the run has a number of epochs
+    assert budget.affordable_cycles() == pytest.approx(0.5 * whole / 4.0)  # twice a look, until one has ended
+    budget.cycle_ended(6.0)
+    assert budget.affordable_cycles() == pytest.approx((0.5 * whole - 6.0) / 6.0)
+
+
+def test_two_cycles_are_paid_for_in_any_case_and_one_more_after_them(run: Training) -> None:
+    budget = spending(run, 0.001)
+    assert budget.affordable_cycles() == 2.0
+    for left in (1.0, 1.0, 1.0):
+        budget.cycle_ended(100.0)
+        assert budget.affordable_cycles() == left
+
+
+def test_without_a_share_the_clock_decides_nothing(run: Training) -> None:
+    assert spending(run, None).affordable_cycles() == math.inf
+
+
+def test_a_cut_waits_where_it_would_take_longer_than_it_saves(run: Training) -> None:
+    while not run.session.parts.network.masks.num_masked:
+        run.epoch()
+    network = run.session.parts.network
+    assert spending(run, None).worthwhile_cut() is not None
+    network.look_seconds = 1e-6
+    assert spending(run, 0.1).worthwhile_cut() is not None
+    network.look_seconds = 1e6
+    assert spending(run, 0.1).worthwhile_cut() is None
