@@ -27,6 +27,15 @@ def test_a_file_gives_the_settings_that_python_gives(tmp_path: Path) -> None:
     assert esper.Config.from_toml(file) == expected
 
 
+def test_a_mapping_is_as_good_and_what_it_gets_wrong_is_named() -> None:
+    asked = {"pruning": {"target": {"flops": 0.5}}}
+    assert esper.Config.of(asked) == esper.Config.of(esper.Config(**asked))
+    with pytest.raises(ConfigError, match=r"config: pruning.target.flops: .*explain"):
+        esper.Config.of({"pruning": {"target": {"flops": 1.5}}})
+    with pytest.raises(ConfigError, match=r"config: .*dictionary"):
+        esper.Config.of("0.5")  # type: ignore[arg-type]  # what the test is about
+
+
 def test_a_configuration_survives_a_checkpoint() -> None:
     config = esper.Config.model_validate({"pruning": {"staged": True}, "importance": {"stride": 4}})
     assert esper.Config.model_validate_json(config.model_dump_json()) == config

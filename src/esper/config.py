@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import tomllib
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
@@ -16,6 +17,7 @@ from esper.importance import ImportanceSettings
 from esper.settings import Section
 from esper.urabrask import Settings as ValidationSettings
 
+_KEYS = "`esper config --explain` prints every key and its meaning."
 AnySection = TypeVar("AnySection", bound=Section)
 
 
@@ -38,13 +40,27 @@ class Config(Section):
     """How checkpoints are kept."""
 
     @classmethod
+    def of(cls, given: Config | Mapping[str, Any]) -> Config:
+        """The settings, or those that a mapping of sections names.
+
+        Raises:
+            ConfigError: a key or value is not known, or it is no mapping; the message names it.
+        """
+        if isinstance(given, Config):
+            return given
+        try:
+            return cls.model_validate(given)
+        except ValidationError as error:
+            raise _refusal("config", error, _KEYS) from error
+
+    @classmethod
     def from_toml(cls, path: Path) -> Config:
         """Reads a TOML file.
 
         Raises:
             ConfigError: the file cannot be read, or a key or value is not known; the message names it.
         """
-        return read_toml(cls, path, "`esper config --explain` prints every key and its meaning.")
+        return read_toml(cls, path, _KEYS)
 
 
 def read_toml(kind: type[AnySection], path: Path, keys: str) -> AnySection:
@@ -67,6 +83,10 @@ def read_toml(kind: type[AnySection], path: Path, keys: str) -> AnySection:
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} is not TOML: {error}. Correct the line it names.") from error
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise ConfigError(f"{path}: {where}: {first['msg']}. {keys}") from error
+        raise _refusal(str(path), error, keys) from error
+
+
+def _refusal(source: str, error: ValidationError, keys: str) -> ConfigError:
+    first = error.errors()[0]
+    where = "".join(f"{part}: " for part in (source, ".".join(str(part) for part in first["loc"])) if part)
+    return ConfigError(f"{where}{first['msg']}. {keys}")

@@ -205,7 +205,7 @@ def test_the_last_analysis_is_made_beside_a_trial_where_it_would_be_too_late_aft
     early = {"target": {"flops": 0.4}, "schedule": {"start_epoch": 2, "end_epoch": 3}}
     run = Training(tmp_path / "run", pruning=early)
     run.session.parts.terms.epochs = 4
-    run.session.parts.runner._strategy = Schedule(run.session.parts.terms.config.pruning, 4)
+    run.session.parts.runner.strategy = Schedule(run.session.parts.terms.config.pruning, 4)
     run.until_masked()
     assert run.session.epoch == 3
     assert run.session.pruning.cycles.is_last_call

@@ -293,6 +293,28 @@ class PruningOff(Event):
 
 
 @dataclass(frozen=True)
+class EpochsPlanned(Event):
+    """Nobody said how long the run is, and its learning-rate schedule does."""
+
+    says = (
+        "The learning-rate schedule ends after epoch {epochs}, so the target is due by then; "
+        "attach(epochs=...) says otherwise."
+    )
+    epochs: int
+
+
+@dataclass(frozen=True)
+class EpochsAssumed(Event):
+    """Nobody said how long the run is."""
+
+    says = (
+        "Nobody said how many epochs there will be, so pruning is planned as for {epochs}: give "
+        "attach(epochs=...), and it spreads over the whole run."
+    )
+    epochs: int
+
+
+@dataclass(frozen=True)
 class TargetMissed(Event):
     """Less went than was asked for: how much, and why."""
 

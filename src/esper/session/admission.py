@@ -49,13 +49,13 @@ class RunRequest:
         scaler: HasStateDict | None,
         generators: Mapping[str, Generator] | None,
         companions: nn.Module | Sequence[nn.Module],
-        config: Config | None,
+        config: Config | Mapping[str, Any] | None,
         epochs: int | None,
     ) -> RunRequest:
         """What was given, out of its wrappers; one or several become several, none becomes no one.
 
         Raises:
-            ConfigError: the optimizer is none, or a companion is no module.
+            ConfigError: the optimizer is none, a companion is no module, or a setting is not known.
         """
         return cls(
             run=Path(run_dir).absolute(),
@@ -67,7 +67,7 @@ class RunRequest:
             scaler=scaler,
             generators=dict(generators or {}),
             companions=modules_in(companions),
-            config=config,
+            config=None if config is None else Config.of(config),
             epochs=epochs,
         )
 

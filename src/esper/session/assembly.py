@@ -18,6 +18,7 @@ from esper.importance.tracker import ImportanceTracker
 from esper.kasmina import LiveNetwork
 from esper.nissa import Sink
 from esper.session.admission import RunRequest
+from esper.session.horizon import Horizon
 from esper.session.log import RunLog
 from esper.session.pool import open_pool
 from esper.session.saving import Saving
@@ -44,6 +45,7 @@ class Assembly:
     trial: Trial
     terms: Terms
     log: RunLog
+    horizon: Horizon
     why_off: str
 
 
@@ -92,7 +94,10 @@ def assemble(
         saving = Saving(store, network, memory, background=config.checkpoint.background)
         saving.keep_data(sample, held_out or HeldOut((), ()))
         undo.pop_all()
-    return Assembly(network, tracker, saving, runner, pool, held_out, trial, terms, log, why_off or "")
+    horizon = Horizon(asked.schedulers, runner, terms, log)
+    return Assembly(
+        network, tracker, saving, runner, pool, held_out, trial, terms, log, horizon, why_off or ""
+    )
 
 
 def _open_store(asked: RunRequest, network: LiveNetwork, config: Config, sink: Sink) -> CheckpointStore:

@@ -42,7 +42,7 @@ def attach(
     metric: str = "accuracy",
     higher_is_better: bool = True,
     run_dir: str | Path,
-    config: Config | None = None,
+    config: Config | Mapping[str, Any] | None = None,
     epochs: int | None = None,
     scheduler: HasStateDict | Sequence[HasStateDict] | None = None,
     scaler: HasStateDict | None = None,
@@ -62,8 +62,9 @@ def attach(
         metric: the name of what `end_epoch` will report and decisions are made by.
         higher_is_better: its direction.
         run_dir: where checkpoints, masks and the report go.
-        config: what to do; nothing is pruned unless it asks for it.
-        epochs: how many epochs are planned; the schedule scales to it.
+        config: what to do, or a mapping that says so; nothing is pruned unless it asks for it.
+        epochs: how many epochs are planned; the schedule scales to it. Without it the learning-rate
+            schedule tells, where it comes to an end.
         scheduler: learning-rate scheduler(s), or what else has a `state_dict`, such as an optimizer of
             another network; saved and restored with the run.
         scaler: the GradScaler, likewise.
@@ -100,7 +101,7 @@ def attach(
             "optimizer, loss=...) or with attach(..., resume=True), or choose another run_dir. Nothing was "
             "changed."
         )
-    settings = config or Config()
+    settings = asked.config or Config()
     with pool_ahead(settings, probe, model) as pool:
         network = _network(asked, sample, layers=Level.LAYER in settings.pruning.levels)
         with _let_go_on_error(network):
@@ -130,7 +131,7 @@ def resume(
     scaler: HasStateDict | None = None,
     generators: Mapping[str, Generator] | None = None,
     companions: nn.Module | Sequence[nn.Module] = (),
-    config: Config | None = None,
+    config: Config | Mapping[str, Any] | None = None,
     epochs: int | None = None,
 ) -> Session:
     """Goes on from the newest checkpoint that verifies; the next step equals that of the uninterrupted run.

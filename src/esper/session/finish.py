@@ -7,7 +7,7 @@ import math
 import platform
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,7 +19,7 @@ from esper.anatomy import Group, Kind
 from esper.anatomy.archive import write_program
 from esper.anatomy.cut import Form, Snapshot
 from esper.anatomy.twin import deployed
-from esper.cost import compare_latency
+from esper.cost import CostName, compare_latency
 from esper.emrakul import Schedule
 from esper.emrakul.cycle import why_missed
 from esper.emrakul.plan import Situation
@@ -43,12 +43,27 @@ class Result:
         report: by how much, and why.
         report_path: the page to look at.
         run_dir: where everything is kept.
+        cost: what the target counts.
+        target: share of it that should go; None where nothing was asked for.
+        reached: share of it that has gone.
+        why: why the target was missed and what to do, in one sentence; '' if it was reached.
     """
 
-    model: nn.Module
-    report: RunReport
+    model: nn.Module = field(repr=False)
+    report: RunReport = field(repr=False)
     report_path: Path
     run_dir: Path
+    cost: CostName
+    target: float | None
+    reached: float
+    why: str = ""
+
+    def __str__(self) -> str:
+        asked = "" if self.target is None else f" (target {self.target:.1%})"
+        quality = self.report.quality_after
+        measured = "" if quality is None else f", {self.report.metric} {quality:.4g}"
+        why = f" {self.why}" if self.why else ""
+        return f"{self.reached:.1%} of the {self.cost} removed{asked}{measured}.{why} See {self.report_path}"
 
 
 def finish(session: Session, *, latency: bool) -> Result:
@@ -68,7 +83,17 @@ def finish(session: Session, *, latency: bool) -> Result:
     report = _report(session, timed, training_seconds, judged)
     session.detach()
     path = write_report(report, session.run_dir)
-    return Result(session.model, report, path, session.run_dir)
+    target, cost = parts.terms.config.pruning.target, parts.terms.config.pruning.cost
+    return Result(
+        session.model,
+        report,
+        path,
+        session.run_dir,
+        cost,
+        None if target is None else target.fraction,
+        Situation.whole(parts.network.anatomy, parts.terms.origin).removed_fraction(cost),
+        "" if missed is None else missed.text,
+    )
 
 
 def network_files(session: Session) -> dict[str, bytes]:

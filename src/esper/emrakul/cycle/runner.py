@@ -29,7 +29,8 @@ class CycleRunner:
 
     def __init__(self, coordinator: Coordinator, strategy: Strategy, store: CheckpointStore) -> None:
         self.coordinator = coordinator
-        self._strategy = strategy
+        self.strategy = strategy
+        """How much may go, and when; another may take its place between two cycles."""
         self._store = store
         self._thread = thread_beside_training("esper-cycle")
         self._in_flight: Future[CycleEnd] | None = None
@@ -60,8 +61,8 @@ class CycleRunner:
             try:
                 checkpoint = durable()
                 cycle = Cycle(epoch, situation, checkpoint.digest, epochs)
-                removed = situation.removed_fraction(self._strategy.cost)
-                allowance = self._strategy.allowed(epoch, coordinator.state.schedule, removed, affordable)
+                removed = situation.removed_fraction(self.strategy.cost)
+                allowance = self.strategy.allowed(epoch, coordinator.state.schedule, removed, affordable)
                 recall = recall_from(self._store, checkpoint)
                 outcome = coordinator.run_cycle(cycle, allowance, analyst(checkpoint), recall)
                 end = _ended(outcome, checkpoint, coordinator)
@@ -99,7 +100,7 @@ class CycleRunner:
 
     def is_last(self, epoch: int) -> bool:
         """Whether nothing is decided about any later epoch."""
-        return self._strategy.is_last(epoch)
+        return self.strategy.is_last(epoch)
 
     @property
     def is_running(self) -> bool:

@@ -1,0 +1,70 @@
+"""How long a run will be, where nobody has said it: what its learning-rate schedule tells."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch.optim import lr_scheduler as lr
+
+from esper.checkpoint import HasStateDict
+from esper.emrakul import Schedule
+from esper.emrakul.cycle import CycleRunner
+from esper.nissa import events
+from esper.session.log import RunLog
+from esper.session.terms import Terms
+
+
+class Horizon:
+    """Watches for the planned number of epochs until it is known."""
+
+    def __init__(
+        self, schedulers: Sequence[HasStateDict], runner: CycleRunner, terms: Terms, log: RunLog
+    ) -> None:
+        self._schedulers = schedulers
+        self._runner = runner
+        self._terms = terms
+        self._log = log
+
+    def look(self) -> None:
+        """After the first epoch, where nobody gave a number: takes the schedule's, or tells what it assumes."""
+        terms, rules, epoch = self._terms, self._terms.config.pruning, self._log.epoch
+        if terms.epochs is not None or rules.target is None or epoch > 1:
+            return
+        planned = next((n for one in self._schedulers if (n := planned_by(one, epoch)) is not None), None)
+        if planned is None:
+            self._log.tell(events.EpochsAssumed(rules.schedule.assumed_epochs))
+            return
+        terms.epochs = planned
+        self._runner.strategy = Schedule(rules, planned)
+        self._log.tell(events.EpochsPlanned(planned))
+
+
+def planned_by(scheduler: object, epoch: int) -> int | None:
+    """Epochs until a learning-rate schedule ends, seen after `epoch` of them; None if it does not say.
+
+    It may be stepped after every epoch or after every batch, and shortly before or after the epoch is told.
+    """
+    if not isinstance(scheduler, lr.LRScheduler):
+        return None
+    total, steps = _length(scheduler), scheduler.last_epoch
+    if total is None:
+        return None
+    is_by_epoch = steps <= epoch
+    planned = total if is_by_epoch else round(total * epoch / steps)
+    return planned if planned > epoch else None
+
+
+def _length(scheduler: lr.LRScheduler) -> int | None:
+    """Steps of a schedule that comes to an end with the training."""
+    if isinstance(scheduler, lr.CosineAnnealingLR):
+        return int(scheduler.T_max)
+    if isinstance(scheduler, lr.OneCycleLR):
+        return int(scheduler.total_steps)
+    if isinstance(scheduler, lr.PolynomialLR):
+        return int(scheduler.total_iters)
+    if isinstance(scheduler, lr.SequentialLR):
+        # Torch has no public name for its parts.
+        last, begun = scheduler._schedulers[-1], scheduler._milestones[-1]  # noqa: SLF001
+        rest = _length(last)
+        return None if rest is None else int(begun) + rest
+    return None

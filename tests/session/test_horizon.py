@@ -1,0 +1,75 @@
+"""Without `epochs=` the learning-rate schedule says how long a run is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch.optim import SGD, Optimizer
+from torch.optim import lr_scheduler as lr
+
+from esper.session.horizon import Horizon, planned_by
+from tests.session.runs import Training
+
+BATCHES = 7
+Schedule = Callable[[Optimizer, int], lr.LRScheduler]
+
+
+def after_one_epoch(make: Schedule, steps: int) -> object:
+    optimizer = SGD([torch.zeros(1, requires_grad=True)], 0.1)
+    scheduler = make(optimizer, steps)
+    for _ in range(steps):
+        optimizer.step()
+        scheduler.step()
+    return scheduler
+
+
+SCHEDULES: dict[str, Schedule] = {
+    "cosine": lambda o, n: lr.CosineAnnealingLR(o, 12 * n),
+    "one cycle": lambda o, n: lr.OneCycleLR(o, 0.1, total_steps=12 * n),
+    "polynomial": lambda o, n: lr.PolynomialLR(o, 12 * n),
+    "warm-up and cosine": lambda o, n: lr.SequentialLR(
+        o, [lr.LinearLR(o, 0.1), lr.CosineAnnealingLR(o, 10 * n)], [2 * n]
+    ),
+}
+
+
+@pytest.mark.parametrize("name", SCHEDULES)
+@pytest.mark.parametrize("steps", [1, BATCHES])
+def test_a_schedule_that_ends_with_the_training_says_when(name: str, steps: int) -> None:
+    assert planned_by(after_one_epoch(SCHEDULES[name], steps), 1) == 12
+
+
+def test_a_schedule_that_is_stepped_after_the_epoch_is_told_says_it_too() -> None:
+    optimizer = SGD([torch.zeros(1, requires_grad=True)], 0.1)
+    assert planned_by(lr.CosineAnnealingLR(optimizer, 12), 1) == 12
+
+
+def test_schedules_without_an_end_say_nothing() -> None:
+    for make in (lambda o, _: lr.StepLR(o, 3), lambda o, _: lr.LambdaLR(o, lambda n: 0.9**n)):
+        assert planned_by(after_one_epoch(make, 1), 1) is None
+    assert planned_by(object(), 1) is None
+
+
+def test_the_ramp_spreads_over_the_schedule(tmp_path: Path) -> None:
+    run = Training(tmp_path / "run")
+    run.session.parts.terms.epochs = None
+    run.epoch()
+    assert run.session.parts.terms.epochs == 12
+    assert any("schedule ends after epoch 12" in note for note in run.session.log.notes)
+
+
+def test_people_are_told_once_what_is_assumed(tmp_path: Path) -> None:
+    run = Training(tmp_path / "run")
+    parts = run.session.parts
+    parts.terms.epochs = None
+    horizon = Horizon((), parts.runner, parts.terms, parts.log)
+    run.session.parts = replace(parts, horizon=horizon)
+    for _ in range(2):
+        run.epoch()
+    told = [note for note in run.session.log.notes if "attach(epochs=...)" in note]
+    assert len(told) == 1
+    assert "planned as for 8" in told[0]
