@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -56,9 +57,10 @@ def test_schedules_without_an_end_say_nothing() -> None:
 
 def test_the_ramp_spreads_over_the_schedule(tmp_path: Path) -> None:
     run = Training(tmp_path / "run")
-    run.session.parts.terms.epochs = None
+    terms: Any = run.session.parts.terms
+    terms.epochs = None
     run.epoch()
-    assert run.session.parts.terms.epochs == 12
+    assert terms.epochs == 12
     assert any("schedule ends after epoch 12" in note for note in run.session.log.notes)
 
 

@@ -26,7 +26,7 @@ class Horizon:
         self._log = log
 
     def look(self) -> None:
-        """After the first epoch, where nobody gave a number: takes the schedule's, or tells what it assumes."""
+        """Takes the schedule's length after the first epoch, if nobody gave one, or tells what is assumed."""
         terms, rules, epoch = self._terms, self._terms.config.pruning, self._log.epoch
         if terms.epochs is not None or rules.target is None or epoch > 1:
             return
