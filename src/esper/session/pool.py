@@ -35,14 +35,15 @@ def pool_ahead(config: Config, probe: object, model: nn.Module) -> Iterator[Work
 def open_pool(config: Config, model: nn.Module) -> WorkerPool:
     """As many worker processes as asked for; none: in this process.
 
-    Unset: as many as there are cores, but more than four only where so many parameters need them.
+    Unset: as many as there are cores beside the one that trains, but more than four only where so many
+    parameters need them. Each opens the network for itself, so a second one on the same core only costs.
     """
     workers, pruning = config.analysis.workers, config.pruning
     if workers is None:
         seconds = pruning.budget.deadline_seconds * pruning.budget.analysis_fraction
         parameters = sum(parameter.numel() for parameter in model.parameters())
         needed = workers_needed(parameters, len(pruning.schedule.levels), seconds)
-        workers = max(min(4, os.cpu_count() or 1), needed)
+        workers = max(min(4, (os.cpu_count() or 1) - 1), needed, 1)
     return LocalPool(workers, PRELOAD) if workers else InlinePool()
 
 
