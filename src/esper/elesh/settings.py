@@ -23,8 +23,9 @@ class AnalysisSettings(Section):
     """The settings of the offline analysis."""
 
     workers: Count | None = None
-    """Worker processes; 0: analyze in the training process; unset: as many as cores beside one, and more than four only
-    where the number of parameters asks for them (parameters x levels / (500,000 per second x time))."""
+    """Worker processes; 0: analyze in the training process; unset: as many as cores beside one, and more than
+    four only where the number of parameters asks for them (parameters x levels / (500,000 per second x
+    time))."""
 
     calibration_samples: PositiveCount = 256
     """Held-out samples on which finalists are ablated."""
