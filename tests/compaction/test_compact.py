@@ -368,7 +368,7 @@ def test_a_group_that_the_chosen_mask_cannot_cut_stays_and_the_others_go() -> No
     with torch.no_grad():  # five units that go first
         for weights in (model.second.weight[:5], model.second.bias[:5], model.last.weight[:, :5]):
             weights.mul_(0.01)
-    config = esper.Config(pruning={"plan": {"round_to": 1}})
+    config = esper.Config(pruning={"plan": {"round_to": 1}, "floors": {"min_keep_fraction": 0.6}})
     result = esper.compact(model, sample=torch.randn(4, 4), flops=0.4, config=config)
     widths = {row.group: row.after for row in result.widths}
     assert widths["first"] < 16

@@ -53,7 +53,9 @@ def t5() -> Any:
 
 
 def homogeneous(model: nn.Module, share: float = 0.3) -> Any:
-    return esper.compact(model, sample={"input_ids": IDS}, flops=share, homogeneous=True)
+    floors = {"min_channels": 16, "min_keep_fraction": 1 - share, "narrow_keep_fraction": 0.5}
+    config = esper.Config(pruning={"floors": floors})
+    return esper.compact(model, sample={"input_ids": IDS}, flops=share, homogeneous=True, config=config)
 
 
 @pytest.mark.parametrize(

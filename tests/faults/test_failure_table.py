@@ -106,7 +106,7 @@ def test_a_worker_that_hangs_ends_at_the_deadline_without_a_decision(run: Path, 
 
 def test_statistics_that_are_corrupt_lead_to_no_decision(run: Path, judge: Judge) -> None:
     before = workers()
-    training = with_workers(run)
+    training = with_workers(run, importance={"twin_samples": 0})  # what training has measured is asked for
     victim = started(before)
     os.kill(victim, signal.SIGSTOP)
     epochs(training, EPOCHS - 1)

@@ -58,8 +58,8 @@ class Target(Section):
 class FloorSettings(Section):
     """What every layer keeps.
 
-    Where a target could not be reached above floors that are unset, they are lowered together, as far as it
-    takes to leave a choice.
+    Where a target could not be reached above floors of channels that are unset, they are lowered together, as
+    far as it takes to leave a choice.
     """
 
     min_channels: PositiveCount | None = None
@@ -74,8 +74,8 @@ class FloorSettings(Section):
     """Share of its channels that a layer keeps; unset: 0.8 when staged, 1 - target or less with a target, and
     half of that where a cut at once is chosen by loss."""
 
-    min_heads: PositiveCount | None = None
-    """Fewest attention heads that a layer keeps; unset: 2, or one with a target that needs it."""
+    min_heads: PositiveCount = 2
+    """Fewest attention heads that a layer keeps."""
 
     min_layers: PositiveCount = 3
     """Fewest residual layers that the network keeps, where layers may go."""
@@ -321,11 +321,6 @@ class Settings(Section):
     def min_channels(self) -> int:
         """Fewest channels that every layer keeps that is not too narrow for it."""
         return 16 if self.floors.min_channels is None else self.floors.min_channels
-
-    @property
-    def min_heads(self) -> int:
-        """Fewest attention heads that every layer keeps."""
-        return 2 if self.floors.min_heads is None else self.floors.min_heads
 
     @property
     def min_keep_fraction(self) -> float:

@@ -31,7 +31,7 @@ def test_wide_layers_keep_what_the_target_leaves() -> None:
     ]
 
 
-@pytest.mark.parametrize("anatomy", [chain([12]), chain([8, 8]), chain([20], heads=2)])
+@pytest.mark.parametrize("anatomy", [chain([12]), chain([8, 8]), chain([20])])
 def test_floors_leave_a_choice_to_every_target(anatomy: Anatomy) -> None:
     for target in (0.2, 0.5, 0.7):
         assert reach(anatomy, lowest(anatomy, target={"flops": target})) > target
@@ -44,3 +44,7 @@ def test_floors_that_were_asked_for_hold_whatever_the_target() -> None:
 
 def test_stages_are_not_lowered() -> None:
     assert lowest(chain([40, 12], heads=3), staged=True) == [32, 12, 2]
+
+
+def test_no_layer_is_left_with_a_single_channel_which_would_broadcast() -> None:
+    assert lowest(chain([6]), target={"flops": 0.9}) == [2]

@@ -24,10 +24,10 @@ def floors(situation: Situation, settings: Settings) -> IntArray:
     """Fewest units that every group keeps: shape [groups].
 
     Channels: the larger of `min_keep_fraction` of the original width, and `min_channels` or, where that is
-    less, `narrow_keep_fraction` of the width. Heads and experts: `min_heads`. What of these is unset is
-    lowered where a target could not be reached otherwise. Never
-    fewer than the network needs (one, or as many experts as every token is sent to); a group that is
-    narrower than its floor keeps what it has. A layer is a group of its own: see `layers_to_go`.
+    less, `narrow_keep_fraction` of the width. What of these is unset is lowered where a target could not be
+    reached otherwise, but not below two channels. Heads and experts: `min_heads`. Never fewer than the
+    network needs (one, or as many experts as every token is sent to); a group that is narrower than its floor
+    keeps what it has. A layer is a group of its own: see `layers_to_go`.
     """
     lowest = _floors(situation, settings, 1.0)
     if settings.target is None:
@@ -53,8 +53,9 @@ def _floors(situation: Situation, settings: Settings, factor: float) -> IntArray
     share = eased("narrow_keep_fraction", settings.narrow_keep_fraction)
     narrow = np.minimum(_up(eased("min_channels", settings.min_channels)), _up(share * situation.widths))
     wide = _up(eased("min_keep_fraction", settings.min_keep_fraction) * situation.widths)
-    heads = _up(eased("min_heads", settings.min_heads))
-    fewest = np.where(is_head, heads, np.maximum(narrow, wide))
+    # One channel alone would be an axis that broadcasts, and no longer a group.
+    channels = np.maximum(np.maximum(narrow, wide), np.minimum(situation.widths, 2))
+    fewest = np.where(is_head, rules.min_heads, channels)
     fewest[[group.kind is Kind.LAYER for group in groups]] = 0
     lowest: IntArray = np.maximum(fewest, [group.least for group in groups]).astype(np.int64)
     return lowest
