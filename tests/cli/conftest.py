@@ -13,7 +13,7 @@ from tests.session.runs import EPOCHS, Training
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run in whose last checkpoint units have gone."""
     run = tmp_path_factory.mktemp("runs") / "trained"
-    training = Training(run, pruning={"plan": {"required_confidence": 0.95}})  # so that many stay
+    training = Training(run, pruning={"plan": {"min_finalists": 48}})  # so that many stay
     for _ in range(EPOCHS - 1):
         training.epoch(lambda _: 0.5)
     assert "mask" in training.marks()
