@@ -61,7 +61,9 @@ def test_the_ramp_spreads_over_the_schedule(tmp_path: Path) -> None:
     terms.epochs = None
     run.epoch()
     assert terms.epochs == 12
-    assert any("schedule ends after epoch 12" in note for note in run.session.log.notes)
+    assert any(
+        "12 epochs, the length of the learning-rate schedule" in note for note in run.session.log.notes
+    )
 
 
 def test_people_are_told_once_what_is_assumed(tmp_path: Path) -> None:
@@ -74,4 +76,4 @@ def test_people_are_told_once_what_is_assumed(tmp_path: Path) -> None:
         run.epoch()
     told = [note for note in run.session.log.notes if "attach(epochs=...)" in note]
     assert len(told) == 1
-    assert "planned as for 8" in told[0]
+    assert "planned for 8 epochs, because nobody said" in told[0]

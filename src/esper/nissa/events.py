@@ -293,25 +293,12 @@ class PruningOff(Event):
 
 
 @dataclass(frozen=True)
-class EpochsPlanned(Event):
-    """Nobody said how long the run is, and its learning-rate schedule does."""
+class LengthTaken(Event):
+    """Nobody said how long the run is: its learning-rate schedule says it, or `epochs` are assumed."""
 
-    says = (
-        "The learning-rate schedule ends after epoch {epochs}, so the target is due by then; "
-        "attach(epochs=...) says otherwise."
-    )
+    says = "Pruning is planned for {epochs} epochs, {source}; attach(epochs=...) says otherwise."
     epochs: int
-
-
-@dataclass(frozen=True)
-class EpochsAssumed(Event):
-    """Nobody said how long the run is."""
-
-    says = (
-        "Nobody said how many epochs there will be, so pruning is planned as for {epochs}: give "
-        "attach(epochs=...), and it spreads over the whole run."
-    )
-    epochs: int
+    source: str
 
 
 @dataclass(frozen=True)

@@ -32,11 +32,11 @@ class Horizon:
             return
         planned = next((n for one in self._schedulers if (n := planned_by(one, epoch)) is not None), None)
         if planned is None:
-            self._log.tell(events.EpochsAssumed(rules.schedule.assumed_epochs))
+            self._log.tell(events.LengthTaken(rules.schedule.assumed_epochs, "because nobody said how many"))
             return
         terms.epochs = planned
         self._runner.strategy = Schedule(rules, planned)
-        self._log.tell(events.EpochsPlanned(planned))
+        self._log.tell(events.LengthTaken(planned, "the length of the learning-rate schedule"))
 
 
 def planned_by(scheduler: object, epoch: int) -> int | None:
