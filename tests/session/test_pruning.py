@@ -83,6 +83,20 @@ def test_a_plan_of_which_every_part_costs_too_much_is_not_applied(tmp_path: Path
     run.session.detach()
 
 
+def test_after_a_refusal_what_may_be_within_the_limit_is_tried_on_probation(tmp_path: Path) -> None:
+    run = Training(tmp_path / "run", pruning=AT_ONCE)
+    end, plan = decided(run)
+    versions = [plan]
+    for _ in range(3):
+        versions.append(shrink(versions[-1], run.session.parts.terms.situation(run.session.parts.network)))
+    limit_to(run, min(drop(run, version) for version in versions) - 1e-3)
+    apply(run, end)
+    apply(run, end)
+    assert run.marks() == ["no_go", "mask"]
+    assert "on probation" in run.session.log.marks[-1].text
+    run.session.detach()
+
+
 def test_a_decision_waits_for_an_epoch_with_a_metric_also_over_a_resume(tmp_path: Path) -> None:
     run = Training(tmp_path / "run", pruning=TARGET)
     run.epoch()

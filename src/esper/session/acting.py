@@ -34,12 +34,14 @@ class Confirmed:
         objection: why not even the smallest part may be applied; '' if this may.
         before: what held-out data shows without it; None if nobody measured.
         changes: what makes up for it in weights that read what goes, by name.
+        is_in_doubt: its mean is over the limit, and so few samples cannot rule out that it is within.
     """
 
     keep: BoolArray
     objection: str = ""
     before: Measurement | None = None
     changes: Mapping[str, Tensor] = field(default_factory=dict)
+    is_in_doubt: bool = False
 
 
 class Acting:
@@ -68,10 +70,14 @@ class Acting:
         self._log = log
         self._spending = spending
 
-    def confirm(self, mask: PendingMask) -> Confirmed:
+    def confirm(self, mask: PendingMask, *, in_doubt: bool) -> Confirmed:
         """Measures a mask on the weights as they are now.
 
         A plan that costs too much here is shrunk as the validator shrinks it.
+
+        Args:
+            mask: what was accepted about the checkpoint.
+            in_doubt: take the smallest version if nobody can rule out that its cost is within the limit.
         """
         masked, plan = self._network.masks.keep, mask.plan
         answer = self._confirm(mask.keep & masked)
@@ -82,9 +88,9 @@ class Acting:
             if plan.is_empty:
                 break
             answer = self._confirm(plan.keep & masked)
-        return answer
+        return self._confirm(answer.keep, in_doubt=True) if answer.objection and in_doubt else answer
 
-    def _confirm(self, keep: BoolArray) -> Confirmed:
+    def _confirm(self, keep: BoolArray, *, in_doubt: bool = False) -> Confirmed:
         """Measures one mask; if it may be applied, the running statistics follow at once.
 
         Without validation nothing is an objection, and the rest is the same.
@@ -93,12 +99,14 @@ class Acting:
         if self._held_out is None:
             return Confirmed(keep)
         rules, reconstruct = config.validation, config.pruning.recovery.reconstruct
-        objection, seen = confirm(network, self._held_out, keep, rules, reconstruct=reconstruct)
+        objection, seen = confirm(
+            network, self._held_out, keep, rules, reconstruct=reconstruct, in_doubt=in_doubt
+        )
         if rules.validation == "none":
             objection = ""
         if not objection:
             apply_statistics(network.model, seen.statistics)
-        return Confirmed(keep, objection, seen.before, seen.changes)
+        return Confirmed(keep, objection, seen.before, seen.changes, in_doubt)
 
     def apply(self, mask: Confirmed) -> None:
         """Masks units, and gives what they carried to those that stay."""

@@ -151,7 +151,9 @@ class Pruning:
             trial.happen(MaskEvent.UNMEASURED)
             log.tell(events.MaskWaits(terms.metric))
             return
-        answer = self.acting.confirm(mask)
+        # A refusal is taken at its word once. The next one in a row has to be sure of it.
+        refusals = self.cycles.coordinator.state.schedule.refusals_in_row
+        answer = self.acting.confirm(mask, in_doubt=refusals > 0)
         self._pending = None
         if answer.objection:
             trial.happen(MaskEvent.REFUSED)
@@ -173,7 +175,7 @@ class Pruning:
                 self._log.epoch,
                 units=int((masked & ~answer.keep).sum()),
                 planned=planned,
-                is_on_probation=mask.is_on_probation,
+                is_on_probation=mask.is_on_probation or answer.is_in_doubt,
                 removed_before=before,
                 removed_after=terms.removed_fraction(network),
                 cost=terms.config.pruning.cost,
@@ -187,7 +189,8 @@ class Pruning:
         return Watch(
             self._judging.baseline(answer.keep, 0.0 if before is None else before.relative_error),
             self._log.epoch,
-            mask.is_on_probation and not self.cycles.is_last_call,  # a further epoch would be one too many
+            # On the last call a further epoch would be one too many.
+            (mask.is_on_probation or answer.is_in_doubt) and not self.cycles.is_last_call,
             self._saving.hold(TRIAL),
             tuple((~self._network.masks.keep).nonzero()[0].tolist()),
             before,
