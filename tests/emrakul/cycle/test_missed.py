@@ -41,6 +41,11 @@ def test_a_target_that_was_met_is_no_word_worth() -> None:
             "held back: 3 by confidence",
             "calibration_samples",
         ),
+        (
+            told(record("accepted", removed_after=0.3, goal_fraction=0.5, held={"floor": 9, "shrunk": 3})),
+            "only a part of the plan of epoch 9",
+            "validation.limits",
+        ),
         (told(), "no analysis came to its end", "notes"),
     ],
 )

@@ -18,6 +18,7 @@ _ADVICE = {
     Rejection.LEVEL: "let more kinds of units go (pruning.schedule.levels)",
     Rejection.UNMEASURED: "give the analysis more time (pruning.budget.deadline_seconds)",
 }
+_GENTLER = "train longer before it, allow more loss of quality (validation.limits)"
 _LONGER = "train for more epochs, or let the ramp begin earlier (pruning.schedule.start_epoch)"
 
 
@@ -69,6 +70,9 @@ def _accepted(last: CycleRecord, last_epoch: int) -> tuple[str, str]:
     """Of a run whose last plan was accepted: it was held back, or there was no time for a further one."""
     reason = max(last.held, key=lambda name: last.held[name], default="")
     is_short = last.removed_after is not None and last.removed_after < last.goal_fraction - 1e-9
+    if is_short and Rejection.SHRUNK in last.held:  # floors held back others, and did not make it small
+        part = f"the validator let only a part of the plan of epoch {last.epoch} go"
+        return f"{part}, and no time was left for more", f"{_GENTLER}, or lower the target"
     if is_short and Rejection(reason or Rejection.BUDGET) in _ADVICE:
         return f"the last plan was held back: {_counts(last)}", _ADVICE[Rejection(reason)]
     return (
@@ -79,7 +83,7 @@ def _accepted(last: CycleRecord, last_epoch: int) -> tuple[str, str]:
 
 def _ended(last: CycleRecord) -> tuple[str, str]:
     if last.status == CycleStatus.REJECTED:
-        advice = "train longer before it, allow more loss of quality (validation.limits), or lower the target"
+        advice = f"{_GENTLER}, or lower the target"
         return f"the validator refused the plan of epoch {last.epoch} ({_clause(last.reason)})", advice
     if last.held:
         reason = Rejection(max(last.held, key=lambda name: last.held[name]))
