@@ -84,9 +84,12 @@ def test_steps_are_as_large_as_the_time_that_is_left_asks_for() -> None:
 
 
 def test_steps_are_no_more_than_the_budget_pays_for() -> None:
-    schedule = Schedule(target(0.8), 20)
-    assert schedule.allowed(10, FRESH, 0.0, affordable=2.9).goal_fraction == pytest.approx(0.4)
-    assert schedule.allowed(10, FRESH, 0.4, affordable=0.0).goal_fraction == pytest.approx(0.8)
+    schedule = Schedule(target(0.4), 20)
+    assert schedule.allowed(4, FRESH, 0.0).goal_fraction < 0.1
+    assert schedule.allowed(4, FRESH, 0.0, affordable=2.9).goal_fraction == pytest.approx(0.2)
+    assert schedule.allowed(4, FRESH, 0.2, affordable=0.0).goal_fraction == pytest.approx(0.4)
+    # But steps are no larger than usual for its sake.
+    assert schedule.allowed(4, FRESH, 0.0, affordable=1.0).goal_fraction == pytest.approx(0.25)
 
 
 def test_steps_are_never_so_small_that_they_are_not_worth_an_analysis() -> None:

@@ -74,6 +74,7 @@ class Allowance:
         end_fraction: cumulative share at the end of the way that this is a step of; None if there is none.
         progress: share of that way that is due by now, 0 to 1.
         steps_left: how many steps still fit into the run, this one included; 1 or more.
+        steps_paid: how many the budget of the run pays for; None if nobody counts.
     """
 
     cost: CostName
@@ -85,6 +86,7 @@ class Allowance:
     end_fraction: float | None = None
     progress: float = 1.0
     steps_left: float = 1
+    steps_paid: float | None = None
 
     @classmethod
     def at_once(cls, target: Target, levels: tuple[Level, ...]) -> Allowance:
@@ -112,9 +114,11 @@ class Allowance:
         """
         if end is None or self.end_fraction is None:
             return self
-        # What should be gone by now on the way to that end: by the ramp, and by the steps that still fit.
+        # What should be gone by now on the way to that end: by the ramp, and by an even share of what is
+        # left. Time may force large steps. The budget may only ask for them.
         even = (end - removed) / self.steps_left
-        due = max(end * self.progress, removed + even)
+        paid = self.steps_left if self.steps_paid is None else max(math.floor(self.steps_paid), 1)
+        due = max(end * self.progress, removed + even, removed + (end - removed) / paid)
         here = replace(self, end_fraction=end)
         if end <= removed + _EXACT or due <= removed + _EXACT:
             why = f"{removed:.1%} is gone, {end * self.progress:.1%} is due."
@@ -126,8 +130,10 @@ class Allowance:
         pace = max(pace, 1 / self.steps_left)
         goal = removed + min(due - removed, max(rules.max_step_fraction, even)) * pace
         limit = min(goal + rules.overshoot_fraction, 1.0)
-        fit = "" if math.isinf(self.steps_left) else f", {self.steps_left:g} more steps fit"
-        why = f"{due:.1%} of the {self.cost} is due, {removed:.1%} is gone, pace {pace:g}{fit}."
+        why = (
+            f"{due:.1%} of the {self.cost} is due, {removed:.1%} is gone, pace {pace:g}, "
+            f"{self.steps_left:g} more steps fit."
+        )
         return replace(here, goal_fraction=goal, limit_fraction=limit, reason=why)
 
 
@@ -227,10 +233,12 @@ class Schedule:
         if not left:
             why = f"Nothing is decided after epoch {self.last_epoch_at(epoch)}: the network recovers."
             return self._nothing("quiet", why, removed)
-        left = max(min(left, math.floor(affordable)) if affordable < left else left, 1)
         # The first epoch of the ramp is a step as well: from 1/n to 1.
         share = progress((epoch - start + 1) / (end - start + 1), self._rules)
-        step = Allowance(self.cost, removed, removed, self._rules.levels, "ramp", "", target, share, left)
+        paid = affordable if affordable < left else None
+        step = Allowance(
+            self.cost, removed, removed, self._rules.levels, "ramp", "", target, share, left, paid
+        )
         return step.towards(target, removed, state.pace, self._rules)
 
     def _within_stage(self, epoch: int, state: ScheduleState, removed: float) -> Allowance:
