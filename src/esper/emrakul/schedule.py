@@ -158,6 +158,10 @@ class Strategy(Protocol):
         """
         ...
 
+    def steps_left(self, epoch: int, state: ScheduleState) -> int:
+        """How many steps still fit, with the one decided on after `epoch`: 0 if that is too late."""
+        ...
+
     def is_last(self, epoch: int) -> bool:
         """Whether nothing is decided about any later epoch: who waits now has waited too long."""
         ...

@@ -55,6 +55,11 @@ class Cycles:
         return self._pool is not None
 
     @property
+    def steps_left(self) -> int:
+        """How many steps still fit, with one that is decided on after the epoch that has just ended."""
+        return self._runner.steps_left(self._log.epoch)
+
+    @property
     def is_last_call(self) -> bool:
         """Is the epoch that has just ended the last one about which anything is decided?"""
         return self._runner.is_last(self._log.epoch)

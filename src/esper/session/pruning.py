@@ -24,6 +24,9 @@ from esper.session.recovery import Recovery
 from esper.session.saving import TRIAL, Saving
 from esper.session.terms import Terms
 
+_FEW = 2
+"""Steps that still fit into a run whose time is short."""
+
 
 class Pruning:
     """The pruning of one session, from epoch to epoch.
@@ -151,9 +154,11 @@ class Pruning:
             trial.happen(MaskEvent.UNMEASURED)
             log.tell(events.MaskWaits(terms.metric))
             return
-        # A refusal is taken at its word once. The next one in a row has to be sure of it.
+        # A refusal is taken at its word while time is left for others. Later, the next one in a row has to be
+        # sure of it.
         refusals = self.cycles.coordinator.state.schedule.refusals_in_row
-        answer = self.acting.confirm(mask, in_doubt=refusals > 0)
+        in_doubt = refusals > 0 and self.cycles.steps_left <= _FEW
+        answer = self.acting.confirm(mask, in_doubt=in_doubt)
         self._pending = None
         if answer.objection:
             trial.happen(MaskEvent.REFUSED)

@@ -98,6 +98,10 @@ class CycleRunner:
             return replace(end, reason=f"{end.reason} The record of it was not stored: {error}")
         return end
 
+    def steps_left(self, epoch: int) -> int:
+        """How many steps still fit, with the one decided on after `epoch`."""
+        return self.strategy.steps_left(epoch, self.coordinator.state.schedule)
+
     def is_last(self, epoch: int) -> bool:
         """Whether nothing is decided about any later epoch."""
         return self.strategy.is_last(epoch)
