@@ -160,7 +160,10 @@ def _options() -> Any:
     parser.add_argument("--list", action="store_true", help="print the names of the runs")
     parser.add_argument("--fashion", type=Path, help="directory of the Fashion-MNIST files")
     parser.add_argument("--speeches", type=Path, help="directory of the speeches")
-    return parser.parse_args()
+    options = parser.parse_args()
+    if not _seeds(options.seeds):
+        parser.error("--seeds 0 is no seed at all: one number says how many, 1 or more; several say which")
+    return options
 
 
 def main() -> int:

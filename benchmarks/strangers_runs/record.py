@@ -35,7 +35,6 @@ class Record:
         why: the sentence in which it says that the target was missed; '' if there is none.
         esper_share: of the FLOPs that is gone by its own account.
         costs: of itself, as its report states them.
-        decisions: rows of its report, shortened to what was decided.
         error: how the training ended before its time.
     """
 

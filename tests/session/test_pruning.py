@@ -228,5 +228,11 @@ def test_the_last_analysis_is_made_beside_a_trial_where_it_would_be_too_late_aft
     watch = run.session.parts.trial.watch
     assert watch is not None
     assert watch.settled  # the first mask has proved itself
-    assert run.session.finish(latency=False).report.marks[-1].kind == "cut"
-    assert run.session.removed_fraction > 0.35
+    result = run.session.finish(latency=False)
+    assert result.report.marks[-1].kind == "cut"
+    assert result.reached == pytest.approx(run.session.removed_fraction)
+    assert result.reached > 0.35
+    assert result.target == 0.4
+    assert (result.reached < 0.4) == bool(result.why)
+    assert str(result).startswith(f"{result.reached:.1%} of the flops removed (target 40.0%)")
+    assert result.why in str(result)

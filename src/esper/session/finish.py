@@ -91,7 +91,7 @@ def finish(session: Session, *, latency: bool) -> Result:
         session.run_dir,
         cost,
         None if target is None else target.fraction,
-        Situation.whole(parts.network.anatomy, parts.terms.origin).removed_fraction(cost),
+        _reached(session, cost),
         "" if missed is None else missed.text,
     )
 
@@ -118,6 +118,12 @@ def _latency(session: Session) -> Latency | None:
     return compare_latency(network.original, network.model, inputs.args, dict(inputs.kwargs))
 
 
+def _reached(session: Session, cost: CostName) -> float:
+    """Share of the original cost that was cut; what stays a mask has not gone."""
+    parts = session.parts
+    return Situation.whole(parts.network.anatomy, parts.terms.origin).removed_fraction(cost)
+
+
 def _missed(session: Session) -> Event | None:
     """That the target was missed, why, and what to do about it; None if it was met, or there is none."""
     parts, terms = session.parts, session.parts.terms
@@ -126,7 +132,7 @@ def _missed(session: Session) -> Event | None:
         return None
     if parts.pool is None:
         return events.NothingWent(target.cost, parts.why_off)
-    removed = Situation.whole(parts.network.anatomy, terms.origin).removed_fraction(target.cost)
+    removed = _reached(session, target.cost)
     marks = [mark for mark in session.log.marks if mark.kind in ("rollback", "no_go")]
     refused = (marks[-1].epoch, marks[-1].text) if marks else None
     schedule, state = Schedule(terms.config.pruning, terms.epochs), parts.runner.coordinator.state

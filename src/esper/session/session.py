@@ -121,7 +121,8 @@ class Session:
         self.recovery.end_epoch()
         self.log.progress.epoch += 1
         self._record(numbers, begun)
-        self.parts.horizon.look()
+        if self.parts.pool is not None:  # otherwise nothing is planned
+            self.parts.horizon.look()
         value = numbers.get(self.parts.terms.metric)
         is_sound = value is None or math.isfinite(value)
         if not self.pruning.end_epoch(is_measured=value is not None and is_sound):
