@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from esper.emrakul import Schedule
 from esper.emrakul.cycle import CycleEnd
 from esper.emrakul.plan import Plan, shrink
-from esper.kasmina import confirm
+from esper.kasmina import Preview
 from esper.urabrask import RetentionLimits
 from tests.session.runs import Training
 
@@ -53,10 +53,11 @@ def drop(run: Training, plan: Plan) -> float:
     """What a plan costs on the live weights, in points."""
     parts = run.session.parts
     assert parts.held_out is not None
-    _, seen = confirm(parts.network, parts.held_out, plan.keep, parts.terms.config.validation)
-    assert seen.before.correctness is not None
-    assert seen.after.correctness is not None
-    return float(np.mean(seen.before.correctness) - np.mean(seen.after.correctness))
+    preview = Preview(parts.network, parts.held_out)
+    before, after = preview.before.correctness, preview.under(plan.keep).after.correctness
+    assert before is not None
+    assert after is not None
+    return float(np.mean(before) - np.mean(after))
 
 
 def test_a_plan_that_costs_too_much_by_now_is_shrunk_until_it_does_not(tmp_path: Path) -> None:

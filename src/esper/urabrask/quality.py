@@ -102,6 +102,22 @@ def evaluate(run: Run, batches: Iterable[Any]) -> Measurement:
     )
 
 
+def on_validation(twin: Twin, state: State, batches: Sequence[Any]) -> Measurement:
+    """Quality of a twin with these tensors on the batches that masks are judged by.
+
+    Samples that can be judged one by one go through together. Otherwise losses are paired, of small parts.
+    """
+    run, parts = run_twin(twin, state), in_chunks(twin, usable(twin, batches))
+    if not parts:
+        return Measurement()
+    # One part tells which it is, unless a later one differs.
+    if evaluate(run, parts[:1]).correctness is not None:
+        quality = evaluate(run, joined(twin, batches))
+        if quality.correctness is not None:
+            return quality
+    return evaluate(run, parts)
+
+
 def run_twin(twin: Twin, state: State) -> Run:
     """For `evaluate`: a twin with these tensors."""
     return partial(twin.loss, state)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import operator
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -151,9 +151,7 @@ class Twin:
 
     def _ordered(self, sample: Any) -> list[Any]:
         """The inputs in the order of the placeholders, whatever the order of a batch's keys."""
-        spec = self.program.call_spec.in_spec
-        numbered = pytree.tree_unflatten(range(spec.num_leaves), spec)
-        asked = [path for path, _ in pytree.tree_flatten_with_path(numbered)[0]]
+        asked, _ = self._paths
         leaves = _by_path(self.split(sample))
         if leaves.keys() != set(asked):
             odd = sorted(pytree.keystr(path) for path in leaves.keys() ^ set(asked))
@@ -167,9 +165,15 @@ class Twin:
         """Positional inputs, keyword inputs and target of a batch, as the network was traced with them."""
         args, kwargs, target = split_sample(sample, with_target=True)
         in_one = (args,), kwargs, target  # several inputs in one tuple, which is one argument
+        return in_one if _by_path(in_one).keys() == self._paths[1] else (args, kwargs, target)
+
+    @cached_property
+    def _paths(self) -> tuple[list[Any], Set[Any]]:
+        """The paths of the inputs, as the placeholders stand, and those of the network's own inputs."""
         spec = self.program.call_spec.in_spec
-        numbered = pytree.tree_unflatten(range(spec.num_leaves), spec)[0]
-        return in_one if _by_path(in_one).keys() == _by_path(numbered).keys() else (args, kwargs, target)
+        numbered = pytree.tree_unflatten(range(spec.num_leaves), spec)
+        asked = [path for path, _ in pytree.tree_flatten_with_path(numbered)[0]]
+        return asked, _by_path(numbered[0]).keys()
 
     def _misfit(self, inputs: Sequence[Any]) -> str | None:
         """What has another size than the graph was traced with, or None."""
