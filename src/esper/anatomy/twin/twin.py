@@ -24,6 +24,7 @@ from esper.anatomy.archive import read_program, write_program
 from esper.anatomy.graph import Traced
 from esper.anatomy.structure import Anatomy, Gate
 from esper.anatomy.twin.narrowed_norms import Left, OverSurvivors, left_in
+from esper.anatomy.twin.recalibration import BATCH_NORMS, Recalibrating
 from esper.anatomy.twin.rows import for_each_row
 from esper.arrays import IntArray
 from esper.batches import split_sample
@@ -214,9 +215,9 @@ class Twin:
         A mask changes what later batch norms see; until training has caught up, their old statistics distort
         the masked network's quality.
         """
-        if not any(node.target in _EPSILON for node in self.program.graph.nodes):
+        if not any(node.target in BATCH_NORMS for node in self.program.graph.nodes):
             return dict(state)
-        interpreter = _Recalibrating(self.program.graph_module, self._left(state))
+        interpreter = Recalibrating(self.program.graph_module, self._left(state))
         with torch.no_grad():
             for batch in batches:
                 interpreter.run(*self._inputs(state, batch), enable_io_processing=False)
@@ -337,34 +338,6 @@ class _Gated(OverSurvivors):
         for argument, gate in self._gates[n]:
             operands[argument] = gate(operands[argument])
         return self.call_function(n.target, tuple(changed), kwargs)
-
-
-_EPSILON = {
-    torch.ops.aten.batch_norm.default: 7,
-    torch.ops.aten._native_batch_norm_legit_no_training.default: 6,
-}
-"""Batch norms, as they are written and written out, with the place of their epsilon among the arguments."""
-
-
-class _Recalibrating(OverSurvivors):
-    """Interprets the graph with every batch norm by the statistics of the batch, and adds these up."""
-
-    def __init__(self, module: fx.GraphModule, left: Mapping[fx.Node, Left]) -> None:
-        super().__init__(module, left)
-        self.sums: dict[fx.Node, tuple[Tensor, Tensor, int]] = {}
-
-    def run_node(self, n: fx.Node) -> Any:
-        if n.target not in _EPSILON or n.args[3] is None:
-            return super().run_node(n)
-        given = self.fetch_args_kwargs_from_env(n)[0]
-        (x, weight, bias), epsilon = given[:3], given[_EPSILON[n.target]]
-        axes = [axis for axis in range(x.dim()) if axis != 1]
-        mean, variance = x.mean(axes), x.var(axes, unbiased=x.numel() > x.shape[1])
-        before = self.sums.get(n, (torch.zeros_like(mean), torch.zeros_like(variance), 0))
-        self.sums[n] = (before[0] + mean, before[1] + variance, before[2] + 1)
-        # Later layers are measured on what this one then gives: normalized by the batch.
-        normed = torch.nn.functional.batch_norm(x, None, None, weight, bias, training=True, eps=epsilon)
-        return normed if n.target is torch.ops.aten.batch_norm.default else (normed,)
 
 
 def _targets(program: ExportedProgram) -> list[str]:
