@@ -14,7 +14,7 @@ BATCH_NORMS = {
     torch.ops.aten.batch_norm.default: 7,
     torch.ops.aten._native_batch_norm_legit_no_training.default: 6,
 }
-"""Batch norms, as they are written and written out, with the place of their epsilon among the arguments."""
+"""Batch norms, as they are written and written out: the place of their epsilon among the arguments."""
 
 
 class Recalibrating(OverSurvivors):
