@@ -60,7 +60,7 @@ def test_nothing_told_makes_no_file_and_no_anchor(tmp_path: Path) -> None:
 
 
 def test_threads_that_tell_at_once_lose_nothing_and_share_commits(tmp_path: Path) -> None:
-    each, threads = 25, 8
+    each, threads = 10, 4
     with open_store(tmp_path) as store:
 
         def tell(number: int) -> None:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import atexit
 import shutil
 import sqlite3
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -21,14 +24,30 @@ from tests.checkpoint.runs import OTHER_RING, RING, content, flip, open_store
 FORGED = b"0123456789abcdef 4 " + b"0" * 64 + b'\n{}\n{"key":"k-000102030405","mac":"' + b"0" * 64 + b'"}\n'
 
 
+@cache
+def template(whose: str, ring: KeyRing) -> Path:
+    """A run that others are copied from, which is quicker than to write each."""
+    folder = tempfile.TemporaryDirectory()
+    atexit.register(folder.cleanup)
+    fill(Path(folder.name) / whose, ring)
+    return Path(folder.name) / whose
+
+
 def written(run: Path, ring: KeyRing = RING) -> Path:
-    """A run with nine events, a checkpoint after the third and the sixth; returns the file of its audit."""
+    """A run with nine events, a checkpoint after the third and the sixth; returns the file of its audit.
+
+    Directories of other names are other runs.
+    """
+    shutil.copytree(template(run.name if run.name == "theirs" else "mine", ring), run, dirs_exist_ok=True)
+    return run / "audit.sqlite"
+
+
+def fill(run: Path, ring: KeyRing) -> None:
     with CheckpointStore(run, keyring=ring, model="net", clock=lambda: 1.5) as store:
         for number in range(1, 10):
             store.audit.emit(events.Refused(number, f"reason {number}"))
             if number % 3 == 0 and number < 9:
                 store.save(number, number, content(number))
-    return run / "audit.sqlite"
 
 
 @contextmanager
