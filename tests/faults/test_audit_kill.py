@@ -9,8 +9,8 @@ import signal
 from multiprocessing.connection import Connection
 from pathlib import Path
 
+from esper.checkpoint import CheckpointCatalog
 from esper.checkpoint.audit import AuditReader
-from esper.checkpoint.catalog import CheckpointCatalog
 from esper.nissa import acts
 from tests.checkpoint.runs import RING, content, open_store
 

@@ -84,10 +84,10 @@ def test_a_cut_tells_what_it_saved_and_how_exact_it_is() -> None:
 
 
 def test_a_way_back_names_the_step_or_says_that_only_masks_went() -> None:
-    assert acts.RolledBack(4, "Too bad.", 120).text == (
+    assert events.RolledBack(4, "Too bad.", 120).text == (
         "Too bad. Therefore everything went back to the verified checkpoint of step 120."
     )
-    assert "taken back exactly" in acts.RolledBack(4, "Too bad.", None).text
+    assert "taken back exactly" in events.RolledBack(4, "Too bad.", None).text
 
 
 def test_what_stays_masked_is_counted_where_only_some_of_it_does() -> None:

@@ -96,23 +96,6 @@ class Masked(Moment):
 
 
 @dataclass(frozen=True)
-class RolledBack(Moment):
-    """What an epoch showed leads back: to a checkpoint, or only without masks if `to_step` is None."""
-
-    severity, kind, is_act = Severity.PROBLEM, "rollback", True
-    reason: str
-    to_step: int | None
-
-    @property
-    def text(self) -> str:
-        if self.to_step is None:
-            back = "the masks that had not proved themselves yet were taken back exactly"
-        else:
-            back = f"everything went back to the verified checkpoint of step {self.to_step}"
-        return f"{self.reason} Therefore {back}."
-
-
-@dataclass(frozen=True)
 class WentBack(Moment):
     """Somebody asked to go back to a checkpoint."""
 

@@ -127,7 +127,24 @@ class StaysMasked(Event):
         return f"{some if self.groups else 'The masks'} of epoch {self.epoch} stay masks: {self.refusal}"
 
 
-# --- Going on from an older checkpoint ---
+# --- Going back ---
+
+
+@dataclass(frozen=True)
+class RolledBack(Moment):
+    """What an epoch showed leads back: to a checkpoint, or only without masks if `to_step` is None."""
+
+    severity, kind, is_act = Severity.PROBLEM, "rollback", True
+    reason: str
+    to_step: int | None
+
+    @property
+    def text(self) -> str:
+        if self.to_step is None:
+            back = "the masks that had not proved themselves yet were taken back exactly"
+        else:
+            back = f"everything went back to the verified checkpoint of step {self.to_step}"
+        return f"{self.reason} Therefore {back}."
 
 
 @dataclass(frozen=True)

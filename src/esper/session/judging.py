@@ -22,7 +22,7 @@ from esper.emrakul import (
 from esper.emrakul.cycle import CycleRunner
 from esper.errors import RollbackExhausted
 from esper.kasmina import LiveNetwork
-from esper.nissa import acts, events
+from esper.nissa import events
 from esper.session.acting import Acting
 from esper.session.log import RunLog
 from esper.session.saving import Saving
@@ -111,7 +111,7 @@ class Judging:
         watch, settled = trial.watch, trial.settled(self._network.masks.keep)
         strategy = trial.way_back(reason, attempts)
         if watch is not None and strategy is Strategy.ATOMIC:
-            self._log.tell(acts.RolledBack(epoch, reason.text, None))
+            self._log.tell(events.RolledBack(epoch, reason.text, None))
             trial.happen(reason.trigger)
             self._acting.take_back(settled, watch.changes)
         else:
@@ -120,7 +120,7 @@ class Judging:
             except RollbackExhausted:
                 trial.happen(reason.trigger)  # the mask stays, and is asked about no more
                 raise
-            self._log.tell(acts.RolledBack(epoch, reason.text, target.step))
+            self._log.tell(events.RolledBack(epoch, reason.text, target.step))
             trial.happen(reason.trigger)
             self._saving.return_to(target, as_rollback=True)
         # Rests and cool-downs count from where training goes on.

@@ -13,7 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from esper.checkpoint.audit import AuditReader, Tampering
+from esper.checkpoint.audit.reading import AuditReader
+from esper.checkpoint.audit.verify import Tampering
 from esper.checkpoint.catalog import CheckpointCatalog
 from esper.checkpoint.crypto import KeyRing
 from esper.checkpoint.store import CheckpointStore

@@ -2,6 +2,5 @@
 
 from esper.checkpoint.audit.audit import Audit, open_audit
 from esper.checkpoint.audit.reading import AuditReader, StoredEntry
-from esper.checkpoint.audit.verify import Tampering
 
-__all__ = ["Audit", "AuditReader", "StoredEntry", "Tampering", "open_audit"]
+__all__ = ["Audit", "AuditReader", "StoredEntry", "open_audit"]
