@@ -9,6 +9,7 @@ import secrets
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
+from typing import ClassVar
 
 from esper.errors import CheckpointCorrupt, ConfigError
 
@@ -60,7 +61,11 @@ class KeyRing:
 
     keys: tuple[Key, ...]
 
+    was_held: ClassVar[bool] = False
+    """Whether this process holds a ring, or did: memory is not wiped, and a fork would have it too."""
+
     def __post_init__(self) -> None:
+        KeyRing.was_held = True
         ids = [key.id for key in self.keys]
         if len(set(ids)) != len(ids):
             raise ConfigError(f"A key ring names a key twice: {', '.join(sorted(ids))}.")
