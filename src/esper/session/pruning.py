@@ -156,9 +156,9 @@ class Pruning:
             log.tell(events.MaskWaits(terms.metric))
             return
         # A refusal is taken at its word while time is left for others. Later, the next one in a row has to be
-        # sure of it.
-        refusals = self.cycles.coordinator.state.schedule.refusals_in_row
-        in_doubt = refusals > 0 and self.cycles.steps_left <= _FEW
+        # sure of it; and so has one after which nothing else is decided.
+        refusals, left = self.cycles.coordinator.state.schedule.refusals_in_row, self.cycles.steps_left
+        in_doubt = left == 0 or (refusals > 0 and left <= _FEW)
         answer = self.acting.confirm(mask, in_doubt=in_doubt)
         if answer.objection:
             self._pending = None
