@@ -84,17 +84,33 @@ def test_a_plan_of_which_every_part_costs_too_much_is_not_applied(tmp_path: Path
     run.session.detach()
 
 
-def test_after_a_refusal_what_may_be_within_the_limit_is_tried_on_probation(tmp_path: Path) -> None:
-    run = Training(tmp_path / "run", pruning=AT_ONCE)
+def in_doubt(run: Training) -> CycleEnd:
+    """A decision of which every version costs a little more than the limit, by so few samples."""
     end, plan = decided(run)
     versions = [plan]
     for _ in range(3):
         versions.append(shrink(versions[-1], run.session.parts.terms.situation(run.session.parts.network)))
     limit_to(run, min(drop(run, version) for version in versions) - 1e-3)
+    return end
+
+
+def test_after_a_refusal_what_may_be_within_the_limit_is_tried_on_probation(tmp_path: Path) -> None:
+    run = Training(tmp_path / "run", pruning=AT_ONCE)
+    end = in_doubt(run)
     apply(run, end)
     apply(run, end)
     assert run.marks() == ["no_go", "mask"]
     assert "on probation" in run.session.log.marks[-1].text
+    run.session.detach()
+
+
+def test_a_decision_after_which_there_is_no_other_is_tried_even_in_doubt(tmp_path: Path) -> None:
+    run = Training(tmp_path / "run", pruning=AT_ONCE)
+    end = in_doubt(run)
+    run.session.log.progress.epoch += 1
+    assert run.session.pruning.cycles.steps_left == 0
+    apply(run, end)
+    assert run.marks() == ["mask"]
     run.session.detach()
 
 

@@ -45,7 +45,7 @@ from esper.checkpoint.trainer_state import (
     load_trainer,
     restore_trainer,
 )
-from esper.checkpoint.withdrawal import Withdrawal, withdraw, withdrawals
+from esper.checkpoint.withdrawal import withdraw
 
 __all__ = [
     "BASELINE",
@@ -77,7 +77,6 @@ __all__ = [
     "Storage",
     "TrainerState",
     "Weights",
-    "Withdrawal",
     "bundled",
     "capture_trainer",
     "decode",
@@ -95,6 +94,5 @@ __all__ = [
     "tensor_bytes",
     "to_json",
     "withdraw",
-    "withdrawals",
     "write_bundle",
 ]

@@ -44,6 +44,14 @@ class RunIdentity(BaseModel):
         return f"{self.id}, model {self.model!r}"
 
 
+class AuditAnchor(BaseModel):
+    """An entry of the audit, which vouches for all before it: its number and the BLAKE3 of its bytes."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+    number: Annotated[int, Field(ge=0)]
+    digest: _Digest
+
+
 class Manifest(BaseModel):
     """What one commit consists of. `kind` says what it is; an attachment's parent is its base checkpoint."""
 
@@ -64,6 +72,9 @@ class Manifest(BaseModel):
     files: dict[str, FileEntry]
     blobs: dict[str, FileEntry] = Field(default_factory=dict)
     """Content-addressed files that this commit needs, by kind, such as the twin."""
+
+    audit: AuditAnchor | None = None
+    """The last entry of the audit when this was committed; None: nothing was in it, or there was none yet."""
 
     @field_validator("files")
     @classmethod

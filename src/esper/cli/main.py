@@ -12,7 +12,6 @@ import typer
 from esper import __version__
 from esper.cli.commands import (
     analyze,
-    audit_show,
     checkpoints,
     compact,
     config,
@@ -22,6 +21,7 @@ from esper.cli.commands import (
     train,
     verify,
 )
+from esper.cli.trust import audit_export, audit_show, audit_verify
 from esper.errors import EsperError, users_line
 
 EXIT_REFUSED = 2
@@ -39,8 +39,11 @@ app = typer.Typer(
 )
 for command in (demo, train, inspect, analyze, compact, checkpoints, verify, rollback, config):
     app.command()(command)
-audit = typer.Typer(help="What was decided and done in a run.", no_args_is_help=True)
-audit.command("show")(audit_show)
+audit = typer.Typer(
+    help="What was decided and done in a run, and whether that can be believed.", no_args_is_help=True
+)
+for word, of_audit in (("show", audit_show), ("verify", audit_verify), ("export", audit_export)):
+    audit.command(word)(of_audit)
 app.add_typer(audit, name="audit")
 
 
