@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from esper.anatomy import Anatomy
 from esper.anatomy.graph import Loss, primary_output
-from esper.anatomy.twin import Twin
+from esper.anatomy.twin import Ablation, Twin
 from esper.arrays import BoolArray, FloatArray, IntArray
 from esper.batches import device_of, divided, merged, on_device, resized, samples, split_sample
 from esper.errors import EvidenceError
@@ -167,11 +167,10 @@ def ablation_rises(
     twin: Twin, anatomy: Anatomy, state: State, batches: Sequence[Any], units: IntArray
 ) -> FloatArray:
     """Rise of the loss on every batch when each unit alone is removed: [units, batches]; NaN if not read."""
-    columns = []
-    with torch.no_grad():
-        for batch in batches:
-            base, _ = twin.loss(state, batch)
-            columns.append(twin.ablated_losses(state, batch, anatomy, units) - base)
+    ablation, columns = Ablation(twin, anatomy, units), []
+    for batch in batches:
+        base, losses = ablation.losses(state, batch)
+        columns.append(losses - base)
     rises: FloatArray = torch.stack(columns, dim=1).double().cpu().numpy()
     return rises
 
