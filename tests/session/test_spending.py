@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -24,9 +25,8 @@ def spending(run: Training, share: float | None) -> Spending:
 def run(tmp_path: Path) -> Training:
     training = Training(tmp_path / "run")
     training.epoch()
-    training.session.log.epochs[0] = training.session.log.epochs[0].__class__(
-        **{**vars(training.session.log.epochs[0]), "seconds": 10.0}
-    )
+    rows = training.session.log.epochs
+    rows[0] = replace(rows[0], seconds=10.0)
     training.session.parts.network.look_seconds = 2.0
     return training
 
@@ -60,3 +60,19 @@ def test_a_cut_waits_where_it_would_take_longer_than_it_saves(run: Training) -> 
     assert spending(run, 0.1).worthwhile_cut() is not None
     network.look_seconds = 1e6
     assert spending(run, 0.1).worthwhile_cut() is None
+
+
+@pytest.mark.parametrize(("epoch", "wait"), [(0.2, 10.0), (25.0, 25.0), (900.0, 60.0)])
+def test_an_end_waits_for_an_analysis_as_long_as_an_epoch_takes(
+    run: Training, epoch: float, wait: float
+) -> None:
+    budget, rows = spending(run, 0.1), run.session.log.epochs
+    rows[0] = replace(rows[0], seconds=epoch)
+    assert budget.longest_wait_seconds == wait
+
+
+def test_an_end_waits_as_long_as_was_asked(run: Training) -> None:
+    terms = run.session.parts.terms
+    analysis = terms.config.analysis.model_copy(update={"max_wait_seconds": 0.5})
+    terms.config = terms.config.model_copy(update={"analysis": analysis})
+    assert Spending(run.session.parts.network, terms, run.session.log).longest_wait_seconds == 0.5

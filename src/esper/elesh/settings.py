@@ -62,5 +62,7 @@ class AnalysisSettings(Section):
     memory_bytes: PositiveCount = 4 << 30
     """Most memory that one worker may use, beside mapped files."""
 
-    max_wait_seconds: Seconds = 60.0
-    """How long an epoch end waits for the analysis of the epoch before; then it is applied at a later one."""
+    max_wait_seconds: Seconds | None = None
+    """How long an epoch end waits for the analysis of the epoch before; then it is applied at a later one.
+    Unset: as long as an epoch takes, but 10 seconds at least and 60 at most. Who waits longer than an epoch
+    could as well train one."""

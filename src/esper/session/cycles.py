@@ -109,7 +109,7 @@ class Cycles:
         runner, log = self._runner, self._log
         if not runner.is_running:
             return None
-        end = runner.collect(self._terms.config.analysis.max_wait_seconds)
+        end = runner.collect(self._spending.longest_wait_seconds)
         if end is None:
             log.tell(events.AnalysisLate())
         elif end.outcome is not None:

@@ -16,6 +16,10 @@ _CYCLE_IN_LOOKS = 2.0
 """What a cycle takes before the first one has been measured, as a multiple of one look at the network."""
 
 
+_WAITS = (10.0, 60.0)
+"""Seconds that an epoch's end may wait for an analysis at least, however short epochs are, and at most."""
+
+
 class Spending:
     """Seconds by the clock of this process, and what `pruning.budget.compute_fraction` makes of them."""
 
@@ -33,6 +37,15 @@ class Spending:
     def epoch_seconds(self) -> float:
         """What an epoch of training takes, Esper aside; the first one is slower than the others."""
         return median([row.seconds for row in self._log.epochs[1:] or self._log.epochs] or [0.0])
+
+    @property
+    def longest_wait_seconds(self) -> float:
+        """How long an epoch's end may wait for a late analysis.
+
+        What is collected at the next end instead comes an epoch later, so that is what waiting is worth.
+        """
+        asked, (least, most) = self._terms.config.analysis.max_wait_seconds, _WAITS
+        return min(max(self.epoch_seconds, least), most) if asked is None else asked
 
     @property
     def epochs_left(self) -> int:
