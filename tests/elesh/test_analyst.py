@@ -13,6 +13,7 @@ import torch
 
 from esper.anatomy import Kind
 from esper.arrays import IntArray
+from esper.batches import HeldOut
 from esper.elesh.analysis import ablate, confidence
 from esper.elesh.analyst import OfflineAnalyst
 from esper.elesh.errands import Errands
@@ -24,7 +25,7 @@ from esper.urabrask import Decision
 from esper.urabrask import Settings as ValidationSettings
 from esper.workers import Ending, InlinePool, LocalPool, TaskOutcome, WorkerHealth, WorkerPool, WorkerTask
 from tests.checkpoint.runs import flip
-from tests.elesh.cases import Saved, saved
+from tests.elesh.cases import Saved, examples, saved
 
 SETTINGS = AnalysisSettings(units_per_task=4, min_optimizer_steps=1)
 FINALISTS: IntArray = np.arange(0, 48, 4)
@@ -124,12 +125,51 @@ def test_heads_are_sure_among_heads_and_channels_among_channels(made: Saved) -> 
     with_heads = replace(made.anatomy, groups=(replace(first, kind=Kind.HEAD), *others))
     asked = replace(analyst(made, InlinePool()), anatomy=with_heads)
     found = asked.analyze(FINALISTS, 60.0).confidence[FINALISTS]
-    rises = np.array(ablate(made.case, FINALISTS.tolist()))
+    rises = ablate(made.case, FINALISTS.tolist()).rises
     is_head = with_heads.group_of[FINALISTS] == 0
     assert 0 < is_head.sum() < FINALISTS.size
     assert np.array_equal(found[is_head], confidence(rises[is_head]))
     assert np.array_equal(found[~is_head], confidence(rises[~is_head]))
     assert not np.array_equal(found, confidence(rises))
+
+
+MANY = HeldOut(
+    tuple(examples(16, 100 + n) for n in range(16)), tuple(examples(40, 200 + n) for n in range(3))
+)
+
+
+@pytest.fixture
+def long(tmp_path: Path) -> Iterator[Saved]:
+    """A checkpoint with sixteen calibration batches, whose twin may be looked at."""
+    made = saved(tmp_path, held_out=MANY)
+    yield replace(made, case=replace(made.case, twin_samples=256, twin_flops=1e12))
+    made.store.close()
+
+
+def test_a_quarter_of_the_batches_and_predictions_say_what_all_batches_would(long: Saved) -> None:
+    pool = LossyPool()
+    units: IntArray = np.arange(48)
+    evidence = analyst(long, pool).analyze(units, 60.0)
+    every = [ablate(long.case, range(48), others=others) for others in (False, True)]
+    whole = np.concatenate([part.rises for part in every], axis=1)
+    assert sorted(np.concatenate([part.batches for part in every]).tolist()) == list(range(16))
+    assert set(evidence.samples.tolist()) == {64, 256}  # and all of them where it is close
+    few = np.abs(every[0].rises.mean(1) - whole.mean(1))
+    ours = np.abs(evidence.loss_increase - whole.mean(1))
+    is_partial, may_go = evidence.samples == 64, whole.mean(1) < np.quantile(whole.mean(1), 0.6)
+    assert ours[is_partial & may_go].mean() < 0.75 * few[is_partial & may_go].mean()
+    np.testing.assert_allclose(ours[~is_partial], 0.0, atol=1e-6)
+
+
+def test_a_lost_task_of_the_second_round_leaves_what_the_first_has_told(long: Saved) -> None:
+    plain = LossyPool()
+    analyst(long, plain).analyze(np.arange(48), 60.0)
+    assert [task.arguments.get("others", False) for task in plain.submitted].count(True) > 0
+    first_of_second = next(n for n, task in enumerate(plain.submitted) if task.arguments.get("others"))
+    part = analyst(long, LossyPool(lost=(first_of_second,))).analyze(np.arange(48), 60.0)
+    assert np.isfinite(part.loss_increase).all()
+    assert part.is_partial
+    assert "near the line are less sure: its process died" in part.notes[0]
 
 
 def test_the_screen_runs_once_per_checkpoint(made: Saved) -> None:

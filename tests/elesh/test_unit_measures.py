@@ -154,3 +154,18 @@ def test_columns_of_what_is_read_can_be_put_back(name: str) -> None:
 
     gates = {reading.place: (lambda v, n=n: turned(v, n)) for n, reading in enumerate(readings)}
     made.twin.run(made.state, made.batch, gates)
+
+
+def test_rises_of_parts_are_those_of_the_parts_alone() -> None:
+    made = subject(Convolutions(), images(12))
+    x, y = made.batch
+    parts = [(x[a:b], y[a:b]) for a, b in ((0, 5), (5, 8), (8, 12))]
+    found = measure_units(made.twin, made.anatomy, made.state, [made.batch], parts=[5, 3])
+    assert found.rises.shape == (10, 2)
+    for number, part in enumerate(parts[:2]):
+        alone = measure_units(made.twin, made.anatomy, made.state, [part], parts=[len(part[1])])
+        np.testing.assert_allclose(found.rises[:, number], alone.rises[:, 0], rtol=1e-4, atol=1e-7)
+        # Without shrinkage: the mean square of the slopes less their mean.
+        square = np.square(alone.slope) + alone.variance * (alone.samples - 1) / alone.samples
+        np.testing.assert_allclose(alone.rises[:, 0], square - alone.slope, rtol=1e-4, atol=1e-7)
+    assert measured(made).rises.shape == (10, 0)

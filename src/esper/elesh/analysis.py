@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -17,6 +17,7 @@ from esper.anatomy.units import masked_axes, zero_masked
 from esper.arrays import BoolArray, FloatArray, IntArray
 from esper.elesh.case import Case, OpenCase, open_case, read_data
 from esper.elesh.peak import PeakMemory
+from esper.elesh.sampling import LINE, first_batches
 from esper.urabrask import Measurement, ablation_rises, joined, on_validation, usable
 
 PRELOAD = ("torch", "torch._dynamo", "safetensors.torch", __name__)
@@ -28,14 +29,32 @@ def ready() -> bool:
     return True
 
 
-def ablate(case: Case, units: Sequence[int]) -> list[list[float]]:
-    """Rise of the loss on every calibration batch when each unit alone is removed: [units][batches]."""
+@dataclass(frozen=True, eq=False)
+class Ablated:
+    """What single units cost on some of the calibration batches.
+
+    Attributes:
+        batches: their numbers, shape [ablated].
+        num_batches: how many there are in all.
+        rises: rise of the loss when each unit alone is removed, shape [units, ablated].
+    """
+
+    batches: IntArray
+    num_batches: int
+    rises: FloatArray
+
+
+def ablate(case: Case, units: Sequence[int], others: bool = False) -> Ablated:
+    """Rise of the loss without each unit alone, on the first calibration batches or on the `others`."""
     opened = open_case(case)
     state = opened.masked_state(opened.keep)
     chosen: IntArray = np.asarray(units, np.int64)
     batches = usable(opened.twin, read_data(case.data)[1].calibration)
-    rises = ablation_rises(opened.twin, opened.anatomy, state, batches, chosen)
-    return [[float(x) for x in row] for row in rises]
+    numbers = first_batches(len(batches))
+    if others:
+        numbers = np.setdiff1d(np.arange(len(batches)), numbers)
+    rises = ablation_rises(opened.twin, opened.anatomy, state, [batches[n] for n in numbers], chosen)
+    return Ablated(numbers, len(batches), rises)
 
 
 def measure(
@@ -102,7 +121,7 @@ def _aliased(live: dict[str, Tensor], opened: OpenCase) -> dict[str, Tensor]:
 
 
 def confidence(
-    increases: FloatArray, *, quantile: float = 0.6, resamples: int = 200, seed: int = 0
+    increases: FloatArray, *, quantile: float = LINE, resamples: int = 200, seed: int = 0
 ) -> FloatArray:
     """Share of bootstrap resamples over batches in which each unit's mean increase stays below the cut.
 

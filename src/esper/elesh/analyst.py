@@ -12,11 +12,12 @@ import numpy as np
 
 from esper.anatomy import Anatomy
 from esper.arrays import BoolArray, FloatArray, IntArray
-from esper.elesh.analysis import ablate, confidence_of, measure
+from esper.elesh.analysis import Ablated, ablate, confidence_of, measure
 from esper.elesh.case import Case
 from esper.elesh.errands import Errand, Errands
 from esper.elesh.evidence import Evidence, Tier
-from esper.elesh.screening import screen
+from esper.elesh.sampling import close_ones, completed
+from esper.elesh.screening import Screened, screen
 from esper.elesh.second_tier import find_heads, find_magnitudes, find_units
 from esper.elesh.settings import AnalysisSettings
 from esper.elesh.twin_screen import SecondLook
@@ -83,13 +84,18 @@ class OfflineAnalyst:
         return self._ranks.copy()
 
     @cached_property
-    def _ranks(self) -> FloatArray:
+    def _screened(self) -> Screened:
         asked = {
             "case": self.case,
             "weights": dict(self.weights),
             "min_optimizer_steps": self.settings.min_optimizer_steps,
         }
-        ranks = np.asarray(self.errands.send(screen, asked, self.deadline_seconds).value(), np.float64)
+        screened: Screened = self.errands.send(screen, asked, self.deadline_seconds).value()
+        return screened
+
+    @cached_property
+    def _ranks(self) -> FloatArray:
+        ranks = self._screened.ranks
         # What may not be cut counts as unmeasured, so that no plan can take it.
         ranks = np.where(self.allowed, ranks, np.nan)
         look = self._look
@@ -126,48 +132,72 @@ class OfflineAnalyst:
         )
 
     def analyze(self, finalists: IntArray, seconds: float) -> Evidence:
-        """Ablates the finalists, a few per task; what a lost or late task should have measured stays NaN."""
+        """Ablates the finalists, a few per task; what a lost or late task should have measured stays NaN.
+
+        All are ablated on some batches; on the others those that are close to the line only, see `sampling`.
+        """
         until = self.errands.clock() + seconds * _MEASURING_FRACTION
-        # Equal shares for all workers, but small ones: a lost task loses few finalists.
-        even = math.ceil(finalists.size / self.errands.pool.num_workers)
-        size = max(min(self.settings.units_per_task, even), 1)
-        parts = [finalists[start : start + size] for start in range(0, finalists.size, size)]
-        asked = [{"case": self.case, "units": part.tolist()} for part in parts]
-        errands = [self.errands.send(ablate, each, seconds, until) for each in asked]
-        increases: dict[int, Sequence[float]] = {}
-        notes: list[str] = []
-        late = 0
-        for part, errand in zip(parts, errands, strict=True):
-            outcome = errand.outcome()
-            if outcome.is_done:
-                increases.update(zip(part.tolist(), outcome.value, strict=True))
-            else:
-                late += outcome.is_late
-                notes.append(f"{part.size} finalists stay unmeasured: {outcome.message}")
+        answers, lost, late = self._ablated(finalists, seconds, until)
+        notes = [f"{part.size} finalists stay unmeasured: {message}" for part, message in lost]
         # Where every task was late the time was too short; that is another error than a network that fails.
-        if not increases and late == len(parts):
+        if not answers and late == len(lost):
             raise AnalysisTimeout(f"None of {finalists.size} finalists was measured in time. {notes[0]}")
-        return self._evidence(finalists, increases, tuple(notes))
+        if not answers:
+            raise AnalysisError(f"Not one of {finalists.size} finalists was measured. {' '.join(notes)}")
+        known = np.concatenate([part for part, _ in answers])
+        rises = np.full((known.size, answers[0][1].num_batches), np.nan)
+        measured = np.zeros(rises.shape, np.bool_)
+        _fill(known, rises, measured, answers)
+        table, error = rises, np.zeros(known.size)
+        if not measured.all():
+            # One batch is predicted after the other, as far as the look came.
+            predicted = np.full(rises.shape, np.nan)
+            looked = self._screened.rises[known, : rises.shape[1]]
+            predicted[:, : looked.shape[1]] = looked
+            table, error = completed(rises, measured, predicted)
+            close = known[close_ones(self.anatomy.kind_of[known], table, error)]
+            if close.size:
+                more, lost, _ = self._ablated(close, seconds, until, others=True)
+                notes += [f"{part.size} finalists near the line are less sure: {why}" for part, why in lost]
+                _fill(known, rises, measured, more)
+                table, _ = completed(rises, measured, predicted)
+        return self._evidence(known, table, measured.sum(axis=1), tuple(notes))
+
+    def _ablated(
+        self, units: IntArray, seconds: float, until: float, *, others: bool = False
+    ) -> tuple[list[tuple[IntArray, Ablated]], list[tuple[IntArray, str]], int]:
+        """What tasks measured of parts of the units; parts that were lost, and why; how many were late."""
+        # Equal shares for all workers, but small ones: a lost task loses few finalists.
+        even = math.ceil(units.size / self.errands.pool.num_workers)
+        size = max(min(self.settings.units_per_task, even), 1)
+        parts = [units[start : start + size] for start in range(0, units.size, size)]
+        more = {"others": True} if others else {}
+        asked = [{"case": self.case, "units": part.tolist(), **more} for part in parts]
+        errands = [self.errands.send(ablate, each, seconds, until) for each in asked]
+        outcomes = [errand.outcome() for errand in errands]
+        both = list(zip(parts, outcomes, strict=True))
+        return (
+            [(part, outcome.value) for part, outcome in both if outcome.is_done],
+            [(part, outcome.message) for part, outcome in both if not outcome.is_done],
+            sum(outcome.is_late for outcome in outcomes),
+        )
 
     def _evidence(
-        self, finalists: IntArray, increases: Mapping[int, Sequence[float]], notes: tuple[str, ...]
+        self, known: IntArray, rises: FloatArray, batches: IntArray, notes: tuple[str, ...]
     ) -> Evidence:
+        """Of rises of the loss on every batch, [known, batches], and of how many each unit was measured."""
         evidence = Evidence.unmeasured(self.anatomy.digest, self.anatomy.num_units)
-        measured = np.array([unit for unit in finalists.tolist() if unit in increases], np.int64)
-        if measured.size == 0:
-            raise AnalysisError(f"Not one of {finalists.size} finalists was measured. {' '.join(notes)}")
         look = self._look
         # With reconstruction, a unit with a leader costs what the loss rose to with the leader in its place.
         # Without it a hole is left.
         folded = look.folded_rises if look is not None and self.reconstruct else {}
-        rows = [folded.get(unit, increases[unit]) for unit in measured.tolist()]
-        table = np.array(rows, np.float64)
+        table = np.array([folded.get(unit, row) for unit, row in zip(known.tolist(), rises, strict=True)])
         # One batch without a number makes the mean of its unit NaN: unmeasured.
         table[~np.isfinite(table)] = np.nan
         loss, sure, samples = evidence.loss_increase, evidence.confidence, evidence.samples
-        loss[measured] = table.mean(axis=1)
-        sure[measured] = confidence_of(self.anatomy.kind_of[measured], table)
-        samples[measured] = table.shape[1] * self.settings.batch_samples
+        loss[known] = table.mean(axis=1)
+        sure[known] = confidence_of(self.anatomy.kind_of[known], table)
+        samples[known] = batches * self.settings.batch_samples
         ablation = replace(
             evidence, tier=Tier.ABLATION, is_partial=bool(notes), notes=notes, screen=self.screen()
         )
@@ -213,3 +243,13 @@ class OfflineAnalyst:
         finally:
             for errand in errands.values():
                 errand.handle.cancel()
+
+
+def _fill(
+    known: IntArray, rises: FloatArray, measured: BoolArray, answers: Sequence[tuple[IntArray, Ablated]]
+) -> None:
+    """Writes answers into the table [known, batches] and marks what they measured."""
+    for part, ablated in answers:
+        rows = np.flatnonzero(np.isin(known, part))
+        rises[np.ix_(rows, ablated.batches)] = ablated.rises
+        measured[np.ix_(rows, ablated.batches)] = True

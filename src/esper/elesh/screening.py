@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,7 @@ from esper.batches import first_samples, merged
 from esper.batches import samples as samples_of
 from esper.checkpoint import MappedTensors, open_tensors
 from esper.elesh.case import Case, open_case, read_anatomy, read_data, read_optimizer
-from esper.elesh.unit_measures import measure_units
+from esper.elesh.unit_measures import UnitMeasures, measure_units
 from esper.importance import combine, fisher, magnitude, moments_from_state
 from esper.urabrask import usable
 
@@ -25,21 +26,35 @@ _PASSES = 3
 _SAMPLES_AT_ONCE = 64
 
 
-def screen(case: Case, weights: Mapping[str, float], min_optimizer_steps: int) -> list[float]:
-    """Importance rank of every unit, 0 to 1, from what the checkpoint holds; NaN where nothing was measured.
+@dataclass(frozen=True, eq=False)
+class Screened:
+    """What the first look found.
+
+    Attributes:
+        ranks: importance of every unit, 0 to 1; NaN where nothing was measured. Shape [units].
+        rises: of as many calibration batches as were looked at, the rise of the loss without each unit, as
+            slopes and curvature predict it: shape [units, batches].
+    """
+
+    ranks: FloatArray
+    rises: FloatArray
+
+
+def screen(case: Case, weights: Mapping[str, float], min_optimizer_steps: int) -> Screened:
+    """Ranks every unit from what the checkpoint holds, and from a look at the twin.
 
     What the twin shows of the loss on held-out samples comes first, where the network is small enough to be
     looked at. In its place, where it was not, evidence from training: the Fisher score from the optimizer's
     second moments, or the tracker's where the optimizer keeps none. With neither a unit stays NaN.
     """
     anatomy, parameters = read_anatomy(case.anatomy), open_tensors(case.model)
-    seen = _seen(case, anatomy, with_frequency=weights.get("activation_frequency", 0.0) > 0)
+    seen, rises = _seen(case, anatomy, with_frequency=weights.get("activation_frequency", 0.0) > 0)
     if weights.get("twin", 0.0) > 0 and "twin" in seen:
         leading = seen["twin"]  # the same question, answered by samples that training has not seen
     else:
         trained = _trained(case, anatomy, parameters, min_optimizer_steps)
         if trained is None:
-            return [float("nan")] * anatomy.num_units
+            return Screened(np.full(anatomy.num_units, np.nan), rises)
         leading = seen["taylor"] = trained
     parts = {**seen, "magnitude": magnitude(anatomy, parameters, parameters.let_go)}
     if case.history is not None:
@@ -47,7 +62,7 @@ def screen(case: Case, weights: Mapping[str, float], min_optimizer_steps: int) -
     ranks = combine(parts, {name: weights.get(name, 0.0) for name in parts})
     # What neither has measured stays unranked, whatever the other signals say.
     ranks[~np.isfinite(leading)] = np.nan
-    return [float(rank) for rank in ranks]
+    return Screened(ranks, rises)
 
 
 def _trained(
@@ -75,16 +90,19 @@ def _trained(
     return None
 
 
-def _seen(case: Case, anatomy: Anatomy, *, with_frequency: bool) -> dict[str, FloatArray]:
+def _seen(case: Case, anatomy: Anatomy, *, with_frequency: bool) -> tuple[dict[str, FloatArray], FloatArray]:
     """What the twin shows, if it may be looked at for long enough; otherwise it is not even opened."""
     # As many samples as the allowed work pays for.
     count = min(case.twin_samples, int(case.twin_flops / max(_PASSES * anatomy.flops(), 1.0)))
     if count < _FEWEST_SAMPLES:
-        return {}
+        return {}, np.zeros((anatomy.num_units, 0))
     opened = open_case(case)
     batches = usable(opened.twin, read_data(case.data)[1].calibration)
     state = opened.masked_state(opened.keep)
-    return look_at_twin(opened.twin, anatomy, state, batches, samples=count, with_frequency=with_frequency)
+    look = _look(opened.twin, anatomy, state, batches, samples=count, with_frequency=with_frequency)
+    if look is None:
+        return {}, np.zeros((anatomy.num_units, 0))
+    return _signals(look, with_frequency=with_frequency), look.rises
 
 
 def look_at_twin(
@@ -110,11 +128,30 @@ def look_at_twin(
         `twin`: the rise of the loss without each unit that its slopes predict, and `activation_frequency`
         if asked for; nothing where there are not even eight samples.
     """
+    look = _look(twin, anatomy, state, batches, samples=samples, with_frequency=with_frequency)
+    return {} if look is None else _signals(look, with_frequency=with_frequency)
+
+
+def _signals(look: UnitMeasures, *, with_frequency: bool) -> dict[str, FloatArray]:
+    signals = {"twin": look.predicted()}
+    return signals | ({"activation_frequency": look.activation_frequency} if with_frequency else {})
+
+
+def _look(
+    twin: Twin,
+    anatomy: Anatomy,
+    state: Mapping[str, Tensor],
+    batches: Sequence[Any],
+    *,
+    samples: int,
+    with_frequency: bool,
+) -> UnitMeasures | None:
     few = first_samples(batches, samples, can_split=twin.is_batch_dynamic)
-    if sum(map(samples_of, few)) < _FEWEST_SAMPLES:
-        return {}
+    # Rises are told of the batches that were seen as a whole.
+    sizes = [samples_of(batch) for batch in few]
+    whole = sum(samples_of(batch) == size for batch, size in zip(batches, sizes, strict=False))
+    if sum(sizes) < _FEWEST_SAMPLES:
+        return None
     if twin.is_batch_dynamic:
         few = merged(few, _SAMPLES_AT_ONCE)
-    measures = measure_units(twin, anatomy, state, few, with_frequency=with_frequency)
-    signals = {"twin": measures.predicted()}
-    return signals | ({"activation_frequency": measures.activation_frequency} if with_frequency else {})
+    return measure_units(twin, anatomy, state, few, with_frequency=with_frequency, parts=sizes[:whole])

@@ -44,6 +44,8 @@ class UnitMeasures:
         samples: how many there were.
         activation_frequency: share of elements above the threshold in size, shape [units].
         is_per_sample: whether samples could be told apart, shape [units].
+        rises: by part of the samples, the rise of its loss without each unit, to second order: shape [units,
+            parts]. Other than `predicted` it follows these very samples, noise and all.
         moments: by group number, the second moments of its channels at every place where they are read;
             groups of which a reading cannot be arranged by channel are left out.
     """
@@ -54,6 +56,7 @@ class UnitMeasures:
     samples: int
     activation_frequency: FloatArray
     is_per_sample: BoolArray
+    rises: FloatArray
     moments: Mapping[int, tuple[ChannelMoments, ...]]
 
     def predicted(self, standard_errors: float = 2.0) -> FloatArray:
@@ -85,6 +88,7 @@ def measure_units(
     threshold: float = 1e-3,
     with_frequency: bool = True,
     with_moments: bool = False,
+    parts: Sequence[int] = (),
 ) -> UnitMeasures:
     """Measures all units of some groups, with one forward and one backward pass per batch.
 
@@ -97,6 +101,7 @@ def measure_units(
         threshold: an element above this in size is active (spec 003, "Multi-Level Importance Calculation").
         with_frequency: whether to count active elements.
         with_moments: whether to compare the channels of each group.
+        parts: for `rises`, how many samples belong to each part, the first ones to the first.
     """
     chosen = range(len(anatomy.groups)) if groups is None else groups
     readings = readings_of(twin, anatomy, chosen)
@@ -117,7 +122,7 @@ def measure_units(
         )
         for reading in readings
     ]
-    slopes = _Slopes(told_apart)
+    slopes = _Slopes(told_apart, parts)
     for batch in batches:
         slopes.add(twin, state, batch, watches)
     taylor, slope, variance = (np.where(is_read, each, np.nan) for each in slopes.statistics())
@@ -128,6 +133,7 @@ def measure_units(
         samples=slopes.samples,
         activation_frequency=_frequency(watches, anatomy.num_units),
         is_per_sample=told_apart,
+        rises=np.where(is_read[:, None], slopes.rises(), np.nan),
         moments=_moments(watches, anatomy),
     )
 
@@ -135,11 +141,15 @@ def measure_units(
 class _Slopes:
     """Sums over batches of the units' slopes: their size, themselves, their squares, each [units]."""
 
-    def __init__(self, told_apart: BoolArray) -> None:
+    def __init__(self, told_apart: BoolArray, parts: Sequence[int]) -> None:
         self.samples = 0
+        self._ends = np.cumsum(np.array(parts, np.int64))
+        # Of every part: slopes and their squares.
+        self._by_part = np.zeros((len(parts), 2, told_apart.size))
         self._told_apart = told_apart
         self._sums = np.zeros((3, told_apart.size))
         self._batches = 0
+        self._is_sum = False
 
     def add(self, twin: Twin, state: Mapping[str, Tensor], batch: Any, watches: Sequence[_Watch]) -> None:
         """Runs one batch forward and backward through gates of 1."""
@@ -163,8 +173,30 @@ class _Slopes:
         apart = torch.stack([single.abs().sum(0), single.sum(0), single.square().sum(0)])
         whole = torch.stack([mean.abs(), mean, mean.square()]) * count
         self._sums += np.where(self._told_apart, apart.cpu().numpy(), whole.cpu().numpy())
+        if self._ends.size:
+            self._add_to_parts(single, whole[1:])
         self.samples += count
         self._batches += 1
+
+    def _add_to_parts(self, single: Tensor, whole: Tensor) -> None:
+        """Adds slopes of samples [samples, units], and of their batch [2, units], to the parts' own."""
+        # A batch that is not told apart belongs to the part of its first sample.
+        numbers = np.searchsorted(self._ends, self.samples + np.arange(len(single)), side="right")
+        alike = np.where(self._told_apart, 0.0, whole.cpu().numpy())
+        if numbers[0] < self._ends.size:
+            self._by_part[numbers[0]] += alike
+        for number in np.unique(numbers[numbers < self._ends.size]):
+            own = single[torch.from_numpy(numbers == number)]
+            sums = torch.stack([own.sum(0), own.square().sum(0)]).cpu().numpy()
+            self._by_part[number] += np.where(self._told_apart, sums, 0.0)
+
+    def rises(self) -> FloatArray:
+        """Of every part: the mean square of the slopes less their mean, shape [units, parts]."""
+        slope, square = self._by_part[:, 0], self._by_part[:, 1]
+        sizes = np.diff(self._ends, prepend=0)[:, None]
+        # The loss of a batch is the mean over its samples, or their sum.
+        rises: FloatArray = ((square - slope) / (1 if self._is_sum else np.maximum(sizes, 1))).T
+        return rises
 
     def statistics(self) -> tuple[FloatArray, FloatArray, FloatArray]:
         """Mean size, mean, and variance over samples of every unit's slopes; NaN without samples."""

@@ -112,8 +112,8 @@ def examine(
     steps = stored.config.analysis.min_optimizer_steps
     free = replace(stored.case, tracked=None, history=None, twin_samples=0)
     scores: dict[str, FloatArray] = {
-        "screen": np.asarray(screen(stored.case, stored.tracked.weights, steps), np.float64),
-        "optimizer": np.asarray(screen(free, {"taylor": 1.0}, steps), np.float64),
+        "screen": screen(stored.case, stored.tracked.weights, steps).ranks,
+        "optimizer": screen(free, {"taylor": 1.0}, steps).ranks,
         "magnitude": np.asarray(magnitude(opened.anatomy, opened.state), np.float64),
     }
     notes: tuple[str, ...] = ()
