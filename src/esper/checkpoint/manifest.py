@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 import blake3
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
-from esper.checkpoint.crypto import KeyRing
+from esper.checkpoint.crypto import KeyRing, sealed_by
 from esper.checkpoint.reading import read_regular
 from esper.errors import CheckpointCorrupt
 
@@ -99,6 +99,14 @@ class Manifest(BaseModel):
 def digest_of(raw: bytes) -> str:
     """The name of a manifest: BLAKE3 over its file."""
     return blake3.blake3(raw).hexdigest()
+
+
+def sealer(path: Path) -> str | None:
+    """The id of the key that a manifest file is sealed with, believed or not; None if it cannot be read."""
+    try:
+        return sealed_by(read_regular(path, MAX_MANIFEST_BYTES + 1))
+    except OSError:
+        return None
 
 
 def read_manifest(

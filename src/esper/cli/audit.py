@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +12,7 @@ from rich.text import Text
 
 from esper.cli.cycles import DECIDED, cycle_list
 from esper.cli.render import BAD, FAINT, GOOD, STRONG, moment, table, worker_table
-from esper.errors import CheckpointCorrupt, ConfigError, EsperError
+from esper.errors import CheckpointCorrupt, EsperError
 from esper.report import figures
 from esper.runs import open_catalog, step_number
 
@@ -135,24 +134,6 @@ def _head(facts: Mapping[str, Any], what: str) -> list[RenderableType]:
     for problem in facts["problems"]:
         cells.add_row(Text(problem["kind"], style=BAD), problem["text"])
     return [Text.assemble((f"{facts['audit']}: ", STRONG), ("not what was written", BAD), "."), cells]
-
-
-def exported_lines(documents: list[dict[str, Any]]) -> Iterator[str]:
-    """One line of JSON for every entry."""
-    return (json.dumps(one) + "\n" for one in documents)
-
-
-def write_export(documents: list[dict[str, Any]], out: Path) -> None:
-    """The same as a new file.
-
-    Raises:
-        ConfigError: it cannot be written, or is there already.
-    """
-    try:
-        with out.open("x", encoding="utf-8") as file:
-            file.writelines(exported_lines(documents))
-    except OSError as error:
-        raise ConfigError(f"{out} cannot be written: {error.strerror}. Name a new file.") from error
 
 
 def _remembered(path: Path) -> dict[str, Any]:

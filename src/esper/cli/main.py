@@ -21,7 +21,17 @@ from esper.cli.commands import (
     train,
     verify,
 )
-from esper.cli.trust import audit_export, audit_show, audit_verify
+from esper.cli.trust import (
+    audit_export,
+    audit_show,
+    audit_verify,
+    keys_destroy,
+    keys_disable,
+    keys_export_public_state,
+    keys_list,
+    keys_promote,
+    keys_rotate,
+)
 from esper.errors import EsperError, users_line
 
 EXIT_REFUSED = 2
@@ -45,6 +55,12 @@ audit = typer.Typer(
 for word, of_audit in (("show", audit_show), ("verify", audit_verify), ("export", audit_export)):
     audit.command(word)(of_audit)
 app.add_typer(audit, name="audit")
+keys = typer.Typer(
+    help="The keys that checkpoints and the audit of a run are sealed with.", no_args_is_help=True
+)
+for of_keys in (keys_list, keys_rotate, keys_promote, keys_disable, keys_destroy, keys_export_public_state):
+    keys.command(of_keys.__name__.removeprefix("keys_").replace("_", "-"))(of_keys)
+app.add_typer(keys, name="keys")
 
 
 def _print_version(wanted: bool) -> None:

@@ -150,3 +150,17 @@ class BreakerClosed(Moment):
 
     severity, is_noted, is_act, by = Severity.DETAIL, False, True, "user"
     says = "Pruning may go on after failures in a row."
+
+
+# --- Keys ---
+
+
+@dataclass(frozen=True)
+class KeyChanged(Event):
+    """Somebody changes the key ring of the run: what becomes of which key, and which one seals then."""
+
+    is_act, is_once, by = True, False, "user"
+    says = "Key {key} is {change}; {primary} seals from now on."
+    change: str
+    key: str
+    primary: str
