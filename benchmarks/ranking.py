@@ -20,7 +20,7 @@ import torch
 
 from esper.arrays import FloatArray
 from esper.importance import ImportanceTrackingValidator
-from rankings import SUBJECTS, ablated, own_scores, peer_scores
+from rankings import SUBJECTS, ablated, ablation_of_a_cycle, own_scores, peer_scores
 
 JUDGE = ImportanceTrackingValidator(prune_fraction=0.3)
 Row = dict[str, object]
@@ -54,6 +54,7 @@ def judged(name: str, samples: int) -> tuple[list[Row], str]:
     unseen = subject.unseen[: samples // len(subject.unseen[0][1])]
     truth = ablated(subject.twin, subject.anatomy, state, unseen)
     scores["exact ablation, analysis data"] = analysis.rise.mean(1), analysis.seconds
+    scores["ablation as a cycle does it"] = ablation_of_a_cycle(subject)
     rows = [
         row(score, values, seconds, truth.rise.mean(1), truth.change.mean(1))
         for score, (values, seconds) in scores.items()

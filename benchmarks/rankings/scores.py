@@ -5,13 +5,42 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
+import numpy as np
+
 from esper.arrays import FloatArray
-from esper.elesh import look_at_twin
+from esper.batches import merged
+from esper.elesh import close_ones, completed, first_batches, look_at_twin, measure_units
 from esper.importance import ScoreWeights, combine, fisher, magnitude, moments_from_optimizer
+from esper.urabrask import ablation_rises
 from rankings.subjects import Subject
 
 Scores = dict[str, tuple[FloatArray, float]]
 """Name to scores of shape [units] and the seconds that they took after training."""
+
+
+def ablation_of_a_cycle(subject: Subject) -> tuple[FloatArray, float]:
+    """The rise of the loss as a cycle measures it: some batches, and what slopes say of the others.
+
+    As in a cycle, units that are near the line are ablated on all batches.
+    """
+    start = time.perf_counter()
+    twin, anatomy, state, batches = subject.twin, subject.anatomy, subject.state, subject.seen
+    sizes = [len(batch[1]) for batch in batches]
+    look = measure_units(twin, anatomy, state, merged(batches, 64), with_frequency=False, parts=sizes)
+    first, units = first_batches(len(batches)), np.arange(anatomy.num_units)
+    rises = np.full((units.size, len(batches)), np.nan)
+    measured = np.zeros(rises.shape, np.bool_)
+    rises[:, first] = ablation_rises(twin, anatomy, state, [batches[n] for n in first], units)
+    measured[:, first] = True
+    close = units[close_ones(anatomy.kind_of, *completed(rises, measured, look.rises))]
+    others = np.setdiff1d(np.arange(len(batches)), first)
+    if close.size:
+        more = ablation_rises(twin, anatomy, state, [batches[n] for n in others], close)
+        rises[np.ix_(close, others)] = more
+        measured[np.ix_(close, others)] = True
+    table, _ = completed(rises, measured, look.rises)
+    return table.mean(1), time.perf_counter() - start
+
 
 NO_LOOK, LOOK = "screening, checkpoint only", "screening, with the twin"
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -12,16 +11,15 @@ import numpy as np
 
 from esper.anatomy import Anatomy
 from esper.arrays import BoolArray, FloatArray, IntArray
-from esper.elesh.analysis import Ablated, ablate, confidence_of, measure
+from esper.elesh.analysis import measure
 from esper.elesh.case import Case
 from esper.elesh.errands import Errand, Errands
-from esper.elesh.evidence import Evidence, Tier
-from esper.elesh.sampling import close_ones, completed
+from esper.elesh.evidence import Evidence
+from esper.elesh.rounds import Rounds
 from esper.elesh.screening import Screened, screen
 from esper.elesh.second_tier import find_heads, find_magnitudes, find_units
 from esper.elesh.settings import AnalysisSettings
 from esper.elesh.twin_screen import SecondLook
-from esper.errors import AnalysisError, AnalysisTimeout
 from esper.leyline import content_id
 from esper.urabrask import Measurement, Verdict, validate
 from esper.urabrask import Settings as ValidationSettings
@@ -137,79 +135,23 @@ class OfflineAnalyst:
         All are ablated on some batches; on the others those that are close to the line only, see `sampling`.
         """
         until = self.errands.clock() + seconds * _MEASURING_FRACTION
-        answers, lost, late = self._ablated(finalists, seconds, until)
-        notes = [f"{part.size} finalists stay unmeasured: {message}" for part, message in lost]
-        # Where every task was late the time was too short; that is another error than a network that fails.
-        if not answers and late == len(lost):
-            raise AnalysisTimeout(f"None of {finalists.size} finalists was measured in time. {notes[0]}")
-        if not answers:
-            raise AnalysisError(f"Not one of {finalists.size} finalists was measured. {' '.join(notes)}")
-        known = np.concatenate([part for part, _ in answers])
-        rises = np.full((known.size, answers[0][1].num_batches), np.nan)
-        measured = np.zeros(rises.shape, np.bool_)
-        _fill(known, rises, measured, answers)
-        table, error = rises, np.zeros(known.size)
-        if not measured.all():
-            # One batch is predicted after the other, as far as the look came.
-            predicted = np.full(rises.shape, np.nan)
-            looked = self._screened.rises[known, : rises.shape[1]]
-            predicted[:, : looked.shape[1]] = looked
-            table, error = completed(rises, measured, predicted)
-            close = known[close_ones(self.anatomy.kind_of[known], table, error)]
-            if close.size:
-                more, lost, _ = self._ablated(close, seconds, until, others=True)
-                notes += [f"{part.size} finalists near the line are less sure: {why}" for part, why in lost]
-                _fill(known, rises, measured, more)
-                table, _ = completed(rises, measured, predicted)
-        return self._evidence(known, table, measured.sum(axis=1), tuple(notes))
-
-    def _ablated(
-        self, units: IntArray, seconds: float, until: float, *, others: bool = False
-    ) -> tuple[list[tuple[IntArray, Ablated]], list[tuple[IntArray, str]], int]:
-        """What tasks measured of parts of the units; parts that were lost, and why; how many were late."""
-        # Equal shares for all workers, but small ones: a lost task loses few finalists.
-        even = math.ceil(units.size / self.errands.pool.num_workers)
-        size = max(min(self.settings.units_per_task, even), 1)
-        parts = [units[start : start + size] for start in range(0, units.size, size)]
-        more = {"others": True} if others else {}
-        asked = [{"case": self.case, "units": part.tolist(), **more} for part in parts]
-        errands = [self.errands.send(ablate, each, seconds, until) for each in asked]
-        outcomes = [errand.outcome() for errand in errands]
-        both = list(zip(parts, outcomes, strict=True))
-        return (
-            [(part, outcome.value) for part, outcome in both if outcome.is_done],
-            [(part, outcome.message) for part, outcome in both if not outcome.is_done],
-            sum(outcome.is_late for outcome in outcomes),
-        )
-
-    def _evidence(
-        self, known: IntArray, rises: FloatArray, batches: IntArray, notes: tuple[str, ...]
-    ) -> Evidence:
-        """Of rises of the loss on every batch, [known, batches], and of how many each unit was measured."""
-        evidence = Evidence.unmeasured(self.anatomy.digest, self.anatomy.num_units)
+        rounds = Rounds(self.errands, self.case, self.settings.units_per_task, seconds, until)
+        kinds = self.anatomy.kind_of[finalists]
+        rises = rounds.rises(finalists, kinds, lambda: self._screened.rises)
         look = self._look
         # With reconstruction, a unit with a leader costs what the loss rose to with the leader in its place.
         # Without it a hole is left.
         folded = look.folded_rises if look is not None and self.reconstruct else {}
-        table = np.array([folded.get(unit, row) for unit, row in zip(known.tolist(), rises, strict=True)])
-        # One batch without a number makes the mean of its unit NaN: unmeasured.
-        table[~np.isfinite(table)] = np.nan
-        loss, sure, samples = evidence.loss_increase, evidence.confidence, evidence.samples
-        loss[known] = table.mean(axis=1)
-        sure[known] = confidence_of(self.anatomy.kind_of[known], table)
-        samples[known] = batches * self.settings.batch_samples
-        ablation = replace(
-            evidence, tier=Tier.ABLATION, is_partial=bool(notes), notes=notes, screen=self.screen()
-        )
+        ablation = rises.evidence(self.anatomy, self.screen(), folded, self.settings.batch_samples)
         if look is None:
             return ablation
         # A leader counts only where the loss was measured with it in place.
-        leads = np.isin(np.arange(self.anatomy.num_units), [*folded]) & np.isfinite(loss)
+        leads = np.isin(np.arange(self.anatomy.num_units), [*folded]) & np.isfinite(ablation.loss_increase)
         return replace(
             ablation,
             taylor=look.taylor,
             leaders=np.where(leads, look.leaders, -1),
-            notes=(*notes, *look.notes),
+            notes=(*ablation.notes, *look.notes),
         )
 
     def validate(self, keep: BoolArray, seconds: float) -> Verdict:
@@ -243,13 +185,3 @@ class OfflineAnalyst:
         finally:
             for errand in errands.values():
                 errand.handle.cancel()
-
-
-def _fill(
-    known: IntArray, rises: FloatArray, measured: BoolArray, answers: Sequence[tuple[IntArray, Ablated]]
-) -> None:
-    """Writes answers into the table [known, batches] and marks what they measured."""
-    for part, ablated in answers:
-        rows = np.flatnonzero(np.isin(known, part))
-        rises[np.ix_(rows, ablated.batches)] = ablated.rises
-        measured[np.ix_(rows, ablated.batches)] = True
