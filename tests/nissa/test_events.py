@@ -8,12 +8,13 @@ import typing
 
 import pytest
 
-from esper.nissa import events
+from esper.nissa import events, seed_events
 from esper.nissa.event import Event, MarkKind, Moment, Severity
 
 KINDS: list[type[Event]] = [
     kind
-    for _, kind in inspect.getmembers(events, inspect.isclass)
+    for module in (events, seed_events)
+    for _, kind in inspect.getmembers(module, inspect.isclass)
     if issubclass(kind, Event) and kind not in (Event, Moment)
 ]
 SAMPLES = {"int": 7, "float": 0.25, "str": "because.", "bool": True, "int | None": 7, "str | None": "there"}
