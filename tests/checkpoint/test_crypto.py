@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from esper.checkpoint.crypto import Key, KeyRing, KeyState
+from esper.checkpoint.crypto import Key, KeyRing, KeyState, UnknownKey, sealed_by
 from esper.errors import CheckpointCorrupt, ConfigError
 from tests.checkpoint.runs import OTHER_RING, RING
 
@@ -108,3 +108,24 @@ def test_a_short_secret_is_refused_and_a_secret_is_never_printed() -> None:
         Key("a", KeyState.PRIMARY, bytes(16))
     secret = secrets.token_bytes(32)
     assert repr(secret)[2:10] not in repr(KeyRing((Key("a", KeyState.PRIMARY, secret),)))
+
+
+def test_only_a_disabled_key_is_destroyed_and_then_it_is_unknown() -> None:
+    ring = KeyRing.fresh().add()
+    first, second = ring.keys
+    sealed = ring.seal("p", b"body")
+    assert sealed_by(sealed) == first.id
+    assert sealed_by(b"no seal") is None
+    with pytest.raises(ConfigError, match="is accepted: disable it first"):
+        ring.destroy(second.id)
+    left = ring.promote(second.id).disable(first.id).destroy(first.id)
+    assert [key.id for key in left.keys] == [second.id]
+    with pytest.raises(UnknownKey):
+        left.unseal("p", sealed)
+
+
+def test_fingerprints_tell_secrets_apart_and_hold_none_of_them() -> None:
+    ring = KeyRing.fresh().add()
+    assert len({key.fingerprint for key in ring.keys}) == 2
+    assert ring.primary.fingerprint == ring.promote(ring.keys[1].id).keys[0].fingerprint
+    assert ring.primary.fingerprint not in ring.primary.secret.hex()

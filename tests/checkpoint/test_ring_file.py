@@ -186,3 +186,45 @@ def test_a_pipe_in_the_place_of_a_ring_is_refused(run_dir: Path) -> None:
     os.mkfifo(path, 0o600)
     with pytest.raises(ConfigError, match="cannot be opened: Not a regular file"):
         open_key_ring(run_dir, create=True, environment={})
+
+
+def supplied(run_dir: Path, command: str) -> KeyRing:
+    return open_key_ring(run_dir, create=True, environment={"ESPER_KEY_RING": f"exec:{command}"})
+
+
+def test_a_command_supplies_a_ring_and_none_is_made(run_dir: Path, tmp_path: Path) -> None:
+    ring = open_key_ring(tmp_path / "other", create=True, environment={})
+    assert supplied(run_dir, f"cat '{tmp_path}/other/keys/ring.json'") == ring
+    assert not run_dir.exists()
+
+
+@pytest.mark.parametrize(
+    ("command", "message"),
+    [
+        ("no-such-command", "No such file"),
+        ("sh -c 'echo the vault is locked >&2; exit 3'", "exit code 3: the vault is locked"),
+        ("echo hello", "What echo wrote is not a key ring"),
+    ],
+)
+def test_a_command_that_gives_no_ring_is_refused_by_what_it_said(
+    run_dir: Path, command: str, message: str
+) -> None:
+    with pytest.raises(ConfigError, match=message):
+        supplied(run_dir, command)
+
+
+def test_a_ring_whose_directory_others_can_write_is_refused(run_dir: Path) -> None:
+    open_key_ring(run_dir, create=True, environment={})
+    (run_dir / "keys").chmod(0o777)
+    with pytest.raises(ConfigError, match=r"Other users can write the directory .*`chmod go-w"):
+        open_key_ring(run_dir, environment={})
+    (run_dir / "keys").chmod(0o1777)  # as /tmp: nobody can put another file there
+    open_key_ring(run_dir, environment={})
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root gives files away")
+def test_a_ring_of_another_user_is_refused(run_dir: Path) -> None:
+    open_key_ring(run_dir, create=True, environment={})
+    os.chown(run_dir / "keys" / "ring.json", 12345, -1)
+    with pytest.raises(ConfigError, match=r"belongs to another user \(12345\)"):
+        open_key_ring(run_dir, environment={})

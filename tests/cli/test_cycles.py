@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import shutil
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ import pytest
 from rich.console import Console, Group
 
 from esper.cli.audit import audit_table
-from esper.cli.cycles import MOST_ALIKE, MOST_CYCLES, cycle_list, cycles_of
+from esper.cli.cycles import MOST_ALIKE, MOST_CYCLES, cycle_list
 from esper.emrakul.cycle import CoordinatorState, CycleRecord
 from esper.leyline import encode
 from tests.cli.test_main import esper
@@ -26,9 +25,10 @@ def shown(*words: str) -> dict[str, Any]:
 
 
 def listed(*records: CycleRecord, is_whole: bool = False) -> str:
-    extra = {"coordinator": encode(CoordinatorState(history=records))}
+    state = encode(CoordinatorState())
+    facts = {**state, "cycles": [encode(record) for record in records]}
     screen = Console(file=io.StringIO(), width=200)
-    screen.print(Group(*cycle_list(cycles_of(extra), is_whole=is_whole)))
+    screen.print(Group(*cycle_list(facts, is_whole=is_whole)))
     assert isinstance(screen.file, io.StringIO)
     return screen.file.getvalue()
 
@@ -94,17 +94,6 @@ def test_a_decision_that_was_refused_shows_every_version_of_it(tmp_path: Path) -
     assert "shrunk" in {row["reason"] for row in decision["finalists"]}
     text = esper("audit", "show", str(tmp_path / "run"), "--epoch", "2").stdout
     assert f"Verdict {len(decision['verdicts'])} of {len(decision['verdicts'])}: no_go" in text
-
-
-def test_what_is_stored_in_short_only_says_so(trained: Path, tmp_path: Path) -> None:
-    run = shutil.copytree(trained, tmp_path / "run")
-    for kept in run.glob("checkpoints/*/cycle-*"):
-        shutil.rmtree(kept)
-    epoch = shown(str(run))["cycles"][0]["epoch"]
-    (decision,) = shown(str(run), "--epoch", str(epoch))["decisions"]
-    assert decision["status"] == "accepted"
-    assert "More than this is not stored" in decision["notes"][0]
-    assert "No finalist was judged." in esper("audit", "show", str(run), "--epoch", str(epoch)).stdout
 
 
 def test_workers_are_shown_where_processes_did_the_work(trained: Path) -> None:

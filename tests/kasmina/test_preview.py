@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from esper.anatomy.units import masked_axes, zero_masked
 from esper.batches import HeldOut
 from esper.kasmina import LiveNetwork
-from esper.kasmina.preview import apply_statistics, confirm, preview, recalibrate
+from esper.kasmina.preview import Preview, apply_statistics, recalibrate
 from esper.urabrask import Settings
 
 
@@ -55,7 +55,7 @@ def test_a_preview_changes_nothing(network: LiveNetwork, held_out: HeldOut) -> N
     before = {name: value.clone() for name, value in network.model.state_dict().items()}
     momenta = [m.momentum for m in network.model.modules() if isinstance(m, nn.BatchNorm2d)]
     random_state = torch.get_rng_state()
-    preview(network, held_out, without(network, 0, 1, 2))
+    Preview(network, held_out, reconstruct=True).under(without(network, 0, 1, 2))
     assert all(torch.equal(value, before[name]) for name, value in network.model.state_dict().items())
     assert all(module.training for module in network.model.modules())
     assert [m.momentum for m in network.model.modules() if isinstance(m, nn.BatchNorm2d)] == momenta
@@ -65,7 +65,7 @@ def test_a_preview_changes_nothing(network: LiveNetwork, held_out: HeldOut) -> N
 
 def test_the_statistics_are_those_of_the_masked_network(network: LiveNetwork, held_out: HeldOut) -> None:
     keep = without(network, 3, 5)
-    found = preview(network, held_out, keep).statistics
+    found = Preview(network, held_out).under(keep).statistics
     masked = {name: p.detach().clone() for name, p in network.model.named_parameters()}
     zero_masked(masked, masked_axes(network.anatomy, keep))
     images = torch.cat([batch[0] for batch in held_out.calibration])
@@ -78,14 +78,29 @@ def test_the_statistics_are_those_of_the_masked_network(network: LiveNetwork, he
 def test_a_mask_that_costs_nothing_is_confirmed_and_one_that_ruins_the_network_is_not(
     network: LiveNetwork, held_out: HeldOut
 ) -> None:
-    objection, seen = confirm(network, held_out, without(network), Settings())
-    assert objection == ""
-    assert seen.before.correctness is not None
-    assert (accuracy := seen.before.correctness.mean()) > 0.9
-    objection, seen = confirm(network, held_out, without(network, *range(16)), Settings())
-    assert "correctness" in objection
-    assert seen.after.correctness is not None
-    assert seen.after.correctness.mean() < accuracy
+    preview = Preview(network, held_out)
+    assert preview.confirm(without(network), Settings()) == ""
+    assert preview.before.correctness is not None
+    assert (accuracy := preview.before.correctness.mean()) > 0.9
+    ruin = without(network, *range(16))
+    assert "correctness" in preview.confirm(ruin, Settings())
+    after = preview.under(ruin).after.correctness
+    assert after is not None
+    assert after.mean() < accuracy
+
+
+def test_what_is_asked_of_one_preview_is_what_previews_of_their_own_say(
+    network: LiveNetwork, held_out: HeldOut
+) -> None:
+    shared = Preview(network, held_out, reconstruct=True)
+    for keep in (without(network, 0, 1, 2, 3), without(network, 0, 1), without(network, 5, 6)):
+        alone = Preview(network, held_out, reconstruct=True).under(keep)
+        assert shared.under(keep) is shared.under(keep)
+        assert shared.under(keep).after.loss == alone.after.loss
+        assert shared.under(keep).changes.keys() == alone.changes.keys()
+        assert all(
+            torch.equal(shared.under(keep).changes[name], alone.changes[name]) for name in alone.changes
+        )
 
 
 def test_recalibration_gives_the_live_network_its_own_statistics(

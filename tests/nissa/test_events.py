@@ -8,16 +8,24 @@ import typing
 
 import pytest
 
-from esper.nissa import events, seed_events
+from esper.nissa import acts, events, seed_events
 from esper.nissa.event import Event, MarkKind, Moment, Severity
 
 KINDS: list[type[Event]] = [
     kind
-    for module in (events, seed_events)
+    for module in (acts, events, seed_events)
     for _, kind in inspect.getmembers(module, inspect.isclass)
     if issubclass(kind, Event) and kind not in (Event, Moment)
 ]
-SAMPLES = {"int": 7, "float": 0.25, "str": "because.", "bool": True, "int | None": 7, "str | None": "there"}
+SAMPLES = {
+    "int": 7,
+    "float": 0.25,
+    "str": "because.",
+    "bool": True,
+    "int | None": 7,
+    "str | None": "there",
+    "Mapping[str, Any]": {"units": 3, "finalists": 12},
+}
 
 
 def example(kind: type[Event]) -> Event:
@@ -32,7 +40,7 @@ def test_every_event_makes_one_sentence_of_all_its_fields_and_can_be_compared(ki
     assert event.text.strip()
     assert "{" not in event.text
     assert event == example(kind)
-    assert len({event, example(kind)}) == 1
+    assert not kind.is_once or len({event, example(kind)}) == 1
     with pytest.raises(dataclasses.FrozenInstanceError):
         event.says = ""  # type: ignore[misc]  # what the test is about
 
@@ -59,7 +67,7 @@ def test_an_event_holds_plain_values_only() -> None:
 
 
 def test_a_mask_that_was_shrunk_or_is_on_probation_says_so() -> None:
-    whole = events.Masked(3, 8, 8, False, 0.1, 0.25, "flops", "Go.")
+    whole = acts.Masked(3, 8, 8, False, 0.1, 0.25, "flops", "Go.")
     assert whole.text == "Masked 8 units, 10.0% to 25.0% of the flops removed. Go."
     part = dataclasses.replace(whole, units=6, is_on_probation=True)
     assert part.text == (

@@ -7,7 +7,7 @@ import threading
 
 import pytest
 
-from esper.nissa import events
+from esper.nissa import acts, events
 from esper.nissa.event import Event
 from esper.nissa.sinks import FanOut, ListSink, LoggerSink, Sink
 
@@ -26,11 +26,11 @@ def test_the_logger_is_told_in_three_degrees(caplog: pytest.LogCaptureFixture) -
 def test_a_further_sink_is_one_more_in_the_list() -> None:
     first, second = ListSink(), ListSink()
     telling = FanOut(first)
-    telling.emit(events.WentBack(1, 10))
+    telling.emit(acts.WentBack(1, 10))
     telling.sinks.append(second)
-    telling.emit(events.WentBack(2, 20))
-    assert first.events == [events.WentBack(1, 10), events.WentBack(2, 20)]
-    assert second.events == [events.WentBack(2, 20)]
+    telling.emit(acts.WentBack(2, 20))
+    assert first.events == [acts.WentBack(1, 10), acts.WentBack(2, 20)]
+    assert second.events == [acts.WentBack(2, 20)]
 
 
 def test_what_is_told_once_is_told_again_only_if_it_is_another() -> None:
@@ -44,8 +44,8 @@ def test_what_is_told_once_is_told_again_only_if_it_is_another() -> None:
 def test_a_moment_may_come_again_after_a_rollback() -> None:
     heard = ListSink()
     telling = FanOut(heard)
-    telling.emit(events.WentBack(1, 10))
-    telling.emit(events.WentBack(1, 10))
+    telling.emit(acts.WentBack(1, 10))
+    telling.emit(acts.WentBack(1, 10))
     assert len(heard.events) == 2
 
 

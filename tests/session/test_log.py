@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from esper.nissa import ListSink, events
+from esper.leyline import encode
+from esper.nissa import ListSink, acts, events
 from esper.report import Mark
 from esper.session.log import RunLog
 
@@ -13,7 +14,7 @@ def test_moments_become_marks_and_the_rest_notes(caplog: pytest.LogCaptureFixtur
     log = RunLog()
     log.tell(events.Refused(2, "No."))
     log.tell(events.MaskWaits("f1"))
-    log.tell(events.Resumed("runs/a", 8, 1, 0, 0, 0.0, "flops"))
+    log.tell(acts.Resumed("runs/a", 8, 1, 0, 0, 0.0, "flops", "id", {}))
     log.tell(events.Idle(2, "Nothing."))
     assert log.marks == [Mark(2, "no_go", "No.")]
     assert log.notes == ["A mask waits for an epoch in which f1 is measured."]
@@ -31,7 +32,7 @@ def test_a_further_sink_hears_what_the_log_and_the_logger_hear() -> None:
 
 def test_a_log_that_was_stored_keeps_its_shape_and_goes_on() -> None:
     log = RunLog()
-    log.tell(events.WentBack(1, 8))
+    log.tell(acts.WentBack(1, 8))
     log.tell(events.NotFaster())
     stored = log.state()
     assert stored["marks"] == [{"epoch": 1, "kind": "rollback", "text": "Went back to step 8 by hand."}]
@@ -44,3 +45,17 @@ def test_a_log_that_was_stored_keeps_its_shape_and_goes_on() -> None:
     again.tell(events.NotFaster())  # another process tells its own people, and the note is there already
     assert again.notes == [events.NotFaster().text, "No data."]
     assert heard.events == [events.PruningOff("No data."), events.NotFaster()]
+
+
+def test_a_rollback_from_outside_is_marked_once_and_so_is_one_that_stood_in_a_list_of_its_own() -> None:
+    past = acts.Withdrawn(12, 2, 6, 1, ("step-000000012",))
+    log = RunLog()
+    log.tell(events.Refused(2, "No."))
+    log.hear_of([past, past])
+    assert [mark.epoch for mark in log.moments()] == [1, 2]
+    assert log.moments()[0] == Mark(1, "rollback", past.text)
+    older = {"marks": [], "notes": [], "withdrawals": [{**encode(past), "at_seconds": 1.5}]}
+    again = RunLog()
+    again.load(older)
+    again.hear_of([past])
+    assert again.marks == [Mark(1, "rollback", past.text)]

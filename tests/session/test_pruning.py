@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from esper.emrakul import Schedule
 from esper.emrakul.cycle import CycleEnd
 from esper.emrakul.plan import Plan, shrink
-from esper.kasmina import confirm
+from esper.kasmina import Preview
 from esper.urabrask import RetentionLimits
 from tests.session.runs import Training
 
@@ -53,10 +53,11 @@ def drop(run: Training, plan: Plan) -> float:
     """What a plan costs on the live weights, in points."""
     parts = run.session.parts
     assert parts.held_out is not None
-    _, seen = confirm(parts.network, parts.held_out, plan.keep, parts.terms.config.validation)
-    assert seen.before.correctness is not None
-    assert seen.after.correctness is not None
-    return float(np.mean(seen.before.correctness) - np.mean(seen.after.correctness))
+    preview = Preview(parts.network, parts.held_out)
+    before, after = preview.before.correctness, preview.under(plan.keep).after.correctness
+    assert before is not None
+    assert after is not None
+    return float(np.mean(before) - np.mean(after))
 
 
 def test_a_plan_that_costs_too_much_by_now_is_shrunk_until_it_does_not(tmp_path: Path) -> None:
@@ -83,17 +84,33 @@ def test_a_plan_of_which_every_part_costs_too_much_is_not_applied(tmp_path: Path
     run.session.detach()
 
 
-def test_after_a_refusal_what_may_be_within_the_limit_is_tried_on_probation(tmp_path: Path) -> None:
-    run = Training(tmp_path / "run", pruning=AT_ONCE)
+def in_doubt(run: Training) -> CycleEnd:
+    """A decision of which every version costs a little more than the limit, by so few samples."""
     end, plan = decided(run)
     versions = [plan]
     for _ in range(3):
         versions.append(shrink(versions[-1], run.session.parts.terms.situation(run.session.parts.network)))
     limit_to(run, min(drop(run, version) for version in versions) - 1e-3)
+    return end
+
+
+def test_after_a_refusal_what_may_be_within_the_limit_is_tried_on_probation(tmp_path: Path) -> None:
+    run = Training(tmp_path / "run", pruning=AT_ONCE)
+    end = in_doubt(run)
     apply(run, end)
     apply(run, end)
     assert run.marks() == ["no_go", "mask"]
     assert "on probation" in run.session.log.marks[-1].text
+    run.session.detach()
+
+
+def test_a_decision_after_which_there_is_no_other_is_tried_even_in_doubt(tmp_path: Path) -> None:
+    run = Training(tmp_path / "run", pruning=AT_ONCE)
+    end = in_doubt(run)
+    run.session.log.progress.epoch += 1
+    assert run.session.pruning.cycles.steps_left == 0
+    apply(run, end)
+    assert run.marks() == ["mask"]
     run.session.detach()
 
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from esper.cli import main
 from esper.emrakul import Strategy
 from esper.errors import CheckpointMissing, ConfigError, RollbackExhausted
-from esper.nissa import ListSink, events
+from esper.nissa import ListSink, acts
 from tests.session.runs import EPOCHS, Training
 
 
@@ -260,7 +260,7 @@ def test_rollback_without_a_step_goes_to_the_newest_and_names_a_step_that_is_not
         heard = ListSink()
         training.session.log.telling.sinks.append(heard)
         assert training.session.rollback() == step
-        assert heard.events == [events.WentBack(1, step)]
+        assert heard.events == [acts.WentBack(1, step)]
         assert training.session.log.marks[-1].text == heard.events[0].text
         assert training.fingerprint() == expected
         with pytest.raises(CheckpointMissing, match="999"):

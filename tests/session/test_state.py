@@ -67,7 +67,7 @@ def old_form(checkpoint: CheckpointRef, *, is_first: bool) -> TrainerState:
         watch = dict(trial["watch"])
         extra["changes"] = watch.pop("changes")
         extra["trial"] = {"watch": watch, "rollbacks": trial["rollbacks"]}
-        del extra["criterion"], extra["frozen"], extra["optimizer_class"], extra["log"]["withdrawals"]
+        del extra["criterion"], extra["frozen"], extra["optimizer_class"]
     return replace(trainer, extra=extra)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -12,7 +13,9 @@ from torch.nn import functional as F
 
 from esper.anatomy.graph import trace
 from esper.anatomy.twin import Twin
-from esper.urabrask.quality import correct, evaluate, run_live, run_twin
+from esper.urabrask.quality import correct, evaluate, on_validation, run_live, run_twin
+
+Make = Callable[[int], tuple[Tensor, Tensor]]
 
 
 def batch(count: int) -> tuple[Tensor, Tensor]:
@@ -33,6 +36,34 @@ def test_a_network_and_its_twin_have_the_same_quality_and_every_sample_counts_on
         assert quality.losses.shape == (2,)
         assert quality.loss == pytest.approx(float(F.cross_entropy(model(x), y).detach()))
         assert quality.accuracy == pytest.approx(float((model(x).argmax(1) == y).double().mean()))
+
+
+def numbers(count: int) -> tuple[Tensor, Tensor]:
+    return batch(count)[0], torch.randn(count, 3)
+
+
+@pytest.mark.parametrize(("make", "loss"), [(batch, F.cross_entropy), (numbers, F.mse_loss)])
+def test_classes_are_judged_together_and_losses_in_small_parts(
+    make: Make, loss: Callable[..., Tensor]
+) -> None:
+    torch.manual_seed(0)
+    model = nn.Linear(6, 3)
+    batches = [make(count) for count in (16, 33, 1)]  # a rest of one sample joins its neighbor
+    state = {name: p.detach() for name, p in model.named_parameters()}
+    quality = on_validation(Twin.of(trace(model, make(4), loss)), state, batches)
+    x, y = (torch.cat(parts) for parts in zip(*batches, strict=True))
+    assert quality.samples is not None
+    assert quality.samples.tolist() == ([50] if loss is F.cross_entropy else [16, 16, 17, 1])
+    assert quality.loss == pytest.approx(float(loss(model(x), y).detach()), rel=1e-5)
+    if loss is F.cross_entropy:
+        assert quality.accuracy == pytest.approx(float((model(x).argmax(1) == y).double().mean()))
+
+
+def test_without_validation_batches_nothing_was_measured() -> None:
+    model = nn.Linear(6, 3)
+    state = {name: p.detach() for name, p in model.named_parameters()}
+    quality = on_validation(Twin.of(trace(model, batch(4), F.cross_entropy)), state, [])
+    assert quality.losses is None
 
 
 def test_a_loss_that_is_no_number_is_never_averaged_away() -> None:

@@ -33,7 +33,7 @@ def test_a_crash_that_was_made_good_stays_in_the_record(pool: LocalPool, tmp_pat
     outcome = pool.submit(WorkerTask(tasks.crash_once, {"marker": tmp_path / "marker"})).outcome()
     assert outcome.worker == 0
     assert outcome.peak_bytes is not None
-    assert outcome.peak_bytes > 1 << 20
+    assert 0 < outcome.peak_bytes < 100 << 20  # its own: no share of what was imported before it
     [worker] = pool.health()
     assert worker.attempts == {Ending.LOST: 1, Ending.DONE: 1}
     assert worker.condition is Condition.OK

@@ -16,11 +16,12 @@ from esper.checkpoint.codec import LEAVES, decode, encode, from_json, to_json
 from esper.checkpoint.content import FileContent
 from esper.checkpoint.crypto import KeyRing
 from esper.checkpoint.faulty import FaultyStorage
+from esper.checkpoint.manifest import sealer
 from esper.checkpoint.mapped import MappedTensors
 from esper.checkpoint.reading import read_regular
 from esper.checkpoint.references import AttachmentRef, CheckpointRef, FileRef, load_tensors, open_tensors
 from esper.checkpoint.retention import BASELINE
-from esper.checkpoint.ring_file import open_key_ring
+from esper.checkpoint.ring_file import open_key_ring, replace_key_ring, require_ring_file
 from esper.checkpoint.rng import Generator
 from esper.checkpoint.settings import CheckpointSettings
 from esper.checkpoint.state import Entry, Memory, Record
@@ -45,7 +46,7 @@ from esper.checkpoint.trainer_state import (
     load_trainer,
     restore_trainer,
 )
-from esper.checkpoint.withdrawal import Withdrawal, withdraw, withdrawals
+from esper.checkpoint.withdrawal import withdraw
 
 __all__ = [
     "BASELINE",
@@ -77,7 +78,6 @@ __all__ = [
     "Storage",
     "TrainerState",
     "Weights",
-    "Withdrawal",
     "bundled",
     "capture_trainer",
     "decode",
@@ -91,10 +91,12 @@ __all__ = [
     "open_key_ring",
     "open_tensors",
     "read_regular",
+    "replace_key_ring",
+    "require_ring_file",
     "restore_trainer",
+    "sealer",
     "tensor_bytes",
     "to_json",
     "withdraw",
-    "withdrawals",
     "write_bundle",
 ]

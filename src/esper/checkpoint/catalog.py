@@ -8,7 +8,14 @@ from pathlib import Path
 from esper.checkpoint.crypto import KeyRing, UnknownKey
 from esper.checkpoint.identity import read_identity
 from esper.checkpoint.layout import blob_path, former_name, names_in, newest_first, step_name
-from esper.checkpoint.manifest import FILE_NAME, MANIFEST_NAME, Manifest, RunIdentity, read_manifest
+from esper.checkpoint.manifest import (
+    FILE_NAME,
+    MANIFEST_NAME,
+    AuditAnchor,
+    Manifest,
+    RunIdentity,
+    read_manifest,
+)
 from esper.checkpoint.references import (
     AttachmentRef,
     Attachments,
@@ -130,10 +137,7 @@ class CheckpointCatalog:
         """What was committed to a checkpoint later, every byte verified, in order of name."""
         found: list[AttachmentRef] = []
         rejected: list[Rejection] = []
-        for name in names_in(checkpoint.path):
-            path = checkpoint.path / name
-            if not path.is_dir() or not FILE_NAME.fullmatch(name):
-                continue
+        for path in _attached(checkpoint):
             opened = self._open_attachment(path, checkpoint)
             if isinstance(opened, AttachmentRef):
                 found.append(opened)
@@ -174,6 +178,19 @@ class CheckpointCatalog:
         except CheckpointCorrupt:
             return None
 
+    def anchors(self) -> tuple[tuple[str, AuditAnchor], ...]:
+        """The entries of the audit that checkpoints, and what was committed to them, name."""
+        checkpoints = self.list().checkpoints
+        named = [(ref.path.name, ref.manifest.audit) for ref in checkpoints]
+        for ref in checkpoints:
+            attached = (self._look_attached(path, ref) for path in _attached(ref))
+            named += [
+                (f"{ref.path.name}/{one.name}", one.manifest.audit)
+                for one in attached
+                if isinstance(one, AttachmentRef)
+            ]
+        return tuple((name, anchor) for name, anchor in named if anchor is not None)
+
     def _open(self, path: Path) -> CheckpointRef | Rejection:
         opened = self._look(path)
         return opened if isinstance(opened, CheckpointRef) else self._look(path)  # an error may pass
@@ -192,15 +209,21 @@ class CheckpointCatalog:
         return CheckpointRef(path, manifest, digest)
 
     def _open_attachment(self, path: Path, base: CheckpointRef) -> AttachmentRef | Rejection:
+        opened = self._look_attached(path, base)
+        if isinstance(opened, Rejection):
+            return opened
+        problems = [problem for file in opened.files.values() if (problem := file.problem()) is not None]
+        return Rejection(path, "; ".join(problems)) if problems else opened
+
+    def _look_attached(self, path: Path, base: CheckpointRef) -> AttachmentRef | Rejection:
+        """What its manifest says; the files are not read."""
         try:
             manifest, digest = read_manifest(path, self._keyring, "attachment")
         except CheckpointCorrupt as error:
             return Rejection(path, str(error), isinstance(error, UnknownKey))
         if manifest.parent != base.digest:
             return Rejection(path, "it was committed to another checkpoint than the one it lies in")
-        opened = AttachmentRef(path, manifest, digest)
-        problems = [problem for file in opened.files.values() if (problem := file.problem()) is not None]
-        return Rejection(path, "; ".join(problems)) if problems else opened
+        return AttachmentRef(path, manifest, digest)
 
     def _unlisted(self, checkpoint: CheckpointRef) -> tuple[str, ...]:
         try:
@@ -214,3 +237,9 @@ class CheckpointCatalog:
             FileRef(blob_path(self.run_dir, kind, entry.blake3), entry.size, entry.blake3)
             for kind, entry in manifest.blobs.items()
         )
+
+
+def _attached(checkpoint: CheckpointRef) -> Iterator[Path]:
+    """The directories in a checkpoint, by name."""
+    paths = (checkpoint.path / name for name in names_in(checkpoint.path) if FILE_NAME.fullmatch(name))
+    return (path for path in paths if path.is_dir())

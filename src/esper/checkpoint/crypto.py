@@ -9,6 +9,7 @@ import secrets
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
+from typing import ClassVar
 
 from esper.errors import CheckpointCorrupt, ConfigError
 
@@ -49,6 +50,11 @@ class Key:
                 f"expected."
             )
 
+    @property
+    def fingerprint(self) -> str:
+        """Shows that two rings hold the same secret, and nothing of it."""
+        return hmac.new(self.secret, b"esper key fingerprint", hashlib.sha256).hexdigest()[:32]
+
 
 @dataclass(frozen=True)
 class KeyRing:
@@ -60,7 +66,11 @@ class KeyRing:
 
     keys: tuple[Key, ...]
 
+    was_held: ClassVar[bool] = False
+    """Whether this process holds a ring, or did: memory is not wiped, and a fork would have it too."""
+
     def __post_init__(self) -> None:
+        KeyRing.was_held = True
         ids = [key.id for key in self.keys]
         if len(set(ids)) != len(ids):
             raise ConfigError(f"A key ring names a key twice: {', '.join(sorted(ids))}.")
@@ -116,6 +126,14 @@ class KeyRing:
             tuple(replace(key, state=KeyState.DISABLED) if key.id == key_id else key for key in self.keys)
         )
 
+    def destroy(self, key_id: str) -> KeyRing:
+        """The ring without a disabled key: nobody can believe again what only that key sealed."""
+        if self.key(key_id).state is not KeyState.DISABLED:
+            raise ConfigError(
+                f"Key {key_id!r} is {self.key(key_id).state}: disable it first, and see what is missed."
+            )
+        return KeyRing(tuple(key for key in self.keys if key.id != key_id))
+
     def seal(self, purpose: str, body: bytes) -> bytes:
         """`body`, a line break, and one line with the primary key's id and its MAC over purpose and body."""
         key = self.primary
@@ -144,6 +162,12 @@ class KeyRing:
         if not hmac.compare_digest(_mac(key, purpose, body).encode(), seal[2]):
             raise CheckpointCorrupt(f"its MAC does not verify with key {key_id!r}, so its bytes were altered")
         return body
+
+
+def sealed_by(raw: bytes) -> str | None:
+    """The id of the key that a seal names, believed or not; None if there is no seal."""
+    seal = _SEAL.fullmatch(raw[:-1].rpartition(b"\n")[2] + raw[-1:])
+    return None if seal is None else seal[1].decode()
 
 
 def _new_key(state: KeyState, random_bytes: Callable[[int], bytes]) -> Key:

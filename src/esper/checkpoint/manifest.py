@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 import blake3
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
-from esper.checkpoint.crypto import KeyRing
+from esper.checkpoint.crypto import KeyRing, sealed_by
 from esper.checkpoint.reading import read_regular
 from esper.errors import CheckpointCorrupt
 
@@ -44,6 +44,14 @@ class RunIdentity(BaseModel):
         return f"{self.id}, model {self.model!r}"
 
 
+class AuditAnchor(BaseModel):
+    """An entry of the audit, which vouches for all before it: its number and the BLAKE3 of its bytes."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+    number: Annotated[int, Field(ge=0)]
+    digest: _Digest
+
+
 class Manifest(BaseModel):
     """What one commit consists of. `kind` says what it is; an attachment's parent is its base checkpoint."""
 
@@ -64,6 +72,9 @@ class Manifest(BaseModel):
     files: dict[str, FileEntry]
     blobs: dict[str, FileEntry] = Field(default_factory=dict)
     """Content-addressed files that this commit needs, by kind, such as the twin."""
+
+    audit: AuditAnchor | None = None
+    """The last entry of the audit when this was committed; None: nothing was in it, or there was none yet."""
 
     @field_validator("files")
     @classmethod
@@ -88,6 +99,14 @@ class Manifest(BaseModel):
 def digest_of(raw: bytes) -> str:
     """The name of a manifest: BLAKE3 over its file."""
     return blake3.blake3(raw).hexdigest()
+
+
+def sealer(path: Path) -> str | None:
+    """The id of the key that a manifest file is sealed with, believed or not; None if it cannot be read."""
+    try:
+        return sealed_by(read_regular(path, MAX_MANIFEST_BYTES + 1))
+    except OSError:
+        return None
 
 
 def read_manifest(

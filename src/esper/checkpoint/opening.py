@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from esper.checkpoint.audit import Audit, open_audit
 from esper.checkpoint.blobs import BlobShelf
 from esper.checkpoint.catalog import CheckpointCatalog
 from esper.checkpoint.clearance import Clearance
@@ -29,6 +30,7 @@ class OpenRun:
         blobs: its content-addressed files.
         clearance: what may go from it.
         swept: what an interrupted writer had left and this start removed.
+        audit: what is told of it.
     """
 
     lock: WriterLock
@@ -37,6 +39,7 @@ class OpenRun:
     blobs: BlobShelf
     clearance: Clearance
     swept: tuple[Path, ...]
+    audit: Audit
 
 
 def open_run(
@@ -46,6 +49,7 @@ def open_run(
     storage: Storage,
     random_bytes: Callable[[int], bytes],
     sink: Sink,
+    clock: Callable[[], float],
 ) -> OpenRun:
     """Opens a run directory as its one writer; arguments as for `CheckpointStore`.
 
@@ -63,7 +67,9 @@ def open_run(
             identity = claim_run(run_dir, keyring, model, storage, random_bytes)
             catalog = CheckpointCatalog(run_dir, keyring, run=identity)
             clearance = Clearance(catalog, blobs, storage, sink)
-            return OpenRun(lock, identity, catalog, blobs, clearance, clearance.begin())
+            swept = clearance.begin()
+            audit = open_audit(run_dir, keyring, identity.id, catalog, storage, sink, clock)
+            return OpenRun(lock, identity, catalog, blobs, clearance, swept, audit)
     except BaseException:
         lock.release()
         raise

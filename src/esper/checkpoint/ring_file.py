@@ -6,8 +6,10 @@ import binascii
 import os
 import re
 import secrets
+import shlex
 import stat
-from collections.abc import Callable, Mapping
+import subprocess
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -20,6 +22,8 @@ from esper.errors import CheckpointMissing, ConfigError
 from esper.nissa import LOGGER, Sink, events
 
 ENVIRONMENT_VARIABLE = "ESPER_KEY_RING"
+COMMAND_PREFIX = "exec:"
+_COMMAND_SECONDS = 60.0
 MAX_RING_BYTES = 1 << 20
 _ATTEMPTS = 5
 
@@ -43,6 +47,20 @@ def ring_path(run_dir: Path, environment: Mapping[str, str] = os.environ) -> Pat
     return Path(named) if named else run_dir / "keys" / "ring.json"
 
 
+def require_ring_file(run_dir: Path, environment: Mapping[str, str] = os.environ) -> Path:
+    """The file that a change of the ring is written to.
+
+    Raises:
+        ConfigError: the ring comes from a command.
+    """
+    if command := _command(environment):
+        raise ConfigError(
+            f"The key ring comes from a command ({command[0]}, by {ENVIRONMENT_VARIABLE}), so it is changed "
+            "where that keeps it. Nothing was changed."
+        )
+    return ring_path(run_dir, environment)
+
+
 def open_key_ring(
     run_dir: Path,
     *,
@@ -60,6 +78,8 @@ def open_key_ring(
         CheckpointMissing: there is none and `create` is False.
         ConfigError: the file is open to other users, or is not a key ring.
     """
+    if command := _command(environment):
+        return _supplied(command)
     path = ring_path(run_dir, environment)
     if create:
         try:
@@ -92,25 +112,65 @@ def read_key_ring(path: Path) -> KeyRing:
         ) from error
     with file:
         status = os.fstat(file.fileno())
+        _check_place(path, status)
         if stat.S_IMODE(status.st_mode) & 0o077:
             raise ConfigError(
                 f"The key ring {path} can be opened by other users (mode "
                 f"{stat.S_IMODE(status.st_mode):04o}). Whoever reads it can forge checkpoints: run `chmod "
                 f"600 {path}`, and rotate the key if others had it."
             )
-        raw = file.read(MAX_RING_BYTES)
+        return _read(file.read(MAX_RING_BYTES), str(path))
+
+
+def _command(environment: Mapping[str, str]) -> list[str]:
+    """The words of the command that supplies the ring; none where a file does."""
+    named = environment.get(ENVIRONMENT_VARIABLE, "")
+    return shlex.split(named.removeprefix(COMMAND_PREFIX)) if named.startswith(COMMAND_PREFIX) else []
+
+
+def _supplied(command: Sequence[str]) -> KeyRing:
+    """The ring that a command writes to its standard output."""
+    what = f"The command that supplies the key ring ({command[0]}, by {ENVIRONMENT_VARIABLE})"
+    try:
+        done = subprocess.run(
+            command, stdin=subprocess.DEVNULL, capture_output=True, timeout=_COMMAND_SECONDS, check=False
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise ConfigError(f"{what} gave none: {error}. Nothing was changed.") from None
+    if done.returncode != 0:
+        last = done.stderr.decode(errors="replace").strip().rpartition("\n")[2][:200]
+        raise ConfigError(f"{what} ended with exit code {done.returncode}: {last or 'it said nothing'}")
+    return _read(done.stdout[:MAX_RING_BYTES], f"What {command[0]} wrote")
+
+
+def _check_place(path: Path, status: os.stat_result) -> None:
+    """Refuses a ring that somebody else owns, or could put another one in the place of."""
+    directory = path.resolve().parent.stat()
+    is_open = stat.S_IMODE(directory.st_mode) & 0o022 and not directory.st_mode & stat.S_ISVTX
+    if is_open:
+        raise ConfigError(
+            f"Other users can write the directory of the key ring {path}, and so put another one there: run "
+            f"`chmod go-w {path.resolve().parent}`."
+        )
+    if status.st_uid not in (os.geteuid(), 0):
+        raise ConfigError(
+            f"The key ring {path} belongs to another user ({status.st_uid}). Take a copy of your own."
+        )
+
+
+def _read(raw: bytes, source: str) -> KeyRing:
     try:
         record = _RingRecord.model_validate_json(raw)
         if record.version != 1:
             raise ConfigError(
-                f"The key ring {path} has version {record.version}; this Esper reads version 1."
+                f"{source} has version {record.version} of a key ring; this Esper reads version 1."
             )
         return KeyRing(tuple(Key(k.id, KeyState(k.state), binascii.unhexlify(k.secret)) for k in record.keys))
     except ConfigError:
         raise
     except (ValidationError, ValueError) as error:
         raise ConfigError(
-            f"{path} is not a key ring ({type(error).__name__}). Restore it from a copy: without it no "
+            f"{source} is not a key ring ({type(error).__name__}). Restore it from a copy: without it no "
             f"checkpoint that it sealed can be verified."
         ) from None  # the cause would print the file's content, which is secret
 

@@ -80,13 +80,15 @@ class CheckpointStore:
         self._writing = threading.RLock()
         self._built_on: set[Path] = set()
         """Directories in which something was found that is not known to be durable."""
-        opened = open_run(run_dir, keyring, model, storage, random_bytes, sink)
+        opened = open_run(run_dir, keyring, model, storage, random_bytes, sink, clock)
         self._lock, self._blobs, self._clearance = opened.lock, opened.blobs, opened.clearance
         self.identity = opened.identity
         """Which run this is, and of which model."""
         self.catalog = opened.catalog
         self.swept = opened.swept
         """What an interrupted writer had left and this start removed."""
+        self.audit = opened.audit
+        """A sink: what it is told is durable when it returns; every manifest names its last entry."""
 
     def save(
         self,
@@ -287,7 +289,10 @@ class CheckpointStore:
 
     def close(self) -> None:
         """Lets another writer in. Nothing is lost without it; the lock also ends with the process."""
-        self._lock.release()
+        try:
+            self.audit.close()
+        finally:
+            self._lock.release()
 
     def __enter__(self) -> Self:
         return self
@@ -317,6 +322,7 @@ class CheckpointStore:
             parent=parent,
             files=dict(entries),
             blobs={key: FileEntry(size=blob.size, blake3=blob.blake3) for key, blob in blobs.items()},
+            audit=self.audit.settle(),
         )
 
     def _newest(self) -> CheckpointRef | None:

@@ -241,30 +241,6 @@ def analyze(
     output.show(analysis_table(facts), facts, as_json)
 
 
-def audit_show(
-    run: Annotated[Path, typer.Argument(help="A run directory, or one checkpoint.")],
-    epoch: Annotated[
-        int | None,
-        typer.Option(min=1, help="Show what was decided after this epoch: every check, every finalist."),
-    ] = None,
-    everything: Annotated[bool, typer.Option("--all", help="Leave no rows out of long tables.")] = False,
-    as_json: AsJson = False,
-) -> None:
-    """List what was decided and done in a run: when, what, by which part, and how it ended.
-
-    With --epoch: one decision in full. JSON is never shortened.
-    """
-    from esper.cli.audit import audit_table, audited
-    from esper.cli.cycles import decided, decision_tables
-
-    if epoch is None:
-        facts = audited(run)
-        output.show(audit_table(facts, is_whole=everything), facts, as_json)
-    else:
-        facts = decided(run, epoch)
-        output.show(decision_tables(facts, is_whole=everything), facts, as_json)
-
-
 def config(
     file: Annotated[Path | None, typer.Argument(help="A TOML file with settings.")] = None,
     explain: Annotated[

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,23 +13,19 @@ from rich.text import Text
 
 from esper.cli.render import BAD, FAINT, GOOD, STRONG, moment, table
 from esper.errors import ConfigError
+from esper.leyline import decode
 from esper.report import figures
-from esper.runs import checkpoint_at
 
 if TYPE_CHECKING:
-    from esper.emrakul.cycle import ArchivedCycle, CycleOutcome
+    from esper.checkpoint.audit import StoredEntry
+    from esper.emrakul.cycle import CycleOutcome
 
+DECIDED = "decided"
+"""The kind of the entries that tell of a cycle."""
 MOST_CYCLES, MOST_ALIKE = 40, 12
 """Rows of a table, and finalists with the same fate, that are shown unless all are asked for."""
 _NUMBERS = ("screen", "loss_increase", "confidence")
 _STYLES = {"accepted": GOOD, "rejected": BAD, "failed": BAD}
-
-
-def cycles_of(parts: Mapping[str, Any]) -> dict[str, Any]:
-    """Every cycle that a checkpoint remembers, oldest first, and what the schedule makes of them."""
-    remembered = parts.get("coordinator") or {}
-    state = {key: remembered[key] for key in ("schedule", "breaker") if key in remembered}
-    return {"cycles": list(remembered.get("history", ())), **state}
 
 
 def cycle_list(facts: Mapping[str, Any], *, is_whole: bool) -> list[RenderableType]:
@@ -52,42 +48,33 @@ def cycle_list(facts: Mapping[str, Any], *, is_whole: bool) -> list[RenderableTy
     named = f"{figures.things(len(cycles), 'pruning cycle')}; --epoch N shows one in full"
     hidden = len(cycles) - len(shown)
     left_out = f"  {figures.things(hidden, 'earlier cycle')} not shown; --all shows them"
-    state = [Text(_state(facts["schedule"], facts["breaker"]))]
+    state = [Text(_state(facts["schedule"], facts["breaker"]))] if "schedule" in facts else []
     return [Text(named, style=STRONG), *([Text(left_out, style=FAINT)] if hidden else []), cells, *state]
 
 
-def decided(path: Path, epoch: int) -> dict[str, Any]:
+def decided(path: Path, entries: Iterable[StoredEntry], epoch: int) -> dict[str, Any]:
     """What was decided after one epoch of a run: every check with its number, every finalist with its fate.
 
     Raises:
         ConfigError: no cycle ended for that epoch.
-        EsperError: there is no such checkpoint, or it is none of a session.
     """
-    from esper.emrakul.cycle import archived
-    from esper.runs.network import read_state
-
-    catalog, checkpoint = checkpoint_at(path)
-    short = cycles_of(read_state(checkpoint))["cycles"]
-    kept = archived(catalog)
-    full = {str(cycle.outcome.key): cycle for cycle in kept}
-    of_epoch = [one for one in short if one["epoch"] == epoch and one["key"] not in full]
-    found = [_short_decision(one) for one in of_epoch]
-    found += [_decision(cycle) for cycle in kept if cycle.outcome.key.epoch == epoch]
-    if not found:
-        known = sorted({one["epoch"] for one in short} | {cycle.outcome.key.epoch for cycle in kept})
+    cycles = [one for one in entries if one.entry.kind == DECIDED]
+    decisions = [_decision(one) for one in cycles if one.entry.epoch == epoch]
+    if not decisions:
+        known = sorted({one.entry.epoch for one in cycles if one.entry.epoch is not None})
         there = f"There are those of epochs {', '.join(map(str, known))}." if known else "There is none yet."
         raise ConfigError(f"{path} holds no pruning cycle of epoch {epoch}. {there}")
-    return {"checkpoint": str(checkpoint.path), "epoch": epoch, "decisions": found}
+    return {"epoch": epoch, "decisions": decisions}
 
 
 def decision_tables(facts: Mapping[str, Any], *, is_whole: bool) -> RenderableType:
     """Every decision of one epoch: how it ended, its checks, and its finalists by their fate."""
     parts: list[RenderableType] = []
     for one in facts["decisions"]:
-        at = "" if one["at_seconds"] is None else f", {moment(one['at_seconds'])} UTC"
-        parts.append(Text(f"Epoch {facts['epoch']}{at}: {one['status']}. {one['reason']}", style=STRONG))
-        if one["allowance"] is not None:
-            parts.append(Text(f"  {one['allowance']['stage']}: {one['allowance']['reason']}"))
+        head = f"Epoch {facts['epoch']}, {moment(one['at_seconds'])} UTC: {one['status']}. {one['reason']}"
+        parts.append(Text(head, style=STRONG))
+        parts.append(Text(f"  event {one['number']}, settings {one['settings_id']}, by {one['who']}"))
+        parts.append(Text(f"  {one['allowance']['stage']}: {one['allowance']['reason']}"))
         parts += [Text(f"  {note}") for note in one["notes"]]
         for number, verdict in enumerate(one["verdicts"], 1):
             parts += _verdict(verdict, number, len(one["verdicts"]))
@@ -95,29 +82,20 @@ def decision_tables(facts: Mapping[str, Any], *, is_whole: bool) -> RenderableTy
     return Group(*parts)
 
 
-def _short_decision(record: Mapping[str, Any]) -> dict[str, Any]:
-    """What a run remembers of a cycle that is not stored in full."""
-    note = "More than this is not stored: the run was made before decisions were kept, or could not store it."
-    return {
-        "status": record["status"],
-        "reason": record["reason"],
-        "at_seconds": None,
-        "allowance": None,
-        "plan": None,
-        "verdicts": [],
-        "finalists": [],
-        "error": None,
-        "notes": [note],
-    }
+def _decision(stored: StoredEntry) -> dict[str, Any]:
+    from esper.emrakul.cycle import CycleOutcome
 
-
-def _decision(cycle: ArchivedCycle) -> dict[str, Any]:
-    outcome = cycle.outcome
+    entry = stored.entry
+    outcome = decode(CycleOutcome, entry.facts["outcome"])
     verdicts = (*outcome.refused, *(() if outcome.verdict is None else (outcome.verdict,)))
     document = {
+        "number": stored.number,
         "status": outcome.status.value,
         "reason": outcome.reason,
-        "at_seconds": cycle.at_seconds,
+        "at_seconds": entry.at_seconds,
+        "who": entry.who,
+        "settings_id": entry.facts["settings_id"],
+        "key": str(outcome.key),
         "allowance": asdict(outcome.allowance),
         "plan": _plan(outcome),
         "verdicts": [asdict(verdict) for verdict in verdicts],

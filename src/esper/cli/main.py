@@ -12,7 +12,6 @@ import typer
 from esper import __version__
 from esper.cli.commands import (
     analyze,
-    audit_show,
     checkpoints,
     compact,
     config,
@@ -21,6 +20,17 @@ from esper.cli.commands import (
     rollback,
     train,
     verify,
+)
+from esper.cli.trust import (
+    audit_export,
+    audit_show,
+    audit_verify,
+    keys_destroy,
+    keys_disable,
+    keys_export_public_state,
+    keys_list,
+    keys_promote,
+    keys_rotate,
 )
 from esper.errors import EsperError, users_line
 
@@ -39,9 +49,18 @@ app = typer.Typer(
 )
 for command in (demo, train, inspect, analyze, compact, checkpoints, verify, rollback, config):
     app.command()(command)
-audit = typer.Typer(help="What was decided and done in a run.", no_args_is_help=True)
-audit.command("show")(audit_show)
+audit = typer.Typer(
+    help="What was decided and done in a run, and whether that can be believed.", no_args_is_help=True
+)
+for word, of_audit in (("show", audit_show), ("verify", audit_verify), ("export", audit_export)):
+    audit.command(word)(of_audit)
 app.add_typer(audit, name="audit")
+keys = typer.Typer(
+    help="The keys that checkpoints and the audit of a run are sealed with.", no_args_is_help=True
+)
+for of_keys in (keys_list, keys_rotate, keys_promote, keys_disable, keys_destroy, keys_export_public_state):
+    keys.command(of_keys.__name__.removeprefix("keys_").replace("_", "-"))(of_keys)
+app.add_typer(keys, name="keys")
 
 
 def _print_version(wanted: bool) -> None:

@@ -6,11 +6,13 @@ import json
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, TypeVar
 
 from rich.console import Console, RenderableType
 from rich.progress import Progress, TimeElapsedColumn, track
 
+from esper.errors import ConfigError
 from esper.report import figures
 
 T = TypeVar("T")
@@ -25,6 +27,19 @@ def show(renderable: RenderableType, document: Any, as_json: bool) -> None:
         sys.stdout.write(json.dumps(document, indent=1, allow_nan=False) + "\n")
     else:
         console().print(renderable)
+
+
+def write_new(path: Path, lines: Iterable[str]) -> None:
+    """Writes a new file.
+
+    Raises:
+        ConfigError: it cannot be written, or is there already.
+    """
+    try:
+        with path.open("x", encoding="utf-8") as file:
+            file.writelines(lines)
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be written: {error.strerror}. Name a new file.") from error
 
 
 def console() -> Console:

@@ -12,12 +12,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from esper.anatomy.mend import reconstruction
+from esper.anatomy.mend import Reconstruction
 from esper.anatomy.units import masked_axes, zero_masked
 from esper.arrays import BoolArray, FloatArray, IntArray
 from esper.elesh.case import Case, OpenCase, open_case, read_data
 from esper.elesh.peak import PeakMemory
-from esper.urabrask import Measurement, ablation_rises, evaluate, in_chunks, joined, run_twin, usable
+from esper.urabrask import Measurement, ablation_rises, joined, on_validation, usable
 
 PRELOAD = ("torch", "torch._dynamo", "safetensors.torch", __name__)
 """Modules that the tasks of an analysis need, for workers to import before the first one."""
@@ -58,9 +58,9 @@ def measure(
         if reconstruct:
             state = _reconstructed(opened, left, state, batches)
         state = opened.twin.recalibrated(state, batches)
-    validation = usable(opened.twin, held_out.validation)
-    quality = evaluate(run_twin(opened.twin, state), in_chunks(opened.twin, validation))
-    flow, norm = _gradients(opened, state, validation[0], np.asarray(survivors, np.bool_))
+    quality = on_validation(opened.twin, state, held_out.validation)
+    first = usable(opened.twin, held_out.validation)[0]
+    flow, norm = _gradients(opened, state, first, np.asarray(survivors, np.bool_))
     return replace(quality, gradient_flow=flow, gradient_norm=norm, peak_bytes=peak.read())
 
 
@@ -68,7 +68,8 @@ def _reconstructed(
     opened: OpenCase, left: BoolArray, masked: dict[str, Tensor], batches: Sequence[Any]
 ) -> dict[str, Tensor]:
     whole = opened.masked_state(opened.keep)
-    changes = reconstruction(opened.twin, opened.anatomy, whole, opened.keep, left, batches)
+    made_up = Reconstruction(opened.twin, opened.anatomy, whole, opened.keep, batches)
+    changes = made_up.changes(left)
     changed = {name: masked[name] + change for name, change in changes.items()}
     return {**masked, **_aliased(changed, opened)}
 

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from esper.anatomy.mend import INPUT_AXIS, Reader, elimination, readers_of, taken_over, watch
+from esper.anatomy.twin import Ablation
 from esper.arrays import BoolArray, FloatArray, IntArray
 from esper.elesh.case import OpenCase
 from esper.urabrask import evaluate, run_twin
@@ -151,7 +152,7 @@ class Bench:
         opened = self.opened
         span = opened.anatomy.unit_slice(group)
         units: IntArray = np.flatnonzero(opened.keep[span]) + span.start
-        losses = np.zeros(units.size)
+        ablation, losses = Ablation(opened.twin, opened.anatomy, units), np.zeros(units.size)
         for batch in self.judged:
-            losses += opened.twin.ablated_losses(opened.state, batch, opened.anatomy, units).double().numpy()
+            losses += ablation.losses(opened.state, batch)[1].double().numpy()
         return units[np.argsort(losses, kind="stable")]

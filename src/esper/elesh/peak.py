@@ -6,12 +6,16 @@ import resource
 from contextlib import suppress
 from pathlib import Path
 
+from esper.workers import inherited_bytes
+
 _RESET, _STATUS = Path("/proc/self/clear_refs"), Path("/proc/self/status")
 _NOTE = "VmHWM:"
 
 
 class PeakMemory:
     """Counts the process's resident memory anew; `read` tells the highest since then, in bytes.
+
+    What a worker shares with the process that it was forked from is not counted.
 
     Where the system cannot begin anew, it is the highest of the whole process: more, never less.
     """
@@ -24,5 +28,5 @@ class PeakMemory:
         with suppress(OSError):
             lines = [line for line in _STATUS.read_text().splitlines() if line.startswith(_NOTE)]
             if lines:
-                return int(lines[0].split()[1]) * 1024
+                return max(int(lines[0].split()[1]) * 1024 - inherited_bytes(), 0)
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

@@ -4,16 +4,16 @@ from esper.kasmina.changes import UnitsCut
 from esper.kasmina.distillation import Teacher, distillation_loss
 from esper.kasmina.held import HANDS
 from esper.kasmina.network import LiveNetwork
-from esper.kasmina.preview import apply_statistics, compared, confirm, measured, recalibrate
+from esper.kasmina.preview import Preview, apply_statistics, compared, measured, recalibrate
 
 __all__ = [
     "HANDS",
     "LiveNetwork",
+    "Preview",
     "Teacher",
     "UnitsCut",
     "apply_statistics",
     "compared",
-    "confirm",
     "distillation_loss",
     "measured",
     "recalibrate",

@@ -8,31 +8,22 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from esper.anatomy.mend import reconstruction
+from esper.anatomy.mend import Reconstruction
 from esper.anatomy.units import masked_axes, zero_masked
 from esper.arrays import BoolArray
 from esper.batches import HeldOut, device_of, on_device
 from esper.kasmina.network import LiveNetwork
 from esper.leyline import Level
-from esper.urabrask import Measurement, Verdict, evaluate, joined, judge, level_of, run_twin, usable
+from esper.urabrask import Measurement, Verdict, joined, judge, level_of, on_validation
 from esper.urabrask import Settings as ValidationSettings
 
 State = dict[str, Tensor]
-
-
-@dataclass(frozen=True, eq=False)
-class Preview:
-    """Quality now and under the mask; what belongs to the mask: running statistics, changes of weights."""
-
-    before: Measurement
-    after: Measurement
-    statistics: State
-    changes: State
 
 
 def apply_statistics(model: nn.Module, statistics: Mapping[str, Tensor]) -> None:
@@ -48,24 +39,74 @@ def recalibrate(network: LiveNetwork, held_out: HeldOut) -> None:
     apply_statistics(network.model, _statistics(network, network.tensors(), _calibration(network, held_out)))
 
 
-def confirm(
-    network: LiveNetwork,
-    held_out: HeldOut,
-    keep: BoolArray,
-    settings: ValidationSettings,
-    *,
-    reconstruct: bool = False,
-    in_doubt: bool = False,
-) -> tuple[str, Preview]:
-    """Why the mask must not be applied to the weights as they are now ('' if it may), and what was measured.
+@dataclass(frozen=True, eq=False)
+class Masked:
+    """Quality under a mask, and what belongs to the mask: running statistics, changes of weights."""
 
-    Stricter than the validator before it: the mean itself has to be within the limit; with `in_doubt` it is
-    enough if that cannot be ruled out.
-    """
-    look = preview(network, held_out, keep, reconstruct=reconstruct)
-    level = level_of(network.anatomy, network.masks.keep, keep)
-    verdict, is_within = compared(look.before, look.after, level, settings)
-    return "" if is_within or (in_doubt and verdict.is_accepted) else verdict.reason, look
+    after: Measurement
+    statistics: State
+    changes: State
+
+
+class Preview:
+    """The live network as it is at one moment, for masks to be tried on; what they share is measured once."""
+
+    def __init__(self, network: LiveNetwork, held_out: HeldOut, *, reconstruct: bool = False) -> None:
+        """Of a network that does not change as long as this is asked.
+
+        Args:
+            network: the live network.
+            held_out: batches to measure it on.
+            reconstruct: whether layers that read what goes make up for it.
+        """
+        self._network, self._held_out, self._reconstruct = network, held_out, reconstruct
+        self._live = network.tensors()
+        self._under: dict[bytes, Masked] = {}
+
+    @cached_property
+    def before(self) -> Measurement:
+        """Quality as it is."""
+        return _on_validation(self._network, self._held_out, self._live)
+
+    def under(self, keep: BoolArray) -> Masked:
+        """Quality as it would be with only `keep` left, on the same batches: shape [units]."""
+        known = self._under.get(keep.tobytes())
+        if known is None:
+            known = self._under[keep.tobytes()] = self._masked(keep)
+        return known
+
+    def confirm(self, keep: BoolArray, settings: ValidationSettings, *, in_doubt: bool = False) -> str:
+        """Why the mask must not be applied to the weights as they are now ('' if it may).
+
+        Stricter than the validator before it: the mean itself has to be within the limit; with `in_doubt` it
+        is enough if that cannot be ruled out.
+        """
+        network = self._network
+        level = level_of(network.anatomy, network.masks.keep, keep)
+        verdict, is_within = compared(self.before, self.under(keep).after, level, settings)
+        return "" if is_within or (in_doubt and verdict.is_accepted) else verdict.reason
+
+    def _masked(self, keep: BoolArray) -> Masked:
+        """The network under the mask: its weights, what makes up for it, then the statistics of both."""
+        live, axes = self._live, masked_axes(self._network.anatomy, keep)
+        masked = {**live, **{name: live[name].clone() for name, _ in axes}}
+        zero_masked(masked, axes)
+        changes = self._made_up.changes(keep) if self._reconstruct else {}
+        masked |= {name: masked[name] + change for name, change in changes.items()}
+        statistics = _statistics(self._network, masked, self._calibration)
+        after = _on_validation(self._network, self._held_out, {**masked, **statistics})
+        return Masked(after, statistics, changes)
+
+    @cached_property
+    def _calibration(self) -> Sequence[Any]:
+        return _calibration(self._network, self._held_out)
+
+    @cached_property
+    def _made_up(self) -> Reconstruction:
+        network = self._network
+        return Reconstruction(
+            network.graph, network.anatomy, self._live, network.masks.keep, self._calibration
+        )
 
 
 def compared(
@@ -79,44 +120,12 @@ def compared(
 
 def measured(network: LiveNetwork, held_out: HeldOut) -> Measurement:
     """Quality of the live network as it is on the held-out validation batches."""
-    return _on_validation(network, held_out, network.tensors())[0]
+    return _on_validation(network, held_out, network.tensors())
 
 
-def preview(
-    network: LiveNetwork, held_out: HeldOut, keep: BoolArray, *, reconstruct: bool = False
-) -> Preview:
-    """Measures the live network as it is and as it would be under `keep`, on the same held-out batches."""
-    live, graph = network.tensors(), network.graph
-    calibration = _calibration(network, held_out)
-    before, judged = _on_validation(network, held_out, live)
-    # The network under the mask: its weights, what makes up for it, then the statistics that these bring.
-    axes = masked_axes(network.anatomy, keep)
-    masked = {**live, **{name: live[name].clone() for name, _ in axes}}
-    zero_masked(masked, axes)
-    changes: State = {}
-    if reconstruct:
-        now = network.masks.keep
-        changes = reconstruction(graph, network.anatomy, live, now, keep, calibration)
-    masked |= {name: masked[name] + change for name, change in changes.items()}
-    statistics = _statistics(network, masked, calibration)
-    after = evaluate(run_twin(graph, {**masked, **statistics}), judged)
-    return Preview(before, after, statistics, changes)
-
-
-def _on_validation(
-    network: LiveNetwork, held_out: HeldOut, tensors: State
-) -> tuple[Measurement, Sequence[Any]]:
-    """Quality with these tensors, and the batches that it was measured on.
-
-    Samples that can be judged one by one need no small batches, which only losses are paired by.
-    """
-    graph, validation = network.graph, on_device(held_out.validation, device_of(network.model))
-    batches: Sequence[Any] = joined(graph, validation)
-    quality = evaluate(run_twin(graph, tensors), batches)
-    if quality.correctness is not None:
-        return quality, batches
-    batches = tuple(usable(graph, validation))
-    return evaluate(run_twin(graph, tensors), batches), batches
+def _on_validation(network: LiveNetwork, held_out: HeldOut, tensors: State) -> Measurement:
+    validation = on_device(held_out.validation, device_of(network.model))
+    return on_validation(network.graph, tensors, validation)
 
 
 def _calibration(network: LiveNetwork, held_out: HeldOut) -> Sequence[Any]:

@@ -30,6 +30,9 @@ class Event(ABC):
         kind: the mark that it makes in the report; None makes a note instead.
         is_noted: without a mark, whether the report notes it.
         is_once: whether an equal one is told again.
+        is_recorded: whether the audit of a run holds it.
+        is_act: whether nothing may be done unless the audit holds it first.
+        by: the part that acts or decides; `user` is a person.
     """
 
     says: ClassVar[str]
@@ -37,6 +40,9 @@ class Event(ABC):
     kind: ClassVar[MarkKind | None] = None
     is_noted: ClassVar[bool] = True
     is_once: ClassVar[bool] = True
+    is_recorded: ClassVar[bool] = True
+    is_act: ClassVar[bool] = False
+    by: ClassVar[str] = "session"
 
     @property
     def text(self) -> str:

@@ -6,37 +6,14 @@ from dataclasses import dataclass
 
 from esper.nissa.event import Event, Moment, Severity
 
-# --- Masks and cuts ---
-
-
-@dataclass(frozen=True)
-class Masked(Moment):
-    """Units were masked: how many of those planned, and what share (0..1) of the `cost` is gone by that."""
-
-    kind = "mask"
-    units: int
-    planned: int
-    is_on_probation: bool
-    removed_before: float
-    removed_after: float
-    cost: str
-    reason: str
-
-    @property
-    def text(self) -> str:
-        is_whole = self.units == self.planned
-        of = "" if is_whole else f" of {self.planned}"
-        probation = " on probation" if self.is_on_probation else ""
-        shrunk = "" if is_whole else " The weights have moved on, so the plan was shrunk."
-        removed = f"{self.removed_before:.1%} to {self.removed_after:.1%} of the {self.cost} removed"
-        return f"Masked {self.units}{of} units{probation}, {removed}. {self.reason}{shrunk}"
+# --- What becomes of masks ---
 
 
 @dataclass(frozen=True)
 class Cut(Moment):
     """Masked units were cut: `fewer` is the share of parameters that went, `error` is from the proof."""
 
-    kind = "cut"
+    kind, by = "cut", "kasmina"
     says = "Cut {units} units: {fewer:.1%} fewer parameters, equal to the masked network within {error:.1e}."
     units: int
     fewer: float
@@ -47,7 +24,7 @@ class Cut(Moment):
 class Judged(Moment):
     """Held-out data judged the mask that was still on trial when the run ended."""
 
-    kind = "judged"
+    kind, by = "judged", "urabrask"
     says = (
         "{metric} was not measured often enough since the mask of epoch {masked_in}, so held-out data judged "
         "it when the run ended: {verdict}"
@@ -61,7 +38,7 @@ class Judged(Moment):
 class Refused(Moment):
     """The validator said no to a plan."""
 
-    kind = "no_go"
+    kind, by = "no_go", "urabrask"
     says = "{reason}"
     reason: str
 
@@ -70,7 +47,7 @@ class Refused(Moment):
 class RefusedLive(Moment):
     """The network as it is by now does not bear the plan that its checkpoint bore."""
 
-    kind = "no_go"
+    kind, by = "no_go", "urabrask"
     says = "Not applied, the weights have moved on: {objection}"
     objection: str
 
@@ -79,7 +56,7 @@ class RefusedLive(Moment):
 class Skipped(Moment):
     """A cycle failed or was late; nothing is pruned by it."""
 
-    severity, kind = Severity.PROBLEM, "skipped"
+    severity, kind, by = Severity.PROBLEM, "skipped", "emrakul"
     says = "{reason}"
     reason: str
 
@@ -88,7 +65,7 @@ class Skipped(Moment):
 class Idle(Moment):
     """A cycle ended with nothing to prune, which is no news."""
 
-    severity, is_noted = Severity.DETAIL, False
+    severity, by, is_noted, is_recorded = Severity.DETAIL, "emrakul", False, False
     says = "{reason}"
     reason: str
 
@@ -138,7 +115,7 @@ class CutUnmeasured(Event):
 class StaysMasked(Event):
     """The network's own code refuses a cut: of everything, or of `units` units in `groups`."""
 
-    severity = Severity.PROBLEM
+    severity, by = Severity.PROBLEM, "kasmina"
     epoch: int
     refusal: str
     units: int = 0
@@ -155,9 +132,9 @@ class StaysMasked(Event):
 
 @dataclass(frozen=True)
 class RolledBack(Moment):
-    """What an epoch showed led back: to a checkpoint, or only without masks if `to_step` is None."""
+    """What an epoch showed leads back: to a checkpoint, or only without masks if `to_step` is None."""
 
-    severity, kind = Severity.PROBLEM, "rollback"
+    severity, kind, is_act = Severity.PROBLEM, "rollback", True
     reason: str
     to_step: int | None
 
@@ -168,33 +145,6 @@ class RolledBack(Moment):
         else:
             back = f"everything went back to the verified checkpoint of step {self.to_step}"
         return f"{self.reason} Therefore {back}."
-
-
-@dataclass(frozen=True)
-class WentBack(Moment):
-    """Somebody asked to go back to a checkpoint."""
-
-    kind = "rollback"
-    says = "Went back to step {to_step} by hand."
-    to_step: int
-
-
-@dataclass(frozen=True)
-class Resumed(Event):
-    """A run goes on from a checkpoint; its report is as if it had never ended."""
-
-    is_noted = False
-    says = (
-        "Resumed {run} from its checkpoint of step {step}, epoch {epoch}, which verified in full: {cuts} "
-        "cut(s) made and proven again, {masked} unit(s) masked, {removed:.1%} of the {cost} removed."
-    )
-    run: str
-    step: int
-    epoch: int
-    cuts: int
-    masked: int
-    removed: float
-    cost: str
 
 
 @dataclass(frozen=True)
@@ -209,15 +159,6 @@ class PassedOver(Event):
     def text(self) -> str:
         kept = f". Nothing of it was deleted; it was set aside as {self.aside}" if self.aside else ""
         return f"A newer checkpoint was passed over: {self.rejection}{kept}"
-
-
-@dataclass(frozen=True)
-class RecordDamaged(Event):
-    """What tells of a rollback from outside cannot be believed."""
-
-    severity = Severity.PROBLEM
-    says = "{problem}"
-    problem: str
 
 
 # --- Measuring and teaching ---
@@ -272,7 +213,7 @@ class NothingTaught(Event):
 class TrackingFailed(Event):
     """Importance is measured no longer."""
 
-    severity = Severity.PROBLEM
+    severity, by = Severity.PROBLEM, "importance"
     says = (
         "Importance tracking is off: {error} Training goes on. Units that were measured keep their scores; "
         "the others stay unmeasured, and nothing is pruned on that."
@@ -346,6 +287,23 @@ class FormUnknown(Event):
 
 
 # --- Files ---
+
+
+@dataclass(frozen=True)
+class AuditReplaced(Event):
+    """The audit of a run did not verify when the run went on: another one was begun in its place."""
+
+    severity = Severity.PROBLEM
+    aside: str
+    problems: tuple[str, ...]
+
+    @property
+    def text(self) -> str:
+        kept = f"set aside as {self.aside}" if self.aside else "gone"
+        return (
+            f"The audit of this run did not verify ({'; '.join(self.problems)}) and is {kept}. A new one "
+            "begins here."
+        )
 
 
 @dataclass(frozen=True)

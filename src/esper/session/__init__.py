@@ -1,7 +1,6 @@
 """Training under Esper: a run is attached to or resumed, told of every epoch, and finished."""
 
 from esper.session.attach import attach, resume
-from esper.session.log import RunLog
 from esper.session.session import Session
 
-__all__ = ["RunLog", "Session", "attach", "resume"]
+__all__ = ["Session", "attach", "resume"]

@@ -16,7 +16,7 @@ from esper.emrakul.cycle import PendingMask
 from esper.emrakul.plan import shrink
 from esper.errors import SurgeryError
 from esper.importance.tracker import ImportanceTracker
-from esper.kasmina import LiveNetwork, UnitsCut, apply_statistics, compared, confirm, measured, recalibrate
+from esper.kasmina import LiveNetwork, Preview, UnitsCut, apply_statistics, compared, measured, recalibrate
 from esper.nissa import events
 from esper.session.log import RunLog
 from esper.session.saving import Saving
@@ -80,33 +80,41 @@ class Acting:
             in_doubt: take the smallest version if nobody can rule out that its cost is within the limit.
         """
         masked, plan = self._network.masks.keep, mask.plan
-        answer = self._confirm(mask.keep & masked)
+        preview = self._preview()
+        answer = self._confirm(preview, mask.keep & masked)
         for _ in range(self._terms.config.pruning.plan.max_attempts - 1):
             if not answer.objection:
                 break
             plan = shrink(plan, self._terms.situation(self._network))
             if plan.is_empty:
                 break
-            answer = self._confirm(plan.keep & masked)
-        return self._confirm(answer.keep, in_doubt=True) if answer.objection and in_doubt else answer
+            answer = self._confirm(preview, plan.keep & masked)
+        if answer.objection and in_doubt:
+            return self._confirm(preview, answer.keep, in_doubt=True)
+        return answer
 
-    def _confirm(self, keep: BoolArray, *, in_doubt: bool = False) -> Confirmed:
+    def _preview(self) -> Preview | None:
+        """The network as it is now, to try masks on; None where there is nothing to measure with."""
+        if self._held_out is None:
+            return None
+        reconstruct = self._terms.config.pruning.recovery.reconstruct
+        return Preview(self._network, self._held_out, reconstruct=reconstruct)
+
+    def _confirm(self, preview: Preview | None, keep: BoolArray, *, in_doubt: bool = False) -> Confirmed:
         """Measures one mask; if it may be applied, the running statistics follow at once.
 
         Without validation nothing is an objection, and the rest is the same.
         """
-        network, config = self._network, self._terms.config
-        if self._held_out is None:
+        if preview is None:
             return Confirmed(keep)
-        rules, reconstruct = config.validation, config.pruning.recovery.reconstruct
-        objection, seen = confirm(
-            network, self._held_out, keep, rules, reconstruct=reconstruct, in_doubt=in_doubt
-        )
+        rules = self._terms.config.validation
+        objection = preview.confirm(keep, rules, in_doubt=in_doubt)
         if rules.validation == "none":
             objection = ""
+        masked = preview.under(keep)
         if not objection:
-            apply_statistics(network.model, seen.statistics)
-        return Confirmed(keep, objection, seen.before, seen.changes, in_doubt)
+            apply_statistics(self._network.model, masked.statistics)
+        return Confirmed(keep, objection, preview.before, masked.changes, in_doubt)
 
     def apply(self, mask: Confirmed) -> None:
         """Masks units, and gives what they carried to those that stay."""

@@ -76,6 +76,7 @@ def assemble(
     with ExitStack() as undo:
         store = _open_store(asked, network, config, log.telling)
         undo.callback(store.close)
+        log.telling.sinks.insert(0, store.audit)  # an act that it cannot hold is told to nobody
         parameters = network.named_parameters()
         tracker = ImportanceTracker(
             network.anatomy, parameters, network.optimizer, config.importance, sink=log.telling
@@ -89,7 +90,9 @@ def assemble(
             pool.close()
             pool = None
         coordinator = Coordinator(config.pruning, time.monotonic, thresholds=config.importance.thresholds)
-        runner = CycleRunner(coordinator, Schedule(config.pruning, terms.epochs), store)
+        runner = CycleRunner(
+            coordinator, Schedule(config.pruning, terms.epochs), store, log.telling, terms.settings_id
+        )
         memory = memory_of(given, network, tracker, trial, runner, pool, log)
         saving = Saving(store, network, memory, background=config.checkpoint.background)
         saving.keep_data(sample, held_out or HeldOut((), ()))

@@ -20,6 +20,7 @@ from esper.emrakul import (
     should_roll_back,
 )
 from esper.emrakul.cycle import CycleRunner
+from esper.errors import RollbackExhausted
 from esper.kasmina import LiveNetwork
 from esper.nissa import events
 from esper.session.acting import Acting
@@ -107,19 +108,24 @@ class Judging:
             Whether everything went back to a checkpoint.
         """
         trial, epoch = self._trial, self._log.epoch
-        watch, settled, to_step = trial.watch, trial.settled(self._network.masks.keep), None
+        watch, settled = trial.watch, trial.settled(self._network.masks.keep)
         strategy = trial.way_back(reason, attempts)
-        trial.happen(reason.trigger)
         if watch is not None and strategy is Strategy.ATOMIC:
+            self._log.tell(events.RolledBack(epoch, reason.text, None))
+            trial.happen(reason.trigger)
             self._acting.take_back(settled, watch.changes)
         else:
-            target = self._checkpoint(watch, strategy)
+            try:
+                target = self._checkpoint(watch, strategy)
+            except RollbackExhausted:
+                trial.happen(reason.trigger)  # the mask stays, and is asked about no more
+                raise
+            self._log.tell(events.RolledBack(epoch, reason.text, target.step))
+            trial.happen(reason.trigger)
             self._saving.return_to(target, as_rollback=True)
-            to_step = target.step
         # Rests and cool-downs count from where training goes on.
         self._runner.coordinator.record_rollback(self._log.epoch)
         self._saving.release_masks()
-        self._log.tell(events.RolledBack(epoch, reason.text, to_step))
         return strategy is not Strategy.ATOMIC
 
     def _checkpoint(self, watch: Watch | None, strategy: Strategy) -> CheckpointRef:

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any
 
 import numpy as np
 
 from esper.anatomy import Anatomy
-from esper.checkpoint import Withdrawal
 from esper.emrakul import EpochRecord
 from esper.emrakul.cycle import CycleOutcome
 from esper.leyline import UNSTORED, decode, encode
-from esper.nissa import LOGGER, Event, FanOut, Moment
+from esper.nissa import LOGGER, Event, FanOut, Moment, acts
 from esper.report import DecisionRow, EpochRow, Mark
 
 
@@ -53,13 +52,11 @@ class RunLog:
         progress: where training is, which is written down on its own.
         marks: moments of the report.
         notes: what people were told once.
-        withdrawals: rollbacks from outside of a session, which marks nothing then.
     """
 
     progress: Annotated[Progress, UNSTORED] = field(default_factory=Progress)
     marks: list[Mark] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
-    withdrawals: list[Withdrawal] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.telling = FanOut(self, LOGGER)
@@ -86,10 +83,14 @@ class RunLog:
         elif event.is_noted and event.text not in self.notes:
             self.notes.append(event.text)
 
+    def hear_of(self, outside: Iterable[acts.Withdrawn]) -> None:
+        """Marks rollbacks from outside of a session, each once."""
+        marks = dict.fromkeys(_mark(past) for past in outside)
+        self.marks += [mark for mark in marks if mark not in self.marks]
+
     def moments(self) -> tuple[Mark, ...]:
-        """All marks, and those that a rollback from outside would have made, by epoch."""
-        outside = [Mark(past.to_epoch, "rollback", past.text) for past in self.withdrawals]
-        return tuple(sorted([*self.marks, *outside], key=lambda mark: mark.epoch))
+        """All marks, by epoch."""
+        return tuple(sorted(self.marks, key=lambda mark: mark.epoch))
 
     def records(self, metric: str) -> list[EpochRecord]:
         """What rollback decisions look at."""
@@ -121,6 +122,16 @@ class RunLog:
                 )
             )
 
+    @staticmethod
+    def __stored_before__(stored: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Rollbacks from outside stood in a list of their own at first."""
+        past = [
+            decode(acts.Withdrawn, {key: value for key, value in one.items() if key != "at_seconds"})
+            for one in stored.get("withdrawals", ())
+        ]
+        marks = [*stored["marks"], *(encode(_mark(one)) for one in past)]
+        return {"marks": marks, "notes": stored["notes"]}
+
     def state(self) -> Any:
         return encode(self)
 
@@ -130,5 +141,9 @@ class RunLog:
     def load(self, state: Mapping[str, Any]) -> None:
         """Goes on with what had happened; what was noted in this process stays noted."""
         then = decode(RunLog, state)
-        self.marks, self.withdrawals = then.marks, then.withdrawals
+        self.marks = then.marks
         self.notes = [*then.notes, *(text for text in self.notes if text not in then.notes)]
+
+
+def _mark(past: acts.Withdrawn) -> Mark:
+    return Mark(past.to_epoch, "rollback", past.text)

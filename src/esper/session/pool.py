@@ -8,6 +8,7 @@ from contextlib import contextmanager
 
 from torch import nn
 
+from esper.checkpoint import KeyRing
 from esper.config import Config
 from esper.elesh import PRELOAD, ready
 from esper.report import WorkerRow
@@ -16,12 +17,14 @@ from esper.workers import Ending, InlinePool, LocalPool, WorkerHealth, WorkerPoo
 
 @contextmanager
 def pool_ahead(config: Config, probe: object, model: nn.Module) -> Iterator[WorkerPool | None]:
-    """A pool that is opened before the network is traced, so that workers import torch meanwhile.
+    """A pool that is opened before the network is traced and before any key is read.
 
-    Nobody waits for them: they go on beside the first steps at low priority, and are asked at the end of an
-    epoch.
+    Workers are copies of this process, whose imports the trace needs too, or import torch meanwhile at low
+    priority; nobody waits for them before the end of an epoch.
     """
-    pool = open_pool(config, model) if config.pruning.is_enabled and probe is not None else None
+    is_asked = config.pruning.is_enabled and probe is not None
+    # No key has been read yet: a copy of this process holds none.
+    pool = open_pool(config, model, may_copy=not KeyRing.was_held) if is_asked else None
     if pool is not None and not isinstance(pool, InlinePool):
         pool.submit(WorkerTask(ready))
     try:
@@ -32,7 +35,7 @@ def pool_ahead(config: Config, probe: object, model: nn.Module) -> Iterator[Work
         raise
 
 
-def open_pool(config: Config, model: nn.Module) -> WorkerPool:
+def open_pool(config: Config, model: nn.Module, *, may_copy: bool = False) -> WorkerPool:
     """As many worker processes as asked for; none: in this process.
 
     Unset: as many as there are cores beside the one that trains, but more than four only where so many
@@ -44,7 +47,7 @@ def open_pool(config: Config, model: nn.Module) -> WorkerPool:
         parameters = sum(parameter.numel() for parameter in model.parameters())
         needed = workers_needed(parameters, len(pruning.schedule.levels), seconds)
         workers = max(min(4, (os.cpu_count() or 1) - 1), needed, 1)
-    return LocalPool(workers, PRELOAD) if workers else InlinePool()
+    return LocalPool(workers, PRELOAD, may_copy=may_copy) if workers else InlinePool()
 
 
 def worker_rows(pool: WorkerPool | None) -> tuple[WorkerRow, ...]:

@@ -15,7 +15,7 @@ from esper.emrakul import (
 from esper.emrakul.cycle import PendingMask
 from esper.errors import ConfigError
 from esper.kasmina import LiveNetwork
-from esper.nissa import events
+from esper.nissa import acts, events
 from esper.session.acting import Acting, Confirmed
 from esper.session.cycles import Cycles
 from esper.session.judging import Judging
@@ -118,6 +118,7 @@ class Pruning:
                 "There is no mask on trial, so there is nothing to veto. `session.rollback(to_step)` "
                 "goes back to any checkpoint."
             )
+        self._log.tell(acts.Vetoed(self._log.epoch, why))
         reason = RollbackReason(Trigger.VETO, self._log.epoch, 1.0, 0.0, f"Vetoed: {why}")
         self._judging.take_back(reason)
 
@@ -155,37 +156,36 @@ class Pruning:
             log.tell(events.MaskWaits(terms.metric))
             return
         # A refusal is taken at its word while time is left for others. Later, the next one in a row has to be
-        # sure of it.
-        refusals = self.cycles.coordinator.state.schedule.refusals_in_row
-        in_doubt = refusals > 0 and self.cycles.steps_left <= _FEW
+        # sure of it; and so has one after which nothing else is decided.
+        refusals, left = self.cycles.coordinator.state.schedule.refusals_in_row, self.cycles.steps_left
+        in_doubt = left == 0 or (refusals > 0 and left <= _FEW)
         answer = self.acting.confirm(mask, in_doubt=in_doubt)
-        self._pending = None
         if answer.objection:
+            self._pending = None
             trial.happen(MaskEvent.REFUSED)
             self.cycles.coordinator.record_refusal(mask.epoch)
             log.tell(events.RefusedLive(log.epoch, answer.objection))
             return
+        self._log.tell(self._masked(mask, answer))
+        self._pending = None
         watch = self._watch(mask, answer)
         trial.happen(MaskEvent.CONFIRMED)
         trial.watch = watch
-        self._apply(mask, answer)
-
-    def _apply(self, mask: PendingMask, answer: Confirmed) -> None:
-        network, terms, masked = self._network, self._terms, self._network.masks.keep
-        planned, before = int((masked & ~mask.keep).sum()), terms.removed_fraction(network)
         self._recovery.before_mask()
         self.acting.apply(answer)
-        self._log.tell(
-            events.Masked(
-                self._log.epoch,
-                units=int((masked & ~answer.keep).sum()),
-                planned=planned,
-                is_on_probation=mask.is_on_probation or answer.is_in_doubt,
-                removed_before=before,
-                removed_after=terms.removed_fraction(network),
-                cost=terms.config.pruning.cost,
-                reason=mask.reason,
-            )
+
+    def _masked(self, mask: PendingMask, answer: Confirmed) -> acts.Masked:
+        """What is about to be done with a mask."""
+        now, cost = self._terms.situation(self._network), self._terms.config.pruning.cost
+        return acts.Masked(
+            self._log.epoch,
+            units=int((now.keep & ~answer.keep).sum()),
+            planned=int((now.keep & ~mask.keep).sum()),
+            is_on_probation=mask.is_on_probation or answer.is_in_doubt,
+            removed_before=now.removed_fraction(cost),
+            removed_after=now.under(now.keep & answer.keep).removed_fraction(cost),
+            cost=cost,
+            reason=mask.reason,
         )
 
     def _watch(self, mask: PendingMask, answer: Confirmed) -> Watch:

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from esper.checkpoint import CheckpointRef, withdrawals
+from esper.checkpoint import CheckpointRef
 from esper.errors import CheckpointMissing, ConfigError, EsperError
-from esper.nissa import events
+from esper.nissa import acts, events
 from esper.report import EpochRow
 from esper.session.acting import Acting
 from esper.session.assembly import Assembly
@@ -156,11 +156,11 @@ class Session:
             raise CheckpointMissing(
                 f"{self.run_dir} holds no checkpoint that verifies, so there is nothing to go to."
             )
+        self.log.tell(acts.WentBack(target.epoch, target.step))
         self.pruning.cycles.drop()
         saving.return_to(target, as_rollback=True)
         saving.release_masks()
         self.pruning.forget()
-        self.log.tell(events.WentBack(self.epoch, target.step))
         return target.step
 
     def veto(self, why: str) -> None:
@@ -176,6 +176,7 @@ class Session:
     def close_breaker(self) -> None:
         """Lets pruning go on at once, after failures in a row have stopped it (`pruning.budget`)."""
         self._require_running()
+        self.log.tell(acts.BreakerClosed(self.epoch))
         self.pruning.cycles.coordinator.close_breaker()
 
     def finish(self, *, latency: bool = True) -> Result:
@@ -209,6 +210,16 @@ class Session:
 
     def save_baseline(self) -> None:
         """Saves the state before the first step, pinned for good, and waits until it is durable."""
+        network, terms = self.parts.network, self.parts.terms
+        self.log.tell(
+            acts.Began(
+                model=type(network.model).__name__,
+                units=network.anatomy.num_units,
+                parameters=terms.origin.parameters,
+                settings_id=terms.settings_id,
+                settings=terms.config.model_dump(mode="json"),
+            )
+        )
         self._save_pinned(self.step, "baseline")
 
     def save_final(self, more: Mapping[str, bytes]) -> None:
@@ -229,19 +240,18 @@ class Session:
     def continue_from(self, target: CheckpointRef) -> None:
         """Resumes: restores a checkpoint and takes up the decision that was, or was being, made about it."""
         self.parts.saving.return_to(target, as_rollback=False)
-        past, damaged = withdrawals(self.parts.saving.store.catalog, target)
-        self.log.withdrawals.extend(one for one in past if one not in self.log.withdrawals)
-        for problem in damaged:
-            self.log.tell(events.RecordDamaged(problem))
-        network = self.parts.network
-        resumed = events.Resumed(
+        self.log.hear_of(self.parts.saving.store.audit.told(acts.Withdrawn))
+        network, terms = self.parts.network, self.parts.terms
+        resumed = acts.Resumed(
             run=str(self.run_dir),
             step=self.step,
             epoch=self.epoch,
             cuts=len(network.changes),
             masked=network.masks.num_masked,
             removed=self.removed_fraction,
-            cost=self.parts.terms.config.pruning.cost,
+            cost=terms.config.pruning.cost,
+            settings_id=terms.settings_id,
+            settings=terms.config.model_dump(mode="json"),
         )
         self.log.tell(resumed)
         self.pruning.take_up(target)

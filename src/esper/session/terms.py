@@ -17,7 +17,7 @@ from esper.cost import Origin
 from esper.emrakul.plan import Situation
 from esper.errors import CheckpointError, ConfigError
 from esper.kasmina import LiveNetwork
-from esper.leyline import Level, decode, encode
+from esper.leyline import Level, content_id, decode, encode
 
 
 @dataclass
@@ -47,6 +47,11 @@ class Terms:
     def removed_fraction(self, network: LiveNetwork) -> float:
         """Share of the original cost that is masked or cut."""
         return self.situation(network).removed_fraction(self.config.pruning.cost)
+
+    @property
+    def settings_id(self) -> str:
+        """Names the settings: the same ones have the same id everywhere."""
+        return content_id(self.config.model_dump(mode="json"))
 
     def state(self) -> dict[str, Any]:
         return {

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from esper.anatomy import Anatomy
 from esper.anatomy.graph import Loss, primary_output
-from esper.anatomy.twin import Twin
+from esper.anatomy.twin import Ablation, Twin
 from esper.arrays import BoolArray, FloatArray, IntArray
 from esper.batches import device_of, divided, merged, on_device, resized, samples, split_sample
 from esper.errors import EvidenceError
@@ -102,6 +102,22 @@ def evaluate(run: Run, batches: Iterable[Any]) -> Measurement:
     )
 
 
+def on_validation(twin: Twin, state: State, batches: Sequence[Any]) -> Measurement:
+    """Quality of a twin with these tensors on the batches that masks are judged by.
+
+    Samples that can be judged one by one go through together. Otherwise losses are paired, of small parts.
+    """
+    run, parts = run_twin(twin, state), in_chunks(twin, usable(twin, batches))
+    if not parts:
+        return Measurement()
+    # One part tells which it is, unless a later one differs.
+    if evaluate(run, parts[:1]).correctness is not None:
+        quality = evaluate(run, joined(twin, batches))
+        if quality.correctness is not None:
+            return quality
+    return evaluate(run, parts)
+
+
 def run_twin(twin: Twin, state: State) -> Run:
     """For `evaluate`: a twin with these tensors."""
     return partial(twin.loss, state)
@@ -151,11 +167,10 @@ def ablation_rises(
     twin: Twin, anatomy: Anatomy, state: State, batches: Sequence[Any], units: IntArray
 ) -> FloatArray:
     """Rise of the loss on every batch when each unit alone is removed: [units, batches]; NaN if not read."""
-    columns = []
-    with torch.no_grad():
-        for batch in batches:
-            base, _ = twin.loss(state, batch)
-            columns.append(twin.ablated_losses(state, batch, anatomy, units) - base)
+    ablation, columns = Ablation(twin, anatomy, units), []
+    for batch in batches:
+        base, losses = ablation.losses(state, batch)
+        columns.append(losses - base)
     rises: FloatArray = torch.stack(columns, dim=1).double().cpu().numpy()
     return rises
 

@@ -5,6 +5,7 @@ from esper.workers.health import WorkerHealth
 from esper.workers.inline import InlineHandle, InlinePool
 from esper.workers.local import LocalPool
 from esper.workers.task import Ending, TaskHandle, TaskOutcome, WorkerPool, WorkerTask
+from esper.workers.worker import inherited_bytes
 
 __all__ = [
     "Ending",
@@ -16,5 +17,6 @@ __all__ = [
     "WorkerHealth",
     "WorkerPool",
     "WorkerTask",
+    "inherited_bytes",
     "workers_needed",
 ]

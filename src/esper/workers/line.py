@@ -12,11 +12,14 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from importlib import import_module
 from pathlib import Path
 from socket import send_fds, socket, socketpair
 from typing import Any
 
 from esper.workers.channel import BrokenMessage, Channel, wait_for
+from esper.workers.copying import Copy, can_copy
+from esper.workers.zygote import NICENESS, serve
 
 _START = (
     "import json, sys; given = json.loads(sys.argv[1]); sys.path[:] = given.pop('path'); "
@@ -30,15 +33,20 @@ _turn = threading.RLock()
 _living: list[ZygoteHandle] = []
 
 
-def connect(num_workers: int, preload: Sequence[str]) -> Line:
+def connect(num_workers: int, preload: Sequence[str], *, may_copy: bool = False) -> Line:
     """A supervisor of its own, forked from a process that has imported at least `preload`.
 
     Pools share that process if what it has imported is enough for them; it ends with the last of them.
+
+    Args:
+        num_workers: of the pool.
+        preload: what tasks need.
+        may_copy: whether that process may be a copy of this one, if one can be made; it then imports here.
     """
     with _turn:
         zygote = next((zygote for zygote in _living if zygote.serves(preload)), None)
         if zygote is None:
-            zygote = ZygoteHandle(preload)
+            zygote = ZygoteHandle(preload, is_copy=may_copy and can_copy())
             _living.append(zygote)
         return zygote.connect(num_workers)
 
@@ -108,29 +116,17 @@ class Line:
 class ZygoteHandle:
     """A process that has imported modules and forks a supervisor for every pool that wants one."""
 
-    def __init__(self, preload: Sequence[str]) -> None:
+    def __init__(self, preload: Sequence[str], *, is_copy: bool = False) -> None:
         self._preload = frozenset(preload)
         self._owner = os.getpid()
         self._num_lines = 0
+        if is_copy:
+            for module in preload:
+                import_module(module)
         self._requests, theirs = _pair()
-        given = {
-            "path": _search_path(),
-            "number": theirs.fileno(),
-            "trainer": os.getpid(),
-            "preload": tuple(preload),
-        }
+        begin = _copied if is_copy else _interpreter
         with theirs, _standard_error() as standard_error:
-            self.process = subprocess.Popen(
-                [sys.executable, "-c", _START, json.dumps(given)],
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                stderr=standard_error,
-                pass_fds=[theirs.fileno()],
-                env={**os.environ, **_ONE_THREAD},
-                # A group of its own: an interrupt from the keyboard is for the trainer to handle. Not a
-                # session of its own: Linux shares the processor out between sessions before niceness counts.
-                process_group=0,
-            )
+            self.process = begin(theirs.fileno(), preload, standard_error)
 
     @property
     def is_mine(self) -> bool:
@@ -180,6 +176,31 @@ class ZygoteHandle:
         """It is not a child of this fork of the trainer, so it is never waited for here."""
         self._requests.close()
         self.process.returncode = 0
+
+
+def _copied(number: int, _: Sequence[str], standard_error: int) -> Copy:
+    trainer = os.getpid()
+
+    def work() -> None:
+        os.nice(NICENESS)
+        serve(number, trainer)
+
+    return Copy(work, keep=[number], standard_error=standard_error)
+
+
+def _interpreter(number: int, preload: Sequence[str], standard_error: int) -> subprocess.Popen[bytes]:
+    given = {"path": _search_path(), "number": number, "trainer": os.getpid(), "preload": tuple(preload)}
+    return subprocess.Popen(
+        [sys.executable, "-c", _START, json.dumps(given)],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=standard_error,
+        pass_fds=[number],
+        env={**os.environ, **_ONE_THREAD},
+        # A group of its own: an interrupt from the keyboard is for the trainer to handle. Not a
+        # session of its own: Linux shares the processor out between sessions before niceness counts.
+        process_group=0,
+    )
 
 
 def _pair() -> tuple[socket, socket]:

@@ -24,7 +24,8 @@ class LocalPool:
     """Runs tasks in `num_workers` processes of this machine.
 
     A process of its own imports `preload` while the trainer goes on, and all workers are forked from it. It
-    is shared with other open pools that need no other modules, so that these start in milliseconds. Workers
+    is shared with other open pools that need no other modules, so that these start in milliseconds. With
+    `may_copy` it is a copy of the trainer, which has imported them, where one can be made safely. Workers
     run at low priority on one thread each. They end with the pool, with the interpreter, and when the
     trainer dies however it dies, and what tasks have started ends with them. The user's main script is never
     run again, so it needs no guard. What a task prints to standard output is dropped; standard error is
@@ -35,14 +36,22 @@ class LocalPool:
     process does nothing.
 
     Args:
-        num_workers: Processes that may work at once. preload: Modules that tasks need and that take long to
-        import; they must start no thread and no GPU context.
+        num_workers: Processes that may work at once.
+        preload: Modules that tasks need and that take long to import; they must start no thread and no GPU
+            context.
+        may_copy: Whether workers may begin as copies of this process, with all that it holds in memory.
 
     Raises:
         ConfigError: No worker is asked for, or this system cannot fork.
     """
 
-    def __init__(self, num_workers: int, preload: Sequence[str] = ("torch", "safetensors.torch")) -> None:
+    def __init__(
+        self,
+        num_workers: int,
+        preload: Sequence[str] = ("torch", "safetensors.torch"),
+        *,
+        may_copy: bool = False,
+    ) -> None:
         if num_workers < 1:
             raise ConfigError(
                 f"A pool of processes needs at least one, not {num_workers}. Use InlinePool for none."
@@ -53,6 +62,7 @@ class LocalPool:
             )
         self.num_workers = num_workers
         self._preload = tuple(preload)
+        self._may_copy = may_copy
         self._numbers = count()
         self._open: dict[int, LocalHandle] = {}
         self._health: dict[int, WorkerHealth] = {}
@@ -109,7 +119,8 @@ class LocalPool:
         return not self._is_closed and os.getpid() == self._owner
 
     def _start(self) -> None:
-        self._line = connect(self.num_workers, self._preload)
+        self._line = connect(self.num_workers, self._preload, may_copy=self._may_copy)
+        self._may_copy = False  # one that is started later would copy what was read meanwhile, keys too
         self._end = weakref.finalize(self, self._line.end)
 
     def _cancel(self, handle: LocalHandle) -> None:

@@ -44,8 +44,8 @@ def _work(channel: Channel, message: dict[str, Any], hard: int) -> None:
     if os.getpid() != worker:
         os._exit(1)  # a copy that the task has forked and let run on: the channel is not its own
     told = {"ending": ending, "value": value, "message": text}
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * _MAXRSS_BYTES
-    channel.send({**told, "peak_bytes": peak, "has_children": processes.has_children()})
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * _MAXRSS_BYTES - inherited_bytes()
+    channel.send({**told, "peak_bytes": max(peak, 0), "has_children": processes.has_children()})
     channel.finish()
 
 
@@ -56,6 +56,15 @@ def _settle(supervisor: int) -> None:
         Path("/proc/self/oom_score_adj").write_text(_OOM_SCORE)
     processes.adopt_orphans()
     processes.end_with(supervisor, signal.SIGKILL)
+    _inherited.append(_status_bytes("VmRSS:") or 0)
+
+
+_inherited: list[int] = []
+
+
+def inherited_bytes() -> int:
+    """Memory that this process shared with its parent when it began to work; none if it is no worker."""
+    return _inherited[0] if _inherited else 0
 
 
 def _cap_memory(memory_bytes: int | None, hard: int) -> None:
@@ -66,7 +75,7 @@ def _cap_memory(memory_bytes: int | None, hard: int) -> None:
     """
     soft = hard
     if memory_bytes is not None and sys.platform == "linux":
-        held = _data_bytes()
+        held = _status_bytes("VmData:")  # private and writable
         if held is None:
             sys.stderr.write(f"A memory cap of {memory_bytes} bytes is not held: /proc cannot be read.\n")
         elif hard == resource.RLIM_INFINITY:
@@ -76,10 +85,10 @@ def _cap_memory(memory_bytes: int | None, hard: int) -> None:
     resource.setrlimit(resource.RLIMIT_DATA, (soft, hard))
 
 
-def _data_bytes() -> int | None:
-    """Private writable memory of this process; None if the system does not say."""
+def _status_bytes(name: str) -> int | None:
+    """Memory of this process as the system calls it; None if the system does not say."""
     with suppress(OSError):
         for line in Path("/proc/self/status").read_text().splitlines():
-            if line.startswith("VmData:"):
+            if line.startswith(name):
                 return int(line.split()[1]) * 1024
     return None

@@ -1,7 +1,8 @@
-"""The process that imports what tasks need, once, and then forks a supervisor for every pool that opens.
+"""The process that has imported what tasks need and then forks a supervisor for every pool that opens.
 
-It is a fresh interpreter, not a copy of the trainer, and has one thread: a fork of it is a whole process. It
-ends with the trainer. What a supervisor leaves behind comes to it and is killed.
+It is a fresh interpreter, or a copy of a trainer that has one thread and no GPU (`copying`): it has one
+thread, so that a fork of it is a whole process. It ends with the trainer. What a supervisor leaves behind
+comes to it and is killed.
 """
 
 from __future__ import annotations
@@ -12,13 +13,16 @@ import signal
 import socket
 from collections.abc import Sequence
 from importlib import import_module
+from typing import NoReturn
 
 from esper.workers import processes
 from esper.workers.alarm import Alarm
 from esper.workers.channel import Channel, wait_for
 from esper.workers.supervisor import LOOK_AT_PARENT_SECONDS, Supervisor
 
-_NICENESS = 10
+NICENESS = 10
+"""The trainer trains meanwhile, and is not to notice."""
+
 _PATIENCE_SECONDS = 1.5
 """More than supervisors take to end."""
 
@@ -34,10 +38,15 @@ def main(number: int, trainer: int, preload: Sequence[str]) -> None:
     parent = os.getppid()  # the trainer, or the program by which it starts interpreters
     if not _exists(trainer):
         return
-    os.nice(_NICENESS)  # the trainer trains meanwhile, and is not to notice
+    os.nice(NICENESS)  # while it imports, too
     _import(preload, parent)
     gc.collect()
     gc.freeze()  # so that collections in a worker do not copy the pages of what was imported
+    serve(number, parent)
+
+
+def serve(number: int, parent: int) -> NoReturn:
+    """Forks supervisors until the parent needs none any more, dies, or says so by SIGTERM; then ends."""
     zygote = Zygote(Requests(socket.socket(fileno=number)), parent)
     zygote.run()
     os._exit(0)  # taking torch apart would take longer than a trainer should wait

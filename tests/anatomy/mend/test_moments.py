@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 
 from esper.anatomy.mend.moments import RIDGES, Moments, best_ridge
@@ -38,3 +39,57 @@ def test_inputs_that_are_all_zero_get_a_ridge_too() -> None:
 def test_a_half_without_vectors_leaves_the_number_of_inputs_per_vector() -> None:
     rows = torch.randn(10, 5)
     assert best_ridge((Moments.of(rows[:0]), Moments.of(rows)), torch.ones(2, 5), is_centered=False) > 0.5
+
+
+@pytest.mark.parametrize("is_centered", [False, True])
+def test_few_vectors_tell_the_same_as_the_sums_of_their_products(is_centered: bool) -> None:
+    torch.manual_seed(0)
+    rows = torch.relu(torch.randn(40, 5) @ torch.randn(5, 90) + 0.3 * torch.randn(40, 90)).double()
+    few = halves(rows)
+    summed = tuple(Moments(part.count, part.total, None, part.products) for part in few)
+    weight = torch.randn(7, 90)
+    ridge = best_ridge(few, weight, is_centered=is_centered)
+    assert ridge == best_ridge((summed[0], summed[1]), weight, is_centered=is_centered)
+    kept, gone = torch.arange(20, 90), torch.arange(20)
+    images = [
+        both.image(kept, gone, ridge, is_centered=is_centered)
+        for both in (few[0] + few[1], summed[0] + summed[1])
+    ]
+    assert (few[0] + few[1]).vectors is not None
+    torch.testing.assert_close(images[0], images[1])
+    assert float(images[0].abs().max()) > 0.01
+
+
+def test_as_many_vectors_as_inputs_are_summed_and_few_are_held() -> None:
+    rows = torch.randn(6, 4)
+    parts = [Moments.of(rows[start : start + 2]) for start in (0, 2, 4)]
+    assert [part.vectors is None for part in parts] == [False] * 3
+    assert (parts[0] + parts[1]).vectors is None
+    whole = parts[0] + parts[1] + parts[2]
+    torch.testing.assert_close(whole.products, Moments.of(rows).products)
+
+
+@pytest.mark.parametrize("count", [3, 30])
+def test_nothing_is_told_from_zeros_or_from_nothing(count: int) -> None:
+    rows = torch.zeros(count, 8)
+    rows[:, 7] = 1.0
+    none, zeros, gone = torch.arange(0), torch.arange(7), torch.tensor([7])
+    for kept in (none, zeros):
+        image = Moments.of(rows).image(kept, gone, 0.1, is_centered=False)
+        assert image.shape == (len(kept), 1)
+        assert not image.any()
+
+
+@pytest.mark.parametrize("count", [3, 30])
+def test_moments_of_what_is_no_number_say_so(count: int) -> None:
+    rows = torch.ones(count, 8)
+    assert Moments.of(rows).is_finite
+    rows[1, 2] = torch.nan
+    assert not Moments.of(rows).is_finite
+    assert not (Moments.of(rows) + Moments.of(torch.ones(30, 8))).is_finite
+
+
+def test_the_ridge_of_a_wide_layer_is_tried_on_some_of_its_inputs() -> None:
+    torch.manual_seed(0)
+    mixed = torch.randn(1500, 4) @ torch.randn(4, 700)
+    assert best_ridge(halves(mixed), torch.ones(3, 700), is_centered=True) == RIDGES[0]

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from esper.anatomy.graph import trace
-from esper.anatomy.mend.reconstruction import reconstruction
+from esper.anatomy.mend.reconstruction import Reconstruction
 from esper.anatomy.structure import Anatomy
 from esper.anatomy.twin import Twin
 from esper.anatomy.units import anatomy_of, masked_axes, zero_masked
@@ -88,7 +88,7 @@ def test_units_go_almost_unnoticed_when_others_carry_the_same(build: type[nn.Mod
         first.weight[0:2], first.bias[0:2] = 3 * first.weight[2:4], 3 * first.bias[2:4]
     twin, anatomy, state = known(model)
     keep, whole = without(anatomy, 0, 0, 1), np.ones(anatomy.num_units, np.bool_)
-    changes = reconstruction(twin, anatomy, state, whole, keep, [batch(model, 1)])
+    changes = Reconstruction(twin, anatomy, state, whole, [batch(model, 1)]).changes(keep)
     x = batch(model, 2)[0]
     lost = (outputs(model, anatomy, keep, x, {}) - model(x)).square().mean()
     left = (outputs(model, anatomy, keep, x, changes) - model(x)).square().mean()
@@ -103,7 +103,7 @@ def test_a_reader_never_does_worse_on_the_batches_that_it_was_fitted_to(build: t
         twin, anatomy, state = known(model)
         keep, whole = without(anatomy, len(anatomy.groups) - 1, 1, 5), np.ones(anatomy.num_units, np.bool_)
         seen = batch(model, 1)
-        changes = reconstruction(twin, anatomy, state, whole, keep, [seen])
+        changes = Reconstruction(twin, anatomy, state, whole, [seen]).changes(keep)
         lost = (outputs(model, anatomy, keep, seen[0], {}) - model(seen[0])).square().mean()
         left = (outputs(model, anatomy, keep, seen[0], changes) - model(seen[0])).square().mean()
         assert left < lost
@@ -115,7 +115,7 @@ def test_nothing_is_added_where_the_mask_is() -> None:
     twin, anatomy, state = known(model)
     keep = without(anatomy, 0, 0, 3) & without(anatomy, 1, 2)
     whole = np.ones(anatomy.num_units, np.bool_)
-    changes = reconstruction(twin, anatomy, state, whole, keep, [batch(model, 1)])
+    changes = Reconstruction(twin, anatomy, state, whole, [batch(model, 1)]).changes(keep)
     assert set(changes) == {"2.weight", "6.weight", "6.bias"}  # a padded border takes no constant
     for (name, axis), gone in masked_axes(anatomy, keep).items():
         if name in changes:
@@ -127,7 +127,7 @@ def test_what_is_masked_already_is_not_made_up_for_again() -> None:
     model = dense()
     twin, anatomy, state = known(model)
     keep = without(anatomy, 0, 0, 3)
-    assert reconstruction(twin, anatomy, state, keep, keep, [batch(model, 1)]) == {}
+    assert Reconstruction(twin, anatomy, state, keep, [batch(model, 1)]).changes(keep) == {}
 
 
 def test_a_weight_that_also_serves_elsewhere_is_left_alone() -> None:
@@ -141,7 +141,9 @@ def test_a_weight_that_also_serves_elsewhere_is_left_alone() -> None:
     for unit in range(anatomy.num_units):
         keep = whole.copy()
         keep[unit] = False
-        found = reconstruction(Twin.of(traced), anatomy, state, whole, keep, [(x, torch.randn(8, 12))])
+        found = Reconstruction(Twin.of(traced), anatomy, state, whole, [(x, torch.randn(8, 12))]).changes(
+            keep
+        )
         assert "second.weight" not in found
 
 
@@ -153,7 +155,7 @@ def test_a_unit_that_never_changes_goes_into_the_bias_of_its_reader() -> None:
         parameters["0.weight"][4], parameters["0.bias"][4] = 0.0, 2.0
     twin, anatomy, state = known(model)
     keep, whole = without(anatomy, 0, 4), np.ones(anatomy.num_units, np.bool_)
-    changes = reconstruction(twin, anatomy, state, whole, keep, [batch(model, 1)])
+    changes = Reconstruction(twin, anatomy, state, whole, [batch(model, 1)]).changes(keep)
     assert torch.allclose(changes["2.bias"], 2.0 * state["2.weight"][:, 4], atol=1e-5)
     x = batch(model, 2)[0]
     assert torch.allclose(outputs(model, anatomy, keep, x, changes), model(x), atol=1e-5)

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from esper.anatomy.graph import trace
 from esper.anatomy.mend.readers import readers_of, watch
-from esper.anatomy.mend.reconstruction import reconstruction
+from esper.anatomy.mend.reconstruction import Reconstruction
 from esper.anatomy.mend.removal_order import elimination
 from esper.anatomy.structure import Anatomy
 from esper.anatomy.twin import Twin
@@ -41,7 +41,7 @@ class Bed:
         whole = np.ones(self.anatomy.num_units, np.bool_)
         keep = whole.copy()
         keep[units] = False
-        changes = reconstruction(self.twin, self.anatomy, self.state, whole, keep, [self.batch])
+        changes = Reconstruction(self.twin, self.anatomy, self.state, whole, [self.batch]).changes(keep)
         state = {name: value + changes.get(name, 0.0) for name, value in self.state.items()}
         state["2.weight"][:, units] = 0.0
         with torch.no_grad():

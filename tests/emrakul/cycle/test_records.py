@@ -9,13 +9,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from esper.checkpoint import BASELINE, CheckpointRef, CheckpointStore, FaultyStorage
+from esper.checkpoint import CheckpointRef, CheckpointStore, FaultyStorage
 from esper.elesh import OfflineAnalyst
 from esper.emrakul.cycle.commit import CycleEnd
-from esper.emrakul.cycle.outcome import CycleStatus
-from esper.emrakul.cycle.records import archived, recall_from
+from esper.emrakul.cycle.outcome import CycleOutcome, CycleStatus
+from esper.emrakul.cycle.records import recall_from
 from esper.emrakul.plan import Situation
-from esper.leyline import encode
+from esper.leyline import decode, encode
+from esper.nissa import acts
 from esper.urabrask import RetentionLimits
 from esper.urabrask import Settings as ValidationSettings
 from esper.workers import InlineHandle, InlinePool, WorkerHealth, WorkerTask
@@ -140,20 +141,37 @@ def test_a_record_that_cannot_be_stored_is_told_and_changes_no_decision(made: Sa
     assert decision.outcome.status is CycleStatus.REJECTED
 
 
-def test_a_cycle_is_kept_in_full_beside_the_baseline_of_its_run(made: Saved) -> None:
-    assert archived(made.store.catalog) == []
-    made.store.pin(made.checkpoint, BASELINE)
-    first, _ = decided(made, STRICT)
-    decided(made, STRICT)  # recalled, so there is nothing new to keep
-    (kept,) = archived(made.store.catalog)
+def told(made: Saved) -> list[acts.Decided]:
+    return made.store.audit.told(acts.Decided)
+
+
+def test_a_cycle_is_told_in_full_before_anything_is_committed(made: Saved) -> None:
+    first, _ = decided(made, LENIENT)
+    decided(made, LENIENT)  # recalled, so there is nothing new to tell
+    (kept,) = told(made)
     assert first.outcome is not None
-    assert encode(kept.outcome) == encode(first.outcome)
-    assert kept.at_seconds >= made.checkpoint.created_seconds
+    assert kept.outcome == encode(first.outcome)
+    assert (kept.status, kept.settings_id) == ("accepted", "settings")
+    (mask,) = made.store.attachments(made.checkpoint).found
+    assert mask.manifest.audit is not None
+    assert mask.manifest.audit.number == 1
 
 
-def test_a_cycle_that_failed_is_kept_with_its_traceback_and_recalled_by_nobody(made: Saved) -> None:
-    made.store.pin(made.checkpoint, BASELINE)
+def test_a_decision_that_cannot_be_written_down_is_not_committed(made: Saved) -> None:
+    made.store.audit.close()
+    runner = runner_of(made.store)
+    runner.start(
+        lambda: made.checkpoint, 2, Situation.whole(made.anatomy), lambda _: analyst(made, CountingPool())
+    )
+    end = runner.collect(60.0)
+    runner.close()
+    assert end is not None
+    assert end.mask is None
+    assert "not written down" in end.reason
+    assert not made.store.attachments(made.checkpoint).found
 
+
+def test_a_cycle_that_failed_is_told_with_its_traceback_and_recalled_by_nobody(made: Saved) -> None:
     def eyes(_: CheckpointRef) -> OfflineAnalyst:
         found = analyst(made, CountingPool())
         return replace(found, case=replace(found.case, twin=found.case.model))
@@ -163,7 +181,8 @@ def test_a_cycle_that_failed_is_kept_with_its_traceback_and_recalled_by_nobody(m
     decision = runner.collect(60.0)
     runner.close()
     assert decision is not None
-    (kept,) = archived(made.store.catalog)
-    assert kept.outcome.status is CycleStatus.FAILED
-    assert "Traceback" in str(kept.outcome.error)
-    assert recall_from(made.store, made.checkpoint)(kept.outcome.key) is None
+    (kept,) = told(made)
+    outcome = decode(CycleOutcome, kept.outcome)
+    assert outcome.status is CycleStatus.FAILED
+    assert "Traceback" in str(outcome.error)
+    assert recall_from(made.store, made.checkpoint)(outcome.key) is None

@@ -52,7 +52,7 @@ def made(tmp_path: Path) -> Iterator[Saved]:
 
 def runner_of(store: CheckpointStore) -> CycleRunner:
     coordinator = Coordinator(PRUNING, count(0.0, 1e-6).__next__)
-    return CycleRunner(coordinator, Schedule(PRUNING, 10), store)
+    return CycleRunner(coordinator, Schedule(PRUNING, 10), store, store.audit, "settings")
 
 
 def eyes(made: Saved) -> Callable[[CheckpointRef], OfflineAnalyst]:

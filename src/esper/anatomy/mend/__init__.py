@@ -3,17 +3,17 @@
 from esper.anatomy.mend.folding import fold
 from esper.anatomy.mend.moments import Moments
 from esper.anatomy.mend.readers import INPUT_AXIS, Reader, readers_of, watch
-from esper.anatomy.mend.reconstruction import reconstruction, taken_over
+from esper.anatomy.mend.reconstruction import Reconstruction, taken_over
 from esper.anatomy.mend.removal_order import elimination
 
 __all__ = [
     "INPUT_AXIS",
     "Moments",
     "Reader",
+    "Reconstruction",
     "elimination",
     "fold",
     "readers_of",
-    "reconstruction",
     "taken_over",
     "watch",
 ]

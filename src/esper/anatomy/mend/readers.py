@@ -65,7 +65,7 @@ class Reader:
     @property
     def is_usable(self) -> bool:
         """Was it watched, and were all of its inputs numbers?"""
-        return self.halves is not None and bool(self.seen.products.isfinite().all())
+        return self.halves is not None and all(half.is_finite for half in self.halves)
 
     @property
     def seen(self) -> Moments:

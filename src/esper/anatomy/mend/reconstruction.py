@@ -22,32 +22,52 @@ from esper.anatomy.units import masked_axes, zero_masked
 from esper.arrays import BoolArray, IntArray
 
 
-def reconstruction(
-    twin: Twin,
-    anatomy: Anatomy,
-    state: Mapping[str, Tensor],
-    before: BoolArray,
-    after: BoolArray,
-    batches: Sequence[Any],
-) -> dict[str, Tensor]:
-    """What to add to the weights of linear layers and convolutions that read units which are about to go.
+class Reconstruction:
+    """Makes up for what goes, for any number of masks that are tried on the same network.
 
-    Other readers (matrix products written by hand, grouped convolutions) are left as they are.
-
-    Args:
-        twin: the network's graph.
-        anatomy: its anatomy.
-        state: its tensors by name, masked as `before` says.
-        before: units that are left now, shape [units].
-        after: units that shall be left, shape [units].
-        batches: held-out batches that the twin can take.
-
-    Returns:
-        By parameter name; zero wherever `after` masks. Empty if nothing that is understood reads the units.
+    What layers read is watched once: on the first mask, for all that lose an input under it.
     """
-    readers = readers_of(twin, anatomy, set(_going(anatomy, before, after)))
-    watch(twin, state, readers, batches)
-    return taken_over(anatomy, state, before, after, readers)
+
+    def __init__(
+        self,
+        twin: Twin,
+        anatomy: Anatomy,
+        state: Mapping[str, Tensor],
+        before: BoolArray,
+        batches: Sequence[Any],
+    ) -> None:
+        """Of one network.
+
+        Args:
+            twin: the network's graph.
+            anatomy: its anatomy.
+            state: its tensors by name, masked as `before` says.
+            before: units that are left now, shape [units].
+            batches: held-out batches that the twin can take.
+        """
+        self._twin, self._anatomy, self._state, self._before = twin, anatomy, state, before
+        self._batches = batches
+        self._watched: set[str] = set()
+        self._readers: list[Reader] = []
+
+    def changes(self, after: BoolArray) -> dict[str, Tensor]:
+        """What to add to the weights of linear layers and convolutions that read units about to go.
+
+        Other readers (matrix products written by hand, grouped convolutions) are left as they are.
+
+        Args:
+            after: units that shall be left, shape [units].
+
+        Returns:
+            By parameter name; zero wherever `after` masks. Empty if nothing that is understood reads the
+            units.
+        """
+        new = set(_going(self._anatomy, self._before, after)) - self._watched
+        readers = readers_of(self._twin, self._anatomy, new)
+        watch(self._twin, self._state, readers, self._batches)
+        self._watched |= new
+        self._readers += readers
+        return taken_over(self._anatomy, self._state, self._before, after, self._readers)
 
 
 def taken_over(
@@ -57,7 +77,7 @@ def taken_over(
     after: BoolArray,
     readers: Sequence[Reader],
 ) -> dict[str, Tensor]:
-    """The same from readers that were watched under `before`."""
+    """What `Reconstruction.changes` gives, from readers that were watched under `before`."""
     axes, going = masked_axes(anatomy, after), _going(anatomy, before, after)
     changes: dict[str, Tensor] = {}
     for reader in readers:
@@ -84,22 +104,16 @@ def _change(reader: Reader, state: Mapping[str, Tensor], new: IntArray, gone: In
     # Inputs k that are kept and r that go now; those that went before are in neither.
     kept = np.setdiff1d(np.arange(weight.shape[INPUT_AXIS]), gone)
     k, r = torch.from_numpy(kept).to(weight.device), torch.from_numpy(new).to(weight.device)
-    spread, mean = reader.spread()
-    square = spread[k][:, k]
+    is_free, seen = reader.is_constant_free, reader.seen
+    image = seen.image(k, r, reader.ridge, is_centered=is_free)  # [kept, new]
     change = torch.zeros_like(weight)
-    image = torch.zeros(len(k), len(r), dtype=spread.dtype, device=spread.device)
-    # With nothing kept, or nothing but zeros there, the image stays zero.
-    if len(k) and bool(square.diagonal().sum() > 0):
-        identity = torch.eye(len(k), dtype=square.dtype, device=square.device)
-        # (S_kk + ridge I) B = S_kr, with the ridge relative to the inputs' mean square.
-        root = torch.linalg.cholesky(square + reader.ridge * square.diagonal().mean() * identity)
-        image = torch.cholesky_solve(spread[k][:, r], root)  # [kept, new]
+    if len(k):
         # W_r B^T, the same for every tap of a kernel.
         change[:, k] = torch.einsum("or...,kr->ok...", weight[:, r], image.to(weight.dtype))
-    if reader.bias is None or not reader.is_constant_free:
+    if reader.bias is None or not is_free:
         return {reader.weight: change}
     # c is the mean of what goes less the image of the mean of what stays. All taps of a kernel see that
     # constant.
-    constant = (mean[r] - mean[k] @ image).to(weight.dtype)
+    constant = (seen.mean[r] - seen.mean[k] @ image).to(weight.dtype)
     whole = weight[:, r].flatten(2).sum(2) if weight.dim() > 2 else weight[:, r]
     return {reader.weight: change, reader.bias: whole @ constant}

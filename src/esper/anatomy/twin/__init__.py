@@ -1,13 +1,16 @@
 """An exact copy of a network as a stored program, which runs where the code of the network is not."""
 
+from esper.anatomy.twin.ablation import Ablation, ablated_losses
 from esper.anatomy.twin.deployed import deployed, plain
 from esper.anatomy.twin.narrowed_norms import left_as_tensors, shrink
 from esper.anatomy.twin.rows import for_each_row
 from esper.anatomy.twin.twin import Gates, Twin
 
 __all__ = [
+    "Ablation",
     "Gates",
     "Twin",
+    "ablated_losses",
     "deployed",
     "for_each_row",
     "left_as_tensors",

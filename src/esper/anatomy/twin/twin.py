@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import json
 import operator
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, fx, nn
 from torch.export import ExportedProgram
@@ -24,8 +23,7 @@ from esper.anatomy.archive import read_program, write_program
 from esper.anatomy.graph import Traced
 from esper.anatomy.structure import Anatomy, Gate
 from esper.anatomy.twin.narrowed_norms import Left, OverSurvivors, left_in
-from esper.anatomy.twin.rows import for_each_row
-from esper.arrays import IntArray
+from esper.anatomy.twin.recalibration import BATCH_NORMS, Recalibrating
 from esper.batches import split_sample
 from esper.errors import CheckpointCorrupt, EvidenceError
 
@@ -33,8 +31,6 @@ State = Mapping[str, Tensor]
 Gates = Mapping[tuple[int, int], Callable[[Tensor], Tensor]]
 """What is done to arguments on the way: (position of the node, number of the argument) -> function."""
 _EXTRA = "esper.json"
-_BATCHED_ROWS = 2048
-"""Rows of one gated forward: enough to fill the vector units, small enough for the caches."""
 
 
 @dataclass(frozen=True)
@@ -105,27 +101,27 @@ class Twin:
             EvidenceError: the sample is not built or shaped like the traced one, or a tensor is missing.
         """
         module = self.program.graph_module
-        interpreter = _Gated(module, gates or {}, self._left(state))
-        return interpreter.run(*self._inputs(state, sample), enable_io_processing=False)
+        interpreter = _Gated(module, gates or {}, self.left(state))
+        return interpreter.run(*self.inputs(state, sample), enable_io_processing=False)
 
-    def _left(self, state: State) -> dict[fx.Node, Left]:
+    def left(self, state: State) -> dict[fx.Node, Left]:
         """Nodes whose normalization runs over survivors, if the state says so."""
         left = left_in(state)
         nodes = list(self.program.graph.nodes) if left else []
         return {nodes[self.positions[name]]: stays for name, stays in left.items()}
 
-    def _inputs(self, state: State, sample: Any) -> list[Any]:
+    def inputs(self, state: State, sample: Any) -> list[Any]:
         """What the placeholders get, in their order; copies where the graph may write to them."""
         leaves = iter(self._leaves(sample))
         values = []
         for spec in self.program.graph_signature.input_specs:
             value = next(leaves) if spec.kind is InputKind.USER_INPUT else self._tensor(spec, state)
-            is_at_risk = self._writes and spec.kind is not InputKind.PARAMETER and isinstance(value, Tensor)
+            is_at_risk = self.writes and spec.kind is not InputKind.PARAMETER and isinstance(value, Tensor)
             values.append(value.clone() if is_at_risk else value)
         return values
 
     @cached_property
-    def _writes(self) -> bool:
+    def writes(self) -> bool:
         """Does an operator of the graph write to its argument?"""
         schemas = (getattr(node.target, "_schema", None) for node in self.program.graph.nodes)
         return any(schema is not None and schema.is_mutable for schema in schemas)
@@ -151,9 +147,7 @@ class Twin:
 
     def _ordered(self, sample: Any) -> list[Any]:
         """The inputs in the order of the placeholders, whatever the order of a batch's keys."""
-        spec = self.program.call_spec.in_spec
-        numbered = pytree.tree_unflatten(range(spec.num_leaves), spec)
-        asked = [path for path, _ in pytree.tree_flatten_with_path(numbered)[0]]
+        asked, _ = self._paths
         leaves = _by_path(self.split(sample))
         if leaves.keys() != set(asked):
             odd = sorted(pytree.keystr(path) for path in leaves.keys() ^ set(asked))
@@ -167,9 +161,15 @@ class Twin:
         """Positional inputs, keyword inputs and target of a batch, as the network was traced with them."""
         args, kwargs, target = split_sample(sample, with_target=True)
         in_one = (args,), kwargs, target  # several inputs in one tuple, which is one argument
+        return in_one if _by_path(in_one).keys() == self._paths[1] else (args, kwargs, target)
+
+    @cached_property
+    def _paths(self) -> tuple[list[Any], Set[Any]]:
+        """The paths of the inputs, as the placeholders stand, and those of the network's own inputs."""
         spec = self.program.call_spec.in_spec
-        numbered = pytree.tree_unflatten(range(spec.num_leaves), spec)[0]
-        return in_one if _by_path(in_one).keys() == _by_path(numbered).keys() else (args, kwargs, target)
+        numbered = pytree.tree_unflatten(range(spec.num_leaves), spec)
+        asked = [path for path, _ in pytree.tree_flatten_with_path(numbered)[0]]
+        return asked, _by_path(numbered[0]).keys()
 
     def _misfit(self, inputs: Sequence[Any]) -> str | None:
         """What has another size than the graph was traced with, or None."""
@@ -210,12 +210,12 @@ class Twin:
         A mask changes what later batch norms see; until training has caught up, their old statistics distort
         the masked network's quality.
         """
-        if not any(node.target in _EPSILON for node in self.program.graph.nodes):
+        if not any(node.target in BATCH_NORMS for node in self.program.graph.nodes):
             return dict(state)
-        interpreter = _Recalibrating(self.program.graph_module, self._left(state))
+        interpreter = Recalibrating(self.program.graph_module, self.left(state))
         with torch.no_grad():
             for batch in batches:
-                interpreter.run(*self._inputs(state, batch), enable_io_processing=False)
+                interpreter.run(*self.inputs(state, batch), enable_io_processing=False)
         calibrated = dict(state)
         for node, (mean, variance, count) in interpreter.sums.items():
             # Arguments 3 and 4 of a batch norm are its running mean and variance.
@@ -226,45 +226,22 @@ class Twin:
                     calibrated[name] = (total / count).to(calibrated[name].dtype)
         return calibrated
 
-    def ablated_losses(self, state: State, sample: Any, anatomy: Anatomy, units: IntArray) -> Tensor:
-        """Loss with each of `units` removed alone: shape [len(units)]; NaN for a unit that is read nowhere.
-
-        Units of one group go through together; everything before the first place where the group is read is
-        computed once for a whole chunk.
-        """
-        losses = torch.full((len(units),), float("nan"))
-        rows = max(
-            (t.shape[0] for t in pytree.tree_leaves(sample) if isinstance(t, Tensor) and t.dim()), default=1
-        )
-        chunk = max(1, _BATCHED_ROWS // max(rows, 1))
-        with torch.no_grad():
-            for group in np.unique(anatomy.group_of[units]):
-                gates = self.gates_of(anatomy, int(group))
-                is_read = np.zeros(len(units), np.bool_)
-                for gate in gates:
-                    is_read |= np.isin(units, gate.units)
-                members = np.flatnonzero(is_read & (anatomy.group_of[units] == group))
-                for start in range(0, members.size, chunk):
-                    part = members[start : start + chunk]
-                    losses[part] = self._gated_losses(state, sample, anatomy.num_units, gates, units[part])
-        return losses
-
-    def _gated_losses(
-        self, state: State, sample: Any, num_units: int, gates: Sequence[Gate], units: IntArray
-    ) -> Tensor:
-        rows = torch.ones(len(units), num_units + 1)  # the last column serves "no unit" (-1)
-        rows[torch.arange(len(units)), torch.from_numpy(units)] = 0.0
-
-        def one(row: Tensor) -> Tensor:
-            result: Tensor = self.run(state, sample, self.multipliers(gates, row))[0]
-            return result.reshape(())
-
-        return for_each_row(one, rows)
-
     def gates_of(self, anatomy: Anatomy, group: int) -> list[Gate]:
         """The places where units of a group are read."""
         span = anatomy.unit_slice(group)
         return [g for g in anatomy.gates if ((g.units >= span.start) & (g.units < span.stop)).any()]
+
+    def require(self, gates: Sequence[Gate]) -> None:
+        """Refuses gates that are in no node of this graph.
+
+        Raises:
+            EvidenceError: the anatomy that they are of is of another network.
+        """
+        lost = [gate.node for gate in gates if gate.node not in self.positions]
+        if lost:
+            raise EvidenceError(
+                f"The anatomy reads units at {lost[0]}, which this twin does not have. Trace again."
+            )
 
     def multipliers(self, gates: Sequence[Gate], row: Tensor) -> Gates:
         """For `run`: multiplies each gated argument by `row[unit]`; `row` has one entry more than units.
@@ -277,11 +254,7 @@ class Twin:
             factor = row[torch.from_numpy(gate.units)]
             return lambda value: value * factor.to(value.dtype)
 
-        lost = [gate.node for gate in gates if gate.node not in self.positions]
-        if lost:
-            raise EvidenceError(
-                f"The anatomy reads units at {lost[0]}, which this twin does not have. Trace again."
-            )
+        self.require(gates)
         return {(self.positions[gate.node], gate.argument): multiplier(gate) for gate in gates}
 
 
@@ -333,34 +306,6 @@ class _Gated(OverSurvivors):
         for argument, gate in self._gates[n]:
             operands[argument] = gate(operands[argument])
         return self.call_function(n.target, tuple(changed), kwargs)
-
-
-_EPSILON = {
-    torch.ops.aten.batch_norm.default: 7,
-    torch.ops.aten._native_batch_norm_legit_no_training.default: 6,
-}
-"""Batch norms, as they are written and written out, with the place of their epsilon among the arguments."""
-
-
-class _Recalibrating(OverSurvivors):
-    """Interprets the graph with every batch norm by the statistics of the batch, and adds these up."""
-
-    def __init__(self, module: fx.GraphModule, left: Mapping[fx.Node, Left]) -> None:
-        super().__init__(module, left)
-        self.sums: dict[fx.Node, tuple[Tensor, Tensor, int]] = {}
-
-    def run_node(self, n: fx.Node) -> Any:
-        if n.target not in _EPSILON or n.args[3] is None:
-            return super().run_node(n)
-        given = self.fetch_args_kwargs_from_env(n)[0]
-        (x, weight, bias), epsilon = given[:3], given[_EPSILON[n.target]]
-        axes = [axis for axis in range(x.dim()) if axis != 1]
-        mean, variance = x.mean(axes), x.var(axes, unbiased=x.numel() > x.shape[1])
-        before = self.sums.get(n, (torch.zeros_like(mean), torch.zeros_like(variance), 0))
-        self.sums[n] = (before[0] + mean, before[1] + variance, before[2] + 1)
-        # Later layers are measured on what this one then gives: normalized by the batch.
-        normed = torch.nn.functional.batch_norm(x, None, None, weight, bias, training=True, eps=epsilon)
-        return normed if n.target is torch.ops.aten.batch_norm.default else (normed,)
 
 
 def _targets(program: ExportedProgram) -> list[str]:

@@ -22,25 +22,6 @@ from esper.report import EpochRow, RunReport, write_report
 
 BATCH = 64
 PEAK_LEARNING_RATE = 2e-3
-HOW = {
-    # While the loss still falls fast, accuracy jumps by points from epoch to epoch, also the uncut twin's.
-    "schedule": {
-        "start_fraction": 0.17,
-        "end_fraction": 0.5,
-        "shape": "linear",
-        "max_step_fraction": 0.18,
-        "quiet_fraction": 0.2,
-    },
-    # The training itself takes seconds, so the analysis is kept small too.
-    "plan": {
-        "round_to": 16,
-        "activation_flops": 200,
-        "finalist_factor": 2.0,
-        "finalist_spread": 0.1,
-        "max_attempts": 2,
-    },
-}
-ANALYSIS = {"calibration_samples": 64, "batch_samples": 8, "held_out_samples": 360}
 TEST_METRIC = "test accuracy"
 
 Told = Callable[[str, int, float], None]
@@ -178,9 +159,7 @@ def _train_with_esper(recipe: Recipe, run_dir: Path, flops: float, told: Told) -
         probe=digits.probe.batches(100),
         metric="accuracy",
         run_dir=run_dir,
-        config=esper.Config.model_validate(
-            {"pruning": {"target": {"flops": flops}, **HOW}, "analysis": ANALYSIS}
-        ),
+        config={"pruning": {"target": {"flops": flops}}},
         epochs=recipe.epochs,
         scheduler=scheduler,
     )

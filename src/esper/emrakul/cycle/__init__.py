@@ -6,13 +6,11 @@ from esper.emrakul.cycle.decide import Analyst, Cycle
 from esper.emrakul.cycle.history import CycleRecord
 from esper.emrakul.cycle.missed import why_missed
 from esper.emrakul.cycle.outcome import CycleOutcome, CycleStatus
-from esper.emrakul.cycle.records import ArchivedCycle, archived
 from esper.emrakul.cycle.runner import CycleRunner
 
 __all__ = [
     "MASK",
     "Analyst",
-    "ArchivedCycle",
     "Coordinator",
     "CoordinatorState",
     "Cycle",
@@ -22,7 +20,6 @@ __all__ = [
     "CycleRunner",
     "CycleStatus",
     "PendingMask",
-    "archived",
     "read_mask",
     "why_missed",
 ]

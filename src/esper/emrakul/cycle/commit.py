@@ -63,6 +63,12 @@ class CycleEnd:
     outcome: CycleOutcome | None = None
     mask: PendingMask | None = None
 
+    @property
+    def is_due(self) -> bool:
+        """Whether the schedule wanted a decision; otherwise the coordinator remembers none."""
+        history, outcome = self.state.history, self.outcome
+        return bool(history) and outcome is not None and history[-1].key == str(outcome.key)
+
 
 def commit_mask(
     store: CheckpointStore, base: CheckpointRef, anatomy: Anatomy, end: CycleEnd

@@ -15,23 +15,35 @@ from esper.checkpoint import CheckpointRef, CheckpointStore
 from esper.emrakul.cycle.commit import CycleEnd, PendingMask, commit_mask
 from esper.emrakul.cycle.coordinator import Coordinator, CoordinatorState
 from esper.emrakul.cycle.decide import Analyst, Cycle
+from esper.emrakul.cycle.history import CycleRecord
 from esper.emrakul.cycle.outcome import CycleOutcome
 from esper.emrakul.cycle.quiet_thread import thread_beside_training
-from esper.emrakul.cycle.records import archive, commit_record, recall_from
+from esper.emrakul.cycle.records import commit_record, recall_from
 from esper.emrakul.plan import Situation
 from esper.emrakul.schedule import Strategy
 from esper.errors import CheckpointError
 from esper.leyline import decode, encode
+from esper.nissa import Sink, acts
 
 
 class CycleRunner:
     """Runs one cycle at a time in a thread that mostly waits for workers."""
 
-    def __init__(self, coordinator: Coordinator, strategy: Strategy, store: CheckpointStore) -> None:
+    def __init__(
+        self,
+        coordinator: Coordinator,
+        strategy: Strategy,
+        store: CheckpointStore,
+        sink: Sink,
+        settings_id: str,
+    ) -> None:
+        """Takes up the work; `sink` hears every decision before it takes effect, made by which settings."""
         self.coordinator = coordinator
         self.strategy = strategy
         """How much may go, and when; another may take its place between two cycles."""
         self._store = store
+        self._sink = sink
+        self._settings_id = settings_id
         self._thread = thread_beside_training("esper-cycle")
         self._in_flight: Future[CycleEnd] | None = None
         self._dropped = threading.Event()
@@ -69,6 +81,8 @@ class CycleRunner:
                 if dropped.is_set():
                     return end
                 is_new = recall(outcome.key) is None
+                if is_new and end.is_due:
+                    self._sink.emit(self._decided(outcome))
                 if is_new and end.mask is not None:
                     commit_mask(self._store, checkpoint, situation.anatomy, end)
             except CheckpointError as error:  # nothing durable to decide from or beside: no pruning
@@ -88,15 +102,22 @@ class CycleRunner:
         is_new: bool,
     ) -> CycleEnd:
         """The end after its record was stored; what keeps it from being stored is told with it."""
-        history = end.state.history
         try:
             if is_new and end.mask is None and outcome.is_conclusive:
                 commit_record(self._store, checkpoint, anatomy, outcome, end.state)
-            if history and history[-1].key == str(outcome.key):  # otherwise nothing was due
-                archive(self._store, outcome)
         except CheckpointError as error:
             return replace(end, reason=f"{end.reason} The record of it was not stored: {error}")
         return end
+
+    def _decided(self, outcome: CycleOutcome) -> acts.Decided:
+        return acts.Decided(
+            outcome.key.epoch,
+            status=outcome.status.value,
+            reason=outcome.reason,
+            settings_id=self._settings_id,
+            record=encode(CycleRecord.of(outcome)),
+            outcome=encode(outcome),
+        )
 
     def steps_left(self, epoch: int) -> int:
         """How many steps still fit, with the one decided on after `epoch`."""

@@ -1,0 +1,190 @@
+"""The audit of a run: every event is sealed, linked to the one before, and durable before it takes effect."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
+
+from esper.checkpoint.audit.entry import NOTHING, Entry, Link, kind_of
+from esper.checkpoint.audit.table import AUDIT_FILE, COMPANIONS, AuditTable, snapshot
+from esper.checkpoint.audit.verify import HEAD_PURPOSE, examine, head_text
+from esper.checkpoint.catalog import CheckpointCatalog
+from esper.checkpoint.crypto import KeyRing
+from esper.checkpoint.layout import aside_path
+from esper.checkpoint.manifest import AuditAnchor, digest_of
+from esper.checkpoint.storage import Storage
+from esper.errors import CheckpointError
+from esper.leyline import decode
+from esper.nissa import Event, Sink, events
+
+E = TypeVar("E", bound=Event)
+
+
+class Audit:
+    """A sink that writes down what it is told; a file is made with the first entry.
+
+    What several threads tell at the same time goes in one commit. What cannot be written waits for the next
+    commit, of which there is one before every checkpoint at the latest; an act is refused instead.
+
+    Args:
+        path: the file.
+        ring: whose primary key seals.
+        run: id of the run.
+        clock: seconds since 1970.
+        last: the entry to go on after; None: the first one is still to come.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        ring: KeyRing,
+        run: str,
+        clock: Callable[[], float],
+        last: AuditAnchor | None = None,
+    ) -> None:
+        self.path = path
+        self._ring = ring
+        self._run = run
+        self._clock = clock
+        self._last = last
+        self.commits = 0
+        """How many there were; entries share them."""
+        self._pid = os.getpid()
+        self._table: AuditTable | None = None
+        self._is_closed = False
+        self._waiting: list[Entry] = []
+        self._queue, self._writing = threading.Lock(), threading.Lock()
+
+    def emit(self, event: Event) -> None:
+        """Writes down an event; returns when the entry would survive a power cut.
+
+        Raises:
+            CheckpointError: an act could not be written down, so it must not be done.
+        """
+        if not event.is_recorded:
+            return
+        entry = Entry.of(event, float(self._clock()))
+        with self._queue:
+            self._waiting.append(entry)
+        try:
+            self.settle()
+        except CheckpointError:
+            if event.is_act and self._withdraw(entry):
+                raise
+
+    def settle(self) -> AuditAnchor | None:
+        """Writes what waits; returns the last entry, for a manifest to name. None: there is none.
+
+        Raises:
+            CheckpointError: something waits and cannot be written.
+        """
+        with self._writing:
+            with self._queue:
+                batch, self._waiting = self._waiting, []
+            try:
+                if batch:
+                    self._commit(batch)
+            except BaseException:
+                with self._queue:
+                    self._waiting = batch + self._waiting
+                raise
+            return self._last
+
+    def told(self, event: type[E]) -> list[E]:
+        """All events of one class that are in it, oldest first.
+
+        Raises:
+            AuditUnreadable: the file cannot be read any more.
+        """
+        try:
+            with snapshot(self.path) as stored:
+                entries = [Entry.read(sealed) for sealed in stored.of_kind(kind_of(event))]
+        except FileNotFoundError:
+            return []
+        return [decode(event, entry.facts) for entry in entries]
+
+    def close(self) -> None:
+        """Writes what waits and lets go of the file.
+
+        Raises:
+            CheckpointError: something waited and could not be written.
+        """
+        try:
+            if not self._is_closed and os.getpid() == self._pid:
+                self.settle()
+        finally:
+            self._is_closed = True
+            if self._table is not None and os.getpid() == self._pid:
+                self._table.close()
+            self._table = None
+
+    def _withdraw(self, entry: Entry) -> bool:
+        """Takes an entry back that has not been written; False if another thread has written it meanwhile."""
+        with self._queue:
+            kept = [one for one in self._waiting if one is not entry]
+            is_unwritten, self._waiting = len(kept) < len(self._waiting), kept
+        return is_unwritten
+
+    def _commit(self, batch: list[Entry]) -> None:
+        if self._is_closed or os.getpid() != self._pid:
+            raise CheckpointError(
+                f"The audit {self.path} is not open in this process, so {batch[0].kind} was not written down."
+            )
+        number, before = (0, NOTHING) if self._last is None else (self._last.number, self._last.digest)
+        rows = []
+        for entry in batch:
+            number += 1
+            sealed = entry.sealed(Link(self._run, number, before), self._ring)
+            before = digest_of(sealed)
+            rows.append((number, sealed))
+        last = AuditAnchor(number=number, digest=before)
+        head = self._ring.seal(HEAD_PURPOSE, head_text(self._run, last))
+        try:
+            self._table = self._table or AuditTable(self.path)
+            self._table.append(rows, head)
+        except (sqlite3.Error, OSError) as error:
+            raise CheckpointError(
+                f"The audit {self.path} cannot be written: {error}. What must be in it first is not done; "
+                "what was written before is intact. Free some space, or make it writable."
+            ) from error
+        self._last = last
+        self.commits += 1
+
+
+def open_audit(
+    run_dir: Path,
+    ring: KeyRing,
+    run: str,
+    catalog: CheckpointCatalog,
+    storage: Storage,
+    sink: Sink,
+    clock: Callable[[], float],
+) -> Audit:
+    """The audit of a run, to go on with; only the holder of the writer lock may call this.
+
+    One that does not verify is never continued: it is set aside and told, and the first entry of the next
+    one says so for good.
+
+    Raises:
+        OSError: it cannot be set aside.
+    """
+    path = run_dir / AUDIT_FILE
+    report = examine(path, ring, run, catalog.anchors())
+    if report.can_go_on:
+        return Audit(path, ring, run, clock, report.last)
+    aside = aside_path(path) if os.path.lexists(path) else None
+    for suffix in COMPANIONS if aside else ():
+        if os.path.lexists(f"{path}{suffix}"):
+            storage.rename(path.with_name(f"{path.name}{suffix}"), Path(f"{aside}{suffix}"))
+    storage.sync_directory(run_dir)
+    lost = AuditAnchor(number=report.expected, digest=NOTHING)
+    audit = Audit(path, ring, run, clock, lost)
+    problems = tuple(finding.text for finding in report.findings)
+    replaced = events.AuditReplaced("" if aside is None else aside.name, problems)
+    audit.emit(replaced)
+    sink.emit(replaced)
+    return audit

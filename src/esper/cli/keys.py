@@ -1,0 +1,93 @@
+"""`esper keys`: which keys a run has, what rests on each, and the life of a key from first to last."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from rich.console import RenderableType
+from rich.text import Text
+
+from esper.cli.render import BAD, GOOD, table
+from esper.runs import open_catalog
+
+if TYPE_CHECKING:
+    from esper.checkpoint import KeyRing
+
+Change = Literal["rotate", "promote", "disable", "destroy"]
+_STYLES = {"primary": GOOD, "disabled": BAD}
+_DONE = {"rotate": "added and promoted", "promote": "promoted", "disable": "disabled", "destroy": "destroyed"}
+
+
+def key_rows(run: Path) -> list[dict[str, Any]]:
+    """Every key: its id, its state, what shows that two rings hold the same one, and what it has sealed."""
+    from esper.checkpoint import open_key_ring, sealer
+
+    open_catalog(run)  # refuses what is no run
+    rests: dict[str | None, list[str]] = {}
+    for path in sorted((run / "checkpoints").glob("step-*/MANIFEST.json")):
+        rests.setdefault(sealer(path), []).append(path.parent.name)
+    return [
+        {
+            "key": key.id,
+            "state": key.state.value,
+            "fingerprint": key.fingerprint,
+            "checkpoints": rests.get(key.id, []),
+        }
+        for key in open_key_ring(run).keys
+    ]
+
+
+def public_state(run: Path) -> dict[str, Any]:
+    """What may be shown to everybody: which keys there are, and nothing that helps to forge."""
+    names = ("key", "state", "fingerprint")
+    return {"version": 1, "keys": [{name: row[name] for name in names} for row in key_rows(run)]}
+
+
+def key_table(rows: Sequence[dict[str, Any]]) -> RenderableType:
+    """One row per key."""
+    cells = table("key", "state", "fingerprint", "checkpoints sealed>")
+    for row in rows:
+        state = Text(row["state"], style=_STYLES.get(row["state"], ""))
+        cells.add_row(row["key"], state, row["fingerprint"], str(len(row["checkpoints"])))
+    return cells
+
+
+def change_keys(
+    run: Path, change: Change, key: str | None, confirm: Callable[[Sequence[str]], None]
+) -> dict[str, Any]:
+    """Changes the ring of a run that is not training; the audit tells of it first.
+
+    Args:
+        run: the run directory.
+        change: what to do.
+        key: to which key; None makes a new one.
+        confirm: is told which checkpoints will not verify any more, and raises if that is not wanted.
+
+    Raises:
+        ConfigError: there is no such key, or it is in a state that does not allow it; nothing was changed.
+        CheckpointError: the run is training, or the audit cannot be written; nothing was changed.
+    """
+    from esper.checkpoint import CheckpointStore, open_key_ring, replace_key_ring, require_ring_file
+    from esper.nissa import acts
+
+    rows = {row["key"]: row for row in key_rows(run)}
+    path, ring = require_ring_file(run), open_key_ring(run)
+    changed = _changed(ring, change, key)
+    named = changed.primary.id if key is None else key
+    lost = rows[named]["checkpoints"] if change in ("disable", "destroy") else []
+    if lost:
+        confirm(lost)
+    with CheckpointStore(run, keyring=ring) as store:
+        store.audit.emit(acts.KeyChanged(_DONE[change], named, changed.primary.id))
+        replace_key_ring(path, changed)
+    return {"key": named, "change": _DONE[change], "primary": changed.primary.id, "lost": lost}
+
+
+def _changed(ring: KeyRing, change: Change, key: str | None) -> KeyRing:
+    if key is None:
+        added = ring.add()
+        return added.promote(added.keys[-1].id)
+    changes = {"promote": ring.promote, "disable": ring.disable, "destroy": ring.destroy}
+    return changes[change](key)

@@ -1,0 +1,166 @@
+"""What somebody decides or does, one value for each: the audit of a run holds it before it takes effect."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from esper.nissa.event import Event, Moment, Severity
+
+# --- The run ---
+
+
+@dataclass(frozen=True)
+class Began(Event):
+    """A run begins: with what network and by what settings, whose id every decision names."""
+
+    severity, is_noted, is_act, is_once = Severity.DETAIL, False, True, False
+    says = "Began with {model}: {units} units, {parameters} parameters; settings {settings_id}."
+    model: str
+    units: int
+    parameters: int
+    settings_id: str
+    settings: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Resumed(Event):
+    """A run goes on from a checkpoint; its report is as if it had never ended."""
+
+    is_noted, is_once = False, False
+    says = (
+        "Resumed {run} from its checkpoint of step {step}, epoch {epoch}, which verified in full: {cuts} "
+        "cut(s) made and proven again, {masked} unit(s) masked, {removed:.1%} of the {cost} removed."
+    )
+    run: str
+    step: int
+    epoch: int
+    cuts: int
+    masked: int
+    removed: float
+    cost: str
+    settings_id: str
+    settings: Mapping[str, Any]
+
+
+# --- Decisions and masks ---
+
+
+@dataclass(frozen=True)
+class Decided(Moment):
+    """A pruning cycle has ended: `record` is how in short, `outcome` in full, as plain data.
+
+    `outcome` holds the allowance, the plan, every verdict with its numbers, and each finalist with its
+    scores and why it goes or stays.
+    """
+
+    severity, is_noted, is_act, by = Severity.DETAIL, False, True, "emrakul"
+    status: str
+    reason: str
+    settings_id: str
+    record: Mapping[str, Any]
+    outcome: Mapping[str, Any]
+
+    @property
+    def text(self) -> str:
+        units, finalists = self.record["units"], self.record["finalists"]
+        of = f": {units} of {finalists} finalists" if finalists else ""
+        return f"{self.status}{of}. {self.reason}"
+
+
+@dataclass(frozen=True)
+class Masked(Moment):
+    """Units are masked: how many of those planned, and what share (0..1) of the `cost` is gone by that."""
+
+    kind, is_act = "mask", True
+    units: int
+    planned: int
+    is_on_probation: bool
+    removed_before: float
+    removed_after: float
+    cost: str
+    reason: str
+
+    @property
+    def text(self) -> str:
+        is_whole = self.units == self.planned
+        of = "" if is_whole else f" of {self.planned}"
+        probation = " on probation" if self.is_on_probation else ""
+        shrunk = "" if is_whole else " The weights have moved on, so the plan was shrunk."
+        removed = f"{self.removed_before:.1%} to {self.removed_after:.1%} of the {self.cost} removed"
+        return f"Masked {self.units}{of} units{probation}, {removed}. {self.reason}{shrunk}"
+
+
+# --- Going back ---
+
+
+@dataclass(frozen=True)
+class WentBack(Moment):
+    """Somebody asked to go back to a checkpoint."""
+
+    kind, is_act, by = "rollback", True, "user"
+    says = "Went back to step {to_step} by hand."
+    to_step: int
+
+
+@dataclass(frozen=True)
+class Withdrawn(Event):
+    """Somebody goes back to a checkpoint from outside of training: later ones are deleted, or set aside.
+
+    Attributes:
+        from_step: step of the newest checkpoint before it.
+        from_epoch: its epoch.
+        to_step: step of the checkpoint that was named.
+        to_epoch: its epoch.
+        deleted: names of the later checkpoints that are deleted, newest first.
+        aside: names of those that are set aside, because nothing vouched for them.
+    """
+
+    is_act, is_once, by = True, False, "user"
+    from_step: int
+    from_epoch: int
+    to_step: int
+    to_epoch: int
+    deleted: tuple[str, ...]
+    aside: tuple[str, ...] = ()
+
+    @property
+    def text(self) -> str:
+        aside = f", and set {', '.join(self.aside)} aside" if self.aside else ""
+        return (
+            f"Went back from step {self.from_step}, epoch {self.from_epoch}, to the checkpoint of step "
+            f"{self.to_step}, epoch {self.to_epoch}, which was named, and deleted "
+            f"{', '.join(self.deleted) or 'nothing'}{aside}, by hand."
+        )
+
+
+@dataclass(frozen=True)
+class Vetoed(Moment):
+    """An examiner of the user's own takes back the mask on trial."""
+
+    severity, is_noted, is_act, by = Severity.DETAIL, False, True, "user"
+    says = "Vetoed the mask on trial: {why}"
+    why: str
+
+
+@dataclass(frozen=True)
+class BreakerClosed(Moment):
+    """The operator's word that pruning may go on after failures in a row."""
+
+    severity, is_noted, is_act, by = Severity.DETAIL, False, True, "user"
+    says = "Pruning may go on after failures in a row."
+
+
+# --- Keys ---
+
+
+@dataclass(frozen=True)
+class KeyChanged(Event):
+    """Somebody changes the key ring of the run: what becomes of which key, and which one seals then."""
+
+    is_act, is_once, by = True, False, "user"
+    says = "Key {key} is {change}; {primary} seals from now on."
+    change: str
+    key: str
+    primary: str

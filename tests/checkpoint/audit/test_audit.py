@@ -1,0 +1,127 @@
+"""What an audit is told is durable when the call returns, in the order in which it was told."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import stat
+import threading
+from pathlib import Path
+
+import pytest
+
+from esper.checkpoint.audit import AuditReader
+from esper.checkpoint.catalog import CheckpointCatalog
+from esper.errors import CheckpointError
+from esper.nissa import acts, events
+from tests.checkpoint.runs import RING, content, open_store
+
+
+def kinds(run: Path) -> list[str]:
+    reader = AuditReader(CheckpointCatalog(run, RING), RING)
+    assert not reader.report.findings
+    return [stored.entry.kind for stored in reader.entries()]
+
+
+def test_an_entry_holds_every_field_of_its_event_and_who_acts_when(tmp_path: Path) -> None:
+    with open_store(tmp_path) as store:
+        store.audit.emit(acts.WentBack(3, 120))
+    (stored,) = AuditReader(CheckpointCatalog(tmp_path, RING), RING).entries()
+    entry = stored.entry
+    assert (entry.at_seconds, entry.epoch, entry.kind, entry.by) == (1.5, 3, "went_back", "user")
+    assert entry.facts == {"epoch": 3, "to_step": 120}
+    assert entry.text == "Went back to step 120 by hand."
+    assert "@" in entry.who
+
+
+def test_a_reader_sees_what_was_told_while_the_run_goes_on(tmp_path: Path) -> None:
+    with open_store(tmp_path) as store:
+        store.audit.emit(events.Refused(1, "No."))
+        assert kinds(tmp_path) == ["refused"]
+        store.audit.emit(events.Idle(1, "Nothing."))  # which is no news
+        store.audit.emit(acts.Vetoed(2, "I saw it."))
+        assert kinds(tmp_path) == ["refused", "vetoed"]
+        assert store.audit.told(acts.Vetoed) == [acts.Vetoed(2, "I saw it.")]
+    assert not list(tmp_path.glob("audit.sqlite-*"))  # one file holds it all
+
+
+def test_files_are_for_the_owner_alone(tmp_path: Path) -> None:
+    with open_store(tmp_path) as store:
+        store.audit.emit(events.Refused(1, "No."))
+        files = list(tmp_path.glob("audit.sqlite*"))
+        assert len(files) == 3
+        assert {stat.S_IMODE(file.stat().st_mode) for file in files} == {0o600}
+
+
+def test_nothing_told_makes_no_file_and_no_anchor(tmp_path: Path) -> None:
+    with open_store(tmp_path) as store:
+        assert store.save(1, 1, content(1)).manifest.audit is None
+    assert not (tmp_path / "audit.sqlite").exists()
+
+
+def test_threads_that_tell_at_once_lose_nothing_and_share_commits(tmp_path: Path) -> None:
+    each, threads = 10, 4
+    with open_store(tmp_path) as store:
+
+        def tell(number: int) -> None:
+            for turn in range(each):
+                store.audit.emit(events.Refused(number, f"{turn}"))
+
+        running = [threading.Thread(target=tell, args=(number,)) for number in range(threads)]
+        for thread in running:
+            thread.start()
+        for thread in running:
+            thread.join()
+        commits = store.audit.commits
+    reader = AuditReader(CheckpointCatalog(tmp_path, RING), RING)
+    assert not reader.report.findings
+    turns: dict[int | None, list[str]] = {}
+    for stored in reader.entries():
+        turns.setdefault(stored.entry.epoch, []).append(stored.entry.facts["reason"])
+    assert turns == {number: [str(turn) for turn in range(each)] for number in range(threads)}
+    assert commits < each * threads
+
+
+def full(run: Path) -> sqlite3.Connection:
+    """Somebody holds the database so that nothing can be written, as on a full disk."""
+    other = sqlite3.connect(run / "audit.sqlite", isolation_level=None)
+    other.execute("CREATE TRIGGER full BEFORE INSERT ON entries BEGIN SELECT RAISE(FAIL, 'full'); END")
+    return other
+
+
+def test_an_act_that_cannot_be_written_is_refused_and_the_rest_waits(tmp_path: Path) -> None:
+    with open_store(tmp_path) as store:
+        store.audit.emit(events.Refused(1, "No."))
+        other = full(tmp_path)
+        store.audit.emit(events.SaveFailed(2, "The disk is full."))
+        with pytest.raises(CheckpointError, match=r"cannot be written: full\. What must be in it first"):
+            store.audit.emit(acts.WentBack(2, 6))
+        with pytest.raises(CheckpointError):  # what no audit holds is in no checkpoint
+            store.save(1, 1, content(1))
+        other.execute("DROP TRIGGER full")
+        other.close()
+        anchor = store.save(1, 1, content(1)).manifest.audit
+        assert anchor is not None
+        assert anchor.number == 2
+    assert kinds(tmp_path) == ["refused", "save_failed"]
+
+
+def test_a_forked_child_writes_nothing(tmp_path: Path) -> None:
+    with open_store(tmp_path) as store:
+        store.audit.emit(events.Refused(1, "No."))
+        child = os.fork()
+        if child == 0:
+            try:
+                store.audit.emit(acts.WentBack(1, 1))
+            except CheckpointError:
+                os._exit(0)
+            os._exit(1)
+        assert os.waitpid(child, 0)[1] == 0
+    assert kinds(tmp_path) == ["refused"]
+
+
+def test_what_is_told_after_the_end_is_refused(tmp_path: Path) -> None:
+    with open_store(tmp_path) as store:
+        pass
+    with pytest.raises(CheckpointError, match="not open in this process"):
+        store.audit.emit(acts.WentBack(1, 1))
