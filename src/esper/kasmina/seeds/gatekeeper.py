@@ -59,6 +59,22 @@ class Gatekeeper:
             Stage.PROBATIONARY: track.epochs >= settings.probation_epochs,
         }.get(slot.stage, False)
 
+    def look(self, slot: Slot) -> tuple[list[Tensor], int]:
+        """What the module at a place makes of held-out batches, and how often it is called in a pass.
+
+        Raises:
+            ConfigError: it is never called, or stands in several places.
+        """
+        module = slot.place.module
+        seen, calls = self._probe.seen_at(module)
+        uses = sum(other is module for _, other in self._model.named_modules(remove_duplicate=False))
+        if not seen or uses > 1:
+            raise ConfigError(
+                f"The module {slot.path!r} is called {calls} time(s) in a pass and stands in {uses} "
+                "place(s) of the network; a seed needs one that is called once. Nothing was changed."
+            )
+        return seen, calls
+
     def ask(self, slot: Slot) -> GateResult:
         """The gate at the end of the stage that a seed is in."""
         slot.track.looks += 1

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-from typing import Any, Protocol
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -11,31 +11,20 @@ from torch.optim import Optimizer
 
 from esper.anatomy.graph import Loss, bare, is_parallel
 from esper.batches import split_sample
-from esper.errors import ConfigError, IllegalTransitionError
+from esper.errors import ConfigError
 from esper.kasmina.held import HANDS
 from esper.kasmina.seeds.bed import SeedBed
 from esper.kasmina.seeds.blueprints import Blueprint
+from esper.kasmina.seeds.course import Course, HasScale
 from esper.kasmina.seeds.evidence import Probe
 from esper.kasmina.seeds.gatekeeper import Gatekeeper
 from esper.kasmina.seeds.gates import GateResult
 from esper.kasmina.seeds.isolation import GradientIsolationMonitor
 from esper.kasmina.seeds.learning import Lessons
-from esper.kasmina.seeds.lifecycle import ALIVE, FORWARD, SeedEvent, departure
-from esper.kasmina.seeds.owners import HOST, Owners
+from esper.kasmina.seeds.owners import Owners
 from esper.kasmina.seeds.settings import GrowthSettings
 from esper.kasmina.seeds.slot import Isolation, Slot
-from esper.leyline import SeedLifecycleStage as Stage
-from esper.nissa import LOGGER, FanOut, Sink, seed_events
-
-_NORM_EVERY = 10
-_WITHOUT_LOSS = 50
-"""Steps after which somebody is told that nothing was learned in them."""
-
-
-class HasScale(Protocol):
-    """What a growth asks of a GradScaler."""
-
-    def get_scale(self) -> float: ...
+from esper.nissa import LOGGER, FanOut, Sink
 
 
 class Growth:
@@ -87,25 +76,16 @@ class Growth:
                 "that training never sees. Nothing was changed."
             )
         given = settings if isinstance(settings, GrowthSettings) else GrowthSettings(**(settings or {}))
-        self.settings, self._loss, self._scaler = given, loss, scaler
+        self.settings, self._loss = given, loss
         self.monitor = GradientIsolationMonitor(given.max_violations)
         self._bed = SeedBed(self.model, optimizer, blueprints or {}, given, FanOut(sink))
-        self._probe = Probe(self.model, loss, batches)
-        self._gates = Gatekeeper(self.model, self._probe, self.monitor, given)
+        gates = Gatekeeper(self.model, Probe(self.model, loss, batches), self.monitor, given)
         self._lessons = Lessons(self.model, loss, self._bed.owners, self.monitor, given)
-        self._steps: Mapping[Stage, Callable[[Slot], None]] = {
-            Stage.TRAINING: self._train,
-            Stage.BLENDING: self._blend,
-            Stage.SHADOWING: self._shadow,
-            Stage.PROBATIONARY: self._train,
-            Stage.CULLED: self._fade,
-            Stage.FOSSILIZED: self._join,
-        }
-        self._idle = 0
+        self._course = Course(self._bed, gates, self.monitor, given, scaler)
         HANDS.take(self)
         self._hooks = [
-            optimizer.register_step_pre_hook(self._before_step),
-            optimizer.register_step_post_hook(self._after_step),
+            optimizer.register_step_pre_hook(lambda stepping, *_: self._course.before_step(stepping)),
+            optimizer.register_step_post_hook(lambda *_: self._course.after_step()),
         ]
 
     # --- What a training loop calls ---
@@ -121,14 +101,9 @@ class Growth:
         value = self._loss(output, target)
         if torch.is_grad_enabled():
             args, kwargs, _ = split_sample(inputs, with_target=False)
-            self._idle = 0
-            for slot in self._bed.living():
-                if slot.stage is Stage.GERMINATED:
-                    self._bed.move(slot, SeedEvent.TRAIN)
-                if slot.track.is_paused:
-                    continue
+            for slot in self._course.learning():
                 if leak := self._lessons.give(slot, value, (args, kwargs), target):
-                    self._punish(slot, leak)
+                    self._course.punish(slot, leak)
         return value
 
     def germinate(
@@ -157,32 +132,7 @@ class Growth:
             UnknownPathError: there is no such module.
             ConfigError: the blueprint is unknown or fails.
         """
-        slot = self._bed.slot_at(path)
-        departure(slot.stage, SeedEvent.GERMINATE, path)
-        module = slot.place.module
-        seen, calls = self._probe.seen_at(module)
-        uses = sum(other is module for _, other in self.model.named_modules(remove_duplicate=False))
-        if not seen or uses > 1:
-            raise ConfigError(
-                f"The module {path!r} is called {calls} time(s) in a pass and stands in {uses} place(s) of "
-                "the network; a seed needs one that is called once. Nothing was changed."
-            )
-        like, isolation = seen[0], isolation or self.settings.isolation
-        slot.track.sow(blueprint, options, like.shape, like.dtype, isolation, lr)
-        try:
-            self._bed.build(slot)
-            result = self._gates.sanity(slot, seen, calls, self.owners)
-        except BaseException:
-            slot.remove()
-            raise
-        slot.track.evidence = str(result)
-        if result.passed:
-            self._bed.plant(slot, str(result))
-        else:
-            slot.remove()
-            self.monitor.forget(path)
-            self._bed.tell(seed_events.SeedRefused(self.epoch, path, blueprint, str(result)))
-        return result
+        return self._course.sow(path, blueprint, options, isolation=isolation, lr=lr)
 
     def cull(self, path: str, why: str = "Culled by hand.") -> None:
         """Removes a seed: at once where the host does not know it, else when its share has gone back to 0.
@@ -194,41 +144,19 @@ class Growth:
 
     def pause(self, path: str) -> None:
         """The seed is the identity, and learns nothing, until `unpause`."""
-        self._pause(path, is_paused=True)
+        self._course.pause(path, is_paused=True)
 
     def unpause(self, path: str) -> None:
         """The seed goes on where it was paused."""
-        self._pause(path, is_paused=False)
+        self._course.pause(path, is_paused=False)
 
     def end_epoch(self) -> None:
         """Ends an epoch: asks the gates of all seeds that have come to one; each goes one stage at most."""
-        self._bed.epoch += 1
-        for slot in self.slots.values():
-            track = slot.track
-            track.epochs += 1
-            if slot.stage in ALIVE:
-                self._decide(slot)
-            elif slot.stage is Stage.EMBARGOED and track.epochs >= self.settings.embargo_epochs:
-                self._bed.move(slot, SeedEvent.RESET)
-            elif slot.stage is Stage.RESETTING:
-                result = self._gates.reset(slot, self.owners)
-                track.evidence = str(result)
-                if result.passed:
-                    self.monitor.forget(slot.path)
-                    self._bed.move(slot, SeedEvent.REOPEN, str(result))
+        self._course.end_epoch()
 
     def finish(self) -> nn.Module:
         """Ends growing and returns the network: what has proved itself is a part of it, all else is gone."""
-        for slot in self.slots.values():
-            if slot.stage in ALIVE and slot.stage is not Stage.CULLED:
-                self._bed.cull(slot, "Growing was ended before it had proved itself.", at_once=True)
-            elif slot.stage is Stage.CULLED:
-                self._bed.move(slot, SeedEvent.EMBARGO)
-            if slot.stage is Stage.FOSSILIZED:
-                slot.track.joined = self.settings.ramp_steps
-                slot.settle()
-            if slot.stage in (Stage.FOSSILIZED, Stage.DORMANT):
-                self._bed.move(slot, SeedEvent.TERMINATE)
+        self._course.finish()
         self.detach()
         return self.model
 
@@ -290,86 +218,3 @@ class Growth:
         """
         self._bed.load(state)
         self.monitor.violations = dict(state["violations"])
-
-    # --- What happens on the way ---
-
-    def _decide(self, slot: Slot) -> None:
-        """Asks the gate of a seed if it is time, and moves the seed, or lets it wait, or culls it."""
-        track, stage = slot.track, slot.stage
-        if stage in (Stage.GERMINATED, Stage.CULLED) or track.is_paused:
-            return
-        if slot.faults:
-            self._bed.cull(slot, f"It was no number in {slot.faults} pass(es) or step(s).", at_once=True)
-            return
-        if not self._gates.is_due(slot):
-            return
-        result = self._gates.ask(slot)
-        track.evidence = str(result)
-        if result.passed:
-            self._bed.move(slot, FORWARD[stage], str(result))
-        elif track.looks >= self.settings.patience_epochs or stage is Stage.SHADOWING:
-            self._bed.cull(slot, str(result))
-        else:
-            self._bed.tell(
-                seed_events.SeedWaits(self.epoch, slot.path, track.blueprint, stage.name, str(result))
-            )
-
-    def _punish(self, slot: Slot, leak: str) -> None:
-        """A seed has reached the host: too often, and it goes at once."""
-        count, limit = self.monitor.violations[slot.path], self.settings.max_violations
-        self._bed.tell(seed_events.IsolationViolated(self.epoch, slot.path, count, limit, leak))
-        if self.monitor.is_open(slot.path):
-            self._bed.cull(slot, f"It violated its isolation {count} times: {leak}", at_once=True)
-
-    def _before_step(self, optimizer: Optimizer, *_: Any) -> None:
-        self.owners.check_step(HOST, optimizer)
-        for slot in self._bed.living():
-            if slot.stage is Stage.TRAINING and slot.track.in_stage % _NORM_EVERY == 0:
-                gradients = [p.grad for p in self.owners.of_host().values() if p.grad is not None]
-                slot.host_norm = torch.nn.utils.get_total_norm(gradients).detach()
-
-    def _after_step(self, *_: Any) -> None:
-        self._idle += bool(self._bed.living())
-        if self._idle == _WITHOUT_LOSS:
-            self._bed.tell(seed_events.NothingLearned(_WITHOUT_LOSS))
-        for slot in self.slots.values():
-            if slot.stage in self._steps and slot.layer is not None and not slot.track.is_paused:
-                slot.track.in_stage += 1
-                self._steps[slot.stage](slot)
-
-    def _train(self, slot: Slot) -> None:
-        if slot.learner is not None:
-            self.owners.check_step(slot.path, slot.learner.optimizer)
-            slot.learner.step(1.0 if self._scaler is None else self._scaler.get_scale())
-        slot.settle()
-
-    def _blend(self, slot: Slot) -> None:
-        slot.track.position = min(slot.track.position + 1, self.settings.ramp_steps)
-        self._train(slot)
-
-    def _shadow(self, slot: Slot) -> None:
-        if self._gates.is_due(
-            slot
-        ):  # nobody learns here, so nothing is gained by waiting for an epoch to end
-            self._decide(slot)
-
-    def _fade(self, slot: Slot) -> None:
-        slot.track.position -= 1
-        slot.settle()
-        if slot.track.position <= 0:
-            self._bed.move(slot, SeedEvent.EMBARGO)
-
-    def _join(self, slot: Slot) -> None:
-        slot.track.joined += 1
-        slot.settle()
-
-    def _pause(self, path: str, *, is_paused: bool) -> None:
-        slot = self._bed.slot_at(path)
-        if slot.stage not in ALIVE:
-            raise IllegalTransitionError(
-                f"The slot {path!r} is {slot.stage.name}: there is no seed to pause. Nothing was changed."
-            )
-        slot.track.is_paused = is_paused
-        if slot.learner is not None:
-            slot.learner.drop()
-        slot.settle()
