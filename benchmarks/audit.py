@@ -2,10 +2,10 @@
 
     python benchmarks/audit.py [--entries 100000] [--folder DIR]
 
-Printed: events per second that are durable when `emit` returns, told by one thread and by several at once,
-which share commits; beside them, on the same disk, one line of that length appended and synced for each event,
-the floor of anything durable, and a bare row for each in SQLite with the same settings. Then how long it takes
-to verify many entries, and what a small training spends on telling in an epoch, beside what its epochs take.
+Printed: events per second that are durable when `emit` returns, told by one thread and by several at once
+(they share commits). Beside them, on the same disk: one line of that length appended and synced for each,
+the floor of anything durable, and a bare row for each in SQLite with the same settings. Then how long many
+entries take to verify, and what a small training spends on telling per epoch, beside what its epochs take.
 Figures are of the disk that holds the folder.
 """
 

@@ -6,7 +6,7 @@ A child process trains a small network under Esper with background saves; masks 
 It is killed at a random moment and starts itself again with `attach(..., resume=True)`, over and over; when a
 run has ended, the next one begins in a new directory. Every start is checked: is it at or after the newest
 epoch that was known to be durable, from a checkpoint that verifies in full, and is nothing half-written left?
-After every kill the audit is verified; whatever the newest checkpoint remembers of masks and cuts must be in it.
+After every kill the audit is verified; what the newest checkpoint remembers of masks and cuts must be in it.
 The peer trains the same network and saves by `torch.save` in place, as most scripts do.
 """
 
