@@ -6,6 +6,7 @@ A child process trains a small network under Esper with background saves; masks 
 It is killed at a random moment and starts itself again with `attach(..., resume=True)`, over and over; when a
 run has ended, the next one begins in a new directory. Every start is checked: is it at or after the newest
 epoch that was known to be durable, from a checkpoint that verifies in full, and is nothing half-written left?
+After every kill the audit is verified; what the newest checkpoint remembers of masks and cuts must be in it.
 The peer trains the same network and saves by `torch.save` in place, as most scripts do.
 """
 
@@ -32,6 +33,8 @@ from torch import nn
 
 import esper
 from esper.checkpoint import CheckpointCatalog, open_key_ring
+from esper.checkpoint.audit import AuditReader
+from esper.runs.network import read_state
 
 EPOCHS = 8
 PRELOAD = ["torch", "torch._dynamo", "torch.export", "esper.session.attach", "esper.session.finish"]
@@ -139,6 +142,8 @@ class Tally:
     unverified: int = 0
     """After a kill the newest checkpoint did not verify and none before it did either."""
     debris: int = 0
+    untold: int = 0
+    """After a kill the audit did not verify, or lacked something that a checkpoint remembers."""
     resumed: int = 0
     resumed_after_a_cut: int = 0
     finished_runs: int = 0
@@ -175,6 +180,7 @@ def campaign(train: Train, folder: Path, kills: int, rng: random.Random, longest
         tally.during_a_save += any(run_dir.glob("checkpoints/**/.tmp-*"))
         if train is train_with_esper:
             tally.unverified += durable > 0 and newest_epoch(run_dir) < durable
+            tally.untold += has_gaps(run_dir)
     tally.seconds = time.monotonic() - begun
     return tally
 
@@ -194,6 +200,18 @@ def newest_epoch(run_dir: Path) -> int:
     """Epoch of the newest checkpoint that verifies in full, or -1."""
     found = CheckpointCatalog(run_dir, open_key_ring(run_dir)).latest()
     return -1 if found is None else found.epoch
+
+
+def has_gaps(run_dir: Path) -> bool:
+    """Whether the audit does not verify, or has no entry for a mark of the newest checkpoint."""
+    if not (run_dir / "audit.sqlite").exists():  # killed before anything was told
+        return any(run_dir.glob("checkpoints/step-*"))
+    ring = open_key_ring(run_dir)
+    catalog = CheckpointCatalog(run_dir, ring)
+    reader, newest = AuditReader(catalog, ring), catalog.latest()
+    marks = [] if newest is None else read_state(newest)["log"]["marks"]
+    told = {stored.entry.text for stored in reader.entries()}
+    return bool(reader.report.findings) or any(mark["text"] not in told for mark in marks)
 
 
 def drain(here: Connection) -> list[dict[str, Any]]:
@@ -223,7 +241,7 @@ def main() -> None:
         print(json.dumps({name: asdict(tally) for name, tally in tallies.items()}))
     else:
         report(tallies)
-    sys.exit(bool(ours.lost or ours.unverified or ours.debris))
+    sys.exit(bool(ours.lost or ours.unverified or ours.debris or ours.untold))
 
 
 def report(tallies: dict[str, Tally]) -> None:
@@ -231,7 +249,7 @@ def report(tallies: dict[str, Tally]) -> None:
     print(f"{'':22}" + "".join(f"{name:>22}" for name in [*tallies, "target"]))
     for column in columns:
         numbers = [getattr(tally, column) for tally in tallies.values()]
-        target = "0" if column in ("lost", "unverified", "debris") else "-"
+        target = "0" if column in ("lost", "unverified", "debris", "untold") else "-"
         row = "".join(f"{number:22.4g}" for number in numbers)
         print(f"{column.replace('_', ' '):22}{row}{target:>22}")
 

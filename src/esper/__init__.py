@@ -14,7 +14,7 @@ The parts, from the ground up:
     importance  what its units are worth
     urabrask    quality, and the verdict on a mask
     elesh       analysis of a checkpoint in workers
-    kasmina     the live network: its masks, its cuts, its teachers
+    kasmina     the live network: its masks, its cuts, its teachers, its seeds
     emrakul     plans, cycles, trials and rollbacks
     runs        run directories, read from outside
     compaction  cutting at once, without a run
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from esper.compaction import compact
     from esper.config import Config
     from esper.errors import EsperError
+    from esper.kasmina.seeds import Growth
     from esper.runs.network import OfflinePruning, load
     from esper.session import Session, attach, resume
 
@@ -41,6 +42,7 @@ __version__ = "0.1.0"
 __all__ = [
     "Config",
     "EsperError",
+    "Growth",
     "OfflinePruning",
     "Session",
     "__version__",
@@ -54,6 +56,7 @@ __all__ = [
 _HOME = {
     "Config": "esper.config",
     "EsperError": "esper.errors",
+    "Growth": "esper.kasmina.seeds",
     "OfflinePruning": "esper.runs.network",
     "Session": "esper.session",
     "attach": "esper.session",

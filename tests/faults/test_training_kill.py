@@ -20,5 +20,5 @@ def test_a_training_run_that_is_killed_at_random_moments_loses_nothing_and_leave
     assert done.returncode == 0, done.stdout + done.stderr
     tally = json.loads(done.stdout)["esper"]
     assert tally["kills"] == 3
-    assert (tally["lost"], tally["unverified"], tally["debris"]) == (0, 0, 0)
+    assert (tally["lost"], tally["unverified"], tally["debris"], tally["untold"]) == (0, 0, 0, 0)
     assert tally["resumed"] > 0

@@ -176,4 +176,4 @@ def _new_key(state: KeyState, random_bytes: Callable[[int], bytes]) -> Key:
 
 def _mac(key: Key, purpose: str, body: bytes) -> str:
     """Hex HMAC-SHA256; the purpose keeps a seal for one kind of file from passing for another."""
-    return hmac.new(key.secret, purpose.encode() + b"\0" + body, hashlib.sha256).hexdigest()
+    return hmac.digest(key.secret, purpose.encode() + b"\0" + body, "sha256").hex()

@@ -1,4 +1,4 @@
-"""Registers which networks the sessions of this process hold, so that no two change the same one.
+"""Registers which networks the sessions and growths of this process hold, so that no two change the same one.
 
 Masks zero what another holder takes for trained weights, and a cut by one changes shapes under the other.
 """
@@ -48,10 +48,10 @@ class Hands:
             if shared or holder.optimizer is optimizer:
                 what = f"{type(model).__name__}" if shared else f"{type(optimizer).__name__}"
                 raise ConfigError(
-                    f"A session holds this {what} already, and two at once would cut it under each other. "
-                    "Nothing was changed. Call session.detach() on that session (its run can be resumed "
-                    "later) or session.finish() (which cuts what it has masked), or build a new network and "
-                    "optimizer."
+                    f"A session or a Growth holds this {what} already, and two at once would change it under "
+                    "each other. Nothing was changed. Call session.detach() on that session (its run can be "
+                    "resumed later) or session.finish() (which cuts what it has masked), or the same of the "
+                    "Growth, or build a new network and optimizer."
                 )
 
 

@@ -3,7 +3,7 @@
 from esper.leyline.clock import Clock, ManualClock
 from esper.leyline.ids import IdempotencyKey, content_id, stable_id
 from esper.leyline.plain import UNSTORED, Via, decode, encode, flat, gaps
-from esper.leyline.words import Level
+from esper.leyline.words import Level, SeedLifecycleGate, SeedLifecycleStage
 
 __all__ = [
     "UNSTORED",
@@ -11,6 +11,8 @@ __all__ = [
     "IdempotencyKey",
     "Level",
     "ManualClock",
+    "SeedLifecycleGate",
+    "SeedLifecycleStage",
     "Via",
     "content_id",
     "decode",

@@ -1,7 +1,18 @@
 """Telemetry: what happened is one value, emitted once; logger and run log are sinks of it."""
 
-from esper.nissa import acts, events
+from esper.nissa import acts, events, seed_events
 from esper.nissa.event import Event, MarkKind, Moment
 from esper.nissa.sinks import LOGGER, FanOut, ListSink, Sink
 
-__all__ = ["LOGGER", "Event", "FanOut", "ListSink", "MarkKind", "Moment", "Sink", "acts", "events"]
+__all__ = [
+    "LOGGER",
+    "Event",
+    "FanOut",
+    "ListSink",
+    "MarkKind",
+    "Moment",
+    "Sink",
+    "acts",
+    "events",
+    "seed_events",
+]

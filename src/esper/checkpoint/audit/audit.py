@@ -56,8 +56,11 @@ class Audit:
         self._pid = os.getpid()
         self._table: AuditTable | None = None
         self._is_closed = False
-        self._waiting: list[Entry] = []
-        self._queue, self._writing = threading.Lock(), threading.Lock()
+        self._turn = threading.Condition()
+        self._waiting: list[tuple[int, Entry]] = []
+        """What is not written yet, each with its ticket; tickets only rise."""
+        self._tickets = self._written = 0
+        self._is_writing = False
 
     def emit(self, event: Event) -> None:
         """Writes down an event; returns when the entry would survive a power cut.
@@ -68,12 +71,14 @@ class Audit:
         if not event.is_recorded:
             return
         entry = Entry.of(event, float(self._clock()))
-        with self._queue:
-            self._waiting.append(entry)
+        with self._turn:
+            self._tickets += 1
+            ticket = self._tickets
+            self._waiting.append((ticket, entry))
         try:
-            self.settle()
+            self._write_up_to(ticket)
         except CheckpointError:
-            if event.is_act and self._withdraw(entry):
+            if event.is_act and self._withdraw(ticket):
                 raise
 
     def settle(self) -> AuditAnchor | None:
@@ -82,17 +87,8 @@ class Audit:
         Raises:
             CheckpointError: something waits and cannot be written.
         """
-        with self._writing:
-            with self._queue:
-                batch, self._waiting = self._waiting, []
-            try:
-                if batch:
-                    self._commit(batch)
-            except BaseException:
-                with self._queue:
-                    self._waiting = batch + self._waiting
-                raise
-            return self._last
+        self._write_up_to(self._tickets)
+        return self._last
 
     def told(self, event: type[E]) -> list[E]:
         """All events of one class that are in it, oldest first.
@@ -122,10 +118,34 @@ class Audit:
                 self._table.close()
             self._table = None
 
-    def _withdraw(self, entry: Entry) -> bool:
+    def _write_up_to(self, ticket: int) -> None:
+        """One thread writes for all that wait; the others wait until theirs is written, or their turn."""
+        with self._turn:
+            while self._written < ticket and self._is_writing:
+                self._turn.wait()
+            batch = self._waiting
+            if self._written >= ticket or not batch:
+                return
+            self._waiting, self._is_writing = [], True
+        is_written = False
+        try:
+            self._commit([entry for _, entry in batch])
+            is_written = True
+        finally:
+            with self._turn:
+                self._is_writing = False
+                if is_written:
+                    self._written = batch[-1][0]
+                else:
+                    self._waiting = batch + self._waiting
+                self._turn.notify_all()
+
+    def _withdraw(self, ticket: int) -> bool:
         """Takes an entry back that has not been written; False if another thread has written it meanwhile."""
-        with self._queue:
-            kept = [one for one in self._waiting if one is not entry]
+        with self._turn:
+            while self._is_writing:
+                self._turn.wait()
+            kept = [one for one in self._waiting if one[0] != ticket]
             is_unwritten, self._waiting = len(kept) < len(self._waiting), kept
         return is_unwritten
 

@@ -77,7 +77,7 @@ class Entry:
     def sealed(self, link: Link, ring: KeyRing) -> bytes:
         """Its bytes at one place, with the seal of the primary key."""
         place = f"{link.run} {link.number} {link.before}\n"
-        return ring.seal(PURPOSE, (place + json.dumps(encode(self), allow_nan=False)).encode())
+        return ring.seal(PURPOSE, (place + json.dumps(vars(self), allow_nan=False)).encode())
 
     @classmethod
     def read(cls, sealed: bytes) -> Entry:

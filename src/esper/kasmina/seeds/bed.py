@@ -1,0 +1,202 @@
+"""What seeds are in a network: made, moved from stage to stage, handed over, taken out, remembered."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import nn
+from torch.optim import Optimizer
+
+from esper.errors import CheckpointError, ConfigError
+from esper.kasmina.seeds.blueprints import Blueprint, blueprint
+from esper.kasmina.seeds.isolation import drawn_apart
+from esper.kasmina.seeds.layer import KasminaLayer
+from esper.kasmina.seeds.lifecycle import ALIVE, Action, SeedEvent, departure
+from esper.kasmina.seeds.owners import HOST, Owners, SeedOptimizer, group_for, take_from
+from esper.kasmina.seeds.settings import GrowthSettings
+from esper.kasmina.seeds.slot import Slot, Track, track_of
+from esper.nissa import Event, Sink, seed_events
+
+_VERSION = 1
+
+
+class SeedBed:
+    """The slots of one network, with owners and optimizers.
+
+    Args:
+        model: the network.
+        optimizer: of the host.
+        blueprints: given by the user.
+        settings: of all seeds.
+        sink: who is told.
+
+    Attributes:
+        slots: by path.
+        owners: the registry.
+        epoch: epochs that have ended.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        optimizer: Optimizer,
+        blueprints: Mapping[str, Blueprint],
+        settings: GrowthSettings,
+        sink: Sink,
+    ) -> None:
+        self._model, self._optimizer = model, optimizer
+        self._blueprints, self._settings, self._sink = dict(blueprints), settings, sink
+        self.slots: dict[str, Slot] = {}
+        self.owners = Owners(model)
+        self.epoch = 0
+        self._fossils: list[str] = []
+        """Paths in the order in which the host's optimizer got what is theirs."""
+        self._actions: Mapping[Action, Callable[[Slot], None]] = {
+            **dict.fromkeys(Action, Slot.settle),
+            Action.HAND_OVER: self._hand_over,
+            Action.REMOVE: self._remove,
+        }
+
+    def living(self) -> list[Slot]:
+        """Those with a seed that the host does not own."""
+        return [slot for slot in self.slots.values() if slot.stage in ALIVE]
+
+    def slot_at(self, path: str) -> Slot:
+        """The slot at a module; a new one is DORMANT, and not entered before something is planted there.
+
+        Raises:
+            UnknownPathError: there is no such module.
+        """
+        if path in self.slots:
+            return self.slots[path]
+        slot = Slot(self._model, Track(path), self._settings)
+        slot.enter(departure(slot.stage, SeedEvent.OPEN, path).to)
+        return slot
+
+    def build(self, slot: Slot) -> None:
+        """Makes the seed that a slot's track describes; the network does not know it yet.
+
+        Raises:
+            ConfigError: the blueprint is unknown or fails, or the host's optimizer cannot be made again.
+        """
+        track = slot.track
+        make = blueprint(track.blueprint, self._blueprints)
+        device = next(slot.place.module.parameters(), torch.zeros(0)).device
+        dtype = getattr(torch, track.dtype)
+        try:
+            with drawn_apart(track.number):
+                seed = make(torch.zeros(track.shape, device=device, dtype=dtype), **track.options)
+        except ConfigError:
+            raise
+        except Exception as error:
+            raise ConfigError(
+                f"The blueprint {track.blueprint!r} made nothing for activations {list(track.shape)} with "
+                f"the options {track.options}: {type(error).__name__}: {error}. Nothing was changed."
+            ) from error
+        slot.layer = KasminaLayer(slot.place.module, seed.to(device, dtype), device)
+        trained = [parameter for parameter in seed.parameters() if parameter.requires_grad]
+        if trained:
+            group = group_for(self._optimizer, slot.place.module)
+            slot.learner = SeedOptimizer(
+                trained, self._optimizer, group, lr=track.lr, clip=self._settings.clip
+            )
+
+    def plant(self, slot: Slot, evidence: str) -> None:
+        """A seed that was built has passed G0.
+
+        Raises:
+            LifecycleError: one of its parameters has an owner; the network is as it was.
+        """
+        self.owners.take(slot.path, slot.parameters())
+        self.slots[slot.path] = slot
+        self.move(slot, SeedEvent.GERMINATE, evidence)
+
+    def move(self, slot: Slot, event: SeedEvent, evidence: str = "") -> None:
+        """Something happens to a seed.
+
+        Raises:
+            IllegalTransitionError: it cannot; nothing was changed.
+        """
+        line, before = departure(slot.stage, event, slot.path), slot.stage
+        slot.enter(line.to)  # first, so that an action that fails is not tried again
+        self._actions[line.action](slot)
+        if event is not SeedEvent.CULL:
+            self.tell(
+                seed_events.SeedMoved(
+                    self.epoch, slot.path, slot.track.blueprint, before.name, line.to.name, evidence
+                )
+            )
+
+    def cull(self, slot: Slot, why: str, *, at_once: bool = False) -> None:
+        """A seed has to go.
+
+        Args:
+            slot: holds it.
+            why: in words.
+            at_once: even where the host is used to it; otherwise its share goes back to nothing step by step.
+
+        Raises:
+            IllegalTransitionError: there is none that the host does not own.
+        """
+        departure(slot.stage, SeedEvent.CULL, slot.path)
+        self.tell(seed_events.SeedCulled(self.epoch, slot.path, slot.track.blueprint, slot.stage.name, why))
+        if at_once or slot.is_isolated or slot.track.is_paused:
+            slot.track.position = 0
+        slot.track.evidence = why
+        self.move(slot, SeedEvent.CULL)
+        if slot.track.position == 0:
+            self.move(slot, SeedEvent.EMBARGO)
+
+    def tell(self, event: Event) -> None:
+        self._sink.emit(event)
+
+    def state(self) -> dict[str, Any]:
+        return {
+            "version": _VERSION,
+            "epoch": self.epoch,
+            "slots": [slot.state() for slot in self.slots.values()],
+            "fossils": list(self._fossils),
+        }
+
+    def check(self, state: Mapping[str, Any]) -> None:
+        if state.get("version") != _VERSION:
+            raise CheckpointError(
+                f"The state of growing has version {state.get('version')!r}, expected {_VERSION}. Nothing "
+                "was changed. Load it with the version of Esper that wrote it."
+            )
+        for saved in state["slots"]:
+            track = track_of(saved)
+            Slot(self._model, track, self._settings)
+            if track.blueprint:
+                blueprint(track.blueprint, self._blueprints)
+
+    def load(self, state: Mapping[str, Any]) -> None:
+        for slot in self.slots.values():
+            self._remove(slot)
+        self.slots, self._fossils, self.epoch = {}, [], state["epoch"]
+        for saved in state["slots"]:
+            slot = Slot(self._model, track_of(saved), self._settings)
+            self.slots[slot.path] = slot
+            if slot.stage in ALIVE or slot.path in state["fossils"]:
+                self.build(slot)
+                self.owners.take(slot.path, slot.parameters())
+        for path in state["fossils"]:
+            self._hand_over(self.slots[path])
+        for saved in state["slots"]:
+            self.slots[track_of(saved).path].load(saved)
+
+    def _hand_over(self, slot: Slot) -> None:
+        if slot.learner is not None:
+            slot.learner.move_to_host()
+        slot.learner = None
+        self.owners.hand_over(slot.path, HOST)
+        self._fossils.append(slot.path)
+        slot.settle()
+
+    def _remove(self, slot: Slot) -> None:
+        own = slot.own()
+        self.owners.release(own)
+        take_from(self._optimizer, own)
+        slot.remove()

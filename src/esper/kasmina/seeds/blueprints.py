@@ -1,0 +1,111 @@
+"""Blueprints: what a seed can be. Each makes a module f of the shape of its input, with f(x) = 0 at birth."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from importlib.metadata import entry_points
+
+import torch
+from torch import Tensor, nn
+
+from esper.errors import ConfigError
+
+Blueprint = Callable[..., nn.Module]
+"""Makes a seed for activations like the tensor that it is given; options are keywords."""
+
+ENTRY_POINTS = "esper.blueprints"
+"""The group under which installed packages offer theirs."""
+
+_CONVOLUTIONS: Mapping[int, Callable[..., nn.Module]] = {3: nn.Conv1d, 4: nn.Conv2d, 5: nn.Conv3d}
+
+
+def conv(like: Tensor, *, width: int | None = None, kernel: int = 3) -> nn.Module:
+    """Two convolutions with a nonlinearity between them, for activations [samples, channels, ...]."""
+    make, channels = _convolution(like, "conv"), like.shape[1]
+    width = channels if width is None else width
+    first = make(channels, width, kernel, padding=kernel // 2)
+    return nn.Sequential(first, nn.GELU(), _silent(make(width, channels, kernel, padding=kernel // 2)))
+
+
+def bottleneck(like: Tensor, *, width: int | None = None, kernel: int = 3) -> nn.Module:
+    """A convolution over few channels, between two over single positions, for [samples, channels, ...]."""
+    make, channels = _convolution(like, "bottleneck"), like.shape[1]
+    width = max(channels // 4, 1) if width is None else width
+    inner = make(width, width, kernel, padding=kernel // 2)
+    return nn.Sequential(
+        *(make(channels, width, 1), nn.GELU(), inner, nn.GELU()), _silent(make(width, channels, 1))
+    )
+
+
+def mlp(like: Tensor, *, width: int | None = None) -> nn.Module:
+    """Two linear layers with a nonlinearity between them, over the last axis."""
+    features = like.shape[-1]
+    width = features if width is None else width
+    return nn.Sequential(nn.Linear(features, width), nn.GELU(), _silent(nn.Linear(width, features)))
+
+
+def low_rank(like: Tensor, *, rank: int = 4) -> nn.Module:
+    """A linear map of low rank over the last axis, as LoRA adds it."""
+    features = like.shape[-1]
+    down = nn.Linear(features, rank, bias=False)
+    return nn.Sequential(down, _silent(nn.Linear(rank, features, bias=False)))
+
+
+def norm(like: Tensor) -> nn.Module:
+    """The normalized input, scaled: over channels and positions of images, over the last axis elsewhere."""
+    if like.dim() in (4, 5):
+        return _silent(nn.GroupNorm(1, like.shape[1]))
+    return _silent(nn.LayerNorm(like.shape[-1]))
+
+
+BLUEPRINTS: Mapping[str, Blueprint] = {
+    "conv": conv,
+    "bottleneck": bottleneck,
+    "mlp": mlp,
+    "low_rank": low_rank,
+    "norm": norm,
+}
+
+
+def blueprint(name: str, given: Mapping[str, Blueprint]) -> Blueprint:
+    """The blueprint of a name: one that the caller has given, one of ours, or one of an installed package.
+
+    Raises:
+        ConfigError: nobody knows it, or an installed package cannot be imported.
+    """
+    if name in given:
+        return given[name]
+    if name in BLUEPRINTS:
+        return BLUEPRINTS[name]
+    installed = entry_points(group=ENTRY_POINTS)
+    if name in installed.names:
+        try:
+            known: Blueprint = installed[name].load()
+        except (ImportError, AttributeError) as error:
+            raise ConfigError(
+                f"The blueprint {name!r} is offered by {installed[name].value}, which cannot be imported: "
+                f"{error}. Nothing was changed."
+            ) from error
+        return known
+    names = sorted({*given, *BLUEPRINTS, *installed.names})
+    raise ConfigError(
+        f"There is no blueprint {name!r}; known are {', '.join(names)}. Nothing was changed. Give your own "
+        f"as Growth(..., blueprints={{{name!r}: make}}), or as an entry point in the group {ENTRY_POINTS!r}."
+    )
+
+
+def _convolution(like: Tensor, name: str) -> Callable[..., nn.Module]:
+    if like.dim() not in _CONVOLUTIONS:
+        raise ConfigError(
+            f"The blueprint {name!r} needs activations [samples, channels, positions ...], and here they are "
+            f"{list(like.shape)}. Nothing was changed. 'mlp' and 'low_rank' work over the last axis."
+        )
+    return _CONVOLUTIONS[like.dim()]
+
+
+def _silent(module: nn.Module) -> nn.Module:
+    """The last module of a seed, which makes zeros at birth."""
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter.zero_()
+    return module

@@ -1,0 +1,216 @@
+"""The course that seeds take: germinated, led from stage to stage by gates and steps, culled or kept."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, Protocol
+
+import torch
+from torch.optim import Optimizer
+
+from esper.errors import IllegalTransitionError
+from esper.kasmina.seeds.bed import SeedBed
+from esper.kasmina.seeds.gatekeeper import Gatekeeper
+from esper.kasmina.seeds.gates import GateResult
+from esper.kasmina.seeds.isolation import GradientIsolationMonitor
+from esper.kasmina.seeds.lifecycle import ALIVE, FORWARD, SeedEvent, departure
+from esper.kasmina.seeds.owners import HOST
+from esper.kasmina.seeds.settings import GrowthSettings
+from esper.kasmina.seeds.slot import Isolation, Slot
+from esper.leyline import SeedLifecycleStage as Stage
+from esper.nissa import seed_events
+
+_NORM_EVERY = 10
+_WITHOUT_LOSS = 50
+"""Steps after which somebody is told that nothing was learned in them."""
+
+
+class HasScale(Protocol):
+    """What a growth asks of a GradScaler."""
+
+    def get_scale(self) -> float: ...
+
+
+class Course:
+    """Leads the seeds of one network.
+
+    Args:
+        bed: holds them.
+        gates: asks about them.
+        monitor: watches their isolation.
+        settings: pace and limits.
+        scaler: the GradScaler, if there is one.
+    """
+
+    def __init__(
+        self,
+        bed: SeedBed,
+        gates: Gatekeeper,
+        monitor: GradientIsolationMonitor,
+        settings: GrowthSettings,
+        scaler: HasScale | None,
+    ) -> None:
+        self._bed, self._gates, self._monitor = bed, gates, monitor
+        self._settings, self._scaler = settings, scaler
+        self._steps: Mapping[Stage, Callable[[Slot], None]] = {
+            Stage.TRAINING: self._train,
+            Stage.BLENDING: self._blend,
+            Stage.SHADOWING: self._shadow,
+            Stage.PROBATIONARY: self._train,
+            Stage.CULLED: self._fade,
+            Stage.FOSSILIZED: self._join,
+        }
+        self._idle = 0
+
+    def sow(
+        self,
+        path: str,
+        blueprint: str,
+        options: Mapping[str, Any],
+        *,
+        isolation: Isolation | None,
+        lr: float | None,
+    ) -> GateResult:
+        """Makes a seed and asks G0; arguments as for `Growth.germinate`."""
+        slot = self._bed.slot_at(path)
+        departure(slot.stage, SeedEvent.GERMINATE, path)
+        seen, calls = self._gates.look(slot)
+        like, isolation = seen[0], isolation or self._settings.isolation
+        slot.track.sow(blueprint, options, like.shape, like.dtype, isolation, lr)
+        try:
+            self._bed.build(slot)
+            result = self._gates.sanity(slot, seen, calls, self._bed.owners)
+        except BaseException:
+            slot.remove()
+            raise
+        slot.track.evidence = str(result)
+        if result.passed:
+            self._bed.plant(slot, str(result))
+        else:
+            slot.remove()
+            self._monitor.forget(path)
+            self._bed.tell(seed_events.SeedRefused(self._bed.epoch, path, blueprint, str(result)))
+        return result
+
+    def learning(self) -> Iterator[Slot]:
+        """Seeds that have a lesson now; those that were germinated begin to learn."""
+        self._idle = 0
+        for slot in self._bed.living():
+            if slot.stage is Stage.GERMINATED:
+                self._bed.move(slot, SeedEvent.TRAIN)
+            if not slot.track.is_paused:
+                yield slot
+
+    def end_epoch(self) -> None:
+        """Asks the gates of all seeds that have come to one."""
+        self._bed.epoch += 1
+        for slot in self._bed.slots.values():
+            track = slot.track
+            track.epochs += 1
+            if slot.stage in ALIVE:
+                self._decide(slot)
+            elif slot.stage is Stage.EMBARGOED and track.epochs >= self._settings.embargo_epochs:
+                self._bed.move(slot, SeedEvent.RESET)
+            elif slot.stage is Stage.RESETTING:
+                result = self._gates.reset(slot, self._bed.owners)
+                track.evidence = str(result)
+                if result.passed:
+                    self._monitor.forget(slot.path)
+                    self._bed.move(slot, SeedEvent.REOPEN, str(result))
+
+    def finish(self) -> None:
+        """Ends the course of every seed, wherever it is."""
+        for slot in self._bed.slots.values():
+            if slot.stage in ALIVE and slot.stage is not Stage.CULLED:
+                self._bed.cull(slot, "Growing was ended before it had proved itself.", at_once=True)
+            elif slot.stage is Stage.CULLED:
+                self._bed.move(slot, SeedEvent.EMBARGO)
+            if slot.stage is Stage.FOSSILIZED:
+                slot.track.joined = self._settings.ramp_steps
+                slot.settle()
+            if slot.stage in (Stage.FOSSILIZED, Stage.DORMANT):
+                self._bed.move(slot, SeedEvent.TERMINATE)
+
+    def pause(self, path: str, *, is_paused: bool) -> None:
+        """A seed waits, or goes on."""
+        slot = self._bed.slot_at(path)
+        if slot.stage not in ALIVE:
+            raise IllegalTransitionError(
+                f"The slot {path!r} is {slot.stage.name}: there is no seed to pause. Nothing was changed."
+            )
+        slot.track.is_paused = is_paused
+        if slot.learner is not None:
+            slot.learner.drop()
+        slot.settle()
+
+    def before_step(self, optimizer: Optimizer) -> None:
+        """The host is about to make a step: of its own parameters only."""
+        self._bed.owners.check_step(HOST, optimizer)
+        for slot in self._bed.living():
+            if slot.stage is Stage.TRAINING and slot.track.in_stage % _NORM_EVERY == 0:
+                gradients = [p.grad for p in self._bed.owners.of_host().values() if p.grad is not None]
+                slot.host_norm = torch.nn.utils.get_total_norm(gradients).detach()
+
+    def after_step(self) -> None:
+        """The host has made a step, and seeds make theirs."""
+        self._idle += bool(self._bed.living())
+        if self._idle == _WITHOUT_LOSS:
+            self._bed.tell(seed_events.NothingLearned(_WITHOUT_LOSS))
+        for slot in self._bed.slots.values():
+            if slot.stage in self._steps and slot.layer is not None and not slot.track.is_paused:
+                slot.track.in_stage += 1
+                self._steps[slot.stage](slot)
+
+    def _decide(self, slot: Slot) -> None:
+        """Asks the gate of a seed if it is time, and moves the seed, or lets it wait, or culls it."""
+        track, stage = slot.track, slot.stage
+        if stage in (Stage.GERMINATED, Stage.CULLED) or track.is_paused:
+            return
+        if slot.faults:
+            self._bed.cull(slot, f"It was no number in {slot.faults} pass(es) or step(s).", at_once=True)
+            return
+        if not self._gates.is_due(slot):
+            return
+        result = self._gates.ask(slot)
+        track.evidence = str(result)
+        if result.passed:
+            self._bed.move(slot, FORWARD[stage], str(result))
+        elif track.looks >= self._settings.patience_epochs or stage is Stage.SHADOWING:
+            self._bed.cull(slot, str(result))
+        else:
+            self._bed.tell(
+                seed_events.SeedWaits(self._bed.epoch, slot.path, track.blueprint, stage.name, str(result))
+            )
+
+    def punish(self, slot: Slot, leak: str) -> None:
+        """A seed has reached the host: too often, and it goes at once."""
+        count, limit = self._monitor.violations[slot.path], self._settings.max_violations
+        self._bed.tell(seed_events.IsolationViolated(self._bed.epoch, slot.path, count, limit, leak))
+        if self._monitor.is_open(slot.path):
+            self._bed.cull(slot, f"It violated its isolation {count} times: {leak}", at_once=True)
+
+    def _train(self, slot: Slot) -> None:
+        if slot.learner is not None:
+            self._bed.owners.check_step(slot.path, slot.learner.optimizer)
+            slot.learner.step(1.0 if self._scaler is None else self._scaler.get_scale())
+        slot.settle()
+
+    def _blend(self, slot: Slot) -> None:
+        slot.track.position = min(slot.track.position + 1, self._settings.ramp_steps)
+        self._train(slot)
+
+    def _shadow(self, slot: Slot) -> None:
+        if self._gates.is_due(
+            slot
+        ):  # nobody learns here, so nothing is gained by waiting for an epoch to end
+            self._decide(slot)
+
+    def _fade(self, slot: Slot) -> None:
+        slot.track.position -= 1
+        slot.settle()
+        if slot.track.position <= 0:
+            self._bed.move(slot, SeedEvent.EMBARGO)
+
+    def _join(self, slot: Slot) -> None:
+        slot.track.joined += 1
+        slot.settle()

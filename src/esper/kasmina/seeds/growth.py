@@ -1,0 +1,220 @@
+"""The door to growing: seeds on one network, from the training loop's side."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from esper.anatomy.graph import Loss, bare, is_parallel
+from esper.batches import split_sample
+from esper.errors import ConfigError
+from esper.kasmina.held import HANDS
+from esper.kasmina.seeds.bed import SeedBed
+from esper.kasmina.seeds.blueprints import Blueprint
+from esper.kasmina.seeds.course import Course, HasScale
+from esper.kasmina.seeds.evidence import Probe
+from esper.kasmina.seeds.gatekeeper import Gatekeeper
+from esper.kasmina.seeds.gates import GateResult
+from esper.kasmina.seeds.isolation import GradientIsolationMonitor
+from esper.kasmina.seeds.learning import Lessons
+from esper.kasmina.seeds.owners import Owners
+from esper.kasmina.seeds.settings import GrowthSettings
+from esper.kasmina.seeds.slot import Isolation, Slot
+from esper.nissa import LOGGER, FanOut, Sink
+
+
+class Growth:
+    """Seeds on one network: germinated by hand, led by gates, kept or removed without a trace.
+
+    Three lines in a training loop: `loss = growth.loss(model(x), y, x)` in a step, `growth.end_epoch()` after
+    an epoch, and `growth.finish()` last. `print(growth)` tells how every seed is doing.
+
+    Args:
+        model: the network, on its device; `torch.compile` may be around it.
+        optimizer: trains it, and nothing else of these seeds.
+        loss: `loss(output, target)`, a scalar.
+        probe: held-out batches `(input, target)` that gates are asked with; all are kept.
+        scaler: the GradScaler, if there is one.
+        blueprints: your own ones by name.
+        settings: pace and limits, or a mapping that says so.
+        sink: who is told what happens.
+
+    Raises:
+        ConfigError: there is no held-out data, several processes train the network, or somebody holds it.
+
+    Attributes:
+        settings: pace and limits.
+        monitor: of isolation.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        optimizer: Optimizer,
+        *,
+        loss: Loss,
+        probe: Iterable[Any],
+        scaler: HasScale | None = None,
+        blueprints: Mapping[str, Blueprint] | None = None,
+        settings: GrowthSettings | Mapping[str, Any] | None = None,
+        sink: Sink = LOGGER,
+    ) -> None:
+        self.model, self.optimizer = bare(model), optimizer
+        if is_parallel(model):
+            raise ConfigError(
+                "Several processes train this network, and nobody would add up what its seeds learn in each. "
+                "Nothing was changed. Grow it in one process, and go on in several when it is grown."
+            )
+        HANDS.refuse_held(self.model, optimizer)
+        if not (batches := list(probe)):
+            raise ConfigError(
+                "probe yields no batch, and gates are asked on held-out data. Give batches (input, target) "
+                "that training never sees. Nothing was changed."
+            )
+        given = settings if isinstance(settings, GrowthSettings) else GrowthSettings(**(settings or {}))
+        self.settings, self._loss = given, loss
+        self.monitor = GradientIsolationMonitor(given.max_violations)
+        self._bed = SeedBed(self.model, optimizer, blueprints or {}, given, FanOut(sink))
+        gates = Gatekeeper(self.model, Probe(self.model, loss, batches), self.monitor, given)
+        self._lessons = Lessons(self.model, loss, self._bed.owners, self.monitor, given)
+        self._course = Course(self._bed, gates, self.monitor, given, scaler)
+        HANDS.take(self)
+        self._hooks = [
+            optimizer.register_step_pre_hook(lambda stepping, *_: self._course.before_step(stepping)),
+            optimizer.register_step_post_hook(lambda *_: self._course.after_step()),
+        ]
+
+    # --- What a training loop calls ---
+
+    def loss(self, output: Any, target: Any, inputs: Any) -> Tensor:
+        """The loss of one training step, `loss(output, target)`; seeds have their lesson on the way.
+
+        Args:
+            output: what the network returned.
+            target: as for the given loss.
+            inputs: what it was called with: a tensor, several in a tuple, or a mapping of keywords.
+        """
+        value = self._loss(output, target)
+        if torch.is_grad_enabled():
+            args, kwargs, _ = split_sample(inputs, with_target=False)
+            for slot in self._course.learning():
+                if leak := self._lessons.give(slot, value, (args, kwargs), target):
+                    self._course.punish(slot, leak)
+        return value
+
+    def germinate(
+        self,
+        path: str,
+        blueprint: str = "conv",
+        *,
+        isolation: Isolation | None = None,
+        lr: float | None = None,
+        **options: Any,
+    ) -> GateResult:
+        """Makes a seed for the output of the module at `path`; it begins to learn with the next step.
+
+        Args:
+            path: of the module, as `model.named_modules()` names it.
+            blueprint: what the seed is.
+            isolation: for this seed, instead of that in the settings.
+            lr: a learning rate of its own; otherwise that of the host, whatever a scheduler makes of it.
+            options: of the blueprint.
+
+        Returns:
+            What G0 said; where it is closed nothing was changed.
+
+        Raises:
+            IllegalTransitionError: there is a seed at this place, or nothing may be germinated there yet.
+            UnknownPathError: there is no such module.
+            ConfigError: the blueprint is unknown or fails.
+        """
+        return self._course.sow(path, blueprint, options, isolation=isolation, lr=lr)
+
+    def cull(self, path: str, why: str = "Culled by hand.") -> None:
+        """Removes a seed: at once where the host does not know it, else when its share has gone back to 0.
+
+        Raises:
+            IllegalTransitionError: there is none that the host does not own.
+        """
+        self._bed.cull(self._bed.slot_at(path), why)
+
+    def pause(self, path: str) -> None:
+        """The seed is the identity, and learns nothing, until `unpause`."""
+        self._course.pause(path, is_paused=True)
+
+    def unpause(self, path: str) -> None:
+        """The seed goes on where it was paused."""
+        self._course.pause(path, is_paused=False)
+
+    def end_epoch(self) -> None:
+        """Ends an epoch: asks the gates of all seeds that have come to one; each goes one stage at most."""
+        self._course.end_epoch()
+
+    def finish(self) -> nn.Module:
+        """Ends growing and returns the network: what has proved itself is a part of it, all else is gone."""
+        self._course.finish()
+        self.detach()
+        return self.model
+
+    def detach(self) -> None:
+        """Lets go of network and optimizer, which stay as they are."""
+        HANDS.let_go(self)
+        for hook in self._hooks:
+            hook.remove()
+
+    @property
+    def slots(self) -> Mapping[str, Slot]:
+        """Every place where something was germinated, by its path."""
+        return self._bed.slots
+
+    @property
+    def owners(self) -> Owners:
+        """Who owns which parameter."""
+        return self._bed.owners
+
+    @property
+    def epoch(self) -> int:
+        """Epochs that have ended."""
+        return self._bed.epoch
+
+    def __str__(self) -> str:
+        """A line for every slot."""
+        host = sum(p.numel() for p in self.owners.of_host().values())
+        lines = [
+            f"{type(self.model).__name__}, {host:,} parameters, epoch {self.epoch}: {len(self.slots)} slot(s)"
+        ]
+        for path, slot in self.slots.items():
+            track = slot.track
+            paused = ", paused" if track.is_paused else ""
+            lines.append(f"  {path}  {track.blueprint}  {slot.stage.name}{paused}  share {slot.share:.2f}")
+            lines.append(f"      {track.evidence}")
+        return "\n".join(lines)
+
+    # --- What it remembers ---
+
+    def state(self) -> dict[str, Any]:
+        """What growing remembers; weights and optimizer of the host are saved beside it, as ever."""
+        return {**self._bed.state(), "violations": dict(self.monitor.violations)}
+
+    def check(self, state: Mapping[str, Any]) -> None:
+        """Refuses the seeds of another network; changes nothing.
+
+        Raises:
+            CheckpointError: the state is of another version.
+            UnknownPathError: the network has no such place.
+            ConfigError: a blueprint is not known here.
+        """
+        self._bed.check(state)
+
+    def load(self, state: Mapping[str, Any]) -> None:
+        """Brings back the seeds of then; weights and optimizer of the host are to be loaded after it.
+
+        Args:
+            state: from `state`, of this network with any seeds; `check` has admitted it.
+        """
+        self._bed.load(state)
+        self.monitor.violations = dict(state["violations"])

@@ -1,0 +1,128 @@
+"""How a seed learns apart from its host: a second pass through the resting network, with the seed in it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from esper.anatomy.graph import Loss
+from esper.kasmina.seeds.isolation import GradientIsolationMonitor, Update, at_rest, drawn_apart
+from esper.kasmina.seeds.owners import Owners
+from esper.kasmina.seeds.settings import GrowthSettings
+from esper.kasmina.seeds.slot import Slot
+from esper.leyline import SeedLifecycleStage as Stage
+
+Inputs = tuple[tuple[Any, ...], Mapping[str, Any]]
+"""Positional and keyword inputs of one batch."""
+
+
+class Lessons:
+    """What seeds do with a training batch, between the host's forward and backward pass.
+
+    Args:
+        model: the network.
+        loss: `loss(output, target)`.
+        owners: the registry.
+        monitor: watches isolation.
+        settings: how often is checked and compared.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        loss: Loss,
+        owners: Owners,
+        monitor: GradientIsolationMonitor,
+        settings: GrowthSettings,
+    ) -> None:
+        self._model, self._loss, self._owners = model, loss, owners
+        self._monitor, self._settings = monitor, settings
+
+    def give(self, slot: Slot, loss: Tensor, inputs: Inputs, target: Any) -> str:
+        """One seed learns from one batch, or is compared on it.
+
+        Args:
+            slot: holds the seed.
+            loss: what the host made of the batch.
+            inputs: the batch.
+            target: its target.
+
+        Returns:
+            How the seed has reached the host; empty where it has not.
+        """
+        in_stage, settings = slot.track.in_stage, self._settings
+        if slot.stage in (Stage.TRAINING, Stage.BLENDING):
+            (slot.since if slot.stage is Stage.BLENDING else slot.before).append(loss.detach())
+        if slot.stage is Stage.PROBATIONARY and in_stage % settings.counterfactual_every == 0:
+            slot.gains.append(self._gain(slot, inputs, target))
+        if not slot.is_isolated:
+            return ""
+        if in_stage % settings.check_every:
+            if slot.learns_apart:
+                self._learn(slot, inputs, target)
+            return ""
+        before = {name: tensor.detach().clone() for name, tensor in self._host().items()}
+        if slot.learns_apart:
+            self._learn(slot, inputs, target)
+        if not self._monitor.check_untouched(slot.path, before, self._host()):
+            return "its own pass changed something in the host."
+        if not self._same_update(slot, inputs, target):
+            return "the host's update is another one than without the seed."
+        return ""
+
+    def _learn(self, slot: Slot, inputs: Inputs, target: Any) -> None:
+        learner = slot.learner
+        if learner is None:
+            return
+        share = 1.0 if slot.stage is Stage.TRAINING else slot.share
+        number, slot.track.passes = slot.track.number, slot.track.passes + 1
+        with drawn_apart(number), at_rest(self._model, slot.apart()), slot.grafted(share):
+            gradients: tuple[Tensor | None, ...]
+            loss = self._loss_of(inputs, target)
+            if loss.requires_grad:
+                gradients = torch.autograd.grad(loss, learner.parameters, allow_unused=True)
+            else:
+                gradients = (None,) * len(learner.parameters)
+        learner.learn(gradients)
+
+    def _gain(self, slot: Slot, inputs: Inputs, target: Any) -> Tensor:
+        """How much higher the loss of a batch is without the seed."""
+        number = slot.track.number
+        with torch.no_grad(), drawn_apart(number), at_rest(self._model), slot.grafted():
+            grown = self._loss_of(inputs, target)
+        with torch.no_grad(), drawn_apart(number), at_rest(self._model), slot.absent():
+            return self._loss_of(inputs, target) - grown
+
+    def _same_update(self, slot: Slot, inputs: Inputs, target: Any) -> bool:
+        def present() -> Update:
+            return self._update(slot.track.number, inputs, target)
+
+        def absent() -> Update:
+            with slot.absent():
+                return self._update(slot.track.number, inputs, target)
+
+        return self._monitor.check_update(slot.path, present, absent)
+
+    def _update(self, number: int, inputs: Inputs, target: Any) -> Update:
+        """The loss and its gradient for every parameter of the host, with the network as it stands."""
+        parameters = [p for p in self._owners.of_host().values() if p.requires_grad]
+        with drawn_apart(number), at_rest(self._model, freeze=False):
+            loss = self._loss_of(inputs, target)
+            gradients: tuple[Tensor | None, ...] = ()
+            if parameters:
+                gradients = torch.autograd.grad(loss, parameters, allow_unused=True)
+        return (loss.detach(), *(g if g is not None else torch.zeros(0) for g in gradients))
+
+    def _host(self) -> dict[str, Tensor]:
+        """All that a pass of a seed could change in the host, the random state included."""
+        parameters = self._owners.of_host()
+        gradients = {f"{name}.grad": p.grad for name, p in parameters.items() if p.grad is not None}
+        buffers = {f"buffer {name}": buffer for name, buffer in self._model.named_buffers()}
+        return {**parameters, **gradients, **buffers, "random": torch.get_rng_state()}
+
+    def _loss_of(self, inputs: Inputs, target: Any) -> Tensor:
+        args, kwargs = inputs
+        return self._loss(self._model(*args, **kwargs), target).reshape(())

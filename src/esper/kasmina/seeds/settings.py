@@ -1,0 +1,64 @@
+"""How seeds grow: their pace, and what the gates ask of them."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from esper.settings import Count, Fraction, NonNegative, OpenFraction, PositiveCount, Section
+
+Positive = Annotated[float, Field(gt=0.0)]
+
+
+class GrowthSettings(Section):
+    """Of all seeds of one network. Steps are those of the host's optimizer."""
+
+    training: Literal["shadow", "straight_through"] = "shadow"
+    """How a seed learns before it is blended in: by passes of its own through the resting host, with its
+    full share; or from the host's gradient there, which costs less and makes seeds that ruin the loss."""
+    isolation: Literal["semi", "strict"] = "semi"
+    """While a seed is blended in: the host adapts to it in the same pass; or it learns as if there were none,
+    and culling leaves it bit for bit as if there had been none. In eval mode it has its share in both."""
+    ramp: Literal["cosine", "sigmoid"] = "cosine"
+    """Shape of the way from 0 to 1."""
+    ramp_steps: PositiveCount = 100
+    """Length of that way, when a seed is blended in, when it is culled, and when it joins the host."""
+    train_steps: PositiveCount = 100
+    """A seed learns at least so long before G1 is asked."""
+    shadow_steps: PositiveCount = 5
+    """So long a seed is out of the network again, before G3 compares."""
+    probation_epochs: PositiveCount = 2
+    """So many epochs a seed is watched in the network before G4 is asked."""
+    patience_epochs: PositiveCount = 5
+    """A gate that did not open in so many epochs is never asked again: the seed is culled."""
+    embargo_epochs: Count = 5
+    """So long nothing is germinated where a seed was culled."""
+    clip: Positive = 1.0
+    """Norm that a step of a seed is cut down to."""
+
+    check_every: PositiveCount = 100
+    """So often the monitor makes the host's update with the seed and without, and compares their bits."""
+    counterfactual_every: PositiveCount = 20
+    """So often on probation a batch of the training data is also asked without the seed."""
+    max_violations: PositiveCount = 3
+    """So often a seed may violate its isolation before it is culled at once. One keeps G1 closed."""
+
+    significance: OpenFraction = 0.05
+    """Chance that a useless seed passes the test of a gate, all its looks together."""
+    min_gain: NonNegative = 0.0
+    """Fall of the held-out loss that a seed has to bring, surely."""
+    max_parameters: NonNegative = 1.0
+    """Parameters of a seed, as a multiple of the host's."""
+    max_dead: Fraction = 0.5
+    """Share of dead channels where a seed is to grow, and share of zeros that a seed may make."""
+    gradient_band: tuple[Positive, Positive] = (1e-6, 1e3)
+    """Norm of the seed's gradient over that of the host."""
+    max_spread: Positive = 3.0
+    """Spread of the training loss while blending, as a multiple of that before."""
+    max_drift: Positive = 0.25
+    """Rise of the training loss while blending, as a share of that before."""
+    max_shift: Positive = 1.0
+    """Shift of the mean at the slot in standard deviations, and of the logarithm of these."""
+    max_latency: Positive = 3.0
+    """Time of a forward pass with the seed, as a multiple of that without."""

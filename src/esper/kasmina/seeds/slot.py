@@ -1,0 +1,309 @@
+"""One place of a network where a seed can be: its module, what is in it now, and what was measured of it."""
+
+from __future__ import annotations
+
+import weakref
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from esper.checkpoint import OptimizerState
+from esper.errors import UnknownPathError
+from esper.kasmina.seeds.layer import Grown, KasminaLayer, ramp
+from esper.kasmina.seeds.owners import SeedOptimizer
+from esper.kasmina.seeds.settings import GrowthSettings
+from esper.leyline import SeedLifecycleStage as Stage
+from esper.leyline import decode, encode, stable_id
+
+_WINDOW = 200
+"""Training losses that are kept, to tell unrest from."""
+
+Isolation = Literal["semi", "strict"]
+
+
+class Place:
+    """Where a module stands: a name in its parent.
+
+    Raises:
+        UnknownPathError: there is no module of that path, or it is the network itself.
+    """
+
+    def __init__(self, model: nn.Module, path: str) -> None:
+        *parents, self._name = path.split(".")
+        parent = model
+        for name in parents:
+            parent = _host(getattr(parent, name, None)) or nn.Module()
+        if not isinstance(getattr(parent, self._name, None), nn.Module):
+            near = [name for name, _ in model.named_modules() if name.endswith(self._name or "-")]
+            raise UnknownPathError(
+                f"The network has no module {path!r} that a seed could be grafted onto"
+                + (f"; {', '.join(near[:3])} has that ending" if near else "")
+                + ". Nothing was changed. Give the path of an inner module, as `named_modules()` has it."
+            )
+        self._parent = parent
+
+    @property
+    def module(self) -> nn.Module:
+        """What stands there now."""
+        module: nn.Module = getattr(self._parent, self._name)
+        return module
+
+    @module.setter
+    def module(self, module: nn.Module) -> None:
+        setattr(self._parent, self._name, module)
+
+
+def _host(module: Any) -> nn.Module | None:
+    """The module of the host in a place, whatever was grafted onto it."""
+    while isinstance(module, (KasminaLayer, Grown)):
+        module = module.host
+    return module if isinstance(module, nn.Module) else None
+
+
+@dataclass
+class Track:
+    """What a slot remembers in plain values.
+
+    Attributes:
+        path: of the module.
+        stage: how far its seed has come.
+        generation: seeds that there were, this one included.
+        blueprint: what the seed is made by, and `options` and `shape` of what.
+        lr: the seed's own learning rate; None: the host's.
+        in_stage: optimizer steps since the stage began, and `epochs` that ended.
+        looks: how often the gate of this stage was asked.
+        passes: of the seed's own, which its randomness counts on from.
+        position: steps along the way of alpha, and `joined` along that of gamma.
+        evidence: what the last gate said, or why the seed was culled.
+    """
+
+    path: str
+    stage: Stage = Stage.UNKNOWN
+    generation: int = 0
+    blueprint: str = ""
+    options: dict[str, Any] = field(default_factory=dict)
+    shape: tuple[int, ...] = ()
+    dtype: str = "float32"
+    isolation: Isolation = "semi"
+    lr: float | None = None
+    in_stage: int = 0
+    epochs: int = 0
+    looks: int = 0
+    passes: int = 0
+    position: int = 0
+    joined: int = 0
+    is_paused: bool = False
+    evidence: str = ""
+
+    def sow(
+        self,
+        blueprint: str,
+        options: Mapping[str, Any],
+        shape: Iterable[int],
+        dtype: torch.dtype,
+        isolation: Isolation,
+        lr: float | None,
+    ) -> None:
+        """Another seed is to be made here."""
+        self.blueprint, self.options = blueprint, dict(options)
+        self.shape, self.dtype = tuple(shape), str(dtype).removeprefix("torch.")
+        self.isolation, self.lr = isolation, lr
+        self.generation += 1
+        self.passes = self.position = self.joined = 0
+        self.is_paused = False
+
+    @property
+    def number(self) -> int:
+        """What the next pass of the seed draws its random numbers from."""
+        return int(stable_id(self.path, str(self.generation))[:15], 16) + self.passes
+
+
+class Slot:
+    """A place, and the seed in it if there is one.
+
+    Attributes:
+        layer: the seed on its host, in the network or beside it; None: there is none.
+        learner: the optimizer of the seed; None: the host owns it, or there is none.
+        before: training losses of the host while the seed was not in it.
+        since: those since it is blended in.
+        gains: how much higher they were without the seed, while it was on probation.
+        host_norm: of the host's last gradient that was looked at.
+    """
+
+    def __init__(self, model: nn.Module, track: Track, settings: GrowthSettings) -> None:
+        self.place = Place(model, track.path)
+        self.track = track
+        self._settings = settings
+        self.layer: KasminaLayer | None = None
+        self.learner: SeedOptimizer | None = None
+        self.before: deque[Tensor] = deque(maxlen=_WINDOW)
+        self.since: deque[Tensor] = deque(maxlen=_WINDOW)
+        self.gains: deque[Tensor] = deque(maxlen=_WINDOW)
+        self.host_norm: Tensor | None = None
+        self._last: list[weakref.ref[Any]] = []
+
+    @property
+    def path(self) -> str:
+        return self.track.path
+
+    @property
+    def stage(self) -> Stage:
+        return self.track.stage
+
+    @property
+    def seed(self) -> KasminaLayer:
+        """The seed on its host; only asked for where there is one."""
+        assert self.layer is not None  # noqa: S101 (the timetable sees to it)
+        return self.layer
+
+    @property
+    def is_isolated(self) -> bool:
+        """Whether the host has to learn as if there were no seed."""
+        is_strict = self.stage is Stage.BLENDING and self.track.isolation == "strict"
+        return is_strict or self.stage in (Stage.TRAINING, Stage.SHADOWING)
+
+    @property
+    def learns_apart(self) -> bool:
+        """Whether the seed learns in passes of its own."""
+        is_apart = self.stage is Stage.TRAINING and self._settings.training == "shadow"
+        return is_apart or (self.is_isolated and self.stage is Stage.BLENDING)
+
+    @property
+    def share(self) -> float:
+        """Alpha in the network: what is served."""
+        return ramp(self.track.position / self._settings.ramp_steps, self._settings.ramp)
+
+    @property
+    def faults(self) -> int:
+        """Passes and steps in which the seed was no number; asks the device."""
+        learned = 0 if self.learner is None else int(self.learner.faults)
+        return learned + (0 if self.layer is None else int(self.layer.faults))
+
+    def parameters(self) -> dict[str, Tensor]:
+        """Those of the seed, by their qualified names."""
+        return {f"{self.path}.seed.{name}": p for name, p in self.seed.seed.named_parameters()}
+
+    def own(self) -> set[Tensor]:
+        """The parameters of the seed."""
+        module = self.layer or self.place.module
+        return set(module.seed.parameters()) if isinstance(module, (KasminaLayer, Grown)) else set()
+
+    def apart(self) -> Iterable[nn.Module]:
+        """The modules that a pass of the seed's own may change."""
+        return (self.seed, *self.seed.seed.modules())
+
+    def enter(self, stage: Stage) -> None:
+        """A stage begins."""
+        self.track.stage = stage
+        self.track.in_stage = self.track.epochs = self.track.looks = 0
+
+    def settle(self) -> None:
+        """Brings the place and the three scalars in line with the stage."""
+        layer, track = self.layer, self.track
+        if layer is None:
+            return
+        is_fossil = self.stage in (Stage.FOSSILIZED, Stage.TERMINATED)
+        is_straight = self.stage is Stage.TRAINING and self._settings.training == "straight_through"
+        layer.alpha.fill_(self.share)
+        layer.beta.fill_(float(is_straight))
+        layer.gamma.fill_(ramp(track.joined / self._settings.ramp_steps, self._settings.ramp))
+        layer.number = track.number if is_straight else None
+        layer.is_hidden = self.is_isolated and not is_straight
+        layer.is_joined, layer.is_paused = is_fossil, track.is_paused
+        if self.stage is Stage.CULLED:
+            layer.seed.requires_grad_(False)
+        is_in = self.stage in (Stage.BLENDING, Stage.PROBATIONARY, Stage.CULLED) or is_fossil or is_straight
+        if is_fossil and track.joined >= self._settings.ramp_steps:
+            self.place.module, self.layer = Grown(layer.host, layer.seed), None
+        elif is_in:
+            layer.follow()
+            self.place.module = layer
+        elif self.place.module is layer:
+            self.place.module = layer.host
+
+    def remove(self) -> None:
+        """Takes the seed out and lets go of all that is its own."""
+        if isinstance(module := self.place.module, (KasminaLayer, Grown)):
+            self.place.module = module.host
+        if self.learner is not None:
+            self.learner.close()
+        if self.layer is not None:
+            self._last = [weakref.ref(held) for held in (self.layer.seed, *self.own())]
+        self.layer = self.learner = self.host_norm = None
+        self.before.clear()
+        self.since.clear()
+        self.gains.clear()
+
+    @property
+    def is_free(self) -> bool:
+        """Whether nothing holds the seed that was here last."""
+        return all(held() is None for held in self._last)
+
+    @contextmanager
+    def grafted(self, share: float = 1.0) -> Iterator[None]:
+        """The seed in its place with this share, whatever its stage is."""
+        layer, before = self.seed, self.place.module
+        scalars, was = (layer.alpha, layer.beta), (layer.is_hidden, layer.is_paused, layer.number)
+        # Other tensors in their place: the host's graph may have saved these.
+        layer.alpha, layer.beta = torch.full_like(layer.alpha, share), torch.zeros_like(layer.beta)
+        layer.is_hidden, layer.is_paused, layer.number = False, False, None
+        layer.follow()
+        self.place.module = layer
+        try:
+            yield
+        finally:
+            self.place.module = before
+            layer.alpha, layer.beta = scalars
+            layer.is_hidden, layer.is_paused, layer.number = was
+
+    @contextmanager
+    def absent(self) -> Iterator[None]:
+        """The network without this seed."""
+        before = self.place.module
+        self.place.module = self.seed.host
+        try:
+            yield
+        finally:
+            self.place.module = before
+
+    def state(self) -> dict[str, Any]:
+        """All that it remembers; what the host owns is with the host's weights and optimizer."""
+        living, learner = self.layer, self.learner
+        is_own = living is not None and learner is not None
+        return {
+            "track": encode(self.track),
+            "tensors": living.seed.state_dict() if is_own and living else None,
+            "faults": living.faults if living else None,
+            "optimizer": learner.optimizer.state_dict() if learner else None,
+            "learned": [learner.steps, learner.faults, learner.norm] if learner else None,
+            "windows": [[float(value) for value in row] for row in (self.before, self.since, self.gains)],
+            "host_norm": self.host_norm,
+        }
+
+    def load(self, saved: Mapping[str, Any]) -> None:
+        """Values for the seed that stands here, rebuilt by its track."""
+        if self.layer is not None and saved["tensors"] is not None:
+            self.layer.seed.load_state_dict(saved["tensors"])
+        if self.layer is not None and saved["faults"] is not None:
+            self.layer.faults.copy_(saved["faults"])
+        if self.learner is not None:
+            OptimizerState(self.learner.optimizer).load(saved["optimizer"])
+            self.learner.steps = saved["learned"][0]
+            for mine, theirs in zip(
+                (self.learner.faults, self.learner.norm), saved["learned"][1:], strict=True
+            ):
+                mine.copy_(theirs)
+        for window, values in zip((self.before, self.since, self.gains), saved["windows"], strict=True):
+            window.extend(torch.tensor(value) for value in values)
+        self.host_norm = saved["host_norm"]
+        self.settle()
+
+
+def track_of(saved: Mapping[str, Any]) -> Track:
+    """The plain values in what `Slot.state` returned."""
+    return decode(Track, saved["track"])
