@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+import esper
 from esper.errors import ConfigError, IllegalTransitionError, LifecycleError, UnknownPathError
 from esper.kasmina.seeds.growth import Growth
 from esper.kasmina.seeds.layer import Grown, KasminaLayer
@@ -292,6 +293,16 @@ def test_finish_keeps_what_has_proved_itself_and_nothing_else(training: Loop) ->
     assert not [m for m in model.modules() if isinstance(m, KasminaLayer)]
     training.growth = None
     training.steps(2)
+
+
+def test_what_has_grown_is_pruned_like_the_rest(training: Loop) -> None:
+    training.grown.germinate(PLACE, "conv", width=8)
+    training.until("FOSSILIZED")
+    model, batch = training.grown.finish(), data(8)
+    result = esper.compact(model, sample=batch, loss=training.criterion, flops=0.6)
+    shapes = {name: p.shape for name, p in result.model.named_parameters()}
+    assert shapes["2.seed.0.weight"][1] == shapes["2.seed.2.weight"][0] == shapes["0.weight"][0]
+    assert sum(shapes["2.seed.0.weight"][:2]) < 12
 
 
 def test_a_network_is_held_by_one_growth_and_free_when_it_is_finished() -> None:
