@@ -103,6 +103,7 @@ def _lay_aside(keep: set[int], standard_error: int) -> None:
     # Led nowhere instead of closed: an object that still holds a number must not write into a later file.
     for number in {0, 1, *(int(entry.name) for entry in _DESCRIPTORS.iterdir())} - keep - {2, nowhere}:
         os.dup2(nowhere, number, inheritable=number < 3)
+    gone.extend((sys.stdin, sys.stdout, sys.stderr))
     sys.stdin, sys.stdout = (open(number, mode, closefd=False) for number, mode in ((0, "r"), (1, "w")))  # noqa: SIM115
     sys.stderr = open(2, "w", buffering=1, closefd=False)  # noqa: SIM115
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGCHLD, signal.SIGALRM, signal.SIGHUP):
@@ -122,7 +123,7 @@ def _silence_loggers() -> None:
 
 
 gone: list[Any] = []
-"""Keeps what was laid aside: a handler that is taken apart would flush and close."""
+"""Keeps what was laid aside: a stream or handler that is taken apart would flush and close."""
 
 
 def _is_plain(torch: Any) -> bool:

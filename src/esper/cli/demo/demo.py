@@ -159,7 +159,7 @@ def _train_with_esper(recipe: Recipe, run_dir: Path, flops: float, told: Told) -
         probe=digits.probe.batches(100),
         metric="accuracy",
         run_dir=run_dir,
-        # A target, and widths that kernels of a CPU are quick at: 9 channels take it as long as 16.
+        # A target, and widths in multiples of eight: without them as many FLOPs go, and less of the time.
         config={"pruning": {"target": {"flops": flops}, "plan": {"round_to": 8}}},
         epochs=recipe.epochs,
         scheduler=scheduler,
