@@ -19,7 +19,7 @@ from esper.anatomy.archive.fields import MAJOR_VERSION, read
 from esper.anatomy.archive.members import CONSTANTS, MODEL, WEIGHTS, extras, json_of, members
 from esper.anatomy.archive.names import NotAdmitted
 from esper.anatomy.archive.payload import Slot, slots, tensors
-from esper.anatomy.graph import quietly
+from esper.anatomy.graph import exporting
 from esper.errors import CheckpointCorrupt, CheckpointError
 
 _WEIGHT, _CONSTANT = "data/weights/weight_", "data/constants/tensor_"
@@ -164,7 +164,7 @@ def _built(archive: _Archive) -> ExportedProgram:
 def _fitting_together() -> Iterator[None]:
     """What torch says, in many ways, of parts that are each admitted and do not belong together."""
     try:
-        with quietly():
+        with exporting():
             yield
     except Exception as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0][:200]

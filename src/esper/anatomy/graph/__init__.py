@@ -1,6 +1,7 @@
 """A network as a graph of operators: tracing it, and what stands in the way of that."""
 
 from esper.anatomy.graph.admission import changed_inputs, check_tensors, check_values
+from esper.anatomy.graph.exporting import exporting
 from esper.anatomy.graph.lowering import is_in_place, is_view, lowered, operator_name
 from esper.anatomy.graph.ranks import group_of, is_parallel, together
 from esper.anatomy.graph.sharded import gathered
@@ -13,7 +14,6 @@ from esper.anatomy.graph.trace import (
     loss_tensors,
     named_tensors,
     primary_output,
-    quietly,
     trace,
     traced_as,
     undisturbed,
@@ -33,6 +33,7 @@ __all__ = [
     "check_values",
     "concrete",
     "copied",
+    "exporting",
     "gathered",
     "group_of",
     "is_in_place",
@@ -43,7 +44,6 @@ __all__ = [
     "named_tensors",
     "operator_name",
     "primary_output",
-    "quietly",
     "renew",
     "together",
     "trace",

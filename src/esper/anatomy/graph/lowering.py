@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-import warnings
 from collections.abc import Iterable
 from typing import Any
 
@@ -14,6 +13,7 @@ from torch.export import ExportedProgram, default_decompositions
 from torch.export.graph_signature import OutputKind
 from torch.utils import _pytree as pytree
 
+from esper.anatomy.graph.exporting import exporting
 from esper.anatomy.labels.rules import RULES
 
 _RECURRENT = ("lstm", "gru", "rnn_tanh", "rnn_relu")
@@ -34,8 +34,7 @@ def lowered(program: ExportedProgram, *, with_writes: bool = False) -> ExportedP
     table = _decompositions({node.target for node in asked if _is_unknown(node)})
     if not table and not any(_writes_into_views(graph, anywhere=with_writes) for graph in graphs):
         return program
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)  # torch's own, about its tree of inputs
+    with exporting():
         written_out: ExportedProgram = program.run_decompositions(table)
     # A write that reaches an input or a buffer would have become an output more.
     if any(spec.kind is not OutputKind.USER_OUTPUT for spec in written_out.graph_signature.output_specs):

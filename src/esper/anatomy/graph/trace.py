@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
-import logging
-import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,6 +14,7 @@ from torch.export import Dim, ExportedProgram
 from torch.utils import _pytree as pytree
 
 from esper.anatomy.graph.admission import changed_inputs, check_tensors
+from esper.anatomy.graph.exporting import alone, exporting
 from esper.anatomy.graph.inlining import inline_regions
 from esper.anatomy.graph.lowering import lowered
 from esper.anatomy.graph.refusal import number_from, refuse
@@ -99,7 +96,7 @@ def undisturbed(model: nn.Module) -> Iterator[None]:
     buffers = {name: buffer.detach().clone() for name, buffer in model.named_buffers()}
     kept = {module: _loose_tensors(module) for module in model.modules()}
     devices = sorted({p.device.index or 0 for p in model.parameters() if p.device.type == "cuda"})
-    with torch.random.fork_rng(devices=devices), torch.compiler.set_stance("force_eager"):
+    with alone(), torch.random.fork_rng(devices=devices), torch.compiler.set_stance("force_eager"):
         try:
             model.train()
             model.eval()
@@ -239,7 +236,7 @@ def _export(step: _Step, inputs: tuple[Any, ...], batch: int) -> ExportedProgram
 
     shapes = pytree.tree_map(along_batch, inputs)
     try:
-        with quietly():
+        with exporting():
             program = torch.export.export(step, inputs, dynamic_shapes=shapes, strict=False)
             inline_regions(program)
             # What writes into its input is refused later, by the line, which is gone once it is written out.
@@ -249,20 +246,6 @@ def _export(step: _Step, inputs: tuple[Any, ...], batch: int) -> ExportedProgram
     except Exception as error:
         refuse(step.model, step.loss, inputs, error)
         raise  # not reached: a refusal always raises
-
-
-@contextmanager
-def quietly() -> Iterator[None]:
-    """Without the exporter's deprecations, log lines and dumps of half a graph: no business of the user's."""
-    logger = logging.getLogger("torch")
-    level = logger.level
-    with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):
-        warnings.simplefilter("ignore")
-        logger.setLevel(logging.CRITICAL)
-        try:
-            yield
-        finally:
-            logger.setLevel(level)
 
 
 def _check_devices(model: nn.Module, inputs: Any) -> None:

@@ -92,7 +92,8 @@ def _is_compiler(module: nn.Module) -> bool:
     # The compiler takes a second to import. A process that has not done so holds nothing compiled, and worker
     # processes never do.
     compiler = sys.modules.get("torch._dynamo")
-    return compiler is not None and isinstance(module, compiler.OptimizedModule)
+    compiled = getattr(compiler, "OptimizedModule", None)  # another thread may be importing it just now
+    return compiled is not None and isinstance(module, compiled)
 
 
 def _rebuild(wrapper: DistributedDataParallel) -> None:

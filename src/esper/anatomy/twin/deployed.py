@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import warnings
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -12,7 +11,7 @@ from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 from torch.utils import _pytree as pytree
 
-from esper.anatomy.graph import TRACE_BATCH, undisturbed
+from esper.anatomy.graph import TRACE_BATCH, exporting, undisturbed
 from esper.errors import UntraceableError
 
 _PLAIN = (Tensor, int, float, bool, str, type(None))
@@ -72,8 +71,7 @@ def deployed(
     """
     wrapped = model if unwrapped else Plain(model, args, kwargs)
     given = (args, dict(kwargs))
-    with undisturbed(model), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the exporter's own deprecations
+    with undisturbed(model), exporting():
         if not unwrapped:
             wrapped.eval()
         # First a batch of two; a network that does not take that is exported on the batch as it is.
