@@ -14,6 +14,7 @@ from esper.anatomy.graph import Loss, is_parallel, loss_tensors, named_tensors
 from esper.checkpoint import Generator, HasStateDict
 from esper.config import Config
 from esper.errors import ConfigError
+from esper.session.pace import Pace
 
 
 @dataclass(frozen=True, eq=False)
@@ -21,7 +22,7 @@ class RunRequest:
     """What a training script gives for a run, whether that begins or goes on.
 
     `optimizer` is without wrappers, `probe` None where there are no other held-out batches, `config` and
-    `epochs` None where those that the run was begun with, or the defaults, are right.
+    `pace` empty where those that the run was begun with, or the defaults, are right.
     """
 
     run: Path
@@ -34,7 +35,7 @@ class RunRequest:
     generators: Mapping[str, Generator]
     companions: Sequence[nn.Module]
     config: Config | None
-    epochs: int | None
+    pace: Pace
 
     @classmethod
     def of(
@@ -50,7 +51,7 @@ class RunRequest:
         generators: Mapping[str, Generator] | None,
         companions: nn.Module | Sequence[nn.Module],
         config: Config | Mapping[str, Any] | None,
-        epochs: int | None,
+        pace: Pace,
     ) -> RunRequest:
         """What was given, out of its wrappers; one or several become several, none becomes no one.
 
@@ -68,7 +69,7 @@ class RunRequest:
             generators=dict(generators or {}),
             companions=modules_in(companions),
             config=None if config is None else Config.of(config),
-            epochs=epochs,
+            pace=pace,
         )
 
 

@@ -26,6 +26,7 @@ from esper.nissa import events
 from esper.runs.network import data_of, read_state
 from esper.session.admission import RunRequest, check_alone, check_optimizer
 from esper.session.assembly import assemble
+from esper.session.pace import Pace
 from esper.session.pool import pool_ahead
 from esper.session.session import Session
 from esper.session.state import given_entries
@@ -44,6 +45,8 @@ def attach(
     run_dir: str | Path,
     config: Config | Mapping[str, Any] | None = None,
     epochs: int | None = None,
+    steps: int | None = None,
+    every_n_steps: int | None = None,
     scheduler: HasStateDict | Sequence[HasStateDict] | None = None,
     scaler: HasStateDict | None = None,
     generators: Mapping[str, Generator] | None = None,
@@ -65,6 +68,9 @@ def attach(
         config: what to do, or a mapping that says so; nothing is pruned unless it asks for it.
         epochs: how many epochs are planned; the schedule scales to it. Without it the learning-rate
             schedule tells, where it comes to an end.
+        steps: the same as a number of optimizer steps.
+        every_n_steps: decide after every so many optimizer steps instead of after epochs: the loop calls
+            `end_step` after each of them, and never `end_epoch`.
         scheduler: learning-rate scheduler(s), or what else has a `state_dict`, such as an optimizer of
             another network; saved and restored with the run.
         scaler: the GradScaler, likewise.
@@ -91,7 +97,7 @@ def attach(
         generators=generators,
         companions=companions,
         config=config,
-        epochs=epochs,
+        pace=Pace(epochs, steps, every_n_steps),
     )
     if _holds_checkpoints(asked.run):
         if resume:
@@ -110,7 +116,8 @@ def attach(
                 network.anatomy, network.graph, network.tensors(), sample, settings.pruning.timed_batch
             )
             trained_by = type(asked.optimizer).__name__
-            terms = Terms(settings, metric, higher_is_better, epochs, origin, trained_by)
+            pace = asked.pace
+            terms = Terms(settings, metric, higher_is_better, pace.periods, origin, trained_by, pace)
             given = given_entries(asked, terms)
             session = Session(assemble(asked, given, network, held_out, sample, terms, pool))
     with _undone_on_error(session):
@@ -133,6 +140,7 @@ def resume(
     companions: nn.Module | Sequence[nn.Module] = (),
     config: Config | Mapping[str, Any] | None = None,
     epochs: int | None = None,
+    steps: int | None = None,
 ) -> Session:
     """Goes on from the newest checkpoint that verifies; the next step equals that of the uninterrupted run.
 
@@ -150,6 +158,7 @@ def resume(
         companions: as for `attach`, built the same way.
         config: other settings than those that the run was started with.
         epochs: another number of planned epochs.
+        steps: another number of planned optimizer steps.
 
     Raises:
         CheckpointMissing: the directory holds no checkpoint that verifies.
@@ -166,7 +175,7 @@ def resume(
         generators=generators,
         companions=companions,
         config=config,
-        epochs=epochs,
+        pace=Pace(epochs, steps),
     )
     if not _holds_checkpoints(asked.run):
         raise CheckpointMissing(
@@ -188,11 +197,13 @@ def _resume(asked: RunRequest) -> Session:
         saved = read_state(target)
         sample, kept = read_data(data_of(store.catalog, target))
     terms = Terms.from_state(saved["terms"])
+    pace = asked.pace.after(terms.pace)
     terms = replace(
         terms,
         config=asked.config or terms.config,
-        epochs=terms.epochs if asked.epochs is None else asked.epochs,
+        epochs=pace.periods_after(target.epoch, target.step) or terms.epochs,
         trained_by=type(asked.optimizer).__name__,
+        pace=pace,
     )
     given = given_entries(asked, terms)
     Memory(given).check(saved)

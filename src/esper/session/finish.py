@@ -68,8 +68,8 @@ class Result:
 
 def finish(session: Session, *, latency: bool) -> Result:
     """Cuts what is masked, measures, saves and reports; see `Session.finish`."""
-    parts = session.parts
-    judged = session.pruning.end_run()
+    parts, says = session.parts, session.log.says
+    judged = says(session.pruning.end_run())
     for group, why in parts.network.refused.items():
         session.log.tell(events.LeftWhole(group, why))
     training_seconds = time.perf_counter() - session.started
@@ -92,7 +92,7 @@ def finish(session: Session, *, latency: bool) -> Result:
         cost,
         None if target is None else target.fraction,
         _reached(session, cost),
-        "" if missed is None else missed.text,
+        "" if missed is None else says(missed.text),
     )
 
 
@@ -151,10 +151,13 @@ def _quality(session: Session, judged: str) -> tuple[float | None, str]:
     is_same = last.parameters == network.anatomy.parameters(keep) and math.isclose(
         last.flops, network.anatomy.flops(keep), rel_tol=1e-9
     )
-    if last is rows[-1] and is_same:
-        return last.metrics[name], f"measured in epoch {last.epoch}"
+    is_at_end = last.measured_step is None and last.step == session.step
+    moment = session.log.says(f"epoch {last.epoch}")
+    if last is rows[-1] and is_same and is_at_end:
+        return last.metrics[name], f"measured in {moment}"
+    when = f"in {moment}" if last.measured_step is None else f"at step {last.measured_step}, in {moment}"
     since = judged or "the network has changed since"
-    return None, f"last measured in epoch {last.epoch}: {last.metrics[name]:.4g}. {since}"
+    return None, f"last measured {when}: {last.metrics[name]:.4g}. {since}"
 
 
 def _report(session: Session, latency: Latency | None, training_seconds: float, judged: str) -> RunReport:
@@ -216,6 +219,7 @@ def _report(session: Session, latency: Latency | None, training_seconds: float, 
             "machine": f"{platform.machine()}, {torch.get_num_threads()} torch thread(s)",
         },
         notes=tuple(session.log.notes),
+        period_steps=terms.pace.every_n_steps,
     )
 
 

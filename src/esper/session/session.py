@@ -19,6 +19,7 @@ from esper.session.acting import Acting
 from esper.session.assembly import Assembly
 from esper.session.cycles import Cycles
 from esper.session.judging import Judging
+from esper.session.metrics import Metric, Metrics
 from esper.session.pruning import Pruning
 from esper.session.recovery import Recovery
 from esper.session.saving import LAST_FINITE
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
 
 
 class Session:
-    """One training run. `end_epoch` after every epoch, `finish` once at the end.
+    """One training run. `end_epoch` after every epoch, or `end_step` after every step; `finish` at the end.
 
     Made by `esper.attach` and `esper.resume`. Optimizer steps are counted by themselves; what Esper does is
     told on the logger "esper" (INFO), problems as WARNING.
@@ -46,6 +47,7 @@ class Session:
         self.recovery = Recovery(parts.terms.config.pruning.recovery, parts.network, parts.saving, parts.log)
         self.pruning = _pruning(parts, self.recovery)
         self._epoch_started = self.started
+        self._metrics = Metrics(parts.terms)
         self._hook = parts.network.optimizer.register_step_post_hook(self._count_step)
         self._is_finished = False
         if parts.why_off:
@@ -68,7 +70,7 @@ class Session:
 
     @property
     def epoch(self) -> int:
-        """Epochs that have ended."""
+        """Epochs that have ended; in a run that is counted in steps, periods of them."""
         return self.log.epoch
 
     @property
@@ -99,7 +101,7 @@ class Session:
         """
         return self.recovery.loss(output, target, inputs)
 
-    def end_epoch(self, **metrics: float | None) -> None:
+    def end_epoch(self, **metrics: Metric) -> None:
         """Ends an epoch: judges the last mask, applies what was decided, saves, and starts the next analysis.
 
         Args:
@@ -114,13 +116,54 @@ class Session:
             CheckpointError: a save failed. The epoch has ended all the same: training can go on, and the next
                 call saves again.
         """
-        begun = self._clock()
         self._require_running()
-        numbers = self._measured(self._checked(metrics))
+        pace = self.parts.terms.pace
+        if pace.every_n_steps is not None:
+            raise ConfigError(
+                f"This run counts in {pace.unit}: call session.end_step(...) after every optimizer step, and "
+                "end_epoch never. Nothing was changed."
+            )
+        begun = self._clock()
+        self._metrics.report(metrics, self.step, is_over=True)
+        self._end_period(begun)
+
+    def end_step(self, **metrics: Metric) -> bool:
+        """Ends an optimizer step, and with every `every_n_steps`-th a period: what an epoch is elsewhere.
+
+        A metric may come with any step and counts for the period in which it comes; the last one holds. One
+        that is given as a function is measured only where a period ends. Periods in which nobody measures
+        decide nothing.
+
+        Args:
+            metrics: as for `end_epoch`.
+
+        Returns:
+            Whether a period has ended, so that everything that `end_epoch` does was done.
+
+        Raises:
+            ConfigError: the run counts in epochs, or a metric cannot be used; nothing was changed.
+            RollbackExhausted: as for `end_epoch`.
+            CheckpointError: as for `end_epoch`.
+        """
+        self._require_running()
+        pace, rows = self.parts.terms.pace, self.log.epochs
+        if pace.every_n_steps is None:
+            raise ConfigError(
+                "This run counts in epochs: call session.end_epoch(...) when one has ended, or give "
+                "attach(every_n_steps=...) to decide by steps. Nothing was changed."
+            )
+        begun, is_over = self._clock(), pace.is_over(self.step, rows[-1].step if rows else 0)
+        self._metrics.report(metrics, self.step, is_over=is_over)
+        if is_over:
+            self._end_period(begun)
+        return is_over
+
+    def _end_period(self, begun: float) -> None:
+        """What happens where decisions are made: see `end_epoch`."""
         failure = self.parts.saving.failure()
         self.recovery.end_epoch()
         self.log.progress.epoch += 1
-        self._record(numbers, begun)
+        numbers = self._record(begun)
         if self.parts.pool is not None:  # otherwise nothing is planned
             self.parts.horizon.look()
         value = numbers.get(self.parts.terms.metric)
@@ -161,6 +204,7 @@ class Session:
         saving.return_to(target, as_rollback=True)
         saving.release_masks()
         self.pruning.forget()
+        self._metrics.forget()
         return target.step
 
     def veto(self, why: str) -> None:
@@ -192,7 +236,16 @@ class Session:
         from esper.session.finish import finish
 
         self._require_running()
+        if self.parts.terms.pace.every_n_steps is not None:
+            self._record_rest()
         return finish(self, latency=latency)
+
+    def _record_rest(self) -> None:
+        """Writes down the steps after the last period that has ended; nothing is decided about them."""
+        rows = self.log.epochs
+        if self.step > (rows[-1].step if rows else 0) or not self._metrics.is_empty:
+            self.log.progress.epoch += 1
+            self._record(self._clock())
 
     def detach(self) -> None:
         """Lets go of the network and the run directory without cutting; the run can be resumed."""
@@ -256,22 +309,6 @@ class Session:
         self.log.tell(resumed)
         self.pruning.take_up(target)
 
-    def _checked(self, metrics: Mapping[str, float | None]) -> dict[str, float]:
-        name, others = self.parts.terms.metric, ", ".join(metrics.keys() - {"loss"})
-        if others and name not in metrics:
-            raise ConfigError(
-                f"end_epoch was told {others}, and attach(metric={name!r}) says that decisions are made by "
-                f"{name}. Call session.end_epoch({name}=...), or {name}=None in an epoch in which nobody "
-                "measures it. Nothing was changed."
-            )
-        try:
-            return {key: float(value) for key, value in metrics.items() if value is not None}
-        except (TypeError, ValueError, RuntimeError) as error:
-            raise ConfigError(
-                f"end_epoch was told something that is no single number: {error}. Give every metric as one "
-                "number, such as its mean. Nothing was changed."
-            ) from error
-
     def _measured(self, numbers: dict[str, float]) -> dict[str, float]:
         """The same without a metric that is nan although the network is sound: nobody measured it then."""
         name = self.parts.terms.metric
@@ -280,19 +317,24 @@ class Session:
         self.log.tell(events.TakenAsUnmeasured(name))
         return {key: value for key, value in numbers.items() if key != name}
 
-    def _record(self, metrics: Mapping[str, float], now: float) -> None:
+    def _record(self, now: float) -> dict[str, float]:
+        """Writes down the period that has just ended; returns its metrics."""
         network = self.parts.network
         keep = network.masks.keep
+        reported, measured_step = self._metrics.take(self.step)
+        metrics = self._measured(reported)
         row = EpochRow(
             epoch=self.epoch,
             step=self.step,
-            metrics=dict(metrics),
+            metrics=metrics,
             flops=network.anatomy.flops(keep),
             parameters=network.anatomy.parameters(keep),
             masked_units=network.masks.num_masked,
             seconds=now - self._epoch_started,
+            measured_step=measured_step,
         )
         self.log.epochs.append(row)
+        return metrics
 
     def _hold_what_was_finite(self, is_sound: bool) -> None:
         """While the metric is no number, the last checkpoint from before stays, however many follow."""
