@@ -19,10 +19,17 @@ from esper.checkpoint.faulty import FaultyStorage
 from esper.checkpoint.manifest import sealer
 from esper.checkpoint.mapped import MappedTensors
 from esper.checkpoint.reading import read_regular
-from esper.checkpoint.references import AttachmentRef, CheckpointRef, FileRef, load_tensors, open_tensors
+from esper.checkpoint.references import (
+    AttachmentRef,
+    CheckpointRef,
+    FileRef,
+    Rejection,
+    load_tensors,
+    open_tensors,
+)
 from esper.checkpoint.retention import BASELINE
 from esper.checkpoint.ring_file import open_key_ring, replace_key_ring, require_ring_file
-from esper.checkpoint.rng import Generator
+from esper.checkpoint.rng import Generator, capture_rng, restore_rng
 from esper.checkpoint.settings import CheckpointSettings
 from esper.checkpoint.state import Entry, Memory, Record
 from esper.checkpoint.storage import PosixStorage, Storage
@@ -73,12 +80,14 @@ __all__ = [
     "PosixStorage",
     "Randomness",
     "Record",
+    "Rejection",
     "Scaler",
     "Schedulers",
     "Storage",
     "TrainerState",
     "Weights",
     "bundled",
+    "capture_rng",
     "capture_trainer",
     "decode",
     "encode",
@@ -93,6 +102,7 @@ __all__ = [
     "read_regular",
     "replace_key_ring",
     "require_ring_file",
+    "restore_rng",
     "restore_trainer",
     "sealer",
     "tensor_bytes",

@@ -92,6 +92,11 @@ class PlanSettings(Section):
     many in a layer that has fewer than twice as many. With a target that holds at the end of the ramp, which
     is planned first; steps on the way are as small as they like."""
 
+    configurable: bool = False
+    """Remove the same number of units from all layers that are alike, and of a network with a configuration
+    (`intermediate_size` of a `transformers` model) only what that can say, so that `save_pretrained` and
+    `from_pretrained` work on what is left."""
+
     required_confidence: Fraction | None = None
     """Share of bootstrap resamples in which a unit must stay below the cut; unset: 0.95 when staged. With a
     target no unit is barred by it: what is judged is the plan as a whole, before and after, in pairs."""

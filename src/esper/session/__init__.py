@@ -1,6 +1,7 @@
 """Training under Esper: a run is attached to or resumed, told of every epoch, and finished."""
 
 from esper.session.attach import attach, resume
+from esper.session.finish import Result
 from esper.session.session import Session
 
-__all__ = ["Session", "attach", "resume"]
+__all__ = ["Result", "Session", "attach", "resume"]

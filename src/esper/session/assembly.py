@@ -20,6 +20,7 @@ from esper.nissa import Sink
 from esper.session.admission import RunRequest
 from esper.session.horizon import Horizon
 from esper.session.log import RunLog
+from esper.session.metrics import Metrics
 from esper.session.pool import open_pool
 from esper.session.saving import Saving
 from esper.session.state import memory_of
@@ -45,6 +46,7 @@ class Assembly:
     trial: Trial
     terms: Terms
     log: RunLog
+    metrics: Metrics
     horizon: Horizon
     why_off: str
 
@@ -93,13 +95,14 @@ def assemble(
         runner = CycleRunner(
             coordinator, Schedule(config.pruning, terms.epochs), store, log.telling, terms.settings_id
         )
-        memory = memory_of(given, network, tracker, trial, runner, pool, log)
+        metrics = Metrics(terms)
+        memory = memory_of(given, network, tracker, trial, runner, pool, log, metrics)
         saving = Saving(store, network, memory, background=config.checkpoint.background)
         saving.keep_data(sample, held_out or HeldOut((), ()))
         undo.pop_all()
     horizon = Horizon(asked.schedulers, runner, terms, log)
     return Assembly(
-        network, tracker, saving, runner, pool, held_out, trial, terms, log, horizon, why_off or ""
+        network, tracker, saving, runner, pool, held_out, trial, terms, log, metrics, horizon, why_off or ""
     )
 
 

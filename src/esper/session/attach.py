@@ -9,17 +9,27 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 from torch.optim import Optimizer
 
 from esper.anatomy.graph import Loss
 from esper.batches import HeldOut, device_of, hold_out, on_device
-from esper.checkpoint import CheckpointStore, Generator, HasStateDict, Memory, open_key_ring
+from esper.checkpoint import (
+    CheckpointRef,
+    CheckpointStore,
+    Generator,
+    HasStateDict,
+    Memory,
+    Rejection,
+    open_key_ring,
+)
+from esper.compaction import describable, has_configuration
 from esper.config import Config
 from esper.cost import origin_of
 from esper.elesh import read_data
-from esper.errors import CheckpointError, CheckpointMissing
+from esper.errors import CheckpointCorrupt, CheckpointError, CheckpointMissing
 from esper.kasmina import LiveNetwork
 from esper.leyline import Level
 from esper.nissa import events
@@ -109,7 +119,7 @@ def attach(
         )
     settings = asked.config or Config()
     with pool_ahead(settings, probe, model) as pool:
-        network = _network(asked, sample, layers=Level.LAYER in settings.pruning.levels)
+        network = _network(asked, settings, sample, layers=Level.LAYER in settings.pruning.levels)
         with _let_go_on_error(network):
             held_out = None if probe is None else _hold_out(probe, settings)
             origin = origin_of(
@@ -141,6 +151,7 @@ def resume(
     config: Config | Mapping[str, Any] | None = None,
     epochs: int | None = None,
     steps: int | None = None,
+    step: int | None = None,
 ) -> Session:
     """Goes on from the newest checkpoint that verifies; the next step equals that of the uninterrupted run.
 
@@ -159,9 +170,10 @@ def resume(
         config: other settings than those that the run was started with.
         epochs: another number of planned epochs.
         steps: another number of planned optimizer steps.
+        step: of the checkpoint to go on from, instead of the newest; later ones are set aside.
 
     Raises:
-        CheckpointMissing: the directory holds no checkpoint that verifies.
+        CheckpointMissing: the directory holds no checkpoint that verifies, or none of `step`.
         CheckpointError: the checkpoint is of another network.
     """
     asked = RunRequest.of(
@@ -181,19 +193,13 @@ def resume(
         raise CheckpointMissing(
             f"{asked.run} holds no checkpoint. Start a run there with esper.attach(..., run_dir=...)."
         )
-    return _resume(asked)
+    return _resume(asked, step)
 
 
-def _resume(asked: RunRequest) -> Session:
+def _resume(asked: RunRequest, step: int | None = None) -> Session:
     run, probe = asked.run, asked.probe
     with CheckpointStore(run, keyring=open_key_ring(run)) as store:
-        search = store.search()
-        if search.found is None:
-            why = "; ".join(str(rejection) for rejection in search.rejected[:3])
-            raise CheckpointMissing(
-                f"{run} holds no checkpoint that verifies ({why}). Start again in another run_dir."
-            )
-        target = search.found
+        target, rejected = _target(store, step)
         saved = read_state(target)
         sample, kept = read_data(data_of(store.catalog, target))
     terms = Terms.from_state(saved["terms"])
@@ -209,23 +215,48 @@ def _resume(asked: RunRequest) -> Session:
     Memory(given).check(saved)
     held_out = kept if probe is None else _hold_out(probe, terms.config)
     layers = terms.origin.layers > 0  # as when the run began: its cuts are written down in those units
-    network = _network(asked, on_device(sample, device_of(asked.model)), layers=layers)
+    network = _network(asked, terms.config, on_device(sample, device_of(asked.model)), layers=layers)
     with _let_go_on_error(network):
         has_data = bool(held_out.validation)
         session = Session(assemble(asked, given, network, held_out if has_data else None, sample, terms))
     with _undone_on_error(session):
         session.continue_from(session.parts.saving.store.catalog.at(target.step))
     aside = session.parts.saving.store.aside
-    for rejection in search.rejected:
+    for rejection in rejected:
         place = str(aside[rejection.path]) if rejection.path in aside else None
         session.log.tell(events.PassedOver(str(rejection), place))
     return session
 
 
-def _network(asked: RunRequest, sample: Any, *, layers: bool) -> LiveNetwork:
+def _target(store: CheckpointStore, step: int | None) -> tuple[CheckpointRef, tuple[Rejection, ...]]:
+    """The checkpoint to go on from, verified in full, and the newer ones that were passed over."""
+    if step is not None:
+        checkpoint = store.catalog.at(step)
+        report = store.verify(checkpoint)
+        if not report.is_ok:
+            raise CheckpointCorrupt(
+                f"{checkpoint.path} does not verify ({'; '.join(report.problems[:3])}), and the run was to "
+                "go on from this very step. Nothing was changed. Go on from another one."
+            )
+        return checkpoint, ()
+    search = store.search()
+    if search.found is None:
+        why = "; ".join(str(rejection) for rejection in search.rejected[:3])
+        raise CheckpointMissing(
+            f"{store.run_dir} holds no checkpoint that verifies ({why}). Start again in another run_dir."
+        )
+    return search.found, search.rejected
+
+
+def _network(asked: RunRequest, settings: Config, sample: Any, *, layers: bool) -> LiveNetwork:
     check_alone(asked.model)
     check_optimizer(asked.model, asked.optimizer, asked.loss)
-    return LiveNetwork(asked.model, asked.optimizer, sample, asked.loss, asked.companions, layers=layers)
+    network = LiveNetwork(asked.model, asked.optimizer, sample, asked.loss, asked.companions, layers=layers)
+    if settings.pruning.plan.configurable and has_configuration(network.model):
+        allowed = np.array([group.name not in network.refused for group in network.anatomy.groups], np.bool_)
+        with _let_go_on_error(network):
+            network.refused |= describable(network.model, network.anatomy, network.inputs, allowed)
+    return network
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from typing import Any
 
 from esper.errors import ConfigError
 from esper.session.terms import Terms
@@ -44,6 +45,15 @@ class Metrics:
     def forget(self) -> None:
         """Training goes on elsewhere."""
         self._numbers, self._step = {}, -1
+
+    def state(self) -> dict[str, Any]:
+        return {"numbers": dict(self._numbers), "step": self._step}
+
+    def check(self, state: Mapping[str, Any]) -> None:
+        """Whatever was measured then was measured."""
+
+    def load(self, state: Mapping[str, Any]) -> None:
+        self._numbers, self._step = dict(state["numbers"]), state["step"]
 
     @property
     def is_empty(self) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -26,6 +26,7 @@ from esper.errors import CheckpointError, RollbackExhausted
 from esper.kasmina import LiveNetwork
 from esper.leyline import encode
 from esper.runs.network import ANATOMY_FILE, read_state, state_files
+from esper.session.log import Progress
 
 TRIAL = "trial"
 """Label of the checkpoint from before a mask that is on trial."""
@@ -33,6 +34,8 @@ TEACHER = "teacher"
 """Label of the checkpoint from before the first mask, while distillation is on."""
 LAST_FINITE = "last-finite"
 """Label of the checkpoint from before the metric stopped being a number."""
+PERIOD = "period"
+"""Label of the checkpoint with which the last period ended, while there are newer ones."""
 
 
 class Saving:
@@ -105,6 +108,14 @@ class Saving:
         """The newest checkpoint that is known to be durable."""
         return self._saver.last_saved
 
+    def keep(self, label: str, steps: Collection[int]) -> None:
+        """Of the checkpoints that are kept under `label`, only those of these steps stay so."""
+        with self._failing_later():
+            pinned = self.store.pins()
+            for checkpoint in self.store.list().checkpoints:
+                if checkpoint.step not in steps and label in pinned.get(checkpoint.step, frozenset()):
+                    self.store.unpin(checkpoint, label)
+
     def failure(self, *, wait: bool = False) -> CheckpointError | None:
         """Why a save failed since this was asked last, or None; with `wait`, the save under way included."""
         with self._failing_later():
@@ -149,6 +160,14 @@ class Saving:
             self.store.set_aside_after(checkpoint)
         self._saver.last_saved = checkpoint
         self.last_step, self.last_epoch = checkpoint.step, checkpoint.epoch
+
+    def decided_about(self, checkpoint: CheckpointRef, progress: Progress) -> CheckpointRef:
+        """The checkpoint that decisions are about: of the end of the last period, if it is there."""
+        rows = progress.epochs
+        if not rows or rows[-1].step == progress.step:
+            return checkpoint
+        ends = [other for other in self.store.list().checkpoints if other.step == rows[-1].step]
+        return ends[0] if ends else checkpoint
 
     def before(
         self, step: int, strategy: Strategy, passes: Callable[[CheckpointRef], bool] = lambda _: True
@@ -206,11 +225,7 @@ class Saving:
 
     def release(self, label: str, *, but: int = -1) -> None:
         """What was kept under `label` may go, except for step `but`."""
-        with self._failing_later():
-            pinned = self.store.pins()
-            for checkpoint in self.store.list().checkpoints:
-                if checkpoint.step != but and label in pinned.get(checkpoint.step, frozenset()):
-                    self.store.unpin(checkpoint, label)
+        self.keep(label, {but})
 
     def release_masks(self, *, but: int = -1) -> None:
         """Masks that were cut or taken back no longer keep the checkpoints around them."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,10 +19,10 @@ from esper.session.acting import Acting
 from esper.session.assembly import Assembly
 from esper.session.cycles import Cycles
 from esper.session.judging import Judging
-from esper.session.metrics import Metric, Metrics
+from esper.session.metrics import Metric
 from esper.session.pruning import Pruning
 from esper.session.recovery import Recovery
-from esper.session.saving import LAST_FINITE
+from esper.session.saving import LAST_FINITE, PERIOD
 from esper.session.spending import Spending
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ class Session:
         self.recovery = Recovery(parts.terms.config.pruning.recovery, parts.network, parts.saving, parts.log)
         self.pruning = _pruning(parts, self.recovery)
         self._epoch_started = self.started
-        self._metrics = Metrics(parts.terms)
+        self._metrics = parts.metrics
         self._hook = parts.network.optimizer.register_step_post_hook(self._count_step)
         self._is_finished = False
         if parts.why_off:
@@ -77,6 +77,12 @@ class Session:
     def step(self) -> int:
         """Optimizer steps made."""
         return self.log.progress.step
+
+    @property
+    def is_due(self) -> bool:
+        """Whether the next `end_step` ends a period."""
+        rows = self.log.epochs
+        return self.parts.terms.pace.is_over(self.step, rows[-1].step if rows else 0)
 
     @property
     def removed_fraction(self) -> float:
@@ -146,13 +152,12 @@ class Session:
             CheckpointError: as for `end_epoch`.
         """
         self._require_running()
-        pace, rows = self.parts.terms.pace, self.log.epochs
-        if pace.every_n_steps is None:
+        if self.parts.terms.pace.every_n_steps is None:
             raise ConfigError(
                 "This run counts in epochs: call session.end_epoch(...) when one has ended, or give "
                 "attach(every_n_steps=...) to decide by steps. Nothing was changed."
             )
-        begun, is_over = self._clock(), pace.is_over(self.step, rows[-1].step if rows else 0)
+        begun, is_over = self._clock(), self.is_due
         self._metrics.report(metrics, self.step, is_over=is_over)
         if is_over:
             self._end_period(begun)
@@ -180,6 +185,31 @@ class Session:
         if failure is not None:
             self.log.tell(events.SaveFailed(self.epoch, str(failure)))
             raise failure
+
+    def save(self, label: str, keep: Collection[int] = ()) -> CheckpointRef:
+        """Saves the state as it is, wherever in a period, and waits until that is durable.
+
+        For loops that keep checkpoints of their own, which have to agree with those of this run.
+
+        Args:
+            label: why it is kept.
+            keep: of what was saved under this label before, the steps that are still kept.
+
+        Raises:
+            CheckpointError: it could not be saved; training can go on.
+        """
+        self._require_running()
+        saving, rows = self.parts.saving, self.log.epochs
+        if self.step > saving.last_step:
+            if rows and rows[-1].step == saving.last_step:  # what is being decided is about that one
+                saving.keep(PERIOD, {saving.hold(PERIOD)})
+            saving.save(self.step, self.epoch)
+        failure = saving.failure(wait=True)
+        if failure is not None:
+            raise failure
+        saved = saving.store.catalog.at(saving.hold(label))
+        saving.keep(label, {*keep, saved.step})
+        return saved
 
     def rollback(self, to_step: int | None = None) -> int:
         """Goes back to the checkpoint of `to_step`, or to the newest one that verifies; returns its step.
@@ -307,7 +337,7 @@ class Session:
             settings=terms.config.model_dump(mode="json"),
         )
         self.log.tell(resumed)
-        self.pruning.take_up(target)
+        self.pruning.take_up(self.parts.saving.decided_about(target, self.log.progress))
 
     def _measured(self, numbers: dict[str, float]) -> dict[str, float]:
         """The same without a metric that is nan although the network is sound: nobody measured it then."""

@@ -28,6 +28,7 @@ from esper.importance.tracker import ImportanceTracker
 from esper.kasmina import LiveNetwork
 from esper.session.admission import RunRequest
 from esper.session.log import RunLog
+from esper.session.metrics import Metrics
 from esper.session.pool import worker_rows
 from esper.session.terms import Terms
 from esper.workers import WorkerPool
@@ -52,6 +53,7 @@ def memory_of(
     runner: CycleRunner,
     pool: WorkerPool | None,
     log: RunLog,
+    metrics: Metrics,
 ) -> Memory:
     """The list. Whatever a session has to remember from now on is one more line in it."""
     return Memory(
@@ -65,6 +67,7 @@ def memory_of(
             Entry("masks", Masks(network)),
             Entry("tracker", tracker),
             Entry("progress", log.progress),
+            Entry("metrics", metrics),
             Entry("log", log, survives_rollback=True),
             Entry("trial", trial, survives_rollback=True),
             Entry("coordinator", runner, survives_rollback=True),

@@ -1,7 +1,7 @@
 """Which units go: pure functions from scores, floors and costs to a plan."""
 
 from esper.emrakul.plan.by_loss import choose_by_loss
-from esper.emrakul.plan.by_magnitude import alike, choose_by_magnitude
+from esper.emrakul.plan.by_magnitude import choose_by_magnitude
 from esper.emrakul.plan.cutting import worthwhile_cut
 from esper.emrakul.plan.finalists import finalists
 from esper.emrakul.plan.floors import floors, layers_to_go
@@ -9,7 +9,7 @@ from esper.emrakul.plan.plan import Plan, Rejection, shrink
 from esper.emrakul.plan.ramp_end import bounds
 from esper.emrakul.plan.rationale import Rationale
 from esper.emrakul.plan.selection import make_plan
-from esper.emrakul.plan.situation import Situation
+from esper.emrakul.plan.situation import Situation, alike
 
 __all__ = [
     "Plan",

@@ -13,12 +13,11 @@ from esper.arrays import BoolArray
 from esper.batches import HeldOut
 from esper.cost import Origin
 from esper.elesh import Bench, Curve, Evidence, OpenCase, Tier
-from esper.emrakul.plan.by_magnitude import alike
 from esper.emrakul.plan.candidates import kinds_allowed, lowest_counts
 from esper.emrakul.plan.floors import floors
 from esper.emrakul.plan.plan import Plan
 from esper.emrakul.plan.selection import make_plan
-from esper.emrakul.plan.situation import Situation
+from esper.emrakul.plan.situation import Situation, alike
 from esper.emrakul.schedule import Allowance
 from esper.emrakul.settings import Settings, Target
 from esper.errors import ConfigError

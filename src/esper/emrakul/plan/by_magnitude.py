@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
@@ -15,7 +14,7 @@ from esper.elesh import Evidence
 from esper.emrakul.plan.candidates import kinds_allowed, step_sizes
 from esper.emrakul.plan.floors import floors
 from esper.emrakul.plan.selection import make_plan
-from esper.emrakul.plan.situation import Situation
+from esper.emrakul.plan.situation import Situation, alike
 from esper.emrakul.schedule import Allowance
 from esper.emrakul.settings import Settings
 from esper.errors import ConfigError
@@ -122,13 +121,3 @@ def _with_share(
             order = np.argsort(scores[span], kind="stable")
             keep[span.start + order[: width - left]] = False
     return keep
-
-
-def alike(anatomy: Anatomy) -> list[list[int]]:
-    """Groups by likeness: the same width, and names that differ in numbers only (`layers.3.mlp`)."""
-    classes: dict[tuple[str, str, int], list[int]] = {}
-    for number, group in enumerate(anatomy.groups):
-        # A number between dots stands for any other.
-        key = (re.sub(r"(?<![^.])\d+(?![^.])", "*", group.name), group.kind.value, group.width)
-        classes.setdefault(key, []).append(number)
-    return list(classes.values())

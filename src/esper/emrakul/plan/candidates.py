@@ -10,7 +10,7 @@ from esper.anatomy import Anatomy
 from esper.arrays import BoolArray, FloatArray, IntArray
 from esper.elesh import Evidence
 from esper.emrakul.plan.plan import Rejection
-from esper.emrakul.plan.situation import Ranking, Situation
+from esper.emrakul.plan.situation import Ranking, Situation, alike
 from esper.emrakul.schedule import Allowance
 from esper.leyline import Level
 
@@ -25,6 +25,7 @@ class Bounds:
         round_to: the multiple that every step leaves.
         target_fraction: share of the original cost that is gone at the end; None if there is no target.
         layers: how many whole layers may go.
+        same_width: whether layers that are alike stay equally wide.
     """
 
     floors: IntArray
@@ -32,6 +33,7 @@ class Bounds:
     round_to: int
     target_fraction: float | None
     layers: int = 0
+    same_width: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,7 +47,7 @@ class Blocks:
         units: all units, block after block, shape [candidates].
         starts: where each block begins in `units`, shape [blocks].
         sizes: units in each block, shape [blocks].
-        group: group of each block, shape [blocks].
+        group: group of each block, or the first of those that stay equally wide, shape [blocks].
         loss: predicted loss of each block (negative increases count as zero), shape [blocks].
         mean_loss: `loss` per unit, never falling within a group, shape [blocks].
         raw_loss: mean measured increase, which breaks ties, never falling within a group, shape [blocks].
@@ -143,8 +145,31 @@ def candidate_blocks(
     lowest = lowest_counts(anatomy, kept, limits.cycle_floors, limits.round_to)
     available = np.bincount(rows.group, minlength=len(anatomy.groups))
     is_whole = end <= np.minimum(available, kept - lowest)[rows.group]
-    rows = sift(rows, is_whole, Rejection.ROUNDING)
-    return _blocks(rows, number[is_whole], evidence.loss_increase[rows.unit]), rejected
+    rows, number = sift(rows, is_whole, Rejection.ROUNDING), number[is_whole]
+    if limits.same_width:
+        in_all = _in_all(anatomy, rows, number)
+        rows, number = sift(rows, in_all, Rejection.ROUNDING), number[in_all]
+        rows, number = _together(anatomy, rows, number)
+    return _blocks(rows, number, evidence.loss_increase[rows.unit]), rejected
+
+
+def _in_all(anatomy: Anatomy, rows: Ranking, number: IntArray) -> BoolArray:
+    """Rows of blocks that every one of the groups that are alike has: shape [rows]."""
+    blocks = np.zeros(len(anatomy.groups), np.int64)
+    np.maximum.at(blocks, rows.group, number + 1)
+    for groups in alike(anatomy):
+        blocks[groups] = blocks[groups].min()
+    in_all: BoolArray = number < blocks[rows.group]
+    return in_all
+
+
+def _together(anatomy: Anatomy, rows: Ranking, number: IntArray) -> tuple[Ranking, IntArray]:
+    """The same rows with groups that are alike as one, called like the first; n-th blocks become one."""
+    first = np.arange(len(anatomy.groups))
+    for groups in alike(anatomy):
+        first[groups] = groups[0]
+    order = np.lexsort((rows.group, number, first[rows.group]))
+    return Ranking(rows.unit[order], first[rows.group[order]]), number[order]
 
 
 def _blocks(rows: Ranking, number: IntArray, raw: FloatArray) -> Blocks:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -64,6 +65,16 @@ class Situation:
 def count_by_group(anatomy: Anatomy, units: BoolArray) -> IntArray:
     """How many units of every group a mask marks: shape [groups]."""
     return np.bincount(anatomy.group_of[units], minlength=len(anatomy.groups)).astype(np.int64)
+
+
+def alike(anatomy: Anatomy) -> list[list[int]]:
+    """Groups by likeness: the same width, and names that differ in numbers only (`layers.3.mlp`)."""
+    classes: dict[tuple[str, str, int], list[int]] = {}
+    for number, group in enumerate(anatomy.groups):
+        # A number between dots stands for any other.
+        key = (re.sub(r"(?<![^.])\d+(?![^.])", "*", group.name), group.kind.value, group.width)
+        classes.setdefault(key, []).append(number)
+    return list(classes.values())
 
 
 @dataclass(frozen=True, eq=False)

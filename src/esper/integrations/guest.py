@@ -1,0 +1,176 @@
+"""How Esper behaves in a loop that is not its user's own: looks that nobody notices, and a last word."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import nn
+
+from esper.anatomy.graph import is_parallel
+from esper.checkpoint import capture_rng, restore_rng
+from esper.compaction import describe
+from esper.errors import CheckpointError, ConfigError, RollbackExhausted
+from esper.kasmina import measured
+from esper.session import Result, Session
+
+FROM_PROBE = "probe_loss"
+"""The metric of a training that is never evaluated: the loss on the held-out batches that the run keeps."""
+PERIODS = 20
+"""Periods of a training that says nothing of evaluations."""
+_LABEL = "framework"
+_FEW = 5
+
+
+@contextmanager
+def unnoticed() -> Iterator[None]:
+    """Runs a block and leaves the random numbers of Python, numpy and torch as they were."""
+    before = capture_rng()
+    try:
+        yield
+    finally:
+        restore_rng(before)
+
+
+def first_batches(batches: Iterable[Any], wanted: int, size: Callable[[Any], int]) -> list[Any]:
+    """The first batches that together hold so many samples."""
+    taken: list[Any] = []
+    total = 0
+    for batch in batches:
+        taken.append(batch)
+        total += size(batch)
+        if total >= wanted:
+            break
+    return taken
+
+
+def refuse_parallel(processes: int, model: nn.Module, trainer: str) -> None:
+    """Raises if more than one process or card trains the network.
+
+    Raises:
+        ConfigError: so it is.
+    """
+    if processes > 1 or is_parallel(model):
+        raise ConfigError(
+            f"This {trainer} trains on several processes or cards, or a sharded network, and a run of Esper "
+            "is about a network of one process. Nothing was changed. Train with one, or cut by a mask that "
+            "one rank has decided; docs/how-to-many-gpus.md shows how."
+        )
+
+
+def say(text: str, *, is_problem: bool = False) -> None:
+    """Tells people one sentence, as a session does."""
+    logging.getLogger("esper").log(logging.WARNING if is_problem else logging.INFO, "%s", text)
+
+
+def say_few(periods: int, unit: int) -> None:
+    """Tells people that there is little time to decide in."""
+    if periods < _FEW:
+        say(
+            f"This training has {periods} period(s) of {unit} optimizer steps, and Esper decides once in "
+            "each: too few to remove much. Evaluate more often, or give EsperCallback(every_n_steps=...).",
+            is_problem=True,
+        )
+
+
+def holds_run(run_dir: Path) -> bool:
+    """Are there checkpoints of a run?"""
+    return any((run_dir / "checkpoints").glob("step-*"))
+
+
+class Guest:
+    """A session in a framework's loop.
+
+    Attributes:
+        session: the run.
+    """
+
+    def __init__(self, session: Session) -> None:
+        self.session = session
+        self._metric = session.parts.terms.metric
+        self._structure = self._look()
+
+    def end_step(self, numbers: Mapping[str, float]) -> bool:
+        """Ends an optimizer step; says whether the network is masked or cut otherwise than before.
+
+        Learning rates stay those of the framework, whose schedule does not go back with the network. A save
+        that fails was told as a problem, the next one is tried, and training goes on.
+        """
+        optimizer, step = self.session.optimizer, self.session.step
+        rates = [group["lr"] for group in optimizer.param_groups]
+        metrics: dict[str, Any] = {n: v for n, v in numbers.items() if n in (self._metric, "loss")}
+        if self._metric == FROM_PROBE:
+            metrics[FROM_PROBE] = self._probe_loss
+        elif self._metric not in metrics:
+            metrics = {}
+        try:
+            self.session.end_step(**metrics)
+        except RollbackExhausted:
+            raise
+        except CheckpointError:
+            pass  # the session has told it
+        if self.session.step < step:
+            for group, rate in zip(optimizer.param_groups, rates, strict=True):
+                group["lr"] = rate
+        before, self._structure = self._structure, self._look()
+        return before != self._structure
+
+    def save(self, keep: Collection[int]) -> dict[str, Any] | None:
+        """Saves beside a checkpoint of the framework and names what was saved; None if that failed."""
+        try:
+            saved = self.session.save(_LABEL, keep)
+        except CheckpointError as failure:
+            say(f"No checkpoint of Esper stands beside that of the framework: {failure}", is_problem=True)
+            return None
+        return {"step": saved.step, "digest": saved.digest}
+
+    def finish(self) -> Result | None:
+        """Cuts, reports, and lets the network's configuration say its sizes; None if saving failed."""
+        try:
+            result = self.session.finish()
+        except CheckpointError as failure:
+            say(
+                f"The network is trained and cut, and its last save failed: {failure} When there is space, "
+                "callback.session.finish() saves and reports.",
+                is_problem=True,
+            )
+            return None
+        self._describe()
+        say(str(result))
+        return result
+
+    def _describe(self) -> None:
+        network = self.session.parts.network
+        if not network.changes:
+            return
+        units = np.arange(network.changes[-1].origin.size)  # of every unit at the end: its number before
+        for change in reversed(network.changes):
+            units = np.where(units >= 0, change.origin[units], -1)
+        before = network.changes[0].before
+        keep = np.zeros(before.num_units, np.bool_)
+        keep[units[units >= 0]] = True
+        with unnoticed():
+            description = describe(network.model, before, keep, network.inputs)
+        if description is not None and not description.is_complete:
+            say(
+                f"The configuration of this {type(network.model).__name__} cannot say what the network is "
+                f"now ({description.why}), so from_pretrained cannot read what save_pretrained writes. "
+                f"esper.load({str(self.session.run_dir)!r}, model=...) brings a fresh one into shape.",
+                is_problem=True,
+            )
+
+    def _probe_loss(self) -> float:
+        parts = self.session.parts
+        if parts.held_out is None:
+            return math.nan
+        return measured(parts.network, parts.held_out).loss
+
+    def _look(self) -> tuple[int, bytes]:
+        """Names what is cut and masked."""
+        network = self.session.parts.network
+        return len(network.changes), network.masks.keep.tobytes()

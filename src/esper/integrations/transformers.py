@@ -1,0 +1,277 @@
+"""`Trainer(..., callbacks=[EsperCallback(target=0.5, run_dir=...)])`: a Hugging Face training that prunes."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+import esper
+from esper.batches import on_device
+from esper.checkpoint import CheckpointCatalog, open_key_ring
+from esper.config import Config
+from esper.errors import CheckpointError, ConfigError
+from esper.integrations.guest import Guest, holds_run, refuse_parallel, say_few, unnoticed
+from esper.integrations.hugging_face import Batches, Loading, metric_of, period_of
+from esper.integrations.wish import Wish, settings
+from esper.session import Result, Session
+
+try:
+    from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+    from transformers.trainer_callback import ExportableState
+except ImportError as missing:
+    raise ImportError(
+        "esper.integrations.transformers needs the libraries transformers and accelerate, which cannot be "
+        f"imported here ({missing}). Install them: pip install 'esper-torch[transformers]'."
+    ) from missing
+
+
+class EsperCallback(TrainerCallback, ExportableState):  # type: ignore[misc]
+    """Prunes the network that a `Trainer` trains, and cuts it when the training has ended.
+
+    Decisions are made once in a period: as often as the trainer evaluates, or every `every_n_steps`. The
+    trainer's own checkpoints and those of the run stand side by side, and `resume_from_checkpoint` goes on
+    with both.
+
+    Attributes:
+        session: the run, once training has begun.
+        result: what it led to, once training has ended.
+    """
+
+    def __init__(
+        self,
+        *,
+        run_dir: str | Path,
+        target: float | Mapping[str, float] | None = None,
+        config: Config | Mapping[str, Any] | None = None,
+        metric: str | None = None,
+        higher_is_better: bool | None = None,
+        loss: Callable[[Any, Any], Tensor] | None = None,
+        probe: Iterable[Any] | None = None,
+        every_n_steps: int | None = None,
+    ) -> None:
+        """Says what is wanted; nothing happens before the training begins.
+
+        Args:
+            run_dir: where checkpoints, masks and the report go; not the trainer's `output_dir`.
+            target: share of the FLOPs to remove, or `{"parameters": 0.4}`.
+            config: further settings.
+            metric: name of an evaluation's metric, with or without "eval_", that decides; by default
+                `metric_for_best_model`, or else the loss.
+            higher_is_better: its direction; by default `greater_is_better`, or what the name says.
+            loss: `loss(output, labels)`, for networks that compute none themselves.
+            probe: batches of held-out data; by default of `eval_dataset`.
+            every_n_steps: optimizer steps of a period, other than those between two evaluations.
+
+        Raises:
+            ConfigError: a setting is not known, or nothing is asked for.
+        """
+        self.session: Session | None = None
+        self.result: Result | None = None
+        self._wish = Wish(
+            run_dir=Path(run_dir).absolute(),
+            config=settings(target, config),
+            metric=None if metric is None else metric.removeprefix("eval_"),
+            higher_is_better=higher_is_better,
+            loss=loss,
+            probe=probe,
+            every_n_steps=every_n_steps,
+        )
+        self._guest: Guest | None = None
+        self._waits = False  # for an evaluation that ends the period
+        self._is_other = False  # the network is masked or cut otherwise than at the evaluation before
+        self._steps: dict[str, int] = {}  # of the run's checkpoints, by the trainer's that they stand beside
+        self._saved: dict[str, Any] | None = None
+        self._loading: Loading | None = None
+
+    def on_init_end(self, *_: Any, **__: Any) -> None:
+        """Stands ready for a checkpoint of a network that was cut."""
+        self._loading = Loading(_trainer())
+
+    def on_train_begin(self, args: TrainingArguments, state: TrainerState, *_: Any, **named: Any) -> None:
+        """Attaches to the training, or goes on with the run that the trainer's checkpoint belongs to.
+
+        Raises:
+            ConfigError: something is missing, or cannot be followed.
+            CheckpointError: the trainer's checkpoint and the run do not belong together.
+            UntraceableError: the network cannot be followed; the message names the line.
+        """
+        trainer = _trainer()
+        self._check(trainer, state)
+        network, optimizer = trainer.model_wrapped, named["optimizer"]
+        batches = Batches(trainer, self._wish)
+        saved = _stored(state)
+        if state.global_step and saved.get("saved") is not None:
+            self._steps = dict(saved["steps"])
+            self.session = self._resumed(network, optimizer, batches.loss, saved["saved"])
+        else:
+            self._refuse_strangers(state)
+            with unnoticed():
+                held_out = batches.held_out()
+            metric, is_higher_better = metric_of(self._wish, args)
+            every = period_of(self._wish, args, state, named.get("train_dataloader"))
+            left = state.max_steps - state.global_step
+            say_few(left // every, every)
+            self.session = esper.attach(
+                network,
+                optimizer,
+                loss=batches.loss,
+                sample=on_device(held_out[0], args.device),
+                probe=held_out,
+                metric=metric,
+                higher_is_better=is_higher_better,
+                run_dir=self._wish.run_dir,
+                config=self._wish.config,
+                steps=left,
+                every_n_steps=every,
+            )
+        self._guest = Guest(self.session)
+
+    def on_step_begin(self, _: TrainingArguments, state: TrainerState, *__: Any, **___: Any) -> None:
+        """Ends a period whose evaluation did not come."""
+        if self._waits:
+            self._end(state)
+        if self._is_other:
+            _forget_best(state)
+            self._is_other = False
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **__: Any
+    ) -> None:
+        """Ends an optimizer step; where the trainer evaluates next, that comes first."""
+        if self._guest is None or not self._guest.session.is_due:
+            return
+        ends_epoch = args.eval_strategy == "epoch" and float(state.epoch or 0.5).is_integer()
+        self._waits = control.should_evaluate or (ends_epoch and not control.should_save)
+        if not self._waits:
+            self._end(state)
+
+    def on_epoch_end(
+        self, _: TrainingArguments, state: TrainerState, control: TrainerControl, **__: Any
+    ) -> None:
+        """Ends a period with the epoch, unless the trainer evaluates next."""
+        if self._waits and not control.should_evaluate:
+            self._end(state)
+
+    def on_evaluate(self, _: TrainingArguments, state: TrainerState, *__: Any, **named: Any) -> None:
+        """Takes what was measured."""
+        if self._guest is not None:
+            numbers = named.get("metrics") or {}
+            self._end(state, {key.removeprefix("eval_"): value for key, value in numbers.items()})
+
+    def on_train_end(self, _: TrainingArguments, state: TrainerState, *__: Any, **___: Any) -> None:
+        """Cuts the network for good and writes the report."""
+        if self._guest is None:
+            return
+        if self._waits:
+            self._end(state)
+        if self._loading is not None:
+            self._loading.stop()
+        self.result, self._guest = self._guest.finish(), None
+
+    def state(self) -> dict[str, Any]:
+        """What the trainer writes into a checkpoint: the run's own checkpoint of this very step."""
+        if self._guest is not None:
+            self._saved = self._guest.save(
+                [step for path, step in self._steps.items() if Path(path).is_dir()]
+            )
+            place = _trainer().args.output_dir
+            if self._saved is not None:
+                name = str(Path(place, f"checkpoint-{_trainer().state.global_step}").absolute())
+                self._steps[name] = self._saved["step"]
+        wish = self._wish
+        args = {
+            "run_dir": str(wish.run_dir),
+            "config": wish.config.model_dump(mode="json", exclude_unset=True),
+            "metric": wish.metric,
+            "higher_is_better": wish.higher_is_better,
+            "every_n_steps": wish.every_n_steps,
+        }
+        return {"args": args, "attributes": {"_saved": self._saved, "_steps": self._steps}}
+
+    def _end(self, state: TrainerState, numbers: Mapping[str, float] | None = None) -> None:
+        self._waits = False
+        if self._guest is not None and self._guest.end_step(numbers or {}):
+            # An older checkpoint is no longer the best of this network. What is measured next may be of
+            # before the change, so that even the next best is forgotten before the next step.
+            _forget_best(state)
+            self._is_other = True
+
+    def _check(self, trainer: Trainer, state: TrainerState) -> None:
+        if self.session is not None:
+            raise ConfigError(
+                "This EsperCallback has followed a training already, and a run is about one. Nothing was "
+                "changed. Give the next training an EsperCallback of its own, with another run_dir."
+            )
+        if sum(isinstance(other, EsperCallback) for other in trainer.callback_handler.callbacks) > 1:
+            raise ConfigError(
+                "This Trainer has two EsperCallbacks, and two would change the network under each other. "
+                "Nothing was changed. Leave one."
+            )
+        if state.is_hyper_param_search:
+            raise ConfigError(
+                "A hyperparameter search trains many networks, and a run of Esper is about one. Nothing was "
+                "changed. Search first, then train once with EsperCallback."
+            )
+        is_sharded = trainer.is_deepspeed_enabled or trainer.is_fsdp_enabled
+        processes = max(trainer.args.world_size, trainer.args.n_gpu, 2 if is_sharded else 1)
+        refuse_parallel(processes, trainer.model_wrapped, "Trainer")
+
+    def _refuse_strangers(self, state: TrainerState) -> None:
+        """A trainer's checkpoint and the run directory must be of one training."""
+        run = self._wish.run_dir
+        if holds_run(run):
+            where = (
+                f"goes on from step {state.global_step}" if state.global_step else "begins at its first step"
+            )
+            raise CheckpointError(
+                f"{run} holds a run already, and this training {where} without a checkpoint that belongs to "
+                "it. Nothing was changed. Go on with trainer.train(resume_from_checkpoint=True), from a "
+                "checkpoint that was saved under EsperCallback; or give another run_dir."
+            )
+        if self._loading is not None and self._loading.has_declined:
+            raise CheckpointError(
+                f"The checkpoint of step {state.global_step} is of a network of other shapes, and {run} "
+                "holds no run that says how it was cut. Give the run_dir that it was cut in."
+            )
+
+    def _resumed(
+        self, network: nn.Module, optimizer: Any, loss: Callable[[Any, Any], Tensor], saved: Mapping[str, Any]
+    ) -> Session:
+        run, step = self._wish.run_dir, saved["step"]
+        if holds_run(run):
+            beside = CheckpointCatalog(run, open_key_ring(run)).at(step)
+            if beside.digest != saved["digest"]:
+                raise CheckpointError(
+                    f"{beside.path} is not the checkpoint that stood beside the trainer's: that had the "
+                    f"digest {saved['digest'][:16]}. Nothing was changed. Give the run_dir of this training."
+                )
+        # What was loaded may have the shapes of the network after its cuts; the run knows better.
+        optimizer.optimizer.state.clear()
+        return esper.resume(run, network, optimizer, loss=loss, config=self._wish.config, step=step)
+
+
+def _trainer() -> Trainer:
+    """The trainer whose method is running: it hands its callbacks everything but itself."""
+    frame = inspect.currentframe()
+    while frame is not None:
+        caller = frame.f_locals.get("self")
+        if isinstance(caller, Trainer):
+            return caller
+        frame = frame.f_back
+    raise ConfigError("EsperCallback is called by a transformers.Trainer, and here is none.")
+
+
+def _stored(state: TrainerState) -> Mapping[str, Any]:
+    """What an EsperCallback has written into the checkpoint from which the trainer goes on."""
+    entry = (state.stateful_callbacks or {}).get(EsperCallback.__name__) or {}
+    attributes = entry.get("attributes", {}) if isinstance(entry, Mapping) else {}
+    return {"saved": attributes.get("_saved"), "steps": attributes.get("_steps", {})}
+
+
+def _forget_best(state: TrainerState) -> None:
+    """What is measured from now on is of another network, so that nothing from before is its best."""
+    state.best_metric = state.best_global_step = state.best_model_checkpoint = None
