@@ -19,6 +19,7 @@ The parts, from the ground up:
     runs        run directories, read from outside
     compaction  cutting at once, without a run
     session     all of it in one training
+    integrations  the same as one line in other people's loops
     report      pictures and the page
     cli         the command line
 """

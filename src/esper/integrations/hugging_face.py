@@ -136,6 +136,12 @@ class Batches:
 def metric_of(wish: Wish, args: TrainingArguments) -> tuple[str, bool]:
     """What decisions are made by, and whether higher is better."""
     name = wish.metric
+    if name is not None and args.eval_strategy == "no":
+        say(
+            f"Decisions wait for {name}, and this Trainer never evaluates by itself (eval_strategy='no'). Let "
+            "it evaluate, or leave metric= out: then the loss on Esper's own held-out batches decides.",
+            is_problem=True,
+        )
     if name is None and args.metric_for_best_model is not None:
         name = str(args.metric_for_best_model).removeprefix("eval_")
         if wish.higher_is_better is None and args.greater_is_better is not None:

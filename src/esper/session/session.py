@@ -138,18 +138,10 @@ class Session:
 
         A metric may come with any step and counts for the period in which it comes; the last one holds. One
         that is given as a function is measured only where a period ends. Periods in which nobody measures
-        decide nothing.
-
-        Args:
-            metrics: as for `end_epoch`.
+        decide nothing. What is raised is what `end_epoch` raises.
 
         Returns:
             Whether a period has ended, so that everything that `end_epoch` does was done.
-
-        Raises:
-            ConfigError: the run counts in epochs, or a metric cannot be used; nothing was changed.
-            RollbackExhausted: as for `end_epoch`.
-            CheckpointError: as for `end_epoch`.
         """
         self._require_running()
         if self.parts.terms.pace.every_n_steps is None:

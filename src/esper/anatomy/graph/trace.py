@@ -89,14 +89,21 @@ def without_caches(output: Any) -> Any:
 def undisturbed(model: nn.Module) -> Iterator[None]:
     """Runs a block with the network in eval mode and leaves mode, random state and buffers as they were.
 
-    What is compiled runs as it is written meanwhile: nothing is compiled for a look. Networks may keep what
+    What is compiled runs as it is written meanwhile: nothing is compiled for a look. What accelerate has put
+    around a forward pass for mixed precision is off: a look is about the network in its own precision, as in
+    a loop that has `autocast` around its steps. Networks may keep what
     they once computed in eval mode (position biases) until they train again: `train()` makes them forget it.
     """
     modes = {module: module.training for module in model.modules()}
     buffers = {name: buffer.detach().clone() for name, buffer in model.named_buffers()}
     kept = {module: _loose_tensors(module) for module in model.modules()}
     devices = sorted({p.device.index or 0 for p in model.parameters() if p.device.type == "cuda"})
-    with alone(), torch.random.fork_rng(devices=devices), torch.compiler.set_stance("force_eager"):
+    with (
+        alone(),
+        torch.random.fork_rng(devices=devices),
+        torch.compiler.set_stance("force_eager"),
+        _own_precision(model),
+    ):
         try:
             model.train()
             model.eval()
@@ -110,6 +117,23 @@ def undisturbed(model: nn.Module) -> Iterator[None]:
                 for name, buffer in model.named_buffers():
                     if name in buffers and buffers[name].shape == buffer.shape:
                         buffer.copy_(buffers[name])
+
+
+@contextmanager
+def _own_precision(model: nn.Module) -> Iterator[None]:
+    """Takes off what `Accelerator.prepare` puts around `forward`, for a block; it keeps the one before."""
+    around = {
+        module: vars(module)["forward"]
+        for module in model.modules()
+        if {"forward", "_original_forward"} <= vars(module).keys()
+    }
+    for module in around:
+        vars(module)["forward"] = vars(module)["_original_forward"]
+    try:
+        yield
+    finally:
+        for module, forward in around.items():
+            vars(module)["forward"] = forward
 
 
 def _loose_tensors(module: nn.Module) -> dict[str, Tensor | None]:
