@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -83,12 +83,17 @@ class Training:
             epochs=EPOCHS,
             scheduler=self.scheduler,
             companions=self.companions(),
+            blueprints=self.blueprints(),
             resume=True,
         )
 
     def companions(self) -> Sequence[nn.Module]:
         """Modules that hold a copy of the network."""
         return ()
+
+    def blueprints(self) -> Mapping[str, Callable[..., nn.Module]]:
+        """What seeds can be beside those that everybody has."""
+        return {}
 
     def batches(self) -> Iterator[tuple[Tensor, Tensor]]:
         inputs, targets = self.train_data

@@ -14,6 +14,7 @@ from esper.anatomy.graph import Loss, is_parallel, loss_tensors, named_tensors
 from esper.checkpoint import Generator, HasStateDict
 from esper.config import Config
 from esper.errors import ConfigError
+from esper.kasmina.seeds import Blueprint
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,6 +34,7 @@ class RunRequest:
     scaler: HasStateDict | None
     generators: Mapping[str, Generator]
     companions: Sequence[nn.Module]
+    blueprints: Mapping[str, Blueprint]
     config: Config | None
     epochs: int | None
 
@@ -49,6 +51,7 @@ class RunRequest:
         scaler: HasStateDict | None,
         generators: Mapping[str, Generator] | None,
         companions: nn.Module | Sequence[nn.Module],
+        blueprints: Mapping[str, Blueprint] | None,
         config: Config | Mapping[str, Any] | None,
         epochs: int | None,
     ) -> RunRequest:
@@ -67,6 +70,7 @@ class RunRequest:
             scaler=scaler,
             generators=dict(generators or {}),
             companions=modules_in(companions),
+            blueprints=dict(blueprints or {}),
             config=None if config is None else Config.of(config),
             epochs=epochs,
         )

@@ -18,6 +18,7 @@ from esper.importance.tracker import ImportanceTracker
 from esper.kasmina import LiveNetwork
 from esper.nissa import Sink
 from esper.session.admission import RunRequest
+from esper.session.growing import Growing
 from esper.session.horizon import Horizon
 from esper.session.log import RunLog
 from esper.session.pool import open_pool
@@ -38,6 +39,7 @@ class Assembly:
 
     network: LiveNetwork
     tracker: ImportanceTracker
+    growing: Growing
     saving: Saving
     runner: CycleRunner
     pool: WorkerPool | None
@@ -93,13 +95,14 @@ def assemble(
         runner = CycleRunner(
             coordinator, Schedule(config.pruning, terms.epochs), store, log.telling, terms.settings_id
         )
-        memory = memory_of(given, network, tracker, trial, runner, pool, log)
+        growing = Growing(network, tracker, held_out, config.growing, log, asked.scaler)
+        memory = memory_of(given, network, tracker, growing, trial, runner, pool, log)
         saving = Saving(store, network, memory, background=config.checkpoint.background)
         saving.keep_data(sample, held_out or HeldOut((), ()))
         undo.pop_all()
     horizon = Horizon(asked.schedulers, runner, terms, log)
     return Assembly(
-        network, tracker, saving, runner, pool, held_out, trial, terms, log, horizon, why_off or ""
+        network, tracker, growing, saving, runner, pool, held_out, trial, terms, log, horizon, why_off or ""
     )
 
 

@@ -21,6 +21,7 @@ from esper.cost import origin_of
 from esper.elesh import read_data
 from esper.errors import CheckpointError, CheckpointMissing
 from esper.kasmina import LiveNetwork
+from esper.kasmina.seeds import Blueprint
 from esper.leyline import Level
 from esper.nissa import events
 from esper.runs.network import data_of, read_state
@@ -48,6 +49,7 @@ def attach(
     scaler: HasStateDict | None = None,
     generators: Mapping[str, Generator] | None = None,
     companions: nn.Module | Sequence[nn.Module] = (),
+    blueprints: Mapping[str, Blueprint] | None = None,
     resume: bool = False,
 ) -> Session:
     """Attaches Esper to a training run.
@@ -72,6 +74,7 @@ def attach(
             loader's, by name; likewise.
         companions: what holds a copy of the network (`AveragedModel`, a teacher); masked, cut, saved and
             restored with it.
+        blueprints: your own ones for `Session.grow`, by name.
         resume: go on from the newest checkpoint if `run_dir` holds one.
 
     Raises:
@@ -90,6 +93,7 @@ def attach(
         scaler=scaler,
         generators=generators,
         companions=companions,
+        blueprints=blueprints,
         config=config,
         epochs=epochs,
     )
@@ -131,6 +135,7 @@ def resume(
     scaler: HasStateDict | None = None,
     generators: Mapping[str, Generator] | None = None,
     companions: nn.Module | Sequence[nn.Module] = (),
+    blueprints: Mapping[str, Blueprint] | None = None,
     config: Config | Mapping[str, Any] | None = None,
     epochs: int | None = None,
 ) -> Session:
@@ -148,6 +153,7 @@ def resume(
         scaler: as for `attach`.
         generators: as for `attach`, under the same names.
         companions: as for `attach`, built the same way.
+        blueprints: as for `attach`.
         config: other settings than those that the run was started with.
         epochs: another number of planned epochs.
 
@@ -165,6 +171,7 @@ def resume(
         scaler=scaler,
         generators=generators,
         companions=companions,
+        blueprints=blueprints,
         config=config,
         epochs=epochs,
     )
@@ -214,7 +221,15 @@ def _resume(asked: RunRequest) -> Session:
 def _network(asked: RunRequest, sample: Any, *, layers: bool) -> LiveNetwork:
     check_alone(asked.model)
     check_optimizer(asked.model, asked.optimizer, asked.loss)
-    return LiveNetwork(asked.model, asked.optimizer, sample, asked.loss, asked.companions, layers=layers)
+    return LiveNetwork(
+        asked.model,
+        asked.optimizer,
+        sample,
+        asked.loss,
+        asked.companions,
+        layers=layers,
+        blueprints=asked.blueprints,
+    )
 
 
 @contextmanager

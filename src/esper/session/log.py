@@ -12,8 +12,8 @@ from esper.anatomy import Anatomy
 from esper.emrakul import EpochRecord
 from esper.emrakul.cycle import CycleOutcome
 from esper.leyline import UNSTORED, decode, encode
-from esper.nissa import LOGGER, Event, FanOut, Moment, acts
-from esper.report import DecisionRow, EpochRow, Mark
+from esper.nissa import LOGGER, Event, FanOut, Moment, acts, seed_events
+from esper.report import DecisionRow, EpochRow, Mark, SeedRow
 
 
 @dataclass
@@ -52,11 +52,13 @@ class RunLog:
         progress: where training is, which is written down on its own.
         marks: moments of the report.
         notes: what people were told once.
+        seeds: every step of every seed.
     """
 
     progress: Annotated[Progress, UNSTORED] = field(default_factory=Progress)
     marks: list[Mark] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    seeds: list[SeedRow] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.telling = FanOut(self, LOGGER)
@@ -78,6 +80,9 @@ class RunLog:
 
     def emit(self, event: Event) -> None:
         """Writes down what `tell` was given: a moment of the report, or a note that is not there yet."""
+        if isinstance(event, seed_events.OfSeed):
+            way = (event.slot, event.blueprint, event.before, event.after)
+            self.seeds.append(SeedRow(event.epoch, *way, event.evidence))
         if isinstance(event, Moment) and event.kind is not None:
             self.marks.append(Mark(event.epoch, event.kind, event.text))
         elif event.is_noted and event.text not in self.notes:
@@ -141,7 +146,7 @@ class RunLog:
     def load(self, state: Mapping[str, Any]) -> None:
         """Goes on with what had happened; what was noted in this process stays noted."""
         then = decode(RunLog, state)
-        self.marks = then.marks
+        self.marks, self.seeds = then.marks, then.seeds
         self.notes = [*then.notes, *(text for text in self.notes if text not in then.notes)]
 
 

@@ -13,11 +13,14 @@ from torch.optim import Optimizer
 
 from esper.checkpoint import CheckpointRef
 from esper.errors import CheckpointMissing, ConfigError, EsperError
-from esper.nissa import acts, events
+from esper.kasmina import SeedJoined, UnitsCut
+from esper.kasmina.seeds import GateResult, Isolation
+from esper.nissa import acts, events, seed_events
 from esper.report import EpochRow
 from esper.session.acting import Acting
 from esper.session.assembly import Assembly
 from esper.session.cycles import Cycles
+from esper.session.growing import Growing
 from esper.session.judging import Judging
 from esper.session.pruning import Pruning
 from esper.session.recovery import Recovery
@@ -84,9 +87,10 @@ class Session:
     def loss(self, output: Any, target: Any, inputs: Any = None) -> Tensor:
         """The loss of one training step: `loss(output, target)`, and after a mask what the teacher adds.
 
-        Without `pruning.recovery.distill` it is the given loss and nothing else. With it, the run's network
-        from before the first mask sees the same inputs for some epochs after every mask, and a share of the
-        loss is how far the output is from its own.
+        Without `pruning.recovery.distill` it is the given loss and nothing else; seeds that are on their way
+        (`grow`) have their lesson when this is called, and the loss is the same. With distillation, the run's
+        network from before the first mask sees the same inputs for some epochs after every mask, and a share
+        of the loss is how far the output is from its own.
 
         Args:
             output: what the network returned.
@@ -94,10 +98,52 @@ class Session:
             inputs: what the network was called with: a tensor, several in a tuple, or a mapping of keywords.
 
         Raises:
-            ConfigError: distillation is on and `inputs` is missing.
+            ConfigError: distillation is on, or a seed is on its way, and `inputs` is missing.
             EvidenceError: `inputs` are not built like the `sample` that was given to `attach`.
         """
-        return self.recovery.loss(output, target, inputs)
+        value = self.recovery.loss(output, target, inputs)
+        self.parts.growing.teach(value, target, inputs)
+        return value
+
+    def grow(
+        self,
+        path: str,
+        blueprint: str = "conv",
+        *,
+        isolation: Isolation | None = None,
+        lr: float | None = None,
+        **options: Any,
+    ) -> GateResult:
+        """Germinates a seed on the output of the module at `path`: f in `y = h + f(h)`, zero at birth.
+
+        It learns without touching the network, in the steps whose loss comes from `Session.loss`; gates
+        decide from epoch to epoch whether it is blended in, kept or removed (see docs/growing.md). While it
+        is on its way nothing is pruned. `Session.growing` tells how it is doing.
+
+        Args:
+            path: of the module, as `model.named_modules()` names it.
+            blueprint: what the seed is.
+            isolation: for this seed, instead of that in `growing.isolation`.
+            lr: a learning rate of its own; otherwise that of the host, whatever a scheduler makes of it.
+            options: of the blueprint.
+
+        Returns:
+            What G0 said. Where it is closed nothing was changed; it is while a mask waits or is on trial.
+
+        Raises:
+            IllegalTransitionError: there is a seed at this place, or nothing may be germinated there yet.
+            UnknownPathError: there is no such module.
+            ConfigError: the blueprint is unknown or fails, or this session has no held-out data.
+        """
+        self._require_running()
+        growing = self.parts.growing
+        obstacle = "" if growing.is_under_way else self.pruning.make_way()
+        return growing.grow(path, blueprint, options, isolation=isolation, lr=lr, obstacle=obstacle)
+
+    @property
+    def growing(self) -> Growing:
+        """The seeds of this session: `print` it to see how they are doing."""
+        return self.parts.growing
 
     def end_epoch(self, **metrics: float | None) -> None:
         """Ends an epoch: judges the last mask, applies what was decided, saves, and starts the next analysis.
@@ -120,6 +166,7 @@ class Session:
         failure = self.parts.saving.failure()
         self.recovery.end_epoch()
         self.log.progress.epoch += 1
+        self.parts.growing.end_epoch()
         self._record(numbers, begun)
         if self.parts.pool is not None:  # otherwise nothing is planned
             self.parts.horizon.look()
@@ -129,7 +176,7 @@ class Session:
             self._hold_what_was_finite(is_sound)
             self.parts.tracker.end_epoch(self.epoch, self.parts.network.masks.keep)
             self._save()
-            if is_sound:
+            if is_sound and self._may_prune():
                 self.pruning.start_cycle()
         self._epoch_started = self._clock()
         self.seconds_in_esper += self._epoch_started - begun
@@ -141,7 +188,7 @@ class Session:
     def rollback(self, to_step: int | None = None) -> int:
         """Goes back to the checkpoint of `to_step`, or to the newest one that verifies; returns its step.
 
-        Everything returns with it: weights, optimizer, schedulers, random state, masks, widths. Later
+        Everything returns with it: weights, optimizer, schedulers, random state, masks, widths, seeds. Later
         checkpoints go.
 
         Raises:
@@ -202,6 +249,7 @@ class Session:
         parts = self.parts
         self._hook.remove()
         parts.tracker.detach()
+        parts.growing.detach()
         parts.network.detach()
         if parts.pool is not None:
             parts.pool.close()
@@ -246,7 +294,8 @@ class Session:
             run=str(self.run_dir),
             step=self.step,
             epoch=self.epoch,
-            cuts=len(network.changes),
+            cuts=sum(isinstance(change, UnitsCut) for change in network.changes),
+            grown=sum(isinstance(change, SeedJoined) for change in network.changes),
             masked=network.masks.num_masked,
             removed=self.removed_fraction,
             cost=terms.config.pruning.cost,
@@ -254,7 +303,8 @@ class Session:
             settings=terms.config.model_dump(mode="json"),
         )
         self.log.tell(resumed)
-        self.pruning.take_up(target)
+        if self._may_prune():
+            self.pruning.take_up(target)
 
     def _checked(self, metrics: Mapping[str, float | None]) -> dict[str, float]:
         name, others = self.parts.terms.metric, ", ".join(metrics.keys() - {"loss"})
@@ -312,6 +362,14 @@ class Session:
             self.log.tell(events.NothingToSave(self.epoch))
         else:
             saving.save(self.step, self.epoch)
+
+    def _may_prune(self) -> bool:
+        """Whether no seed is on its way; tells once if one keeps pruning from going on."""
+        if not self.parts.growing.is_under_way:
+            return True
+        if self.parts.pool is not None:
+            self.log.tell(seed_events.PruningRests())
+        return False
 
     def _count_step(self, *_: object) -> None:
         self.log.progress.step += 1
