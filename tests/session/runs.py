@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -64,6 +64,7 @@ class Training:
     """One process's share of a run: built freshly each time, continued from wherever the run directory is."""
 
     build: Callable[[], nn.Module] = staticmethod(small_network)
+    length: ClassVar[Mapping[str, Any]] = {"epochs": EPOCHS}
 
     def __init__(self, run_dir: Path, kind: str = "adamw", **changes: Any) -> None:
         torch.set_num_threads(1)
@@ -80,7 +81,7 @@ class Training:
             probe=[self.held_out],
             run_dir=run_dir,
             config=settings(**changes),
-            epochs=EPOCHS,
+            **self.length,
             scheduler=self.scheduler,
             companions=self.companions(),
             blueprints=self.blueprints(),

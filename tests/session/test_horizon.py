@@ -49,6 +49,13 @@ def test_a_schedule_that_is_stepped_after_the_epoch_is_told_says_it_too() -> Non
     assert planned_by(lr.CosineAnnealingLR(optimizer, 12), 1) == 12
 
 
+def test_a_schedule_counts_periods_of_steps_only_if_it_is_stepped_with_the_optimizer() -> None:
+    by_step = after_one_epoch(SCHEDULES["cosine"], BATCHES)
+    assert planned_by(by_step, 1, BATCHES) == 12
+    optimizer = SGD([torch.zeros(1, requires_grad=True)], 0.1)
+    assert planned_by(lr.CosineAnnealingLR(optimizer, 12), 1, BATCHES) is None
+
+
 def test_schedules_without_an_end_say_nothing() -> None:
     for make in (lambda o, _: lr.StepLR(o, 3), lambda o, _: lr.LambdaLR(o, lambda n: 0.9**n)):
         assert planned_by(after_one_epoch(make, 1), 1) is None

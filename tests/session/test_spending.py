@@ -66,13 +66,18 @@ def test_a_cut_waits_where_it_would_take_longer_than_it_saves(run: Training) -> 
 def test_an_end_waits_for_an_analysis_as_long_as_an_epoch_takes(
     run: Training, epoch: float, wait: float
 ) -> None:
-    budget, rows = spending(run, 0.1), run.session.log.epochs
+    rows = run.session.log.epochs
     rows[0] = replace(rows[0], seconds=epoch)
-    assert budget.longest_wait_seconds == wait
+    assert waiting(run, None).longest_wait_seconds == wait
 
 
 def test_an_end_waits_as_long_as_was_asked(run: Training) -> None:
+    assert waiting(run, 0.5).longest_wait_seconds == 0.5
+
+
+def waiting(run: Training, asked: float | None) -> Spending:
+    """Of a run in which `max_wait_seconds` is this."""
     terms = run.session.parts.terms
-    analysis = terms.config.analysis.model_copy(update={"max_wait_seconds": 0.5})
+    analysis = terms.config.analysis.model_copy(update={"max_wait_seconds": asked})
     terms.config = terms.config.model_copy(update={"analysis": analysis})
-    assert Spending(run.session.parts.network, terms, run.session.log).longest_wait_seconds == 0.5
+    return Spending(run.session.parts.network, terms, run.session.log)

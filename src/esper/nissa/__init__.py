@@ -2,13 +2,14 @@
 
 from esper.nissa import acts, events, seed_events
 from esper.nissa.event import Event, MarkKind, Moment
-from esper.nissa.sinks import LOGGER, FanOut, ListSink, Sink
+from esper.nissa.sinks import LOGGER, FanOut, ListSink, LoggerSink, Sink
 
 __all__ = [
     "LOGGER",
     "Event",
     "FanOut",
     "ListSink",
+    "LoggerSink",
     "MarkKind",
     "Moment",
     "Sink",

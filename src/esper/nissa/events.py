@@ -237,9 +237,11 @@ class PruningOff(Event):
 class LengthTaken(Event):
     """Nobody said how long the run is: its learning-rate schedule says it, or `epochs` are assumed."""
 
-    says = "Pruning is planned for {epochs} epochs, {source}; attach(epochs=...) says otherwise."
+    says = "Pruning is planned for {epochs} {unit}, {source}; attach({keyword}=...) says otherwise."
     epochs: int
     source: str
+    unit: str = "epochs"
+    keyword: str = "epochs"
 
 
 @dataclass(frozen=True)

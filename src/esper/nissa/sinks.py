@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+from collections.abc import Callable
 from typing import Protocol
 
 from esper.nissa.event import Event
@@ -16,10 +17,17 @@ class Sink(Protocol):
 
 
 class LoggerSink:
-    """Tells people: the logger "esper", a problem as WARNING."""
+    """Tells people: the logger "esper", a problem as WARNING.
+
+    Attributes:
+        says: puts a sentence in the words of a run, which may count in something else than epochs.
+    """
+
+    def __init__(self, says: Callable[[str], str] = str) -> None:
+        self.says = says
 
     def emit(self, event: Event) -> None:
-        logging.getLogger("esper").log(event.severity, "%s", event.line)
+        logging.getLogger("esper").log(event.severity, "%s", self.says(event.line))
 
 
 LOGGER = LoggerSink()

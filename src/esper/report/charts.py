@@ -41,7 +41,7 @@ def quality_chart(report: RunReport) -> str:
     parts = [
         *plot.grid(y, [(tick, scale.tick(tick)) for tick in y.ticks(6)]),
         *_change_lines(plot, report.marks, _CHANGES, lane_bottom),
-        *plot.epoch_labels(y.start + 17, 12),
+        *plot.epoch_labels(y.start + 17, 12, report.unit),
         *_lanes(plot, report.marks, lanes, lane_top),
         plot.line(twin, y, "twin"),
         *plot.dots(twin, y, "twin"),
@@ -51,7 +51,7 @@ def quality_chart(report: RunReport) -> str:
         *(_lead(plot, report, scale, lane_bottom + 40) if lead else ()),
         *plot.tooltips({row.epoch: _tooltip(report, row, scale) for row in report.epochs}, _TOP, height - 6),
     ]
-    return plot.svg(height, parts, f"{report.metric} over the epochs, with marks where Esper acted")
+    return plot.svg(height, parts, f"{report.metric} over the {report.unit}s, with marks where Esper acted")
 
 
 def cost_chart(report: RunReport) -> str:
@@ -70,15 +70,17 @@ def cost_chart(report: RunReport) -> str:
     parts = [
         *plot.grid(y, [(tick, percent(tick, 0)) for tick in ticks]),
         *_change_lines(plot, report.marks, frozenset({"cut", "fossilized"}), y.start),
-        *plot.epoch_labels(y.start + 17, 8),
+        *plot.epoch_labels(y.start + 17, 8, report.unit),
         plot.line(sizes, y, "sizes", stepped=True),
         plot.line(flops, y, "flops", stepped=True),
         *plot.end_labels(ends, y),
         *plot.tooltips(
-            {r.epoch: f"epoch {r.epoch}\n{_cost(report, r)}" for r in report.epochs}, _TOP, y.start
+            {r.epoch: f"{report.unit} {r.epoch}\n{_cost(report, r)}" for r in report.epochs}, _TOP, y.start
         ),
     ]
-    return plot.svg(y.start + 26, parts, "FLOPs and parameters over the epochs, as shares of the start")
+    return plot.svg(
+        y.start + 26, parts, f"FLOPs and parameters over the {report.unit}s, as shares of the start"
+    )
 
 
 def mark_symbol(kind: MarkKind, x: float, y: float) -> str:
@@ -134,7 +136,10 @@ def _lead(plot: Plot, report: RunReport, scale: MetricScale, top: float) -> list
     y = Axis.around([0.0, *lead.values()], top + 78, top, 3)
     return [
         text(
-            plot.left, top - 14, "difference to the uncut twin at each epoch (below zero is worse)", "label"
+            plot.left,
+            top - 14,
+            f"difference to the uncut twin at each {report.unit} (below zero is worse)",
+            "label",
         ),
         *plot.grid(y, [(tick, scale.difference(tick).removesuffix(" points")) for tick in y.ticks(3)]),
         *plot.bars(lead, y),
@@ -152,7 +157,7 @@ def _tooltip(report: RunReport, row: EpochRow, scale: MetricScale) -> str:
     beside = [f"uncut twin: {scale.text(twin[row.epoch])}"] if row.epoch in twin else []
     acts = [f"{MARK_NAMES[mark.kind]}: {mark.text}" for mark in report.marks if mark.epoch == row.epoch]
     cost = [_cost(report, row), f"masked units: {row.masked_units}"]
-    return "\n".join([f"epoch {row.epoch}, step {row.step}", *metrics, *beside, *cost, *acts])
+    return "\n".join([f"{report.unit} {row.epoch}, step {row.step}", *metrics, *beside, *cost, *acts])
 
 
 def _cost(report: RunReport, row: EpochRow) -> str:

@@ -29,7 +29,6 @@ _TONES = {
 
 
 _DECISION_COLUMNS = (
-    ("Epoch", "number"),
     ("Group", ""),
     ("Units", "number"),
     ("Score", "number"),
@@ -39,7 +38,7 @@ _DECISION_COLUMNS = (
     ("Reason", ""),
 )
 
-_SEED_COLUMNS = (("Epoch", "number"), ("Seed", ""), ("Stage", ""), ("Evidence", ""))
+_SEED_COLUMNS = (("Seed", ""), ("Stage", ""), ("Evidence", ""))
 
 _WORKER_COLUMNS = (
     ("Worker", "number"),
@@ -60,8 +59,8 @@ def render_html(report: RunReport) -> str:
         _quality(report),
         _row(_cost(report), f'<div class="stack">{_latency(report.latency)}{_overhead(report)}</div>'),
         _widths(report.widths),
-        _decisions(report.decisions),
-        _seeds(report.seeds),
+        _decisions(report.decisions, report.unit),
+        _seeds(report.seeds, report.unit),
         _row(_proof(report), _environment(report)),
         _workers(report.workers),
         _notes(report.notes),
@@ -84,8 +83,11 @@ def write_report(report: RunReport, folder: Path) -> Path:
 
 def _summary(report: RunReport) -> str:
     cuts = sum(mark.kind == "cut" for mark in report.marks)
+    rows = figures.things(len(report.epochs), report.unit)
+    if report.period_steps is not None:
+        rows += f" of {figures.things(report.period_steps, 'step')}"
     return (
-        f'<span class="name">{escape(report.model)}</span>, {figures.things(len(report.epochs), "epoch")}, '
+        f'<span class="name">{escape(report.model)}</span>, {rows}, '
         f"{figures.things(cuts, 'cut')}; judged by {escape(report.metric)} "
         f"({'higher' if report.higher_is_better else 'lower'} is better)."
     )
@@ -157,7 +159,8 @@ def _quality(report: RunReport) -> str:
     return _section(
         title,
         f'<div class="scroll chart">{quality_chart(report)}</div>',
-        "Dotted lines show where the network itself was changed. Point at an epoch for its numbers.",
+        "Dotted lines show where the network itself was changed. "
+        f"Point at {'an' if report.unit == 'epoch' else 'a'} {report.unit} for its numbers.",
     )
 
 
@@ -229,10 +232,13 @@ def _width_bar(row: WidthRow, widest: int) -> str:
     )
 
 
-def _decisions(decisions: Sequence[DecisionRow]) -> str:
+def _decisions(decisions: Sequence[DecisionRow], unit: str) -> str:
     if not decisions:
         return ""
-    head = "".join(f'<th class="{style}">{name}</th>' for name, style in _DECISION_COLUMNS)
+    head = "".join(
+        f'<th class="{style}">{name}</th>'
+        for name, style in ((unit.capitalize(), "number"), *_DECISION_COLUMNS)
+    )
     together = groupby(decisions, key=lambda row: (row.epoch, row.verdict, row.reason))
     body = "".join(_decision(tuple(rows)) for _, rows in together)
     return _section(
@@ -261,11 +267,12 @@ def _evidence(row: DecisionRow) -> tuple[tuple[str, str], ...]:
     )
 
 
-def _seeds(seeds: Sequence[SeedRow]) -> str:
+def _seeds(seeds: Sequence[SeedRow], unit: str) -> str:
     """The way of every seed, place by place, with what its gates were told."""
     if not seeds:
         return ""
-    head = "".join(f'<th class="{style}">{name}</th>' for name, style in _SEED_COLUMNS)
+    columns = ((unit.capitalize(), "number"), *_SEED_COLUMNS)
+    head = "".join(f'<th class="{style}">{name}</th>' for name, style in columns)
     places = dict.fromkeys(row.slot for row in seeds)
     blocks = []
     for place in places:

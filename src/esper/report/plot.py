@@ -87,11 +87,11 @@ class Plot:
     def across(self, y: float, style: str) -> str:
         return f'<line x1="{self.left}" x2="{self.right}" y1="{y:.1f}" y2="{y:.1f}" class="{style}"/>'
 
-    def epoch_labels(self, y: float, number: int) -> list[str]:
+    def epoch_labels(self, y: float, number: int, unit: str) -> list[str]:
         ticks = [tick for tick in self.x.ticks(number) if tick == int(tick)]
         return [
             *(text(self.x(tick), y, f"{tick:.0f}", "tick middle") for tick in ticks),
-            text(self.right + 10, y, "epoch", "tick"),
+            text(self.right + 10, y, unit, "tick"),
         ]
 
     def line(self, values: Mapping[int, float], y: Axis, style: str, stepped: bool = False) -> str:

@@ -18,9 +18,10 @@ from esper.nissa import MarkKind
 
 @dataclass(frozen=True)
 class EpochRow:
-    """The state at the end of one epoch.
+    """The state at the end of one epoch, or period of steps.
 
-    `flops` (of one forward pass for one sample) and `parameters` count masked units as gone.
+    `flops` (of one forward pass for one sample) and `parameters` count masked units as gone. The metrics are
+    of the step `measured_step`; None: of its end.
     """
 
     epoch: int
@@ -30,6 +31,7 @@ class EpochRow:
     parameters: int
     masked_units: int
     seconds: float
+    measured_step: int | None = None
 
 
 @dataclass(frozen=True)
@@ -157,7 +159,8 @@ class RunReport:
     `metric` names the entry of `EpochRow.metrics` that decided. `twin_epochs` are those of the same network
     trained uncut; they may be empty. `quality_after` is None where the metric was last measured on a network
     other than the finished one; `quality_source` says when it was, and what is known since. `workers` is
-    empty where no process did any work. Bytes are those of the parameters and buffers.
+    empty where no process did any work. Bytes are those of the parameters and buffers. `period_steps` says
+    of how many optimizer steps a row is that is no epoch.
     """
 
     title: str
@@ -185,6 +188,7 @@ class RunReport:
     workers: tuple[WorkerRow, ...] = ()
     environment: Mapping[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    period_steps: int | None = None
 
     @classmethod
     def read(cls, path: Path) -> RunReport:
@@ -200,6 +204,11 @@ class RunReport:
                 f"{path} is not JSON: {error}. Name the report.json of a finished run."
             ) from error
         return decode(cls, data)
+
+    @property
+    def unit(self) -> str:
+        """What a row is: an epoch, or a period."""
+        return "epoch" if self.period_steps is None else "period"
 
     @property
     def values(self) -> dict[int, float]:

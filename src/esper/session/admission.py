@@ -15,6 +15,7 @@ from esper.checkpoint import Generator, HasStateDict
 from esper.config import Config
 from esper.errors import ConfigError
 from esper.kasmina.seeds import Blueprint
+from esper.session.pace import Pace
 
 
 @dataclass(frozen=True, eq=False)
@@ -22,7 +23,7 @@ class RunRequest:
     """What a training script gives for a run, whether that begins or goes on.
 
     `optimizer` is without wrappers, `probe` None where there are no other held-out batches, `config` and
-    `epochs` None where those that the run was begun with, or the defaults, are right.
+    `pace` empty where those that the run was begun with, or the defaults, are right.
     """
 
     run: Path
@@ -36,7 +37,7 @@ class RunRequest:
     companions: Sequence[nn.Module]
     blueprints: Mapping[str, Blueprint]
     config: Config | None
-    epochs: int | None
+    pace: Pace
 
     @classmethod
     def of(
@@ -53,7 +54,7 @@ class RunRequest:
         companions: nn.Module | Sequence[nn.Module],
         blueprints: Mapping[str, Blueprint] | None,
         config: Config | Mapping[str, Any] | None,
-        epochs: int | None,
+        pace: Pace,
     ) -> RunRequest:
         """What was given, out of its wrappers; one or several become several, none becomes no one.
 
@@ -72,7 +73,7 @@ class RunRequest:
             companions=modules_in(companions),
             blueprints=dict(blueprints or {}),
             config=None if config is None else Config.of(config),
-            epochs=epochs,
+            pace=pace,
         )
 
 

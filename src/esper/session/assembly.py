@@ -74,7 +74,7 @@ def assemble(
     Raises:
         CheckpointError: the run directory cannot be written, or is in use.
     """
-    config, log, trial = terms.config, RunLog(), Trial()
+    config, log, trial = terms.config, RunLog(says=terms.pace.says), Trial()
     with ExitStack() as undo:
         store = _open_store(asked, network, config, log.telling)
         undo.callback(store.close)

@@ -15,7 +15,7 @@ from torch.optim import Optimizer
 
 from esper.anatomy.graph import Loss
 from esper.batches import HeldOut, device_of, hold_out, on_device
-from esper.checkpoint import CheckpointStore, Generator, HasStateDict, Memory, open_key_ring
+from esper.checkpoint import BASELINE, CheckpointStore, Generator, HasStateDict, Memory, open_key_ring
 from esper.config import Config
 from esper.cost import origin_of
 from esper.elesh import read_data
@@ -23,10 +23,11 @@ from esper.errors import CheckpointError, CheckpointMissing
 from esper.kasmina import LiveNetwork
 from esper.kasmina.seeds import Blueprint
 from esper.leyline import Level
-from esper.nissa import events
+from esper.nissa import acts, events
 from esper.runs.network import data_of, read_state
 from esper.session.admission import RunRequest, check_alone, check_optimizer
 from esper.session.assembly import assemble
+from esper.session.pace import Pace
 from esper.session.pool import pool_ahead
 from esper.session.session import Session
 from esper.session.state import given_entries
@@ -45,6 +46,8 @@ def attach(
     run_dir: str | Path,
     config: Config | Mapping[str, Any] | None = None,
     epochs: int | None = None,
+    steps: int | None = None,
+    every_n_steps: int | None = None,
     scheduler: HasStateDict | Sequence[HasStateDict] | None = None,
     scaler: HasStateDict | None = None,
     generators: Mapping[str, Generator] | None = None,
@@ -67,6 +70,9 @@ def attach(
         config: what to do, or a mapping that says so; nothing is pruned unless it asks for it.
         epochs: how many epochs are planned; the schedule scales to it. Without it the learning-rate
             schedule tells, where it comes to an end.
+        steps: the same as a number of optimizer steps.
+        every_n_steps: decide after every so many optimizer steps instead of after epochs: the loop calls
+            `end_step` after each of them, and never `end_epoch`.
         scheduler: learning-rate scheduler(s), or what else has a `state_dict`, such as an optimizer of
             another network; saved and restored with the run.
         scaler: the GradScaler, likewise.
@@ -95,7 +101,7 @@ def attach(
         companions=companions,
         blueprints=blueprints,
         config=config,
-        epochs=epochs,
+        pace=Pace(epochs, steps, every_n_steps),
     )
     if _holds_checkpoints(asked.run):
         if resume:
@@ -114,14 +120,30 @@ def attach(
                 network.anatomy, network.graph, network.tensors(), sample, settings.pruning.timed_batch
             )
             trained_by = type(asked.optimizer).__name__
-            terms = Terms(settings, metric, higher_is_better, epochs, origin, trained_by)
+            pace = asked.pace
+            terms = Terms(settings, metric, higher_is_better, pace.periods, origin, trained_by, pace)
             given = given_entries(asked, terms)
             session = Session(assemble(asked, given, network, held_out, sample, terms, pool))
     with _undone_on_error(session):
-        session.save_baseline()
+        _begin(session)
         write_run_file(asked.run, network, terms)
     session.started, session.seconds_in_esper = begun, time.perf_counter() - begun
     return session
+
+
+def _begin(session: Session) -> None:
+    """Tells that a run begins, and saves its state before the first step."""
+    network, terms = session.parts.network, session.parts.terms
+    session.log.tell(
+        acts.Began(
+            model=type(network.model).__name__,
+            units=network.anatomy.num_units,
+            parameters=terms.origin.parameters,
+            settings_id=terms.settings_id,
+            settings=terms.config.model_dump(mode="json"),
+        )
+    )
+    session.parts.saving.save_pinned(session.step, session.epoch, BASELINE)
 
 
 def resume(
@@ -138,6 +160,7 @@ def resume(
     blueprints: Mapping[str, Blueprint] | None = None,
     config: Config | Mapping[str, Any] | None = None,
     epochs: int | None = None,
+    steps: int | None = None,
 ) -> Session:
     """Goes on from the newest checkpoint that verifies; the next step equals that of the uninterrupted run.
 
@@ -156,6 +179,7 @@ def resume(
         blueprints: as for `attach`.
         config: other settings than those that the run was started with.
         epochs: another number of planned epochs.
+        steps: another number of planned optimizer steps.
 
     Raises:
         CheckpointMissing: the directory holds no checkpoint that verifies.
@@ -173,7 +197,7 @@ def resume(
         companions=companions,
         blueprints=blueprints,
         config=config,
-        epochs=epochs,
+        pace=Pace(epochs, steps),
     )
     if not _holds_checkpoints(asked.run):
         raise CheckpointMissing(
@@ -195,11 +219,13 @@ def _resume(asked: RunRequest) -> Session:
         saved = read_state(target)
         sample, kept = read_data(data_of(store.catalog, target))
     terms = Terms.from_state(saved["terms"])
+    pace = asked.pace.after(terms.pace)
     terms = replace(
         terms,
         config=asked.config or terms.config,
-        epochs=terms.epochs if asked.epochs is None else asked.epochs,
+        epochs=pace.periods_after(target.epoch, target.step) or terms.epochs,
         trained_by=type(asked.optimizer).__name__,
+        pace=pace,
     )
     given = given_entries(asked, terms)
     Memory(given).check(saved)

@@ -75,9 +75,9 @@ class Result:
 
 def finish(session: Session, *, latency: bool) -> Result:
     """Cuts what is masked, measures, saves and reports; see `Session.finish`."""
-    parts = session.parts
+    parts, says = session.parts, session.log.says
     parts.growing.end_run()
-    judged = session.pruning.end_run()
+    judged = says(session.pruning.end_run())
     for group, why in parts.network.refused.items():
         session.log.tell(events.LeftWhole(group, why))
     training_seconds = time.perf_counter() - session.started
@@ -87,7 +87,7 @@ def finish(session: Session, *, latency: bool) -> Result:
     missed = _missed(session)
     if missed is not None:
         session.log.tell(missed)
-    session.save_final(network_files(session))
+    _save_final(session)
     report = _report(session, timed, training_seconds, judged)
     session.detach()
     path = write_report(report, session.run_dir)
@@ -100,8 +100,18 @@ def finish(session: Session, *, latency: bool) -> Result:
         cost,
         None if target is None else target.fraction,
         _reached(session, cost),
-        "" if missed is None else missed.text,
+        "" if missed is None else says(missed.text),
     )
+
+
+def _save_final(session: Session) -> None:
+    """Saves the state after the last cut with the network for everybody, as a step of its own."""
+    saving = session.parts.saving
+    saving.settle()
+    if (earlier := saving.failure()) is not None:  # what matters now is whether this save succeeds
+        session.log.tell(events.SaveFailed(session.epoch, str(earlier)))
+    step = max(session.step, saving.last_step + 1)
+    saving.save_pinned(step, session.epoch, "final", network_files(session))
 
 
 def network_files(session: Session) -> dict[str, bytes]:
@@ -171,10 +181,13 @@ def _quality(session: Session, judged: str) -> tuple[float | None, str]:
     is_same = last.parameters == network.anatomy.parameters(keep) and math.isclose(
         last.flops, network.anatomy.flops(keep), rel_tol=1e-9
     )
-    if last is rows[-1] and is_same:
-        return last.metrics[name], f"measured in epoch {last.epoch}"
+    is_at_end = last.measured_step is None and last.step == session.step
+    moment = session.log.says(f"epoch {last.epoch}")
+    if last is rows[-1] and is_same and is_at_end:
+        return last.metrics[name], f"measured in {moment}"
+    when = f"in {moment}" if last.measured_step is None else f"at step {last.measured_step}, in {moment}"
     since = judged or "the network has changed since"
-    return None, f"last measured in epoch {last.epoch}: {last.metrics[name]:.4g}. {since}"
+    return None, f"last measured {when}: {last.metrics[name]:.4g}. {since}"
 
 
 def _report(session: Session, latency: Latency | None, training_seconds: float, judged: str) -> RunReport:
@@ -237,6 +250,7 @@ def _report(session: Session, latency: Latency | None, training_seconds: float, 
             "machine": f"{platform.machine()}, {torch.get_num_threads()} torch thread(s)",
         },
         notes=tuple(session.log.notes),
+        period_steps=terms.pace.every_n_steps,
     )
 
 

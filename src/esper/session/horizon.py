@@ -30,26 +30,43 @@ class Horizon:
         terms, rules, epoch = self._terms, self._terms.config.pruning, self._log.epoch
         if terms.epochs is not None or rules.target is None or epoch > 1:
             return
-        planned = next((n for one in self._schedulers if (n := planned_by(one, epoch)) is not None), None)
+        pace, step = terms.pace, self._log.progress.step
+        unit, keyword = pace.unit, "epochs" if pace.every_n_steps is None else "steps"
+        planned = None if pace.steps is None else pace.periods_after(epoch, step)
+        source = f"which is {pace.steps} steps"
         if planned is None:
-            self._log.tell(events.LengthTaken(rules.schedule.assumed_epochs, "because nobody said how many"))
+            steps = None if pace.every_n_steps is None else step
+            lengths = (planned_by(one, epoch, steps) for one in self._schedulers)
+            planned = next((length for length in lengths if length is not None), None)
+            source = "the length of the learning-rate schedule"
+        if planned is None:
+            assumed = rules.schedule.assumed_epochs
+            self._log.tell(events.LengthTaken(assumed, "because nobody said how many", unit, keyword))
             return
         terms.epochs = planned
         self._runner.strategy = Schedule(rules, planned)
-        self._log.tell(events.LengthTaken(planned, "the length of the learning-rate schedule"))
+        self._log.tell(events.LengthTaken(planned, source, unit, keyword))
 
 
-def planned_by(scheduler: object, epoch: int) -> int | None:
+def planned_by(scheduler: object, epoch: int, step: int | None = None) -> int | None:
     """Epochs until a learning-rate schedule ends, seen after `epoch` of them; None if it does not say.
 
     It may be stepped after every epoch or after every batch, and shortly before or after the epoch is told.
+
+    Args:
+        scheduler: perhaps a learning-rate scheduler.
+        epoch: periods that have ended.
+        step: optimizer steps in them, where a period is a number of steps; such a schedule says something
+            only if it is stepped with the optimizer.
     """
     if not isinstance(scheduler, lr.LRScheduler):
         return None
     total, steps = _length(scheduler), scheduler.last_epoch
     if total is None:
         return None
-    is_by_epoch = steps <= epoch
+    if step is not None and abs(steps - step) > 1:
+        return None  # it counts something else, and nobody knows how many periods that is
+    is_by_epoch = step is None and steps <= epoch
     planned = total if is_by_epoch else round(total * epoch / steps)
     return planned if planned > epoch else None
 

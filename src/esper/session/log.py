@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Annotated, Any
 
 import numpy as np
@@ -12,7 +12,7 @@ from esper.anatomy import Anatomy
 from esper.emrakul import EpochRecord
 from esper.emrakul.cycle import CycleOutcome
 from esper.leyline import UNSTORED, decode, encode
-from esper.nissa import LOGGER, Event, FanOut, Moment, acts, seed_events
+from esper.nissa import Event, FanOut, LoggerSink, Moment, acts, seed_events
 from esper.report import DecisionRow, EpochRow, Mark, SeedRow
 
 
@@ -53,15 +53,17 @@ class RunLog:
         marks: moments of the report.
         notes: what people were told once.
         seeds: every step of every seed.
+        says: puts a sentence about epochs in the words of the run.
     """
 
     progress: Annotated[Progress, UNSTORED] = field(default_factory=Progress)
     marks: list[Mark] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     seeds: list[SeedRow] = field(default_factory=list)
+    says: Annotated[Callable[[str], str], UNSTORED] = str
 
     def __post_init__(self) -> None:
-        self.telling = FanOut(self, LOGGER)
+        self.telling = FanOut(self, LoggerSink(self.says))
         """Who is told what happens; a further sink is one more here."""
 
     @property
@@ -83,14 +85,15 @@ class RunLog:
         if isinstance(event, seed_events.OfSeed):
             way = (event.slot, event.blueprint, event.before, event.after)
             self.seeds.append(SeedRow(event.epoch, *way, event.evidence))
+        text = self.says(event.text)
         if isinstance(event, Moment) and event.kind is not None:
-            self.marks.append(Mark(event.epoch, event.kind, event.text))
-        elif event.is_noted and event.text not in self.notes:
-            self.notes.append(event.text)
+            self.marks.append(Mark(event.epoch, event.kind, text))
+        elif event.is_noted and text not in self.notes:
+            self.notes.append(text)
 
     def hear_of(self, outside: Iterable[acts.Withdrawn]) -> None:
         """Marks rollbacks from outside of a session, each once."""
-        marks = dict.fromkeys(_mark(past) for past in outside)
+        marks = dict.fromkeys(replace(mark, text=self.says(mark.text)) for mark in map(_mark, outside))
         self.marks += [mark for mark in marks if mark not in self.marks]
 
     def moments(self) -> tuple[Mark, ...]:
@@ -123,7 +126,7 @@ class RunLog:
                     confidence=float(plan.confidence[chosen].mean()),
                     loss_increase=float(plan.loss_increase[chosen].sum()),
                     verdict=verdict,
-                    reason=outcome.reason,
+                    reason=self.says(outcome.reason),
                 )
             )
 

@@ -79,6 +79,16 @@ class Saving:
         if not self._background:
             self.settle()
 
+    def save_pinned(self, step: int, epoch: int, label: str, more: Mapping[str, bytes] | None = None) -> None:
+        """Saves the live state for good, and waits until it is durable.
+
+        Raises:
+            CheckpointError: it could not be saved.
+        """
+        self.save(step, epoch, pin=label, more=more)
+        if (failure := self.failure(wait=True)) is not None:
+            raise failure
+
     def _submit(self, step: int, epoch: int, pin: str | None, more: Mapping[str, bytes]) -> None:
         network = self._network
         if self._twin is not network.twin:  # one is stored as long as the structure stays what it is

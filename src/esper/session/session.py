@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +22,7 @@ from esper.session.assembly import Assembly
 from esper.session.cycles import Cycles
 from esper.session.growing import Growing
 from esper.session.judging import Judging
+from esper.session.metrics import Metric, Metrics
 from esper.session.pruning import Pruning
 from esper.session.recovery import Recovery
 from esper.session.saving import LAST_FINITE
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
 
 
 class Session:
-    """One training run. `end_epoch` after every epoch, `finish` once at the end.
+    """One training run. `end_epoch` after every epoch, or `end_step` after every step; `finish` at the end.
 
     Made by `esper.attach` and `esper.resume`. Optimizer steps are counted by themselves; what Esper does is
     told on the logger "esper" (INFO), problems as WARNING.
@@ -49,6 +50,7 @@ class Session:
         self.recovery = Recovery(parts.terms.config.pruning.recovery, parts.network, parts.saving, parts.log)
         self.pruning = _pruning(parts, self.recovery)
         self._epoch_started = self.started
+        self._metrics = Metrics(parts.terms)
         self._hook = parts.network.optimizer.register_step_post_hook(self._count_step)
         self._is_finished = False
         if parts.why_off:
@@ -71,7 +73,7 @@ class Session:
 
     @property
     def epoch(self) -> int:
-        """Epochs that have ended."""
+        """Epochs that have ended; in a run that is counted in steps, periods of them."""
         return self.log.epoch
 
     @property
@@ -116,24 +118,22 @@ class Session:
     ) -> GateResult:
         """Germinates a seed on the output of the module at `path`: f in `y = h + f(h)`, zero at birth.
 
-        It learns without touching the network, in the steps whose loss comes from `Session.loss`; gates
-        decide from epoch to epoch whether it is blended in, kept or removed (see docs/growing.md). While it
-        is on its way nothing is pruned. `Session.growing` tells how it is doing.
+        It learns apart, in steps whose loss comes from `Session.loss`; gates decide from epoch to epoch
+        whether it is kept (docs/growing.md). While it is on its way nothing is pruned.
 
         Args:
             path: of the module, as `model.named_modules()` names it.
-            blueprint: what the seed is.
-            isolation: for this seed, instead of that in `growing.isolation`.
-            lr: a learning rate of its own; otherwise that of the host, whatever a scheduler makes of it.
+            blueprint: what the seed is, with its `options`.
+            isolation: for this seed, instead of `growing.isolation`.
+            lr: its learning rate; otherwise that of the host, whatever a scheduler makes of it.
             options: of the blueprint.
 
         Returns:
             What G0 said. Where it is closed nothing was changed; it is while a mask waits or is on trial.
 
         Raises:
-            IllegalTransitionError: there is a seed at this place, or nothing may be germinated there yet.
-            UnknownPathError: there is no such module.
-            ConfigError: the blueprint is unknown or fails, or this session has no held-out data.
+            IllegalTransitionError: there is a seed at this place, or none may be germinated there yet.
+            ConfigError: the path or the blueprint is unknown or fails, or there is no held-out data.
         """
         self._require_running()
         growing = self.parts.growing
@@ -145,7 +145,7 @@ class Session:
         """The seeds of this session: `print` it to see how they are doing."""
         return self.parts.growing
 
-    def end_epoch(self, **metrics: float | None) -> None:
+    def end_epoch(self, **metrics: Metric) -> None:
         """Ends an epoch: judges the last mask, applies what was decided, saves, and starts the next analysis.
 
         Args:
@@ -160,14 +160,55 @@ class Session:
             CheckpointError: a save failed. The epoch has ended all the same: training can go on, and the next
                 call saves again.
         """
-        begun = self._clock()
         self._require_running()
-        numbers = self._measured(self._checked(metrics))
+        pace = self.parts.terms.pace
+        if pace.every_n_steps is not None:
+            raise ConfigError(
+                f"This run counts in {pace.unit}: call session.end_step(...) after every optimizer step, and "
+                "end_epoch never. Nothing was changed."
+            )
+        begun = self._clock()
+        self._metrics.report(metrics, self.step, is_over=True)
+        self._end_period(begun)
+
+    def end_step(self, **metrics: Metric) -> bool:
+        """Ends an optimizer step, and with every `every_n_steps`-th a period: what an epoch is elsewhere.
+
+        A metric may come with any step and counts for the period in which it comes; the last one holds. One
+        that is given as a function is measured only where a period ends. Periods in which nobody measures
+        decide nothing.
+
+        Args:
+            metrics: as for `end_epoch`.
+
+        Returns:
+            Whether a period has ended, so that everything that `end_epoch` does was done.
+
+        Raises:
+            ConfigError: the run counts in epochs, or a metric cannot be used; nothing was changed.
+            RollbackExhausted: as for `end_epoch`.
+            CheckpointError: as for `end_epoch`.
+        """
+        self._require_running()
+        pace, rows = self.parts.terms.pace, self.log.epochs
+        if pace.every_n_steps is None:
+            raise ConfigError(
+                "This run counts in epochs: call session.end_epoch(...) when one has ended, or give "
+                "attach(every_n_steps=...) to decide by steps. Nothing was changed."
+            )
+        begun, is_over = self._clock(), pace.is_over(self.step, rows[-1].step if rows else 0)
+        self._metrics.report(metrics, self.step, is_over=is_over)
+        if is_over:
+            self._end_period(begun)
+        return is_over
+
+    def _end_period(self, begun: float) -> None:
+        """What happens where decisions are made: see `end_epoch`."""
         failure = self.parts.saving.failure()
         self.recovery.end_epoch()
         self.log.progress.epoch += 1
+        numbers = self._record(begun)
         self.parts.growing.end_epoch()
-        self._record(numbers, begun)
         if self.parts.pool is not None:  # otherwise nothing is planned
             self.parts.horizon.look()
         value = numbers.get(self.parts.terms.metric)
@@ -208,6 +249,7 @@ class Session:
         saving.return_to(target, as_rollback=True)
         saving.release_masks()
         self.pruning.forget()
+        self._metrics.forget()
         return target.step
 
     def veto(self, why: str) -> None:
@@ -239,7 +281,16 @@ class Session:
         from esper.session.finish import finish
 
         self._require_running()
+        if self.parts.terms.pace.every_n_steps is not None:
+            self._record_rest()
         return finish(self, latency=latency)
+
+    def _record_rest(self) -> None:
+        """Writes down the steps after the last period that has ended; nothing is decided about them."""
+        rows = self.log.epochs
+        if self.step > (rows[-1].step if rows else 0) or not self._metrics.is_empty:
+            self.log.progress.epoch += 1
+            self._record(self._clock())
 
     def detach(self) -> None:
         """Lets go of the network and the run directory without cutting; the run can be resumed."""
@@ -255,35 +306,6 @@ class Session:
             parts.pool.close()
         parts.runner.close()
         parts.saving.close()
-
-    def save_baseline(self) -> None:
-        """Saves the state before the first step, pinned for good, and waits until it is durable."""
-        network, terms = self.parts.network, self.parts.terms
-        self.log.tell(
-            acts.Began(
-                model=type(network.model).__name__,
-                units=network.anatomy.num_units,
-                parameters=terms.origin.parameters,
-                settings_id=terms.settings_id,
-                settings=terms.config.model_dump(mode="json"),
-            )
-        )
-        self._save_pinned(self.step, "baseline")
-
-    def save_final(self, more: Mapping[str, bytes]) -> None:
-        """Saves the state after the last cut with further files, pinned for good, as a step of its own."""
-        self.parts.saving.settle()
-        earlier = self.parts.saving.failure()
-        if earlier is not None:  # what matters now is whether this save succeeds
-            self.log.tell(events.SaveFailed(self.epoch, str(earlier)))
-        self._save_pinned(max(self.step, self.parts.saving.last_step + 1), "final", more)
-
-    def _save_pinned(self, step: int, label: str, more: Mapping[str, bytes] | None = None) -> None:
-        saving = self.parts.saving
-        saving.save(step, self.epoch, pin=label, more=more)
-        failure = saving.failure(wait=True)
-        if failure is not None:
-            raise failure
 
     def continue_from(self, target: CheckpointRef) -> None:
         """Resumes: restores a checkpoint and takes up the decision that was, or was being, made about it."""
@@ -306,22 +328,6 @@ class Session:
         if self._may_prune():
             self.pruning.take_up(target)
 
-    def _checked(self, metrics: Mapping[str, float | None]) -> dict[str, float]:
-        name, others = self.parts.terms.metric, ", ".join(metrics.keys() - {"loss"})
-        if others and name not in metrics:
-            raise ConfigError(
-                f"end_epoch was told {others}, and attach(metric={name!r}) says that decisions are made by "
-                f"{name}. Call session.end_epoch({name}=...), or {name}=None in an epoch in which nobody "
-                "measures it. Nothing was changed."
-            )
-        try:
-            return {key: float(value) for key, value in metrics.items() if value is not None}
-        except (TypeError, ValueError, RuntimeError) as error:
-            raise ConfigError(
-                f"end_epoch was told something that is no single number: {error}. Give every metric as one "
-                "number, such as its mean. Nothing was changed."
-            ) from error
-
     def _measured(self, numbers: dict[str, float]) -> dict[str, float]:
         """The same without a metric that is nan although the network is sound: nobody measured it then."""
         name = self.parts.terms.metric
@@ -330,19 +336,24 @@ class Session:
         self.log.tell(events.TakenAsUnmeasured(name))
         return {key: value for key, value in numbers.items() if key != name}
 
-    def _record(self, metrics: Mapping[str, float], now: float) -> None:
+    def _record(self, now: float) -> dict[str, float]:
+        """Writes down the period that has just ended; returns its metrics."""
         network = self.parts.network
         keep = network.masks.keep
+        reported, measured_step = self._metrics.take(self.step)
+        metrics = self._measured(reported)
         row = EpochRow(
             epoch=self.epoch,
             step=self.step,
-            metrics=dict(metrics),
+            metrics=metrics,
             flops=network.anatomy.flops(keep),
             parameters=network.anatomy.parameters(keep),
             masked_units=network.masks.num_masked,
             seconds=now - self._epoch_started,
+            measured_step=measured_step,
         )
         self.log.epochs.append(row)
+        return metrics
 
     def _hold_what_was_finite(self, is_sound: bool) -> None:
         """While the metric is no number, the last checkpoint from before stays, however many follow."""

@@ -18,6 +18,7 @@ from esper.emrakul.plan import Situation
 from esper.errors import CheckpointError, ConfigError
 from esper.kasmina import LiveNetwork
 from esper.leyline import Level, content_id, decode, encode
+from esper.session.pace import Pace
 
 
 @dataclass
@@ -28,9 +29,10 @@ class Terms:
         config: what to do.
         metric: what decisions are made by.
         higher_is_better: its direction.
-        epochs: how many are planned; None if nobody knows.
+        epochs: how many epochs, or periods of steps, are planned; None if nobody knows.
         origin: the network before anything was removed.
         trained_by: the class of the optimizer; None in older runs, which did not keep it.
+        pace: what the run counts in, as it was said.
     """
 
     config: Config
@@ -39,6 +41,7 @@ class Terms:
     epochs: int | None
     origin: Origin
     trained_by: str | None
+    pace: Pace
 
     def situation(self, network: LiveNetwork) -> Situation:
         """The network as it is now; later masks do not change it."""
@@ -61,6 +64,7 @@ class Terms:
             "epochs_planned": self.epochs,
             "origin": encode(self.origin),
             "trained_by": self.trained_by,
+            "pace": encode(self.pace),
         }
 
     @classmethod
@@ -72,6 +76,7 @@ class Terms:
             state["epochs_planned"],
             decode(Origin, state["origin"]),
             state["trained_by"],
+            decode(Pace, state["pace"]) if "pace" in state else Pace(state["epochs_planned"]),
         )
 
     def check(self, state: Mapping[str, Any]) -> None:
@@ -79,7 +84,8 @@ class Terms:
 
         Raises:
             CheckpointError: another optimizer was given; it is named.
-            ConfigError: whole layers are units from the beginning of a run or never: its masks count in them.
+            ConfigError: the run counts in other periods; or whole layers are asked for, which are units from
+                the beginning of a run or never: its masks count in them.
         """
         saved = self.from_state(state)
         if saved.trained_by not in (None, self.trained_by):
@@ -87,6 +93,13 @@ class Terms:
                 f"The run was trained by {saved.trained_by}, whose state the checkpoint holds; this one is "
                 f"{self.trained_by}. Nothing was changed. Resume with {saved.trained_by}, built as when the "
                 "run began."
+            )
+        ours, theirs = self.pace.every_n_steps, saved.pace.every_n_steps
+        if ours != theirs:
+            raise ConfigError(
+                f"This run counts in {saved.pace.unit}, and {self.pace.unit} were asked for; its decisions "
+                f"and records are numbered by them. Nothing was changed. Resume with every_n_steps={theirs}, "
+                "or begin another run."
             )
         if Level.LAYER in self.config.pruning.levels - saved.config.pruning.levels:
             raise ConfigError(
@@ -110,7 +123,9 @@ def write_run_file(run_dir: Path, network: LiveNetwork, terms: Terms) -> None:
         "optimizer": terms.trained_by,
         "metric": terms.metric,
         "higher_is_better": terms.higher_is_better,
-        "epochs_planned": terms.epochs,
+        "epochs_planned": terms.epochs if terms.pace.every_n_steps is None else None,
+        "steps_planned": terms.pace.steps,
+        "every_n_steps": terms.pace.every_n_steps,
         "config": terms.config.model_dump(mode="json"),
         "versions": {
             "esper": version("esper-torch"),

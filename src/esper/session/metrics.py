@@ -1,0 +1,70 @@
+"""What a training script reports: checked, and kept until the period ends in which it was measured."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from esper.errors import ConfigError
+from esper.session.terms import Terms
+
+Metric = float | Callable[[], float] | None
+"""What a metric is, or a function that measures it when it is asked for; None: nobody measured it."""
+
+
+class Metrics:
+    """The metrics of the period that has not ended yet."""
+
+    def __init__(self, terms: Terms) -> None:
+        self._terms = terms
+        self._numbers: dict[str, float] = {}
+        self._step = -1
+
+    def report(self, metrics: Mapping[str, Metric], step: int, *, is_over: bool) -> None:
+        """Takes what was measured at `step`; what was reported before under the same names counts no more.
+
+        Args:
+            metrics: by name.
+            step: optimizer steps made.
+            is_over: whether the period ends; otherwise functions are not asked.
+
+        Raises:
+            ConfigError: something is no number, or what decisions are made by is missing beside others.
+        """
+        numbers = self._checked({n: m for n, m in metrics.items() if is_over or not callable(m)})
+        if numbers:
+            self._numbers |= numbers
+            self._step = step
+
+    def take(self, step: int) -> tuple[dict[str, float], int | None]:
+        """What was reported for the period that ends at `step`, and at which step unless at this one."""
+        numbers, measured = self._numbers, self._step
+        self.forget()
+        return numbers, measured if 0 <= measured < step else None
+
+    def forget(self) -> None:
+        """Training goes on elsewhere."""
+        self._numbers, self._step = {}, -1
+
+    @property
+    def is_empty(self) -> bool:
+        return not self._numbers
+
+    def _checked(self, metrics: Mapping[str, Metric]) -> dict[str, float]:
+        name, others = self._terms.metric, ", ".join(metrics.keys() - {"loss"})
+        says = self._terms.pace.says
+        if others and name not in metrics:
+            text = (
+                f"end_epoch was told {others}, and attach(metric={name!r}) says that decisions are made by "
+                f"{name}. Call session.end_epoch({name}=...), or {name}=None in an epoch in which nobody "
+                "measures it. Nothing was changed."
+            )
+            raise ConfigError(says(text))
+        values = {key: value() if callable(value) else value for key, value in metrics.items()}
+        try:
+            return {key: float(value) for key, value in values.items() if value is not None}
+        except (TypeError, ValueError, RuntimeError) as error:
+            text = (
+                f"end_epoch was told something that is no single number: {error}. Give every metric as one "
+                "number, such as its mean. Nothing was changed."
+            )
+            raise ConfigError(says(text)) from error
