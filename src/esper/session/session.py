@@ -123,7 +123,7 @@ class Session:
 
         Args:
             path: of the module, as `model.named_modules()` names it.
-            blueprint: what the seed is, with its `options`.
+            blueprint: what the seed is.
             isolation: for this seed, instead of `growing.isolation`.
             lr: its learning rate; otherwise that of the host, whatever a scheduler makes of it.
             options: of the blueprint.
@@ -136,9 +136,8 @@ class Session:
             ConfigError: the path or the blueprint is unknown or fails, or there is no held-out data.
         """
         self._require_running()
-        growing = self.parts.growing
-        obstacle = "" if growing.is_under_way else self.pruning.make_way()
-        return growing.grow(path, blueprint, options, isolation=isolation, lr=lr, obstacle=obstacle)
+        obstacle = "" if self.growing.is_under_way else self.pruning.make_way()
+        return self.growing.grow(path, blueprint, options, isolation=isolation, lr=lr, obstacle=obstacle)
 
     @property
     def growing(self) -> Growing:
@@ -376,11 +375,9 @@ class Session:
 
     def _may_prune(self) -> bool:
         """Whether no seed is on its way; tells once if one keeps pruning from going on."""
-        if not self.parts.growing.is_under_way:
-            return True
-        if self.parts.pool is not None:
+        if self.growing.is_under_way and self.parts.pool is not None:
             self.log.tell(seed_events.PruningRests())
-        return False
+        return not self.growing.is_under_way
 
     def _count_step(self, *_: object) -> None:
         self.log.progress.step += 1
