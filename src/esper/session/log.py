@@ -63,7 +63,7 @@ class RunLog:
     says: Annotated[Callable[[str], str], UNSTORED] = str
 
     def __post_init__(self) -> None:
-        self.telling = FanOut(self, LoggerSink(self.says))
+        self.telling = FanOut(self, LoggerSink(self.says, is_heard=True))
         """Who is told what happens; a further sink is one more here."""
 
     @property
