@@ -14,6 +14,7 @@ from esper.elesh import AnalysisSettings
 from esper.emrakul import Settings as PruningSettings
 from esper.errors import ConfigError
 from esper.importance import ImportanceSettings
+from esper.kasmina.seeds import GrowthSettings
 from esper.settings import Section
 from esper.urabrask import Settings as ValidationSettings
 
@@ -35,6 +36,9 @@ class Config(Section):
 
     importance: ImportanceSettings = ImportanceSettings()
     """What is tracked during training."""
+
+    growing: GrowthSettings = GrowthSettings()
+    """How seeds grow that `session.grow` germinates."""
 
     checkpoint: CheckpointSettings = CheckpointSettings()
     """How checkpoints are kept."""

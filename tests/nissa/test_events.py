@@ -15,7 +15,7 @@ KINDS: list[type[Event]] = [
     kind
     for module in (acts, events, seed_events)
     for _, kind in inspect.getmembers(module, inspect.isclass)
-    if issubclass(kind, Event) and kind not in (Event, Moment)
+    if issubclass(kind, Event) and kind not in (Event, Moment, seed_events.OfSeed)
 ]
 SAMPLES = {
     "int": 7,

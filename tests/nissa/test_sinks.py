@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import subprocess
+import sys
 import threading
 
 import pytest
@@ -85,3 +87,32 @@ def test_threads_hear_each_event_once_and_all_sinks_in_one_order() -> None:
         thread.join()
     assert len(first.events) == 200
     assert first.events == second.events
+
+
+TELLS = """
+import logging
+import subprocess
+import sys
+{set_up}
+from esper.nissa import LoggerSink, acts, events
+for event in (events.Idle(1, "Nothing."), acts.WentBack(2, 20)):
+    LoggerSink(is_heard={is_heard}).emit(event)
+"""
+
+
+@pytest.mark.parametrize(
+    ("set_up", "is_heard", "lines"),
+    [
+        ("", True, 1),
+        ("", False, 0),
+        ("logging.getLogger('esper').setLevel(logging.WARNING)", True, 0),
+        ("logging.getLogger('esper').addHandler(logging.NullHandler())", True, 0),
+        ("logging.basicConfig(level=logging.ERROR)", True, 0),
+        ("logging.basicConfig(level=logging.DEBUG)", True, 2),
+    ],
+)
+def test_people_who_set_up_no_logging_hear_the_news_of_a_run(set_up: str, is_heard: bool, lines: int) -> None:
+    program = TELLS.format(set_up=set_up, is_heard=is_heard)
+    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert len(ended.stderr.splitlines()) == lines
+    assert ended.stdout == ""

@@ -84,12 +84,17 @@ class Training:
             **self.length,
             scheduler=self.scheduler,
             companions=self.companions(),
+            blueprints=self.blueprints(),
             resume=True,
         )
 
     def companions(self) -> Sequence[nn.Module]:
         """Modules that hold a copy of the network."""
         return ()
+
+    def blueprints(self) -> Mapping[str, Callable[..., nn.Module]]:
+        """What seeds can be beside those that everybody has."""
+        return {}
 
     def batches(self) -> Iterator[tuple[Tensor, Tensor]]:
         inputs, targets = self.train_data

@@ -14,7 +14,7 @@ def test_moments_become_marks_and_the_rest_notes(caplog: pytest.LogCaptureFixtur
     log = RunLog()
     log.tell(events.Refused(2, "No."))
     log.tell(events.MaskWaits("f1"))
-    log.tell(acts.Resumed("runs/a", 8, 1, 0, 0, 0.0, "flops", "id", {}))
+    log.tell(acts.Resumed("runs/a", 8, 1, 0, 0, 0, 0.0, "flops", "id", {}))
     log.tell(events.Idle(2, "Nothing."))
     assert log.marks == [Mark(2, "no_go", "No.")]
     assert log.notes == ["A mask waits for an epoch in which f1 is measured."]

@@ -22,6 +22,8 @@ from esper.errors import CheckpointError
 from esper.importance.tracker import ImportanceTracker
 from esper.kasmina import LiveNetwork
 from esper.runs.network import read_state
+from esper.session.growing import Growing
+from esper.session.log import RunLog
 from esper.session.state import Structure
 from tests.session.runs import Training, examples, settings, small_network
 
@@ -140,9 +142,10 @@ def test_cuts_that_were_made_for_a_state_that_does_not_fit_are_taken_back(saved:
     optimizer = torch.optim.AdamW([{"params": [first]}, {"params": others}], 1e-2)
     network = LiveNetwork(model, optimizer, examples(16, 0), nn.CrossEntropyLoss())
     tracker = ImportanceTracker(network.anatomy, network.named_parameters(), optimizer, settings().importance)
+    growing = Growing(network, tracker, None, settings().growing, RunLog(), None)
     memory = Memory(
         [
-            Entry("structure", Structure(network, tracker), is_structure=True),
+            Entry("structure", Structure(network, tracker, growing), is_structure=True),
             Entry("model", Weights(model)),
             Entry("optimizer", OptimizerState(optimizer)),
         ]

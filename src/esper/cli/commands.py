@@ -13,6 +13,7 @@ from esper.errors import CheckpointCorrupt, CheckpointMissing, ConfigError
 from esper.leyline import encode
 
 EXIT_DAMAGED = 1
+EXIT_FAILS = 1
 DEMO_EPOCHS = 24
 DEMO_FLOPS = 0.56
 
@@ -264,3 +265,19 @@ def _confirm(later: list[str], step: int, as_json: bool) -> None:
             "and with --json nobody is asked. Add --yes if that is meant. Nothing was changed."
         )
     typer.confirm(f"Delete {len(later)} later checkpoints ({', '.join(later)})?", abort=True, err=True)
+
+
+def doctor(
+    folder: Annotated[Path, typer.Argument(help="Where run directories will be.")] = Path(),
+    as_json: AsJson = False,
+) -> None:
+    """Say what is here, what is missing and how to get it, and what this machine can do.
+
+    Takes about ten seconds: some of it is tried. Exit code 1 if something that Esper needs fails.
+    """
+    from esper.cli.doctor import findings, findings_table
+
+    rows = list(output.with_progress(findings(folder), "trying things", None, as_json))
+    output.show(findings_table(rows), [dataclasses.asdict(row) for row in rows], as_json)
+    if any(row.state == "fails" for row in rows):
+        raise typer.Exit(EXIT_FAILS)

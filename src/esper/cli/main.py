@@ -16,6 +16,7 @@ from esper.cli.commands import (
     compact,
     config,
     demo,
+    doctor,
     inspect,
     rollback,
     train,
@@ -41,13 +42,12 @@ app = typer.Typer(
     name="esper",
     help="Makes a PyTorch network smaller and faster while it trains.",
     epilog="Every command takes --json, and --debug for the traceback of an error. "
-    "Exit codes: 0 done, 1 verify found damage, 2 could not be done, 130 interrupted.",
+    "Exit codes: 0 done, 1 damage or something that fails was found, 2 could not be done, 130 interrupted.",
     no_args_is_help=True,
-    add_completion=False,
     rich_markup_mode="markdown",
     pretty_exceptions_enable=False,
 )
-for command in (demo, train, inspect, analyze, compact, checkpoints, verify, rollback, config):
+for command in (demo, train, inspect, analyze, compact, checkpoints, verify, rollback, config, doctor):
     app.command()(command)
 audit = typer.Typer(
     help="What was decided and done in a run, and whether that can be believed.", no_args_is_help=True

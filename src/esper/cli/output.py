@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -65,9 +66,32 @@ def epoch_progress(
             screen.print(line)
         bar.update(task, advance=1, description=line)
 
-    with bar:
+    with bar, _sentences(screen, logging.WARNING if hidden else logging.INFO):
         task = bar.add_task("loading the data", total=total)
         yield told
+
+
+@contextmanager
+def _sentences(screen: Console, level: int) -> Iterator[None]:
+    """Shows what a run tells above its progress bar."""
+    logger, handler = logging.getLogger("esper"), _Screen(screen)
+    before = logger.level
+    logger.addHandler(handler)
+    logger.setLevel(level)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(before)
+
+
+class _Screen(logging.Handler):
+    def __init__(self, screen: Console) -> None:
+        super().__init__()
+        self._screen = screen
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._screen.print(f"  {record.getMessage()}", soft_wrap=True)
 
 
 @contextmanager
@@ -80,7 +104,7 @@ def share_progress(what: str, hidden: bool) -> Iterator[Callable[[float], None]]
         yield lambda done: bar.update(task, completed=done)
 
 
-def with_progress(items: Iterable[T], what: str, total: int, hidden: bool) -> Iterator[T]:
+def with_progress(items: Iterable[T], what: str, total: int | None, hidden: bool) -> Iterator[T]:
     """The same items behind a progress bar, which is drawn on a terminal only."""
     screen = Console(stderr=True)
     yield from track(

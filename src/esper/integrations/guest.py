@@ -123,7 +123,8 @@ class Guest:
     def save(self, keep: Collection[int]) -> dict[str, Any] | None:
         """Saves beside a checkpoint of the framework and names what was saved; None if that failed."""
         try:
-            saved = self.session.save(_LABEL, keep)
+            parts = self.session.parts
+            saved = parts.saving.save_beside(parts.log.progress, _LABEL, keep)
         except CheckpointError as failure:
             say(f"No checkpoint of Esper stands beside that of the framework: {failure}", is_problem=True)
             return None

@@ -138,8 +138,8 @@ def metric_of(wish: Wish, args: TrainingArguments) -> tuple[str, bool]:
     name = wish.metric
     if name is not None and args.eval_strategy == "no":
         say(
-            f"Decisions wait for {name}, and this Trainer never evaluates by itself (eval_strategy='no'). Let "
-            "it evaluate, or leave metric= out: then the loss on Esper's own held-out batches decides.",
+            f"Decisions wait for {name}, and this Trainer never evaluates by itself (eval_strategy='no'). "
+            "Let it evaluate, or leave metric= out: then the loss on Esper's own held-out batches decides.",
             is_problem=True,
         )
     if name is None and args.metric_for_best_model is not None:

@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-from functools import cached_property
-from typing import Any, ClassVar, Protocol
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property, partial
+from itertools import takewhile
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 import numpy as np
 from torch import nn
 from torch.optim import Optimizer
 
 from esper.anatomy import Anatomy
-from esper.anatomy.cut import Cut
+from esper.anatomy.cut import Cut, origin_of
+from esper.anatomy.graph import bare, copied
 from esper.arrays import BoolArray, IntArray
+from esper.errors import CheckpointError, StructureError
+from esper.kasmina.seeds import Recipe, blueprint
+from esper.leyline import decode, encode
+
+if TYPE_CHECKING:
+    from esper.kasmina.network import LiveNetwork
 
 Record = Mapping[str, Any]
 """What a checkpoint keeps of a change: its `kind`, the digest of the `anatomy` before, and what it did."""
@@ -35,6 +43,11 @@ class Change(Protocol):
 
     @property
     def origin(self) -> IntArray: ...
+
+    @property
+    def numbers(self) -> IntArray:
+        """For every unit from before it its number after it, or -1: int [units before]."""
+        ...
 
     @property
     def kept(self) -> Mapping[str, Mapping[int, Any]]:
@@ -68,12 +81,7 @@ class UnitsCut:
 
     @cached_property
     def numbers(self) -> IntArray:
-        """For every unit from before the cut its number after it, or -1: shape [units before]."""
-        numbers = np.full(self.before.num_units, -1, np.int64)
-        after = np.arange(self.origin.size)[::-1]  # of several parts that came apart, the first
-        known = self.origin[after] >= 0
-        numbers[self.origin[after[known]]] = after[known]
-        return numbers
+        return _numbers_after(self)
 
     def carried(self, mask: BoolArray) -> BoolArray:
         """A mask from before in the numbers of after: shape [units after]."""
@@ -87,6 +95,95 @@ class UnitsCut:
         self.cut.undo(model, (optimizer,))
 
 
-def same_change(change: Change, record: Record) -> bool:
-    """Whether a record is of this very change; those that name no kind are of cuts."""
-    return change.record() == {"kind": UnitsCut.kind, **record}
+@dataclass(frozen=True, eq=False)
+class SeedJoined:
+    """A seed has become a part of the network: a `Grown` stands where its host stood."""
+
+    recipe: Recipe
+    before: Anatomy
+    origin: IntArray
+    kept: Mapping[str, Mapping[int, Any]] = field(default_factory=dict)
+    kind: ClassVar[str] = "fossilize"
+
+    @classmethod
+    def of(cls, recipe: Recipe, before: Anatomy, after: Anatomy) -> SeedJoined:
+        """From the anatomies without the seed and with it."""
+        grown = f"{recipe.path}."
+
+        def former(name: str) -> str:
+            return grown + name.removeprefix(f"{grown}host.") if name.startswith(f"{grown}host.") else name
+
+        return cls(recipe, before, origin_of(before, after, {}, former))
+
+    def record(self) -> dict[str, Any]:
+        return {"kind": self.kind, "anatomy": self.before.digest, "seed": encode(self.recipe)}
+
+    @cached_property
+    def numbers(self) -> IntArray:
+        return _numbers_after(self)
+
+    def undo(self, model: nn.Module, optimizer: Optimizer) -> None:
+        self.recipe.prune(bare(model), optimizer)
+
+
+def _numbers_after(change: Change) -> IntArray:
+    numbers = np.full(change.before.num_units, -1, np.int64)
+    after = np.arange(change.origin.size)[::-1]  # of several parts that came apart, the first
+    known = change.origin[after] >= 0
+    numbers[change.origin[after[known]]] = after[known]
+    return numbers
+
+
+def shared_changes(changes: Sequence[Change], records: Sequence[Record]) -> int:
+    """How many changes are those of the first records; a record that names no kind is of a cut."""
+    known = zip(changes, records, strict=False)
+    return sum(
+        1 for _ in takewhile(lambda pair: pair[0].record() == {"kind": UnitsCut.kind, **pair[1]}, known)
+    )
+
+
+def check_records(records: Sequence[Record], blueprints: Mapping[str, Callable[..., nn.Module]]) -> None:
+    """Refuses changes that nobody here can make again.
+
+    Raises:
+        CheckpointError: one is of a kind that this version does not know.
+        ConfigError: something has grown by a blueprint that was not given.
+    """
+    for record in records:
+        kind = record.get("kind", UnitsCut.kind)
+        if kind == SeedJoined.kind:
+            blueprint(record["seed"]["blueprint"], blueprints)
+        elif kind != UnitsCut.kind:
+            raise CheckpointError(
+                f"The checkpoint holds a change of the kind {kind!r}, which this version of Esper does not "
+                "know. Nothing was changed. Resume with the version that wrote it."
+            )
+
+
+def redo(network: LiveNetwork, record: Record) -> None:
+    """Makes a change again in a network that is what it was before it."""
+    if record.get("kind") == SeedJoined.kind:
+        recipe = decode(Recipe, record["seed"])
+        recipe.graft(network.model, network.blueprints, network.optimizer)
+        join(network, recipe)
+    else:
+        keep = np.ones(network.anatomy.num_units, dtype=np.bool_)
+        keep[record["removed"]] = False
+        network.masks.apply(keep)
+        network.cut_masked()
+
+
+def join(network: LiveNetwork, recipe: Recipe) -> Change:
+    """Takes a seed that stands in a network by now for a part of it; no unit may be masked.
+
+    Raises:
+        StructureError: the network with it cannot be traced; it was taken out again.
+    """
+    if network.original is None:
+        network.original = copied(network.model)
+        recipe.prune(network.original)
+    try:
+        return network.changed(partial(SeedJoined.of, recipe))
+    except StructureError:
+        recipe.prune(network.model, network.optimizer)
+        raise

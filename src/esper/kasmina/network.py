@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
-from itertools import takewhile
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -19,15 +18,14 @@ from esper.anatomy.cut import (
     copy_in,
     cut,
     feasible,
-    refused_groups,
-    refused_layers,
+    refusals,
 )
 from esper.anatomy.graph import Loss, bare, changed_inputs, copied, loss_tensors
 from esper.anatomy.proof import Inputs
 from esper.anatomy.twin import Twin
 from esper.arrays import BoolArray
 from esper.errors import CheckpointError, StructureError, SurgeryError, UntraceableError
-from esper.kasmina.changes import Change, Record, UnitsCut, same_change
+from esper.kasmina.changes import Change, UnitsCut, check_records, redo, shared_changes
 from esper.kasmina.held import HANDS
 from esper.kasmina.masks import MaskKeeper
 
@@ -47,6 +45,7 @@ class LiveNetwork:
         loss: `loss(output, target)`.
         companions: modules that hold a copy of the network, and are masked and cut with it.
         layers: whether whole residual layers are units too.
+        blueprints: the user's own ones, by name.
 
     Raises:
         ConfigError: a session holds the network or its optimizer already.
@@ -66,6 +65,7 @@ class LiveNetwork:
         companions: Sequence[nn.Module] = (),
         *,
         layers: bool = False,
+        blueprints: Mapping[str, Callable[..., nn.Module]] | None = None,
     ) -> None:
         HANDS.refuse_held(bare(model), optimizer)
         self.given, self.model = model, bare(model)
@@ -85,13 +85,12 @@ class LiveNetwork:
         self.masks: MaskKeeper
         self.look_seconds = 0.0
         """How long the last look at the network took: about what the next cut takes."""
+        self.blueprints = dict(blueprints or {})
+        """What seeds can be beside our own."""
         self._sample, self._layers = sample, layers
         self._look()
-        self.refused: dict[str, str] = {
-            **refused_groups(self.model, self.anatomy, self.inputs),
-            **refused_layers(self.model, self.anatomy, self.inputs),
-        }
-        """Groups that the network's own code does not let be cut, and why: by name, for the whole run."""
+        self.refused = refusals(self.model, self.anatomy, self.inputs)
+        """Groups that the network's own code does not let be cut, and why: by name, until something grows."""
         HANDS.take(self)
 
     def cuttable_units(self) -> BoolArray:
@@ -138,6 +137,30 @@ class LiveNetwork:
         change = UnitsCut(made, made.origin(self.anatomy))
         self.changes.append(change)
         self.masks.apply(change.carried(masked))
+        return change
+
+    def admits(self) -> str:
+        """Why the network as it stands could not be looked after ('' if it could): tried, not kept."""
+        try:
+            Look.at(self.model, self._sample, self.loss, layers=self._layers)
+        except StructureError as error:
+            return f"the network with it cannot be traced: {error}"
+        return ""
+
+    def changed(self, make: Callable[[Anatomy, Anatomy], Change]) -> Change:
+        """Looks at the network, whose structure is another one by now; no unit may have been masked.
+
+        Args:
+            make: the change, of the anatomy before and the one after.
+
+        Raises:
+            UntraceableError: it cannot be traced; what is known of it is still what it was before.
+        """
+        before, masks = self.anatomy, self.masks
+        self._look()
+        masks.detach()
+        self.changes.append(change := make(before, self.anatomy))
+        self.refused = refusals(self.model, self.anatomy, self.inputs)
         return change
 
     def feasible(self, left: BoolArray | None = None) -> tuple[BoolArray, dict[str, str]]:
@@ -204,6 +227,7 @@ class LiveNetwork:
 
         Raises:
             CheckpointError: it says what is different.
+            ConfigError: a seed in it is made by a blueprint that nobody knows here.
         """
         if len(self.companions) != state["companions"]:
             raise CheckpointError(
@@ -211,12 +235,7 @@ class LiveNetwork:
                 "given. Give the same ones in the same order as when the run began, as `companions=`. "
                 "Nothing was changed."
             )
-        for record in state["changes"]:
-            if (kind := record.get("kind", UnitsCut.kind)) != UnitsCut.kind:
-                raise CheckpointError(
-                    f"The checkpoint holds a change of the kind {kind!r}, which this version of Esper does "
-                    "not know. Nothing was changed. Resume with the version that wrote it."
-                )
+        check_records(state["changes"], self.blueprints)
         whole = self.changes[0].before if self.changes else self.anatomy
         if state["changes"] and state["changes"][0]["anatomy"] != whole.digest:
             raise CheckpointError(f"{_ANOTHER} Nothing was changed.")
@@ -230,10 +249,10 @@ class LiveNetwork:
         Raises:
             CheckpointError: the network is not the one that was changed.
         """
-        records: Sequence[Record] = state["changes"]
-        known = zip(self.changes, records, strict=False)
-        shared = sum(1 for _ in takewhile(lambda pair: same_change(*pair), known))
-        if shared < len(self.changes):
+        records: Sequence[Mapping[str, Any]] = state["changes"]
+        shared = shared_changes(self.changes, records)
+        undone = self.changes[shared:]
+        if undone:
             self.masks.detach()
             while len(self.changes) > shared:
                 self.changes.pop().undo(self.given, self.optimizer)
@@ -243,7 +262,6 @@ class LiveNetwork:
         for record in records[shared:]:
             if record["anatomy"] != self.anatomy.digest:
                 raise CheckpointError(_ANOTHER)
-            keep = np.ones(self.anatomy.num_units, dtype=np.bool_)
-            keep[record["removed"]] = False
-            self.masks.apply(keep)
-            self.cut_masked()
+            redo(self, record)
+        if any(change.kind != UnitsCut.kind for change in (*undone, *self.changes[shared:])):
+            self.refused = refusals(self.model, self.anatomy, self.inputs)

@@ -31,12 +31,14 @@ class Resumed(Event):
     is_noted, is_once = False, False
     says = (
         "Resumed {run} from its checkpoint of step {step}, epoch {epoch}, which verified in full: {cuts} "
-        "cut(s) made and proven again, {masked} unit(s) masked, {removed:.1%} of the {cost} removed."
+        "cut(s) made and proven again, {grown} seed(s) grown again, {masked} unit(s) masked, {removed:.1%} "
+        "of the {cost} removed."
     )
     run: str
     step: int
     epoch: int
     cuts: int
+    grown: int
     masked: int
     removed: float
     cost: str

@@ -8,7 +8,9 @@ from dataclasses import dataclass
 from enum import IntEnum
 from typing import ClassVar, Literal
 
-MarkKind = Literal["mask", "judged", "cut", "rollback", "skipped", "no_go"]
+MarkKind = Literal[
+    "mask", "judged", "cut", "rollback", "skipped", "no_go", "germinated", "fossilized", "culled"
+]
 """The moments that the picture of a run shows."""
 
 

@@ -8,10 +8,18 @@ from esper.nissa.event import Event, Moment, Severity
 
 
 @dataclass(frozen=True)
-class SeedMoved(Moment):
-    """A seed went from one stage to the next; `evidence` is what its gate was told."""
+class OfSeed(Moment):
+    """Something that happened to the seed at one place: where it stood, and where it stands now.
 
-    says = "The seed at {slot} ({blueprint}) went from {before} to {after}. {evidence}"
+    Attributes:
+        slot: path of the module that it grows on.
+        blueprint: what it is made by.
+        before: name of its stage until now.
+        after: name of its stage from now on; the same where it stays.
+        evidence: what its gate was told, or why it goes.
+    """
+
+    is_noted, by = False, "kasmina"
     slot: str
     blueprint: str
     before: str
@@ -20,45 +28,71 @@ class SeedMoved(Moment):
 
 
 @dataclass(frozen=True)
-class SeedRefused(Moment):
+class SeedMoved(OfSeed):
+    """A seed went from one stage to the next."""
+
+    says = "The seed at {slot} ({blueprint}) went from {before} to {after}. {evidence}"
+
+
+@dataclass(frozen=True)
+class SeedGerminated(SeedMoved):
+    """A seed is about to be made, and learns apart from now on."""
+
+    kind, is_act = "germinated", True
+    says = "A seed germinates at {slot} ({blueprint}). {evidence}"
+
+
+@dataclass(frozen=True)
+class SeedFossilized(SeedMoved):
+    """A seed has proved itself, and is about to become a part of the network."""
+
+    kind, is_act = "fossilized", True
+    says = "The seed at {slot} ({blueprint}) becomes a part of the network. {evidence}"
+
+
+@dataclass(frozen=True)
+class SeedRefused(OfSeed):
     """A seed was not germinated; the network is as it was."""
 
-    severity = Severity.PROBLEM
+    severity, is_noted = Severity.PROBLEM, True
     says = "No seed was germinated at {slot} ({blueprint}): {evidence}"
-    slot: str
-    blueprint: str
-    evidence: str
 
 
 @dataclass(frozen=True)
-class SeedWaits(Moment):
+class SeedWaits(OfSeed):
     """A gate stayed closed."""
 
-    is_noted = False
-    says = "The seed at {slot} ({blueprint}) stays {stage}. {evidence}"
-    slot: str
-    blueprint: str
-    stage: str
-    evidence: str
+    says = "The seed at {slot} ({blueprint}) stays {before}. {evidence}"
 
 
 @dataclass(frozen=True)
-class SeedCulled(Moment):
+class SeedCulled(OfSeed):
     """A seed has to go."""
 
-    severity = Severity.PROBLEM
-    says = "The seed at {slot} ({blueprint}) is culled out of {before}: {why}"
+    severity, kind = Severity.PROBLEM, "culled"
+    says = "The seed at {slot} ({blueprint}) is culled out of {before}: {evidence}"
+
+
+@dataclass(frozen=True)
+class SeedSettled(Moment):
+    """A seed is a plain part of the network: its units can be pruned. What the network costs by that."""
+
+    by = "kasmina"
+    says = (
+        "The seed at {slot} is a plain part of the network by now: {parameters_before:,} to "
+        "{parameters_after:,} parameters, {units} more unit(s) that can be pruned."
+    )
     slot: str
-    blueprint: str
-    before: str
-    why: str
+    parameters_before: int
+    parameters_after: int
+    units: int
 
 
 @dataclass(frozen=True)
 class IsolationViolated(Moment):
     """A seed reached the host."""
 
-    severity = Severity.PROBLEM
+    severity, by = Severity.PROBLEM, "kasmina"
     says = "The seed at {slot} violated its isolation ({count} of {limit} times): {what}"
     slot: str
     count: int
@@ -68,11 +102,22 @@ class IsolationViolated(Moment):
 
 @dataclass(frozen=True)
 class NothingLearned(Event):
-    """Steps are made, and nobody asks the growth for its loss."""
+    """Steps are made, and nobody asks for the loss that seeds learn on."""
 
-    severity = Severity.PROBLEM
+    severity, by = Severity.PROBLEM, "kasmina"
     says = (
-        "A seed is to learn, and the training loop does not take its loss from growth.loss(output, target, "
-        "inputs): nothing was learned in {steps} steps."
+        "A seed is to learn, and the training loop does not take its loss from session.loss(output, target, "
+        "inputs), or growth.loss where there is no session: nothing was learned in {steps} steps."
     )
     steps: int
+
+
+@dataclass(frozen=True)
+class PruningRests(Event):
+    """What a change costs can only be told while nothing else changes."""
+
+    is_once = True
+    says = (
+        "While a seed is on its way nothing is analyzed, masked or cut; pruning goes on when the seed is a "
+        "plain part of the network, or gone."
+    )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 import threading
 from collections.abc import Callable
 from typing import Protocol
@@ -21,13 +22,21 @@ class LoggerSink:
 
     Attributes:
         says: puts a sentence in the words of a run, which may count in something else than epochs.
+        is_heard: whether standard error is told where nobody has set up logging. Most people have not, and
+            would never learn what is done to their network.
     """
 
-    def __init__(self, says: Callable[[str], str] = str) -> None:
+    def __init__(self, says: Callable[[str], str] = str, *, is_heard: bool = False) -> None:
         self.says = says
+        self.is_heard = is_heard
 
     def emit(self, event: Event) -> None:
-        logging.getLogger("esper").log(event.severity, "%s", self.says(event.line))
+        logger = logging.getLogger("esper")
+        is_set_up = logger.level != logging.NOTSET or logger.hasHandlers()
+        if is_set_up or not self.is_heard:
+            logger.log(event.severity, "%s", self.says(event.line))
+        elif event.severity >= logging.INFO:
+            sys.stderr.write(f"esper: {self.says(event.line)}\n")
 
 
 LOGGER = LoggerSink()

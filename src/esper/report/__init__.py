@@ -11,6 +11,7 @@ from esper.report.report import (
     Overhead,
     Proof,
     RunReport,
+    SeedRow,
     WidthRow,
     WorkerRow,
 )
@@ -26,6 +27,7 @@ __all__ = [
     "Overhead",
     "Proof",
     "RunReport",
+    "SeedRow",
     "WidthRow",
     "WorkerRow",
     "figures",

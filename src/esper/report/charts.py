@@ -17,10 +17,13 @@ MARK_NAMES: Mapping[MarkKind, str] = {
     "rollback": "rolled back",
     "no_go": "rejected",
     "skipped": "skipped",
+    "germinated": "seed germinated",
+    "fossilized": "seed kept",
+    "culled": "seed culled",
 }
 """Every kind of mark in the order of its lane, and what the lane is called."""
 
-_CHANGES: frozenset[MarkKind] = frozenset({"mask", "cut", "rollback"})
+_CHANGES: frozenset[MarkKind] = frozenset({"mask", "cut", "rollback", "fossilized"})
 _TOP = 16.0
 
 
@@ -54,17 +57,19 @@ def quality_chart(report: RunReport) -> str:
 def cost_chart(report: RunReport) -> str:
     """FLOPs and parameters over the epochs as shares of what they were at the start."""
     plot = Plot.over(_epochs(report), 490, left=48, margin=112)
-    y = Axis(0.0, 1.0, 300.0, _TOP)
     flops = {row.epoch: row.flops / report.flops_before for row in report.epochs if report.flops_before}
     sizes = {row.epoch: row.parameters / report.parameters_before for row in report.epochs if row.parameters}
+    most = max([1.0, *flops.values(), *sizes.values()])
+    y = Axis(0.0, most, 300.0, _TOP)
+    ticks = [0.0, 0.25, 0.5, 0.75, 1.0] if most == 1.0 else y.ticks(5)
     ends = [
         EndLabel(series[max(series)], (name, percent(series[max(series)], 0)), style)
         for series, name, style in ((flops, "FLOPs", "flops"), (sizes, "parameters", "sizes"))
         if series
     ]
     parts = [
-        *plot.grid(y, [(tick, percent(tick, 0)) for tick in (0.0, 0.25, 0.5, 0.75, 1.0)]),
-        *_change_lines(plot, report.marks, frozenset({"cut"}), y.start),
+        *plot.grid(y, [(tick, percent(tick, 0)) for tick in ticks]),
+        *_change_lines(plot, report.marks, frozenset({"cut", "fossilized"}), y.start),
         *plot.epoch_labels(y.start + 17, 8, report.unit),
         plot.line(sizes, y, "sizes", stepped=True),
         plot.line(flops, y, "flops", stepped=True),
@@ -87,6 +92,9 @@ def mark_symbol(kind: MarkKind, x: float, y: float) -> str:
         "rollback": f'<path d="M{x + 5:.1f} {y - 6:.1f}v12l-11 -6z"/>',
         "no_go": f'<path d="M{x - 5:.1f} {y - 5:.1f}l10 10m0 -10l-10 10"/>',
         "skipped": f'<circle cx="{x:.1f}" cy="{y:.1f}" r="4.5"/>',
+        "germinated": f'<path d="M{x:.1f} {y + 6:.1f}v-11m-5 5l5 -5l5 5"/>',
+        "fossilized": f'<path d="M{x - 5:.1f} {y - 5:.1f}h10v10h-10z"/>',
+        "culled": f'<path d="M{x - 6:.1f} {y:.1f}h12"/>',
     }
     return f'<g class="mark {kind}">{shapes[kind]}</g>'
 

@@ -14,7 +14,7 @@ from esper.leyline import encode
 from esper.report import figures
 from esper.report.charts import cost_chart, quality_chart
 from esper.report.figures import NOT_MEASURED, MetricScale
-from esper.report.report import DecisionRow, Latency, RunReport, WidthRow, WorkerRow
+from esper.report.report import DecisionRow, Latency, RunReport, SeedRow, WidthRow, WorkerRow
 
 _TONES = {
     "go": "good",
@@ -38,6 +38,8 @@ _DECISION_COLUMNS = (
     ("Reason", ""),
 )
 
+_SEED_COLUMNS = (("Seed", ""), ("Stage", ""), ("Evidence", ""))
+
 _WORKER_COLUMNS = (
     ("Worker", "number"),
     ("Done", "number"),
@@ -58,6 +60,7 @@ def render_html(report: RunReport) -> str:
         _row(_cost(report), f'<div class="stack">{_latency(report.latency)}{_overhead(report)}</div>'),
         _widths(report.widths),
         _decisions(report.decisions, report.unit),
+        _seeds(report.seeds, report.unit),
         _row(_proof(report), _environment(report)),
         _workers(report.workers),
         _notes(report.notes),
@@ -261,6 +264,35 @@ def _evidence(row: DecisionRow) -> tuple[tuple[str, str], ...]:
         ("number", _measured(figures.plain(row.score))),
         ("number", _measured(figures.percent(row.confidence, 0))),
         ("number", _measured(figures.plain(row.loss_increase))),
+    )
+
+
+def _seeds(seeds: Sequence[SeedRow], unit: str) -> str:
+    """The way of every seed, place by place, with what its gates were told."""
+    if not seeds:
+        return ""
+    columns = ((unit.capitalize(), "number"), *_SEED_COLUMNS)
+    head = "".join(f'<th class="{style}">{name}</th>' for name, style in columns)
+    places = dict.fromkeys(row.slot for row in seeds)
+    blocks = []
+    for place in places:
+        rows = [row for row in seeds if row.slot == place]
+        body = "".join(f"<tr>{_seed(row)}</tr>" for row in rows)
+        table = f'<div class="tall"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
+        blocks.append(f"<h3>{escape(place)}: {escape(rows[-1].after.lower())}</h3>{table}")
+    return _section(
+        "Seeds and their evidence",
+        "".join(blocks),
+        "Small modules that were grafted onto the network, with what their gates were told at every stage.",
+    )
+
+
+def _seed(row: SeedRow) -> str:
+    stays = row.before == row.after
+    step = escape(f"stays {row.before}" if stays else f"{row.before} → {row.after}").lower()
+    return (
+        f'<td class="number">{row.epoch}</td><td class="name">{escape(row.blueprint)}</td>'
+        f'<td>{step}</td><td class="reason">{escape(row.evidence)}</td>'
     )
 
 

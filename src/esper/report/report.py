@@ -95,6 +95,18 @@ class DecisionRow:
 
 
 @dataclass(frozen=True)
+class SeedRow:
+    """One step on the way of a seed, from a stage to another or to the same, and the evidence for it."""
+
+    epoch: int
+    slot: str
+    blueprint: str
+    before: str
+    after: str
+    evidence: str
+
+
+@dataclass(frozen=True)
 class Proof:
     """Largest absolute differences between the cut and the masked network over `samples` held-out samples."""
 
@@ -166,6 +178,7 @@ class RunReport:
     marks: tuple[Mark, ...] = ()
     widths: tuple[WidthRow, ...] = ()
     decisions: tuple[DecisionRow, ...] = ()
+    seeds: tuple[SeedRow, ...] = ()
     latency: Latency | None = None
     quality_before: float | None = None
     quality_after: float | None = None

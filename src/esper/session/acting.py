@@ -16,7 +16,15 @@ from esper.emrakul.cycle import PendingMask
 from esper.emrakul.plan import shrink
 from esper.errors import SurgeryError
 from esper.importance.tracker import ImportanceTracker
-from esper.kasmina import LiveNetwork, Preview, UnitsCut, apply_statistics, compared, measured, recalibrate
+from esper.kasmina import (
+    LiveNetwork,
+    Preview,
+    UnitsCut,
+    apply_statistics,
+    compared,
+    measured,
+    recalibrate,
+)
 from esper.nissa import events
 from esper.session.log import RunLog
 from esper.session.saving import Saving

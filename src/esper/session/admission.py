@@ -14,6 +14,7 @@ from esper.anatomy.graph import Loss, is_parallel, loss_tensors, named_tensors
 from esper.checkpoint import Generator, HasStateDict
 from esper.config import Config
 from esper.errors import ConfigError
+from esper.kasmina.seeds import Blueprint
 from esper.session.pace import Pace
 
 
@@ -34,6 +35,7 @@ class RunRequest:
     scaler: HasStateDict | None
     generators: Mapping[str, Generator]
     companions: Sequence[nn.Module]
+    blueprints: Mapping[str, Blueprint]
     config: Config | None
     pace: Pace
 
@@ -50,6 +52,7 @@ class RunRequest:
         scaler: HasStateDict | None,
         generators: Mapping[str, Generator] | None,
         companions: nn.Module | Sequence[nn.Module],
+        blueprints: Mapping[str, Blueprint] | None,
         config: Config | Mapping[str, Any] | None,
         pace: Pace,
     ) -> RunRequest:
@@ -68,6 +71,7 @@ class RunRequest:
             scaler=scaler,
             generators=dict(generators or {}),
             companions=modules_in(companions),
+            blueprints=dict(blueprints or {}),
             config=None if config is None else Config.of(config),
             pace=pace,
         )

@@ -18,6 +18,7 @@ from esper.importance.tracker import ImportanceTracker
 from esper.kasmina import LiveNetwork
 from esper.nissa import Sink
 from esper.session.admission import RunRequest
+from esper.session.growing import Growing
 from esper.session.horizon import Horizon
 from esper.session.log import RunLog
 from esper.session.metrics import Metrics
@@ -39,6 +40,7 @@ class Assembly:
 
     network: LiveNetwork
     tracker: ImportanceTracker
+    growing: Growing
     saving: Saving
     runner: CycleRunner
     pool: WorkerPool | None
@@ -96,13 +98,26 @@ def assemble(
             coordinator, Schedule(config.pruning, terms.epochs), store, log.telling, terms.settings_id
         )
         metrics = Metrics(terms)
-        memory = memory_of(given, network, tracker, trial, runner, pool, log, metrics)
+        growing = Growing(network, tracker, held_out, config.growing, log, asked.scaler)
+        memory = memory_of(given, network, tracker, growing, trial, runner, pool, log, metrics)
         saving = Saving(store, network, memory, background=config.checkpoint.background)
         saving.keep_data(sample, held_out or HeldOut((), ()))
         undo.pop_all()
     horizon = Horizon(asked.schedulers, runner, terms, log)
     return Assembly(
-        network, tracker, saving, runner, pool, held_out, trial, terms, log, metrics, horizon, why_off or ""
+        network=network,
+        tracker=tracker,
+        growing=growing,
+        saving=saving,
+        runner=runner,
+        pool=pool,
+        held_out=held_out,
+        trial=trial,
+        terms=terms,
+        log=log,
+        metrics=metrics,
+        horizon=horizon,
+        why_off=why_off or "",
     )
 
 

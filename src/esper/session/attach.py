@@ -17,6 +17,7 @@ from torch.optim import Optimizer
 from esper.anatomy.graph import Loss
 from esper.batches import HeldOut, device_of, hold_out, on_device
 from esper.checkpoint import (
+    BASELINE,
     CheckpointRef,
     CheckpointStore,
     Generator,
@@ -31,8 +32,9 @@ from esper.cost import origin_of
 from esper.elesh import read_data
 from esper.errors import CheckpointCorrupt, CheckpointError, CheckpointMissing
 from esper.kasmina import LiveNetwork
+from esper.kasmina.seeds import Blueprint
 from esper.leyline import Level
-from esper.nissa import events
+from esper.nissa import acts, events
 from esper.runs.network import data_of, read_state
 from esper.session.admission import RunRequest, check_alone, check_optimizer
 from esper.session.assembly import assemble
@@ -61,6 +63,7 @@ def attach(
     scaler: HasStateDict | None = None,
     generators: Mapping[str, Generator] | None = None,
     companions: nn.Module | Sequence[nn.Module] = (),
+    blueprints: Mapping[str, Blueprint] | None = None,
     resume: bool = False,
 ) -> Session:
     """Attaches Esper to a training run.
@@ -88,6 +91,7 @@ def attach(
             loader's, by name; likewise.
         companions: what holds a copy of the network (`AveragedModel`, a teacher); masked, cut, saved and
             restored with it.
+        blueprints: your own ones for `Session.grow`, by name.
         resume: go on from the newest checkpoint if `run_dir` holds one.
 
     Raises:
@@ -106,6 +110,7 @@ def attach(
         scaler=scaler,
         generators=generators,
         companions=companions,
+        blueprints=blueprints,
         config=config,
         pace=Pace(epochs, steps, every_n_steps),
     )
@@ -131,10 +136,25 @@ def attach(
             given = given_entries(asked, terms)
             session = Session(assemble(asked, given, network, held_out, sample, terms, pool))
     with _undone_on_error(session):
-        session.save_baseline()
+        _begin(session)
         write_run_file(asked.run, network, terms)
     session.started, session.seconds_in_esper = begun, time.perf_counter() - begun
     return session
+
+
+def _begin(session: Session) -> None:
+    """Tells that a run begins, and saves its state before the first step."""
+    network, terms = session.parts.network, session.parts.terms
+    session.log.tell(
+        acts.Began(
+            model=type(network.model).__name__,
+            units=network.anatomy.num_units,
+            parameters=terms.origin.parameters,
+            settings_id=terms.settings_id,
+            settings=terms.config.model_dump(mode="json"),
+        )
+    )
+    session.parts.saving.save_pinned(session.step, session.epoch, BASELINE)
 
 
 def resume(
@@ -148,6 +168,7 @@ def resume(
     scaler: HasStateDict | None = None,
     generators: Mapping[str, Generator] | None = None,
     companions: nn.Module | Sequence[nn.Module] = (),
+    blueprints: Mapping[str, Blueprint] | None = None,
     config: Config | Mapping[str, Any] | None = None,
     epochs: int | None = None,
     steps: int | None = None,
@@ -167,6 +188,7 @@ def resume(
         scaler: as for `attach`.
         generators: as for `attach`, under the same names.
         companions: as for `attach`, built the same way.
+        blueprints: as for `attach`.
         config: other settings than those that the run was started with.
         epochs: another number of planned epochs.
         steps: another number of planned optimizer steps.
@@ -186,6 +208,7 @@ def resume(
         scaler=scaler,
         generators=generators,
         companions=companions,
+        blueprints=blueprints,
         config=config,
         pace=Pace(epochs, steps),
     )
@@ -251,7 +274,15 @@ def _target(store: CheckpointStore, step: int | None) -> tuple[CheckpointRef, tu
 def _network(asked: RunRequest, settings: Config, sample: Any, *, layers: bool) -> LiveNetwork:
     check_alone(asked.model)
     check_optimizer(asked.model, asked.optimizer, asked.loss)
-    network = LiveNetwork(asked.model, asked.optimizer, sample, asked.loss, asked.companions, layers=layers)
+    network = LiveNetwork(
+        asked.model,
+        asked.optimizer,
+        sample,
+        asked.loss,
+        asked.companions,
+        layers=layers,
+        blueprints=asked.blueprints,
+    )
     if settings.pruning.plan.configurable and has_configuration(network.model):
         allowed = np.array([group.name not in network.refused for group in network.anatomy.groups], np.bool_)
         with _let_go_on_error(network):

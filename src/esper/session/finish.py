@@ -18,16 +18,18 @@ from torch import nn
 from esper.anatomy import Group, Kind
 from esper.anatomy.archive import write_program
 from esper.anatomy.cut import Form, Snapshot
+from esper.anatomy.graph import copied
 from esper.anatomy.twin import deployed
 from esper.cost import CostName, compare_latency
 from esper.emrakul import Schedule
 from esper.emrakul.cycle import why_missed
 from esper.emrakul.plan import Situation
 from esper.errors import SurgeryError
+from esper.kasmina import LiveNetwork, SeedJoined
 from esper.leyline import encode
 from esper.nissa import Event, events
 from esper.report import Latency, Overhead, Proof, RunReport, WidthRow, write_report
-from esper.runs.network import FORM_FILE, PROGRAM_FILE, VERSION
+from esper.runs.network import FORM_FILE, GROWN, PROGRAM_FILE, VERSION
 from esper.session.pool import worker_rows
 
 if TYPE_CHECKING:
@@ -63,23 +65,29 @@ class Result:
         quality = self.report.quality_after
         measured = "" if quality is None else f", {self.report.metric} {quality:.4g}"
         why = f" {self.why}" if self.why else ""
-        return f"{self.reached:.1%} of the {self.cost} removed{asked}{measured}.{why} See {self.report_path}"
+        has_grown = any(mark.kind == "fossilized" for mark in self.report.marks)
+        grown = ", with what has grown" if has_grown else ""
+        went = f"{self.reached:.1%} of the {self.cost} removed{grown}"
+        if self.reached < 0:
+            went = f"{-self.reached:.1%} more {self.cost} than at the start{grown}"
+        return f"{went}{asked}{measured}.{why} See {self.report_path}"
 
 
 def finish(session: Session, *, latency: bool) -> Result:
     """Cuts what is masked, measures, saves and reports; see `Session.finish`."""
     parts, says = session.parts, session.log.says
+    parts.growing.end_run()
     judged = says(session.pruning.end_run())
     for group, why in parts.network.refused.items():
         session.log.tell(events.LeftWhole(group, why))
     training_seconds = time.perf_counter() - session.started
     timed = _latency(session) if latency else None
-    if timed is not None and timed.speedup < 1.0:
+    if timed is not None and timed.speedup < 1.0 and session.pruning.acting.last_cut is not None:
         session.log.tell(events.NotFaster())
     missed = _missed(session)
     if missed is not None:
         session.log.tell(missed)
-    session.save_final(network_files(session))
+    _save_final(session)
     report = _report(session, timed, training_seconds, judged)
     session.detach()
     path = write_report(report, session.run_dir)
@@ -96,18 +104,40 @@ def finish(session: Session, *, latency: bool) -> Result:
     )
 
 
+def _save_final(session: Session) -> None:
+    """Saves the state after the last cut with the network for everybody, as a step of its own."""
+    saving = session.parts.saving
+    saving.settle()
+    if (earlier := saving.failure()) is not None:  # what matters now is whether this save succeeds
+        session.log.tell(events.SaveFailed(session.epoch, str(earlier)))
+    step = max(session.step, saving.last_step + 1)
+    saving.save_pinned(step, session.epoch, "final", network_files(session))
+
+
 def network_files(session: Session) -> dict[str, bytes]:
     """The network as a program that needs no code, and the form that a fresh instance must take."""
     network = session.parts.network
     program = deployed(network.model, network.inputs.args, network.inputs.kwargs)
     form: Form | None = None
     try:
-        before = Snapshot.of(network.original or network.model)
+        before = Snapshot.of(_in_full(network))
         form = Form.between(before, network.model, [change.kept for change in network.changes])
     except SurgeryError as error:
         session.log.tell(events.FormUnknown(str(error), str(session.run_dir)))
-    record = {"version": VERSION, "form": None if form is None else encode(form)}
+    grown = [encode(change.recipe) for change in network.changes if isinstance(change, SeedJoined)]
+    record = {"version": VERSION, "form": None if form is None else encode(form), GROWN: grown}
     return {PROGRAM_FILE: write_program(program), FORM_FILE: json.dumps(record).encode()}
+
+
+def _in_full(network: LiveNetwork) -> nn.Module:
+    """The network from before all changes, with everything that has grown since as it was at birth."""
+    if network.original is None:
+        return network.model
+    whole = copied(network.original)
+    for change in network.changes:
+        if isinstance(change, SeedJoined):
+            change.recipe.graft(whole, network.blueprints)
+    return whole
 
 
 def _latency(session: Session) -> Latency | None:
@@ -188,6 +218,7 @@ def _report(session: Session, latency: Latency | None, training_seconds: float, 
             for group in before.groups
         ),
         decisions=tuple(session.log.progress.decisions),
+        seeds=tuple(session.log.seeds),
         flops_before=terms.origin.flops,
         flops_after=network.anatomy.flops(),
         parameters_before=terms.origin.parameters,

@@ -12,8 +12,8 @@ from esper.anatomy import Anatomy
 from esper.emrakul import EpochRecord
 from esper.emrakul.cycle import CycleOutcome
 from esper.leyline import UNSTORED, decode, encode
-from esper.nissa import Event, FanOut, LoggerSink, Moment, acts
-from esper.report import DecisionRow, EpochRow, Mark
+from esper.nissa import Event, FanOut, LoggerSink, Moment, acts, seed_events
+from esper.report import DecisionRow, EpochRow, Mark, SeedRow
 
 
 @dataclass
@@ -52,16 +52,18 @@ class RunLog:
         progress: where training is, which is written down on its own.
         marks: moments of the report.
         notes: what people were told once.
+        seeds: every step of every seed.
         says: puts a sentence about epochs in the words of the run.
     """
 
     progress: Annotated[Progress, UNSTORED] = field(default_factory=Progress)
     marks: list[Mark] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    seeds: list[SeedRow] = field(default_factory=list)
     says: Annotated[Callable[[str], str], UNSTORED] = str
 
     def __post_init__(self) -> None:
-        self.telling = FanOut(self, LoggerSink(self.says))
+        self.telling = FanOut(self, LoggerSink(self.says, is_heard=True))
         """Who is told what happens; a further sink is one more here."""
 
     @property
@@ -80,6 +82,9 @@ class RunLog:
 
     def emit(self, event: Event) -> None:
         """Writes down what `tell` was given: a moment of the report, or a note that is not there yet."""
+        if isinstance(event, seed_events.OfSeed):
+            way = (event.slot, event.blueprint, event.before, event.after)
+            self.seeds.append(SeedRow(event.epoch, *way, event.evidence))
         text = self.says(event.text)
         if isinstance(event, Moment) and event.kind is not None:
             self.marks.append(Mark(event.epoch, event.kind, text))
@@ -144,7 +149,7 @@ class RunLog:
     def load(self, state: Mapping[str, Any]) -> None:
         """Goes on with what had happened; what was noted in this process stays noted."""
         then = decode(RunLog, state)
-        self.marks = then.marks
+        self.marks, self.seeds = then.marks, then.seeds
         self.notes = [*then.notes, *(text for text in self.notes if text not in then.notes)]
 
 

@@ -127,6 +127,22 @@ class Pruning:
         self._trial.happen(MaskEvent.ABANDONED)
         self._pending = None
 
+    def make_way(self) -> str:
+        """Lets something grow: cuts what has proved itself, and drops what is being decided.
+
+        Returns:
+            Why it cannot; '' if the network is whole and nothing is under way.
+        """
+        if self._trial.mask is not MaskState.NONE:
+            state = "waits to be applied" if self._trial.mask is MaskState.PENDING else "is on trial"
+            return f"a mask {state}, and one thing is tried at a time; ask again after the next epoch"
+        self.acting.cut()
+        if masked := self._network.masks.num_masked:
+            return f"{masked} unit(s) are masked, and the network's code does not let them be cut"
+        self.cycles.drop()
+        self._saving.release_masks()
+        return ""
+
     def take_up(self, target: CheckpointRef) -> None:
         """After a resume: goes on with the decision that was, or was being, made about the checkpoint."""
         trial = self._trial

@@ -82,6 +82,16 @@ class Saving:
         if not self._background:
             self.settle()
 
+    def save_pinned(self, step: int, epoch: int, label: str, more: Mapping[str, bytes] | None = None) -> None:
+        """Saves the live state for good, and waits until it is durable.
+
+        Raises:
+            CheckpointError: it could not be saved.
+        """
+        self.save(step, epoch, pin=label, more=more)
+        if (failure := self.failure(wait=True)) is not None:
+            raise failure
+
     def _submit(self, step: int, epoch: int, pin: str | None, more: Mapping[str, bytes]) -> None:
         network = self._network
         if self._twin is not network.twin:  # one is stored as long as the structure stays what it is
@@ -107,6 +117,31 @@ class Saving:
     def newest(self) -> CheckpointRef | None:
         """The newest checkpoint that is known to be durable."""
         return self._saver.last_saved
+
+    def save_beside(self, progress: Progress, label: str, keep: Collection[int]) -> CheckpointRef:
+        """Saves the live state, wherever in a period, and waits until that is durable.
+
+        For loops that keep checkpoints of their own, which have to agree with those of this run.
+
+        Args:
+            progress: where training is.
+            label: why it is kept.
+            keep: of what was kept under this label before, the steps that still are.
+
+        Raises:
+            CheckpointError: it could not be saved; training can go on.
+        """
+        rows = progress.epochs
+        if progress.step > self.last_step:
+            if rows and rows[-1].step == self.last_step:  # what is being decided is about that one
+                self.keep(PERIOD, {self.hold(PERIOD)})
+            self.save(progress.step, progress.epoch)
+        failure = self.failure(wait=True)
+        if failure is not None:
+            raise failure
+        saved = self.store.catalog.at(self.hold(label))
+        self.keep(label, {*keep, saved.step})
+        return saved
 
     def keep(self, label: str, steps: Collection[int]) -> None:
         """Of the checkpoints that are kept under `label`, only those of these steps stay so."""

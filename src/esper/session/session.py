@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,16 +13,19 @@ from torch.optim import Optimizer
 
 from esper.checkpoint import CheckpointRef
 from esper.errors import CheckpointMissing, ConfigError, EsperError
-from esper.nissa import acts, events
+from esper.kasmina import SeedJoined, UnitsCut
+from esper.kasmina.seeds import GateResult, Isolation
+from esper.nissa import acts, events, seed_events
 from esper.report import EpochRow
 from esper.session.acting import Acting
 from esper.session.assembly import Assembly
 from esper.session.cycles import Cycles
+from esper.session.growing import Growing
 from esper.session.judging import Judging
 from esper.session.metrics import Metric
 from esper.session.pruning import Pruning
 from esper.session.recovery import Recovery
-from esper.session.saving import LAST_FINITE, PERIOD
+from esper.session.saving import LAST_FINITE
 from esper.session.spending import Spending
 
 if TYPE_CHECKING:
@@ -92,9 +95,10 @@ class Session:
     def loss(self, output: Any, target: Any, inputs: Any = None) -> Tensor:
         """The loss of one training step: `loss(output, target)`, and after a mask what the teacher adds.
 
-        Without `pruning.recovery.distill` it is the given loss and nothing else. With it, the run's network
-        from before the first mask sees the same inputs for some epochs after every mask, and a share of the
-        loss is how far the output is from its own.
+        Without `pruning.recovery.distill` it is the given loss and nothing else; seeds that are on their way
+        (`grow`) have their lesson when this is called, and the loss is the same. With distillation, the run's
+        network from before the first mask sees the same inputs for some epochs after every mask, and a share
+        of the loss is how far the output is from its own.
 
         Args:
             output: what the network returned.
@@ -102,10 +106,49 @@ class Session:
             inputs: what the network was called with: a tensor, several in a tuple, or a mapping of keywords.
 
         Raises:
-            ConfigError: distillation is on and `inputs` is missing.
+            ConfigError: distillation is on, or a seed is on its way, and `inputs` is missing.
             EvidenceError: `inputs` are not built like the `sample` that was given to `attach`.
         """
-        return self.recovery.loss(output, target, inputs)
+        value = self.recovery.loss(output, target, inputs)
+        self.parts.growing.teach(value, target, inputs)
+        return value
+
+    def grow(
+        self,
+        path: str,
+        blueprint: str = "conv",
+        *,
+        isolation: Isolation | None = None,
+        lr: float | None = None,
+        **options: Any,
+    ) -> GateResult:
+        """Germinates a seed on the output of the module at `path`: f in `y = h + f(h)`, zero at birth.
+
+        It learns apart, in steps whose loss comes from `Session.loss`; gates decide from epoch to epoch
+        whether it is kept (docs/growing.md). While it is on its way nothing is pruned.
+
+        Args:
+            path: of the module, as `model.named_modules()` names it.
+            blueprint: what the seed is.
+            isolation: for this seed, instead of `growing.isolation`.
+            lr: its learning rate; otherwise that of the host, whatever a scheduler makes of it.
+            options: of the blueprint.
+
+        Returns:
+            What G0 said. Where it is closed nothing was changed; it is while a mask waits or is on trial.
+
+        Raises:
+            IllegalTransitionError: there is a seed at this place, or none may be germinated there yet.
+            ConfigError: the path or the blueprint is unknown or fails, or there is no held-out data.
+        """
+        self._require_running()
+        obstacle = "" if self.growing.is_under_way else self.pruning.make_way()
+        return self.growing.grow(path, blueprint, options, isolation=isolation, lr=lr, obstacle=obstacle)
+
+    @property
+    def growing(self) -> Growing:
+        """The seeds of this session: `print` it to see how they are doing."""
+        return self.parts.growing
 
     def end_epoch(self, **metrics: Metric) -> None:
         """Ends an epoch: judges the last mask, applies what was decided, saves, and starts the next analysis.
@@ -161,6 +204,7 @@ class Session:
         self.recovery.end_epoch()
         self.log.progress.epoch += 1
         numbers = self._record(begun)
+        self.parts.growing.end_epoch()
         if self.parts.pool is not None:  # otherwise nothing is planned
             self.parts.horizon.look()
         value = numbers.get(self.parts.terms.metric)
@@ -169,7 +213,7 @@ class Session:
             self._hold_what_was_finite(is_sound)
             self.parts.tracker.end_epoch(self.epoch, self.parts.network.masks.keep)
             self._save()
-            if is_sound:
+            if is_sound and self._may_prune():
                 self.pruning.start_cycle()
         self._epoch_started = self._clock()
         self.seconds_in_esper += self._epoch_started - begun
@@ -178,35 +222,10 @@ class Session:
             self.log.tell(events.SaveFailed(self.epoch, str(failure)))
             raise failure
 
-    def save(self, label: str, keep: Collection[int] = ()) -> CheckpointRef:
-        """Saves the state as it is, wherever in a period, and waits until that is durable.
-
-        For loops that keep checkpoints of their own, which have to agree with those of this run.
-
-        Args:
-            label: why it is kept.
-            keep: of what was saved under this label before, the steps that are still kept.
-
-        Raises:
-            CheckpointError: it could not be saved; training can go on.
-        """
-        self._require_running()
-        saving, rows = self.parts.saving, self.log.epochs
-        if self.step > saving.last_step:
-            if rows and rows[-1].step == saving.last_step:  # what is being decided is about that one
-                saving.keep(PERIOD, {saving.hold(PERIOD)})
-            saving.save(self.step, self.epoch)
-        failure = saving.failure(wait=True)
-        if failure is not None:
-            raise failure
-        saved = saving.store.catalog.at(saving.hold(label))
-        saving.keep(label, {*keep, saved.step})
-        return saved
-
     def rollback(self, to_step: int | None = None) -> int:
         """Goes back to the checkpoint of `to_step`, or to the newest one that verifies; returns its step.
 
-        Everything returns with it: weights, optimizer, schedulers, random state, masks, widths. Later
+        Everything returns with it: weights, optimizer, schedulers, random state, masks, widths, seeds. Later
         checkpoints go.
 
         Raises:
@@ -277,40 +296,12 @@ class Session:
         parts = self.parts
         self._hook.remove()
         parts.tracker.detach()
+        parts.growing.detach()
         parts.network.detach()
         if parts.pool is not None:
             parts.pool.close()
         parts.runner.close()
         parts.saving.close()
-
-    def save_baseline(self) -> None:
-        """Saves the state before the first step, pinned for good, and waits until it is durable."""
-        network, terms = self.parts.network, self.parts.terms
-        self.log.tell(
-            acts.Began(
-                model=type(network.model).__name__,
-                units=network.anatomy.num_units,
-                parameters=terms.origin.parameters,
-                settings_id=terms.settings_id,
-                settings=terms.config.model_dump(mode="json"),
-            )
-        )
-        self._save_pinned(self.step, "baseline")
-
-    def save_final(self, more: Mapping[str, bytes]) -> None:
-        """Saves the state after the last cut with further files, pinned for good, as a step of its own."""
-        self.parts.saving.settle()
-        earlier = self.parts.saving.failure()
-        if earlier is not None:  # what matters now is whether this save succeeds
-            self.log.tell(events.SaveFailed(self.epoch, str(earlier)))
-        self._save_pinned(max(self.step, self.parts.saving.last_step + 1), "final", more)
-
-    def _save_pinned(self, step: int, label: str, more: Mapping[str, bytes] | None = None) -> None:
-        saving = self.parts.saving
-        saving.save(step, self.epoch, pin=label, more=more)
-        failure = saving.failure(wait=True)
-        if failure is not None:
-            raise failure
 
     def continue_from(self, target: CheckpointRef) -> None:
         """Resumes: restores a checkpoint and takes up the decision that was, or was being, made about it."""
@@ -321,7 +312,8 @@ class Session:
             run=str(self.run_dir),
             step=self.step,
             epoch=self.epoch,
-            cuts=len(network.changes),
+            cuts=sum(isinstance(change, UnitsCut) for change in network.changes),
+            grown=sum(isinstance(change, SeedJoined) for change in network.changes),
             masked=network.masks.num_masked,
             removed=self.removed_fraction,
             cost=terms.config.pruning.cost,
@@ -329,7 +321,8 @@ class Session:
             settings=terms.config.model_dump(mode="json"),
         )
         self.log.tell(resumed)
-        self.pruning.take_up(self.parts.saving.decided_about(target, self.log.progress))
+        if self._may_prune():
+            self.pruning.take_up(self.parts.saving.decided_about(target, self.log.progress))
 
     def _measured(self, numbers: dict[str, float]) -> dict[str, float]:
         """The same without a metric that is nan although the network is sound: nobody measured it then."""
@@ -376,6 +369,12 @@ class Session:
             self.log.tell(events.NothingToSave(self.epoch))
         else:
             saving.save(self.step, self.epoch)
+
+    def _may_prune(self) -> bool:
+        """Whether no seed is on its way; tells once if one keeps pruning from going on."""
+        if self.growing.is_under_way and self.parts.pool is not None:
+            self.log.tell(seed_events.PruningRests())
+        return not self.growing.is_under_way
 
     def _count_step(self, *_: object) -> None:
         self.log.progress.step += 1

@@ -27,6 +27,7 @@ from esper.errors import CheckpointError
 from esper.importance.tracker import ImportanceTracker
 from esper.kasmina import LiveNetwork
 from esper.session.admission import RunRequest
+from esper.session.growing import Growing
 from esper.session.log import RunLog
 from esper.session.metrics import Metrics
 from esper.session.pool import worker_rows
@@ -49,6 +50,7 @@ def memory_of(
     given: Sequence[Entry],
     network: LiveNetwork,
     tracker: ImportanceTracker,
+    growing: Growing,
     trial: Trial,
     runner: CycleRunner,
     pool: WorkerPool | None,
@@ -59,7 +61,7 @@ def memory_of(
     return Memory(
         [
             *given,
-            Entry("structure", Structure(network, tracker), is_structure=True),
+            Entry("structure", Structure(network, tracker, growing), is_structure=True),
             Entry("model", Weights(network.model)),
             Entry("optimizer", OptimizerState(network.optimizer)),
             Entry("companions", Companions(network)),
@@ -78,20 +80,23 @@ def memory_of(
 
 
 class Structure:
-    """What was cut from the network; who watches it follows."""
+    """What was cut from the network, what has grown on it and what is growing; who watches it follows."""
 
-    def __init__(self, network: LiveNetwork, tracker: ImportanceTracker) -> None:
-        self._network, self._tracker = network, tracker
+    def __init__(self, network: LiveNetwork, tracker: ImportanceTracker, growing: Growing) -> None:
+        self._network, self._tracker, self._growing = network, tracker, growing
 
     def state(self) -> dict[str, Any]:
-        return self._network.state()
+        return {**self._network.state(), "growing": self._growing.state()}
 
     def check(self, state: Mapping[str, Any]) -> None:
         self._network.check(state)
+        self._growing.check(state.get("growing"))  # older runs did not grow
 
     def load(self, state: Mapping[str, Any]) -> None:
         before = self._network.anatomy
+        self._growing.clear()
         self._network.load(state)
+        self._growing.load(state.get("growing"))
         if self._network.anatomy is not before:
             nothing = np.full(self._tracker.num_units, -1, np.int64)  # no unit is known to be one of before
             self._tracker.rebind(self._network.anatomy, self._network.named_parameters(), nothing)

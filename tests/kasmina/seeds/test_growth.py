@@ -115,7 +115,7 @@ def test_a_seed_that_does_not_help_is_culled_when_patience_ends() -> None:
     waits = [e for e in training.told.events if isinstance(e, seed_events.SeedWaits)]
     culled = [e for e in training.told.events if isinstance(e, seed_events.SeedCulled)]
     assert len(waits) == 1
-    assert "fall of the held-out loss" in culled[0].why
+    assert "fall of the held-out loss" in culled[0].evidence
     training.close()
 
 

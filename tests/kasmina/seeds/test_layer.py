@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from esper.kasmina.seeds.isolation import all_modules
 from esper.kasmina.seeds.layer import Grown, KasminaLayer, primary, ramp, replaced
 
 
@@ -135,3 +136,31 @@ def test_ramps_start_at_zero_end_at_one_and_never_fall(shape: str) -> None:
     assert (values[0], values[-1]) == (0.0, 1.0)
     assert values[10] == pytest.approx(0.5)
     assert values == sorted(values)
+
+
+def test_a_seed_that_is_no_part_of_the_network_stands_in_no_list_of_it() -> None:
+    inner, seed = nn.Linear(4, 4), nn.Linear(4, 4)
+    host = nn.Sequential(inner, nn.BatchNorm1d(4))
+    model = nn.Sequential(nn.Linear(4, 4), host, nn.Linear(4, 2))
+    plain, modules = model.state_dict(), [name for name, _ in model.named_modules()]
+    values = {name: tensor.clone() for name, tensor in plain.items()}
+    layer = KasminaLayer(host, seed, torch.device("cpu"))
+    weight = seed.weight.detach().clone()
+    model[1] = layer
+    assert list(model.state_dict()) == list(plain)
+    assert [name for name, _ in model.named_modules()] == modules
+    assert {name for name, _ in model.named_parameters()} | {n for n, _ in model.named_buffers()} == {*plain}
+    assert layer.seed in all_modules(model)
+    with torch.no_grad():
+        inner.weight.zero_()
+        layer.alpha.fill_(0.25)
+    model.load_state_dict(values)
+    assert torch.equal(inner.weight, values["1.0.weight"])
+    assert (float(layer.alpha), torch.equal(seed.weight, weight)) == (0.25, True)
+    with pytest.raises(RuntimeError, match=r"1\.host\.0\.weight"):
+        model.load_state_dict({name: value for name, value in values.items() if name != "1.0.weight"})
+    with pytest.raises(RuntimeError, match=r"odd"):
+        model.load_state_dict({**values, "1.odd": torch.zeros(1)})
+    layer.is_joined = True  # it is the host's by now: optimizers and clipping see it
+    assert "1.seed.weight" in dict(model.named_parameters())
+    assert list(model.state_dict()) == list(plain)

@@ -1,7 +1,7 @@
 """Taking units out of a network and its optimizer for good: channels, heads, experts and layers."""
 
 from esper.anatomy.cut.companions import copy_in
-from esper.anatomy.cut.feasibility import feasible, put_back, refused_groups, refused_layers
+from esper.anatomy.cut.feasibility import feasible, put_back, refusals, refused_groups
 from esper.anatomy.cut.form import Form, Snapshot
 from esper.anatomy.cut.layers import (
     Block,
@@ -15,6 +15,7 @@ from esper.anatomy.cut.layers import (
 from esper.anatomy.cut.live import cut
 from esper.anatomy.cut.look import Look
 from esper.anatomy.cut.optimizers import WeightCopies, zero_state
+from esper.anatomy.cut.origin import origin_of
 from esper.anatomy.cut.program import cut_program, cut_traced
 from esper.anatomy.cut.result import Cut
 
@@ -33,9 +34,10 @@ __all__ = [
     "cut_program",
     "cut_traced",
     "feasible",
+    "origin_of",
     "put_back",
+    "refusals",
     "refused_groups",
-    "refused_layers",
     "residual_blocks",
     "sums",
     "unread",

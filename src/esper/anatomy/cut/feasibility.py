@@ -47,6 +47,15 @@ def refused_groups(model: nn.Module, anatomy: Anatomy, inputs: Inputs) -> dict[s
     return refused
 
 
+def refusals(model: nn.Module, anatomy: Anatomy, inputs: Inputs) -> dict[str, str]:
+    """Groups and whole layers that cannot be cut, and why, by the group's name; nothing is touched.
+
+    Raises:
+        SurgeryError: the network cannot be copied.
+    """
+    return {**refused_groups(model, anatomy, inputs), **refused_layers(model, anatomy, inputs)}
+
+
 def refused_layers(model: nn.Module, anatomy: Anatomy, inputs: Inputs) -> dict[str, str]:
     """Layers that cannot be removed from the network, and why, by group. The network itself is not touched.
 

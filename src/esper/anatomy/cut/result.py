@@ -6,15 +6,15 @@ from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 
-import numpy as np
 from torch import Tensor, nn
 from torch.export import ExportedProgram
 from torch.optim import Optimizer
 
 from esper.anatomy.cut.optimizers import StateLayouts
+from esper.anatomy.cut.origin import origin_of
 from esper.anatomy.graph import bare, gathered, named_tensors, renew
 from esper.anatomy.proof import Equivalence, Undo, resize, spread_out
-from esper.anatomy.structure import Anatomy, Kind
+from esper.anatomy.structure import Anatomy
 from esper.arrays import BoolArray, IntArray
 from esper.errors import SurgeryError
 
@@ -93,45 +93,5 @@ class Cut:
             renew(changed)
 
     def origin(self, after: Anatomy) -> IntArray:
-        """For every unit of the network after the cut, which one it was before: int [units after].
-
-        -1 where a unit could not go before. Tensors tell, because names may change: a group is named after
-        one of its tensors, and that may have gone with a layer. Where a layer tied units together that come
-        apart without it, all of them were the one.
-
-        Args:
-            after: the anatomy of the network as the cut left it.
-        """
-        owners = self._owners()
-        names = {alias: info.name for info in self.anatomy.tensors for alias in (info.name, *info.aliases)}
-        layers = {group.name: int(self.anatomy.offsets[n]) for n, group in enumerate(self.anatomy.groups)}
-        origin = np.full(after.num_units, -1, np.int64)
-        for number, group in enumerate(after.groups):
-            span = after.unit_slice(number)
-            if group.kind is Kind.LAYER:  # named after its own last weight
-                origin[span] = layers.get(group.name, -1)
-                continue
-            for member in group.members:
-                owner = owners.get((group.kind, names.get(member.tensor, member.tensor), member.axis))
-                if owner is not None:
-                    # -1 where a coordinate was no unit's; any owner outweighs that. [units of the group]
-                    origin[span] = np.maximum(origin[span], owner[member.index].max(axis=1))
-        return origin
-
-    def _owners(self) -> dict[tuple[Kind, str, int], IntArray]:
-        """The unit of every coordinate that is left of an axis, by kind: a head holds channels of its own."""
-        shapes = {info.name: info.shape for info in self.anatomy.tensors}
-        owners: dict[tuple[Kind, str, int], IntArray] = {}
-        for number, group in enumerate(self.anatomy.groups):
-            if group.kind is Kind.LAYER:
-                continue
-            units = self.anatomy.offsets[number] + np.arange(group.width)
-            for member in group.members:
-                key = (group.kind, member.tensor, member.axis)
-                owner = owners.setdefault(key, np.full(shapes[member.tensor][member.axis], -1, np.int64))
-                owner[member.index] = units[:, None]
-        # Along every axis as the cut left it.
-        for kind, name, axis in owners:
-            if (stays := self.kept.get(name, {}).get(axis)) is not None:
-                owners[kind, name, axis] = owners[kind, name, axis][stays.numpy()]
-        return owners
+        """For every unit of the network after the cut, which one it was before; see `origin_of`."""
+        return origin_of(self.anatomy, after, self.kept)

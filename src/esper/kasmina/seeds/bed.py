@@ -2,24 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
-import torch
 from torch import nn
 from torch.optim import Optimizer
 
-from esper.errors import CheckpointError, ConfigError
+from esper.errors import CheckpointError, UnknownPathError
 from esper.kasmina.seeds.blueprints import Blueprint, blueprint
-from esper.kasmina.seeds.isolation import drawn_apart
 from esper.kasmina.seeds.layer import KasminaLayer
 from esper.kasmina.seeds.lifecycle import ALIVE, Action, SeedEvent, departure
 from esper.kasmina.seeds.owners import HOST, Owners, SeedOptimizer, group_for, take_from
+from esper.kasmina.seeds.place import Place
+from esper.kasmina.seeds.recipe import Recipe
 from esper.kasmina.seeds.settings import GrowthSettings
 from esper.kasmina.seeds.slot import Slot, Track, track_of
+from esper.leyline import SeedLifecycleStage as Stage
 from esper.nissa import Event, Sink, seed_events
 
 _VERSION = 1
+_TOLD: Mapping[SeedEvent, type[seed_events.OfSeed]] = {
+    SeedEvent.GERMINATE: seed_events.SeedGerminated,
+    SeedEvent.FOSSILIZE: seed_events.SeedFossilized,
+}
+"""What is told of an event, where it is more than a move."""
 
 
 class SeedBed:
@@ -82,20 +89,8 @@ class SeedBed:
             ConfigError: the blueprint is unknown or fails, or the host's optimizer cannot be made again.
         """
         track = slot.track
-        make = blueprint(track.blueprint, self._blueprints)
-        device = next(slot.place.module.parameters(), torch.zeros(0)).device
-        dtype = getattr(torch, track.dtype)
-        try:
-            with drawn_apart(track.number):
-                seed = make(torch.zeros(track.shape, device=device, dtype=dtype), **track.options)
-        except ConfigError:
-            raise
-        except Exception as error:
-            raise ConfigError(
-                f"The blueprint {track.blueprint!r} made nothing for activations {list(track.shape)} with "
-                f"the options {track.options}: {type(error).__name__}: {error}. Nothing was changed."
-            ) from error
-        slot.layer = KasminaLayer(slot.place.module, seed.to(device, dtype), device)
+        seed = track.recipe.make(slot.place.device, self._blueprints)
+        slot.layer = KasminaLayer(slot.place.module, seed, slot.place.device)
         trained = [parameter for parameter in seed.parameters() if parameter.requires_grad]
         if trained:
             group = group_for(self._optimizer, slot.place.module)
@@ -110,8 +105,12 @@ class SeedBed:
             LifecycleError: one of its parameters has an owner; the network is as it was.
         """
         self.owners.take(slot.path, slot.parameters())
+        try:
+            self.move(slot, SeedEvent.GERMINATE, evidence)
+        except BaseException:
+            self.owners.release(slot.own())
+            raise
         self.slots[slot.path] = slot
-        self.move(slot, SeedEvent.GERMINATE, evidence)
 
     def move(self, slot: Slot, event: SeedEvent, evidence: str = "") -> None:
         """Something happens to a seed.
@@ -119,15 +118,12 @@ class SeedBed:
         Raises:
             IllegalTransitionError: it cannot; nothing was changed.
         """
-        line, before = departure(slot.stage, event, slot.path), slot.stage
+        line, track = departure(slot.stage, event, slot.path), slot.track
+        if event is not SeedEvent.CULL:  # told with its reason
+            told = _TOLD.get(event, seed_events.SeedMoved)  # first: what the audit cannot hold is not done
+            self.tell(told(self.epoch, slot.path, track.blueprint, slot.stage.name, line.to.name, evidence))
         slot.enter(line.to)  # first, so that an action that fails is not tried again
         self._actions[line.action](slot)
-        if event is not SeedEvent.CULL:
-            self.tell(
-                seed_events.SeedMoved(
-                    self.epoch, slot.path, slot.track.blueprint, before.name, line.to.name, evidence
-                )
-            )
 
     def cull(self, slot: Slot, why: str, *, at_once: bool = False) -> None:
         """A seed has to go.
@@ -141,7 +137,8 @@ class SeedBed:
             IllegalTransitionError: there is none that the host does not own.
         """
         departure(slot.stage, SeedEvent.CULL, slot.path)
-        self.tell(seed_events.SeedCulled(self.epoch, slot.path, slot.track.blueprint, slot.stage.name, why))
+        before, after = slot.stage.name, Stage.CULLED.name
+        self.tell(seed_events.SeedCulled(self.epoch, slot.path, slot.track.blueprint, before, after, why))
         if at_once or slot.is_isolated or slot.track.is_paused:
             slot.track.position = 0
         slot.track.evidence = why
@@ -167,15 +164,59 @@ class SeedBed:
                 "was changed. Load it with the version of Esper that wrote it."
             )
         for saved in state["slots"]:
-            track = track_of(saved)
-            Slot(self._model, track, self._settings)
-            if track.blueprint:
-                blueprint(track.blueprint, self._blueprints)
+            if name := track_of(saved).blueprint:
+                blueprint(name, self._blueprints)
+
+    def check_places(self, state: Mapping[str, Any]) -> None:
+        for saved in state["slots"]:
+            Place(self._model, track_of(saved).path)
+
+    def clear(self) -> None:
+        """Takes out every seed that is looked after here; the host is what it is without them."""
+        for slot in self.slots.values():
+            if not slot.track.is_settled:
+                self._remove(slot)
+        self.slots, self._fossils, self.epoch = {}, [], 0
+
+    def follow(self) -> None:
+        """The network has another structure, and no seed is in it: owners and places are found again."""
+        self.owners.renew(self._model)
+        for path, slot in list(self.slots.items()):
+            try:
+                slot.place = Place(self._model, path)
+            except UnknownPathError:  # it went with its layer
+                del self.slots[path]
+
+    @property
+    def is_under_way(self) -> bool:
+        """Whether there is a seed that is not a plain part of the network yet."""
+        return bool(self._fossils) or bool(self.living())
+
+    @contextmanager
+    def hidden(self) -> Iterator[None]:
+        """The network without any seed that is under way."""
+        layers = [(slot.place, slot.layer) for slot in self.slots.values() if slot.layer is not None]
+        standing = [(place, layer) for place, layer in layers if place.module is layer]
+        for place, layer in standing:
+            place.module = layer.host
+        try:
+            yield
+        finally:
+            for place, layer in standing:
+                place.module = layer
+
+    def settle(self) -> list[Recipe]:
+        """Seeds that have become plain parts of the network, in their order: each is given away once."""
+        settled = [path for path in self._fossils if self.slots[path].layer is None]
+        for path in settled:
+            self.slots[path].track.is_settled = True
+            self._fossils.remove(path)
+        return [self.slots[path].track.recipe for path in settled]
 
     def load(self, state: Mapping[str, Any]) -> None:
-        for slot in self.slots.values():
-            self._remove(slot)
-        self.slots, self._fossils, self.epoch = {}, [], state["epoch"]
+        self.clear()
+        self.owners.renew(self._model)
+        self.epoch = state["epoch"]
         for saved in state["slots"]:
             slot = Slot(self._model, track_of(saved), self._settings)
             self.slots[slot.path] = slot

@@ -11,8 +11,8 @@ from torch.optim import Optimizer
 from esper.errors import IllegalTransitionError
 from esper.kasmina.seeds.bed import SeedBed
 from esper.kasmina.seeds.gatekeeper import Gatekeeper
-from esper.kasmina.seeds.gates import GateResult
-from esper.kasmina.seeds.isolation import GradientIsolationMonitor
+from esper.kasmina.seeds.gates import GateResult, refusal
+from esper.kasmina.seeds.isolation import GradientIsolationMonitor, drawn_apart
 from esper.kasmina.seeds.lifecycle import ALIVE, FORWARD, SeedEvent, departure
 from esper.kasmina.seeds.owners import HOST
 from esper.kasmina.seeds.settings import GrowthSettings
@@ -40,6 +40,8 @@ class Course:
         monitor: watches their isolation.
         settings: pace and limits.
         scaler: the GradScaler, if there is one.
+        admits: why the network, as it stands when this is asked, cannot be taken for what it would be with a
+            seed as its part; '' if it can.
     """
 
     def __init__(
@@ -49,7 +51,9 @@ class Course:
         monitor: GradientIsolationMonitor,
         settings: GrowthSettings,
         scaler: HasScale | None,
+        admits: Callable[[], str],
     ) -> None:
+        self._admits = admits
         self._bed, self._gates, self._monitor = bed, gates, monitor
         self._settings, self._scaler = settings, scaler
         self._steps: Mapping[Stage, Callable[[Slot], None]] = {
@@ -80,17 +84,34 @@ class Course:
         try:
             self._bed.build(slot)
             result = self._gates.sanity(slot, seen, calls, self._bed.owners)
+            if result.passed and (problem := self._try_as_part(slot)):
+                result = refusal(problem)
+            slot.track.evidence = str(result)
+            if result.passed:
+                self._bed.plant(slot, str(result))
         except BaseException:
             slot.remove()
             raise
-        slot.track.evidence = str(result)
-        if result.passed:
-            self._bed.plant(slot, str(result))
-        else:
+        if not result.passed:
             slot.remove()
             self._monitor.forget(path)
-            self._bed.tell(seed_events.SeedRefused(self._bed.epoch, path, blueprint, str(result)))
+            self._tell_refusal(path, blueprint, result)
         return result
+
+    def refuse(self, path: str, blueprint: str, why: str) -> GateResult:
+        """Tells that nothing is germinated, for a reason that only the caller knows."""
+        result = refusal(why)
+        self._tell_refusal(path, blueprint, result)
+        return result
+
+    def _tell_refusal(self, path: str, blueprint: str, result: GateResult) -> None:
+        stage = Stage.DORMANT.name
+        self._bed.tell(seed_events.SeedRefused(self._bed.epoch, path, blueprint, stage, stage, str(result)))
+
+    def _try_as_part(self, slot: Slot) -> str:
+        """Why whoever looks after the network could not take the seed for a part of it; '' if he can."""
+        with drawn_apart(0), self._bed.hidden(), slot.as_part():
+            return self._admits()
 
     def learning(self) -> Iterator[Slot]:
         """Seeds that have a lesson now; those that were germinated begin to learn."""
@@ -179,7 +200,9 @@ class Course:
             self._bed.cull(slot, str(result))
         else:
             self._bed.tell(
-                seed_events.SeedWaits(self._bed.epoch, slot.path, track.blueprint, stage.name, str(result))
+                seed_events.SeedWaits(
+                    self._bed.epoch, slot.path, track.blueprint, stage.name, stage.name, str(result)
+                )
             )
 
     def punish(self, slot: Slot, leak: str) -> None:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from esper.anatomy.graph import Loss, primary_output
 from esper.arrays import FloatArray
 from esper.batches import device_of, divided, on_device, split_sample
-from esper.kasmina.seeds.isolation import at_rest, drawn_apart
+from esper.kasmina.seeds.isolation import all_modules, at_rest, drawn_apart
 from esper.kasmina.seeds.layer import primary
 from esper.urabrask import evaluate, run_live
 
@@ -94,7 +94,7 @@ class Probe:
     @contextmanager
     def _asked(self) -> Iterator[None]:
         """Eval mode, and nothing is different afterwards."""
-        modes = [(module, module.training) for module in self.model.modules()]
+        modes = [(module, module.training) for module in all_modules(self.model)]
         self.model.eval()
         try:
             with drawn_apart(0), at_rest(self.model):

@@ -14,6 +14,8 @@ from esper.kasmina.seeds.settings import GrowthSettings
 from esper.leyline import SeedLifecycleGate as Gate
 
 _YES = "yes"
+_SAID = "otherwise"
+"""The name of the question says it all."""
 _DOUBT = 0.05
 """Chance that something is taken for worse which is not."""
 
@@ -37,6 +39,8 @@ class Criterion:
     def __str__(self) -> str:
         if self.value is None:
             return f"{self.name}: unmeasured"
+        if self.wanted == _SAID:
+            return self.name
         if self.wanted == _YES:
             return f"{self.name}: {'yes' if self.is_met else 'no'}"
         return f"{self.name} {self.value:.3g} ({self.wanted})"
@@ -89,6 +93,11 @@ def between(name: str, value: float | None, low: float, high: float) -> Criterio
 def yes(name: str, value: bool | None) -> Criterion:
     """It must be so."""
     return Criterion(name, None if value is None else float(value), _YES, bool(value))
+
+
+def refusal(why: str) -> GateResult:
+    """G0 of what is not even tried, or cannot be."""
+    return GateResult(Gate.G0_SANITY, (Criterion(why, 0.0, _SAID, is_met=False),))
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any
+from contextlib import AbstractContextManager
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -22,9 +23,21 @@ from esper.kasmina.seeds.gates import GateResult
 from esper.kasmina.seeds.isolation import GradientIsolationMonitor
 from esper.kasmina.seeds.learning import Lessons
 from esper.kasmina.seeds.owners import Owners
+from esper.kasmina.seeds.recipe import Recipe
 from esper.kasmina.seeds.settings import GrowthSettings
 from esper.kasmina.seeds.slot import Isolation, Slot
 from esper.nissa import LOGGER, FanOut, Sink
+
+
+class Ground(Protocol):
+    """What holds a network, looks after its structure, and has seeds in it."""
+
+    def admits(self) -> str:
+        """Why the network as it stands could not be looked after; '' if it could."""
+
+
+def _anything() -> str:
+    return ""
 
 
 class Growth:
@@ -42,6 +55,8 @@ class Growth:
         blueprints: your own ones by name.
         settings: pace and limits, or a mapping that says so.
         sink: who is told what happens.
+        within: what holds network and optimizer already, and wants these seeds in them.
+        epoch: epochs that have ended by now.
 
     Raises:
         ConfigError: there is no held-out data, several processes train the network, or somebody holds it.
@@ -62,6 +77,8 @@ class Growth:
         blueprints: Mapping[str, Blueprint] | None = None,
         settings: GrowthSettings | Mapping[str, Any] | None = None,
         sink: Sink = LOGGER,
+        within: Ground | None = None,
+        epoch: int = 0,
     ) -> None:
         self.model, self.optimizer = bare(model), optimizer
         if is_parallel(model):
@@ -69,7 +86,8 @@ class Growth:
                 "Several processes train this network, and nobody would add up what its seeds learn in each. "
                 "Nothing was changed. Grow it in one process, and go on in several when it is grown."
             )
-        HANDS.refuse_held(self.model, optimizer)
+        if within is None:
+            HANDS.refuse_held(self.model, optimizer)
         if not (batches := list(probe)):
             raise ConfigError(
                 "probe yields no batch, and gates are asked on held-out data. Give batches (input, target) "
@@ -79,10 +97,13 @@ class Growth:
         self.settings, self._loss = given, loss
         self.monitor = GradientIsolationMonitor(given.max_violations)
         self._bed = SeedBed(self.model, optimizer, blueprints or {}, given, FanOut(sink))
+        self._bed.epoch = epoch
         gates = Gatekeeper(self.model, Probe(self.model, loss, batches), self.monitor, given)
         self._lessons = Lessons(self.model, loss, self._bed.owners, self.monitor, given)
-        self._course = Course(self._bed, gates, self.monitor, given, scaler)
-        HANDS.take(self)
+        admits = _anything if within is None else within.admits
+        self._course = Course(self._bed, gates, self.monitor, given, scaler, admits)
+        if within is None:
+            HANDS.take(self)
         self._hooks = [
             optimizer.register_step_pre_hook(lambda stepping, *_: self._course.before_step(stepping)),
             optimizer.register_step_post_hook(lambda *_: self._course.after_step()),
@@ -99,12 +120,22 @@ class Growth:
             inputs: what it was called with: a tensor, several in a tuple, or a mapping of keywords.
         """
         value = self._loss(output, target)
+        self.teach(value, target, inputs)
+        return value
+
+    def teach(self, value: Tensor, target: Any, inputs: Any) -> None:
+        """Gives seeds their lesson in one training step; arguments as for `loss`.
+
+        Args:
+            value: the loss of the host.
+            target: of the batch.
+            inputs: of the batch.
+        """
         if torch.is_grad_enabled():
             args, kwargs, _ = split_sample(inputs, with_target=False)
             for slot in self._course.learning():
                 if leak := self._lessons.give(slot, value, (args, kwargs), target):
                     self._course.punish(slot, leak)
-        return value
 
     def germinate(
         self,
@@ -134,6 +165,10 @@ class Growth:
         """
         return self._course.sow(path, blueprint, options, isolation=isolation, lr=lr)
 
+    def refuse(self, path: str, blueprint: str, why: str) -> GateResult:
+        """Tells that nothing is germinated at a place, for a reason that only the caller knows."""
+        return self._course.refuse(path, blueprint, why)
+
     def cull(self, path: str, why: str = "Culled by hand.") -> None:
         """Removes a seed: at once where the host does not know it, else when its share has gone back to 0.
 
@@ -156,9 +191,13 @@ class Growth:
 
     def finish(self) -> nn.Module:
         """Ends growing and returns the network: what has proved itself is a part of it, all else is gone."""
-        self._course.finish()
+        self.end()
         self.detach()
         return self.model
+
+    def end(self) -> None:
+        """Ends the way of every seed: what has proved itself is a part of the network, all else is gone."""
+        self._course.finish()
 
     def detach(self) -> None:
         """Lets go of network and optimizer, which stay as they are."""
@@ -181,6 +220,27 @@ class Growth:
         """Epochs that have ended."""
         return self._bed.epoch
 
+    @property
+    def is_under_way(self) -> bool:
+        """Whether there is a seed that is not a plain part of the network yet."""
+        return self._bed.is_under_way
+
+    def settle(self) -> list[Recipe]:
+        """Gives seeds that have become plain parts of the network away to whoever looks after that."""
+        return self._bed.settle()
+
+    def hidden(self) -> AbstractContextManager[None]:
+        """The network without any seed that is under way."""
+        return self._bed.hidden()
+
+    def follow(self) -> None:
+        """The network was cut, while no seed was under way."""
+        self._bed.follow()
+
+    def clear(self) -> None:
+        """Takes out every seed that is under way, as if none had been; nothing is told."""
+        self._bed.clear()
+
     def __str__(self) -> str:
         """A line for every slot."""
         host = sum(p.numel() for p in self.owners.of_host().values())
@@ -200,8 +260,12 @@ class Growth:
         """What growing remembers; weights and optimizer of the host are saved beside it, as ever."""
         return {**self._bed.state(), "violations": dict(self.monitor.violations)}
 
-    def check(self, state: Mapping[str, Any]) -> None:
+    def check(self, state: Mapping[str, Any], *, is_in_form: bool = True) -> None:
         """Refuses the seeds of another network; changes nothing.
+
+        Args:
+            state: from `state`.
+            is_in_form: whether the network has the structure of then already, and so its places.
 
         Raises:
             CheckpointError: the state is of another version.
@@ -209,6 +273,8 @@ class Growth:
             ConfigError: a blueprint is not known here.
         """
         self._bed.check(state)
+        if is_in_form:
+            self._bed.check_places(state)
 
     def load(self, state: Mapping[str, Any]) -> None:
         """Brings back the seeds of then; weights and optimizer of the host are to be loaded after it.

@@ -45,7 +45,7 @@ def at_rest(model: nn.Module, apart: Iterable[nn.Module] = (), *, freeze: bool =
         freeze: whether parameters take part without requiring gradients.
     """
     learning = set(apart)
-    resting = [module for module in model.modules() if module not in learning]
+    resting = [module for module in all_modules(model) if module not in learning]
     parameters = {p for module in resting for p in module.parameters(recurse=False) if p.requires_grad}
     # A copy in the buffer's place, instead of writing back: autograd counts writes to what it has saved.
     places = [(module, *pair) for module in resting for pair in _buffers(module)]
@@ -62,6 +62,18 @@ def at_rest(model: nn.Module, apart: Iterable[nn.Module] = (), *, freeze: bool =
             parameter.requires_grad_(True)
         for module, name, buffer in places:
             setattr(module, name, buffer)
+
+
+def all_modules(model: nn.Module) -> Iterator[nn.Module]:
+    """Every module of a network once, those of seeds included that it does not list."""
+    seen: set[nn.Module] = set()
+    waiting = [model]
+    while waiting:
+        module = waiting.pop()
+        if module not in seen:
+            seen.add(module)
+            yield module
+            waiting += module.children()
 
 
 def _buffers(module: nn.Module) -> Iterator[tuple[str, Tensor]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator, Mapping
 from typing import Any, Literal
 
 import torch
@@ -36,6 +37,10 @@ class KasminaLayer(nn.Module):
     `sg` lets values through and no gradient; h itself always keeps its own. A seed that makes something
     that is no number is left out of that pass, and counted: then y is h.
 
+    A seed that is not a part of the network yet stands in no list of it: modules, parameters, buffers and
+    `state_dict` are the host's, under the names that they have without it. Seed and scalars are saved by the
+    slot. Once it is joined, modules and parameters list the seed too, and `state_dict` still does not.
+
     Args:
         host: the module whose output the seed adds to. The first of several outputs counts.
         seed: f; keeps the shape.
@@ -65,6 +70,7 @@ class KasminaLayer(nn.Module):
         self.register_buffer("faults", torch.zeros((), dtype=torch.int64, device=device))
         self.number: int | None = None
         self.is_hidden = self.is_paused = self.is_joined = False
+        self.register_load_state_dict_pre_hook(_fit_names)  # type: ignore[no-untyped-call]  # torch's
         self.follow()
 
     def __getattr__(self, name: str) -> Any:
@@ -73,6 +79,17 @@ class KasminaLayer(nn.Module):
             return super().__getattr__(name)
         except AttributeError:
             return getattr(super().__getattr__("host"), name)
+
+    def named_modules(
+        self, memo: set[nn.Module] | None = None, prefix: str = "", remove_duplicate: bool = True
+    ) -> Iterator[tuple[str, nn.Module]]:
+        memo = set() if memo is None else memo
+        yield from self.host.named_modules(memo, prefix, remove_duplicate)
+        if self.is_joined:
+            yield from self.seed.named_modules(memo, f"{prefix}.seed" if prefix else "seed", remove_duplicate)
+
+    def state_dict(self, *args: Any, **kwargs: Any) -> Any:
+        return self.host.state_dict(*args, **kwargs)
 
     def follow(self) -> None:
         """Takes on the mode that the host is in."""
@@ -98,6 +115,14 @@ class KasminaLayer(nn.Module):
         if self.number is not None:
             h = Graft.apply(h, self.beta * f)  # type: ignore[no-untyped-call]  # torch's
         return replaced(output, h + self.alpha * f)
+
+
+def _fit_names(module: nn.Module, state: dict[str, Any], prefix: str, *_: Any) -> None:
+    """Values for a host are on their way into its place: they reach it, and what is the seed's stays."""
+    for name in [name for name in state if name.startswith(prefix)]:
+        state[f"{prefix}host.{name.removeprefix(prefix)}"] = state.pop(name)
+    own: Mapping[str, Any] = nn.Module.state_dict(module, prefix=prefix)
+    state.update({name: value for name, value in own.items() if not name.startswith(f"{prefix}host.")})
 
 
 class Grown(nn.Module):

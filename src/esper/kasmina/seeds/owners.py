@@ -23,8 +23,13 @@ class Owners:
     """
 
     def __init__(self, model: nn.Module) -> None:
-        self._owner: dict[str, str] = {}
-        self._name: dict[Tensor, str] = {}
+        self._owner: dict[str, str]
+        self._name: dict[Tensor, str]
+        self.renew(model)
+
+    def renew(self, model: nn.Module) -> None:
+        """Forgets everything but that the host owns the network as it stands."""
+        self._owner, self._name = {}, {}
         self.take(HOST, dict(model.named_parameters()))
 
     def take(self, owner: str, parameters: Mapping[str, Tensor]) -> None:

@@ -13,56 +13,18 @@ import torch
 from torch import Tensor, nn
 
 from esper.checkpoint import OptimizerState
-from esper.errors import UnknownPathError
 from esper.kasmina.seeds.layer import Grown, KasminaLayer, ramp
 from esper.kasmina.seeds.owners import SeedOptimizer
+from esper.kasmina.seeds.place import Place
+from esper.kasmina.seeds.recipe import Recipe
 from esper.kasmina.seeds.settings import GrowthSettings
 from esper.leyline import SeedLifecycleStage as Stage
-from esper.leyline import decode, encode, stable_id
+from esper.leyline import decode, encode
 
 _WINDOW = 200
 """Training losses that are kept, to tell unrest from."""
 
 Isolation = Literal["semi", "strict"]
-
-
-class Place:
-    """Where a module stands: a name in its parent.
-
-    Raises:
-        UnknownPathError: there is no module of that path, or it is the network itself.
-    """
-
-    def __init__(self, model: nn.Module, path: str) -> None:
-        *parents, self._name = path.split(".")
-        parent = model
-        for name in parents:
-            parent = _host(getattr(parent, name, None)) or nn.Module()
-        if not isinstance(getattr(parent, self._name, None), nn.Module):
-            near = [name for name, _ in model.named_modules() if name.endswith(self._name or "-")]
-            raise UnknownPathError(
-                f"The network has no module {path!r} that a seed could be grafted onto"
-                + (f"; {', '.join(near[:3])} has that ending" if near else "")
-                + ". Nothing was changed. Give the path of an inner module, as `named_modules()` has it."
-            )
-        self._parent = parent
-
-    @property
-    def module(self) -> nn.Module:
-        """What stands there now."""
-        module: nn.Module = getattr(self._parent, self._name)
-        return module
-
-    @module.setter
-    def module(self, module: nn.Module) -> None:
-        setattr(self._parent, self._name, module)
-
-
-def _host(module: Any) -> nn.Module | None:
-    """The module of the host in a place, whatever was grafted onto it."""
-    while isinstance(module, (KasminaLayer, Grown)):
-        module = module.host
-    return module if isinstance(module, nn.Module) else None
 
 
 @dataclass
@@ -79,6 +41,7 @@ class Track:
         looks: how often the gate of this stage was asked.
         passes: of the seed's own, which its randomness counts on from.
         position: steps along the way of alpha, and `joined` along that of gamma.
+        is_settled: whether the seed is a part of the network that nobody here looks after any more.
         evidence: what the last gate said, or why the seed was culled.
     """
 
@@ -98,6 +61,7 @@ class Track:
     position: int = 0
     joined: int = 0
     is_paused: bool = False
+    is_settled: bool = False
     evidence: str = ""
 
     def sow(
@@ -118,9 +82,14 @@ class Track:
         self.is_paused = False
 
     @property
+    def recipe(self) -> Recipe:
+        """How its seed is made."""
+        return Recipe(self.path, self.generation, self.blueprint, self.options, self.shape, self.dtype)
+
+    @property
     def number(self) -> int:
         """What the next pass of the seed draws its random numbers from."""
-        return int(stable_id(self.path, str(self.generation))[:15], 16) + self.passes
+        return self.recipe.number + self.passes
 
 
 class Slot:
@@ -262,6 +231,16 @@ class Slot:
             layer.is_hidden, layer.is_paused, layer.number = was
 
     @contextmanager
+    def as_part(self) -> Iterator[None]:
+        """The seed as the part of the network that it may become."""
+        layer, before = self.seed, self.place.module
+        self.place.module = Grown(layer.host, layer.seed)
+        try:
+            yield
+        finally:
+            self.place.module = before
+
+    @contextmanager
     def absent(self) -> Iterator[None]:
         """The network without this seed."""
         before = self.place.module
@@ -272,12 +251,11 @@ class Slot:
             self.place.module = before
 
     def state(self) -> dict[str, Any]:
-        """All that it remembers; what the host owns is with the host's weights and optimizer."""
+        """All that it remembers; optimizer state that the host owns is with the host's optimizer."""
         living, learner = self.layer, self.learner
-        is_own = living is not None and learner is not None
         return {
             "track": encode(self.track),
-            "tensors": living.seed.state_dict() if is_own and living else None,
+            "tensors": living.seed.state_dict() if living else None,
             "faults": living.faults if living else None,
             "optimizer": learner.optimizer.state_dict() if learner else None,
             "learned": [learner.steps, learner.faults, learner.norm] if learner else None,

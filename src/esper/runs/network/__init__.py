@@ -4,6 +4,7 @@ from esper.runs.network.case import ANATOMY_FILE, analyst_of, case_of, criterion
 from esper.runs.network.examine import LOW_FRACTION, Examination, examine
 from esper.runs.network.files import (
     FORM_FILE,
+    GROWN,
     ONNX_FILE,
     PROGRAM_FILE,
     VERSION,
@@ -21,6 +22,7 @@ from esper.runs.network.state import read_state, state_files
 __all__ = [
     "ANATOMY_FILE",
     "FORM_FILE",
+    "GROWN",
     "LOW_FRACTION",
     "ONNX_FILE",
     "PROGRAM_FILE",

@@ -26,6 +26,8 @@ WEIGHTS_FILE = "model.safetensors"
 FORM_FILE = "form.json"
 PROGRAM_FILE = "network.pt2"
 ONNX_FILE = "network.onnx"
+GROWN = "grown"
+"""What stands in the form's file of seeds that are parts of the network: how each is made, in their order."""
 VERSION = 2
 _READ_VERSIONS = (1, 2)  # the first had no digests beside it
 

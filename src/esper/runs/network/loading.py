@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar, overload
 
@@ -14,8 +14,11 @@ from esper.anatomy.cut import Form
 from esper.anatomy.graph import bare
 from esper.checkpoint import CheckpointCatalog, CheckpointRef, load_trainer, open_key_ring
 from esper.errors import CheckpointMissing
+from esper.kasmina.seeds import Blueprint, Recipe
+from esper.leyline import decode
 from esper.runs.network.files import (
     FORM_FILE,
+    GROWN,
     PROGRAM_FILE,
     form_from,
     read_file,
@@ -30,8 +33,13 @@ M = TypeVar("M", bound=nn.Module)
 @overload
 def load(path: str | Path) -> Callable[..., Any]: ...
 @overload
-def load(path: str | Path, *, model: M) -> M: ...
-def load(path: str | Path, *, model: nn.Module | None = None) -> Any:
+def load(path: str | Path, *, model: M, blueprints: Mapping[str, Blueprint] | None = None) -> M: ...
+def load(
+    path: str | Path,
+    *,
+    model: nn.Module | None = None,
+    blueprints: Mapping[str, Blueprint] | None = None,
+) -> Any:
     """A cut network, from a finished run, from what `Compacted.save` wrote, or from a `.pt2` file.
 
     Without `model` no class of the user is needed: the result is called like the network and computes as in
@@ -46,12 +54,14 @@ def load(path: str | Path, *, model: nn.Module | None = None) -> Any:
         path: a run directory, a directory with `network.pt2`, or a `.pt2` file.
         model: a network built exactly as the one that was cut, on its device; or built under
             `torch.device("meta")`, which takes no time, and then it is loaded onto the CPU.
+        blueprints: your own ones that something in it has grown by.
 
     Raises:
         CheckpointMissing: the run is not finished, or nothing that can be loaded lies there.
         CheckpointCorrupt: a file is not what was saved, is of another network, or holds what could do more
             than compute; `model` is untouched.
-        ConfigError: `model` is on the meta device and holds a tensor that no file holds.
+        ConfigError: `model` is on the meta device and holds a tensor that no file holds, or something has
+            grown by a blueprint that nobody knows here.
     """
     where = Path(path)
     if where.suffix == ".pt2" and where.is_file():
@@ -69,8 +79,9 @@ def load(path: str | Path, *, model: nn.Module | None = None) -> Any:
     finished = _finished(where)
     if model is None:
         return read_module(finished.file(PROGRAM_FILE).read_bytes())
-    record = json.loads(finished.file(FORM_FILE).read_bytes())["form"]
-    return _shaped(model, form_from(record, where), state_of(load_trainer(finished).model))
+    record = json.loads(finished.file(FORM_FILE).read_bytes())
+    form, weights = form_from(record["form"], where), state_of(load_trainer(finished).model)
+    return _grown(model, record.get(GROWN, ()), form, weights, blueprints or {})
 
 
 def is_finished(run: Path) -> bool:
@@ -89,6 +100,26 @@ def _is_run(where: Path) -> bool:
 def _shaped(model: nn.Module, form: Form, weights: dict[str, Tensor]) -> nn.Module:
     form.shape(bare(model), weights)
     return model
+
+
+def _grown(
+    model: nn.Module,
+    recipes: Sequence[Mapping[str, Any]],
+    form: Form,
+    weights: dict[str, Tensor],
+    blueprints: Mapping[str, Blueprint],
+) -> nn.Module:
+    """The same, after what has grown on it has grown here too; all or nothing."""
+    grafted: list[Recipe] = []
+    try:
+        for recipe in (decode(Recipe, record) for record in recipes):
+            recipe.graft(bare(model), blueprints)
+            grafted.append(recipe)
+        return _shaped(model, form, weights)
+    except BaseException:
+        for recipe in reversed(grafted):
+            recipe.prune(bare(model))
+        raise
 
 
 def _finished(run: Path) -> CheckpointRef:

@@ -1,0 +1,55 @@
+"""Where a seed can stand in a network."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+
+from esper.errors import UnknownPathError
+from esper.kasmina.seeds.layer import Grown, KasminaLayer
+
+
+class Place:
+    """Where a module stands: a name in its parent.
+
+    Raises:
+        UnknownPathError: there is no module of that path, or it is the network itself.
+    """
+
+    def __init__(self, model: nn.Module, path: str) -> None:
+        *parents, self._name = path.split(".")
+        parent = model
+        for name in parents:
+            parent = _host(getattr(parent, name, None)) or nn.Module()
+        if not isinstance(getattr(parent, self._name, None), nn.Module):
+            near = [name for name, _ in model.named_modules() if name.endswith(self._name or "-")]
+            raise UnknownPathError(
+                f"The network has no module {path!r} that a seed could be grafted onto"
+                + (f"; {', '.join(near[:3])} has that ending" if near else "")
+                + ". Nothing was changed. Give the path of an inner module, as `named_modules()` has it."
+            )
+        self._parent = parent
+
+    @property
+    def module(self) -> nn.Module:
+        """What stands there now."""
+        module: nn.Module = getattr(self._parent, self._name)
+        return module
+
+    @module.setter
+    def module(self, module: nn.Module) -> None:
+        setattr(self._parent, self._name, module)
+
+    @property
+    def device(self) -> torch.device:
+        """Where what stands there computes."""
+        return next(self.module.parameters(), torch.zeros(0)).device
+
+
+def _host(module: Any) -> nn.Module | None:
+    """The module of the host in a place, whatever was grafted onto it."""
+    while isinstance(module, (KasminaLayer, Grown)):
+        module = module.host
+    return module if isinstance(module, nn.Module) else None

@@ -1,0 +1,211 @@
+"""The growing of a session: seeds on its network, beside what is pruned from it.
+
+What a change costs, or gains, can only be told while nothing else changes. So there is one of the two at a
+time: while a mask waits or is on trial nothing germinates, and while a seed is on its way nothing is
+analyzed, masked or cut. A seed that has become a plain part of the network is a `Change` of it, as a cut is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor
+
+from esper.batches import HeldOut
+from esper.errors import ConfigError, StructureError
+from esper.importance.tracker import ImportanceTracker
+from esper.kasmina import LiveNetwork, join
+from esper.kasmina.seeds import GateResult, Growth, GrowthSettings, Isolation, Recipe, Slot
+from esper.nissa import seed_events
+from esper.session.log import RunLog
+
+
+class Growing:
+    """The seeds of one session. Whatever they need is made when the first one is asked for.
+
+    Args:
+        network: of the session.
+        tracker: follows its structure.
+        held_out: what gates are asked on; None: nothing can be grown.
+        settings: pace and limits.
+        log: of the run.
+        scaler: the GradScaler, if there is one.
+    """
+
+    def __init__(
+        self,
+        network: LiveNetwork,
+        tracker: ImportanceTracker,
+        held_out: HeldOut | None,
+        settings: GrowthSettings,
+        log: RunLog,
+        scaler: Any,
+    ) -> None:
+        self._network, self._tracker, self._held_out = network, tracker, held_out
+        self._settings, self._log, self._scaler = settings, log, scaler
+        self._growth: Growth | None = None
+
+    @property
+    def slots(self) -> Mapping[str, Slot]:
+        """Every place where something was germinated, by its path."""
+        return {} if self._growth is None else self._growth.slots
+
+    @property
+    def is_under_way(self) -> bool:
+        """Whether there is a seed that is not a plain part of the network yet."""
+        return self._growth is not None and self._growth.is_under_way
+
+    def grow(
+        self,
+        path: str,
+        blueprint: str,
+        options: Mapping[str, Any],
+        *,
+        isolation: Isolation | None,
+        lr: float | None,
+        obstacle: str,
+    ) -> GateResult:
+        """Germinates a seed, if nothing is in its way; see `Session.grow`."""
+        growth = self._made()
+        if obstacle:
+            return growth.refuse(path, blueprint, obstacle)
+        if not growth.is_under_way:
+            growth.follow()  # it may have been cut since
+        return growth.germinate(path, blueprint, isolation=isolation, lr=lr, **options)
+
+    def cull(self, path: str, why: str = "Culled by hand.") -> None:
+        """Removes a seed; see `Growth.cull`.
+
+        Raises:
+            IllegalTransitionError: there is none that the host does not own.
+        """
+        self._made().cull(path, why)
+
+    def pause(self, path: str) -> None:
+        """The seed is the identity, and learns nothing, until `unpause`."""
+        self._made().pause(path)
+
+    def unpause(self, path: str) -> None:
+        """The seed goes on where it was paused."""
+        self._made().unpause(path)
+
+    def teach(self, value: Tensor, target: Any, inputs: Any) -> None:
+        """Gives seeds their lesson in one training step.
+
+        Raises:
+            ConfigError: there is a seed to teach, and nobody says what the network has seen.
+        """
+        if self._growth is None or not self._growth.is_under_way:
+            return
+        if inputs is None:
+            raise ConfigError(
+                "A seed is on its way, and it must see what the network saw: call session.loss(output, "
+                "target, inputs). Nothing was computed."
+            )
+        self._growth.teach(value, target, inputs)
+
+    def end_epoch(self) -> None:
+        """Asks the gates; what has become a plain part of the network is one from now on."""
+        if self._growth is not None:
+            self._growth.end_epoch()
+            self._settle(self._growth)
+
+    def end_run(self) -> None:
+        """What has proved itself is a part of the network, and all else is gone."""
+        if self._growth is not None:
+            self._growth.end()
+            self._settle(self._growth)
+
+    def detach(self) -> None:
+        if self._growth is not None:
+            self._growth.detach()
+
+    def __str__(self) -> str:
+        return "Nothing has germinated." if self._growth is None else str(self._growth)
+
+    def state(self) -> dict[str, Any] | None:
+        """What growing remembers; None: nothing was ever asked for."""
+        return None if self._growth is None else self._growth.state()
+
+    def check(self, state: Mapping[str, Any] | None) -> None:
+        """Refuses seeds that cannot be made here; changes nothing.
+
+        Raises:
+            CheckpointError, ConfigError: they say what is missing.
+        """
+        if state is not None:
+            self._made().check(state, is_in_form=False)
+
+    def clear(self) -> None:
+        """Takes out every seed that is under way."""
+        if self._growth is not None:
+            self._growth.clear()
+
+    def load(self, state: Mapping[str, Any] | None) -> None:
+        """Brings the seeds of then back into a network that has the structure of then."""
+        if state is not None:
+            self._made().load(state)
+        elif self._growth is not None:  # then nothing was ever asked for
+            self._growth.detach()
+            self._growth = None
+
+    def _settle(self, growth: Growth) -> None:
+        for recipe in growth.settle():
+            self._join(growth, recipe)
+
+    def _join(self, growth: Growth, recipe: Recipe) -> None:
+        network = self._network
+        try:
+            with growth.hidden():
+                change = join(network, recipe)
+        except StructureError as error:
+            raise StructureError(
+                f"The seed at {recipe.path} became a part of the network, which can no longer be traced with "
+                f"it: {error} It was taken out again. session.rollback() goes back to before it."
+            ) from error
+        before, after = change.before, network.anatomy
+        self._tracker.rebind(after, network.named_parameters(), change.numbers)
+        self._log.tell(
+            seed_events.SeedSettled(
+                self._log.epoch,
+                recipe.path,
+                before.parameters(),
+                after.parameters(),
+                after.num_units - before.num_units,
+            )
+        )
+
+    def _made(self) -> Growth:
+        """The growth, made at the first call.
+
+        Raises:
+            ConfigError: the network cannot be grown.
+        """
+        if self._growth is not None:
+            return self._growth
+        network, held_out = self._network, self._held_out
+        if held_out is None:
+            raise ConfigError(
+                "Nothing can be grown: gates are asked on held-out data, and there is none. Give probe= (a "
+                "loader of batches that training never sees). Nothing was changed."
+            )
+        if network.companions:
+            raise ConfigError(
+                f"Nothing can be grown: {len(network.companions)} companion(s) hold a copy of this network, "
+                "and would not grow along. Nothing was changed. Begin the run without companions=, and make "
+                "the copy when the network is grown."
+            )
+        self._growth = Growth(
+            network.model,
+            network.optimizer,
+            loss=network.loss,
+            probe=(*held_out.calibration, *held_out.validation),
+            scaler=self._scaler if hasattr(self._scaler, "get_scale") else None,
+            blueprints=network.blueprints,
+            settings=self._settings,
+            sink=self._log.telling,
+            within=network,
+            epoch=self._log.epoch,
+        )
+        return self._growth
