@@ -53,11 +53,11 @@ class Stream(IterableDataset[dict[str, Tensor]]):
 class Network(nn.Module):
     """Gives a loss and logits, as networks of transformers do."""
 
-    def __init__(self) -> None:
+    def __init__(self, dropout: float = 0.1) -> None:
         super().__init__()
         torch.manual_seed(0)
         self.layers = nn.Sequential(
-            nn.Linear(8, 32), nn.ReLU(), nn.Dropout(0.1), nn.Linear(32, 32), nn.ReLU(), nn.Linear(32, 4)
+            nn.Linear(8, 32), nn.ReLU(), nn.Dropout(dropout), nn.Linear(32, 32), nn.ReLU(), nn.Linear(32, 4)
         )
 
     def forward(self, inputs: Tensor, labels: Tensor | None = None) -> Mapping[str, Tensor]:

@@ -13,7 +13,7 @@ import numpy as np
 from torch import nn
 
 from esper.anatomy.graph import is_parallel
-from esper.checkpoint import capture_rng, restore_rng
+from esper.checkpoint import CheckpointCatalog, capture_rng, open_key_ring, restore_rng
 from esper.compaction import describe
 from esper.errors import CheckpointError, ConfigError, RollbackExhausted
 from esper.kasmina import measured
@@ -81,6 +81,51 @@ def say_few(periods: int, unit: int) -> None:
 def holds_run(run_dir: Path) -> bool:
     """Are there checkpoints of a run?"""
     return any((run_dir / "checkpoints").glob("step-*"))
+
+
+def check_beside(run_dir: Path, saved: Mapping[str, Any]) -> None:
+    """Makes sure that a run holds the checkpoint that stood beside a framework's.
+
+    Raises:
+        CheckpointError: it holds another one, or none.
+    """
+    if not holds_run(run_dir):
+        raise CheckpointError(
+            f"This training was followed by a run of Esper, and {run_dir} holds none. Nothing was changed. "
+            "Give the run_dir of this training."
+        )
+    checkpoint = CheckpointCatalog(run_dir, open_key_ring(run_dir)).at(saved["step"])
+    if checkpoint.digest != saved["digest"]:
+        raise CheckpointError(
+            f"{checkpoint.path} is not the checkpoint that stood beside the framework's: that had the digest "
+            f"{saved['digest'][:16]}. Nothing was changed. Give the run_dir of this training."
+        )
+
+
+class Loading:
+    """Lets a network keep its weights where a framework loads those of other shapes; a run has the right.
+
+    A training that goes on loads weights into a network as it was built, and the best ones at its end into
+    one that may have been cut since. Only while `is_training` says so is anything kept from anybody.
+    """
+
+    def __init__(self, network: nn.Module, is_training: Callable[[], bool]) -> None:
+        self.has_declined = False
+        """Whether weights of other shapes came since this was asked for last."""
+        self._is_training = is_training
+        self._hook = network.register_load_state_dict_pre_hook(self._before)
+
+    def stop(self) -> None:
+        """From now on the network loads what it is given."""
+        self._hook.remove()
+
+    def _before(self, module: nn.Module, state_dict: dict[str, Any], *_: Any) -> None:
+        if not self._is_training():
+            return
+        own = module.state_dict()
+        if any(own[name].shape != value.shape for name, value in state_dict.items() if name in own):
+            self.has_declined = True
+            state_dict.update(own)
 
 
 class Guest:

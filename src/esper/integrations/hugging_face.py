@@ -1,12 +1,11 @@
-"""What a Hugging Face `Trainer` is to Esper: its batches and loss, its evaluations, and what it loads."""
+"""What a Hugging Face `Trainer` is to Esper: its batches, its loss, and how often it evaluates."""
 
 from __future__ import annotations
 
-import weakref
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.functional import pad
 from torch.utils.data import DataLoader
 
@@ -20,38 +19,6 @@ if TYPE_CHECKING:
 
 _IGNORED = -100
 """A label that losses do not count."""
-
-
-class Loading:
-    """Lets a network keep its weights where a trainer loads those of other shapes; a run has the right ones.
-
-    A resumed trainer loads weights into a network as it was built, and the best ones at the end into one that
-    may have been cut since. Outside of `Trainer.train` nothing is kept from anybody.
-    """
-
-    def __init__(self, trainer: Trainer) -> None:
-        self.has_declined = False
-        self._trainer = weakref.ref(trainer)
-        self._hook = trainer.model.register_load_state_dict_pre_hook(self._before)
-
-    def stop(self) -> None:
-        self._hook.remove()
-
-    def _before(self, module: nn.Module, state_dict: dict[str, Any], *_: Any) -> None:
-        trainer = self._trainer()
-        if trainer is None or not trainer.is_in_train:
-            return
-        own = module.state_dict()
-        if all(own[name].shape == value.shape for name, value in state_dict.items() if name in own):
-            return
-        self.has_declined = True
-        state_dict.update(own)
-        if trainer.state.global_step and trainer.state.global_step >= trainer.state.max_steps:
-            say(
-                f"{trainer.state.best_model_checkpoint} is of the network before a cut, so the network of "
-                "the last step was kept in its place.",
-                is_problem=True,
-            )
 
 
 class Batches:
@@ -116,9 +83,10 @@ class Batches:
         lengths = {batch["input_ids"].shape[1] for batch in batches if "input_ids" in batch}
         if len(lengths) < 2:
             return batches
+        config = getattr(self._trainer.model, "config", None)
         filler = {
             self._label: _IGNORED,
-            "input_ids": getattr(self._trainer.model.config, "pad_token_id", None) or 0,
+            "input_ids": getattr(config, "pad_token_id", None) or 0,
         }
         longest = max(lengths)
 

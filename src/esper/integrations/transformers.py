@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import weakref
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -11,11 +12,19 @@ from torch import Tensor, nn
 
 import esper
 from esper.batches import on_device
-from esper.checkpoint import CheckpointCatalog, open_key_ring
 from esper.config import Config
 from esper.errors import CheckpointError, ConfigError
-from esper.integrations.guest import Guest, holds_run, refuse_parallel, say_few, unnoticed
-from esper.integrations.hugging_face import Batches, Loading, metric_of, period_of
+from esper.integrations.guest import (
+    Guest,
+    Loading,
+    check_beside,
+    holds_run,
+    refuse_parallel,
+    say,
+    say_few,
+    unnoticed,
+)
+from esper.integrations.hugging_face import Batches, metric_of, period_of
 from esper.integrations.wish import Wish, settings
 from esper.session import Result, Session
 
@@ -89,7 +98,8 @@ class EsperCallback(TrainerCallback, ExportableState):  # type: ignore[misc]
 
     def on_init_end(self, *_: Any, **__: Any) -> None:
         """Stands ready for a checkpoint of a network that was cut."""
-        self._loading = Loading(_trainer())
+        trainer = weakref.proxy(_trainer())
+        self._loading = Loading(trainer.model, lambda: bool(trainer.is_in_train))
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, *_: Any, **named: Any) -> None:
         """Attaches to the training, or goes on with the run that the trainer's checkpoint belongs to.
@@ -129,6 +139,8 @@ class EsperCallback(TrainerCallback, ExportableState):  # type: ignore[misc]
                 every_n_steps=every,
             )
         self._guest = Guest(self.session)
+        if self._loading is not None:
+            self._loading.has_declined = False
 
     def on_step_begin(self, _: TrainingArguments, state: TrainerState, *__: Any, **___: Any) -> None:
         """Ends a period whose evaluation did not come."""
@@ -170,6 +182,12 @@ class EsperCallback(TrainerCallback, ExportableState):  # type: ignore[misc]
             self._end(state)
         if self._loading is not None:
             self._loading.stop()
+            if self._loading.has_declined:
+                say(
+                    f"{state.best_model_checkpoint} is of the network before a cut, so the network of the "
+                    "last step was kept in its place.",
+                    is_problem=True,
+                )
         self.result, self._guest = self._guest.finish(), None
 
     def state(self) -> dict[str, Any]:
@@ -242,13 +260,7 @@ class EsperCallback(TrainerCallback, ExportableState):  # type: ignore[misc]
         self, network: nn.Module, optimizer: Any, loss: Callable[[Any, Any], Tensor], saved: Mapping[str, Any]
     ) -> Session:
         run, step = self._wish.run_dir, saved["step"]
-        if holds_run(run):
-            beside = CheckpointCatalog(run, open_key_ring(run)).at(step)
-            if beside.digest != saved["digest"]:
-                raise CheckpointError(
-                    f"{beside.path} is not the checkpoint that stood beside the trainer's: that had the "
-                    f"digest {saved['digest'][:16]}. Nothing was changed. Give the run_dir of this training."
-                )
+        check_beside(run, saved)
         # What was loaded may have the shapes of the network after its cuts; the run knows better.
         optimizer.optimizer.state.clear()
         return esper.resume(run, network, optimizer, loss=loss, config=self._wish.config, step=step)
