@@ -24,7 +24,9 @@ from esper.session.log import RunLog
 from esper.session.pool import open_pool
 from esper.session.saving import Saving
 from esper.session.state import memory_of
+from esper.session.strategy import Strategy
 from esper.session.terms import Terms
+from esper.tamiyo import policy_of
 from esper.workers import WorkerPool
 
 
@@ -40,6 +42,7 @@ class Assembly:
     network: LiveNetwork
     tracker: ImportanceTracker
     growing: Growing
+    strategy: Strategy
     saving: Saving
     runner: CycleRunner
     pool: WorkerPool | None
@@ -102,7 +105,19 @@ def assemble(
         undo.pop_all()
     horizon = Horizon(asked.schedulers, runner, terms, log)
     return Assembly(
-        network, tracker, growing, saving, runner, pool, held_out, trial, terms, log, horizon, why_off or ""
+        network,
+        tracker,
+        growing,
+        Strategy(asked.policy or policy_of(config.strategy), growing, trial, terms, log),
+        saving,
+        runner,
+        pool,
+        held_out,
+        trial,
+        terms,
+        log,
+        horizon,
+        why_off or "",
     )
 
 

@@ -54,6 +54,11 @@ class Growing:
         return {} if self._growth is None else self._growth.slots
 
     @property
+    def parameters(self) -> int:
+        """Of the network, without seeds that are on their way."""
+        return self._network.anatomy.parameters()
+
+    @property
     def is_under_way(self) -> bool:
         """Whether there is a seed that is not a plain part of the network yet."""
         return self._growth is not None and self._growth.is_under_way

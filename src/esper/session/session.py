@@ -215,6 +215,7 @@ class Session:
         if not self.pruning.end_epoch(is_measured=value is not None and is_sound):
             self._hold_what_was_finite(is_sound)
             self.parts.tracker.end_epoch(self.epoch, self.parts.network.masks.keep)
+            self.parts.strategy.act()
             self._save()
             if is_sound and self._may_prune():
                 self.pruning.start_cycle()
