@@ -144,6 +144,18 @@ def test_retention_keeps_the_newest_and_the_pinned(store: CheckpointStore) -> No
     assert steps(store) == [0, 5, 6, 7]
 
 
+def test_a_checkpoint_that_is_read_outlives_any_number_of_saves(store: CheckpointStore) -> None:
+    read = store.save(1, 0, content(1))
+    with store.held(read), store.held(read):
+        for step in range(2, 7):
+            store.save(step, 0, content(step))
+        assert steps(store) == [1, 4, 5, 6]
+    with pytest.raises(KeyError), store.held(read):
+        raise KeyError
+    store.save(7, 0, content(7))
+    assert steps(store) == [5, 6, 7]
+
+
 def test_retention_counts_only_what_verifies(store: CheckpointStore) -> None:
     for step in (1, 2, 3):
         store.save(step, 0, content(step))

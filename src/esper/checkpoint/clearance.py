@@ -6,6 +6,7 @@ may be as good as ever. It is renamed out of the way where it must make room, an
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -34,6 +35,8 @@ class Clearance:
         """What was set aside: where it was, and where it is now."""
         self.doubted: set[Path] = set()
         """What did not verify when it was looked at: where it must make room, it is set aside."""
+        self.held: Counter[int] = Counter()
+        """Steps that somebody is reading, and how many do: they stay like pinned ones, but only as long."""
         self._catalog = catalog
         self._blobs = blobs
         self._storage = storage
@@ -93,7 +96,8 @@ class Clearance:
         removed: list[Path] = []
         failed: list[str] = []
         try:
-            for step in expendable(list(paths), self._is_verified, self.pins.all(), keep_last):
+            needed = {*self.pins.all(), *(+self.held)}
+            for step in expendable(list(paths), self._is_verified, needed, keep_last):
                 why = discard_directory(self._storage, paths[step])
                 failed.append(why) if why else removed.append(paths[step])
             if removed:

@@ -6,7 +6,8 @@ import re
 import secrets
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from types import MappingProxyType, TracebackType
 from typing import Literal, Self
@@ -264,6 +265,17 @@ class CheckpointStore:
         with self._writing, explained(f"{checkpoint.path} was not unpinned"):
             self.require_writer()
             self._clearance.pins.remove(checkpoint.step, label)
+
+    @contextmanager
+    def held(self, checkpoint: CheckpointRef) -> Iterator[None]:
+        """Keeps a checkpoint from retention while it is read; nothing is written for that."""
+        with self._writing:
+            self._clearance.held[checkpoint.step] += 1
+        try:
+            yield
+        finally:
+            with self._writing:
+                self._clearance.held[checkpoint.step] -= 1
 
     def pins(self) -> dict[int, frozenset[str]]:
         """The labels of every pinned step."""

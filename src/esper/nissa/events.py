@@ -74,7 +74,10 @@ class Idle(Moment):
 class AnalysisLate(Event):
     """An analysis goes on beside the next epoch."""
 
-    says = "An analysis needed longer than an epoch and the waiting time; it was applied later."
+    says = (
+        "An analysis takes longer than an epoch and the time that its end waits (analysis.max_wait_seconds); "
+        "what it finds comes later."
+    )
 
 
 @dataclass(frozen=True)

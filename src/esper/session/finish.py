@@ -166,7 +166,17 @@ def _missed(session: Session) -> Event | None:
     marks = [mark for mark in session.log.marks if mark.kind in ("rollback", "no_go")]
     refused = (marks[-1].epoch, marks[-1].text) if marks else None
     schedule, state = Schedule(terms.config.pruning, terms.epochs), parts.runner.coordinator.state
-    why = why_missed(target, removed, session.epoch, schedule, state, refused)
+    never = all(row.metric is None for row in session.log.records(terms.metric))
+    why = why_missed(
+        target,
+        removed,
+        session.epoch,
+        schedule,
+        state,
+        refused,
+        unmeasured=terms.metric if never else "",
+        is_late=parts.runner.is_running,
+    )
     return events.TargetMissed(why) if why else None
 
 

@@ -14,8 +14,17 @@ SETTINGS = Settings.model_validate({"target": {"flops": 0.5}})
 HALF = Target(flops=0.5)
 
 
-def told(*records: CycleRecord, epoch: int = 10, refused: tuple[int, str] | None = None) -> str:
-    return why_missed(HALF, 0.3, epoch, Schedule(SETTINGS, 10), CoordinatorState(history=records), refused)
+def told(
+    *records: CycleRecord,
+    epoch: int = 10,
+    refused: tuple[int, str] | None = None,
+    unmeasured: str = "",
+    is_late: bool = False,
+) -> str:
+    state = CoordinatorState(history=records)
+    return why_missed(
+        HALF, 0.3, epoch, Schedule(SETTINGS, 10), state, refused, unmeasured=unmeasured, is_late=is_late
+    )
 
 
 def record(status: str, reason: str = "Because.", **more: object) -> CycleRecord:
@@ -46,7 +55,10 @@ def test_a_target_that_was_met_is_no_word_worth() -> None:
             "only a part of the plan of epoch 9",
             "validation.limits",
         ),
-        (told(), "no analysis came to its end", "notes"),
+        (told(), "before anything could be decided", "more epochs"),
+        (told(is_late=True), "an analysis was not done", "analysis.max_wait_seconds"),
+        (told(record("accepted"), is_late=True), "an analysis was not done", "analysis.max_wait_seconds"),
+        (told(record("accepted"), unmeasured="acc"), "no epoch measured acc", "end_epoch()"),
     ],
 )
 def test_the_sentence_names_the_share_the_reason_and_what_to_do(

@@ -213,6 +213,26 @@ def test_a_cycle_that_is_not_done_is_collected_later(made: Saved) -> None:
     runner.close()
 
 
+def test_a_cycle_finds_its_checkpoint_however_many_are_saved_meanwhile(made: Saved) -> None:
+    reads, gate = threading.Event(), threading.Event()
+
+    def slow(checkpoint: CheckpointRef) -> OfflineAnalyst:
+        reads.set()
+        assert gate.wait(60.0)
+        return eyes(made)(checkpoint)
+
+    runner = runner_of(made.store)
+    runner.start(lambda: made.checkpoint, 2, Situation.whole(made.anatomy), slow)
+    assert reads.wait(60.0)
+    for step in range(1, 6):
+        made.store.save(made.checkpoint.step + step, 3, {"a.bin": b"a"})
+    gate.set()
+    end = runner.collect(60.0)
+    assert end is not None
+    assert end.mask is not None, end.reason
+    runner.close()
+
+
 def test_a_dropped_cycle_commits_nothing_and_teaches_the_coordinator_nothing(made: Saved) -> None:
     gate, started = threading.Event(), threading.Event()
 

@@ -19,6 +19,10 @@ _ADVICE = {
     Rejection.UNMEASURED: "give the analysis more time (pruning.budget.deadline_seconds)",
 }
 _GENTLER = "train longer before it, allow more loss of quality (validation.limits)"
+_PATIENT = (
+    "train longer, keep other work off the machine, or let the end of an epoch wait longer for analyses "
+    "(analysis.max_wait_seconds)"
+)
 _LONGER = "train for more epochs, or let the ramp begin earlier (pruning.schedule.start_epoch)"
 
 
@@ -29,6 +33,9 @@ def why_missed(
     schedule: Schedule,
     state: CoordinatorState,
     refused: tuple[int, str] | None = None,
+    *,
+    unmeasured: str = "",
+    is_late: bool = False,
 ) -> str:
     """One sentence about a target that was missed; '' if it was met.
 
@@ -39,10 +46,15 @@ def why_missed(
         schedule: of the run.
         state: what the coordinator remembers.
         refused: the last mask that was refused by the live network, or taken back: when, and why.
+        unmeasured: the metric, if no epoch has measured it.
+        is_late: whether an analysis was still going on when the run ended.
     """
     if removed >= target.fraction - 1e-9:
         return ""
-    why, advice = _obstacle(epoch, schedule, state, refused)
+    why, advice = _obstacle(epoch, schedule, state, refused, is_late=is_late)
+    if unmeasured:
+        why = f"no epoch measured {unmeasured}, and masks are judged by it"
+        advice = "give it to end_epoch() or end_step()"
     return (
         f"The target was missed: {removed:.1%} of the {target.cost} went instead of {target.fraction:.1%}, "
         f"because {why}. To get further, {advice}."
@@ -50,7 +62,7 @@ def why_missed(
 
 
 def _obstacle(
-    epoch: int, schedule: Schedule, state: CoordinatorState, refused: tuple[int, str] | None
+    epoch: int, schedule: Schedule, state: CoordinatorState, refused: tuple[int, str] | None, *, is_late: bool
 ) -> tuple[str, str]:
     """What stood in the way last, and what to do about it."""
     due, last = schedule.ramp_at(epoch)[1], state.history[-1] if state.history else None
@@ -59,8 +71,10 @@ def _obstacle(
     if refused is not None and (last is None or refused[0] >= last.epoch):
         advice = "train longer between the steps, allow a larger drop (pruning.rollback, validation.limits)"
         return f"the last mask did not hold ({_clause(refused[1])})", f"{advice}, or lower the target"
+    if is_late and (last is None or last.epoch < epoch):
+        return "an analysis was not done when the run ended", _PATIENT
     if last is None:
-        return "no analysis came to its end", "see the notes beside this one"
+        return "the run ended before anything could be decided", _LONGER
     if last.status == CycleStatus.ACCEPTED:
         return _accepted(last, schedule.last_epoch_at(epoch))
     return _ended(last)

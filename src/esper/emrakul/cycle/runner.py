@@ -72,22 +72,23 @@ class CycleRunner:
         def run() -> CycleEnd:
             try:
                 checkpoint = durable()
-                cycle = Cycle(epoch, situation, checkpoint.digest, epochs)
-                removed = situation.removed_fraction(self.strategy.cost)
-                allowance = self.strategy.allowed(epoch, coordinator.state.schedule, removed, affordable)
-                recall = recall_from(self._store, checkpoint)
-                outcome = coordinator.run_cycle(cycle, allowance, analyst(checkpoint), recall)
-                end = _ended(outcome, checkpoint, coordinator)
-                if dropped.is_set():
-                    return end
-                is_new = recall(outcome.key) is None
-                if is_new and end.is_due:
-                    self._sink.emit(self._decided(outcome))
-                if is_new and end.mask is not None:
-                    commit_mask(self._store, checkpoint, situation.anatomy, end)
+                with self._store.held(checkpoint):  # however many are saved meanwhile
+                    cycle = Cycle(epoch, situation, checkpoint.digest, epochs)
+                    removed = situation.removed_fraction(self.strategy.cost)
+                    allowance = self.strategy.allowed(epoch, coordinator.state.schedule, removed, affordable)
+                    recall = recall_from(self._store, checkpoint)
+                    outcome = coordinator.run_cycle(cycle, allowance, analyst(checkpoint), recall)
+                    end = _ended(outcome, checkpoint, coordinator)
+                    if dropped.is_set():
+                        return end
+                    is_new = recall(outcome.key) is None
+                    if is_new and end.is_due:
+                        self._sink.emit(self._decided(outcome))
+                    if is_new and end.mask is not None:
+                        commit_mask(self._store, checkpoint, situation.anatomy, end)
+                    return self._recorded(end, checkpoint, situation.anatomy, outcome, is_new=is_new)
             except CheckpointError as error:  # nothing durable to decide from or beside: no pruning
                 return CycleEnd(epoch, str(error), coordinator.state)
-            return self._recorded(end, checkpoint, situation.anatomy, outcome, is_new=is_new)
 
         self._dropped = dropped
         self._in_flight = self._thread.submit(run)
