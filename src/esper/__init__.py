@@ -15,6 +15,7 @@ The parts, from the ground up:
     urabrask    quality, and the verdict on a mask
     elesh       analysis of a checkpoint in workers
     kasmina     the live network: its masks, its cuts, its teachers, its seeds
+    tamiyo      policies of growing
     emrakul     plans, cycles, trials and rollbacks
     runs        run directories, read from outside
     compaction  cutting at once, without a run

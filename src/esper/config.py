@@ -16,6 +16,7 @@ from esper.errors import ConfigError
 from esper.importance import ImportanceSettings
 from esper.kasmina.seeds import GrowthSettings
 from esper.settings import Section
+from esper.tamiyo import StrategySettings
 from esper.urabrask import Settings as ValidationSettings
 
 _KEYS = "`esper config --explain` prints every key and its meaning."
@@ -39,6 +40,9 @@ class Config(Section):
 
     growing: GrowthSettings = GrowthSettings()
     """How seeds grow that `session.grow` germinates."""
+
+    strategy: StrategySettings = StrategySettings()
+    """When seeds are tried out by themselves, and where."""
 
     checkpoint: CheckpointSettings = CheckpointSettings()
     """How checkpoints are kept."""

@@ -19,7 +19,7 @@ from tests.session.runs import Training
 KEPT, CULLED = "1", "4"
 LENGTH = 12
 GROWN: dict[str, Any] = {
-    "pruning": {},
+    "pruning": {"target": None},
     "growing": {**LENIENT, "train_steps": 4, "ramp_steps": 15, "embargo_epochs": 1, "check_every": 5},
 }
 """Nothing is pruned, and gates open for nearly everything; an epoch has six steps."""

@@ -14,6 +14,7 @@ import esper
 from esper.checkpoint import encode, tensor_bytes
 from esper.emrakul.cycle import CycleEnd
 from esper.session.session import Session
+from esper.tamiyo import Policy
 
 EPOCHS = 6
 
@@ -85,6 +86,7 @@ class Training:
             scheduler=self.scheduler,
             companions=self.companions(),
             blueprints=self.blueprints(),
+            policy=self.policy(),
             resume=True,
         )
 
@@ -95,6 +97,10 @@ class Training:
     def blueprints(self) -> Mapping[str, Callable[..., nn.Module]]:
         """What seeds can be beside those that everybody has."""
         return {}
+
+    def policy(self) -> Policy | None:
+        """What decides about growing; None: the settings do."""
+        return None
 
     def batches(self) -> Iterator[tuple[Tensor, Tensor]]:
         inputs, targets = self.train_data

@@ -183,6 +183,7 @@ def test_masks_and_seeds_are_tried_one_at_a_time(tmp_path: Path) -> None:
         refused = session.grow(KEPT, "mlp")
         assert not refused.passed
         assert "a mask is on trial" in str(refused)
+        assert not any(result.passed for result in session.growing.try_out().values())
         assert isinstance(sink.events[-1], seed_events.SeedRefused)
         training.until(lambda: session.parts.trial.mask == "none" and session.parts.runner.is_running)
         settled = session.parts.network.masks.num_masked
@@ -197,6 +198,25 @@ def test_masks_and_seeds_are_tried_one_at_a_time(tmp_path: Path) -> None:
             assert not (session.growing.is_under_way and session.parts.runner.is_running)
         assert sum(isinstance(event, seed_events.PruningRests) for event in sink.events) == 1
         assert session.parts.runner.is_running  # about a network that has grown
+
+
+def test_a_contest_of_seeds_survives_a_resume(tmp_path: Path) -> None:
+    slow = {**GROWN["growing"], "train_steps": 8}
+    with run(tmp_path, ByHand, growing=slow) as training:
+        assert training.session.growing.places() == ["1", "5"]
+        results = training.session.growing.try_out(width=4)
+        assert all(result.passed for result in results.values())
+        training.go(1)
+        assert set(training.stages().values()) == {"TRAINING"}
+        steps = training.session.step
+        training.go(2)
+        stages, after = training.stages(), training.fingerprint()
+        assert set(stages.values()) == {"EMBARGOED"}  # so soon none helps, and nothing is left of them
+        training.session.rollback(steps)
+    with run(tmp_path, ByHand, growing=slow) as training:
+        assert set(training.stages().values()) == {"TRAINING"}
+        training.go(2)
+        assert (training.stages(), training.fingerprint()) == (stages, after)
 
 
 def test_a_session_that_does_not_grow_has_nothing_of_it(tmp_path: Path) -> None:

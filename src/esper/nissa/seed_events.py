@@ -113,6 +113,27 @@ class NothingLearned(Event):
 
 
 @dataclass(frozen=True)
+class Planned(Moment):
+    """A policy wants something to be tried."""
+
+    by = "tamiyo"
+    says = "{policy}: {why} Therefore {what}."
+    policy: str
+    why: str
+    what: str
+
+
+@dataclass(frozen=True)
+class PolicyFailed(Event):
+    """A policy is taken for saying nothing."""
+
+    severity, by = Severity.PROBLEM, "tamiyo"
+    says = "The policy {policy} {why}. Nothing is done by it; training goes on."
+    policy: str
+    why: str
+
+
+@dataclass(frozen=True)
 class PruningRests(Event):
     """What a change costs can only be told while nothing else changes."""
 

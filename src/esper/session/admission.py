@@ -16,6 +16,7 @@ from esper.config import Config
 from esper.errors import ConfigError
 from esper.kasmina.seeds import Blueprint
 from esper.session.pace import Pace
+from esper.tamiyo import Policy
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,6 +37,7 @@ class RunRequest:
     generators: Mapping[str, Generator]
     companions: Sequence[nn.Module]
     blueprints: Mapping[str, Blueprint]
+    policy: Policy | None
     config: Config | None
     pace: Pace
 
@@ -53,6 +55,7 @@ class RunRequest:
         generators: Mapping[str, Generator] | None,
         companions: nn.Module | Sequence[nn.Module],
         blueprints: Mapping[str, Blueprint] | None,
+        policy: Policy | None,
         config: Config | Mapping[str, Any] | None,
         pace: Pace,
     ) -> RunRequest:
@@ -72,6 +75,7 @@ class RunRequest:
             generators=dict(generators or {}),
             companions=modules_in(companions),
             blueprints=dict(blueprints or {}),
+            policy=policy,
             config=None if config is None else Config.of(config),
             pace=pace,
         )

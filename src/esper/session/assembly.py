@@ -25,7 +25,9 @@ from esper.session.metrics import Metrics
 from esper.session.pool import open_pool
 from esper.session.saving import Saving
 from esper.session.state import memory_of
+from esper.session.strategy import Strategy
 from esper.session.terms import Terms
+from esper.tamiyo import policy_of
 from esper.workers import WorkerPool
 
 
@@ -41,6 +43,7 @@ class Assembly:
     network: LiveNetwork
     tracker: ImportanceTracker
     growing: Growing
+    strategy: Strategy
     saving: Saving
     runner: CycleRunner
     pool: WorkerPool | None
@@ -108,6 +111,7 @@ def assemble(
         network=network,
         tracker=tracker,
         growing=growing,
+        strategy=Strategy(asked.policy or policy_of(config.strategy), growing, trial, terms, log),
         saving=saving,
         runner=runner,
         pool=pool,

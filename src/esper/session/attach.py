@@ -43,6 +43,7 @@ from esper.session.pool import pool_ahead
 from esper.session.session import Session
 from esper.session.state import given_entries
 from esper.session.terms import Terms, write_run_file
+from esper.tamiyo import Policy
 
 
 def attach(
@@ -64,6 +65,7 @@ def attach(
     generators: Mapping[str, Generator] | None = None,
     companions: nn.Module | Sequence[nn.Module] = (),
     blueprints: Mapping[str, Blueprint] | None = None,
+    policy: Policy | None = None,
     resume: bool = False,
 ) -> Session:
     """Attaches Esper to a training run.
@@ -92,6 +94,7 @@ def attach(
         companions: what holds a copy of the network (`AveragedModel`, a teacher); masked, cut, saved and
             restored with it.
         blueprints: your own ones for `Session.grow`, by name.
+        policy: decides at the end of every epoch what grows, instead of the one that `strategy.policy` names.
         resume: go on from the newest checkpoint if `run_dir` holds one.
 
     Raises:
@@ -111,6 +114,7 @@ def attach(
         generators=generators,
         companions=companions,
         blueprints=blueprints,
+        policy=policy,
         config=config,
         pace=Pace(epochs, steps, every_n_steps),
     )
@@ -169,6 +173,7 @@ def resume(
     generators: Mapping[str, Generator] | None = None,
     companions: nn.Module | Sequence[nn.Module] = (),
     blueprints: Mapping[str, Blueprint] | None = None,
+    policy: Policy | None = None,
     config: Config | Mapping[str, Any] | None = None,
     epochs: int | None = None,
     steps: int | None = None,
@@ -189,6 +194,7 @@ def resume(
         generators: as for `attach`, under the same names.
         companions: as for `attach`, built the same way.
         blueprints: as for `attach`.
+        policy: as for `attach`.
         config: other settings than those that the run was started with.
         epochs: another number of planned epochs.
         steps: another number of planned optimizer steps.
@@ -209,6 +215,7 @@ def resume(
         generators=generators,
         companions=companions,
         blueprints=blueprints,
+        policy=policy,
         config=config,
         pace=Pace(epochs, steps),
     )

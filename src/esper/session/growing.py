@@ -7,7 +7,7 @@ analyzed, masked or cut. A seed that has become a plain part of the network is a
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from torch import Tensor
@@ -45,11 +45,18 @@ class Growing:
         self._network, self._tracker, self._held_out = network, tracker, held_out
         self._settings, self._log, self._scaler = settings, log, scaler
         self._growth: Growth | None = None
+        self.make_way: Callable[[], str] = str
+        """Makes the network whole before something germinates; says why it cannot."""
 
     @property
     def slots(self) -> Mapping[str, Slot]:
         """Every place where something was germinated, by its path."""
         return {} if self._growth is None else self._growth.slots
+
+    @property
+    def parameters(self) -> int:
+        """Of the network, without seeds that are on their way."""
+        return self._network.anatomy.parameters()
 
     @property
     def is_under_way(self) -> bool:
@@ -59,20 +66,68 @@ class Growing:
     def grow(
         self,
         path: str,
-        blueprint: str,
-        options: Mapping[str, Any],
+        blueprint: str = "auto",
         *,
-        isolation: Isolation | None,
-        lr: float | None,
-        obstacle: str,
+        isolation: Isolation | None = None,
+        lr: float | None = None,
+        **options: Any,
     ) -> GateResult:
         """Germinates a seed, if nothing is in its way; see `Session.grow`."""
-        growth = self._made()
+        growth, obstacle = self._ready()
         if obstacle:
             return growth.refuse(path, blueprint, obstacle)
-        if not growth.is_under_way:
-            growth.follow()  # it may have been cut since
         return growth.germinate(path, blueprint, isolation=isolation, lr=lr, **options)
+
+    def try_out(
+        self,
+        pattern: str = "auto",
+        blueprint: str = "auto",
+        *,
+        isolation: Isolation | None = None,
+        lr: float | None = None,
+        **options: Any,
+    ) -> dict[str, GateResult]:
+        """Germinates a seed at each of several places: of those that surely help, only the best goes on.
+
+        All learn at once, each apart from the network and from the others, so that the network is what it
+        was where none helps.
+
+        Args:
+            pattern: of paths (`layer*`), or `auto`: where one block ends and the next one begins.
+            blueprint: what the seeds are.
+            isolation: as for `Session.grow`.
+            lr: as for `Session.grow`.
+            options: of the blueprint.
+
+        Returns:
+            What G0 said, by path.
+
+        Raises:
+            UnknownPathError: there is no module of such a path that could have a seed.
+            ConfigError: there is no such blueprint, or no held-out data.
+        """
+        growth, obstacle = self._ready()
+        paths = growth.places(pattern)
+        if obstacle:
+            return {path: growth.refuse(path, blueprint, obstacle) for path in paths}
+        return growth.try_out(paths, blueprint, isolation=isolation, lr=lr, **options)
+
+    def places(self, pattern: str = "auto") -> list[str]:
+        """Free places for a seed, as `try_out` takes them.
+
+        Raises:
+            UnknownPathError: there is no module of such a path that could have a seed.
+        """
+        return self._made().places(pattern)
+
+    def _ready(self) -> tuple[Growth, str]:
+        """The growth, and why nothing may germinate on this network now ('' if it may)."""
+        growth = self._made()
+        if growth.is_under_way:
+            return growth, ""
+        obstacle = self.make_way()
+        growth.follow()  # it may have been cut since
+        return growth, obstacle
 
     def cull(self, path: str, why: str = "Culled by hand.") -> None:
         """Removes a seed; see `Growth.cull`.

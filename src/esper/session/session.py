@@ -49,6 +49,7 @@ class Session:
         self._clock = clock
         self.recovery = Recovery(parts.terms.config.pruning.recovery, parts.network, parts.saving, parts.log)
         self.pruning = _pruning(parts, self.recovery)
+        parts.growing.make_way = self.pruning.make_way
         self._epoch_started = self.started
         self._metrics = parts.metrics
         self._hook = parts.network.optimizer.register_step_post_hook(self._count_step)
@@ -116,7 +117,7 @@ class Session:
     def grow(
         self,
         path: str,
-        blueprint: str = "conv",
+        blueprint: str = "auto",
         *,
         isolation: Isolation | None = None,
         lr: float | None = None,
@@ -142,12 +143,11 @@ class Session:
             ConfigError: the path or the blueprint is unknown or fails, or there is no held-out data.
         """
         self._require_running()
-        obstacle = "" if self.growing.is_under_way else self.pruning.make_way()
-        return self.growing.grow(path, blueprint, options, isolation=isolation, lr=lr, obstacle=obstacle)
+        return self.growing.grow(path, blueprint, isolation=isolation, lr=lr, **options)
 
     @property
     def growing(self) -> Growing:
-        """The seeds of this session: `print` it to see how they are doing."""
+        """The seeds of this session: `print` it, or try several out at once (`try_out`)."""
         return self.parts.growing
 
     def end_epoch(self, **metrics: Metric) -> None:
@@ -212,6 +212,7 @@ class Session:
         if not self.pruning.end_epoch(is_measured=value is not None and is_sound):
             self._hold_what_was_finite(is_sound)
             self.parts.tracker.end_epoch(self.epoch, self.parts.network.masks.keep)
+            self.parts.strategy.act()
             self._save()
             if is_sound and self._may_prune():
                 self.pruning.start_cycle()

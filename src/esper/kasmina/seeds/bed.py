@@ -82,6 +82,13 @@ class SeedBed:
         slot.enter(departure(slot.stage, SeedEvent.OPEN, path).to)
         return slot
 
+    def is_free(self, path: str) -> bool:
+        """Whether something could germinate at a place."""
+        try:
+            return self.slot_at(path).stage is Stage.DORMANT
+        except UnknownPathError:  # inside of something that has grown
+            return False
+
     def build(self, slot: Slot) -> None:
         """Makes the seed that a slot's track describes; the network does not know it yet.
 

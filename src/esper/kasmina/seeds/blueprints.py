@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from importlib.metadata import entry_points
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -58,7 +59,13 @@ def norm(like: Tensor) -> nn.Module:
     return _silent(nn.LayerNorm(like.shape[-1]))
 
 
+def auto(like: Tensor, **options: Any) -> nn.Module:
+    """`conv` for images and volumes, `mlp` over the last axis elsewhere."""
+    return conv(like, **options) if like.dim() in (4, 5) else mlp(like, **options)
+
+
 BLUEPRINTS: Mapping[str, Blueprint] = {
+    "auto": auto,
     "conv": conv,
     "bottleneck": bottleneck,
     "mlp": mlp,

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 import torch
 from torch.optim import Optimizer
 
-from esper.errors import IllegalTransitionError
+from esper.errors import ConfigError, IllegalTransitionError
 from esper.kasmina.seeds.bed import SeedBed
 from esper.kasmina.seeds.gatekeeper import Gatekeeper
 from esper.kasmina.seeds.gates import GateResult, refusal
@@ -74,13 +75,14 @@ class Course:
         *,
         isolation: Isolation | None,
         lr: float | None,
+        contest: int = 0,
     ) -> GateResult:
         """Makes a seed and asks G0; arguments as for `Growth.germinate`."""
         slot = self._bed.slot_at(path)
         departure(slot.stage, SeedEvent.GERMINATE, path)
         seen, calls = self._gates.look(slot)
         like, isolation = seen[0], isolation or self._settings.isolation
-        slot.track.sow(blueprint, options, like.shape, like.dtype, isolation, lr)
+        slot.track.sow(blueprint, options, like.shape, like.dtype, isolation, lr, contest)
         try:
             self._bed.build(slot)
             result = self._gates.sanity(slot, seen, calls, self._bed.owners)
@@ -97,6 +99,33 @@ class Course:
             self._monitor.forget(path)
             self._tell_refusal(path, blueprint, result)
         return result
+
+    def places(self, pattern: str) -> list[str]:
+        """Places that a pattern names and that are free."""
+        with self._bed.hidden():
+            return [path for path in self._gates.places(pattern) if self._bed.is_free(path)]
+
+    def contest(
+        self,
+        paths: Iterable[str],
+        blueprint: str,
+        options: Mapping[str, Any],
+        *,
+        isolation: Isolation | None,
+        lr: float | None,
+    ) -> dict[str, GateResult]:
+        """Makes seeds at several places, of which one goes on at most; G0 of each by its path."""
+        number = 1 + max((slot.track.contest for slot in self._bed.slots.values()), default=0)
+        results: dict[str, GateResult] = {}
+        for path in paths:
+            try:
+                results[path] = self.sow(path, blueprint, options, isolation=isolation, lr=lr, contest=number)
+            except ConfigError as error:  # there are others
+                results[path] = self.refuse(path, blueprint, str(error))
+        entered = [path for path, result in results.items() if result.passed]
+        for path in entered:
+            self._bed.slots[path].track.rivals = len(entered)
+        return results
 
     def refuse(self, path: str, blueprint: str, why: str) -> GateResult:
         """Tells that nothing is germinated, for a reason that only the caller knows."""
@@ -125,10 +154,13 @@ class Course:
     def end_epoch(self) -> None:
         """Asks the gates of all seeds that have come to one."""
         self._bed.epoch += 1
+        contests: defaultdict[int, list[Slot]] = defaultdict(list)
         for slot in self._bed.slots.values():
             track = slot.track
             track.epochs += 1
-            if slot.stage in ALIVE:
+            if slot.stage is Stage.TRAINING and track.contest and not slot.faults and not track.is_paused:
+                contests[track.contest].append(slot)
+            elif slot.stage in ALIVE:
                 self._decide(slot)
             elif slot.stage is Stage.EMBARGOED and track.epochs >= self._settings.embargo_epochs:
                 self._bed.move(slot, SeedEvent.RESET)
@@ -138,6 +170,8 @@ class Course:
                 if result.passed:
                     self._monitor.forget(slot.path)
                     self._bed.move(slot, SeedEvent.REOPEN, str(result))
+        for rivals in contests.values():
+            self._decide_contest(rivals)
 
     def finish(self) -> None:
         """Ends the course of every seed, wherever it is."""
@@ -199,11 +233,31 @@ class Course:
         elif track.looks >= self._settings.patience_epochs or stage is Stage.SHADOWING:
             self._bed.cull(slot, str(result))
         else:
-            self._bed.tell(
-                seed_events.SeedWaits(
-                    self._bed.epoch, slot.path, track.blueprint, stage.name, stage.name, str(result)
-                )
-            )
+            self._tell_waiting(slot, result)
+
+    def _tell_waiting(self, slot: Slot, result: GateResult) -> None:
+        stage = slot.stage.name
+        way = (slot.path, slot.track.blueprint, stage, stage)
+        self._bed.tell(seed_events.SeedWaits(self._bed.epoch, *way, str(result)))
+
+    def _decide_contest(self, rivals: Sequence[Slot]) -> None:
+        """Asks G1 of all seeds of a contest at once: the best of those that pass goes on, the others go."""
+        if not all(map(self._gates.is_due, rivals)):
+            return
+        results = [(self._gates.ask(slot), slot) for slot in rivals]
+        passed = [(result.gain, slot.path) for result, slot in results if result.passed]
+        best = max(passed, default=None)
+        for result, slot in results:
+            slot.track.evidence = str(result)
+            is_last = slot.track.looks >= self._settings.patience_epochs
+            if best is not None and slot.path == best[1]:
+                self._bed.move(slot, FORWARD[slot.stage], f"The best of {len(rivals)}. {result}")
+            elif best is not None:
+                self._bed.cull(slot, f"{best[1]} brings more, {best[0]:.3g}. {result}")
+            elif is_last:
+                self._bed.cull(slot, str(result))
+            else:
+                self._tell_waiting(slot, result)
 
     def punish(self, slot: Slot, leak: str) -> None:
         """A seed has reached the host: too often, and it goes at once."""

@@ -18,6 +18,7 @@ from esper.kasmina.seeds.gates import GateResult
 from esper.kasmina.seeds.isolation import GradientIsolationMonitor, at_rest, drawn_apart
 from esper.kasmina.seeds.layer import KasminaLayer
 from esper.kasmina.seeds.owners import Owners
+from esper.kasmina.seeds.places import places_in
 from esper.kasmina.seeds.settings import GrowthSettings
 from esper.kasmina.seeds.slot import Slot
 from esper.leyline import SeedLifecycleStage as Stage
@@ -58,6 +59,10 @@ class Gatekeeper:
             Stage.SHADOWING: track.in_stage >= settings.shadow_steps,
             Stage.PROBATIONARY: track.epochs >= settings.probation_epochs,
         }.get(slot.stage, False)
+
+    def places(self, pattern: str) -> list[str]:
+        """Paths of modules that could have a seed; see `places_in`."""
+        return places_in(self._model, self._probe.output, pattern)
 
     def look(self, slot: Slot) -> tuple[list[Tensor], int]:
         """What the module at a place makes of held-out batches, and how often it is called in a pass.
@@ -170,7 +175,8 @@ class Gatekeeper:
             gains=self._gains(slot),
             violations=self._monitor.violations.get(slot.path, 0),
         )
-        return gates.gradient_health(trained, self._settings, self._settings.patience_epochs)
+        looks = self._settings.patience_epochs * slot.track.rivals
+        return gates.gradient_health(trained, self._settings, looks)
 
     def _blended(self, slot: Slot) -> GateResult:
         before, since = ([float(value) for value in window] for window in (slot.before, slot.since))

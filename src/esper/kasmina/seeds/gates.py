@@ -68,6 +68,12 @@ class GateResult:
         """The questions that keep it closed."""
         return tuple(criterion for criterion in self.criteria if not criterion.is_met)
 
+    @property
+    def gain(self) -> float:
+        """The fall of the held-out loss, if it was asked for and measured; else minus infinity."""
+        found = next((c.value for c in self.criteria if c.name == GAIN), None)
+        return -math.inf if found is None else found
+
     def __str__(self) -> str:
         numbers = tuple(criterion for criterion in self.criteria if criterion.wanted != _YES)
         shown = numbers or self.criteria if self.passed else self.missed
@@ -150,13 +156,16 @@ class Trained:
     violations: int
 
 
+GAIN = "fall of the held-out loss"
+
+
 def gradient_health(seed: Trained, settings: GrowthSettings, looks: int) -> GateResult:
     """G1: has it learned soundly, and does it help the host that has never seen it?
 
     Args:
         seed: what was measured while it trained.
         settings: the limits.
-        looks: how often this may be asked at most.
+        looks: how often this may be asked at most, of all seeds of which the best is taken together.
     """
     chance = settings.significance / looks
     ratio = None if seed.norm is None or not seed.host_norm else seed.norm / seed.host_norm
@@ -165,7 +174,7 @@ def gradient_health(seed: Trained, settings: GrowthSettings, looks: int) -> Gate
         at_most("steps without a finite gradient", seed.faults, 0),
         between("gradient norm over the host's", ratio, *settings.gradient_band),
         at_most("zeros in its output", seed.zeros, settings.max_dead),
-        surely_above("fall of the held-out loss", seed.gains, settings.min_gain, chance),
+        surely_above(GAIN, seed.gains, settings.min_gain, chance),
         at_most("violations of isolation", seed.violations, 0),
     )
     return GateResult(Gate.G1_GRADIENT_HEALTH, criteria)

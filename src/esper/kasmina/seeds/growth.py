@@ -140,7 +140,7 @@ class Growth:
     def germinate(
         self,
         path: str,
-        blueprint: str = "conv",
+        blueprint: str = "auto",
         *,
         isolation: Isolation | None = None,
         lr: float | None = None,
@@ -164,6 +164,32 @@ class Growth:
             ConfigError: the blueprint is unknown or fails.
         """
         return self._course.sow(path, blueprint, options, isolation=isolation, lr=lr)
+
+    def places(self, pattern: str = "auto") -> list[str]:
+        """Free places for a seed: paths that a pattern names, or `auto`, the borders of blocks.
+
+        Raises:
+            UnknownPathError: there is no module of such a path that could have a seed.
+        """
+        return self._course.places(pattern)
+
+    def try_out(
+        self,
+        paths: Iterable[str],
+        blueprint: str = "auto",
+        *,
+        isolation: Isolation | None = None,
+        lr: float | None = None,
+        **options: Any,
+    ) -> dict[str, GateResult]:
+        """Makes a seed at each of these places; of all that G1 lets pass only the best goes on.
+
+        The others are culled, none of them having touched the network. Arguments as for `germinate`.
+
+        Returns:
+            What G0 said, by path.
+        """
+        return self._course.contest(paths, blueprint, options, isolation=isolation, lr=lr)
 
     def refuse(self, path: str, blueprint: str, why: str) -> GateResult:
         """Tells that nothing is germinated at a place, for a reason that only the caller knows."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Annotated, Literal
 
 from pydantic import Field
@@ -43,6 +44,11 @@ class GrowthSettings(Section):
     """So often on probation a batch of the training data is also asked without the seed."""
     max_violations: PositiveCount = 3
     """So often a seed may violate its isolation before it is culled at once. One keeps G1 closed."""
+
+    def epochs_needed(self, steps_per_epoch: float) -> float:
+        """Epochs from germination to a plain part of the network, if every gate opens the first time."""
+        parts = (self.train_steps, self.ramp_steps, self.shadow_steps, self.ramp_steps)
+        return self.probation_epochs + sum(math.ceil(steps / steps_per_epoch) for steps in parts)
 
     significance: OpenFraction = 0.05
     """Chance that a useless seed passes the test of a gate, all its looks together."""

@@ -39,6 +39,8 @@ class Track:
         lr: the seed's own learning rate; None: the host's.
         in_stage: optimizer steps since the stage began, and `epochs` that ended.
         looks: how often the gate of this stage was asked.
+        contest: number of the contest that it is in; 0: it is in none.
+        rivals: how many were in it.
         passes: of the seed's own, which its randomness counts on from.
         position: steps along the way of alpha, and `joined` along that of gamma.
         is_settled: whether the seed is a part of the network that nobody here looks after any more.
@@ -57,6 +59,8 @@ class Track:
     in_stage: int = 0
     epochs: int = 0
     looks: int = 0
+    contest: int = 0
+    rivals: int = 1
     passes: int = 0
     position: int = 0
     joined: int = 0
@@ -72,11 +76,13 @@ class Track:
         dtype: torch.dtype,
         isolation: Isolation,
         lr: float | None,
+        contest: int,
     ) -> None:
         """Another seed is to be made here."""
         self.blueprint, self.options = blueprint, dict(options)
         self.shape, self.dtype = tuple(shape), str(dtype).removeprefix("torch.")
         self.isolation, self.lr = isolation, lr
+        self.contest, self.rivals = contest, 1
         self.generation += 1
         self.passes = self.position = self.joined = 0
         self.is_paused = False

@@ -1,0 +1,72 @@
+"""Does what a policy says when an epoch has ended."""
+
+from __future__ import annotations
+
+from esper.emrakul import MaskState, Trial
+from esper.errors import ConfigError, LifecycleError, UnknownPathError
+from esper.nissa import seed_events
+from esper.session.growing import Growing
+from esper.session.log import RunLog
+from esper.session.terms import Terms
+from esper.tamiyo import Command, Cull, Policy, SystemState, ask
+
+
+class Strategy:
+    """Asks the policy of one session, if there is one, and acts for it."""
+
+    def __init__(
+        self, policy: Policy | None, growing: Growing, trial: Trial, terms: Terms, log: RunLog
+    ) -> None:
+        self._policy, self._growing, self._trial = policy, growing, trial
+        self._terms, self._log = terms, log
+
+    def act(self) -> None:
+        """What is to be done now, if anything."""
+        if self._policy is None:
+            return
+        name = type(self._policy).__name__
+        commands, failure = ask(self._policy, self._state())
+        if failure:
+            self._log.tell(seed_events.PolicyFailed(name, failure))
+        for command in commands:
+            self._log.tell(seed_events.Planned(self._log.epoch, name, command.why, _what(command)))
+            try:
+                self._do(command)
+            except (ConfigError, LifecycleError, UnknownPathError) as error:  # the policy's doing
+                self._log.tell(seed_events.PolicyFailed(name, f"asked for what cannot be done: {error}"))
+
+    def _do(self, command: Command) -> None:
+        if isinstance(command, Cull):
+            self._growing.cull(command.slot, command.why)
+        else:
+            self._growing.try_out(command.slots, command.blueprint, **command.options)
+
+    def _state(self) -> SystemState:
+        log, terms, growing = self._log, self._terms, self._growing
+        epoch = log.epoch
+        records = log.records(terms.metric)
+        steps = [row.step for row in log.epochs]
+        per_epoch = steps[-1] / max(len(steps), 1) if steps else 1.0
+        stages = {path: slot.stage.name for path, slot in growing.slots.items()}
+        return SystemState(
+            epoch=epoch,
+            epochs_left=None if terms.epochs is None else terms.epochs - epoch,
+            metrics=tuple(record.metric for record in records),
+            is_higher_better=terms.higher_is_better,
+            is_mask_under_way=self._trial.mask is not MaskState.NONE,
+            is_seed_under_way=growing.is_under_way,
+            epochs_of_a_seed=terms.config.growing.epochs_needed(per_epoch),
+            grown=sum(stage in ("FOSSILIZED", "TERMINATED") for stage in stages.values()),
+            tries=tuple(
+                sorted({row.epoch for row in log.seeds if row.after == "GERMINATED" and row.epoch <= epoch})
+            ),
+            slots=stages,
+            parameters=growing.parameters,
+            parameters_at_start=terms.origin.parameters,
+        )
+
+
+def _what(command: Command) -> str:
+    if isinstance(command, Cull):
+        return f"the seed at {command.slot} is to go"
+    return f"seeds ({command.blueprint}) are tried at {command.slots}"

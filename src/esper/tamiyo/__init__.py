@@ -1,0 +1,16 @@
+"""Strategy: reads how a run is doing at the end of an epoch, and says what to try on its network."""
+
+from esper.tamiyo.asking import ask
+from esper.tamiyo.policy import Command, Cull, Policy, SystemState, TryOut, policy_of
+from esper.tamiyo.settings import StrategySettings
+
+__all__ = [
+    "Command",
+    "Cull",
+    "Policy",
+    "StrategySettings",
+    "SystemState",
+    "TryOut",
+    "ask",
+    "policy_of",
+]

@@ -1,0 +1,134 @@
+"""Policies: pure functions from how a run is doing to what is tried next. To do nothing is always right."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+
+from esper.tamiyo.settings import StrategySettings
+
+
+@dataclass(frozen=True)
+class SystemState:
+    """How a run is doing when an epoch has ended.
+
+    Attributes:
+        epoch: epochs that have ended.
+        epochs_left: epochs to come; None: nobody knows.
+        metrics: of every epoch; None where nobody measured.
+        is_higher_better: direction of the metric.
+        is_mask_under_way: whether a mask waits or is on trial.
+        is_seed_under_way: whether a seed is on its way.
+        epochs_of_a_seed: what a seed needs at least, at the pace measured so far, to become a part.
+        grown: seeds that have become parts of the network.
+        tries: epochs in which something was germinated.
+        slots: stages by the path of every place where something was.
+        parameters: of the network now, and `parameters_at_start`.
+    """
+
+    epoch: int
+    epochs_left: int | None
+    metrics: tuple[float | None, ...]
+    is_higher_better: bool
+    is_mask_under_way: bool
+    is_seed_under_way: bool
+    epochs_of_a_seed: float
+    grown: int
+    tries: tuple[int, ...]
+    slots: dict[str, str] = field(default_factory=dict)
+    parameters: int = 0
+    parameters_at_start: int = 0
+
+
+@dataclass(frozen=True)
+class TryOut:
+    """Seeds are to be tried out at all free places of a pattern; the best of them goes on, if it helps."""
+
+    why: str
+    slots: str = "auto"
+    blueprint: str = "auto"
+    options: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Cull:
+    """The seed at a place is to go."""
+
+    why: str
+    slot: str
+
+
+Command = TryOut | Cull
+
+
+class Policy(Protocol):
+    """Decides at the end of every epoch; not asked again within it."""
+
+    def decide(self, state: SystemState) -> Sequence[Command]:
+        """What is to be done now; nothing is an answer. After two seconds it is taken for that."""
+
+
+@dataclass(frozen=True)
+class Periodic:
+    """Tries seeds out every so many epochs."""
+
+    settings: StrategySettings
+
+    def decide(self, state: SystemState) -> Sequence[Command]:
+        if not _may_try(state, self.settings):
+            return ()
+        since = state.epoch - max(state.tries, default=0)
+        if since < self.settings.every_epochs:
+            return ()
+        return (_try(self.settings, f"{since} epochs have passed since the last try."),)
+
+
+@dataclass(frozen=True)
+class Plateau:
+    """Tries seeds out when the metric rises no more than its noise explains."""
+
+    settings: StrategySettings
+
+    def decide(self, state: SystemState) -> Sequence[Command]:
+        patience = self.settings.patience_epochs
+        if not _may_try(state, self.settings):
+            return ()
+        start = max(state.tries, default=0)
+        known = [m for m in state.metrics[start:] if m is not None and math.isfinite(m)]
+        values = np.array(known if state.is_higher_better else [-m for m in known])
+        if values.size <= patience:
+            return ()
+        before, since = float(values[:-patience].max()), float(values[-patience:].max())
+        # Differences of neighbors cancel a trend; their spread is sqrt(2) times that of one value.
+        noise = float(np.diff(values).std() / math.sqrt(2)) if values.size > 2 else 0.0
+        if since > before + noise:
+            return ()
+        why = (
+            f"A plateau: the best of the last {patience} epochs is {abs(since):.4g}, of those before "
+            f"{abs(before):.4g}, and single epochs differ by {noise:.2g} without that."
+        )
+        return (_try(self.settings, why),)
+
+
+def policy_of(settings: StrategySettings) -> Policy | None:
+    """The policy that is asked for; None: none is."""
+    if settings.policy == "none":
+        return None
+    return Periodic(settings) if settings.policy == "periodic" else Plateau(settings)
+
+
+def _may_try(state: SystemState, settings: StrategySettings) -> bool:
+    """Whether nothing else is being tried, enough is left of the run, and not too much has grown."""
+    is_late = state.epochs_left is not None and state.epochs_left < state.epochs_of_a_seed
+    is_busy = state.is_mask_under_way or state.is_seed_under_way
+    is_enough = state.grown >= settings.max_seeds or len(state.tries) >= settings.max_tries
+    return not (is_late or is_busy or is_enough)
+
+
+def _try(settings: StrategySettings, why: str) -> TryOut:
+    options = {} if settings.width is None else {"width": settings.width}
+    return TryOut(why, settings.slots, settings.blueprint, options)

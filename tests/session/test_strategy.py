@@ -1,0 +1,70 @@
+"""A session does what a policy says, tells it, and goes on where the policy fails."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from esper.nissa import ListSink, seed_events
+from esper.tamiyo import Command, Cull, Policy, SystemState, TryOut
+from tests.session.growers import GROWN, GrowingTraining
+
+
+class Told(GrowingTraining):
+    """Grows only by its policy."""
+
+    plan = {}  # noqa: RUF012
+    given: Policy | None = None
+
+    def policy(self) -> Policy | None:
+        return self.given
+
+
+class Odd:
+    """Asks for what there is, for what there is not, and fails."""
+
+    def __init__(self) -> None:
+        self.states: list[SystemState] = []
+
+    def decide(self, state: SystemState) -> Sequence[Command]:
+        self.states.append(state)
+        if state.epoch == 1:
+            return [TryOut("Why not.", slots="1", options={"width": 4}), TryOut("Nowhere.", slots="leaf*")]
+        if state.epoch == 2:
+            return [Cull("Enough.", "1"), Cull("Once more.", "1")]
+        raise ZeroDivisionError("by nothing")
+
+
+def test_a_session_acts_for_its_policy_tells_why_and_outlives_its_failures(tmp_path: Path) -> None:
+    policy, sink = Odd(), ListSink()
+    Told.given = policy
+    training = Told(tmp_path)
+    training.session.log.telling.sinks.append(sink)
+    training.epoch()
+    assert training.stages() == {"1": "GERMINATED"}
+    for _ in range(3):
+        training.epoch()
+    assert training.stages()["1"] in ("EMBARGOED", "RESETTING", "DORMANT")
+    failed = [event.why for event in sink.events if isinstance(event, seed_events.PolicyFailed)]
+    assert len(failed) == 3
+    assert "leaf*" in failed[0]
+    assert "nothing can cull" in failed[1]
+    assert failed[2] == "failed with ZeroDivisionError: by nothing"  # told once
+    planned = [event for event in sink.events if isinstance(event, seed_events.Planned)]
+    assert [event.why for event in planned] == ["Why not.", "Nowhere.", "Enough.", "Once more."]
+    assert training.session.parts.saving.store.audit.told(seed_events.Planned) == planned
+    first, second = policy.states[:2]
+    assert (first.epoch, first.tries, first.is_seed_under_way) == (1, (), False)
+    assert (second.tries, second.is_seed_under_way, second.slots["1"]) == ((1,), True, "BLENDING")
+    training.session.detach()
+
+
+def test_the_policy_in_the_settings_tries_seeds_out_where_the_metric_rests(tmp_path: Path) -> None:
+    Told.given = None
+    strategy = {"policy": "plateau", "patience_epochs": 1, "slots": "[14]", "width": 4}
+    training = Told(tmp_path, strategy=strategy, growing={**GROWN["growing"], "ramp_steps": 1})
+    training.session.parts.terms.epochs = 20  # of six planned epochs too few are left
+    training.until(lambda: bool(training.stages()))
+    assert set(training.stages()) == {"1", "4"}
+    assert {row.epoch for row in training.session.log.seeds} == {2}
+    training.session.detach()

@@ -1,0 +1,94 @@
+"""When seeds are tried out: never beside something else, never too late, and only where the metric rests."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from dataclasses import replace
+
+import pytest
+
+from esper.tamiyo.asking import ask
+from esper.tamiyo.policy import Command, Cull, Periodic, Plateau, SystemState, TryOut, policy_of
+from esper.tamiyo.settings import StrategySettings
+
+RESTING = (0.5, 0.7, 0.8, 0.81, 0.80, 0.81, 0.80)
+REST = SystemState(
+    epoch=7,
+    epochs_left=20,
+    metrics=RESTING,
+    is_higher_better=True,
+    is_mask_under_way=False,
+    is_seed_under_way=False,
+    epochs_of_a_seed=6.0,
+    grown=0,
+    tries=(),
+)
+
+
+def test_a_plateau_is_where_the_metric_rises_no_more_than_its_noise() -> None:
+    plateau = Plateau(StrategySettings(policy="plateau", slots="layer*", blueprint="mlp", width=8))
+    (command,) = plateau.decide(REST)
+    assert isinstance(command, TryOut)
+    assert (command.slots, command.blueprint, command.options) == ("layer*", "mlp", {"width": 8})
+    assert "0.81" in command.why
+    rising = replace(REST, metrics=(0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7))
+    falling_loss = replace(REST, metrics=(7.0, 6.0, 5.0, 4.0, 3.0, 2.0, 1.0), is_higher_better=False)
+    unmeasured = replace(REST, metrics=(0.8, None, float("nan"), None, None, None, None))
+    for state in (rising, falling_loss, unmeasured):
+        assert plateau.decide(state) == ()
+    # After a try the metric gets time again.
+    assert plateau.decide(replace(REST, tries=(4,))) == ()
+
+
+def test_periodic_counts_from_the_last_try() -> None:
+    periodic = Periodic(StrategySettings(policy="periodic", every_epochs=5))
+    assert periodic.decide(REST)
+    assert not periodic.decide(replace(REST, tries=(3,)))
+    assert periodic.decide(replace(REST, tries=(2,)))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"is_mask_under_way": True},
+        {"is_seed_under_way": True},
+        {"epochs_left": 5},
+        {"grown": 4},
+        {"tries": (1, 1, 1, 1, 1, 1)},
+    ],
+)
+def test_nothing_is_tried_beside_something_else_too_late_or_too_often(changes: dict[str, object]) -> None:
+    settings = StrategySettings(policy="plateau")
+    assert policy_of(settings) == Plateau(settings)
+    assert policy_of(StrategySettings()) is None
+    state = replace(REST, **changes)  # type: ignore[arg-type]
+    assert not Plateau(settings).decide(state)
+    assert not Periodic(settings).decide(state)
+
+
+class Hanging:
+    def __init__(self) -> None:
+        self.end = threading.Event()
+
+    def decide(self, state: SystemState) -> Sequence[Command]:
+        self.end.wait(60)
+        return ()
+
+
+class Failing:
+    def decide(self, state: SystemState) -> Sequence[Command]:
+        raise ZeroDivisionError("by nothing")
+
+
+class Own:
+    def decide(self, state: SystemState) -> Sequence[Command]:
+        return [Cull("It is in the way.", "2")]
+
+
+def test_a_policy_that_hangs_or_fails_is_one_that_does_nothing() -> None:
+    hanging = Hanging()
+    assert ask(hanging, REST, 0.01) == ((), "did not answer within 0.01 s")
+    hanging.end.set()
+    assert ask(Failing(), REST) == ((), "failed with ZeroDivisionError: by nothing")
+    assert ask(Own(), REST) == ((Cull("It is in the way.", "2"),), "")
