@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from esper.emrakul.plan.by_magnitude import alike, choose_by_magnitude
+from esper.emrakul.plan.by_magnitude import choose_by_magnitude
+from esper.emrakul.plan.situation import alike
 from esper.emrakul.settings import Settings, Target
 from esper.errors import ConfigError
 from tests.anatomy.cutting import anatomy_of
