@@ -1,6 +1,7 @@
 """Prunes a small BERT while the Hugging Face `Trainer` trains it: `python examples/trainer.py`.
 
-Takes half a minute. The sentences are made up: the class is the one of four words that a sentence repeats. One line is Esper's.
+Takes half a minute. The sentences are made up: the class is the one of four words that a sentence repeats.
+One line is Esper's.
 """
 
 from __future__ import annotations
