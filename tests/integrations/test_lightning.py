@@ -206,7 +206,7 @@ def test_a_callback_follows_one_training_and_a_run_belongs_to_one(
     with caplog.at_level(logging.WARNING, "esper"):
         fit(tmp_path, ours, max_epochs=2)
     assert "2 period(s)" in caplog.text
-    assert "Decisions wait for f1, and validation logs accuracy" in caplog.text
+    assert "Decisions wait for f1, and what was evaluated is accuracy." in caplog.text
     with pytest.raises(ConfigError, match="has followed a training already"):
         fit(tmp_path / "b", ours)
     with pytest.raises(CheckpointError, match="holds a run already"):

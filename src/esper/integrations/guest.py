@@ -139,12 +139,13 @@ class Guest:
         self.session = session
         self._metric = session.parts.terms.metric
         self._structure = self._look()
+        self._is_told = False  # that the metric is missing
 
     def end_step(self, numbers: Mapping[str, float]) -> bool:
         """Ends an optimizer step; says whether the network is masked or cut otherwise than before.
 
         Learning rates stay those of the framework, whose schedule does not go back with the network. A save
-        that fails was told as a problem, the next one is tried, and training goes on.
+        that fails, or a way back that is not there, is told as a problem, and training goes on.
         """
         optimizer, step = self.session.optimizer, self.session.step
         rates = [group["lr"] for group in optimizer.param_groups]
@@ -153,10 +154,18 @@ class Guest:
             metrics[FROM_PROBE] = self._probe_loss
         elif self._metric not in metrics:
             metrics = {}
+            if numbers and not self._is_told:
+                self._is_told = True
+                say(
+                    f"Decisions wait for {self._metric}, and what was evaluated is "
+                    f"{', '.join(sorted(numbers))}. Let the framework measure it, or give "
+                    "EsperCallback(metric=...) another name.",
+                    is_problem=True,
+                )
         try:
             self.session.end_step(**metrics)
-        except RollbackExhausted:
-            raise
+        except RollbackExhausted as failure:
+            say(str(failure), is_problem=True)
         except CheckpointError:
             pass  # the session has told it
         if self.session.step < step:

@@ -24,7 +24,6 @@ from esper.integrations.guest import (
     first_batches,
     holds_run,
     refuse_parallel,
-    say,
     say_few,
     unnoticed,
 )
@@ -174,14 +173,6 @@ class EsperCallback(Callback):  # type: ignore[misc]
         """Takes what was measured."""
         if self._guest is not None and not trainer.sanity_checking:
             numbers = {name: float(value) for name, value in trainer.callback_metrics.items()}
-            metric = self._guest.session.parts.terms.metric
-            if metric != FROM_PROBE and metric not in numbers:
-                known = ", ".join(sorted(numbers)) or "nothing"
-                say(
-                    f"Decisions wait for {metric}, and validation logs {known}. Log it with self.log, or "
-                    "give EsperCallback(metric=...) another name.",
-                    is_problem=True,
-                )
             self._end(trainer, numbers)
 
     def on_train_end(self, trainer: Trainer, _: LightningModule) -> None:

@@ -170,9 +170,12 @@ class EsperCallback(TrainerCallback, ExportableState):  # type: ignore[misc]
 
     def on_evaluate(self, _: TrainingArguments, state: TrainerState, *__: Any, **named: Any) -> None:
         """Takes what was measured."""
-        if self._guest is not None:
-            numbers = named.get("metrics") or {}
-            self._end(state, {key.removeprefix("eval_"): value for key, value in numbers.items()})
+        if self._guest is None:
+            return
+        named_so = {key.removeprefix("eval_"): value for key, value in (named.get("metrics") or {}).items()}
+        is_one_of_many = isinstance(_trainer().eval_dataset, dict)
+        if not is_one_of_many or self._guest.session.parts.terms.metric in named_so:
+            self._end(state, named_so)
 
     def on_train_end(self, _: TrainingArguments, state: TrainerState, *__: Any, **___: Any) -> None:
         """Cuts the network for good and writes the report."""
