@@ -3,5 +3,3 @@
 `from esper.integrations.transformers import EsperCallback` and `from esper.integrations.lightning import
 EsperCallback` need the extra of that name; this package alone imports neither.
 """
-
-__all__ = ["lightning", "transformers"]

@@ -1,4 +1,4 @@
-"""`Trainer(callbacks=[EsperCallback(target=0.5, run_dir=...)])`: a Lightning training that prunes."""
+"""The callback that follows a Lightning `Trainer`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`Trainer(..., callbacks=[EsperCallback(target=0.5, run_dir=...)])`: a Hugging Face training that prunes."""
+"""The callback that follows a Hugging Face `Trainer`."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from esper.integrations.guest import (
     say_few,
     unnoticed,
 )
-from esper.integrations.hugging_face import Batches, metric_of, period_of
+from esper.integrations.transformers.batches import Batches, metric_of, period_of
 from esper.integrations.wish import Wish, settings
 from esper.session import Result, Session
 
