@@ -253,3 +253,14 @@ def test_the_last_analysis_is_made_beside_a_trial_where_it_would_be_too_late_aft
     assert (result.reached < 0.4) == bool(result.why)
     assert str(result).startswith(f"{result.reached:.1%} of the flops removed (target 40.0%)")
     assert result.why in str(result)
+
+
+def test_an_analysis_that_the_end_of_the_run_overtakes_is_the_reason_for_a_missed_target(
+    tmp_path: Path,
+) -> None:
+    run = Training(tmp_path / "run", pruning=AT_ONCE)
+    for _ in range(5):
+        run.epoch(lambda _: 0.5)
+    result = run.session.finish(latency=False)
+    assert "the analysis of epoch 5 was not done when the run ended" in result.why
+    assert "analysis.max_wait_seconds" in result.why

@@ -77,6 +77,7 @@ def finish(session: Session, *, latency: bool) -> Result:
     """Cuts what is masked, measures, saves and reports; see `Session.finish`."""
     parts, says = session.parts, session.log.says
     parts.growing.end_run()
+    in_flight = parts.runner.epoch_in_flight  # asked now: what is going on is dropped
     judged = says(session.pruning.end_run())
     for group, why in parts.network.refused.items():
         session.log.tell(events.LeftWhole(group, why))
@@ -84,7 +85,7 @@ def finish(session: Session, *, latency: bool) -> Result:
     timed = _latency(session) if latency else None
     if timed is not None and timed.speedup < 1.0 and session.pruning.acting.last_cut is not None:
         session.log.tell(events.NotFaster())
-    missed = _missed(session)
+    missed = _missed(session, in_flight)
     if missed is not None:
         session.log.tell(missed)
     _save_final(session)
@@ -154,7 +155,7 @@ def _reached(session: Session, cost: CostName) -> float:
     return Situation.whole(parts.network.anatomy, parts.terms.origin).removed_fraction(cost)
 
 
-def _missed(session: Session) -> Event | None:
+def _missed(session: Session, in_flight: int | None) -> Event | None:
     """That the target was missed, why, and what to do about it; None if it was met, or there is none."""
     parts, terms = session.parts, session.parts.terms
     target = terms.config.pruning.target
@@ -175,7 +176,7 @@ def _missed(session: Session) -> Event | None:
         state,
         refused,
         unmeasured=terms.metric if never else "",
-        is_late=parts.runner.is_running,
+        late=in_flight,
     )
     return events.TargetMissed(why) if why else None
 

@@ -19,11 +19,11 @@ def told(
     epoch: int = 10,
     refused: tuple[int, str] | None = None,
     unmeasured: str = "",
-    is_late: bool = False,
+    late: int | None = None,
 ) -> str:
     state = CoordinatorState(history=records)
     return why_missed(
-        HALF, 0.3, epoch, Schedule(SETTINGS, 10), state, refused, unmeasured=unmeasured, is_late=is_late
+        HALF, 0.3, epoch, Schedule(SETTINGS, 10), state, refused, unmeasured=unmeasured, late=late
     )
 
 
@@ -56,8 +56,13 @@ def test_a_target_that_was_met_is_no_word_worth() -> None:
             "validation.limits",
         ),
         (told(), "before anything could be decided", "more epochs"),
-        (told(is_late=True), "an analysis was not done", "analysis.max_wait_seconds"),
-        (told(record("accepted"), is_late=True), "an analysis was not done", "analysis.max_wait_seconds"),
+        (told(late=2), "the analysis of epoch 2 was not done", "analysis.max_wait_seconds"),
+        (
+            told(record("accepted"), late=8),
+            "the analysis of epoch 8 was not done",
+            "analysis.max_wait_seconds",
+        ),
+        (told(record("accepted"), late=9), "nothing is decided after epoch 8", "more epochs"),
         (told(record("accepted"), unmeasured="acc"), "no epoch measured acc", "end_epoch()"),
     ],
 )

@@ -35,7 +35,7 @@ def why_missed(
     refused: tuple[int, str] | None = None,
     *,
     unmeasured: str = "",
-    is_late: bool = False,
+    late: int | None = None,
 ) -> str:
     """One sentence about a target that was missed; '' if it was met.
 
@@ -47,11 +47,11 @@ def why_missed(
         state: what the coordinator remembers.
         refused: the last mask that was refused by the live network, or taken back: when, and why.
         unmeasured: the metric, if no epoch has measured it.
-        is_late: whether an analysis was still going on when the run ended.
+        late: the epoch that an analysis was about which was still going on when the run ended.
     """
     if removed >= target.fraction - 1e-9:
         return ""
-    why, advice = _obstacle(epoch, schedule, state, refused, is_late=is_late)
+    why, advice = _obstacle(epoch, schedule, state, refused, late)
     if unmeasured:
         why = f"no epoch measured {unmeasured}, and masks are judged by it"
         advice = "give it to end_epoch() or end_step()"
@@ -62,7 +62,7 @@ def why_missed(
 
 
 def _obstacle(
-    epoch: int, schedule: Schedule, state: CoordinatorState, refused: tuple[int, str] | None, *, is_late: bool
+    epoch: int, schedule: Schedule, state: CoordinatorState, refused: tuple[int, str] | None, late: int | None
 ) -> tuple[str, str]:
     """What stood in the way last, and what to do about it."""
     due, last = schedule.ramp_at(epoch)[1], state.history[-1] if state.history else None
@@ -71,8 +71,8 @@ def _obstacle(
     if refused is not None and (last is None or refused[0] >= last.epoch):
         advice = "train longer between the steps, allow a larger drop (pruning.rollback, validation.limits)"
         return f"the last mask did not hold ({_clause(refused[1])})", f"{advice}, or lower the target"
-    if is_late and (last is None or last.epoch < epoch):
-        return "an analysis was not done when the run ended", _PATIENT
+    if late is not None and late <= schedule.last_epoch_at(epoch):
+        return f"the analysis of epoch {late} was not done when the run ended", _PATIENT
     if last is None:
         return "the run ended before anything could be decided", _LONGER
     if last.status == CycleStatus.ACCEPTED:

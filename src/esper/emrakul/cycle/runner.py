@@ -46,6 +46,7 @@ class CycleRunner:
         self._settings_id = settings_id
         self._thread = thread_beside_training("esper-cycle")
         self._in_flight: Future[CycleEnd] | None = None
+        self._epoch = 0
         self._dropped = threading.Event()
 
     def start(
@@ -90,7 +91,7 @@ class CycleRunner:
             except CheckpointError as error:  # nothing durable to decide from or beside: no pruning
                 return CycleEnd(epoch, str(error), coordinator.state)
 
-        self._dropped = dropped
+        self._dropped, self._epoch = dropped, epoch
         self._in_flight = self._thread.submit(run)
 
     def _recorded(
@@ -131,6 +132,11 @@ class CycleRunner:
     @property
     def is_running(self) -> bool:
         return self._in_flight is not None
+
+    @property
+    def epoch_in_flight(self) -> int | None:
+        """The epoch that the cycle in flight is about; None if there is none."""
+        return self._epoch if self.is_running else None
 
     def collect(self, timeout_seconds: float) -> CycleEnd | None:
         """How the cycle in flight ended, or None if there is none or it needs longer than that."""
