@@ -53,6 +53,7 @@ def test_periodic_counts_from_the_last_try() -> None:
     [
         {"is_mask_under_way": True},
         {"is_seed_under_way": True},
+        {"slots": {"0": "TERMINATED", "2": "EMBARGOED"}},
         {"epochs_left": 5},
         {"grown": 4},
         {"tries": (1, 1, 1, 1, 1, 1)},

@@ -9,7 +9,11 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from esper.leyline import SeedLifecycleStage
 from esper.tamiyo.settings import StrategySettings
+
+_RESTING = (SeedLifecycleStage.CULLED.name, SeedLifecycleStage.EMBARGOED.name)
+"""Stages of a place where a seed has just failed."""
 
 
 @dataclass(frozen=True)
@@ -122,9 +126,13 @@ def policy_of(settings: StrategySettings) -> Policy | None:
 
 
 def _may_try(state: SystemState, settings: StrategySettings) -> bool:
-    """Whether nothing else is being tried, enough is left of the run, and not too much has grown."""
+    """Whether nothing else is being tried, enough is left of the run, and not too much has grown.
+
+    Places where a seed was culled rest for a while: the others were tried in vain together with them.
+    """
     is_late = state.epochs_left is not None and state.epochs_left < state.epochs_of_a_seed
-    is_busy = state.is_mask_under_way or state.is_seed_under_way
+    is_resting = any(stage in _RESTING for stage in state.slots.values())
+    is_busy = state.is_mask_under_way or state.is_seed_under_way or is_resting
     is_enough = state.grown >= settings.max_seeds or len(state.tries) >= settings.max_tries
     return not (is_late or is_busy or is_enough)
 
