@@ -17,6 +17,7 @@ from esper.checkpoint import CheckpointCatalog, capture_rng, open_key_ring, rest
 from esper.compaction import describe
 from esper.errors import CheckpointError, ConfigError, RollbackExhausted
 from esper.kasmina import measured
+from esper.nissa import LoggerSink
 from esper.session import Result, Session
 
 FROM_PROBE = "probe_loss"
@@ -63,9 +64,53 @@ def refuse_parallel(processes: int, model: nn.Module, trainer: str) -> None:
         )
 
 
+def refuse_twice(session: Session | None, callbacks: int) -> None:
+    """Raises if a callback has followed a training already, or has another one beside it.
+
+    Raises:
+        ConfigError: so it is.
+    """
+    if session is not None:
+        raise ConfigError(
+            "This EsperCallback has followed a training already, and a run is about one. Nothing was "
+            "changed. Give the next training an EsperCallback of its own, with another run_dir."
+        )
+    if callbacks > 1:
+        raise ConfigError(
+            "This Trainer has two EsperCallbacks, and two would change the network under each other. "
+            "Nothing was changed. Leave one."
+        )
+
+
+def refuse_strangers(run_dir: Path, step: int, loading: Loading | None, way_on: str) -> None:
+    """Raises unless the framework's checkpoint and the run directory can be of one training.
+
+    Args:
+        run_dir: of the run that is to begin.
+        step: at which the training begins.
+        loading: saw the weights that were loaded.
+        way_on: how a training goes on from a checkpoint of the framework.
+
+    Raises:
+        CheckpointError: there is a run already, or weights of other shapes came without one.
+    """
+    if holds_run(run_dir):
+        where = f"goes on from step {step}" if step else "begins at its first step"
+        raise CheckpointError(
+            f"{run_dir} holds a run already, and this training {where} without a checkpoint that belongs to "
+            f"it. Nothing was changed. Go on with {way_on}, from a checkpoint that was saved under "
+            "EsperCallback; or give another run_dir."
+        )
+    if loading is not None and loading.has_declined:
+        raise CheckpointError(
+            f"The checkpoint of step {step} is of a network of other shapes, and {run_dir} holds no run that "
+            "says how it was cut. Give the run_dir that it was cut in."
+        )
+
+
 def say(text: str, *, is_problem: bool = False) -> None:
     """Tells people one sentence, as a session does."""
-    logging.getLogger("esper").log(logging.WARNING if is_problem else logging.INFO, "%s", text)
+    LoggerSink(is_heard=True).write(logging.WARNING if is_problem else logging.INFO, text)
 
 
 def say_few(periods: int, unit: int) -> None:

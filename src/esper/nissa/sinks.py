@@ -31,12 +31,16 @@ class LoggerSink:
         self.is_heard = is_heard
 
     def emit(self, event: Event) -> None:
+        self.write(event.severity, self.says(event.line))
+
+    def write(self, severity: int, line: str) -> None:
+        """Tells one sentence that no event stands behind."""
         logger = logging.getLogger("esper")
         is_set_up = logger.level != logging.NOTSET or logger.hasHandlers()
         if is_set_up or not self.is_heard:
-            logger.log(event.severity, "%s", self.says(event.line))
-        elif event.severity >= logging.INFO:
-            sys.stderr.write(f"esper: {self.says(event.line)}\n")
+            logger.log(severity, "%s", line)
+        elif severity >= logging.INFO:
+            sys.stderr.write(f"esper: {line}\n")
 
 
 LOGGER = LoggerSink()

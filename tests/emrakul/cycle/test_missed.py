@@ -56,10 +56,10 @@ def test_a_target_that_was_met_is_no_word_worth() -> None:
             "validation.limits",
         ),
         (told(), "before anything could be decided", "more epochs"),
-        (told(late=2), "the analysis of epoch 2 was not done", "analysis.max_wait_seconds"),
+        (told(late=2), "came of the analysis of epoch 2", "analysis.max_wait_seconds"),
         (
             told(record("accepted"), late=8),
-            "the analysis of epoch 8 was not done",
+            "came of the analysis of epoch 8",
             "analysis.max_wait_seconds",
         ),
         (told(record("accepted"), late=9), "nothing is decided after epoch 8", "more epochs"),

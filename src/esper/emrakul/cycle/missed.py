@@ -72,7 +72,7 @@ def _obstacle(
         advice = "train longer between the steps, allow a larger drop (pruning.rollback, validation.limits)"
         return f"the last mask did not hold ({_clause(refused[1])})", f"{advice}, or lower the target"
     if late is not None and late <= schedule.last_epoch_at(epoch):
-        return f"the analysis of epoch {late} was not done when the run ended", _PATIENT
+        return f"the run ended before anything came of the analysis of epoch {late}", _PATIENT
     if last is None:
         return "the run ended before anything could be decided", _LONGER
     if last.status == CycleStatus.ACCEPTED:

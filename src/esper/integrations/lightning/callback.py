@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader
 import esper
 from esper.batches import on_device, samples
 from esper.config import Config
-from esper.errors import CheckpointError, ConfigError
+from esper.errors import ConfigError
 from esper.integrations.guest import (
     FROM_PROBE,
     PERIODS,
@@ -22,8 +22,9 @@ from esper.integrations.guest import (
     Loading,
     check_beside,
     first_batches,
-    holds_run,
     refuse_parallel,
+    refuse_strangers,
+    refuse_twice,
     say_few,
     unnoticed,
 )
@@ -129,7 +130,8 @@ class EsperCallback(Callback):  # type: ignore[misc]
                 run, network, optimizer, loss=loss, config=self._wish.config, step=self._saved["step"]
             )
         else:
-            self._refuse_strangers(trainer)
+            way_on = "trainer.fit(..., ckpt_path=...)"
+            refuse_strangers(run, trainer.global_step, self._loading, way_on)
             with unnoticed():
                 held_out = _held_out(trainer, self._wish)
             metric, is_higher_better = _metric_of(trainer, self._wish)
@@ -233,32 +235,9 @@ class EsperCallback(Callback):  # type: ignore[misc]
                 callback.best_model_score = None
 
     def _check(self, trainer: Trainer) -> None:
-        if self.session is not None:
-            raise ConfigError(
-                "This EsperCallback has followed a training already, and a run is about one. Nothing was "
-                "changed. Give the next training an EsperCallback of its own, with another run_dir."
-            )
-        if sum(isinstance(other, EsperCallback) for other in trainer.callbacks) > 1:
-            raise ConfigError(
-                "This Trainer has two EsperCallbacks, and two would change the network under each other. "
-                "Nothing was changed. Leave one."
-            )
+        count = sum(isinstance(other, EsperCallback) for other in trainer.callbacks)
+        refuse_twice(self.session, count)
         refuse_parallel(trainer.world_size, nn.Module(), "Trainer")
-
-    def _refuse_strangers(self, trainer: Trainer) -> None:
-        run, step = self._wish.run_dir, trainer.global_step
-        if holds_run(run):
-            where = f"goes on from step {step}" if step else "begins at its first step"
-            raise CheckpointError(
-                f"{run} holds a run already, and this training {where} without a checkpoint that belongs to "
-                "it. Nothing was changed. Go on with trainer.fit(..., ckpt_path=...), from a checkpoint that "
-                "was saved under EsperCallback; or give another run_dir."
-            )
-        if self._loading is not None and self._loading.has_declined:
-            raise CheckpointError(
-                f"The checkpoint of step {step} is of a network of other shapes, and {run} holds no run that "
-                "says how it was cut. Give the run_dir that it was cut in."
-            )
 
 
 def _optimizer_of(trainer: Trainer, network: nn.Module) -> Optimizer:

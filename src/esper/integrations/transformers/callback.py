@@ -13,13 +13,14 @@ from torch import Tensor, nn
 import esper
 from esper.batches import on_device
 from esper.config import Config
-from esper.errors import CheckpointError, ConfigError
+from esper.errors import ConfigError
 from esper.integrations.guest import (
     Guest,
     Loading,
     check_beside,
-    holds_run,
     refuse_parallel,
+    refuse_strangers,
+    refuse_twice,
     say,
     say_few,
     unnoticed,
@@ -118,7 +119,8 @@ class EsperCallback(TrainerCallback, ExportableState):  # type: ignore[misc]
             self._steps = dict(saved["steps"])
             self.session = self._resumed(network, optimizer, batches.loss, saved["saved"])
         else:
-            self._refuse_strangers(state)
+            way_on = "trainer.train(resume_from_checkpoint=True)"
+            refuse_strangers(self._wish.run_dir, state.global_step, self._loading, way_on)
             with unnoticed():
                 held_out = batches.held_out()
             metric, is_higher_better = metric_of(self._wish, args)
@@ -222,16 +224,8 @@ class EsperCallback(TrainerCallback, ExportableState):  # type: ignore[misc]
             self._is_other = True
 
     def _check(self, trainer: Trainer, state: TrainerState) -> None:
-        if self.session is not None:
-            raise ConfigError(
-                "This EsperCallback has followed a training already, and a run is about one. Nothing was "
-                "changed. Give the next training an EsperCallback of its own, with another run_dir."
-            )
-        if sum(isinstance(other, EsperCallback) for other in trainer.callback_handler.callbacks) > 1:
-            raise ConfigError(
-                "This Trainer has two EsperCallbacks, and two would change the network under each other. "
-                "Nothing was changed. Leave one."
-            )
+        count = sum(isinstance(other, EsperCallback) for other in trainer.callback_handler.callbacks)
+        refuse_twice(self.session, count)
         if state.is_hyper_param_search:
             raise ConfigError(
                 "A hyperparameter search trains many networks, and a run of Esper is about one. Nothing was "
@@ -240,24 +234,6 @@ class EsperCallback(TrainerCallback, ExportableState):  # type: ignore[misc]
         is_sharded = trainer.is_deepspeed_enabled or trainer.is_fsdp_enabled
         processes = max(trainer.args.world_size, trainer.args.n_gpu, 2 if is_sharded else 1)
         refuse_parallel(processes, trainer.model_wrapped, "Trainer")
-
-    def _refuse_strangers(self, state: TrainerState) -> None:
-        """A trainer's checkpoint and the run directory must be of one training."""
-        run = self._wish.run_dir
-        if holds_run(run):
-            where = (
-                f"goes on from step {state.global_step}" if state.global_step else "begins at its first step"
-            )
-            raise CheckpointError(
-                f"{run} holds a run already, and this training {where} without a checkpoint that belongs to "
-                "it. Nothing was changed. Go on with trainer.train(resume_from_checkpoint=True), from a "
-                "checkpoint that was saved under EsperCallback; or give another run_dir."
-            )
-        if self._loading is not None and self._loading.has_declined:
-            raise CheckpointError(
-                f"The checkpoint of step {state.global_step} is of a network of other shapes, and {run} "
-                "holds no run that says how it was cut. Give the run_dir that it was cut in."
-            )
 
     def _resumed(
         self, network: nn.Module, optimizer: Any, loss: Callable[[Any, Any], Tensor], saved: Mapping[str, Any]
