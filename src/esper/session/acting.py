@@ -13,7 +13,7 @@ from esper.anatomy.cut import Cut
 from esper.arrays import BoolArray, IntArray
 from esper.batches import HeldOut
 from esper.emrakul.cycle import PendingMask
-from esper.emrakul.plan import shrink
+from esper.emrakul.plan import Plan, shrink
 from esper.errors import SurgeryError
 from esper.importance.tracker import ImportanceTracker
 from esper.kasmina import (
@@ -78,28 +78,50 @@ class Acting:
         self._log = log
         self._spending = spending
 
-    def confirm(self, mask: PendingMask, *, in_doubt: bool) -> Confirmed:
+    def confirm(self, mask: PendingMask, *, in_doubt: bool, is_last: bool = False) -> Confirmed:
         """Measures a mask on the weights as they are now.
 
-        A plan that costs too much here is shrunk as the validator shrinks it.
+        A plan that costs too much here is shrunk as the validator shrinks it. What that leaves undone a later
+        step does; where none follows, the largest part that holds is looked for, with as many attempts.
 
         Args:
             mask: what was accepted about the checkpoint.
             in_doubt: take the smallest version if nobody can rule out that its cost is within the limit.
+            is_last: whether no other mask will follow.
         """
-        masked, plan = self._network.masks.keep, mask.plan
+        masked, plan, attempts = self._network.masks.keep, mask.plan, self._attempts
         preview = self._preview()
         answer = self._confirm(preview, mask.keep & masked)
-        for _ in range(self._terms.config.pruning.plan.max_attempts - 1):
+        refused = plan
+        for _ in range(attempts - 1):
             if not answer.objection:
                 break
-            plan = shrink(plan, self._terms.situation(self._network))
+            refused, plan = plan, shrink(plan, self._terms.situation(self._network))
             if plan.is_empty:
                 break
             answer = self._confirm(preview, plan.keep & masked)
         if answer.objection and in_doubt:
             return self._confirm(preview, answer.keep, in_doubt=True)
+        if is_last and not answer.objection and plan is not mask.plan:
+            return self._largest(preview, refused, answer)
         return answer
+
+    def _largest(self, preview: Preview | None, refused: Plan, smaller: Confirmed) -> Confirmed:
+        """The largest part of a refused plan that holds, at least the half that does: by bisection."""
+        low, high = 0.5, 1.0
+        for _ in range(self._attempts - 2):
+            share = (low + high) / 2
+            part = shrink(refused, self._terms.situation(self._network), share)
+            answer = self._confirm(preview, part.keep & self._network.masks.keep)
+            if answer.objection:
+                high = share
+            else:
+                low, smaller = share, answer
+        return smaller
+
+    @property
+    def _attempts(self) -> int:
+        return self._terms.config.pruning.plan.max_attempts
 
     def _preview(self) -> Preview | None:
         """The network as it is now, to try masks on; None where there is nothing to measure with."""

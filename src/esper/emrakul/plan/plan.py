@@ -116,18 +116,24 @@ class Plan:
         return float(self.predicted_loss.sum())
 
 
-def shrink(plan: Plan, situation: Situation) -> Plan:
+def shrink(plan: Plan, situation: Situation, share: float = 0.5) -> Plan:
     """The plan without its costliest blocks: at most half the predicted loss, three quarters of the blocks.
 
     The second limit makes progress certain where single losses say little, down to an empty plan. Within a
     layer blocks were chosen from the cheapest on, so what is left still ends on a multiple of `round_to`.
+
+    Args:
+        plan: what is too much.
+        situation: the network.
+        share: of the predicted loss that is left at most, and of the blocks half of what goes may stay
+            beside it. A larger share of the same plan holds all of a smaller one.
     """
     # Blocks by their predicted loss, the cheapest first: shape [blocks].
     starts = np.unique(plan.blocks, return_index=True)[1]
     block_loss = np.add.reduceat(plan.predicted_loss, starts) if starts.size else np.zeros(0)
     order = np.argsort(block_loss, kind="stable")
-    within = np.searchsorted(np.cumsum(block_loss[order]), plan.total_predicted_loss / 2, side="right")
-    cheap = plan.blocks[starts[order[: min(int(within), order.size * 3 // 4)]]]
+    within = np.searchsorted(np.cumsum(block_loss[order]), plan.total_predicted_loss * share, side="right")
+    cheap = plan.blocks[starts[order[: min(int(within), int(order.size * (1 + share) / 2))]]]
     # Every column of the cuts follows: shape [cuts].
     stays = np.isin(plan.blocks, cheap)
     columns: dict[str, Any] = {
