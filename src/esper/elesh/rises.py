@@ -129,8 +129,8 @@ class RisesTable:
         """Which finalists were ablated on enough batches to be known from these: shape [units]."""
         if self.is_empty:
             return np.zeros(self.units.size, np.bool_)
-        full: BoolArray = self._measured[:, Part.FIRST.of(self._rises.shape[1])].all(axis=1)
-        return full
+        full = self._measured[:, Part.FIRST.of(self._rises.shape[1])]
+        return np.asarray(full.all(axis=1), np.bool_)
 
     def nearest(self, count: int) -> IntArray:
         """Places of the `count` finalists nearest to the line of their kind, by all that is known."""

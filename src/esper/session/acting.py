@@ -13,7 +13,7 @@ from esper.anatomy.cut import Cut
 from esper.arrays import BoolArray, IntArray
 from esper.batches import HeldOut
 from esper.emrakul.cycle import PendingMask
-from esper.emrakul.plan import Plan, shrink
+from esper.emrakul.plan import Plan, largest_version
 from esper.errors import SurgeryError
 from esper.importance.tracker import ImportanceTracker
 from esper.kasmina import (
@@ -89,39 +89,21 @@ class Acting:
             in_doubt: take the smallest version if nobody can rule out that its cost is within the limit.
             is_last: whether no other mask will follow.
         """
-        masked, plan, attempts = self._network.masks.keep, mask.plan, self._attempts
-        preview = self._preview()
-        answer = self._confirm(preview, mask.keep & masked)
-        refused = plan
-        for _ in range(attempts - 1):
-            if not answer.objection:
-                break
-            refused, plan = plan, shrink(plan, self._terms.situation(self._network))
-            if plan.is_empty:
-                break
-            answer = self._confirm(preview, plan.keep & masked)
+        preview, masked = self._preview(), self._network.masks.keep
+        answers: list[Confirmed] = []
+
+        def holds(version: Plan) -> bool:
+            answers.append(self._confirm(preview, version.keep & masked))
+            return not answers[-1].objection
+
+        situation = self._terms.situation(self._network)
+        attempts = self._terms.config.pruning.plan.max_attempts
+        version = largest_version(mask.plan, situation, holds, attempts, is_last=is_last)
+        keep = version.keep & masked
+        answer = next(answer for answer in reversed(answers) if np.array_equal(answer.keep, keep))
         if answer.objection and in_doubt:
             return self._confirm(preview, answer.keep, in_doubt=True)
-        if is_last and not answer.objection and plan is not mask.plan:
-            return self._largest(preview, refused, answer)
         return answer
-
-    def _largest(self, preview: Preview | None, refused: Plan, smaller: Confirmed) -> Confirmed:
-        """The largest part of a refused plan that holds, at least the half that does: by bisection."""
-        low, high = 0.5, 1.0
-        for _ in range(self._attempts - 2):
-            share = (low + high) / 2
-            part = shrink(refused, self._terms.situation(self._network), share)
-            answer = self._confirm(preview, part.keep & self._network.masks.keep)
-            if answer.objection:
-                high = share
-            else:
-                low, smaller = share, answer
-        return smaller
-
-    @property
-    def _attempts(self) -> int:
-        return self._terms.config.pruning.plan.max_attempts
 
     def _preview(self) -> Preview | None:
         """The network as it is now, to try masks on; None where there is nothing to measure with."""
