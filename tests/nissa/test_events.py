@@ -24,6 +24,8 @@ SAMPLES = {
     "bool": True,
     "int | None": 7,
     "str | None": "there",
+    "float | None": 0.25,
+    "Mapping[str, float]": {"accuracy": 0.5},
     "Mapping[str, Any]": {"units": 3, "finalists": 12},
 }
 

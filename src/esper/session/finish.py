@@ -90,8 +90,9 @@ def finish(session: Session, *, latency: bool) -> Result:
         session.log.tell(missed)
     _save_final(session)
     report = _report(session, timed, training_seconds, judged)
-    session.detach()
     path = write_report(report, session.run_dir)
+    session.log.tell(events.Finished(session.epoch))
+    session.detach()
     target, cost = parts.terms.config.pruning.target, parts.terms.config.pruning.cost
     return Result(
         session.model,

@@ -303,6 +303,7 @@ class Session:
             parts.pool.close()
         parts.runner.close()
         parts.saving.close()
+        parts.telemetry.close()
 
     def continue_from(self, target: CheckpointRef) -> None:
         """Resumes: restores a checkpoint and takes up the decision that was, or was being, made about it."""
@@ -349,7 +350,14 @@ class Session:
             seconds=now - self._epoch_started,
             measured_step=measured_step,
         )
-        self.log.epochs.append(row)
+        share, stalls = self.parts.tracker.overhead_share, self.parts.saving.stalls
+        self.log.end_epoch(
+            row,
+            esper_seconds=self.seconds_in_esper,
+            running_seconds=now - self.started,
+            tracking_fraction=None if math.isnan(share) else share,
+            stall_ms_per_gb=stalls[-1] if stalls else None,
+        )
         return metrics
 
     def _hold_what_was_finite(self, is_sound: bool) -> None:
