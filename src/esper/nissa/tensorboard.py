@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +31,7 @@ class TensorBoard:
                 "pip install 'esper-torch[tensorboard]'. Nothing was changed."
             ) from error
         self._writer: Any = None
-        self._make = lambda: SummaryWriter(str(directory), flush_secs=10)
+        self._make: Callable[[], Any] = lambda: SummaryWriter(str(directory), flush_secs=10)
         self._step = 0
 
     def write(self, at_seconds: float, event: Event) -> None:

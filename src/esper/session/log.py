@@ -76,7 +76,7 @@ class RunLog:
         """What every epoch has reported."""
         return self.progress.epochs
 
-    def end_epoch(self, row: EpochRow, **cost: float | None) -> None:
+    def end_epoch(self, row: EpochRow, **cost: Any) -> None:
         """Writes down the period that has just ended, and tells of it and of what Esper has cost."""
         self.epochs.append(row)
         self.tell(events.EpochEnded(**vars(row), **cost))
