@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from esper.nissa import JsonLines, acts, events
+from esper.nissa import JsonLines, acts, events, progress
 
-EPOCH = events.EpochEnded(
+EPOCH = progress.EpochEnded(
     3, 30, {"f1": 0.5, "loss": float("inf")}, 1e6, 1200, 4, 1.5, 0.1, 9.0, None, 60.0, 28
 )
 

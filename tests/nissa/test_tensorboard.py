@@ -9,9 +9,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from esper.nissa import TensorBoard, events
+from esper.nissa import TensorBoard, events, progress
 
-EPOCH = events.EpochEnded(
+EPOCH = progress.EpochEnded(
     3, 30, {"f1": 0.5, "loss": float("nan")}, 1e6, 1200, 4, 1.5, 0.1, 9.0, None, 60.0, None
 )
 

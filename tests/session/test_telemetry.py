@@ -8,7 +8,7 @@ from pathlib import Path
 from torch.nn import functional
 
 import esper
-from esper.nissa import Event, ListSink, events
+from esper.nissa import Event, ListSink, progress
 from tests.session.runs import Training, examples, optimizer_of, small_network
 
 
@@ -58,6 +58,6 @@ def test_sinks_of_ones_own_may_fail_and_no_file_is_written_unless_asked(tmp_path
     session.end_epoch(accuracy=0.5)
     session.detach()
     assert not (tmp_path / "run" / "telemetry.jsonl").exists()
-    assert [event.epoch for event in heard.events if isinstance(event, events.EpochEnded)] == [1]
+    assert [event.epoch for event in heard.events if isinstance(event, progress.EpochEnded)] == [1]
     notes = [note for note in session.log.notes if note.startswith("Telemetry to Broken fails")]
     assert len(notes) == 1

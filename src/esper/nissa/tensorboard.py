@@ -9,7 +9,7 @@ from typing import Any
 
 from esper.errors import ConfigError
 from esper.nissa.event import Event, Moment, Severity, kind_of
-from esper.nissa.events import EpochEnded
+from esper.nissa.progress import EpochEnded
 
 
 class TensorBoard:

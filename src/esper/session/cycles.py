@@ -18,7 +18,7 @@ from esper.emrakul.cycle import (
 from esper.importance import TrainingPhase
 from esper.importance.tracker import ImportanceTracker
 from esper.kasmina import LiveNetwork
-from esper.nissa import events
+from esper.nissa import events, progress
 from esper.runs.network import analyst_of, case_of
 from esper.session.log import RunLog
 from esper.session.saving import Saving
@@ -109,7 +109,7 @@ class Cycles:
         """What is being decided about a state that training leaves is not applied."""
         self._resumed = None
         if self._runner.is_running:
-            self._log.tell(events.AnalysisEnded(self._log.epoch, "dropped", is_late=False, seconds=None))
+            self._log.tell(progress.AnalysisEnded(self._log.epoch, "dropped", is_late=False, seconds=None))
         self._runner.drop()
 
     def _ended(self) -> CycleEnd | None:
@@ -152,7 +152,7 @@ class Cycles:
             case = case_of(self._saving.store.catalog, checkpoint, situation.keep, tracked)
             return analyst_of(case, situation, tracked.weights, allowed, terms.config, pool)
 
-        self._log.tell(events.AnalysisBegan(epoch))
+        self._log.tell(progress.AnalysisBegan(epoch))
         affordable = self._spending.affordable_cycles()
         self._runner.start(durable, epoch, situation, analyst, terms.epochs, affordable)
 
@@ -162,8 +162,8 @@ class Cycles:
         return bool(last) and (last[0].metric is None or math.isfinite(last[0].metric))
 
 
-def _ended(epoch: int, outcome: CycleOutcome | None) -> events.AnalysisEnded:
+def _ended(epoch: int, outcome: CycleOutcome | None) -> progress.AnalysisEnded:
     if outcome is None:  # there was no checkpoint to analyze
-        return events.AnalysisEnded(epoch, CycleStatus.FAILED.value, is_late=False, seconds=None)
+        return progress.AnalysisEnded(epoch, CycleStatus.FAILED.value, is_late=False, seconds=None)
     seconds = outcome.duration_seconds if outcome.plan is not None else None
-    return events.AnalysisEnded(epoch, outcome.status.value, outcome.is_late, seconds)
+    return progress.AnalysisEnded(epoch, outcome.status.value, outcome.is_late, seconds)

@@ -27,6 +27,7 @@ from esper.session.pruning import Pruning
 from esper.session.recovery import Recovery
 from esper.session.saving import LAST_FINITE
 from esper.session.spending import Spending
+from esper.session.telemetry import cost_of
 
 if TYPE_CHECKING:
     from esper.session.finish import Result
@@ -350,14 +351,8 @@ class Session:
             seconds=now - self._epoch_started,
             measured_step=measured_step,
         )
-        share, stalls = self.parts.tracker.overhead_share, self.parts.saving.stalls
-        self.log.end_epoch(
-            row,
-            esper_seconds=self.seconds_in_esper,
-            running_seconds=now - self.started,
-            tracking_fraction=None if math.isnan(share) else share,
-            stall_ms_per_gb=stalls[-1] if stalls else None,
-        )
+        seconds = {"esper_seconds": self.seconds_in_esper, "running_seconds": now - self.started}
+        self.log.end_epoch(row, **seconds, **cost_of(self.parts.tracker, self.parts.saving))
         return metrics
 
     def _hold_what_was_finite(self, is_sound: bool) -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from esper.importance.tracker import ImportanceTracker
 from esper.nissa import (
     TELEMETRY_FILE,
     Apart,
@@ -16,6 +18,7 @@ from esper.nissa import (
     Writer,
 )
 from esper.session.log import RunLog
+from esper.session.saving import Saving
 
 TENSORBOARD_DIRECTORY = "tensorboard"
 
@@ -42,6 +45,15 @@ class Telemetry:
         """Lets every sink take what it was told; a dead one is not waited for long."""
         for sink in self._sinks:
             sink.close()
+
+
+def cost_of(tracker: ImportanceTracker, saving: Saving) -> dict[str, float | None]:
+    """What tracking and checkpoints cost by now, as `EpochEnded` tells it."""
+    share, stalls = tracker.overhead_share, saving.stalls
+    return {
+        "tracking_fraction": None if math.isnan(share) else share,
+        "stall_ms_per_gb": stalls[-1] if stalls else None,
+    }
 
 
 def _files(run: Path, settings: TelemetrySettings, log: RunLog) -> Iterator[tuple[str, Writer]]:
