@@ -26,6 +26,7 @@ from esper.session.pool import open_pool
 from esper.session.saving import Saving
 from esper.session.state import memory_of
 from esper.session.strategy import Strategy
+from esper.session.telemetry import Telemetry
 from esper.session.terms import Terms
 from esper.tamiyo import policy_of
 from esper.workers import WorkerPool
@@ -51,6 +52,7 @@ class Assembly:
     trial: Trial
     terms: Terms
     log: RunLog
+    telemetry: Telemetry
     metrics: Metrics
     horizon: Horizon
     why_off: str
@@ -81,6 +83,8 @@ def assemble(
     """
     config, log, trial = terms.config, RunLog(says=terms.pace.says), Trial()
     with ExitStack() as undo:
+        telemetry = Telemetry(asked.run, config.telemetry, asked.sinks, log)
+        undo.callback(telemetry.close)
         store = _open_store(asked, network, config, log.telling)
         undo.callback(store.close)
         log.telling.sinks.insert(0, store.audit)  # an act that it cannot hold is told to nobody
@@ -119,6 +123,7 @@ def assemble(
         trial=trial,
         terms=terms,
         log=log,
+        telemetry=telemetry,
         metrics=metrics,
         horizon=horizon,
         why_off=why_off or "",
