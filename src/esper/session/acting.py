@@ -30,7 +30,7 @@ from esper.session.log import RunLog
 from esper.session.saving import Saving
 from esper.session.spending import Spending
 from esper.session.terms import Terms
-from esper.urabrask import Measurement, Verdict, level_of
+from esper.urabrask import Measurement, Verdict
 
 
 @dataclass(frozen=True, eq=False)
@@ -158,9 +158,9 @@ class Acting:
         """
         if self._held_out is None:
             raise ValueError("nothing can be judged without held-out data")
-        level = level_of(self._network.anatomy, settled, self._network.masks.keep)
-        after = measured(self._network, self._held_out)
-        return compared(before, after, level, self._terms.config.validation)
+        network, rules = self._network, self._terms.config.validation
+        after = measured(network, self._held_out)
+        return compared(network.anatomy, (settled, network.masks.keep), (before, after), rules)
 
     def is_sound(self) -> bool:
         """Whether the network is made of numbers, and makes numbers of held-out data."""
