@@ -20,6 +20,7 @@ from esper.report import EpochRow
 from esper.session.acting import Acting
 from esper.session.assembly import Assembly
 from esper.session.cycles import Cycles
+from esper.session.desk import Desk
 from esper.session.growing import Growing
 from esper.session.judging import Judging
 from esper.session.metrics import Metric
@@ -52,6 +53,7 @@ class Session:
         parts.growing.make_way = self.pruning.make_way
         self._epoch_started = self.started
         self._metrics = parts.metrics
+        self._desk = Desk(self)
         self._hook = parts.network.optimizer.register_step_post_hook(self._count_step)
         self._is_finished = False
         if parts.why_off:
@@ -216,6 +218,7 @@ class Session:
             self._save()
             if is_sound and self._may_prune():
                 self.pruning.start_cycle()
+        self._desk.carry_out()
         self._epoch_started = self._clock()
         self.seconds_in_esper += self._epoch_started - begun
         failure = failure or self.parts.saving.failure()
@@ -294,6 +297,7 @@ class Session:
         if self._is_finished:
             return
         self._is_finished = True
+        self._desk.close()
         parts = self.parts
         self._hook.remove()
         parts.tracker.detach()
@@ -379,6 +383,7 @@ class Session:
 
     def _count_step(self, *_: object) -> None:
         self.log.progress.step += 1
+        self._desk.glance()
 
     def _require_running(self) -> None:
         if self._is_finished:
