@@ -6,6 +6,22 @@ from dataclasses import dataclass
 
 from esper.nissa.event import Event, Moment, Severity
 
+# --- Telemetry itself ---
+
+
+@dataclass(frozen=True)
+class SinkFailed(Event):
+    """A sink of telemetry does not take what it is told."""
+
+    severity = Severity.PROBLEM
+    says = (
+        "Telemetry to {sink} fails: {why}. Training goes on, and what it is not told is lost; "
+        "this is said once."
+    )
+    sink: str
+    why: str
+
+
 # --- What becomes of masks ---
 
 

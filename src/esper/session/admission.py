@@ -15,6 +15,7 @@ from esper.checkpoint import Generator, HasStateDict
 from esper.config import Config
 from esper.errors import ConfigError
 from esper.kasmina.seeds import Blueprint
+from esper.nissa import Sink
 from esper.session.pace import Pace
 from esper.tamiyo import Policy
 
@@ -38,6 +39,7 @@ class RunRequest:
     companions: Sequence[nn.Module]
     blueprints: Mapping[str, Blueprint]
     policy: Policy | None
+    sinks: Sequence[Sink]
     config: Config | None
     pace: Pace
 
@@ -56,6 +58,7 @@ class RunRequest:
         companions: nn.Module | Sequence[nn.Module],
         blueprints: Mapping[str, Blueprint] | None,
         policy: Policy | None,
+        sinks: Sequence[Sink],
         config: Config | Mapping[str, Any] | None,
         pace: Pace,
     ) -> RunRequest:
@@ -76,6 +79,7 @@ class RunRequest:
             companions=modules_in(companions),
             blueprints=dict(blueprints or {}),
             policy=policy,
+            sinks=tuple(sinks),
             config=None if config is None else Config.of(config),
             pace=pace,
         )

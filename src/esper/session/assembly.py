@@ -29,6 +29,7 @@ from esper.session.pool import open_pool
 from esper.session.saving import Saving
 from esper.session.state import memory_of
 from esper.session.strategy import Strategy
+from esper.session.telemetry import Telemetry
 from esper.session.terms import Terms
 from esper.tamiyo import policy_of
 from esper.workers import WorkerPool
@@ -56,6 +57,7 @@ class Assembly:
     trial: Trial
     terms: Terms
     log: RunLog
+    telemetry: Telemetry
     metrics: Metrics
     horizon: Horizon
     why_off: str
@@ -86,6 +88,8 @@ def assemble(
     """
     config, log, trial = terms.config, RunLog(says=terms.pace.says), Trial()
     with ExitStack() as undo:
+        telemetry = Telemetry(asked.run, config.telemetry, asked.sinks, log)
+        undo.callback(telemetry.close)
         ring = _open_ring(asked.run, log.telling)
         store = _open_store(asked, ring, network, config, log.telling)
         undo.callback(store.close)
@@ -127,6 +131,7 @@ def assemble(
         trial=trial,
         terms=terms,
         log=log,
+        telemetry=telemetry,
         metrics=metrics,
         horizon=horizon,
         why_off=why_off or "",

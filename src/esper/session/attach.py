@@ -34,7 +34,7 @@ from esper.errors import CheckpointCorrupt, CheckpointError, CheckpointMissing
 from esper.kasmina import LiveNetwork
 from esper.kasmina.seeds import Blueprint
 from esper.leyline import Level
-from esper.nissa import acts, events
+from esper.nissa import Sink, acts, events
 from esper.runs.network import data_of, read_state
 from esper.session.admission import RunRequest, check_alone, check_optimizer
 from esper.session.assembly import assemble
@@ -66,6 +66,7 @@ def attach(
     companions: nn.Module | Sequence[nn.Module] = (),
     blueprints: Mapping[str, Blueprint] | None = None,
     policy: Policy | None = None,
+    sinks: Sequence[Sink] = (),
     resume: bool = False,
 ) -> Session:
     """Attaches Esper to a training run.
@@ -95,6 +96,8 @@ def attach(
             restored with it.
         blueprints: your own ones for `Session.grow`, by name.
         policy: decides at the end of every epoch what grows, instead of the one that `strategy.policy` names.
+        sinks: your own, told of every event (`esper.nissa`) in a thread of their own, beside the files that
+            the section `telemetry` asks for; one that is slow or fails never stops training.
         resume: go on from the newest checkpoint if `run_dir` holds one.
 
     Raises:
@@ -115,6 +118,7 @@ def attach(
         companions=companions,
         blueprints=blueprints,
         policy=policy,
+        sinks=sinks,
         config=config,
         pace=Pace(epochs, steps, every_n_steps),
     )
@@ -174,6 +178,7 @@ def resume(
     companions: nn.Module | Sequence[nn.Module] = (),
     blueprints: Mapping[str, Blueprint] | None = None,
     policy: Policy | None = None,
+    sinks: Sequence[Sink] = (),
     config: Config | Mapping[str, Any] | None = None,
     epochs: int | None = None,
     steps: int | None = None,
@@ -195,6 +200,7 @@ def resume(
         companions: as for `attach`, built the same way.
         blueprints: as for `attach`.
         policy: as for `attach`.
+        sinks: as for `attach`.
         config: other settings than those that the run was started with.
         epochs: another number of planned epochs.
         steps: another number of planned optimizer steps.
@@ -216,6 +222,7 @@ def resume(
         companions=companions,
         blueprints=blueprints,
         policy=policy,
+        sinks=sinks,
         config=config,
         pace=Pace(epochs, steps),
     )

@@ -28,6 +28,7 @@ from esper.session.pruning import Pruning
 from esper.session.recovery import Recovery
 from esper.session.saving import LAST_FINITE
 from esper.session.spending import Spending
+from esper.session.telemetry import cost_of
 
 if TYPE_CHECKING:
     from esper.session.finish import Result
@@ -307,6 +308,7 @@ class Session:
             parts.pool.close()
         parts.runner.close()
         parts.saving.close()
+        parts.telemetry.close()
 
     def continue_from(self, target: CheckpointRef) -> None:
         """Resumes: restores a checkpoint and takes up the decision that was, or was being, made about it."""
@@ -353,7 +355,8 @@ class Session:
             seconds=now - self._epoch_started,
             measured_step=measured_step,
         )
-        self.log.epochs.append(row)
+        seconds = {"esper_seconds": self.seconds_in_esper, "running_seconds": now - self.started}
+        self.log.end_epoch(row, **seconds, **cost_of(self.parts.tracker, self.parts.saving))
         return metrics
 
     def _hold_what_was_finite(self, is_sound: bool) -> None:

@@ -11,7 +11,8 @@ import pytest
 
 from esper.errors import ContractError
 from esper.leyline import ManualClock
-from esper.leyline.wire import BelievedKeys, Carrier, FolderCarrier, MemoryCarrier, SignedChannel, messages
+from esper.leyline.wire import BelievedKeys, FolderCarrier, SignedChannel, messages
+from esper.leyline.wire.carriers import Carrier, MemoryCarrier
 
 OLD = BelievedKeys("k-1", {"k-1": b"1" * 32})
 BOTH = BelievedKeys("k-2", {"k-1": b"1" * 32, "k-2": b"2" * 32})
