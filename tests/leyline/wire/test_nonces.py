@@ -17,7 +17,7 @@ def test_no_nonce_is_used_twice_within_its_time(uses: list[tuple[int, float]]) -
         try:
             cache.add(nonce, now)
         except ReplayError:
-            assert now - used[nonce] < 200.0
+            assert now - used[nonce] < 300.0
         else:
             assert now - used.get(nonce, -1e9) >= 100.0
             used[nonce] = now

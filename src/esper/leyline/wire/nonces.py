@@ -37,6 +37,6 @@ class NonceCache:
         if len(self._newer) + len(self._older) >= self._most:
             raise ReplayError(
                 f"{self._most} nonces are remembered, which is all that fit: nobody could tell a replay. "
-                f"They are forgotten after {self._seconds:.0f} to {2 * self._seconds:.0f} s."
+                f"They are forgotten after {self._seconds:.0f} to {3 * self._seconds:.0f} s."
             )
         self._newer.add(nonce)
