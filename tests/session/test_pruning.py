@@ -74,6 +74,23 @@ def test_a_plan_that_costs_too_much_by_now_is_shrunk_until_it_does_not(tmp_path:
     run.session.detach()
 
 
+def test_the_last_plan_is_shrunk_only_as_far_as_it_has_to_be(tmp_path: Path) -> None:
+    run = Training(tmp_path / "run", pruning=AT_ONCE)
+    end, plan = decided(run)
+    situation = run.session.parts.terms.situation(run.session.parts.network)
+    half, more = shrink(plan, situation), shrink(plan, situation, 0.75)
+    assert set(half.units.tolist()) < set(more.units.tolist()) < set(plan.units.tolist())
+    limit_to(run, max(drop(run, more), drop(run, half)))
+    assert drop(run, plan) > max(drop(run, more), drop(run, half))
+    run.session.log.progress.epoch += 1
+    assert run.session.pruning.cycles.steps_left == 0
+    apply(run, end)
+    masked = set((~run.session.parts.network.masks.keep).nonzero()[0].tolist())
+    assert masked >= set(more.units.tolist())
+    assert masked < set(plan.units.tolist())
+    run.session.detach()
+
+
 def test_a_plan_of_which_every_part_costs_too_much_is_not_applied(tmp_path: Path) -> None:
     run = Training(tmp_path / "run", pruning=AT_ONCE)
     end, _ = decided(run)

@@ -181,7 +181,7 @@ class Pruning:
         # sure of it; and so has one after which nothing else is decided.
         refusals, left = self.cycles.coordinator.state.schedule.refusals_in_row, self.cycles.steps_left
         in_doubt = left == 0 or (refusals > 0 and left <= _FEW)
-        answer = self.acting.confirm(mask, in_doubt=in_doubt)
+        answer = self.acting.confirm(mask, in_doubt=in_doubt, is_last=left == 0)
         if answer.objection:
             self._pending = None
             trial.happen(MaskEvent.REFUSED)
