@@ -574,7 +574,7 @@ class StructuralAnalysisRequest(_message.Message):
     def __init__(self, version: _Optional[int] = ..., idempotency_key: _Optional[str] = ..., current_architecture: _Optional[_Union[PrunedArchitecture, _Mapping]] = ..., parameters: _Optional[_Union[AnalysisParameters, _Mapping]] = ..., requirements: _Optional[_Union[PerformanceRequirements, _Mapping]] = ..., timeout_seconds: _Optional[float] = ..., checkpoint: _Optional[_Union[CheckpointMetadata, _Mapping]] = ...) -> None: ...
 
 class UnitNumbers(_message.Message):
-    __slots__ = ("order", "block", "screen", "loss_increase", "confidence", "predicted_loss", "saved_cost")
+    __slots__ = ("order", "block", "screen", "loss_increase", "confidence", "predicted_loss", "saved_cost", "units")
     ORDER_FIELD_NUMBER: _ClassVar[int]
     BLOCK_FIELD_NUMBER: _ClassVar[int]
     SCREEN_FIELD_NUMBER: _ClassVar[int]
@@ -582,6 +582,7 @@ class UnitNumbers(_message.Message):
     CONFIDENCE_FIELD_NUMBER: _ClassVar[int]
     PREDICTED_LOSS_FIELD_NUMBER: _ClassVar[int]
     SAVED_COST_FIELD_NUMBER: _ClassVar[int]
+    UNITS_FIELD_NUMBER: _ClassVar[int]
     order: _containers.RepeatedScalarFieldContainer[int]
     block: _containers.RepeatedScalarFieldContainer[int]
     screen: _containers.RepeatedScalarFieldContainer[float]
@@ -589,7 +590,8 @@ class UnitNumbers(_message.Message):
     confidence: _containers.RepeatedScalarFieldContainer[float]
     predicted_loss: _containers.RepeatedScalarFieldContainer[float]
     saved_cost: _containers.RepeatedScalarFieldContainer[float]
-    def __init__(self, order: _Optional[_Iterable[int]] = ..., block: _Optional[_Iterable[int]] = ..., screen: _Optional[_Iterable[float]] = ..., loss_increase: _Optional[_Iterable[float]] = ..., confidence: _Optional[_Iterable[float]] = ..., predicted_loss: _Optional[_Iterable[float]] = ..., saved_cost: _Optional[_Iterable[float]] = ...) -> None: ...
+    units: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, order: _Optional[_Iterable[int]] = ..., block: _Optional[_Iterable[int]] = ..., screen: _Optional[_Iterable[float]] = ..., loss_increase: _Optional[_Iterable[float]] = ..., confidence: _Optional[_Iterable[float]] = ..., predicted_loss: _Optional[_Iterable[float]] = ..., saved_cost: _Optional[_Iterable[float]] = ..., units: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class ChannelPruningTarget(_message.Message):
     __slots__ = ("layer_name", "channel_indices", "kind", "numbers")
