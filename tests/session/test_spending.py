@@ -60,7 +60,7 @@ def test_ablation_has_half_of_what_a_cycle_has_and_that_is_an_epoch_at_most(run:
     budget.cycle_ended(whole - 8.0)
     assert budget.enough_seconds(2) == pytest.approx(2.0)
     budget.cycle_ended(100.0)
-    assert budget.enough_seconds(0) == 1.0
+    assert budget.enough_seconds(0) == 2.0
 
 
 def test_ablation_has_all_the_time_where_no_clock_decides_or_single_units_have_to_be_sure(
