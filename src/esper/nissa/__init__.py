@@ -1,6 +1,6 @@
 """Telemetry: what happened is one value, emitted once; logger and run log are sinks of it."""
 
-from esper.nissa import acts, events, seed_events
+from esper.nissa import acts, events, seed_events, teacher_events
 from esper.nissa.event import Event, MarkKind, Moment
 from esper.nissa.sinks import LOGGER, FanOut, ListSink, LoggerSink, Sink
 
@@ -16,4 +16,5 @@ __all__ = [
     "acts",
     "events",
     "seed_events",
+    "teacher_events",
 ]

@@ -203,13 +203,18 @@ class LimitsRead(Event):
 
 @dataclass(frozen=True)
 class NothingTaught(Event):
-    """Distillation is on, and nobody asks for its loss."""
+    """Somebody is to teach, and nobody asks for the loss of it.
+
+    Attributes:
+        why: it should be taught, half a sentence.
+    """
 
     severity = Severity.PROBLEM
     says = (
-        "pruning.recovery.distill is on, and the training loop does not call session.loss(output, target, "
-        "inputs), so nothing was taught after the mask."
+        "{why}, and the training loop does not call session.loss(output, target, inputs), so nothing was "
+        "taught."
     )
+    why: str
 
 
 @dataclass(frozen=True)

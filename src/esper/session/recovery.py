@@ -82,4 +82,4 @@ class Recovery:
     def end_epoch(self) -> None:
         """Tells once if nobody asks for the loss, because then nothing is taught."""
         if self._settings.distill and self._is_recovering() and not self._was_asked:
-            self._log.tell(events.NothingTaught())
+            self._log.tell(events.NothingTaught("pruning.recovery.distill is on"))
