@@ -16,6 +16,7 @@ from esper.errors import ConfigError
 from esper.importance import ImportanceSettings
 from esper.kasmina import TeachingSettings
 from esper.kasmina.seeds import GrowthSettings
+from esper.nissa import TelemetrySettings
 from esper.settings import Section
 from esper.tamiyo import StrategySettings
 from esper.urabrask import Settings as ValidationSettings
@@ -50,6 +51,9 @@ class Config(Section):
 
     checkpoint: CheckpointSettings = CheckpointSettings()
     """How checkpoints are kept."""
+
+    telemetry: TelemetrySettings = TelemetrySettings()
+    """What files a run writes while it trains, for pages, pandas and TensorBoard."""
 
     @classmethod
     def of(cls, given: Config | Mapping[str, Any]) -> Config:

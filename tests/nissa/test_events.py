@@ -8,12 +8,12 @@ import typing
 
 import pytest
 
-from esper.nissa import acts, events, seed_events
+from esper.nissa import acts, events, progress, seed_events
 from esper.nissa.event import Event, MarkKind, Moment, Severity
 
 KINDS: list[type[Event]] = [
     kind
-    for module in (acts, events, seed_events)
+    for module in (acts, events, progress, seed_events)
     for _, kind in inspect.getmembers(module, inspect.isclass)
     if issubclass(kind, Event) and kind not in (Event, Moment, seed_events.OfSeed)
 ]
@@ -24,6 +24,8 @@ SAMPLES = {
     "bool": True,
     "int | None": 7,
     "str | None": "there",
+    "float | None": 0.25,
+    "Mapping[str, float]": {"accuracy": 0.5},
     "Mapping[str, Any]": {"units": 3, "finalists": 12},
 }
 

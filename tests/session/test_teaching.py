@@ -105,7 +105,8 @@ def test_a_resumed_run_goes_on_with_the_same_teacher_only(tmp_path: Path) -> Non
 def test_its_weights_are_in_no_checkpoint_and_in_no_optimizer(tmp_path: Path) -> None:
     run = Run(tmp_path, better())
     run.epoch()
-    checkpoint = run.session.parts.saving.settle() or run.session.parts.saving.newest
+    run.session.parts.saving.settle()
+    checkpoint = run.session.parts.saving.newest
     assert checkpoint is not None
     saved = load_trainer(checkpoint)
     assert saved.model.keys() == run.model.state_dict().keys()

@@ -1,20 +1,33 @@
-"""Telemetry: what happened is one value, emitted once; logger and run log are sinks of it."""
+"""Telemetry: what happened is one value, emitted once; logger, run log, files and pages are sinks of it."""
 
-from esper.nissa import acts, events, seed_events, teacher_events
-from esper.nissa.event import Event, MarkKind, Moment
+from esper.nissa import acts, events, progress, seed_events, teacher_events
+from esper.nissa.apart import Apart, Forwarding, Writer
+from esper.nissa.event import Event, MarkKind, Moment, kind_of
+from esper.nissa.jsonl import TELEMETRY_FILE, JsonLines
+from esper.nissa.settings import TelemetrySettings
 from esper.nissa.sinks import LOGGER, FanOut, ListSink, LoggerSink, Sink
+from esper.nissa.tensorboard import TensorBoard
 
 __all__ = [
     "LOGGER",
+    "TELEMETRY_FILE",
+    "Apart",
     "Event",
     "FanOut",
+    "Forwarding",
+    "JsonLines",
     "ListSink",
     "LoggerSink",
     "MarkKind",
     "Moment",
     "Sink",
+    "TelemetrySettings",
+    "TensorBoard",
+    "Writer",
     "acts",
     "events",
+    "kind_of",
+    "progress",
     "seed_events",
     "teacher_events",
 ]

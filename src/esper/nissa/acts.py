@@ -16,6 +16,7 @@ class Began(Event):
     """A run begins: with what network and by what settings, whose id every decision names."""
 
     severity, is_noted, is_act, is_once = Severity.DETAIL, False, True, False
+    bulk = frozenset({"settings"})
     says = "Began with {model}: {units} units, {parameters} parameters; settings {settings_id}."
     model: str
     units: int
@@ -29,6 +30,7 @@ class Resumed(Event):
     """A run goes on from a checkpoint; its report is as if it had never ended."""
 
     is_noted, is_once = False, False
+    bulk = frozenset({"settings"})
     says = (
         "Resumed {run} from its checkpoint of step {step}, epoch {epoch}, which verified in full: {cuts} "
         "cut(s) made and proven again, {grown} seed(s) grown again, {masked} unit(s) masked, {removed:.1%} "
@@ -58,6 +60,7 @@ class Decided(Moment):
     """
 
     severity, is_noted, is_act, by = Severity.DETAIL, False, True, "emrakul"
+    bulk = frozenset({"outcome"})
     status: str
     reason: str
     settings_id: str
@@ -152,6 +155,16 @@ class BreakerClosed(Moment):
 
     severity, is_noted, is_act, by = Severity.DETAIL, False, True, "user"
     says = "Pruning may go on after failures in a row."
+
+
+@dataclass(frozen=True)
+class Commanded(Moment):
+    """Somebody has asked, in a signed message, for something to be done; what is done is told on its own."""
+
+    is_noted, is_act, by = False, True, "user"
+    says = "{who} asked by message: {what}."
+    who: str
+    what: str
 
 
 # --- Keys ---

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from abc import ABC
 from dataclasses import dataclass
 from enum import IntEnum
@@ -12,6 +13,9 @@ MarkKind = Literal[
     "mask", "judged", "cut", "rollback", "skipped", "no_go", "germinated", "fossilized", "culled"
 ]
 """The moments that the picture of a run shows."""
+
+
+_CAPITAL = re.compile(r"(?<!^)(?=[A-Z])")
 
 
 class Severity(IntEnum):
@@ -35,6 +39,7 @@ class Event(ABC):
         is_recorded: whether the audit of a run holds it.
         is_act: whether nothing may be done unless the audit holds it first.
         by: the part that acts or decides; `user` is a person.
+        bulk: fields so large that telemetry leaves them to the audit and `run.json`.
     """
 
     says: ClassVar[str]
@@ -45,6 +50,7 @@ class Event(ABC):
     is_recorded: ClassVar[bool] = True
     is_act: ClassVar[bool] = False
     by: ClassVar[str] = "session"
+    bulk: ClassVar[frozenset[str]] = frozenset()
 
     @property
     def text(self) -> str:
@@ -67,3 +73,8 @@ class Moment(Event):
     @property
     def line(self) -> str:
         return f"epoch {self.epoch}: {self.text}"
+
+
+def kind_of(event: type[Event]) -> str:
+    """The name under which files hold a class of events: `RolledBack` is `rolled_back`."""
+    return _CAPITAL.sub("_", event.__name__).lower()

@@ -6,6 +6,22 @@ from dataclasses import dataclass
 
 from esper.nissa.event import Event, Moment, Severity
 
+# --- Telemetry itself ---
+
+
+@dataclass(frozen=True)
+class SinkFailed(Event):
+    """A sink of telemetry does not take what it is told."""
+
+    severity = Severity.PROBLEM
+    says = (
+        "Telemetry to {sink} fails: {why}. Training goes on, and what it is not told is lost; "
+        "this is said once."
+    )
+    sink: str
+    why: str
+
+
 # --- What becomes of masks ---
 
 
@@ -227,6 +243,27 @@ class TrackingFailed(Event):
         "the others stay unmeasured, and nothing is pruned on that."
     )
     error: str
+
+
+# --- Other processes ---
+
+
+@dataclass(frozen=True)
+class MailRefused(Event):
+    """Somebody left a message that is not believed."""
+
+    severity = Severity.PROBLEM
+    says = "A message to this run was refused: {why} Others like it are refused, and not told any more."
+    why: str
+
+
+@dataclass(frozen=True)
+class MailClosed(Event):
+    """The folder for messages cannot be used."""
+
+    severity = Severity.PROBLEM
+    says = "No other process can ask this run for anything (`esper ask`): {why}. Training goes on."
+    why: str
 
 
 # --- The run and its target ---

@@ -1,5 +1,6 @@
 """A run directory read from outside: its checkpoints as rows, and what commands can be pointed at."""
 
+from esper.runs.mail import Asker, Mailbox
 from esper.runs.named import called, named
 from esper.runs.open import built, checkpoint_at, inspected, open_catalog
 from esper.runs.rows import (
@@ -17,9 +18,11 @@ from esper.runs.rows import (
 
 __all__ = [
     "AnatomyRows",
+    "Asker",
     "CheckpointRow",
     "FrozenRow",
     "GroupRow",
+    "Mailbox",
     "MemberRow",
     "VerifyRow",
     "anatomy_rows",

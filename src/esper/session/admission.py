@@ -16,6 +16,7 @@ from esper.config import Config
 from esper.errors import ConfigError
 from esper.kasmina import CheckpointedTeacher
 from esper.kasmina.seeds import Blueprint
+from esper.nissa import Sink
 from esper.session.pace import Pace
 from esper.tamiyo import Policy
 
@@ -40,6 +41,7 @@ class RunRequest:
     blueprints: Mapping[str, Blueprint]
     policy: Policy | None
     teacher: CheckpointedTeacher | None
+    sinks: Sequence[Sink]
     config: Config | None
     pace: Pace
 
@@ -59,6 +61,7 @@ class RunRequest:
         blueprints: Mapping[str, Blueprint] | None,
         policy: Policy | None,
         teacher: CheckpointedTeacher | nn.Module | None,
+        sinks: Sequence[Sink],
         config: Config | Mapping[str, Any] | None,
         pace: Pace,
     ) -> RunRequest:
@@ -80,6 +83,7 @@ class RunRequest:
             blueprints=dict(blueprints or {}),
             policy=policy,
             teacher=CheckpointedTeacher(teacher) if isinstance(teacher, nn.Module) else teacher,
+            sinks=tuple(sinks),
             config=None if config is None else Config.of(config),
             pace=pace,
         )

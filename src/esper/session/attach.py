@@ -34,7 +34,7 @@ from esper.errors import CheckpointCorrupt, CheckpointError, CheckpointMissing
 from esper.kasmina import CheckpointedTeacher, LiveNetwork
 from esper.kasmina.seeds import Blueprint
 from esper.leyline import Level
-from esper.nissa import acts, events
+from esper.nissa import Sink, acts, events
 from esper.runs.network import data_of, read_state
 from esper.session.admission import RunRequest, check_alone, check_optimizer
 from esper.session.assembly import assemble
@@ -68,6 +68,7 @@ def attach(
     blueprints: Mapping[str, Blueprint] | None = None,
     policy: Policy | None = None,
     teacher: CheckpointedTeacher | nn.Module | None = None,
+    sinks: Sequence[Sink] = (),
     resume: bool = False,
 ) -> Session:
     """Attaches Esper to a training run.
@@ -99,6 +100,8 @@ def attach(
         policy: decides at the end of every epoch what grows, instead of the one that `strategy.policy` names.
         teacher: a better network with the same classes, whose answers are a share of what `Session.loss`
             returns (`teaching`). A module is the teacher's from now on: frozen, in eval mode.
+        sinks: your own, told of every event (`esper.nissa`) in a thread of their own, beside the files that
+            the section `telemetry` asks for; one that is slow or fails never stops training.
         resume: go on from the newest checkpoint if `run_dir` holds one.
 
     Raises:
@@ -120,6 +123,7 @@ def attach(
         blueprints=blueprints,
         policy=policy,
         teacher=teacher,
+        sinks=sinks,
         config=config,
         pace=Pace(epochs, steps, every_n_steps),
     )
@@ -182,6 +186,7 @@ def resume(
     blueprints: Mapping[str, Blueprint] | None = None,
     policy: Policy | None = None,
     teacher: CheckpointedTeacher | nn.Module | None = None,
+    sinks: Sequence[Sink] = (),
     config: Config | Mapping[str, Any] | None = None,
     epochs: int | None = None,
     steps: int | None = None,
@@ -204,6 +209,7 @@ def resume(
         blueprints: as for `attach`.
         policy: as for `attach`.
         teacher: the one of the checkpoint.
+        sinks: as for `attach`.
         config: other settings than those that the run was started with.
         epochs: another number of planned epochs.
         steps: another number of planned optimizer steps.
@@ -226,6 +232,7 @@ def resume(
         blueprints=blueprints,
         policy=policy,
         teacher=teacher,
+        sinks=sinks,
         config=config,
         pace=Pace(epochs, steps),
     )

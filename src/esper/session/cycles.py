@@ -6,11 +6,19 @@ import math
 from collections.abc import Callable
 
 from esper.checkpoint import CheckpointRef
-from esper.emrakul.cycle import Analyst, Coordinator, CycleEnd, CycleRunner, CycleStatus, PendingMask
+from esper.emrakul.cycle import (
+    Analyst,
+    Coordinator,
+    CycleEnd,
+    CycleOutcome,
+    CycleRunner,
+    CycleStatus,
+    PendingMask,
+)
 from esper.importance import TrainingPhase
 from esper.importance.tracker import ImportanceTracker
 from esper.kasmina import LiveNetwork
-from esper.nissa import events
+from esper.nissa import events, progress
 from esper.runs.network import analyst_of, case_of
 from esper.session.log import RunLog
 from esper.session.saving import Saving
@@ -100,6 +108,8 @@ class Cycles:
     def drop(self) -> None:
         """What is being decided about a state that training leaves is not applied."""
         self._resumed = None
+        if self._runner.is_running:
+            self._log.tell(progress.AnalysisEnded(self._log.epoch, "dropped", is_late=False, seconds=None))
         self._runner.drop()
 
     def _ended(self) -> CycleEnd | None:
@@ -112,10 +122,13 @@ class Cycles:
         end = runner.collect(self._spending.longest_wait_seconds)
         if end is None:
             log.tell(events.AnalysisLate())
-        elif end.outcome is not None:
-            log.decide(self._network.anatomy, end.outcome)
-            if end.outcome.plan is not None:
-                self._spending.cycle_ended(end.outcome.duration_seconds)
+            return None
+        outcome = end.outcome
+        log.tell(_ended(log.epoch, outcome))
+        if outcome is not None:
+            log.decide(self._network.anatomy, outcome)
+            if outcome.plan is not None:
+                self._spending.cycle_ended(outcome.duration_seconds)
         return end
 
     def _tell_refusal(self, end: CycleEnd) -> None:
@@ -137,12 +150,21 @@ class Cycles:
 
         def analyst(checkpoint: CheckpointRef) -> Analyst:
             case = case_of(self._saving.store.catalog, checkpoint, situation.keep, tracked)
-            return analyst_of(case, situation, tracked.weights, allowed, terms.config, pool)
+            return analyst_of(case, situation, tracked.weights, allowed, terms.config, pool, enough)
 
+        self._log.tell(progress.AnalysisBegan(epoch))
         affordable = self._spending.affordable_cycles()
+        enough = self._spending.enough_seconds(self.steps_left)
         self._runner.start(durable, epoch, situation, analyst, terms.epochs, affordable)
 
     def _was_sound(self) -> bool:
         """Whether the last epoch did not report that the network has broken."""
         last = self._log.records(self._terms.metric)[-1:]
         return bool(last) and (last[0].metric is None or math.isfinite(last[0].metric))
+
+
+def _ended(epoch: int, outcome: CycleOutcome | None) -> progress.AnalysisEnded:
+    if outcome is None:  # there was no checkpoint to analyze
+        return progress.AnalysisEnded(epoch, CycleStatus.FAILED.value, is_late=False, seconds=None)
+    seconds = outcome.duration_seconds if outcome.plan is not None else None
+    return progress.AnalysisEnded(epoch, outcome.status.value, outcome.is_late, seconds)

@@ -27,7 +27,7 @@ from esper.emrakul.plan import Situation
 from esper.errors import SurgeryError
 from esper.kasmina import LiveNetwork, SeedJoined
 from esper.leyline import encode
-from esper.nissa import Event, events
+from esper.nissa import Event, events, progress
 from esper.report import Latency, Overhead, Proof, RunReport, WidthRow, write_report
 from esper.runs.network import FORM_FILE, GROWN, PROGRAM_FILE, VERSION
 from esper.session.pool import worker_rows
@@ -90,8 +90,9 @@ def finish(session: Session, *, latency: bool) -> Result:
         session.log.tell(missed)
     _save_final(session)
     report = _report(session, timed, training_seconds, judged)
-    session.detach()
     path = write_report(report, session.run_dir)
+    session.log.tell(progress.Finished(session.epoch))
+    session.detach()
     target, cost = parts.terms.config.pruning.target, parts.terms.config.pruning.cost
     return Result(
         session.model,

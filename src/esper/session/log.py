@@ -12,7 +12,7 @@ from esper.anatomy import Anatomy
 from esper.emrakul import EpochRecord
 from esper.emrakul.cycle import CycleOutcome
 from esper.leyline import UNSTORED, decode, encode
-from esper.nissa import Event, FanOut, LoggerSink, Moment, acts, seed_events
+from esper.nissa import Event, FanOut, LoggerSink, Moment, acts, progress, seed_events
 from esper.report import DecisionRow, EpochRow, Mark, SeedRow
 
 
@@ -75,6 +75,11 @@ class RunLog:
     def epochs(self) -> list[EpochRow]:
         """What every epoch has reported."""
         return self.progress.epochs
+
+    def end_epoch(self, row: EpochRow, **cost: Any) -> None:
+        """Writes down the period that has just ended, and tells of it and of what Esper has cost."""
+        self.epochs.append(row)
+        self.tell(progress.EpochEnded(**vars(row), **cost))
 
     def tell(self, event: Event) -> None:
         """Something has happened: all who want to hear of it are told."""

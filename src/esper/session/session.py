@@ -17,16 +17,14 @@ from esper.kasmina import SeedJoined, UnitsCut
 from esper.kasmina.seeds import GateResult, Isolation
 from esper.nissa import acts, events, seed_events
 from esper.report import EpochRow
-from esper.session.acting import Acting
 from esper.session.assembly import Assembly
-from esper.session.cycles import Cycles
+from esper.session.desk import Desk
 from esper.session.growing import Growing
-from esper.session.judging import Judging
 from esper.session.metrics import Metric
-from esper.session.pruning import Pruning
+from esper.session.pruning import pruning_of
 from esper.session.recovery import Recovery
 from esper.session.saving import LAST_FINITE
-from esper.session.spending import Spending
+from esper.session.telemetry import cost_of
 
 if TYPE_CHECKING:
     from esper.session.finish import Result
@@ -48,12 +46,13 @@ class Session:
         self.started = clock()
         self._clock = clock
         self.recovery = Recovery(parts.terms.config.pruning.recovery, parts.network, parts.saving, parts.log)
-        self.pruning = _pruning(parts, self.recovery)
         self.teaching = parts.teaching
         """Who teaches the network: `teaching.change(...)` lets somebody else, or nobody (None)."""
+        self.pruning = pruning_of(parts, self.recovery)
         parts.growing.make_way = self.pruning.make_way
         self._epoch_started = self.started
         self._metrics = parts.metrics
+        self._desk = Desk(self)
         self._hook = parts.network.optimizer.register_step_post_hook(self._count_step)
         self._is_finished = False
         if parts.why_off:
@@ -219,6 +218,7 @@ class Session:
             self._save()
             if is_sound and self._may_prune():
                 self.pruning.start_cycle()
+        self._desk.carry_out()
         self._epoch_started = self._clock()
         self.seconds_in_esper += self._epoch_started - begun
         failure = failure or self.parts.saving.failure()
@@ -297,6 +297,7 @@ class Session:
         if self._is_finished:
             return
         self._is_finished = True
+        self._desk.close()
         parts = self.parts
         self._hook.remove()
         parts.tracker.detach()
@@ -306,6 +307,7 @@ class Session:
             parts.pool.close()
         parts.runner.close()
         parts.saving.close()
+        parts.telemetry.close()
 
     def continue_from(self, target: CheckpointRef) -> None:
         """Resumes: restores a checkpoint and takes up the decision that was, or was being, made about it."""
@@ -352,7 +354,8 @@ class Session:
             seconds=now - self._epoch_started,
             measured_step=measured_step,
         )
-        self.log.epochs.append(row)
+        seconds = {"esper_seconds": self.seconds_in_esper, "running_seconds": now - self.started}
+        self.log.end_epoch(row, **seconds, **cost_of(self.parts.tracker, self.parts.saving))
         return metrics
 
     def _hold_what_was_finite(self, is_sound: bool) -> None:
@@ -382,18 +385,8 @@ class Session:
 
     def _count_step(self, *_: object) -> None:
         self.log.progress.step += 1
+        self._desk.glance()
 
     def _require_running(self) -> None:
         if self._is_finished:
             raise EsperError("This session has ended. Attach again with another run_dir, or resume this one.")
-
-
-def _pruning(parts: Assembly, recovery: Recovery) -> Pruning:
-    """Every room with what it needs."""
-    network, tracker, saving, runner = parts.network, parts.tracker, parts.saving, parts.runner
-    trial, terms, log = parts.trial, parts.terms, parts.log
-    spending = Spending(network, terms, log)
-    acting = Acting(network, tracker, saving, parts.held_out, terms, log, spending)
-    cycles = Cycles(runner, parts.pool, network, tracker, saving, terms, log, spending)
-    judging = Judging(trial, acting, runner, network, saving, terms, log)
-    return Pruning(trial, acting, cycles, judging, recovery, network, saving, terms, log)

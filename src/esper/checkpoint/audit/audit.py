@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
-from esper.checkpoint.audit.entry import NOTHING, Entry, Link, kind_of
+from esper.checkpoint.audit.entry import NOTHING, Entry, Link
 from esper.checkpoint.audit.table import AUDIT_FILE, COMPANIONS, AuditTable, snapshot
 from esper.checkpoint.audit.verify import HEAD_PURPOSE, examine, head_text
 from esper.checkpoint.catalog import CheckpointCatalog
@@ -19,7 +19,7 @@ from esper.checkpoint.manifest import AuditAnchor, digest_of
 from esper.checkpoint.storage import Storage
 from esper.errors import CheckpointError
 from esper.leyline import decode
-from esper.nissa import Event, Sink, events
+from esper.nissa import Event, Sink, events, kind_of
 
 E = TypeVar("E", bound=Event)
 

@@ -14,13 +14,12 @@ from typing import Any
 
 from esper.checkpoint.crypto import KeyRing
 from esper.leyline import decode, encode
-from esper.nissa import Event
+from esper.nissa import Event, kind_of
 
 PURPOSE = "esper audit entry"
 NOTHING = "0" * 64
 """What the first entry names in place of one before it."""
 _LINK = re.compile(rb"([0-9a-f]{16}) (\d{1,15}) ([0-9a-f]{64})\n")
-_CAPITAL = re.compile(r"(?<!^)(?=[A-Z])")
 
 
 @dataclass(frozen=True)
@@ -88,11 +87,6 @@ class Entry:
         """
         body = sealed[:-1].rpartition(b"\n")[0].partition(b"\n")[2]
         return decode(cls, json.loads(body))
-
-
-def kind_of(event: type[Event]) -> str:
-    """The name under which the audit holds a class of events: `RolledBack` is `rolled_back`."""
-    return _CAPITAL.sub("_", event.__name__).lower()
 
 
 @cache

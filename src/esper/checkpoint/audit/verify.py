@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
-from esper.checkpoint.audit.entry import NOTHING, PURPOSE, Entry, Link, kind_of
+from esper.checkpoint.audit.entry import NOTHING, PURPOSE, Entry, Link
 from esper.checkpoint.audit.table import AuditSnapshot, AuditUnreadable, snapshot
 from esper.checkpoint.crypto import KeyRing
 from esper.checkpoint.manifest import AuditAnchor, digest_of
 from esper.errors import CheckpointCorrupt
-from esper.nissa import events
+from esper.nissa import events, kind_of
 
 HEAD_PURPOSE = "esper audit head"
 _MOST = 12

@@ -1,0 +1,63 @@
+"""A run tells its telemetry everything, and no telemetry can stop a run."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from torch.nn import functional
+
+import esper
+from esper.nissa import Event, ListSink, progress
+from tests.session.runs import Training, examples, optimizer_of, small_network
+
+
+def kinds(run: Path) -> list[str]:
+    return [json.loads(line)["kind"] for line in (run / "telemetry.jsonl").read_text().splitlines()]
+
+
+def test_a_run_tells_of_every_epoch_act_and_analysis_and_goes_on_in_the_same_file(tmp_path: Path) -> None:
+    training = Training(tmp_path / "run")
+    training.until_masked()
+    training.session.detach()
+    told = kinds(tmp_path / "run")
+    assert told[:3] == ["began", "epoch_ended", "analysis_began"]
+    assert told.count("epoch_ended") == training.session.epoch
+    assert {"decided", "analysis_ended", "masked"} <= set(told)
+    again = Training(tmp_path / "run", telemetry={"tensorboard": True})
+    again.epoch()
+    again.session.finish(latency=False)
+    more = kinds(tmp_path / "run")[len(told) :]
+    assert more[0] == "resumed"
+    assert more[-1] == "finished"
+    assert len(list((tmp_path / "run" / "tensorboard").iterdir())) == 1
+
+
+class Broken:
+    """A sink that fails, as a server does that nobody reaches."""
+
+    def emit(self, event: Event) -> None:
+        raise ConnectionError("nobody answers")
+
+
+def test_sinks_of_ones_own_may_fail_and_no_file_is_written_unless_asked(tmp_path: Path) -> None:
+    heard = ListSink()
+    model = small_network()
+    inputs, targets = examples(32, 0)
+    session = esper.attach(
+        model,
+        optimizer := optimizer_of(model, "sgd"),
+        loss=functional.cross_entropy,
+        sample=(inputs[:4], targets[:4]),
+        run_dir=tmp_path / "run",
+        config={"telemetry": {"jsonl": False}},
+        sinks=[Broken(), heard],
+    )
+    functional.cross_entropy(model(inputs), targets).backward()
+    optimizer.step()
+    session.end_epoch(accuracy=0.5)
+    session.detach()
+    assert not (tmp_path / "run" / "telemetry.jsonl").exists()
+    assert [event.epoch for event in heard.events if isinstance(event, progress.EpochEnded)] == [1]
+    notes = [note for note in session.log.notes if note.startswith("Telemetry to Broken fails")]
+    assert len(notes) == 1
