@@ -218,22 +218,6 @@ class LimitsRead(Event):
 
 
 @dataclass(frozen=True)
-class NothingTaught(Event):
-    """Somebody is to teach, and nobody asks for the loss of it.
-
-    Attributes:
-        why: it should be taught, half a sentence.
-    """
-
-    severity = Severity.PROBLEM
-    says = (
-        "{why}, and the training loop does not call session.loss(output, target, inputs), so nothing was "
-        "taught."
-    )
-    why: str
-
-
-@dataclass(frozen=True)
 class TrackingFailed(Event):
     """Importance is measured no longer."""
 

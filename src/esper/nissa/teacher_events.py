@@ -8,6 +8,22 @@ from esper.nissa.event import Event, Moment, Severity
 
 
 @dataclass(frozen=True)
+class NothingTaught(Event):
+    """Somebody is to teach, and nobody asks for the loss of it.
+
+    Attributes:
+        why: it should be taught, half a sentence.
+    """
+
+    severity = Severity.PROBLEM
+    says = (
+        "{why}, and the training loop does not call session.loss(output, target, inputs), so nothing was "
+        "taught."
+    )
+    why: str
+
+
+@dataclass(frozen=True)
 class TeacherJoined(Event):
     """A teacher begins: what it knows beside who learns, on the same held-out data, and what it takes.
 

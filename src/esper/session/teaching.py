@@ -14,7 +14,7 @@ from esper.batches import HeldOut, device_of, first_samples, on_device, split_sa
 from esper.elesh import PeakMemory
 from esper.errors import CheckpointError, ConfigError, EsperError
 from esper.kasmina import CheckpointedTeacher, LiveNetwork, StaticKDLoss, TeachingSettings
-from esper.nissa import events, teacher_events
+from esper.nissa import teacher_events
 from esper.session.log import RunLog
 from esper.urabrask import evaluate, run_live
 
@@ -99,7 +99,7 @@ class Teaching:
     def end_epoch(self) -> None:
         """Tells if nobody asks for the loss, or if the teacher's answers were no numbers."""
         if self.teacher is not None and not self._was_asked:
-            self._log.tell(events.NothingTaught("There is a teacher"))
+            self._log.tell(teacher_events.NothingTaught("There is a teacher"))
         faults, self._faults = 0 if self._faults is None else int(self._faults), None
         if faults:
             self._log.tell(teacher_events.TeacherFailed(self._log.epoch, faults))
