@@ -183,6 +183,23 @@ def test_a_mask_that_nobody_measured_is_judged_when_the_run_ends_and_then_cut(tm
     assert "last measured in epoch" in report.quality_source
 
 
+@pytest.mark.parametrize(("noises", "end"), [(0.5, "cut"), (1.5, "rollback")])
+def test_what_is_over_the_limit_at_the_end_by_less_than_its_noise_stays(
+    tmp_path: Path, noises: float, end: str
+) -> None:
+    run = Training(tmp_path / "run", pruning=TARGET)
+    run.until_masked()
+    pruning = run.session.pruning
+    assert pruning._trial.watch is not None
+    assert pruning._trial.watch.before is not None
+    settled = pruning._trial.settled(run.session.parts.network.masks.keep)
+    cost = pruning.acting.judge(settled, pruning._trial.watch.before)[0].retention
+    assert cost is not None
+    limit_to(run, cost.drop - noises * cost.noise)
+    run.session.finish(latency=False)
+    assert run.marks()[-1] == end
+
+
 @pytest.mark.parametrize("is_broken", [False, True])
 def test_a_mask_that_costs_too_much_at_the_end_is_taken_back(tmp_path: Path, is_broken: bool) -> None:
     run = Training(tmp_path / "run", pruning=TARGET)
