@@ -8,6 +8,7 @@ from esper.elesh.curves import Bench, Curve
 from esper.elesh.errands import Errands
 from esper.elesh.evidence import Evidence, Tier
 from esper.elesh.head_patterns import HeadPatterns
+from esper.elesh.peak import PeakMemory
 from esper.elesh.sampling import Part, close_ones, completed
 from esper.elesh.screening import look_at_twin, screen
 from esper.elesh.second_tier import find_blocks, find_heads
@@ -28,6 +29,7 @@ __all__ = [
     "OfflineAnalyst",
     "OpenCase",
     "Part",
+    "PeakMemory",
     "Tier",
     "close_ones",
     "completed",

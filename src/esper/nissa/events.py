@@ -218,17 +218,6 @@ class LimitsRead(Event):
 
 
 @dataclass(frozen=True)
-class NothingTaught(Event):
-    """Distillation is on, and nobody asks for its loss."""
-
-    severity = Severity.PROBLEM
-    says = (
-        "pruning.recovery.distill is on, and the training loop does not call session.loss(output, target, "
-        "inputs), so nothing was taught after the mask."
-    )
-
-
-@dataclass(frozen=True)
 class TrackingFailed(Event):
     """Importance is measured no longer."""
 

@@ -29,6 +29,7 @@ from esper.session.pool import open_pool
 from esper.session.saving import Saving
 from esper.session.state import memory_of
 from esper.session.strategy import Strategy
+from esper.session.teaching import Teaching
 from esper.session.telemetry import Telemetry
 from esper.session.terms import Terms
 from esper.tamiyo import policy_of
@@ -48,6 +49,7 @@ class Assembly:
     network: LiveNetwork
     tracker: ImportanceTracker
     growing: Growing
+    teaching: Teaching
     strategy: Strategy
     saving: Saving
     runner: CycleRunner
@@ -112,7 +114,8 @@ def assemble(
         )
         metrics = Metrics(terms)
         growing = Growing(network, tracker, held_out, config.growing, log, asked.scaler)
-        memory = memory_of(given, network, tracker, growing, trial, runner, pool, log, metrics)
+        teaching = Teaching(network, config.teaching, sample, held_out, log)
+        memory = memory_of(given, network, tracker, growing, teaching, trial, runner, pool, log, metrics)
         saving = Saving(store, network, memory, background=config.checkpoint.background)
         saving.keep_data(sample, held_out or HeldOut((), ()))
         mail = _open_mail(store, ring, log)
@@ -122,6 +125,7 @@ def assemble(
         network=network,
         tracker=tracker,
         growing=growing,
+        teaching=teaching,
         strategy=Strategy(asked.policy or policy_of(config.strategy), growing, trial, terms, log),
         saving=saving,
         runner=runner,

@@ -46,6 +46,8 @@ class Session:
         self.started = clock()
         self._clock = clock
         self.recovery = Recovery(parts.terms.config.pruning.recovery, parts.network, parts.saving, parts.log)
+        self.teaching = parts.teaching
+        """Who teaches the network: `teaching.change(...)` lets somebody else, or nobody (None)."""
         self.pruning = pruning_of(parts, self.recovery)
         parts.growing.make_way = self.pruning.make_way
         self._epoch_started = self.started
@@ -93,12 +95,11 @@ class Session:
         return self.parts.terms.removed_fraction(self.parts.network)
 
     def loss(self, output: Any, target: Any, inputs: Any = None) -> Tensor:
-        """The loss of one training step: `loss(output, target)`, and after a mask what the teacher adds.
+        """The loss of one training step: `loss(output, target)`, and what a teacher adds to it.
 
-        Without `pruning.recovery.distill` it is the given loss and nothing else; seeds that are on their way
-        (`grow`) have their lesson when this is called, and the loss is the same. With distillation, the run's
-        network from before the first mask sees the same inputs for some epochs after every mask, and a share
-        of the loss is how far the output is from its own.
+        A teacher (`attach(teacher=...)`) sees the same inputs, and a share of the loss is how far the output
+        is from its answer. So does, with `pruning.recovery.distill`, the run's network from before the first
+        mask, for some epochs after every mask. Seeds that are on their way (`grow`) have their lesson here.
 
         Args:
             output: what the network returned.
@@ -106,10 +107,11 @@ class Session:
             inputs: what the network was called with: a tensor, several in a tuple, or a mapping of keywords.
 
         Raises:
-            ConfigError: distillation is on, or a seed is on its way, and `inputs` is missing.
+            ConfigError: somebody teaches, or a seed is on its way, and `inputs` is missing.
             EvidenceError: `inputs` are not built like the `sample` that was given to `attach`.
         """
-        value = self.recovery.loss(output, target, inputs)
+        own = self.recovery.loss(output, target, inputs)
+        value = self.parts.teaching.loss(own, output, target, inputs)
         self.parts.growing.teach(value, target, inputs)
         return value
 
@@ -201,6 +203,7 @@ class Session:
         """What happens where decisions are made: see `end_epoch`."""
         failure = self.parts.saving.failure()
         self.recovery.end_epoch()
+        self.parts.teaching.end_epoch()
         self.log.progress.epoch += 1
         numbers = self._record(begun)
         self.parts.growing.end_epoch()
