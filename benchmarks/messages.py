@@ -5,9 +5,10 @@
 Printed: microseconds for the state of a run with one seed (built, written, read), its size, and the same
 message sealed in an envelope and opened again, beside JSON with itsdangerous and PyJWT (HMAC-SHA256 as well),
 which check a signature and its age and remember no message, and beside the bare MAC of the library, which is
-the floor. Every figure is of processor time, the median of 20 rounds in turns, so that what else the machine
-does hits all alike, and comes with the fastest round. Then envelopes are forged and replayed, across restarts
-too; what is accepted is counted, and honest ones between them show that anything is.
+the floor; and a look into the folder where a run's messages come, once a second. Every figure is of
+processor time, the median of 20 rounds in turns, so that what else the machine does hits all alike, and comes
+with the fastest round. Then envelopes are forged and replayed, across restarts too; what is accepted is
+counted, and honest ones between them show that anything is.
 """
 
 from __future__ import annotations
@@ -17,8 +18,10 @@ import hashlib
 import hmac
 import json
 import random
+import tempfile
 import time
 from collections.abc import Callable
+from pathlib import Path
 from statistics import median
 
 import itsdangerous
@@ -27,7 +30,7 @@ from google.protobuf.json_format import MessageToDict
 
 from esper.errors import ContractError
 from esper.leyline import ManualClock
-from esper.leyline.wire import BelievedKeys, Opener, Signer, messages, parsed
+from esper.leyline.wire import BelievedKeys, FolderCarrier, Opener, Signer, messages, parsed
 
 KEYS = BelievedKeys("k-0123456789ab", {"k-0123456789ab": bytes(range(32))})
 BOOT = b"0123456789abcdef"
@@ -95,7 +98,7 @@ class Contest:
         print(f"{name:44} {middle:7.2f} us {1e6 / middle:10,.0f} /s   fastest round {best:6.2f} us{goal}")
 
 
-def costs(count: int) -> None:
+def costs(count: int, folder: Path) -> None:
     raw = packet(1).SerializeToString()
     document = MessageToDict(packet(1))
     signer, opener = Signer(KEYS, BOOT, "ask", "trainer"), Opener(KEYS, BOOT, "trainer")
@@ -128,6 +131,9 @@ def costs(count: int) -> None:
     contest.enter("packet in JSON (a dict to text)", repeated(lambda: json.dumps(document).encode()))
     contest.enter("envelope: seal", seal)
     contest.enter("envelope: open", open_)
+    carrier = FolderCarrier(folder)
+    carrier.open_box("trainer")
+    contest.enter("folder: a look into an empty one", repeated(lambda: [*carrier.take("trainer")]))
     contest.enter("floor: hmac.digest of its bytes", repeated(lambda: hmac.digest(secret, sealed, "sha256")))
     contest.enter("itsdangerous: sign", repeated(lambda: stamp.sign(raw)))
     contest.enter("itsdangerous: unsign, max_age", repeated(lambda: stamp.unsign(signed, max_age=3600)))
@@ -217,7 +223,8 @@ def main() -> None:
     arguments.add_argument("--messages", type=int, default=200_000)
     arguments.add_argument("--attacks", type=int, default=1_000_000)
     options = arguments.parse_args()
-    costs(options.messages)
+    with tempfile.TemporaryDirectory() as name:
+        costs(options.messages, Path(name))
     attacks(options.attacks)
 
 

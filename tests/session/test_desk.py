@@ -113,7 +113,7 @@ def test_what_the_run_cannot_do_is_refused_with_the_reason_and_training_goes_on(
     epoch = training.session.epoch
     with asker(run) as one:
         commands = [
-            (wish(messages.ADAPTATION_ACTION_VETO, reason="looks odd"), "no mask on trial"),
+            (wish(messages.ADAPTATION_ACTION_VETO, reason="looks odd\x1b[2J\n"), "no mask on trial"),
             (wish(messages.ADAPTATION_ACTION_CULL, slot="4"), "4"),
             (wish(messages.ADAPTATION_ACTION_GROW, slot="nowhere"), "nowhere"),
             (wish(messages.ADAPTATION_ACTION_UNKNOWN), "does not know action 0"),
@@ -125,6 +125,8 @@ def test_what_the_run_cannot_do_is_refused_with_the_reason_and_training_goes_on(
             assert answer.status == REFUSED
             assert why in answer.text
         assert training.session.epoch == epoch + len(commands)
+        told = [act.what for act in training.session.parts.saving.store.audit.told(acts.Commanded)]
+        assert "veto, looks odd [2J " in told
 
 
 def test_whoever_has_no_key_or_only_copies_gets_nothing_done_and_is_told_of_once(living: Living) -> None:

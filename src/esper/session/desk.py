@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 LOOK_SECONDS = 1.0
 _MOST_WAITING = 64
 _MOST_ANSWERS = 1024
+_MOST_LETTERS = 500
 
 
 class Desk:
@@ -69,7 +70,9 @@ class Desk:
             key = next(iter(self._waiting))
             sender, command = self._waiting.pop(key)
             try:
-                self._session.log.tell(acts.Commanded(self._session.epoch, command.by, _what(command)))
+                self._session.log.tell(
+                    acts.Commanded(self._session.epoch, _plain(command.by), _what(command))
+                )
                 status, text = messages.COMMAND_STATUS_DONE, self._acts[command.action](command)
             except EsperError as error:
                 status, text = messages.COMMAND_STATUS_REFUSED, str(error)
@@ -91,33 +94,42 @@ class Desk:
         try:
             command = parsed(messages.AdaptationCommand, letter.payload)
         except ContractError as error:
-            self._answer(letter.sender, "", messages.COMMAND_STATUS_REFUSED, str(error))
+            self._send(letter.sender, self._report("", messages.COMMAND_STATUS_REFUSED, str(error)))
             return
-        key = command.idempotency_key
+        key, refused = command.idempotency_key, self._obstacle(letter, command)
         if key in self._answers:
             self._send(letter.sender, self._answers[key])
+        elif refused:
+            self._send(letter.sender, self._report(key, messages.COMMAND_STATUS_REFUSED, refused))
         elif command.action == messages.ADAPTATION_ACTION_REPORT:
-            self._answer(letter.sender, key, messages.COMMAND_STATUS_DONE, "")
-        elif not key or command.action not in self._acts:
-            text = f"This Esper does not know action {command.action}, or the command has no key."
-            self._answer(letter.sender, key, messages.COMMAND_STATUS_REFUSED, text)
-        elif len(self._waiting) >= _MOST_WAITING:
-            text = f"{_MOST_WAITING} commands wait already; ask again after the epoch."
-            self._answer(letter.sender, "", messages.COMMAND_STATUS_REFUSED, text)
+            self._send(letter.sender, self._report(key, messages.COMMAND_STATUS_DONE, ""))
         else:
             self._waiting[key] = (letter.sender, command)
-            text = "It is done where the epoch ends."
+            text = self._session.log.says("It is done where the epoch ends.")
             self._answer(letter.sender, key, messages.COMMAND_STATUS_WAITING, text)
 
+    def _obstacle(self, letter: Letter, command: messages.AdaptationCommand) -> str:
+        """Why a message cannot be taken at all; '' if it can."""
+        is_known = command.action in self._acts or command.action == messages.ADAPTATION_ACTION_REPORT
+        if letter.kind != messages.AdaptationCommand.DESCRIPTOR.name or not is_known:
+            return f"This Esper does not know action {command.action} of a {_plain(letter.kind)}."
+        if not command.idempotency_key:
+            return "The command has no idempotency key, so nobody could tell that it comes again."
+        if len(self._waiting) >= _MOST_WAITING:
+            return f"{_MOST_WAITING} commands wait already; ask again in a while."
+        return ""
+
     def _answer(self, sender: str, key: str, status: messages.CommandStatus, text: str) -> None:
-        report = messages.AdaptationReport(
-            version=VERSION, idempotency_key=key, status=status, text=text, state=state_of(self._session)
-        )
-        if key:
-            self._answers[key] = report
+        """Tells what became of a command that was taken, and remembers it."""
+        report = self._answers[key] = self._report(key, status, text)
         if len(self._answers) > _MOST_ANSWERS:
             self._answers.pop(next(iter(self._answers)))
         self._send(sender, report)
+
+    def _report(self, key: str, status: messages.CommandStatus, text: str) -> messages.AdaptationReport:
+        return messages.AdaptationReport(
+            version=VERSION, idempotency_key=key, status=status, text=text, state=state_of(self._session)
+        )
 
     def _send(self, sender: str, report: messages.AdaptationReport) -> None:
         if self._mail is not None:
@@ -129,7 +141,7 @@ class Desk:
         return f"Went back to step {step}."
 
     def _veto(self, command: messages.AdaptationCommand) -> str:
-        self._session.veto(command.reason or "asked for by message")
+        self._session.veto(_plain(command.reason) or "asked for by message")
         return "The mask on trial was taken back."
 
     def _close_breaker(self, _: messages.AdaptationCommand) -> str:
@@ -140,7 +152,7 @@ class Desk:
         return str(self._session.grow(command.slot, command.blueprint or "auto"))
 
     def _cull(self, command: messages.AdaptationCommand) -> str:
-        self._session.growing.cull(command.slot, command.reason or "Culled by message.")
+        self._session.growing.cull(command.slot, _plain(command.reason) or "Culled by message.")
         return f"The seed at {command.slot} goes."
 
     def _pause(self, command: messages.AdaptationCommand) -> str:
@@ -229,4 +241,9 @@ def _what(command: messages.AdaptationCommand) -> str:
     if command.rollback.HasField("to_step"):
         words.append(f"to step {command.rollback.to_step}")
     words += [word for word in (command.slot, command.blueprint, command.reason) if word]
-    return ", ".join(words)
+    return _plain(", ".join(words))
+
+
+def _plain(text: str) -> str:
+    """Text of others as logs, terminals and pages can take it."""
+    return "".join(letter if letter.isprintable() else " " for letter in text[:_MOST_LETTERS])
