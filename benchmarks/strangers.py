@@ -1,13 +1,15 @@
 """Trainings as strangers write them, with nothing set but a target: reached, as good, and at what price?
 
-    python benchmarks/strangers.py --file FILE [--only NAME ...] [--arm twin esper peer] [--seeds 3 | 0 2 ...]
-                                   [--stop-after SECONDS] [--jobs N] [--table] [--page FILE] [--list]
-                                   [--fashion DIR] [--speeches DIR]
+    python benchmarks/strangers.py --file FILE [--only NAME ...] [--arm twin esper peer narrow]
+                                   [--seeds 3 | 0 2 ...] [--stop-after SECONDS] [--jobs N]
+                                   [--table] [--page FILE] [--list] [--fashion DIR] [--speeches DIR]
 
 Every run is trained plainly (`twin`), with Esper's default settings and a share of the FLOPs as its target
 (`esper`), and cut to it once by Torch-Pruning after 40 % of the same steps (`peer`): with the same order
-of samples and the same weights to begin with. Each training has a process of its own and one torch thread;
-what it gave is appended to `--file` as one line of JSON, and what stands there is not trained again.
+of samples and the same weights to begin with. Whoever asks (`--arm narrow`) sees what the widths that Esper
+found give in a network that is born with them, where its modules know how to be born. Each training has a
+process of its own and one torch thread; what it gave is appended to `--file` as one line of JSON, and what
+stands there is not trained again.
 
 Points are hundredths of an accuracy; a loss that is larger by 2 % is one point worse. Data that no run shows
 to Esper or to training judges the end (`final`) and is looked at in between (`curve`, `instants`). Workers
@@ -148,7 +150,7 @@ def _options() -> Any:
         "--file", type=Path, default=Path("strangers.jsonl"), help="one line for each training"
     )
     parser.add_argument("--only", nargs="+", choices=list(RUNS), default=list(RUNS), metavar="NAME")
-    parser.add_argument("--arm", nargs="+", choices=list(ARMS), default=list(ARMS))
+    parser.add_argument("--arm", nargs="+", choices=list(ARMS), default=["twin", "esper", "peer"])
     parser.add_argument("--seeds", nargs="+", type=int, default=[3], help="how many, or which")
     parser.add_argument(
         "--stop-after", type=float, default=float("inf"), help="start none after these seconds"

@@ -1,4 +1,4 @@
-"""Three ways through the same training: plainly, with Esper's defaults, and cut once by Torch-Pruning."""
+"""Ways through the same training: plainly, with Esper's defaults, cut by a peer, or narrow from birth."""
 
 from __future__ import annotations
 
@@ -151,6 +151,25 @@ class Peer(Twin):
         return True
 
 
+class Narrow(Twin):
+    """The network that Esper's run ends with, trained from its first step: what its widths alone give."""
+
+    def become(self, model: nn.Module) -> None:
+        """Takes this network, and forgets what it has learned.
+
+        Raises:
+            TypeError: a module of it does not say how it is born.
+        """
+        for name, module in model.named_modules():
+            born = getattr(module, "reset_parameters", getattr(module, "_reset_parameters", None))
+            if born is not None:
+                born()
+            elif any(True for _ in module.parameters(recurse=False)):
+                raise TypeError(f"{name or 'the network'} ({type(module).__name__}) cannot be born again")
+        self.model = model.requires_grad_(True)
+        self.equip()
+
+
 @contextmanager
 def _at_most(seconds: float) -> Iterator[None]:
     """Raises TimeoutError when the processor has worked so long inside the block."""
@@ -167,4 +186,4 @@ def _at_most(seconds: float) -> Iterator[None]:
         signal.signal(signal.SIGPROF, before)
 
 
-ARMS: dict[str, type[Twin]] = {"twin": Twin, "esper": WithEsper, "peer": Peer}
+ARMS: dict[str, type[Twin]] = {"twin": Twin, "esper": WithEsper, "peer": Peer, "narrow": Narrow}

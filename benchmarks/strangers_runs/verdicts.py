@@ -27,6 +27,7 @@ COLUMNS = (
     "FLOPs gone, each seed",
     "end - twin (spread of the twin)",
     "peer: end - twin",
+    "narrow from birth: end - twin",
     "worst instant - twin",
     "CPU / twin",
     "wall / twin",
@@ -45,20 +46,22 @@ class Together:
         twins: by seed.
         ours: by seed.
         peers: by seed.
+        narrow: by seed.
     """
 
     name: str
     twins: Mapping[int, Record]
     ours: Mapping[int, Record]
     peers: Mapping[int, Record]
+    narrow: Mapping[int, Record]
 
     @classmethod
     def of(cls, name: str, records: Sequence[Record]) -> Together:
         arms = {
             arm: {record.seed: record for record in records if (record.name, record.arm) == (name, arm)}
-            for arm in ("twin", "esper", "peer")
+            for arm in ("twin", "esper", "peer", "narrow")
         }
-        return cls(name, arms["twin"], arms["esper"], arms["peer"])
+        return cls(name, arms["twin"], arms["esper"], arms["peer"], arms["narrow"])
 
     @property
     def target(self) -> float:
@@ -160,7 +163,8 @@ def _cells(run: Together) -> list[str]:
         f"-{run.target:.0%}",
         " ".join("died" if record.error else f"{record.share:.3f}" for record in ours),
         f"{_signed(run.lead)} ({run.spread:.1f})",
-        _peer_cell(run),
+        _other_cell(run, run.peers),
+        _other_cell(run, run.narrow),
         _signed(run.worst_instant) if any(record.instants for record in ours) else "nothing went",
         f"{run.ratio(lambda record: record.cpu_seconds):.2f}",
         f"{run.ratio(lambda record: record.wall_seconds):.2f}",
@@ -188,14 +192,14 @@ def _why(ours: Sequence[Record]) -> str:
     return " / ".join(sentence.replace("|", "/").replace("\n", " ") for sentence in sentences)
 
 
-def _peer_cell(run: Together) -> str:
-    if not run.peers:
+def _other_cell(run: Together, records: Mapping[int, Record]) -> str:
+    if not records:
         return ""
-    errors = [record.error for record in run.peers.values() if record.error]
+    errors = [record.error for record in records.values() if record.error]
     if errors:
         return f"cannot: {errors[0][:90]}".replace("|", "/").replace("\n", " ")
-    shares = " ".join(f"{record.share:.2f}" for record in run.peers.values())
-    return f"{_signed(run.peer_lead)} at {shares}"
+    shares = " ".join(f"{record.share:.2f}" for record in records.values())
+    return f"{_signed(_mean(list(run.leads(records).values())))} at {shares}"
 
 
 def _signed(points: float) -> str:
