@@ -21,6 +21,7 @@ from esper.nissa import Sink, events
 from esper.runs import Mailbox
 from esper.session.admission import RunRequest
 from esper.session.desk import refusals_to
+from esper.session.emergency import Emergency
 from esper.session.growing import Growing
 from esper.session.horizon import Horizon
 from esper.session.log import RunLog
@@ -52,6 +53,7 @@ class Assembly:
     teaching: Teaching
     strategy: Strategy
     saving: Saving
+    emergency: Emergency
     runner: CycleRunner
     pool: WorkerPool | None
     held_out: HeldOut | None
@@ -93,7 +95,7 @@ def assemble(
         telemetry = Telemetry(asked.run, config.telemetry, asked.sinks, log)
         undo.callback(telemetry.close)
         ring = _open_ring(asked.run, log.telling)
-        store = _open_store(asked, ring, network, config, log.telling)
+        store = _open_store(asked.run, ring, network, config, log.telling)
         undo.callback(store.close)
         log.telling.sinks.insert(0, store.audit)  # an act that it cannot hold is told to nobody
         parameters = network.named_parameters()
@@ -117,7 +119,20 @@ def assemble(
         teaching = Teaching(network, config.teaching, sample, held_out, log)
         memory = memory_of(given, network, tracker, growing, teaching, trial, runner, pool, log, metrics)
         saving = Saving(store, network, memory, background=config.checkpoint.background)
-        saving.keep_data(sample, held_out or HeldOut((), ()))
+        data = held_out or HeldOut((), ())
+        saving.keep_data(sample, data)
+
+        def beside(place: Path) -> Saving:
+            """A run directory of its own, with all that a resume reads."""
+            own_ring = _open_ring(place, log.telling)
+            own = Saving(
+                _open_store(place, own_ring, network, config, log.telling), network, memory, background=True
+            )
+            own.keep_data(sample, data)
+            return own
+
+        emergency = Emergency(asked.run, beside, log)
+        growing.alarm = emergency.save
         mail = _open_mail(store, ring, log)
         undo.pop_all()
     horizon = Horizon(asked.schedulers, runner, terms, log)
@@ -128,6 +143,7 @@ def assemble(
         teaching=teaching,
         strategy=Strategy(asked.policy or policy_of(config.strategy), growing, trial, terms, log),
         saving=saving,
+        emergency=emergency,
         runner=runner,
         pool=pool,
         held_out=held_out,
@@ -154,11 +170,11 @@ def _open_ring(run: Path, sink: Sink) -> KeyRing:
 
 
 def _open_store(
-    asked: RunRequest, ring: KeyRing, network: LiveNetwork, config: Config, sink: Sink
+    run: Path, ring: KeyRing, network: LiveNetwork, config: Config, sink: Sink
 ) -> CheckpointStore:
     name = f"{type(network.model).__qualname__}-{network.anatomy.digest[:16]}"
     keep_last = config.checkpoint.keep_last
-    return CheckpointStore(asked.run, keyring=ring, model=name, keep_last=keep_last, sink=sink)
+    return CheckpointStore(run, keyring=ring, model=name, keep_last=keep_last, sink=sink)
 
 
 def _open_mail(store: CheckpointStore, ring: KeyRing, log: RunLog) -> Mailbox | None:

@@ -204,6 +204,7 @@ class Session:
         failure = self.parts.saving.failure()
         self.recovery.end_epoch()
         self.parts.teaching.end_epoch()
+        self.parts.emergency.end_epoch()
         self.log.progress.epoch += 1
         numbers = self._record(begun)
         self.parts.growing.end_epoch()
@@ -306,6 +307,7 @@ class Session:
         if parts.pool is not None:
             parts.pool.close()
         parts.runner.close()
+        parts.emergency.close()
         parts.saving.close()
         parts.telemetry.close()
 
