@@ -19,6 +19,7 @@ from esper.cli.commands import (
     doctor,
     inspect,
     rollback,
+    serve,
     train,
     verify,
 )
@@ -47,7 +48,7 @@ app = typer.Typer(
     rich_markup_mode="markdown",
     pretty_exceptions_enable=False,
 )
-for command in (demo, train, inspect, analyze, compact, checkpoints, verify, rollback, config, doctor):
+for command in (demo, train, inspect, analyze, compact, checkpoints, verify, rollback, config, serve, doctor):
     app.command()(command)
 audit = typer.Typer(
     help="What was decided and done in a run, and whether that can be believed.", no_args_is_help=True

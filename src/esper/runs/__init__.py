@@ -1,5 +1,6 @@
 """A run directory read from outside: its checkpoints as rows, and what commands can be pointed at."""
 
+from esper.runs.audited import Audited, decided
 from esper.runs.named import called, named
 from esper.runs.open import built, checkpoint_at, inspected, open_catalog
 from esper.runs.rows import (
@@ -14,22 +15,29 @@ from esper.runs.rows import (
     step_number,
     verify_rows,
 )
+from esper.runs.story import RunState, RunWatch, Story, runs_in
 
 __all__ = [
     "AnatomyRows",
+    "Audited",
     "CheckpointRow",
     "FrozenRow",
     "GroupRow",
     "MemberRow",
+    "RunState",
+    "RunWatch",
+    "Story",
     "VerifyRow",
     "anatomy_rows",
     "built",
     "called",
     "checkpoint_at",
     "checkpoint_rows",
+    "decided",
     "inspected",
     "named",
     "open_catalog",
+    "runs_in",
     "step_number",
     "verify_rows",
 ]
