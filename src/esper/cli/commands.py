@@ -282,6 +282,10 @@ def serve(
     It reads the run directories, and needs no internet. Ends with Ctrl-C.
     """
     web = _web()
+    if not runs.is_dir():
+        raise ConfigError(
+            f"There is no folder at {runs}. Name the one that run directories are in, or one run directory."
+        )
     listening = web.Address(host, port).bind()
     bound, number = listening.getsockname()[:2]
     address = f"http://[{bound}]:{number}/" if ":" in bound else f"http://{bound}:{number}/"

@@ -64,15 +64,7 @@ class Address:
 
 
 def serve(folder: Path, listening: socket.socket) -> None:
-    """Serves the runs of a folder until it is interrupted.
-
-    Raises:
-        ConfigError: there is no such folder.
-    """
-    if not folder.is_dir():
-        raise ConfigError(
-            f"There is no folder at {folder}. Name the one that run directories are in, or one run directory."
-        )
+    """Serves the runs of a folder until it is interrupted."""
     host = listening.getsockname()[0]
     app = application(Folder(folder), anywhere=host not in ("127.0.0.1", "::1"))
     settings = uvicorn.Config(
