@@ -9,7 +9,7 @@ import numpy as np
 
 from esper.arrays import FloatArray
 from esper.batches import merged
-from esper.elesh import close_ones, completed, first_batches, look_at_twin, measure_units
+from esper.elesh import Part, close_ones, completed, look_at_twin, measure_units
 from esper.importance import ScoreWeights, combine, fisher, magnitude, moments_from_optimizer
 from esper.urabrask import ablation_rises
 from rankings.subjects import Subject
@@ -27,7 +27,7 @@ def ablation_of_a_cycle(subject: Subject) -> tuple[FloatArray, float]:
     twin, anatomy, state, batches = subject.twin, subject.anatomy, subject.state, subject.seen
     sizes = [len(batch[1]) for batch in batches]
     look = measure_units(twin, anatomy, state, merged(batches, 64), with_frequency=False, parts=sizes)
-    first, units = first_batches(len(batches)), np.arange(anatomy.num_units)
+    first, units = Part.FIRST.of(len(batches)), np.arange(anatomy.num_units)
     rises = np.full((units.size, len(batches)), np.nan)
     measured = np.zeros(rises.shape, np.bool_)
     rises[:, first] = ablation_rises(twin, anatomy, state, [batches[n] for n in first], units)

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from esper.compaction import compact
     from esper.config import Config
     from esper.errors import EsperError
+    from esper.kasmina import CheckpointedTeacher, StaticKDLoss
     from esper.kasmina.seeds import Growth
     from esper.runs.network import OfflinePruning, load
     from esper.session import Session, attach, resume
@@ -42,11 +43,13 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
+    "CheckpointedTeacher",
     "Config",
     "EsperError",
     "Growth",
     "OfflinePruning",
     "Session",
+    "StaticKDLoss",
     "__version__",
     "attach",
     "compact",
@@ -56,11 +59,13 @@ __all__ = [
 ]
 
 _HOME = {
+    "CheckpointedTeacher": "esper.kasmina",
     "Config": "esper.config",
     "EsperError": "esper.errors",
     "Growth": "esper.kasmina.seeds",
     "OfflinePruning": "esper.runs.network",
     "Session": "esper.session",
+    "StaticKDLoss": "esper.kasmina",
     "attach": "esper.session",
     "compact": "esper.compaction",
     "inspect": "esper.anatomy.units",

@@ -14,6 +14,7 @@ from esper.elesh import AnalysisSettings
 from esper.emrakul import Settings as PruningSettings
 from esper.errors import ConfigError
 from esper.importance import ImportanceSettings
+from esper.kasmina import TeachingSettings
 from esper.kasmina.seeds import GrowthSettings
 from esper.nissa import TelemetrySettings
 from esper.settings import Section
@@ -41,6 +42,9 @@ class Config(Section):
 
     growing: GrowthSettings = GrowthSettings()
     """How seeds grow that `session.grow` germinates."""
+
+    teaching: TeachingSettings = TeachingSettings()
+    """What share a teacher has that is given to `esper.attach`."""
 
     strategy: StrategySettings = StrategySettings()
     """When seeds are tried out by themselves, and where."""

@@ -56,7 +56,8 @@ def test_every_unit_says_how_far_its_analysis_came() -> None:
         Evidence.unmeasured("d" * 64, 4),
         screen=np.array([np.nan, 0.1, 0.2, 0.3]),
         taylor=np.array([np.nan, np.nan, 0.5, 0.5]),
-        loss_increase=np.array([np.nan, np.nan, np.nan, 0.0]),
+        loss_increase=np.array([np.nan, np.nan, 0.1, 0.0]),
+        samples=np.array([0, 0, 0, 64]),
     )
     assert some.tiers.tolist() == [Tier.NONE, Tier.SCREEN, Tier.TWIN, Tier.ABLATION]
 

@@ -133,7 +133,7 @@ def test_a_corrupt_checkpoint_is_passed_over_and_its_epoch_is_trained_again_bit_
     judge(again, undisturbed, masked=True)
 
 
-@pytest.mark.parametrize("file", ["masks.bin", "originals.safetensors", "decision.json", "MANIFEST.json"])
+@pytest.mark.parametrize("file", ["masks.bin", "originals.safetensors", "decision.pb", "MANIFEST.json"])
 def test_a_corrupt_mask_commit_is_never_applied(
     run: Path, unpruned: str, undisturbed: str, file: str, judge: Judge
 ) -> None:

@@ -9,8 +9,8 @@ from torch.nn import functional as F
 
 from esper.anatomy.graph import trace
 from esper.anatomy.twin import Twin
-from esper.errors import EvidenceError
-from esper.kasmina.distillation import Teacher, distillation_loss
+from esper.errors import ConfigError, EvidenceError
+from esper.kasmina.distillation import StaticKDLoss, Teacher, distillation_loss
 
 
 def network() -> nn.Sequential:
@@ -82,3 +82,32 @@ def test_classes_are_found_behind_the_samples_and_at_the_end(
 def test_numbers_that_are_no_classes_are_compared_by_their_squares() -> None:
     output, taught = scores(5, 3, seed=1), scores(5, 3, seed=2)
     assert distillation_loss(output, taught, scores(5, 3, seed=3), 2.0) == F.mse_loss(output, taught)
+
+
+def test_what_is_padded_or_no_number_teaches_nothing() -> None:
+    output, taught = scores(5, 3, seed=1).requires_grad_(), scores(5, 3, seed=2)
+    taught[1, 2] = torch.nan
+    target = torch.tensor([0, 1, 2, -100, 1])
+    lesson = distillation_loss(output, taught, target, 4.0)
+    sound = [0, 2, 4]
+    torch.testing.assert_close(lesson, distillation_loss(output[sound], taught[sound], target[sound], 4.0))
+    lesson.backward()
+    assert output.grad is not None
+    assert output.grad.isfinite().all()
+    assert not output.grad[[1, 3]].any()
+    nothing = distillation_loss(output, taught, torch.full((5,), -100), 4.0)
+    assert nothing.item() == 0
+
+
+def test_a_teacher_of_other_classes_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"\[5, 4\].*\[5, 3\]"):
+        distillation_loss(scores(5, 3, seed=1), scores(5, 4, seed=2), torch.zeros(5, dtype=torch.long), 4.0)
+
+
+def test_the_joined_loss_is_the_given_share_of_both() -> None:
+    output, taught, target = scores(5, 3, seed=1), scores(5, 3, seed=2), torch.tensor([0, 1, 2, 0, 1])
+    own = F.cross_entropy(output, target)
+    expected = 0.7 * own + 0.3 * distillation_loss(output, taught, target, 4.0)
+    torch.testing.assert_close(StaticKDLoss()(own, output, taught, target), expected)
+    joined = StaticKDLoss(weight=0.0)(own, output, taught, target)
+    assert torch.equal(joined, own)

@@ -74,6 +74,23 @@ def test_a_plan_that_costs_too_much_by_now_is_shrunk_until_it_does_not(tmp_path:
     run.session.detach()
 
 
+def test_the_last_plan_is_shrunk_only_as_far_as_it_has_to_be(tmp_path: Path) -> None:
+    run = Training(tmp_path / "run", pruning=AT_ONCE)
+    end, plan = decided(run)
+    situation = run.session.parts.terms.situation(run.session.parts.network)
+    half, more = shrink(plan, situation), shrink(plan, situation, 0.75)
+    assert set(half.units.tolist()) < set(more.units.tolist()) < set(plan.units.tolist())
+    limit_to(run, max(drop(run, more), drop(run, half)))
+    assert drop(run, plan) > max(drop(run, more), drop(run, half))
+    run.session.log.progress.epoch += 1
+    assert run.session.pruning.cycles.steps_left == 0
+    apply(run, end)
+    masked = set((~run.session.parts.network.masks.keep).nonzero()[0].tolist())
+    assert masked >= set(more.units.tolist())
+    assert masked < set(plan.units.tolist())
+    run.session.detach()
+
+
 def test_a_plan_of_which_every_part_costs_too_much_is_not_applied(tmp_path: Path) -> None:
     run = Training(tmp_path / "run", pruning=AT_ONCE)
     end, _ = decided(run)
@@ -164,6 +181,23 @@ def test_a_mask_that_nobody_measured_is_judged_when_the_run_ends_and_then_cut(tm
     assert report.quality_after is None  # the last metric is about the network before the mask
     assert "held-out data judged it" in report.quality_source
     assert "last measured in epoch" in report.quality_source
+
+
+@pytest.mark.parametrize(("noises", "end"), [(0.5, "cut"), (1.5, "rollback")])
+def test_what_is_over_the_limit_at_the_end_by_less_than_its_noise_stays(
+    tmp_path: Path, noises: float, end: str
+) -> None:
+    run = Training(tmp_path / "run", pruning=TARGET)
+    run.until_masked()
+    pruning = run.session.pruning
+    assert pruning._trial.watch is not None
+    assert pruning._trial.watch.before is not None
+    settled = pruning._trial.settled(run.session.parts.network.masks.keep)
+    cost = pruning.acting.judge(settled, pruning._trial.watch.before)[0].retention
+    assert cost is not None
+    limit_to(run, cost.drop - noises * cost.noise)
+    run.session.finish(latency=False)
+    assert run.marks()[-1] == end
 
 
 @pytest.mark.parametrize("is_broken", [False, True])

@@ -51,6 +51,28 @@ def test_without_a_share_the_clock_decides_nothing(run: Training) -> None:
     assert spending(run, None).affordable_cycles() == math.inf
 
 
+def test_ablation_has_half_of_what_a_cycle_has_and_that_is_an_epoch_at_most(run: Training) -> None:
+    budget = spending(run, 0.8)
+    whole = 0.8 * 10.0 * run.session.parts.terms.epochs  # type: ignore[operator]  # the run has a number of epochs
+    assert budget.enough_seconds(6) == pytest.approx(whole / 6 / 2)
+    assert budget.enough_seconds(100) == pytest.approx(whole / 8 / 2)  # more steps than that are not taken
+    assert budget.enough_seconds(1) == 5.0
+    budget.cycle_ended(whole - 10.0)
+    assert budget.enough_seconds(2) == pytest.approx(2.5)
+    budget.cycle_ended(100.0)
+    assert budget.enough_seconds(0) == 2.0
+
+
+def test_ablation_has_all_the_time_where_no_clock_decides_or_single_units_have_to_be_sure(
+    run: Training,
+) -> None:
+    assert spending(run, None).enough_seconds(4) == math.inf
+    budget, terms = spending(run, 0.5), run.session.parts.terms
+    rules = terms.config.pruning.model_copy(update={"target": None})
+    terms.config = terms.config.model_copy(update={"pruning": rules})
+    assert budget.enough_seconds(4) == math.inf
+
+
 def test_a_cut_waits_where_it_would_take_longer_than_it_saves(run: Training) -> None:
     while not run.session.parts.network.masks.num_masked:
         run.epoch()

@@ -14,7 +14,7 @@ from esper.checkpoint.bundle import bundled, write_bundle
 from esper.checkpoint.catalog import CheckpointCatalog
 from esper.checkpoint.codec import LEAVES, decode, encode, from_json, to_json
 from esper.checkpoint.content import FileContent
-from esper.checkpoint.crypto import KeyRing
+from esper.checkpoint.crypto import KeyRing, sealed_by
 from esper.checkpoint.faulty import FaultyStorage
 from esper.checkpoint.manifest import sealer
 from esper.checkpoint.mapped import MappedTensors
@@ -104,6 +104,7 @@ __all__ = [
     "require_ring_file",
     "restore_rng",
     "restore_trainer",
+    "sealed_by",
     "sealer",
     "tensor_bytes",
     "to_json",

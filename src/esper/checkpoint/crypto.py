@@ -12,6 +12,7 @@ from enum import StrEnum
 from typing import ClassVar
 
 from esper.errors import CheckpointCorrupt, ConfigError
+from esper.leyline.wire import BelievedKeys
 
 KEY_BYTES = 32
 KEY_ID = re.compile(r"[a-z0-9-]{1,64}")
@@ -133,6 +134,11 @@ class KeyRing:
                 f"Key {key_id!r} is {self.key(key_id).state}: disable it first, and see what is missed."
             )
         return KeyRing(tuple(key for key in self.keys if key.id != key_id))
+
+    def believed(self) -> BelievedKeys:
+        """The same keys for messages between processes: those that are not disabled."""
+        secrets = {key.id: key.secret for key in self.keys if key.state is not KeyState.DISABLED}
+        return BelievedKeys(self.primary.id, secrets)
 
     def seal(self, purpose: str, body: bytes) -> bytes:
         """`body`, a line break, and one line with the primary key's id and its MAC over purpose and body."""

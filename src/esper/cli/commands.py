@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import sys
 from pathlib import Path
-from types import ModuleType
 from typing import Annotated
 
 import typer
@@ -281,12 +280,18 @@ def serve(
 
     It reads the run directories, and needs no internet. Ends with Ctrl-C.
     """
-    web = _web()
+    try:
+        from esper.web import Address
+        from esper.web import serve as serve_pages
+    except ModuleNotFoundError as error:
+        raise ConfigError(
+            f"`esper serve` needs {error.name}, which is not installed: pip install 'esper-torch[web]'."
+        ) from error
     if not runs.is_dir():
         raise ConfigError(
             f"There is no folder at {runs}. Name the one that run directories are in, or one run directory."
         )
-    listening = web.Address(host, port).bind()
+    listening = Address(host, port).bind()
     bound, number = listening.getsockname()[:2]
     address = f"http://[{bound}]:{number}/" if ":" in bound else f"http://{bound}:{number}/"
     is_open = bound not in ("127.0.0.1", "::1")
@@ -294,17 +299,7 @@ def serve(
     output.show(f"{runs} at {address}{warning}", {"address": address, "runs": str(runs)}, as_json)
     sys.stdout.flush()
     with listening:
-        web.serve(runs, listening)
-
-
-def _web() -> ModuleType:
-    try:
-        from esper import web
-    except ModuleNotFoundError as error:
-        raise ConfigError(
-            f"`esper serve` needs {error.name}, which is not installed: pip install 'esper-torch[web]'."
-        ) from error
-    return web
+        serve_pages(runs, listening)
 
 
 def doctor(

@@ -50,6 +50,10 @@ class Recipe(Section):
     test: str | None = None
     """The same for batches that no decision sees, measured after every epoch as well."""
 
+    teacher: str | None = None
+    """A function without arguments that returns a better network with its weights, or a
+    `CheckpointedTeacher`: its answers are a share of the loss (`esper.teaching`)."""
+
     loss: str = "torch.nn.functional:cross_entropy"
     """`loss(output, target)`: a function, or a class that makes one."""
 

@@ -30,6 +30,7 @@ class _Made:
     model: nn.Module
     optimizer: torch.optim.Optimizer
     scheduler: Any
+    teacher: nn.Module | esper.CheckpointedTeacher | None
     loss: Callable[[Any, Any], Tensor]
     train: Iterable[Any]
     probe: Iterable[Any]
@@ -63,6 +64,7 @@ def trained(recipe: Recipe, path: Path, told: Told) -> RunReport:
         config=recipe.esper,
         epochs=recipe.epochs,
         scheduler=made.scheduler,
+        teacher=made.teacher,
         resume=True,
     )
     try:
@@ -125,10 +127,15 @@ def _made(recipe: Recipe, beside: Path) -> _Made:
     chosen = recipe.scheduler
     scheduler = None if chosen is None else _called(chosen.type, beside, optimizer, **chosen.arguments)
     loss = named(recipe.loss, beside)
+    with torch.random.fork_rng(devices=[]):  # training draws the same with a teacher and without
+        teacher = None if recipe.teacher is None else called(recipe.teacher, beside)
+    if not isinstance(teacher, nn.Module | esper.CheckpointedTeacher | None):
+        raise ConfigError(f"{recipe.teacher} returned {type(teacher).__name__}; expected a torch.nn.Module.")
     return _Made(
         model=model,
         optimizer=optimizer,
         scheduler=scheduler,
+        teacher=teacher.to(recipe.device) if isinstance(teacher, nn.Module) else teacher,
         loss=_instance(loss, recipe.device),
         train=_batches(recipe.train, beside),
         probe=_batches(recipe.probe, beside),

@@ -1,4 +1,4 @@
-"""The commands about what can be believed months later: the audit of a run, and its keys."""
+"""The commands about what can be believed: the audit of a run, its keys, and what is asked of it."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from esper.cli.commands import EXIT_DAMAGED, AsJson, Run
 from esper.errors import ConfigError
 
 Change = Literal["rotate", "promote", "disable", "destroy"]
+Wish = Literal["report", "rollback", "veto", "close-breaker", "grow", "cull", "pause", "unpause"]
 KeyId = Annotated[str, typer.Argument(help="The id of a key, as `esper keys list` shows it.")]
 Yes = Annotated[bool, typer.Option("--yes", help="Do not ask where checkpoints would not verify any more.")]
 Out = Annotated[Path | None, typer.Option("--out", "-o", help="A new file, instead of standard output.")]
@@ -124,6 +125,28 @@ def keys_export_public_state(run: Run, out: Out = None) -> None:
         output.show("", document, True)
     else:
         output.write_new(out, [json.dumps(document, indent=1) + "\n"])
+
+
+def ask(
+    run: Run,
+    wish: Annotated[Wish, typer.Argument(help="What is wanted.")] = "report",
+    at: Annotated[str, typer.Option("--at", help="Path of the module of a seed.")] = "",
+    blueprint: Annotated[str, typer.Option(help="What a seed is made by.")] = "",
+    why: Annotated[str, typer.Option(help="For the audit.")] = "",
+    to: Annotated[int | None, typer.Option(min=0, help="Step to go back to.", metavar="STEP")] = None,
+    wait: Annotated[float, typer.Option(min=0.1, help="Seconds to wait for the answer.")] = 600.0,
+    as_json: AsJson = False,
+) -> None:
+    """Ask a run that trains how it stands, or to do something where its epoch ends.
+
+    Only who holds its key ring is believed, and every command is in the audit. A report comes within seconds
+    while optimizer steps are made.
+    """
+    from esper.cli.asking import asked, command_of, state_table
+
+    command = command_of(wish, slot=at, blueprint=blueprint, why=why, to=to)
+    facts = asked(run, command, wait, lambda text: typer.echo(f"accepted: {text}", err=True))
+    output.show(state_table(facts), facts, as_json)
 
 
 def _change(run: Path, change: Change, key: str | None, *, yes: bool, as_json: bool) -> None:

@@ -8,7 +8,8 @@ from esper.elesh.curves import Bench, Curve
 from esper.elesh.errands import Errands
 from esper.elesh.evidence import Evidence, Tier
 from esper.elesh.head_patterns import HeadPatterns
-from esper.elesh.sampling import close_ones, completed, first_batches
+from esper.elesh.peak import PeakMemory
+from esper.elesh.sampling import Part, close_ones, completed
 from esper.elesh.screening import look_at_twin, screen
 from esper.elesh.second_tier import find_blocks, find_heads
 from esper.elesh.settings import AnalysisSettings
@@ -27,6 +28,8 @@ __all__ = [
     "HeadPatterns",
     "OfflineAnalyst",
     "OpenCase",
+    "Part",
+    "PeakMemory",
     "Tier",
     "close_ones",
     "completed",
@@ -34,7 +37,6 @@ __all__ = [
     "encode_data",
     "find_blocks",
     "find_heads",
-    "first_batches",
     "look_at_twin",
     "measure_units",
     "open_case",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -15,6 +16,7 @@ from esper.elesh.analysis import measure
 from esper.elesh.case import Case
 from esper.elesh.errands import Errand, Errands
 from esper.elesh.evidence import Evidence
+from esper.elesh.rises import RisesTable
 from esper.elesh.rounds import Rounds
 from esper.elesh.screening import Screened, screen
 from esper.elesh.second_tier import find_heads, find_magnitudes, find_units
@@ -47,6 +49,8 @@ class OfflineAnalyst:
         floors: fewest units per group.
         reconstruct: whether readers of what goes are reconstructed when a mask is applied.
         deadline_seconds: for the screen and tier 2, which have no deadline of their own.
+        enough_seconds: what ablation should take of each worker: slopes of the loss tell the rest. No part of
+            `id`: what one moment had time for is what is found again.
     """
 
     errands: Errands
@@ -60,6 +64,7 @@ class OfflineAnalyst:
     floors: IntArray
     deadline_seconds: float
     reconstruct: bool = False
+    enough_seconds: float = math.inf
 
     @property
     def id(self) -> str:
@@ -133,11 +138,13 @@ class OfflineAnalyst:
         """Ablates the finalists, a few per task; what a lost or late task should have measured stays NaN.
 
         All are ablated on some batches; on the others those that are close to the line only, see `sampling`.
+        As many as `enough_seconds` allow; what slopes of the loss tell of the others is scaled by them.
         """
         until = self.errands.clock() + seconds * _MEASURING_FRACTION
-        rounds = Rounds(self.errands, self.case, self.settings.units_per_task, seconds, until)
-        kinds = self.anatomy.kind_of[finalists]
-        rises = rounds.rises(finalists, kinds, lambda: self._screened.rises)
+        rounds = Rounds(
+            self.errands, self.case, self.settings.units_per_task, seconds, until, self.enough_seconds
+        )
+        rises = rounds.rises(RisesTable(self.anatomy, finalists, lambda: self._screened.rises))
         look = self._look
         # With reconstruction, a unit with a leader costs what the loss rose to with the leader in its place.
         # Without it a hole is left.

@@ -33,9 +33,10 @@ class Evidence:
         anatomy_digest: `Anatomy.digest` of the network that was analyzed.
         screen: importance rank of every unit, 0 (least) to 1 (most important), shape [units].
         loss_increase: rise of the held-out loss when that unit alone is removed, shape [units]; NaN if not
-            ablated.
+            known. Ablated where there are samples; otherwise told by slopes of the loss, on the scale of
+            units of its layer that were ablated.
         confidence: share of bootstrap resamples in which the unit stays below the cut, 0 to 1, shape [units].
-        samples: how many samples or updates stand behind the unit's numbers, shape [units].
+        samples: how many samples or updates the unit was ablated on, shape [units]; 0 where it was not.
         taylor: exact first-order change of the loss on the twin, shape [units]; NaN where tier 2 did not run.
         leaders: the unit that stands in for it where its loss was measured so, -1 for none, shape [units].
         tier: how far the analysis came.
@@ -92,7 +93,7 @@ class Evidence:
 
     @property
     def is_measured(self) -> BoolArray:
-        """Units with an exact ablation and a confidence: shape [units]."""
+        """Units of which the rise of the loss is known, and how surely: shape [units]."""
         return np.isfinite(self.loss_increase) & np.isfinite(self.confidence)
 
     @property
@@ -100,8 +101,8 @@ class Evidence:
         """How far each unit came, as numbers of `Tier`: shape [units]."""
         reached = (
             (Tier.SCREEN, np.isfinite(self.screen)),
-            (Tier.TWIN, np.isfinite(self.taylor)),
-            (Tier.ABLATION, np.isfinite(self.loss_increase)),
+            (Tier.TWIN, np.isfinite(self.taylor) | np.isfinite(self.loss_increase)),
+            (Tier.ABLATION, np.isfinite(self.loss_increase) & (self.samples > 0)),
         )
         # Tiers ascend: a later one overwrites an earlier one.
         highest = np.zeros(self.num_units, np.int64)

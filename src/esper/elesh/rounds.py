@@ -1,63 +1,26 @@
-"""Finalists ablated in two rounds of tasks: all on some batches, and those near the line on the others."""
+"""Finalists ablated in rounds of tasks: all on some batches, and those near the line on the others.
+
+Where time is short, a few tell the scale of what slopes predict, those near the line are ablated as long as
+it lasts, and the rest is told by its slopes.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
-from esper.anatomy import Anatomy
-from esper.arrays import BoolArray, FloatArray, IntArray
-from esper.elesh.analysis import Ablated, ablate, confidence_of
+from esper.arrays import IntArray
+from esper.elesh.analysis import ablate
 from esper.elesh.case import Case
 from esper.elesh.errands import Errands
-from esper.elesh.evidence import Evidence, Tier
-from esper.elesh.sampling import close_ones, completed
+from esper.elesh.rises import Rises, RisesTable
+from esper.elesh.sampling import Part
 from esper.errors import AnalysisError, AnalysisTimeout
 
-
-@dataclass(frozen=True, eq=False)
-class Rises:
-    """What finalists cost.
-
-    Attributes:
-        units: those that were measured, by number, shape [measured].
-        table: rise of the loss without each of them on every batch, shape [measured, batches].
-        batches: on how many batches each was ablated, shape [measured]; the others were told from these.
-        notes: what was lost or late, and why.
-    """
-
-    units: IntArray
-    table: FloatArray
-    batches: IntArray
-    notes: tuple[str, ...]
-
-    def evidence(
-        self, anatomy: Anatomy, screen: FloatArray, folded: Mapping[int, FloatArray], batch_samples: int
-    ) -> Evidence:
-        """What is known of all units of a network.
-
-        Args:
-            anatomy: the network.
-            screen: importance rank of every unit, shape [units].
-            folded: by unit, the rises on all batches that count instead of those that were measured.
-            batch_samples: samples of a batch.
-        """
-        unknown, units = Evidence.unmeasured(anatomy.digest, anatomy.num_units), self.units
-        rows = zip(units.tolist(), self.table, strict=True)
-        table = np.array([folded.get(unit, row) for unit, row in rows])
-        # One batch without a number makes the mean of its unit NaN: unmeasured.
-        table[~np.isfinite(table)] = np.nan
-        loss, sure, samples = unknown.loss_increase, unknown.confidence, unknown.samples
-        loss[units] = table.mean(axis=1)
-        sure[units] = confidence_of(anatomy.kind_of[units], table)
-        samples[units] = self.batches * batch_samples
-        return replace(
-            unknown, tier=Tier.ABLATION, is_partial=bool(self.notes), notes=self.notes, screen=screen
-        )
+_Lost = list[tuple[int, str]]
+"""How many finalists a task should have ablated that gave nothing, and why; for every such task."""
 
 
 @dataclass(frozen=True)
@@ -70,6 +33,7 @@ class Rounds:
         units_per_task: most that one of them ablates.
         seconds: longest attempt of a task.
         until: moment at which all of them are stopped.
+        enough_seconds: what ablation may take of each worker's processor before slopes are enough.
     """
 
     errands: Errands
@@ -77,73 +41,84 @@ class Rounds:
     units_per_task: int
     seconds: float
     until: float
+    enough_seconds: float = math.inf
 
-    def rises(
-        self, finalists: IntArray, kinds: NDArray[np.str_], predicted: Callable[[], FloatArray]
-    ) -> Rises:
-        """Ablates finalists.
-
-        Args:
-            finalists: numbers of units.
-            kinds: their kinds; each has a line of its own.
-            predicted: gives the rises that the look at the twin predicts of the first batches, for all units
-                of the network: shape [units, batches].
+    def rises(self, table: RisesTable) -> Rises:
+        """Ablates the finalists of a table.
 
         Raises:
             AnalysisTimeout: no finalist was measured, because time ran out.
             AnalysisError: none was measured.
         """
-        answers, lost, late = self._ablated(finalists)
-        notes = [f"{part.size} finalists stay unmeasured: {why}" for part, why in lost]
-        # Where every task was late the time was too short; that is another error than a network that fails.
-        if not answers and late == len(lost):
-            raise AnalysisTimeout(f"None of {finalists.size} finalists was measured in time. {notes[0]}")
-        if not answers:
-            raise AnalysisError(f"Not one of {finalists.size} finalists was measured. {' '.join(notes)}")
-        known = np.isin(finalists, np.concatenate([part for part, _ in answers]))
-        units, kinds = finalists[known], kinds[known]
-        rises = np.full((units.size, answers[0][1].num_batches), np.nan)
-        measured = np.zeros(rises.shape, np.bool_)
-        _fill(units, rises, measured, answers)
-        if measured.all():
-            return Rises(units, rises, measured.sum(axis=1), tuple(notes))
-        # The look goes from batch to batch and may not have come to the last.
-        looked = predicted()[units, : rises.shape[1]]
-        known_ahead = np.full(rises.shape, np.nan)
-        known_ahead[:, : looked.shape[1]] = looked
-        table, error = completed(rises, measured, known_ahead)
-        close = units[close_ones(kinds, table, error)]
-        if close.size:
-            more, lost, _ = self._ablated(close, others=True)
-            notes += [f"{part.size} finalists near the line are less sure: {why}" for part, why in lost]
-            _fill(units, rises, measured, more)
-            table, _ = completed(rises, measured, known_ahead)
-        return Rises(units, table, measured.sum(axis=1), tuple(notes))
+        if math.isinf(self.enough_seconds) or not table.is_predicted:
+            return self._all(table)
+        return self._in_time(table)
 
-    def _ablated(
-        self, units: IntArray, *, others: bool = False
-    ) -> tuple[list[tuple[IntArray, Ablated]], list[tuple[IntArray, str]], int]:
-        """What tasks measured of parts of the units; parts that were lost, and why; how many were late."""
-        # Equal shares for all workers, but small ones: a lost task loses few finalists.
-        even = math.ceil(units.size / self.errands.pool.num_workers)
-        size = max(min(self.units_per_task, even), 1)
-        parts = [units[start : start + size] for start in range(0, units.size, size)]
-        asked = [{"case": self.case, "units": part.tolist(), "others": others} for part in parts]
+    def _all(self, table: RisesTable) -> Rises:
+        """All on some batches, those near the line on the others."""
+        lost, late = self._fill(table, np.arange(table.units.size), Part.FIRST)
+        if table.is_empty:
+            _refuse(table, lost, late)
+        notes = _told(lost)
+        lost, _ = self._fill(table, table.close(), Part.OTHERS)
+        notes += [f"{count} finalists near the line are less sure: {why}" for count, why in lost]
+        return table.rises(notes, by_slopes=False)
+
+    def _in_time(self, table: RisesTable) -> Rises:
+        """The same as long as there is time; slopes tell the rest."""
+        lost, late = self._fill(table, table.probes(), Part.ONE, self._work_left(table))
+        if table.is_empty:
+            _refuse(table, lost, late)
+        # As many as fit by what those before took, the first ones nearest to the line.
+        places = table.nearest(table.affordable(self._work_left(table), Part.FIRST))
+        lost += self._fill(table, places, Part.FIRST, self._work_left(table))[0]
+        if table.is_full.all():
+            places = table.close()[: table.affordable(self._work_left(table), Part.OTHERS)]
+            lost += self._fill(table, places, Part.OTHERS, self._work_left(table))[0]
+        notes = [f"{count} finalists were not ablated: {why}" for count, why in lost]
+        return table.rises(notes, by_slopes=True)
+
+    def _work_left(self, table: RisesTable) -> float:
+        """Seconds of the processor that ablation may still take in all workers together."""
+        return max(self.enough_seconds * self.errands.pool.num_workers - table.seconds, 0.0)
+
+    def _fill(
+        self, table: RisesTable, places: IntArray, part: Part, work: float = math.inf
+    ) -> tuple[_Lost, int]:
+        """Ablates the finalists at some places of the table; what was lost, and how many tasks were late."""
+        # Equal shares for all workers, but small ones: a lost task loses few finalists. Where time is
+        # short, every worker has one task that begins with what is worth most.
+        even = math.ceil(places.size / self.errands.pool.num_workers)
+        size = max(even if math.isfinite(work) else min(self.units_per_task, even), 1)
+        parts = [places[start : start + size] for start in range(0, places.size, size)]
         # All are submitted before the first is waited for.
-        errands = [self.errands.send(ablate, each, self.seconds, self.until) for each in asked]
-        both = [(part, errand.outcome()) for part, errand in zip(parts, errands, strict=True)]
-        return (
-            [(part, outcome.value) for part, outcome in both if outcome.is_done],
-            [(part, outcome.message) for part, outcome in both if not outcome.is_done],
-            sum(outcome.is_late for _, outcome in both),
-        )
+        share = work / max(len(parts), 1)
+        errands = [
+            self.errands.send(
+                ablate,
+                {"case": self.case, "units": table.units[each].tolist(), "part": part, "seconds": share},
+                self.seconds,
+                self.until,
+            )
+            for each in parts
+        ]
+        lost, late = [], 0
+        for each, errand in zip(parts, errands, strict=True):
+            outcome = errand.outcome()
+            late += outcome.is_late
+            if outcome.is_done:
+                table.fill(each, outcome.value)
+            else:
+                lost.append((each.size, outcome.message))
+        return lost, late
 
 
-def _fill(
-    units: IntArray, rises: FloatArray, measured: BoolArray, answers: Sequence[tuple[IntArray, Ablated]]
-) -> None:
-    """Writes answers into the table [units, batches] and marks what they measured."""
-    for part, ablated in answers:
-        cells = np.ix_(np.flatnonzero(np.isin(units, part)), ablated.batches)
-        rises[cells] = ablated.rises
-        measured[cells] = True
+def _refuse(table: RisesTable, lost: _Lost, late: int) -> None:
+    """Tells why nothing was measured: where every task was late the time was too short, else they failed."""
+    if late == len(lost):
+        raise AnalysisTimeout(f"None of {table.units.size} finalists was measured in time. {_told(lost)[0]}")
+    raise AnalysisError(f"Not one of {table.units.size} finalists was measured. {' '.join(_told(lost))}")
+
+
+def _told(lost: _Lost) -> list[str]:
+    return [f"{count} finalists stay unmeasured: {why}" for count, why in lost]

@@ -1,17 +1,22 @@
 """Inside the training process: masks applied, kept after every step, taken back exactly; teachers; seeds."""
 
 from esper.kasmina.changes import SeedJoined, UnitsCut, join
-from esper.kasmina.distillation import Teacher, distillation_loss
+from esper.kasmina.distillation import StaticKDLoss, Teacher, distillation_loss
 from esper.kasmina.held import HANDS
 from esper.kasmina.network import LiveNetwork
 from esper.kasmina.preview import Preview, apply_statistics, compared, measured, recalibrate
+from esper.kasmina.settings import TeachingSettings
+from esper.kasmina.teacher import CheckpointedTeacher
 
 __all__ = [
     "HANDS",
+    "CheckpointedTeacher",
     "LiveNetwork",
     "Preview",
     "SeedJoined",
+    "StaticKDLoss",
     "Teacher",
+    "TeachingSettings",
     "UnitsCut",
     "apply_statistics",
     "compared",

@@ -14,12 +14,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from esper.anatomy import Anatomy
 from esper.anatomy.mend import Reconstruction
 from esper.anatomy.units import masked_axes, zero_masked
 from esper.arrays import BoolArray
 from esper.batches import HeldOut, device_of, on_device
 from esper.kasmina.network import LiveNetwork
-from esper.leyline import Level
 from esper.urabrask import Measurement, Verdict, joined, judge, level_of, on_validation
 from esper.urabrask import Settings as ValidationSettings
 
@@ -81,9 +81,10 @@ class Preview:
         Stricter than the validator before it: the mean itself has to be within the limit; with `in_doubt` it
         is enough if that cannot be ruled out.
         """
-        network = self._network
-        level = level_of(network.anatomy, network.masks.keep, keep)
-        verdict, is_within = compared(self.before, self.under(keep).after, level, settings)
+        masks = self._network.masks.keep, keep
+        verdict, is_within = compared(
+            self._network.anatomy, masks, (self.before, self.under(keep).after), settings
+        )
         return "" if is_within or (in_doubt and verdict.is_accepted) else verdict.reason
 
     def _masked(self, keep: BoolArray) -> Masked:
@@ -110,10 +111,21 @@ class Preview:
 
 
 def compared(
-    before: Measurement, after: Measurement, level: Level, settings: ValidationSettings
+    anatomy: Anatomy,
+    masks: tuple[BoolArray, BoolArray],
+    qualities: tuple[Measurement, Measurement],
+    settings: ValidationSettings,
 ) -> tuple[Verdict, bool]:
-    """The verdict about a mask on live weights, and whether the mean itself is within the limit."""
-    verdict = judge(before, after, level, settings.model_copy(update={"require_gradients": False}))
+    """The verdict about a mask on live weights, and whether the mean itself is within the limit.
+
+    Args:
+        anatomy: the network.
+        masks: units that are left before and after, shape [units] each.
+        qualities: what the same held-out data shows before and after.
+        settings: limits.
+    """
+    level = level_of(anatomy, *masks)
+    verdict = judge(*qualities, level, settings.model_copy(update={"require_gradients": False}))
     cost = verdict.retention
     return verdict, verdict.is_accepted and cost is not None and cost.drop <= cost.limit
 

@@ -1,6 +1,6 @@
 """Telemetry: what happened is one value, emitted once; logger, run log, files and pages are sinks of it."""
 
-from esper.nissa import acts, events, progress, seed_events
+from esper.nissa import acts, events, progress, seed_events, teacher_events
 from esper.nissa.apart import Apart, Forwarding, Writer
 from esper.nissa.event import Event, MarkKind, Moment, kind_of
 from esper.nissa.jsonl import TELEMETRY_FILE, JsonLines
@@ -33,4 +33,5 @@ __all__ = [
     "kind_of",
     "progress",
     "seed_events",
+    "teacher_events",
 ]

@@ -157,6 +157,16 @@ class BreakerClosed(Moment):
     says = "Pruning may go on after failures in a row."
 
 
+@dataclass(frozen=True)
+class Commanded(Moment):
+    """Somebody has asked, in a signed message, for something to be done; what is done is told on its own."""
+
+    is_noted, is_act, by = False, True, "user"
+    says = "{who} asked by message: {what}."
+    who: str
+    what: str
+
+
 # --- Keys ---
 
 

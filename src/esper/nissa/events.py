@@ -218,17 +218,6 @@ class LimitsRead(Event):
 
 
 @dataclass(frozen=True)
-class NothingTaught(Event):
-    """Distillation is on, and nobody asks for its loss."""
-
-    severity = Severity.PROBLEM
-    says = (
-        "pruning.recovery.distill is on, and the training loop does not call session.loss(output, target, "
-        "inputs), so nothing was taught after the mask."
-    )
-
-
-@dataclass(frozen=True)
 class TrackingFailed(Event):
     """Importance is measured no longer."""
 
@@ -238,6 +227,27 @@ class TrackingFailed(Event):
         "the others stay unmeasured, and nothing is pruned on that."
     )
     error: str
+
+
+# --- Other processes ---
+
+
+@dataclass(frozen=True)
+class MailRefused(Event):
+    """Somebody left a message that is not believed."""
+
+    severity = Severity.PROBLEM
+    says = "A message to this run was refused: {why} Others like it are refused, and not told any more."
+    why: str
+
+
+@dataclass(frozen=True)
+class MailClosed(Event):
+    """The folder for messages cannot be used."""
+
+    severity = Severity.PROBLEM
+    says = "No other process can ask this run for anything (`esper ask`): {why}. Training goes on."
+    why: str
 
 
 # --- The run and its target ---

@@ -13,7 +13,7 @@ from esper.anatomy.cut import Cut
 from esper.arrays import BoolArray, IntArray
 from esper.batches import HeldOut
 from esper.emrakul.cycle import PendingMask
-from esper.emrakul.plan import shrink
+from esper.emrakul.plan import Plan, largest_version
 from esper.errors import SurgeryError
 from esper.importance.tracker import ImportanceTracker
 from esper.kasmina import (
@@ -30,7 +30,7 @@ from esper.session.log import RunLog
 from esper.session.saving import Saving
 from esper.session.spending import Spending
 from esper.session.terms import Terms
-from esper.urabrask import Measurement, Verdict, level_of
+from esper.urabrask import Measurement, Verdict
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,25 +78,29 @@ class Acting:
         self._log = log
         self._spending = spending
 
-    def confirm(self, mask: PendingMask, *, in_doubt: bool) -> Confirmed:
+    def confirm(self, mask: PendingMask, *, in_doubt: bool, is_last: bool = False) -> Confirmed:
         """Measures a mask on the weights as they are now.
 
-        A plan that costs too much here is shrunk as the validator shrinks it.
+        A plan that costs too much here is shrunk as the validator shrinks it. What that leaves undone a later
+        step does; where none follows, the largest part that holds is looked for, with as many attempts.
 
         Args:
             mask: what was accepted about the checkpoint.
             in_doubt: take the smallest version if nobody can rule out that its cost is within the limit.
+            is_last: whether no other mask will follow.
         """
-        masked, plan = self._network.masks.keep, mask.plan
-        preview = self._preview()
-        answer = self._confirm(preview, mask.keep & masked)
-        for _ in range(self._terms.config.pruning.plan.max_attempts - 1):
-            if not answer.objection:
-                break
-            plan = shrink(plan, self._terms.situation(self._network))
-            if plan.is_empty:
-                break
-            answer = self._confirm(preview, plan.keep & masked)
+        preview, masked = self._preview(), self._network.masks.keep
+        answers: list[Confirmed] = []
+
+        def holds(version: Plan) -> bool:
+            answers.append(self._confirm(preview, version.keep & masked))
+            return not answers[-1].objection
+
+        situation = self._terms.situation(self._network)
+        attempts = self._terms.config.pruning.plan.max_attempts
+        version = largest_version(mask.plan, situation, holds, attempts, is_last=is_last)
+        keep = version.keep & masked
+        answer = next(answer for answer in reversed(answers) if np.array_equal(answer.keep, keep))
         if answer.objection and in_doubt:
             return self._confirm(preview, answer.keep, in_doubt=True)
         return answer
@@ -154,9 +158,9 @@ class Acting:
         """
         if self._held_out is None:
             raise ValueError("nothing can be judged without held-out data")
-        level = level_of(self._network.anatomy, settled, self._network.masks.keep)
-        after = measured(self._network, self._held_out)
-        return compared(before, after, level, self._terms.config.validation)
+        network, rules = self._network, self._terms.config.validation
+        after = measured(network, self._held_out)
+        return compared(network.anatomy, (settled, network.masks.keep), (before, after), rules)
 
     def is_sound(self) -> bool:
         """Whether the network is made of numbers, and makes numbers of held-out data."""

@@ -14,6 +14,7 @@ from esper.anatomy.graph import Loss, is_parallel, loss_tensors, named_tensors
 from esper.checkpoint import Generator, HasStateDict
 from esper.config import Config
 from esper.errors import ConfigError
+from esper.kasmina import CheckpointedTeacher
 from esper.kasmina.seeds import Blueprint
 from esper.nissa import Sink
 from esper.session.pace import Pace
@@ -39,6 +40,7 @@ class RunRequest:
     companions: Sequence[nn.Module]
     blueprints: Mapping[str, Blueprint]
     policy: Policy | None
+    teacher: CheckpointedTeacher | None
     sinks: Sequence[Sink]
     config: Config | None
     pace: Pace
@@ -58,6 +60,7 @@ class RunRequest:
         companions: nn.Module | Sequence[nn.Module],
         blueprints: Mapping[str, Blueprint] | None,
         policy: Policy | None,
+        teacher: CheckpointedTeacher | nn.Module | None,
         sinks: Sequence[Sink],
         config: Config | Mapping[str, Any] | None,
         pace: Pace,
@@ -79,6 +82,7 @@ class RunRequest:
             companions=modules_in(companions),
             blueprints=dict(blueprints or {}),
             policy=policy,
+            teacher=CheckpointedTeacher(teacher) if isinstance(teacher, nn.Module) else teacher,
             sinks=tuple(sinks),
             config=None if config is None else Config.of(config),
             pace=pace,

@@ -6,18 +6,22 @@ import time
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from esper.batches import HeldOut
-from esper.checkpoint import CheckpointStore, Entry, open_key_ring
+from esper.checkpoint import CheckpointStore, Entry, KeyRing, open_key_ring
 from esper.config import Config
 from esper.emrakul import Schedule, Trial
 from esper.emrakul.cycle import Coordinator, CycleRunner
 from esper.errors import CheckpointError
 from esper.importance.tracker import ImportanceTracker
 from esper.kasmina import LiveNetwork
-from esper.nissa import Sink
+from esper.nissa import Sink, events
+from esper.runs import Mailbox
 from esper.session.admission import RunRequest
+from esper.session.desk import refusals_to
+from esper.session.emergency import Emergency
 from esper.session.growing import Growing
 from esper.session.horizon import Horizon
 from esper.session.log import RunLog
@@ -26,6 +30,7 @@ from esper.session.pool import open_pool
 from esper.session.saving import Saving
 from esper.session.state import memory_of
 from esper.session.strategy import Strategy
+from esper.session.teaching import Teaching
 from esper.session.telemetry import Telemetry
 from esper.session.terms import Terms
 from esper.tamiyo import policy_of
@@ -39,16 +44,20 @@ class Assembly:
     Attributes:
         pool: where analyses run; None when nothing will be pruned, and `why_off` says why.
         held_out: what is analyzed and judged with; None if none was given.
+        mail: where other processes ask; None if that cannot be.
     """
 
     network: LiveNetwork
     tracker: ImportanceTracker
     growing: Growing
+    teaching: Teaching
     strategy: Strategy
     saving: Saving
+    emergency: Emergency
     runner: CycleRunner
     pool: WorkerPool | None
     held_out: HeldOut | None
+    mail: Mailbox | None
     trial: Trial
     terms: Terms
     log: RunLog
@@ -85,7 +94,8 @@ def assemble(
     with ExitStack() as undo:
         telemetry = Telemetry(asked.run, config.telemetry, asked.sinks, log)
         undo.callback(telemetry.close)
-        store = _open_store(asked, network, config, log.telling)
+        ring = _open_ring(asked.run, log.telling)
+        store = _open_store(asked.run, ring, network, config, log.telling)
         undo.callback(store.close)
         log.telling.sinks.insert(0, store.audit)  # an act that it cannot hold is told to nobody
         parameters = network.named_parameters()
@@ -106,20 +116,38 @@ def assemble(
         )
         metrics = Metrics(terms)
         growing = Growing(network, tracker, held_out, config.growing, log, asked.scaler)
-        memory = memory_of(given, network, tracker, growing, trial, runner, pool, log, metrics)
+        teaching = Teaching(network, config.teaching, sample, held_out, log)
+        memory = memory_of(given, network, tracker, growing, teaching, trial, runner, pool, log, metrics)
         saving = Saving(store, network, memory, background=config.checkpoint.background)
-        saving.keep_data(sample, held_out or HeldOut((), ()))
+        data = held_out or HeldOut((), ())
+        saving.keep_data(sample, data)
+
+        def beside(place: Path) -> Saving:
+            """A run directory of its own, with all that a resume reads."""
+            own_ring = _open_ring(place, log.telling)
+            own = Saving(
+                _open_store(place, own_ring, network, config, log.telling), network, memory, background=True
+            )
+            own.keep_data(sample, data)
+            return own
+
+        emergency = Emergency(asked.run, beside, log)
+        growing.alarm = emergency.save
+        mail = _open_mail(store, ring, log)
         undo.pop_all()
     horizon = Horizon(asked.schedulers, runner, terms, log)
     return Assembly(
         network=network,
         tracker=tracker,
         growing=growing,
+        teaching=teaching,
         strategy=Strategy(asked.policy or policy_of(config.strategy), growing, trial, terms, log),
         saving=saving,
+        emergency=emergency,
         runner=runner,
         pool=pool,
         held_out=held_out,
+        mail=mail,
         trial=trial,
         terms=terms,
         log=log,
@@ -130,9 +158,7 @@ def assemble(
     )
 
 
-def _open_store(asked: RunRequest, network: LiveNetwork, config: Config, sink: Sink) -> CheckpointStore:
-    run = asked.run
-    name = f"{type(network.model).__qualname__}-{network.anatomy.digest[:16]}"
+def _open_ring(run: Path, sink: Sink) -> KeyRing:
     try:
         run.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -140,8 +166,24 @@ def _open_store(asked: RunRequest, network: LiveNetwork, config: Config, sink: S
             f"The run directory {run} cannot be made: {error.strerror}. Give a run_dir in a place that "
             "can be written. Nothing was changed."
         ) from error
-    ring = open_key_ring(run, create=True, sink=sink)
-    return CheckpointStore(run, keyring=ring, model=name, keep_last=config.checkpoint.keep_last, sink=sink)
+    return open_key_ring(run, create=True, sink=sink)
+
+
+def _open_store(
+    run: Path, ring: KeyRing, network: LiveNetwork, config: Config, sink: Sink
+) -> CheckpointStore:
+    name = f"{type(network.model).__qualname__}-{network.anatomy.digest[:16]}"
+    keep_last = config.checkpoint.keep_last
+    return CheckpointStore(run, keyring=ring, model=name, keep_last=keep_last, sink=sink)
+
+
+def _open_mail(store: CheckpointStore, ring: KeyRing, log: RunLog) -> Mailbox | None:
+    """Where other processes ask this run; training does not depend on it."""
+    try:
+        return Mailbox(store.run_dir, ring, store.identity.id, refusals_to(log.tell))
+    except OSError as error:
+        log.tell(events.MailClosed(f"{error.strerror} ({error.filename})"))
+        return None
 
 
 def _why_off(config: Config, held_out: HeldOut | None, network: LiveNetwork) -> str | None:

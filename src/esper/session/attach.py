@@ -31,7 +31,7 @@ from esper.config import Config
 from esper.cost import origin_of
 from esper.elesh import read_data
 from esper.errors import CheckpointCorrupt, CheckpointError, CheckpointMissing
-from esper.kasmina import LiveNetwork
+from esper.kasmina import CheckpointedTeacher, LiveNetwork
 from esper.kasmina.seeds import Blueprint
 from esper.leyline import Level
 from esper.nissa import Sink, acts, events
@@ -42,6 +42,7 @@ from esper.session.pace import Pace
 from esper.session.pool import pool_ahead
 from esper.session.session import Session
 from esper.session.state import given_entries
+from esper.session.teaching import check_same
 from esper.session.terms import Terms, write_run_file
 from esper.tamiyo import Policy
 
@@ -66,6 +67,7 @@ def attach(
     companions: nn.Module | Sequence[nn.Module] = (),
     blueprints: Mapping[str, Blueprint] | None = None,
     policy: Policy | None = None,
+    teacher: CheckpointedTeacher | nn.Module | None = None,
     sinks: Sequence[Sink] = (),
     resume: bool = False,
 ) -> Session:
@@ -96,6 +98,8 @@ def attach(
             restored with it.
         blueprints: your own ones for `Session.grow`, by name.
         policy: decides at the end of every epoch what grows, instead of the one that `strategy.policy` names.
+        teacher: a better network with the same classes, whose answers are a share of what `Session.loss`
+            returns (`teaching`). A module is the teacher's from now on: frozen, in eval mode.
         sinks: your own, told of every event (`esper.nissa`) in a thread of their own, beside the files that
             the section `telemetry` asks for; one that is slow or fails never stops training.
         resume: go on from the newest checkpoint if `run_dir` holds one.
@@ -118,6 +122,7 @@ def attach(
         companions=companions,
         blueprints=blueprints,
         policy=policy,
+        teacher=teacher,
         sinks=sinks,
         config=config,
         pace=Pace(epochs, steps, every_n_steps),
@@ -144,6 +149,8 @@ def attach(
             given = given_entries(asked, terms)
             session = Session(assemble(asked, given, network, held_out, sample, terms, pool))
     with _undone_on_error(session):
+        if asked.teacher is not None:
+            session.parts.teaching.change(asked.teacher)
         _begin(session)
         write_run_file(asked.run, network, terms)
     session.started, session.seconds_in_esper = begun, time.perf_counter() - begun
@@ -178,6 +185,7 @@ def resume(
     companions: nn.Module | Sequence[nn.Module] = (),
     blueprints: Mapping[str, Blueprint] | None = None,
     policy: Policy | None = None,
+    teacher: CheckpointedTeacher | nn.Module | None = None,
     sinks: Sequence[Sink] = (),
     config: Config | Mapping[str, Any] | None = None,
     epochs: int | None = None,
@@ -200,6 +208,7 @@ def resume(
         companions: as for `attach`, built the same way.
         blueprints: as for `attach`.
         policy: as for `attach`.
+        teacher: the one of the checkpoint.
         sinks: as for `attach`.
         config: other settings than those that the run was started with.
         epochs: another number of planned epochs.
@@ -222,6 +231,7 @@ def resume(
         companions=companions,
         blueprints=blueprints,
         policy=policy,
+        teacher=teacher,
         sinks=sinks,
         config=config,
         pace=Pace(epochs, steps),
@@ -250,6 +260,7 @@ def _resume(asked: RunRequest, step: int | None = None) -> Session:
     )
     given = given_entries(asked, terms)
     Memory(given).check(saved)
+    check_same(asked.teacher, saved.get("teacher"), terms.config.teaching)
     held_out = kept if probe is None else _hold_out(probe, terms.config)
     layers = terms.origin.layers > 0  # as when the run began: its cuts are written down in those units
     network = _network(asked, terms.config, on_device(sample, device_of(asked.model)), layers=layers)
@@ -258,6 +269,8 @@ def _resume(asked: RunRequest, step: int | None = None) -> Session:
         session = Session(assemble(asked, given, network, held_out if has_data else None, sample, terms))
     with _undone_on_error(session):
         session.continue_from(session.parts.saving.store.catalog.at(target.step))
+        if asked.teacher is not None:
+            session.parts.teaching.change(asked.teacher)
     aside = session.parts.saving.store.aside
     for rejection in rejected:
         place = str(aside[rejection.path]) if rejection.path in aside else None

@@ -150,10 +150,11 @@ class Cycles:
 
         def analyst(checkpoint: CheckpointRef) -> Analyst:
             case = case_of(self._saving.store.catalog, checkpoint, situation.keep, tracked)
-            return analyst_of(case, situation, tracked.weights, allowed, terms.config, pool)
+            return analyst_of(case, situation, tracked.weights, allowed, terms.config, pool, enough)
 
         self._log.tell(progress.AnalysisBegan(epoch))
         affordable = self._spending.affordable_cycles()
+        enough = self._spending.enough_seconds(self.steps_left)
         self._runner.start(durable, epoch, situation, analyst, terms.epochs, affordable)
 
     def _was_sound(self) -> bool:

@@ -21,6 +21,10 @@ from esper.nissa import seed_events
 from esper.session.log import RunLog
 
 
+def _nobody(_: str) -> None:
+    """There is nobody to tell."""
+
+
 class Growing:
     """The seeds of one session. Whatever they need is made when the first one is asked for.
 
@@ -45,6 +49,8 @@ class Growing:
         self._network, self._tracker, self._held_out = network, tracker, held_out
         self._settings, self._log, self._scaler = settings, log, scaler
         self._growth: Growth | None = None
+        self.alarm: Callable[[str], None] = _nobody
+        """Keeps the state, because a seed has reached the network too often."""
         self.make_way: Callable[[], str] = str
         """Makes the network whole before something germinates; says why it cannot."""
 
@@ -262,5 +268,6 @@ class Growing:
             sink=self._log.telling,
             within=network,
             epoch=self._log.epoch,
+            alarm=self.alarm,
         )
         return self._growth

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from esper.checkpoint import CheckpointRef
 from esper.emrakul import (
     Action,
@@ -22,7 +24,11 @@ from esper.session.judging import Judging
 from esper.session.log import RunLog
 from esper.session.recovery import Recovery
 from esper.session.saving import TRIAL, Saving
+from esper.session.spending import Spending
 from esper.session.terms import Terms
+
+if TYPE_CHECKING:
+    from esper.session.assembly import Assembly
 
 _FEW = 2
 """Steps that still fit into a run whose time is short."""
@@ -175,7 +181,7 @@ class Pruning:
         # sure of it; and so has one after which nothing else is decided.
         refusals, left = self.cycles.coordinator.state.schedule.refusals_in_row, self.cycles.steps_left
         in_doubt = left == 0 or (refusals > 0 and left <= _FEW)
-        answer = self.acting.confirm(mask, in_doubt=in_doubt)
+        answer = self.acting.confirm(mask, in_doubt=in_doubt, is_last=left == 0)
         if answer.objection:
             self._pending = None
             trial.happen(MaskEvent.REFUSED)
@@ -217,3 +223,14 @@ class Pruning:
             before,
             answer.changes,
         )
+
+
+def pruning_of(parts: Assembly, recovery: Recovery) -> Pruning:
+    """The pruning of a session, every room of it with what it needs."""
+    network, tracker, saving, runner = parts.network, parts.tracker, parts.saving, parts.runner
+    trial, terms, log = parts.trial, parts.terms, parts.log
+    spending = Spending(network, terms, log)
+    acting = Acting(network, tracker, saving, parts.held_out, terms, log, spending)
+    cycles = Cycles(runner, parts.pool, network, tracker, saving, terms, log, spending)
+    judging = Judging(trial, acting, runner, network, saving, terms, log)
+    return Pruning(trial, acting, cycles, judging, recovery, network, saving, terms, log)

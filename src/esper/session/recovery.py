@@ -12,7 +12,7 @@ from esper.checkpoint import load_trainer
 from esper.emrakul import RecoverySettings
 from esper.errors import ConfigError
 from esper.kasmina import LiveNetwork, Teacher, distillation_loss
-from esper.nissa import events
+from esper.nissa import teacher_events
 from esper.runs.network import criterion_of, state_of
 from esper.session.log import RunLog
 from esper.session.saving import TEACHER, Saving
@@ -82,4 +82,4 @@ class Recovery:
     def end_epoch(self) -> None:
         """Tells once if nobody asks for the loss, because then nothing is taught."""
         if self._settings.distill and self._is_recovering() and not self._was_asked:
-            self._log.tell(events.NothingTaught())
+            self._log.tell(teacher_events.NothingTaught("pruning.recovery.distill is on"))

@@ -17,16 +17,13 @@ from esper.kasmina import SeedJoined, UnitsCut
 from esper.kasmina.seeds import GateResult, Isolation
 from esper.nissa import acts, events, seed_events
 from esper.report import EpochRow
-from esper.session.acting import Acting
 from esper.session.assembly import Assembly
-from esper.session.cycles import Cycles
+from esper.session.desk import Desk
 from esper.session.growing import Growing
-from esper.session.judging import Judging
 from esper.session.metrics import Metric
-from esper.session.pruning import Pruning
+from esper.session.pruning import pruning_of
 from esper.session.recovery import Recovery
 from esper.session.saving import LAST_FINITE
-from esper.session.spending import Spending
 from esper.session.telemetry import cost_of
 
 if TYPE_CHECKING:
@@ -49,10 +46,13 @@ class Session:
         self.started = clock()
         self._clock = clock
         self.recovery = Recovery(parts.terms.config.pruning.recovery, parts.network, parts.saving, parts.log)
-        self.pruning = _pruning(parts, self.recovery)
+        self.teaching = parts.teaching
+        """Who teaches the network: `teaching.change(...)` lets somebody else, or nobody (None)."""
+        self.pruning = pruning_of(parts, self.recovery)
         parts.growing.make_way = self.pruning.make_way
         self._epoch_started = self.started
         self._metrics = parts.metrics
+        self._desk = Desk(self)
         self._hook = parts.network.optimizer.register_step_post_hook(self._count_step)
         self._is_finished = False
         if parts.why_off:
@@ -95,12 +95,11 @@ class Session:
         return self.parts.terms.removed_fraction(self.parts.network)
 
     def loss(self, output: Any, target: Any, inputs: Any = None) -> Tensor:
-        """The loss of one training step: `loss(output, target)`, and after a mask what the teacher adds.
+        """The loss of one training step: `loss(output, target)`, and what a teacher adds to it.
 
-        Without `pruning.recovery.distill` it is the given loss and nothing else; seeds that are on their way
-        (`grow`) have their lesson when this is called, and the loss is the same. With distillation, the run's
-        network from before the first mask sees the same inputs for some epochs after every mask, and a share
-        of the loss is how far the output is from its own.
+        A teacher (`attach(teacher=...)`) sees the same inputs, and a share of the loss is how far the output
+        is from its answer. So does, with `pruning.recovery.distill`, the run's network from before the first
+        mask, for some epochs after every mask. Seeds that are on their way (`grow`) have their lesson here.
 
         Args:
             output: what the network returned.
@@ -108,10 +107,11 @@ class Session:
             inputs: what the network was called with: a tensor, several in a tuple, or a mapping of keywords.
 
         Raises:
-            ConfigError: distillation is on, or a seed is on its way, and `inputs` is missing.
+            ConfigError: somebody teaches, or a seed is on its way, and `inputs` is missing.
             EvidenceError: `inputs` are not built like the `sample` that was given to `attach`.
         """
-        value = self.recovery.loss(output, target, inputs)
+        own = self.recovery.loss(output, target, inputs)
+        value = self.parts.teaching.loss(own, output, target, inputs)
         self.parts.growing.teach(value, target, inputs)
         return value
 
@@ -203,6 +203,8 @@ class Session:
         """What happens where decisions are made: see `end_epoch`."""
         failure = self.parts.saving.failure()
         self.recovery.end_epoch()
+        self.parts.teaching.end_epoch()
+        self.parts.emergency.end_epoch()
         self.log.progress.epoch += 1
         numbers = self._record(begun)
         self.parts.growing.end_epoch()
@@ -217,6 +219,7 @@ class Session:
             self._save()
             if is_sound and self._may_prune():
                 self.pruning.start_cycle()
+        self._desk.carry_out()
         self._epoch_started = self._clock()
         self.seconds_in_esper += self._epoch_started - begun
         failure = failure or self.parts.saving.failure()
@@ -295,6 +298,7 @@ class Session:
         if self._is_finished:
             return
         self._is_finished = True
+        self._desk.close()
         parts = self.parts
         self._hook.remove()
         parts.tracker.detach()
@@ -303,6 +307,7 @@ class Session:
         if parts.pool is not None:
             parts.pool.close()
         parts.runner.close()
+        parts.emergency.close()
         parts.saving.close()
         parts.telemetry.close()
 
@@ -382,18 +387,8 @@ class Session:
 
     def _count_step(self, *_: object) -> None:
         self.log.progress.step += 1
+        self._desk.glance()
 
     def _require_running(self) -> None:
         if self._is_finished:
             raise EsperError("This session has ended. Attach again with another run_dir, or resume this one.")
-
-
-def _pruning(parts: Assembly, recovery: Recovery) -> Pruning:
-    """Every room with what it needs."""
-    network, tracker, saving, runner = parts.network, parts.tracker, parts.saving, parts.runner
-    trial, terms, log = parts.trial, parts.terms, parts.log
-    spending = Spending(network, terms, log)
-    acting = Acting(network, tracker, saving, parts.held_out, terms, log, spending)
-    cycles = Cycles(runner, parts.pool, network, tracker, saving, terms, log, spending)
-    judging = Judging(trial, acting, runner, network, saving, terms, log)
-    return Pruning(trial, acting, cycles, judging, recovery, network, saving, terms, log)

@@ -20,6 +20,10 @@ _WAITS = (10.0, 60.0)
 """Seconds that an epoch's end may wait for an analysis at least, however short epochs are, and at most."""
 
 
+_LEAST_ABLATION = 2.0
+"""Seconds that ablations may take in any case: most networks that train in minutes need no more."""
+
+
 class Spending:
     """Seconds by the clock of this process, and what `pruning.budget.compute_fraction` makes of them."""
 
@@ -62,9 +66,28 @@ class Spending:
         if share is None:
             return math.inf
         cost = mean(self._cycles) if self._cycles else _CYCLE_IN_LOOKS * self._network.look_seconds
-        whole = share * self.epoch_seconds * (self._log.epoch + self.epochs_left)
-        pays = (whole - sum(self._cycles)) / cost if cost > 0 else math.inf
+        pays = self._left(share) / cost if cost > 0 else math.inf
         return max(pays, 2.0 - len(self._cycles), 1.0)
+
+    def enough_seconds(self, steps_left: int) -> float:
+        """What the ablations of one cycle should take, so that it ends with the next epoch and pays.
+
+        Half of what a cycle has, because the screen before and the validation after them need the rest; a
+        cycle has an even share of the budget if all the steps are taken that fit, but an epoch at most.
+
+        Args:
+            steps_left: how many steps still fit into the run.
+        """
+        rules = self._terms.config.pruning
+        if rules.budget.compute_fraction is None or rules.target is None:
+            return math.inf  # without a target single units have to be surely among the least
+        steps = min(max(steps_left, 1), rules.schedule.max_steps)
+        has = min(self._left(rules.budget.compute_fraction) / steps, self.epoch_seconds)
+        return max(has / 2, _LEAST_ABLATION)
+
+    def _left(self, share: float) -> float:
+        """Seconds of the budget that no cycle has used: below 0 where it has been passed."""
+        return share * self.epoch_seconds * (self._log.epoch + self.epochs_left) - sum(self._cycles)
 
     def worthwhile_cut(self) -> BoolArray | None:
         """What to leave if masks are cut now, shape [units]; None where that takes longer than it saves."""

@@ -31,6 +31,7 @@ from esper.session.growing import Growing
 from esper.session.log import RunLog
 from esper.session.metrics import Metrics
 from esper.session.pool import worker_rows
+from esper.session.teaching import Teaching
 from esper.session.terms import Terms
 from esper.workers import WorkerPool
 
@@ -51,6 +52,7 @@ def memory_of(
     network: LiveNetwork,
     tracker: ImportanceTracker,
     growing: Growing,
+    teaching: Teaching,
     trial: Trial,
     runner: CycleRunner,
     pool: WorkerPool | None,
@@ -64,6 +66,7 @@ def memory_of(
             Entry("structure", Structure(network, tracker, growing), is_structure=True),
             Entry("model", Weights(network.model)),
             Entry("optimizer", OptimizerState(network.optimizer)),
+            Entry("teacher", teaching, survives_rollback=True),
             Entry("companions", Companions(network)),
             Entry("trainable", Trainable(network)),
             Entry("masks", Masks(network)),

@@ -12,11 +12,13 @@ from esper.urabrask.quality import (
 )
 from esper.urabrask.settings import RetentionLimits, Settings
 from esper.urabrask.validator import judge, level_of, validate
-from esper.urabrask.verdict import Decision, Verdict
+from esper.urabrask.verdict import Check, Decision, Retention, Verdict
 
 __all__ = [
+    "Check",
     "Decision",
     "Measurement",
+    "Retention",
     "RetentionLimits",
     "Settings",
     "Verdict",

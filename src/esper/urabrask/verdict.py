@@ -59,6 +59,11 @@ class Retention:
     samples: int
 
     @property
+    def noise(self) -> float:
+        """A quarter of the interval: one standard error of `drop` where it is the usual 95 %."""
+        return (self.upper - self.lower) / 4
+
+    @property
     def decision(self) -> Decision:
         """GO if the whole interval is within the limit, NO_GO if all is beyond, CONDITIONAL_GO in between."""
         if self.upper <= self.limit:

@@ -1,13 +1,14 @@
 """Killable worker processes with deadlines; they know nothing of what they compute."""
 
 from esper.workers.count import workers_needed
-from esper.workers.health import WorkerHealth
+from esper.workers.health import Condition, WorkerHealth
 from esper.workers.inline import InlineHandle, InlinePool
 from esper.workers.local import LocalPool
 from esper.workers.task import Ending, TaskHandle, TaskOutcome, WorkerPool, WorkerTask
 from esper.workers.worker import inherited_bytes
 
 __all__ = [
+    "Condition",
     "Ending",
     "InlineHandle",
     "InlinePool",

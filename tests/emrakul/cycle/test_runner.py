@@ -115,7 +115,7 @@ def test_a_mask_of_another_anatomy_is_ignored(made: Saved) -> None:
     assert read_mask(made.store, made.checkpoint, other) is None
 
 
-@pytest.mark.parametrize("name", ["decision.json", "masks.bin", "originals.safetensors"])
+@pytest.mark.parametrize("name", ["decision.pb", "masks.bin", "originals.safetensors"])
 def test_a_corrupt_mask_commit_is_not_used(made: Saved, name: str) -> None:
     decided(made)
     (attached,) = made.store.attachments(made.checkpoint).found

@@ -5,15 +5,14 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from hypothesis import assume, given
-from hypothesis import strategies as st
+from hypothesis import given
 
 from esper.anatomy import Anatomy
 from esper.elesh import Evidence
 from esper.emrakul.plan.candidates import step_sizes
 from esper.emrakul.plan.finalists import finalists
 from esper.emrakul.plan.floors import floors
-from esper.emrakul.plan.plan import Plan, Rejection, shrink
+from esper.emrakul.plan.plan import Plan, Rejection
 from esper.emrakul.plan.ramp_end import bounds
 from esper.emrakul.plan.selection import make_plan
 from esper.emrakul.plan.situation import Situation
@@ -21,52 +20,8 @@ from esper.emrakul.schedule import Allowance
 from esper.emrakul.settings import Settings
 from esper.errors import EvidenceError, MaskError
 from esper.leyline import Level, decode, encode
-from tests.emrakul.networks import anatomies, chain, measured, resnet8
-
-HALF = Settings.model_validate({"target": {"flops": 0.5}})
-LEVELS = (Level.CHANNEL, Level.HEAD)
-
-
-def allowance(goal: float, limit: float | None = None, levels: tuple[Level, ...] = LEVELS) -> Allowance:
-    return Allowance(
-        "flops", goal, goal + 0.02 if limit is None else limit, levels, "ramp", "because a test says so"
-    )
-
-
-def everything(anatomy: Anatomy) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
-    return np.ones(anatomy.num_units, np.bool_)
-
-
-@st.composite
-def situations(draw: st.DrawFn) -> tuple[Anatomy, Evidence, Allowance, Settings]:
-    anatomy = draw(anatomies)
-    evidence = measured(anatomy, draw(st.integers(0, 10**6)), unmeasured=draw(st.sampled_from([0.0, 0.3])))
-    if draw(st.booleans()):  # many ties
-        evidence = replace(evidence, loss_increase=np.round(evidence.loss_increase, 2))
-    goal = draw(st.floats(0, 0.9))
-    settings = Settings.model_validate(
-        {
-            **draw(st.sampled_from([{"target": {"flops": 0.5}}, {"staged": True}])),
-            "plan": {
-                "round_to": draw(st.sampled_from([1, 2, 4, 8])),
-                "allowed_loss_increase": draw(st.none() | st.floats(0, 0.05)),
-                "max_layer_fraction": draw(st.sampled_from([None, 0.1, 0.4])),
-                "required_confidence": draw(st.sampled_from([None, 0.95])),
-            },
-            "floors": {"min_channels": draw(st.integers(1, 16))},
-        }
-    )
-    levels = draw(st.sampled_from([LEVELS, (Level.CHANNEL,), (Level.HEAD,)]))
-    return (
-        anatomy,
-        evidence,
-        allowance(goal, goal + draw(st.sampled_from([0.0, 0.02, 0.1])), levels),
-        settings,
-    )
-
-
-def kept_counts(anatomy: Anatomy, plan: Plan) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
-    return np.bincount(anatomy.group_of[plan.keep], minlength=len(anatomy.groups))
+from tests.emrakul.networks import chain, measured, resnet8
+from tests.emrakul.plan.situations import HALF, allowance, kept_counts, situations
 
 
 @given(situations())
@@ -130,38 +85,6 @@ def test_a_plan_survives_json(situation: tuple[Anatomy, Evidence, Allowance, Set
     again = decode(Plan, json.loads(json.dumps(encode(plan), allow_nan=False)))
     assert again.id == plan.id
     np.testing.assert_array_equal(again.keep, plan.keep)
-
-
-@given(situations())
-def test_shrinking_halves_the_predicted_loss_and_keeps_every_rule(
-    situation: tuple[Anatomy, Evidence, Allowance, Settings],
-) -> None:
-    anatomy, evidence, allowed, settings = situation
-    plan = make_plan(Situation.whole(anatomy), evidence, allowed, settings)
-    assume(not plan.is_empty)
-    small = shrink(plan, Situation.whole(anatomy))
-    round_to = settings.plan.round_to if settings.staged else 1  # towards a target only the end is rounded
-    steps = step_sizes(anatomy, round_to)
-    assert np.unique(small.blocks).size <= np.unique(plan.blocks).size * 3 / 4
-    assert small.total_predicted_loss <= plan.total_predicted_loss / 2 + 1e-12
-    assert set(small.units.tolist()) <= set(plan.units.tolist())
-    assert small.removed_after == pytest.approx(1 - anatomy.flops(small.keep) / anatomy.flops(), abs=1e-9)
-    for kept, group, step in zip(kept_counts(anatomy, small), anatomy.groups, steps, strict=True):
-        assert kept == group.width or kept % step == 0
-    assert small.id != plan.id
-
-
-def test_a_plan_that_shrinks_again_and_again_ends_empty() -> None:
-    anatomy = resnet8()
-    plan = make_plan(Situation.whole(anatomy), measured(anatomy), allowance(0.3), HALF)
-    sizes = [plan.units.size]
-    while not plan.is_empty:
-        plan = shrink(plan, Situation.whole(anatomy))
-        sizes.append(plan.units.size)
-    assert sizes == sorted(sizes, reverse=True)
-    assert plan.keep.all()
-    assert plan.rejected[Rejection.SHRUNK].size == sizes[0]
-    assert shrink(plan, Situation.whole(anatomy)).is_empty
 
 
 @pytest.mark.parametrize("seed", range(5))

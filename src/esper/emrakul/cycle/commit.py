@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import json
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,12 +14,14 @@ from esper.anatomy import Anatomy
 from esper.anatomy.units import masked_axes
 from esper.arrays import BoolArray
 from esper.checkpoint import MODEL_FILE, AttachmentRef, CheckpointRef, CheckpointStore, load_tensors
+from esper.emrakul.cycle.contract import memory_in, plan_in, report_of
 from esper.emrakul.cycle.coordinator import CoordinatorState
 from esper.emrakul.cycle.outcome import CycleOutcome
-from esper.emrakul.cycle.records import DECISION_FILE, record
+from esper.emrakul.cycle.records import DECISION_FILE, record_before
 from esper.emrakul.plan import Plan
 from esper.errors import CheckpointCorrupt
 from esper.leyline import decode
+from esper.leyline.wire import VERSION, messages, parsed
 
 MASK = "mask-01"
 _BITS, _ORIGINALS = "masks.bin", "originals.safetensors"
@@ -77,20 +80,30 @@ def commit_mask(
     mask = end.mask
     if mask is None:
         raise ValueError("there is no mask to commit")
-    content = {
-        "epoch": mask.epoch,
-        "num_units": anatomy.num_units,
-        "is_on_probation": mask.is_on_probation,
-        "reason": mask.reason,
-        **record(anatomy, end.outcome, end.state),
-    }
+    architecture = messages.PrunedArchitecture(
+        version=VERSION, anatomy_digest=anatomy.digest, num_units=anatomy.num_units
+    )
+    bits = messages.ArrayReference(file=_BITS, dtype="bit", shape=[anatomy.num_units])
+    content = messages.MaskApplication(
+        version=VERSION,
+        epoch=mask.epoch,
+        masks=messages.PruningMasks(
+            version=VERSION,
+            architecture=architecture,
+            keep=bits,
+            originals=messages.ArrayReference(file=_ORIGINALS),
+        ),
+        is_on_probation=mask.is_on_probation,
+        reason=mask.reason,
+        report=report_of(anatomy, end.outcome, end.state),
+    )
     return store.commit_attachment(
         base,
         MASK,
         {
             _BITS: np.packbits(mask.keep).tobytes(),
             _ORIGINALS: _hidden_values(load_tensors(base.file(MODEL_FILE)), anatomy, mask.keep),
-            DECISION_FILE: json.dumps(content).encode(),
+            DECISION_FILE: content.SerializeToString(),
         },
     )
 
@@ -98,19 +111,39 @@ def commit_mask(
 def read_mask(store: CheckpointStore, base: CheckpointRef, anatomy: Anatomy) -> CycleEnd | None:
     """The end of the cycle whose mask lies beside a checkpoint; None if none verifies for this network."""
     for attached in store.attachments(base).found:
-        if attached.name != MASK:
-            continue
-        content = json.loads(attached.file(DECISION_FILE).read_bytes())
-        if content["anatomy"] != anatomy.digest:
-            continue
-        bits = np.frombuffer(attached.file(_BITS).read_bytes(), np.uint8)
-        keep = np.unpackbits(bits, count=content["num_units"]).astype(np.bool_)
-        epoch, reason, plan = content["epoch"], content["reason"], content["outcome"]["plan"]
-        probation = content["is_on_probation"]
-        mask = PendingMask(epoch, keep, probation, reason, decode(Plan, plan), base.step)
-        state = decode(CoordinatorState, content["coordinator"])
-        return CycleEnd(epoch, reason, state, mask=mask)
+        if attached.name == MASK:
+            stored = record_before(attached)
+            if stored is None:
+                return _read(attached, anatomy, base)
+            return _read_before(stored, attached, anatomy, base)
     return None
+
+
+def _read(attached: AttachmentRef, anatomy: Anatomy, base: CheckpointRef) -> CycleEnd | None:
+    content = parsed(messages.MaskApplication, attached.file(DECISION_FILE).read_bytes())
+    architecture, plan = content.masks.architecture, plan_in(content.report)
+    if architecture.anatomy_digest != anatomy.digest or plan is None:
+        return None
+    keep = _keep(attached, architecture.num_units)
+    mask = PendingMask(content.epoch, keep, content.is_on_probation, content.reason, plan, base.step)
+    return CycleEnd(content.epoch, content.reason, memory_in(content.report), mask=mask)
+
+
+def _read_before(
+    content: Mapping[str, Any], attached: AttachmentRef, anatomy: Anatomy, base: CheckpointRef
+) -> CycleEnd | None:
+    """The same of an earlier Esper, which wrote JSON."""
+    if content["anatomy"] != anatomy.digest:
+        return None
+    epoch, reason, plan = content["epoch"], content["reason"], content["outcome"]["plan"]
+    keep = _keep(attached, content["num_units"])
+    mask = PendingMask(epoch, keep, content["is_on_probation"], reason, decode(Plan, plan), base.step)
+    return CycleEnd(epoch, reason, decode(CoordinatorState, content["coordinator"]), mask=mask)
+
+
+def _keep(attached: AttachmentRef, num_units: int) -> BoolArray:
+    bits = np.frombuffer(attached.file(_BITS).read_bytes(), np.uint8)
+    return np.unpackbits(bits, count=num_units).astype(np.bool_)
 
 
 def _hidden_values(tensors: dict[str, Tensor], anatomy: Anatomy, keep: BoolArray) -> dict[str, Tensor]:

@@ -6,23 +6,19 @@ It goes when its checkpoint goes. What people may ask for later is in the audit.
 from __future__ import annotations
 
 import json
+from typing import Any
 
 from esper.anatomy import Anatomy
-from esper.checkpoint import CheckpointRef, CheckpointStore
+from esper.checkpoint import AttachmentRef, CheckpointRef, CheckpointStore
+from esper.emrakul.cycle.contract import memory_in, outcome_in, report_of
 from esper.emrakul.cycle.coordinator import CoordinatorState, Recall
 from esper.emrakul.cycle.outcome import CycleOutcome
-from esper.leyline import IdempotencyKey, decode, encode, stable_id
+from esper.leyline import IdempotencyKey, decode, stable_id
+from esper.leyline.wire import messages, parsed
 
-DECISION_FILE = "decision.json"
-
-
-def record(anatomy: Anatomy, outcome: CycleOutcome | None, state: CoordinatorState) -> dict[str, object]:
-    """What is written of any cycle."""
-    return {
-        "anatomy": anatomy.digest,
-        "outcome": None if outcome is None else encode(outcome),
-        "coordinator": encode(state),
-    }
+DECISION_FILE = "decision.pb"
+_FILE_BEFORE = "decision.json"
+"""Runs stored decisions as JSON at first; those are read as well."""
 
 
 def commit_record(
@@ -40,7 +36,7 @@ def commit_record(
         CheckpointError: nothing was stored.
     """
     name = f"decision-{stable_id(str(outcome.key))}"
-    content = json.dumps(record(anatomy, outcome, state)).encode()
+    content = report_of(anatomy, outcome, state).SerializeToString()
     store.commit_attachment(base, name, {DECISION_FILE: content}, pin=False)
 
 
@@ -49,12 +45,29 @@ def recall_from(store: CheckpointStore, base: CheckpointRef) -> Recall:
 
     def recall(key: IdempotencyKey) -> tuple[CycleOutcome, CoordinatorState] | None:
         for attached in store.attachments(base).found:
-            if DECISION_FILE not in attached.files:
-                continue
-            data = json.loads(attached.file(DECISION_FILE).read_bytes())
-            if data["outcome"] is not None and data["outcome"]["key"] == str(key):
-                state = decode(CoordinatorState, data["coordinator"])
-                return decode(CycleOutcome, data["outcome"]), state
+            outcome, state = _recorded(attached)
+            if outcome is not None and state is not None and outcome.key == key:
+                return outcome, state
         return None
 
     return recall
+
+
+def _recorded(attached: AttachmentRef) -> tuple[CycleOutcome | None, CoordinatorState | None]:
+    if (stored := record_before(attached)) is not None:
+        outcome = None if stored["outcome"] is None else decode(CycleOutcome, stored["outcome"])
+        return outcome, decode(CoordinatorState, stored["coordinator"])
+    if DECISION_FILE not in attached.files:
+        return None, None
+    raw = attached.file(DECISION_FILE).read_bytes()
+    is_mask = "masks.bin" in attached.files
+    report = parsed(messages.MaskApplication, raw).report if is_mask else parsed(messages.AnalysisReport, raw)
+    return outcome_in(report), memory_in(report)
+
+
+def record_before(attached: AttachmentRef) -> dict[str, Any] | None:
+    """The record of an earlier Esper, which wrote JSON; None if it is not one."""
+    if _FILE_BEFORE not in attached.files:
+        return None
+    stored: dict[str, Any] = json.loads(attached.file(_FILE_BEFORE).read_bytes())
+    return stored

@@ -5,10 +5,11 @@ from esper.emrakul.plan.by_magnitude import choose_by_magnitude
 from esper.emrakul.plan.cutting import worthwhile_cut
 from esper.emrakul.plan.finalists import finalists
 from esper.emrakul.plan.floors import floors, layers_to_go
-from esper.emrakul.plan.plan import Plan, Rejection, shrink
+from esper.emrakul.plan.plan import Plan, Rejection
 from esper.emrakul.plan.ramp_end import bounds
 from esper.emrakul.plan.rationale import Rationale
 from esper.emrakul.plan.selection import make_plan
+from esper.emrakul.plan.shrinking import largest_version, shrink
 from esper.emrakul.plan.situation import Situation, alike
 
 __all__ = [
@@ -22,6 +23,7 @@ __all__ = [
     "choose_by_magnitude",
     "finalists",
     "floors",
+    "largest_version",
     "layers_to_go",
     "make_plan",
     "shrink",

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from enum import StrEnum
 from functools import cached_property
-from typing import Annotated, Any
+from typing import Annotated
 
 import numpy as np
 
 from esper.anatomy import Anatomy
 from esper.arrays import BoolArray, FloatArray, IntArray
 from esper.cost import CostName
-from esper.emrakul.plan.situation import Situation
 from esper.leyline import Level, content_id, encode, gaps
 
 
@@ -46,7 +45,7 @@ class Rejection(StrEnum):
     """It was in the plan until the validator said no."""
 
 
-_UNIT_FLOATS = ("screen", "loss_increase", "confidence", "predicted_loss", "saved_cost")
+UNIT_FLOATS = ("screen", "loss_increase", "confidence", "predicted_loss", "saved_cost")
 
 
 @dataclass(frozen=True, eq=False)
@@ -114,36 +113,6 @@ class Plan:
     @property
     def total_predicted_loss(self) -> float:
         return float(self.predicted_loss.sum())
-
-
-def shrink(plan: Plan, situation: Situation) -> Plan:
-    """The plan without its costliest blocks: at most half the predicted loss, three quarters of the blocks.
-
-    The second limit makes progress certain where single losses say little, down to an empty plan. Within a
-    layer blocks were chosen from the cheapest on, so what is left still ends on a multiple of `round_to`.
-    """
-    # Blocks by their predicted loss, the cheapest first: shape [blocks].
-    starts = np.unique(plan.blocks, return_index=True)[1]
-    block_loss = np.add.reduceat(plan.predicted_loss, starts) if starts.size else np.zeros(0)
-    order = np.argsort(block_loss, kind="stable")
-    within = np.searchsorted(np.cumsum(block_loss[order]), plan.total_predicted_loss / 2, side="right")
-    cheap = plan.blocks[starts[order[: min(int(within), order.size * 3 // 4)]]]
-    # Every column of the cuts follows: shape [cuts].
-    stays = np.isin(plan.blocks, cheap)
-    columns: dict[str, Any] = {
-        name: getattr(plan, name)[stays] for name in ("units", "blocks", *_UNIT_FLOATS)
-    }
-    left = plan.keep_before.copy()
-    left[columns["units"]] = False
-    dropped = np.concatenate([plan.rejected.get(Rejection.SHRUNK, np.zeros(0, np.int64)), plan.units[~stays]])
-    return replace(
-        plan,
-        **columns,
-        level=highest_level(situation.anatomy, columns["units"]),
-        removed_after=1 - situation.model(plan.cost).total(left) / plan.origin_cost,
-        rejected={**plan.rejected, Rejection.SHRUNK: np.sort(dropped)},
-        notes=(*plan.notes, f"Shrunk from {plan.units.size} to {int(stays.sum())} units after a no-go."),
-    )
 
 
 def highest_level(anatomy: Anatomy, units: IntArray) -> Level:

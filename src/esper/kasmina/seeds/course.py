@@ -43,6 +43,7 @@ class Course:
         scaler: the GradScaler, if there is one.
         admits: why the network, as it stands when this is asked, cannot be taken for what it would be with a
             seed as its part; '' if it can.
+        alarm: is told before a seed goes that has reached the host too often.
     """
 
     def __init__(
@@ -53,8 +54,9 @@ class Course:
         settings: GrowthSettings,
         scaler: HasScale | None,
         admits: Callable[[], str],
+        alarm: Callable[[str], None],
     ) -> None:
-        self._admits = admits
+        self._admits, self._alarm = admits, alarm
         self._bed, self._gates, self._monitor = bed, gates, monitor
         self._settings, self._scaler = settings, scaler
         self._steps: Mapping[Stage, Callable[[Slot], None]] = {
@@ -264,6 +266,7 @@ class Course:
         count, limit = self._monitor.violations[slot.path], self._settings.max_violations
         self._bed.tell(seed_events.IsolationViolated(self._bed.epoch, slot.path, count, limit, leak))
         if self._monitor.is_open(slot.path):
+            self._alarm(f"The seed at {slot.path} violated its isolation {count} times: {leak}")
             self._bed.cull(slot, f"It violated its isolation {count} times: {leak}", at_once=True)
 
     def _train(self, slot: Slot) -> None:

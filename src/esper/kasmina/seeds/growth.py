@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
@@ -40,6 +40,10 @@ def _anything() -> str:
     return ""
 
 
+def _nobody(_: str) -> None:
+    """There is nobody to tell."""
+
+
 class Growth:
     """Seeds on one network: germinated by hand, led by gates, kept or removed without a trace.
 
@@ -57,6 +61,8 @@ class Growth:
         sink: who is told what happens.
         within: what holds network and optimizer already, and wants these seeds in them.
         epoch: epochs that have ended by now.
+        alarm: is told, in words, before a seed goes that has reached the network too often: the moment to
+            save what there is.
 
     Raises:
         ConfigError: there is no held-out data, several processes train the network, or somebody holds it.
@@ -79,6 +85,7 @@ class Growth:
         sink: Sink = LOGGER,
         within: Ground | None = None,
         epoch: int = 0,
+        alarm: Callable[[str], None] = _nobody,
     ) -> None:
         self.model, self.optimizer = bare(model), optimizer
         if is_parallel(model):
@@ -101,7 +108,7 @@ class Growth:
         gates = Gatekeeper(self.model, Probe(self.model, loss, batches), self.monitor, given)
         self._lessons = Lessons(self.model, loss, self._bed.owners, self.monitor, given)
         admits = _anything if within is None else within.admits
-        self._course = Course(self._bed, gates, self.monitor, given, scaler, admits)
+        self._course = Course(self._bed, gates, self.monitor, given, scaler, admits, alarm)
         if within is None:
             HANDS.take(self)
         self._hooks = [

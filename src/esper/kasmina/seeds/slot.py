@@ -20,6 +20,7 @@ from esper.kasmina.seeds.recipe import Recipe
 from esper.kasmina.seeds.settings import GrowthSettings
 from esper.leyline import SeedLifecycleStage as Stage
 from esper.leyline import decode, encode
+from esper.leyline.wire import messages
 
 _WINDOW = 200
 """Training losses that are kept, to tell unrest from."""
@@ -255,6 +256,21 @@ class Slot:
             yield
         finally:
             self.place.module = before
+
+    def message(self) -> messages.SeedState:
+        """How the seed stands, for whoever asks from another process; the device is not asked."""
+        track = self.track
+        return messages.SeedState(
+            slot=track.path,
+            stage=messages.SeedLifecycleStage.Name(track.stage),
+            blueprint=track.blueprint,
+            generation=track.generation,
+            alpha=self.share,
+            steps_in_stage=track.in_stage,
+            epochs_in_stage=track.epochs,
+            is_paused=track.is_paused,
+            evidence=track.evidence,
+        )
 
     def state(self) -> dict[str, Any]:
         """All that it remembers; optimizer state that the host owns is with the host's optimizer."""

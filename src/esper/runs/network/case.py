@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Mapping
 
@@ -72,6 +73,7 @@ def analyst_of(
     allowed: BoolArray,
     config: Config,
     pool: WorkerPool,
+    enough_seconds: float = math.inf,
 ) -> OfflineAnalyst:
     """The analyst of one checkpoint.
 
@@ -82,6 +84,7 @@ def analyst_of(
         allowed: units that the network's own code allows to be cut, shape [units].
         config: of the run.
         pool: where tasks run.
+        enough_seconds: what ablation should take; beyond it slopes of the loss tell the rest.
     """
     pruning = config.pruning
     return OfflineAnalyst(
@@ -96,6 +99,7 @@ def analyst_of(
         floors=floors(situation, pruning),
         reconstruct=pruning.recovery.reconstruct,
         deadline_seconds=pruning.budget.deadline_seconds * pruning.budget.analysis_fraction,
+        enough_seconds=enough_seconds,
     )
 
 

@@ -1,0 +1,194 @@
+"""A teacher that was trained before: a frozen network whose answers another one learns from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import Any
+
+import blake3
+import torch
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+from esper.anatomy.graph import bare, primary_output
+from esper.batches import device_of, divided, split_sample
+from esper.checkpoint import map_tensors, misfits, tensor_bytes
+from esper.errors import CheckpointCorrupt, CheckpointError, CheckpointMissing, ConfigError, LifecycleError
+from esper.kasmina.answers import Answers
+
+
+class CheckpointedTeacher:
+    """A network that teaches: frozen, in eval mode, trained by no optimizer, in no checkpoint.
+
+    The network belongs to the teacher from now on, which changes its mode and, with `precision`, its weights.
+
+    Args:
+        network: with its weights, or of the class that `weights` is for; on the device of who learns.
+        weights: a safetensors file, such as the `model.safetensors` of a checkpoint, or tensors by name;
+            None: those that the network has.
+        precision: `torch.bfloat16` or `torch.float16`: its matrices are kept and multiplied in it; None: as
+            they are, in the precision of the training loop.
+        chunk: samples that it looks at at once; fewer take less memory.
+        cache_bytes: keep answers up to so many bytes, for samples that come again exactly as they were.
+
+    Raises:
+        CheckpointError: the file is not there, is no safetensors file, or is of another network.
+        ConfigError: an option is out of its range.
+
+    Attributes:
+        network: of the teacher.
+        answers: those that are kept; None: none are.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        weights: str | Path | Mapping[str, Tensor] | None = None,
+        *,
+        precision: torch.dtype | None = None,
+        chunk: int | None = None,
+        cache_bytes: int = 0,
+    ) -> None:
+        if precision not in (None, torch.bfloat16, torch.float16):
+            raise ConfigError(f"precision is {precision}; expected torch.bfloat16, torch.float16 or None.")
+        if (chunk is not None and chunk < 1) or cache_bytes < 0:
+            raise ConfigError(f"chunk={chunk} and cache_bytes={cache_bytes}: neither can be so small.")
+        self.network = network
+        self._precision, self._chunk = precision, chunk
+        self.answers = Answers(cache_bytes) if cache_bytes else None
+        if weights is not None:
+            self._put(weights)
+        for parameter in network.parameters():
+            parameter.requires_grad_(False)
+            if precision is not None and parameter.dim() > 1 and parameter.is_floating_point():
+                parameter.data = parameter.data.to(precision)
+        self._settle()
+
+    @property
+    def digest(self) -> str:
+        """Tells its weights from all others, as they are multiplied."""
+        return self._digest
+
+    @property
+    def num_parameters(self) -> int:
+        return sum(parameter.numel() for parameter in self.network.parameters())
+
+    @property
+    def num_bytes(self) -> int:
+        """What its weights and buffers take."""
+        return sum(tensor.nbytes for tensor in self.tensors().values())
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Parameters and buffers by name."""
+        network = bare(self.network)
+        return {**dict(network.named_parameters()), **dict(network.named_buffers())}
+
+    def load(self, weights: str | Path | Mapping[str, Tensor]) -> None:
+        """Other weights for the same network, while it teaches; answers that were kept are forgotten.
+
+        Args:
+            weights: a file as for the class, or tensors by name.
+
+        Raises:
+            CheckpointError: they are of another network, or cannot be read; the teacher is as it was.
+        """
+        self._put(weights)
+        self._settle()
+
+    def answer(self, inputs: Any) -> Tensor:
+        """What it answers, without gradients, in 32 bits; drawn are no random numbers that others draw.
+
+        Args:
+            inputs: a tensor, several in a tuple, or a mapping of keyword inputs.
+
+        Raises:
+            LifecycleError: something has changed its weights.
+        """
+        if self._versions() != self._settled:
+            raise LifecycleError(
+                "Something has changed the teacher's weights: an optimizer holds them, or they are shared "
+                "with a network that is trained. Nothing was computed. Train without them, and give new ones "
+                "by `teacher.load(...)`."
+            )
+        if self.answers is None:
+            return self._asked(inputs)
+        leaves = [leaf for leaf in pytree.tree_leaves(inputs) if isinstance(leaf, Tensor)]
+        keys = self.answers.keys(leaves)
+        kept = None if keys is None else self.answers.find(keys)
+        if kept is not None:
+            return kept
+        answer = self._asked(inputs)
+        if keys is not None and len(answer) == len(keys):
+            self.answers.keep(keys, answer)
+        return answer
+
+    def output(self, inputs: Any) -> Any:
+        """What the network itself returns for a whole batch, in eval mode and without gradients."""
+        args, kwargs, _ = split_sample(inputs, with_target=False)
+        device = device_of(self.network)
+        self.network.eval()  # whatever holds it may have put it into training
+        with (
+            torch.no_grad(),
+            torch.random.fork_rng(devices=[device.index or 0] if device.type == "cuda" else []),
+            self._precisely(device),
+        ):
+            return self.network(*args, **kwargs)
+
+    def _precisely(self, device: torch.device) -> AbstractContextManager[object]:
+        """In its own precision if it has one, else in that of the training loop around it."""
+        return torch.autocast(device.type, self._precision) if self._precision else nullcontext()
+
+    def _asked(self, inputs: Any) -> Tensor:
+        parts = [inputs] if self._chunk is None else divided(inputs, self._chunk)
+        answers = [primary_output(self.output(part)) for part in parts]
+        answer = answers[0] if len(answers) == 1 else torch.cat(answers)
+        return answer.float() if answer.dtype.itemsize < 4 else answer
+
+    def _put(self, weights: str | Path | Mapping[str, Tensor]) -> None:
+        held = weights if isinstance(weights, Mapping) else read_weights(Path(weights))
+        network = bare(self.network)
+        own = network.state_dict()
+        # Of another precision they fit all the same.
+        alike = {n: t.to("meta").to(own[n].dtype) if n in own else t for n, t in held.items()}
+        if wrong := misfits(alike, own):
+            source = "These weights" if isinstance(weights, Mapping) else f"{weights}"
+            raise CheckpointError(
+                f"{source}: not those of this {type(self.network).__name__}: {'; '.join(wrong[:5])}. Nothing "
+                "was changed. Give the network that they were trained in."
+            )
+        network.load_state_dict(held)
+
+    def _settle(self) -> None:
+        """What it knows by now is what it will answer by."""
+        hasher = blake3.blake3()
+        for name, tensor in sorted(self.tensors().items()):
+            hasher.update(f"{name} {tensor.dtype} {list(tensor.shape)};".encode())
+            hasher.update(tensor_bytes(tensor))
+        self._digest = hasher.hexdigest()[:16]
+        self._settled = self._versions()
+        if self.answers is not None:
+            self.answers.clear()
+
+    def _versions(self) -> int:
+        """Grows with every change in place."""
+        return sum(tensor._version for tensor in self.tensors().values())  # noqa: SLF001 (autograd's count)
+
+
+def read_weights(path: Path) -> dict[str, Tensor]:
+    """The tensors of a file by name; nothing that stands in it is run.
+
+    Raises:
+        CheckpointError: it is not there, or holds something else.
+    """
+    if not path.is_file():
+        raise CheckpointMissing(f"There is no file {path} to read a teacher's weights from.")
+    try:
+        return map_tensors(path)
+    except CheckpointCorrupt as error:
+        raise CheckpointCorrupt(
+            f"{error} A teacher's weights are read from safetensors only, because reading what torch.save "
+            "wrote can run code. Nothing was changed. Where you trust whoever wrote it, load it yourself and "
+            "give the network, or safetensors.torch.save_file(its state_dict(), ...) once."
+        ) from error
