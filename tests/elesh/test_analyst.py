@@ -14,7 +14,7 @@ import torch
 from esper.anatomy import Kind
 from esper.arrays import FloatArray, IntArray
 from esper.batches import HeldOut
-from esper.elesh.analysis import ablate, confidence
+from esper.elesh.analysis import Ablated, ablate, confidence
 from esper.elesh.analyst import OfflineAnalyst
 from esper.elesh.errands import Errands
 from esper.elesh.evidence import Tier
@@ -87,6 +87,17 @@ class LossyPool:
 
     def close(self) -> None:
         """Nothing is open."""
+
+
+class SlowPool(LossyPool):
+    """Says of every ablation that it took a second for each unit and batch."""
+
+    def submit(self, task: WorkerTask) -> Handle:
+        handle = super().submit(task)
+        value = handle.outcome().value
+        if not isinstance(value, Ablated):
+            return handle
+        return Handle(replace(handle.outcome(), value=replace(value, seconds=float(value.rises.size))))
 
 
 @pytest.fixture
@@ -271,15 +282,17 @@ def test_with_time_for_all_everything_is_ablated_as_without_a_limit(long: Saved)
 
 
 def test_with_time_for_some_those_near_the_line_are_ablated(long: Saved) -> None:
-    pool = LossyPool()
+    pool = SlowPool()
     units: IntArray = np.arange(48)
-    looks = iter([*range(100)])
-    # The clock says after the probes that there is time for a part of the units.
-    asked = replace(analyst(long, pool, lambda: next(looks) * 1e-3), enough_seconds=0.02)
-    evidence = asked.analyze(units, 60.0)
+    # Sixteen probes on one batch, and then time for twenty units on four: a second for each.
+    evidence = replace(analyst(long, pool), enough_seconds=16.0 + 80.5).analyze(units, 60.0)
     ablated = evidence.samples > 0
-    assert 0 < ablated.sum() <= 48
+    assert ablated.sum() == 20
     assert np.isfinite(evidence.loss_increase).all()
+    assert "20 of 48 finalists were ablated" in evidence.notes[0]
+    line = np.quantile(evidence.loss_increase, 0.6)
+    away = np.abs(evidence.loss_increase - line)
+    assert np.median(away[ablated]) < np.median(away[~ablated])
 
 
 def test_a_lost_task_of_a_short_analysis_is_told_and_its_units_are_judged_by_slopes(long: Saved) -> None:

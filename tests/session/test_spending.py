@@ -52,15 +52,15 @@ def test_without_a_share_the_clock_decides_nothing(run: Training) -> None:
 
 
 def test_ablation_has_half_of_what_a_cycle_has_and_that_is_an_epoch_at_most(run: Training) -> None:
-    budget = spending(run, 0.5)
-    whole = 0.5 * 10.0 * run.session.parts.terms.epochs  # type: ignore[operator]  # the run has a number of epochs
-    assert budget.enough_seconds(4) == pytest.approx(whole / 4 / 2)
+    budget = spending(run, 0.8)
+    whole = 0.8 * 10.0 * run.session.parts.terms.epochs  # type: ignore[operator]  # the run has a number of epochs
+    assert budget.enough_seconds(6) == pytest.approx(whole / 6 / 2)
     assert budget.enough_seconds(100) == pytest.approx(whole / 8 / 2)  # more steps than that are not taken
     assert budget.enough_seconds(1) == 5.0
-    budget.cycle_ended(whole - 8.0)
-    assert budget.enough_seconds(2) == pytest.approx(2.0)
+    budget.cycle_ended(whole - 10.0)
+    assert budget.enough_seconds(2) == pytest.approx(2.5)
     budget.cycle_ended(100.0)
-    assert budget.enough_seconds(0) == 1.0
+    assert budget.enough_seconds(0) == 2.0
 
 
 def test_ablation_has_all_the_time_where_no_clock_decides_or_single_units_have_to_be_sure(

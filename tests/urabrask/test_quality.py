@@ -89,6 +89,8 @@ def test_ignored_targets_do_not_count() -> None:
     tokens = torch.eye(3).expand(2, 3, 3)
     target = torch.tensor([[0, -100, 1], [-100, -100, -100]])
     assert correct(tokens, target) == [0.5, 0.0]
+    as_map = torch.tensor([[[0, 255, 1]], [[255, 255, 255]]])
+    assert correct(torch.eye(3).expand(2, 1, 3, 3), as_map) == [0.5, 0.0]
 
 
 @pytest.mark.parametrize(

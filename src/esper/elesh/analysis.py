@@ -42,7 +42,7 @@ class Ablated:
         num_batches: how many there are in all.
         rises: rise of the loss when each unit alone is removed, shape [units, ablated]: the first of the
             units that were asked for, as many as there was time for.
-        seconds: what it took.
+        seconds: what it took of the processor, which other work on the machine does not change.
     """
 
     batches: IntArray
@@ -52,8 +52,12 @@ class Ablated:
 
 
 def ablate(case: Case, units: Sequence[int], part: Part = Part.FIRST, seconds: float = math.inf) -> Ablated:
-    """Rise of the loss without each unit alone, on a part of the calibration batches, while time lasts."""
-    begun = time.monotonic()
+    """Rise of the loss without each unit alone, on a part of the calibration batches, for so long at most.
+
+    Seconds are those of the processor: a worker gives way to everybody, and what it finds out should not
+    depend on who else is there.
+    """
+    begun = time.thread_time()
     opened = open_case(case)
     state = opened.masked_state(opened.keep)
     chosen: IntArray = np.asarray(units, np.int64)
@@ -63,10 +67,10 @@ def ablate(case: Case, units: Sequence[int], part: Part = Part.FIRST, seconds: f
     # All at once where time does not matter: units of one group are ablated together.
     step = max(chosen.size, 1) if math.isinf(seconds) else _AT_ONCE
     rises = np.zeros((0, numbers.size))
-    while len(rises) < chosen.size and (not len(rises) or time.monotonic() - begun < seconds):
+    while len(rises) < chosen.size and (not len(rises) or time.thread_time() - begun < seconds):
         some = chosen[len(rises) : len(rises) + step]
         rises = np.concatenate([rises, ablation_rises(opened.twin, opened.anatomy, state, few, some)])
-    return Ablated(numbers, len(batches), rises, time.monotonic() - begun)
+    return Ablated(numbers, len(batches), rises, time.thread_time() - begun)
 
 
 def measure(

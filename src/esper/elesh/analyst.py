@@ -49,8 +49,8 @@ class OfflineAnalyst:
         floors: fewest units per group.
         reconstruct: whether readers of what goes are reconstructed when a mask is applied.
         deadline_seconds: for the screen and tier 2, which have no deadline of their own.
-        enough_seconds: what ablation should take: beyond it slopes of the loss tell the rest. What was told
-            in the time of one day is told again, so it is not part of `id`.
+        enough_seconds: what ablation should take of each worker: slopes of the loss tell the rest. No part of
+            `id`: what one moment had time for is what is found again.
     """
 
     errands: Errands

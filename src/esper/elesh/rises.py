@@ -76,7 +76,9 @@ class RisesTable:
         self._predicted = predicted
         self._rises = np.full((finalists.size, 0), np.nan)
         self._measured = np.zeros((finalists.size, 0), np.bool_)
-        self._seconds = self._cells = 0.0
+        self.seconds = 0.0
+        """What all ablations have taken of the processor."""
+        self._cells = 0
 
     @property
     def is_empty(self) -> bool:
@@ -110,7 +112,7 @@ class RisesTable:
         cells = np.ix_(places[: len(ablated.rises)], ablated.batches)
         self._rises[cells] = ablated.rises
         self._measured[cells] = True
-        self._seconds += ablated.seconds
+        self.seconds += ablated.seconds
         self._cells += ablated.rises.size
 
     def probes(self) -> IntArray:
@@ -121,7 +123,7 @@ class RisesTable:
         """How many finalists can be ablated on a part of the batches in a time, as those before have been."""
         if not self._cells:
             return 0
-        each = self._seconds / self._cells * part.of(self._rises.shape[1]).size
+        each = self.seconds / self._cells * part.of(self._rises.shape[1]).size
         return self.units.size if each <= 0 else min(int(seconds / each), self.units.size)
 
     @property

@@ -33,7 +33,7 @@ class Rounds:
         units_per_task: most that one of them ablates.
         seconds: longest attempt of a task.
         until: moment at which all of them are stopped.
-        enough_seconds: what ablation may take before slopes are enough.
+        enough_seconds: what ablation may take of each worker's processor before slopes are enough.
     """
 
     errands: Errands
@@ -66,38 +66,37 @@ class Rounds:
 
     def _in_time(self, table: RisesTable) -> Rises:
         """The same as long as there is time; slopes tell the rest."""
-        until = self.errands.clock() + self.enough_seconds
-        lost, late = self._fill(table, table.probes(), Part.ONE, until)
+        lost, late = self._fill(table, table.probes(), Part.ONE, self._work_left(table))
         if table.is_empty:
             _refuse(table, lost, late)
         # As many as fit by what those before took, the first ones nearest to the line.
-        places = table.nearest(table.affordable(self._work_until(until), Part.FIRST))
-        lost += self._fill(table, places, Part.FIRST, until)[0]
+        places = table.nearest(table.affordable(self._work_left(table), Part.FIRST))
+        lost += self._fill(table, places, Part.FIRST, self._work_left(table))[0]
         if table.is_full.all():
-            places = table.close()[: table.affordable(self._work_until(until), Part.OTHERS)]
-            lost += self._fill(table, places, Part.OTHERS, until)[0]
+            places = table.close()[: table.affordable(self._work_left(table), Part.OTHERS)]
+            lost += self._fill(table, places, Part.OTHERS, self._work_left(table))[0]
         notes = [f"{count} finalists were not ablated: {why}" for count, why in lost]
         return table.rises(notes, by_slopes=True)
 
-    def _work_until(self, moment: float) -> float:
-        """Seconds that all workers together have until then."""
-        return max(moment - self.errands.clock(), 0.0) * self.errands.pool.num_workers
+    def _work_left(self, table: RisesTable) -> float:
+        """Seconds of the processor that ablation may still take in all workers together."""
+        return max(self.enough_seconds * self.errands.pool.num_workers - table.seconds, 0.0)
 
     def _fill(
-        self, table: RisesTable, places: IntArray, part: Part, enough: float = math.inf
+        self, table: RisesTable, places: IntArray, part: Part, work: float = math.inf
     ) -> tuple[_Lost, int]:
         """Ablates the finalists at some places of the table; what was lost, and how many tasks were late."""
-        # Equal shares for all workers, but small ones: a lost task loses few finalists. Where a moment is
-        # enough, every worker has one task that begins with what is worth most.
+        # Equal shares for all workers, but small ones: a lost task loses few finalists. Where time is
+        # short, every worker has one task that begins with what is worth most.
         even = math.ceil(places.size / self.errands.pool.num_workers)
-        size = max(even if math.isfinite(enough) else min(self.units_per_task, even), 1)
+        size = max(even if math.isfinite(work) else min(self.units_per_task, even), 1)
         parts = [places[start : start + size] for start in range(0, places.size, size)]
         # All are submitted before the first is waited for.
-        lasts = max(enough - self.errands.clock(), 0.0)
+        share = work / max(len(parts), 1)
         errands = [
             self.errands.send(
                 ablate,
-                {"case": self.case, "units": table.units[each].tolist(), "part": part, "seconds": lasts},
+                {"case": self.case, "units": table.units[each].tolist(), "part": part, "seconds": share},
                 self.seconds,
                 self.until,
             )

@@ -20,7 +20,7 @@ _WAITS = (10.0, 60.0)
 """Seconds that an epoch's end may wait for an analysis at least, however short epochs are, and at most."""
 
 
-_LEAST_ABLATION = 1.0
+_LEAST_ABLATION = 2.0
 """Seconds that ablations may take in any case: most networks that train in minutes need no more."""
 
 

@@ -178,20 +178,22 @@ def ablation_rises(
 def correct(output: Tensor, target: Any) -> list[float] | None:
     """Share of right predictions per sample, where output and target are a classification; None otherwise.
 
-    Negative targets are those that losses ignore (-100 by default): they count neither way, and a sample that
-    has no other counts as wrong, before and after a mask alike.
+    Targets that are no class are those that losses ignore (-100, 255): they count neither way, and a sample
+    that has no other counts as wrong, before and after a mask alike.
     """
     if not isinstance(target, Tensor) or target.is_floating_point() or target.dtype == torch.bool:
         return None
     target = target.to(output.device)
     # Scores of the classes lie along the last axis, or along the axis after the samples.
     if output.dim() == target.dim() + 1 and output.shape[:-1] == target.shape:
-        hits = output.argmax(-1) == target
+        axis = output.dim() - 1
     elif output.dim() == target.dim() + 1 and output.dim() > 2 and output.shape[2:] == target.shape[1:]:
-        hits = output.argmax(1) == target
+        axis = 1
     else:
         return None
-    # [samples, predictions of each]: ignored targets count neither way.
-    counted = (target >= 0).double().reshape(hits.shape[0], -1)
-    share = (hits.double().reshape(counted.shape) * counted).sum(1) / counted.sum(1).clamp_min(1)
+    # [samples, predictions of each]: what is no class counts neither way.
+    classes = target.reshape(len(target), -1)
+    hits = (output.argmax(axis) == target).double().reshape(classes.shape)
+    weights = ((classes >= 0) & (classes < output.shape[axis])).double()
+    share = (hits * weights).sum(1) / weights.sum(1).clamp_min(1)
     return [float(x) for x in share]
