@@ -16,6 +16,7 @@ train = "{module}:training"
 probe = "{module}:deciding"
 test = "{module}:judging"
 loss = "torch.nn:CrossEntropyLoss"
+teacher = "{module}:knowing"
 epochs = 6
 
 [optimizer]
@@ -51,6 +52,7 @@ channel_drop = 1.0
 """
 BATCHES = """
 from pathlib import Path
+import torch
 from tests.session.runs import examples
 
 class Breaking(list):
@@ -73,6 +75,10 @@ def deciding():
 
 def judging():
     return batches(2)
+
+def knowing():
+    torch.manual_seed(9)
+    return torch.nn.Linear(8, 4)
 
 def generator():
     yield from batches(0)
@@ -115,6 +121,7 @@ def test_an_interrupted_run_goes_on_and_ends_smaller_and_is_then_only_reported(t
     assert [row["epoch"] for row in again["epochs"]] == [1, 2, 3, 4, 5, 6]
     assert {"accuracy", "loss", "test accuracy", "test loss"} == set(again["epochs"][-1]["metrics"])
     assert not any("nothing was taught" in note for note in again["notes"])
+    assert any("Linear (36 parameters" in note for note in again["notes"])  # the teacher
 
 
 @pytest.mark.parametrize(

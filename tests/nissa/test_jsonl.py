@@ -10,7 +10,7 @@ import pytest
 from esper.nissa import JsonLines, acts, events, progress
 
 EPOCH = progress.EpochEnded(
-    3, 30, {"f1": 0.5, "loss": float("inf")}, 1e6, 1200, 4, 1.5, 0.1, 9.0, None, 60.0, 28
+    3, 30, {"f1": 0.5, "loss": float("inf")}, 1e6, 1200, 4, 1.5, 0.1, 9.0, None, 60.0, 0.5, 28
 )
 
 
@@ -37,6 +37,7 @@ def test_every_event_is_a_line_with_its_own_fields(tmp_path: Path) -> None:
         "running_seconds": 9.0,
         "tracking_fraction": None,
         "stall_ms_per_gb": 60.0,
+        "stall_seconds": 0.5,
         "measured_step": 28,
     }
     assert refused == {

@@ -12,7 +12,7 @@ from typing import Any
 from esper.nissa import TensorBoard, events, progress
 
 EPOCH = progress.EpochEnded(
-    3, 30, {"f1": 0.5, "loss": float("nan")}, 1e6, 1200, 4, 1.5, 0.1, 9.0, None, 60.0, None
+    3, 30, {"f1": 0.5, "loss": float("nan")}, 1e6, 1200, 4, 1.5, 0.1, 9.0, None, 60.0, 0.5, None
 )
 
 
@@ -44,6 +44,7 @@ def test_numbers_are_curves_over_steps_and_acts_are_texts(tmp_path: Path) -> Non
         ("cost/epoch_seconds", 30, 1.5),
         ("cost/esper_seconds", 30, 0.1),
         ("cost/checkpoint_stall_ms_per_gb", 30, 60.0),
+        ("cost/checkpoint_stall_seconds", 30, 0.5),
         ("epoch", 30, 3.0),
         ("esper/no_go/text_summary", 30, "No."),
     ]

@@ -2,103 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from esper.cli.cycles import DECIDED, cycle_list
+from esper.cli.cycles import cycle_list
 from esper.cli.render import BAD, FAINT, GOOD, STRONG, moment, table, worker_table
-from esper.errors import CheckpointCorrupt, EsperError
 from esper.report import figures
-from esper.runs import open_catalog, step_number
 
 if TYPE_CHECKING:
-    from esper.checkpoint.audit import AuditReader, StoredEntry
+    pass
 
 MOST_ENTRIES = 60
 """Rows of the table that are shown unless all are asked for."""
 
 
-@dataclass(frozen=True)
-class Audited:
-    """The audit of a run, or of what it was when one checkpoint was saved."""
-
-    reader: AuditReader
-    until: int | None = None
-
-    @classmethod
-    def at(cls, path: Path) -> Audited:
-        """Reads and verifies it.
-
-        Raises:
-            EsperError: there is no such run or checkpoint, or the run has no audit.
-        """
-        from esper.checkpoint import open_key_ring
-        from esper.checkpoint.audit import AuditReader
-
-        full = path.resolve()
-        is_checkpoint = full.parent.name == "checkpoints" and full.name.startswith("step-")
-        run = full.parents[1] if is_checkpoint else path
-        catalog = open_catalog(run)
-        reader = AuditReader(catalog, open_key_ring(run))
-        if not is_checkpoint:
-            return cls(reader)
-        anchor = catalog.at(step_number(full)).manifest.audit
-        return cls(reader, 0 if anchor is None else anchor.number)
-
-    def entries(self) -> Iterator[StoredEntry]:
-        """Those that were there then."""
-        return (one for one in self.reader.entries() if self.until is None or one.number <= self.until)
-
-    def problems(self) -> list[dict[str, str]]:
-        """What is wrong, by its kind."""
-        return [{"kind": one.kind.value, "text": one.text} for one in self.reader.report.findings]
-
-    def shown(self, path: Path) -> dict[str, Any]:
-        """Everything that `esper audit show` tells."""
-        rows, cycles = [], []
-        for one in self.entries():
-            document = one.document()
-            rows.append({key: document[key] for key in _COLUMNS})
-            if one.entry.kind == DECIDED:
-                cycles.append(one.entry.facts["record"])
-        head = {"audit": str(self.reader.path), "problems": self.problems()}
-        return {**head, "events": rows, "cycles": cycles, **_remembered(path)}
-
-    def checked(self) -> dict[str, Any]:
-        """Everything that `esper audit verify` tells."""
-        report = self.reader.report
-        last = None if report.last is None else report.last.number
-        newest = max(report.anchors, key=lambda named: named[1].number, default=None)
-        return {
-            "audit": str(self.reader.path),
-            "entries": report.entries,
-            "last": last,
-            "anchors": len(report.anchors),
-            "newest": None if newest is None else {"checkpoint": newest[0], "number": newest[1].number},
-            "problems": self.problems(),
-        }
-
-    def exported(self) -> list[dict[str, Any]]:
-        """Every entry in full, with what it takes to check it elsewhere.
-
-        Raises:
-            CheckpointCorrupt: it does not verify, so that nobody should take it away.
-        """
-        if problems := self.problems():
-            raise CheckpointCorrupt(
-                f"{self.reader.path} does not verify: {problems[0]['text']}. Nothing was exported. "
-                "`esper audit verify` tells all that is wrong; the file itself is what to keep."
-            )
-        return [one.document() for one in self.entries()]
-
-
 _CHECKED = "every seal and link checked"
-_COLUMNS = ("number", "at_seconds", "epoch", "kind", "severity", "by", "who", "text")
 
 
 def audit_table(facts: Mapping[str, Any], *, is_whole: bool = False) -> RenderableType:
@@ -134,17 +55,3 @@ def _head(facts: Mapping[str, Any], what: str) -> list[RenderableType]:
     for problem in facts["problems"]:
         cells.add_row(Text(problem["kind"], style=BAD), problem["text"])
     return [Text.assemble((f"{facts['audit']}: ", STRONG), ("not what was written", BAD), "."), cells]
-
-
-def _remembered(path: Path) -> dict[str, Any]:
-    """How workers have fared and what the next cycle begins with, if a checkpoint tells; it is no audit."""
-    from esper.runs import checkpoint_at
-    from esper.runs.network import read_state
-
-    try:
-        parts = read_state(checkpoint_at(path)[1])
-    except EsperError:
-        return {}
-    coordinator = parts.get("coordinator") or {}
-    state = {key: coordinator[key] for key in ("schedule", "breaker") if key in coordinator}
-    return {**state, "workers": list(parts["workers"])}

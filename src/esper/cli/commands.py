@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -265,6 +266,40 @@ def _confirm(later: list[str], step: int, as_json: bool) -> None:
             "and with --json nobody is asked. Add --yes if that is meant. Nothing was changed."
         )
     typer.confirm(f"Delete {len(later)} later checkpoints ({', '.join(later)})?", abort=True, err=True)
+
+
+def serve(
+    runs: Annotated[Path, typer.Argument(help="A folder of run directories, or one run directory.")],
+    host: Annotated[
+        str, typer.Option(help="The address to serve at. Other machines reach it only if you name another.")
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0: any that is free.")] = 8265,
+    as_json: AsJson = False,
+) -> None:
+    """Show runs in a browser, while they train and afterwards. Nothing here changes a run.
+
+    It reads the run directories, and needs no internet. Ends with Ctrl-C.
+    """
+    try:
+        from esper.web import Address
+        from esper.web import serve as serve_pages
+    except ModuleNotFoundError as error:
+        raise ConfigError(
+            f"`esper serve` needs {error.name}, which is not installed: pip install 'esper-torch[web]'."
+        ) from error
+    if not runs.is_dir():
+        raise ConfigError(
+            f"There is no folder at {runs}. Name the one that run directories are in, or one run directory."
+        )
+    listening = Address(host, port).bind()
+    bound, number = listening.getsockname()[:2]
+    address = f"http://[{bound}]:{number}/" if ":" in bound else f"http://{bound}:{number}/"
+    is_open = bound not in ("127.0.0.1", "::1")
+    warning = " Whoever reaches this address can read the runs." if is_open else ""
+    output.show(f"{runs} at {address}{warning}", {"address": address, "runs": str(runs)}, as_json)
+    sys.stdout.flush()
+    with listening:
+        serve_pages(runs, listening)
 
 
 def doctor(

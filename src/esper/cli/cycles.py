@@ -2,26 +2,18 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Group, RenderableType
 from rich.text import Text
 
 from esper.cli.render import BAD, FAINT, GOOD, STRONG, moment, table
-from esper.errors import ConfigError
-from esper.leyline import decode
 from esper.report import figures
 
 if TYPE_CHECKING:
-    from esper.checkpoint.audit import StoredEntry
-    from esper.emrakul.cycle import CycleOutcome
+    pass
 
-DECIDED = "decided"
-"""The kind of the entries that tell of a cycle."""
 MOST_CYCLES, MOST_ALIKE = 40, 12
 """Rows of a table, and finalists with the same fate, that are shown unless all are asked for."""
 _NUMBERS = ("screen", "loss_increase", "confidence")
@@ -52,21 +44,6 @@ def cycle_list(facts: Mapping[str, Any], *, is_whole: bool) -> list[RenderableTy
     return [Text(named, style=STRONG), *([Text(left_out, style=FAINT)] if hidden else []), cells, *state]
 
 
-def decided(path: Path, entries: Iterable[StoredEntry], epoch: int) -> dict[str, Any]:
-    """What was decided after one epoch of a run: every check with its number, every finalist with its fate.
-
-    Raises:
-        ConfigError: no cycle ended for that epoch.
-    """
-    cycles = [one for one in entries if one.entry.kind == DECIDED]
-    decisions = [_decision(one) for one in cycles if one.entry.epoch == epoch]
-    if not decisions:
-        known = sorted({one.entry.epoch for one in cycles if one.entry.epoch is not None})
-        there = f"There are those of epochs {', '.join(map(str, known))}." if known else "There is none yet."
-        raise ConfigError(f"{path} holds no pruning cycle of epoch {epoch}. {there}")
-    return {"epoch": epoch, "decisions": decisions}
-
-
 def decision_tables(facts: Mapping[str, Any], *, is_whole: bool) -> RenderableType:
     """Every decision of one epoch: how it ended, its checks, and its finalists by their fate."""
     parts: list[RenderableType] = []
@@ -80,39 +57,6 @@ def decision_tables(facts: Mapping[str, Any], *, is_whole: bool) -> RenderableTy
             parts += _verdict(verdict, number, len(one["verdicts"]))
         parts += _finalists(one, is_whole)
     return Group(*parts)
-
-
-def _decision(stored: StoredEntry) -> dict[str, Any]:
-    from esper.emrakul.cycle import CycleOutcome
-
-    entry = stored.entry
-    outcome = decode(CycleOutcome, entry.facts["outcome"])
-    verdicts = (*outcome.refused, *(() if outcome.verdict is None else (outcome.verdict,)))
-    document = {
-        "number": stored.number,
-        "status": outcome.status.value,
-        "reason": outcome.reason,
-        "at_seconds": entry.at_seconds,
-        "who": entry.who,
-        "settings_id": entry.facts["settings_id"],
-        "key": str(outcome.key),
-        "allowance": asdict(outcome.allowance),
-        "plan": _plan(outcome),
-        "verdicts": [asdict(verdict) for verdict in verdicts],
-        "finalists": [] if outcome.rationale is None else outcome.rationale.rows(),
-        "error": outcome.error,
-        "notes": [] if outcome.plan is None else list(outcome.plan.notes),
-    }
-    return dict(_finite(document))
-
-
-def _plan(outcome: CycleOutcome) -> dict[str, Any] | None:
-    plan = outcome.plan
-    if plan is None:
-        return None
-    numbers = {"units": plan.units.size, "predicted_loss": plan.total_predicted_loss}
-    names = ("cost", "goal_fraction", "limit_fraction", "removed_before", "removed_after", "allowed_loss")
-    return {"id": plan.id, "level": plan.level.value, **numbers, **{n: getattr(plan, n) for n in names}}
 
 
 def _verdict(verdict: Mapping[str, Any], number: int, count: int) -> list[RenderableType]:
@@ -179,12 +123,3 @@ def _state(schedule: Mapping[str, Any], breaker: Mapping[str, Any]) -> str:
 
 def _short(value: float | None) -> str:
     return "" if value is None else figures.plain(value)
-
-
-def _finite(value: Any) -> Any:
-    """The same for JSON, which knows no number that is not finite."""
-    if isinstance(value, Mapping):
-        return {key: _finite(inner) for key, inner in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_finite(inner) for inner in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value

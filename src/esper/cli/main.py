@@ -19,6 +19,7 @@ from esper.cli.commands import (
     doctor,
     inspect,
     rollback,
+    serve,
     train,
     verify,
 )
@@ -48,7 +49,20 @@ app = typer.Typer(
     rich_markup_mode="markdown",
     pretty_exceptions_enable=False,
 )
-for command in (demo, train, inspect, analyze, compact, checkpoints, verify, rollback, ask, config, doctor):
+for command in (
+    demo,
+    train,
+    inspect,
+    analyze,
+    compact,
+    checkpoints,
+    verify,
+    rollback,
+    ask,
+    config,
+    serve,
+    doctor,
+):
     app.command()(command)
 audit = typer.Typer(
     help="What was decided and done in a run, and whether that can be believed.", no_args_is_help=True

@@ -36,8 +36,9 @@ def audit_show(
     With --epoch: one decision in full. JSON is never shortened. Exit code 1 if the audit is not what was
     written.
     """
-    from esper.cli.audit import Audited, audit_table
-    from esper.cli.cycles import decided, decision_tables
+    from esper.cli.audit import audit_table
+    from esper.cli.cycles import decision_tables
+    from esper.runs import Audited, decided
 
     audited = Audited.at(run)
     if epoch is None:
@@ -54,7 +55,8 @@ def audit_verify(run: Target, as_json: AsJson = False) -> None:
 
     Exit code 1 if something was edited, deleted, inserted, reordered, cut off or swapped; says which.
     """
-    from esper.cli.audit import Audited, check_table
+    from esper.cli.audit import check_table
+    from esper.runs import Audited
 
     facts = Audited.at(run).checked()
     output.show(check_table(facts), facts, as_json)
@@ -66,7 +68,7 @@ def audit_export(run: Target, out: Out = None, as_json: AsJson = False) -> None:
 
     Refused if the audit does not verify.
     """
-    from esper.cli.audit import Audited
+    from esper.runs import Audited
 
     documents = Audited.at(run).exported()
     lines = (json.dumps(one) + "\n" for one in documents)

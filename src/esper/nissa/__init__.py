@@ -4,12 +4,16 @@ from esper.nissa import acts, events, progress, seed_events, teacher_events
 from esper.nissa.apart import Apart, Forwarding, Writer
 from esper.nissa.event import Event, MarkKind, Moment, kind_of
 from esper.nissa.jsonl import TELEMETRY_FILE, JsonLines
+from esper.nissa.kinds import MARKS, NOTED, OF_SEEDS
 from esper.nissa.settings import TelemetrySettings
 from esper.nissa.sinks import LOGGER, FanOut, ListSink, LoggerSink, Sink
 from esper.nissa.tensorboard import TensorBoard
 
 __all__ = [
     "LOGGER",
+    "MARKS",
+    "NOTED",
+    "OF_SEEDS",
     "TELEMETRY_FILE",
     "Apart",
     "Event",

@@ -23,6 +23,7 @@ class EpochEnded(Moment):
         running_seconds: since this process attached or resumed.
         tracking_fraction: share of a training step that importance tracking takes; None: not measured yet.
         stall_ms_per_gb: that the last checkpoint has stopped training for; None: there was none.
+        stall_seconds: the same in seconds, with the wait for the save before it.
         measured_step: the step that the metrics are of, if not the last one.
     """
 
@@ -37,6 +38,7 @@ class EpochEnded(Moment):
     running_seconds: float
     tracking_fraction: float | None
     stall_ms_per_gb: float | None
+    stall_seconds: float | None
     measured_step: int | None
 
     @property

@@ -62,6 +62,7 @@ def _scalars(event: EpochEnded) -> Iterator[tuple[str, float]]:
         "cost/esper_seconds": event.esper_seconds,
         "cost/tracking_fraction": event.tracking_fraction,
         "cost/checkpoint_stall_ms_per_gb": event.stall_ms_per_gb,
+        "cost/checkpoint_stall_seconds": event.stall_seconds,
         "epoch": event.epoch,
     }
     return (

@@ -1,7 +1,8 @@
 """Pictures of a run: the report as one HTML page, its charts, and the map of the network."""
 
 from esper.report import figures
-from esper.report.html import write_report
+from esper.report.comparison import MOST_RUNS, cost_comparison, quality_comparison
+from esper.report.html import sections, style, summary_of, write_report
 from esper.report.network_map import MapGroup, MapLayer, MapPart, network_map
 from esper.report.report import (
     DecisionRow,
@@ -17,6 +18,7 @@ from esper.report.report import (
 )
 
 __all__ = [
+    "MOST_RUNS",
     "DecisionRow",
     "EpochRow",
     "Latency",
@@ -30,7 +32,12 @@ __all__ = [
     "SeedRow",
     "WidthRow",
     "WorkerRow",
+    "cost_comparison",
     "figures",
     "network_map",
+    "quality_comparison",
+    "sections",
+    "style",
+    "summary_of",
     "write_report",
 ]

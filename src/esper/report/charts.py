@@ -24,7 +24,7 @@ MARK_NAMES: Mapping[MarkKind, str] = {
 """Every kind of mark in the order of its lane, and what the lane is called."""
 
 _CHANGES: frozenset[MarkKind] = frozenset({"mask", "cut", "rollback", "fossilized"})
-_TOP = 16.0
+_TOP, _MOST_DOTS = 16.0, 100
 
 
 def quality_chart(report: RunReport) -> str:
@@ -44,9 +44,9 @@ def quality_chart(report: RunReport) -> str:
         *plot.epoch_labels(y.start + 17, 12, report.unit),
         *_lanes(plot, report.marks, lanes, lane_top),
         plot.line(twin, y, "twin"),
-        *plot.dots(twin, y, "twin"),
+        *(plot.dots(twin, y, "twin") if len(twin) <= _MOST_DOTS else ()),
         plot.line(run, y, "run"),
-        *plot.dots(run, y, "run"),
+        *(plot.dots(run, y, "run") if len(run) <= _MOST_DOTS else ()),
         *plot.end_labels([end for end in ends if end], y),
         *(_lead(plot, report, scale, lane_bottom + 40) if lead else ()),
         *plot.tooltips({row.epoch: _tooltip(report, row, scale) for row in report.epochs}, _TOP, height - 6),

@@ -15,6 +15,7 @@ from esper.report import figures
 from esper.report.charts import cost_chart, quality_chart
 from esper.report.figures import NOT_MEASURED, MetricScale
 from esper.report.report import DecisionRow, Latency, RunReport, SeedRow, WidthRow, WorkerRow
+from esper.report.thinning import thinned
 
 _TONES = {
     "go": "good",
@@ -53,24 +54,35 @@ _WORKER_COLUMNS = (
 
 def render_html(report: RunReport) -> str:
     """The whole page as text; every word that comes from the report is escaped."""
-    folder = files("esper.report")
-    sections = [
-        _cards(report),
-        _quality(report),
-        _row(_cost(report), f'<div class="stack">{_latency(report.latency)}{_overhead(report)}</div>'),
-        _widths(report.widths),
-        _decisions(report.decisions, report.unit),
-        _seeds(report.seeds, report.unit),
-        _row(_proof(report), _environment(report)),
-        _workers(report.workers),
-        _notes(report.notes),
-    ]
-    return Template(folder.joinpath("page.html").read_text(encoding="utf-8")).substitute(
+    page = files("esper.report").joinpath("page.html").read_text(encoding="utf-8")
+    return Template(page).substitute(
         title=escape(report.title),
-        summary=_summary(report),
-        style=folder.joinpath("page.css").read_text(encoding="utf-8").strip(),
-        body="\n".join(section for section in sections if section),
+        summary=summary_of(report),
+        style=style().strip(),
+        body="\n".join(section for section in sections(report).values() if section),
     )
+
+
+def style() -> str:
+    """The style sheet that every section is made for."""
+    return files("esper.report").joinpath("page.css").read_text(encoding="utf-8")
+
+
+def sections(report: RunReport) -> dict[str, str]:
+    """The parts of a page by name, as HTML in their order; '' where there is nothing to show."""
+    drawn = thinned(report)
+    costs = f'<div class="stack">{_latency(report.latency)}{_overhead(report)}</div>'
+    return {
+        "figures": _cards(report),
+        "quality": _quality(drawn, len(report.epochs)),
+        "cost": _row(_cost(drawn), costs),
+        "widths": _widths(report.widths),
+        "decisions": _decisions(report.decisions, report.unit),
+        "seeds": _seeds(report.seeds, report.unit),
+        "proof": _row(_proof(report), _environment(report)),
+        "workers": _workers(report.workers),
+        "notes": _notes(report.notes),
+    }
 
 
 def write_report(report: RunReport, folder: Path) -> Path:
@@ -81,7 +93,8 @@ def write_report(report: RunReport, folder: Path) -> Path:
     return page
 
 
-def _summary(report: RunReport) -> str:
+def summary_of(report: RunReport) -> str:
+    """One line: what was trained, for how long, and what decides; HTML."""
     cuts = sum(mark.kind == "cut" for mark in report.marks)
     rows = figures.things(len(report.epochs), report.unit)
     if report.period_steps is not None:
@@ -152,20 +165,22 @@ def _row(*sections: str) -> str:
     return f'<div class="row">{"".join(present)}</div>' if present else ""
 
 
-def _quality(report: RunReport) -> str:
+def _quality(report: RunReport, epochs: int) -> str:
     title = f"{report.metric.capitalize()} while training"
     if not report.epochs:
         return _section(title, f'<p class="none">{NOT_MEASURED}</p>')
+    drawn = len(report.epochs)
+    thin = f"{drawn} of {epochs} {report.unit}s are drawn, with every extreme. " if drawn < epochs else ""
     return _section(
         title,
         f'<div class="scroll chart">{quality_chart(report)}</div>',
-        "Dotted lines show where the network itself was changed. "
+        f"{thin}Dotted lines show where the network itself was changed. "
         f"Point at {'an' if report.unit == 'epoch' else 'a'} {report.unit} for its numbers.",
     )
 
 
 def _cost(report: RunReport) -> str:
-    if not report.epochs:
+    if not report.epochs or not report.flops_before:
         return ""
     return _section(
         "Cost while training",
@@ -351,7 +366,7 @@ def _workers(workers: Sequence[WorkerRow]) -> str:
     body = "".join(f"<tr>{_worker(row)}</tr>" for row in workers)
     return _section(
         "Analysis workers",
-        f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>",
+        f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>',
         "How many attempts at a task ended in which way, in the process that finished the run.",
     )
 

@@ -127,11 +127,12 @@ class Plot:
         """Labels beside the ends of lines, pushed apart so that none covers another."""
         ordered = sorted(labels, key=lambda label: y(label.value))
         places = [y(label.value) - LABEL_HEIGHT * len(label.text) / 2 for label in ordered]
-        for (above, below), label in zip(pairwise(range(len(places))), ordered, strict=False):
-            missing = places[above] + LABEL_HEIGHT * len(label.text) + 5 - places[below]
-            if missing > 0:
-                places[above] -= missing / 2
-                places[below] += missing / 2
+        for _ in ordered:  # what is pushed may meet the next one
+            for (above, below), label in zip(pairwise(range(len(places))), ordered, strict=False):
+                missing = places[above] + LABEL_HEIGHT * len(label.text) + 5 - places[below]
+                if missing > 0:
+                    places[above] -= missing / 2
+                    places[below] += missing / 2
         lift = min(places[0], 0.0) if places else 0.0  # none above the top edge
         places = [place - lift for place in places]
         parts = []

@@ -172,8 +172,8 @@ class RunReport:
     flops_after: float
     parameters_before: int
     parameters_after: int
-    bytes_before: int
-    bytes_after: int
+    bytes_before: int | None
+    bytes_after: int | None
     twin_epochs: tuple[EpochRow, ...] = ()
     marks: tuple[Mark, ...] = ()
     widths: tuple[WidthRow, ...] = ()

@@ -49,6 +49,7 @@ class Saving:
         last_step: step of the newest checkpoint that was handed to the writer, or -1.
         last_epoch: its epoch.
         stalls: milliseconds per gigabyte that training waited for the copy, one number per save.
+        stall_seconds: how long the last save held training up; None before the first.
     """
 
     def __init__(
@@ -58,6 +59,7 @@ class Saving:
         self.last_step = -1
         self.last_epoch = -1
         self.stalls: list[float] = []
+        self.stall_seconds: float | None = None
         self._saver = BackgroundSaver(store)
         self._network = network
         self.memory = memory
@@ -101,6 +103,7 @@ class Saving:
         files = {**state_files(step, epoch, self.memory.state()), ANATOMY_FILE: anatomy, **more}
         stall = self._saver.submit(step, epoch, files, blobs=dict(self._blobs), pin=pin)
         self.stalls.append(stall.copy_ms_per_gb)
+        self.stall_seconds = stall.waited_seconds + stall.copied_seconds
         self.last_step, self.last_epoch = step, epoch
 
     def durable(self) -> Callable[[], CheckpointRef]:

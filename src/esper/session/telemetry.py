@@ -53,6 +53,7 @@ def cost_of(tracker: ImportanceTracker, saving: Saving) -> dict[str, float | Non
     return {
         "tracking_fraction": None if math.isnan(share) else share,
         "stall_ms_per_gb": stalls[-1] if stalls else None,
+        "stall_seconds": saving.stall_seconds,
     }
 
 

@@ -1,0 +1,272 @@
+"""A run as its directory tells it, finished or not: for pages and metrics, without torch and locks."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+from esper.errors import ContractError
+from esper.nissa import TELEMETRY_FILE
+from esper.report import RunReport
+from esper.runs.told import TelemetryReader, Told
+
+RUN_FILE, REPORT_FILE, NOTE_FILE = "run.json", "report.json", "checkpoints/.writer.json"
+_MARKERS = (RUN_FILE, REPORT_FILE, TELEMETRY_FILE, "checkpoints/RUN.json")
+_PLANNED = ("epochs_planned", "steps_planned", "every_n_steps")
+_MOST_RUNS, _DEPTH = 5000, 3
+_LARGEST = 1 << 28
+
+
+class RunState(StrEnum):
+    """What can be said about a run from its files."""
+
+    UNKNOWN = "unknown"
+    """Nothing says whether anybody works on it."""
+    RUNNING = "running"
+    """The process that writes it is there."""
+    STOPPED = "stopped"
+    """It is not finished, and nobody writes it: it can be resumed."""
+    FINISHED = "finished"
+
+
+@dataclass(frozen=True)
+class Story:
+    """A run at one moment.
+
+    Attributes:
+        report: what is known of it; of a run that goes on, until now. None before anything was written.
+        told: what its telemetry says; empty where it wrote none.
+        at_seconds: when something was written last, since 1970; None if nobody knows.
+        planned: how many epochs or periods are planned; None if nobody said.
+        problems: what of it cannot be read, in words.
+        version: grows with every change.
+    """
+
+    name: str
+    path: Path
+    state: RunState
+    report: RunReport | None
+    told: Told
+    at_seconds: float | None
+    planned: int | None
+    problems: tuple[str, ...]
+    version: int
+
+
+def runs_in(folder: Path) -> dict[str, Path]:
+    """The runs in a folder and in folders of it, by their names relative to it, or the one that it is.
+
+    Raises:
+        OSError: the folder itself cannot be read.
+    """
+    if _is_run(folder):
+        return {folder.resolve().name: folder}
+    runs: dict[str, Path] = {}
+    places = [(folder, 0)]
+    while places and len(runs) < _MOST_RUNS:
+        place, depth = places.pop()
+        try:
+            inside = sorted(entry.path for entry in os.scandir(place) if _is_place(entry))
+        except OSError:
+            if place == folder:
+                raise
+            continue  # somebody else's; the others are shown
+        for path in map(Path, inside):
+            if _is_run(path):
+                runs[str(path.relative_to(folder))] = path
+            elif depth + 1 < _DEPTH:
+                places.append((path, depth + 1))
+    return runs
+
+
+def _is_place(entry: os.DirEntry[str]) -> bool:
+    return not entry.name.startswith(".") and entry.is_dir()
+
+
+def _is_run(path: Path) -> bool:
+    return any(os.path.lexists(path / marker) for marker in _MARKERS)
+
+
+class RunWatch:
+    """One run directory, read again only as far as it has changed; one thread at a time."""
+
+    def __init__(self, name: str, path: Path) -> None:
+        self.name = name
+        self.path = path
+        self._telemetry = TelemetryReader(path / TELEMETRY_FILE)
+        self._facts: Mapping[str, Any] = {}
+        self._finished: RunReport | None = None
+        self._story: Story | None = None
+        self._times: dict[str, tuple[int, int, int] | None] = {}
+
+    @property
+    def last(self) -> Story | None:
+        """What the last look showed."""
+        return self._story
+
+    def look(self) -> Story:
+        """The run as it is now; the same value as before if nothing has happened."""
+        problems: list[str] = []
+        has_more = self._read_telemetry(problems)
+        changed = self._changed(RUN_FILE), self._changed(REPORT_FILE)
+        if self._story is None or changed[0]:
+            self._facts = _object(self.path / RUN_FILE, problems)
+        if self._story is None or changed[1]:
+            self._finished = self._read_report(problems)
+        state = self._state()
+        is_same = self._story is not None and not has_more and not any(changed) and state is self._story.state
+        if self._story is not None and is_same:
+            return self._story
+        report = self._finished if state is RunState.FINISHED else None
+        self._story = Story(
+            self.name,
+            self.path,
+            state,
+            report or self._so_far(problems),
+            self._telemetry.told,
+            self._last_change(),
+            self._planned(),
+            tuple(problems) or (self._story.problems if self._story and not any(changed) else ()),
+            1 if self._story is None else self._story.version + 1,
+        )
+        return self._story
+
+    def _read_telemetry(self, problems: list[str]) -> bool:
+        try:
+            has_more = self._telemetry.look()
+        except OSError as error:
+            problems.append(f"{self._telemetry.path} cannot be read: {error.strerror}.")
+            return False
+        if self._telemetry.told.unreadable:
+            lines = self._telemetry.told.unreadable
+            problems.append(f"{lines} line(s) of {self._telemetry.path} are no telemetry and were left out.")
+        return has_more
+
+    def _read_report(self, problems: list[str]) -> RunReport | None:
+        path = self.path / REPORT_FILE
+        try:
+            return RunReport.read(path)
+        except FileNotFoundError:
+            return None
+        except ContractError as error:
+            problems.append(str(error))
+        except OSError as error:
+            problems.append(f"{path} cannot be read: {error.strerror}.")
+        return None
+
+    def _changed(self, name: str) -> bool:
+        """Whether a file is another than at the last look."""
+        try:
+            status = (self.path / name).stat()
+            stamp = (status.st_ino, status.st_mtime_ns, status.st_size)
+        except OSError:
+            stamp = None
+        is_other = self._times.get(name) != stamp
+        self._times[name] = stamp
+        return is_other
+
+    def _last_change(self) -> float | None:
+        told = self._telemetry.told.at_seconds
+        written = [stamp[1] / 1e9 for stamp in self._times.values() if stamp is not None]
+        return max([*written, *([] if told is None else [told])], default=None)
+
+    def _state(self) -> RunState:
+        told = self._telemetry.told
+        if told.is_finished or (self._finished is not None and told.at_seconds is None):
+            return RunState.FINISHED
+        return _of_writer(self.path / NOTE_FILE)
+
+    def _planned(self) -> int | None:
+        epochs, steps, every = (self._facts.get(name) for name in _PLANNED)
+        if isinstance(steps, int) and isinstance(every, int) and every > 0:
+            return steps // every
+        return epochs if isinstance(epochs, int) else None
+
+    def _so_far(self, problems: list[str]) -> RunReport | None:
+        """A report of what has happened until now; what is only measured at the end is not measured."""
+        try:
+            return self._partial(self._facts)
+        except (TypeError, ValueError) as error:  # of a run file that says something else than ours
+            problems.append(f"{self.path / RUN_FILE} is not the run file of Esper: {error}.")
+            return self._partial({})
+
+    def _partial(self, facts: Mapping[str, Any]) -> RunReport | None:
+        told = self._telemetry.told
+        if not facts and told.at_seconds is None:
+            return None
+        first, last = told.epochs[:1], told.epochs[-1:]
+        flops = float(facts.get("flops") or (first[0].flops if first else 0.0))
+        parameters = int(facts.get("parameters") or (first[0].parameters if first else 0))
+        metric = str(facts.get("metric") or next(iter(first[0].metrics) if first else iter(()), "metric"))
+        report = RunReport(
+            title=self.name,
+            model=str(facts.get("model") or told.began or "unknown").rpartition(".")[2],
+            metric=metric,
+            higher_is_better=bool(facts.get("higher_is_better", True)),
+            epochs=tuple(told.epochs),
+            flops_before=flops,
+            flops_after=last[0].flops if last else flops,
+            parameters_before=parameters,
+            parameters_after=last[0].parameters if last else parameters,
+            bytes_before=None,
+            bytes_after=None,
+            marks=tuple(sorted(told.marks, key=lambda mark: mark.epoch)),
+            seeds=tuple(told.seeds),
+            overhead=told.overhead,
+            notes=tuple(told.notes),
+            period_steps=None if facts.get("every_n_steps") is None else int(facts["every_n_steps"]),
+        )
+        measured = list(report.values.items())
+        if not measured:
+            return report
+        epoch, value = measured[-1]
+        return replace(report, quality_after=value, quality_source=f"measured in {report.unit} {epoch}")
+
+
+def _of_writer(note: Path) -> RunState:
+    """Whether the process that holds the run directory is there, by its note beside the lock."""
+    try:
+        owner = json.loads(note.read_bytes()[:4096])
+        host, pid = str(owner["host"]), int(owner["pid"])
+    except FileNotFoundError:
+        return RunState.STOPPED
+    except (OSError, ValueError, KeyError, TypeError):
+        return RunState.UNKNOWN
+    if host != socket.gethostname():
+        return RunState.UNKNOWN
+    return RunState.RUNNING if _is_there(pid) else RunState.STOPPED
+
+
+def _is_there(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except (PermissionError, OverflowError):  # it is somebody else's
+        return True
+    return pid > 0
+
+
+def _object(path: Path, problems: list[str]) -> Mapping[str, Any]:
+    """What a file of JSON says; nothing where there is none, or where it is no object."""
+    try:
+        if path.stat().st_size > _LARGEST:
+            raise ValueError("it is too large")
+        content = json.loads(path.read_bytes())
+        if not isinstance(content, dict):
+            raise ValueError("it is no JSON object")
+    except FileNotFoundError:
+        return {}
+    except OSError as error:
+        problems.append(f"{path} cannot be read: {error.strerror}.")
+        return {}
+    except ValueError as error:
+        problems.append(f"{path} is not the run file of Esper: {error}.")
+        return {}
+    return content

@@ -1,0 +1,206 @@
+"""What a run has told so far, read from `telemetry.jsonl` while it may still be written."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, BinaryIO, ClassVar
+
+from esper.nissa import MARKS, NOTED, OF_SEEDS
+from esper.report import EpochRow, Mark, Overhead, SeedRow
+
+_ROW = ("step", "flops", "parameters", "masked_units", "seconds", "measured_step")
+_GOES_BACK = frozenset({"resumed", "went_back", "rolled_back"})
+_MOST_LATEST = 30
+_PIECE_BYTES = 1 << 23
+
+
+@dataclass
+class Told:
+    """The state that all lines until now lead to; one more line changes it.
+
+    Attributes:
+        epochs: of the way that training is on; those that it went back over are gone.
+        marks: moments that Esper acted in, or decided not to.
+        seeds: every step of every seed.
+        notes: what people were told once.
+        cycles: records of what was decided (`CycleRecord`), oldest first.
+        analyses: how analyses ended, by status; `late` counts those whose time ran out.
+        durations: seconds that analyses took.
+        analyzing: the epoch of the checkpoint that is being analyzed; None if none is.
+        analyzing_since: when that began, since 1970.
+        trial: the epoch of a mask that has neither been cut nor taken back; None if there is none.
+        overhead: what Esper costs, as the last epoch tells.
+        stall_seconds: that the last checkpoint held training up, as far as anybody told.
+        latest: the last sentences that people were told, newest first, with when and how grave.
+        began: name of the network, if the beginning was told.
+        is_finished: whether the report was written and nothing has happened since.
+        at_seconds: when the last line was written.
+        unreadable: lines that are none.
+    """
+
+    epochs: list[EpochRow] = field(default_factory=list)
+    marks: list[Mark] = field(default_factory=list)
+    seeds: list[SeedRow] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    cycles: list[Mapping[str, Any]] = field(default_factory=list)
+    analyses: dict[str, int] = field(default_factory=dict)
+    durations: list[float] = field(default_factory=list)
+    analyzing: int | None = None
+    analyzing_since: float = 0.0
+    trial: int | None = None
+    overhead: Overhead | None = None
+    stall_seconds: float | None = None
+    latest: list[tuple[float, str, str]] = field(default_factory=list)
+    began: str = ""
+    is_finished: bool = False
+    at_seconds: float | None = None
+    unreadable: int = 0
+
+    def take(self, event: Any) -> None:
+        """One more line, read; what is no event of ours is counted and left out."""
+        try:
+            kind, epoch, facts = str(event["kind"]), event["epoch"], event["facts"]
+            text, severity, at_seconds = str(event["text"]), event["severity"], float(event["at_seconds"])
+            self._hear(kind, epoch, facts, at_seconds)
+        except (ValueError, KeyError, TypeError, AttributeError):
+            self.unreadable += 1
+            return
+        self.at_seconds = at_seconds
+        if kind in MARKS and epoch is not None:
+            self.marks.append(Mark(epoch, MARKS[kind], text))
+        elif kind in NOTED and text not in self.notes:
+            self.notes.append(text)
+        if severity != "detail":
+            self.latest = [(at_seconds, severity, text), *self.latest][:_MOST_LATEST]
+
+    def _hear(self, kind: str, epoch: Any, facts: dict[str, Any], at_seconds: float) -> None:
+        self.is_finished = kind == "finished"
+        act = self._acts.get(kind)
+        if act is not None:
+            act(self, epoch, facts, at_seconds)
+        if kind in _GOES_BACK:
+            self._go_back(kind, facts)
+        if kind in OF_SEEDS:
+            way = (facts["slot"], facts["blueprint"], facts["before"], facts["after"], facts["evidence"])
+            self.seeds.append(SeedRow(epoch, *way))
+
+    def _go_back(self, kind: str, facts: Mapping[str, Any]) -> None:
+        """Training is at an earlier step again, or was while nobody told."""
+        step = facts["step"] if kind == "resumed" else facts["to_step"]
+        self.trial = None
+        self.analyzing = None
+        if step is not None:
+            self.epochs = [row for row in self.epochs if row.step <= step]
+
+    def _end_epoch(self, epoch: int, facts: Mapping[str, Any], _: float) -> None:
+        metrics = {name: float(value) for name, value in facts["metrics"].items()}
+        row = EpochRow(epoch=epoch, metrics=metrics, **{name: facts[name] for name in _ROW})
+        while self.epochs and self.epochs[-1].epoch >= epoch:
+            self.epochs.pop()
+        self.epochs.append(row)
+        self.stall_seconds = facts.get("stall_seconds")
+        self.overhead = Overhead(
+            facts["tracking_fraction"],
+            facts["stall_ms_per_gb"],
+            facts["running_seconds"],
+            facts["esper_seconds"],
+        )
+
+    def _begin(self, _: Any, facts: Mapping[str, Any], __: float) -> None:
+        self.began = str(facts["model"])
+
+    def _decide(self, _: Any, facts: Mapping[str, Any], __: float) -> None:
+        self.cycles.append(dict(facts["record"]))
+
+    def _begin_analysis(self, epoch: int, _: Any, at_seconds: float) -> None:
+        self.analyzing, self.analyzing_since = epoch, at_seconds
+
+    def _end_analysis(self, _: Any, facts: Mapping[str, Any], __: float) -> None:
+        self.analyzing = None
+        status = "late" if facts["is_late"] else str(facts["status"])
+        self.analyses[status] = self.analyses.get(status, 0) + 1
+        if facts["seconds"] is not None:
+            self.durations.append(float(facts["seconds"]))
+
+    def _mask(self, epoch: int, _: Any, __: float) -> None:
+        self.trial = epoch
+
+    def _settle(self, *_: Any) -> None:
+        self.trial = None
+
+    _acts: ClassVar[Mapping[str, Callable[[Told, Any, dict[str, Any], float], None]]] = {
+        "began": _begin,
+        "epoch_ended": _end_epoch,
+        "decided": _decide,
+        "analysis_began": _begin_analysis,
+        "analysis_ended": _end_analysis,
+        "masked": _mask,
+        "cut": _settle,
+    }
+
+
+class TelemetryReader:
+    """Reads what was appended since the last look; a file that was replaced is read anew.
+
+    Args:
+        path: of `telemetry.jsonl`, which need not be there yet.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.told = Told()
+        self._offset = 0
+        self._inode = -1
+
+    def look(self) -> bool:
+        """Reads what is new; says whether there was anything.
+
+        Raises:
+            OSError: the file cannot be read.
+        """
+        try:
+            with self.path.open("rb") as file:
+                return self._read(file)
+        except FileNotFoundError:
+            is_new = self._inode >= 0
+            self.told, self._offset, self._inode = Told(), 0, -1
+            return is_new
+
+    def _read(self, file: BinaryIO) -> bool:
+        status = os.fstat(file.fileno())
+        if status.st_ino != self._inode or status.st_size < self._offset:
+            self.told, self._offset, self._inode = Told(), 0, status.st_ino
+        begun = self._offset
+        file.seek(begun)
+        while data := file.read(_PIECE_BYTES):
+            whole = data.rfind(b"\n") + 1  # what is behind it is being written
+            if whole == 0 and len(data) == _PIECE_BYTES:
+                whole = len(data)  # no line is that long: this is some other file
+            for event in _events(data[:whole]):
+                self.told.take(event)
+            self._offset += whole
+            if whole == 0:
+                break
+            file.seek(self._offset)
+        return self._offset > begun
+
+
+def _events(data: bytes) -> list[Any]:
+    """The JSON of every line that is not empty; None for what is none."""
+    lines = [line for line in data.split(b"\n") if line.strip()]
+    try:
+        events = json.loads(b"[" + b",".join(lines) + b"]")  # several times as fast as one by one
+    except ValueError:
+        events = []
+    return events if len(events) == len(lines) else [_event(line) for line in lines]
+
+
+def _event(line: bytes) -> Any:
+    try:
+        return json.loads(line)
+    except ValueError:
+        return None

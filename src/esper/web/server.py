@@ -1,0 +1,254 @@
+"""The server: pages, their changes as server-sent events, and nothing that changes a run."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import socket
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
+from html import escape
+from importlib.resources import files
+from pathlib import Path
+from string import Template
+
+import uvicorn
+from anyio import to_thread
+from starlette.applications import Starlette
+from starlette.background import BackgroundTask
+from starlette.middleware import Middleware
+from starlette.middleware.trustedhost import TrustedHostMiddleware
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, JSONResponse, Response, StreamingResponse
+from starlette.routing import Route
+
+from esper.errors import ConfigError, EsperError
+from esper.report import style
+from esper.web import details, health
+from esper.web.folder import Folder
+from esper.web.html import scrolled
+from esper.web.metrics import CONTENT_TYPE, exposition
+from esper.web.pages import READING_SECONDS, Page, comparison, link, overview, run_page
+
+LOOK_SECONDS = 0.5
+"""How often a page that somebody watches is held against the files."""
+_BEATS = 30
+"""Looks without a change after which a sign of life is sent, so that a dead connection is noticed."""
+_LOCAL = ("127.0.0.1", "localhost", "[::1]")
+_POLICY = "default-src 'self'; img-src 'self' data:; style-src 'self' 'unsafe-inline'; frame-ancestors 'self'"
+_KINDS = {"serve.js": "text/javascript", "serve.css": "text/css", "page.css": "text/css"}
+
+
+@dataclass(frozen=True)
+class Address:
+    """Where pages are served; port 0 takes a free one."""
+
+    host: str = "127.0.0.1"
+    port: int = 8265
+
+    def bind(self) -> socket.socket:
+        """A socket that listens there.
+
+        Raises:
+            ConfigError: the port is in use, or the address is none of this machine.
+        """
+        family = socket.AF_INET6 if ":" in self.host else socket.AF_INET
+        try:
+            return socket.create_server((self.host, self.port), family=family, backlog=64)
+        except (OSError, OverflowError) as error:
+            why = getattr(error, "strerror", None) or str(error)
+            raise ConfigError(
+                f"Nothing can be served at {self.host}:{self.port}: {why}. Name another port, --port 8266, "
+                "or --port 0 for any that is free."
+            ) from error
+
+
+def serve(folder: Path, listening: socket.socket) -> None:
+    """Serves the runs of a folder until it is interrupted."""
+    host = listening.getsockname()[0]
+    app = application(Folder(folder), anywhere=host not in ("127.0.0.1", "::1"))
+    settings = uvicorn.Config(
+        app, log_level="warning", timeout_graceful_shutdown=1, lifespan="off", server_header=False
+    )
+    uvicorn.Server(settings).run(sockets=[listening])
+
+
+def application(folder: Folder, *, anywhere: bool = False) -> Starlette:
+    """The pages of a folder as an ASGI application.
+
+    Args:
+        folder: of runs.
+        anywhere: whether other names than those of this machine's loopback may ask for them.
+    """
+    hosts = ["*"] if anywhere else list(_LOCAL)
+    pages = _Pages(folder)
+    routes = [
+        Route("/", pages.show),
+        Route("/run", pages.show),
+        Route("/compare", pages.show),
+        Route("/events", pages.events),
+        Route("/decision", pages.decision),
+        Route("/part/checkpoints", pages.checkpoints),
+        Route("/part/network.svg", pages.network),
+        Route("/verify", pages.verify, methods=["POST"]),
+        Route("/health", pages.health),
+        Route("/health/emrakul", pages.health),
+        Route("/health/elesh/{worker:int}/structured_analysis", pages.health),
+        Route("/metrics", pages.metrics),
+        Route("/static/{name}", _static),
+    ]
+    return Starlette(
+        routes=routes,
+        middleware=[Middleware(TrustedHostMiddleware, allowed_hosts=hosts)],
+        exception_handlers={EsperError: _refusal},
+    )
+
+
+class _Pages:
+    """Answers requests about one folder; whatever reads files does so in a thread."""
+
+    def __init__(self, folder: Folder) -> None:
+        self._folder = folder
+
+    async def show(self, request: Request) -> Response:
+        page = await to_thread.run_sync(self._page, request.url.path, _names(request))
+        parts = await to_thread.run_sync(page.parts)
+        name = request.query_params.get("run", "") if request.url.path == "/run" else ""
+        return _document(page, parts, _later(name) if name else "")
+
+    async def events(self, request: Request) -> Response:
+        """What changes on a page from now on; the first event holds all of it."""
+        page = await to_thread.run_sync(self._page, request.query_params.get("page", "/"), _names(request))
+        headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
+        return StreamingResponse(_changes(page), media_type="text/event-stream", headers=headers)
+
+    async def decision(self, request: Request) -> Response:
+        name = request.query_params.get("run", "")
+        try:
+            epoch = int(request.query_params.get("epoch", ""))
+        except ValueError as error:
+            raise ConfigError("Name the epoch of a decision by its number.") from error
+        path = await self._path(name)
+        body = await to_thread.run_sync(details.decision, path, epoch)
+        head = (
+            f'<header><p class="eyebrow"><a href="{link("run", run=name)}">{escape(name)}</a></p>'
+            f"<h1>Decided after epoch {epoch}</h1></header>"
+        )
+        return _document(Page(f"{name}, epoch {epoch}", "", dict), {"head": head, "decision": body}, "")
+
+    async def checkpoints(self, request: Request) -> Response:
+        name = request.query_params.get("run", "")
+        address = link("verify", run=name).replace("&amp;", "&")
+        answer = await self._part(name, lambda path: details.checkpoints(path, address))
+        answer.background = BackgroundTask(details.warm_up)  # whoever looks at a run asks for decisions next
+        return answer
+
+    async def verify(self, request: Request) -> Response:
+        if request.headers.get("sec-fetch-site", "same-origin") != "same-origin":
+            raise ConfigError("Other pages may not ask for that.")
+        return await self._part(request.query_params.get("run", ""), details.verified)
+
+    async def network(self, request: Request) -> Response:
+        name = request.query_params.get("run", "")
+        path = await self._path(name)
+        picture = await to_thread.run_sync(details.network, path, name)
+        return _secured(Response(picture, media_type="image/svg+xml"))
+
+    async def health(self, request: Request) -> Response:
+        """503 only where something that runs does not do what it is for."""
+        stories, unseen = await to_thread.run_sync(self._folder.stories, READING_SECONDS)
+        if (number := request.path_params.get("worker")) is not None:
+            answer = health.worker(stories, number)
+        else:
+            answer = (health.emrakul if request.url.path.endswith("/emrakul") else health.overall)(stories)
+        if unseen:
+            answer["not_read_yet"] = len(unseen)
+        status = 503 if answer["status"] == health.Health.UNHEALTHY else 200
+        return _secured(JSONResponse(answer, status))
+
+    async def metrics(self, _: Request) -> Response:
+        stories, _unseen = await to_thread.run_sync(self._folder.stories, READING_SECONDS)
+        text = await to_thread.run_sync(exposition, stories)
+        return _secured(Response(text, media_type=CONTENT_TYPE))
+
+    async def _part(self, name: str, make: Callable[[Path], str]) -> Response:
+        path = await self._path(name)
+        return _secured(HTMLResponse(await to_thread.run_sync(make, path)))
+
+    async def _path(self, name: str) -> Path:
+        return (await to_thread.run_sync(self._folder.story, name)).path
+
+    def _page(self, path: str, names: list[str]) -> Page:
+        if path == "/run":
+            return run_page(self._folder, names[0] if names else "")
+        return comparison(self._folder, names) if path == "/compare" else overview(self._folder)
+
+
+def _names(request: Request) -> list[str]:
+    return list(dict.fromkeys(request.query_params.getlist("run")))
+
+
+async def _changes(page: Page) -> AsyncIterator[str]:
+    """Events with the parts that are other than those sent before."""
+    sent: dict[str, str] = {}
+    quiet = 0
+    while True:
+        parts = await to_thread.run_sync(page.parts)
+        changed = {name: html for name, html in parts.items() if sent.get(name) != html}
+        if changed:
+            sent = parts
+            yield f"data: {json.dumps(changed)}\n\n"
+        quiet = 0 if changed else quiet + 1
+        if quiet and quiet % _BEATS == 0:
+            yield ": nothing new\n\n"
+        await asyncio.sleep(LOOK_SECONDS)
+
+
+def _later(name: str) -> str:
+    """Places for what the page's script asks for when the page is there."""
+    picture, stored = link("part/network.svg", run=name), link("part/checkpoints", run=name)
+    return (
+        f'<div data-load="{stored}"><section><h2>Checkpoints</h2><p class="none">Reading their manifests.</p>'
+        f'<noscript><a href="{stored}">Show them</a></noscript></section></div>'
+        f'<section><details data-picture="{picture}"><summary><h2>The network as a map</h2></summary>'
+        "<p>Layers in the order of the computation, with what goes together. "
+        f'<a href="{picture}">Open it alone</a></p>'
+        f"{scrolled('Map of the network', '', 'picture scroll')}</details></section>"
+    )
+
+
+def _document(page: Page, parts: dict[str, str], later: str) -> Response:
+    template = Template(files("esper.web").joinpath("serve.html").read_text(encoding="utf-8"))
+    body = "".join(f'<div id="part-{name}" class="part">{html}</div>' for name, html in parts.items())
+    return _secured(
+        HTMLResponse(
+            template.substitute(title=escape(page.title), query=escape(page.query), body=body, later=later)
+        )
+    )
+
+
+async def _refusal(request: Request, error: Exception) -> Response:
+    """What cannot be shown, in the words of the error; whole pages get a page, parts a part."""
+    status = 404 if isinstance(error, ConfigError) else 409
+    text = f'<section><h2>This cannot be shown</h2><p class="problem">{escape(str(error))}</p></section>'
+    if request.url.path.startswith(("/part", "/verify")):
+        return _secured(HTMLResponse(text, status))
+    head = '<header><p class="eyebrow"><a href="/">All runs</a></p><h1>Esper</h1></header>'
+    answer = _document(Page("Esper", "", dict), {"head": head, "refusal": text}, "")
+    answer.status_code = status
+    return answer
+
+
+async def _static(request: Request) -> Response:
+    name = request.path_params["name"]
+    if name not in _KINDS:
+        return Response("There is no such file.", 404, media_type="text/plain")
+    text = style() if name == "page.css" else files("esper.web").joinpath(name).read_text(encoding="utf-8")
+    return _secured(Response(text, media_type=_KINDS[name]))
+
+
+def _secured(response: Response) -> Response:
+    response.headers["Content-Security-Policy"] = _POLICY
+    response.headers["X-Content-Type-Options"] = "nosniff"
+    response.headers["Cache-Control"] = "no-store"
+    return response

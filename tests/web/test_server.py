@@ -1,0 +1,139 @@
+"""What the server answers over real sockets, about runs in every state and folders of every kind."""
+
+from __future__ import annotations
+
+import json
+import socket
+import urllib.request
+from pathlib import Path
+
+import pytest
+
+from esper.cli.main import main
+from esper.errors import ConfigError
+from esper.web import Address
+from tests.web.served import FakeRun, epoch, get, served, training
+
+
+def test_runs_are_listed_shown_and_compared_and_nothing_of_them_is_markup(tmp_path: Path) -> None:
+    training(tmp_path / "a" / "first")
+    FakeRun(tmp_path / "second").tell(epoch(1), epoch(2))
+    with served(tmp_path) as address:
+        status, text = get(address)
+        assert status == 200
+        assert "2 runs in" in text
+        assert "1 of them training now" in text
+        assert "a/first" in text
+        status, text = get(f"{address}/run?run=a/first")
+        assert status == 200
+        for words in (
+            "Training epoch 3 of 9",
+            "analyzing the checkpoint of epoch 2",
+            "the mask of epoch 2 proves itself",
+            "It costs &lt;nothing&gt;.",
+            "5 budget",
+            "mask applied",
+            "&lt;script&gt;alert(1)",
+        ):
+            assert words in text
+        assert "<script>alert" not in text
+        assert "can be resumed" in get(f"{address}/run?run=second")[1]
+        status, text = get(f"{address}/compare?run=a/first&run=second")
+        assert status == 200
+        assert text.count("<svg") == 2
+        assert get(f"{address}/compare?run=second")[0] == 404
+        assert get(f"{address}/static/serve.js")[0] == 200
+        assert get(f"{address}/static/../server.py")[0] == 404
+
+
+def test_what_a_run_tells_while_somebody_watches_is_sent(tmp_path: Path) -> None:
+    run = training(tmp_path / "first")
+    with (
+        served(tmp_path) as address,
+        urllib.request.urlopen(f"{address}/events?page=/run&run=first", timeout=60) as stream,
+    ):
+        whole = json.loads(stream.readline().removeprefix(b"data: "))
+        assert {"head", "now", "quality", "cycles"} <= whole.keys()
+        run.tell(epoch(3, 0.7))
+        assert stream.readline() == b"\n"
+        changed = json.loads(stream.readline().removeprefix(b"data: "))
+        assert "Training epoch 4 of 9" in changed["now"]
+        assert "cycles" not in changed
+
+
+@pytest.mark.parametrize("name", ["nothing", "../../etc", "a/first/checkpoints"])
+def test_what_is_no_run_is_refused_by_name(tmp_path: Path, name: str) -> None:
+    training(tmp_path / "a" / "first")
+    with served(tmp_path) as address:
+        for page in ("run", "part/checkpoints", "part/network.svg", "decision"):
+            status, text = get(f"{address}/{page}?run={name}&epoch=1")
+            assert status == 404
+            assert "There is no run called" in text
+
+
+def test_health_and_metrics_tell_what_was_measured_and_nothing_else(tmp_path: Path) -> None:
+    with served(tmp_path) as address:
+        assert json.loads(get(f"{address}/health")[1])["status"] == "unknown"
+    training(tmp_path / "first")
+    FakeRun(tmp_path / "old").tell(epoch(1))
+    with served(tmp_path) as address:
+        health = json.loads(get(f"{address}/health")[1])
+        assert health["running"] == {"first": "healthy"}
+        assert health["runs"]["stopped"] == 1
+        (run,) = json.loads(get(f"{address}/health/emrakul")[1])["runs"]
+        kept = {one["name"]: one["is_kept"] for one in run["objectives"]}
+        assert kept == {
+            "analysis_success_rate": True,
+            "analysis_duration_p95": True,
+            "checkpoint_overhead": True,
+            "training_time_impact": True,
+            "peak_memory_usage": None,
+        }
+        worker = json.loads(get(f"{address}/health/elesh/0/structured_analysis")[1])
+        assert worker == {"status": "unknown", "runs": []}
+        text = get(f"{address}/metrics")[1]
+        assert 'esper_runs{state="running"} 1.0' in text
+        assert 'esper_metric{metric="accuracy",run="first"} 0.6' in text
+        assert 'esper_flops_removed_fraction{run="first"} 0.5' in text
+        assert 'run="old"' not in text
+
+
+def test_other_names_and_other_pages_may_not_ask(tmp_path: Path) -> None:
+    training(tmp_path / "first")
+    with served(tmp_path) as address:
+        assert get(address, Host="evil.example")[0] == 400
+        assert get(f"{address}/verify?run=first")[0] == 405
+        status, text = get(f"{address}/verify?run=first", method="POST", **{"Sec-Fetch-Site": "cross-site"})
+        assert status == 404
+        assert "may not ask" in text
+
+
+def test_a_folder_that_is_empty_or_from_elsewhere_is_shown_with_a_clear_word(tmp_path: Path) -> None:
+    with served(tmp_path) as address:
+        assert "There is no run here yet" in get(address)[1]
+        odd = tmp_path / "odd"
+        odd.mkdir()
+        (odd / "telemetry.jsonl").write_bytes(b"no json\n[1, 2]\n{}\n" + bytes(range(256)) + b"\n")
+        (odd / "report.json").write_text("no report")
+        (odd / "run.json").write_text('{"flops": "many", "epochs_planned": "x"}')
+    with served(tmp_path) as address:
+        status, text = get(f"{address}/run?run=odd")
+        assert status == 200
+        assert "are no telemetry and were left out" in text
+        assert "is not JSON" in text
+        assert get(address)[0] == 200
+
+
+def test_a_port_in_use_and_a_folder_that_is_not_there_are_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(ConfigError, match="Address already in use"):
+            Address(port=port).bind()
+        with pytest.raises(SystemExit):
+            main(["serve", str(tmp_path), "--port", str(port)])
+        assert "--port 0" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        main(["serve", str(tmp_path / "nowhere"), "--port", "0"])
+    assert "There is no folder at" in capsys.readouterr().err.replace("\n", " ")
