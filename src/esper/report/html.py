@@ -34,7 +34,7 @@ _DECISION_COLUMNS = (
     ("Units", "number"),
     ("Score", "number"),
     ("Confidence", "number"),
-    ("Exact loss increase", "number"),
+    ("Loss increase", "number"),
     ("Verdict", ""),
     ("Reason", ""),
 )
@@ -259,7 +259,8 @@ def _decisions(decisions: Sequence[DecisionRow], unit: str) -> str:
     return _section(
         "Decisions and their evidence",
         f'<div class="tall"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>',
-        "The loss increase was measured by switching these units off in the twin, on held-out data.",
+        "By how much the loss rose with these units switched off in the twin, on held-out data. Where "
+        "there was no time to try all of them, slopes of the loss tell the rest.",
     )
 
 
