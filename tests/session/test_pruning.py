@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from esper.emrakul import Schedule
 from esper.emrakul.cycle import CycleEnd
 from esper.emrakul.plan import Plan, shrink
-from esper.kasmina import Preview
+from esper.kasmina import Preview, compared
 from esper.urabrask import RetentionLimits
 from tests.session.runs import Training
 
@@ -50,14 +50,15 @@ def limit_to(run: Training, points: float) -> None:
 
 
 def drop(run: Training, plan: Plan) -> float:
-    """What a plan costs on the live weights, in points."""
+    """What a plan costs on the live weights beyond the noise of that, in points."""
     parts = run.session.parts
     assert parts.held_out is not None
-    preview = Preview(parts.network, parts.held_out)
-    before, after = preview.before.correctness, preview.under(plan.keep).after.correctness
-    assert before is not None
-    assert after is not None
-    return float(np.mean(before) - np.mean(after))
+    preview, anatomy = Preview(parts.network, parts.held_out), parts.network.anatomy
+    qualities = preview.before, preview.under(plan.keep).after
+    masks = parts.network.masks.keep, plan.keep
+    cost = compared(anatomy, masks, qualities, parts.terms.config.validation)[0].retention
+    assert cost is not None
+    return cost.drop - cost.noise
 
 
 def test_a_plan_that_costs_too_much_by_now_is_shrunk_until_it_does_not(tmp_path: Path) -> None:

@@ -78,8 +78,8 @@ class Preview:
     def confirm(self, keep: BoolArray, settings: ValidationSettings, *, in_doubt: bool = False) -> str:
         """Why the mask must not be applied to the weights as they are now ('' if it may).
 
-        Stricter than the validator before it: the mean itself has to be within the limit; with `in_doubt` it
-        is enough if that cannot be ruled out.
+        Stricter than the validator before it: the mean itself has to be within the limit, but for its noise;
+        with `in_doubt` it is enough if that cannot be ruled out.
         """
         masks = self._network.masks.keep, keep
         verdict, is_within = compared(
@@ -118,6 +118,9 @@ def compared(
 ) -> tuple[Verdict, bool]:
     """The verdict about a mask on live weights, and whether the mean itself is within the limit.
 
+    What is over it by less than one standard error counts as within: it shows nothing, and a refusal or a
+    rollback for it costs a run of few epochs the time for its target.
+
     Args:
         anatomy: the network.
         masks: units that are left before and after, shape [units] each.
@@ -127,7 +130,7 @@ def compared(
     level = level_of(anatomy, *masks)
     verdict = judge(*qualities, level, settings.model_copy(update={"require_gradients": False}))
     cost = verdict.retention
-    return verdict, verdict.is_accepted and cost is not None and cost.drop <= cost.limit
+    return verdict, verdict.is_accepted and cost is not None and cost.drop - cost.limit <= cost.noise
 
 
 def measured(network: LiveNetwork, held_out: HeldOut) -> Measurement:

@@ -89,14 +89,10 @@ class Judging:
         settled = self._trial.settled(self._network.masks.keep)
         verdict, is_within = self._acting.judge(settled, watch.before)
         judged = events.Judged(epoch, self._terms.metric, watch.epoch, verdict.reason)
-        cost = verdict.retention
-        # It was within the limit when it was applied, and nothing can be asked again: as in an epoch, what is
-        # over the limit by less than its noise takes back nothing.
-        is_noise = verdict.is_accepted and cost is not None and cost.drop - cost.limit <= cost.noise
-        if is_within or is_noise:
+        if is_within:
             log.tell(judged)
             return MaskEvent.PROVED, judged.text
-        is_sound = self._acting.is_sound()
+        cost, is_sound = verdict.retention, self._acting.is_sound()
         drop, limit = (math.nan, math.nan) if cost is None else (cost.drop, cost.limit)
         trigger = Trigger.METRIC_DROP if is_sound else Trigger.NOT_FINITE
         return RollbackReason(trigger, epoch, drop, limit, judged.text), judged.text
