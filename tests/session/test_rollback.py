@@ -260,7 +260,8 @@ def test_rollback_without_a_step_goes_to_the_newest_and_names_a_step_that_is_not
         heard = ListSink()
         training.session.log.telling.sinks.append(heard)
         assert training.session.rollback() == step
-        assert heard.events == [acts.WentBack(1, step)]
+        went_back = [event for event in heard.events if isinstance(event, acts.WentBack)]
+        assert went_back == [acts.WentBack(1, step)]
         assert training.session.log.marks[-1].text == heard.events[0].text
         assert training.fingerprint() == expected
         with pytest.raises(CheckpointMissing, match="999"):
