@@ -199,6 +199,9 @@ def test_what_is_over_the_limit_at_the_end_by_less_than_its_noise_stays(
     limit_to(run, cost.drop - noises * cost.noise)
     run.session.finish(latency=False)
     assert run.marks()[-1] == end
+    told = [mark.text for mark in run.session.log.marks if mark.kind == "judged"]
+    assert all("over the limit by less than one standard error" in text for text in told)
+    assert len(told) == (end == "cut")
 
 
 @pytest.mark.parametrize("is_broken", [False, True])

@@ -147,7 +147,7 @@ class Acting:
             recalibrate(network, self._held_out)
 
     def judge(self, settled: BoolArray, before: Measurement) -> tuple[Verdict, bool]:
-        """The verdict about the mask that is applied, and whether the mean itself is within its limit.
+        """The verdict about the mask that is applied, and whether its mean is within the limit and noise.
 
         Args:
             settled: the mask without what is judged, shape [units].

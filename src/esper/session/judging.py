@@ -88,11 +88,14 @@ class Judging:
             return RollbackReason(Trigger.VETO, epoch, math.nan, math.nan, text), text
         settled = self._trial.settled(self._network.masks.keep)
         verdict, is_within = self._acting.judge(settled, watch.before)
-        judged = events.Judged(epoch, self._terms.metric, watch.epoch, verdict.reason)
+        cost, why = verdict.retention, verdict.reason
+        if is_within and cost is not None and cost.drop > cost.limit:
+            why += f" That is over the limit by less than one standard error ({cost.noise:.4f}), so it stays."
+        judged = events.Judged(epoch, self._terms.metric, watch.epoch, why)
         if is_within:
             log.tell(judged)
             return MaskEvent.PROVED, judged.text
-        cost, is_sound = verdict.retention, self._acting.is_sound()
+        is_sound = self._acting.is_sound()
         drop, limit = (math.nan, math.nan) if cost is None else (cost.drop, cost.limit)
         trigger = Trigger.METRIC_DROP if is_sound else Trigger.NOT_FINITE
         return RollbackReason(trigger, epoch, drop, limit, judged.text), judged.text
