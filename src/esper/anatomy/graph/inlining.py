@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
-from torch import fx
+from torch import Tensor, fx
 from torch.export import ExportedProgram
 
 from esper.anatomy.graph.lowering import is_in_place, operator_name
@@ -41,7 +41,7 @@ def _inline_in(module: fx.GraphModule) -> bool:
         place, body = next(found for found in enumerate(_bodies(module, node)) if found[1] is not None)
         _inline_in(body)
         if _means_only_its_operators(body, name, node.args[_ENABLED[name]]):
-            _write_out(module, node, place, body, cut_gradient=name == _NO_GRAD)
+            write_in(module, node, body, node.args[place + 1 :], cut_gradient=name == _NO_GRAD)
             changed = True
     module.delete_all_unused_submodules()
     return changed
@@ -62,16 +62,29 @@ def _means_only_its_operators(body: fx.GraphModule, name: str, is_enabled: Any) 
     return is_enabled is False and not holds_region and not (overwrites and name == _NO_GRAD)
 
 
-def _write_out(
-    module: fx.GraphModule, call: fx.Node, place: int, body: fx.GraphModule, *, cut_gradient: bool
+def write_in(
+    module: fx.GraphModule,
+    call: fx.Node,
+    body: fx.GraphModule,
+    inputs: Sequence[Any],
+    *,
+    cut_gradient: bool = False,
 ) -> None:
-    """The region's operators in place of its call; nothing differentiates through a `detach`."""
-    graph, inputs = module.graph, iter(call.args[place + 1 :])
+    """A body's operators in place of a call that gives what they give, as one value or several.
+
+    Args:
+        module: holds the call.
+        call: goes.
+        body: computes the same.
+        inputs: of the body: nodes of the module's graph, or plain values.
+        cut_gradient: whether nothing is to be differentiated through it: then it ends in a `detach`.
+    """
+    graph, given = module.graph, iter(inputs)
     values: dict[fx.Node, Any] = {}
     with graph.inserting_before(call):
         for node in body.graph.nodes:
             if node.op == "placeholder":
-                values[node] = next(inputs)
+                values[node] = next(given)
             elif node.op == "get_attr":
                 values[node] = graph.get_attr(_moved(module, body, str(node.target)))
             elif node.op != "output":
@@ -79,7 +92,9 @@ def _write_out(
         outputs = [values.get(result, result) for result in _results(body)]
         if cut_gradient:
             outputs = [_detached(graph, result) for result in outputs]
-    # The call gives a tuple. Whoever took a part of it now reads the operator that makes that part.
+    if isinstance(call.meta.get("val"), Tensor):
+        call.replace_all_uses_with(outputs[0])
+    # Else it gives a tuple. Whoever took a part of it now reads the operator that makes that part.
     for part in list(call.users):
         part.replace_all_uses_with(outputs[int(str(part.args[1]))])
         graph.erase_node(part)

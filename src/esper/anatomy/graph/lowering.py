@@ -27,11 +27,8 @@ def lowered(program: ExportedProgram, *, with_writes: bool = False) -> ExportedP
     put together from pieces; with `with_writes` so does every other operator that writes. Programs that write
     into their inputs or buffers stay as they are.
     """
-    graphs = [part.graph for part in program.graph_module.modules() if isinstance(part, fx.GraphModule)]
-    # In the outer graph only what depends on tensors of the network matters; in bodies everything does.
-    computed = _computed_from(program.graph_signature.inputs_to_parameters.keys(), graphs[0])
-    asked = [node for graph in graphs for node in (computed if graph is graphs[0] else graph.nodes)]
-    table = _decompositions({node.target for node in asked if _is_unknown(node)})
+    table = decompositions({node.target for node in unknown_calls(program)})
+    graphs = [part.graph for part in _parts(program)]
     if not table and not any(_writes_into_views(graph, anywhere=with_writes) for graph in graphs):
         return program
     with exporting():
@@ -39,10 +36,21 @@ def lowered(program: ExportedProgram, *, with_writes: bool = False) -> ExportedP
     # A write that reaches an input or a buffer would have become an output more.
     if any(spec.kind is not OutputKind.USER_OUTPUT for spec in written_out.graph_signature.output_specs):
         return program
-    for part in written_out.graph_module.modules():
-        if isinstance(part, fx.GraphModule):
-            _loosen(part)
+    for part in _parts(written_out):
+        loosen(part)
     return written_out
+
+
+def unknown_calls(program: ExportedProgram) -> list[fx.Node]:
+    """Calls of operators that have no rule, where that matters: on the way from the network's tensors."""
+    outer, *bodies = [part.graph for part in _parts(program)]
+    computed = _computed_from(program.graph_signature.inputs_to_parameters.keys(), outer)
+    inside = [node for graph in bodies for node in graph.nodes]  # there everything matters
+    return [node for node in (*computed, *inside) if _is_unknown(node)]
+
+
+def _parts(program: ExportedProgram) -> list[fx.GraphModule]:
+    return [part for part in program.graph_module.modules() if isinstance(part, fx.GraphModule)]
 
 
 def _computed_from(names: Iterable[str], graph: fx.Graph) -> dict[fx.Node, None]:
@@ -66,7 +74,7 @@ def _gives_tensors(node: fx.Node) -> bool:
     return any(isinstance(value, Tensor) for value in pytree.tree_leaves(node.meta.get("val")))
 
 
-def _loosen(part: fx.GraphModule) -> None:
+def loosen(part: fx.GraphModule) -> None:
     """Takes back what holds only for the strides and sizes of the trace: gates run in other batches."""
     for node in list(part.graph.nodes):
         if node.target is torch.ops.aten.view.default:
@@ -83,14 +91,14 @@ def _writes_all(bounds: tuple[Any, ...]) -> bool:
     return all(bound in whole for bound, whole in zip(bounds, everything, strict=False))
 
 
-def _decompositions(composed: set[Any]) -> dict[Any, Any]:
+def decompositions(composed: set[Any]) -> dict[Any, Any]:
     """How to write these operators out, for those of which torch knows it."""
     if not composed:
         return {}
     known = default_decompositions()
-    decompositions = {target: known[target] for target in composed if target in known}
+    table = {target: known[target] for target in composed if target in known}
     recurrent = [target for target in composed if operator_name(target) in _RECURRENT]
-    return {**decompositions, **get_decompositions(recurrent)} if recurrent else decompositions
+    return {**table, **get_decompositions(recurrent)} if recurrent else table
 
 
 def _writes_into_views(graph: fx.Graph, *, anywhere: bool) -> bool:

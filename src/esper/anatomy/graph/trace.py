@@ -14,6 +14,7 @@ from torch.export import Dim, ExportedProgram
 from torch.utils import _pytree as pytree
 
 from esper.anatomy.graph.admission import changed_inputs, check_tensors
+from esper.anatomy.graph.composing import compose
 from esper.anatomy.graph.exporting import alone, exporting
 from esper.anatomy.graph.inlining import inline_regions
 from esper.anatomy.graph.lowering import lowered
@@ -263,6 +264,7 @@ def _export(step: _Step, inputs: tuple[Any, ...], batch: int) -> ExportedProgram
         with exporting():
             program = torch.export.export(step, inputs, dynamic_shapes=shapes, strict=False)
             inline_regions(program)
+            compose(program)
             # What writes into its input is refused later, by the line, which is gone once it is written out.
             return program if changed_inputs(program) else lowered(program)
     except EsperError:
