@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from html import escape
+
 from scipy.special import bdtr
 
 from esper.report import figures
@@ -29,6 +31,17 @@ def arm_cells(report: RunReport) -> list[tuple[str, ...]]:
         )
         for arm in report.arms
     ]
+
+
+def arms_table(report: RunReport) -> str:
+    """The same as a table in HTML."""
+    columns = ("", "Epochs", "Training FLOPs", "FLOPs", "Parameters", report.metric.capitalize())
+    head = "".join(f'<th class="{"number" if name else ""}">{escape(name)}</th>' for name in columns)
+    body = ""
+    for name, *numbers in arm_cells(report):
+        cells = "".join(f'<td class="number">{escape(number)}</td>' for number in numbers)
+        body += f'<tr><td class="name">{escape(name)}</td>{cells}</tr>'
+    return f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
 
 
 def verdicts(report: RunReport) -> list[str]:

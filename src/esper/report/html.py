@@ -12,7 +12,7 @@ from string import Template
 
 from esper.leyline import encode
 from esper.report import figures
-from esper.report.arms import arm_cells, arms_chart, verdicts
+from esper.report.arms import arms_chart, arms_table, verdicts
 from esper.report.charts import cost_chart, quality_chart
 from esper.report.figures import NOT_MEASURED, MetricScale
 from esper.report.report import DecisionRow, Latency, RunReport, SeedRow, WidthRow, WorkerRow
@@ -316,18 +316,10 @@ def _seed(row: SeedRow) -> str:
 
 def _arms(report: RunReport) -> str:
     """The trainings that a run was compared with: what each has cost, what came out, and who has won."""
-    if not report.arms:
-        return ""
-    columns = ("", "Epochs", "Training FLOPs", "FLOPs", "Parameters", report.metric.capitalize())
-    head = "".join(f'<th class="{"number" if name else ""}">{escape(name)}</th>' for name in columns)
-    body = ""
-    for row in arm_cells(report):
-        cells = "".join(f'<td class="number">{escape(cell)}</td>' for cell in row[1:])
-        body += f'<tr><td class="name">{escape(row[0])}</td>{cells}</tr>'
-    table = f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
     lines = "".join(f"<li>{escape(line)}</li>" for line in verdicts(report))
+    content = f"{arms_chart(report)}{arms_table(report)}<ul>{lines}</ul>" if report.arms else ""
     lead = "Every training on the same samples, by what it has cost."
-    return _section("Compared", f"{arms_chart(report)}{table}<ul>{lines}</ul>", lead)
+    return _section("Compared", content, lead) if content else ""
 
 
 def _pill(verdict: str) -> str:
