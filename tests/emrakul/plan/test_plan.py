@@ -119,7 +119,7 @@ def test_the_margin_covers_what_units_cost_together() -> None:
     anatomy = resnet8()
     evidence = measured(anatomy)
     plan = make_plan(Situation.whole(anatomy), evidence, allowance(0.2), HALF)
-    singles = np.maximum(evidence.loss_increase[plan.units], 0)
+    singles = np.abs(evidence.loss_increase[plan.units])
     assert plan.total_predicted_loss == pytest.approx(1.5 * singles.sum())
 
 
@@ -250,3 +250,16 @@ def test_few_that_can_go_are_compared_with_others_of_their_kind() -> None:
     asked = finalists(Situation.whole(anatomy).under(keep), screen, allowance(0.9, levels=few), HALF)
     of_its_layer = np.flatnonzero(keep[:40])
     assert asked.tolist() == sorted(of_its_layer[np.argsort(screen[of_its_layer])][:16].tolist())
+
+
+def test_what_changes_the_loss_least_goes_first_and_not_what_lowers_it_most() -> None:
+    anatomy = resnet8()
+    evidence = measured(anatomy)
+    first = anatomy.group_of == 0
+    rises = np.where(first, np.linspace(-1.0, 1.0, first.size), 5.0)
+    sure = replace(evidence, loss_increase=rises, confidence=np.ones(anatomy.num_units))
+    plan = make_plan(Situation.whole(anatomy), sure, allowance(0.02), HALF)
+    gone = np.isin(np.arange(anatomy.num_units), plan.units)
+    assert plan.units.size
+    assert np.abs(rises[gone]).max() <= np.abs(rises[first & ~gone]).min()
+    np.testing.assert_array_equal(plan.loss_increase, rises[plan.units])  # told as it was measured

@@ -86,7 +86,8 @@ def choose_by_loss(
             told((step + number / len(spans)) / steps)
         classes = alike(opened.anatomy) if homogeneous else [[group] for group in curves]
         evidence = _evidence(opened.anatomy, curves, classes, len(bench.judged))
-        plan = make_plan(situation, evidence, whole, settings)
+        # Curves are measured with all that goes at once, so a gain is one.
+        plan = make_plan(situation, evidence, whole, settings, costs=evidence.loss_increase)
         plans.append(plan)
         keep = _leveled(plan.keep, curves, classes)
         # What goes is made up for on all batches, and the next step begins there.

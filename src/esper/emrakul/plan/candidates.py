@@ -48,9 +48,9 @@ class Blocks:
         starts: where each block begins in `units`, shape [blocks].
         sizes: units in each block, shape [blocks].
         group: group of each block, or the first of those that stay equally wide, shape [blocks].
-        loss: predicted loss of each block (negative increases count as zero), shape [blocks].
+        loss: predicted loss of each block (negative costs count as zero), shape [blocks].
         mean_loss: `loss` per unit, never falling within a group, shape [blocks].
-        raw_loss: mean measured increase, which breaks ties, never falling within a group, shape [blocks].
+        raw_loss: mean cost as it is, which breaks ties, never falling within a group, shape [blocks].
     """
 
     units: IntArray
@@ -108,12 +108,16 @@ def candidate_blocks(
     situation: Situation,
     evidence: Evidence,
     finalists: IntArray,
+    costs: FloatArray,
     allowance: Allowance,
     limits: Bounds,
     required_confidence: float,
     candidates: BoolArray | None = None,
 ) -> tuple[Blocks, dict[Rejection, IntArray]]:
-    """Sorts finalists into blocks that may go, and those that stay with the reason."""
+    """Sorts finalists into blocks that may go, and those that stay with the reason.
+
+    `costs` is what each unit of the network counts for, shape [units].
+    """
     anatomy, kept = situation.anatomy, situation.counts
     rejected: dict[Rejection, IntArray] = {}
 
@@ -125,7 +129,7 @@ def candidate_blocks(
 
     # What is known of every unit by itself. Losses order the rows of a group; unmeasured ones, which come
     # last, are the first to drop out.
-    rows = Ranking.of(anatomy, finalists[situation.keep[finalists]], evidence.loss_increase)
+    rows = Ranking.of(anatomy, finalists[situation.keep[finalists]], costs)
     rows = sift(rows, kinds_allowed(anatomy, allowance)[rows.unit], Rejection.LEVEL)
     if candidates is not None:
         rows = sift(rows, candidates[rows.unit], Rejection.THRESHOLD)
@@ -150,7 +154,7 @@ def candidate_blocks(
         in_all = _in_all(anatomy, rows, number)
         rows, number = sift(rows, in_all, Rejection.ROUNDING), number[in_all]
         rows, number = _together(anatomy, rows, number)
-    return _blocks(rows, number, evidence.loss_increase[rows.unit]), rejected
+    return _blocks(rows, number, costs[rows.unit]), rejected
 
 
 def _in_all(anatomy: Anatomy, rows: Ranking, number: IntArray) -> BoolArray:
@@ -178,7 +182,7 @@ def _blocks(rows: Ranking, number: IntArray, raw: FloatArray) -> Blocks:
     Args:
         rows: the units.
         number: number of each row's block within its group, shape [rows].
-        raw: measured loss increase of each row, shape [rows].
+        raw: cost of each row, shape [rows].
     """
     is_start = np.ones(raw.size, np.bool_)
     is_start[1:] = (np.diff(rows.group) != 0) | (np.diff(number) != 0)

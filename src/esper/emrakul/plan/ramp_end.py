@@ -62,7 +62,7 @@ def _search(
     whole = Allowance.at_once(target, settings.schedule.levels)
     limits = Bounds(lowest, lowest, round_to, target.fraction, same_width=settings.plan.configurable)
     evidence = _as_evidence(situation, screen)
-    blocks, _ = candidate_blocks(situation, evidence, units, whole, limits, 0.0)
+    blocks, _ = candidate_blocks(situation, evidence, units, evidence.loss_increase, whole, limits, 0.0)
     search = Search(situation, blocks, target.cost, settings.plan.activation_flops)
     step = step_sizes(situation.anatomy, round_to)
     search.take(np.flatnonzero(blocks.sizes < step[blocks.group]))  # what was begun is ended first

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from esper.arrays import BoolArray, IntArray
+from esper.arrays import BoolArray, FloatArray, IntArray
 from esper.elesh import Evidence
 from esper.emrakul.plan.candidates import candidate_blocks
 from esper.emrakul.plan.plan import Plan, Rejection, highest_level
@@ -25,6 +25,7 @@ def make_plan(
     *,
     finalists: IntArray | None = None,
     candidates: BoolArray | None = None,
+    costs: FloatArray | None = None,
 ) -> Plan:
     """Plans one cycle's cuts. Deterministic; decides from evidence only and never cuts what was not measured.
 
@@ -35,6 +36,9 @@ def make_plan(
         settings: floors, rounding, confidence, margins.
         finalists: units that the analysis was asked to ablate; None: all that have a loss or a confidence.
         candidates: units that may go, shape [units]; others were measured to compare with. None: all.
+        costs: what each unit counts for, shape [units]. None: by how much the loss changes without it, up
+            or down. In a network that trains, a unit without which the loss falls is not idle: it does much,
+            and what is left unlearned will turn the sign around.
 
     Raises:
         EvidenceError: the evidence is about another network.
@@ -43,10 +47,12 @@ def make_plan(
     evidence.require_for(anatomy.digest, anatomy.num_units)
     if finalists is None:
         finalists = np.flatnonzero(np.isfinite(evidence.loss_increase) | np.isfinite(evidence.confidence))
+    if costs is None:
+        costs = np.abs(evidence.loss_increase)
     limits = bounds(situation, evidence.screen, settings)
     confidence = settings.required_confidence
     blocks, rejected = candidate_blocks(
-        situation, evidence, np.unique(finalists), allowance, limits, confidence, candidates
+        situation, evidence, np.unique(finalists), costs, allowance, limits, confidence, candidates
     )
     search = Search(
         situation,
@@ -75,7 +81,7 @@ def make_plan(
         screen=evidence.screen[units],
         loss_increase=evidence.loss_increase[units],
         confidence=evidence.confidence[units],
-        predicted_loss=np.maximum(evidence.loss_increase[units], 0.0) * search.margin,
+        predicted_loss=np.maximum(costs[units], 0.0) * search.margin,
         saved_cost=np.concatenate([np.zeros(0), *search.saved]),
         goal_fraction=allowance.goal_fraction,
         limit_fraction=allowance.limit_fraction,
