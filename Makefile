@@ -44,7 +44,7 @@ check: $(VENV)/.dev.stamp ## lint, format, types, import contracts and dependenc
 	$(BIN)/lint-imports --no-cache
 	$(BIN)/deptry src
 
-test: setup-system check ## everything that CI checks
+test: setup-system check docs ## everything that CI checks
 	$(PYTEST) $(TESTS)
 
 coverage: setup-system $(VENV)/.dev.stamp ## the tests again, counting which lines and branches they reach
@@ -53,8 +53,14 @@ coverage: setup-system $(VENV)/.dev.stamp ## the tests again, counting which lin
 bench: $(VENV)/.bench.stamp ## run every benchmark and print its numbers
 	@set -e; for script in $(wildcard benchmarks/*.py); do echo "== $$script"; $(BIN)/python "$$script"; done
 
-docs: $(VENV)/.dev.stamp ## write the reference of the Python API to build/reference
-	$(BIN)/python -m pdoc --docformat google --output-directory build/reference esper '!esper.cli'
+docs: $(VENV)/.dev.stamp ## build the documentation as a site, with the reference of the Python API: build/site
+	rm -rf build/pages build/site
+	mkdir -p build/pages/benchmarks
+	cp README.md CHANGELOG.md CONTRIBUTING.md LICENSE build/pages
+	cp -r docs build/pages/docs
+	cp -r benchmarks/results build/pages/benchmarks/results
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
+	@echo "The site is in build/site: open build/site/index.html."
 
 clean: ## remove the virtual environment and what tools left behind
 	rm -rf $(VENV) build .mypy_cache .pytest_cache .ruff_cache .hypothesis .coverage*
