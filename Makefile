@@ -16,7 +16,7 @@ TESTS := $(LONGEST_FIRST) $(filter-out $(LONGEST_FIRST),$(patsubst %/,%,$(sort $
 PYTEST := $(BIN)/python -m pytest --numprocesses=auto --maxprocesses=4 --dist=loadfile --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
-.PHONY: help setup-system setup demo check test coverage bench docs clean
+.PHONY: help setup-system setup demo demo-grow check test coverage bench docs clean
 
 help: ## show the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -33,6 +33,9 @@ setup: $(VENV)/.dev.stamp ## create .venv with everything that developing needs
 
 demo: $(VENV)/.demo.stamp ## train, prune, cut and validate a network on real digits, and write report.html
 	$(BIN)/esper demo
+
+demo-grow: $(VENV)/.demo.stamp ## grow a network that is too narrow, beside three that never grow, and write report.html
+	$(BIN)/esper demo --grow
 
 check: $(VENV)/.dev.stamp ## lint, format, types, import contracts and dependencies
 	$(BIN)/ruff check .

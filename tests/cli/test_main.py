@@ -120,6 +120,7 @@ def test_inspect_reads_the_anatomy_that_a_checkpoint_stored(run: Path) -> None:
         (["checkpoints", "no-such-run"], "There is no run directory at no-such-run"),
         (["verify", "docs"], "No key ring at docs/keys/ring.json"),
         (["config", "no-such-file.toml"], "no-such-file.toml cannot be read"),
+        (["demo", "--grow", "--flops", "0.5"], "--flops belongs to the demo of pruning"),
     ],
 )
 def test_bad_input_is_told_in_one_paragraph_with_exit_code_two(words: list[str], said: str) -> None:

@@ -31,21 +31,37 @@ Run = Annotated[Path, typer.Argument(help="A run directory: the run_dir given to
 
 def demo(
     out: Annotated[Path | None, typer.Option(help="Run directory; unless given, a new one in runs/.")] = None,
-    epochs: Annotated[int, typer.Option(min=4, help="Epochs of both runs.")] = DEMO_EPOCHS,
+    grow: Annotated[
+        bool, typer.Option("--grow", help="Grow a network that is too narrow, instead of pruning one.")
+    ] = False,
+    epochs: Annotated[int, typer.Option(min=4, help="Epochs of the run and its twin.")] = DEMO_EPOCHS,
     seed: Annotated[int, typer.Option(min=0, help="Seed of weights, data split and order.")] = 0,
     flops: Annotated[
-        float, typer.Option(min=0.05, max=0.9, help="Share of the FLOPs to remove.")
-    ] = DEMO_FLOPS,
+        float | None,
+        typer.Option(min=0.05, max=0.9, help=f"Share of the FLOPs to remove; {DEMO_FLOPS} unless given."),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Train, prune, cut and validate a network on 5,000 real digits, beside its uncut twin."""
-    from esper.cli.demo import free_folder, run_demo
-    from esper.cli.render import report_table
+    """Train, prune, cut and validate a network on 5,000 real digits, beside its uncut twin.
+
+    With --grow: seeds are tried in a network that is too narrow, refused or kept, and the result is pruned,
+    beside networks that never grow.
+    """
+    from esper.cli.demo import free_folder, load_digits, run_demo, run_growing_demo
+    from esper.cli.render import growing_table, report_table
 
     folder = free_folder(Path("runs")) if out is None else out
-    with output.epoch_progress(2 * epochs, as_json) as told:
-        report = run_demo(folder, epochs=epochs, seed=seed, flops=flops, told=told)
-    output.show(report_table(report), encode(report), as_json)
+    if grow and flops is not None:
+        raise ConfigError("--flops belongs to the demo of pruning; leave it away with --grow.")
+    if grow:
+        with output.epoch_progress(None, as_json) as told:
+            report = run_growing_demo(folder, load_digits(seed), epochs=epochs, seed=seed, told=told)
+        shown = growing_table(report)
+    else:
+        with output.epoch_progress(2 * epochs, as_json) as told:
+            report = run_demo(folder, epochs=epochs, seed=seed, flops=flops or DEMO_FLOPS, told=told)
+        shown = report_table(report)
+    output.show(shown, encode(report), as_json)
     if not as_json:
         output.console().print(f"\nThe whole story, with charts: {folder / 'report.html'}")
 

@@ -52,9 +52,12 @@ def console() -> Console:
 
 @contextmanager
 def epoch_progress(
-    total: int, hidden: bool, metric: str = "test accuracy"
+    total: int | None, hidden: bool, metric: str = "test accuracy"
 ) -> Iterator[Callable[[str, int, float], None]]:
-    """Shows epochs as they end, by a bar on a terminal and by lines in a log; yields who is to be told."""
+    """Shows epochs as they end, by a bar on a terminal and by lines in a log; yields who is to be told.
+
+    `total` is the number of epochs; None: nobody knows it yet.
+    """
     screen = Console(stderr=True, markup=False, highlight=False)
     bar = Progress(*Progress.get_default_columns(), TimeElapsedColumn(), console=screen, transient=True)
     bar.disable = hidden or not screen.is_terminal

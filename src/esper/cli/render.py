@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -17,7 +18,7 @@ from rich.text import Text
 
 from esper.cli.drawing import layer_tree
 from esper.cli.explain import SettingRow
-from esper.report import Latency, RunReport, figures
+from esper.report import Latency, RunReport, arm_cells, figures, verdicts
 from esper.runs import AnatomyRows, CheckpointRow, FrozenRow, GroupRow, VerifyRow
 
 GOOD, BAD, STRONG, FAINT = "green", "bold red", "bold", "dim"
@@ -114,6 +115,18 @@ def report_table(report: RunReport) -> RenderableType:
     cells.add_row(report.metric, scale.text(old), scale.text(new), gap)
     workers = worker_table([dataclasses.asdict(row) for row in report.workers])
     return Group(Text(report.title, style=STRONG), cells, *_claims(report, scale), *workers)
+
+
+def growing_table(report: RunReport) -> RenderableType:
+    """The grown network beside those that never grew, who has won, and what became of the seeds."""
+    cells = table("", "epochs>", "training FLOPs>", "FLOPs>", "parameters>", f"{report.metric}>")
+    for row in arm_cells(report):
+        cells.add_row(*row)
+    ends = Counter(row.after for row in report.seeds if row.after in ("GERMINATED", "CULLED", "FOSSILIZED"))
+    tried = figures.things(ends["GERMINATED"], "seed")
+    seeds = f"{tried} tried, {ends['FOSSILIZED']} kept, {ends['CULLED']} refused by their gates."
+    lines = (seeds, *verdicts(report))
+    return Group(Text(report.title, style=STRONG), cells, *(Text(f"  {line}") for line in lines))
 
 
 def worker_table(rows: Sequence[Mapping[str, Any]]) -> list[RenderableType]:

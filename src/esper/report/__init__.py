@@ -1,10 +1,12 @@
 """Pictures of a run: the report as one HTML page, its charts, and the map of the network."""
 
 from esper.report import figures
+from esper.report.arms import arm_cells, verdicts
 from esper.report.comparison import MOST_RUNS, cost_comparison, quality_comparison
 from esper.report.html import sections, style, summary_of, write_report
 from esper.report.network_map import MapGroup, MapLayer, MapPart, network_map
 from esper.report.report import (
+    ArmRow,
     DecisionRow,
     EpochRow,
     Latency,
@@ -19,6 +21,7 @@ from esper.report.report import (
 
 __all__ = [
     "MOST_RUNS",
+    "ArmRow",
     "DecisionRow",
     "EpochRow",
     "Latency",
@@ -32,6 +35,7 @@ __all__ = [
     "SeedRow",
     "WidthRow",
     "WorkerRow",
+    "arm_cells",
     "cost_comparison",
     "figures",
     "network_map",
@@ -39,5 +43,6 @@ __all__ = [
     "sections",
     "style",
     "summary_of",
+    "verdicts",
     "write_report",
 ]

@@ -12,6 +12,7 @@ from string import Template
 
 from esper.leyline import encode
 from esper.report import figures
+from esper.report.arms import arms_chart, arms_table, verdicts
 from esper.report.charts import cost_chart, quality_chart
 from esper.report.figures import NOT_MEASURED, MetricScale
 from esper.report.report import DecisionRow, Latency, RunReport, SeedRow, WidthRow, WorkerRow
@@ -74,6 +75,7 @@ def sections(report: RunReport) -> dict[str, str]:
     costs = f'<div class="stack">{_latency(report.latency)}{_overhead(report)}</div>'
     return {
         "figures": _cards(report),
+        "arms": _arms(report),
         "quality": _quality(drawn, len(report.epochs)),
         "cost": _row(_cost(drawn), costs),
         "widths": _widths(report.widths),
@@ -310,6 +312,14 @@ def _seed(row: SeedRow) -> str:
         f'<td class="number">{row.epoch}</td><td class="name">{escape(row.blueprint)}</td>'
         f'<td>{step}</td><td class="reason">{escape(row.evidence)}</td>'
     )
+
+
+def _arms(report: RunReport) -> str:
+    """The trainings that a run was compared with: what each has cost, what came out, and who has won."""
+    lines = "".join(f"<li>{escape(line)}</li>" for line in verdicts(report))
+    content = f"{arms_chart(report)}{arms_table(report)}<ul>{lines}</ul>" if report.arms else ""
+    lead = "Every training on the same samples, by what it has cost."
+    return _section("Compared", content, lead) if content else ""
 
 
 def _pill(verdict: str) -> str:

@@ -107,6 +107,24 @@ class SeedRow:
 
 
 @dataclass(frozen=True)
+class ArmRow:
+    """One of several trainings that are compared, as it was when it was over.
+
+    `spent` are the training FLOPs when each epoch was over, `values` the deciding metric then. `flops` are
+    those of a forward pass for one sample. `wins` are the test samples that only the run of this report does
+    right, `losses` those that only this arm does right; both are 0 for the run itself.
+    """
+
+    name: str
+    spent: tuple[float, ...]
+    values: tuple[float, ...]
+    flops: float
+    parameters: int
+    wins: int = 0
+    losses: int = 0
+
+
+@dataclass(frozen=True)
 class Proof:
     """Largest absolute differences between the cut and the masked network over `samples` held-out samples."""
 
@@ -160,7 +178,8 @@ class RunReport:
     trained uncut; they may be empty. `quality_after` is None where the metric was last measured on a network
     other than the finished one; `quality_source` says when it was, and what is known since. `workers` is
     empty where no process did any work. Bytes are those of the parameters and buffers. `period_steps` says
-    of how many optimizer steps a row is that is no epoch.
+    of how many optimizer steps a row is that is no epoch. `arms` are the trainings that the run was compared
+    with, itself first.
     """
 
     title: str
@@ -189,6 +208,7 @@ class RunReport:
     environment: Mapping[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     period_steps: int | None = None
+    arms: tuple[ArmRow, ...] = ()
 
     @classmethod
     def read(cls, path: Path) -> RunReport:

@@ -160,7 +160,7 @@ def _run(story: Story) -> dict[str, str]:
     return {
         "head": head,
         "now": now_of(story),
-        **{name: parts[name] for name in ("figures", "quality", "cost", "widths")},
+        **{name: parts[name] for name in ("figures", "arms", "quality", "cost", "widths")},
         "cycles": _cycles(story),
         "decisions": parts["decisions"],
         "tracks": tracks(report),

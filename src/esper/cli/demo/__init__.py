@@ -2,6 +2,7 @@
 
 from esper.cli.demo.demo import free_folder, run_demo
 from esper.cli.demo.digits import Split, load_digits
+from esper.cli.demo.growing import run_growing_demo
 from esper.cli.demo.resnet8 import ResNet8
 
-__all__ = ["ResNet8", "Split", "free_folder", "load_digits", "run_demo"]
+__all__ = ["ResNet8", "Split", "free_folder", "load_digits", "run_demo", "run_growing_demo"]

@@ -70,6 +70,18 @@ def free_folder(parent: Path) -> Path:
     return folder
 
 
+def refuse_used(folder: Path) -> None:
+    """Refuses a folder that holds a run, before any work.
+
+    Raises:
+        ConfigError: it does.
+    """
+    if (folder / "checkpoints").exists():
+        raise ConfigError(
+            f"{folder} holds a run already. Choose another folder with --out, or leave --out away."
+        )
+
+
 def accuracy(model: nn.Module, split: Split) -> float:
     """Share of the images that the network names correctly, 0..1."""
     model.eval()
@@ -93,10 +105,7 @@ def run_demo(folder: Path, *, epochs: int, seed: int, flops: float, told: Told) 
     Raises:
         ConfigError: the folder holds a run already, or the digits are not installed.
     """
-    if (folder / "checkpoints").exists():
-        raise ConfigError(
-            f"{folder} holds a run already. Choose another folder with --out, or leave --out away."
-        )
+    refuse_used(folder)
     recipe = Recipe(load_digits(seed), epochs, seed)
     twin, plain_seconds = _train_twin(recipe, told)
     report = _train_with_esper(recipe, folder, flops, told)

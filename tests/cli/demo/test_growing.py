@@ -1,0 +1,45 @@
+"""The demo of growing: all arms are trained alike, and what each has cost is counted."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from esper.cli.demo.digits import Digits, Split, load_digits
+from esper.cli.demo.growing import NARROW, run_growing_demo
+from esper.errors import ConfigError
+from esper.report import RunReport
+
+
+def few() -> Digits:
+    digits = load_digits(0)
+    first, probe, test = (
+        Split(part.images[:number], part.labels[:number])
+        for part, number in ((digits.train, 130), (digits.probe, 100), (digits.test, 50))
+    )
+    return Digits(first, probe, test)
+
+
+def test_every_arm_is_told_and_written_with_its_cost(tmp_path: Path) -> None:
+    epochs: list[tuple[str, int]] = []
+    run_growing_demo(
+        tmp_path, few(), epochs=4, seed=0, told=lambda name, epoch, _: epochs.append((name, epoch))
+    )
+    report = RunReport.read(tmp_path / "report.json")
+    grown, as_long, as_much, wide = report.arms
+    # Nothing has time to grow in four epochs, so that all arms cost the same, and the same comes out.
+    assert [name for name, _ in epochs] == ["grown"] * 4 + [
+        arm.name for arm in report.arms[1:] for _ in arm.spent
+    ]
+    assert as_long.spent == as_much.spent
+    assert grown.spent[0] == as_long.spent[0]
+    assert as_long.values == as_much.values
+    assert wide.name == f"born {NARROW} wide, as many FLOPs"
+    assert "Compared" in (tmp_path / "report.html").read_text(encoding="utf-8")
+
+
+def test_a_folder_that_holds_a_run_is_refused_before_any_work(tmp_path: Path) -> None:
+    (tmp_path / "checkpoints").mkdir()
+    with pytest.raises(ConfigError, match="holds a run already"):
+        run_growing_demo(tmp_path, few(), epochs=4, seed=0, told=lambda *_: None)
