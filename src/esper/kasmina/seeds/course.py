@@ -18,6 +18,7 @@ from esper.kasmina.seeds.lifecycle import ALIVE, FORWARD, SeedEvent, departure
 from esper.kasmina.seeds.owners import HOST
 from esper.kasmina.seeds.settings import GrowthSettings
 from esper.kasmina.seeds.slot import Isolation, Slot
+from esper.leyline import BreakerEvent, BreakerState
 from esper.leyline import SeedLifecycleStage as Stage
 from esper.nissa import seed_events
 
@@ -82,6 +83,8 @@ class Course:
         """Makes a seed and asks G0; arguments as for `Growth.germinate`."""
         slot = self._bed.slot_at(path)
         departure(slot.stage, SeedEvent.GERMINATE, path)
+        if obstacle := self._bed.obstacle():
+            return self.refuse(path, blueprint, obstacle)
         seen, calls = self._gates.look(slot)
         like, isolation = seen[0], isolation or self._settings.isolation
         slot.track.sow(blueprint, options, like.shape, like.dtype, isolation, lr, contest)
@@ -265,7 +268,8 @@ class Course:
         """A seed has reached the host: too often, and it goes at once."""
         count, limit = self._monitor.violations[slot.path], self._settings.max_violations
         self._bed.tell(seed_events.IsolationViolated(self._bed.epoch, slot.path, count, limit, leak))
-        if self._monitor.is_open(slot.path):
+        self._bed.note(BreakerEvent.FAILURE)
+        if self._bed.breaker_state is BreakerState.OPEN:
             self._alarm(f"The seed at {slot.path} violated its isolation {count} times: {leak}")
             self._bed.cull(slot, f"It violated its isolation {count} times: {leak}", at_once=True)
 

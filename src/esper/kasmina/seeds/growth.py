@@ -26,6 +26,7 @@ from esper.kasmina.seeds.owners import Owners
 from esper.kasmina.seeds.recipe import Recipe
 from esper.kasmina.seeds.settings import GrowthSettings
 from esper.kasmina.seeds.slot import Isolation, Slot
+from esper.leyline import BreakerEvent, BreakerState
 from esper.nissa import LOGGER, FanOut, Sink
 
 
@@ -102,7 +103,7 @@ class Growth:
             )
         given = settings if isinstance(settings, GrowthSettings) else GrowthSettings(**(settings or {}))
         self.settings, self._loss = given, loss
-        self.monitor = GradientIsolationMonitor(given.max_violations)
+        self.monitor = GradientIsolationMonitor()
         self._bed = SeedBed(self.model, optimizer, blueprints or {}, given, FanOut(sink))
         self._bed.epoch = epoch
         gates = Gatekeeper(self.model, Probe(self.model, loss, batches), self.monitor, given)
@@ -257,6 +258,15 @@ class Growth:
     def is_under_way(self) -> bool:
         """Whether there is a seed that is not a plain part of the network yet."""
         return self._bed.is_under_way
+
+    @property
+    def breaker_state(self) -> BreakerState:
+        """Whether anything may germinate, after how often seeds have reached the network."""
+        return self._bed.breaker_state
+
+    def close_breaker(self) -> None:
+        """The operator's word that seeds may germinate again."""
+        self._bed.note(BreakerEvent.BY_HAND)
 
     def settle(self) -> list[Recipe]:
         """Gives seeds that have become plain parts of the network away to whoever looks after that."""
