@@ -9,7 +9,8 @@ from itertools import product
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from esper.leyline import MOVES, Breaker, BreakerEvent, BreakerState, Move, decode, encode
+from esper.leyline import decode, encode
+from esper.leyline.breaker import MOVES, Breaker, BreakerEvent, BreakerState, Move
 
 
 @dataclass(frozen=True)

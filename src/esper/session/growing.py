@@ -73,12 +73,12 @@ class Growing:
     @property
     def breaker_state(self) -> BreakerState:
         """Whether anything may germinate, after how often seeds have reached the network."""
-        return BreakerState.CLOSED if self._growth is None else self._growth.breaker_state
+        return BreakerState.CLOSED if self._growth is None else self._growth.breaker.state
 
     def close_breaker(self) -> None:
         """The operator's word that seeds may germinate again."""
         if self._growth is not None:
-            self._growth.close_breaker()
+            self._growth.breaker.close()
 
     def grow(
         self,

@@ -155,7 +155,7 @@ def test_a_seed_that_writes_into_the_host_is_noticed_and_culled_when_it_has_done
     slot = training.grown.slots[PLACE]
     assert slot.stage.name == "EMBARGOED"
     assert "violated its isolation 3 times" in slot.track.evidence
-    assert training.grown.breaker_state.name == "OPEN"
+    assert training.grown.breaker.state.name == "OPEN"
     refused = training.grown.germinate("5", "mlp")
     assert "The breaker is open after 3 failures in a row, until epoch 5" in str(refused)
     training.close()
@@ -173,17 +173,17 @@ def test_when_the_breaker_has_cooled_down_one_seed_is_tried_and_one_violation_op
     saved = grown.state()
     for _ in range(3):
         grown.end_epoch()
-    assert grown.breaker_state.name == "HALF_OPEN"
+    assert grown.breaker.state.name == "HALF_OPEN"
     assert grown.germinate(PLACE, "meddling").passed
     assert "half-open" in str(grown.germinate("5", "mlp"))
     training.steps(2)
-    assert grown.breaker_state.name == "OPEN"
+    assert grown.breaker.state.name == "OPEN"
     grown.load(saved)  # a run that goes back forgets no failures
     assert grown.state()["breaker"] == {"failures": 4, "opened_epoch": 3}
-    grown.close_breaker()
-    assert grown.breaker_state.name == "CLOSED"
+    grown.breaker.close()
+    assert grown.breaker.state.name == "CLOSED"
     grown.load(saved)  # and one that is resumed remembers them
-    assert grown.breaker_state.name == "OPEN"
+    assert grown.breaker.state.name == "OPEN"
     training.close()
 
 

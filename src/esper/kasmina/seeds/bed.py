@@ -18,7 +18,6 @@ from esper.kasmina.seeds.place import Place
 from esper.kasmina.seeds.recipe import Recipe
 from esper.kasmina.seeds.settings import GrowthSettings
 from esper.kasmina.seeds.slot import Slot, Track, track_of
-from esper.leyline import Breaker, BreakerEvent, BreakerState, decode, encode
 from esper.leyline import SeedLifecycleStage as Stage
 from esper.nissa import Event, Sink, seed_events
 
@@ -44,7 +43,6 @@ class SeedBed:
         slots: by path.
         owners: the registry.
         epoch: epochs that have ended.
-        breaker: whether anything may germinate.
     """
 
     def __init__(
@@ -60,7 +58,6 @@ class SeedBed:
         self.slots: dict[str, Slot] = {}
         self.owners = Owners(model)
         self.epoch = 0
-        self.breaker = Breaker()
         self._fossils: list[str] = []
         """Paths in the order in which the host's optimizer got what is theirs."""
         self._actions: Mapping[Action, Callable[[Slot], None]] = {
@@ -132,8 +129,6 @@ class SeedBed:
         if event is not SeedEvent.CULL:  # told with its reason
             told = _TOLD.get(event, seed_events.SeedMoved)  # first: what the audit cannot hold is not done
             self.tell(told(self.epoch, slot.path, track.blueprint, slot.stage.name, line.to.name, evidence))
-        if event is SeedEvent.FOSSILIZE:
-            self.note(BreakerEvent.SUCCESS)
         slot.enter(line.to)  # first, so that an action that fails is not tried again
         self._actions[line.action](slot)
 
@@ -158,23 +153,6 @@ class SeedBed:
         if slot.track.position == 0:
             self.move(slot, SeedEvent.EMBARGO)
 
-    def obstacle(self) -> str:
-        """Why nothing may germinate now, after what seeds have done; '' if it may."""
-        is_tried = self.breaker_state is BreakerState.HALF_OPEN and bool(self.living())
-        busy = "The breaker is half-open: the seed that is under way decides whether more may germinate."
-        return busy if is_tried else self.breaker.obstacle(self.epoch, self._settings)
-
-    @property
-    def breaker_state(self) -> BreakerState:
-        return self.breaker.state(self.epoch, self._settings)
-
-    def note(self, event: BreakerEvent) -> None:
-        """Something has happened that the breaker has to know; it tells when it opens."""
-        before = self.breaker_state
-        self.breaker = self.breaker.after(event, self.epoch, self._settings)
-        if self.breaker_state is BreakerState.OPEN and before is not BreakerState.OPEN:
-            self.tell(seed_events.GrowingStopped(self.epoch, self.obstacle()))
-
     def tell(self, event: Event) -> None:
         self._sink.emit(event)
 
@@ -184,7 +162,6 @@ class SeedBed:
             "epoch": self.epoch,
             "slots": [slot.state() for slot in self.slots.values()],
             "fossils": list(self._fossils),
-            "breaker": encode(self.breaker),
         }
 
     def check(self, state: Mapping[str, Any]) -> None:
@@ -247,8 +224,6 @@ class SeedBed:
         self.clear()
         self.owners.renew(self._model)
         self.epoch = state["epoch"]
-        if self.breaker == Breaker() and "breaker" in state:  # a run that goes back forgets no failures
-            self.breaker = decode(Breaker, state["breaker"])
         for saved in state["slots"]:
             slot = Slot(self._model, track_of(saved), self._settings)
             self.slots[slot.path] = slot

@@ -26,7 +26,6 @@ from esper.kasmina.seeds.owners import Owners
 from esper.kasmina.seeds.recipe import Recipe
 from esper.kasmina.seeds.settings import GrowthSettings
 from esper.kasmina.seeds.slot import Isolation, Slot
-from esper.leyline import BreakerEvent, BreakerState
 from esper.nissa import LOGGER, FanOut, Sink
 
 
@@ -71,6 +70,7 @@ class Growth:
     Attributes:
         settings: pace and limits.
         monitor: of isolation.
+        breaker: whether anything may germinate; `breaker.close()` is the operator's word that it may.
     """
 
     def __init__(
@@ -110,6 +110,7 @@ class Growth:
         self._lessons = Lessons(self.model, loss, self._bed.owners, self.monitor, given)
         admits = _anything if within is None else within.admits
         self._course = Course(self._bed, gates, self.monitor, given, scaler, admits, alarm)
+        self.breaker = self._course.breaker
         if within is None:
             HANDS.take(self)
         self._hooks = [
@@ -259,15 +260,6 @@ class Growth:
         """Whether there is a seed that is not a plain part of the network yet."""
         return self._bed.is_under_way
 
-    @property
-    def breaker_state(self) -> BreakerState:
-        """Whether anything may germinate, after how often seeds have reached the network."""
-        return self._bed.breaker_state
-
-    def close_breaker(self) -> None:
-        """The operator's word that seeds may germinate again."""
-        self._bed.note(BreakerEvent.BY_HAND)
-
     def settle(self) -> list[Recipe]:
         """Gives seeds that have become plain parts of the network away to whoever looks after that."""
         return self._bed.settle()
@@ -301,7 +293,8 @@ class Growth:
 
     def state(self) -> dict[str, Any]:
         """What growing remembers; weights and optimizer of the host are saved beside it, as ever."""
-        return {**self._bed.state(), "violations": dict(self.monitor.violations)}
+        violations = dict(self.monitor.violations)
+        return {**self._bed.state(), "violations": violations, "breaker": self.breaker.saved()}
 
     def check(self, state: Mapping[str, Any], *, is_in_form: bool = True) -> None:
         """Refuses the seeds of another network; changes nothing.
@@ -327,3 +320,4 @@ class Growth:
         """
         self._bed.load(state)
         self.monitor.violations = dict(state["violations"])
+        self.breaker.load(state.get("breaker"))  # older runs had none
