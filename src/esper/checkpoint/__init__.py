@@ -15,6 +15,7 @@ from esper.checkpoint.catalog import CheckpointCatalog
 from esper.checkpoint.codec import LEAVES, decode, encode, from_json, to_json
 from esper.checkpoint.content import FileContent
 from esper.checkpoint.crypto import KeyRing, sealed_by
+from esper.checkpoint.encrypted import rewrap_all
 from esper.checkpoint.faulty import FaultyStorage
 from esper.checkpoint.manifest import sealer
 from esper.checkpoint.mapped import MappedTensors
@@ -104,6 +105,7 @@ __all__ = [
     "require_ring_file",
     "restore_rng",
     "restore_trainer",
+    "rewrap_all",
     "sealed_by",
     "sealer",
     "tensor_bytes",

@@ -206,7 +206,7 @@ class CheckpointCatalog:
             return Rejection(
                 path, f"it was saved by another run ({manifest.run}), not by this one ({self.run})"
             )
-        return CheckpointRef(path, manifest, digest)
+        return CheckpointRef(path, manifest, digest, self._keyring)
 
     def _open_attachment(self, path: Path, base: CheckpointRef) -> AttachmentRef | Rejection:
         opened = self._look_attached(path, base)
@@ -223,7 +223,7 @@ class CheckpointCatalog:
             return Rejection(path, str(error), isinstance(error, UnknownKey))
         if manifest.parent != base.digest:
             return Rejection(path, "it was committed to another checkpoint than the one it lies in")
-        return AttachmentRef(path, manifest, digest)
+        return AttachmentRef(path, manifest, digest, self._keyring)
 
     def _unlisted(self, checkpoint: CheckpointRef) -> tuple[str, ...]:
         try:

@@ -12,6 +12,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from esper.checkpoint.content import FileContent, pieces
+from esper.checkpoint.crypto import KeyRing
+from esper.checkpoint.encrypted import FileKey
 from esper.checkpoint.layout import (
     DELETED_PREFIX,
     TEMPORARY_PREFIX,
@@ -21,7 +23,7 @@ from esper.checkpoint.layout import (
 )
 from esper.checkpoint.manifest import MANIFEST_NAME, FileEntry
 from esper.checkpoint.storage import Storage, remove_tree, try_to_remove
-from esper.checkpoint.writing import write_file
+from esper.checkpoint.writing import Written, write_file
 
 
 def commit_directory(
@@ -32,6 +34,8 @@ def commit_directory(
     *,
     before_rename: Callable[[], None] = lambda: None,
     last: str = MANIFEST_NAME,
+    hide: Callable[[str], bool] = lambda _: False,
+    ring: KeyRing | None = None,
 ) -> bytes:
     """Commits `files` as the directory `target`.
 
@@ -42,6 +46,8 @@ def commit_directory(
         seal: makes the manifest's bytes from size and digest of every file.
         before_rename: done when everything is durable but not yet visible.
         last: the name of the manifest.
+        hide: which files are encrypted.
+        ring: wraps their keys.
 
     Returns:
         The manifest's bytes.
@@ -55,8 +61,9 @@ def commit_directory(
         storage.make_directory(temporary)
         entries = {}
         for name, content in files.items():
-            written = write_file(storage, temporary / name, pieces(content))
-            entries[name] = FileEntry(size=written.size, blake3=written.blake3)
+            is_hidden = ring is not None and hide(name)
+            written = _write(storage, temporary / name, content, ring if is_hidden else None)
+            entries[name] = FileEntry(size=written.size, blake3=written.blake3, is_encrypted=is_hidden)
         manifest = seal(entries)
         write_file(storage, temporary / last, [memoryview(manifest)])
         storage.sync_directory(temporary)
@@ -104,6 +111,14 @@ def sweep(storage: Storage, directory: Path) -> dict[Path, str]:
         return {}
     debris = [directory / name for name in names if name.startswith((TEMPORARY_PREFIX, DELETED_PREFIX))]
     return {path: try_to_remove(storage, path) for path in debris}
+
+
+def _write(storage: Storage, path: Path, content: FileContent, ring: KeyRing | None) -> Written:
+    """Writes one file, encrypted if there is a ring."""
+    if ring is None:
+        return write_file(storage, path, pieces(content))
+    key = FileKey.fresh()
+    return write_file(storage, path, key.encrypt(pieces(content)), header=key.header(ring))
 
 
 def _take_back(storage: Storage, temporary: Path, reached: Path, error: BaseException) -> None:

@@ -26,11 +26,12 @@ _Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 
 class FileEntry(BaseModel):
-    """Size in bytes and BLAKE3 digest of one file."""
+    """Size in bytes and BLAKE3 digest of one file; of an encrypted one, the digest leaves its header out."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
     size: Annotated[int, Field(ge=0)]
     blake3: _Digest
+    is_encrypted: bool = False
 
 
 class RunIdentity(BaseModel):

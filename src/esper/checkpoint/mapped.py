@@ -29,11 +29,12 @@ class MappedTensors(Mapping[str, torch.Tensor]):
         CheckpointCorrupt: it is no safetensors file.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, content: mmap.mmap | bytes | None = None) -> None:
+        """Maps `path`, or takes its content, which was decrypted into shared memory."""
         try:
-            with path.open("rb") as file, warnings.catch_warnings():
+            with warnings.catch_warnings():
                 warnings.filterwarnings("ignore", "The given buffer is not writable")
-                self._file = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+                self._file = _map(path) if content is None else _taken(content)
                 self._start = torch.frombuffer(self._file, dtype=torch.uint8, count=1).data_ptr()
                 length = _LENGTH_BYTES + int.from_bytes(self._file[:_LENGTH_BYTES], "little")
                 if length > len(self._file):
@@ -70,3 +71,14 @@ class MappedTensors(Mapping[str, torch.Tensor]):
         last = min(first + tensor.numel() * tensor.element_size(), len(self._file))
         whole = first - first % mmap.PAGESIZE  # the neighbors' shares of the outer pages are read again too
         self._file.madvise(mmap.MADV_DONTNEED, whole, last - whole)
+
+
+def _map(path: Path) -> mmap.mmap:
+    with path.open("rb") as file:
+        return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+
+
+def _taken(content: mmap.mmap | bytes) -> mmap.mmap:
+    if isinstance(content, bytes):
+        raise ValueError("it is empty")
+    return content

@@ -42,11 +42,12 @@ def read_regular(path: Path, limit: int | None = None) -> bytes:
     return b"".join(pieces)
 
 
-def digest_of_file(path: Path) -> tuple[int, str]:
-    """Size in bytes and BLAKE3 digest (hex) of a regular file; only a small piece of it is in memory."""
-    hasher, size = blake3.blake3(), 0
+def digest_of_file(path: Path, start: int = 0) -> tuple[int, str]:
+    """Size in bytes of a regular file, and BLAKE3 (hex) from `start` on; a small piece of it is in memory."""
+    hasher, size = blake3.blake3(), start
     piece = memoryview(bytearray(_PIECE_BYTES))
     with open_regular(path) as file:
+        file.seek(start)
         while count := file.readinto(piece):
             hasher.update(piece[:count])
             size += count

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from mmap import mmap
 from pathlib import Path
 
 import blake3
 import torch
 
+from esper.checkpoint.crypto import KeyRing
+from esper.checkpoint.encrypted import HEADER_BYTES, FileKey, open_header
 from esper.checkpoint.manifest import FileEntry, Manifest
 from esper.checkpoint.mapped import MappedTensors
-from esper.checkpoint.reading import digest_of_file, read_regular
+from esper.checkpoint.reading import digest_of_file, open_regular, read_regular
 from esper.checkpoint.tensor_file import map_tensors
 from esper.errors import CheckpointCorrupt, CheckpointMissing
 
@@ -25,20 +29,24 @@ class FileRef:
     path: Path
     size: int
     blake3: str
+    key: str = field(default="", repr=False)
+    """What opens this file and no other, if it is encrypted."""
+    trouble: str = ""
+    """Why the holder of this has no key that opens it."""
 
     def problem(self) -> str | None:
         """What is wrong with the bytes on disk, or None after all of them were read and match.
 
         An error may pass, as those of a network file system do: what fails is read once more.
         """
-        return self._problem() and self._problem()
+        return (self.trouble and f"{self.path.name}: {self.trouble}") or (self._problem() and self._problem())
 
     def _problem(self) -> str | None:
         name = self.path.name
         try:
             size, digest = self.path.stat().st_size, ""
             if size == self.size:
-                size, digest = digest_of_file(self.path)
+                size, digest = digest_of_file(self.path, HEADER_BYTES if self.key else 0)
         except OSError as error:
             return f"{name} cannot be read: {error.strerror}"
         if size != self.size:
@@ -49,6 +57,8 @@ class FileRef:
 
     def verify(self) -> Path:
         """The path, after size and digest were checked; CheckpointCorrupt otherwise."""
+        if self.trouble:
+            raise CheckpointCorrupt(f"{self.path}: {self.trouble}.")
         problem = self.problem()
         if problem is not None:
             raise CheckpointCorrupt(
@@ -59,6 +69,8 @@ class FileRef:
 
     def read_bytes(self) -> bytes:
         """The content, checked in memory: what is returned is what was verified."""
+        if self.key or self.trouble:
+            return bytes(self.decrypted())
         for _ in range(_LOOKS):
             try:
                 raw = read_regular(self.path, self.size + 1)
@@ -69,9 +81,36 @@ class FileRef:
         self.verify()
         raise CheckpointCorrupt(f"{self.path} changed while it was read.")
 
+    def decrypted(self) -> mmap | bytes:
+        """The content of an encrypted file, every byte checked; it is only ever in memory.
 
-def _file(path: Path, entry: FileEntry) -> FileRef:
-    return FileRef(path, entry.size, entry.blake3)
+        Raises:
+            CheckpointCorrupt: it does not open, or is not what was saved.
+        """
+        if self.trouble:
+            self.verify()
+        for _ in range(_LOOKS):
+            try:
+                with open_regular(self.path) as file:
+                    file.seek(HEADER_BYTES)
+                    content, digest = FileKey.from_text(self.key).decrypt(file, self.size)
+                    if digest == self.blake3 and os.fstat(file.fileno()).st_size == self.size:
+                        return content
+            except (OSError, CheckpointCorrupt):  # `verify` tells it, unless it has passed by then
+                continue
+        self.verify()
+        raise CheckpointCorrupt(f"{self.path} changed while it was read.")
+
+
+def _file(path: Path, entry: FileEntry, ring: KeyRing | None) -> FileRef:
+    if not entry.is_encrypted:
+        return FileRef(path, entry.size, entry.blake3)
+    try:
+        if ring is None:
+            raise CheckpointCorrupt("it is encrypted, and there is no key ring here")
+        return FileRef(path, entry.size, entry.blake3, open_header(path, ring).text())
+    except CheckpointCorrupt as error:
+        return FileRef(path, entry.size, entry.blake3, trouble=str(error))
 
 
 def open_tensors(file: FileRef) -> MappedTensors:
@@ -80,6 +119,8 @@ def open_tensors(file: FileRef) -> MappedTensors:
     Raises:
         CheckpointCorrupt: the bytes are not those that were saved.
     """
+    if file.key or file.trouble:
+        return MappedTensors(file.path, file.decrypted())
     return MappedTensors(file.verify())
 
 
@@ -92,7 +133,12 @@ def load_tensors(file: FileRef, names: Iterable[str] | None = None) -> dict[str,
         CheckpointCorrupt: the bytes are not those that were saved.
         CheckpointMissing: a tensor that was asked for is not in the file.
     """
-    return map_tensors(file.verify(), names)
+    if not file.key and not file.trouble:
+        return map_tensors(file.verify(), names)
+    tensors = open_tensors(file)
+    for name in () if names is None else set(names) - set(tensors):
+        raise CheckpointMissing(f"{file.path} holds no tensor {name!r}.")
+    return {name: tensors[name] for name in (tensors if names is None else names)}
 
 
 @dataclass(frozen=True, eq=False)
@@ -101,6 +147,8 @@ class _Commit:
     manifest: Manifest
     digest: str
     """BLAKE3 of the manifest: names this commit and everything in it."""
+    ring: KeyRing | None = field(default=None, repr=False)
+    """Opens what is encrypted."""
 
     @property
     def step(self) -> int:
@@ -122,12 +170,13 @@ class _Commit:
     @property
     def files(self) -> dict[str, FileRef]:
         """Every file, by name."""
-        return {name: _file(self.path / name, entry) for name, entry in self.manifest.files.items()}
+        files = self.manifest.files.items()
+        return {name: _file(self.path / name, entry, self.ring) for name, entry in files}
 
     def file(self, name: str) -> FileRef:
         """One file; CheckpointMissing names those there are."""
         try:
-            return _file(self.path / name, self.manifest.files[name])
+            return _file(self.path / name, self.manifest.files[name], self.ring)
         except KeyError:
             raise CheckpointMissing(
                 f"{self.path} holds no file {name!r}. It holds: {', '.join(sorted(self.manifest.files))}."

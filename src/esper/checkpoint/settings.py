@@ -13,3 +13,6 @@ class CheckpointSettings(Section):
 
     background: bool = True
     """Save beside training: training pays for a copy only. Off: training waits until the save is durable."""
+
+    encrypt_weights: bool = False
+    """Encrypt weights and optimizer state too. Importance and decisions always are, by the run's key ring."""

@@ -34,6 +34,9 @@ from esper.errors import CheckpointError
 from esper.nissa import LOGGER, Sink
 
 NO_BLOBS: Mapping[str, FileRef] = MappingProxyType({})
+SECRET_FILES = frozenset({"importance.safetensors", "trainer.json", "decision.pb", "masks.bin"})
+"""What tells how important the parts of a network are and what was decided: always encrypted."""
+_WEIGHTS = (".safetensors", ".pt2")
 _ATTACHMENT_NAME = re.compile(r"[a-z][a-z0-9-]{0,63}")
 
 
@@ -48,6 +51,7 @@ class CheckpointStore:
         keyring: the keys that seal and verify manifests (`open_key_ring`).
         model: names the model; a directory of another model is refused. None takes whatever is there.
         keep_last: how many of the newest verified checkpoints retention keeps, beside all pinned ones.
+        encrypt_weights: encrypt tensors and programs too, and not only importance and decisions.
         storage: the system calls.
         sink: who is told what nobody needs and cannot be removed.
         clock: seconds since 1970.
@@ -64,6 +68,7 @@ class CheckpointStore:
         keyring: KeyRing,
         model: str | None = None,
         keep_last: int = 3,
+        encrypt_weights: bool = False,
         storage: Storage = POSIX,
         sink: Sink = LOGGER,
         clock: Callable[[], float] = time.time,
@@ -77,6 +82,7 @@ class CheckpointStore:
         """What retention did after the last save."""
         self._storage = storage
         self._keyring = keyring
+        self._encrypt_weights = encrypt_weights
         self._clock = clock
         self._writing = threading.RLock()
         self._built_on: set[Path] = set()
@@ -146,8 +152,8 @@ class CheckpointStore:
                     f"overwritten. Save under a later step; after going back, withdraw the newer checkpoints "
                     f"first (`withdraw_after`)."
                 )
-            raw = commit_directory(self._storage, target, files, seal, before_rename=clear_the_way)
-            saved = CheckpointRef(target, made[0], digest_of(raw))
+            raw = self._commit(target, files, seal, clear_the_way)
+            saved = CheckpointRef(target, made[0], digest_of(raw), self._keyring)
             self._clearance.vouch(target)
             self.retention = self._clearance.retain(self.keep_last)
             return saved
@@ -197,8 +203,8 @@ class CheckpointStore:
                 raise CheckpointError(
                     f"{target} is committed already, and what is committed is never overwritten."
                 )
-            raw = commit_directory(self._storage, target, files, seal, before_rename=clear_the_way)
-            return AttachmentRef(target, made[0], digest_of(raw))
+            raw = self._commit(target, files, seal, clear_the_way)
+            return AttachmentRef(target, made[0], digest_of(raw), self._keyring)
 
     def put_blob(self, kind: str, content: bytes | Path) -> FileRef:
         """Stores a file under its own digest (`twin/<digest>.pt2`) and returns how to verify it.
@@ -313,6 +319,20 @@ class CheckpointStore:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+    def _commit(
+        self,
+        target: Path,
+        files: Mapping[str, FileContent],
+        seal: Callable[[Mapping[str, FileEntry]], bytes],
+        clear_the_way: Callable[[], None],
+    ) -> bytes:
+        def hide(name: str) -> bool:
+            return name in SECRET_FILES or (self._encrypt_weights and name.endswith(_WEIGHTS))
+
+        return commit_directory(
+            self._storage, target, files, seal, before_rename=clear_the_way, hide=hide, ring=self._keyring
+        )
 
     def _manifest(
         self,

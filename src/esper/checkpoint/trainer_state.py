@@ -25,6 +25,7 @@ from esper.errors import CheckpointCorrupt
 
 MODEL_FILE = "model.safetensors"
 OPTIMIZER_FILE = "optimizer.safetensors"
+IMPORTANCE_FILE = "importance.safetensors"
 TREE_FILE = "trainer.json"
 VERSION = 1
 
@@ -64,7 +65,8 @@ class TrainerState:
         """The files of a checkpoint that holds this state.
 
         `model.safetensors` holds the model's tensors under their own names, `optimizer.safetensors` all
-        others, `trainer.json` everything that is no tensor.
+        others, `trainer.json` everything that is no tensor. What a part called "tracker" has measured is in
+        `importance.safetensors`, which is always encrypted, as `trainer.json` is.
 
         Raises:
             CheckpointError: a value cannot be stored; its path is named.
@@ -72,9 +74,13 @@ class TrainerState:
         model = encode(dict(self.model))
         rest = encode({name: _plain(getattr(self, name)) for name in _REST})
         tree = {"version": VERSION, "model": model.tree, "rest": rest.tree}
-        return {MODEL_FILE: model.tensors, OPTIMIZER_FILE: rest.tensors, TREE_FILE: to_json(tree)}
+        apart = {name: tensor for name, tensor in rest.tensors.items() if name.startswith(_IMPORTANCE)}
+        others = {name: tensor for name, tensor in rest.tensors.items() if name not in apart}
+        files: dict[str, FileContent] = {MODEL_FILE: model.tensors, OPTIMIZER_FILE: others}
+        return {**files, TREE_FILE: to_json(tree), **({IMPORTANCE_FILE: apart} if apart else {})}
 
 
+_IMPORTANCE = "extra.tracker."
 _PARTS = ("model", "optimizer", "schedulers", "scaler", "rng")
 _REST = ("step", "epoch", "model_metadata", "optimizer", "schedulers", "scaler", "rng", "extra")
 
@@ -107,10 +113,16 @@ def load_trainer(checkpoint: CheckpointRef) -> TrainerState:
         isinstance(tree, dict) and set(tree) == {"version", "model", "rest"} and tree["version"] == VERSION
     )
     model = decode(tree["model"], load_tensors(checkpoint.file(MODEL_FILE))) if is_ours else None
-    rest = decode(tree["rest"], load_tensors(checkpoint.file(OPTIMIZER_FILE))) if is_ours else None
+    rest = decode(tree["rest"], _rest_tensors(checkpoint)) if is_ours else None
     if not isinstance(model, dict) or not isinstance(rest, dict) or set(rest) != set(_REST):
         raise CheckpointCorrupt(f"{checkpoint.path / TREE_FILE} is no trainer state of version {VERSION}.")
     return TrainerState(model=model, **rest)
+
+
+def _rest_tensors(checkpoint: CheckpointRef) -> dict[str, torch.Tensor]:
+    """What is not the model's; earlier checkpoints have all of it in one file."""
+    names = [OPTIMIZER_FILE, *([IMPORTANCE_FILE] if IMPORTANCE_FILE in checkpoint.files else [])]
+    return {key: tensor for name in names for key, tensor in load_tensors(checkpoint.file(name)).items()}
 
 
 def restore_trainer(

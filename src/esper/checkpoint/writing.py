@@ -27,16 +27,19 @@ class Written:
     blake3: str
 
 
-def write_file(storage: Storage, path: Path, pieces: Iterable[memoryview]) -> Written:
+def write_file(storage: Storage, path: Path, pieces: Iterable[memoryview], *, header: bytes = b"") -> Written:
     """Creates `path` with mode 0600, writes the pieces and syncs them; hashing runs beside writing.
+
+    A header comes first and is not in the digest, so that it can be written anew.
 
     Raises:
         OSError: anything failed; the file may be left half written and is worth nothing.
     """
     hasher = blake3.blake3()
-    size = 0
+    size = len(header)
     descriptor = storage.create(path)
     try:
+        _write_all(storage, descriptor, memoryview(header))
         with ThreadPoolExecutor(max_workers=1) as beside:
             for whole in pieces:
                 for piece in _split(whole):

@@ -59,6 +59,8 @@ def change_keys(
 ) -> dict[str, Any]:
     """Changes the ring of a run that is not training; the audit tells of it first.
 
+    A new primary key also wraps the keys of all encrypted files, in their headers.
+
     Args:
         run: the run directory.
         change: what to do.
@@ -69,7 +71,13 @@ def change_keys(
         ConfigError: there is no such key, or it is in a state that does not allow it; nothing was changed.
         CheckpointError: the run is training, or the audit cannot be written; nothing was changed.
     """
-    from esper.checkpoint import CheckpointStore, open_key_ring, replace_key_ring, require_ring_file
+    from esper.checkpoint import (
+        CheckpointStore,
+        open_key_ring,
+        replace_key_ring,
+        require_ring_file,
+        rewrap_all,
+    )
     from esper.nissa import acts
 
     rows = {row["key"]: row for row in key_rows(run)}
@@ -82,7 +90,10 @@ def change_keys(
     with CheckpointStore(run, keyring=ring) as store:
         store.audit.emit(acts.KeyChanged(_DONE[change], named, changed.primary.id))
         replace_key_ring(path, changed)
-    return {"key": named, "change": _DONE[change], "primary": changed.primary.id, "lost": lost}
+        is_wrapping = change in ("rotate", "promote")
+        count, failed = rewrap_all(store.catalog.directory, changed) if is_wrapping else (0, ())
+    facts = {"key": named, "change": _DONE[change], "primary": changed.primary.id, "lost": lost}
+    return {**facts, "rewrapped": count, "not_rewrapped": failed}
 
 
 def _changed(ring: KeyRing, change: Change, key: str | None) -> KeyRing:

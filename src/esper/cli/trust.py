@@ -160,9 +160,12 @@ def _change(run: Path, change: Change, key: str | None, *, yes: bool, as_json: b
             typer.confirm(f"{what}. Go on?", abort=True, err=True)
 
     facts = change_keys(run, change, key, confirm)
-    output.show(
-        f"Key {facts['key']} is {facts['change']}; {facts['primary']} seals from now on.", facts, as_json
-    )
+    text = f"Key {facts['key']} is {facts['change']}; {facts['primary']} seals from now on."
+    if facts["rewrapped"]:
+        text += f" The keys of {facts['rewrapped']} encrypted file(s) were wrapped by it."
+    if facts["not_rewrapped"]:
+        text += " Still by an older key: " + "; ".join(facts["not_rewrapped"])
+    output.show(text, facts, as_json)
 
 
 def _exit_if_damaged(problems: object) -> None:

@@ -130,11 +130,10 @@ def read_optimizer(
         data: its files.
         tensors: those of `data.tensors`, verified.
     """
-    tree = from_json(data.tree.read_bytes())
-    value = decode(tree["rest"], tensors)
+    rest = from_json(data.tree.read_bytes())["rest"]["dict"]  # its other parts have their tensors elsewhere
     # An optimizer numbers its parameters; the names are listed in that order.
-    names: list[str] = value["extra"]["parameter_names"]
-    optimizer = value["optimizer"]
+    names: list[str] = decode(rest["extra"]["dict"]["parameter_names"], tensors)
+    optimizer = decode(rest["optimizer"], tensors)
     groups = {names[n]: group for group in optimizer["param_groups"] for n in group["params"]}
     return {names[n]: state for n, state in optimizer["state"].items()}, groups
 

@@ -173,8 +173,15 @@ def _open_store(
     run: Path, ring: KeyRing, network: LiveNetwork, config: Config, sink: Sink
 ) -> CheckpointStore:
     name = f"{type(network.model).__qualname__}-{network.anatomy.digest[:16]}"
-    keep_last = config.checkpoint.keep_last
-    return CheckpointStore(run, keyring=ring, model=name, keep_last=keep_last, sink=sink)
+    asked = config.checkpoint
+    return CheckpointStore(
+        run,
+        keyring=ring,
+        model=name,
+        keep_last=asked.keep_last,
+        encrypt_weights=asked.encrypt_weights,
+        sink=sink,
+    )
 
 
 def _open_mail(store: CheckpointStore, ring: KeyRing, log: RunLog) -> Mailbox | None:

@@ -121,7 +121,7 @@ def test_a_record_keeps_no_checkpoint_alive(made: Saved) -> None:
 def test_a_damaged_record_is_not_found(made: Saved) -> None:
     first, _ = decided(made, STRICT)
     (attached,) = made.store.attachments(made.checkpoint).found
-    flip(attached.file("decision.pb").path, 200)
+    flip(attached.file("decision.pb").path, 400)
     assert first.outcome is not None
     assert recall_from(made.store, made.checkpoint)(first.outcome.key) is None
 

@@ -119,7 +119,7 @@ def test_a_mask_of_another_anatomy_is_ignored(made: Saved) -> None:
 def test_a_corrupt_mask_commit_is_not_used(made: Saved, name: str) -> None:
     decided(made)
     (attached,) = made.store.attachments(made.checkpoint).found
-    flip(attached.file(name).path, attached.file(name).size // 2)
+    flip(attached.file(name).path, attached.file(name).size - 3)
     assert read_mask(made.store, made.checkpoint, made.anatomy) is None
     assert len(made.store.attachments(made.checkpoint).rejected) == 1
 

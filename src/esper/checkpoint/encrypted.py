@@ -1,0 +1,266 @@
+"""Files that only a holder of the key ring can read: AES-256-GCM in chunks, each file by a key of its own.
+
+    mark (16)  file id (16)  slot (124)  slot (124)  chunks
+
+A slot is the file's key, wrapped by a key of the ring: key id (64, zeros at its end), nonce (12), wrapped
+key (48). A chunk is 1 MiB of content (the last one less, perhaps nothing) with its tag (16). Its nonce is its
+number and whether it is the last one, and the file id is authenticated with it: a chunk that is cut off,
+moved, or from another file does not open. Both slots say the same: one is whole while the other is written.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import mmap
+import os
+import secrets
+import struct
+from collections.abc import Callable, Iterable, Iterator
+from io import FileIO
+from pathlib import Path
+
+import blake3
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
+from esper.checkpoint.crypto import Key, KeyRing, KeyState, UnknownKey
+from esper.checkpoint.reading import open_regular
+from esper.errors import CheckpointCorrupt
+
+CHUNK_BYTES = 1 << 20
+_MARK = b"esper-encrypted1"
+_ID_BYTES = 16
+_TAG_BYTES = 16
+_SLOT = struct.Struct(">64s12s48s")
+_SLOTS_AT = len(_MARK) + _ID_BYTES
+HEADER_BYTES = _SLOTS_AT + 2 * _SLOT.size
+
+_PURPOSE = b"esper file key"
+
+
+class FileKey:
+    """The key of one file: it opens this file and no other. What is in it is not shown when it is printed."""
+
+    def __init__(self, file_id: bytes, secret: bytes) -> None:
+        self.file_id = file_id
+        self._secret = secret
+        self._cipher = AESGCM(secret)
+
+    @classmethod
+    def fresh(cls, random_bytes: Callable[[int], bytes] = secrets.token_bytes) -> FileKey:
+        """A new one; no two files ever have the same."""
+        return cls(random_bytes(_ID_BYTES), random_bytes(32))
+
+    @classmethod
+    def from_text(cls, text: str) -> FileKey:
+        """From what `text` gave."""
+        raw = bytes.fromhex(text)
+        return cls(raw[:_ID_BYTES], raw[_ID_BYTES:])
+
+    def text(self) -> str:
+        """As text, for a worker process, which has no key of the ring."""
+        return (self.file_id + self._secret).hex()
+
+    def header(self, ring: KeyRing, random_bytes: Callable[[int], bytes] = secrets.token_bytes) -> bytes:
+        """The header of the file, wrapped by the primary key."""
+        key, nonce = ring.primary, random_bytes(12)
+        wrapped = AESGCM(_wrapping(key)).encrypt(nonce, self._secret, _MARK + self.file_id + key.id.encode())
+        return _MARK + self.file_id + 2 * _SLOT.pack(key.id.encode(), nonce, wrapped)
+
+    def encrypt(self, pieces: Iterable[memoryview]) -> Iterator[memoryview]:
+        """The chunks of the file, without its header; what was yielded is valid until the next one."""
+        chunk, out = bytearray(), bytearray(CHUNK_BYTES + _TAG_BYTES)
+        number = 0
+
+        def closed(content: bytearray | memoryview, *, is_last: bool = False) -> memoryview:
+            room = memoryview(out)[: len(content) + _TAG_BYTES]
+            self._cipher.encrypt_into(_nonce(number, is_last), content, self.file_id, room)
+            return room
+
+        for piece in pieces:
+            flat = piece.cast("B")
+            while len(flat):
+                if not chunk and len(flat) >= CHUNK_BYTES:  # a whole chunk: it is not copied
+                    yield closed(flat[:CHUNK_BYTES])
+                    flat = flat[CHUNK_BYTES:]
+                else:
+                    room = CHUNK_BYTES - len(chunk)
+                    chunk += flat[:room]
+                    flat = flat[room:]
+                    if len(chunk) < CHUNK_BYTES:
+                        continue
+                    yield closed(chunk)
+                    chunk.clear()
+                number += 1
+        yield closed(chunk, is_last=True)
+
+    def decrypt(self, file: FileIO, size: int) -> tuple[mmap.mmap | bytes, str]:
+        """Content and BLAKE3 of the chunks of a file of `size` bytes, read once from behind its header.
+
+        The content is in memory that other processes do not see and that a cap of private memory leaves out.
+
+        Raises:
+            CheckpointCorrupt: a chunk does not open: it was altered, moved, or cut off.
+        """
+        whole, rest = divmod(size - HEADER_BYTES, CHUNK_BYTES + _TAG_BYTES)
+        if size < HEADER_BYTES or rest < _TAG_BYTES:
+            raise CheckpointCorrupt("it was cut off")
+        length = whole * CHUNK_BYTES + rest - _TAG_BYTES
+        content = mmap.mmap(-1, length) if length else None
+        target = memoryview(content if content is not None else b"")
+        sealed, hasher = memoryview(bytearray(CHUNK_BYTES + _TAG_BYTES)), blake3.blake3()
+        for number in range(whole + 1):
+            chunk = sealed if number < whole else sealed[:rest]
+            if _fill(file, chunk) < len(chunk):
+                raise CheckpointCorrupt(f"it was cut off in chunk {number}")
+            hasher.update(chunk)
+            nonce, start = _nonce(number, number == whole), number * CHUNK_BYTES
+            try:
+                if len(chunk) == _TAG_BYTES:
+                    self._cipher.decrypt(nonce, bytes(chunk), self.file_id)
+                else:
+                    place = target[start : start + len(chunk) - _TAG_BYTES]
+                    self._cipher.decrypt_into(nonce, chunk, self.file_id, place)
+            except InvalidTag:
+                raise CheckpointCorrupt(
+                    f"chunk {number} does not open: it was altered, moved, or what followed was cut off"
+                ) from None
+        return content if content is not None else b"", hasher.hexdigest()
+
+
+def open_header(path: Path, ring: KeyRing) -> FileKey:
+    """The key of an encrypted file, by a key of the ring.
+
+    Raises:
+        UnknownKey: the ring does not hold the key that it needs.
+        CheckpointCorrupt: that key is disabled, or the header was altered or cannot be read.
+    """
+    file_id, slots = _read_header(path)
+    problems: list[CheckpointCorrupt] = []
+    for slot in slots:
+        try:
+            return _unwrapped(file_id, slot, ring)
+        except CheckpointCorrupt as problem:
+            problems.append(problem)
+    raise problems[0]
+
+
+def wrapped_by(path: Path) -> frozenset[str]:
+    """The ids of the keys that open an encrypted file, believed or not."""
+    return frozenset(_slot_key(_SLOT.unpack(slot)[0]) for slot in _read_header(path)[1])
+
+
+def rewrap(path: Path, ring: KeyRing) -> bool:
+    """Wraps the key of a file by the primary key, in its header; nothing else of the file is touched.
+
+    One slot is written after the other, each durable before the next, so that one of them always opens.
+
+    Returns:
+        False if the primary key alone opened it already.
+
+    Raises:
+        CheckpointCorrupt: no key of the ring opens it; nothing was changed.
+        OSError: it could not be written; it still opens by the old key or the new one.
+    """
+    if wrapped_by(path) == {ring.primary.id}:
+        return False
+    header = open_header(path, ring).header(ring)
+    # The slot that does not open by now goes first: the other one is all that there is.
+    order = (1, 0) if _opens(path, ring, 0) else (0, 1)
+    descriptor = os.open(path, os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        for number in order:
+            place = _SLOTS_AT + number * _SLOT.size
+            if os.pwrite(descriptor, header[place : place + _SLOT.size], place) < _SLOT.size:
+                raise OSError(5, "A write took only a part", str(path))
+            os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+    return True
+
+
+def rewrap_all(directory: Path, ring: KeyRing) -> tuple[int, tuple[str, ...]]:
+    """Wraps the keys of all encrypted files below a directory by the primary key.
+
+    Returns:
+        How many headers were written, and which files could not be, with the reason.
+    """
+    count, failed = 0, []
+    for path in sorted(directory.rglob("*")):
+        if path.is_symlink() or not path.is_file():
+            continue
+        try:
+            count += is_encrypted(path) and rewrap(path, ring)
+        except (CheckpointCorrupt, OSError) as error:
+            failed.append(f"{path}: {error}")
+    return count, tuple(failed)
+
+
+def is_encrypted(path: Path) -> bool:
+    """Whether a file begins as encrypted ones do."""
+    with open_regular(path) as file:
+        return file.read(len(_MARK)) == _MARK
+
+
+def _opens(path: Path, ring: KeyRing, number: int) -> bool:
+    file_id, slots = _read_header(path)
+    try:
+        _unwrapped(file_id, slots[number], ring)
+    except CheckpointCorrupt:
+        return False
+    return True
+
+
+def _read_header(path: Path) -> tuple[bytes, tuple[bytes, bytes]]:
+    try:
+        with open_regular(path) as file:
+            raw = file.read(HEADER_BYTES)
+    except OSError as error:
+        raise CheckpointCorrupt(f"it cannot be read: {error.strerror}") from error
+    if len(raw) < HEADER_BYTES or not raw.startswith(_MARK):
+        raise CheckpointCorrupt("it was saved encrypted, and what is there now is not")
+    first = _SLOTS_AT + _SLOT.size
+    return raw[len(_MARK) : _SLOTS_AT], (raw[_SLOTS_AT:first], raw[first:])
+
+
+def _unwrapped(file_id: bytes, slot: bytes, ring: KeyRing) -> FileKey:
+    raw_id, nonce, wrapped = _SLOT.unpack(slot)
+    key_id = _slot_key(raw_id)
+    key = next((key for key in ring.keys if key.id == key_id), None)
+    if key is None:
+        raise UnknownKey(
+            f"it is encrypted by key {key_id!r}, which is not in this key ring. Without that key nobody can "
+            "read it: if it was destroyed, the content is lost for good"
+        )
+    if key.state is KeyState.DISABLED:
+        raise CheckpointCorrupt(f"it is encrypted by key {key_id!r}, which is disabled")
+    try:
+        secret = AESGCM(_wrapping(key)).decrypt(nonce, wrapped, _MARK + file_id + raw_id.rstrip(b"\0"))
+    except InvalidTag:
+        raise CheckpointCorrupt(
+            f"its key does not open by key {key_id!r}: the header was altered, or the ring holds another key "
+            "under that name"
+        ) from None
+    return FileKey(file_id, secret)
+
+
+def _slot_key(raw: bytes) -> str:
+    return raw.rstrip(b"\0").decode("ascii", "replace")
+
+
+def _wrapping(key: Key) -> bytes:
+    """What wraps keys of files: derived, so that no secret is used for two purposes."""
+    return hmac.digest(key.secret, _PURPOSE, hashlib.sha256)
+
+
+def _nonce(number: int, is_last: bool) -> bytes:
+    return number.to_bytes(11, "big") + bytes([is_last])
+
+
+def _fill(file: FileIO, target: memoryview) -> int:
+    """Reads until there is no more, or no more room; returns how much there was."""
+    size = 0
+    while size < len(target) and (count := file.readinto(target[size:])):
+        size += count
+    return size

@@ -1,0 +1,157 @@
+"""What is encrypted opens by the ring's key only, and not after any change."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from esper.checkpoint.crypto import KeyRing
+from esper.checkpoint.encrypted import CHUNK_BYTES, HEADER_BYTES, open_header, rewrap, wrapped_by
+from esper.checkpoint.references import AttachmentRef, FileRef, load_tensors, open_tensors
+from esper.checkpoint.store import CheckpointStore
+from esper.errors import CheckpointCorrupt
+from tests.checkpoint.runs import OTHER_RING, RING, content, flip, open_store
+
+SEALED = CHUNK_BYTES + 16
+NAME = "decision.pb"
+
+
+def committed(run: Path, secret: bytes, name: str = "mask-01", ring: KeyRing = RING) -> AttachmentRef:
+    """A decision beside a checkpoint."""
+    with CheckpointStore(run, keyring=ring, model="net", clock=lambda: 1.5) as store:
+        base = store.latest() or store.save(1, 1, content(1))
+        return store.commit_attachment(base, name, {NAME: secret})
+
+
+@pytest.mark.parametrize("size", [0, 1, CHUNK_BYTES - 1, CHUNK_BYTES, CHUNK_BYTES + 1, 2 * CHUNK_BYTES + 5])
+def test_what_was_hidden_comes_back_and_is_nowhere_in_the_file(tmp_path: Path, size: int) -> None:
+    secret = os.urandom(size)
+    file = committed(tmp_path, secret).file(NAME)
+    assert file.problem() is None
+    assert file.read_bytes() == secret
+    raw = file.path.read_bytes()
+    assert len(raw) == file.size == HEADER_BYTES + size + 16 * (size // CHUNK_BYTES + 1)
+    assert size < 16 or secret[:16] not in raw
+    assert file.key not in repr(file)
+
+
+def cut(raw: bytes) -> bytes:
+    return raw[:-SEALED]
+
+
+def ended_on_a_chunk(raw: bytes) -> bytes:
+    return raw[: HEADER_BYTES + SEALED]
+
+
+def exchanged(raw: bytes) -> bytes:
+    first, second = HEADER_BYTES + SEALED, HEADER_BYTES + 2 * SEALED
+    return raw[:HEADER_BYTES] + raw[first:second] + raw[HEADER_BYTES:first] + raw[second:]
+
+
+def twice(raw: bytes) -> bytes:
+    return raw[: HEADER_BYTES + SEALED] + raw[HEADER_BYTES:]
+
+
+def altered(raw: bytes) -> bytes:
+    return raw[:-1] + bytes([raw[-1] ^ 1])
+
+
+@pytest.mark.parametrize("attack", [cut, ended_on_a_chunk, exchanged, twice, altered])
+def test_chunks_that_were_cut_moved_or_altered_do_not_open_even_without_the_digest(
+    tmp_path: Path, attack: Callable[[bytes], bytes]
+) -> None:
+    file = committed(tmp_path, os.urandom(2 * CHUNK_BYTES + 5)).file(NAME)
+    raw = attack(file.path.read_bytes())
+    file.path.write_bytes(raw)
+    with pytest.raises(CheckpointCorrupt, match=r"instead of|other bytes"):
+        file.read_bytes()
+    with file.path.open("rb", buffering=0) as opened:
+        opened.seek(HEADER_BYTES)
+        with pytest.raises(CheckpointCorrupt, match=r"does not open|cut off"):
+            open_header(file.path, RING).decrypt(opened, len(raw))
+
+
+def test_a_file_or_its_header_in_the_place_of_another_is_found(tmp_path: Path) -> None:
+    one, other = committed(tmp_path, b"one"), committed(tmp_path, b"two", "mask-02")
+    path, ours, theirs = one.path / NAME, (one.path / NAME).read_bytes(), (other.path / NAME).read_bytes()
+    path.write_bytes(theirs)
+    with pytest.raises(CheckpointCorrupt, match="other bytes"):
+        one.file(NAME).read_bytes()
+    path.write_bytes(theirs[:HEADER_BYTES] + ours[HEADER_BYTES:])
+    with pytest.raises(CheckpointCorrupt):
+        one.file(NAME).read_bytes()
+    path.write_bytes(ours[:16] + theirs[16:32] + ours[32:])
+    with pytest.raises(CheckpointCorrupt, match="header was altered"):
+        one.file(NAME).read_bytes()
+
+
+def test_a_damaged_slot_costs_nothing_and_two_cost_the_file(tmp_path: Path) -> None:
+    attached = committed(tmp_path, b"secret")
+    flip(attached.path / NAME, 32 + 100)
+    assert attached.file(NAME).read_bytes() == b"secret"
+    flip(attached.path / NAME, 32 + 124 + 100)
+    assert "header was altered" in (attached.file(NAME).problem() or "")
+    flip(attached.path / NAME, 3)
+    assert "what is there now is not" in (attached.file(NAME).problem() or "")
+
+
+def test_without_the_key_a_sentence_says_which_and_that_it_may_be_lost(tmp_path: Path) -> None:
+    path = committed(tmp_path, b"secret").path / NAME
+    with pytest.raises(CheckpointCorrupt, match=r"which is not in this key ring.*lost for good"):
+        open_header(path, OTHER_RING)
+    rotated = RING.add()
+    rotated = rotated.promote(rotated.keys[-1].id).disable(RING.primary.id)
+    with pytest.raises(CheckpointCorrupt, match="is disabled"):
+        open_header(path, rotated)
+    with pytest.raises(CheckpointCorrupt, match="lost for good"):
+        open_header(path, rotated.destroy(RING.primary.id))
+
+
+def test_a_wrap_by_a_new_key_touches_the_header_only_and_the_old_key_may_go(tmp_path: Path) -> None:
+    attached = committed(tmp_path, os.urandom(99))
+    file, secret = attached.path / NAME, attached.file(NAME).read_bytes()
+    body = file.read_bytes()[HEADER_BYTES:]
+    rotated = RING.add()
+    rotated = rotated.promote(rotated.keys[-1].id)
+    assert rewrap(file, rotated)
+    assert not rewrap(file, rotated)
+    assert file.read_bytes()[HEADER_BYTES:] == body
+    assert wrapped_by(file) == {rotated.primary.id}
+    assert attached.file(NAME).problem() is not None  # by the old ring
+    known = FileRef(file, attached.file(NAME).size, attached.manifest.files[NAME].blake3)
+    alone = rotated.disable(RING.primary.id).destroy(RING.primary.id)
+    opened = FileRef(file, known.size, known.blake3, open_header(file, alone).text())
+    assert opened.read_bytes() == secret
+
+
+@pytest.mark.parametrize("number", [0, 1])
+def test_a_power_cut_while_one_slot_is_written_loses_nothing(tmp_path: Path, number: int) -> None:
+    path = committed(tmp_path, b"secret").path / NAME
+    rotated = RING.add()
+    rotated = rotated.promote(rotated.keys[-1].id)
+    raw = bytearray(path.read_bytes())
+    raw[32 + 124 * number + 20 : 32 + 124 * number + 90] = bytes(70)
+    path.write_bytes(raw)
+    assert rewrap(path, rotated)
+    assert wrapped_by(path) == {rotated.primary.id}
+    open_header(path, rotated)
+
+
+def test_weights_are_hidden_on_request_and_workers_need_no_ring_for_them(tmp_path: Path) -> None:
+    with CheckpointStore(tmp_path, keyring=RING, model="net", encrypt_weights=True) as store:
+        saved = store.save(1, 1, content(1))
+        assert store.verify(saved).is_ok
+    assert store.catalog.latest() == saved
+    file = saved.file("model.safetensors")
+    travelled = FileRef(file.path, file.size, file.blake3, file.key)
+    assert torch.equal(load_tensors(travelled, ["w"])["w"], torch.full((5, 3), 1.0))
+    tensors = open_tensors(travelled)
+    tensors.let_go(tensors["w"])
+    assert torch.equal(tensors["w"], torch.full((5, 3), 1.0))
+    assert not saved.file("note.bin").key
+    with open_store(tmp_path) as store:
+        assert not store.save(2, 2, content(2)).file("model.safetensors").key
