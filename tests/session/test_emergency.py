@@ -65,6 +65,9 @@ def test_a_seed_that_reaches_its_host_three_times_goes_and_the_state_is_kept_bes
     )
     assert (kept.step, kept.epoch) == (2, 0)
     assert kept.growing.slots[CULLED].stage.name == "TRAINING"
+    assert kept.growing.breaker_state.name == "OPEN"  # what happened is remembered
+    kept.close_breaker()
+    assert kept.growing.breaker_state.name == "CLOSED"
     kept.detach()
 
 

@@ -151,10 +151,10 @@ class Vetoed(Moment):
 
 @dataclass(frozen=True)
 class BreakerClosed(Moment):
-    """The operator's word that pruning may go on after failures in a row."""
+    """The operator's word that pruning and growing may go on after failures in a row."""
 
     severity, is_noted, is_act, by = Severity.DETAIL, False, True, "user"
-    says = "Pruning may go on after failures in a row."
+    says = "Pruning and growing may go on after failures in a row."
 
 
 @dataclass(frozen=True)

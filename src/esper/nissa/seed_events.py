@@ -101,6 +101,15 @@ class IsolationViolated(Moment):
 
 
 @dataclass(frozen=True)
+class GrowingStopped(Moment):
+    """Seeds have reached the host too often: the breaker of growing is open."""
+
+    severity, by = Severity.PROBLEM, "kasmina"
+    says = "Nothing germinates any more: {why}"
+    why: str
+
+
+@dataclass(frozen=True)
 class EmergencySaved(Moment):
     """The state was kept beside the run, as it was when something was noticed."""
 

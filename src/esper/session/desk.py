@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from esper.emrakul import MaskState
 from esper.errors import ContractError, EsperError
+from esper.leyline import BreakerState
 from esper.leyline.wire import VERSION, Letter, messages, parsed
 from esper.nissa import acts, events
 from esper.runs import Mailbox
@@ -25,6 +26,12 @@ LOOK_SECONDS = 1.0
 _MOST_WAITING = 64
 _MOST_ANSWERS = 1024
 _MOST_LETTERS = 500
+_BREAKERS = {
+    BreakerState.OPEN: messages.BREAKER_STATE_OPEN,
+    BreakerState.HALF_OPEN: messages.BREAKER_STATE_HALF_OPEN,
+    BreakerState.CLOSED: messages.BREAKER_STATE_CLOSED,
+}
+"""States in words of the messages, the one that is furthest from closed first."""
 
 
 class Desk:
@@ -146,7 +153,7 @@ class Desk:
 
     def _close_breaker(self, _: messages.AdaptationCommand) -> str:
         self._session.close_breaker()
-        return "Pruning may go on."
+        return "Pruning and growing may go on."
 
     def _grow(self, command: messages.AdaptationCommand) -> str:
         return str(self._session.grow(command.slot, command.blueprint or "auto"))
@@ -217,11 +224,10 @@ def _phase(session: Session) -> messages.PruningPhase:
 
 
 def _breaker(session: Session) -> messages.BreakerState:
-    breaker = session.parts.runner.coordinator.state.breaker
-    if breaker.is_open(session.epoch, session.parts.terms.config.pruning.budget):
-        return messages.BREAKER_STATE_OPEN
-    is_closed = breaker.opened_epoch is None
-    return messages.BREAKER_STATE_CLOSED if is_closed else messages.BREAKER_STATE_HALF_OPEN
+    """Of pruning and growing the one that is further from closed."""
+    both = {session.parts.runner.coordinator.breaker_state(session.epoch), session.growing.breaker_state}
+    worst = next(state for state in _BREAKERS if state in both)
+    return _BREAKERS[worst]
 
 
 def _workers(session: Session) -> messages.HealthStatus:

@@ -17,6 +17,7 @@ from esper.errors import ConfigError, StructureError
 from esper.importance.tracker import ImportanceTracker
 from esper.kasmina import LiveNetwork, join
 from esper.kasmina.seeds import GateResult, Growth, GrowthSettings, Isolation, Recipe, Slot
+from esper.leyline import BreakerState
 from esper.nissa import seed_events
 from esper.session.log import RunLog
 
@@ -68,6 +69,16 @@ class Growing:
     def is_under_way(self) -> bool:
         """Whether there is a seed that is not a plain part of the network yet."""
         return self._growth is not None and self._growth.is_under_way
+
+    @property
+    def breaker_state(self) -> BreakerState:
+        """Whether anything may germinate, after how often seeds have reached the network."""
+        return BreakerState.CLOSED if self._growth is None else self._growth.breaker.state
+
+    def close_breaker(self) -> None:
+        """The operator's word that seeds may germinate again."""
+        if self._growth is not None:
+            self._growth.breaker.close()
 
     def grow(
         self,

@@ -264,10 +264,14 @@ class Session:
         self.pruning.veto(why)
 
     def close_breaker(self) -> None:
-        """Lets pruning go on at once, after failures in a row have stopped it (`pruning.budget`)."""
+        """Lets pruning and growing go on at once, after failures in a row have stopped them.
+
+        What stops them: `max_failures` of `pruning.budget`, `max_violations` of `growing`.
+        """
         self._require_running()
         self.log.tell(acts.BreakerClosed(self.epoch))
-        self.pruning.cycles.coordinator.close_breaker()
+        self.pruning.cycles.coordinator.close_breaker(self.epoch)
+        self.growing.close_breaker()
 
     def finish(self, *, latency: bool = True) -> Result:
         """Cuts what is masked, measures, writes `report.html`, and lets go of the network.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from esper.emrakul import MaskState, Trial
 from esper.errors import ConfigError, LifecycleError, UnknownPathError
+from esper.leyline import BreakerState
 from esper.nissa import seed_events
 from esper.session.growing import Growing
 from esper.session.log import RunLog
@@ -61,6 +62,7 @@ class Strategy:
                 sorted({row.epoch for row in log.seeds if row.after == "GERMINATED" and row.epoch <= epoch})
             ),
             slots=stages,
+            is_growing_barred=growing.breaker_state is BreakerState.OPEN,
             parameters=growing.parameters,
             parameters_at_start=terms.origin.parameters,
         )

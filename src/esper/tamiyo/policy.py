@@ -28,6 +28,7 @@ class SystemState:
         is_mask_under_way: whether a mask waits or is on trial.
         is_seed_under_way: whether a seed is on its way.
         epochs_of_a_seed: what a seed needs at least, at the pace measured so far, to become a part.
+        is_growing_barred: whether the breaker of growing is open, so that nothing would germinate.
         grown: seeds that have become parts of the network.
         tries: epochs in which something was germinated.
         slots: stages by the path of every place where something was.
@@ -44,6 +45,7 @@ class SystemState:
     grown: int
     tries: tuple[int, ...]
     slots: dict[str, str] = field(default_factory=dict)
+    is_growing_barred: bool = False
     parameters: int = 0
     parameters_at_start: int = 0
 
@@ -132,7 +134,7 @@ def _may_try(state: SystemState, settings: StrategySettings) -> bool:
     """
     is_late = state.epochs_left is not None and state.epochs_left < state.epochs_of_a_seed
     is_resting = any(stage in _RESTING for stage in state.slots.values())
-    is_busy = state.is_mask_under_way or state.is_seed_under_way or is_resting
+    is_busy = state.is_mask_under_way or state.is_seed_under_way or is_resting or state.is_growing_barred
     is_enough = state.grown >= settings.max_seeds or len(state.tries) >= settings.max_tries
     return not (is_late or is_busy or is_enough)
 

@@ -197,7 +197,7 @@ def test_the_operator_closes_the_breaker() -> None:
     for epoch in (2, 3, 4):
         lab.run(coordinator, epoch)
     lab.error = None
-    coordinator.close_breaker()
+    coordinator.close_breaker(4)
     assert lab.run(coordinator, 5).status is CycleStatus.ACCEPTED
 
 

@@ -6,7 +6,7 @@ import traceback
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
-from esper.emrakul.cycle.budget import Breaker, Budget
+from esper.emrakul.cycle.budget import Budget
 from esper.emrakul.cycle.decide import Analyst, Cycle, Rules, decide
 from esper.emrakul.cycle.history import History, extended
 from esper.emrakul.cycle.outcome import CycleOutcome, CycleStatus
@@ -15,7 +15,7 @@ from esper.emrakul.schedule import Allowance, ScheduleState
 from esper.emrakul.settings import Settings
 from esper.errors import AnalysisTimeout
 from esper.importance import ThresholdSettings
-from esper.leyline import Clock, IdempotencyKey, Level, content_id
+from esper.leyline import Breaker, BreakerEvent, BreakerState, Clock, IdempotencyKey, Level, content_id
 
 
 @dataclass(frozen=True)
@@ -93,8 +93,7 @@ class Coordinator:
     def record_rollback(self, epoch: int) -> None:
         """Tells that an accepted plan was taken back: smaller steps, and one failure for the breaker."""
         self.record_refusal(epoch)
-        breaker = self.state.breaker.after_failure(epoch, self._settings.budget)
-        self.state = replace(self.state, breaker=breaker)
+        self.state = replace(self.state, breaker=self._breaker_after(BreakerEvent.FAILURE, epoch))
 
     def record_refusal(self, epoch: int) -> None:
         """Tells that the plan accepted for the checkpoint of `epoch` did not hold on the live network."""
@@ -103,18 +102,23 @@ class Coordinator:
 
     def record_settled(self, epoch: int) -> None:
         """Tells that an applied plan has proved itself: failures before it no longer count."""
-        breaker = self.state.breaker.after_success(epoch, self._settings.budget)
+        breaker = self._breaker_after(BreakerEvent.SUCCESS, epoch)
         self.state = replace(self.state, schedule=self.state.schedule.after_success(), breaker=breaker)
 
-    def close_breaker(self) -> None:
+    def close_breaker(self, epoch: int) -> None:
         """The operator's word that pruning may go on."""
-        self.state = replace(self.state, breaker=self.state.breaker.closed())
+        self.state = replace(self.state, breaker=self._breaker_after(BreakerEvent.BY_HAND, epoch))
+
+    def breaker_state(self, epoch: int) -> BreakerState:
+        """Whether pruning may go on."""
+        return self.state.breaker.state(epoch, self._settings.budget)
+
+    def _breaker_after(self, event: BreakerEvent, epoch: int) -> Breaker:
+        return self.state.breaker.after(event, epoch, self._settings.budget)
 
     def _refusal(self, epoch: int, allowance: Allowance) -> str | None:
-        breaker, budget = self.state.breaker, self._settings.budget
-        if breaker.is_open(epoch, budget):
-            until = (breaker.opened_epoch or 0) + budget.cooldown_epochs
-            return f"The breaker is open after {breaker.failures} failures in a row, until epoch {until}."
+        if obstacle := self.state.breaker.obstacle(epoch, self._settings.budget):
+            return obstacle
         return None if allowance.is_open else allowance.reason
 
     def _key(self, cycle: Cycle, allowance: Allowance, analyst: Analyst) -> IdempotencyKey:
@@ -147,5 +151,5 @@ class Coordinator:
         elif outcome.status is CycleStatus.REJECTED:
             schedule = schedule.after_rejection(rules, cycle.epoch)
         if outcome.status is CycleStatus.FAILED or outcome.is_late:
-            breaker = breaker.after_failure(cycle.epoch, self._settings.budget)
+            breaker = self._breaker_after(BreakerEvent.FAILURE, cycle.epoch)
         self.state = CoordinatorState(schedule, breaker, extended(self.state.history, outcome))

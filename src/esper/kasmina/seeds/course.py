@@ -11,6 +11,7 @@ from torch.optim import Optimizer
 
 from esper.errors import ConfigError, IllegalTransitionError
 from esper.kasmina.seeds.bed import SeedBed
+from esper.kasmina.seeds.breaker import GrowthBreaker
 from esper.kasmina.seeds.gatekeeper import Gatekeeper
 from esper.kasmina.seeds.gates import GateResult, refusal
 from esper.kasmina.seeds.isolation import GradientIsolationMonitor, drawn_apart
@@ -44,6 +45,9 @@ class Course:
         admits: why the network, as it stands when this is asked, cannot be taken for what it would be with a
             seed as its part; '' if it can.
         alarm: is told before a seed goes that has reached the host too often.
+
+    Attributes:
+        breaker: whether anything may germinate.
     """
 
     def __init__(
@@ -59,6 +63,7 @@ class Course:
         self._admits, self._alarm = admits, alarm
         self._bed, self._gates, self._monitor = bed, gates, monitor
         self._settings, self._scaler = settings, scaler
+        self.breaker = GrowthBreaker(bed, settings)
         self._steps: Mapping[Stage, Callable[[Slot], None]] = {
             Stage.TRAINING: self._train,
             Stage.BLENDING: self._blend,
@@ -82,6 +87,8 @@ class Course:
         """Makes a seed and asks G0; arguments as for `Growth.germinate`."""
         slot = self._bed.slot_at(path)
         departure(slot.stage, SeedEvent.GERMINATE, path)
+        if obstacle := self.breaker.obstacle():
+            return self.refuse(path, blueprint, obstacle)
         seen, calls = self._gates.look(slot)
         like, isolation = seen[0], isolation or self._settings.isolation
         slot.track.sow(blueprint, options, like.shape, like.dtype, isolation, lr, contest)
@@ -232,6 +239,8 @@ class Course:
         track.evidence = str(result)
         if result.passed:
             self._bed.move(slot, FORWARD[stage], str(result))
+            if slot.stage is Stage.FOSSILIZED:
+                self.breaker.succeed()
         elif track.looks >= self._settings.patience_epochs or stage is Stage.SHADOWING:
             self._bed.cull(slot, str(result))
         else:
@@ -265,7 +274,8 @@ class Course:
         """A seed has reached the host: too often, and it goes at once."""
         count, limit = self._monitor.violations[slot.path], self._settings.max_violations
         self._bed.tell(seed_events.IsolationViolated(self._bed.epoch, slot.path, count, limit, leak))
-        if self._monitor.is_open(slot.path):
+        self.breaker.fail()
+        if self.breaker.is_open:
             self._alarm(f"The seed at {slot.path} violated its isolation {count} times: {leak}")
             self._bed.cull(slot, f"It violated its isolation {count} times: {leak}", at_once=True)
 

@@ -70,6 +70,7 @@ class Growth:
     Attributes:
         settings: pace and limits.
         monitor: of isolation.
+        breaker: whether anything may germinate; `breaker.close()` is the operator's word that it may.
     """
 
     def __init__(
@@ -102,13 +103,14 @@ class Growth:
             )
         given = settings if isinstance(settings, GrowthSettings) else GrowthSettings(**(settings or {}))
         self.settings, self._loss = given, loss
-        self.monitor = GradientIsolationMonitor(given.max_violations)
+        self.monitor = GradientIsolationMonitor()
         self._bed = SeedBed(self.model, optimizer, blueprints or {}, given, FanOut(sink))
         self._bed.epoch = epoch
         gates = Gatekeeper(self.model, Probe(self.model, loss, batches), self.monitor, given)
         self._lessons = Lessons(self.model, loss, self._bed.owners, self.monitor, given)
         admits = _anything if within is None else within.admits
         self._course = Course(self._bed, gates, self.monitor, given, scaler, admits, alarm)
+        self.breaker = self._course.breaker
         if within is None:
             HANDS.take(self)
         self._hooks = [
@@ -291,7 +293,8 @@ class Growth:
 
     def state(self) -> dict[str, Any]:
         """What growing remembers; weights and optimizer of the host are saved beside it, as ever."""
-        return {**self._bed.state(), "violations": dict(self.monitor.violations)}
+        violations = dict(self.monitor.violations)
+        return {**self._bed.state(), "violations": violations, "breaker": self.breaker.saved()}
 
     def check(self, state: Mapping[str, Any], *, is_in_form: bool = True) -> None:
         """Refuses the seeds of another network; changes nothing.
@@ -317,3 +320,4 @@ class Growth:
         """
         self._bed.load(state)
         self.monitor.violations = dict(state["violations"])
+        self.breaker.load(state.get("breaker"))  # older runs had none

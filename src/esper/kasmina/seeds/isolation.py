@@ -110,22 +110,14 @@ def leaves_behind(*tensors: Tensor) -> set[Tensor]:
 class GradientIsolationMonitor:
     """Watches that no seed reaches the host: by structure at changes of stage, bit by bit on sampled steps.
 
-    Args:
-        limit: so many violations of one seed, and it has to go.
-
     Attributes:
         violations: of every seed, by its slot.
         checks: how often it has looked.
     """
 
-    def __init__(self, limit: int) -> None:
-        self._limit = limit
+    def __init__(self) -> None:
         self.violations: dict[str, int] = {}
         self.checks = 0
-
-    def is_open(self, path: str) -> bool:
-        """Whether the seed at a slot has violated its isolation too often."""
-        return self.violations.get(path, 0) >= self._limit
 
     def check_structure(self, path: str, outputs: Iterable[Tensor], own: set[Tensor]) -> bool:
         """Whether a seed's output and its loss lead to no parameter but its `own`."""

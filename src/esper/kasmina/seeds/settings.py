@@ -43,7 +43,15 @@ class GrowthSettings(Section):
     counterfactual_every: PositiveCount = 20
     """So often on probation a batch of the training data is also asked without the seed."""
     max_violations: PositiveCount = 3
-    """So often a seed may violate its isolation before it is culled at once. One keeps G1 closed."""
+    """So many violations of isolation open the breaker: the seed is culled at once, and nothing germinates.
+    One keeps G1 closed. A seed that becomes a part of the network makes up for those before it."""
+    cooldown_epochs: PositiveCount = 5
+    """So long the breaker stays open. Then one try is made, and one more violation opens it again."""
+
+    @property
+    def max_failures(self) -> int:
+        """The same for a breaker."""
+        return self.max_violations
 
     def epochs_needed(self, steps_per_epoch: float) -> float:
         """Epochs from germination to a plain part of the network, if every gate opens the first time."""
