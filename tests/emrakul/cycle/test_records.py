@@ -25,7 +25,7 @@ from tests.elesh.cases import RING, Saved, saved
 from tests.elesh.test_analyst import analyst
 from tests.emrakul.cycle.test_runner import LENIENT, runner_of
 
-STRICT = ValidationSettings(limits=RetentionLimits(channel=0.0), min_retention=1.0)
+STRICT = ValidationSettings(limits=RetentionLimits.model_construct(channel=-1.0), min_retention=1.0)
 
 
 @dataclass
