@@ -44,7 +44,7 @@ def demo(
 ) -> None:
     """Train, prune, cut and validate a network on 5,000 real digits, beside its uncut twin.
 
-    With --grow: seeds are tried in a network that is too narrow, refused or kept, and the result is pruned,
+    With --grow: seeds are tried in a network that is too narrow, refused or kept,
     beside networks that never grow.
     """
     from esper.cli.demo import free_folder, load_digits, run_demo, run_growing_demo

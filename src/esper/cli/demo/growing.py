@@ -63,7 +63,7 @@ class Training:
 
 
 def run_growing_demo(folder: Path, digits: Digits, *, epochs: int, seed: int, told: Told) -> RunReport:
-    """Grows and prunes a narrow network, trains three others beside it, and writes the report into the run.
+    """Grows a narrow network, trains three others beside it, and writes the report into the run.
 
     The others are the narrow network as long, the same for as many FLOPs, and, for as many FLOPs too, one
     that is born with the FLOPs that the grown one ends with. Decisions rest on the probe images; the test
@@ -154,7 +154,7 @@ def _grow(
 
 
 def _settings(steps: int) -> dict[str, Any]:
-    """Seeds learn for two epochs and are blended in over one; at the end the network is pruned."""
+    """Seeds learn for two epochs and are blended in over one; nothing is pruned, for there is no target."""
     return {
         "strategy": {"policy": "plateau", "patience_epochs": 2, "width": 2 * NARROW, "max_tries": 4},
         "growing": {
@@ -165,7 +165,6 @@ def _settings(steps: int) -> dict[str, Any]:
             "max_parameters": 3.0,
             "max_latency": 6.0,
         },
-        "pruning": {"schedule": {"start_fraction": 0.75}},
     }
 
 
