@@ -1,0 +1,1 @@
+"""What pages take for granted beside `tests.docs.material`, one module for each page."""
