@@ -14,7 +14,7 @@ from typer.core import TyperGroup, TyperOption
 from esper.cli.main import app
 from tests.docs.pages import DOCUMENTS, ROOT, named
 
-SHOWN = re.compile(r"^(?: {4}|\$ )?(esper [a-z-].*)$|`(esper [^`]+)`", re.MULTILINE)
+SHOWN = re.compile(r"^(?: {4}|\$ )?(esper [a-z-].*)$|`(esper [a-z-][^`]*)`", re.MULTILINE)
 OPTION = re.compile(r"(?<![\w-])--?[a-z][a-z-]*")
 EVERYWHERE = {"--help", "--json", "--debug", "--version", "--install-completion", "--show-completion"}
 ROOT_COMMAND = typer.main.get_command(app)
