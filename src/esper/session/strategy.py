@@ -71,4 +71,4 @@ class Strategy:
 def _what(command: Command) -> str:
     if isinstance(command, Cull):
         return f"the seed at {command.slot} is to go"
-    return f"seeds ({command.blueprint}) are tried at {command.slots}"
+    return f"seeds ({command.blueprint}) are to be tried at {command.slots}"
