@@ -104,6 +104,26 @@ def test_steps_are_never_so_small_that_they_are_not_worth_an_analysis() -> None:
     assert len(course) - 1 <= 8
 
 
+def test_with_few_steps_left_one_may_do_half_of_the_next_one() -> None:
+    schedule = Schedule(target(0.8), 20)
+    step = schedule.allowed(15, FRESH, 0.2)
+    ahead = step.ahead(0.2)
+    assert step.steps_left == 2
+    assert ahead is not None
+    assert ahead.goal_fraction - 0.2 == pytest.approx(1.5 * (step.goal_fraction - 0.2))
+    assert ahead.limit_fraction - ahead.goal_fraction == pytest.approx(0.02)
+
+
+def test_no_step_goes_beyond_the_end_and_none_ahead_while_many_are_left() -> None:
+    schedule = Schedule(target(0.8), 20)
+    near = schedule.allowed(15, FRESH, 0.6)
+    ahead = near.ahead(0.6)
+    assert ahead is None or ahead.goal_fraction <= 0.8
+    assert schedule.allowed(4, FRESH, 0.0).ahead(0.0) is None
+    assert schedule.allowed(17, FRESH, 0.6).ahead(0.6) is None  # the last one asks for all
+    assert schedule.allowed(15, FRESH, 0.8).ahead(0.8) is None  # nothing is asked for
+
+
 def test_refusals_slow_down_only_as_long_as_time_is_left() -> None:
     schedule, slowed = Schedule(target(), 20), ScheduleState(pace=0.125)
     assert schedule.allowed(15, slowed, 0.3).goal_fraction == pytest.approx(0.3 + 0.2 / 2)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from esper.emrakul import Schedule
+from esper.emrakul import MaskState, Schedule
 from esper.emrakul.cycle import CycleEnd
 from esper.emrakul.plan import Plan, shrink
 from esper.kasmina import Preview, compared
@@ -292,6 +293,26 @@ def test_the_last_analysis_is_made_beside_a_trial_where_it_would_be_too_late_aft
     assert (result.reached < 0.4) == bool(result.why)
     assert str(result).startswith(f"{result.reached:.1%} of the flops removed (target 40.0%)")
     assert result.why in str(result)
+
+
+def test_with_few_steps_left_an_analysis_is_made_beside_the_second_epoch_of_a_probation(
+    tmp_path: Path,
+) -> None:
+    early = {"target": {"flops": 0.4}, "schedule": {"start_epoch": 2, "end_epoch": 3}}
+    run = Training(tmp_path / "run", pruning=early)
+    run.session.parts.terms.epochs = 8
+    run.session.parts.runner.strategy = Schedule(run.session.parts.terms.config.pruning, 8)
+    run.until_masked()
+    cycles, trial = run.session.pruning.cycles, run.session.parts.trial
+    assert trial.watch is not None
+    trial.watch = replace(trial.watch, is_on_probation=True)
+    assert not run.session.parts.runner.is_running
+    run.epoch()
+    assert trial.mask is MaskState.ON_TRIAL
+    assert cycles.steps_left == 2
+    assert not cycles.is_last_call
+    assert run.session.parts.runner.is_running
+    run.session.detach()
 
 
 def test_an_analysis_that_the_end_of_the_run_overtakes_is_the_reason_for_a_missed_target(

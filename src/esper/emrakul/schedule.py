@@ -136,6 +136,22 @@ class Allowance:
         )
         return replace(here, goal_fraction=goal, limit_fraction=limit, reason=why)
 
+    def ahead(self, removed: float) -> Allowance | None:
+        """Half as large a step again, where few are left: what later ones must do has less time to heal.
+
+        Args:
+            removed: share that is gone already.
+
+        Returns:
+            None where enough steps are left, where this is the last one, or where it leads to the end.
+        """
+        end, few = self.end_fraction, 1 < self.steps_left <= _FEW_STEPS
+        if end is None or not few or not self.is_open or self.goal_fraction >= end - _EXACT:
+            return None
+        goal = min(end, self.goal_fraction + (self.goal_fraction - removed) / 2)
+        limit = min(goal + self.limit_fraction - self.goal_fraction, 1.0)
+        return replace(self, goal_fraction=goal, limit_fraction=limit)
+
 
 class Strategy(Protocol):
     """Says after every epoch how much may go; the schedule of a run is one."""
@@ -313,6 +329,9 @@ class Schedule:
             if length
         )
 
+
+_FEW_STEPS = 3
+"""With so many steps left, or fewer, one that has room does part of the next one."""
 
 _EXACT = 1e-9
 """Shares that differ by less are the same share."""

@@ -164,11 +164,21 @@ class Pruning:
         """Starts the next analysis, unless a mask is under way: what it costs is not known yet.
 
         A network that still recovers makes every further unit look costly, and an analysis takes time from
-        training. But where it would be too late afterwards, the last analysis is made beside the trial.
+        training. But where it would be too late afterwards, the last analysis is made beside the trial; and
+        where few steps are left, one is made beside the second epoch of a probation.
         """
         mask = self._trial.mask
-        if mask is MaskState.NONE or (mask is MaskState.ON_TRIAL and self.cycles.is_last_call):
+        is_urgent = self.cycles.is_last_call or (
+            self._is_in_second_epoch and 0 < self.cycles.steps_left <= _FEW
+        )
+        if mask is MaskState.NONE or (mask is MaskState.ON_TRIAL and is_urgent):
             self.cycles.start()
+
+    @property
+    def _is_in_second_epoch(self) -> bool:
+        """Whether a mask on probation has seen an epoch already."""
+        watch = self._trial.watch
+        return watch is not None and watch.is_on_probation and watch.epoch < self._log.epoch
 
     def _try(self, mask: PendingMask, is_measured: bool) -> None:
         """Applies a pending mask, if this epoch has a metric to hold later ones against."""

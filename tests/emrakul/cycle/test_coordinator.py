@@ -22,6 +22,8 @@ from esper.urabrask import Decision, Verdict
 from tests.emrakul.networks import chain, layered, measured, resnet8
 
 SETTINGS = Settings.model_validate({"target": {"flops": 0.5}})
+EARLY = 3
+"""An epoch of ten after which more than a few steps fit."""
 
 
 @dataclass(eq=False)
@@ -79,7 +81,7 @@ class Laboratory:
 
 def test_a_cycle_ends_with_a_plan_that_the_validator_accepted() -> None:
     lab = Laboratory()
-    outcome = lab.run(lab.coordinator())
+    outcome = lab.run(lab.coordinator(), EARLY)
     assert outcome.status is CycleStatus.ACCEPTED
     assert outcome.plan is not None
     assert outcome.plan.removed_after >= outcome.allowance.goal_fraction
@@ -100,7 +102,7 @@ def test_the_coordinator_remembers_how_far_whole_multiples_lead() -> None:
 
 def test_analysis_and_validation_are_told_how_long_they_may_take() -> None:
     lab = Laboratory()
-    lab.run(lab.coordinator())
+    lab.run(lab.coordinator(), EARLY)
     assert lab.seconds == pytest.approx([210, 269])
 
 
@@ -109,6 +111,33 @@ def test_a_conditional_go_is_accepted_on_probation() -> None:
     outcome = lab.run(lab.coordinator())
     assert outcome.status is CycleStatus.ACCEPTED
     assert outcome.is_on_probation
+
+
+def test_with_few_steps_left_a_plan_that_surely_holds_does_part_of_the_next_one() -> None:
+    lab = Laboratory()
+    allowance = lab.allowance(lab.coordinator())
+    outcome = lab.run(lab.coordinator())
+    assert outcome.plan is not None
+    assert outcome.plan.removed_after >= outcome.allowance.goal_fraction
+    assert outcome.allowance.goal_fraction == pytest.approx(1.5 * allowance.goal_fraction)
+    assert lab.offered[0] < lab.offered[1] == outcome.plan.units.size
+
+
+@pytest.mark.parametrize("decision", [Decision.CONDITIONAL_GO, Decision.NO_GO])
+def test_a_larger_plan_that_may_not_hold_leaves_the_one_that_was_accepted(decision: Decision) -> None:
+    lab = Laboratory(decisions=[Decision.GO, decision])
+    outcome = lab.run(lab.coordinator())
+    assert outcome.status is CycleStatus.ACCEPTED
+    assert not outcome.is_on_probation
+    assert outcome.plan is not None
+    assert lab.offered[1] > lab.offered[0] == outcome.plan.units.size
+
+
+@pytest.mark.parametrize("decision", [Decision.CONDITIONAL_GO, Decision.NO_GO])
+def test_after_a_doubt_or_a_refusal_nothing_larger_is_offered(decision: Decision) -> None:
+    lab = Laboratory(decisions=[decision])
+    lab.run(lab.coordinator())
+    assert lab.offered == sorted(lab.offered, reverse=True)
 
 
 def test_a_no_go_shrinks_the_plan_until_it_is_accepted() -> None:
@@ -250,9 +279,9 @@ def test_evidence_without_a_single_safe_unit_is_explained() -> None:
 def test_the_same_cycle_asked_again_gives_the_stored_outcome() -> None:
     lab = Laboratory()
     coordinator = lab.coordinator(CoordinatorState(schedule=ScheduleState(pace=0.5)))
-    first = lab.run(coordinator)
+    first = lab.run(coordinator, EARLY)
     state = coordinator.state
-    assert lab.run(coordinator) is first
+    assert lab.run(coordinator, EARLY) is first
     assert lab.calls == ["analyze", "validate"]
     assert coordinator.state == state
 

@@ -16,7 +16,7 @@ from esper.emrakul.cycle.outcome import CycleOutcome, CycleStatus
 from esper.emrakul.plan import Plan, Situation, bounds, finalists, make_plan, shrink
 from esper.emrakul.settings import Settings
 from esper.importance import AdaptiveThresholdSelector, SafetyLevel, ThresholdSettings, TrainingPhase
-from esper.urabrask import Verdict
+from esper.urabrask import Decision, Verdict
 
 
 class Analyst(Protocol):
@@ -100,7 +100,14 @@ def decide(
         yield _late(outcome, "The analysis passed its share of the deadline.")
         return
     plan = make_plan(situation, evidence, allowance, settings, finalists=asked, candidates=candidates)
-    yield from _offers(plan, cycle, outcome, analyst, settings, budget)
+    offered = _offers(plan, cycle, outcome, analyst, settings, budget)
+    for outcome in offered:
+        yield outcome
+    ahead = allowance.ahead(removed)
+    if ahead is None or not _has_room(outcome) or budget.is_spent(Phase.VALIDATION):
+        return
+    larger = make_plan(situation, evidence, ahead, settings, finalists=asked, candidates=candidates)
+    yield from _larger(larger, replace(outcome, allowance=ahead), analyst, budget)
 
 
 def _offers(
@@ -125,6 +132,21 @@ def _offers(
         yield replace(outcome, status=CycleStatus.REJECTED)
     else:
         yield replace(outcome, plan=plan, reason=_why_empty(plan))
+
+
+def _has_room(outcome: CycleOutcome) -> bool:
+    """Whether the first plan that was offered surely costs no more than it may."""
+    is_sure = outcome.verdict is not None and outcome.verdict.decision is Decision.GO
+    return outcome.status is CycleStatus.ACCEPTED and is_sure and not outcome.refused
+
+
+def _larger(plan: Plan, accepted: CycleOutcome, analyst: Analyst, budget: Budget) -> Iterator[CycleOutcome]:
+    """Offers a plan that does part of the next step as well; what was accepted stays unless it surely holds."""
+    if accepted.plan is None or plan.units.size <= accepted.plan.units.size:
+        return
+    verdict = analyst.validate(plan.keep, budget.remaining_seconds(Phase.VALIDATION))
+    if verdict.decision is Decision.GO and not budget.is_spent(Phase.VALIDATION):
+        yield replace(accepted, plan=plan, verdict=verdict, reason=verdict.reason)
 
 
 def _candidates(cycle: Cycle, stage: str, ranks: FloatArray, rules: Rules) -> BoolArray | None:
