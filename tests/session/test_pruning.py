@@ -306,7 +306,6 @@ def test_with_few_steps_left_an_analysis_is_made_beside_the_second_epoch_of_a_pr
     cycles, trial = run.session.pruning.cycles, run.session.parts.trial
     assert trial.watch is not None
     trial.watch = replace(trial.watch, is_on_probation=True)
-    assert not run.session.parts.runner.is_running
     run.epoch()
     assert trial.mask is MaskState.ON_TRIAL
     assert cycles.steps_left == 2

@@ -141,7 +141,7 @@ def _has_room(outcome: CycleOutcome) -> bool:
 
 
 def _larger(plan: Plan, accepted: CycleOutcome, analyst: Analyst, budget: Budget) -> Iterator[CycleOutcome]:
-    """Offers a plan that does part of the next step as well; what was accepted stays unless it surely holds."""
+    """Offers a plan that does part of the next step too; what was accepted stays unless it surely holds."""
     if accepted.plan is None or plan.units.size <= accepted.plan.units.size:
         return
     verdict = analyst.validate(plan.keep, budget.remaining_seconds(Phase.VALIDATION))
