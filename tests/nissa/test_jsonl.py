@@ -39,6 +39,7 @@ def test_every_event_is_a_line_with_its_own_fields(tmp_path: Path) -> None:
         "stall_ms_per_gb": 60.0,
         "stall_seconds": 0.5,
         "measured_step": 28,
+        "worker_peak_bytes": None,
     }
     assert refused == {
         "at_seconds": 6.5,

@@ -88,6 +88,7 @@ def test_health_and_metrics_tell_what_was_measured_and_nothing_else(tmp_path: Pa
             "checkpoint_overhead": True,
             "training_time_impact": True,
             "peak_memory_usage": None,
+            "importance_ranking_accuracy": None,
         }
         worker = json.loads(get(f"{address}/health/elesh/0/structured_analysis")[1])
         assert worker == {"status": "unknown", "runs": []}

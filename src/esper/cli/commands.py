@@ -318,6 +318,21 @@ def serve(
         serve_pages(runs, listening)
 
 
+def follow(
+    run: Run,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Pass the lines of telemetry on as they come, instead of drawing.")
+    ] = False,
+) -> None:
+    """Watch a run from another terminal: how far, how good, what is gone, what Esper does and costs.
+
+    Ends when the run does, or with Ctrl-C; a finished run is shown as it ended. Nothing here changes a run.
+    """
+    from esper.cli.follow import follow as follow_run
+
+    follow_run(run, as_json)
+
+
 def doctor(
     folder: Annotated[Path, typer.Argument(help="Where run directories will be.")] = Path(),
     as_json: AsJson = False,

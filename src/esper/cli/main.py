@@ -17,6 +17,7 @@ from esper.cli.commands import (
     config,
     demo,
     doctor,
+    follow,
     inspect,
     rollback,
     serve,
@@ -60,6 +61,7 @@ for command in (
     rollback,
     ask,
     config,
+    follow,
     serve,
     doctor,
 ):

@@ -1,9 +1,9 @@
 """Telemetry: what happened is one value, emitted once; logger, run log, files and pages are sinks of it."""
 
-from esper.nissa import acts, events, progress, seed_events, teacher_events
+from esper.nissa import acts, events, progress, promises, seed_events, teacher_events
 from esper.nissa.apart import Apart, Forwarding, Writer
 from esper.nissa.event import Event, MarkKind, Moment, kind_of
-from esper.nissa.jsonl import TELEMETRY_FILE, JsonLines
+from esper.nissa.jsonl import TELEMETRY_FILE, JsonLines, line_of
 from esper.nissa.kinds import MARKS, NOTED, OF_SEEDS
 from esper.nissa.settings import TelemetrySettings
 from esper.nissa.sinks import LOGGER, FanOut, ListSink, LoggerSink, Sink
@@ -31,7 +31,9 @@ __all__ = [
     "acts",
     "events",
     "kind_of",
+    "line_of",
     "progress",
+    "promises",
     "seed_events",
     "teacher_events",
 ]

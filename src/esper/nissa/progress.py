@@ -25,6 +25,7 @@ class EpochEnded(Moment):
         stall_ms_per_gb: that the last checkpoint has stopped training for; None: there was none.
         stall_seconds: the same in seconds, with the wait for the save before it.
         measured_step: the step that the metrics are of, if not the last one.
+        worker_peak_bytes: the most memory that an analysis worker has held; None: not measured.
     """
 
     severity, is_noted, is_recorded = Severity.DETAIL, False, False
@@ -40,6 +41,7 @@ class EpochEnded(Moment):
     stall_ms_per_gb: float | None
     stall_seconds: float | None
     measured_step: int | None
+    worker_peak_bytes: int | None = None
 
     @property
     def text(self) -> str:

@@ -14,5 +14,10 @@ class TelemetrySettings(Section):
     tensorboard: bool = False
     """Write TensorBoard files into `tensorboard/` in the run directory; needs the extra `tensorboard`."""
 
+    console: bool = False
+    """Show a live view on standard error where that is a terminal: epoch, metric, what is gone, what Esper
+    does and costs. What is logged and printed stays above it. For scripts without a progress bar of their
+    own; `esper follow RUN` shows the same from another terminal."""
+
     max_waiting: PositiveCount = 10_000
     """Events that may wait for a slow sink; what comes beyond is dropped, counted, and told of once."""

@@ -5,6 +5,7 @@ from esper.report.arms import arm_cells, verdicts
 from esper.report.comparison import MOST_RUNS, cost_comparison, quality_comparison
 from esper.report.html import sections, style, summary_of, write_report
 from esper.report.network_map import MapGroup, MapLayer, MapPart, network_map
+from esper.report.promises import Measures, Promise, Standing, promises
 from esper.report.report import (
     ArmRow,
     DecisionRow,
@@ -29,16 +30,20 @@ __all__ = [
     "MapLayer",
     "MapPart",
     "Mark",
+    "Measures",
     "Overhead",
+    "Promise",
     "Proof",
     "RunReport",
     "SeedRow",
+    "Standing",
     "WidthRow",
     "WorkerRow",
     "arm_cells",
     "cost_comparison",
     "figures",
     "network_map",
+    "promises",
     "quality_comparison",
     "sections",
     "style",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from html import escape
 from importlib.resources import files
 from itertools import groupby
@@ -13,22 +13,12 @@ from string import Template
 from esper.leyline import encode
 from esper.report import figures
 from esper.report.arms import arms_chart, arms_table, verdicts
+from esper.report.blocks import beside, block, fact_list, measured, pill
 from esper.report.charts import cost_chart, quality_chart
 from esper.report.figures import NOT_MEASURED, MetricScale
+from esper.report.promises import Promise, Standing
 from esper.report.report import DecisionRow, Latency, RunReport, SeedRow, WidthRow, WorkerRow
 from esper.report.thinning import thinned
-
-_TONES = {
-    "go": "good",
-    "accepted": "good",
-    "conditional": "warn",
-    "no_go": "bad",
-    "rejected": "bad",
-    "rollback": "bad",
-    "ok": "good",
-    "failing": "bad",
-}
-
 
 _DECISION_COLUMNS = (
     ("Group", ""),
@@ -77,11 +67,12 @@ def sections(report: RunReport) -> dict[str, str]:
         "figures": _cards(report),
         "arms": _arms(report),
         "quality": _quality(drawn, len(report.epochs)),
-        "cost": _row(_cost(drawn), costs),
+        "cost": beside(_cost(drawn), costs),
         "widths": _widths(report.widths),
         "decisions": _decisions(report.decisions, report.unit),
         "seeds": _seeds(report.seeds, report.unit),
-        "proof": _row(_proof(report), _environment(report)),
+        "promises": _promises(report.promises),
+        "proof": beside(_proof(report), _environment(report)),
         "workers": _workers(report.workers),
         "notes": _notes(report.notes),
     }
@@ -157,23 +148,13 @@ def _quality_card(report: RunReport) -> str:
     return _card(report.metric.capitalize(), scale.text(after), both, aside)
 
 
-def _section(title: str, body: str, lead: str = "") -> str:
-    intro = f"<p>{lead}</p>" if lead else ""
-    return f"<section><h2>{escape(title)}</h2>{intro}{body}</section>"
-
-
-def _row(*sections: str) -> str:
-    present = [section for section in sections if section]
-    return f'<div class="row">{"".join(present)}</div>' if present else ""
-
-
 def _quality(report: RunReport, epochs: int) -> str:
     title = f"{report.metric.capitalize()} while training"
     if not report.epochs:
-        return _section(title, f'<p class="none">{NOT_MEASURED}</p>')
+        return block(title, f'<p class="none">{NOT_MEASURED}</p>')
     drawn = len(report.epochs)
     thin = f"{drawn} of {epochs} {report.unit}s are drawn, with every extreme. " if drawn < epochs else ""
-    return _section(
+    return block(
         title,
         f'<div class="scroll chart">{quality_chart(report)}</div>',
         f"{thin}Dotted lines show where the network itself was changed. "
@@ -184,7 +165,7 @@ def _quality(report: RunReport, epochs: int) -> str:
 def _cost(report: RunReport) -> str:
     if not report.epochs or not report.flops_before:
         return ""
-    return _section(
+    return block(
         "Cost while training",
         f'<div class="scroll chart small">{cost_chart(report)}</div>',
         "Shares of what the network cost at the start; masked units count as gone.",
@@ -193,7 +174,7 @@ def _cost(report: RunReport) -> str:
 
 def _latency(latency: Latency | None) -> str:
     if latency is None:
-        return _section("Latency", f'<p class="none">{NOT_MEASURED}</p>')
+        return block("Latency", f'<p class="none">{NOT_MEASURED}</p>')
     longest = max(
         latency.before_ms + latency.before_spread_ms / 2, latency.after_ms + latency.after_spread_ms / 2
     )
@@ -202,7 +183,7 @@ def _latency(latency: Latency | None) -> str:
         ("after", latency.after_ms, latency.after_spread_ms),
     )
     bars = "".join(_time_bar(name, middle, spread, longest) for name, middle, spread in rows)
-    return _section(
+    return block(
         "Latency",
         f'<div class="times">{bars}</div><p class="none">Median of {latency.repeats} forward passes of each '
         f"network, by turns in one process; batch of {latency.batch_size} on {escape(latency.device)}. "
@@ -231,7 +212,7 @@ def _widths(widths: Sequence[WidthRow]) -> str:
         left, total = sum(row.after for row in rows), sum(row.before for row in rows)
         bars = "".join(_width_bar(row, widest) for row in rows)
         blocks.append(f'<h3>{escape(kind)}s: {left} of {total} kept</h3><div class="widths">{bars}</div>')
-    return _section(
+    return block(
         "Width of every layer",
         "".join(blocks),
         "The full bar is what the network had, the filled part what is left.",
@@ -258,7 +239,7 @@ def _decisions(decisions: Sequence[DecisionRow], unit: str) -> str:
     )
     together = groupby(decisions, key=lambda row: (row.epoch, row.verdict, row.reason))
     body = "".join(_decision(tuple(rows)) for _, rows in together)
-    return _section(
+    return block(
         "Decisions and their evidence",
         f'<div class="tall"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>',
         "By how much the loss rose with these units switched off in the twin, on held-out data. Where "
@@ -270,7 +251,7 @@ def _decision(rows: Sequence[DecisionRow]) -> str:
     """Rows of one decision: epoch, verdict and reason stand once, beside the evidence of every group."""
     first, span = rows[0], f' rowspan="{len(rows)}"' if len(rows) > 1 else ""
     epoch = f'<td class="number"{span}>{first.epoch}</td>'
-    verdict = f'<td{span}>{_pill(first.verdict)}</td><td class="reason"{span}>{escape(first.reason)}</td>'
+    verdict = f'<td{span}>{pill(first.verdict)}</td><td class="reason"{span}>{escape(first.reason)}</td>'
     evidence = ["".join(f'<td class="{style}">{text}</td>' for style, text in _evidence(row)) for row in rows]
     return f"<tr>{epoch}{evidence[0]}{verdict}</tr>" + "".join(f"<tr>{cells}</tr>" for cells in evidence[1:])
 
@@ -279,9 +260,9 @@ def _evidence(row: DecisionRow) -> tuple[tuple[str, str], ...]:
     return (
         ("name", escape(row.group)),
         ("number", escape(figures.things(row.units, row.kind))),
-        ("number", _measured(figures.plain(row.score))),
-        ("number", _measured(figures.percent(row.confidence, 0))),
-        ("number", _measured(figures.plain(row.loss_increase))),
+        ("number", measured(figures.plain(row.score))),
+        ("number", measured(figures.percent(row.confidence, 0))),
+        ("number", measured(figures.plain(row.loss_increase))),
     )
 
 
@@ -298,7 +279,7 @@ def _seeds(seeds: Sequence[SeedRow], unit: str) -> str:
         body = "".join(f"<tr>{_seed(row)}</tr>" for row in rows)
         table = f'<div class="tall"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
         blocks.append(f"<h3>{escape(place)}: {escape(rows[-1].after.lower())}</h3>{table}")
-    return _section(
+    return block(
         "Seeds and their evidence",
         "".join(blocks),
         "Small modules that were grafted onto the network, with what their gates were told at every stage.",
@@ -319,31 +300,13 @@ def _arms(report: RunReport) -> str:
     lines = "".join(f"<li>{escape(line)}</li>" for line in verdicts(report))
     content = f"{arms_chart(report)}{arms_table(report)}<ul>{lines}</ul>" if report.arms else ""
     lead = "Every training on the same samples, by what it has cost."
-    return _section("Compared", content, lead) if content else ""
-
-
-def _pill(verdict: str) -> str:
-    words = verdict.strip().lower().replace("-", "_")
-    tone = next((tone for word, tone in _TONES.items() if words.startswith(word)), "")
-    return f'<span class="pill {tone}">{escape(verdict.replace("_", "-"))}</span>'
-
-
-def _measured(text: str) -> str:
-    return f'<span class="none">{text}</span>' if text == NOT_MEASURED else text
-
-
-def _facts(rows: Iterable[tuple[str, str]]) -> str:
-    return (
-        "<dl>"
-        + "".join(f"<dt>{escape(name)}</dt><dd>{_measured(escape(value))}</dd>" for name, value in rows)
-        + "</dl>"
-    )
+    return block("Compared", content, lead) if content else ""
 
 
 def _proof(report: RunReport) -> str:
     proof = report.proof
     if proof is None:
-        return _section("Proof of equality", f'<p class="none">{NOT_MEASURED}</p>')
+        return block("Proof of equality", f'<p class="none">{NOT_MEASURED}</p>')
     rows = [
         ("outputs in float32", figures.plain(proof.float32_error)),
         ("outputs in float64", figures.plain(proof.float64_error)),
@@ -352,13 +315,13 @@ def _proof(report: RunReport) -> str:
         ("held-out samples compared", str(proof.samples)),
     ]
     lead = "The largest difference anywhere between the cut network and the masked one it replaced."
-    return _section("Proof of equality", _facts(rows), lead)
+    return block("Proof of equality", fact_list(rows), lead)
 
 
 def _overhead(report: RunReport) -> str:
     overhead = report.overhead
     if overhead is None:
-        return _section("What Esper cost", f'<p class="none">{NOT_MEASURED}</p>')
+        return block("What Esper cost", f'<p class="none">{NOT_MEASURED}</p>')
     stall = overhead.checkpoint_stall_ms_per_gb
     rows = [
         ("tracking, share of a training step", figures.percent(overhead.tracking_fraction, 3)),
@@ -367,7 +330,7 @@ def _overhead(report: RunReport) -> str:
         ("of which Esper", figures.seconds(overhead.esper_seconds)),
         ("share of Esper", figures.percent(overhead.esper_fraction)),
     ]
-    return _section("What Esper cost", _facts(rows), "In the training process, measured by this run itself.")
+    return block("What Esper cost", fact_list(rows), "In the training process, measured by this run itself.")
 
 
 def _workers(workers: Sequence[WorkerRow]) -> str:
@@ -375,7 +338,7 @@ def _workers(workers: Sequence[WorkerRow]) -> str:
         return ""
     head = "".join(f'<th class="{style}">{name}</th>' for name, style in _WORKER_COLUMNS)
     body = "".join(f"<tr>{_worker(row)}</tr>" for row in workers)
-    return _section(
+    return block(
         "Analysis workers",
         f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>',
         "How many attempts at a task ended in which way, in the process that finished the run.",
@@ -384,17 +347,34 @@ def _workers(workers: Sequence[WorkerRow]) -> str:
 
 def _worker(row: WorkerRow) -> str:
     numbers = (str(row.worker), str(row.done), str(row.failed), str(row.killed), figures.size(row.peak_bytes))
-    cells = "".join(f'<td class="number">{_measured(text)}</td>' for text in numbers)
-    return f'{cells}<td>{_pill(row.condition)}</td><td class="reason">{escape(row.message)}</td>'
+    cells = "".join(f'<td class="number">{measured(text)}</td>' for text in numbers)
+    return f'{cells}<td>{pill(row.condition)}</td><td class="reason">{escape(row.message)}</td>'
+
+
+def _promises(promises: Sequence[Promise]) -> str:
+    if all(promise.standing is Standing.UNKNOWN for promise in promises):
+        return ""
+    body = "".join(
+        f"<tr><td>{pill(promise.standing.value)}</td><td>{escape(promise.text)}</td></tr>"
+        for promise in promises
+    )
+    head = (
+        '<tr><th scope="col">Standing</th><th scope="col">What was measured, and what is promised</th></tr>'
+    )
+    return block(
+        "What Esper promises",
+        f'<div class="scroll"><table><thead>{head}</thead><tbody>{body}</tbody></table></div>',
+        "Held against what this run has measured; what nobody has measured is unknown.",
+    )
 
 
 def _environment(report: RunReport) -> str:
-    return _section("Environment", _facts(report.environment.items())) if report.environment else ""
+    return block("Environment", fact_list(report.environment.items())) if report.environment else ""
 
 
 def _notes(notes: Sequence[str]) -> str:
     return (
-        _section("Notes", "<ul>" + "".join(f"<li>{escape(note)}</li>" for note in notes) + "</ul>")
+        block("Notes", "<ul>" + "".join(f"<li>{escape(note)}</li>" for note in notes) + "</ul>")
         if notes
         else ""
     )

@@ -14,6 +14,7 @@ from pathlib import Path
 from esper.errors import ContractError
 from esper.leyline import decode
 from esper.nissa import MarkKind
+from esper.report.promises import Promise
 
 
 @dataclass(frozen=True)
@@ -179,7 +180,7 @@ class RunReport:
     other than the finished one; `quality_source` says when it was, and what is known since. `workers` is
     empty where no process did any work. Bytes are those of the parameters and buffers. `period_steps` says
     of how many optimizer steps a row is that is no epoch. `arms` are the trainings that the run was compared
-    with, itself first.
+    with, itself first. `promises` says which of Esper's own were kept.
     """
 
     title: str
@@ -209,6 +210,7 @@ class RunReport:
     notes: tuple[str, ...] = ()
     period_steps: int | None = None
     arms: tuple[ArmRow, ...] = ()
+    promises: tuple[Promise, ...] = ()
 
     @classmethod
     def read(cls, path: Path) -> RunReport:

@@ -1,8 +1,10 @@
 """A run directory read from outside: its checkpoints as rows, and what commands can be pointed at."""
 
 from esper.runs.audited import Audited, decided
+from esper.runs.live import live_line, live_panel
 from esper.runs.mail import Asker, Mailbox
 from esper.runs.named import called, named
+from esper.runs.now import doing
 from esper.runs.open import built, checkpoint_at, inspected, open_catalog
 from esper.runs.rows import (
     AnatomyRows,
@@ -16,9 +18,12 @@ from esper.runs.rows import (
     step_number,
     verify_rows,
 )
-from esper.runs.story import RunState, RunWatch, Story, runs_in
+from esper.runs.so_far import report_so_far
+from esper.runs.story import RUN_FILE, RunState, RunWatch, Story, planned_of, runs_in
+from esper.runs.told import Told
 
 __all__ = [
+    "RUN_FILE",
     "AnatomyRows",
     "Asker",
     "Audited",
@@ -30,6 +35,7 @@ __all__ = [
     "RunState",
     "RunWatch",
     "Story",
+    "Told",
     "VerifyRow",
     "anatomy_rows",
     "built",
@@ -37,9 +43,14 @@ __all__ = [
     "checkpoint_at",
     "checkpoint_rows",
     "decided",
+    "doing",
     "inspected",
+    "live_line",
+    "live_panel",
     "named",
     "open_catalog",
+    "planned_of",
+    "report_so_far",
     "runs_in",
     "step_number",
     "verify_rows",

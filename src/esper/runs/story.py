@@ -6,7 +6,7 @@ import json
 import os
 import socket
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from typing import Any
 from esper.errors import ContractError
 from esper.nissa import TELEMETRY_FILE
 from esper.report import RunReport
+from esper.runs.so_far import report_so_far
 from esper.runs.told import TelemetryReader, Told
 
 RUN_FILE, REPORT_FILE, NOTE_FILE = "run.json", "report.json", "checkpoints/.writer.json"
@@ -131,7 +132,7 @@ class RunWatch:
             report or self._so_far(problems),
             self._telemetry.told,
             self._last_change(),
-            self._planned(),
+            planned_of(self._facts),
             tuple(problems) or (self._story.problems if self._story and not any(changed) else ()),
             1 if self._story is None else self._story.version + 1,
         )
@@ -182,51 +183,21 @@ class RunWatch:
             return RunState.FINISHED
         return _of_writer(self.path / NOTE_FILE)
 
-    def _planned(self) -> int | None:
-        epochs, steps, every = (self._facts.get(name) for name in _PLANNED)
-        if isinstance(steps, int) and isinstance(every, int) and every > 0:
-            return steps // every
-        return epochs if isinstance(epochs, int) else None
-
     def _so_far(self, problems: list[str]) -> RunReport | None:
         """A report of what has happened until now; what is only measured at the end is not measured."""
         try:
-            return self._partial(self._facts)
+            return report_so_far(self.name, self._facts, self._telemetry.told)
         except (TypeError, ValueError) as error:  # of a run file that says something else than ours
             problems.append(f"{self.path / RUN_FILE} is not the run file of Esper: {error}.")
-            return self._partial({})
+            return report_so_far(self.name, {}, self._telemetry.told)
 
-    def _partial(self, facts: Mapping[str, Any]) -> RunReport | None:
-        told = self._telemetry.told
-        if not facts and told.at_seconds is None:
-            return None
-        first, last = told.epochs[:1], told.epochs[-1:]
-        flops = float(facts.get("flops") or (first[0].flops if first else 0.0))
-        parameters = int(facts.get("parameters") or (first[0].parameters if first else 0))
-        metric = str(facts.get("metric") or next(iter(first[0].metrics) if first else iter(()), "metric"))
-        report = RunReport(
-            title=self.name,
-            model=str(facts.get("model") or told.began or "unknown").rpartition(".")[2],
-            metric=metric,
-            higher_is_better=bool(facts.get("higher_is_better", True)),
-            epochs=tuple(told.epochs),
-            flops_before=flops,
-            flops_after=last[0].flops if last else flops,
-            parameters_before=parameters,
-            parameters_after=last[0].parameters if last else parameters,
-            bytes_before=None,
-            bytes_after=None,
-            marks=tuple(sorted(told.marks, key=lambda mark: mark.epoch)),
-            seeds=tuple(told.seeds),
-            overhead=told.overhead,
-            notes=tuple(told.notes),
-            period_steps=None if facts.get("every_n_steps") is None else int(facts["every_n_steps"]),
-        )
-        measured = list(report.values.items())
-        if not measured:
-            return report
-        epoch, value = measured[-1]
-        return replace(report, quality_after=value, quality_source=f"measured in {report.unit} {epoch}")
+
+def planned_of(facts: Mapping[str, Any]) -> int | None:
+    """How many epochs or periods the run file says are planned; None if it says nothing."""
+    epochs, steps, every = (facts.get(name) for name in _PLANNED)
+    if isinstance(steps, int) and isinstance(every, int) and every > 0:
+        return steps // every
+    return epochs if isinstance(epochs, int) else None
 
 
 def _of_writer(note: Path) -> RunState:

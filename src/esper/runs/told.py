@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, ClassVar
 
 from esper.nissa import MARKS, NOTED, OF_SEEDS
-from esper.report import EpochRow, Mark, Overhead, SeedRow
+from esper.report import EpochRow, Mark, Measures, Overhead, SeedRow
 
 _ROW = ("step", "flops", "parameters", "masked_units", "seconds", "measured_step")
 _GOES_BACK = frozenset({"resumed", "went_back", "rolled_back"})
@@ -35,6 +35,7 @@ class Told:
         trial: the epoch of a mask that has neither been cut nor taken back; None if there is none.
         overhead: what Esper costs, as the last epoch tells.
         stall_seconds: that the last checkpoint held training up, as far as anybody told.
+        worker_peak_bytes: the most memory that an analysis worker has held, as the last epoch tells.
         latest: the last sentences that people were told, newest first, with when and how grave.
         began: name of the network, if the beginning was told.
         is_finished: whether the report was written and nothing has happened since.
@@ -54,11 +55,25 @@ class Told:
     trial: int | None = None
     overhead: Overhead | None = None
     stall_seconds: float | None = None
+    worker_peak_bytes: float | None = None
     latest: list[tuple[float, str, str]] = field(default_factory=list)
     began: str = ""
     is_finished: bool = False
     at_seconds: float | None = None
     unreadable: int = 0
+
+    @property
+    def measures(self) -> Measures:
+        """What promises are held against."""
+        cost = self.overhead
+        return Measures(
+            self.analyses,
+            self.durations,
+            self.stall_seconds,
+            cost.esper_seconds if cost else None,
+            cost.training_seconds if cost else None,
+            self.worker_peak_bytes,
+        )
 
     def take(self, event: Any) -> None:
         """One more line, read; what is no event of ours is counted and left out."""
@@ -103,6 +118,7 @@ class Told:
             self.epochs.pop()
         self.epochs.append(row)
         self.stall_seconds = facts.get("stall_seconds")
+        self.worker_peak_bytes = facts.get("worker_peak_bytes")
         self.overhead = Overhead(
             facts["tracking_fraction"],
             facts["stall_ms_per_gb"],

@@ -361,7 +361,7 @@ class Session:
             measured_step=measured_step,
         )
         seconds = {"esper_seconds": self.seconds_in_esper, "running_seconds": now - self.started}
-        self.log.end_epoch(row, **seconds, **cost_of(self.parts.tracker, self.parts.saving))
+        self.log.end_epoch(row, **seconds, **cost_of(self.parts))
         return metrics
 
     def _hold_what_was_finite(self, is_sound: bool) -> None:

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from enum import StrEnum
 from typing import Any
 
+from esper.report import Promise, promises
 from esper.runs import RunState, Story
-
-_FAILED = ("failed", "late")
 
 
 class Health(StrEnum):
@@ -27,51 +25,9 @@ class Health(StrEnum):
 _ORDER = (Health.UNKNOWN, Health.HEALTHY, Health.DEGRADED, Health.UNHEALTHY)
 
 
-@dataclass(frozen=True)
-class Objective:
-    """One promise of the specification and what a run has measured of it.
-
-    Attributes:
-        at_least: whether `target` is the lowest good value, instead of the highest.
-        measured: None: nobody has measured it in this run.
-    """
-
-    name: str
-    target: float
-    at_least: bool
-    measured: float | None
-
-    @property
-    def is_kept(self) -> bool | None:
-        """None: unknown."""
-        if self.measured is None:
-            return None
-        return self.measured >= self.target if self.at_least else self.measured <= self.target
-
-
-def objectives(story: Story) -> tuple[Objective, ...]:
-    """The promises about the coordinator and its analyses."""
-    overhead = story.report.overhead if story.report else None
-    return (
-        Objective("analysis_success_rate", 0.95, True, success_rate(story)),
-        Objective("analysis_duration_p95", 300.0, False, duration_p95(story)),
-        Objective("checkpoint_overhead", 300.0, False, story.told.stall_seconds),
-        Objective("training_time_impact", 0.01, False, overhead.esper_fraction if overhead else None),
-        Objective("peak_memory_usage", 4e9, False, peak_memory(story)),
-    )
-
-
-def success_rate(story: Story) -> float | None:
-    """Share of analyses that came to an end; those that nobody waited for do not count."""
-    counts = {status: n for status, n in story.told.analyses.items() if status != "dropped"}
-    total = sum(counts.values())
-    return 1 - sum(counts.get(status, 0) for status in _FAILED) / total if total else None
-
-
-def duration_p95(story: Story) -> float | None:
-    """Seconds within which 95 % of the analyses were done."""
-    durations = sorted(story.told.durations)
-    return durations[math.ceil(0.95 * len(durations)) - 1] if durations else None
+def objectives(story: Story) -> tuple[Promise, ...]:
+    """The promises as the run itself judges them; of a report from before they were written down, anew."""
+    return (story.report.promises if story.report else ()) or promises(story.told.measures)
 
 
 def effectiveness(story: Story) -> float | None:
@@ -79,12 +35,6 @@ def effectiveness(story: Story) -> float | None:
     counts = story.told.analyses
     judged = counts.get("accepted", 0) + counts.get("rejected", 0)
     return counts.get("accepted", 0) / judged if judged else None
-
-
-def peak_memory(story: Story) -> float | None:
-    """Most bytes that a worker has held, as far as a report tells."""
-    peaks = [row.peak_bytes for row in (story.report.workers if story.report else ()) if row.peak_bytes]
-    return float(max(peaks)) if peaks else None
 
 
 def of_coordinator(story: Story) -> Health:

@@ -67,8 +67,8 @@ def _values(story: Story) -> dict[str, float | None]:
     values: dict[str, float | None] = {
         **dict.fromkeys(_GAUGES),
         "checkpoint_overhead": told.stall_seconds,
-        "analysis_success_rate": health.success_rate(story),
-        "analysis_duration_p95": health.duration_p95(story),
+        "analysis_success_rate": told.measures.success_rate,
+        "analysis_duration_p95": told.measures.duration_p95,
         "logical_pruning_effectiveness": health.effectiveness(story),
         "last_seen_seconds": story.at_seconds,
     }

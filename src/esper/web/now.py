@@ -4,47 +4,15 @@ from __future__ import annotations
 
 from html import escape
 
-from esper.report import RunReport, figures
-from esper.runs import RunState, Story
+from esper.report import figures
+from esper.runs import RunState, Story, doing
 from esper.web.html import moment, pill, section
-
-
-def sentence(story: Story) -> str:
-    """What goes on, as plain text."""
-    told, report = story.told, story.report
-    if report is None:
-        return "Nothing was written yet."
-    reached = report.epochs[-1].epoch if report.epochs else 0
-    of = f" of {story.planned}" if story.planned else ""
-    if story.state is RunState.FINISHED:
-        return f"Finished after {figures.things(reached, report.unit)}."
-    if story.state is RunState.STOPPED:
-        return f"Not running. It came as far as {report.unit} {reached}{of}, and can be resumed from there."
-    if story.state is RunState.UNKNOWN:
-        return f"At {report.unit} {reached}{of}. Nobody here can tell whether it is running."
-    doing = [f"Training {report.unit} {reached + 1}{of}"]
-    if told.analyzing is not None:
-        doing.append(f"analyzing the checkpoint of {report.unit} {told.analyzing} beside it")
-    if told.trial is not None:
-        doing.append(f"watching whether the mask of {report.unit} {told.trial} proves itself")
-    growing = [place for place, stage in _seeds(report).items() if stage not in _SETTLED]
-    if growing:
-        doing.append(f"growing {figures.things(len(growing), 'seed')} ({', '.join(growing)})")
-    return ", ".join(doing) + "."
-
-
-_SETTLED = frozenset({"FOSSILIZED", "CULLED", "EMBARGOED", "RESETTING", "TERMINATED", "DORMANT", "UNKNOWN"})
-
-
-def _seeds(report: RunReport) -> dict[str, str]:
-    """Where the last seed of every place stands."""
-    return {row.slot: row.after for row in report.seeds}
 
 
 def now_of(story: Story) -> str:
     """The card on top of a run's page."""
     told = story.told
-    body = f'<p class="now">{escape(sentence(story))}</p>'
+    body = f'<p class="now">{escape(doing(story))}</p>'
     costs = _costs(story)
     if costs:
         body += f"<dl>{''.join(f'<dt>{name}</dt><dd>{value}</dd>' for name, value in costs)}</dl>"

@@ -165,7 +165,7 @@ def _run(story: Story) -> dict[str, str]:
         "decisions": parts["decisions"],
         "tracks": tracks(report),
         "seeds": parts["seeds"],
-        **{name: parts[name] for name in ("proof", "workers", "notes")},
+        **{name: parts[name] for name in ("promises", "proof", "workers", "notes")},
         "numbers": _numbers(report),
     }
 
