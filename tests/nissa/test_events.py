@@ -8,7 +8,7 @@ import typing
 
 import pytest
 
-from esper.nissa import acts, events, progress, seed_events
+from esper.nissa import Spread, acts, events, progress, seed_events
 from esper.nissa.event import Event, MarkKind, Moment, Severity
 
 KINDS: list[type[Event]] = [
@@ -26,6 +26,7 @@ SAMPLES = {
     "str | None": "there",
     "float | None": 0.25,
     "Mapping[str, float]": {"accuracy": 0.5},
+    "Mapping[str, Spread]": {"step_seconds": Spread(9, 1, 0.9, 0.1, 0.05, 0.2, 0.1, 0.15, 0.19)},
     "Mapping[str, Any]": {"units": 3, "finalists": 12},
 }
 

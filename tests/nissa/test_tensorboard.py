@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from esper.nissa import TensorBoard, events, progress
+from esper.nissa import Spread, TensorBoard, events, progress
 
 EPOCH = progress.EpochEnded(
     3, 30, {"f1": 0.5, "loss": float("nan")}, 1e6, 1200, 4, 1.5, 0.1, 9.0, None, 60.0, 0.5, None
@@ -35,6 +35,8 @@ def test_numbers_are_curves_over_steps_and_acts_are_texts(tmp_path: Path) -> Non
     writer.write(1.0, EPOCH)
     writer.write(2.0, events.Refused(3, "No."))
     writer.write(3.0, events.Idle(3, "No news."))
+    spread = Spread(4, 1, 1.0, 0.25, 0.1, 0.5, 0.25, 0.5, None)
+    writer.write(4.0, progress.TelemetrySummary(3, "rank-0", {"step_seconds": spread}, 0, 0, ""))
     writer.close()
     assert list(values(tmp_path)) == [
         ("metrics/f1", 30, 0.5),
@@ -47,6 +49,9 @@ def test_numbers_are_curves_over_steps_and_acts_are_texts(tmp_path: Path) -> Non
         ("cost/checkpoint_stall_seconds", 30, 0.5),
         ("epoch", 30, 3.0),
         ("esper/no_go/text_summary", 30, "No."),
+        ("step_seconds/not_finite", 30, 1.0),
+        ("step_seconds/p50", 30, 0.25),
+        ("step_seconds/p95", 30, 0.5),
     ]
 
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import base64
 import json
 from pathlib import Path
 
 from torch.nn import functional
 
 import esper
+from esper.narset import summaries_of
 from esper.nissa import Event, ListSink, progress
 from tests.session.runs import Training, examples, optimizer_of, small_network
 
@@ -61,3 +63,37 @@ def test_sinks_of_ones_own_may_fail_and_no_file_is_written_unless_asked(tmp_path
     assert [event.epoch for event in heard.events if isinstance(event, progress.EpochEnded)] == [1]
     notes = [note for note in session.log.notes if note.startswith("Telemetry to Broken fails")]
     assert len(notes) == 1
+
+
+def test_every_step_is_timed_and_every_epoch_tells_their_exact_summary(tmp_path: Path) -> None:
+    heard = ListSink()
+    training = Training(tmp_path / "run")
+    training.session.log.telling.sinks.append(heard)
+    for _ in range(2):
+        training.epoch()
+    training.train_epoch()
+    training.session.finish(latency=False)
+    told = [event for event in heard.events if isinstance(event, progress.TelemetrySummary)]
+    assert [event.epoch for event in told] == [1, 2, 2]  # the last: steps after the last epoch
+    for event in told:
+        steps = event.spreads["step_seconds"]
+        assert steps.count + event.dropped == 5  # from each of 6 steps to the next
+        assert steps.p50 is not None
+        assert steps.p99 is not None
+        assert 0 < steps.p50 <= steps.p99
+        assert "5 steps were timed" in event.text
+    assert told[0].spreads["esper_seconds"].total > 0
+    assert told[0].spreads["loss"].total == training.session.log.epochs[0].metrics["loss"]
+    lines = map(json.loads, (tmp_path / "run" / "telemetry.jsonl").read_text().splitlines())
+    written = [line["facts"] for line in lines if line["kind"] == "telemetry_summary"]
+    assert written[0]["spreads"]["step_seconds"]["count"] == 5
+    region, summaries, _ = summaries_of(base64.b64decode(written[0]["message"]))
+    assert region == "rank-0"
+    assert summaries["step_seconds"].total == told[0].spreads["step_seconds"].total
+
+
+def test_a_run_that_is_told_not_to_sums_up_nothing(tmp_path: Path) -> None:
+    training = Training(tmp_path / "run", telemetry={"three_tier_aggregation": False})
+    training.epoch()
+    training.session.finish(latency=False)
+    assert "telemetry_summary" not in kinds(tmp_path / "run")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import socket
@@ -15,6 +16,7 @@ from typing import Any
 
 import uvicorn
 
+from esper.narset import Region, message_of
 from esper.nissa import JsonLines, acts, events, progress
 from esper.web.folder import Folder
 from esper.web.server import Address, application
@@ -39,6 +41,14 @@ def epoch(number: int, value: float = 0.5) -> progress.EpochEnded:
     return progress.EpochEnded(
         number, 8 * number, {"accuracy": value}, 1e6 / number, 1000, 0, 1.5, 0.1, 10.0, 0.001, 60.0, 0.5, None
     )
+
+
+def counted(number: int, *seconds: float) -> progress.TelemetrySummary:
+    """What the steps of an epoch took."""
+    region = Region("rank-0")
+    region.record_many("step_seconds", list(seconds))
+    message = message_of("rank-0", region.drain()[0], 0).SerializeToString()
+    return progress.TelemetrySummary(number, "rank-0", {}, 0, 0, base64.b64encode(message).decode())
 
 
 class FakeRun:

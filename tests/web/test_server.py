@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+import re
 import socket
 import urllib.request
 from pathlib import Path
@@ -12,7 +14,7 @@ import pytest
 from esper.cli.main import main
 from esper.errors import ConfigError
 from esper.web import Address
-from tests.web.served import FakeRun, epoch, get, served, training
+from tests.web.served import FakeRun, counted, epoch, get, served, training
 
 
 def test_runs_are_listed_shown_and_compared_and_nothing_of_them_is_markup(tmp_path: Path) -> None:
@@ -97,6 +99,29 @@ def test_health_and_metrics_tell_what_was_measured_and_nothing_else(tmp_path: Pa
         assert 'esper_metric{metric="accuracy",run="first"} 0.6' in text
         assert 'esper_flops_removed_fraction{run="first"} 0.5' in text
         assert 'run="old"' not in text
+
+
+def test_steps_of_all_epochs_are_one_summary_for_prometheus_and_a_line_on_the_page(tmp_path: Path) -> None:
+    run = training(tmp_path / "first")
+    run.tell(counted(1, *[0.25] * 98), counted(2, 1.0, 2.0, math.nan))
+    with (tmp_path / "first" / "telemetry.jsonl").open("a") as file:
+        line = {"at_seconds": 1.0, "kind": "telemetry_summary", "severity": "detail", "text": "", "epoch": 3}
+        file.write(json.dumps({**line, "facts": {"message": "////"}}) + "\n")
+    with served(tmp_path) as address:
+        text = get(f"{address}/metrics")[1]
+        assert "# TYPE esper_step_seconds summary" in text
+        assert 'esper_step_seconds_count{run="first"} 100.0' in text
+        assert 'esper_step_seconds_sum{run="first"} 27.5' in text
+        assert 'esper_not_finite_values_total{quantity="step_seconds",run="first"} 1.0' in text
+        within = re.findall(r'esper_step_seconds{quantile="([0-9.]+)",run="first"} (.+)', text)
+        assert [(rank, float(value)) for rank, value in within] == [
+            ("0.5", pytest.approx(0.25, rel=1 / 128)),
+            ("0.95", pytest.approx(0.25, rel=1 / 128)),
+            ("0.99", pytest.approx(1.0, rel=1 / 128)),
+        ]
+        page = get(f"{address}/run?run=first")[1]
+        assert "100 timed: half within 252 ms" in page
+        assert "1 line(s)" in page
 
 
 def test_other_names_and_other_pages_may_not_ask(tmp_path: Path) -> None:

@@ -2,9 +2,10 @@
 
 from esper.nissa import acts, events, progress, promises, seed_events, teacher_events
 from esper.nissa.apart import Apart, Forwarding, Writer
-from esper.nissa.event import Event, MarkKind, Moment, kind_of
+from esper.nissa.event import Event, MarkKind, Moment, Severity, kind_of
 from esper.nissa.jsonl import TELEMETRY_FILE, JsonLines, line_of
 from esper.nissa.kinds import MARKS, NOTED, OF_SEEDS
+from esper.nissa.progress import Spread
 from esper.nissa.settings import TelemetrySettings
 from esper.nissa.sinks import LOGGER, FanOut, ListSink, LoggerSink, Sink
 from esper.nissa.tensorboard import TensorBoard
@@ -24,7 +25,9 @@ __all__ = [
     "LoggerSink",
     "MarkKind",
     "Moment",
+    "Severity",
     "Sink",
+    "Spread",
     "TelemetrySettings",
     "TensorBoard",
     "Writer",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from esper.nissa.event import Moment, Severity
+from esper.nissa.event import Event, Moment, Severity
 
 
 @dataclass(frozen=True)
@@ -47,6 +47,83 @@ class EpochEnded(Moment):
     def text(self) -> str:
         metrics = ", ".join(f"{name} {value:.4g}" for name, value in self.metrics.items())
         return f"Step {self.step}, {self.seconds:.1f} s: {metrics or 'nothing was measured'}."
+
+
+@dataclass(frozen=True)
+class Spread:
+    """How the values of one quantity are spread; None where no finite one came.
+
+    Attributes:
+        count: of finite values; those that are not are counted apart, in `not_finite`.
+        total: their sum, rounded once.
+        p50: half of them are at most that; `p95` and `p99` likewise. Within 0.8 % of themselves.
+    """
+
+    count: int
+    not_finite: int
+    total: float
+    mean: float | None
+    least: float | None
+    most: float | None
+    p50: float | None
+    p95: float | None
+    p99: float | None
+
+
+@dataclass(frozen=True)
+class TelemetrySummary(Moment):
+    """What was counted step by step in the period that has ended, summed up.
+
+    Attributes:
+        region: which process counted it.
+        spreads: by name: `step_seconds` (from one optimizer step to the next, without the ends of periods),
+            `esper_seconds` (that the end of a period waited for Esper), `loss` (as reported).
+        dropped: values that were not taken because summing up would have cost too much.
+        held_back: problems that sinks were not told of in this process, because too many came in a minute.
+        message: the summaries as a `RegionSummary` of Leyline in base64: those of several periods or
+            processes add up exactly, where their quantiles would not.
+    """
+
+    severity, is_noted, is_recorded, by = Severity.DETAIL, False, False, "narset"
+    region: str
+    spreads: Mapping[str, Spread]
+    dropped: int
+    held_back: int
+    message: str
+
+    @property
+    def text(self) -> str:
+        steps = self.spreads.get("step_seconds")
+        if steps is None or steps.p50 is None or steps.p95 is None or steps.p99 is None:
+            return "No step was timed."
+        return (
+            f"{steps.count} steps were timed: half within {steps.p50 * 1e3:.3g} ms, 95 % within "
+            f"{steps.p95 * 1e3:.3g} ms, 99 % within {steps.p99 * 1e3:.3g} ms."
+        )
+
+
+@dataclass(frozen=True)
+class ValuesDropped(Event):
+    """Telemetry does not take every value because that would slow training."""
+
+    severity, is_noted, is_recorded, by = Severity.NEWS, False, False, "narset"
+    says = (
+        "Steps come so fast that timing all of them would cost more than {limit:.1%} of them: some are left "
+        "out, and `telemetry_summary` counts them. This is said once."
+    )
+    limit: float
+
+
+@dataclass(frozen=True)
+class ProblemsHeldBack(Event):
+    """More problems come than telemetry passes on."""
+
+    severity, is_recorded, by = Severity.PROBLEM, False, "narset"
+    says = (
+        "More than {limit} problems came within a minute: those beyond are counted, and neither files nor "
+        "other sinks are told of them. This is said once."
+    )
+    limit: int
 
 
 @dataclass(frozen=True)

@@ -19,5 +19,11 @@ class TelemetrySettings(Section):
     does and costs. What is logged and printed stays above it. For scripts without a progress bar of their
     own; `esper follow RUN` shows the same from another terminal."""
 
+    three_tier_aggregation: bool = True
+    """Time every step and sum up what was counted: one `telemetry_summary` for every epoch."""
+
+    aggregation_ratio: PositiveCount = 32
+    """How many values become one summary, and how many of those become one of the next tier."""
+
     max_waiting: PositiveCount = 10_000
     """Events that may wait for a slow sink; what comes beyond is dropped, counted, and told of once."""

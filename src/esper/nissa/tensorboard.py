@@ -9,7 +9,7 @@ from typing import Any
 
 from esper.errors import ConfigError
 from esper.nissa.event import Event, Moment, Severity, kind_of
-from esper.nissa.progress import EpochEnded
+from esper.nissa.progress import EpochEnded, TelemetrySummary
 
 
 class TensorBoard:
@@ -42,6 +42,9 @@ class TensorBoard:
             for name, value in _scalars(event):
                 self._writer.add_scalar(name, value, event.step, walltime=at_seconds)
             self._writer.flush()
+        elif isinstance(event, TelemetrySummary):
+            for name, value in _quantiles(event):
+                self._writer.add_scalar(name, value, self._step, walltime=at_seconds)
         elif event.severity >= Severity.NEWS:
             name = event.kind if isinstance(event, Moment) and event.kind else kind_of(type(event))
             self._writer.add_text(f"esper/{name}", event.text, self._step, walltime=at_seconds)
@@ -49,6 +52,15 @@ class TensorBoard:
     def close(self) -> None:
         if self._writer is not None:
             self._writer.close()
+
+
+def _quantiles(event: TelemetrySummary) -> Iterator[tuple[str, float]]:
+    """How every quantity of a summary is spread."""
+    for name, spread in event.spreads.items():
+        yield f"{name}/not_finite", float(spread.not_finite)
+        for rank, value in (("p50", spread.p50), ("p95", spread.p95), ("p99", spread.p99)):
+            if value is not None:
+                yield f"{name}/{rank}", value
 
 
 def _scalars(event: EpochEnded) -> Iterator[tuple[str, float]]:

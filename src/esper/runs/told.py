@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 from collections.abc import Callable, Mapping
@@ -9,6 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO, ClassVar
 
+from esper.errors import ContractError
+from esper.narset import Summary, merged, summaries_of
 from esper.nissa import MARKS, NOTED, OF_SEEDS
 from esper.report import EpochRow, Mark, Measures, Overhead, SeedRow
 
@@ -36,6 +39,7 @@ class Told:
         overhead: what Esper costs, as the last epoch tells.
         stall_seconds: that the last checkpoint held training up, as far as anybody told.
         worker_peak_bytes: the most memory that an analysis worker has held, as the last epoch tells.
+        counted: what was counted step by step, over all processes of the run, by name.
         latest: the last sentences that people were told, newest first, with when and how grave.
         began: name of the network, if the beginning was told.
         is_finished: whether the report was written and nothing has happened since.
@@ -56,6 +60,7 @@ class Told:
     overhead: Overhead | None = None
     stall_seconds: float | None = None
     worker_peak_bytes: float | None = None
+    counted: dict[str, Summary] = field(default_factory=dict)
     latest: list[tuple[float, str, str]] = field(default_factory=list)
     began: str = ""
     is_finished: bool = False
@@ -81,7 +86,7 @@ class Told:
             kind, epoch, facts = str(event["kind"]), event["epoch"], event["facts"]
             text, severity, at_seconds = str(event["text"]), event["severity"], float(event["at_seconds"])
             self._hear(kind, epoch, facts, at_seconds)
-        except (ValueError, KeyError, TypeError, AttributeError):
+        except (ValueError, KeyError, TypeError, AttributeError, ContractError):
             self.unreadable += 1
             return
         self.at_seconds = at_seconds
@@ -126,6 +131,11 @@ class Told:
             facts["esper_seconds"],
         )
 
+    def _count(self, _: Any, facts: Mapping[str, Any], __: float) -> None:
+        summaries = summaries_of(base64.b64decode(facts["message"], validate=True))[1]
+        for name, summary in summaries.items():
+            self.counted[name] = merged((self.counted[name], summary)) if name in self.counted else summary
+
     def _begin(self, _: Any, facts: Mapping[str, Any], __: float) -> None:
         self.began = str(facts["model"])
 
@@ -154,6 +164,7 @@ class Told:
         "decided": _decide,
         "analysis_began": _begin_analysis,
         "analysis_ended": _end_analysis,
+        "telemetry_summary": _count,
         "masked": _mask,
         "cut": _settle,
     }

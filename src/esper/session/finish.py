@@ -91,6 +91,7 @@ def finish(session: Session, *, latency: bool) -> Result:
     _save_final(session)
     report = _report(session, timed, training_seconds, judged)
     path = write_report(report, session.run_dir)
+    parts.telemetry.end_rest(session.epoch)
     session.log.tell(progress.Finished(session.epoch))
     session.detach()
     target, cost = parts.terms.config.pruning.target, parts.terms.config.pruning.cost

@@ -222,6 +222,7 @@ class Session:
         self._desk.carry_out()
         self._epoch_started = self._clock()
         self.seconds_in_esper += self._epoch_started - begun
+        self.parts.telemetry.end_epoch(self.epoch, self._epoch_started - begun, numbers)
         failure = failure or self.parts.saving.failure()
         if failure is not None:
             self.log.tell(events.SaveFailed(self.epoch, str(failure)))
@@ -391,6 +392,7 @@ class Session:
 
     def _count_step(self, *_: object) -> None:
         self.log.progress.step += 1
+        self.parts.telemetry.step()
         self._desk.glance()
 
     def _require_running(self) -> None:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import base64
 import math
 import sys
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from esper.narset import Capped, Region, message_of, spread_of
 from esper.nissa import (
     TELEMETRY_FILE,
     Apart,
@@ -17,6 +20,7 @@ from esper.nissa import (
     TelemetrySettings,
     TensorBoard,
     Writer,
+    progress,
 )
 from esper.session.live import LiveView
 from esper.session.log import RunLog
@@ -28,27 +32,94 @@ if TYPE_CHECKING:
 
 TENSORBOARD_DIRECTORY = "tensorboard"
 
+_REGION = "rank-0"
+"""A session trains in one process."""
+
+_MAX_FRACTION = 0.01
+"""Share of the time between steps that summing up may take; only steps of a millisecond come near it."""
+
 
 class Telemetry:
-    """The sinks of a run that have a thread each; they are told from now on.
+    """The sinks of a run that have a thread each, told from now on, and what is counted step by step.
 
     Args:
         run: the run directory.
         settings: which files are written.
         own: sinks of the user's.
         log: of the run.
+        clock: seconds.
 
     Raises:
         ConfigError: what a file needs is not installed.
     """
 
-    def __init__(self, run: Path, settings: TelemetrySettings, own: Sequence[Sink], log: RunLog) -> None:
+    def __init__(
+        self,
+        run: Path,
+        settings: TelemetrySettings,
+        own: Sequence[Sink],
+        log: RunLog,
+        clock: Callable[[], float] = time.perf_counter,
+    ) -> None:
         writers = [*_files(run, settings, log), *((type(sink).__name__, Forwarding(sink)) for sink in own)]
         self._sinks = [Apart(name, writer, log.tell, settings.max_waiting) for name, writer in writers]
-        log.telling.sinks.extend(self._sinks)
+        self._capped = Capped(self._sinks, log.tell)
+        log.telling.sinks.append(self._capped)
         self.promises = PromiseWatch(log.tell)
         """Whether Esper keeps what it promises of itself."""
         log.telling.sinks.append(self.promises)  # last: what it tells comes after what it is about
+        self._log = log
+        self._clock = clock
+        self._region: Region | None = None
+        if settings.three_tier_aggregation:
+            ratio = settings.aggregation_ratio
+            self._region = Region(_REGION, ratio, max_fraction=_MAX_FRACTION, clock=clock)
+        self._last_step = math.nan
+
+    def step(self) -> None:
+        """The optimizer has made a step: it took as long as the one before is ago."""
+        if self._region is None:
+            return
+        now = self._clock()
+        if now > self._last_step:  # false after the end of a period, which is no part of a step
+            self._region.record("step_seconds", now - self._last_step)
+        self._last_step = now
+
+    def end_epoch(self, epoch: int, esper_seconds: float, metrics: Mapping[str, float]) -> None:
+        """Tells the summary of the period that has ended, if anything was counted in it.
+
+        Args:
+            epoch: that has ended.
+            esper_seconds: that its end waited for Esper.
+            metrics: that it reported.
+        """
+        if self._region is None:
+            return
+        self._last_step = math.nan
+        self._region.record_many("esper_seconds", [esper_seconds])
+        self._region.record_many("loss", [metrics["loss"]] if "loss" in metrics else [])
+        self._tell(self._region, epoch)
+
+    def end_rest(self, epoch: int) -> None:
+        """The run has ended: tells of steps after the last period, if there were any."""
+        if self._region is not None and not self._region.is_empty:
+            self._tell(self._region, epoch)
+
+    def _tell(self, region: Region, epoch: int) -> None:
+        summaries, dropped = region.drain()
+        if dropped:
+            self._log.tell(progress.ValuesDropped(_MAX_FRACTION))
+        message = message_of(region.name, summaries, dropped).SerializeToString()
+        self._log.tell(
+            progress.TelemetrySummary(
+                epoch=epoch,
+                region=region.name,
+                spreads={name: spread_of(one) for name, one in summaries.items()},
+                dropped=dropped,
+                held_back=self._capped.held_back,
+                message=base64.b64encode(message).decode(),
+            )
+        )
 
     def close(self) -> None:
         """Lets every sink take what it was told; a dead one is not waited for long."""

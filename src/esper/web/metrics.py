@@ -6,10 +6,11 @@ import math
 from collections.abc import Iterator, Sequence
 
 from prometheus_client import CollectorRegistry, generate_latest
-from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 from prometheus_client.registry import Collector
 
+from esper.narset import Summary
 from esper.runs import RunState, Story
 from esper.web import health
 
@@ -44,7 +45,7 @@ class _Runs(Collector):
     def __init__(self, stories: Sequence[Story]) -> None:
         self._stories = stories
 
-    def collect(self) -> Iterator[GaugeMetricFamily]:
+    def collect(self) -> Iterator[Metric]:
         counts = GaugeMetricFamily("esper_runs", "Runs in the folder by their state", labels=["state"])
         for state in RunState:
             counts.add_metric([state.value], sum(story.state is state for story in self._stories))
@@ -59,6 +60,7 @@ class _Runs(Collector):
             yield gauge
         yield _metrics(running)
         yield _analyses(running)
+        yield from _counted(running)
 
 
 def _values(story: Story) -> dict[str, float | None]:
@@ -109,3 +111,23 @@ def _analyses(running: Sequence[Story]) -> GaugeMetricFamily:
         for status, number in story.told.analyses.items():
             gauge.add_metric([story.name, status], number)
     return gauge
+
+
+def _counted(running: Sequence[Story]) -> Iterator[Metric]:
+    """Seconds of steps since the run began, with their quantiles."""
+    steps = Metric("esper_step_seconds", "Seconds from one optimizer step to the next", "summary")
+    odd = CounterMetricFamily(
+        "esper_not_finite_values", "Counted values that were no finite numbers", labels=["run", "quantity"]
+    )
+    for story in running:
+        labels = {"run": story.name}
+        for name, summary in story.told.counted.items():
+            odd.add_metric([story.name, name], summary.not_finite)
+        summary = story.told.counted.get("step_seconds", Summary())
+        for rank in (0.5, 0.95, 0.99):
+            if (value := summary.quantile(rank)) is not None:
+                steps.add_sample("esper_step_seconds", {**labels, "quantile": str(rank)}, value)
+        steps.add_sample("esper_step_seconds_count", labels, summary.finite)
+        steps.add_sample("esper_step_seconds_sum", labels, summary.total)
+    yield steps
+    yield odd

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from html import escape
 
+from esper.narset import Summary
 from esper.report import figures
 from esper.runs import RunState, Story, doing
 from esper.web.html import moment, pill, section
@@ -25,6 +26,14 @@ def now_of(story: Story) -> str:
     return section("Now" if story.state is not RunState.FINISHED else "At the end", body)
 
 
+def _steps(steps: Summary) -> str:
+    """How long the steps of the whole run took."""
+    ranks = {"half": 0.5, "95 %": 0.95, "99 %": 0.99}
+    within = {words: steps.quantile(rank) for words, rank in ranks.items()}
+    parts = [f"{words} within {value * 1e3:.3g} ms" for words, value in within.items() if value is not None]
+    return f"{steps.finite:,} timed: {', '.join(parts)}"
+
+
 def _costs(story: Story) -> list[tuple[str, str]]:
     """What Esper costs in this run, and when it was heard of last."""
     told, report = story.told, story.report
@@ -42,6 +51,9 @@ def _costs(story: Story) -> list[tuple[str, str]]:
         rows.append(
             ("analyses, beside training", f"{len(told.durations)}, {figures.seconds(sum(told.durations))}")
         )
+    steps = told.counted.get("step_seconds")
+    if steps is not None and steps.finite:
+        rows.append(("steps", _steps(steps)))
     if told.at_seconds is not None:
         rows.append(("last sign of life", moment(told.at_seconds)))
     return rows

@@ -428,20 +428,28 @@ class TelemetryPacket(_message.Message):
     def __init__(self, version: _Optional[int] = ..., region: _Optional[str] = ..., sequence: _Optional[int] = ..., events: _Optional[_Iterable[_Union[TelemetryEvent, _Mapping]]] = ..., dropped: _Optional[int] = ...) -> None: ...
 
 class MetricSummary(_message.Message):
-    __slots__ = ("count", "sum", "sum_of_squares", "min", "max", "not_finite")
+    __slots__ = ("count", "sum", "sum_of_squares", "min", "max", "not_finite", "sum_rest", "sum_of_squares_rest", "bucket_steps", "bucket_counts")
     COUNT_FIELD_NUMBER: _ClassVar[int]
     SUM_FIELD_NUMBER: _ClassVar[int]
     SUM_OF_SQUARES_FIELD_NUMBER: _ClassVar[int]
     MIN_FIELD_NUMBER: _ClassVar[int]
     MAX_FIELD_NUMBER: _ClassVar[int]
     NOT_FINITE_FIELD_NUMBER: _ClassVar[int]
+    SUM_REST_FIELD_NUMBER: _ClassVar[int]
+    SUM_OF_SQUARES_REST_FIELD_NUMBER: _ClassVar[int]
+    BUCKET_STEPS_FIELD_NUMBER: _ClassVar[int]
+    BUCKET_COUNTS_FIELD_NUMBER: _ClassVar[int]
     count: int
     sum: float
     sum_of_squares: float
     min: float
     max: float
     not_finite: int
-    def __init__(self, count: _Optional[int] = ..., sum: _Optional[float] = ..., sum_of_squares: _Optional[float] = ..., min: _Optional[float] = ..., max: _Optional[float] = ..., not_finite: _Optional[int] = ...) -> None: ...
+    sum_rest: _containers.RepeatedScalarFieldContainer[float]
+    sum_of_squares_rest: _containers.RepeatedScalarFieldContainer[float]
+    bucket_steps: _containers.RepeatedScalarFieldContainer[int]
+    bucket_counts: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, count: _Optional[int] = ..., sum: _Optional[float] = ..., sum_of_squares: _Optional[float] = ..., min: _Optional[float] = ..., max: _Optional[float] = ..., not_finite: _Optional[int] = ..., sum_rest: _Optional[_Iterable[float]] = ..., sum_of_squares_rest: _Optional[_Iterable[float]] = ..., bucket_steps: _Optional[_Iterable[int]] = ..., bucket_counts: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class RegionSummary(_message.Message):
     __slots__ = ("version", "region", "senders", "metrics", "dropped")
