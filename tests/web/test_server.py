@@ -114,11 +114,8 @@ def test_steps_of_all_epochs_are_one_summary_for_prometheus_and_a_line_on_the_pa
         assert 'esper_step_seconds_sum{run="first"} 27.5' in text
         assert 'esper_not_finite_values_total{quantity="step_seconds",run="first"} 1.0' in text
         within = re.findall(r'esper_step_seconds{quantile="([0-9.]+)",run="first"} (.+)', text)
-        assert [(rank, float(value)) for rank, value in within] == [
-            ("0.5", pytest.approx(0.25, rel=1 / 128)),
-            ("0.95", pytest.approx(0.25, rel=1 / 128)),
-            ("0.99", pytest.approx(1.0, rel=1 / 128)),
-        ]
+        assert [rank for rank, _ in within] == ["0.5", "0.95", "0.99"]
+        assert [float(value) for _, value in within] == pytest.approx([0.25, 0.25, 1.0], rel=1 / 128)
         page = get(f"{address}/run?run=first")[1]
         assert "100 timed: half within 252 ms" in page
         assert "1 line(s)" in page
