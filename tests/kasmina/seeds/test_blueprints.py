@@ -7,8 +7,12 @@ from pathlib import Path
 import pytest
 import torch
 from torch import nn
+from torch.nn import functional as F
+from torch.optim import SGD
 
+from esper.anatomy import Kind
 from esper.errors import ConfigError
+from esper.kasmina import LiveNetwork
 from esper.kasmina.seeds.blueprints import BLUEPRINTS, blueprint
 
 SHAPES = {
@@ -16,6 +20,7 @@ SHAPES = {
     "conv": [(2, 4, 6), (2, 4, 5, 5), (2, 4, 3, 3, 3)],
     "bottleneck": [(2, 4, 6), (2, 4, 5, 5), (2, 1, 5, 5)],
     "mlp": [(2, 6), (2, 5, 6)],
+    "attention": [(2, 5, 6), (2, 5, 48)],
     "low_rank": [(2, 6), (2, 5, 6)],
     "norm": [(2, 6), (2, 5, 6), (2, 4, 5, 5)],
 }
@@ -41,6 +46,39 @@ def test_options_choose_how_large_it_is() -> None:
 def test_activations_without_positions_are_refused_where_there_is_to_be_convolved() -> None:
     with pytest.raises(ConfigError, match=r"needs activations \[samples, channels.*\[2, 6\]"):
         blueprint("conv", {})(torch.randn(2, 6))
+
+
+def awake(heads: int, *, causal: bool) -> nn.Module:
+    """An attention that does not answer with zeros."""
+    seed = blueprint("attention", {})(torch.zeros(2, 5, 48), heads=heads, causal=causal)
+    assert isinstance(seed.output, nn.Linear)
+    nn.init.normal_(seed.output.weight)
+    return seed
+
+
+@pytest.mark.parametrize("causal", [False, True])
+def test_attention_reads_later_positions_only_where_it_may(causal: bool) -> None:
+    x = torch.randn(2, 5, 48)
+    seed, other = awake(3, causal=causal), x.clone()
+    other[:, -1] += 1.0
+    changed = (seed(x) - seed(other)).abs().amax(dim=(0, 2)) > 1e-6
+    assert changed.tolist() == [not causal] * 4 + [True]
+
+
+def test_the_heads_of_an_attention_are_units_that_can_be_cut() -> None:
+    model = nn.Sequential(nn.Linear(8, 48), awake(3, causal=True), nn.Flatten(), nn.Linear(240, 4))
+    batch = torch.randn(6, 5, 8), torch.randint(4, (6,))
+    network = LiveNetwork(model, SGD(model.parameters(), 0.1), batch, F.cross_entropy)
+    heads = network.anatomy.kind_of == Kind.HEAD.value
+    assert heads.sum() == 3
+    assert network.cuttable_units()[heads].all()
+
+
+def test_heads_have_to_divide_the_features() -> None:
+    with pytest.raises(ConfigError, match=r"cannot share 48 features among 5 heads"):
+        blueprint("attention", {})(torch.zeros(2, 5, 48), heads=5)
+    with pytest.raises(ConfigError, match=r"needs activations \[samples, positions, features\].*\[2, 48\]"):
+        blueprint("attention", {})(torch.zeros(2, 48))
 
 
 def test_an_unknown_name_is_refused_with_those_that_are_known() -> None:

@@ -52,6 +52,7 @@ def with_and_without(
         (convolutions, "2", "conv", True),
         (perceptron, "2", "mlp", False),
         (Attention, "blocks.2", "low_rank", True),
+        (Attention, "blocks.2", "attention", False),
         (Recurrent, "rnn", "norm", False),
     ],
 )

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from esper.errors import ConfigError
 
@@ -16,6 +17,9 @@ Blueprint = Callable[..., nn.Module]
 
 ENTRY_POINTS = "esper.blueprints"
 """The group under which installed packages offer theirs."""
+
+_HEAD_FEATURES = 16
+"""Fewest features that an attention head has unless somebody says how many heads there are."""
 
 _CONVOLUTIONS: Mapping[int, Callable[..., nn.Module]] = {3: nn.Conv1d, 4: nn.Conv2d, 5: nn.Conv3d}
 
@@ -52,6 +56,49 @@ def low_rank(like: Tensor, *, rank: int = 4) -> nn.Module:
     return nn.Sequential(down, _silent(nn.Linear(rank, features, bias=False)))
 
 
+class SelfAttention(nn.Module):
+    """Every position reads the others: activations [samples, positions, features] to the same shape."""
+
+    def __init__(self, features: int, heads: int, *, causal: bool) -> None:
+        super().__init__()
+        # Not the number of heads, which pruning makes smaller.
+        self.head_features, self.causal = features // heads, causal
+        self.query, self.key, self.value = (nn.Linear(features, features) for _ in range(3))
+        self.output = _silent(nn.Linear(features, features))
+
+    def forward(self, x: Tensor) -> Tensor:
+        # [samples, heads, positions, features of a head]
+        q, k, v = (
+            part(x).unflatten(-1, (-1, self.head_features)).transpose(1, 2)
+            for part in (self.query, self.key, self.value)
+        )
+        read = F.scaled_dot_product_attention(q, k, v, is_causal=self.causal)
+        answer: Tensor = self.output(read.transpose(1, 2).flatten(2))
+        return answer
+
+
+def attention(like: Tensor, *, heads: int | None = None, causal: bool = False) -> nn.Module:
+    """Self-attention over the positions of [samples, positions, features].
+
+    With `causal` no position reads a later one: a network that tells the next token from those before it
+    needs that, or the seed would read the answer.
+    """
+    if like.dim() != 3:
+        raise ConfigError(
+            "The blueprint 'attention' needs activations [samples, positions, features], and here they are "
+            f"{list(like.shape)}. Nothing was changed. 'mlp' and 'low_rank' work over the last axis of any."
+        )
+    features = like.shape[-1]
+    if heads is None:
+        heads = next(n for n in range(max(features // _HEAD_FEATURES, 1), 0, -1) if features % n == 0)
+    if heads < 1 or features % heads:
+        raise ConfigError(
+            f"The blueprint 'attention' cannot share {features} features among {heads} heads. Nothing was "
+            "changed. Give a number of heads that divides them."
+        )
+    return SelfAttention(features, heads, causal=causal)
+
+
 def norm(like: Tensor) -> nn.Module:
     """The normalized input, scaled: over channels and positions of images, over the last axis elsewhere."""
     if like.dim() in (4, 5):
@@ -69,6 +116,7 @@ BLUEPRINTS: Mapping[str, Blueprint] = {
     "conv": conv,
     "bottleneck": bottleneck,
     "mlp": mlp,
+    "attention": attention,
     "low_rank": low_rank,
     "norm": norm,
 }
