@@ -15,7 +15,7 @@ from esper.errors import ConfigError
 from esper.kasmina import LiveNetwork
 from esper.kasmina.seeds.blueprints import BLUEPRINTS, blueprint
 
-SHAPES = {
+SHAPES: dict[str, list[tuple[int, ...]]] = {
     "auto": [(2, 6), (2, 5, 6), (2, 4, 5, 5)],
     "conv": [(2, 4, 6), (2, 4, 5, 5), (2, 4, 3, 3, 3)],
     "bottleneck": [(2, 4, 6), (2, 4, 5, 5), (2, 1, 5, 5)],
