@@ -6,8 +6,8 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --quiet --disable-pip-version-check --constraint constraints.txt
 PYTHON ?= $(shell for name in python3.11 python3 python3.12 python3.13 python3.14 python; do \
 	"$$name" -c 'import sys, venv; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 && { echo "$$name"; break; }; done)
-# The browser that the pages of `esper serve` are tested in.
-SYSTEM_PACKAGES := chromium
+# The browser that the pages of `esper serve` are tested in, and the server that tests of the bus start.
+SYSTEM_PACKAGES := chromium redis-server
 # Files of tests go to whoever is free, in this order: what comes last must be short.
 LONGEST_FIRST := tests/faults tests/end_to_end tests/session tests/elesh tests/anatomy
 TESTS := $(LONGEST_FIRST) $(filter-out $(LONGEST_FIRST),$(patsubst %/,%,$(sort $(wildcard tests/*/)))) \
