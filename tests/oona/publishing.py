@@ -7,7 +7,8 @@ import time
 from pathlib import Path
 
 from esper.leyline.wire import messages
-from esper.oona import JournalBus, envelope_of
+from esper.oona import envelope_of
+from esper.oona.journal import JournalBus
 
 TOPIC = "TelemetryEvent"
 

@@ -7,7 +7,10 @@ from pathlib import Path
 import pytest
 
 from esper.errors import BusError, ConfigError
-from esper.oona import JournalBus, RedisBus, checked_address, open_bus
+from esper.oona import open_bus
+from esper.oona.address import checked_address
+from esper.oona.journal import JournalBus
+from esper.oona.streams import RedisBus
 from tests.oona.servers import redis_server
 
 

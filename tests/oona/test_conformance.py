@@ -13,7 +13,10 @@ import pytest
 
 from esper.errors import ContractError
 from esper.leyline.wire import messages
-from esper.oona import Bus, Delivery, JournalBus, Limits, MemoryBus, RedisBus, Subscription, envelope_of
+from esper.oona import Limits, MemoryBus, envelope_of
+from esper.oona.bus import Bus, Delivery, Subscription
+from esper.oona.journal import JournalBus
+from esper.oona.streams import RedisBus
 from tests.oona.servers import redis_server
 
 TOPIC = "TelemetryEvent"

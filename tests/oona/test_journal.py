@@ -17,7 +17,8 @@ import pytest
 
 from esper.errors import BusError
 from esper.leyline import ManualClock
-from esper.oona import JournalBus, Limits
+from esper.oona import Limits
+from esper.oona.journal import JournalBus
 from tests.oona.publishing import TOPIC, record
 
 ROOT = Path(__file__).parents[2]

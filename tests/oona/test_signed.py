@@ -7,7 +7,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from esper.leyline.wire import BelievedKeys, SignedChannel, messages
-from esper.oona import Bus, JournalBus, Limits, Subscription
+from esper.oona import Limits
+from esper.oona.bus import Bus, Subscription
+from esper.oona.journal import JournalBus
 
 KEYS = BelievedKeys("k1", {"k1": bytes(range(32))})
 BOOT = bytes(16)

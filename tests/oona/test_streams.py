@@ -8,7 +8,7 @@ import pytest
 import redis
 
 from esper.errors import BusError, ConfigError
-from esper.oona import RedisBus
+from esper.oona.streams import RedisBus
 from tests.oona.publishing import TOPIC, record
 from tests.oona.servers import redis_server
 
