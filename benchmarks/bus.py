@@ -31,7 +31,7 @@ def record(number: int) -> messages.EventEnvelope:
         kind="epoch_ended",
         by="session",
         text="Step 1200.",
-        metrics={"accuracy": 0.91, "loss": 0.31},,
+        metrics={"accuracy": 0.91, "loss": 0.31},
     )
     return envelope_of(message, at_seconds=time.time(), key=f"run/0123456789ab/{number:012d}")
 
