@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import random
 import time
 from collections.abc import Callable
@@ -125,7 +126,7 @@ def worst_quantile(values: list[float]) -> float:
     summary, ordered = summary_of(values), sorted(values)
     errors = []
     for percent in range(101):
-        exact = ordered[int(percent / 100 * (len(values) - 1))]
+        exact = ordered[max(math.ceil(percent / 100 * len(values)) - 1, 0)]
         found = summary.quantile(percent / 100)
         assert found is not None
         errors.append(abs(found - exact) / exact)

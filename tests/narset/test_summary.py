@@ -10,6 +10,12 @@ from hypothesis import strategies as st
 
 from esper.narset.summary import LARGEST, RELATIVE_ERROR, Summary, merged, summed
 
+
+def ranked(values: list[float], share: float) -> float:
+    """The least value that at least this share of them is not above."""
+    return next(one for one in sorted(values) if sum(v <= one for v in values) >= share * len(values))
+
+
 NUMBERS = st.lists(st.floats() | st.floats(-1e3, 1e3), max_size=70)
 SHARES = (0.0, 0.5, 0.95, 0.99, 1.0)
 
@@ -45,7 +51,7 @@ def test_sums_are_exact_and_what_is_not_finite_is_counted_apart(values: list[flo
 def test_quantiles_are_within_the_stated_error_of_the_value_of_that_rank(
     values: list[float], share: float
 ) -> None:
-    exact = sorted(values)[math.floor(share * (len(values) - 1))]
+    exact = ranked(values, share)
     found = summed(values).quantile(share)
     assert found is not None
     assert abs(found - exact) <= RELATIVE_ERROR * abs(exact) + 2.0**-1028  # the last: below 2.2e-308
@@ -57,13 +63,17 @@ def test_quantiles_stay_within_it_after_a_thousand_merges() -> None:
     summary = merged(summed(values[start : start + 32]) for start in range(0, len(values), 32))
     assert summary == summed(values)
     for share in SHARES:
-        exact = sorted(values)[math.floor(share * (len(values) - 1))]
+        exact = sorted(values)[max(math.ceil(share * len(values)) - 1, 0)]
         assert summary.quantile(share) == pytest.approx(exact, rel=RELATIVE_ERROR)
 
 
 def test_what_cancels_leaves_exactly_what_is_left() -> None:
     assert summed([1e100, 1.0, -1e100]).total == 1.0
     assert merged((summed([1e100]), summed([1.0]), summed([-1e100]))).mean == 1 / 3
+
+
+def test_of_few_values_the_largest_is_among_the_last_percent() -> None:
+    assert summed([1.0, 1.0, 1.0, 1.0, 9.0]).quantile(0.95) == 9.0
 
 
 def test_without_a_finite_value_nothing_is_known() -> None:

@@ -64,13 +64,13 @@ class Summary(NamedTuple):
         return self.total / self.finite if self.finite else None
 
     def quantile(self, share: float) -> float | None:
-        """The value of rank `share` x (count - 1), rounded down, within `RELATIVE_ERROR` of itself.
+        """The least value that at least this share is not above, within `RELATIVE_ERROR` of itself.
 
         None where nothing finite was summed up, or by a writer that kept no buckets.
         """
         if self.least is None or self.most is None or not self.buckets:
             return None
-        rank = math.floor(share * (self.finite - 1))
+        rank = max(math.ceil(share * self.finite) - 1, 0)
         for bucket in sorted(self.buckets):
             rank -= self.buckets[bucket]
             if rank < 0:
