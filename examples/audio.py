@@ -37,7 +37,7 @@ def accuracy(model: nn.Module, sounds: Tensor, digits: Tensor) -> float:
 
 
 def main(run_dir: Path, epochs: int = 12) -> tuple[float, float]:
-    """Trains and prunes; returns the share of the FLOPs that went and the accuracy on recordings that nothing was decided by."""
+    """Trains and prunes; returns the share of the FLOPs that went, and the accuracy on unheard recordings."""
     torch.manual_seed(0)
     model = nn.Sequential(
         *(nn.Conv1d(13, 64, 3, padding=1), nn.BatchNorm1d(64), nn.ReLU(), nn.MaxPool1d(2)),

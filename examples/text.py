@@ -35,7 +35,7 @@ class Characters(nn.Module):
 
 
 def main(run_dir: Path, steps: int = 800, every: int = 50) -> tuple[float, float]:
-    """Trains and prunes; returns the share of the FLOPs that went and the loss in nats per character on text it has not seen."""
+    """Trains and prunes; returns the share of the FLOPs that went, and nats per character of unseen text."""
     torch.manual_seed(0)
     kinds = {letter: number for number, letter in enumerate(sorted(set(TEXT)))}
     windows = torch.tensor([kinds[letter] for letter in TEXT]).unfold(0, CONTEXT + 1, 1)
