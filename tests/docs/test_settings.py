@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator
 from itertools import groupby
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
-from esper import Config
-from esper.cli.explain import setting_rows
+from esper.cli.main import app
 from tests.docs.pages import DOCUMENTS, ROOT, named
 
 PAGE = ROOT / "docs" / "configuration.md"
 BEGIN = "<!-- Every setting: made by `python -m tests.docs.test_settings`. -->\n"
-ROWS = setting_rows(Config(), "")
-SECTIONS = sorted({row.key.partition(".")[0] for row in ROWS})
-KEYS = {row.key for row in ROWS}
+ROWS = json.loads(CliRunner().invoke(app, ["config", "--explain", "--json"]).stdout)
+SECTIONS = sorted({row["key"].partition(".")[0] for row in ROWS})
+KEYS = {row["key"] for row in ROWS}
 CALLED = re.compile(rf"`((?:{'|'.join(SECTIONS)})(?:\.[a-z_]+)+)(?: = [^`]*)?`")
 OTHERS = {"telemetry.jsonl", "importance.safetensors", "growing.try_out"}
 """Files and a method that begin like a section."""
@@ -29,12 +30,12 @@ def tables() -> str:
 
 
 def _tables() -> Iterator[str]:
-    for section, rows in groupby(ROWS, lambda row: row.key.partition(".")[0]):
+    for section, rows in groupby(ROWS, lambda row: row["key"].partition(".")[0]):
         yield f"\n### `{section}`\n\n| key | type | default | meaning |\n|---|---|---|---|"
         for row in rows:
-            kind = row.type.replace("|", "or")
-            default = "unset" if row.default is None else _short(str(row.default))
-            yield f"| `{row.key.partition('.')[2]}` | {kind} | {default} | {row.meaning} |"
+            kind = row["type"].replace("|", "or")
+            default = "unset" if row["default"] is None else _short(str(row["default"]))
+            yield f"| `{row['key'].partition('.')[2]}` | {kind} | {default} | {row['meaning']} |"
 
 
 def _short(value: str) -> str:
