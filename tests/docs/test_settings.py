@@ -35,7 +35,8 @@ def _tables() -> Iterator[str]:
         for row in rows:
             kind = row["type"].replace("|", "or")
             default = "unset" if row["default"] is None else _short(str(row["default"]))
-            yield f"| `{row['key'].partition('.')[2]}` | {kind} | {default} | {row['meaning']} |"
+            key = row["key"].partition(".")[2]
+            yield f"| `{key}` | {kind} | {default} | {row['meaning']} |"
 
 
 def _short(value: str) -> str:
