@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import re
 import socket
+import tempfile
 import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -14,6 +18,8 @@ import pytest
 from esper.cli.main import main
 from esper.errors import ConfigError
 from esper.web import Address
+from esper.web.folder import Folder
+from esper.web.pages import overview, run_page
 from tests.web.served import FakeRun, counted, epoch, get, served, training
 
 
@@ -145,6 +151,79 @@ def test_a_folder_that_is_empty_or_from_elsewhere_is_shown_with_a_clear_word(tmp
         assert "are no telemetry and were left out" in text
         assert "is not JSON" in text
         assert get(address)[0] == 200
+
+
+def test_of_many_runs_the_newest_are_listed_and_the_rest_on_demand(tmp_path: Path) -> None:
+    for number in range(103):
+        FakeRun(tmp_path / f"run-{number:03}")
+    training(tmp_path / "zzz")
+    with served(tmp_path) as address:
+        text = get(address)[1]
+        assert text.count("<tr>") == 101
+        assert "zzz" in text
+        assert "4 older runs not listed" in text
+        text = get(f"{address}/?all=yes")[1]
+        assert text.count("<tr>") == 105
+        assert "not listed" not in text
+
+
+def test_a_page_is_only_sent_what_it_does_not_show_yet(tmp_path: Path) -> None:
+    run = training(tmp_path / "first")
+    with served(tmp_path) as address:
+        page = get(f"{address}/run?run=first")[1]
+        found = re.findall(r'id="part-(\w+)" class="part" data-digest="(\w+)"', page)
+        seen = ",".join(f"{name}:{digest}" for name, digest in found)
+        asked = f"{address}/events?page=/run&run=first&seen={seen}"
+        with urllib.request.urlopen(asked, timeout=60) as stream:
+            run.tell(epoch(3, 0.7))
+            first = json.loads(stream.readline().removeprefix(b"data: "))
+    assert "Training epoch 4 of 9" in first["now"]
+    assert "notes" not in first
+
+
+@contextmanager
+def nobody() -> Iterator[None]:
+    """Where this process may read everything it is somebody else for a while."""
+    was = os.geteuid()
+    if was == 0:
+        os.seteuid(65534)
+    try:
+        yield
+    finally:
+        os.seteuid(was)
+
+
+def test_folders_without_permission_are_told_of_and_the_others_shown() -> None:
+    with tempfile.TemporaryDirectory() as place:
+        folder = Path(place)
+        folder.chmod(0o755)
+        for name in ("open", "closed"):
+            FakeRun(folder / name).tell(epoch(1))
+        (folder / "open" / "telemetry.jsonl").chmod(0o000)
+        (folder / "closed").chmod(0o000)
+        runs = Folder(folder)
+        with nobody():
+            listed = overview(runs).parts()["runs"]
+            shown = run_page(runs, "open").parts()["head"]
+        (folder / "closed").chmod(0o700)
+    assert "1 folder cannot be read by whoever runs this server: closed (Permission denied)" in listed
+    assert ">open</a>" in listed
+    assert "telemetry.jsonl cannot be read: Permission denied" in shown
+
+
+def test_a_run_of_another_version_is_shown_as_far_as_it_is_understood(tmp_path: Path) -> None:
+    run = training(tmp_path / "first")
+    later = {"at_seconds": 1.0, "kind": "dreamt", "severity": "news", "by": "x", "epoch": 2, "text": "New."}
+    later["facts"] = {}
+    with (tmp_path / "first" / "telemetry.jsonl").open("a") as file:
+        file.write(json.dumps(later) + "\n" + json.dumps({**later, "kind": "epoch_ended"}) + "\n")
+    run.tell(epoch(3, 0.9))
+    (tmp_path / "first" / "report.json").write_text('{"title": "of the future", "shape": 4}')
+    with served(tmp_path) as address:
+        status, text = get(f"{address}/run?run=first")
+    assert status == 200
+    for words in ("Training epoch 4 of 9", "New.", "1 line(s)", "report.json"):
+        assert words in text
 
 
 def test_a_port_in_use_and_a_folder_that_is_not_there_are_refused(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import socket
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -60,8 +60,12 @@ class Story:
     version: int
 
 
-def runs_in(folder: Path) -> dict[str, Path]:
+def runs_in(folder: Path, closed: Callable[[Path, OSError], None] = lambda *_: None) -> dict[str, Path]:
     """The runs in a folder and in folders of it, by their names relative to it, or the one that it is.
+
+    Args:
+        folder: to look in.
+        closed: is told of every folder in it that cannot be read; the others are shown.
 
     Raises:
         OSError: the folder itself cannot be read.
@@ -74,10 +78,11 @@ def runs_in(folder: Path) -> dict[str, Path]:
         place, depth = places.pop()
         try:
             inside = sorted(entry.path for entry in os.scandir(place) if _is_place(entry))
-        except OSError:
+        except OSError as error:
             if place == folder:
                 raise
-            continue  # somebody else's; the others are shown
+            closed(place, error)
+            continue
         for path in map(Path, inside):
             if _is_run(path):
                 runs[str(path.relative_to(folder))] = path
@@ -156,7 +161,7 @@ class RunWatch:
         except FileNotFoundError:
             return None
         except ContractError as error:
-            problems.append(str(error))
+            problems.append(f"{path} is no report that this version of Esper reads: {error}")
         except OSError as error:
             problems.append(f"{path} cannot be read: {error.strerror}.")
         return None

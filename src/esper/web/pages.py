@@ -23,9 +23,11 @@ from esper.web.html import COUNTS, facts, fold, moment, pill, scrolled, section,
 from esper.web.now import now_of
 from esper.web.tracks import tracks
 
-READING_SECONDS = 0.6
+READING_SECONDS = 0.3
 """How long a list of runs may read; what there was no time for is read at the next look."""
 MOST_CYCLES, MOST_NUMBERS = 40, 60
+MOST_LISTED = 100
+"""Runs that a list shows unless all are asked for."""
 
 
 @dataclass(frozen=True)
@@ -48,9 +50,10 @@ def link(page: str, **query: object) -> str:
     return escape(f"/{page}?{urlencode(query, doseq=True)}" if query else f"/{page}")
 
 
-def overview(folder: Folder) -> Page:
-    """Every run of the folder, the newest first."""
-    return Page("Esper runs", "/", lambda: _overview(folder))
+def overview(folder: Folder, *, shows_all: bool = False) -> Page:
+    """The runs of the folder, those that are training first, then the newest."""
+    most = None if shows_all else MOST_LISTED
+    return Page("Esper runs", "/?all=yes" if shows_all else "/", lambda: _overview(folder, most))
 
 
 def run_page(folder: Folder, name: str) -> Page:
@@ -59,8 +62,18 @@ def run_page(folder: Folder, name: str) -> Page:
     Raises:
         ConfigError: there is no such run.
     """
-    folder.story(name)
-    return Page(name, f"/run?{urlencode({'run': name})}", lambda: _run(folder.story(name)))
+    shown = [folder.story(name)]
+    made: dict[str, str] = {}
+
+    def parts() -> dict[str, str]:
+        """Made anew only where the run has changed: a page that is watched asks several times a second."""
+        story = folder.story(name)
+        if not made or story is not shown[0]:
+            shown[0] = story
+            made.update(_run(story))
+        return dict(made)
+
+    return Page(name, f"/run?{urlencode({'run': name})}", parts)
 
 
 def comparison(folder: Folder, names: Sequence[str]) -> Page:
@@ -80,7 +93,7 @@ def comparison(folder: Folder, names: Sequence[str]) -> Page:
 # --- All runs ---
 
 
-def _overview(folder: Folder) -> dict[str, str]:
+def _overview(folder: Folder, most: int | None) -> dict[str, str]:
     stories, unseen = folder.stories(READING_SECONDS)
     stories.sort(key=lambda story: (story.state is not RunState.RUNNING, -_last(story), story.name))
     running = sum(story.state is RunState.RUNNING for story in stories)
@@ -89,6 +102,7 @@ def _overview(folder: Folder) -> dict[str, str]:
         f'<header><p class="eyebrow">Esper</p><h1>Runs</h1><p>{number} in <span class="name">'
         f"{escape(str(folder.path))}</span>, {running} of them training now.</p></header>"
     )
+    closed = _closed(folder.closed)
     if folder.problem:
         return {"head": head, "runs": section("Nothing can be shown", f"<p>{escape(folder.problem)}</p>")}
     if not stories and not unseen:
@@ -97,17 +111,29 @@ def _overview(folder: Folder) -> dict[str, str]:
             "<code>esper.attach(..., run_dir=...)</code> with a directory in this folder; this page notices "
             "by itself. <code>esper demo</code> makes one in <code>runs/</code>.</p>"
         )
-        return {"head": head, "runs": section("No runs", nothing)}
+        return {"head": head, "runs": section("No runs", nothing + closed)}
     rest = f"<p class=none>{figures.things(len(unseen), 'more run')} are being read.</p>" if unseen else ""
+    if hidden := len(stories[:0] if most is None else stories[most:]):
+        older = figures.things(hidden, "older run")
+        rest += f'<p class=none>{older} not listed, nor filtered. <a href="/?all=yes">List all</a></p>'
     columns = ("", "Run", "State", "Epoch>", "Metric>", "FLOPs>", "Parameters>", "Last change")
-    rows = [_overview_row(story) for story in stories]
+    rows = [_overview_row(story) for story in stories[:most]]
     form = (
         '<form action="/compare" method="get"><p class="tools"><label>Filter <input type="search" '
         'id="filter" data-filter="runs-table" autocomplete="off"></label> '
         "<button>Compare chosen runs</button></p>"
         f"{scrolled('Runs', table(columns, rows, 'runs-table'))}</form>"
     )
-    return {"head": head, "runs": section("", form + rest)}
+    return {"head": head, "runs": section("", form + rest + closed)}
+
+
+def _closed(closed: Sequence[str]) -> str:
+    """That there may be more runs, where nobody can look."""
+    if not closed:
+        return ""
+    some = ", ".join(closed[:3]) + (" ..." if len(closed) > 3 else "")
+    number = figures.things(len(closed), "folder")
+    return f'<p class="problem">{number} cannot be read by whoever runs this server: {escape(some)}.</p>'
 
 
 def _last(story: Story) -> float:

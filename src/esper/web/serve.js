@@ -102,12 +102,23 @@ for (const box of document.querySelectorAll("details[data-picture]")) {
 
 ready(document);
 setInterval(() => tick(document), 1000);
-for (const place of document.querySelectorAll("[data-load]")) load(place.dataset.load, place);
+
+// What is far down is asked for when somebody comes near it: reading keys and manifests takes the server seconds.
+const near = new IntersectionObserver((seen) => {
+  for (const one of seen) {
+    if (!one.isIntersecting) continue;
+    near.unobserve(one.target);
+    load(one.target.dataset.load, one.target);
+  }
+}, { rootMargin: "400px" });
+for (const place of document.querySelectorAll("[data-load]")) near.observe(place);
 
 const query = document.body.dataset.query;
 if (query) {
   const page = new URL(query, location.href);
   page.searchParams.set("page", page.pathname);
+  const parts = [...document.querySelectorAll("[data-digest]")];
+  page.searchParams.set("seen", parts.map((part) => part.id.slice(5) + ":" + part.dataset.digest).join(","));
   const source = new EventSource("/events?" + page.searchParams);
   source.onopen = () => say("Live");
   source.onerror = () => say("The server does not answer; trying again.");

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import socket
+import threading
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from html import escape
@@ -26,13 +27,13 @@ from esper.errors import ConfigError, EsperError
 from esper.report import style
 from esper.web import details, health
 from esper.web.folder import Folder
-from esper.web.html import scrolled
+from esper.web.html import digest, scrolled
 from esper.web.metrics import CONTENT_TYPE, exposition
 from esper.web.pages import READING_SECONDS, Page, comparison, link, overview, run_page
 
-LOOK_SECONDS = 0.5
+LOOK_SECONDS = 0.2
 """How often a page that somebody watches is held against the files."""
-_BEATS = 30
+_BEATS = 75
 """Looks without a change after which a sign of life is sent, so that a dead connection is noticed."""
 _LOCAL = ("127.0.0.1", "localhost", "[::1]")
 _POLICY = "default-src 'self'; img-src 'self' data:; style-src 'self' 'unsafe-inline'; frame-ancestors 'self'"
@@ -66,7 +67,9 @@ class Address:
 def serve(folder: Path, listening: socket.socket) -> None:
     """Serves the runs of a folder until it is interrupted."""
     host = listening.getsockname()[0]
-    app = application(Folder(folder), anywhere=host not in ("127.0.0.1", "::1"))
+    runs = Folder(folder)
+    threading.Thread(target=runs.read_ahead, name="esper-read-ahead", daemon=True).start()
+    app = application(runs, anywhere=host not in ("127.0.0.1", "::1"))
     settings = uvicorn.Config(
         app, log_level="warning", timeout_graceful_shutdown=1, lifespan="off", server_header=False
     )
@@ -111,16 +114,20 @@ class _Pages:
         self._folder = folder
 
     async def show(self, request: Request) -> Response:
-        page = await to_thread.run_sync(self._page, request.url.path, _names(request))
+        page = await to_thread.run_sync(self._page, request.url.path, _names(request), _all(request))
         parts = await to_thread.run_sync(page.parts)
         name = request.query_params.get("run", "") if request.url.path == "/run" else ""
         return _document(page, parts, _later(name) if name else "")
 
     async def events(self, request: Request) -> Response:
-        """What changes on a page from now on; the first event holds all of it."""
-        page = await to_thread.run_sync(self._page, request.query_params.get("page", "/"), _names(request))
+        """What changes on a page from now on; first, whatever the page has not `seen` like that."""
+        path = request.query_params.get("page", "/")
+        page = await to_thread.run_sync(self._page, path, _names(request), _all(request))
         headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
-        return StreamingResponse(_changes(page), media_type="text/event-stream", headers=headers)
+        seen = dict(
+            pair.split(":", 1) for pair in request.query_params.get("seen", "").split(",") if ":" in pair
+        )
+        return StreamingResponse(_changes(page, seen), media_type="text/event-stream", headers=headers)
 
     async def decision(self, request: Request) -> Response:
         name = request.query_params.get("run", "")
@@ -178,25 +185,33 @@ class _Pages:
     async def _path(self, name: str) -> Path:
         return (await to_thread.run_sync(self._folder.story, name)).path
 
-    def _page(self, path: str, names: list[str]) -> Page:
+    def _page(self, path: str, names: list[str], shows_all: bool) -> Page:
         if path == "/run":
             return run_page(self._folder, names[0] if names else "")
-        return comparison(self._folder, names) if path == "/compare" else overview(self._folder)
+        return (
+            comparison(self._folder, names)
+            if path == "/compare"
+            else overview(self._folder, shows_all=shows_all)
+        )
+
+
+def _all(request: Request) -> bool:
+    return request.query_params.get("all") == "yes"
 
 
 def _names(request: Request) -> list[str]:
     return list(dict.fromkeys(request.query_params.getlist("run")))
 
 
-async def _changes(page: Page) -> AsyncIterator[str]:
-    """Events with the parts that are other than those sent before."""
-    sent: dict[str, str] = {}
-    quiet = 0
+async def _changes(page: Page, seen: dict[str, str]) -> AsyncIterator[str]:
+    """Events with the parts that are other than those sent before; `seen` are digests of the page's own."""
+    sent, quiet = seen, 0
     while True:
         parts = await to_thread.run_sync(page.parts)
-        changed = {name: html for name, html in parts.items() if sent.get(name) != html}
+        now = {name: digest(html) for name, html in parts.items()}
+        changed = {name: parts[name] for name in parts if sent.get(name) != now[name]}
         if changed:
-            sent = parts
+            sent = now
             yield f"data: {json.dumps(changed)}\n\n"
         quiet = 0 if changed else quiet + 1
         if quiet and quiet % _BEATS == 0:
@@ -219,7 +234,10 @@ def _later(name: str) -> str:
 
 def _document(page: Page, parts: dict[str, str], later: str) -> Response:
     template = Template(files("esper.web").joinpath("serve.html").read_text(encoding="utf-8"))
-    body = "".join(f'<div id="part-{name}" class="part">{html}</div>' for name, html in parts.items())
+    body = "".join(
+        f'<div id="part-{name}" class="part" data-digest="{digest(html)}">{html}</div>'
+        for name, html in parts.items()
+    )
     return _secured(
         HTMLResponse(
             template.substitute(title=escape(page.title), query=escape(page.query), body=body, later=later)
