@@ -71,6 +71,7 @@ async function load(address, place, options) {
 
 function ready(place) {
   tick(place);
+  place.querySelectorAll("canvas[data-cells]").forEach(readyUnits);
   for (const field of place.querySelectorAll("[data-filter]")) {
     field.addEventListener("input", () => filter(field));
     if (field.value) filter(field);
@@ -87,6 +88,14 @@ document.addEventListener("click", (event) => {
     load(button.dataset.post, place, { method: "POST" });
   }
 });
+
+for (const box of document.querySelectorAll("details[data-fill]")) {
+  box.addEventListener("toggle", () => {
+    if (!box.open || box.dataset.loaded) return;
+    box.dataset.loaded = "yes";
+    load(box.dataset.fill, box.querySelector(".filled"));
+  });
+}
 
 for (const box of document.querySelectorAll("details[data-picture]")) {
   box.addEventListener("toggle", () => {

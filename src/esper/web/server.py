@@ -30,6 +30,7 @@ from esper.web.folder import Folder
 from esper.web.html import digest, scrolled
 from esper.web.metrics import CONTENT_TYPE, exposition
 from esper.web.pages import READING_SECONDS, Page, comparison, link, overview, run_page
+from esper.web.units import units
 
 LOOK_SECONDS = 0.2
 """How often a page that somebody watches is held against the files."""
@@ -37,7 +38,12 @@ _BEATS = 75
 """Looks without a change after which a sign of life is sent, so that a dead connection is noticed."""
 _LOCAL = ("127.0.0.1", "localhost", "[::1]")
 _POLICY = "default-src 'self'; img-src 'self' data:; style-src 'self' 'unsafe-inline'; frame-ancestors 'self'"
-_KINDS = {"serve.js": "text/javascript", "serve.css": "text/css", "page.css": "text/css"}
+_KINDS = {
+    "serve.js": "text/javascript",
+    "units.js": "text/javascript",
+    "serve.css": "text/css",
+    "page.css": "text/css",
+}
 
 
 @dataclass(frozen=True)
@@ -93,6 +99,7 @@ def application(folder: Folder, *, anywhere: bool = False) -> Starlette:
         Route("/decision", pages.decision),
         Route("/part/checkpoints", pages.checkpoints),
         Route("/part/network.svg", pages.network),
+        Route("/part/units", pages.units),
         Route("/verify", pages.verify, methods=["POST"]),
         Route("/health", pages.health),
         Route("/health/emrakul", pages.health),
@@ -149,6 +156,9 @@ class _Pages:
         answer = await self._part(name, lambda path: details.checkpoints(path, address))
         answer.background = BackgroundTask(details.warm_up)  # whoever looks at a run asks for decisions next
         return answer
+
+    async def units(self, request: Request) -> Response:
+        return await self._part(request.query_params.get("run", ""), units)
 
     async def verify(self, request: Request) -> Response:
         if request.headers.get("sec-fetch-site", "same-origin") != "same-origin":
@@ -222,9 +232,13 @@ async def _changes(page: Page, seen: dict[str, str]) -> AsyncIterator[str]:
 def _later(name: str) -> str:
     """Places for what the page's script asks for when the page is there."""
     picture, stored = link("part/network.svg", run=name), link("part/checkpoints", run=name)
+    cells = link("part/units", run=name)
     return (
         f'<div data-load="{stored}"><section><h2>Checkpoints</h2><p class="none">Reading their manifests.</p>'
         f'<noscript><a href="{stored}">Show them</a></noscript></section></div>'
+        f'<section><details data-fill="{cells}"><summary><h2>Units by importance</h2></summary>'
+        f'<div class="filled"><p class="none">Ranking them takes the server some seconds.</p>'
+        f'<noscript><a href="{cells}">Show them</a></noscript></div></details></section>'
         f'<section><details data-picture="{picture}"><summary><h2>The network as a map</h2></summary>'
         "<p>Layers in the order of the computation, with what goes together. "
         f'<a href="{picture}">Open it alone</a></p>'

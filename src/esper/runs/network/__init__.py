@@ -18,6 +18,7 @@ from esper.runs.network.loading import is_finished, load
 from esper.runs.network.onnx import require_onnx
 from esper.runs.network.request import OfflinePruning
 from esper.runs.network.state import read_state, state_files
+from esper.runs.network.unit_map import GroupCells, UnitMap, unit_map
 
 __all__ = [
     "ANATOMY_FILE",
@@ -29,8 +30,10 @@ __all__ = [
     "VERSION",
     "WEIGHTS_FILE",
     "Examination",
+    "GroupCells",
     "NetworkFiles",
     "OfflinePruning",
+    "UnitMap",
     "analyst_of",
     "case_of",
     "criterion_of",
@@ -44,4 +47,5 @@ __all__ = [
     "require_onnx",
     "state_files",
     "state_of",
+    "unit_map",
 ]
