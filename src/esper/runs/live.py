@@ -72,14 +72,18 @@ def _removed(report: RunReport) -> str:
 
 
 def _start(report: RunReport) -> str:
-    """Where the start is most of the cost, that this is so."""
+    """Where the start is too much of the cost to judge by, that it is among it."""
     is_early = any(
         one.name == "training_time_impact" and one.standing is Standing.TOO_EARLY for one in report.promises
     )
-    return ", most of it the start" if is_early else ""
+    return ", what is done once at the start included" if is_early else ""
 
 
 def _bar(story: Story) -> Iterator[RenderableType]:
     epochs = story.report.epochs if story.report else ()
     if story.planned and epochs:
-        yield ProgressBar(total=story.planned, completed=min(epochs[-1].epoch, story.planned), width=40)
+        bar = Table.grid()  # a bar alone does not end its line
+        bar.add_row(
+            ProgressBar(total=story.planned, completed=min(epochs[-1].epoch, story.planned), width=40)
+        )
+        yield bar
