@@ -9,6 +9,7 @@ from pydantic import ConfigDict
 
 from esper.config import Config, read_toml
 from esper.settings import PositiveCount, Section
+from esper.tolaria import LoopSettings
 
 
 class Maker(Section):
@@ -74,6 +75,9 @@ class Recipe(Section):
 
     scheduler: SchedulerMaker | None = None
     """A learning-rate scheduler."""
+
+    loop: LoopSettings = LoopSettings()
+    """How a step is made of batches: accumulation, clipping, precision."""
 
     esper: Config = Config()
     """Esper's own settings."""

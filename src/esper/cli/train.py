@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,30 +10,15 @@ import torch
 from torch import Tensor, nn
 
 import esper
-from esper.batches import on_device, split_sample
 from esper.cli.recipe import Recipe
 from esper.errors import ConfigError
 from esper.report import RunReport
 from esper.runs import called, named
 from esper.runs.network import is_finished
-from esper.urabrask import evaluate, run_live
+from esper.tolaria import Metrics, Trainer
 
 Told = Callable[[str, int, float], None]
 """Is told after every epoch: the name of the run, the epoch, and the metric."""
-
-
-@dataclass(frozen=True, eq=False)
-class _Made:
-    """What a recipe's functions have made."""
-
-    model: nn.Module
-    optimizer: torch.optim.Optimizer
-    scheduler: Any
-    teacher: nn.Module | esper.CheckpointedTeacher | None
-    loss: Callable[[Any, Any], Tensor]
-    train: Iterable[Any]
-    probe: Iterable[Any]
-    test: Iterable[Any] | None
 
 
 def trained(recipe: Recipe, path: Path, told: Told) -> RunReport:
@@ -51,73 +35,15 @@ def trained(recipe: Recipe, path: Path, told: Told) -> RunReport:
     """
     if is_finished(recipe.run_dir):
         return RunReport.read(recipe.run_dir / "report.json")
-    made = _made(recipe, path.parent)
-    session = esper.attach(
-        made.model,
-        made.optimizer,
-        loss=made.loss,
-        sample=on_device(next(iter(made.probe)), recipe.device),
-        probe=made.probe,
-        metric=recipe.metric,
-        higher_is_better=recipe.metric == "accuracy",
-        run_dir=recipe.run_dir,
-        config=recipe.esper,
-        epochs=recipe.epochs,
-        scheduler=made.scheduler,
-        teacher=made.teacher,
-        resume=True,
-    )
-    try:
-        while session.epoch < recipe.epochs:
-            _epoch(recipe, made, session)
-            metrics = measured(made.model, made.loss, made.probe, recipe)
-            if made.test is not None:
-                tested = measured(made.model, made.loss, made.test, recipe)
-                metrics |= {f"test {name}": value for name, value in tested.items()}
-            session.end_epoch(**metrics)
-            told(recipe.run_dir.name, session.epoch, metrics[recipe.metric])
-        return session.finish().report
-    except BaseException:
-        session.detach()  # so that the run can be resumed at once
-        raise
+
+    def tell(epoch: int, metrics: Metrics) -> None:
+        told(recipe.run_dir.name, epoch, metrics[recipe.metric])
+
+    return _trainer(recipe, path.parent).fit(tell).report
 
 
-def _epoch(recipe: Recipe, made: _Made, session: esper.Session) -> None:
-    is_every_step = recipe.scheduler is not None and recipe.scheduler.every == "step"
-    made.model.train()
-    for batch in (on_device(batch, recipe.device) for batch in made.train):
-        args, kwargs, target = split_sample(batch, with_target=True, model=made.model)
-        made.optimizer.zero_grad()
-        output = made.model(*args, **kwargs)
-        session.loss(output, target, kwargs or args).backward()
-        made.optimizer.step()
-        if is_every_step:
-            made.scheduler.step()
-    if made.scheduler is not None and not is_every_step:
-        made.scheduler.step()
-
-
-def measured(
-    model: nn.Module, loss: Callable[[Any, Any], Tensor], batches: Iterable[Any], recipe: Recipe
-) -> dict[str, float]:
-    """The mean loss, and the share of right answers if that is what the recipe decides by.
-
-    Raises:
-        ConfigError: right answers cannot be counted: output and target are no classification.
-    """
-    model.eval()
-    quality = evaluate(run_live(model, loss), batches)
-    if recipe.metric != "accuracy":
-        return {"loss": quality.loss}
-    if quality.accuracy is None:
-        raise ConfigError(
-            'metric = "accuracy" needs numbers of classes as targets, and scores with one axis '
-            'more as outputs. Use metric = "loss".'
-        )
-    return {"loss": quality.loss, "accuracy": quality.accuracy}
-
-
-def _made(recipe: Recipe, beside: Path) -> _Made:
+def _trainer(recipe: Recipe, beside: Path) -> Trainer:
+    """The loop over what a recipe's functions make."""
     torch.manual_seed(recipe.seed)
     model = called(recipe.model, beside)
     if not isinstance(model, nn.Module):
@@ -131,15 +57,21 @@ def _made(recipe: Recipe, beside: Path) -> _Made:
         teacher = None if recipe.teacher is None else called(recipe.teacher, beside)
     if not isinstance(teacher, nn.Module | esper.CheckpointedTeacher | None):
         raise ConfigError(f"{recipe.teacher} returned {type(teacher).__name__}; expected a torch.nn.Module.")
-    return _Made(
-        model=model,
-        optimizer=optimizer,
-        scheduler=scheduler,
-        teacher=teacher.to(recipe.device) if isinstance(teacher, nn.Module) else teacher,
+    return Trainer(
+        model,
+        optimizer,
         loss=_instance(loss, recipe.device),
         train=_batches(recipe.train, beside),
         probe=_batches(recipe.probe, beside),
         test=None if recipe.test is None else _batches(recipe.test, beside),
+        epochs=recipe.epochs,
+        run_dir=recipe.run_dir,
+        metric=recipe.metric,
+        scheduler=scheduler,
+        scheduled="epoch" if chosen is None else chosen.every,
+        loop=recipe.loop,
+        config=recipe.esper,
+        teacher=teacher.to(recipe.device) if isinstance(teacher, nn.Module) else teacher,
     )
 
 

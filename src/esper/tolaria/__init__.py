@@ -1,0 +1,6 @@
+"""Tolaria: the training loop, for those who have none of their own: it prunes, grows and is taught in one run."""
+
+from esper.tolaria.settings import LoopSettings
+from esper.tolaria.trainer import Metrics, Told, Trainer
+
+__all__ = ["LoopSettings", "Metrics", "Told", "Trainer"]
