@@ -59,7 +59,7 @@ class Breaking(list):
     passes = 0
     def __iter__(self):
         self.passes += 1
-        if self.passes == 5 and Path(r"{folder}/broken").exists():  # two looks, two epochs
+        if self.passes == 4 and Path(r"{folder}/broken").exists():  # one look, two epochs
             raise OSError("the disk with the pictures is gone")
         return super().__iter__()
 

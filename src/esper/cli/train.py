@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -86,7 +86,7 @@ def _called(name: str, beside: Path, *given: Any, **arguments: Any) -> Any:
 
 def _batches(name: str, beside: Path) -> Iterable[Any]:
     batches = called(name, beside)
-    if not isinstance(batches, Iterable) or iter(batches) is batches:
+    if isinstance(batches, Iterator) or not isinstance(batches, Iterable):
         raise ConfigError(
             f"{name} returned {type(batches).__name__}; expected batches that can be gone through again in "
             "every epoch: a DataLoader or a list, no generator."

@@ -198,9 +198,7 @@ def _in_groups(batches: Iterable[Any], size: int) -> Iterator[list[Any]]:
 
 
 def _check_batches(name: str, batches: Any) -> None:
-    if batches is None:
-        return
-    if not isinstance(batches, Iterable) or iter(batches) is batches:
+    if batches is not None and (isinstance(batches, Iterator) or not isinstance(batches, Iterable)):
         raise ConfigError(
             f"{name} is a {type(batches).__name__}; expected batches that can be gone through again in every "
             "epoch: a DataLoader or a list, no generator."
