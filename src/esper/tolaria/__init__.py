@@ -1,4 +1,4 @@
-"""Tolaria: the training loop, for those who have none of their own: it prunes, grows and is taught in one run."""
+"""Tolaria: the training loop for those who have none; it prunes, grows and is taught in one run."""
 
 from esper.tolaria.settings import LoopSettings
 from esper.tolaria.trainer import Metrics, Told, Trainer

@@ -61,12 +61,12 @@ class Trainer:
             test: batches that no decision sees, measured after every epoch as well, under `test ...`.
             metric: what decisions are made by: "accuracy", "loss", or a name that `measure` gives.
             higher_is_better: its direction; None: yes, unless it is "loss".
-            measure: takes the network in eval mode, without gradients, and gives what it is worth; None: loss and
-                accuracy on `probe`.
+            measure: takes the network in eval mode, without gradients, and gives what it is worth; None: loss
+                and accuracy on `probe`.
             scheduler: of the learning rate.
             scheduled: after what it makes its step.
             loop: how steps are made: `accumulate`, `clip`, `precision`.
-            given: whatever else `esper.attach` takes: `config`, `teacher`, `policy`, `companions`, `sinks` ...
+            given: whatever else `esper.attach` takes: `config`, `teacher`, `policy`, `companions`, `sinks`.
 
         Raises:
             ConfigError: an argument is not what is expected; the message names it.
@@ -75,8 +75,8 @@ class Trainer:
             _check_batches(name, batches)
         if "scaler" in given or "resume" in given:
             raise ConfigError(
-                "A Trainer makes its own GradScaler (precision = 'float16'), and goes on with a run that is there: "
-                "leave scaler and resume away."
+                "A Trainer makes its own GradScaler (precision = 'float16'), and goes on with a run that is "
+                "there: leave scaler and resume away."
             )
         self.model, self.optimizer, self.loss = model, optimizer, loss
         self.train, self.probe, self.test = train, probe, test
@@ -93,8 +93,8 @@ class Trainer:
     def fit(self, told: Told = lambda *_: None) -> Result:
         """Trains what is left of the run, and finishes it.
 
-        Whatever ends it early, an interrupt or an error in a function of yours, lets go of the run: `fit` again
-        goes on from its newest checkpoint.
+        Whatever ends it early, an interrupt or an error in a function of yours, lets go of the run: the next
+        Trainer on the same directory goes on from its newest checkpoint.
 
         Args:
             told: hears of every epoch.
@@ -177,7 +177,8 @@ class Trainer:
             metrics |= {f"test {name}": value for name, value in self._quality(self.test).items()}
         if self.metric not in metrics:
             raise ConfigError(
-                f"The metric {self.metric!r} was not measured; there is {', '.join(map(repr, metrics)) or 'none'}. "
+                f"The metric {self.metric!r} was not measured; there is "
+                f"{', '.join(map(repr, metrics)) or 'none'}. "
                 "Accuracy needs numbers of classes as targets, and scores with one axis more as outputs: use "
                 "metric='loss', or give measure=, a function of the network that returns it."
             )
