@@ -63,7 +63,7 @@ docs: $(VENV)/.dev.stamp ## build the documentation as a site, with the referenc
 	@echo "The site is in build/site: open build/site/index.html."
 
 clean: ## remove the virtual environment and what tools left behind
-	rm -rf $(VENV) build .mypy_cache .pytest_cache .ruff_cache .hypothesis .coverage*
+	rm -rf $(VENV) build .cache .mypy_cache .pytest_cache .ruff_cache .hypothesis .coverage*
 
 $(BIN)/python:
 	@test -n "$(PYTHON)" || { \
