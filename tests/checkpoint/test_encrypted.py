@@ -2,19 +2,32 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Callable
 from pathlib import Path
 
+import blake3
 import pytest
 import torch
 
 from esper.checkpoint.crypto import KeyRing
-from esper.checkpoint.encrypted import CHUNK_BYTES, HEADER_BYTES, open_header, rewrap, wrapped_by
-from esper.checkpoint.references import AttachmentRef, FileRef, load_tensors, open_tensors
+from esper.checkpoint.encrypted import (
+    CHUNK_BYTES,
+    HEADER_BYTES,
+    SLOTS,
+    open_header,
+    rewrap,
+    rewrap_all,
+    weakness,
+    wrapped_by,
+)
+from esper.checkpoint.manifest import MANIFEST_NAME, PURPOSE
+from esper.checkpoint.references import AttachmentRef, CheckpointRef, FileRef, load_tensors, open_tensors
 from esper.checkpoint.store import CheckpointStore
+from esper.checkpoint.trainer_state import TREE_FILE, capture_trainer, load_trainer, restore_trainer
 from esper.errors import CheckpointCorrupt
-from tests.checkpoint.runs import OTHER_RING, RING, content, flip, open_store
+from tests.checkpoint.runs import OTHER_RING, RING, Training, content, flip, open_store
 
 SEALED = CHUNK_BYTES + 16
 NAME = "decision.pb"
@@ -37,6 +50,14 @@ def test_what_was_hidden_comes_back_and_is_nowhere_in_the_file(tmp_path: Path, s
     assert len(raw) == file.size == HEADER_BYTES + size + 16 * (size // CHUNK_BYTES + 1)
     assert size < 16 or secret[:16] not in raw
     assert file.key not in repr(file)
+
+
+def damage(path: Path, slot: str, junk: bytes = b"?") -> None:
+    """Writes over the end of one copy of a file's key."""
+    raw = bytearray(path.read_bytes())
+    stop = SLOTS[slot].indices(HEADER_BYTES)[1]
+    raw[stop - len(junk) : stop] = junk
+    path.write_bytes(raw)
 
 
 def cut(raw: bytes) -> bytes:
@@ -91,12 +112,39 @@ def test_a_file_or_its_header_in_the_place_of_another_is_found(tmp_path: Path) -
 
 def test_a_damaged_slot_costs_nothing_and_two_cost_the_file(tmp_path: Path) -> None:
     attached = committed(tmp_path, b"secret")
-    flip(attached.path / NAME, 32 + 100)
+    damage(attached.path / NAME, "first")
     assert attached.file(NAME).read_bytes() == b"secret"
-    flip(attached.path / NAME, 32 + 124 + 100)
+    damage(attached.path / NAME, "second")
     assert "header was altered" in (attached.file(NAME).problem() or "")
     flip(attached.path / NAME, 3)
     assert "what is there now is not" in (attached.file(NAME).problem() or "")
+
+
+@pytest.mark.parametrize("slot", SLOTS)
+def test_a_damaged_slot_is_told_by_name_and_written_again_by_the_same_key(tmp_path: Path, slot: str) -> None:
+    attached = committed(tmp_path, b"secret")
+    path = attached.path / NAME
+    whole = path.read_bytes()
+    assert not any(attached.weaknesses)
+    damage(path, slot)
+    (told,) = attached.weaknesses
+    assert told.startswith(f"{NAME}: the {slot} of the two copies of its key does not open (")
+    assert attached.file(NAME).problem() is None
+    done = rewrap_all(tmp_path, RING)
+    assert (done.count, done.healed, done.failed) == (1, (f"{path}: {told.removeprefix(f'{NAME}: ')}",), ())
+    assert weakness(path, RING) == ""
+    assert path.read_bytes()[HEADER_BYTES:] == whole[HEADER_BYTES:]
+    assert rewrap_all(tmp_path, RING).count == 0
+
+
+def test_every_bit_of_a_slot_matters(tmp_path: Path) -> None:
+    path = committed(tmp_path, b"secret").path / NAME
+    first = SLOTS["first"]
+    for position in range(first.start, first.stop):
+        flip(path, position, position % 8)
+        assert weakness(path, RING).startswith("the first")
+        flip(path, position, position % 8)
+    assert weakness(path, RING) == ""
 
 
 def test_without_the_key_a_sentence_says_which_and_that_it_may_be_lost(tmp_path: Path) -> None:
@@ -128,14 +176,12 @@ def test_a_wrap_by_a_new_key_touches_the_header_only_and_the_old_key_may_go(tmp_
     assert opened.read_bytes() == secret
 
 
-@pytest.mark.parametrize("number", [0, 1])
-def test_a_power_cut_while_one_slot_is_written_loses_nothing(tmp_path: Path, number: int) -> None:
+@pytest.mark.parametrize("slot", SLOTS)
+def test_a_power_cut_while_one_slot_is_written_loses_nothing(tmp_path: Path, slot: str) -> None:
     path = committed(tmp_path, b"secret").path / NAME
     rotated = RING.add()
     rotated = rotated.promote(rotated.keys[-1].id)
-    raw = bytearray(path.read_bytes())
-    raw[32 + 124 * number + 20 : 32 + 124 * number + 90] = bytes(70)
-    path.write_bytes(raw)
+    damage(path, slot, bytes(70))
     assert rewrap(path, rotated)
     assert wrapped_by(path) == {rotated.primary.id}
     open_header(path, rotated)
@@ -155,3 +201,40 @@ def test_weights_are_hidden_on_request_and_workers_need_no_ring_for_them(tmp_pat
     assert not saved.file("note.bin").key
     with open_store(tmp_path) as store:
         assert not store.save(2, 2, content(2)).file("model.safetensors").key
+
+
+def written_before_encryption(checkpoint: CheckpointRef) -> None:
+    """Puts a checkpoint as an Esper that encrypted nothing wrote it in the place of one of today."""
+    raw = json.loads(RING.unseal(PURPOSE, (checkpoint.path / MANIFEST_NAME).read_bytes()))
+    for name, file in checkpoint.files.items():
+        plain = file.read_bytes()
+        file.path.write_bytes(plain)
+        raw["files"][name] = {"size": len(plain), "blake3": blake3.blake3(plain).hexdigest()}
+    body = json.dumps(raw, sort_keys=True).encode()
+    (checkpoint.path / MANIFEST_NAME).write_bytes(RING.seal(PURPOSE, body))
+
+
+def test_a_run_from_before_encryption_is_read_resumed_and_goes_on_encrypted(tmp_path: Path) -> None:
+    training = Training("Adam")
+    training.step()
+    with open_store(tmp_path) as store:
+        trainer = capture_trainer(training.model, training.optimizer, step=1, epoch=1)
+        old = store.save(1, 1, trainer.files())
+        assert old.file(TREE_FILE).key
+    written_before_encryption(old)
+    assert b"is_encrypted" not in (old.path / MANIFEST_NAME).read_bytes()
+    weights = {name: tensor.clone() for name, tensor in training.model.state_dict().items()}
+    training.step()
+    with open_store(tmp_path) as store:
+        found = store.latest()
+        assert found is not None
+        assert not found.file(TREE_FILE).key
+        assert rewrap_all(tmp_path, RING).failed == ()
+        restore_trainer(load_trainer(found), training.model, training.optimizer)
+        restored = training.model.state_dict()
+        assert all(torch.equal(restored[name], tensor) for name, tensor in weights.items())
+        trainer = capture_trainer(training.model, training.optimizer, step=2, epoch=2)
+        saved = store.save(2, 2, trainer.files())
+        assert saved.file(TREE_FILE).key
+        assert store.verify(found).is_ok
+        assert saved.file(TREE_FILE).read_bytes()

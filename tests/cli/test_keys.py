@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from esper.checkpoint import CheckpointStore, open_key_ring
+from esper.checkpoint import HEADER_BYTES, SLOTS, CheckpointStore, open_key_ring
 from esper.nissa import acts
 from tests.cli.test_main import esper
 
@@ -44,7 +44,9 @@ def steps_that_verify(run: Path) -> list[str]:
 def sealed(run: Path) -> dict[str, bytes]:
     """What the digests of all files, and the seals of manifests, are about."""
     files = run.glob("checkpoints/step-*/*")
-    return {str(file): file.read_bytes()[280 if file.name == "trainer.json" else 0 :] for file in files}
+    return {
+        str(file): file.read_bytes()[HEADER_BYTES if file.name == "trainer.json" else 0 :] for file in files
+    }
 
 
 def audit_problems(run: Path) -> list[str]:
@@ -80,6 +82,24 @@ def test_a_key_lives_from_its_making_to_its_end_and_the_audit_tells_of_it(run: P
         "destroyed",
     ]
     assert audit_problems(run) == []  # also what the key that is gone has sealed
+
+
+def test_a_damaged_copy_of_a_key_is_told_by_verify_and_healed_by_rotate(run: Path) -> None:
+    file = run / "checkpoints" / "step-000000002" / "trainer.json"
+    header = bytearray(file.read_bytes()[:HEADER_BYTES])
+    header[SLOTS["second"]] = bytes(len(header[SLOTS["second"]]))
+    file.write_bytes(header + file.read_bytes()[HEADER_BYTES:])
+    verified = esper("verify", str(run), "--json")
+    assert verified.returncode == 1
+    assert [row["problems"] for row in json.loads(verified.stdout)] == [[], []]
+    (weak,) = json.loads(verified.stdout)[1]["weaknesses"]
+    assert weak.startswith("trainer.json: the second of the two copies of its key does not open")
+    rotated = esper("keys", "rotate", str(run))
+    assert rotated.returncode == 0
+    assert "and both are whole now" in " ".join(rotated.stdout.split())
+    verified = esper("verify", str(run), "--json")
+    assert verified.returncode == 0
+    assert json.loads(verified.stdout)[1]["weaknesses"] == []
 
 
 def shown(run: Path) -> list[dict[str, Any]]:

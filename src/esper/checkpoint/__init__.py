@@ -15,7 +15,7 @@ from esper.checkpoint.catalog import CheckpointCatalog
 from esper.checkpoint.codec import LEAVES, decode, encode, from_json, to_json
 from esper.checkpoint.content import FileContent
 from esper.checkpoint.crypto import KeyRing, sealed_by
-from esper.checkpoint.encrypted import rewrap_all
+from esper.checkpoint.encrypted import HEADER_BYTES, SLOTS, Rewrapped, rewrap_all
 from esper.checkpoint.faulty import FaultyStorage
 from esper.checkpoint.manifest import sealer
 from esper.checkpoint.mapped import MappedTensors
@@ -58,9 +58,11 @@ from esper.checkpoint.withdrawal import withdraw
 
 __all__ = [
     "BASELINE",
+    "HEADER_BYTES",
     "LEAVES",
     "MODEL_FILE",
     "OPTIMIZER_FILE",
+    "SLOTS",
     "TREE_FILE",
     "AttachmentRef",
     "BackgroundSaver",
@@ -82,6 +84,7 @@ __all__ = [
     "Randomness",
     "Record",
     "Rejection",
+    "Rewrapped",
     "Scaler",
     "Schedulers",
     "Storage",

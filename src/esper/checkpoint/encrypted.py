@@ -17,6 +17,7 @@ import os
 import secrets
 import struct
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from io import FileIO
 from pathlib import Path
 
@@ -24,7 +25,7 @@ import blake3
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-from esper.checkpoint.crypto import Key, KeyRing, KeyState, UnknownKey
+from esper.checkpoint.crypto import KEY_ID, Key, KeyRing, KeyState, UnknownKey
 from esper.checkpoint.reading import open_regular
 from esper.errors import CheckpointCorrupt
 
@@ -35,6 +36,8 @@ _TAG_BYTES = 16
 _SLOT = struct.Struct(">64s12s48s")
 _SLOTS_AT = len(_MARK) + _ID_BYTES
 HEADER_BYTES = _SLOTS_AT + 2 * _SLOT.size
+SLOTS = {"first": slice(_SLOTS_AT, _SLOTS_AT + _SLOT.size), "second": slice(-_SLOT.size, None)}
+"""Where in the header the two copies of the file's key lie, by the names that people are told."""
 
 _PURPOSE = b"esper file key"
 
@@ -136,19 +139,24 @@ def open_header(path: Path, ring: KeyRing) -> FileKey:
         UnknownKey: the ring does not hold the key that it needs.
         CheckpointCorrupt: that key is disabled, or the header was altered or cannot be read.
     """
-    file_id, slots = _read_header(path)
-    problems: list[CheckpointCorrupt] = []
-    for slot in slots:
-        try:
-            return _unwrapped(file_id, slot, ring)
-        except CheckpointCorrupt as problem:
-            problems.append(problem)
-    raise problems[0]
+    return _opened(path, ring)[0]
+
+
+def weakness(path: Path, ring: KeyRing) -> str:
+    """Which copy of the key of an encrypted file does not open while the other one does, and why; or "".
+
+    Raises:
+        CheckpointCorrupt: none opens, as `open_header` says.
+    """
+    problems = _opened(path, ring)[1]
+    return "".join(
+        f"the {name} of the two copies of its key does not open ({why})" for name, why in problems.items()
+    )
 
 
 def wrapped_by(path: Path) -> frozenset[str]:
     """The ids of the keys that open an encrypted file, believed or not."""
-    return frozenset(_slot_key(_SLOT.unpack(slot)[0]) for slot in _read_header(path)[1])
+    return frozenset(_slot_key(_SLOT.unpack(slot)[0]) for slot in _read_header(path)[1].values())
 
 
 def rewrap(path: Path, ring: KeyRing) -> bool:
@@ -157,22 +165,23 @@ def rewrap(path: Path, ring: KeyRing) -> bool:
     One slot is written after the other, each durable before the next, so that one of them always opens.
 
     Returns:
-        False if the primary key alone opened it already.
+        False if both copies opened by the primary key already.
 
     Raises:
         CheckpointCorrupt: no key of the ring opens it; nothing was changed.
         OSError: it could not be written; it still opens by the old key or the new one.
     """
-    if wrapped_by(path) == {ring.primary.id}:
+    key, problems = _opened(path, ring)
+    if not problems and wrapped_by(path) == {ring.primary.id}:
         return False
-    header = open_header(path, ring).header(ring)
-    # The slot that does not open by now goes first: the other one is all that there is.
-    order = (1, 0) if _opens(path, ring, 0) else (0, 1)
+    header = key.header(ring)
+    # The copy that does not open by now goes first: the other one is all that there is.
+    order = ("first", "second") if "first" in problems else ("second", "first")
     descriptor = os.open(path, os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
-        for number in order:
-            place = _SLOTS_AT + number * _SLOT.size
-            if os.pwrite(descriptor, header[place : place + _SLOT.size], place) < _SLOT.size:
+        for name in order:
+            place = SLOTS[name].indices(HEADER_BYTES)[0]
+            if os.pwrite(descriptor, header[SLOTS[name]], place) < _SLOT.size:
                 raise OSError(5, "A write took only a part", str(path))
             os.fsync(descriptor)
     finally:
@@ -180,21 +189,34 @@ def rewrap(path: Path, ring: KeyRing) -> bool:
     return True
 
 
-def rewrap_all(directory: Path, ring: KeyRing) -> tuple[int, tuple[str, ...]]:
-    """Wraps the keys of all encrypted files below a directory by the primary key.
+@dataclass(frozen=True)
+class Rewrapped:
+    """What became of the encrypted files below a directory.
 
-    Returns:
-        How many headers were written, and which files could not be, with the reason.
+    Attributes:
+        count: headers that were written.
+        healed: files among them of which one copy of the key did not open, and why not.
+        failed: files whose header could not be written, with the reason.
     """
-    count, failed = 0, []
+
+    count: int
+    healed: tuple[str, ...]
+    failed: tuple[str, ...]
+
+
+def rewrap_all(directory: Path, ring: KeyRing) -> Rewrapped:
+    """Wraps the keys of all encrypted files below a directory by the primary key."""
+    count, healed, failed = 0, [], []
     for path in sorted(directory.rglob("*")):
-        if path.is_symlink() or not path.is_file():
-            continue
         try:
-            count += is_encrypted(path) and rewrap(path, ring)
+            if path.is_symlink() or not path.is_file() or not is_encrypted(path):
+                continue
+            weak = weakness(path, ring)
+            count += rewrap(path, ring)
+            healed += [f"{path}: {weak}"] if weak else []
         except (CheckpointCorrupt, OSError) as error:
             failed.append(f"{path}: {error}")
-    return count, tuple(failed)
+    return Rewrapped(count, tuple(healed), tuple(failed))
 
 
 def is_encrypted(path: Path) -> bool:
@@ -203,16 +225,23 @@ def is_encrypted(path: Path) -> bool:
         return file.read(len(_MARK)) == _MARK
 
 
-def _opens(path: Path, ring: KeyRing, number: int) -> bool:
+def _opened(path: Path, ring: KeyRing) -> tuple[FileKey, dict[str, CheckpointCorrupt]]:
+    """The key by the first copy that opens, and why others do not, by name."""
     file_id, slots = _read_header(path)
-    try:
-        _unwrapped(file_id, slots[number], ring)
-    except CheckpointCorrupt:
-        return False
-    return True
+    keys: list[FileKey] = []
+    problems: dict[str, CheckpointCorrupt] = {}
+    for name, slot in slots.items():
+        try:
+            keys.append(_unwrapped(file_id, slot, ring))
+        except CheckpointCorrupt as problem:
+            problems[name] = problem
+    if not keys:
+        raise problems["first"]
+    return keys[0], problems
 
 
-def _read_header(path: Path) -> tuple[bytes, tuple[bytes, bytes]]:
+def _read_header(path: Path) -> tuple[bytes, dict[str, bytes]]:
+    """The id of the file, and its slots by name."""
     try:
         with open_regular(path) as file:
             raw = file.read(HEADER_BYTES)
@@ -220,13 +249,14 @@ def _read_header(path: Path) -> tuple[bytes, tuple[bytes, bytes]]:
         raise CheckpointCorrupt(f"it cannot be read: {error.strerror}") from error
     if len(raw) < HEADER_BYTES or not raw.startswith(_MARK):
         raise CheckpointCorrupt("it was saved encrypted, and what is there now is not")
-    first = _SLOTS_AT + _SLOT.size
-    return raw[len(_MARK) : _SLOTS_AT], (raw[_SLOTS_AT:first], raw[first:])
+    return raw[len(_MARK) : _SLOTS_AT], {name: raw[place] for name, place in SLOTS.items()}
 
 
 def _unwrapped(file_id: bytes, slot: bytes, ring: KeyRing) -> FileKey:
     raw_id, nonce, wrapped = _SLOT.unpack(slot)
     key_id = _slot_key(raw_id)
+    if not KEY_ID.fullmatch(key_id):
+        raise CheckpointCorrupt("the header was altered: it names no key")
     key = next((key for key in ring.keys if key.id == key_id), None)
     if key is None:
         raise UnknownKey(

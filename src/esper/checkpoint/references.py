@@ -12,7 +12,7 @@ import blake3
 import torch
 
 from esper.checkpoint.crypto import KeyRing
-from esper.checkpoint.encrypted import HEADER_BYTES, FileKey, open_header
+from esper.checkpoint.encrypted import HEADER_BYTES, FileKey, open_header, weakness
 from esper.checkpoint.manifest import FileEntry, Manifest
 from esper.checkpoint.mapped import MappedTensors
 from esper.checkpoint.reading import digest_of_file, open_regular, read_regular
@@ -33,6 +33,8 @@ class FileRef:
     """What opens this file and no other, if it is encrypted."""
     trouble: str = ""
     """Why the holder of this has no key that opens it."""
+    weakness: str = ""
+    """Which of the two copies of its key does not open, and why; the file opens by the other one."""
 
     def problem(self) -> str | None:
         """What is wrong with the bytes on disk, or None after all of them were read and match.
@@ -108,7 +110,8 @@ def _file(path: Path, entry: FileEntry, ring: KeyRing | None) -> FileRef:
     try:
         if ring is None:
             raise CheckpointCorrupt("it is encrypted, and there is no key ring here")
-        return FileRef(path, entry.size, entry.blake3, open_header(path, ring).text())
+        key, weak = open_header(path, ring).text(), weakness(path, ring)
+        return FileRef(path, entry.size, entry.blake3, key, weakness=weak)
     except CheckpointCorrupt as error:
         return FileRef(path, entry.size, entry.blake3, trouble=str(error))
 
@@ -172,6 +175,11 @@ class _Commit:
         """Every file, by name."""
         files = self.manifest.files.items()
         return {name: _file(self.path / name, entry, self.ring) for name, entry in files}
+
+    @property
+    def weaknesses(self) -> tuple[str, ...]:
+        """Encrypted files that open by one copy of their key only, and why the other copy does not open."""
+        return tuple(f"{name}: {file.weakness}" for name, file in self.files.items() if file.weakness)
 
     def file(self, name: str) -> FileRef:
         """One file; CheckpointMissing names those there are."""

@@ -169,7 +169,10 @@ def checkpoints(run: Run, as_json: AsJson = False) -> None:
 
 
 def verify(run: Run, as_json: AsJson = False) -> None:
-    """Read every byte of every checkpoint and compare digests. Exit code 1 if one is damaged."""
+    """Read every byte of every checkpoint and compare digests. Exit code 1 if one is damaged.
+
+    Also if one of the two copies of a file's key does not open; `esper keys rotate` writes both again.
+    """
     from esper.cli.render import verify_table
     from esper.runs import open_catalog, verify_rows
 
@@ -179,7 +182,7 @@ def verify(run: Run, as_json: AsJson = False) -> None:
     if not rows:
         raise CheckpointMissing(f"{run} holds no checkpoints, so there is nothing to verify.")
     output.show(verify_table(rows), [dataclasses.asdict(row) for row in rows], as_json)
-    if any(row.problems for row in rows):
+    if any(row.findings for row in rows):
         raise typer.Exit(EXIT_DAMAGED)
 
 

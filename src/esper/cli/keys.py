@@ -73,6 +73,7 @@ def change_keys(
     """
     from esper.checkpoint import (
         CheckpointStore,
+        Rewrapped,
         open_key_ring,
         replace_key_ring,
         require_ring_file,
@@ -91,9 +92,9 @@ def change_keys(
         store.audit.emit(acts.KeyChanged(_DONE[change], named, changed.primary.id))
         replace_key_ring(path, changed)
         is_wrapping = change in ("rotate", "promote")
-        count, failed = rewrap_all(store.catalog.directory, changed) if is_wrapping else (0, ())
+        done = rewrap_all(store.catalog.directory, changed) if is_wrapping else Rewrapped(0, (), ())
     facts = {"key": named, "change": _DONE[change], "primary": changed.primary.id, "lost": lost}
-    return {**facts, "rewrapped": count, "not_rewrapped": failed}
+    return {**facts, "rewrapped": done.count, "healed": done.healed, "not_rewrapped": done.failed}
 
 
 def _changed(ring: KeyRing, change: Change, key: str | None) -> KeyRing:

@@ -204,11 +204,12 @@ def _attached(names: Sequence[str]) -> str:
 
 
 def verify_table(rows: Sequence[VerifyRow]) -> RenderableType:
-    """Intact or damaged, for every checkpoint."""
+    """For every checkpoint: intact, damaged, or good by one of two copies of a key."""
     cells = table("checkpoint", "state", "verified>", "")
     for row in rows:
-        state = Text("damaged", style=BAD) if row.problems else Text("intact", style=GOOD)
-        cells.add_row(row.name, state, figures.size(row.verified_bytes), "; ".join(row.problems))
+        state = Text("opens by one copy", style=BAD) if row.weaknesses else Text("intact", style=GOOD)
+        state = Text("damaged", style=BAD) if row.problems else state
+        cells.add_row(row.name, state, figures.size(row.verified_bytes), "; ".join(row.findings))
     return cells
 
 

@@ -163,6 +163,10 @@ def _change(run: Path, change: Change, key: str | None, *, yes: bool, as_json: b
     text = f"Key {facts['key']} is {facts['change']}; {facts['primary']} seals from now on."
     if facts["rewrapped"]:
         text += f" The keys of {facts['rewrapped']} encrypted file(s) were wrapped by it."
+    if facts["healed"]:
+        text += " Of these files one copy of the key did not open, and both are whole now: " + "; ".join(
+            facts["healed"]
+        )
     if facts["not_rewrapped"]:
         text += " Still by an older key: " + "; ".join(facts["not_rewrapped"])
     output.show(text, facts, as_json)

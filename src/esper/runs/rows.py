@@ -93,11 +93,22 @@ class CheckpointRow:
 
 @dataclass(frozen=True)
 class VerifyRow:
-    """What reading every byte of one checkpoint, and of what was attached to it, found."""
+    """What reading every byte of one checkpoint, and of what was attached to it, found.
+
+    Attributes:
+        problems: what is damaged, so that it is not believed.
+        weaknesses: what costs nothing yet: one of two copies of a file's key does not open.
+    """
 
     name: str
     verified_bytes: int
     problems: tuple[str, ...]
+    weaknesses: tuple[str, ...] = ()
+
+    @property
+    def findings(self) -> tuple[str, ...]:
+        """Everything that people should hear of."""
+        return self.problems + self.weaknesses
 
 
 def anatomy_rows(found: Inspected) -> AnatomyRows:
@@ -174,11 +185,17 @@ def verify_rows(
 
 def _verify(catalog: CheckpointCatalog, path: Path) -> VerifyRow:
     report = catalog.verify(path)
-    problems = report.problems
-    if report.is_ok:
-        rejected = catalog.attachments(catalog.at(step_number(path))).rejected
-        problems = tuple(f"{rejection}" for rejection in rejected)
-    return VerifyRow(path.name, report.verified_bytes, problems)
+    if not report.is_ok:
+        return VerifyRow(path.name, report.verified_bytes, report.problems)
+    checkpoint = catalog.at(step_number(path))
+    attachments = catalog.attachments(checkpoint)
+    weaknesses = [f"{one.name}/{weak}" for one in attachments.found for weak in one.weaknesses]
+    return VerifyRow(
+        path.name,
+        report.verified_bytes,
+        tuple(f"{rejection}" for rejection in attachments.rejected),
+        (*checkpoint.weaknesses, *weaknesses),
+    )
 
 
 def step_number(path: Path) -> int:

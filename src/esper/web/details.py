@@ -74,11 +74,11 @@ def verified(run: Path) -> str:
     rows = verify_rows(open_catalog(run), lambda paths, _: iter(paths))
     if not rows:
         raise CheckpointMissing(f"{run} holds no checkpoints, so there is nothing to verify.")
-    damaged = [row for row in rows if row.problems]
+    damaged = [row for row in rows if row.findings]
     read = figures.size(sum(row.verified_bytes for row in rows))
     if not damaged:
         return f"<p>{pill('healthy')} {figures.things(len(rows), 'checkpoint')} intact, {read} read.</p>"
-    items = "".join(f"<li>{escape(row.name)}: {escape('; '.join(row.problems))}</li>" for row in damaged)
+    items = "".join(f"<li>{escape(row.name)}: {escape('; '.join(row.findings))}</li>" for row in damaged)
     return f"<p>{pill('failed')} {len(damaged)} of {len(rows)} damaged.</p><ul>{items}</ul>"
 
 
