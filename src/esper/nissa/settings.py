@@ -14,6 +14,10 @@ class TelemetrySettings(Section):
     tensorboard: bool = False
     """Write TensorBoard files into `tensorboard/` in the run directory; needs the extra `tensorboard`."""
 
+    opentelemetry: bool = False
+    """Send numbers and news to an OpenTelemetry collector, where `OTEL_EXPORTER_OTLP_ENDPOINT` says; needs
+    the extra `opentelemetry`."""
+
     console: bool = False
     """Show a live view on standard error where that is a terminal: epoch, metric, what is gone, what Esper
     does and costs. What is logged and printed stays above it. For scripts without a progress bar of their

@@ -16,6 +16,7 @@ from esper.nissa import (
     Apart,
     Forwarding,
     JsonLines,
+    OpenTelemetry,
     Sink,
     TelemetrySettings,
     TensorBoard,
@@ -144,5 +145,7 @@ def _files(run: Path, settings: TelemetrySettings, log: RunLog) -> Iterator[tupl
         yield TELEMETRY_FILE, JsonLines(run / TELEMETRY_FILE, log.says)
     if settings.tensorboard:
         yield TENSORBOARD_DIRECTORY, TensorBoard(run / TENSORBOARD_DIRECTORY)
+    if settings.opentelemetry:
+        yield "OpenTelemetry", OpenTelemetry(run.name)
     if settings.console and sys.stderr.isatty():
         yield "the live view", LiveView(run, log.says)
