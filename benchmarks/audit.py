@@ -2,9 +2,11 @@
 
     python benchmarks/audit.py [--entries 100000] [--folder DIR]
 
-Printed: events per second that are durable when `emit` returns, told by one thread and by several at once
-(they share commits). Beside them, on the same disk: one line of that length appended and synced for each,
-the floor of anything durable, and a bare row for each in SQLite with the same settings. Then how long many
+Printed: events per second that are durable when the call returns: in groups of several sizes, as one commit
+each, and one by one, by one thread and by several at once (they share commits). Beside them, on the same
+disk: one line of that length appended and synced for each, the floor of anything durable, and bare rows of
+that length in SQLite with the same settings, in the same groups. The best of three passes of each counts,
+and the passes of the two take turns, because others use the disk. Then how long many
 entries take to verify, and what a small training spends on telling per epoch, beside what its epochs take.
 Figures are of the disk that holds the folder.
 """
@@ -27,10 +29,12 @@ from torch import nn
 
 import esper
 from esper.checkpoint import CheckpointCatalog, CheckpointStore, KeyRing, open_key_ring
-from esper.checkpoint.audit import AuditReader
+from esper.checkpoint.audit import Audit, AuditReader
 from esper.nissa import Event, Sink, events
 
 ALONE, TOGETHER = 300, 20_000
+GROUPS = (10, 100, 1_000)
+PASSES, SECONDS_EACH, TARGET = 3, 2.0, 20_000
 EPOCHS = 12
 
 
@@ -80,15 +84,42 @@ def floor(folder: Path, line: bytes) -> float:
         return ALONE / seconds(work)
 
 
-def bare(folder: Path, line: bytes) -> float:
-    database = sqlite3.connect(folder / "bare.sqlite", isolation_level=None)
-    for statement in ("PRAGMA journal_mode = WAL", "PRAGMA synchronous = FULL", "CREATE TABLE t (b BLOB)"):
-        database.execute(statement)
-    rate = ALONE / seconds(
-        lambda: [database.execute("INSERT INTO t VALUES (?)", (line,)) for _ in range(ALONE)]
-    )
-    database.close()
-    return rate
+class Bare:
+    """Bare rows in SQLite: the peer."""
+
+    def __init__(self, folder: Path, line: bytes) -> None:
+        self._line = line
+        self._database = sqlite3.connect(folder / "bare.sqlite", isolation_level=None)
+        for text in ("PRAGMA journal_mode = WAL", "PRAGMA synchronous = FULL", "CREATE TABLE t (b BLOB)"):
+            self._database.execute(text)
+
+    def add(self, size: int) -> None:
+        """One group, durable on return."""
+        self._database.execute("BEGIN IMMEDIATE")
+        self._database.executemany("INSERT INTO t VALUES (?)", [(self._line,)] * size)
+        self._database.execute("COMMIT")
+
+
+def rate_of(add: Callable[[int], object], size: int) -> float:
+    """Entries per second, added in groups for a while."""
+    begun, count = time.perf_counter(), 0
+    while time.perf_counter() < begun + SECONDS_EACH:
+        add(size)
+        count += size
+    return count / (time.perf_counter() - begun)
+
+
+def in_groups(audit: Audit, bare: Bare) -> None:
+    """Prints the audit beside the peer, in groups."""
+
+    def tell_group(size: int) -> None:
+        audit.emit_all([event(number) for number in range(size)])
+
+    for size in (1, *GROUPS):
+        pairs = [(rate_of(tell_group, size), rate_of(bare.add, size)) for _ in range(PASSES)]
+        ours, theirs = max(pair[0] for pair in pairs), max(pair[1] for pair in pairs)
+        goal = f"target {TARGET}: {'reached' if ours >= TARGET else 'missed'}" if size == max(GROUPS) else ""
+        print(f"in groups of {size:4}                    {ours:10.0f} /s  (bare rows {theirs:.0f} /s) {goal}")
 
 
 class Timed:
@@ -153,8 +184,7 @@ def main() -> None:
             (first,) = AuditReader(CheckpointCatalog(folder / "run-1", ring), ring).entries()
             line = json.dumps(first.document()).encode()
             print(f"one line appended and synced, each   {floor(folder, line):10.0f} /s  (floor)")
-            print(f"one bare row of SQLite, each         {bare(folder, line):10.0f} /s")
-            print(f"one event, each                      {tell(store.audit, ALONE, 1):10.0f} /s")
+            in_groups(store.audit, Bare(folder, line))
             for threads in (8, 64, 256):
                 before = store.audit.commits
                 rate = tell(store.audit, TOGETHER, threads)

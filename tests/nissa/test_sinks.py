@@ -6,6 +6,7 @@ import logging
 import subprocess
 import sys
 import threading
+from collections.abc import Sequence
 
 import pytest
 
@@ -41,6 +42,29 @@ def test_what_is_told_once_is_told_again_only_if_it_is_another() -> None:
     for event in (events.MaskWaits("f1"), events.MaskWaits("f1"), events.MaskWaits("loss")):
         telling.emit(event)
     assert heard.events == [events.MaskWaits("f1"), events.MaskWaits("loss")]
+
+
+class Groups(ListSink):
+    """A sink that is told several events at once."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.sizes: list[int] = []
+
+    def emit_all(self, group: Sequence[Event]) -> None:
+        self.sizes.append(len(group))
+        self.events += group
+
+
+def test_a_group_is_told_at_once_to_who_takes_it_and_one_by_one_to_others() -> None:
+    plain, grouped = ListSink(), Groups()
+    telling = FanOut(FanOut(grouped), plain)
+    telling.emit(events.MaskWaits("f1"))
+    group = [events.MaskWaits("f1"), events.MaskWaits("loss"), events.NotFaster(), events.MaskWaits("loss")]
+    telling.emit_all(group)
+    assert grouped.sizes == [1, 2]
+    assert plain.events == grouped.events
+    assert plain.events == [events.MaskWaits("f1"), events.MaskWaits("loss"), events.NotFaster()]
 
 
 def test_a_moment_may_come_again_after_a_rollback() -> None:

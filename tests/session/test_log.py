@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
+from esper.checkpoint import CheckpointStore, open_key_ring
 from esper.leyline import encode
 from esper.nissa import ListSink, acts, events
 from esper.report import Mark
@@ -59,3 +62,14 @@ def test_a_rollback_from_outside_is_marked_once_and_so_is_one_that_stood_in_a_li
     again.load(older)
     again.hear_of([past])
     assert again.marks == [Mark(1, "rollback", past.text)]
+
+
+def test_what_is_found_at_once_is_written_down_at_once_and_each_is_noted(tmp_path: Path) -> None:
+    log = RunLog()
+    with CheckpointStore(tmp_path, keyring=open_key_ring(tmp_path, create=True), model="net") as store:
+        log.telling.sinks.insert(0, store.audit)
+        left = [events.LeftWhole(f"group-{number}", "It is an output.") for number in range(7)]
+        log.tell_all(left)
+        assert store.audit.commits == 1
+        assert store.audit.told(events.LeftWhole) == left
+    assert log.notes == [event.text for event in left]

@@ -124,6 +124,4 @@ class Clearance:
 
     def _tell(self, reasons: Iterable[str]) -> None:
         """Says once what could not be removed; each start tries again."""
-        for why in reasons:
-            if why:
-                self._telling.emit(events.NotRemoved(why))
+        self._telling.emit_all([events.NotRemoved(why) for why in reasons if why])

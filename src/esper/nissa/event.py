@@ -7,6 +7,7 @@ import re
 from abc import ABC
 from dataclasses import dataclass
 from enum import IntEnum
+from functools import cache
 from typing import ClassVar, Literal
 
 MarkKind = Literal[
@@ -75,6 +76,7 @@ class Moment(Event):
         return f"epoch {self.epoch}: {self.text}"
 
 
+@cache
 def kind_of(event: type[Event]) -> str:
     """The name under which files hold a class of events: `RolledBack` is `rolled_back`."""
     return _CAPITAL.sub("_", event.__name__).lower()

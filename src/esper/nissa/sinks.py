@@ -5,8 +5,8 @@ from __future__ import annotations
 import logging
 import sys
 import threading
-from collections.abc import Callable
-from typing import Protocol
+from collections.abc import Callable, Sequence
+from typing import Protocol, runtime_checkable
 
 from esper.nissa.event import Event
 
@@ -15,6 +15,13 @@ class Sink(Protocol):
     """Somebody who is told what happens, in the thread in which it does; one event at a time."""
 
     def emit(self, event: Event) -> None: ...
+
+
+@runtime_checkable
+class GroupSink(Sink, Protocol):
+    """A sink that takes several events at once for less than one after another."""
+
+    def emit_all(self, group: Sequence[Event]) -> None: ...
 
 
 class LoggerSink:
@@ -71,10 +78,23 @@ class FanOut:
 
     def emit(self, event: Event) -> None:
         """Tells every sink, unless an equal event that is told once came before."""
+        self.emit_all((event,))
+
+    def emit_all(self, group: Sequence[Event]) -> None:
+        """Tells every sink all of several events, one sink after the other."""
         with self._lock:
-            if event.is_once and event in self._past:
-                return
-            if event.is_once:
-                self._past.add(event)
+            fresh = [event for event in group if self._is_new(event)]
             for sink in self.sinks:
-                sink.emit(event)
+                if isinstance(sink, GroupSink):
+                    sink.emit_all(fresh)
+                    continue
+                for event in fresh:
+                    sink.emit(event)
+
+    def _is_new(self, event: Event) -> bool:
+        """Whether an event is to be told; one that is told once is known from then on."""
+        if event.is_once and event in self._past:
+            return False
+        if event.is_once:
+            self._past.add(event)
+        return True

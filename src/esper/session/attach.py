@@ -272,9 +272,9 @@ def _resume(asked: RunRequest, step: int | None = None) -> Session:
         if asked.teacher is not None:
             session.parts.teaching.change(asked.teacher)
     aside = session.parts.saving.store.aside
-    for rejection in rejected:
-        place = str(aside[rejection.path]) if rejection.path in aside else None
-        session.log.tell(events.PassedOver(str(rejection), place))
+    places = [str(aside[one.path]) if one.path in aside else None for one in rejected]
+    passed = [events.PassedOver(str(one), place) for one, place in zip(rejected, places, strict=True)]
+    session.log.tell_all(passed)
     return session
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Annotated, Any
 
@@ -84,6 +84,10 @@ class RunLog:
     def tell(self, event: Event) -> None:
         """Something has happened: all who want to hear of it are told."""
         self.telling.emit(event)
+
+    def tell_all(self, group: Sequence[Event]) -> None:
+        """Several things have been found at once: the audit writes them down together."""
+        self.telling.emit_all(group)
 
     def emit(self, event: Event) -> None:
         """Writes down what `tell` was given: a moment of the report, or a note that is not there yet."""

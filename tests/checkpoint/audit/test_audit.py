@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sqlite3
 import stat
 import threading
@@ -80,6 +81,62 @@ def test_threads_that_tell_at_once_lose_nothing_and_share_commits(tmp_path: Path
         turns.setdefault(stored.entry.epoch, []).append(stored.entry.facts["reason"])
     assert turns == {number: [str(turn) for turn in range(each)] for number in range(threads)}
     assert commits < each * threads
+
+
+def test_a_group_is_one_commit_in_its_order_and_an_empty_one_is_none(tmp_path: Path) -> None:
+    group = [events.Refused(number, "No.") for number in range(5)]
+    with open_store(tmp_path) as store:
+        store.audit.emit_all([events.Idle(1, "Nothing.")])  # which is no news
+        assert store.audit.commits == 0
+        store.audit.emit_all([*group, acts.WentBack(9, 1)])
+        assert store.audit.commits == 1
+        assert store.audit.told(events.Refused) == group
+        anchor = store.save(1, 1, content(1)).manifest.audit
+        assert anchor is not None
+        assert anchor.number == 6
+    assert kinds(tmp_path) == ["refused"] * 5 + ["went_back"]
+
+
+def test_of_a_group_that_cannot_be_written_the_acts_are_refused_and_the_rest_waits(tmp_path: Path) -> None:
+    with open_store(tmp_path) as store:
+        store.audit.emit(events.Refused(1, "No."))
+        other = full(tmp_path)
+        with pytest.raises(CheckpointError, match="What must be in it first is not done"):
+            store.audit.emit_all([events.Refused(2, "No."), acts.WentBack(2, 6), events.Refused(3, "No.")])
+        store.audit.emit_all([events.Refused(4, "No."), events.Refused(5, "No.")])
+        other.execute("DROP TRIGGER full")
+        other.close()
+        store.audit.emit(acts.WentBack(6, 6))
+        assert [event.epoch for event in store.audit.told(events.Refused)] == [1, 2, 3, 4, 5]
+        assert store.audit.told(acts.WentBack) == [acts.WentBack(6, 6)]
+    assert kinds(tmp_path) == ["refused"] * 5 + ["went_back"]
+
+
+def test_a_process_that_is_killed_leaves_whole_groups_and_every_one_it_was_told_of(tmp_path: Path) -> None:
+    size = 40
+    ours, theirs = os.pipe()
+    child = os.fork()
+    if child == 0:
+        try:
+            with open_store(tmp_path) as store:
+                while True:
+                    store.audit.emit_all([events.Refused(number, "No.") for number in range(size)])
+                    os.write(theirs, b".")
+        finally:
+            os._exit(1)
+    os.close(theirs)
+    acknowledged = sum(len(os.read(ours, 1)) for _ in range(6))
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    while more := os.read(ours, 4096):
+        acknowledged += len(more)
+    os.close(ours)
+    whole, rest = divmod(len(kinds(tmp_path)), size)
+    assert rest == 0
+    assert whole >= acknowledged
+    with open_store(tmp_path) as store:  # which goes on
+        store.audit.emit(acts.WentBack(1, 1))
+    assert kinds(tmp_path)[-1] == "went_back"
 
 
 def full(run: Path) -> sqlite3.Connection:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sqlite3
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Set
 from pathlib import Path
 from typing import TypeVar
 
@@ -27,8 +27,9 @@ E = TypeVar("E", bound=Event)
 class Audit:
     """A sink that writes down what it is told; a file is made with the first entry.
 
-    What several threads tell at the same time goes in one commit. What cannot be written waits for the next
-    commit, of which there is one before every checkpoint at the latest; an act is refused instead.
+    A group of events, and what several threads tell at the same time, goes in one commit. What cannot be
+    written waits for the next commit, of which there is one before every checkpoint at the latest; an act is
+    refused instead.
 
     Args:
         path: the file.
@@ -68,17 +69,28 @@ class Audit:
         Raises:
             CheckpointError: an act could not be written down, so it must not be done.
         """
-        if not event.is_recorded:
+        self.emit_all((event,))
+
+    def emit_all(self, group: Iterable[Event]) -> None:
+        """Writes down several events in one commit; returns when all entries would survive a power cut.
+
+        Raises:
+            CheckpointError: there are acts among them that could not be written down, so none of them must be
+                done; the others wait.
+        """
+        now = float(self._clock())
+        told = [(event.is_act, Entry.of(event, now)) for event in group if event.is_recorded]
+        if not told:
             return
-        entry = Entry.of(event, float(self._clock()))
-        with self._turn:
-            self._tickets += 1
-            ticket = self._tickets
-            self._waiting.append((ticket, entry))
+        with self._turn:  # all at once, so that one commit holds them, also where it is tried again
+            tickets = range(self._tickets + 1, self._tickets + 1 + len(told))
+            self._tickets = tickets[-1]
+            self._waiting += zip(tickets, (entry for _, entry in told), strict=True)
         try:
-            self._write_up_to(ticket)
+            self._write_up_to(tickets[-1])
         except CheckpointError:
-            if event.is_act and self._withdraw(ticket):
+            acts = {ticket for ticket, (is_act, _) in zip(tickets, told, strict=True) if is_act}
+            if acts and self._withdraw(acts):
                 raise
 
     def settle(self) -> AuditAnchor | None:
@@ -140,12 +152,12 @@ class Audit:
                     self._waiting = batch + self._waiting
                 self._turn.notify_all()
 
-    def _withdraw(self, ticket: int) -> bool:
-        """Takes an entry back that has not been written; False if another thread has written it meanwhile."""
+    def _withdraw(self, tickets: Set[int]) -> bool:
+        """Takes entries of one group back that were not written; False if another thread has written them."""
         with self._turn:
             while self._is_writing:
                 self._turn.wait()
-            kept = [one for one in self._waiting if one[0] != ticket]
+            kept = [one for one in self._waiting if one[0] not in tickets]
             is_unwritten, self._waiting = len(kept) < len(self._waiting), kept
         return is_unwritten
 

@@ -19,6 +19,7 @@ from esper.nissa import Event, kind_of
 PURPOSE = "esper audit entry"
 NOTHING = "0" * 64
 """What the first entry names in place of one before it."""
+_AS_JSON = json.JSONEncoder(allow_nan=False).encode
 _LINK = re.compile(rb"([0-9a-f]{16}) (\d{1,15}) ([0-9a-f]{64})\n")
 
 
@@ -76,7 +77,7 @@ class Entry:
     def sealed(self, link: Link, ring: KeyRing) -> bytes:
         """Its bytes at one place, with the seal of the primary key."""
         place = f"{link.run} {link.number} {link.before}\n"
-        return ring.seal(PURPOSE, (place + json.dumps(vars(self), allow_nan=False)).encode())
+        return ring.seal(PURPOSE, (place + _AS_JSON(vars(self))).encode())
 
     @classmethod
     def read(cls, sealed: bytes) -> Entry:
