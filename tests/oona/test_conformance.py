@@ -241,8 +241,10 @@ def test_only_the_newest_dead_letters_are_kept_and_the_others_counted(opened: Op
     reader = bus.subscribe(TOPIC, "page")
     bus.publish([said(str(number)) for number in range(5)])
     assert len(reader.receive(9)) == 5
-    while bus.counts(TOPIC).forgotten < 3:
+    end = time.monotonic() + PATIENCE
+    while bus.counts(TOPIC).forgotten < 3 and time.monotonic() < end:
         assert reader.receive(9, 0.05) == []
+    assert bus.counts(TOPIC).forgotten == 3
     payloads = [letter.envelope.payload for letter in bus.dead(TOPIC, "page")]
     assert [messages.TelemetryEvent.FromString(payload).text for payload in payloads] == ["3", "4"]
 
@@ -267,7 +269,8 @@ def test_threads_that_publish_and_read_lose_nothing_and_get_nothing_twice(opened
 
     def read() -> None:
         reader = bus.subscribe(TOPIC, "page")
-        while len(got) < wanted:
+        end = time.monotonic() + PATIENCE
+        while len(got) < wanted and time.monotonic() < end:
             taken = reader.receive(7, 0.05)
             reader.ack(taken)
             with lock:

@@ -8,6 +8,7 @@ import shutil
 import sqlite3
 import subprocess
 import sys
+import threading
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -44,10 +45,14 @@ def test_a_writer_that_is_killed_loses_nothing_and_repeats_nothing(tmp_path: Pat
     for kill in range(3):
         with publishing(path, acknowledged, at_once) as process:
             assert process.stdout is not None
+            end = threading.Timer(60.0, process.kill)
+            end.start()
             for line in process.stdout:
                 acknowledged = int(line)
                 if acknowledged >= (kill + 1) * 20 * at_once:
                     process.kill()
+            end.cancel()
+        assert acknowledged >= (kill + 1) * 20 * at_once
     bus = JournalBus(path)
     got = keys(bus, "page")
     bus.close()

@@ -6,11 +6,15 @@ import base64
 import json
 from pathlib import Path
 
+import pytest
 from torch.nn import functional
 
 import esper
+from esper.errors import ConfigError
+from esper.leyline.wire import messages
 from esper.narset import summaries_of
 from esper.nissa import Event, ListSink, progress
+from esper.oona import open_bus
 from tests.session.runs import Training, examples, optimizer_of, small_network
 
 
@@ -97,3 +101,19 @@ def test_a_run_that_is_told_not_to_sums_up_nothing(tmp_path: Path) -> None:
     training.epoch()
     training.session.finish(latency=False)
     assert "telemetry_summary" not in kinds(tmp_path / "run")
+
+
+def test_a_run_publishes_what_it_tells_and_what_is_no_bus_is_refused(tmp_path: Path) -> None:
+    address = str(tmp_path / "bus.sqlite")
+    training = Training(tmp_path / "run", telemetry={"bus": address})
+    training.epoch()
+    training.session.finish(latency=False)
+    bus = open_bus(address)
+    received = bus.subscribe("TelemetryEvent", "test").receive(1000)
+    bus.close()
+    told = sorted(received, key=lambda one: one.envelope.idempotency_key)
+    published = [messages.TelemetryEvent.FromString(one.envelope.payload).kind for one in told]
+    assert published == kinds(tmp_path / "run")
+    (tmp_path / "settings.toml").write_text('telemetry.bus = "runs/bus"')
+    with pytest.raises(ConfigError, match=r"telemetry.bus.*is no bus"):
+        esper.Config.from_toml(tmp_path / "settings.toml")

@@ -336,6 +336,33 @@ def follow(
     follow_run(run, as_json)
 
 
+def watch(
+    bus: Annotated[
+        str, typer.Argument(help="The telemetry.bus of runs: a .sqlite file, or redis://host:port/db.")
+    ],
+    group: Annotated[
+        str, typer.Option(help="Who reads: each group gets every event once, its readers share them.")
+    ] = "watch",
+    dead: Annotated[
+        bool, typer.Option("--dead", help="Show what the group was given too often, and end.")
+    ] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print a JSON document for each event, one a line.")
+    ] = False,
+) -> None:
+    """Follow the events that runs publish to a bus, from any process, and miss none while you are away.
+
+    An event is acknowledged once it is printed; what comes while nobody watches waits. Ends with Ctrl-C.
+    """
+    from esper.cli.watch import show_dead
+    from esper.cli.watch import watch as watch_bus
+
+    if dead:
+        show_dead(bus, group, as_json)
+    else:
+        watch_bus(bus, group, as_json)
+
+
 def doctor(
     folder: Annotated[Path, typer.Argument(help="Where run directories will be.")] = Path(),
     as_json: AsJson = False,

@@ -23,6 +23,7 @@ from esper.cli.commands import (
     serve,
     train,
     verify,
+    watch,
 )
 from esper.cli.trust import (
     ask,
@@ -62,6 +63,7 @@ for command in (
     ask,
     config,
     follow,
+    watch,
     serve,
     doctor,
 ):

@@ -5,6 +5,7 @@ from esper.nissa.apart import Apart, Forwarding, Writer
 from esper.nissa.event import Event, MarkKind, Moment, Severity, kind_of
 from esper.nissa.jsonl import TELEMETRY_FILE, JsonLines, line_of
 from esper.nissa.kinds import MARKS, NOTED, OF_SEEDS
+from esper.nissa.on_bus import OnBus
 from esper.nissa.otel import OpenTelemetry
 from esper.nissa.progress import Spread
 from esper.nissa.settings import TelemetrySettings
@@ -26,6 +27,7 @@ __all__ = [
     "LoggerSink",
     "MarkKind",
     "Moment",
+    "OnBus",
     "OpenTelemetry",
     "Severity",
     "Sink",

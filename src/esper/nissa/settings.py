@@ -2,7 +2,20 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
+from pydantic import AfterValidator
+
+from esper.errors import ConfigError
+from esper.oona import checked_address
 from esper.settings import PositiveCount, Section
+
+
+def _address(given: str) -> str:
+    try:
+        return checked_address(given)
+    except ConfigError as error:
+        raise ValueError(str(error)) from error  # which setting it is, whoever asks for settings says
 
 
 class TelemetrySettings(Section):
@@ -22,6 +35,10 @@ class TelemetrySettings(Section):
     """Show a live view on standard error where that is a terminal: epoch, metric, what is gone, what Esper
     does and costs. What is logged and printed stays above it. For scripts without a progress bar of their
     own; `esper follow RUN` shows the same from another terminal."""
+
+    bus: Annotated[str, AfterValidator(_address)] | None = None
+    """Publish every event to this bus, which `esper watch` follows: a file that ends in `.sqlite`, or
+    `redis://host:port/db` (extra `redis`)."""
 
     three_tier_aggregation: bool = True
     """Time every step and sum up what was counted: one `telemetry_summary` for every epoch."""

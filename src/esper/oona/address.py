@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from pathlib import Path
 from urllib.parse import urlsplit
 
 from esper.errors import ConfigError
 from esper.oona.bus import Bus, Limits
 from esper.oona.journal import JournalBus
-from esper.oona.streams import PASSWORD, RedisBus
+from esper.oona.streams import PASSWORD, RedisBus, missing
 
 _SERVERS = ("redis", "rediss", "unix")
 _FORMS = "A bus is a file that ends in .sqlite, or redis://host:port/db."
@@ -38,6 +39,16 @@ def checked_address(address: str) -> str:
     if not is_complete:
         raise ConfigError(f"{address!r} names no server. {_FORMS}")
     return address
+
+
+def check_installed(address: str) -> None:
+    """Refuses a bus that this machine cannot open, before anything is published.
+
+    Raises:
+        ConfigError: the library for it is not installed.
+    """
+    if "://" in address and find_spec("redis") is None:
+        raise ConfigError(missing(address))
 
 
 def open_bus(address: str, limits: Limits | None = None) -> Bus:

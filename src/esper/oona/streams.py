@@ -233,15 +233,18 @@ class RedisSubscription:
         return self._bus.ack(self._topic, self._group, deliveries)
 
 
+def missing(address: str) -> str:
+    """What people are told where the library is not installed."""
+    return f"The bus {address} needs redis, which is not installed: pip install 'esper-torch[redis]'."
+
+
 def _client(address: str) -> Any:
     try:
         import redis
         from redis.backoff import NoBackoff
         from redis.retry import Retry
     except ModuleNotFoundError as error:
-        raise ConfigError(
-            f"The bus {address} needs redis, which is not installed: pip install 'esper-torch[redis]'."
-        ) from error
+        raise ConfigError(missing(address)) from error
     try:
         return redis.Redis.from_url(
             address,

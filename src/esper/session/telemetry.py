@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import math
+import secrets
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -16,6 +17,7 @@ from esper.nissa import (
     Apart,
     Forwarding,
     JsonLines,
+    OnBus,
     OpenTelemetry,
     Sink,
     TelemetrySettings,
@@ -147,5 +149,8 @@ def _files(run: Path, settings: TelemetrySettings, log: RunLog) -> Iterator[tupl
         yield TENSORBOARD_DIRECTORY, TensorBoard(run / TENSORBOARD_DIRECTORY)
     if settings.opentelemetry:
         yield "OpenTelemetry", OpenTelemetry(run.name)
+    if settings.bus is not None:
+        on_bus = OnBus(settings.bus, run.resolve().name, secrets.token_hex(4), log.says)
+        yield f"the bus {on_bus.address}", on_bus
     if settings.console and sys.stderr.isatty():
         yield "the live view", LiveView(run, log.says)
