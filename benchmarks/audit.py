@@ -198,8 +198,8 @@ def main() -> None:
         catalog = CheckpointCatalog(folder / "run-2", ring)
         taken = seconds(lambda: AuditReader(catalog, ring))
         size = (folder / "run-2" / "audit.sqlite").stat().st_size / 1e6
-        rate = f"{options.entries / taken:.0f} /s"
-        print(f"verify {options.entries} entries, {size:.0f} MB     {taken:10.2f} s  ({rate})")
+        verified = f"{options.entries / taken:.0f} /s"
+        print(f"verify {options.entries} entries, {size:.0f} MB     {taken:10.2f} s  ({verified})")
         print(f"a training tells                     {training(folder)}")
 
 

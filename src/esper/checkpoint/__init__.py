@@ -15,7 +15,7 @@ from esper.checkpoint.catalog import CheckpointCatalog
 from esper.checkpoint.codec import LEAVES, decode, encode, from_json, to_json
 from esper.checkpoint.content import FileContent
 from esper.checkpoint.crypto import KeyRing, sealed_by
-from esper.checkpoint.encrypted import HEADER_BYTES, SLOTS, Rewrapped, rewrap_all
+from esper.checkpoint.encrypted import HEADER_BYTES, SLOTS, FileKey, Rewrapped, rewrap_all
 from esper.checkpoint.faulty import FaultyStorage
 from esper.checkpoint.manifest import sealer
 from esper.checkpoint.mapped import MappedTensors
@@ -73,6 +73,7 @@ __all__ = [
     "Entry",
     "FaultyStorage",
     "FileContent",
+    "FileKey",
     "FileRef",
     "Generator",
     "HasStateDict",
