@@ -103,7 +103,7 @@ def test_a_damaged_file_is_refused_with_what_to_do(tmp_path: Path) -> None:
     bus.close()
     whole = path.read_bytes()
     path.write_bytes(whole[:20_000] + bytes(range(256)) * 80 + whole[40_480:])
-    with pytest.raises(BusError, match=r"is damaged|or is damaged"):
+    with pytest.raises(BusError, match=r"is damaged \([^\n*]+\)"):
         JournalBus(path)
     path.write_bytes(whole[: len(whole) // 2])
     with pytest.raises(BusError, match="is damaged"):

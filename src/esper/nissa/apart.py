@@ -87,7 +87,7 @@ class Apart:
         try:
             act()
         except Exception as error:  # noqa: BLE001 - whatever a sink does is no reason to stop training
-            self._lose(f"{type(error).__name__}: {error}")
+            self._lose(f"{type(error).__name__}: {str(error).rstrip('.')}")
 
     def _lose(self, why: str) -> None:
         self.lost += 1

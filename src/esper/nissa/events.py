@@ -15,7 +15,7 @@ class SinkFailed(Event):
 
     severity = Severity.PROBLEM
     says = (
-        "Telemetry to {sink} fails: {why}. Training goes on, and what it is not told is lost; "
+        "Telemetry to {sink} fails: {why}. Training goes on, and what it does not take may be lost; "
         "this is said once."
     )
     sink: str

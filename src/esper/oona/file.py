@@ -120,7 +120,7 @@ class JournalFile:
         connection.execute(f"PRAGMA wal_autocheckpoint={_CHECKPOINT_PAGES}")
         (verdict,) = connection.execute("PRAGMA quick_check(1)").fetchone()
         if verdict != "ok":
-            raise sqlite3.DatabaseError(verdict)
+            raise sqlite3.DatabaseError(verdict.rpartition("\n")[2])  # the first line names no damage
 
     def _identify(self, connection: sqlite3.Connection) -> None:
         """Makes the tables in a file that is new; refuses one that is of somebody else."""

@@ -212,11 +212,13 @@ class RedisBus:
                 f"Redis at {self._address} refuses: {error}. Put its password into {PASSWORD}."
             ) from error
         except (redis.ConnectionError, redis.TimeoutError) as error:
+            said = str(error).rstrip(".")
             raise BusError(
-                f"No Redis answers at {self._address}: {error}. Start one there, or name another bus."
+                f"No Redis answers at {self._address}: {said}. Start one there, or name another bus."
             ) from error
         except redis.RedisError as error:
-            raise BusError(f"Redis at {self._address} refuses: {error}.") from error
+            said = str(error).rstrip(".")
+            raise BusError(f"Redis at {self._address} refuses: {said}.") from error
 
 
 class RedisSubscription:
