@@ -11,7 +11,7 @@ import pytest
 from esper.errors import BusError
 from esper.leyline.wire import messages
 from esper.nissa import Apart, Event, OnBus, events, progress
-from esper.oona import Delivery, open_bus
+from esper.oona import Delivery, Limits, envelope_of, open_bus
 from tests.oona.servers import redis_server
 
 NOW = time.time()
@@ -103,6 +103,21 @@ def test_what_a_full_disk_has_refused_is_published_with_the_next_event(tmp_path:
     writer.write(NOW, events.Refused(3, "third"))
     writer.close()
     assert [event_of(one).epoch for one in read(address)] == [1, 2, 3]
+
+
+def test_a_full_bus_sheds_what_matters_least_and_says_so(tmp_path: Path) -> None:
+    address, most = str(tmp_path / "bus.sqlite"), Limits().max_records
+    idle = messages.TelemetryEvent(version=1, kind="idle")
+    bus = open_bus(address)
+    bus.publish([envelope_of(idle, at_seconds=NOW, priority=messages.PRIORITY_LOW)] * most)
+    writer = OnBus(address, "first", "b00t")
+    with pytest.raises(BusError, match=r"is full, and 1 of the records of least priority were shed"):
+        writer.write(NOW, events.Refused(1, "No."))
+    writer.close()
+    assert (bus.counts("TelemetryEvent").records, bus.counts("TelemetryEvent").shed) == (most, 1)
+    (first,) = bus.subscribe("TelemetryEvent", "test").receive(1)
+    assert event_of(first).kind == "refused"
+    bus.close()
 
 
 def test_the_folder_where_it_began_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
