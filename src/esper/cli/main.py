@@ -25,6 +25,7 @@ from esper.cli.commands import (
     verify,
     watch,
 )
+from esper.cli.importing import import_file
 from esper.cli.trust import (
     ask,
     audit_export,
@@ -68,6 +69,7 @@ for command in (
     doctor,
 ):
     app.command()(command)
+app.command("import")(import_file)
 audit = typer.Typer(
     help="What was decided and done in a run, and whether that can be believed.", no_args_is_help=True
 )

@@ -1,0 +1,108 @@
+"""What the confined process does: reads one file of a stranger, and yields what is safe of it.
+
+The answer is eight bytes with the length of a JSON document, the document, and the bytes of one file:
+tensors, or a program.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import re
+import struct
+import zipfile
+from collections.abc import Iterator
+from typing import Any, BinaryIO
+
+import torch
+
+from esper.anatomy.archive import read_program, write_program
+from esper.checkpoint import file_pieces
+from esper.errors import CheckpointError
+from esper.runs.foreign.plain import Parts
+
+LENGTH = struct.Struct("<Q")
+TENSORS, PROGRAM = "tensors", "program"
+_ZIP = b"PK\x03\x04"
+_PROGRAM_MARK = "/archive_format"
+_SAMPLES = "/data/sample_inputs/model.pt"
+_NEEDS = re.compile(r"GLOBAL ([\w.]+)|Unsupported (?:global|class|operand)[^\n]{0,80}")
+
+
+class NeedsCode(CheckpointError):
+    """What it holds could only be built by running code that it names."""
+
+
+def pieces(file: BinaryIO) -> Iterator[bytes | memoryview]:
+    """The answer, piece by piece.
+
+    Args:
+        file: open at its beginning.
+
+    Raises:
+        CheckpointError: it is nothing that is imported, and why.
+    """
+    facts, content = _program(file) if _is_program(file) else _tensors(file)
+    document = json.dumps(facts, allow_nan=False).encode()
+    yield LENGTH.pack(len(document)) + document
+    yield from content
+
+
+def _is_program(file: BinaryIO) -> bool:
+    is_archive = file.read(len(_ZIP)) == _ZIP
+    file.seek(0)
+    if not is_archive:
+        return False
+    try:
+        with zipfile.ZipFile(file) as archive:
+            return any(name.endswith(_PROGRAM_MARK) for name in archive.namelist())
+    except zipfile.BadZipFile as error:
+        raise CheckpointError(f"it begins like an archive and is none ({error}): it was cut short") from error
+    finally:
+        file.seek(0)
+
+
+def _tensors(file: BinaryIO) -> tuple[dict[str, Any], Iterator[memoryview]]:
+    if os.fstat(file.fileno()).st_size == 0:
+        raise CheckpointError("it is empty")
+    try:
+        held = torch.load(file, map_location="cpu", weights_only=True)
+    except OSError:
+        raise
+    except Exception as error:
+        needs = _NEEDS.search(str(error))
+        if needs is None:
+            raise
+        what = needs[1] or needs[0]
+        raise NeedsCode(f"it holds an object that only code can build ({what})") from None
+    parts = Parts()
+    rest = parts.taken_apart(held)
+    facts = {
+        "kind": TENSORS,
+        "tensors": len(parts.tensors),
+        "content": rest,
+        "was": parts.was,
+        "left_out": parts.left_out,
+        "tied": parts.tied(),
+    }
+    return facts, file_pieces(parts.tensors)
+
+
+def _program(file: BinaryIO) -> tuple[dict[str, Any], Iterator[bytes]]:
+    data, left_out = _without_samples(file)
+    stored = read_program(data)
+    written = write_program(stored.program, stored.extra)
+    return {"kind": PROGRAM, "tensors": len(stored.program.state_dict), "left_out": left_out}, iter([written])
+
+
+def _without_samples(file: BinaryIO) -> tuple[bytes, dict[str, str]]:
+    """The archive without its sample inputs, which torch pickles and a program does not need."""
+    kept, left_out = io.BytesIO(), {}
+    with zipfile.ZipFile(file) as old, zipfile.ZipFile(kept, "w") as new:
+        for entry in old.infolist():
+            if entry.filename.endswith(_SAMPLES):
+                left_out[entry.filename] = "sample inputs, which are pickled"
+            else:
+                new.writestr(zipfile.ZipInfo(entry.filename), old.read(entry))
+    return kept.getvalue(), left_out
