@@ -19,7 +19,8 @@ from esper.errors import CheckpointCorrupt, ConfigError
 from esper.runs.foreign import bring
 from esper.runs.foreign.bringing import _written
 from esper.runs.foreign.reading import LENGTH
-from esper.workers.confinement import can_filter
+from esper.workers.confinement import Caps, Confined, can_filter, run_confined
+from tests.runs.foreign import nested
 
 confined = pytest.mark.skipif(not can_filter(), reason="this kernel confines no process")
 
@@ -41,7 +42,7 @@ def test_a_checkpoint_becomes_tensors_by_path_and_a_document_of_the_rest(tmp_pat
     net(torch.randn(3, 4)).sum().backward()
     optimizer.step()
     shared = torch.randn(3).bfloat16()
-    saved = {
+    saved: dict[str, Any] = {
         "model": net.state_dict(),
         "optimizer": optimizer.state_dict(),
         "epoch": 3,
@@ -104,6 +105,18 @@ def test_a_file_that_was_cut_short_is_refused(tmp_path: Path) -> None:
 
 
 @confined
+def test_where_no_process_can_be_confined_nothing_is_read_unless_that_is_asked_for(tmp_path: Path) -> None:
+    """A confined process is such a place: it may confine no other."""
+    torch.save({"a": torch.zeros(2)}, tmp_path / "net.pt")
+    answer = io.BytesIO()
+    with (tmp_path / "net.pt").open("rb") as file:
+        ended = run_confined(nested.import_it, file, answer, Caps(1 << 30, 60, 1 << 20))
+    assert isinstance(ended, Confined), ended
+    assert b"This system cannot confine a process" in answer.getvalue()
+    assert b"--unconfined" in answer.getvalue()
+
+
+@confined
 def test_a_program_loses_its_pickled_inputs_and_computes_the_same(tmp_path: Path) -> None:
     net, sample = nn.Linear(4, 2), torch.randn(3, 4)
     torch.export.save(torch.export.export(net, (sample,)), tmp_path / "net.pt2")
@@ -138,9 +151,12 @@ def answered(document: Any, content: bytes) -> io.BytesIO:
         answered({"kind": "../x", "left_out": {}, "tensors": 0}, b""),
         answered({"kind": "tensors", "left_out": {}, "tensors": 0}, struct.pack("<Q", 1 << 60)),
         answered({"kind": "tensors", "left_out": {}, "tensors": 5}, struct.pack("<Q", 2) + b"{}"),
+        answered(
+            {"kind": "tensors", "left_out": {"a": "\x1b[2J"}, "tensors": 0}, struct.pack("<Q", 2) + b"{}"
+        ),
         answered({"kind": "program", "left_out": {}, "tensors": 5}, b"PK"),
     ],
-    ids=["nothing", "enormous", "no mapping", "kind", "enormous header", "fewer", "no program"],
+    ids=["nothing", "enormous", "no mapping", "kind", "enormous header", "fewer", "escapes", "no program"],
 )
 def test_an_answer_that_a_taken_over_process_makes_up_is_not_believed(
     answer: io.BytesIO, tmp_path: Path

@@ -74,7 +74,9 @@ def connect(file: BinaryIO) -> Iterator[bytes]:
 
 
 def execute(file: BinaryIO) -> Iterator[bytes]:
-    os.execv("/bin/sh", ["sh", "-c", f"echo taken > {target(file)}"])
+    path = target(file)
+    if path.name:
+        os.execv("/bin/sh", ["sh", "-c", f"echo taken > {path}"])
     yield b""
 
 
@@ -110,7 +112,7 @@ def hoard(file: BinaryIO) -> Iterator[bytes]:
 
 
 def loop(file: BinaryIO) -> Iterator[bytes]:
-    while True:
+    while file.readable():
         pass
     yield b""
 
@@ -126,5 +128,5 @@ def crash(file: BinaryIO) -> Iterator[bytes]:
 
 
 def lie(file: BinaryIO) -> Iterator[bytes]:
+    yield file.read()
     raise ValueError("a\x1b[31m lie\n" + "x" * 5000)
-    yield b""

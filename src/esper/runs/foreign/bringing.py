@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import stat
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -106,13 +107,13 @@ def _brought(path: Path, folder: Path, *, is_confined: bool) -> Brought:
 
 def _opened(path: Path) -> IO[bytes]:
     try:
-        file = os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb")
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError as error:
         raise ConfigError(f"{path} cannot be read: {error.strerror}.") from error
-    if not path.is_file():
-        file.close()
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
         raise ConfigError(f"{path} is no regular file but a pipe, a device or a folder. Nothing was read.")
-    return file
+    return os.fdopen(descriptor, "rb")
 
 
 def _reason(stopped: Stopped, caps: Caps) -> str:
@@ -157,7 +158,7 @@ def _written(path: Path, folder: Path, answer: IO[bytes], how: str) -> Brought:
             text.write(json.dumps(document, indent=1, allow_nan=False) + "\n")
             text.flush()
             os.fsync(text.fileno())
-    except (ValueError, KeyError, TypeError, RecursionError, CheckpointError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError, CheckpointError) as error:
         raise CheckpointCorrupt(
             f"{path} was not imported: what the confined process made of it is not whole ({error}). Nothing "
             "of it was kept; do not load that file anywhere."
@@ -170,9 +171,10 @@ def _document(answer: IO[bytes]) -> dict[str, Any]:
     if length > _MOST_DOCUMENT:
         raise ValueError(f"a description of {length} bytes; at most {_MOST_DOCUMENT} are read")
     document = json.loads(answer.read(length))
-    if not isinstance(document, dict) or not isinstance(document.get("left_out"), dict):
-        raise TypeError("a description of another form")
-    return document
+    left_out = document["left_out"]
+    if not all(isinstance(why, str) and why.isprintable() for why in left_out.values()):
+        raise TypeError("reasons that are no text")
+    return dict(document)
 
 
 def _count(content: Path) -> int:

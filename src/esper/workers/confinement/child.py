@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from esper.errors import EsperError
 from esper.workers.confinement import filters, kernel
 from esper.workers.confinement.ending import Kind
 
@@ -67,8 +68,12 @@ def _verdict(asked: dict[str, Any]) -> dict[str, Any]:
             for piece in function(file):
                 _write_all(answer.fileno(), memoryview(piece))
     except BaseException as error:  # noqa: BLE001  (whatever it is, only its name and text leave this process)
-        return {"kind": _kind(error), "text": f"{type(error).__name__}: {error}"[:_MOST_TEXT]}
+        return {"kind": _kind(error), "text": _words(error)[:_MOST_TEXT]}
     return {"kind": None, "is_narrowed": is_narrowed}
+
+
+def _words(error: BaseException) -> str:
+    return str(error) if isinstance(error, EsperError) else f"{type(error).__name__}: {error}"
 
 
 def _kind(error: BaseException | None) -> Kind:
