@@ -21,7 +21,14 @@ from esper.elesh.peak import PeakMemory
 from esper.elesh.sampling import LINE, Part
 from esper.urabrask import Measurement, ablation_rises, joined, on_validation, usable
 
-PRELOAD = ("torch", "torch._dynamo", "safetensors.torch", __name__)
+PRELOAD = (
+    "torch",
+    "torch._dynamo",
+    "torch.export._trace",
+    "torch._inductor.sizevars",
+    "safetensors.torch",
+    __name__,
+)
 """Modules that the tasks of an analysis need, for workers to import before the first one."""
 
 _AT_ONCE = 8
