@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 
 import pytest
 from rich.console import Console, RenderableType
@@ -27,6 +28,15 @@ def test_the_report_shows_before_after_and_what_the_claim_rests_on() -> None:
     assert "difference to the uncut twin: −0.20 points; at worst −1.30 points" in text
     assert "largest difference 2.4e-07" in text
     assert "1 97 1 2 not measured failing" in text
+
+
+def test_what_no_decision_has_seen_stands_in_a_row_of_its_own() -> None:
+    report = full_report()
+    last = report.epochs[-1]
+    tested = replace(last, metrics={**last.metrics, "test accuracy": 0.9612})
+    text = shown(report_table(replace(report, epochs=(*report.epochs[:-1], tested))))
+    assert "test accuracy, last epoch 96.12 %" in text
+    assert "test accuracy" not in shown(report_table(report))
 
 
 def test_a_report_without_measurements_says_so_in_every_line() -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from esper.nissa import events
+from esper.nissa import events, progress
 from esper.runs import RunWatch, live_line, live_panel
 from tests.web.served import FakeRun, epoch, training
 
@@ -45,6 +45,16 @@ def test_what_was_not_measured_is_said_and_a_start_is_no_share(tmp_path: Path) -
     object.__setattr__(cost, "esper_seconds", 5.0)
     run.tell(cost, events.MaskWaits("accuracy"))
     assert "50.00 % of the time, what is done once at the start included" in drawn(tmp_path, 140)
+
+
+def test_a_finished_run_does_not_say_that_something_is_still_masked(tmp_path: Path) -> None:
+    run = FakeRun(tmp_path)
+    last = epoch(1)
+    object.__setattr__(last, "masked_units", 3)
+    run.tell(last)
+    assert "3 units masked and not cut yet" in drawn(tmp_path, 140)
+    run.tell(progress.Finished(1))
+    assert "not cut yet" not in drawn(tmp_path, 140)
 
 
 def test_a_directory_with_nothing_is_no_error(tmp_path: Path) -> None:

@@ -113,6 +113,10 @@ def report_table(report: RunReport) -> RenderableType:
     old, new = report.quality_before, report.quality_after
     gap = "" if old is None or new is None else scale.difference(new - old)
     cells.add_row(report.metric, scale.text(old), scale.text(new), gap)
+    tested = f"test {report.metric}"
+    if report.epochs and tested in report.epochs[-1].metrics:
+        # Data that no decision has seen; an epoch measures it, and the last cut changes no output.
+        cells.add_row(f"{tested}, last epoch", "", scale.text(report.epochs[-1].metrics[tested]), "")
     workers = worker_table([dataclasses.asdict(row) for row in report.workers])
     return Group(Text(report.title, style=STRONG), cells, *_claims(report, scale), *workers)
 

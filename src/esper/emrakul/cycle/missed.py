@@ -52,7 +52,9 @@ def why_missed(
     if removed >= target.fraction - 1e-9:
         return ""
     why, advice = _obstacle(epoch, schedule, state, refused, late)
-    if unmeasured:
+    if epoch == 0:
+        why, advice = "end_epoch() was never called", "call it after every epoch, with the metric"
+    elif unmeasured:
         why = f"no epoch measured {unmeasured}, and masks are judged by it"
         advice = "give it to end_epoch() or end_step()"
     return (
