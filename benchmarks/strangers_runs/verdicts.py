@@ -61,7 +61,8 @@ class Together:
             arm: {record.seed: record for record in records if (record.name, record.arm) == (name, arm)}
             for arm in ("twin", "esper", "peer", "narrow")
         }
-        return cls(name, arms["twin"], arms["esper"], arms["peer"], arms["narrow"])
+        twins = {seed: record for seed, record in arms["twin"].items() if not record.error}
+        return cls(name, twins, arms["esper"], arms["peer"], arms["narrow"])
 
     @property
     def target(self) -> float:
