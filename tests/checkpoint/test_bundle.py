@@ -83,6 +83,36 @@ def test_a_file_that_is_missing_cut_or_a_pipe_is_noticed(tmp_path: Path) -> None
             assert not is_intact(copy), (name, damage)
 
 
+def test_what_a_killed_writer_left_is_swept_and_what_one_is_making_is_not(tmp_path: Path) -> None:
+    left, other = tmp_path / ".tmp-out-7-0123abcd", tmp_path / ".tmp-outer-7-0123abcd"
+    for path in (left, other):
+        path.mkdir()
+        (path / "network.pt2").touch()
+    swept: list[Path] = []
+
+    def meanwhile(making: Path) -> None:
+        swept.extend(write_bundle(tmp_path / "out", FILES))
+        assert making.exists()
+
+    with pytest.raises(OSError, match="not empty"):  # the other was faster
+        write_bundle(tmp_path / "out", FILES, check=meanwhile)
+    assert swept == []
+    assert names(tmp_path) == [other.name, "out"]
+    left.mkdir()
+    (tmp_path / "out").rename(tmp_path / "before")
+    assert write_bundle(tmp_path / "out", FILES) == (left,)
+
+
+def test_what_a_look_at_the_files_refuses_is_taken_back(tmp_path: Path) -> None:
+    def refuse(making: Path) -> None:
+        assert (making / SUMS_FILE).exists()
+        raise CheckpointCorrupt("no")
+
+    with pytest.raises(CheckpointCorrupt):
+        write_bundle(tmp_path / "out", FILES, check=refuse)
+    assert names(tmp_path) == []
+
+
 def test_a_directory_without_digests_is_no_bundle(tmp_path: Path) -> None:
     (tmp_path / "network.pt2").touch()
     assert bundled(tmp_path, "network.pt2") is None

@@ -10,7 +10,7 @@ Saving and resuming:
 """
 
 from esper.checkpoint.background import BackgroundSaver
-from esper.checkpoint.bundle import bundled, write_bundle
+from esper.checkpoint.bundle import SHARED, bundled, write_bundle
 from esper.checkpoint.catalog import CheckpointCatalog
 from esper.checkpoint.codec import LEAVES, decode, encode, from_json, to_json
 from esper.checkpoint.content import FileContent
@@ -62,6 +62,7 @@ __all__ = [
     "LEAVES",
     "MODEL_FILE",
     "OPTIMIZER_FILE",
+    "SHARED",
     "SLOTS",
     "TREE_FILE",
     "AttachmentRef",

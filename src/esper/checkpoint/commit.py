@@ -32,7 +32,8 @@ def commit_directory(
     files: Mapping[str, FileContent],
     seal: Callable[[Mapping[str, FileEntry]], bytes],
     *,
-    before_rename: Callable[[], None] = lambda: None,
+    begun: Callable[[Path], None] = lambda _: None,
+    before_rename: Callable[[Path], None] = lambda _: None,
     last: str = MANIFEST_NAME,
     hide: Callable[[str], bool] = lambda _: False,
     ring: KeyRing | None = None,
@@ -44,7 +45,8 @@ def commit_directory(
         target: the name; it must be free.
         files: file name to content.
         seal: makes the manifest's bytes from size and digest of every file.
-        before_rename: done when everything is durable but not yet visible.
+        begun: is told the directory in the making while that is still empty.
+        before_rename: is told it when everything in it is durable but not yet visible; it may refuse.
         last: the name of the manifest.
         hide: which files are encrypted.
         ring: wraps their keys.
@@ -59,6 +61,7 @@ def commit_directory(
     temporary = reached = temporary_path(target)
     try:
         storage.make_directory(temporary)
+        begun(temporary)
         entries = {}
         for name, content in files.items():
             is_hidden = ring is not None and hide(name)
@@ -67,7 +70,7 @@ def commit_directory(
         manifest = seal(entries)
         write_file(storage, temporary / last, [memoryview(manifest)])
         storage.sync_directory(temporary)
-        before_rename()
+        before_rename(temporary)
         storage.rename(temporary, target)
         reached = target
         storage.sync_directory(target.parent)

@@ -15,10 +15,10 @@ Fault = Literal["EIO", "ENOSPC", "EROFS", "short write"]
 class FaultyStorage:
     """Passes every call on to `inner`, except the one with number `fail_at`.
 
-    Calls are counted from 1: make_directory, create, write, sync, rename, replace, sync_directory, remove and
-    remove_directory. `list` and `close` are not counted and never fail. "short write" does not raise: from
-    call `fail_at` on, the next write takes only half of its bytes, as a kernel may. `lasting` lets every call
-    that would take space fail from then on, as a full disk does, while removing still works.
+    Calls are counted from 1: make_directory, create, write, sync, rename, replace, link, sync_directory,
+    remove and remove_directory. `list` and `close` are not counted and never fail. "short write" does not
+    raise: from call `fail_at` on, the next write takes only half of its bytes, as a kernel may. `lasting`
+    lets every call that would take space fail from then on, as a full disk does, while removing still works.
     """
 
     def __init__(
@@ -72,6 +72,10 @@ class FaultyStorage:
     def replace(self, source: Path, target: Path) -> None:
         self._count("replace")
         self.inner.replace(source, target)
+
+    def link(self, source: Path, target: Path) -> None:
+        self._count("link")
+        self.inner.link(source, target)
 
     def sync_directory(self, path: Path) -> None:
         self._count("sync_directory")

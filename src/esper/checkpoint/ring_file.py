@@ -67,6 +67,7 @@ def open_key_ring(
     create: bool = False,
     environment: Mapping[str, str] = os.environ,
     random_bytes: Callable[[int], bytes] = secrets.token_bytes,
+    storage: Storage = POSIX,
     sink: Sink = LOGGER,
 ) -> KeyRing:
     """Reads the key ring of a run; with `create`, makes one on first use.
@@ -83,7 +84,7 @@ def open_key_ring(
     path = ring_path(run_dir, environment)
     if create:
         try:
-            _make(path, random_bytes, POSIX, sink)
+            _make(path, random_bytes, storage, sink)
         except OSError as error:
             raise ConfigError(
                 f"The key ring {path} cannot be created: {error.strerror} (at {error.filename}). Checkpoints "
@@ -193,7 +194,7 @@ def _make(path: Path, random_bytes: Callable[[int], bytes], storage: Storage, si
         make_directories(storage, path.parent)
         try:
             with written_beside(storage, path, _pieces(KeyRing.fresh(random_bytes))) as (new, _):
-                os.link(new, path)  # fails if another was faster, so the file appears complete and only once
+                storage.link(new, path)  # fails if another was faster: it appears whole, and only once
         except (FileExistsError, FileNotFoundError):  # the other may also have swept the new file away
             if not path.exists():
                 raise

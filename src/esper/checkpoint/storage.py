@@ -46,6 +46,10 @@ class Storage(Protocol):
         """Moves a file over whatever file has that name, in one step: the name is never without a file."""
         ...
 
+    def link(self, source: Path, target: Path) -> None:
+        """Gives a file a second name that must be free; of two who do that at once, one fails."""
+        ...
+
     def sync_directory(self, path: Path) -> None:
         """Returns when the directory's entries would survive a power cut."""
         ...
@@ -95,6 +99,9 @@ class PosixStorage:
 
     def replace(self, source: Path, target: Path) -> None:
         source.replace(target)
+
+    def link(self, source: Path, target: Path) -> None:
+        os.link(source, target)
 
     def sync_directory(self, path: Path) -> None:
         descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)

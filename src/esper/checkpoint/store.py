@@ -137,7 +137,7 @@ class CheckpointStore:
             )
             return made[0].to_bytes(self._keyring)
 
-        def clear_the_way() -> None:
+        def clear_the_way(_: Path) -> None:
             self._settle()
             if pin is not None:
                 self._clearance.pins.add(step, pin)
@@ -186,7 +186,7 @@ class CheckpointStore:
             )
             return made[0].to_bytes(self._keyring)
 
-        def clear_the_way() -> None:
+        def clear_the_way(_: Path) -> None:
             if pin:
                 self._clearance.pins.add(checkpoint.step, name)
             if target.exists():
@@ -325,7 +325,7 @@ class CheckpointStore:
         target: Path,
         files: Mapping[str, FileContent],
         seal: Callable[[Mapping[str, FileEntry]], bytes],
-        clear_the_way: Callable[[], None],
+        clear_the_way: Callable[[Path], None],
     ) -> bytes:
         def hide(name: str) -> bool:
             return name in SECRET_FILES or (self._encrypt_weights and name.endswith(_WEIGHTS))

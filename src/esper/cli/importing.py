@@ -47,6 +47,7 @@ def import_file(
         "tensors": brought.document["tensors"],
         "left_out": brought.document["left_out"],
         "how": brought.how,
+        "swept": [str(one) for one in brought.swept],
     }
     output.show(_told(file, facts, brought), facts, as_json)
 
@@ -64,4 +65,7 @@ def _told(file: Path, facts: dict[str, Any], brought: Brought) -> RenderableType
         lines.append(
             Text(f"  and {len(left_out) - _MOST_SHOWN} more, all in {brought.files[-1]}", style=FAINT)
         )
+    if brought.swept:
+        folders = figures.things(len(brought.swept), "folder")
+        lines.append(Text(f"Removed {folders} that an import to the same place had left when it was killed."))
     return Group(*lines, Text(brought.how))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import shutil
 import struct
 from pathlib import Path
 from typing import Any
@@ -12,10 +13,12 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
+from safetensors.torch import save as tensor_bytes
 from torch import nn
 
 from esper.anatomy.archive import read_module
-from esper.errors import CheckpointCorrupt, ConfigError
+from esper.checkpoint import SHARED, FaultyStorage, bundled
+from esper.errors import CheckpointCorrupt, CheckpointError, ConfigError
 from esper.runs.foreign import bring
 from esper.runs.foreign.bringing import _written
 from esper.runs.foreign.reading import LENGTH
@@ -142,6 +145,34 @@ def answered(document: Any, content: bytes) -> io.BytesIO:
     return io.BytesIO(LENGTH.pack(len(text)) + text + content)
 
 
+def test_a_full_disk_leaves_nothing_and_what_a_killed_import_left_is_swept(tmp_path: Path) -> None:
+    left = tmp_path / ".tmp-out-7-0123abcd"
+    left.mkdir()
+    document = {"kind": "tensors", "left_out": {}, "tensors": 0}
+    full = FaultyStorage(fail_at=0, error="ENOSPC", lasting=True, inner=SHARED)
+    _written(Path("net.pt"), tmp_path / "out", answered(document, tensor_bytes({})), "", full)
+    full.fail_at = len(full.calls) + full.calls.index("write") + 1
+    shutil.rmtree(tmp_path / "out")
+    with pytest.raises(OSError, match="No space left"):
+        _written(Path("net.pt"), tmp_path / "out", answered(document, tensor_bytes({})), "", full)
+    assert list(tmp_path.iterdir()) == []
+    left.mkdir()
+    brought = _written(Path("net.pt"), tmp_path / "out", answered(document, tensor_bytes({})), "")
+    assert brought.swept == (left,)
+    for file in brought.files:
+        digest = bundled(tmp_path / "out", file.name)
+        assert digest is not None
+        assert digest.problem() is None
+
+
+def test_a_place_that_cannot_be_written_is_told_with_what_to_do(tmp_path: Path) -> None:
+    (tmp_path / "net.pt").touch()
+    with pytest.raises(
+        CheckpointError, match=r"net.pt was not imported: .*something else is in the way.*another folder"
+    ):
+        bring(tmp_path / "net.pt", tmp_path / "net.pt" / "out", unconfined=True)
+
+
 @pytest.mark.parametrize(
     "answer",
     [
@@ -162,4 +193,5 @@ def test_an_answer_that_a_taken_over_process_makes_up_is_not_believed(
     answer: io.BytesIO, tmp_path: Path
 ) -> None:
     with pytest.raises(CheckpointCorrupt, match="is not whole"):
-        _written(Path("net.pt"), tmp_path, answer, "")
+        _written(Path("net.pt"), tmp_path / "out", answer, "")
+    assert list(tmp_path.iterdir()) == []

@@ -1,18 +1,20 @@
-"""A file that others wrote becomes files that are safe to load: read confined, checked, renamed."""
+"""A file that others wrote becomes files that are safe to load: read confined, checked, committed."""
 
 from __future__ import annotations
 
+import errno
 import json
 import os
-import shutil
 import stat
 import tempfile
+from collections.abc import Mapping
 from dataclasses import dataclass
+from io import BufferedIOBase
 from pathlib import Path
 from typing import IO, Any
 
 from esper.anatomy.archive import read_program
-from esper.checkpoint import map_tensors
+from esper.checkpoint import SHARED, FileContent, Storage, map_tensors, write_bundle
 from esper.errors import CheckpointCorrupt, CheckpointError, ConfigError
 from esper.runs.foreign.reading import LENGTH, PROGRAM, TENSORS, pieces
 from esper.workers.confinement import Caps, Confined, Kind, Stopped, can_filter, run_confined
@@ -37,31 +39,49 @@ _WANTED = {
 }
 
 
+_ADVICE = {
+    errno.ENOSPC: "the disk is full. Free some space, or name a folder on another disk.",
+    errno.EDQUOT: "the disk quota is used up. Free some space, or name a folder on another disk.",
+    errno.EROFS: "the file system is read-only. Name a folder that can be written.",
+    errno.EACCES: "permission is denied. Name a folder that this account can write.",
+    errno.EFBIG: "a file may not be that large here. Name a folder on another disk.",
+    errno.ENOTEMPTY: "something has come to be there meanwhile. Name a new folder.",
+    errno.EEXIST: "something else is in the way. Name another folder.",
+    errno.ENOTDIR: "a file stands where a folder is needed. Name another folder.",
+}
+
+
 @dataclass(frozen=True)
 class Brought:
     """What was imported.
 
     Args:
-        files: what was written.
+        files: what was written, without the digests beside it.
         document: what `content.json` holds.
         how: what the reading process could do, in a sentence.
+        swept: what imports into the same folder had left when they were killed, and is removed now.
     """
 
     files: tuple[Path, ...]
     document: dict[str, Any]
     how: str
+    swept: tuple[Path, ...] = ()
 
 
-def bring(path: Path, out: Path, *, unconfined: bool = False) -> Brought:
+def bring(path: Path, out: Path, *, unconfined: bool = False, storage: Storage = SHARED) -> Brought:
     """Reads a file of `torch.save` or `torch.export.save`, and writes safe ones into a new folder.
+
+    The folder appears whole and durable, with digests of its files, or not at all.
 
     Args:
         path: the file; nobody has to trust it.
         out: a folder that is not there yet.
         unconfined: read it in a process that may do what this account may do.
+        storage: the system calls that write the folder.
 
     Raises:
         CheckpointCorrupt: it was refused; what stood in the way is named, and nothing is left of it.
+        CheckpointError: `out` cannot be written, such as for a full disk; nothing is left of it.
         ConfigError: it cannot be opened, `out` is there, or this system cannot confine a process.
     """
     if out.exists() or out.is_symlink():
@@ -72,26 +92,21 @@ def bring(path: Path, out: Path, *, unconfined: bool = False) -> Brought:
             f"and {path} may hold what takes a reader over. Nothing was read. Import it on such a system; if "
             "you trust who wrote the file, --unconfined reads it without."
         )
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        building = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
-    except OSError as error:
-        raise ConfigError(f"{out} cannot be written: {error.strerror}. Nothing was read.") from error
-    try:
-        brought = _brought(path, building, is_confined=not unconfined)
-        if out.exists():
-            raise ConfigError(
-                f"{out} has come to be there meanwhile. Nothing was written; name a new folder."
-            )
-        building.rename(out)
-    finally:
-        shutil.rmtree(building, ignore_errors=True)
-    files = tuple(out / file.name for file in brought.files)
-    return Brought(files, brought.document, brought.how)
+    with _opened(path) as file:
+        try:
+            return _brought(path, file, out, storage, is_confined=not unconfined)
+        except OSError as error:
+            unknown = f"{error.strerror or error}. The disk may be failing: check it, or name another folder."
+            kept = " ".join(getattr(error, "__notes__", [])) or "Nothing of it was kept."
+            raise CheckpointError(
+                f"{path} was not imported: {out} cannot be written: {_ADVICE.get(error.errno or 0, unknown)} "
+                f"{kept}"
+            ) from error
 
 
-def _brought(path: Path, folder: Path, *, is_confined: bool) -> Brought:
-    with _opened(path) as file, tempfile.TemporaryFile(dir=folder) as answer:
+def _brought(path: Path, file: IO[bytes], out: Path, storage: Storage, *, is_confined: bool) -> Brought:
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryFile(dir=out.parent) as answer:  # it has no name, so a kill leaves nothing of it
         size = os.fstat(file.fileno()).st_size
         room = _FACTOR * size + _ROOM_BYTES
         caps = Caps(room, _SECONDS + size // _BYTES_PER_SECOND, room)
@@ -102,7 +117,7 @@ def _brought(path: Path, folder: Path, *, is_confined: bool) -> Brought:
                 "trust who wrote it, and save there a dict of tensors and numbers, such as a state_dict."
             )
         answer.seek(0)
-        return _written(path, folder, answer, _how(ended))
+        return _written(path, out, answer, _how(ended), storage)
 
 
 def _opened(path: Path) -> IO[bytes]:
@@ -140,33 +155,33 @@ def _how(ended: Confined) -> str:
     return "Read in a process that could write, connect, start nothing, and read nothing else of yours."
 
 
-def _written(path: Path, folder: Path, answer: IO[bytes], how: str) -> Brought:
-    """Writes what was answered, once this process has looked at all of it."""
+def _written(path: Path, out: Path, answer: BufferedIOBase, how: str, storage: Storage = SHARED) -> Brought:
+    """Commits what was answered, once this process has looked at all of it."""
     try:
         document = _document(answer)
-        kind = document["kind"]
-        content = folder / _FILES[kind]
-        with content.open("xb") as file:
-            shutil.copyfileobj(answer, file, 1 << 20)
-            file.flush()
-            os.fsync(file.fileno())
-        count = len(map_tensors(content)) if kind == TENSORS else _count(content)
-        if count != document["tensors"]:
-            raise ValueError(f"{count} tensors came of {document['tensors']}")
-        description = folder / CONTENT_FILE
-        with description.open("x", encoding="utf-8") as text:
-            text.write(json.dumps(document, indent=1, allow_nan=False) + "\n")
-            text.flush()
-            os.fsync(text.fileno())
+        name = _FILES[document["kind"]]
+        text = json.dumps(document, indent=1, allow_nan=False) + "\n"
+        files: dict[str, FileContent] = {name: answer, CONTENT_FILE: text.encode()}
+        swept = write_bundle(out, files, check=lambda making: _look(making / name, document), storage=storage)
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError, CheckpointError) as error:
         raise CheckpointCorrupt(
             f"{path} was not imported: what the confined process made of it is not whole ({error}). Nothing "
             "of it was kept; do not load that file anywhere."
         ) from error
-    return Brought((content, description), document, how)
+    return Brought((out / name, out / CONTENT_FILE), document, how, swept)
 
 
-def _document(answer: IO[bytes]) -> dict[str, Any]:
+def _look(content: Path, document: Mapping[str, Any]) -> None:
+    """Raises CheckpointError or ValueError unless a file holds what the document says."""
+    if document["kind"] == TENSORS:
+        count = len(map_tensors(content))
+    else:
+        count = len(read_program(content.read_bytes()).program.state_dict)
+    if count != document["tensors"]:
+        raise ValueError(f"{count} tensors came of {document['tensors']}")
+
+
+def _document(answer: BufferedIOBase) -> dict[str, Any]:
     (length,) = LENGTH.unpack(answer.read(LENGTH.size).ljust(LENGTH.size, b"\xff"))
     if length > _MOST_DOCUMENT:
         raise ValueError(f"a description of {length} bytes; at most {_MOST_DOCUMENT} are read")
@@ -175,7 +190,3 @@ def _document(answer: IO[bytes]) -> dict[str, Any]:
     if not all(isinstance(why, str) and why.isprintable() for why in left_out.values()):
         raise TypeError("reasons that are no text")
     return dict(document)
-
-
-def _count(content: Path) -> int:
-    return len(read_program(content.read_bytes()).program.state_dict)
