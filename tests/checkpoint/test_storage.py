@@ -139,3 +139,24 @@ def test_names_above_a_mount_point_are_left_alone() -> None:
     storage = Syncing()
     settle_names(storage, Path("/dev/shm/run"))
     assert storage.synced == [Path("/dev/shm")]
+
+
+def test_bytes_of_a_file_are_written_over_and_no_link_is_followed(storage: Storage, tmp_path: Path) -> None:
+    path, link = tmp_path / "f", tmp_path / "link"
+    path.write_bytes(b"0123456789")
+    descriptor = storage.open_to_overwrite(path)
+    assert storage.write_at(descriptor, memoryview(b"abc"), 4) == 3
+    storage.close(descriptor)
+    assert path.read_bytes() == b"0123abc789"
+    link.symlink_to(path)
+    with pytest.raises(OSError, match="symbolic links"):
+        storage.open_to_overwrite(link)
+
+
+def test_a_second_name_must_be_free(storage: Storage, tmp_path: Path) -> None:
+    first, second = tmp_path / "a", tmp_path / "b"
+    first.write_bytes(b"a")
+    storage.link(first, second)
+    assert second.read_bytes() == b"a"
+    with pytest.raises(FileExistsError):
+        storage.link(first, second)

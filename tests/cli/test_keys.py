@@ -17,10 +17,10 @@ from tests.cli.test_main import esper
 
 @pytest.fixture
 def run(tmp_path: Path) -> Path:
-    """A run with two checkpoints and one act, all sealed by its first key."""
+    """A run with two checkpoints, a mask and one act, all sealed by its first key."""
     run = tmp_path / "run"
     with CheckpointStore(run, keyring=open_key_ring(run, create=True), model="net") as store:
-        store.save(1, 1, {"a.bin": b"a"})
+        store.commit_attachment(store.save(1, 1, {"a.bin": b"a"}), "mask-01", {"masks.bin": b"101"})
         store.audit.emit(acts.WentBack(1, 1))
         store.save(2, 2, {"a.bin": b"b", "trainer.json": b"{}"})
     return run
@@ -42,11 +42,14 @@ def steps_that_verify(run: Path) -> list[str]:
 
 
 def sealed(run: Path) -> dict[str, bytes]:
-    """What the digests of all files, and the seals of manifests, are about."""
-    files = run.glob("checkpoints/step-*/*")
-    return {
-        str(file): file.read_bytes()[HEADER_BYTES if file.name == "trainer.json" else 0 :] for file in files
-    }
+    """What the digests of all files are about, and manifests as they were first sealed."""
+    contents = {file: file.read_bytes() for file in run.glob("checkpoints/step-*/**/*") if file.is_file()}
+    for file, raw in contents.items():
+        if file.name == "MANIFEST.json":
+            contents[file] = b"".join(raw.splitlines(keepends=True)[:2])
+        elif file.name in ("trainer.json", "masks.bin"):
+            contents[file] = raw[HEADER_BYTES:]
+    return {str(file): raw for file, raw in contents.items()}
 
 
 def audit_problems(run: Path) -> list[str]:
@@ -54,25 +57,31 @@ def audit_problems(run: Path) -> list[str]:
     return [problem["text"] for problem in document["problems"]]
 
 
-def test_a_key_lives_from_its_making_to_its_end_and_the_audit_tells_of_it(run: Path) -> None:
+def test_a_key_lives_from_its_making_to_its_end_and_nothing_is_lost_with_it(run: Path) -> None:
     (first,) = keys(run)
-    before = sealed(run)
+    before, verified = sealed(run), steps_that_verify(run)
     rotated = told("rotate", str(run))
     second = rotated["key"]
-    assert (rotated["rewrapped"], rotated["not_rewrapped"]) == (1, [])
+    done = {name: rotated[name] for name in ("resealed", "not_resealed", "rewrapped", "not_rewrapped")}
+    assert done == {"resealed": 3, "not_resealed": [], "rewrapped": 2, "not_rewrapped": []}
     assert keys(run) == {first: "accepted", second: "primary"}
-    assert sealed(run) == before  # only the header of the encrypted file was written again
-    assert len(steps_that_verify(run)) == 2
+    assert sealed(run) == before  # nothing but seals and headers was written again
     assert told("promote", str(run), first)["primary"] == first
     assert told("promote", str(run), second)["primary"] == second
     with CheckpointStore(run, keyring=open_key_ring(run), model="net") as store:
         store.save(3, 3, {"a.bin": b"c"})
     rows = {row["key"]: row["checkpoints"] for row in told("list", str(run))}
-    assert rows == {first: ["step-000000001", "step-000000002"], second: ["step-000000003"]}
-    assert told("disable", str(run), first, "--yes")["lost"] == rows[first]
-    assert steps_that_verify(run) == ["step-000000003"]
-    assert told("destroy", str(run), first, "--yes")["change"] == "destroyed"
+    assert rows == {first: [], second: ["step-000000003"]}
+    assert told("disable", str(run), first)["lost"] == []  # nobody is asked: nothing is lost
+    assert told("destroy", str(run), first)["change"] == "destroyed"
     assert keys(run) == {second: "primary"}
+    assert steps_that_verify(run) == [*verified, "step-000000003"]
+    with CheckpointStore(run, keyring=open_key_ring(run), model="net") as store:
+        base = store.catalog.at(1)
+        (mask,) = store.attachments(base).found
+        assert mask.file("masks.bin").read_bytes() == b"101"
+        assert store.catalog.at(2).manifest.parent == base.digest
+        assert store.catalog.at(2).file("trainer.json").read_bytes() == b"{}"
     changes = [row["text"] for row in shown(run) if row["kind"] == "key_changed"]
     assert [text.split(" is ")[1].split(";")[0] for text in changes] == [
         "added and promoted",
@@ -81,7 +90,25 @@ def test_a_key_lives_from_its_making_to_its_end_and_the_audit_tells_of_it(run: P
         "disabled",
         "destroyed",
     ]
+    sealings = [row["text"] for row in shown(run) if row["kind"] == "sealed_again"]
+    assert sealings[0] == f"{second} vouches from now on for 3 manifest(s) of older keys."
     assert audit_problems(run) == []  # also what the key that is gone has sealed
+
+
+def test_what_nobody_could_vouch_for_is_not_sealed_by_the_new_key(run: Path) -> None:
+    manifest = run / "checkpoints" / "step-000000001" / "MANIFEST.json"
+    genuine = manifest.read_bytes()
+    manifest.write_bytes(genuine.replace(b'"epoch": 1', b'"epoch": 7'))
+    rotated = told("rotate", str(run))
+    assert rotated["resealed"] == 2
+    (reason,) = rotated["not_resealed"]
+    assert reason.startswith("step-000000001: its MAC does not verify")
+    assert steps_that_verify(run) == ["step-000000002"]
+    (first, _) = keys(run)
+    manifest.write_bytes(genuine)  # what was not sealed again is asked about
+    outcome = esper("keys", "disable", str(run), first, "--json")
+    assert "1 checkpoint(s) rest on" in " ".join(outcome.stderr.split())
+    assert told("promote", str(run), rotated["key"])["resealed"] == 1
 
 
 def test_a_damaged_copy_of_a_key_is_told_by_verify_and_healed_by_rotate(run: Path) -> None:
@@ -110,9 +137,11 @@ def shown(run: Path) -> list[dict[str, Any]]:
 def test_what_would_be_lost_is_asked_about_and_nothing_is_changed_until_then(run: Path) -> None:
     (first,) = keys(run)
     told("rotate", str(run))
+    late = run / "checkpoints" / "step-000000002" / "MANIFEST.json"  # as a rotation that was killed leaves it
+    late.write_bytes(b"".join(late.read_bytes().splitlines(keepends=True)[:2]))
     ring = (run / "keys" / "ring.json").read_bytes()
     refusals = {
-        ("disable", first): "2 checkpoint(s) rest on",
+        ("disable", first): "1 checkpoint(s) rest on",
         ("destroy", first): "disable it first",
         ("disable", "k-none"): "No key 'k-none' in the ring",
     }
@@ -121,7 +150,7 @@ def test_what_would_be_lost_is_asked_about_and_nothing_is_changed_until_then(run
         assert outcome.returncode == 2
         assert message in " ".join(outcome.stderr.split())
     assert (run / "keys" / "ring.json").read_bytes() == ring
-    assert [row["kind"] for row in shown(run)] == ["went_back", "key_changed"]
+    assert [row["kind"] for row in shown(run)] == ["went_back", "key_changed", "sealed_again"]
 
 
 def test_keys_are_not_changed_while_the_run_trains(run: Path) -> None:

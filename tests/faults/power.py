@@ -18,13 +18,15 @@ from esper.checkpoint import PosixStorage
 class Node:
     """A file (its bytes) or a directory (its changes in order); `durable` is how much was synced.
 
-    A rename is two changes, new name first: a cut that leaves both names is harsher than POSIX.
+    A rename is two changes, new name first: a cut that leaves both names is harsher than POSIX. What is
+    written over bytes that are durable is in `over` until it is synced too: from where on, and what.
     """
 
     is_directory: bool
     data: bytes = b""
     changes: list[tuple[str, Node | None]] = field(default_factory=list)
     durable: int = 0
+    over: list[tuple[int, bytes]] = field(default_factory=list)
 
     def entries(self, count: int) -> dict[str, Node]:
         """What the directory holds after its first `count` changes."""
@@ -80,9 +82,25 @@ class RecordingStorage(PosixStorage):
         self._cut()
         return count
 
+    def open_to_overwrite(self, path: Path) -> int:
+        descriptor = super().open_to_overwrite(path)
+        self._open[descriptor] = self._node(path)
+        return descriptor
+
+    def write_at(self, descriptor: int, data: memoryview, position: int) -> int:
+        count = super().write_at(descriptor, data, position)
+        node = self._open[descriptor]
+        assert node.durable == len(node.data) >= position + count, "only what was synced is written over"
+        node.over.append((position, bytes(data[:count])))
+        self._cut()
+        return count
+
     def sync(self, descriptor: int) -> None:
         super().sync(descriptor)
         node = self._open[descriptor]
+        for position, piece in node.over:
+            node.data = _put(node.data, position, piece)
+        node.over.clear()
         node.durable = len(node.data)
         self._cut()
 
@@ -99,6 +117,11 @@ class RecordingStorage(PosixStorage):
         assert source.parent == target.parent
         moved = self._node(source)
         self._node(source.parent).changes += [(target.name, moved), (source.name, None)]
+        self._cut()
+
+    def link(self, source: Path, target: Path) -> None:
+        super().link(source, target)
+        self._add(target, self._node(source))
         self._cut()
 
     def sync_directory(self, path: Path) -> None:
@@ -127,7 +150,7 @@ class RecordingStorage(PosixStorage):
         return _build(self.tree, {})
 
     def _legal_trees(self) -> Iterator[Tree]:
-        pending = [node for node in _reachable(self.tree) if node.durable < _length(node)]
+        pending = [node for node in _reachable(self.tree) if node.over or node.durable < _length(node)]
         for combination in itertools.product(*(_choices(node) for node in pending)):
             yield _build(
                 self.tree, {id(node): choice for node, choice in zip(pending, combination, strict=True)}
@@ -150,11 +173,27 @@ def _reachable(node: Node) -> list[Node]:
 def _choices(node: Node) -> list[int | bytes]:
     if node.is_directory:
         return list(range(node.durable, len(node.changes) + 1))
+    if node.over:
+        return _torn(node.data, node.over)
     safe, rest = node.data[: node.durable], node.data[node.durable :]
     lengths = sorted({0, 1, len(rest) // 4, len(rest) // 2, 3 * len(rest) // 4, len(rest) - 1, len(rest)})
     return list(
         {safe + part for n in lengths for part in (rest[:n], bytes(n), rest[:n] + bytes(len(rest) - n))}
     )
+
+
+def _torn(data: bytes, over: list[tuple[int, bytes]]) -> list[int | bytes]:
+    """What may be left where bytes were being written over: the old, the new, a part of it, or zeros."""
+    states = {data}
+    for position, piece in over:
+        half = len(piece) // 2
+        new = (piece, piece[:half], bytes(len(piece)), piece[:half] + bytes(len(piece) - half))
+        states |= {_put(state, position, left) for state in states for left in new}
+    return list(states)
+
+
+def _put(data: bytes, position: int, piece: bytes) -> bytes:
+    return data[:position] + piece + data[position + len(piece) :]
 
 
 def _build(node: Node, choice: Choice) -> Tree:

@@ -15,9 +15,8 @@ from esper.checkpoint.catalog import CheckpointCatalog
 from esper.checkpoint.codec import LEAVES, decode, encode, from_json, to_json
 from esper.checkpoint.content import FileContent
 from esper.checkpoint.crypto import KeyRing, sealed_by
-from esper.checkpoint.encrypted import HEADER_BYTES, SLOTS, FileKey, Rewrapped, rewrap_all
+from esper.checkpoint.encrypted import HEADER_BYTES, SLOTS, FileKey
 from esper.checkpoint.faulty import FaultyStorage
-from esper.checkpoint.manifest import sealer
 from esper.checkpoint.mapped import MappedTensors
 from esper.checkpoint.reading import read_regular
 from esper.checkpoint.references import (
@@ -28,6 +27,7 @@ from esper.checkpoint.references import (
     load_tensors,
     open_tensors,
 )
+from esper.checkpoint.rekeying import Rekeyed, due, rekey, resting_on
 from esper.checkpoint.retention import BASELINE
 from esper.checkpoint.ring_file import open_key_ring, replace_key_ring, require_ring_file
 from esper.checkpoint.rng import Generator, capture_rng, restore_rng
@@ -86,7 +86,7 @@ __all__ = [
     "Randomness",
     "Record",
     "Rejection",
-    "Rewrapped",
+    "Rekeyed",
     "Scaler",
     "Schedulers",
     "Storage",
@@ -96,6 +96,7 @@ __all__ = [
     "capture_rng",
     "capture_trainer",
     "decode",
+    "due",
     "encode",
     "file_pieces",
     "from_json",
@@ -106,13 +107,13 @@ __all__ = [
     "open_key_ring",
     "open_tensors",
     "read_regular",
+    "rekey",
     "replace_key_ring",
     "require_ring_file",
+    "resting_on",
     "restore_rng",
     "restore_trainer",
-    "rewrap_all",
     "sealed_by",
-    "sealer",
     "tensor_bytes",
     "to_json",
     "withdraw",

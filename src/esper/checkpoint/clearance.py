@@ -13,7 +13,7 @@ from pathlib import Path
 from esper.checkpoint.blobs import BlobShelf
 from esper.checkpoint.catalog import CheckpointCatalog
 from esper.checkpoint.commit import discard_directory, set_aside, sweep
-from esper.checkpoint.layout import step_name, step_number
+from esper.checkpoint.layout import names_in, step_name, step_number
 from esper.checkpoint.retention import Pins, RetentionOutcome, Signature, expendable, signature
 from esper.checkpoint.storage import Storage
 from esper.nissa import FanOut, Sink, events
@@ -51,7 +51,9 @@ class Clearance:
         """
         checkpoints = list(self._catalog.newest_first())
         swept = self._blobs.sweep()
-        for directory in (self._catalog.directory, self.pins.directory, *checkpoints):
+        kept = [*checkpoints, *self._catalog.aside()]
+        attached = [path / name for path in kept for name in names_in(path) if (path / name).is_dir()]
+        for directory in (self._catalog.directory, self.pins.directory, *kept, *attached):
             swept |= sweep(self._storage, directory)
         self._tell(swept.values())
         self._tell(self.pins.keep_only({step_number(path) for path in checkpoints}))

@@ -13,7 +13,6 @@ from __future__ import annotations
 import hashlib
 import hmac
 import mmap
-import os
 import secrets
 import struct
 from collections.abc import Callable, Iterable, Iterator
@@ -27,6 +26,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from esper.checkpoint.crypto import KEY_ID, Key, KeyRing, KeyState, UnknownKey
 from esper.checkpoint.reading import open_regular
+from esper.checkpoint.storage import POSIX, Storage, write_over
 from esper.errors import CheckpointCorrupt
 
 CHUNK_BYTES = 1 << 20
@@ -159,7 +159,7 @@ def wrapped_by(path: Path) -> frozenset[str]:
     return frozenset(_slot_key(_SLOT.unpack(slot)[0]) for slot in _read_header(path)[1].values())
 
 
-def rewrap(path: Path, ring: KeyRing) -> bool:
+def rewrap(path: Path, ring: KeyRing, storage: Storage = POSIX) -> bool:
     """Wraps the key of a file by the primary key, in its header; nothing else of the file is touched.
 
     One slot is written after the other, each durable before the next, so that one of them always opens.
@@ -177,15 +177,14 @@ def rewrap(path: Path, ring: KeyRing) -> bool:
     header = key.header(ring)
     # The copy that does not open by now goes first: the other one is all that there is.
     order = ("first", "second") if "first" in problems else ("second", "first")
-    descriptor = os.open(path, os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    descriptor = storage.open_to_overwrite(path)
     try:
         for name in order:
             place = SLOTS[name].indices(HEADER_BYTES)[0]
-            if os.pwrite(descriptor, header[SLOTS[name]], place) < _SLOT.size:
-                raise OSError(5, "A write took only a part", str(path))
-            os.fsync(descriptor)
+            write_over(storage, descriptor, memoryview(header)[SLOTS[name]], place)
+            storage.sync(descriptor)
     finally:
-        os.close(descriptor)
+        storage.close(descriptor)
     return True
 
 
@@ -204,7 +203,7 @@ class Rewrapped:
     failed: tuple[str, ...]
 
 
-def rewrap_all(directory: Path, ring: KeyRing) -> Rewrapped:
+def rewrap_all(directory: Path, ring: KeyRing, storage: Storage = POSIX) -> Rewrapped:
     """Wraps the keys of all encrypted files below a directory by the primary key."""
     count, healed, failed = 0, [], []
     for path in sorted(directory.rglob("*")):
@@ -212,7 +211,7 @@ def rewrap_all(directory: Path, ring: KeyRing) -> Rewrapped:
             if path.is_symlink() or not path.is_file() or not is_encrypted(path):
                 continue
             weak = weakness(path, ring)
-            count += rewrap(path, ring)
+            count += rewrap(path, ring, storage)
             healed += [f"{path}: {weak}"] if weak else []
         except (CheckpointCorrupt, OSError) as error:
             failed.append(f"{path}: {error}")

@@ -15,10 +15,11 @@ Fault = Literal["EIO", "ENOSPC", "EROFS", "short write"]
 class FaultyStorage:
     """Passes every call on to `inner`, except the one with number `fail_at`.
 
-    Calls are counted from 1: make_directory, create, write, sync, rename, replace, link, sync_directory,
-    remove and remove_directory. `list` and `close` are not counted and never fail. "short write" does not
-    raise: from call `fail_at` on, the next write takes only half of its bytes, as a kernel may. `lasting`
-    lets every call that would take space fail from then on, as a full disk does, while removing still works.
+    Calls are counted from 1: make_directory, create, open_to_overwrite, write, write_at, sync, rename,
+    replace, link, sync_directory, remove and remove_directory. `list` and `close` are not counted and never
+    fail. "short write" does not raise: from call `fail_at` on, the next write takes only half of its bytes,
+    as a kernel may. `lasting` lets every call that would take space fail from then on, as a full disk does,
+    while removing still works.
     """
 
     def __init__(
@@ -52,11 +53,23 @@ class FaultyStorage:
 
     def write(self, descriptor: int, data: memoryview) -> int:
         self._count("write")
+        return self.inner.write(descriptor, self._taken(data))
+
+    def open_to_overwrite(self, path: Path) -> int:
+        self._count("open_to_overwrite", takes_space=False)
+        return self.inner.open_to_overwrite(path)
+
+    def write_at(self, descriptor: int, data: memoryview, position: int) -> int:
+        self._count("write_at")
+        return self.inner.write_at(descriptor, self._taken(data), position)
+
+    def _taken(self, data: memoryview) -> memoryview:
+        """What a write takes: half, once, where it is to be short."""
         due = self.error == "short write" and len(self.calls) >= self.fail_at and not self.fired
         if due and len(data) > 1:
             self.fired = True
-            return self.inner.write(descriptor, data[: len(data) // 2])
-        return self.inner.write(descriptor, data)
+            return data[: len(data) // 2]
+        return data
 
     def sync(self, descriptor: int) -> None:
         self._count("sync")

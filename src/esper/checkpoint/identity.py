@@ -82,12 +82,28 @@ def claim_run(
         )
     if identity is None:
         identity = RunIdentity(id=random_bytes(8).hex(), model=UNNAMED if model is None else model)
-    sealed = ring.seal(_PURPOSE, identity.model_dump_json().encode())
     if stored is None and os.path.lexists(path):
         set_aside(storage, path)
-    if stored is None or read_regular(path, _MAX_BYTES) != sealed:  # new, or sealed by an older key
-        put_in_place(storage, path, [memoryview(sealed)])
+    _write(path, identity, ring, storage)
     return identity
+
+
+def reseal_identity(directory: Path, ring: KeyRing, storage: Storage) -> None:
+    """Lets the primary key vouch for which run this is, if a key that is believed has done so.
+
+    Raises:
+        OSError: it could not be written; the old file is still there.
+        UnknownKey: it is sealed by a key that the ring does not hold.
+    """
+    path = directory / IDENTITY_NAME
+    if (stored := _read(path, ring)) is not None:
+        _write(path, stored, ring, storage)
+
+
+def _write(path: Path, identity: RunIdentity, ring: KeyRing, storage: Storage) -> None:
+    sealed = ring.seal(_PURPOSE, identity.model_dump_json().encode())
+    if not path.exists() or read_regular(path, _MAX_BYTES) != sealed:  # new, or sealed by an older key
+        put_in_place(storage, path, [memoryview(sealed)])
 
 
 def _read(path: Path, ring: KeyRing) -> RunIdentity | None:

@@ -17,6 +17,9 @@ from esper.errors import CheckpointCorrupt
 MANIFEST_NAME = "MANIFEST.json"
 MAX_MANIFEST_BYTES = 8 << 20
 PURPOSE = "esper manifest"
+_AGAIN = "esper manifest again"
+_SEAL_BYTES = 256
+"""More than a seal has."""
 
 BLOB_SUFFIXES = {"twin": ".pt2", "batches": ".json", "samples": ".safetensors"}
 """The kinds of content-addressed files and how their names end; a kind is also the name of its directory."""
@@ -98,16 +101,52 @@ class Manifest(BaseModel):
 
 
 def digest_of(raw: bytes) -> str:
-    """The name of a manifest: BLAKE3 over its file."""
+    """The name of a manifest: BLAKE3 over its file as it was first sealed."""
     return blake3.blake3(raw).hexdigest()
 
 
-def sealer(path: Path) -> str | None:
-    """The id of the key that a manifest file is sealed with, believed or not; None if it cannot be read."""
+def resealed(raw: bytes, ring: KeyRing) -> bytes | None:
+    """A manifest file that the primary key vouches for as well; None if it does already.
+
+    The file stays as it was first sealed, byte for byte, and with it its digest, which attachments, later
+    manifests and keys of decisions name. A seal for another purpose comes behind it, over all of it, in the
+    place of an earlier one.
+
+    Raises:
+        CheckpointCorrupt: no key of the ring vouches for it.
+    """
+    first = _opened(raw, ring)[1]
+    return None if sealed_by(raw) == ring.primary.id else ring.seal(_AGAIN, first)
+
+
+def sealers(path: Path) -> frozenset[str]:
+    """The ids of the keys that a manifest file is sealed with, believed or not; none if it cannot be read."""
     try:
-        return sealed_by(read_regular(path, MAX_MANIFEST_BYTES + 1))
+        raw = read_regular(path, MAX_MANIFEST_BYTES + _SEAL_BYTES)
     except OSError:
-        return None
+        return frozenset()
+    return frozenset(key for one in (raw, first_sealed(raw)) if (key := sealed_by(one)) is not None)
+
+
+def first_sealed(raw: bytes) -> bytes:
+    """A manifest file as it was first sealed; what it says is not believed here."""
+    inner = raw[:-1].rpartition(b"\n")[0]
+    return raw if sealed_by(inner) is None else inner
+
+
+def _opened(raw: bytes, ring: KeyRing) -> tuple[bytes, bytes]:
+    """What a manifest file says, and the file as it was first sealed; any of its seals may vouch for it."""
+    first = first_sealed(raw)
+    if first is raw:
+        return ring.unseal(PURPOSE, raw), raw
+    try:
+        ring.unseal(_AGAIN, raw)
+    except CheckpointCorrupt as later:
+        try:
+            return ring.unseal(PURPOSE, first), first
+        except CheckpointCorrupt:
+            raise later from None
+    return first[:-1].rpartition(b"\n")[0], first
 
 
 def read_manifest(
@@ -126,26 +165,26 @@ def read_manifest(
         CheckpointCorrupt: with the reason; the message does not repeat the path of the directory.
     """
     try:
-        raw = read_regular(directory / MANIFEST_NAME, MAX_MANIFEST_BYTES + 1)
+        raw = read_regular(directory / MANIFEST_NAME, MAX_MANIFEST_BYTES + _SEAL_BYTES)
     except OSError as error:
         raise CheckpointCorrupt(f"{MANIFEST_NAME} cannot be read: {error.strerror}") from error
-    if len(raw) > MAX_MANIFEST_BYTES:
+    if len(first_sealed(raw)) > MAX_MANIFEST_BYTES:
         raise CheckpointCorrupt(f"{MANIFEST_NAME} is larger than {MAX_MANIFEST_BYTES} bytes")
     try:
-        body = ring.unseal(PURPOSE, raw)
+        body, first = _opened(raw, ring)
     except CheckpointCorrupt as error:
         raise type(error)(f"{MANIFEST_NAME}: {error}") from error
     try:
         manifest = Manifest.model_validate_json(body)
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
+        problem = error.errors()[0]
+        where = ".".join(str(part) for part in problem["loc"])
         raise CheckpointCorrupt(
-            f"{MANIFEST_NAME} breaks its schema at {where or 'its root'}: {first['msg']}"
+            f"{MANIFEST_NAME} breaks its schema at {where or 'its root'}: {problem['msg']}"
         ) from error
     name = directory.name if name is None else name
     if manifest.kind != kind or manifest.name != name:
         raise CheckpointCorrupt(
             f"{MANIFEST_NAME} belongs to {manifest.kind} {manifest.name!r}, not to {kind} {name!r}"
         )
-    return manifest, digest_of(raw)
+    return manifest, digest_of(first)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
 
@@ -28,6 +29,14 @@ class Storage(Protocol):
 
     def write(self, descriptor: int, data: memoryview) -> int:
         """Writes some of the bytes and returns how many: it may be fewer than asked."""
+        ...
+
+    def open_to_overwrite(self, path: Path) -> int:
+        """Opens a file that is there, to write over bytes of it; returns its descriptor, follows no link."""
+        ...
+
+    def write_at(self, descriptor: int, data: memoryview, position: int) -> int:
+        """Writes some of the bytes over those at a position; returns how many: it may be fewer."""
         ...
 
     def sync(self, descriptor: int) -> None:
@@ -84,6 +93,12 @@ class PosixStorage:
     def write(self, descriptor: int, data: memoryview) -> int:
         return os.write(descriptor, data)
 
+    def open_to_overwrite(self, path: Path) -> int:
+        return os.open(path, os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+
+    def write_at(self, descriptor: int, data: memoryview, position: int) -> int:
+        return os.pwrite(descriptor, data, position)
+
     def sync(self, descriptor: int) -> None:
         os.fsync(descriptor)
 
@@ -119,6 +134,26 @@ class PosixStorage:
 
 POSIX: Storage = PosixStorage()
 """The one that everybody takes who is given no other."""
+
+
+def write_all(storage: Storage, descriptor: int, data: memoryview) -> None:
+    """Writes all of the bytes, in as many calls as that takes."""
+    _in_calls(lambda rest, _: storage.write(descriptor, rest), data)
+
+
+def write_over(storage: Storage, descriptor: int, data: memoryview, position: int) -> None:
+    """Writes all of the bytes over those at a position, in as many calls as that takes."""
+    _in_calls(lambda rest, done: storage.write_at(descriptor, rest, position + done), data)
+
+
+def _in_calls(write: Callable[[memoryview, int], int], data: memoryview) -> None:
+    """Calls `write` with what is left, and how much is done, until nothing is left."""
+    done = 0
+    while done < len(data):
+        count = write(data[done:], done)
+        if count == 0:
+            raise OSError(errno.EIO, os.strerror(errno.EIO) + " (a write took no bytes)")
+        done += count
 
 
 def make_directory(storage: Storage, path: Path) -> None:

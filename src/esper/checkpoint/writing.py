@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import errno
-import os
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -13,7 +11,7 @@ from pathlib import Path
 import blake3
 
 from esper.checkpoint.layout import temporary_path
-from esper.checkpoint.storage import Storage
+from esper.checkpoint.storage import Storage, write_all
 
 PIECE_BYTES = 4 << 20  # hashing and writing read it at the same time, so it should fit the cache
 _HASH_BESIDE_BYTES = 1 << 20
@@ -39,18 +37,18 @@ def write_file(storage: Storage, path: Path, pieces: Iterable[memoryview], *, he
     size = len(header)
     descriptor = storage.create(path)
     try:
-        _write_all(storage, descriptor, memoryview(header))
+        write_all(storage, descriptor, memoryview(header))
         with ThreadPoolExecutor(max_workers=1) as beside:
             for whole in pieces:
                 for piece in _split(whole):
                     size += len(piece)
                     if len(piece) < _HASH_BESIDE_BYTES:
                         hasher.update(piece)
-                        _write_all(storage, descriptor, piece)
+                        write_all(storage, descriptor, piece)
                         continue
                     hashing = beside.submit(hasher.update, piece)  # hashing and writing both let the GIL go
                     try:
-                        _write_all(storage, descriptor, piece)
+                        write_all(storage, descriptor, piece)
                     finally:
                         hashing.result()
         storage.sync(descriptor)
@@ -88,11 +86,3 @@ def written_beside(
 def _split(piece: memoryview) -> Iterable[memoryview]:
     flat = piece.cast("B")
     return (flat[start : start + PIECE_BYTES] for start in range(0, len(flat), PIECE_BYTES))
-
-
-def _write_all(storage: Storage, descriptor: int, data: memoryview) -> None:
-    while len(data):
-        count = storage.write(descriptor, data)
-        if count == 0:
-            raise OSError(errno.EIO, os.strerror(errno.EIO) + " (a write took no bytes)")
-        data = data[count:]

@@ -13,7 +13,7 @@ from esper.cli.render import BAD, GOOD, table
 from esper.runs import open_catalog
 
 if TYPE_CHECKING:
-    from esper.checkpoint import KeyRing
+    from esper.checkpoint import KeyRing, Rekeyed
 
 Change = Literal["rotate", "promote", "disable", "destroy"]
 _STYLES = {"primary": GOOD, "disabled": BAD}
@@ -21,21 +21,19 @@ _DONE = {"rotate": "added and promoted", "promote": "promoted", "disable": "disa
 
 
 def key_rows(run: Path) -> list[dict[str, Any]]:
-    """Every key: its id, its state, what shows that two rings hold the same one, and what it has sealed."""
-    from esper.checkpoint import open_key_ring, sealer
+    """Every key: id, state, what shows that two rings hold the same one, and what rests on it alone."""
+    from esper.checkpoint import open_key_ring, resting_on
 
-    open_catalog(run)  # refuses what is no run
-    rests: dict[str | None, list[str]] = {}
-    for path in sorted((run / "checkpoints").glob("step-*/MANIFEST.json")):
-        rests.setdefault(sealer(path), []).append(path.parent.name)
+    directory = open_catalog(run).directory  # refuses what is no run
+    ring = open_key_ring(run)
     return [
         {
             "key": key.id,
             "state": key.state.value,
             "fingerprint": key.fingerprint,
-            "checkpoints": rests.get(key.id, []),
+            "checkpoints": resting_on(directory, ring, key.id),
         }
-        for key in open_key_ring(run).keys
+        for key in ring.keys
     ]
 
 
@@ -47,7 +45,7 @@ def public_state(run: Path) -> dict[str, Any]:
 
 def key_table(rows: Sequence[dict[str, Any]]) -> RenderableType:
     """One row per key."""
-    cells = table("key", "state", "fingerprint", "checkpoints sealed>")
+    cells = table("key", "state", "fingerprint", "rest on it alone>")
     for row in rows:
         state = Text(row["state"], style=_STYLES.get(row["state"], ""))
         cells.add_row(row["key"], state, row["fingerprint"], str(len(row["checkpoints"])))
@@ -59,7 +57,7 @@ def change_keys(
 ) -> dict[str, Any]:
     """Changes the ring of a run that is not training; the audit tells of it first.
 
-    A new primary key also wraps the keys of all encrypted files, in their headers.
+    A new primary key also vouches for all manifests, and wraps the keys of all encrypted files.
 
     Args:
         run: the run directory.
@@ -73,11 +71,11 @@ def change_keys(
     """
     from esper.checkpoint import (
         CheckpointStore,
-        Rewrapped,
+        due,
         open_key_ring,
+        rekey,
         replace_key_ring,
         require_ring_file,
-        rewrap_all,
     )
     from esper.nissa import acts
 
@@ -89,12 +87,27 @@ def change_keys(
     if lost:
         confirm(lost)
     with CheckpointStore(run, keyring=ring) as store:
+        directory, is_new = store.catalog.directory, change in ("rotate", "promote")
         store.audit.emit(acts.KeyChanged(_DONE[change], named, changed.primary.id))
+        if is_new and (manifests := due(directory, changed)):
+            store.audit.emit(acts.SealedAgain(changed.primary.id, manifests))
         replace_key_ring(path, changed)
-        is_wrapping = change in ("rotate", "promote")
-        done = rewrap_all(store.catalog.directory, changed) if is_wrapping else Rewrapped(0, (), ())
+        done = rekey(directory, changed) if is_new else None
     facts = {"key": named, "change": _DONE[change], "primary": changed.primary.id, "lost": lost}
-    return {**facts, "rewrapped": done.count, "healed": done.healed, "not_rewrapped": done.failed}
+    return {**facts, **_told(done)}
+
+
+def _told(done: Rekeyed | None) -> dict[str, Any]:
+    """What the new primary key has taken over, for people and programs."""
+    if done is None:
+        return {"resealed": 0, "not_resealed": (), "rewrapped": 0, "healed": (), "not_rewrapped": ()}
+    return {
+        "resealed": len(done.sealed),
+        "not_resealed": done.failed,
+        "rewrapped": done.wrapped.count,
+        "healed": done.wrapped.healed,
+        "not_rewrapped": done.wrapped.failed,
+    }
 
 
 def _changed(ring: KeyRing, change: Change, key: str | None) -> KeyRing:

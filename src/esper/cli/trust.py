@@ -83,7 +83,7 @@ def audit_export(run: Target, out: Out = None, as_json: AsJson = False) -> None:
 
 
 def keys_list(run: Run, as_json: AsJson = False) -> None:
-    """List the keys of a run: state, fingerprint, and how many checkpoints rest on each."""
+    """List the keys of a run: state, fingerprint, and how many commits rest on each alone."""
     from esper.cli.keys import key_rows, key_table
 
     rows = key_rows(run)
@@ -93,7 +93,8 @@ def keys_list(run: Run, as_json: AsJson = False) -> None:
 def keys_rotate(run: Run, as_json: AsJson = False) -> None:
     """Make a new key that seals from now on; what the old one has sealed stays believed.
 
-    No checkpoint is written again. Refused while the run is training.
+    Of checkpoints only seals and headers are written: nothing rests on the old key alone any more. Refused
+    while the run is training.
     """
     _change(run, "rotate", None, yes=False, as_json=as_json)
 
@@ -161,6 +162,12 @@ def _change(run: Path, change: Change, key: str | None, *, yes: bool, as_json: b
 
     facts = change_keys(run, change, key, confirm)
     text = f"Key {facts['key']} is {facts['change']}; {facts['primary']} seals from now on."
+    if facts["resealed"]:
+        text += (
+            f" It vouches for {facts['resealed']} manifest(s) as well, so nothing rests on older keys alone."
+        )
+    if facts["not_resealed"]:
+        text += " It does not vouch for these manifests: " + "; ".join(facts["not_resealed"])
     if facts["rewrapped"]:
         text += f" The keys of {facts['rewrapped']} encrypted file(s) were wrapped by it."
     if facts["healed"]:

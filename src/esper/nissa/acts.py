@@ -179,3 +179,22 @@ class KeyChanged(Event):
     change: str
     key: str
     primary: str
+
+
+@dataclass(frozen=True)
+class SealedAgain(Event):
+    """The primary key vouches from now on for manifests that older keys have sealed.
+
+    Attributes:
+        key: the primary one.
+        manifests: the digest of each, as it was first sealed, by the name of its commit.
+    """
+
+    is_act, is_once, by = True, False, "user"
+    bulk = frozenset({"manifests"})
+    key: str
+    manifests: Mapping[str, str]
+
+    @property
+    def text(self) -> str:
+        return f"{self.key} vouches from now on for {len(self.manifests)} manifest(s) of older keys."

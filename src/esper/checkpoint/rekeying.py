@@ -1,0 +1,107 @@
+"""What a new primary key takes over in a run: seals of manifests, and the keys of encrypted files.
+
+Afterwards nothing rests on an older key alone, so that one can be destroyed. Only manifests and headers are
+written: a manifest whole, by a new file in its place, and of a header one of its two copies after the other.
+So whenever it is interrupted, each file opens by the old key or the new one; done again, it goes on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from esper.checkpoint.crypto import KeyRing
+from esper.checkpoint.encrypted import Rewrapped, rewrap_all
+from esper.checkpoint.identity import IDENTITY_NAME, reseal_identity
+from esper.checkpoint.layout import DELETED_PREFIX, TEMPORARY_PREFIX
+from esper.checkpoint.manifest import (
+    MANIFEST_NAME,
+    MAX_MANIFEST_BYTES,
+    digest_of,
+    first_sealed,
+    resealed,
+    sealers,
+)
+from esper.checkpoint.reading import read_regular
+from esper.checkpoint.storage import POSIX, Storage
+from esper.checkpoint.writing import put_in_place
+from esper.errors import CheckpointCorrupt
+
+_UNFINISHED = (TEMPORARY_PREFIX, DELETED_PREFIX)
+
+
+@dataclass(frozen=True)
+class Rekeyed:
+    """What became of the files of a run.
+
+    Attributes:
+        wrapped: the encrypted ones.
+        sealed: manifests that the primary key vouches for now and did not before.
+        failed: manifests that it does not vouch for, and why: nobody could before either, or they could not
+            be written.
+    """
+
+    wrapped: Rewrapped
+    sealed: tuple[str, ...]
+    failed: tuple[str, ...]
+
+
+def rekey(directory: Path, ring: KeyRing, storage: Storage = POSIX) -> Rekeyed:
+    """Lets the primary key vouch for all that is sealed below a directory, and wrap keys of encrypted files.
+
+    Only the holder of the writer lock may call this.
+    """
+    sealed: list[str] = []
+    failed: list[str] = []
+    try:
+        reseal_identity(directory, ring, storage)
+    except (CheckpointCorrupt, OSError) as error:
+        failed.append(f"{IDENTITY_NAME}: {error}")
+    for name, path in _manifests(directory).items():
+        try:
+            again = resealed(_read(path), ring)
+            if again is not None:
+                put_in_place(storage, path, [memoryview(again)])
+                sealed.append(name)
+        except (CheckpointCorrupt, OSError) as error:
+            failed.append(f"{name}: {error}")
+    return Rekeyed(rewrap_all(directory, ring, storage), tuple(sealed), tuple(failed))
+
+
+def due(directory: Path, ring: KeyRing) -> dict[str, str]:
+    """The manifests that `rekey` would seal again: the digest of each by its name.
+
+    Raises:
+        OSError: one cannot be read.
+    """
+    found = {}
+    for name, path in _manifests(directory).items():
+        try:
+            again = resealed(_read(path), ring)
+        except CheckpointCorrupt:
+            continue
+        if again is not None:
+            found[name] = digest_of(first_sealed(again))
+    return found
+
+
+def resting_on(directory: Path, ring: KeyRing, key_id: str) -> list[str]:
+    """The commits that a key vouches for and no other key that is believed: without it they do not verify."""
+    others = ring.believed().secrets.keys() - {key_id}
+    seals = {name: sealers(path) for name, path in _manifests(directory).items()}
+    return [name for name, keys in seals.items() if key_id in keys and not keys & others]
+
+
+def _manifests(directory: Path) -> Mapping[str, Path]:
+    """The manifests of checkpoints, of what was committed to them, and of what was set aside, by name."""
+    found = {}
+    for path in sorted(directory.rglob(MANIFEST_NAME)):
+        place = path.parent.relative_to(directory)
+        if not path.is_symlink() and not any(part.startswith(_UNFINISHED) for part in place.parts):
+            found[str(place)] = path
+    return found
+
+
+def _read(path: Path) -> bytes:
+    return read_regular(path, 2 * MAX_MANIFEST_BYTES)
