@@ -5,8 +5,15 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-from esper.checkpoint import CheckpointStore, KeyRing, Storage, open_key_ring, rekey, replace_key_ring
-from esper.checkpoint.storage import PosixStorage
+from esper.checkpoint import (
+    CheckpointStore,
+    KeyRing,
+    PosixStorage,
+    Storage,
+    open_key_ring,
+    rekey,
+    replace_key_ring,
+)
 
 
 class Hasty(PosixStorage):

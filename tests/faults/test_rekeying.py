@@ -6,12 +6,11 @@ import multiprocessing
 import shutil
 import signal
 from pathlib import Path
+from typing import Literal
 
 import pytest
 
 from esper.checkpoint import FaultyStorage, KeyRing, open_key_ring, rekey
-from esper.checkpoint.faulty import Fault
-from esper.checkpoint.ring_file import read_key_ring
 from tests.checkpoint.runs import debris
 from tests.faults.dying import NEVER, DeadlyStorage
 from tests.faults.power import RecordingStorage, write_tree
@@ -27,6 +26,7 @@ def sample(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, KeyRing, Key
 
 
 Sample = tuple[Path, KeyRing, KeyRing]
+Fault = Literal["EIO", "ENOSPC", "short write"]
 
 
 def alone(new: KeyRing) -> KeyRing:
@@ -38,7 +38,7 @@ def alone(new: KeyRing) -> KeyRing:
 def goes_on(run: Path, sample: Sample) -> None:
     """Whatever has happened, the ring on the disk opens everything; done again, the new key does alone."""
     _, ring, new = sample
-    found = read_key_ring(run / "keys" / "ring.json")
+    found = open_key_ring(run, environment={})
     assert found in (ring, new)
     assert problem(run, found) is None
     assert debris(run / "checkpoints") == []
@@ -72,7 +72,10 @@ def test_a_call_that_fails_is_told_and_costs_nothing_whichever_it_is(tmp_path: P
     run, _, new = sample
     calls = calls_of(sample, tmp_path / "whole")
     assert {"open_to_overwrite", "write_at", "replace", "sync", "sync_directory"} <= set(calls)
-    faults: dict[str, tuple[Fault, ...]] = {"write": ("ENOSPC", "short write"), "write_at": ("short write",)}
+    faults: dict[str, tuple[Fault, ...]] = {
+        "write": ("ENOSPC", "short write"),
+        "write_at": ("short write",),
+    }
     for number, call in enumerate(calls, 1):
         for error in faults.get(call, ("EIO",)):
             copy = copy_of(run, tmp_path / "copy")
@@ -83,7 +86,7 @@ def test_a_call_that_fails_is_told_and_costs_nothing_whichever_it_is(tmp_path: P
             except (OSError, AssertionError):
                 is_told = True
             assert is_told == (error != "short write")
-            assert problem(copy, read_key_ring(copy / "keys" / "ring.json")) is None
+            assert problem(copy, open_key_ring(copy, environment={})) is None
             shutil.rmtree(copy)
 
 
@@ -133,7 +136,7 @@ def test_no_power_cut_while_keys_rotate_loses_anything(tmp_path: Path) -> None:
         disk = tmp_path / "disk"
         write_tree(tree, disk)
         (disk / "run" / "keys" / "ring.json").chmod(0o600)
-        found = read_key_ring(disk / "run" / "keys" / "ring.json")
+        found = open_key_ring(disk / "run", environment={})
         assert found in (ring, new)
         assert problem(disk / "run", found) is None
         shutil.rmtree(disk)
@@ -155,9 +158,9 @@ def test_a_power_cut_while_a_ring_is_made_leaves_a_whole_one_or_none(tmp_path: P
         path = disk / "run" / "keys" / "ring.json"
         if path.exists():
             path.chmod(0o600)
-            assert read_key_ring(path) == ring
+            assert open_key_ring(disk / "run", environment={}) == ring
         shutil.rmtree(disk)
     write_tree(storage.durable_tree(), tmp_path / "disk")
     (tmp_path / "disk" / "run" / "keys" / "ring.json").chmod(0o600)
-    assert read_key_ring(tmp_path / "disk" / "run" / "keys" / "ring.json") == ring
+    assert open_key_ring(tmp_path / "disk" / "run", environment={}) == ring
     assert len(seen) > 10
