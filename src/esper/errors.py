@@ -27,7 +27,8 @@ A message says what was found, what was expected, where, and what to do about it
     │   ├── CheckpointCorrupt
     │   └── RollbackExhausted
     ├── BusError
-    └── RankDivergence
+    ├── RankDivergence
+    └── RankLost
 """
 
 from __future__ import annotations
@@ -162,3 +163,13 @@ class BusError(EsperError):
 
 class RankDivergence(EsperError):
     """Ranks that should agree and do not."""
+
+
+class RankLost(EsperError):
+    """A rank that no longer answers the others."""
+
+
+def kind_named(name: str) -> type[EsperError] | None:
+    """The kind of error of that name, such as another process tells it; None if it is none of ours."""
+    kind = globals().get(name)
+    return kind if isinstance(kind, type) and issubclass(kind, EsperError) else None

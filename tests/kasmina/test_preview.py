@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from esper.anatomy.units import masked_axes, zero_masked
 from esper.batches import HeldOut
 from esper.kasmina import LiveNetwork
-from esper.kasmina.preview import Preview, apply_statistics, recalibrate
+from esper.kasmina.preview import Preview, recalibrate
 from esper.urabrask import Settings
 
 
@@ -111,7 +111,7 @@ def test_recalibration_gives_the_live_network_its_own_statistics(
     count = norm.num_batches_tracked
     assert count is not None
     before = count.clone()
-    apply_statistics(network.model, {"1.running_mean": torch.full((16,), 50.0)})
+    network.set_buffers({"1.running_mean": torch.full((16,), 50.0)})
     recalibrate(network, held_out)
     images = torch.cat([batch[0] for batch in held_out.calibration])
     seen = network.model.get_submodule("0")(images)

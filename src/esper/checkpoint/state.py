@@ -1,7 +1,7 @@
 """What a program remembers: one ordered list of parts, captured into a checkpoint and loaded out of one.
 
 A checkpoint is `{name: part.state()}`. To remember something new is one line in the list of whoever trains;
-that of a session is `esper.session.state.memory_of`.
+that of a session is `esper.session.state.entries_of`.
 """
 
 from __future__ import annotations
@@ -63,6 +63,13 @@ class Memory:
         for entry in self._entries:
             if entry.name in saved:
                 entry.part.check(saved[entry.name])
+
+    def check_early(self, saved: Mapping[str, Any]) -> None:
+        """Raises what speaks against loading these states, as far as it shows before anything is changed."""
+        entries = [entry for entry in self._entries if entry.name in saved]
+        first = next((n for n, entry in enumerate(entries, 1) if entry.is_structure), len(entries))
+        for entry in entries[:first]:
+            entry.part.check(saved[entry.name])
 
     def load(self, saved: Mapping[str, Any], *, as_rollback: bool = False) -> None:
         """Loads every part; one that `saved` does not know (it is older) stays as it is.

@@ -192,6 +192,21 @@ class LiveNetwork:
         live = {**own, **loss_tensors(self.loss)}
         return {name: value.detach() for name, value in live.items()}
 
+    def mask(self, keep: BoolArray) -> None:
+        """Masks exactly the units that `keep` marks False: bool [units]; see `MaskKeeper.apply`."""
+        self.masks.apply(keep)
+
+    def unmask(self, but: BoolArray) -> None:
+        """Brings masked units back exactly, all but those that `but` marks False: bool [units]."""
+        self.masks.unmask(but)
+
+    def set_buffers(self, values: Mapping[str, Tensor]) -> None:
+        """Gives buffers new values, such as running statistics, by name."""
+        buffers = dict(self.model.named_buffers())
+        with torch.no_grad():
+            for name, value in values.items():
+                buffers[name].copy_(value)
+
     def adjust(self, changes: Mapping[str, Tensor], sign: int = 1) -> None:
         """Adds `sign` times these changes to parameters, by name; copies of them get them too."""
         copies = [copy_in(companion, self.model, self.anatomy) for companion in self.companions]

@@ -6,13 +6,12 @@ more on the weights that it would be applied to, with the running statistics tha
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from esper.anatomy import Anatomy
 from esper.anatomy.mend import Reconstruction
@@ -26,17 +25,9 @@ from esper.urabrask import Settings as ValidationSettings
 State = dict[str, Tensor]
 
 
-def apply_statistics(model: nn.Module, statistics: Mapping[str, Tensor]) -> None:
-    """Gives the live network new running statistics, by buffer name."""
-    buffers = dict(model.named_buffers())
-    with torch.no_grad():
-        for name, value in statistics.items():
-            buffers[name].copy_(value)
-
-
 def recalibrate(network: LiveNetwork, held_out: HeldOut) -> None:
     """Measures the live network's running statistics anew, after its units have changed."""
-    apply_statistics(network.model, _statistics(network, network.tensors(), _calibration(network, held_out)))
+    network.set_buffers(_statistics(network, network.tensors(), _calibration(network, held_out)))
 
 
 @dataclass(frozen=True, eq=False)

@@ -20,7 +20,6 @@ from esper.kasmina import (
     LiveNetwork,
     Preview,
     UnitsCut,
-    apply_statistics,
     compared,
     measured,
     recalibrate,
@@ -125,13 +124,13 @@ class Acting:
             objection = ""
         masked = preview.under(keep)
         if not objection:
-            apply_statistics(self._network.model, masked.statistics)
+            self._network.set_buffers(masked.statistics)
         return Confirmed(keep, objection, preview.before, masked.changes, in_doubt)
 
     def apply(self, mask: Confirmed) -> None:
         """Masks units, and gives what they carried to those that stay."""
         self._network.adjust(mask.changes)
-        self._network.masks.apply(mask.keep)
+        self._network.mask(mask.keep)
 
     def take_back(self, settled: BoolArray, changes: Mapping[str, Tensor]) -> None:
         """Brings units back exactly, all but those that `settled` masks; their zeros are forgotten."""
@@ -140,7 +139,7 @@ class Acting:
         was_zero, is_zero = (~keep | anatomy.inside_removed(keep) for keep in (masked, settled))
         numbers = np.arange(anatomy.num_units)
         numbers[was_zero & ~is_zero] = -1
-        network.masks.unmask(but=settled)
+        network.unmask(but=settled)
         tracker.rebind(network.anatomy, network.named_parameters(), numbers)
         network.adjust(changes, sign=-1)
         if self._held_out is not None:

@@ -10,14 +10,25 @@ from typing import Any
 from torch import nn
 from torch.optim import Optimizer
 
-from esper.anatomy.graph import Loss, is_parallel, loss_tensors, named_tensors
+from esper.anatomy.graph import (
+    Loss,
+    bare,
+    check_renewable,
+    is_inside_parallel,
+    is_parallel,
+    is_sharded,
+    loss_tensors,
+    named_tensors,
+)
 from esper.checkpoint import Generator, HasStateDict
 from esper.config import Config
-from esper.errors import ConfigError
+from esper.errors import ConfigError, SurgeryError
 from esper.kasmina import CheckpointedTeacher
 from esper.kasmina.seeds import Blueprint
+from esper.leyline import Level
 from esper.nissa import Sink
 from esper.session.pace import Pace
+from esper.session.ranks import Ranks
 from esper.tamiyo import Policy
 
 
@@ -25,11 +36,13 @@ from esper.tamiyo import Policy
 class RunRequest:
     """What a training script gives for a run, whether that begins or goes on.
 
-    `optimizer` is without wrappers, `probe` None where there are no other held-out batches, `config` and
-    `pace` empty where those that the run was begun with, or the defaults, are right.
+    `ranks` are the processes that train the network; None where one does. `optimizer` is without wrappers,
+    `probe` None where there are no other held-out batches, `config` and `pace` empty where those that the run
+    was begun with, or the defaults, are right.
     """
 
     run: Path
+    ranks: Ranks | None
     model: nn.Module
     optimizer: Optimizer
     loss: Loss
@@ -68,12 +81,16 @@ class RunRequest:
         """What was given, out of its wrappers; one or several become several, none becomes no one.
 
         Raises:
-            ConfigError: the optimizer is none, a companion is no module, or a setting is not known.
+            ConfigError: the optimizer is none, a companion is no module, a setting is not known, or the
+                network is trained by several processes in a way that a session does not know.
         """
+        inner = optimizer_in(optimizer)
+        check_processes(model, inner)
         return cls(
             run=Path(run_dir).absolute(),
+            ranks=Ranks.of(model),
             model=model,
-            optimizer=optimizer_in(optimizer),
+            optimizer=inner,
             loss=loss,
             probe=probe,
             schedulers=_listed(scheduler),
@@ -141,13 +158,61 @@ def check_optimizer(model: nn.Module, optimizer: Optimizer, loss: Any) -> None:
         )
 
 
-def check_alone(model: nn.Module) -> None:
-    """A session is about a network of one process."""
-    if is_parallel(model):
+NOTHING_GROWS = (
+    "Several processes train this network, and nothing grows under them yet. Nothing was changed. Grow it in "
+    "one process, or leave out what makes it grow (`policy`, `blueprints`, the section `strategy`)."
+)
+
+
+def check_processes(model: nn.Module, optimizer: Optimizer) -> None:
+    """Of several processes a session knows those of `DistributedDataParallel`, each with the whole network.
+
+    Raises:
+        ConfigError: they train it in another way.
+    """
+    if is_sharded(bare(model)):
         raise ConfigError(
-            "This network is trained by several processes, and a session decides for one. Nothing was "
-            "changed. Use esper.anatomy.cut with a mask that one rank has decided and broadcast; "
-            "docs/how-to-many-gpus.md shows how."
+            "This network is sharded over several processes (`fully_shard`), and a session knows only those "
+            "that hold all of it. Nothing was changed. Use esper.anatomy.cut with a mask that one rank has "
+            "decided and broadcast; docs/how-to-many-gpus.md shows how."
+        )
+    if is_inside_parallel(model):
+        raise ConfigError(
+            "Several processes train this network by the DistributedDataParallel around it, and what was "
+            "given is its inside. Nothing was changed. Give esper.attach the DistributedDataParallel itself."
+        )
+    if not is_parallel(model):
+        return
+    try:
+        check_renewable(model)
+    except SurgeryError as refusal:
+        raise ConfigError(str(refusal)) from refusal
+    if hasattr(optimizer, "consolidate_state_dict"):
+        raise ConfigError(
+            f"A {type(optimizer).__name__} keeps a part of its state in every process, and a session saves "
+            "and cuts the state of one. Nothing was changed. Use the optimizer inside of it."
+        )
+
+
+def check_together(asked: RunRequest, settings: Config) -> None:
+    """Refuses what only one process can do yet.
+
+    Raises:
+        ConfigError: it was asked for, and several processes train the network.
+    """
+    if asked.ranks is None:
+        return
+    if asked.policy is not None or asked.blueprints or settings.strategy.policy != "none":
+        raise ConfigError(NOTHING_GROWS)
+    if asked.teacher is not None or settings.pruning.recovery.distill:
+        raise ConfigError(
+            "Several processes train this network, and nobody teaches under them yet. Nothing was changed. "
+            "Leave out `teacher` and `pruning.recovery.distill`."
+        )
+    if Level.LAYER in settings.pruning.levels:
+        raise ConfigError(
+            "Several processes train this network, and whole layers are removed in one. Nothing was changed. "
+            'Leave "layer" out of the levels.'
         )
 
 

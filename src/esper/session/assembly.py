@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from esper.batches import HeldOut
-from esper.checkpoint import CheckpointStore, Entry, KeyRing, open_key_ring
+from esper.checkpoint import CheckpointStore, Entry, KeyRing, Memory, open_key_ring
 from esper.config import Config
 from esper.emrakul import Schedule, Trial
 from esper.emrakul.cycle import Coordinator, CycleRunner
@@ -28,7 +28,8 @@ from esper.session.log import RunLog
 from esper.session.metrics import Metrics
 from esper.session.pool import open_pool
 from esper.session.saving import Saving
-from esper.session.state import memory_of
+from esper.session.shared import SharedMemory
+from esper.session.state import entries_of
 from esper.session.strategy import Strategy
 from esper.session.teaching import Teaching
 from esper.session.telemetry import Telemetry
@@ -117,7 +118,8 @@ def assemble(
         metrics = Metrics(terms)
         growing = Growing(network, tracker, held_out, config.growing, log, asked.scaler)
         teaching = Teaching(network, config.teaching, sample, held_out, log)
-        memory = memory_of(given, network, tracker, growing, teaching, trial, runner, pool, log, metrics)
+        entries = entries_of(given, network, tracker, growing, teaching, trial, runner, pool, log, metrics)
+        memory = Memory(entries) if asked.ranks is None else SharedMemory(entries, asked.ranks)
         saving = Saving(store, network, memory, background=config.checkpoint.background)
         data = held_out or HeldOut((), ())
         saving.keep_data(sample, data)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -36,11 +37,16 @@ from esper.kasmina.seeds import Blueprint
 from esper.leyline import Level
 from esper.nissa import Sink, acts, events
 from esper.runs.network import data_of, read_state
-from esper.session.admission import RunRequest, check_alone, check_optimizer
-from esper.session.assembly import assemble
+from esper.session.admission import RunRequest, check_optimizer, check_together
+from esper.session.assembly import Assembly, assemble
+from esper.session.following import Follower
+from esper.session.leading import Leader, known_of
 from esper.session.pace import Pace
 from esper.session.pool import pool_ahead
+from esper.session.ranks import Ranks
 from esper.session.session import Session
+from esper.session.shared import looked_at_together
+from esper.session.standing import of_request
 from esper.session.state import given_entries
 from esper.session.teaching import check_same
 from esper.session.terms import Terms, write_run_file
@@ -109,24 +115,33 @@ def attach(
         ConfigError: sample, loss or probe cannot be used.
         CheckpointError: the run directory cannot be written, is in use, or is of another model.
     """
-    begun = time.perf_counter()
-    asked = RunRequest.of(
-        run_dir,
-        model,
-        optimizer,
-        loss=loss,
-        probe=probe,
-        scheduler=scheduler,
-        scaler=scaler,
-        generators=generators,
-        companions=companions,
-        blueprints=blueprints,
-        policy=policy,
-        teacher=teacher,
-        sinks=sinks,
-        config=config,
-        pace=Pace(epochs, steps, every_n_steps),
+    with _refused_by_all(model):
+        asked = RunRequest.of(
+            run_dir,
+            model,
+            optimizer,
+            loss=loss,
+            probe=probe,
+            scheduler=scheduler,
+            scaler=scaler,
+            generators=generators,
+            companions=companions,
+            blueprints=blueprints,
+            policy=policy,
+            teacher=teacher,
+            sinks=sinks,
+            config=config,
+            pace=Pace(epochs, steps, every_n_steps),
+        )
+    said = {"metric": metric, "higher_is_better": higher_is_better, "resume": resume}
+    return _on_all_ranks(
+        asked, "attach", said, partial(_attach, asked, sample, metric, higher_is_better, resume=resume)
     )
+
+
+def _attach(asked: RunRequest, sample: Any, metric: str, higher_is_better: bool, *, resume: bool) -> Session:
+    begun = time.perf_counter()
+    probe = asked.probe
     if _holds_checkpoints(asked.run):
         if resume:
             return _resume(asked)
@@ -136,7 +151,7 @@ def attach(
             "changed."
         )
     settings = asked.config or Config()
-    with pool_ahead(settings, probe, model) as pool:
+    with pool_ahead(settings, probe, asked.model) as pool:
         network = _network(asked, settings, sample, layers=Level.LAYER in settings.pruning.levels)
         with _let_go_on_error(network):
             held_out = None if probe is None else _hold_out(probe, settings)
@@ -147,7 +162,7 @@ def attach(
             pace = asked.pace
             terms = Terms(settings, metric, higher_is_better, pace.periods, origin, trained_by, pace)
             given = given_entries(asked, terms)
-            session = Session(assemble(asked, given, network, held_out, sample, terms, pool))
+            session = _session(asked, assemble(asked, given, network, held_out, sample, terms, pool))
     with _undone_on_error(session):
         if asked.teacher is not None:
             session.parts.teaching.change(asked.teacher)
@@ -219,31 +234,60 @@ def resume(
         CheckpointMissing: the directory holds no checkpoint that verifies, or none of `step`.
         CheckpointError: the checkpoint is of another network.
     """
-    asked = RunRequest.of(
-        run_dir,
-        model,
-        optimizer,
-        loss=loss,
-        probe=probe,
-        scheduler=scheduler,
-        scaler=scaler,
-        generators=generators,
-        companions=companions,
-        blueprints=blueprints,
-        policy=policy,
-        teacher=teacher,
-        sinks=sinks,
-        config=config,
-        pace=Pace(epochs, steps),
-    )
+    with _refused_by_all(model):
+        asked = RunRequest.of(
+            run_dir,
+            model,
+            optimizer,
+            loss=loss,
+            probe=probe,
+            scheduler=scheduler,
+            scaler=scaler,
+            generators=generators,
+            companions=companions,
+            blueprints=blueprints,
+            policy=policy,
+            teacher=teacher,
+            sinks=sinks,
+            config=config,
+            pace=Pace(epochs, steps),
+        )
+    return _on_all_ranks(asked, "resume", {"step": step}, partial(_resume, asked, step))
+
+
+@contextmanager
+def _refused_by_all(model: nn.Module) -> Iterator[None]:
+    """What is refused here is refused by all ranks of the network, if there are several."""
+    try:
+        yield
+    except Exception as refusal:
+        ranks = Ranks.of(model)
+        if ranks is not None:
+            ranks.refuse(refusal)
+        raise
+
+
+def _on_all_ranks(
+    asked: RunRequest, call: str, said: Mapping[str, Any], begin: Callable[[], Session]
+) -> Session:
+    """Begins a run, or goes on with one: on rank 0, which the others follow."""
+    ranks, note = asked.ranks, partial(of_request, asked, call, **said)
+    if ranks is None:
+        return begin()
+    if ranks.number > 0:
+        return Follower(asked, ranks, note)
+    return ranks.lead(note, begin, known_of)
+
+
+def _session(asked: RunRequest, parts: Assembly) -> Session:
+    return Session(parts) if asked.ranks is None else Leader(parts, asked.ranks, asked.generators)
+
+
+def _resume(asked: RunRequest, step: int | None = None) -> Session:
     if not _holds_checkpoints(asked.run):
         raise CheckpointMissing(
             f"{asked.run} holds no checkpoint. Start a run there with esper.attach(..., run_dir=...)."
         )
-    return _resume(asked, step)
-
-
-def _resume(asked: RunRequest, step: int | None = None) -> Session:
     run, probe = asked.run, asked.probe
     with CheckpointStore(run, keyring=open_key_ring(run)) as store:
         target, rejected = _target(store, step)
@@ -266,7 +310,8 @@ def _resume(asked: RunRequest, step: int | None = None) -> Session:
     network = _network(asked, terms.config, on_device(sample, device_of(asked.model)), layers=layers)
     with _let_go_on_error(network):
         has_data = bool(held_out.validation)
-        session = Session(assemble(asked, given, network, held_out if has_data else None, sample, terms))
+        data = held_out if has_data else None
+        session = _session(asked, assemble(asked, given, network, data, sample, terms))
     with _undone_on_error(session):
         session.continue_from(session.parts.saving.store.catalog.at(target.step))
         if asked.teacher is not None:
@@ -299,17 +344,13 @@ def _target(store: CheckpointStore, step: int | None) -> tuple[CheckpointRef, tu
 
 
 def _network(asked: RunRequest, settings: Config, sample: Any, *, layers: bool) -> LiveNetwork:
-    check_alone(asked.model)
+    check_together(asked, settings)
     check_optimizer(asked.model, asked.optimizer, asked.loss)
-    network = LiveNetwork(
-        asked.model,
-        asked.optimizer,
-        sample,
-        asked.loss,
-        asked.companions,
-        layers=layers,
-        blueprints=asked.blueprints,
-    )
+    given = (asked.model, asked.optimizer, sample, asked.loss, asked.companions)
+    if asked.ranks is None:
+        network = LiveNetwork(*given, layers=layers, blueprints=asked.blueprints)
+    else:
+        network = looked_at_together(asked.ranks, *given, layers=layers)
     if settings.pruning.plan.configurable and has_configuration(network.model):
         allowed = np.array([group.name not in network.refused for group in network.anatomy.groups], np.bool_)
         with _let_go_on_error(network):

@@ -69,6 +69,30 @@ class Pace:
         """Whether a period has ended at `step`, when the one before ended at `last`."""
         return self.every_n_steps is not None and step // self.every_n_steps > last // self.every_n_steps
 
+    def require_epochs(self) -> None:
+        """Refuses a call of `end_epoch` where periods are counted in steps.
+
+        Raises:
+            ConfigError: they are.
+        """
+        if self.every_n_steps is not None:
+            raise ConfigError(
+                f"This run counts in {self.unit}: call session.end_step(...) after every optimizer step, and "
+                "end_epoch never. Nothing was changed."
+            )
+
+    def require_steps(self) -> None:
+        """Refuses a call of `end_step` where periods are epochs.
+
+        Raises:
+            ConfigError: they are.
+        """
+        if self.every_n_steps is None:
+            raise ConfigError(
+                "This run counts in epochs: call session.end_epoch(...) when one has ended, or give "
+                "attach(every_n_steps=...) to decide by steps. Nothing was changed."
+            )
+
     def says(self, text: str) -> str:
         """A sentence about epochs in the words of this run."""
         if self.every_n_steps is None:

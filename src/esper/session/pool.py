@@ -8,6 +8,7 @@ from contextlib import contextmanager
 
 from torch import nn
 
+from esper.anatomy.graph import is_parallel
 from esper.checkpoint import KeyRing
 from esper.config import Config
 from esper.elesh import PRELOAD, ready
@@ -23,8 +24,10 @@ def pool_ahead(config: Config, probe: object, model: nn.Module) -> Iterator[Work
     priority; nobody waits for them before the end of an epoch.
     """
     is_asked = config.pruning.is_enabled and probe is not None
-    # No key has been read yet: a copy of this process holds none.
-    pool = open_pool(config, model, may_copy=not KeyRing.was_held) if is_asked else None
+    # No key has been read yet: a copy of this process holds none. Nor should one hold lines to other ranks,
+    # who would wait for it when this process has died.
+    may_copy = not KeyRing.was_held and not is_parallel(model)
+    pool = open_pool(config, model, may_copy=may_copy) if is_asked else None
     if pool is not None and not isinstance(pool, InlinePool):
         pool.submit(WorkerTask(ready))
     try:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from esper.checkpoint import CheckpointRef
-from esper.errors import CheckpointMissing, ConfigError, EsperError
+from esper.errors import CheckpointMissing, EsperError
 from esper.kasmina import SeedJoined, UnitsCut
 from esper.kasmina.seeds import GateResult, Isolation
 from esper.nissa import acts, events, seed_events
@@ -167,12 +167,7 @@ class Session:
                 call saves again.
         """
         self._require_running()
-        pace = self.parts.terms.pace
-        if pace.every_n_steps is not None:
-            raise ConfigError(
-                f"This run counts in {pace.unit}: call session.end_step(...) after every optimizer step, and "
-                "end_epoch never. Nothing was changed."
-            )
+        self.parts.terms.pace.require_epochs()
         begun = self._clock()
         self._metrics.report(metrics, self.step, is_over=True)
         self._end_period(begun)
@@ -188,11 +183,7 @@ class Session:
             Whether a period has ended, so that everything that `end_epoch` does was done.
         """
         self._require_running()
-        if self.parts.terms.pace.every_n_steps is None:
-            raise ConfigError(
-                "This run counts in epochs: call session.end_epoch(...) when one has ended, or give "
-                "attach(every_n_steps=...) to decide by steps. Nothing was changed."
-            )
+        self.parts.terms.pace.require_steps()
         begun, is_over = self._clock(), self.is_due
         self._metrics.report(metrics, self.step, is_over=is_over)
         if is_over:

@@ -35,6 +35,23 @@ from esper.session.teaching import Teaching
 from esper.session.terms import Terms
 from esper.workers import WorkerPool
 
+SHARED = (
+    "terms",
+    "criterion",
+    "schedulers",
+    "scaler",
+    "structure",
+    "model",
+    "optimizer",
+    "companions",
+    "trainable",
+    "masks",
+    "progress",
+)
+"""What of the memory of rank 0 is that of every rank."""
+RANDOM_OF_RANKS = "rng_of_ranks"
+"""The name of what a checkpoint holds of each rank by itself."""
+
 
 def given_entries(asked: RunRequest, terms: Terms) -> list[Entry]:
     """What a training script gives; a checkpoint can be held against it before anything is traced."""
@@ -47,7 +64,7 @@ def given_entries(asked: RunRequest, terms: Terms) -> list[Entry]:
     ]
 
 
-def memory_of(
+def entries_of(
     given: Sequence[Entry],
     network: LiveNetwork,
     tracker: ImportanceTracker,
@@ -58,26 +75,40 @@ def memory_of(
     pool: WorkerPool | None,
     log: RunLog,
     metrics: Metrics,
-) -> Memory:
+) -> list[Entry]:
     """The list. Whatever a session has to remember from now on is one more line in it."""
+    return [
+        *given,
+        Entry("structure", Structure(network, tracker, growing), is_structure=True),
+        Entry("model", Weights(network.model)),
+        Entry("optimizer", OptimizerState(network.optimizer)),
+        Entry("teacher", teaching, survives_rollback=True),
+        Entry("companions", Companions(network)),
+        Entry("trainable", Trainable(network)),
+        Entry("masks", Masks(network)),
+        Entry("tracker", tracker),
+        Entry("progress", log.progress),
+        Entry("metrics", metrics),
+        Entry("log", log, survives_rollback=True),
+        Entry("trial", trial, survives_rollback=True),
+        Entry("coordinator", runner, survives_rollback=True),
+        Entry("workers", Record(lambda: [asdict(row) for row in worker_rows(pool)])),
+        Entry("parameter_names", Record(network.parameter_names)),
+    ]
+
+
+def shared_memory_of(given: Sequence[Entry], network: LiveNetwork, log: RunLog) -> Memory:
+    """The list of a rank that follows: what it shares with rank 0, and its own random numbers."""
     return Memory(
         [
             *given,
-            Entry("structure", Structure(network, tracker, growing), is_structure=True),
+            Entry("structure", network, is_structure=True),
             Entry("model", Weights(network.model)),
             Entry("optimizer", OptimizerState(network.optimizer)),
-            Entry("teacher", teaching, survives_rollback=True),
             Entry("companions", Companions(network)),
             Entry("trainable", Trainable(network)),
             Entry("masks", Masks(network)),
-            Entry("tracker", tracker),
             Entry("progress", log.progress),
-            Entry("metrics", metrics),
-            Entry("log", log, survives_rollback=True),
-            Entry("trial", trial, survives_rollback=True),
-            Entry("coordinator", runner, survives_rollback=True),
-            Entry("workers", Record(lambda: [asdict(row) for row in worker_rows(pool)])),
-            Entry("parameter_names", Record(network.parameter_names)),
         ]
     )
 

@@ -3,8 +3,14 @@
 from esper.anatomy.graph.admission import changed_inputs, check_tensors, check_values
 from esper.anatomy.graph.exporting import exporting
 from esper.anatomy.graph.lowering import is_in_place, is_view, lowered, operator_name
-from esper.anatomy.graph.ranks import group_of, is_parallel, together
-from esper.anatomy.graph.sharded import gathered
+from esper.anatomy.graph.ranks import (
+    group_of,
+    is_inside_parallel,
+    is_parallel,
+    shared_parameters,
+    together,
+)
+from esper.anatomy.graph.sharded import gathered, is_sharded
 from esper.anatomy.graph.substitution import call_with
 from esper.anatomy.graph.trace import (
     TRACE_BATCH,
@@ -37,7 +43,9 @@ __all__ = [
     "gathered",
     "group_of",
     "is_in_place",
+    "is_inside_parallel",
     "is_parallel",
+    "is_sharded",
     "is_view",
     "loss_tensors",
     "lowered",
@@ -45,6 +53,7 @@ __all__ = [
     "operator_name",
     "primary_output",
     "renew",
+    "shared_parameters",
     "together",
     "trace",
     "traced_as",

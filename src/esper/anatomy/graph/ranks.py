@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -26,6 +27,26 @@ def is_parallel(model: nn.Module) -> bool:
     """Whether more than one process trains this network."""
     group = group_of(model)
     return is_sharded(bare(model)) or (group is not None and dist.get_world_size(group) > 1)
+
+
+def is_inside_parallel(model: nn.Module) -> bool:
+    """Whether it is the inside of a `DistributedDataParallel` of several processes, given without that."""
+    if not dist.is_available() or not dist.is_initialized() or dist.get_world_size() == 1:
+        return False
+    if group_of(model) is not None:
+        return False
+    network = bare(model)
+    wrappers = [thing for thing in gc.get_objects() if type(thing) is DistributedDataParallel]
+    return any(bare(wrapper) is network and is_parallel(wrapper) for wrapper in wrappers)
+
+
+def shared_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
+    """The parameters that `DistributedDataParallel` keeps equal in all processes, by their names in it."""
+    ignored: set[str] = set()
+    for layer in layers(model):
+        if isinstance(layer, DistributedDataParallel):
+            ignored |= layer.parameters_to_ignore
+    return {name: value for name, value in bare(model).named_parameters() if name not in ignored}
 
 
 @contextmanager

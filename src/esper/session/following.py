@@ -1,0 +1,200 @@
+"""A rank that follows: the session that a script holds there makes the same calls, and rank 0 decides."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from esper.batches import device_of, on_device
+from esper.checkpoint import Memory
+from esper.errors import ConfigError, RankDivergence
+from esper.kasmina import LiveNetwork
+from esper.leyline import decode
+from esper.report import EpochRow, RunReport
+from esper.session.admission import NOTHING_GROWS, RunRequest
+from esper.session.finish import Result
+from esper.session.log import RunLog
+from esper.session.metrics import Metric, Metrics
+from esper.session.ranks import Note, Ranks
+from esper.session.session import Session
+from esper.session.shared import ADJUST, BEGIN, BUFFERS, CHECK, CUT, LOAD, LOOK, MASK, UNMASK
+from esper.session.standing import of_session
+from esper.session.state import given_entries, shared_memory_of
+from esper.session.terms import Terms
+
+
+class Follower(Session):
+    """The session of any rank but the first.
+
+    It has the network, its masks and how far training is. What a run keeps and decides is on rank 0 only:
+    checkpoints, analyses, the audit, telemetry, seeds.
+
+    Args:
+        asked: what the script has given.
+        ranks: all of them.
+        note: what this rank holds as the run begins, or goes on.
+
+    Raises:
+        EsperError: one of the ranks refuses; nothing was changed.
+    """
+
+    def __init__(self, asked: RunRequest, ranks: Ranks, note: Callable[[], Note]) -> None:
+        self.started = begun = time.perf_counter()
+        self.log = RunLog()
+        self._asked, self._ranks = asked, ranks
+        self._network: LiveNetwork
+        self._terms: Terms
+        self._memory: Memory
+        self._checked: Mapping[str, Any] = {}
+        self._acts: dict[str, Callable[..., object]] = {
+            LOOK: self._look,
+            BEGIN: self._begin,
+            CHECK: self._check,
+            LOAD: self._load,
+        }
+        self._hook = asked.optimizer.register_step_post_hook(self._count_step)
+        self._is_finished = False
+        try:
+            self._hear(ranks.follow(note, self._acts))
+        except BaseException:
+            self.detach()
+            raise
+        self.seconds_in_esper = time.perf_counter() - begun
+
+    def __getattr__(self, name: str) -> NoReturn:
+        raise AttributeError(
+            f"Rank {self._ranks.number} follows rank 0, where session.{name} is; ask for it there."
+        )
+
+    @property
+    def model(self) -> nn.Module:
+        return self._asked.model
+
+    @property
+    def optimizer(self) -> Optimizer:
+        return self._asked.optimizer
+
+    @property
+    def run_dir(self) -> Path:
+        return self._asked.run
+
+    @property
+    def is_due(self) -> bool:
+        rows = self.log.epochs
+        return self._terms.pace.is_over(self.step, rows[-1].step if rows else 0)
+
+    @property
+    def removed_fraction(self) -> float:
+        return self._terms.removed_fraction(self._network)
+
+    def loss(self, output: Any, target: Any, inputs: Any = None) -> Tensor:  # noqa: ARG002
+        """The loss of one training step: the given one, as long as nobody teaches several ranks."""
+        return self._network.loss(output, target)
+
+    def grow(self, *_: Any, **__: Any) -> NoReturn:
+        raise ConfigError(NOTHING_GROWS)
+
+    def end_epoch(self, **metrics: Metric) -> None:
+        self._follow("end_epoch", metrics)
+        self._metrics.forget()
+
+    def end_step(self, **metrics: Metric) -> bool:
+        self._require_running()
+        if not self.is_due:
+            self._terms.pace.require_steps()
+            self._metrics.report(metrics, self.step, is_over=False)
+            return False
+        self._follow("end_step", metrics)
+        self._metrics.forget()
+        return True
+
+    def rollback(self, to_step: int | None = None) -> int:
+        self._follow(f"rollback({to_step})")
+        self._metrics.forget()
+        return self.step
+
+    def veto(self, why: str) -> None:
+        self._follow(f"veto({why})")
+
+    def close_breaker(self) -> None:
+        self._follow("close_breaker")
+
+    def finish(self, *, latency: bool = True) -> Result:
+        """Follows rank 0, and returns its result with the network of this rank."""
+        told = dict(self._follow(f"finish({latency})")["result"])
+        self.detach()
+        paths = {name: Path(told[name]) for name in ("report_path", "run_dir")}
+        return Result(**{**told, **paths, "model": self.model, "report": decode(RunReport, told["report"])})
+
+    def detach(self) -> None:
+        if self._is_finished:
+            return
+        self._is_finished = True
+        self._hook.remove()
+        if "_network" in vars(self):
+            self._network.detach()
+
+    def _count_step(self, *_: object) -> None:
+        self.log.progress.step += 1
+
+    def _follow(self, call: str, metrics: Mapping[str, Metric] | None = None) -> Mapping[str, Any]:
+        self._require_running()
+        begun = time.perf_counter()
+
+        def note() -> Note:
+            if metrics is not None:
+                self._metrics.report(metrics, self.step, is_over=True)
+            return of_session(call, self.step, self._network, self._metrics, self._asked.generators)
+
+        known = self._ranks.follow(note, self._acts)
+        self._hear(known)
+        self.seconds_in_esper += time.perf_counter() - begun
+        return known
+
+    def _hear(self, known: Mapping[str, Any]) -> None:
+        """Takes in how far rank 0 is."""
+        progress = self.log.progress
+        progress.epoch, progress.step = known["epoch"], known["step"]
+        row = None if known["row"] is None else decode(EpochRow, known["row"])
+        if row is not None and (not progress.epochs or progress.epochs[-1].epoch < row.epoch):
+            progress.epochs.append(row)
+
+    def _look(self, sample: Any, *, layers: bool) -> None:
+        asked = self._asked
+        here = on_device(sample, device_of(asked.model))
+        self._network = LiveNetwork(
+            asked.model, asked.optimizer, here, asked.loss, asked.companions, layers=layers
+        )
+        network = self._network
+        self._acts |= {
+            MASK: network.mask,
+            UNMASK: network.unmask,
+            ADJUST: network.adjust,
+            BUFFERS: network.set_buffers,
+            CUT: network.cut_masked,
+        }
+
+    def _begin(self, terms: Mapping[str, Any], anatomy: str) -> None:
+        if self._network.anatomy.digest != anatomy:
+            raise RankDivergence(
+                "The network of this rank has another structure than that of rank 0. Build it alike on all."
+            )
+        self._terms = Terms.from_state(terms)
+        self._metrics = Metrics(self._terms)
+        self.log.says = self._terms.pace.says
+        self._memory = shared_memory_of(given_entries(self._asked, self._terms), self._network, self.log)
+
+    def _check(self, saved: Mapping[str, Any], random: Sequence[Any]) -> None:
+        """Looks at a state before it is loaded; of all random numbers it takes its own, if they are there."""
+        own = {"rng": random[self._ranks.number]} if self._ranks.number < len(random) else {}
+        self._checked = {**saved, **own}
+        self._memory.check_early(self._checked)
+
+    def _load(self) -> None:
+        checked, self._checked = self._checked, {}
+        self._memory.load(checked)

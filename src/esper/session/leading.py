@@ -1,0 +1,105 @@
+"""Rank 0 of several: a session like any other, whose calls the other ranks follow."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any, TypeVar
+
+from esper.checkpoint import Generator
+from esper.errors import ConfigError
+from esper.leyline import encode
+from esper.session.admission import NOTHING_GROWS
+from esper.session.assembly import Assembly
+from esper.session.finish import Result
+from esper.session.metrics import Metric
+from esper.session.ranks import Ranks
+from esper.session.session import Session
+from esper.session.shared import BEGIN
+from esper.session.standing import METRICS, joined, of_session
+
+_Done = TypeVar("_Done")
+
+
+class Leader(Session):
+    """The session of rank 0."""
+
+    def __init__(self, parts: Assembly, ranks: Ranks, generators: Mapping[str, Generator]) -> None:
+        super().__init__(parts)
+        self._ranks, self._generators = ranks, generators
+        parts.growing.make_way = lambda: NOTHING_GROWS
+        what = {"terms": parts.terms.state(), "anatomy": parts.network.anatomy.digest}
+        ranks.order(BEGIN, what, _nothing)
+
+    def end_epoch(self, **metrics: Metric) -> None:
+        self._lead("end_epoch", partial(self._end, super().end_epoch), metrics)
+
+    def end_step(self, **metrics: Metric) -> bool:
+        if not self.is_due:
+            return super().end_step(**metrics)
+        return self._lead("end_step", partial(self._end, super().end_step), metrics)
+
+    def rollback(self, to_step: int | None = None) -> int:
+        return self._lead(f"rollback({to_step})", partial(super().rollback, to_step))
+
+    def veto(self, why: str) -> None:
+        self._lead(f"veto({why})", partial(super().veto, why))
+
+    def close_breaker(self) -> None:
+        self._lead("close_breaker", super().close_breaker)
+
+    def grow(self, *_: Any, **__: Any) -> Any:
+        raise ConfigError(NOTHING_GROWS)
+
+    def finish(self, *, latency: bool = True) -> Result:
+        return self._lead(
+            f"finish({latency})", partial(self._finish, partial(super().finish, latency=latency))
+        )
+
+    def _lead(
+        self, call: str, work: Callable[[], _Done], metrics: Mapping[str, Metric] | None = None
+    ) -> _Done:
+        self._require_running()
+
+        def note() -> Mapping[str, Any]:
+            if metrics is not None:
+                self._metrics.report(metrics, self.step, is_over=True)
+            return of_session(call, self.step, self.parts.network, self._metrics, self._generators)
+
+        done: _Done = self._ranks.lead(note, work, partial(known_of, self))
+        return done
+
+    def _end(self, end: Callable[[], _Done]) -> _Done:
+        self._metrics.load(joined([note[METRICS] for note in self._ranks.notes]))
+        return end()
+
+    def _finish(self, finish: Callable[[], Result]) -> Result:
+        self.parts.network.set_buffers(dict(self.parts.network.model.named_buffers()))  # ranks have their own
+        return finish()
+
+
+def known_of(session: Session, done: object = None) -> dict[str, Any]:
+    """What the other ranks have to know when a call is over.
+
+    Args:
+        session: of rank 0.
+        done: what it has returned.
+    """
+    rows = session.log.epochs
+    return {
+        "epoch": session.epoch,
+        "step": session.step,
+        "row": encode(rows[-1]) if rows else None,
+        "result": _told(done) if isinstance(done, Result) else None,
+    }
+
+
+def _told(result: Result) -> dict[str, Any]:
+    """A result without its network, as another rank takes it."""
+    fields = {name: value for name, value in vars(result).items() if name not in ("model", "report")}
+    paths = {name: str(fields[name]) for name in ("report_path", "run_dir")}
+    return {**fields, **paths, "report": encode(result.report)}
+
+
+def _nothing() -> None:
+    """The others take it in; rank 0 knows it."""

@@ -1,0 +1,279 @@
+"""The processes that train one network: what they say to each other, so that they change it in lock-step.
+
+Rank 0 decides. What a script calls it calls on every rank: there they meet and compare what they hold. Then
+rank 0 does its work, and the others do what it orders until it says that the call is over. An order is done
+by all at the same moment, and all learn at once whether one of them could not.
+"""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import partial
+from typing import Any, TypeVar
+
+import safetensors.torch
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from esper.anatomy.graph import group_of, is_parallel
+from esper.checkpoint import decode, encode, from_json, to_json
+from esper.errors import EsperError, RankDivergence, RankLost, kind_named
+
+Note = Mapping[str, Any]
+"""What a rank says where all meet. What stands under `same` has to be the same on all of them."""
+
+_OVER, _FAILED = "over", "failed"
+_Done = TypeVar("_Done")
+
+
+class Ranks:
+    """All ranks of one network, seen from one of them.
+
+    Args:
+        group: the processes.
+        device: where they exchange tensors.
+
+    Attributes:
+        number: of this rank.
+        notes: what every rank said when they met last, in their order.
+    """
+
+    def __init__(self, group: dist.ProcessGroup, device: torch.device) -> None:
+        self.number = dist.get_rank(group)
+        self.notes: Sequence[Note] = ()
+        self._group, self._device = group, device
+        self._is_leading = self._is_ordering = self._have_parted = False
+
+    @classmethod
+    def of(cls, model: nn.Module) -> Ranks | None:
+        """Those that train this network by `DistributedDataParallel`; None if one process does."""
+        group = group_of(model)
+        if group is None or not is_parallel(model):
+            return None
+        return cls(group, next((p.device for p in model.parameters()), torch.device("cpu")))
+
+    def __len__(self) -> int:
+        return dist.get_world_size(self._group)
+
+    def meet(self, note: Callable[[], Note]) -> None:
+        """Waits for all ranks and compares what they hold. A refusal on one of them is one on all.
+
+        Raises:
+            RankDivergence: they are not the same; it says which rank, and in what.
+            RankLost: one does not answer.
+        """
+        refusal: Exception | None = None
+        try:
+            mine = dict(note())
+        except Exception as error:  # noqa: BLE001  whatever it is, the others wait for a word; raised below
+            refusal, mine = error, {"refusal": _told(error)}
+        notes = self._gather(mine)
+        if refusal is not None:
+            raise refusal
+        for rank, other in enumerate(notes):
+            if "refusal" in other:
+                raise _revived(rank, other["refusal"])
+        _require_same([other["same"] for other in notes])
+        self.notes = notes
+
+    def refuse(self, refusal: Exception) -> None:
+        """Meets the others only to say why this rank does not go on; that is raised."""
+
+        def refuse() -> Note:
+            raise refusal
+
+        self.meet(refuse)
+
+    def lead(
+        self, note: Callable[[], Note], work: Callable[[], _Done], last: Callable[[_Done], Mapping[str, Any]]
+    ) -> _Done:
+        """On rank 0: meets the others, works, and tells them that the call is over, or what was raised.
+
+        Args:
+            note: what this rank holds.
+            work: may give orders. Within it, calls that are led by themselves elsewhere are part of it.
+            last: what the others should know of its result.
+        """
+        if self._is_leading:
+            return work()
+        self.meet(note)
+        self._is_leading, self._have_parted = True, False
+        try:
+            done = work()
+            known = last(done)
+        except BaseException as error:
+            if not self._have_parted:  # otherwise all know, and nobody listens any more
+                self._send(_FAILED, _told(error))
+            raise
+        finally:
+            self._is_leading = False
+        self._send(_OVER, known)
+        return done
+
+    def order(self, name: str, what: Mapping[str, Any], work: Callable[[], _Done]) -> _Done:
+        """On rank 0: lets all ranks do one thing; within `work` everything is part of it.
+
+        Raises:
+            RankDivergence: one could not do it, and the others have. What `work` raises is raised if no rank
+                could do it.
+        """
+        if self._is_ordering:
+            return work()
+        if not self._is_leading:
+            raise EsperError(
+                f"Rank 0 was about to do something alone ({name}) to a network that {len(self)} processes "
+                "train. Nothing was changed. Call methods of the session itself, on every rank."
+            )
+        self._send(name, what)
+        done, error = self._all_do(name, work)
+        if error is not None:
+            raise error
+        return done[0]
+
+    def follow(
+        self, note: Callable[[], Note], acts: Mapping[str, Callable[..., object]]
+    ) -> Mapping[str, Any]:
+        """On the other ranks: meets them, and does what rank 0 orders until the call is over.
+
+        Args:
+            note: what this rank holds.
+            acts: what can be ordered, by name; may grow meanwhile.
+
+        Returns:
+            What rank 0 said last.
+        """
+        self.meet(note)
+        while True:
+            name, what = self._receive()
+            if name == _OVER:
+                return what
+            if name == _FAILED:
+                raise _revived(0, what)
+            self._all_do(name, partial(acts[name], **what))  # what nobody could do rank 0 thinks about
+
+    def _all_do(self, name: str, work: Callable[[], _Done]) -> tuple[list[_Done], Exception | None]:
+        """Does what the other ranks do just now: its result, or what it raised, as it did everywhere."""
+        failure: Exception | None = None
+        done: list[_Done] = []
+        self._is_ordering, self._have_parted = True, True
+        try:
+            done.append(work())
+        except Exception as error:  # noqa: BLE001  whatever it is, the others wait for a word; see `order`
+            failure = error
+        finally:
+            self._is_ordering = False
+        failures = self._gather({} if failure is None else _told(failure))
+        failed = [rank for rank, told in enumerate(failures) if told]
+        if failed and len(failed) < len(failures):
+            raise RankDivergence(
+                f"Rank(s) {failed} could not do what all ranks were to do ({name}): "
+                f"{failures[failed[0]]['text']} The others did it, so the ranks may hold different networks. "
+                "End this training, and let all ranks go on from the last checkpoint (resume=True)."
+            ) from failure
+        self._have_parted = False
+        return done, failure
+
+    def _gather(self, value: Mapping[str, Any]) -> list[dict[str, Any]]:
+        """What every rank gives, in their order."""
+        mine = _packed(value).to(self._device)
+        with self._answering():
+            sizes = [torch.zeros(1, dtype=torch.int64, device=self._device) for _ in range(len(self))]
+            dist.all_gather(sizes, torch.tensor([mine.numel()], device=self._device), group=self._group)
+            longest = max(int(size) for size in sizes)
+            room = torch.zeros(longest, dtype=torch.uint8, device=self._device)
+            room[: mine.numel()] = mine
+            rooms = [torch.empty_like(room) for _ in sizes]
+            dist.all_gather(rooms, room, group=self._group)
+        return [_unpacked(full[: int(size)]) for full, size in zip(rooms, sizes, strict=True)]
+
+    def _send(self, name: str, what: Mapping[str, Any]) -> None:
+        """Rank 0 says something to all others; large tensors go as they are, one by one."""
+        tree, tensors = encode({"name": name, "what": dict(what)})
+        forms = [(key, str(t.dtype).removeprefix("torch."), list(t.shape)) for key, t in tensors.items()]
+        head = _bytes(to_json({"tree": tree, "forms": forms}))
+        with self._answering():
+            self._broadcast(torch.tensor([head.numel()]))
+            self._broadcast(head)
+            for tensor in tensors.values():
+                self._broadcast(tensor.detach().contiguous().reshape(-1).view(torch.uint8))
+
+    def _receive(self) -> tuple[str, dict[str, Any]]:
+        """What rank 0 says."""
+        with self._answering():
+            size = self._broadcast(torch.zeros(1, dtype=torch.int64))
+            text = self._broadcast(torch.zeros(int(size), dtype=torch.uint8))
+            head = from_json(text.cpu().numpy().tobytes())
+            tensors = {}
+            for key, kind, shape in head["forms"]:
+                empty = torch.empty(shape, dtype=getattr(torch, kind))
+                plain = self._broadcast(empty.reshape(-1).view(torch.uint8)).cpu()
+                tensors[key] = plain.view(empty.dtype).reshape(shape)
+        said = decode(head["tree"], tensors)
+        return said["name"], said["what"]
+
+    @contextmanager
+    def _answering(self) -> Iterator[None]:
+        try:
+            yield
+        except RuntimeError as error:
+            self._have_parted = True
+            raise RankLost(
+                f"A rank no longer answers: {error}. It has ended, or the others have waited longer than the "
+                "timeout of the process group. Start all ranks again; with resume=True they go on from the "
+                "last checkpoint."
+            ) from error
+
+    def _broadcast(self, tensor: Tensor) -> Tensor:
+        there = tensor.to(self._device)
+        if there.numel():
+            dist.broadcast(there, group=self._group, group_src=0)
+        return there
+
+
+def _require_same(held: Sequence[Mapping[str, Any]]) -> None:
+    """Compares what the ranks hold, one thing after the other."""
+    for name, first in held[0].items():
+        other = [rank for rank, theirs in enumerate(held) if theirs.get(name) != first]
+        if other:
+            raise RankDivergence(
+                f"Rank(s) {other} differ from rank 0 in {name}: {_short(held[other[0]].get(name))} there, "
+                f"{_short(first)} on rank 0. Nothing was changed. All ranks have to make the same calls with "
+                "the same settings after the same steps; weights that have parted come together again where "
+                "all go on from the last checkpoint (resume=True)."
+            )
+
+
+def _short(value: object) -> str:
+    text = str(value)
+    return text if len(text) <= 60 else f"{text[:60]}..."
+
+
+def _told(error: BaseException) -> dict[str, str]:
+    return {"kind": type(error).__name__, "text": str(error) or "(it says nothing)"}
+
+
+def _revived(rank: int, told: Mapping[str, str]) -> EsperError:
+    """What another rank has raised, to be raised here too."""
+    kind = kind_named(told["kind"])
+    if kind is not None:
+        return kind(f"On rank {rank}: {told['text']}")
+    return EsperError(f"Rank {rank} has failed, and the others do not go on: {told['kind']}: {told['text']}")
+
+
+def _packed(value: Mapping[str, Any]) -> Tensor:
+    tree, tensors = encode(dict(value))
+    held = base64.b64encode(safetensors.torch.save(tensors)).decode()
+    return _bytes(to_json({"tree": tree, "tensors": held}))
+
+
+def _unpacked(packed: Tensor) -> dict[str, Any]:
+    whole = from_json(packed.cpu().numpy().tobytes())
+    value: dict[str, Any] = decode(whole["tree"], safetensors.torch.load(base64.b64decode(whole["tensors"])))
+    return value
+
+
+def _bytes(text: bytes) -> Tensor:
+    return torch.frombuffer(bytearray(text), dtype=torch.uint8)

@@ -1,0 +1,86 @@
+"""What rank 0 does to its network and to what it remembers, done on all ranks at the same step."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import Any
+
+from torch import Tensor
+
+from esper.arrays import BoolArray
+from esper.checkpoint import Entry, Memory
+from esper.errors import ConfigError
+from esper.kasmina import LiveNetwork, UnitsCut
+from esper.session.admission import NOTHING_GROWS
+from esper.session.ranks import Ranks
+from esper.session.standing import RANDOM
+from esper.session.state import RANDOM_OF_RANKS, SHARED
+
+BEGIN, CHECK, LOAD = "begin", "check", "load"
+MASK, UNMASK, ADJUST, BUFFERS, CUT = "mask", "bring units back", "change weights", "set buffers", "cut"
+LOOK = "look at the network"
+"""What rank 0 can order."""
+
+
+class LeadingNetwork(LiveNetwork):
+    """The live network of rank 0: whatever is done to it is done on every rank, at the same step."""
+
+    def __init__(self, ranks: Ranks, *given: Any, **more: Any) -> None:
+        self._ranks = ranks
+        super().__init__(*given, **more)
+
+    def mask(self, keep: BoolArray) -> None:
+        self._ranks.order(MASK, {"keep": keep}, partial(super().mask, keep))
+
+    def unmask(self, but: BoolArray) -> None:
+        self._ranks.order(UNMASK, {"but": but}, partial(super().unmask, but))
+
+    def adjust(self, changes: Mapping[str, Tensor], sign: int = 1) -> None:
+        if changes:
+            what = {"changes": dict(changes), "sign": sign}
+            self._ranks.order(ADJUST, what, partial(super().adjust, changes, sign))
+
+    def set_buffers(self, values: Mapping[str, Tensor]) -> None:
+        if values:
+            self._ranks.order(BUFFERS, {"values": dict(values)}, partial(super().set_buffers, values))
+
+    def cut_masked(self, left: BoolArray | None = None) -> UnitsCut:
+        return self._ranks.order(CUT, {"left": left}, partial(super().cut_masked, left))
+
+
+def looked_at_together(ranks: Ranks, *given: Any, layers: bool) -> LeadingNetwork:
+    """Looks at the network on all ranks, with the sample of rank 0.
+
+    Args:
+        ranks: all of them.
+        given: as for `LiveNetwork`: model, optimizer, sample, and more.
+        layers: as for `LiveNetwork`.
+    """
+    what = {"sample": given[2], "layers": layers}
+    return ranks.order(LOOK, what, partial(LeadingNetwork, ranks, *given, layers=layers))
+
+
+class SharedMemory(Memory):
+    """What rank 0 remembers, for all ranks: a checkpoint of it is loaded on each of them.
+
+    Of every rank it holds the state of its random numbers, as it was when the ranks met last.
+    """
+
+    def __init__(self, entries: Sequence[Entry], ranks: Ranks) -> None:
+        super().__init__(entries)
+        self._ranks = ranks
+
+    def state(self) -> dict[str, Any]:
+        return {**super().state(), RANDOM_OF_RANKS: [note[RANDOM] for note in self._ranks.notes]}
+
+    def load(self, saved: Mapping[str, Any], *, as_rollback: bool = False) -> None:
+        """Loads everywhere, if nobody has anything against it."""
+        structure = saved["structure"]
+        kinds = {change.get("kind", UnitsCut.kind) for change in structure["changes"]}
+        if structure.get("growing") or kinds - {UnitsCut.kind}:
+            raise ConfigError(f"Something has grown in this run. {NOTHING_GROWS}")
+        shared = {name: saved[name] for name in SHARED if name in saved}
+        what = {"saved": shared, "random": saved.get(RANDOM_OF_RANKS, [])}
+        self._ranks.order(CHECK, what, partial(self.check_early, saved))
+        self._ranks.order(LOAD, {}, partial(super().load, saved, as_rollback=as_rollback))

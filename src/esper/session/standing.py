@@ -1,0 +1,98 @@
+"""What the ranks of one network compare where they meet: the call, how far they are, and what they hold."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from esper.anatomy.graph import shared_parameters
+from esper.checkpoint import capture_rng
+from esper.kasmina import LiveNetwork
+from esper.leyline import content_id, encode
+from esper.session.admission import RunRequest, check_optimizer
+from esper.session.metrics import Metrics
+from esper.session.ranks import Note
+
+METRICS, RANDOM = "metrics", "random"
+"""What a rank tells beside what has to be the same everywhere."""
+
+
+def of_request(asked: RunRequest, call: str, **terms: Any) -> Note:
+    """Before a run begins or goes on.
+
+    Args:
+        asked: what the script has given.
+        call: that it has made.
+        terms: what else it has said.
+
+    Raises:
+        ConfigError: the optimizer is of another network.
+    """
+    check_optimizer(asked.model, asked.optimizer, asked.loss)
+    same = {
+        "the call": call,
+        **{f"`{name}`": value for name, value in terms.items()},
+        "its length": encode(asked.pace),
+        "`config`": "" if asked.config is None else content_id(asked.config.model_dump(mode="json")),
+        "the optimizer": type(asked.optimizer).__name__,
+        **_weights(asked.model),
+    }
+    return {"same": same, RANDOM: capture_rng(asked.generators)}
+
+
+def of_session(
+    call: str, step: int, network: LiveNetwork, metrics: Metrics, generators: Mapping[str, Any]
+) -> Note:
+    """Within a run, where a script has made a call.
+
+    Args:
+        call: in words.
+        step: optimizer steps made.
+        network: of this rank.
+        metrics: that were measured on it.
+        generators: from which it draws beside the global ones.
+    """
+    same = {
+        "the call": call,
+        "optimizer steps": step,
+        "its structure": network.anatomy.digest,
+        "its mask": hashlib.sha256(network.masks.keep.tobytes()).hexdigest(),
+        **_weights(network.given),
+    }
+    return {"same": same, METRICS: metrics.state(), RANDOM: capture_rng(generators)}
+
+
+def joined(states: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The metrics of all ranks as those of one: the mean over the ranks that have measured a metric."""
+    names = dict.fromkeys(name for state in states for name in state["numbers"])
+    values = {name: [s["numbers"][name] for s in states if name in s["numbers"]] for name in names}
+    numbers = {name: _mean(measured) for name, measured in values.items()}
+    return {"numbers": numbers, "step": max(state["step"] for state in states)}
+
+
+def _mean(values: Sequence[float]) -> float:
+    first = values[0]
+    if all(value == first for value in values):
+        return first
+    return math.fsum(values) / len(values) if all(map(math.isfinite, values)) else math.nan
+
+
+def _weights(model: nn.Module) -> dict[str, int]:
+    """A number for every parameter that is another one if a bit of it is; read where the parameters are."""
+    shared = shared_parameters(model)
+    sums = [_sum_of_bits(parameter.detach()) for parameter in shared.values()]
+    numbers = torch.stack(sums).tolist() if sums else []
+    return {f"the weights of {name}": number for name, number in zip(shared, numbers, strict=True)}
+
+
+_WORDS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+
+
+def _sum_of_bits(tensor: Tensor) -> Tensor:
+    real = torch.view_as_real(tensor) if tensor.is_complex() else tensor
+    return real.contiguous().reshape(-1).view(_WORDS[real.element_size()]).sum(dtype=torch.int64)
