@@ -119,7 +119,7 @@ def assemble(
         growing = Growing(network, tracker, held_out, config.growing, log, asked.scaler)
         teaching = Teaching(network, config.teaching, sample, held_out, log)
         entries = entries_of(given, network, tracker, growing, teaching, trial, runner, pool, log, metrics)
-        memory = Memory(entries) if asked.ranks is None else SharedMemory(entries, asked.ranks)
+        memory = Memory(entries) if asked.ranks is None else SharedMemory(entries, asked.ranks, log.tell)
         saving = Saving(store, network, memory, background=config.checkpoint.background)
         data = held_out or HeldOut((), ())
         saving.keep_data(sample, data)

@@ -67,9 +67,10 @@ class Follower(Session):
         self.seconds_in_esper = time.perf_counter() - begun
 
     def __getattr__(self, name: str) -> NoReturn:
-        raise AttributeError(
-            f"Rank {self._ranks.number} follows rank 0, where session.{name} is; ask for it there."
+        where = (
+            "" if name.startswith("_") else ": this rank follows rank 0, and only the session there has it"
         )
+        raise AttributeError(f"{type(self).__name__} has no {name}{where}", name=name, obj=self)
 
     @property
     def model(self) -> nn.Module:

@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 from esper.checkpoint import Generator
 from esper.errors import ConfigError
 from esper.leyline import encode
+from esper.nissa import rank_events
 from esper.session.admission import NOTHING_GROWS
 from esper.session.assembly import Assembly
 from esper.session.finish import Result
@@ -30,6 +31,7 @@ class Leader(Session):
         parts.growing.make_way = lambda: NOTHING_GROWS
         what = {"terms": parts.terms.state(), "anatomy": parts.network.anatomy.digest}
         ranks.order(BEGIN, what, _nothing)
+        self.log.tell(rank_events.TrainedTogether(len(ranks)))
 
     def end_epoch(self, **metrics: Metric) -> None:
         self._lead("end_epoch", partial(self._end, super().end_epoch), metrics)

@@ -23,7 +23,7 @@ from esper.checkpoint import decode, encode, from_json, to_json
 from esper.errors import EsperError, RankDivergence, RankLost, kind_named
 
 Note = Mapping[str, Any]
-"""What a rank says where all meet. What stands under `same` has to be the same on all of them."""
+"""What a rank says where all meet. What stands under `same`, and under `held`, has to be the same on all."""
 
 _OVER, _FAILED = "over", "failed"
 _Done = TypeVar("_Done")
@@ -76,7 +76,8 @@ class Ranks:
         for rank, other in enumerate(notes):
             if "refusal" in other:
                 raise _revived(rank, other["refusal"])
-        _require_same([other["same"] for other in notes])
+        _require_same([other["same"] for other in notes], is_told=True)
+        _require_same([other["held"] for other in notes], is_told=False)
         self.notes = notes
 
     def refuse(self, refusal: Exception) -> None:
@@ -221,9 +222,9 @@ class Ranks:
         except RuntimeError as error:
             self._have_parted = True
             raise RankLost(
-                f"A rank no longer answers: {error}. It has ended, or the others have waited longer than the "
-                "timeout of the process group. Start all ranks again; with resume=True they go on from the "
-                "last checkpoint."
+                "A rank no longer answers: it has ended, or was waited for longer than the timeout of the "
+                "process group. Start all ranks again; with resume=True they go on from the last checkpoint. "
+                f"PyTorch says: {error}"
             ) from error
 
     def _broadcast(self, tensor: Tensor) -> Tensor:
@@ -233,16 +234,23 @@ class Ranks:
         return there
 
 
-def _require_same(held: Sequence[Mapping[str, Any]]) -> None:
-    """Compares what the ranks hold, one thing after the other."""
-    for name, first in held[0].items():
-        other = [rank for rank, theirs in enumerate(held) if theirs.get(name) != first]
+def _require_same(values: Sequence[Mapping[str, Any]], *, is_told: bool) -> None:
+    """Compares what the ranks say or hold, one thing after the other.
+
+    Args:
+        values: of each rank, by names for people.
+        is_told: whether a value says something to people.
+    """
+    for name, first in values[0].items():
+        other = [rank for rank, said in enumerate(values) if said.get(name) != first]
         if other:
+            what = (
+                f": {_short(values[other[0]].get(name))} there, {_short(first)} on rank 0" if is_told else ""
+            )
             raise RankDivergence(
-                f"Rank(s) {other} differ from rank 0 in {name}: {_short(held[other[0]].get(name))} there, "
-                f"{_short(first)} on rank 0. Nothing was changed. All ranks have to make the same calls with "
-                "the same settings after the same steps; weights that have parted come together again where "
-                "all go on from the last checkpoint (resume=True)."
+                f"Rank(s) {other} differ from rank 0 in {name}{what}. Nothing was changed. All ranks have to "
+                "make the same calls with the same settings after the same steps; weights that have parted "
+                "come together again where all go on from the last checkpoint (resume=True)."
             )
 
 

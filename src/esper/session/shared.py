@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -12,6 +12,7 @@ from esper.arrays import BoolArray
 from esper.checkpoint import Entry, Memory
 from esper.errors import ConfigError
 from esper.kasmina import LiveNetwork, UnitsCut
+from esper.nissa import Event, rank_events
 from esper.session.admission import NOTHING_GROWS
 from esper.session.ranks import Ranks
 from esper.session.standing import RANDOM
@@ -67,9 +68,9 @@ class SharedMemory(Memory):
     Of every rank it holds the state of its random numbers, as it was when the ranks met last.
     """
 
-    def __init__(self, entries: Sequence[Entry], ranks: Ranks) -> None:
+    def __init__(self, entries: Sequence[Entry], ranks: Ranks, tell: Callable[[Event], None]) -> None:
         super().__init__(entries)
-        self._ranks = ranks
+        self._ranks, self._tell = ranks, tell
 
     def state(self) -> dict[str, Any]:
         return {**super().state(), RANDOM_OF_RANKS: [note[RANDOM] for note in self._ranks.notes]}
@@ -80,7 +81,9 @@ class SharedMemory(Memory):
         kinds = {change.get("kind", UnitsCut.kind) for change in structure["changes"]}
         if structure.get("growing") or kinds - {UnitsCut.kind}:
             raise ConfigError(f"Something has grown in this run. {NOTHING_GROWS}")
-        shared = {name: saved[name] for name in SHARED if name in saved}
-        what = {"saved": shared, "random": saved.get(RANDOM_OF_RANKS, [])}
+        random = saved.get(RANDOM_OF_RANKS, [])
+        if len(random) != len(self._ranks):
+            self._tell(rank_events.OtherProcesses(max(len(random), 1), len(self._ranks)))
+        what = {"saved": {name: saved[name] for name in SHARED if name in saved}, "random": random}
         self._ranks.order(CHECK, what, partial(self.check_early, saved))
         self._ranks.order(LOAD, {}, partial(super().load, saved, as_rollback=as_rollback))

@@ -37,12 +37,11 @@ def of_request(asked: RunRequest, call: str, **terms: Any) -> Note:
     same = {
         "the call": call,
         **{f"`{name}`": value for name, value in terms.items()},
-        "its length": encode(asked.pace),
+        "the length of the run": encode(asked.pace),
         "`config`": "" if asked.config is None else content_id(asked.config.model_dump(mode="json")),
         "the optimizer": type(asked.optimizer).__name__,
-        **_weights(asked.model),
     }
-    return {"same": same, RANDOM: capture_rng(asked.generators)}
+    return {"same": same, "held": _weights(asked.model), RANDOM: capture_rng(asked.generators)}
 
 
 def of_session(
@@ -57,14 +56,17 @@ def of_session(
         metrics: that were measured on it.
         generators: from which it draws beside the global ones.
     """
-    same = {
-        "the call": call,
-        "optimizer steps": step,
-        "its structure": network.anatomy.digest,
+    held = {
+        "the structure of the network": network.anatomy.digest,
         "its mask": hashlib.sha256(network.masks.keep.tobytes()).hexdigest(),
         **_weights(network.given),
     }
-    return {"same": same, METRICS: metrics.state(), RANDOM: capture_rng(generators)}
+    return {
+        "same": {"the call": call, "the number of optimizer steps": step},
+        "held": held,
+        METRICS: metrics.state(),
+        RANDOM: capture_rng(generators),
+    }
 
 
 def joined(states: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 TENSORBOARD_DIRECTORY = "tensorboard"
 
 _REGION = "rank-0"
-"""A session trains in one process."""
+"""Where several processes train, the first one tells."""
 
 _MAX_FRACTION = 0.01
 """Share of the time between steps that summing up may take; only steps of a millisecond come near it."""

@@ -16,6 +16,9 @@ from esper.anatomy.graph.sharded import is_sharded
 from esper.anatomy.graph.wrappers import bare, layers
 from esper.errors import RankDivergence, SurgeryError
 
+_TEXT_BYTES = 480
+"""Of what a rank says to the others of a failure."""
+
 
 def group_of(model: nn.Module) -> dist.ProcessGroup | None:
     """The processes that train this network together by `DistributedDataParallel`, or None."""
@@ -76,16 +79,24 @@ def together(group: dist.ProcessGroup | None, what: bytes, device: torch.device)
         )
     try:
         yield
-    except Exception:
-        _from_all(group, torch.zeros(1, dtype=torch.int64, device=device))
+    except Exception as error:
+        _from_all(group, _text(f"{type(error).__name__}: {error}", device))
         raise
-    # All ranks meet here: one that failed has sent a 0 instead.
-    made_it = _from_all(group, torch.ones(1, dtype=torch.int64, device=device))
-    failed = [rank for rank, flag in enumerate(made_it) if not flag]
-    if failed:
+    # All ranks meet here: one that failed has sent its reason instead.
+    texts = [bytes(text.tolist()).rstrip(b"\0") for text in _from_all(group, _text("", device))]
+    reasons = {rank: text.decode("utf-8", "replace") for rank, text in enumerate(texts) if text}
+    if reasons:
+        rank, reason = next(iter(reasons.items()))
         raise SurgeryError(
-            f"The cut failed on rank(s) {failed} and was undone on this one too: what they raised says why."
+            f"The cut failed on rank(s) {[*reasons]} and was undone on this one too. Rank {rank} says: "
+            f"{reason}"
         )
+
+
+def _text(text: str, device: torch.device) -> Tensor:
+    """The beginning of a text, in as many bytes as that of every other."""
+    whole = text.encode()[:_TEXT_BYTES].ljust(_TEXT_BYTES, b"\0")
+    return torch.tensor([*whole], dtype=torch.uint8, device=device)
 
 
 def _from_all(group: dist.ProcessGroup, mine: Tensor) -> list[Tensor]:

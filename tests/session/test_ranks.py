@@ -1,0 +1,165 @@
+"""Two processes train one network under Esper: rank 0 decides, both do the same, and stay one network."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from esper.session.standing import joined
+from tests.session.processes import start
+from tests.session.ranks import EPOCHS, RANKS, STEPS, rank
+
+Reports = list[dict[str, Any]]
+
+
+@pytest.fixture(scope="module")
+def reports(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str], Reports]]:
+    """What each rank reports of a case; all cases run in one pair of processes, in turn."""
+    directory = tmp_path_factory.mktemp("ranks")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    running = [start(rank, number, port, directory) for number in range(RANKS)]
+    found: list[dict[str, dict[str, Any]]] = [{} for _ in range(RANKS)]
+
+    def of(case: str) -> Reports:
+        for (_, told), known in zip(running, found, strict=True):
+            while case not in known:
+                name, report = told.recv()
+                known[name] = report
+        return [known[case] for known in found]
+
+    yield of
+    for process, _ in running:
+        process.kill()
+        process.join()
+
+
+def test_two_processes_prune_one_network_and_stay_one(reports: Callable[[str], Reports]) -> None:
+    first, second = reports("whole")
+    for report in (first, second):
+        assert report["apart"] == []
+        assert all("running" in name for name in report["apart later"])  # of the last batch of each
+        assert report["reached"] > 0.3
+        before, after = report["parameters"]
+        assert after < 0.75 * before
+        assert report["parameters told"] == (before, after)
+        assert report["widths in training"] < [12, 16]  # cut while it trained, and trained on
+        assert report["kinds"].count("cut") >= 1
+        assert report["has page"]
+        assert report["is same model"]
+        assert report["step"] == EPOCHS * STEPS
+        assert report["accuracies"] == [0.55] * EPOCHS  # the mean of 0.5 and 0.6
+    assert first["fingerprint"][:-2] == second["fingerprint"][:-2]
+    assert first["fingerprint"][-2:] != second["fingerprint"][-2:]  # every rank draws numbers of its own
+    told = "2 processes train this network: rank 0 decides, and all of them do it at the same step."
+    assert told in first["notes"]
+
+
+def test_a_run_of_two_processes_goes_on_bit_for_bit(reports: Callable[[str], Reports]) -> None:
+    for uninterrupted, report in zip(reports("whole"), reports("resumed"), strict=True):
+        assert report["at"] == (3, 3 * STEPS)
+        assert report["widths"] < [12, 16]
+        assert report["fingerprint"] == uninterrupted["fingerprint"]
+
+
+def test_a_cut_that_one_rank_cannot_make_is_made_by_none(reports: Callable[[str], Reports]) -> None:
+    for report in reports("resumed"):
+        assert not report["is cut at last"]
+        assert report["apart"] == []
+        (note,) = [note for note in report["notes"] if "stay masks" in note]
+        assert "The cut failed on rank(s) [1] and was undone on this one too." in note
+        assert "Rank 1 says: RuntimeError: " in note
+
+
+def test_all_ranks_go_back_over_a_cut(reports: Callable[[str], Reports]) -> None:
+    for report in reports("goes wrong"):
+        assert report["was cut"]
+        assert report["is back"]
+        assert report["apart"] == []
+
+
+def test_what_has_parted_is_named_and_nothing_is_done(reports: Callable[[str], Reports]) -> None:
+    for report in reports("goes wrong"):
+        assert report["other weights"].startswith(
+            "RankDivergence: Rank(s) [1] differ from rank 0 in the weights of head.weight. Nothing was"
+        )
+        assert "in the call: close_breaker there, end_epoch on rank 0." in report["other call"]
+        assert report["right"] == ""
+
+
+@pytest.mark.parametrize(
+    ("case", "kind", "words"),
+    [
+        ("other metric", "ConfigError", "end_epoch was told mine, and attach(metric='accuracy')"),
+        ("no number", "ConfigError", "end_epoch was told something that is no single number"),
+        ("step", "ConfigError", "This run counts in epochs"),
+        ("grow", "ConfigError", "nothing grows under them yet"),
+        ("checkpoint", "CheckpointMissing", "No checkpoint of step 12345"),
+        ("veto", "ConfigError", "There is no mask on trial"),
+    ],
+)
+def test_what_one_rank_refuses_all_refuse(
+    case: str, kind: str, words: str, reports: Callable[[str], Reports]
+) -> None:
+    for report in reports("goes wrong"):
+        assert report[case].startswith(f"{kind}: ")
+        assert words in report[case]
+
+
+def test_rank_0_does_nothing_to_the_network_alone(reports: Callable[[str], Reports]) -> None:
+    told = reports("goes wrong")[0]["alone"]
+    assert told.startswith("EsperError: Rank 0 was about to do something alone (bring units back)")
+
+
+@pytest.mark.parametrize(
+    ("case", "words"),
+    [
+        ("another config", "RankDivergence: Rank(s) [1] differ from rank 0 in `config`"),
+        ("an unknown key", "There is no such key; 'pruning' is near"),
+        ("an optimizer of another", "none of them belongs to the given"),
+        ("its inside", "Give esper.attach the DistributedDataParallel itself."),
+        ("sharded", "Use esper.anatomy.cut with a mask that one rank has decided"),
+        ("a policy", "nothing grows under them yet"),
+        ("a lesson", "nobody teaches under them yet"),
+        ("layers", 'Leave "layer" out of the levels.'),
+        ("no run", "holds no checkpoint. Start a run there"),
+    ],
+)
+def test_what_several_processes_cannot_have_is_refused_by_all(
+    case: str, words: str, reports: Callable[[str], Reports]
+) -> None:
+    for report in reports("refused"):
+        assert words in report[case]
+        assert report["is nothing made"]
+
+
+def test_periods_of_steps_end_on_all_ranks_with_what_one_of_them_measured(
+    reports: Callable[[str], Reports],
+) -> None:
+    for report in reports("by steps until one dies"):
+        assert report["ends"] == [6, 12]
+        assert report["rows"] == [({"accuracy": 0.25}, 5), ({"accuracy": 0.25}, 11)]
+        assert "call session.end_step(...) after every optimizer step" in report["wrong"]
+
+
+def test_a_rank_that_has_died_is_told_of(reports: Callable[[str], Reports]) -> None:
+    told = reports("by steps until one dies")[0]["told"]
+    assert told.startswith("RankLost: A rank no longer answers: it has ended")
+    assert "resume=True" in told
+
+
+def test_metrics_of_all_ranks_are_joined_to_the_mean_of_those_that_measured() -> None:
+    states = [
+        {"numbers": {"accuracy": 0.5, "loss": 1.0}, "step": 7},
+        {"numbers": {"accuracy": 0.75}, "step": 9},
+        {"numbers": {}, "step": -1},
+    ]
+    assert joined(states) == {"numbers": {"accuracy": 0.625, "loss": 1.0}, "step": 9}
+    same = joined([{"numbers": {"accuracy": 0.1}, "step": 1}] * 3)
+    assert same["numbers"] == {"accuracy": 0.1}
+    broken = joined([{"numbers": {"loss": float("inf")}, "step": 1}, {"numbers": {"loss": 1.0}, "step": 1}])
+    assert broken["numbers"]["loss"] != broken["numbers"]["loss"]
