@@ -1,6 +1,6 @@
 """Prunes a network that two processes train: `torchrun --nproc-per-node 2 examples/many_ranks.py`, seconds.
 
-The loop is the usual one. Every rank makes the same calls; rank 0 decides, and all of them mask and cut at once.
+The loop is the usual one. Every rank makes the same calls, rank 0 decides, and all mask and cut at once.
 """
 
 import sys

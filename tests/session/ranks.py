@@ -224,6 +224,19 @@ def goes_wrong(directory: Path) -> dict[str, Any]:
     return {**told, "was cut": cut_widths < widths, "is back": is_back, "apart": apart}
 
 
+def vetoed(directory: Path) -> dict[str, Any]:
+    """A mask is taken back on all ranks, and training goes on without it."""
+    training = Training(directory / "vetoed")
+    session = training.session
+    training.epochs(until=2)
+    masked, was_apart = session.removed_fraction, training.apart()
+    session.veto("it looks odd")
+    left, apart = session.removed_fraction, training.apart()
+    next(training.steps())
+    session.detach()
+    return {"masked": masked, "left": left, "apart": was_apart + apart, "later": training.apart()}
+
+
 def refused(directory: Path) -> dict[str, Any]:
     """What is refused before a run begins, by all ranks alike."""
     rank, sharded, run = dist.get_rank(), fully_shard(Digits()), directory / "no"
@@ -273,6 +286,7 @@ CASES: dict[str, Callable[[Path], dict[str, Any]]] = {
     "whole": whole,
     "resumed": resumed,
     "goes wrong": goes_wrong,
+    "vetoed": vetoed,
     "refused": refused,
     "by steps until one dies": by_steps_until_one_dies,
 }

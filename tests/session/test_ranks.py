@@ -82,6 +82,13 @@ def test_all_ranks_go_back_over_a_cut(reports: Callable[[str], Reports]) -> None
         assert report["apart"] == []
 
 
+def test_a_mask_is_taken_back_on_all_ranks(reports: Callable[[str], Reports]) -> None:
+    for report in reports("vetoed"):
+        assert report["masked"] > 0.2
+        assert report["left"] == 0.0
+        assert all("running" in name for name in (*report["apart"], *report["later"]))
+
+
 def test_what_has_parted_is_named_and_nothing_is_done(reports: Callable[[str], Reports]) -> None:
     for report in reports("goes wrong"):
         assert report["other weights"].startswith(

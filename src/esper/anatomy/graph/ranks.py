@@ -39,7 +39,8 @@ def is_inside_parallel(model: nn.Module) -> bool:
     if group_of(model) is not None:
         return False
     network = bare(model)
-    wrappers = [thing for thing in gc.get_objects() if type(thing) is DistributedDataParallel]
+    # By the type: other people's objects may do anything when they are asked for their class.
+    wrappers = [one for one in gc.get_objects() if issubclass(type(one), DistributedDataParallel)]
     return any(bare(wrapper) is network and is_parallel(wrapper) for wrapper in wrappers)
 
 
