@@ -58,9 +58,9 @@ def refuse_parallel(processes: int, model: nn.Module, trainer: str) -> None:
     """
     if processes > 1 or is_parallel(model):
         raise ConfigError(
-            f"This {trainer} trains on several processes or cards, or a sharded network, and a run of Esper "
-            "is about a network of one process. Nothing was changed. Train with one, or cut by a mask that "
-            "one rank has decided; docs/how-to-many-gpus.md shows how."
+            f"This {trainer} trains on several processes or cards, or a sharded network, and this callback "
+            "follows one process. Nothing was changed. Train with one, or attach Esper in a loop of your "
+            "own, where it prunes under DistributedDataParallel (docs/ranks.md)."
         )
 
 
