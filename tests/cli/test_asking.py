@@ -28,7 +28,8 @@ def test_a_run_does_what_it_is_asked_while_it_trains_and_says_so(tmp_path: Path)
     facts = asking.result()
     assert (facts["status"], facts["text"]) == ("done", "Went back to step 0.")
     assert (facts["state"]["epoch"], facts["state"]["breaker"]) == (0, "closed")
-    assert told == ["It is done where the epoch ends."]
+    assert told == [f"It is done where the epoch ends. Key {facts['key']}."]
+    assert facts["key"].endswith(":layer")
     rendered = StringIO()
     Console(file=rendered, width=120).print(state_table(facts))
     assert "breaker closed, workers unknown" in rendered.getvalue()

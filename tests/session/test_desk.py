@@ -207,3 +207,42 @@ def test_after_a_rotation_an_asker_signs_with_the_key_that_the_run_knows(living:
     for strange in (rotated.disable(ring.primary.id), KeyRing.fresh()):
         with pytest.raises(CheckpointError, match="was not written by this run"):
             Asker(run, strange)
+
+
+def as_a_kill_leaves(run: Path, to: Path) -> Path:
+    """A copy of a run that trains."""
+    copy = Path(shutil.copytree(run, to))
+    (copy / "checkpoints" / ".writer.json").unlink()  # names this process, which lives
+    return copy
+
+
+def test_what_no_checkpoint_holds_is_told_as_lost_and_what_one_holds_is_not_done_again(
+    tmp_path: Path,
+) -> None:
+    run = tmp_path / "run"
+    command = wish(messages.ADAPTATION_ACTION_GROW, slot=KEPT, blueprint="mlp")
+    with training_in(run) as (training, _), asker(run) as one:
+        training.epoch()
+        one.send(command)
+        training.epoch()
+        assert statuses(one, command) == [WAITING, DONE]
+        training.session.parts.saving.settle()
+        early = as_a_kill_leaves(run, tmp_path / "early")
+        training.epoch()
+        training.session.parts.saving.settle()
+        late = as_a_kill_leaves(run, tmp_path / "late")
+    for copy, status, stage in ((early, REFUSED, None), (late, DONE, "BLENDING")):
+        with training_in(copy) as (resumed, sink), asker(copy) as one:
+            assert resumed.session.growing.slots.get(KEPT) is None or stage is not None
+            one.send(command)
+            resumed.session._desk.look()
+            (report,) = one.answers(command)
+            assert report.status == status
+            lost = [event.why for event in sink.events if isinstance(event, events.CommandLost)]
+            assert lost == ([report.text] if status == REFUSED else [])
+            resumed.epoch()
+            assert len(resumed.session.parts.saving.store.audit.told(acts.Commanded)) == 1
+            anew = wish(messages.ADAPTATION_ACTION_GROW, slot=KEPT, blueprint="mlp")
+            one.send(anew)
+            resumed.epoch()
+            assert (statuses(one, anew)[-1] == DONE) == (status == REFUSED)

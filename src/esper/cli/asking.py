@@ -30,7 +30,7 @@ _OF_SEEDS = ("grow", "cull", "pause", "unpause")
 
 
 def command_of(
-    wish: str, *, slot: str = "", blueprint: str = "", why: str = "", to: int | None = None
+    wish: str, *, slot: str = "", blueprint: str = "", why: str = "", to: int | None = None, key: str = ""
 ) -> messages.AdaptationCommand:
     """The message that asks for it.
 
@@ -49,6 +49,7 @@ def command_of(
         raise ConfigError(f"{wish} needs --at, the path of a module as the network names it.")
     command = messages.AdaptationCommand(
         version=VERSION,
+        idempotency_key=key,
         action=_ACTIONS[wish],
         by=f"{getpass.getuser()}@{socket.gethostname()}",
         slot=slot,
@@ -75,10 +76,13 @@ def asked(
 
     open_catalog(run)  # refuses what is no run
     with Asker(run, open_key_ring(run)) as asker:
-        report = asker.ask(command, wait_seconds, lambda told: waits(told.text))
+        report = asker.ask(
+            command, wait_seconds, lambda told: waits(f"{told.text} Key {told.idempotency_key}.")
+        )
     if report.status == messages.COMMAND_STATUS_REFUSED:
-        raise ConfigError(f"The run refused: {report.text}")
+        raise ConfigError(f"The run refused: {report.text} (key {report.idempotency_key})")
     return {
+        "key": report.idempotency_key,
         "status": _word(messages.CommandStatus, report.status),
         "text": report.text,
         "state": state_facts(report.state),

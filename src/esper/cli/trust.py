@@ -135,6 +135,9 @@ def ask(
     blueprint: Annotated[str, typer.Option(help="What a seed is made by.")] = "",
     why: Annotated[str, typer.Option(help="For the audit.")] = "",
     to: Annotated[int | None, typer.Option(min=0, help="Step to go back to.", metavar="STEP")] = None,
+    key: Annotated[
+        str, typer.Option(help="Of a command sent before: it is answered, and not done again.")
+    ] = "",
     wait: Annotated[float, typer.Option(min=0.1, help="Seconds to wait for the answer.")] = 600.0,
     as_json: AsJson = False,
 ) -> None:
@@ -145,7 +148,7 @@ def ask(
     """
     from esper.cli.asking import asked, command_of, state_table
 
-    command = command_of(wish, slot=at, blueprint=blueprint, why=why, to=to)
+    command = command_of(wish, slot=at, blueprint=blueprint, why=why, to=to, key=key)
     facts = asked(run, command, wait, lambda text: typer.echo(f"accepted: {text}", err=True))
     output.show(state_table(facts), facts, as_json)
 

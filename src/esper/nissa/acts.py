@@ -159,12 +159,49 @@ class BreakerClosed(Moment):
 
 @dataclass(frozen=True)
 class Commanded(Moment):
-    """Somebody has asked, in a signed message, for something to be done; what is done is told on its own."""
+    """Somebody has asked, in a signed message, for something to be done; what is done is told on its own.
+
+    Attributes:
+        who: account and host, as the message says.
+        what: in words.
+        key: names the command: with the same one it is never done again. Earlier runs have none.
+        content: tells whether another message with that key asks for the same.
+        is_rollback: whether it goes back to a checkpoint.
+        to_step: of that checkpoint; None: the newest that verifies, or it is no rollback.
+    """
 
     is_noted, is_act, by = False, True, "user"
     says = "{who} asked by message: {what}."
     who: str
     what: str
+    key: str = ""
+    content: str = ""
+    is_rollback: bool = False
+    to_step: int | None = None
+
+
+@dataclass(frozen=True)
+class Answered(Moment):
+    """How a command has ended, as it is told from now on to whoever sends it again.
+
+    Attributes:
+        key: of the command.
+        is_done: whether it was done, and the run holds its effect.
+        reply: in words.
+        number: from 1 on; a checkpoint holds the effects of commands up to the number that it names.
+        step: optimizer steps made when it was done.
+    """
+
+    severity, is_noted = Severity.DETAIL, False
+    key: str
+    is_done: bool
+    reply: str
+    number: int
+    step: int
+
+    @property
+    def text(self) -> str:
+        return f"The command {self.key} is {'done' if self.is_done else 'refused'}. {self.reply}"
 
 
 # --- Keys ---

@@ -233,6 +233,17 @@ class TrackingFailed(Event):
 
 
 @dataclass(frozen=True)
+class CommandLost(Event):
+    """What somebody had asked for by message is not in the network that the run goes on with."""
+
+    severity, is_once = Severity.PROBLEM, False
+    says = "{who} asked by message: {what}. {why}"
+    who: str
+    what: str
+    why: str
+
+
+@dataclass(frozen=True)
 class MailRefused(Event):
     """Somebody left a message that is not believed."""
 

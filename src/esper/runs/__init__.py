@@ -2,7 +2,7 @@
 
 from esper.runs.audited import Audited, decided
 from esper.runs.live import live_line, live_panel
-from esper.runs.mail import Asker, Mailbox
+from esper.runs.mail import Asker, Mailbox, content_of
 from esper.runs.named import called, named
 from esper.runs.now import doing
 from esper.runs.open import built, checkpoint_at, inspected, open_catalog
@@ -42,6 +42,7 @@ __all__ = [
     "called",
     "checkpoint_at",
     "checkpoint_rows",
+    "content_of",
     "decided",
     "doing",
     "inspected",

@@ -2,7 +2,8 @@
 
 Whoever can write into the folder and has no key of the ring can lose messages, and nothing else: what he
 forges, repeats, keeps back or turns around is refused. A run speaks under a name of its own for each start
-(`boot`), so what was said before a restart is not believed after it.
+(`boot`), so what was said before a restart is not believed after it. Who still waits then signs it anew, with
+the same idempotency key, so that it is answered and not done again.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
 from esper.errors import BusError, CheckpointError, ContractError
-from esper.leyline import decode, encode
+from esper.leyline import IdempotencyKey, Level, decode, encode, stable_id
 from esper.leyline.wire import BelievedKeys, FolderCarrier, SignedChannel, messages, parsed
 
 if TYPE_CHECKING:
@@ -34,6 +35,8 @@ _NOTE, _PURPOSE = "boot.json", "esper boot"
 _AGAIN_SECONDS = 15.0
 """A message that nobody takes is signed anew before it is too old to be believed."""
 _LOOK_SECONDS = 0.05
+_FOLLOW_SECONDS = 1.0
+"""How often is looked whether the run was restarted."""
 
 
 @dataclass(frozen=True)
@@ -111,7 +114,7 @@ class Mailbox:
 
 
 class Asker:
-    """Somebody who speaks to a run that trains.
+    """Somebody who speaks to a run that trains, and to the same run when it was killed and goes on.
 
     Args:
         run_dir: of the run.
@@ -123,20 +126,42 @@ class Asker:
     """
 
     def __init__(self, run_dir: Path, ring: KeyRing) -> None:
-        self._run_dir, folder = run_dir, run_dir / MAIL
-        self.boot, key = _boot(folder / _NOTE, ring)
+        self._run_dir, self._ring, self._folder = run_dir, ring, run_dir / MAIL
         self._name = f"{_ASKER}{secrets.token_hex(8)}"
-        self._box = folder / self._name
-        self._carrier = FolderCarrier(folder)
+        self._box = self._folder / self._name
+        self._wishes = 0
+        self.boot, key = _boot(self._folder / _NOTE, ring)
+        self._carrier, self._channel = self._connected(key)
+
+    def _connected(self, key: str) -> tuple[FolderCarrier, SignedChannel]:
+        """A box of our own, and what is believed in this boot of the run."""
+        carrier = FolderCarrier(self._folder)
         try:
-            self._carrier.open_box(self._name)
+            with suppress(FileExistsError):  # of the boot before, if nobody has cleared it away
+                carrier.open_box(self._name)
         except OSError as error:
             raise BusError(
-                f"No message can be left in {folder}: {error.strerror}. Nothing was asked of the run."
+                f"No message can be left in {self._folder}: {error.strerror}. Nothing was asked of the run."
             ) from error
         # The run believes the keys that it had: after a rotation, the one that its note is sealed with.
-        keys = BelievedKeys(key, ring.believed().secrets)
-        self._channel = SignedChannel(self._carrier, keys, bytes.fromhex(self.boot.id), self._name)
+        keys = BelievedKeys(key, self._ring.believed().secrets)
+        return carrier, SignedChannel(carrier, keys, bytes.fromhex(self.boot.id), self._name)
+
+    def follow(self) -> bool:
+        """Speaks to the run's new boot if it has one; returns whether it has.
+
+        Raises:
+            CheckpointError: the note of the run is not what it has written.
+        """
+        try:
+            boot, key = _boot(self._folder / _NOTE, self._ring)
+        except BusError:  # nobody trains at this moment
+            return False
+        if boot == self.boot:
+            return False
+        self.boot = boot
+        self._carrier, self._channel = self._connected(key)
+        return True
 
     def ask(
         self,
@@ -144,7 +169,7 @@ class Asker:
         wait_seconds: float,
         waits: Callable[[messages.AdaptationReport], None] = lambda _: None,
     ) -> messages.AdaptationReport:
-        """Asks, until there is an answer; the run does the same command only once.
+        """Asks, until there is an answer; the run does the same command only once, also if it is restarted.
 
         Args:
             command: what is wanted.
@@ -158,8 +183,13 @@ class Asker:
             BusError: nobody has answered; the command was taken back, unless the run has just taken it.
         """
         end, again = time.monotonic() + wait_seconds, 0.0
+        follow = time.monotonic() + _FOLLOW_SECONDS
         answer: messages.AdaptationReport | None = None
         while time.monotonic() < end:
+            if time.monotonic() >= follow:
+                follow = time.monotonic() + _FOLLOW_SECONDS
+                if self.follow():
+                    answer, again = None, 0.0
             if answer is None and time.monotonic() >= again:
                 self.send(command)
                 again = time.monotonic() + _AGAIN_SECONDS
@@ -176,7 +206,8 @@ class Asker:
                 f"The run in {self._run_dir} (process {self.boot.pid}) has not answered in "
                 f"{wait_seconds:g} s. It looks for messages where an optimizer step ends: it may be "
                 "evaluating, or have been killed, or clocks differ by more than a minute. The message was "
-                "taken back."
+                f"taken back. Its key was {command.idempotency_key}: with that key it is done once, however "
+                "often it is sent."
             )
         return answer
 
@@ -185,9 +216,23 @@ class Asker:
 
         It is given an idempotency key if it has none; with the same one it is done once, however often sent.
         """
-        command.idempotency_key = command.idempotency_key or f"{self._name}-{secrets.token_hex(4)}"
+        command.idempotency_key = command.idempotency_key or self.key_for(command)
         self._carrier.withdraw()
         self._channel.send(TRAINER, command)
+
+    def key_for(self, command: messages.AdaptationCommand) -> str:
+        """A key that no other wish has: two equal commands, one after the other, are two.
+
+        It names the newest checkpoint, which is what whoever asks can know of the network. Level `layer`: a
+        command is about whole seeds, or about all of the network.
+        """
+        from esper.checkpoint import CheckpointCatalog
+
+        self._wishes += 1
+        newest = CheckpointCatalog(self._run_dir, self._ring).list().checkpoints[-1:]
+        epoch, model = (newest[0].epoch, newest[0].digest) if newest else (0, self.boot.run)
+        wish = stable_id(content_of(command), self._name, str(self._wishes))
+        return str(IdempotencyKey(epoch, model, wish, Level.LAYER))
 
     def answers(self, command: messages.AdaptationCommand) -> list[messages.AdaptationReport]:
         """What the run has said of a command since this was asked last."""
@@ -208,6 +253,14 @@ class Asker:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def content_of(command: messages.AdaptationCommand) -> str:
+    """What a command asks for, as an id: the same for equal wishes, whoever has them, by any key."""
+    wish = messages.AdaptationCommand()
+    wish.CopyFrom(command)
+    wish.idempotency_key = wish.by = ""
+    return stable_id(wish.SerializeToString(deterministic=True).hex())
 
 
 def _boot(note: Path, ring: KeyRing) -> tuple[Boot, str]:

@@ -24,6 +24,7 @@ from esper.session.desk import refusals_to
 from esper.session.emergency import Emergency
 from esper.session.growing import Growing
 from esper.session.horizon import Horizon
+from esper.session.ledger import Ledger
 from esper.session.log import RunLog
 from esper.session.metrics import Metrics
 from esper.session.pool import open_pool
@@ -46,6 +47,7 @@ class Assembly:
         pool: where analyses run; None when nothing will be pruned, and `why_off` says why.
         held_out: what is analyzed and judged with; None if none was given.
         mail: where other processes ask; None if that cannot be.
+        ledger: what has become of what they asked.
     """
 
     network: LiveNetwork
@@ -59,6 +61,7 @@ class Assembly:
     pool: WorkerPool | None
     held_out: HeldOut | None
     mail: Mailbox | None
+    ledger: Ledger
     trial: Trial
     terms: Terms
     log: RunLog
@@ -118,7 +121,10 @@ def assemble(
         metrics = Metrics(terms)
         growing = Growing(network, tracker, held_out, config.growing, log, asked.scaler)
         teaching = Teaching(network, config.teaching, sample, held_out, log)
-        entries = entries_of(given, network, tracker, growing, teaching, trial, runner, pool, log, metrics)
+        ledger = Ledger(store.audit, log)
+        entries = entries_of(
+            given, network, tracker, growing, teaching, trial, runner, pool, log, metrics, ledger
+        )
         memory = Memory(entries) if asked.ranks is None else SharedMemory(entries, asked.ranks, log.tell)
         saving = Saving(store, network, memory, background=config.checkpoint.background)
         data = held_out or HeldOut((), ())
@@ -150,6 +156,7 @@ def assemble(
         pool=pool,
         held_out=held_out,
         mail=mail,
+        ledger=ledger,
         trial=trial,
         terms=terms,
         log=log,

@@ -18,7 +18,7 @@ from esper.kasmina.seeds import GateResult, Isolation
 from esper.nissa import acts, events, seed_events
 from esper.report import EpochRow
 from esper.session.assembly import Assembly
-from esper.session.desk import Desk
+from esper.session.commands import desk_of
 from esper.session.growing import Growing
 from esper.session.metrics import Metric
 from esper.session.pruning import pruning_of
@@ -52,7 +52,7 @@ class Session:
         parts.growing.make_way = self.pruning.make_way
         self._epoch_started = self.started
         self._metrics = parts.metrics
-        self._desk = Desk(self)
+        self._desk = desk_of(self)
         self._hook = parts.network.optimizer.register_step_post_hook(self._count_step)
         self._is_finished = False
         if parts.why_off:

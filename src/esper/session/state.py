@@ -28,6 +28,7 @@ from esper.importance.tracker import ImportanceTracker
 from esper.kasmina import LiveNetwork
 from esper.session.admission import RunRequest
 from esper.session.growing import Growing
+from esper.session.ledger import Ledger
 from esper.session.log import RunLog
 from esper.session.metrics import Metrics
 from esper.session.pool import worker_rows
@@ -75,6 +76,7 @@ def entries_of(
     pool: WorkerPool | None,
     log: RunLog,
     metrics: Metrics,
+    ledger: Ledger,
 ) -> list[Entry]:
     """The list. Whatever a session has to remember from now on is one more line in it."""
     return [
@@ -90,6 +92,7 @@ def entries_of(
         Entry("progress", log.progress),
         Entry("metrics", metrics),
         Entry("log", log, survives_rollback=True),
+        Entry("commands", ledger, survives_rollback=True),
         Entry("trial", trial, survives_rollback=True),
         Entry("coordinator", runner, survives_rollback=True),
         Entry("workers", Record(lambda: [asdict(row) for row in worker_rows(pool)])),
