@@ -10,7 +10,7 @@ import torch
 
 from esper.checkpoint.background import BackgroundSaver, Stall
 from esper.checkpoint.faulty import FaultyStorage
-from esper.checkpoint.references import load_tensors
+from esper.checkpoint.file_ref import load_tensors
 from esper.checkpoint.storage import PosixStorage
 from esper.checkpoint.store import CheckpointStore
 from esper.errors import CheckpointError

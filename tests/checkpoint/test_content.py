@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from esper.checkpoint.content import FileContent, Staged, pieces
+from esper.checkpoint.content import FileContent, Staged, stream
 from esper.checkpoint.tensor_file import map_tensors
 
 
@@ -17,12 +17,12 @@ def test_bytes_files_and_staged_parts_come_out_as_they_are(tmp_path: Path, data:
     path.write_bytes(data)
     contents: list[FileContent] = [data, path, Staged((memoryview(data[:3]), memoryview(data[3:])))]
     for content in contents:
-        assert b"".join(bytes(piece) for piece in pieces(content)) == data
+        assert b"".join(bytes(piece) for piece in stream(content).pieces) == data
 
 
 def test_tensors_become_a_safetensors_file(tmp_path: Path) -> None:
     path = tmp_path / "t.safetensors"
-    path.write_bytes(b"".join(bytes(piece) for piece in pieces({"a": torch.arange(3)})))
+    path.write_bytes(b"".join(bytes(piece) for piece in stream({"a": torch.arange(3)}).pieces))
     assert map_tensors(path)["a"].tolist() == [0, 1, 2]
 
 

@@ -22,8 +22,9 @@ from esper.checkpoint.encrypted import (
     weakness,
     wrapped_by,
 )
+from esper.checkpoint.file_ref import FileRef, load_tensors, open_tensors
 from esper.checkpoint.manifest import MANIFEST_NAME, PURPOSE
-from esper.checkpoint.references import AttachmentRef, CheckpointRef, FileRef, load_tensors, open_tensors
+from esper.checkpoint.references import AttachmentRef, CheckpointRef
 from esper.checkpoint.store import CheckpointStore
 from esper.checkpoint.trainer_state import TREE_FILE, capture_trainer, load_trainer, restore_trainer
 from esper.errors import CheckpointCorrupt

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from esper.checkpoint.content import FileContent, Staged, pieces
+from esper.checkpoint.content import FileContent, Staged, stream
 from esper.checkpoint.staging import StagingBuffers
 from esper.checkpoint.tensor_file import file_pieces
 
@@ -22,7 +22,7 @@ TENSORS = {
 
 
 def bytes_of(content: FileContent) -> bytes:
-    return b"".join(bytes(piece) for piece in pieces(content))
+    return b"".join(bytes(piece) for piece in stream(content).pieces)
 
 
 def test_what_is_staged_is_the_file_that_would_be_written() -> None:

@@ -10,7 +10,7 @@ import torch
 
 from esper.checkpoint.catalog import CheckpointCatalog
 from esper.checkpoint.faulty import Fault, FaultyStorage
-from esper.checkpoint.references import load_tensors
+from esper.checkpoint.file_ref import load_tensors
 from esper.checkpoint.retention import BASELINE
 from esper.checkpoint.storage import PosixStorage
 from esper.checkpoint.store import CheckpointStore

@@ -17,16 +17,10 @@ from esper.checkpoint.content import FileContent
 from esper.checkpoint.crypto import KeyRing, sealed_by
 from esper.checkpoint.encrypted import HEADER_BYTES, SLOTS, FileKey
 from esper.checkpoint.faulty import FaultyStorage
+from esper.checkpoint.file_ref import FileRef, load_tensors, open_tensors
 from esper.checkpoint.mapped import MappedTensors
 from esper.checkpoint.reading import read_regular
-from esper.checkpoint.references import (
-    AttachmentRef,
-    CheckpointRef,
-    FileRef,
-    Rejection,
-    load_tensors,
-    open_tensors,
-)
+from esper.checkpoint.references import AttachmentRef, CheckpointRef, Rejection
 from esper.checkpoint.rekeying import Rekeyed, due, rekey, resting_on
 from esper.checkpoint.retention import BASELINE
 from esper.checkpoint.ring_file import open_key_ring, replace_key_ring, require_ring_file

@@ -11,7 +11,8 @@ from types import TracebackType
 from typing import Self
 
 from esper.checkpoint.content import FileContent, Staged
-from esper.checkpoint.references import CheckpointRef, FileRef
+from esper.checkpoint.file_ref import FileRef
+from esper.checkpoint.references import CheckpointRef
 from esper.checkpoint.staging import StagingBuffers
 from esper.checkpoint.store import NO_BLOBS, CheckpointStore
 from esper.errors import CheckpointError

@@ -7,10 +7,9 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from esper.checkpoint.commit import sweep
-from esper.checkpoint.content import pieces
+from esper.checkpoint.file_ref import FileRef
 from esper.checkpoint.layout import blob_path
 from esper.checkpoint.manifest import BLOB_SUFFIXES, Manifest
-from esper.checkpoint.references import FileRef
 from esper.checkpoint.storage import Storage, make_directory, try_to_remove
 from esper.checkpoint.writing import written_beside
 from esper.errors import CheckpointError
@@ -32,8 +31,9 @@ class BlobShelf:
             raise CheckpointError(f"Files of kind {kind!r} are not known. Known: {', '.join(BLOB_SUFFIXES)}.")
         directory = self._run_dir / kind
         make_directory(self._storage, directory)
-        with written_beside(self._storage, directory / "new", pieces(content)) as (temporary, written):
-            file = FileRef(blob_path(self._run_dir, kind, written.blake3), written.size, written.blake3)
+        with written_beside(self._storage, directory / "new", content) as (temporary, written):
+            digest = written.digest.blake3
+            file = FileRef(blob_path(self._run_dir, kind, digest), written.size, digest)
             self._fresh.add(file.path)
             self._storage.replace(temporary, file.path)
         self._storage.sync_directory(directory)

@@ -15,10 +15,11 @@ from pathlib import Path
 
 from esper.checkpoint.commit import commit_directory
 from esper.checkpoint.content import FileContent
+from esper.checkpoint.digests import WHOLE
+from esper.checkpoint.file_ref import FileRef
 from esper.checkpoint.layout import TEMPORARY_PREFIX
 from esper.checkpoint.manifest import FILE_NAME, FileEntry
 from esper.checkpoint.reading import read_regular
-from esper.checkpoint.references import FileRef
 from esper.checkpoint.storage import PosixStorage, Storage, make_directories, try_to_remove
 from esper.errors import CheckpointCorrupt
 
@@ -72,7 +73,14 @@ def write_bundle(
                 storage.remove_directory(directory)  # empty, or this fails
 
         commit_directory(
-            storage, directory, files, _sums, begun=begun, before_rename=clear_the_way, last=SUMS_FILE
+            storage,
+            directory,
+            files,
+            _sums,
+            begun=begun,
+            before_rename=clear_the_way,
+            last=SUMS_FILE,
+            shard_bytes=WHOLE,
         )
     return swept
 

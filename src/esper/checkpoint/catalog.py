@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 from esper.checkpoint.crypto import KeyRing, UnknownKey
+from esper.checkpoint.file_ref import FileRef, examined
 from esper.checkpoint.identity import read_identity
 from esper.checkpoint.layout import blob_path, former_name, names_in, newest_first, step_name
 from esper.checkpoint.manifest import (
@@ -20,11 +22,11 @@ from esper.checkpoint.references import (
     AttachmentRef,
     Attachments,
     CheckpointRef,
-    FileRef,
     Listing,
     Rejection,
     Search,
     VerifyReport,
+    file_of,
 )
 from esper.errors import CheckpointCorrupt, CheckpointError, CheckpointMissing
 
@@ -88,7 +90,7 @@ class CheckpointCatalog:
                 continue
             report = self.verify(opened)
             if report.is_ok:
-                return Search(opened, tuple(rejected))
+                return Search(opened.seen_by(report), tuple(rejected))
             rejected.append(Rejection(path, "; ".join(report.problems)))
         return Search(None, tuple(rejected))
 
@@ -130,8 +132,8 @@ class CheckpointCatalog:
         if isinstance(checkpoint, CheckpointRef) and checkpoint.digest != opened.digest:
             return VerifyReport(path, ("another checkpoint has taken its place",), (), 0)
         files = [*opened.files.values(), *self._blobs(opened.manifest)]
-        problems = tuple(problem for file in files if (problem := file.problem()) is not None)
-        return VerifyReport(path, problems, self._unlisted(opened), sum(file.size for file in files))
+        problems, seen = examined(files)
+        return VerifyReport(path, problems, self._unlisted(opened), sum(file.size for file in files), seen)
 
     def attachments(self, checkpoint: CheckpointRef) -> Attachments:
         """What was committed to a checkpoint later, every byte verified, in order of name."""
@@ -156,7 +158,8 @@ class CheckpointCatalog:
         if entry is None:
             kinds = ", ".join(sorted(checkpoint.manifest.blobs)) or "none at all"
             raise CheckpointMissing(f"{checkpoint.path} names no {kind!r} file; it names {kinds}.")
-        file = FileRef(blob_path(self.run_dir, kind, entry.blake3), entry.size, entry.blake3)
+        path = blob_path(self.run_dir, kind, entry.blake3)
+        file = file_of(path, entry, None, checkpoint.seen.get(path))
         file.verify()
         return file
 
@@ -212,8 +215,8 @@ class CheckpointCatalog:
         opened = self._look_attached(path, base)
         if isinstance(opened, Rejection):
             return opened
-        problems = [problem for file in opened.files.values() if (problem := file.problem()) is not None]
-        return Rejection(path, "; ".join(problems)) if problems else opened
+        problems, seen = examined(opened.files.values())
+        return Rejection(path, "; ".join(problems)) if problems else replace(opened, seen=seen)
 
     def _look_attached(self, path: Path, base: CheckpointRef) -> AttachmentRef | Rejection:
         """What its manifest says; the files are not read."""
@@ -234,7 +237,7 @@ class CheckpointCatalog:
 
     def _blobs(self, manifest: Manifest) -> tuple[FileRef, ...]:
         return tuple(
-            FileRef(blob_path(self.run_dir, kind, entry.blake3), entry.size, entry.blake3)
+            file_of(blob_path(self.run_dir, kind, entry.blake3), entry, None, None)
             for kind, entry in manifest.blobs.items()
         )
 

@@ -11,9 +11,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from esper.checkpoint.content import FileContent, pieces
+from esper.checkpoint.content import FileContent, Stream, stream
 from esper.checkpoint.crypto import KeyRing
-from esper.checkpoint.encrypted import FileKey
+from esper.checkpoint.digests import SHARD_BYTES
+from esper.checkpoint.encrypted import FileKey, sealed_size
 from esper.checkpoint.layout import (
     DELETED_PREFIX,
     TEMPORARY_PREFIX,
@@ -37,6 +38,7 @@ def commit_directory(
     last: str = MANIFEST_NAME,
     hide: Callable[[str], bool] = lambda _: False,
     ring: KeyRing | None = None,
+    shard_bytes: int = SHARD_BYTES,
 ) -> bytes:
     """Commits `files` as the directory `target`.
 
@@ -50,6 +52,7 @@ def commit_directory(
         last: the name of the manifest.
         hide: which files are encrypted.
         ring: wraps their keys.
+        shard_bytes: how the digests of files are cut.
 
     Returns:
         The manifest's bytes.
@@ -65,10 +68,13 @@ def commit_directory(
         entries = {}
         for name, content in files.items():
             is_hidden = ring is not None and hide(name)
-            written = _write(storage, temporary / name, content, ring if is_hidden else None)
-            entries[name] = FileEntry(size=written.size, blake3=written.blake3, is_encrypted=is_hidden)
+            written = _write(storage, temporary / name, content, ring if is_hidden else None, shard_bytes)
+            digest = written.digest
+            entries[name] = FileEntry(
+                size=written.size, blake3=digest.blake3, is_encrypted=is_hidden, shards=digest.shards
+            )
         manifest = seal(entries)
-        write_file(storage, temporary / last, [memoryview(manifest)])
+        write_file(storage, temporary / last, stream(manifest))
         storage.sync_directory(temporary)
         before_rename(temporary)
         storage.rename(temporary, target)
@@ -116,12 +122,18 @@ def sweep(storage: Storage, directory: Path) -> dict[Path, str]:
     return {path: try_to_remove(storage, path) for path in debris}
 
 
-def _write(storage: Storage, path: Path, content: FileContent, ring: KeyRing | None) -> Written:
+def _write(
+    storage: Storage, path: Path, content: FileContent, ring: KeyRing | None, shard_bytes: int
+) -> Written:
     """Writes one file, encrypted if there is a ring."""
+    plain = stream(content)
     if ring is None:
-        return write_file(storage, path, pieces(content))
+        return write_file(storage, path, plain, shard_bytes=shard_bytes)
     key = FileKey.fresh()
-    return write_file(storage, path, key.encrypt(pieces(content)), header=key.header(ring))
+    sealed = Stream(sealed_size(plain.size), key.encrypt(plain.pieces))
+    return write_file(
+        storage, path, sealed, header=key.header(ring), shard_bytes=shard_bytes, is_lasting=False
+    )
 
 
 def _take_back(storage: Storage, temporary: Path, reached: Path, error: BaseException) -> None:

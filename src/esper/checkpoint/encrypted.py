@@ -20,11 +20,11 @@ from dataclasses import dataclass
 from io import FileIO
 from pathlib import Path
 
-import blake3
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from esper.checkpoint.crypto import KEY_ID, Key, KeyRing, KeyState, UnknownKey
+from esper.checkpoint.digests import FileHash
 from esper.checkpoint.reading import open_regular
 from esper.checkpoint.storage import POSIX, Storage, write_over
 from esper.errors import CheckpointCorrupt
@@ -72,7 +72,10 @@ class FileKey:
         return _MARK + self.file_id + 2 * _SLOT.pack(key.id.encode(), nonce, wrapped)
 
     def encrypt(self, pieces: Iterable[memoryview]) -> Iterator[memoryview]:
-        """The chunks of the file, without its header; what was yielded is valid until the next one."""
+        """The chunks of the file, without its header; what was yielded is valid until the next one.
+
+        There are `sealed_size` bytes of them.
+        """
         chunk, out = bytearray(), bytearray(CHUNK_BYTES + _TAG_BYTES)
         number = 0
 
@@ -98,10 +101,11 @@ class FileKey:
                 number += 1
         yield closed(chunk, is_last=True)
 
-    def decrypt(self, file: FileIO, size: int) -> tuple[mmap.mmap | bytes, str]:
-        """Content and BLAKE3 of the chunks of a file of `size` bytes, read once from behind its header.
+    def decrypt(self, file: FileIO, size: int, hashing: FileHash | None = None) -> mmap.mmap | bytes:
+        """The content of a file of `size` bytes, read once from behind its header.
 
-        The content is in memory that other processes do not see and that a cap of private memory leaves out.
+        It is in memory that other processes do not see and that a cap of private memory leaves out. The
+        chunks as they lie in the file go through `hashing`.
 
         Raises:
             CheckpointCorrupt: a chunk does not open: it was altered, moved, or cut off.
@@ -112,12 +116,13 @@ class FileKey:
         length = whole * CHUNK_BYTES + rest - _TAG_BYTES
         content = mmap.mmap(-1, length) if length else None
         target = memoryview(content if content is not None else b"")
-        sealed, hasher = memoryview(bytearray(CHUNK_BYTES + _TAG_BYTES)), blake3.blake3()
+        sealed = memoryview(bytearray(CHUNK_BYTES + _TAG_BYTES))
         for number in range(whole + 1):
             chunk = sealed if number < whole else sealed[:rest]
             if _fill(file, chunk) < len(chunk):
                 raise CheckpointCorrupt(f"it was cut off in chunk {number}")
-            hasher.update(chunk)
+            if hashing is not None:
+                hashing.update(chunk)
             nonce, start = _nonce(number, number == whole), number * CHUNK_BYTES
             try:
                 if len(chunk) == _TAG_BYTES:
@@ -129,7 +134,12 @@ class FileKey:
                 raise CheckpointCorrupt(
                     f"chunk {number} does not open: it was altered, moved, or what followed was cut off"
                 ) from None
-        return content if content is not None else b"", hasher.hexdigest()
+        return content if content is not None else b""
+
+
+def sealed_size(size: int) -> int:
+    """How many bytes so many bytes of content take, without the header."""
+    return size + (size // CHUNK_BYTES + 1) * _TAG_BYTES
 
 
 def open_header(path: Path, ring: KeyRing) -> FileKey:

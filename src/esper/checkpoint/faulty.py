@@ -15,11 +15,11 @@ Fault = Literal["EIO", "ENOSPC", "EROFS", "short write"]
 class FaultyStorage:
     """Passes every call on to `inner`, except the one with number `fail_at`.
 
-    Calls are counted from 1: make_directory, create, open_to_overwrite, write, write_at, sync, rename,
-    replace, link, sync_directory, remove and remove_directory. `list` and `close` are not counted and never
-    fail. "short write" does not raise: from call `fail_at` on, the next write takes only half of its bytes,
-    as a kernel may. `lasting` lets every call that would take space fail from then on, as a full disk does,
-    while removing still works.
+    Calls are counted from 1: make_directory, create, open_to_overwrite, reserve, write, write_at, begin_sync,
+    sync, rename, replace, link, sync_directory, remove and remove_directory. `list` and `close` are not
+    counted and never fail. "short write" does not raise: from call `fail_at` on, the next write takes only
+    half of its bytes, as a kernel may. `lasting` lets every call that would take space fail from then on, as
+    a full disk does, while removing still works.
     """
 
     def __init__(
@@ -70,6 +70,14 @@ class FaultyStorage:
             self.fired = True
             return data[: len(data) // 2]
         return data
+
+    def reserve(self, descriptor: int, size: int) -> None:
+        self._count("reserve")
+        self.inner.reserve(descriptor, size)
+
+    def begin_sync(self, descriptor: int, start: int, size: int) -> None:
+        self._count("begin_sync")
+        self.inner.begin_sync(descriptor, start, size)
 
     def sync(self, descriptor: int) -> None:
         self._count("sync")

@@ -103,7 +103,7 @@ def reseal_identity(directory: Path, ring: KeyRing, storage: Storage) -> None:
 def _write(path: Path, identity: RunIdentity, ring: KeyRing, storage: Storage) -> None:
     sealed = ring.seal(_PURPOSE, identity.model_dump_json().encode())
     if not path.exists() or read_regular(path, _MAX_BYTES) != sealed:  # new, or sealed by an older key
-        put_in_place(storage, path, [memoryview(sealed)])
+        put_in_place(storage, path, sealed)
 
 
 def _read(path: Path, ring: KeyRing) -> RunIdentity | None:

@@ -8,14 +8,16 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import blake3
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from esper.checkpoint.crypto import KeyRing, sealed_by
+from esper.checkpoint.digests import joined
 from esper.checkpoint.reading import read_regular
-from esper.errors import CheckpointCorrupt
+from esper.errors import CheckpointCorrupt, CheckpointError
 
 MANIFEST_NAME = "MANIFEST.json"
-MAX_MANIFEST_BYTES = 8 << 20
+MAX_MANIFEST_BYTES = 32 << 20
+"""Room for the digests of all shards of about 2 TB."""
 PURPOSE = "esper manifest"
 _AGAIN = "esper manifest again"
 _SEAL_BYTES = 256
@@ -29,12 +31,20 @@ _Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 
 class FileEntry(BaseModel):
-    """Size in bytes and BLAKE3 digest of one file; of an encrypted one, the digest leaves its header out."""
+    """Size in bytes and digest of one file (see `digests`); of an encrypted one, it leaves the header out."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
     size: Annotated[int, Field(ge=0)]
     blake3: _Digest
     is_encrypted: bool = False
+    shards: tuple[_Digest, ...] = ()
+    """Digests of its shards, if it has several; older manifests have none, and one BLAKE3 of all bytes."""
+
+    @model_validator(mode="after")
+    def _digest_is_that_of_the_shards(self) -> FileEntry:
+        if self.shards and joined(self.shards).blake3 != self.blake3:
+            raise ValueError("the digest is not that of the shards")
+        return self
 
 
 class RunIdentity(BaseModel):
@@ -96,8 +106,18 @@ class Manifest(BaseModel):
         return entries
 
     def to_bytes(self, ring: KeyRing) -> bytes:
-        """The sealed bytes of the manifest file."""
-        return ring.seal(PURPOSE, json.dumps(self.model_dump(mode="json"), sort_keys=True).encode())
+        """The sealed bytes of the manifest file.
+
+        Raises:
+            CheckpointError: it would be larger than what is read back.
+        """
+        raw = ring.seal(PURPOSE, json.dumps(self.model_dump(mode="json"), sort_keys=True).encode())
+        if len(raw) > MAX_MANIFEST_BYTES:
+            raise CheckpointError(
+                f"The manifest of {self.name} would have {len(raw)} bytes, and at most {MAX_MANIFEST_BYTES} "
+                "are read back. Save less in one checkpoint: about 2 TB fit, in thousands of files."
+            )
+        return raw
 
 
 def digest_of(raw: bytes) -> str:

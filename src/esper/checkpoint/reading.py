@@ -12,10 +12,6 @@ import stat
 from io import FileIO
 from pathlib import Path
 
-import blake3
-
-_PIECE_BYTES = 256 << 10  # small enough for the cache: hashing reads it again
-
 
 def open_regular(path: Path) -> FileIO:
     """Opens a regular file for reading, without a buffer.
@@ -40,15 +36,3 @@ def read_regular(path: Path, limit: int | None = None) -> bytes:
             pieces.append(piece)
             limit -= len(piece)
     return b"".join(pieces)
-
-
-def digest_of_file(path: Path, start: int = 0) -> tuple[int, str]:
-    """Size in bytes of a regular file, and BLAKE3 (hex) from `start` on; a small piece of it is in memory."""
-    hasher, size = blake3.blake3(), start
-    piece = memoryview(bytearray(_PIECE_BYTES))
-    with open_regular(path) as file:
-        file.seek(start)
-        while count := file.readinto(piece):
-            hasher.update(piece[:count])
-            size += count
-    return size, hasher.hexdigest()

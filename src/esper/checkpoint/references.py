@@ -1,147 +1,31 @@
-"""Names for what lies on disk: files by digest, checkpoints and attachments by their manifests."""
+"""Names for what lies on disk: checkpoints and attachments by their manifests."""
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterable
-from dataclasses import dataclass, field
-from mmap import mmap
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-
-import blake3
-import torch
+from typing import Self
 
 from esper.checkpoint.crypto import KeyRing
-from esper.checkpoint.encrypted import HEADER_BYTES, FileKey, open_header, weakness
+from esper.checkpoint.digests import FileState
+from esper.checkpoint.encrypted import open_header, weakness
+from esper.checkpoint.file_ref import FileRef
 from esper.checkpoint.manifest import FileEntry, Manifest
-from esper.checkpoint.mapped import MappedTensors
-from esper.checkpoint.reading import digest_of_file, open_regular, read_regular
-from esper.checkpoint.tensor_file import map_tensors
 from esper.errors import CheckpointCorrupt, CheckpointMissing
 
-_LOOKS = 2
 
-
-@dataclass(frozen=True)
-class FileRef:
-    """A file that proves itself: whoever holds this needs no key. It travels to worker processes."""
-
-    path: Path
-    size: int
-    blake3: str
-    key: str = field(default="", repr=False)
-    """What opens this file and no other, if it is encrypted."""
-    trouble: str = ""
-    """Why the holder of this has no key that opens it."""
-    weakness: str = ""
-    """Which of the two copies of its key does not open, and why; the file opens by the other one."""
-
-    def problem(self) -> str | None:
-        """What is wrong with the bytes on disk, or None after all of them were read and match.
-
-        An error may pass, as those of a network file system do: what fails is read once more.
-        """
-        return (self.trouble and f"{self.path.name}: {self.trouble}") or (self._problem() and self._problem())
-
-    def _problem(self) -> str | None:
-        name = self.path.name
-        try:
-            size, digest = self.path.stat().st_size, ""
-            if size == self.size:
-                size, digest = digest_of_file(self.path, HEADER_BYTES if self.key else 0)
-        except OSError as error:
-            return f"{name} cannot be read: {error.strerror}"
-        if size != self.size:
-            return f"{name} has {size} bytes instead of {self.size}"
-        if digest != self.blake3:
-            return f"{name} has other bytes than were saved (its BLAKE3 digest differs)"
-        return None
-
-    def verify(self) -> Path:
-        """The path, after size and digest were checked; CheckpointCorrupt otherwise."""
-        if self.trouble:
-            raise CheckpointCorrupt(f"{self.path}: {self.trouble}.")
-        problem = self.problem()
-        if problem is not None:
-            raise CheckpointCorrupt(
-                f"{self.path.parent}: {problem}. Go back to an earlier checkpoint; this file cannot be "
-                f"trusted."
-            )
-        return self.path
-
-    def read_bytes(self) -> bytes:
-        """The content, checked in memory: what is returned is what was verified."""
-        if self.key or self.trouble:
-            return bytes(self.decrypted())
-        for _ in range(_LOOKS):
-            try:
-                raw = read_regular(self.path, self.size + 1)
-            except OSError:  # `verify` tells it, unless it has passed by then
-                continue
-            if len(raw) == self.size and blake3.blake3(raw).hexdigest() == self.blake3:
-                return raw
-        self.verify()
-        raise CheckpointCorrupt(f"{self.path} changed while it was read.")
-
-    def decrypted(self) -> mmap | bytes:
-        """The content of an encrypted file, every byte checked; it is only ever in memory.
-
-        Raises:
-            CheckpointCorrupt: it does not open, or is not what was saved.
-        """
-        if self.trouble:
-            self.verify()
-        for _ in range(_LOOKS):
-            try:
-                with open_regular(self.path) as file:
-                    file.seek(HEADER_BYTES)
-                    content, digest = FileKey.from_text(self.key).decrypt(file, self.size)
-                    if digest == self.blake3 and os.fstat(file.fileno()).st_size == self.size:
-                        return content
-            except (OSError, CheckpointCorrupt):  # `verify` tells it, unless it has passed by then
-                continue
-        self.verify()
-        raise CheckpointCorrupt(f"{self.path} changed while it was read.")
-
-
-def _file(path: Path, entry: FileEntry, ring: KeyRing | None) -> FileRef:
+def file_of(path: Path, entry: FileEntry, ring: KeyRing | None, seen: FileState | None) -> FileRef:
+    """How to verify and open a file that a manifest lists."""
+    file = FileRef(path, entry.size, entry.blake3, shards=entry.shards, seen=seen)
     if not entry.is_encrypted:
-        return FileRef(path, entry.size, entry.blake3)
+        return file
     try:
         if ring is None:
             raise CheckpointCorrupt("it is encrypted, and there is no key ring here")
-        key, weak = open_header(path, ring).text(), weakness(path, ring)
-        return FileRef(path, entry.size, entry.blake3, key, weakness=weak)
+        return replace(file, key=open_header(path, ring).text(), weakness=weakness(path, ring))
     except CheckpointCorrupt as error:
-        return FileRef(path, entry.size, entry.blake3, trouble=str(error))
-
-
-def open_tensors(file: FileRef) -> MappedTensors:
-    """Verifies a safetensors file and maps its tensors, to be read one after the other and let go of.
-
-    Raises:
-        CheckpointCorrupt: the bytes are not those that were saved.
-    """
-    if file.key or file.trouble:
-        return MappedTensors(file.path, file.decrypted())
-    return MappedTensors(file.verify())
-
-
-def load_tensors(file: FileRef, names: Iterable[str] | None = None) -> dict[str, torch.Tensor]:
-    """Verifies a safetensors file and maps its tensors, or only those named: nothing is copied.
-
-    The tensors are on the CPU and private: writing to them does not reach the file.
-
-    Raises:
-        CheckpointCorrupt: the bytes are not those that were saved.
-        CheckpointMissing: a tensor that was asked for is not in the file.
-    """
-    if not file.key and not file.trouble:
-        return map_tensors(file.verify(), names)
-    tensors = open_tensors(file)
-    for name in () if names is None else set(names) - set(tensors):
-        raise CheckpointMissing(f"{file.path} holds no tensor {name!r}.")
-    return {name: tensors[name] for name in (tensors if names is None else names)}
+        return replace(file, trouble=str(error))
 
 
 @dataclass(frozen=True, eq=False)
@@ -152,6 +36,22 @@ class _Commit:
     """BLAKE3 of the manifest: names this commit and everything in it."""
     ring: KeyRing | None = field(default=None, repr=False)
     """Opens what is encrypted."""
+    seen: Mapping[Path, FileState] = field(default_factory=dict, repr=False)
+    """Files of which this process has read every byte, and the state in which they matched."""
+
+    def seen_by(self, report: VerifyReport) -> Self:
+        """The same commit, verified: while its files stay as they are, none of them is hashed again."""
+        return replace(self, seen=report.seen)
+
+    @property
+    def is_as_seen(self) -> bool:
+        """Whether all its files were seen, and are as they were then."""
+        try:
+            return set(self.seen) >= {self.path / name for name in self.manifest.files} and all(
+                FileState.of(path.stat()) == state for path, state in self.seen.items()
+            )
+        except OSError:
+            return False
 
     @property
     def step(self) -> int:
@@ -174,7 +74,11 @@ class _Commit:
     def files(self) -> dict[str, FileRef]:
         """Every file, by name."""
         files = self.manifest.files.items()
-        return {name: _file(self.path / name, entry, self.ring) for name, entry in files}
+        return {name: self._file(name, entry) for name, entry in files}
+
+    def _file(self, name: str, entry: FileEntry) -> FileRef:
+        path = self.path / name
+        return file_of(path, entry, self.ring, self.seen.get(path))
 
     @property
     def weaknesses(self) -> tuple[str, ...]:
@@ -184,7 +88,7 @@ class _Commit:
     def file(self, name: str) -> FileRef:
         """One file; CheckpointMissing names those there are."""
         try:
-            return _file(self.path / name, self.manifest.files[name], self.ring)
+            return self._file(name, self.manifest.files[name])
         except KeyError:
             raise CheckpointMissing(
                 f"{self.path} holds no file {name!r}. It holds: {', '.join(sorted(self.manifest.files))}."
@@ -261,6 +165,8 @@ class VerifyReport:
     unlisted: tuple[str, ...]
     """Names in the directory that no manifest lists; they are never read, so they are no problem."""
     verified_bytes: int
+    seen: Mapping[Path, FileState] = field(default_factory=dict, repr=False)
+    """In which state the files were that matched."""
 
     @property
     def is_ok(self) -> bool:

@@ -62,7 +62,7 @@ def rekey(directory: Path, ring: KeyRing, storage: Storage = POSIX) -> Rekeyed:
         try:
             again = resealed(_read(path), ring)
             if again is not None:
-                put_in_place(storage, path, [memoryview(again)])
+                put_in_place(storage, path, again)
                 sealed.append(name)
         except (CheckpointCorrupt, OSError) as error:
             failed.append(f"{name}: {error}")

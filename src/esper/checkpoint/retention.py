@@ -74,7 +74,7 @@ class Pins:
         """Pins a step durably; pinning twice is harmless."""
         path = self._path(step, label)
         make_directory(self._storage, self.directory)
-        put_in_place(self._storage, path, ())
+        put_in_place(self._storage, path, b"")
 
     def remove(self, step: int, label: str) -> None:
         """Takes one reason back; one that is not there is harmless."""

@@ -180,7 +180,7 @@ def replace_key_ring(path: Path, ring: KeyRing, storage: Storage = POSIX) -> Non
     """Puts a rotated ring in the place of the old one, in one step: a reader sees the old or the new."""
     for attempt in range(1, _ATTEMPTS + 1):
         try:
-            put_in_place(storage, path, _pieces(ring))
+            put_in_place(storage, path, _content(ring))
         except FileNotFoundError:  # a process that was just starting took the new file for debris
             if attempt == _ATTEMPTS:
                 raise
@@ -193,7 +193,7 @@ def _make(path: Path, random_bytes: Callable[[int], bytes], storage: Storage, si
     if not os.path.lexists(path):
         make_directories(storage, path.parent)
         try:
-            with written_beside(storage, path, _pieces(KeyRing.fresh(random_bytes))) as (new, _):
+            with written_beside(storage, path, _content(KeyRing.fresh(random_bytes))) as (new, _):
                 storage.link(new, path)  # fails if another was faster: it appears whole, and only once
         except (FileExistsError, FileNotFoundError):  # the other may also have swept the new file away
             if not path.exists():
@@ -213,8 +213,8 @@ def _sweep(path: Path, storage: Storage, sink: Sink) -> None:
             sink.emit(events.SecretsLeft(why))
 
 
-def _pieces(ring: KeyRing) -> list[memoryview]:
+def _content(ring: KeyRing) -> bytes:
     record = _RingRecord(
         version=1, keys=[_KeyRecord(id=k.id, state=k.state.value, secret=k.secret.hex()) for k in ring.keys]
     )
-    return [memoryview(record.model_dump_json(indent=1).encode())]
+    return record.model_dump_json(indent=1).encode()

@@ -8,6 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
 
+from esper.checkpoint.kernel import begin_writing, take_room
+
 
 class Storage(Protocol):
     """What the store asks of a file system; every call may raise `OSError`.
@@ -37,6 +39,14 @@ class Storage(Protocol):
 
     def write_at(self, descriptor: int, data: memoryview, position: int) -> int:
         """Writes some of the bytes over those at a position; returns how many: it may be fewer."""
+        ...
+
+    def reserve(self, descriptor: int, size: int) -> None:
+        """Takes room for the first `size` bytes of a file if the file system can; its length stays."""
+        ...
+
+    def begin_sync(self, descriptor: int, start: int, size: int) -> None:
+        """Has bytes that were written go to the disk from now on; promises nothing, only `sync` does."""
         ...
 
     def sync(self, descriptor: int) -> None:
@@ -98,6 +108,12 @@ class PosixStorage:
 
     def write_at(self, descriptor: int, data: memoryview, position: int) -> int:
         return os.pwrite(descriptor, data, position)
+
+    def reserve(self, descriptor: int, size: int) -> None:
+        take_room(descriptor, size)
+
+    def begin_sync(self, descriptor: int, start: int, size: int) -> None:
+        begin_writing(descriptor, start, size)
 
     def sync(self, descriptor: int) -> None:
         os.fsync(descriptor)

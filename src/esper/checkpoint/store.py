@@ -16,6 +16,7 @@ from esper.checkpoint.commit import commit_directory
 from esper.checkpoint.content import FileContent
 from esper.checkpoint.crypto import KeyRing
 from esper.checkpoint.explain import explained
+from esper.checkpoint.file_ref import FileRef
 from esper.checkpoint.layout import step_name
 from esper.checkpoint.manifest import FileEntry, Manifest, digest_of
 from esper.checkpoint.opening import open_run
@@ -23,7 +24,6 @@ from esper.checkpoint.references import (
     AttachmentRef,
     Attachments,
     CheckpointRef,
-    FileRef,
     Listing,
     Search,
     VerifyReport,
@@ -377,6 +377,10 @@ class CheckpointStore:
             explained(f"Checkpoints after step {checkpoint.step} were not all withdrawn"),
         ):
             self.require_writer()
+            if (
+                checkpoint.is_as_seen
+            ):  # by another store, or by one that is closed: retention need not read it
+                self._clearance.vouch(checkpoint.path)
             return self._clearance.clear_after(checkpoint.step, is_deleting=is_deleting)
 
     def require_writer(self) -> None:

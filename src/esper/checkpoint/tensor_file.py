@@ -103,7 +103,11 @@ def lay_out(tensors: Mapping[str, torch.Tensor]) -> Layout:
 
 def file_pieces(tensors: Mapping[str, torch.Tensor]) -> Iterator[memoryview]:
     """The bytes of the file, tensor by tensor; a contiguous CPU tensor is not copied."""
-    layout = lay_out(tensors)
+    yield from laid_out_pieces(lay_out(tensors), tensors)
+
+
+def laid_out_pieces(layout: Layout, tensors: Mapping[str, torch.Tensor]) -> Iterator[memoryview]:
+    """The same where it is known already where they lie."""
     yield memoryview(layout.header)
     for slot in layout.slots:
         yield tensor_bytes(tensors[slot.name])

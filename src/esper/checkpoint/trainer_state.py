@@ -10,7 +10,8 @@ import torch
 
 from esper.checkpoint.codec import decode, encode, from_json, to_json
 from esper.checkpoint.content import FileContent
-from esper.checkpoint.references import CheckpointRef, load_tensors
+from esper.checkpoint.file_ref import load_tensors
+from esper.checkpoint.references import CheckpointRef
 from esper.checkpoint.rng import NO_GENERATORS, Generator
 from esper.checkpoint.state import Entry, Memory
 from esper.checkpoint.trainer_parts import (

@@ -313,7 +313,9 @@ def _resume(asked: RunRequest, step: int | None = None) -> Session:
         data = held_out if has_data else None
         session = _session(asked, assemble(asked, given, network, data, sample, terms))
     with _undone_on_error(session):
-        session.continue_from(session.parts.saving.store.catalog.at(target.step))
+        now = session.parts.saving.store.catalog.at(target.step)
+        # what was hashed and read is not hashed and read again
+        session.continue_from(*((target, saved) if now == target else (now, read_state(now))))
         if asked.teacher is not None:
             session.parts.teaching.change(asked.teacher)
     aside = session.parts.saving.store.aside
@@ -333,7 +335,7 @@ def _target(store: CheckpointStore, step: int | None) -> tuple[CheckpointRef, tu
                 f"{checkpoint.path} does not verify ({'; '.join(report.problems[:3])}), and the run was to "
                 "go on from this very step. Nothing was changed. Go on from another one."
             )
-        return checkpoint, ()
+        return checkpoint.seen_by(report), ()
     search = store.search()
     if search.found is None:
         why = "; ".join(str(rejection) for rejection in search.rejected[:3])

@@ -184,13 +184,17 @@ class Saving:
         finally:
             self.store.close()
 
-    def return_to(self, checkpoint: CheckpointRef, *, as_rollback: bool) -> None:
+    def return_to(
+        self, checkpoint: CheckpointRef, saved: Mapping[str, Any] | None = None, *, as_rollback: bool
+    ) -> None:
         """Training goes on from here: later checkpoints are of a future that will not happen.
+
+        What it holds is read, unless it is given because it was read already.
 
         A rollback deletes them, and keeps what it has learned and told since. A resume goes back because
         nothing vouches for them, and sets them aside.
         """
-        self.memory.load(read_state(checkpoint), as_rollback=as_rollback)
+        self.memory.load(read_state(checkpoint) if saved is None else saved, as_rollback=as_rollback)
         self.settle()
         if as_rollback:
             self.store.withdraw_after(checkpoint)
@@ -221,7 +225,8 @@ class Saving:
         Raises:
             RollbackExhausted: none is left.
         """
-        verified = [c for c in self.store.list().checkpoints if c.step <= step and self.store.verify(c).is_ok]
+        reports = [(c, self.store.verify(c)) for c in self.store.list().checkpoints if c.step <= step]
+        verified = [checkpoint.seen_by(report) for checkpoint, report in reports if report.is_ok]
         if strategy is Strategy.BASELINE:
             verified = [c for c in verified if BASELINE in self.store.pins().get(c.step, frozenset())]
         if not verified:

@@ -307,9 +307,9 @@ class Session:
         parts.saving.close()
         parts.telemetry.close()
 
-    def continue_from(self, target: CheckpointRef) -> None:
-        """Resumes: restores a checkpoint and takes up the decision that was, or was being, made about it."""
-        self.parts.saving.return_to(target, as_rollback=False)
+    def continue_from(self, target: CheckpointRef, saved: dict[str, Any]) -> None:
+        """Resumes: loads what a checkpoint holds and takes up the decision that was, or was being, made."""
+        self.parts.saving.return_to(target, saved, as_rollback=False)
         self.log.hear_of(self.parts.saving.store.audit.told(acts.Withdrawn))
         network, terms = self.parts.network, self.parts.terms
         resumed = acts.Resumed(
