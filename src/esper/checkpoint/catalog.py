@@ -9,7 +9,7 @@ from pathlib import Path
 from esper.checkpoint.crypto import KeyRing, UnknownKey
 from esper.checkpoint.file_ref import FileRef, examined
 from esper.checkpoint.identity import read_identity
-from esper.checkpoint.layout import blob_path, former_name, names_in, newest_first, step_name
+from esper.checkpoint.layout import former_name, names_in, newest_first, step_name
 from esper.checkpoint.manifest import (
     FILE_NAME,
     MANIFEST_NAME,
@@ -26,7 +26,6 @@ from esper.checkpoint.references import (
     Rejection,
     Search,
     VerifyReport,
-    file_of,
 )
 from esper.errors import CheckpointCorrupt, CheckpointError, CheckpointMissing
 
@@ -131,7 +130,7 @@ class CheckpointCatalog:
             return VerifyReport(path, (opened.reason,), (), 0)
         if isinstance(checkpoint, CheckpointRef) and checkpoint.digest != opened.digest:
             return VerifyReport(path, ("another checkpoint has taken its place",), (), 0)
-        files = [*opened.files.values(), *self._blobs(opened.manifest)]
+        files = [*opened.files.values(), *opened.blobs(self.run_dir).values()]
         problems, seen = examined(files)
         return VerifyReport(path, problems, self._unlisted(opened), sum(file.size for file in files), seen)
 
@@ -154,12 +153,10 @@ class CheckpointCatalog:
             CheckpointMissing: this checkpoint needs none of that kind.
             CheckpointCorrupt: the file is gone or altered.
         """
-        entry = checkpoint.manifest.blobs.get(kind)
-        if entry is None:
+        if kind not in checkpoint.manifest.blobs:
             kinds = ", ".join(sorted(checkpoint.manifest.blobs)) or "none at all"
             raise CheckpointMissing(f"{checkpoint.path} names no {kind!r} file; it names {kinds}.")
-        path = blob_path(self.run_dir, kind, entry.blake3)
-        file = file_of(path, entry, None, checkpoint.seen.get(path))
+        file = checkpoint.blobs(self.run_dir)[kind]
         file.verify()
         return file
 
@@ -234,12 +231,6 @@ class CheckpointCatalog:
         except CheckpointError:  # every file that is listed could be read, and the others do not matter
             return ()
         return tuple(n for n in sorted(names) if not (checkpoint.path / n / MANIFEST_NAME).is_file())
-
-    def _blobs(self, manifest: Manifest) -> tuple[FileRef, ...]:
-        return tuple(
-            file_of(blob_path(self.run_dir, kind, entry.blake3), entry, None, None)
-            for kind, entry in manifest.blobs.items()
-        )
 
 
 def _attached(checkpoint: CheckpointRef) -> Iterator[Path]:

@@ -11,11 +11,12 @@ from esper.checkpoint.crypto import KeyRing
 from esper.checkpoint.digests import FileState
 from esper.checkpoint.encrypted import open_header, weakness
 from esper.checkpoint.file_ref import FileRef
+from esper.checkpoint.layout import blob_path
 from esper.checkpoint.manifest import FileEntry, Manifest
 from esper.errors import CheckpointCorrupt, CheckpointMissing
 
 
-def file_of(path: Path, entry: FileEntry, ring: KeyRing | None, seen: FileState | None) -> FileRef:
+def _file(path: Path, entry: FileEntry, ring: KeyRing | None, seen: FileState | None) -> FileRef:
     """How to verify and open a file that a manifest lists."""
     file = FileRef(path, entry.size, entry.blake3, shards=entry.shards, seen=seen)
     if not entry.is_encrypted:
@@ -78,7 +79,13 @@ class _Commit:
 
     def _file(self, name: str, entry: FileEntry) -> FileRef:
         path = self.path / name
-        return file_of(path, entry, self.ring, self.seen.get(path))
+        return _file(path, entry, self.ring, self.seen.get(path))
+
+    def blobs(self, run_dir: Path) -> dict[str, FileRef]:
+        """The content-addressed files that it needs, by kind."""
+        blobs = self.manifest.blobs
+        paths = {kind: blob_path(run_dir, kind, entry.blake3) for kind, entry in blobs.items()}
+        return {kind: _file(path, blobs[kind], None, self.seen.get(path)) for kind, path in paths.items()}
 
     @property
     def weaknesses(self) -> tuple[str, ...]:
