@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Callable, Iterator
 from datetime import timedelta
@@ -140,6 +141,14 @@ def told_by(act: Callable[[], object]) -> str:
     return ""
 
 
+def counted(run: Path) -> list[tuple[int, str, int]]:
+    """What a run tells of the steps that were timed: epoch, region and how many."""
+    lines = [json.loads(line) for line in (run / "telemetry.jsonl").read_text().splitlines()]
+    facts = [(line["epoch"], line["facts"]) for line in lines if "spreads" in line["facts"]]
+    steps = [(epoch, one["region"], one["spreads"].get("step_seconds")) for epoch, one in facts]
+    return [(epoch, region, timed["count"]) for epoch, region, timed in steps if timed is not None]
+
+
 def whole(directory: Path) -> dict[str, Any]:
     """A run from its beginning to its end, and a step after it."""
     training = Training(directory / "whole")
@@ -162,6 +171,7 @@ def whole(directory: Path) -> dict[str, Any]:
         "parameters": (before, sum(p.numel() for p in training.model.parameters())),
         "parameters told": (result.report.parameters_before, result.report.parameters_after),
         "has page": result.report_path.exists(),
+        "counted": counted(result.run_dir),
         "is same model": result.model is training.model,
     }
 
@@ -259,7 +269,13 @@ def refused(directory: Path) -> dict[str, Any]:
         "no run": lambda: esper.resume(run, outside, torch.optim.SGD(outside.parameters(), 0.1), loss=loss),
     }
     told = {name: told_by(act) for name, act in asked.items()}
-    return {**told, "is nothing made": not run.exists()}
+    is_nothing_made, run = not run.exists(), directory / f"alone-{rank}"
+    alone: Any = attached(inside := Digits())
+    wrapper = DistributedDataParallel(inside)
+    told["wrapped later"] = told_by(lambda: alone.end_epoch(accuracy=0.5))
+    alone.detach()
+    del wrapper
+    return {**told, "is nothing made": is_nothing_made}
 
 
 def by_steps_until_one_dies(directory: Path) -> dict[str, Any]:

@@ -59,6 +59,13 @@ def test_two_processes_prune_one_network_and_stay_one(reports: Callable[[str], R
     assert told in first["notes"]
 
 
+def test_the_steps_of_every_rank_are_counted_and_added_up(reports: Callable[[str], Reports]) -> None:
+    counted = reports("whole")[0]["counted"]
+    between = STEPS - 1  # from the first step of an epoch to the last
+    one_epoch = [("rank-0", between), ("rank-1", between), ("all-ranks", RANKS * between)]
+    assert counted == [(epoch, *told) for epoch in range(1, EPOCHS + 1) for told in one_epoch]
+
+
 def test_a_run_of_two_processes_goes_on_bit_for_bit(reports: Callable[[str], Reports]) -> None:
     for uninterrupted, report in zip(reports("whole"), reports("resumed"), strict=True):
         assert report["at"] == (3, 3 * STEPS)
@@ -128,7 +135,8 @@ def test_rank_0_does_nothing_to_the_network_alone(reports: Callable[[str], Repor
         ("another config", "RankDivergence: Rank(s) [1] differ from rank 0 in `config`"),
         ("an unknown key", "There is no such key; 'pruning' is near"),
         ("an optimizer of another", "none of them belongs to the given"),
-        ("its inside", "Give esper.attach the DistributedDataParallel itself."),
+        ("its inside", "Make the DistributedDataParallel first, and give esper.attach that."),
+        ("wrapped later", "Make the DistributedDataParallel first, and give esper.attach that."),
         ("sharded", "Use esper.anatomy.cut with a mask that one rank has decided"),
         ("a policy", "nothing grows under them yet"),
         ("a lesson", "nobody teaches under them yet"),

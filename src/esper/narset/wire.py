@@ -10,10 +10,14 @@ from esper.leyline.wire import VERSION, messages, parsed
 from esper.narset.summary import Summary
 
 
-def message_of(region: str, summaries: Mapping[str, Summary], dropped: int) -> messages.RegionSummary:
-    """What a region sends of itself."""
+def message_of(
+    region: str, summaries: Mapping[str, Summary], dropped: int, senders: int = 1
+) -> messages.RegionSummary:
+    """What a region sends of itself, or of several processes that it is the sum of."""
     metrics = {name: _metric(one) for name, one in summaries.items()}
-    return messages.RegionSummary(version=VERSION, region=region, senders=1, metrics=metrics, dropped=dropped)
+    return messages.RegionSummary(
+        version=VERSION, region=region, senders=senders, metrics=metrics, dropped=dropped
+    )
 
 
 def summaries_of(raw: bytes) -> tuple[str, Mapping[str, Summary], int]:

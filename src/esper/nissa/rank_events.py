@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
-from esper.nissa.event import Event, Severity
+from esper.nissa.event import Event, Moment, Severity
+from esper.nissa.progress import Spread
 
 
 @dataclass(frozen=True)
@@ -26,3 +28,21 @@ class OtherProcesses(Event):
     )
     saved: int
     processes: int
+
+
+@dataclass(frozen=True)
+class RankSummary(Moment):
+    """What one of several ranks has counted in the period that has ended; `TelemetrySummary` is of all.
+
+    Attributes:
+        region: which rank.
+        spreads: by name, as in `TelemetrySummary`; and `waited_seconds`, that this rank waited at the end of
+            the period before until the last one had come.
+        dropped: values that were not taken.
+    """
+
+    severity, is_noted, is_recorded, by = Severity.DETAIL, False, False, "narset"
+    says = "{region} has counted its steps."
+    region: str
+    spreads: Mapping[str, Spread]
+    dropped: int

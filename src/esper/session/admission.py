@@ -179,7 +179,8 @@ def check_processes(model: nn.Module, optimizer: Optimizer) -> None:
     if is_inside_parallel(model):
         raise ConfigError(
             "Several processes train this network by the DistributedDataParallel around it, and what was "
-            "given is its inside. Nothing was changed. Give esper.attach the DistributedDataParallel itself."
+            "given is its inside. Nothing was changed. Make the DistributedDataParallel first, and give "
+            "esper.attach that."
         )
     if not is_parallel(model):
         return

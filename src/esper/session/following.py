@@ -23,8 +23,9 @@ from esper.session.metrics import Metric, Metrics
 from esper.session.ranks import Note, Ranks
 from esper.session.session import Session
 from esper.session.shared import ADJUST, BEGIN, BUFFERS, CHECK, CUT, LOAD, LOOK, MASK, UNMASK
-from esper.session.standing import of_session
+from esper.session.standing import COUNTED, of_session
 from esper.session.state import given_entries, shared_memory_of
+from esper.session.telemetry import Counts
 from esper.session.terms import Terms
 
 
@@ -50,6 +51,8 @@ class Follower(Session):
         self._network: LiveNetwork
         self._terms: Terms
         self._memory: Memory
+        self._counts: Counts | None = None
+        self._counted: list[bytes] = []
         self._checked: Mapping[str, Any] = {}
         self._acts: dict[str, Callable[..., object]] = {
             LOOK: self._look,
@@ -142,6 +145,8 @@ class Follower(Session):
 
     def _count_step(self, *_: object) -> None:
         self.log.progress.step += 1
+        if self._counts is not None:
+            self._counts.step()
 
     def _follow(self, call: str, metrics: Mapping[str, Metric] | None = None) -> Mapping[str, Any]:
         self._require_running()
@@ -150,9 +155,16 @@ class Follower(Session):
         def note() -> Note:
             if metrics is not None:
                 self._metrics.report(metrics, self.step, is_over=True)
-            return of_session(call, self.step, self._network, self._metrics, self._asked.generators)
+            if self._counts is not None:
+                self._counted.append(self._counts.message())
+            held = of_session(call, self.step, self._network, self._metrics, self._asked.generators)
+            return {**held, COUNTED: self._counted}
 
         known = self._ranks.follow(note, self._acts)
+        self._counted = []
+        if self._counts is not None and metrics is not None:
+            self._counts.pause()
+            self._counts.waited(self._ranks.waited_seconds)
         self._hear(known)
         self.seconds_in_esper += time.perf_counter() - begun
         return known
@@ -188,6 +200,7 @@ class Follower(Session):
         self._terms = Terms.from_state(terms)
         self._metrics = Metrics(self._terms)
         self.log.says = self._terms.pace.says
+        self._counts = Counts.by(self._terms.config.telemetry, self._ranks.number)
         self._memory = shared_memory_of(given_entries(self._asked, self._terms), self._network, self.log)
 
     def _check(self, saved: Mapping[str, Any], random: Sequence[Any]) -> None:

@@ -17,7 +17,7 @@ from esper.session.metrics import Metric
 from esper.session.ranks import Ranks
 from esper.session.session import Session
 from esper.session.shared import BEGIN
-from esper.session.standing import METRICS, joined, of_session
+from esper.session.standing import COUNTED, METRICS, joined, of_session
 
 _Done = TypeVar("_Done")
 
@@ -69,13 +69,22 @@ class Leader(Session):
             return of_session(call, self.step, self.parts.network, self._metrics, self._generators)
 
         done: _Done = self._ranks.lead(note, work, partial(known_of, self))
+        if metrics is not None and self.parts.telemetry.counts is not None:
+            self.parts.telemetry.counts.waited(self._ranks.waited_seconds)
         return done
 
     def _end(self, end: Callable[[], _Done]) -> _Done:
         self._metrics.load(joined([note[METRICS] for note in self._ranks.notes]))
+        self._hear()
         return end()
 
+    def _hear(self) -> None:
+        """Takes what the others have counted."""
+        notes = self._ranks.notes
+        self.parts.telemetry.of_others = [one for note in notes for one in note.get(COUNTED, ())]
+
     def _finish(self, finish: Callable[[], Result]) -> Result:
+        self._hear()
         self.parts.network.set_buffers(dict(self.parts.network.model.named_buffers()))  # ranks have their own
         return finish()
 

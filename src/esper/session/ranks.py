@@ -8,6 +8,7 @@ by all at the same moment, and all learn at once whether one of them could not.
 from __future__ import annotations
 
 import base64
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -39,11 +40,13 @@ class Ranks:
     Attributes:
         number: of this rank.
         notes: what every rank said when they met last, in their order.
+        waited_seconds: until the last of them had come.
     """
 
     def __init__(self, group: dist.ProcessGroup, device: torch.device) -> None:
         self.number = dist.get_rank(group)
         self.notes: Sequence[Note] = ()
+        self.waited_seconds = 0.0
         self._group, self._device = group, device
         self._is_leading = self._is_ordering = self._have_parted = False
 
@@ -70,7 +73,9 @@ class Ranks:
             mine = dict(note())
         except Exception as error:  # noqa: BLE001  whatever it is, the others wait for a word; raised below
             refusal, mine = error, {"refusal": _told(error)}
+        come = time.perf_counter()
         notes = self._gather(mine)
+        self.waited_seconds = time.perf_counter() - come
         if refusal is not None:
             raise refusal
         for rank, other in enumerate(notes):

@@ -17,6 +17,7 @@ from esper.kasmina import SeedJoined, UnitsCut
 from esper.kasmina.seeds import GateResult, Isolation
 from esper.nissa import acts, events, seed_events
 from esper.report import EpochRow
+from esper.session.admission import check_processes
 from esper.session.assembly import Assembly
 from esper.session.commands import desk_of
 from esper.session.growing import Growing
@@ -192,6 +193,7 @@ class Session:
 
     def _end_period(self, begun: float) -> None:
         """What happens where decisions are made: see `end_epoch`."""
+        check_processes(self.parts.network.given, self.optimizer)  # it may have been wrapped since
         failure = self.parts.saving.failure()
         self.recovery.end_epoch()
         self.parts.teaching.end_epoch()

@@ -18,7 +18,7 @@ from esper.session.admission import RunRequest, check_optimizer
 from esper.session.metrics import Metrics
 from esper.session.ranks import Note
 
-METRICS, RANDOM = "metrics", "random"
+METRICS, RANDOM, COUNTED = "metrics", "random", "counted"
 """What a rank tells beside what has to be the same everywhere."""
 
 

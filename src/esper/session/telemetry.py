@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from esper.narset import Capped, Region, message_of, spread_of
+from esper.narset import Capped, Region, Summary, merged, message_of, spread_of, summaries_of
 from esper.nissa import (
     TELEMETRY_FILE,
     Apart,
@@ -24,6 +24,7 @@ from esper.nissa import (
     TensorBoard,
     Writer,
     progress,
+    rank_events,
 )
 from esper.session.live import LiveView
 from esper.session.log import RunLog
@@ -35,11 +36,59 @@ if TYPE_CHECKING:
 
 TENSORBOARD_DIRECTORY = "tensorboard"
 
-_REGION = "rank-0"
-"""Where several processes train, the first one tells."""
+_ALL = "all-ranks"
+"""The region that is the sum of those of several processes."""
 
 _MAX_FRACTION = 0.01
 """Share of the time between steps that summing up may take; only steps of a millisecond come near it."""
+
+
+class Counts:
+    """What one rank counts step by step.
+
+    Args:
+        region: where it is summed up.
+        clock: seconds.
+    """
+
+    def __init__(self, region: Region, clock: Callable[[], float]) -> None:
+        self.region = region
+        self._clock = clock
+        self._last_step = math.nan
+
+    @classmethod
+    def by(
+        cls, settings: TelemetrySettings, rank: int = 0, clock: Callable[[], float] = time.perf_counter
+    ) -> Counts | None:
+        """For a rank, by the settings of the run; None if nothing is to be counted."""
+        if not settings.three_tier_aggregation:
+            return None
+        ratio = settings.aggregation_ratio
+        return cls(Region(f"rank-{rank}", ratio, max_fraction=_MAX_FRACTION, clock=clock), clock)
+
+    def step(self) -> None:
+        """The optimizer has made a step: it took as long as the one before is ago."""
+        now = self._clock()
+        if now > self._last_step:  # false after the end of a period, which is no part of a step
+            self.region.record("step_seconds", now - self._last_step)
+        self._last_step = now
+
+    def pause(self) -> None:
+        """What comes now is no step."""
+        self._last_step = math.nan
+
+    def waited(self, seconds: float) -> None:
+        """So long this rank has waited until the last one had ended the period, too."""
+        self.region.record_many("waited_seconds", [seconds])
+
+    def message(self) -> bytes:
+        """Everything since the last one, to be added up by another process."""
+        summaries, dropped = self.region.drain()
+        return message_of(self.region.name, summaries, dropped).SerializeToString()
+
+
+def _spreads(summaries: Mapping[str, Summary]) -> dict[str, progress.Spread]:
+    return {name: spread_of(one) for name, one in summaries.items()}
 
 
 class Telemetry:
@@ -72,21 +121,15 @@ class Telemetry:
         """Whether Esper keeps what it promises of itself."""
         log.telling.sinks.append(self.promises)  # last: what it tells comes after what it is about
         self._log = log
-        self._clock = clock
-        self._region: Region | None = None
-        if settings.three_tier_aggregation:
-            ratio = settings.aggregation_ratio
-            self._region = Region(_REGION, ratio, max_fraction=_MAX_FRACTION, clock=clock)
-        self._last_step = math.nan
+        self.counts = Counts.by(settings, clock=clock)
+        """What is counted in this process; None if nothing is."""
+        self.of_others: Sequence[bytes] = ()
+        """What other ranks have counted until now, each as it tells it."""
 
     def step(self) -> None:
-        """The optimizer has made a step: it took as long as the one before is ago."""
-        if self._region is None:
-            return
-        now = self._clock()
-        if now > self._last_step:  # false after the end of a period, which is no part of a step
-            self._region.record("step_seconds", now - self._last_step)
-        self._last_step = now
+        """The optimizer has made a step."""
+        if self.counts is not None:
+            self.counts.step()
 
     def end_epoch(self, epoch: int, esper_seconds: float, metrics: Mapping[str, float]) -> None:
         """Tells the summary of the period that has ended, if anything was counted in it.
@@ -96,28 +139,38 @@ class Telemetry:
             esper_seconds: that its end waited for Esper.
             metrics: that it reported.
         """
-        if self._region is None:
+        if self.counts is None:
             return
-        self._last_step = math.nan
-        self._region.record_many("esper_seconds", [esper_seconds])
-        self._region.record_many("loss", [metrics["loss"]] if "loss" in metrics else [])
-        self._tell(self._region, epoch)
+        self.counts.pause()
+        self.counts.region.record_many("esper_seconds", [esper_seconds])
+        self.counts.region.record_many("loss", [metrics["loss"]] if "loss" in metrics else [])
+        self._tell(self.counts.region, epoch)
 
     def end_rest(self, epoch: int) -> None:
         """The run has ended: tells of steps after the last period, if there were any."""
-        if self._region is not None and not self._region.is_empty:
-            self._tell(self._region, epoch)
+        if self.counts is not None and not self.counts.region.is_empty:
+            self._tell(self.counts.region, epoch)
 
     def _tell(self, region: Region, epoch: int) -> None:
-        summaries, dropped = region.drain()
+        own, dropped = region.drain()
         if dropped:
             self._log.tell(progress.ValuesDropped(_MAX_FRACTION))
-        message = message_of(region.name, summaries, dropped).SerializeToString()
+        others, self.of_others = [summaries_of(one) for one in self.of_others], ()
+        name, summaries, senders = region.name, own, 1
+        if others:
+            regions = [(region.name, own, dropped), *others]
+            for rank, counted, lost in regions:
+                self._log.tell(rank_events.RankSummary(epoch, rank, _spreads(counted), lost))
+            names = dict.fromkeys(name for _, counted, _ in regions for name in counted)
+            summaries = {n: merged(counted[n] for _, counted, _ in regions if n in counted) for n in names}
+            name, senders = _ALL, len({rank for rank, *_ in regions})
+            dropped = sum(lost for *_, lost in regions)
+        message = message_of(name, summaries, dropped, senders).SerializeToString()
         self._log.tell(
             progress.TelemetrySummary(
                 epoch=epoch,
-                region=region.name,
-                spreads={name: spread_of(one) for name, one in summaries.items()},
+                region=name,
+                spreads=_spreads(summaries),
                 dropped=dropped,
                 held_back=self._capped.held_back,
                 message=base64.b64encode(message).decode(),
