@@ -20,6 +20,7 @@ from esper.kasmina.seeds import GrowthSettings
 from esper.nissa import TelemetrySettings
 from esper.settings import Section
 from esper.tamiyo import StrategySettings
+from esper.tezzeret import KernelSettings
 from esper.urabrask import Settings as ValidationSettings
 
 if TYPE_CHECKING:
@@ -46,6 +47,9 @@ class Config(Section):
 
     growing: GrowthSettings = GrowthSettings()
     """How seeds grow that `session.grow` germinates."""
+
+    kernels: KernelSettings = KernelSettings()
+    """What making a seed may take, in a worker process, and what is kept."""
 
     teaching: TeachingSettings = TeachingSettings()
     """What share a teacher has that is given to `esper.attach`."""

@@ -142,7 +142,7 @@ def test_cuts_that_were_made_for_a_state_that_does_not_fit_are_taken_back(saved:
     optimizer = torch.optim.AdamW([{"params": [first]}, {"params": others}], 1e-2)
     network = LiveNetwork(model, optimizer, examples(16, 0), nn.CrossEntropyLoss())
     tracker = ImportanceTracker(network.anatomy, network.named_parameters(), optimizer, settings().importance)
-    growing = Growing(network, tracker, None, settings().growing, RunLog(), None)
+    growing = Growing(network, tracker, None, settings().growing, RunLog(), None, None)
     memory = Memory(
         [
             Entry("structure", Structure(network, tracker, growing), is_structure=True),

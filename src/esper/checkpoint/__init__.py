@@ -24,7 +24,8 @@ from esper.checkpoint.references import AttachmentRef, CheckpointRef, Rejection
 from esper.checkpoint.rekeying import Rekeyed, due, rekey, resting_on
 from esper.checkpoint.retention import BASELINE
 from esper.checkpoint.ring_file import open_key_ring, replace_key_ring, require_ring_file
-from esper.checkpoint.rng import Generator, capture_rng, restore_rng
+from esper.checkpoint.rng import Generator, capture_rng, drawn_apart, restore_rng
+from esper.checkpoint.sealed import SealedFolder
 from esper.checkpoint.settings import CheckpointSettings
 from esper.checkpoint.state import Entry, Memory, Record
 from esper.checkpoint.storage import PosixStorage, Storage
@@ -83,6 +84,7 @@ __all__ = [
     "Rekeyed",
     "Scaler",
     "Schedulers",
+    "SealedFolder",
     "Storage",
     "TrainerState",
     "Weights",
@@ -90,6 +92,7 @@ __all__ = [
     "capture_rng",
     "capture_trainer",
     "decode",
+    "drawn_apart",
     "due",
     "encode",
     "file_pieces",

@@ -26,6 +26,9 @@ _SEAL_BYTES = 256
 BLOB_SUFFIXES = {"twin": ".pt2", "batches": ".json", "samples": ".safetensors"}
 """The kinds of content-addressed files and how their names end; a kind is also the name of its directory."""
 
+ManifestKind = Literal["checkpoint", "attachment", "kernel"]
+"""What a commit can be; a kernel stands by itself, at step and epoch 0."""
+
 FILE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}")
 _Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
@@ -72,7 +75,7 @@ class Manifest(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
     version: Literal[1] = 1
-    kind: Literal["checkpoint", "attachment"]
+    kind: ManifestKind
     run: RunIdentity
     """The run that wrote it."""
     name: str
@@ -170,7 +173,7 @@ def _opened(raw: bytes, ring: KeyRing) -> tuple[bytes, bytes]:
 
 
 def read_manifest(
-    directory: Path, ring: KeyRing, kind: Literal["checkpoint", "attachment"], name: str | None = None
+    directory: Path, ring: KeyRing, kind: ManifestKind, name: str | None = None
 ) -> tuple[Manifest, str]:
     """The manifest of a directory and its digest, after size, seal, schema and name were checked.
 

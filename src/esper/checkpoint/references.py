@@ -126,6 +126,11 @@ class AttachmentRef(_Commit):
         return self.manifest.parent
 
 
+@dataclass(frozen=True, eq=False)
+class SealedRef(_Commit):
+    """Something that stands by itself in a run directory, such as a kernel."""
+
+
 @dataclass(frozen=True)
 class Rejection:
     """A directory that was passed over, and why: a value for records, reports and screens."""

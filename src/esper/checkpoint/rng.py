@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from types import MappingProxyType
 from typing import Any
 
@@ -71,6 +72,19 @@ def restore_rng(state: Mapping[str, Any], generators: Mapping[str, Generator] = 
         torch.cuda.set_rng_state(cuda_state.clone(), device)
     for name, generator in generators.items():
         _restore(generator, state["generators"][name])
+
+
+@contextmanager
+def drawn_apart(number: int) -> Iterator[None]:
+    """Draws from `number` inside, and goes on outside as if nothing had been drawn."""
+    before = capture_rng()
+    torch.manual_seed(number)
+    random.seed(number)
+    np.random.seed(number % 2**32)  # noqa: NPY002 (what runs inside may draw from the global state)
+    try:
+        yield
+    finally:
+        restore_rng(before)
 
 
 def _capture(generator: Generator) -> Any:

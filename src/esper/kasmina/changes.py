@@ -17,8 +17,9 @@ from esper.anatomy.cut import Cut, origin_of
 from esper.anatomy.graph import bare, copied
 from esper.arrays import BoolArray, IntArray
 from esper.errors import CheckpointError, StructureError
-from esper.kasmina.seeds import Recipe, blueprint
+from esper.kasmina.seeds import Recipe
 from esper.leyline import decode, encode
+from esper.tezzeret import blueprint
 
 if TYPE_CHECKING:
     from esper.kasmina.network import LiveNetwork

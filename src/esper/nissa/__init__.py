@@ -1,6 +1,15 @@
 """Telemetry: what happened is one value, emitted once; logger, run log, files and pages are sinks of it."""
 
-from esper.nissa import acts, events, progress, promises, rank_events, seed_events, teacher_events
+from esper.nissa import (
+    acts,
+    events,
+    kernel_events,
+    progress,
+    promises,
+    rank_events,
+    seed_events,
+    teacher_events,
+)
 from esper.nissa.apart import Apart, Forwarding, Writer
 from esper.nissa.event import Event, MarkKind, Moment, Severity, kind_of
 from esper.nissa.jsonl import TELEMETRY_FILE, JsonLines, line_of
@@ -37,6 +46,7 @@ __all__ = [
     "Writer",
     "acts",
     "events",
+    "kernel_events",
     "kind_of",
     "line_of",
     "progress",

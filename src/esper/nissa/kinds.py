@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
-from esper.nissa import acts, events, progress, promises, seed_events
+from esper.nissa import acts, events, kernel_events, progress, promises, seed_events
 from esper.nissa.event import Event, MarkKind, Moment, kind_of
 
 
 def _classes() -> Iterator[type[Event]]:
     """Every event that can happen."""
-    for module in (acts, events, progress, promises, seed_events):
+    for module in (acts, events, kernel_events, progress, promises, seed_events):
         for thing in vars(module).values():
             if isinstance(thing, type) and issubclass(thing, Event) and thing.__module__ == module.__name__:
                 yield thing

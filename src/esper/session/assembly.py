@@ -24,6 +24,7 @@ from esper.session.desk import refusals_to
 from esper.session.emergency import Emergency
 from esper.session.growing import Growing
 from esper.session.horizon import Horizon
+from esper.session.kernels import open_kernels
 from esper.session.ledger import Ledger
 from esper.session.log import RunLog
 from esper.session.metrics import Metrics
@@ -79,6 +80,7 @@ def assemble(
     sample: Any,
     terms: Terms,
     pool: WorkerPool | None = None,
+    kernel_pool: WorkerPool | None = None,
 ) -> Assembly:
     """Opens the run directory and whatever else a session works with.
 
@@ -90,6 +92,7 @@ def assemble(
         sample: one batch, for workers and for a resume.
         terms: of the run.
         pool: workers that were started ahead.
+        kernel_pool: likewise, for what grows.
 
     Raises:
         CheckpointError: the run directory cannot be written, or is in use.
@@ -119,7 +122,9 @@ def assemble(
             coordinator, Schedule(config.pruning, terms.epochs), store, log.telling, terms.settings_id
         )
         metrics = Metrics(terms)
-        growing = Growing(network, tracker, held_out, config.growing, log, asked.scaler)
+        kernels = open_kernels(config, store, ring, kernel_pool)
+        undo.callback(kernels.close)
+        growing = Growing(network, tracker, held_out, config.growing, log, asked.scaler, kernels)
         teaching = Teaching(network, config.teaching, sample, held_out, log)
         ledger = Ledger(store.audit, log)
         entries = entries_of(

@@ -40,6 +40,7 @@ from esper.runs.network import data_of, read_state
 from esper.session.admission import RunRequest, check_optimizer, check_together
 from esper.session.assembly import Assembly, assemble
 from esper.session.following import Follower
+from esper.session.kernels import kernel_pool_ahead
 from esper.session.leading import Leader, known_of
 from esper.session.pace import Pace
 from esper.session.pool import pool_ahead
@@ -151,7 +152,10 @@ def _attach(asked: RunRequest, sample: Any, metric: str, higher_is_better: bool,
             "changed."
         )
     settings = asked.config or Config()
-    with pool_ahead(settings, probe, asked.model) as pool:
+    with (
+        pool_ahead(settings, probe, asked.model) as pool,
+        kernel_pool_ahead(settings, None if asked.ranks else probe, asked.policy) as kernel_pool,
+    ):
         network = _network(asked, settings, sample, layers=Level.LAYER in settings.pruning.levels)
         with _let_go_on_error(network):
             held_out = None if probe is None else _hold_out(probe, settings)
@@ -162,7 +166,9 @@ def _attach(asked: RunRequest, sample: Any, metric: str, higher_is_better: bool,
             pace = asked.pace
             terms = Terms(settings, metric, higher_is_better, pace.periods, origin, trained_by, pace)
             given = given_entries(asked, terms)
-            session = _session(asked, assemble(asked, given, network, held_out, sample, terms, pool))
+            session = _session(
+                asked, assemble(asked, given, network, held_out, sample, terms, pool, kernel_pool)
+            )
     with _undone_on_error(session):
         if asked.teacher is not None:
             session.parts.teaching.change(asked.teacher)

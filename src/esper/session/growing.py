@@ -16,7 +16,7 @@ from esper.batches import HeldOut
 from esper.errors import ConfigError, StructureError
 from esper.importance.tracker import ImportanceTracker
 from esper.kasmina import LiveNetwork, join
-from esper.kasmina.seeds import GateResult, Growth, GrowthSettings, Isolation, Recipe, Slot
+from esper.kasmina.seeds import GateResult, Growth, GrowthSettings, Isolation, Kernels, Recipe, Slot
 from esper.leyline import BreakerState
 from esper.nissa import seed_events
 from esper.session.log import RunLog
@@ -36,6 +36,7 @@ class Growing:
         settings: pace and limits.
         log: of the run.
         scaler: the GradScaler, if there is one.
+        kernels: has seeds made off the training path; None: they are made in this process.
     """
 
     def __init__(
@@ -46,7 +47,9 @@ class Growing:
         settings: GrowthSettings,
         log: RunLog,
         scaler: Any,
+        kernels: Kernels | None,
     ) -> None:
+        self._kernels = kernels
         self._network, self._tracker, self._held_out = network, tracker, held_out
         self._settings, self._log, self._scaler = settings, log, scaler
         self._growth: Growth | None = None
@@ -77,6 +80,8 @@ class Growing:
 
     def close_breaker(self) -> None:
         """The operator's word that seeds may germinate again."""
+        if self._kernels is not None:
+            self._kernels.close_breaker()
         if self._growth is not None:
             self._growth.breaker.close()
 
@@ -128,6 +133,18 @@ class Growing:
         if obstacle:
             return {path: growth.refuse(path, blueprint, obstacle) for path in paths}
         return growth.try_out(paths, blueprint, isolation=isolation, lr=lr, **options)
+
+    def prepare(self, pattern: str = "auto", blueprint: str = "auto", **options: Any) -> None:
+        """Has kernels made meanwhile for seeds at the free places of a pattern, so that nobody waits later.
+
+        Arguments as for `try_out`; a path is a pattern, too.
+
+        Raises:
+            UnknownPathError: there is no module of such a path that could have a seed.
+            ConfigError: there is no such blueprint, or no held-out data.
+        """
+        growth = self._made()
+        growth.prepare(growth.places(pattern), blueprint, **options)
 
     def places(self, pattern: str = "auto") -> list[str]:
         """Free places for a seed, as `try_out` takes them.
@@ -190,6 +207,8 @@ class Growing:
             self._settle(self._growth)
 
     def detach(self) -> None:
+        if self._kernels is not None:
+            self._kernels.close()
         if self._growth is not None:
             self._growth.detach()
 
@@ -280,5 +299,6 @@ class Growing:
             within=network,
             epoch=self._log.epoch,
             alarm=self.alarm,
+            kernels=self._kernels,
         )
         return self._growth

@@ -13,6 +13,7 @@ from esper.checkpoint import KeyRing
 from esper.config import Config
 from esper.elesh import PRELOAD, ready
 from esper.report import WorkerRow
+from esper.tezzeret import PRELOAD as KERNELS
 from esper.workers import Ending, InlinePool, LocalPool, WorkerHealth, WorkerPool, WorkerTask, workers_needed
 
 
@@ -50,7 +51,7 @@ def open_pool(config: Config, model: nn.Module, *, may_copy: bool = False) -> Wo
         parameters = sum(parameter.numel() for parameter in model.parameters())
         needed = workers_needed(parameters, len(pruning.schedule.levels), seconds)
         workers = max(min(4, (os.cpu_count() or 1) - 1), needed, 1)
-    return LocalPool(workers, PRELOAD, may_copy=may_copy) if workers else InlinePool()
+    return LocalPool(workers, (*PRELOAD, *KERNELS), may_copy=may_copy) if workers else InlinePool()
 
 
 def worker_rows(pool: WorkerPool | None) -> tuple[WorkerRow, ...]:

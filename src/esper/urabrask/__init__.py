@@ -1,5 +1,7 @@
-"""Validation: the quality of a network measured on held-out data, and go or no-go for a mask."""
+"""Validation: go or no-go for a mask by measured quality, and for a kernel by what it is at birth."""
 
+from esper.urabrask.kernel_checks import KernelLimits, KernelMeasures, check_kernel
+from esper.urabrask.kernel_measures import measured_kernel, size_of
 from esper.urabrask.quality import (
     Measurement,
     ablation_rises,
@@ -17,19 +19,24 @@ from esper.urabrask.verdict import Check, Decision, Retention, Verdict
 __all__ = [
     "Check",
     "Decision",
+    "KernelLimits",
+    "KernelMeasures",
     "Measurement",
     "Retention",
     "RetentionLimits",
     "Settings",
     "Verdict",
     "ablation_rises",
+    "check_kernel",
     "evaluate",
     "joined",
     "judge",
     "level_of",
+    "measured_kernel",
     "on_validation",
     "run_live",
     "run_twin",
+    "size_of",
     "usable",
     "validate",
 ]

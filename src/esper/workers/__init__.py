@@ -1,5 +1,6 @@
 """Killable worker processes with deadlines; they know nothing of what they compute."""
 
+from esper.workers.copying import can_copy
 from esper.workers.count import workers_needed
 from esper.workers.health import Condition, WorkerHealth
 from esper.workers.inline import InlineHandle, InlinePool
@@ -18,6 +19,7 @@ __all__ = [
     "WorkerHealth",
     "WorkerPool",
     "WorkerTask",
+    "can_copy",
     "inherited_bytes",
     "workers_needed",
 ]

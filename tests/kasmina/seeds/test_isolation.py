@@ -9,7 +9,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from esper.kasmina.seeds.isolation import GradientIsolationMonitor, at_rest, drawn_apart, leaves_behind
+from esper.checkpoint import drawn_apart
+from esper.kasmina.seeds.isolation import GradientIsolationMonitor, at_rest, leaves_behind
 from tests.kasmina.seeds.networks import (
     LENIENT,
     PLACE,

@@ -61,7 +61,7 @@ class Garden:
         self.training: Loop = loop({**LENIENT, "isolation": isolation}, perceptron, blueprints=blueprints)
         self.growth = self.training.grown
         self.audit = Deaf()
-        self.growth._bed._sink.sinks.append(self.audit)  # type: ignore[attr-defined]
+        self.growth._bed._sink.sinks.append(self.audit)
         self.saved: tuple[Any, ...] | None = None
 
     def act(self, what: str, path: str) -> None:

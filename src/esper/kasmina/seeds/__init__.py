@@ -1,10 +1,11 @@
 """Seeds: small modules grafted onto a network, isolated until they have proved themselves."""
 
-from esper.kasmina.seeds.blueprints import Blueprint, blueprint
 from esper.kasmina.seeds.gates import GateResult
 from esper.kasmina.seeds.growth import Growth
+from esper.kasmina.seeds.kernels import Kernels
 from esper.kasmina.seeds.recipe import Recipe
 from esper.kasmina.seeds.settings import GrowthSettings
 from esper.kasmina.seeds.slot import Isolation, Slot
+from esper.tezzeret import Blueprint
 
-__all__ = ["Blueprint", "GateResult", "Growth", "GrowthSettings", "Isolation", "Recipe", "Slot", "blueprint"]
+__all__ = ["Blueprint", "GateResult", "Growth", "GrowthSettings", "Isolation", "Kernels", "Recipe", "Slot"]

@@ -10,16 +10,16 @@ from torch import nn
 from torch.optim import Optimizer
 
 from esper.errors import CheckpointError, UnknownPathError
-from esper.kasmina.seeds.blueprints import Blueprint, blueprint
 from esper.kasmina.seeds.layer import KasminaLayer
 from esper.kasmina.seeds.lifecycle import ALIVE, Action, SeedEvent, departure
+from esper.kasmina.seeds.nursery import Nursery
 from esper.kasmina.seeds.owners import HOST, Owners, SeedOptimizer, group_for, take_from
 from esper.kasmina.seeds.place import Place
 from esper.kasmina.seeds.recipe import Recipe
 from esper.kasmina.seeds.settings import GrowthSettings
 from esper.kasmina.seeds.slot import Slot, Track, track_of
 from esper.leyline import SeedLifecycleStage as Stage
-from esper.nissa import Event, Sink, seed_events
+from esper.nissa import Event, FanOut, Sink, seed_events
 
 _VERSION = 1
 _TOLD: Mapping[SeedEvent, type[seed_events.OfSeed]] = {
@@ -35,7 +35,7 @@ class SeedBed:
     Args:
         model: the network.
         optimizer: of the host.
-        blueprints: given by the user.
+        nursery: where seeds come from.
         settings: of all seeds.
         sink: who is told.
 
@@ -43,18 +43,19 @@ class SeedBed:
         slots: by path.
         owners: the registry.
         epoch: epochs that have ended.
+        nursery: as given.
     """
 
     def __init__(
         self,
         model: nn.Module,
         optimizer: Optimizer,
-        blueprints: Mapping[str, Blueprint],
+        nursery: Nursery,
         settings: GrowthSettings,
         sink: Sink,
     ) -> None:
         self._model, self._optimizer = model, optimizer
-        self._blueprints, self._settings, self._sink = dict(blueprints), settings, sink
+        self.nursery, self._settings, self._sink = nursery, settings, FanOut(sink)
         self.slots: dict[str, Slot] = {}
         self.owners = Owners(model)
         self.epoch = 0
@@ -89,14 +90,19 @@ class SeedBed:
         except UnknownPathError:  # inside of something that has grown
             return False
 
-    def build(self, slot: Slot) -> None:
+    def build(self, slot: Slot, seed: nn.Module | None = None) -> None:
         """Makes the seed that a slot's track describes; the network does not know it yet.
+
+        Args:
+            slot: for it.
+            seed: was made already; None: it is made here.
 
         Raises:
             ConfigError: the blueprint is unknown or fails, or the host's optimizer cannot be made again.
         """
         track = slot.track
-        seed = track.recipe.make(slot.place.device, self._blueprints)
+        if seed is None:
+            seed = self.nursery.make(track.recipe, slot.place.device)
         slot.layer = KasminaLayer(slot.place.module, seed, slot.place.device)
         trained = [parameter for parameter in seed.parameters() if parameter.requires_grad]
         if trained:
@@ -172,7 +178,7 @@ class SeedBed:
             )
         for saved in state["slots"]:
             if name := track_of(saved).blueprint:
-                blueprint(name, self._blueprints)
+                self.nursery.check(name)
 
     def check_places(self, state: Mapping[str, Any]) -> None:
         for saved in state["slots"]:

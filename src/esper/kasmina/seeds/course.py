@@ -4,23 +4,27 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from typing import Any, Protocol
 
 import torch
 from torch.optim import Optimizer
 
+from esper.checkpoint import drawn_apart
 from esper.errors import ConfigError, IllegalTransitionError
 from esper.kasmina.seeds.bed import SeedBed
 from esper.kasmina.seeds.breaker import GrowthBreaker
 from esper.kasmina.seeds.gatekeeper import Gatekeeper
-from esper.kasmina.seeds.gates import GateResult, refusal
-from esper.kasmina.seeds.isolation import GradientIsolationMonitor, drawn_apart
+from esper.kasmina.seeds.gates import GateResult, failed, refusal
+from esper.kasmina.seeds.isolation import GradientIsolationMonitor
 from esper.kasmina.seeds.lifecycle import ALIVE, FORWARD, SeedEvent, departure
 from esper.kasmina.seeds.owners import HOST
+from esper.kasmina.seeds.recipe import Recipe
 from esper.kasmina.seeds.settings import GrowthSettings
 from esper.kasmina.seeds.slot import Isolation, Slot
 from esper.leyline import SeedLifecycleStage as Stage
 from esper.nissa import seed_events
+from esper.tezzeret import NoKernel
 
 _NORM_EVERY = 10
 _WITHOUT_LOSS = 50
@@ -92,8 +96,12 @@ class Course:
         seen, calls = self._gates.look(slot)
         like, isolation = seen[0], isolation or self._settings.isolation
         slot.track.sow(blueprint, options, like.shape, like.dtype, isolation, lr, contest)
+        nursery, recipe, device = self._bed.nursery, slot.track.recipe, slot.place.device
+        kernel = nursery.obtain(recipe, device, self._bed.epoch)
+        if isinstance(kernel, NoKernel):
+            return self._refuse_for(kernel, path, blueprint)
         try:
-            self._bed.build(slot)
+            self._bed.build(slot, nursery.make(recipe, device, kernel))
             result = self._gates.sanity(slot, seen, calls, self._bed.owners)
             if result.passed and (problem := self._try_as_part(slot)):
                 result = refusal(problem)
@@ -124,6 +132,9 @@ class Course:
         lr: float | None,
     ) -> dict[str, GateResult]:
         """Makes seeds at several places, of which one goes on at most; G0 of each by its path."""
+        paths = list(paths)
+        with suppress(ConfigError):  # each place says so for itself
+            self.expect(paths, blueprint, options)
         number = 1 + max((slot.track.contest for slot in self._bed.slots.values()), default=0)
         results: dict[str, GateResult] = {}
         for path in paths:
@@ -139,6 +150,22 @@ class Course:
     def refuse(self, path: str, blueprint: str, why: str) -> GateResult:
         """Tells that nothing is germinated, for a reason that only the caller knows."""
         result = refusal(why)
+        self._tell_refusal(path, blueprint, result)
+        return result
+
+    def expect(self, paths: Iterable[str], blueprint: str, options: Mapping[str, Any]) -> None:
+        """Seeds will be wanted at these places: their kernels are made meanwhile."""
+        for path in paths:
+            slot = self._bed.slot_at(path)
+            like = self._gates.look(slot)[0][0]
+            dtype = str(like.dtype).removeprefix("torch.")
+            generation = slot.track.generation + 1
+            recipe = Recipe(path, generation, blueprint, dict(options), tuple(like.shape), dtype)
+            self._bed.nursery.expect(recipe, slot.place.device)
+
+    def _refuse_for(self, missing: NoKernel, path: str, blueprint: str) -> GateResult:
+        """G0 of a seed whose kernel is not to be had."""
+        result = failed(missing.failed) if missing.failed else refusal(missing.why)
         self._tell_refusal(path, blueprint, result)
         return result
 

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from esper.anatomy.graph import Loss, primary_output
 from esper.arrays import FloatArray
 from esper.batches import device_of, divided, on_device, split_sample
-from esper.kasmina.seeds.isolation import all_modules, at_rest, drawn_apart
+from esper.checkpoint import drawn_apart
+from esper.kasmina.seeds.isolation import all_modules, at_rest
 from esper.kasmina.seeds.layer import primary
 from esper.urabrask import evaluate, run_live
 

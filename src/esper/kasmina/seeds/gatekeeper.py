@@ -11,11 +11,12 @@ import torch
 from torch import Tensor, nn
 
 from esper.arrays import FloatArray
+from esper.checkpoint import drawn_apart
 from esper.errors import ConfigError
 from esper.kasmina.seeds import gates
 from esper.kasmina.seeds.evidence import Probe, dead_share, moments
 from esper.kasmina.seeds.gates import GateResult
-from esper.kasmina.seeds.isolation import GradientIsolationMonitor, at_rest, drawn_apart
+from esper.kasmina.seeds.isolation import GradientIsolationMonitor, at_rest
 from esper.kasmina.seeds.layer import KasminaLayer
 from esper.kasmina.seeds.owners import Owners
 from esper.kasmina.seeds.places import places_in

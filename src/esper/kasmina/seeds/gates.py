@@ -12,6 +12,7 @@ from scipy.special import stdtrit
 from esper.arrays import FloatArray
 from esper.kasmina.seeds.settings import GrowthSettings
 from esper.leyline import SeedLifecycleGate as Gate
+from esper.urabrask import Check
 
 _YES = "yes"
 _SAID = "otherwise"
@@ -104,6 +105,13 @@ def yes(name: str, value: bool | None) -> Criterion:
 def refusal(why: str) -> GateResult:
     """G0 of what is not even tried, or cannot be."""
     return GateResult(Gate.G0_SANITY, (Criterion(why, 0.0, _SAID, is_met=False),))
+
+
+def failed(checks: Sequence[Check]) -> GateResult:
+    """G0 of a seed whose kernel did not pass what is asked of one."""
+    return GateResult(
+        Gate.G0_SANITY, tuple(Criterion(f"kernel: {c.text}", c.value, _SAID, c.passed) for c in checks)
+    )
 
 
 @dataclass(frozen=True)

@@ -15,18 +15,19 @@ from esper.batches import split_sample
 from esper.errors import ConfigError
 from esper.kasmina.held import HANDS
 from esper.kasmina.seeds.bed import SeedBed
-from esper.kasmina.seeds.blueprints import Blueprint
 from esper.kasmina.seeds.course import Course, HasScale
 from esper.kasmina.seeds.evidence import Probe
 from esper.kasmina.seeds.gatekeeper import Gatekeeper
 from esper.kasmina.seeds.gates import GateResult
 from esper.kasmina.seeds.isolation import GradientIsolationMonitor
+from esper.kasmina.seeds.kernels import Kernels
 from esper.kasmina.seeds.learning import Lessons
+from esper.kasmina.seeds.nursery import Nursery
 from esper.kasmina.seeds.owners import Owners
 from esper.kasmina.seeds.recipe import Recipe
 from esper.kasmina.seeds.settings import GrowthSettings
 from esper.kasmina.seeds.slot import Isolation, Slot
-from esper.nissa import LOGGER, FanOut, Sink
+from esper.nissa import LOGGER, Sink
 
 
 class Ground(Protocol):
@@ -63,6 +64,8 @@ class Growth:
         epoch: epochs that have ended by now.
         alarm: is told, in words, before a seed goes that has reached the network too often: the moment to
             save what there is.
+        kernels: has seeds made and checked in a worker process, as a session gives them; None: they are made
+            in this process.
 
     Raises:
         ConfigError: there is no held-out data, several processes train the network, or somebody holds it.
@@ -81,12 +84,13 @@ class Growth:
         loss: Loss,
         probe: Iterable[Any],
         scaler: HasScale | None = None,
-        blueprints: Mapping[str, Blueprint] | None = None,
+        blueprints: Mapping[str, Callable[..., nn.Module]] | None = None,
         settings: GrowthSettings | Mapping[str, Any] | None = None,
         sink: Sink = LOGGER,
         within: Ground | None = None,
         epoch: int = 0,
         alarm: Callable[[str], None] = _nobody,
+        kernels: Kernels | None = None,
     ) -> None:
         self.model, self.optimizer = bare(model), optimizer
         if is_parallel(model):
@@ -104,7 +108,8 @@ class Growth:
         given = settings if isinstance(settings, GrowthSettings) else GrowthSettings(**(settings or {}))
         self.settings, self._loss = given, loss
         self.monitor = GradientIsolationMonitor()
-        self._bed = SeedBed(self.model, optimizer, blueprints or {}, given, FanOut(sink))
+        nursery = Nursery(kernels, blueprints or {}, sink)
+        self._bed = SeedBed(self.model, optimizer, nursery, given, sink)
         self._bed.epoch = epoch
         gates = Gatekeeper(self.model, Probe(self.model, loss, batches), self.monitor, given)
         self._lessons = Lessons(self.model, loss, self._bed.owners, self.monitor, given)
@@ -173,6 +178,15 @@ class Growth:
             ConfigError: the blueprint is unknown or fails.
         """
         return self._course.sow(path, blueprint, options, isolation=isolation, lr=lr)
+
+    def prepare(self, paths: Iterable[str], blueprint: str = "auto", **options: Any) -> None:
+        """Has kernels for seeds at these places made meanwhile, so that germination need not wait for them.
+
+        Raises:
+            UnknownPathError: there is no such module.
+            ConfigError: the blueprint is unknown.
+        """
+        self._course.expect(paths, blueprint, options)
 
     def places(self, pattern: str = "auto") -> list[str]:
         """Free places for a seed: paths that a pattern names, or `auto`, the borders of blocks.

@@ -7,32 +7,14 @@ precision and the norm for clipping (`owners`), and what is no number (`layer`).
 
 from __future__ import annotations
 
-import random
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
-from esper.checkpoint import Randomness
-
 Update = tuple[Tensor, ...]
 """What a step would do to the host: its loss, and the gradient of every parameter."""
-
-
-@contextmanager
-def drawn_apart(number: int) -> Iterator[None]:
-    """Draws from `number` inside, and goes on outside as if nothing had been drawn."""
-    randomness = Randomness({})
-    before = randomness.state()
-    torch.manual_seed(number)
-    random.seed(number)
-    np.random.seed(number % 2**32)  # noqa: NPY002 (a network may draw from the global state)
-    try:
-        yield
-    finally:
-        randomness.load(before)
 
 
 @contextmanager

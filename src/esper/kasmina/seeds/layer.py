@@ -9,7 +9,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from esper.kasmina.seeds.isolation import drawn_apart
+from esper.checkpoint import drawn_apart
 
 _STEEPNESS = 6.0
 """Of the sigmoid at both of its ends, in standard units."""

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from esper.anatomy.graph import Loss
-from esper.kasmina.seeds.isolation import GradientIsolationMonitor, Update, at_rest, drawn_apart
+from esper.checkpoint import drawn_apart
+from esper.kasmina.seeds.isolation import GradientIsolationMonitor, Update, at_rest
 from esper.kasmina.seeds.owners import Owners
 from esper.kasmina.seeds.settings import GrowthSettings
 from esper.kasmina.seeds.slot import Slot

@@ -10,13 +10,11 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
-from esper.errors import ConfigError
-from esper.kasmina.seeds.blueprints import Blueprint, blueprint
-from esper.kasmina.seeds.isolation import drawn_apart
 from esper.kasmina.seeds.layer import Grown
 from esper.kasmina.seeds.owners import group_for, take_from
 from esper.kasmina.seeds.place import Place
 from esper.leyline import stable_id
+from esper.tezzeret import Blueprint, blueprint, made
 
 
 @dataclass(frozen=True)
@@ -52,18 +50,7 @@ class Recipe:
         Raises:
             ConfigError: the blueprint is unknown or fails.
         """
-        maker, dtype = blueprint(self.blueprint, given), getattr(torch, self.dtype)
-        try:
-            with drawn_apart(self.number):
-                seed = maker(torch.zeros(self.shape, device=device, dtype=dtype), **self.options)
-        except ConfigError:
-            raise
-        except Exception as error:
-            raise ConfigError(
-                f"The blueprint {self.blueprint!r} made nothing for activations {list(self.shape)} with "
-                f"the options {self.options}: {type(error).__name__}: {error}. Nothing was changed."
-            ) from error
-        return seed.to(device, dtype)
+        return made(self, blueprint(self.blueprint, given), device)
 
     def graft(
         self, model: nn.Module, given: Mapping[str, Blueprint], optimizer: Optimizer | None = None

@@ -893,23 +893,47 @@ class CheckpointUpdate(_message.Message):
     def __init__(self, version: _Optional[int] = ..., checkpoint: _Optional[_Union[CheckpointMetadata, _Mapping]] = ..., application: _Optional[_Union[MaskApplication, _Mapping]] = ...) -> None: ...
 
 class KernelRequest(_message.Message):
-    __slots__ = ("version", "idempotency_key", "blueprint", "shape", "dtype", "device")
+    __slots__ = ("version", "idempotency_key", "blueprint", "shape", "dtype", "device", "slot", "generation", "options", "number", "maker")
     VERSION_FIELD_NUMBER: _ClassVar[int]
     IDEMPOTENCY_KEY_FIELD_NUMBER: _ClassVar[int]
     BLUEPRINT_FIELD_NUMBER: _ClassVar[int]
     SHAPE_FIELD_NUMBER: _ClassVar[int]
     DTYPE_FIELD_NUMBER: _ClassVar[int]
     DEVICE_FIELD_NUMBER: _ClassVar[int]
+    SLOT_FIELD_NUMBER: _ClassVar[int]
+    GENERATION_FIELD_NUMBER: _ClassVar[int]
+    OPTIONS_FIELD_NUMBER: _ClassVar[int]
+    NUMBER_FIELD_NUMBER: _ClassVar[int]
+    MAKER_FIELD_NUMBER: _ClassVar[int]
     version: int
     idempotency_key: str
     blueprint: str
     shape: _containers.RepeatedScalarFieldContainer[int]
     dtype: str
     device: str
-    def __init__(self, version: _Optional[int] = ..., idempotency_key: _Optional[str] = ..., blueprint: _Optional[str] = ..., shape: _Optional[_Iterable[int]] = ..., dtype: _Optional[str] = ..., device: _Optional[str] = ...) -> None: ...
+    slot: str
+    generation: int
+    options: str
+    number: int
+    maker: str
+    def __init__(self, version: _Optional[int] = ..., idempotency_key: _Optional[str] = ..., blueprint: _Optional[str] = ..., shape: _Optional[_Iterable[int]] = ..., dtype: _Optional[str] = ..., device: _Optional[str] = ..., slot: _Optional[str] = ..., generation: _Optional[int] = ..., options: _Optional[str] = ..., number: _Optional[int] = ..., maker: _Optional[str] = ...) -> None: ...
+
+class KernelCheck(_message.Message):
+    __slots__ = ("name", "passed", "value", "limit", "text")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    PASSED_FIELD_NUMBER: _ClassVar[int]
+    VALUE_FIELD_NUMBER: _ClassVar[int]
+    LIMIT_FIELD_NUMBER: _ClassVar[int]
+    TEXT_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    passed: bool
+    value: float
+    limit: float
+    text: str
+    def __init__(self, name: _Optional[str] = ..., passed: _Optional[bool] = ..., value: _Optional[float] = ..., limit: _Optional[float] = ..., text: _Optional[str] = ...) -> None: ...
 
 class KernelArtifact(_message.Message):
-    __slots__ = ("version", "blueprint", "program", "metrics", "status")
+    __slots__ = ("version", "blueprint", "program", "metrics", "status", "request", "checks")
     class MetricsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -922,12 +946,16 @@ class KernelArtifact(_message.Message):
     PROGRAM_FIELD_NUMBER: _ClassVar[int]
     METRICS_FIELD_NUMBER: _ClassVar[int]
     STATUS_FIELD_NUMBER: _ClassVar[int]
+    REQUEST_FIELD_NUMBER: _ClassVar[int]
+    CHECKS_FIELD_NUMBER: _ClassVar[int]
     version: int
     blueprint: str
     program: ArrayReference
     metrics: _containers.ScalarMap[str, float]
     status: HealthStatus
-    def __init__(self, version: _Optional[int] = ..., blueprint: _Optional[str] = ..., program: _Optional[_Union[ArrayReference, _Mapping]] = ..., metrics: _Optional[_Mapping[str, float]] = ..., status: _Optional[_Union[HealthStatus, str]] = ...) -> None: ...
+    request: KernelRequest
+    checks: _containers.RepeatedCompositeFieldContainer[KernelCheck]
+    def __init__(self, version: _Optional[int] = ..., blueprint: _Optional[str] = ..., program: _Optional[_Union[ArrayReference, _Mapping]] = ..., metrics: _Optional[_Mapping[str, float]] = ..., status: _Optional[_Union[HealthStatus, str]] = ..., request: _Optional[_Union[KernelRequest, _Mapping]] = ..., checks: _Optional[_Iterable[_Union[KernelCheck, _Mapping]]] = ...) -> None: ...
 
 class ConsensusProposal(_message.Message):
     __slots__ = ("version", "round", "plan_digest", "at_step")

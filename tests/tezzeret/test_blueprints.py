@@ -13,7 +13,7 @@ from torch.optim import SGD
 from esper.anatomy import Kind
 from esper.errors import ConfigError
 from esper.kasmina import LiveNetwork
-from esper.kasmina.seeds.blueprints import BLUEPRINTS, blueprint
+from esper.tezzeret.blueprints import BLUEPRINTS, blueprint
 
 SHAPES: dict[str, list[tuple[int, ...]]] = {
     "auto": [(2, 6), (2, 5, 6), (2, 4, 5, 5)],

@@ -1,0 +1,123 @@
+"""Where seeds come from: out of a worker, as kernels, or made in this process where no worker can do it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import nn
+
+from esper.kasmina.seeds.kernels import Kernels
+from esper.kasmina.seeds.recipe import Recipe
+from esper.nissa import FanOut, Sink, kernel_events
+from esper.tezzeret import (
+    Blueprint,
+    Kernel,
+    KernelOrder,
+    NoKernel,
+    blueprint,
+    filled,
+    maker_of,
+    outline,
+)
+
+
+class Nursery:
+    """Has the seeds of one network made.
+
+    Args:
+        kernels: has them made off the training path; None: all are made in this process.
+        given: blueprints of the user's own.
+        sink: is told what people should know.
+    """
+
+    def __init__(self, kernels: Kernels | None, given: Mapping[str, Blueprint], sink: Sink) -> None:
+        self._kernels, self._given, self._tell = kernels, dict(given), FanOut(sink).emit
+        self._made_here: set[str] = set()
+
+    def check(self, name: str) -> None:
+        """Refuses a blueprint that nobody knows.
+
+        Raises:
+            ConfigError: it names those that are known.
+        """
+        blueprint(name, self._given)
+
+    def expect(self, recipe: Recipe, device: torch.device) -> None:
+        """A seed will be wanted: its kernel is made ahead, if a worker can make it.
+
+        Raises:
+            ConfigError: nobody knows the blueprint.
+        """
+        order, _ = order_for(recipe, device, self._given)
+        if order is not None and self._kernels is not None:
+            self._kernels.ahead(order)
+
+    def obtain(self, recipe: Recipe, device: torch.device, epoch: int) -> Kernel | NoKernel | None:
+        """The kernel of a seed, or why there is none; None: it is to be made in this process.
+
+        Raises:
+            ConfigError: nobody knows the blueprint.
+        """
+        if self._kernels is None:
+            return None
+        order, why = order_for(recipe, device, self._given)
+        if order is None:
+            self._tell_made_here(recipe.blueprint, why)
+            return None
+        return self._kernels.get(order, epoch, self._tell)
+
+    def make(self, recipe: Recipe, device: torch.device, kernel: Kernel | None = None) -> nn.Module:
+        """The seed as it is at birth.
+
+        Args:
+            recipe: what it is.
+            device: where it shall be.
+            kernel: has its weights; None: they are made here.
+
+        Raises:
+            ConfigError: the blueprint is unknown or fails.
+        """
+        if kernel is not None:
+            if (seed := seed_of(kernel, device, self._given)) is not None:
+                return seed
+            self._tell_made_here(recipe.blueprint, "what it builds depends on values, not only on shapes")
+        return recipe.make(device, self._given)
+
+    def _tell_made_here(self, name: str, why: str) -> None:
+        if name not in self._made_here:
+            self._made_here.add(name)
+            self._tell(kernel_events.KernelMadeHere(name, why))
+
+
+def order_for(
+    recipe: Recipe, device: torch.device, given: Mapping[str, Blueprint]
+) -> tuple[KernelOrder | None, str]:
+    """What a worker is to make, and why it cannot ('' if it can).
+
+    Raises:
+        ConfigError: nobody knows the blueprint.
+    """
+    maker, why = maker_of(recipe.blueprint, given, recipe.options)
+    if why:
+        return None, why
+    order = KernelOrder(
+        slot=recipe.path,
+        generation=recipe.generation,
+        blueprint=recipe.blueprint,
+        maker=maker,
+        options=dict(recipe.options),
+        shape=tuple(recipe.shape),
+        dtype=recipe.dtype,
+        device=str(device),
+        number=recipe.number,
+    )
+    return order, ""
+
+
+def seed_of(kernel: Kernel, device: torch.device, given: Mapping[str, Blueprint]) -> nn.Module | None:
+    """The seed with a kernel's weights; None where it cannot be built without making it whole first."""
+    bare = outline(kernel.order, blueprint(kernel.order.blueprint, given))
+    if bare is None:
+        return None
+    return filled(bare, {name: tensor.to(device, copy=True) for name, tensor in kernel.tensors.items()})

@@ -1,0 +1,49 @@
+"""What can happen to the kernels of seeds, one value for each, with the sentence that people read."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from esper.nissa.event import Event, Moment, Severity
+
+
+@dataclass(frozen=True)
+class KernelMadeHere(Event):
+    """A blueprint that no worker can be told of.
+
+    Attributes:
+        blueprint: its name.
+        why: half a sentence.
+    """
+
+    severity, by = Severity.PROBLEM, "tezzeret"
+    says = (
+        "Seeds of {blueprint} are made in the training process, without deadline and memory cap: {why}. A "
+        "function at the top of a module that can be imported goes to a worker."
+    )
+    blueprint: str
+    why: str
+
+
+@dataclass(frozen=True)
+class KernelRejected(Moment):
+    """A stored kernel was not believed."""
+
+    severity, by = Severity.PROBLEM, "tezzeret"
+    says = "The stored kernel for {slot} was set aside and not used: {why}. It is made again."
+    slot: str
+    why: str
+
+
+@dataclass(frozen=True)
+class KernelsStopped(Moment):
+    """Kernels could not be had again and again: the breaker of kernels is open."""
+
+    severity, by = Severity.PROBLEM, "kasmina"
+    says = (
+        "No kernel could be had {failures} times in a row, so none is asked for in the next {seconds:g} s "
+        "and nothing germinates. The last one: {why}"
+    )
+    failures: int
+    seconds: float
+    why: str
