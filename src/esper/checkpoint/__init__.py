@@ -27,6 +27,7 @@ from esper.checkpoint.ring_file import open_key_ring, replace_key_ring, require_
 from esper.checkpoint.rng import Generator, capture_rng, drawn_apart, restore_rng
 from esper.checkpoint.sealed import SealedFolder
 from esper.checkpoint.settings import CheckpointSettings
+from esper.checkpoint.sharded import load_sharded, save_sharded
 from esper.checkpoint.state import Entry, Memory, Record
 from esper.checkpoint.storage import PosixStorage, Storage
 from esper.checkpoint.store import CheckpointStore
@@ -97,6 +98,7 @@ __all__ = [
     "encode",
     "file_pieces",
     "from_json",
+    "load_sharded",
     "load_tensors",
     "load_trainer",
     "map_tensors",
@@ -110,6 +112,7 @@ __all__ = [
     "resting_on",
     "restore_rng",
     "restore_trainer",
+    "save_sharded",
     "sealed_by",
     "tensor_bytes",
     "to_json",

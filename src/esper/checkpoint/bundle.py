@@ -63,9 +63,10 @@ def write_bundle(
     swept = _sweep(storage, directory)
     with ExitStack() as locks:
 
-        def begun(making: Path) -> None:
+        def begun(making: Path) -> Mapping[str, FileEntry]:
             with suppress(OSError):  # a file system without locks: then nobody sweeps here either
                 locks.enter_context(_locked(making))
+            return {}
 
         def clear_the_way(making: Path) -> None:
             check(making)

@@ -51,7 +51,7 @@ class Clearance:
         """
         checkpoints = list(self._catalog.newest_first())
         swept = self._blobs.sweep()
-        kept = [*checkpoints, *self._catalog.aside()]
+        kept = [*checkpoints, *(path for path in self._catalog.aside() if path.is_dir())]
         attached = [path / name for path in kept for name in names_in(path) if (path / name).is_dir()]
         for directory in (self._catalog.directory, self.pins.directory, *kept, *attached):
             swept |= sweep(self._storage, directory)

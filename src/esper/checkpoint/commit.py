@@ -26,6 +26,9 @@ from esper.checkpoint.manifest import MANIFEST_NAME, FileEntry
 from esper.checkpoint.storage import Storage, remove_tree, try_to_remove
 from esper.checkpoint.writing import Written, write_file
 
+Begun = Callable[[Path], Mapping[str, FileEntry]]
+"""Is told the directory in the making while that is empty; returns the files that it has written there."""
+
 
 def commit_directory(
     storage: Storage,
@@ -33,7 +36,7 @@ def commit_directory(
     files: Mapping[str, FileContent],
     seal: Callable[[Mapping[str, FileEntry]], bytes],
     *,
-    begun: Callable[[Path], None] = lambda _: None,
+    begun: Begun = lambda _: {},
     before_rename: Callable[[Path], None] = lambda _: None,
     last: str = MANIFEST_NAME,
     hide: Callable[[str], bool] = lambda _: False,
@@ -47,7 +50,7 @@ def commit_directory(
         target: the name; it must be free.
         files: file name to content.
         seal: makes the manifest's bytes from size and digest of every file.
-        begun: is told the directory in the making while that is still empty.
+        begun: writes files of its own, durably, or does without.
         before_rename: is told it when everything in it is durable but not yet visible; it may refuse.
         last: the name of the manifest.
         hide: which files are encrypted.
@@ -64,15 +67,11 @@ def commit_directory(
     temporary = reached = temporary_path(target)
     try:
         storage.make_directory(temporary)
-        begun(temporary)
-        entries = {}
+        entries = dict(begun(temporary))
         for name, content in files.items():
             is_hidden = ring is not None and hide(name)
             written = _write(storage, temporary / name, content, ring if is_hidden else None, shard_bytes)
-            digest = written.digest
-            entries[name] = FileEntry(
-                size=written.size, blake3=digest.blake3, is_encrypted=is_hidden, shards=digest.shards
-            )
+            entries[name] = listed(written, is_encrypted=is_hidden)
         manifest = seal(entries)
         write_file(storage, temporary / last, stream(manifest))
         storage.sync_directory(temporary)
@@ -84,6 +83,12 @@ def commit_directory(
         _take_back(storage, temporary, reached, error)
         raise
     return manifest
+
+
+def listed(written: Written, *, is_encrypted: bool = False) -> FileEntry:
+    """What a manifest says of a file that was written."""
+    digest = written.digest
+    return FileEntry(size=written.size, blake3=digest.blake3, is_encrypted=is_encrypted, shards=digest.shards)
 
 
 def discard_directory(storage: Storage, path: Path) -> str:

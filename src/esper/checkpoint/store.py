@@ -12,7 +12,7 @@ from pathlib import Path
 from types import MappingProxyType, TracebackType
 from typing import Literal, Self
 
-from esper.checkpoint.commit import commit_directory
+from esper.checkpoint.commit import Begun, commit_directory
 from esper.checkpoint.content import FileContent
 from esper.checkpoint.crypto import KeyRing
 from esper.checkpoint.explain import explained
@@ -82,7 +82,7 @@ class CheckpointStore:
         """What retention did after the last save."""
         self._storage = storage
         self._keyring = keyring
-        self._encrypt_weights = encrypt_weights
+        self.encrypt_weights = encrypt_weights
         self._clock = clock
         self._writing = threading.RLock()
         self._built_on: set[Path] = set()
@@ -105,6 +105,7 @@ class CheckpointStore:
         *,
         blobs: Mapping[str, FileRef] = NO_BLOBS,
         pin: str | None = None,
+        begun: Begun = lambda _: {},
     ) -> CheckpointRef:
         """Commits one checkpoint and returns when it is durable; then lets retention remove old ones.
 
@@ -115,6 +116,7 @@ class CheckpointStore:
             files: file name to content: bytes, a path, tensors (stored as safetensors) or staged tensors.
             blobs: content-addressed files that this checkpoint needs, by kind, from `put_blob`.
             pin: keeps it from retention under this label, such as "baseline".
+            begun: writes files of its own into the directory, as several ranks do (`save_sharded`).
 
         Raises:
             CheckpointError: nothing was committed, the space was given back, older checkpoints are intact.
@@ -152,7 +154,7 @@ class CheckpointStore:
                     f"overwritten. Save under a later step; after going back, withdraw the newer checkpoints "
                     f"first (`withdraw_after`)."
                 )
-            raw = self._commit(target, files, seal, clear_the_way)
+            raw = self._commit(target, files, seal, clear_the_way, begun)
             saved = CheckpointRef(target, made[0], digest_of(raw), self._keyring)
             self._clearance.vouch(target)
             self.retention = self._clearance.retain(self.keep_last)
@@ -326,12 +328,14 @@ class CheckpointStore:
         files: Mapping[str, FileContent],
         seal: Callable[[Mapping[str, FileEntry]], bytes],
         clear_the_way: Callable[[Path], None],
+        begun: Begun = lambda _: {},
     ) -> bytes:
         def hide(name: str) -> bool:
-            return name in SECRET_FILES or (self._encrypt_weights and name.endswith(_WEIGHTS))
+            return name in SECRET_FILES or (self.encrypt_weights and name.endswith(_WEIGHTS))
 
+        ring, way = self._keyring, clear_the_way
         return commit_directory(
-            self._storage, target, files, seal, before_rename=clear_the_way, hide=hide, ring=self._keyring
+            self._storage, target, files, seal, begun=begun, before_rename=way, hide=hide, ring=ring
         )
 
     def _manifest(
