@@ -6,8 +6,12 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --quiet --disable-pip-version-check --constraint constraints.txt
 PYTHON ?= $(shell for name in python3.11 python3 python3.12 python3.13 python3.14 python; do \
 	"$$name" -c 'import sys, venv; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 && { echo "$$name"; break; }; done)
-# The browser that the pages of `esper serve` are tested in, and the server that tests of the bus start.
-SYSTEM_PACKAGES := chromium redis-server
+# The browser that the pages of `esper serve` are tested in, the server that tests of the bus start, and what
+# shows the system calls of a process, so that a power cut can be tried at each of them.
+SYSTEM_PACKAGES := chromium redis-server strace
+# How large a soak is (0.01 takes a few minutes), and after how many minutes it stops (0: when it is done).
+SOAK := 1
+MINUTES := 0
 # Files of tests go to whoever is free, in this order: what comes last must be short.
 LONGEST_FIRST := tests/faults tests/end_to_end tests/session tests/elesh tests/anatomy
 TESTS := $(LONGEST_FIRST) $(filter-out $(LONGEST_FIRST),$(patsubst %/,%,$(sort $(wildcard tests/*/)))) \
@@ -16,7 +20,7 @@ TESTS := $(LONGEST_FIRST) $(filter-out $(LONGEST_FIRST),$(patsubst %/,%,$(sort $
 PYTEST := $(BIN)/python -m pytest --numprocesses=auto --maxprocesses=4 --dist=loadfile --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
-.PHONY: help setup-system setup demo demo-grow check test coverage bench docs clean
+.PHONY: help setup-system setup demo demo-grow check test coverage bench soak docs clean
 
 help: ## show the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -51,7 +55,10 @@ coverage: setup-system $(VENV)/.dev.stamp ## the tests again, counting which lin
 	$(PYTEST) --cov --cov-report=term $(TESTS)
 
 bench: $(VENV)/.bench.stamp ## run every benchmark and print its numbers
-	@set -e; for script in $(wildcard benchmarks/*.py); do echo "== $$script"; $(BIN)/python "$$script"; done
+	@set -e; for script in $(filter-out benchmarks/soak.py,$(wildcard benchmarks/*.py)); do echo "== $$script"; $(BIN)/python "$$script"; done
+
+soak: $(VENV)/.dev.stamp ## break Esper in every known way, many times, and count (SOAK=0.01 MINUTES=5)
+	$(BIN)/python benchmarks/soak.py --scale $(SOAK) --minutes $(MINUTES)
 
 docs: $(VENV)/.dev.stamp ## build the documentation as a site, with the reference of the Python API: build/site
 	rm -rf build/pages build/site

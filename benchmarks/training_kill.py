@@ -32,9 +32,9 @@ import torch
 from torch import nn
 
 import esper
-from esper.checkpoint import CheckpointCatalog, open_key_ring
-from esper.checkpoint.audit import AuditReader
-from esper.runs.network import read_state
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from tests.faults.trained import has_gaps, newest_epoch
 
 EPOCHS = 8
 PRELOAD = ["torch", "torch._dynamo", "torch.export", "esper.session.attach", "esper.session.finish"]
@@ -194,24 +194,6 @@ def _check_start(tally: Tally, messages: list[dict[str, Any]], durable: int) -> 
         tally.resumed_after_a_cut += start["cuts"] > 0
         durable = start["resumed"]
     return durable
-
-
-def newest_epoch(run_dir: Path) -> int:
-    """Epoch of the newest checkpoint that verifies in full, or -1."""
-    found = CheckpointCatalog(run_dir, open_key_ring(run_dir)).latest()
-    return -1 if found is None else found.epoch
-
-
-def has_gaps(run_dir: Path) -> bool:
-    """Whether the audit does not verify, or has no entry for a mark of the newest checkpoint."""
-    if not (run_dir / "audit.sqlite").exists():  # killed before anything was told
-        return any(run_dir.glob("checkpoints/step-*"))
-    ring = open_key_ring(run_dir)
-    catalog = CheckpointCatalog(run_dir, ring)
-    reader, newest = AuditReader(catalog, ring), catalog.latest()
-    marks = [] if newest is None else read_state(newest)["log"]["marks"]
-    told = {stored.entry.text for stored in reader.entries()}
-    return bool(reader.report.findings) or any(mark["text"] not in told for mark in marks)
 
 
 def drain(here: Connection) -> list[dict[str, Any]]:

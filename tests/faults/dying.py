@@ -1,16 +1,24 @@
-"""A storage whose process is killed by SIGKILL at a chosen call, and what it does until then."""
+"""A storage whose process is killed by SIGKILL at a chosen call, and a process that lives until then."""
 
 from __future__ import annotations
 
 import multiprocessing
 import os
+import shutil
 import signal
+from collections.abc import Callable
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 from esper.checkpoint import FaultyStorage
-from tests.checkpoint.runs import content, open_store
+from esper.errors import EsperError
+from tests.faults.life import Life
+from tests.faults.lives import LIVES
+from tests.faults.traced import stop_to_be_traced
 
 NEVER = 1 << 30
+FORESEEN = 3
+"""Exit code of a process whose life ended with an error that says what, where and what to do."""
 
 
 class DeadlyStorage(FaultyStorage):
@@ -22,33 +30,54 @@ class DeadlyStorage(FaultyStorage):
             os.kill(os.getpid(), signal.SIGKILL)
 
 
-def work(run_dir: Path, fail_at: int, told: Path) -> None:
-    """Opens, saves, attaches, lets retention work, stores a twin, goes back; notes each thing done."""
-    storage = DeadlyStorage(fail_at)
+def work(name: str, root: Path, fail_at: int, told: Path, begun: Path | None = None) -> None:
+    """Lives until call number `fail_at`; notes in `told` what it has acknowledged, however it ends.
 
-    def done(what: str) -> None:
-        with told.open("a") as file:
-            file.write(f"{what} {len(storage.calls)}\n")
+    Whoever reads the pipe `begun` waits until it begins.
+    """
+    if begun is not None:
+        begun.write_bytes(b"")
+    descriptor = os.open(told, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
 
-    with open_store(run_dir, keep_last=1, storage=storage) as store:
-        done("opened")
-        first = store.save(1, 0, content(1), pin="baseline")
-        done("saved 1")
-        store.commit_attachment(first, "mask-01", {"masks.bin": b"101"})
-        done("attached")
-        store.save(2, 0, content(2))
-        done("saved 2")
-        store.save(3, 0, content(3), blobs={"twin": store.put_blob("twin", b"program")})
-        done("saved 3")
-        store.withdraw_after(first)
-        done("withdrawn")
+    def tell(words: str) -> None:
+        os.write(descriptor, words.encode())
+
+    try:
+        life_of(name).act(root, DeadlyStorage(fail_at), tell)
+    except (EsperError, OSError):
+        os._exit(FORESEEN)
+    os.close(descriptor)
 
 
-def run_until(run_dir: Path, fail_at: int, told: Path) -> int | None:
-    """Runs `work` in a process of its own; returns its exit code, minus the signal if it was killed."""
+def work_traced(name: str, root: Path, told: Path) -> None:
+    """Lives to the end, as soon as somebody traces it."""
+    stop_to_be_traced()
+    work(name, root, NEVER, told)
+
+
+def start(target: Callable[..., None], *arguments: object) -> BaseProcess:
+    """Starts `work` or `work_traced` in a process of its own."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["tests.faults.dying"])
-    process = context.Process(target=work, args=(run_dir, fail_at, told))
+    process = context.Process(target=target, args=arguments, daemon=True)
     process.start()
-    process.join()
-    return process.exitcode
+    return process
+
+
+def life_of(name: str) -> Life:
+    """A life by its name; that of a whole run is imported only where it is wanted: it takes seconds."""
+    if name != "run":
+        return LIVES[name]
+    from tests.faults.trained import RUN
+
+    return RUN
+
+
+def number_of_calls(name: str, folder: Path) -> int:
+    """How many calls a whole life makes."""
+    root = folder / f"whole-{name}"
+    shutil.rmtree(root, ignore_errors=True)
+    root.mkdir(parents=True)
+    storage = FaultyStorage(fail_at=0)
+    LIVES[name].act(root, storage, lambda _: None)
+    return len(storage.calls)

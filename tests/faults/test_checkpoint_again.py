@@ -15,7 +15,8 @@ import pytest
 from esper.checkpoint import CheckpointStore
 from esper.errors import CheckpointError
 from tests.checkpoint.runs import content, holds, open_store
-from tests.faults.power import RecordingStorage, write_tree
+from tests.faults.disk import write_tree
+from tests.faults.power import RecordingStorage
 
 
 class Killed(BaseException):

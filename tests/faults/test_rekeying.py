@@ -12,8 +12,9 @@ import pytest
 
 from esper.checkpoint import FaultyStorage, KeyRing, open_key_ring, rekey
 from tests.checkpoint.runs import debris
+from tests.faults.disk import write_tree
 from tests.faults.dying import NEVER, DeadlyStorage
-from tests.faults.power import RecordingStorage, write_tree
+from tests.faults.power import RecordingStorage
 from tests.faults.rekeyed import Hasty, begin, copy_of, problem, rotate, rotated
 
 

@@ -16,6 +16,7 @@ from safetensors.torch import save_file
 from esper.errors import AnalysisError, ConfigError
 from esper.leyline import ManualClock
 from esper.workers import Ending, InlinePool, LocalPool, WorkerTask
+from tests.faults.regimes.crashes import crashes
 from tests.workers import tasks, torch_tasks
 from tests.workers.processes import children_of, wait_for_death
 
@@ -72,15 +73,7 @@ def test_a_task_that_crashes_once_is_done_at_the_second_attempt(pool: LocalPool,
 
 
 def test_twenty_crashes_cost_no_innocent_task(pool: LocalPool) -> None:
-    innocent, guilty = [], []
-    for number in range(200):
-        innocent.append(pool.submit(WorkerTask(tasks.echo, {"value": number})))
-        if number % 10 == 0:
-            how = "exit" if number % 20 else int(signal.SIGSEGV)
-            guilty.append(pool.submit(WorkerTask(tasks.crash, {"how": how})))
-    assert [handle.outcome().value for handle in innocent] == list(range(200))
-    assert [handle.outcome().attempts for handle in innocent] == [1] * 200
-    assert {handle.outcome().ending for handle in guilty} == {Ending.LOST}
+    assert list(crashes(pool, range(20))) == [""] * 20
 
 
 def test_a_hang_is_killed_at_its_deadline_while_others_work(pool: LocalPool) -> None:

@@ -6,6 +6,7 @@ import os
 import signal
 import sqlite3
 import stat
+import struct
 import threading
 from pathlib import Path
 
@@ -182,3 +183,17 @@ def test_what_is_told_after_the_end_is_refused(tmp_path: Path) -> None:
         pass
     with pytest.raises(CheckpointError, match="not open in this process"):
         store.audit.emit(acts.WentBack(1, 1))
+
+
+def test_a_power_cut_in_its_first_commit_is_taken_back_and_nobody_is_accused(tmp_path: Path) -> None:
+    """SQLite had begun the file, with what undoes that beside it: a journal of a database of no pages."""
+    journal = struct.pack(">8s5I", bytes.fromhex("d9d505f920a163d7"), 0, 7, 0, 512, 4096).ljust(512, b"\0")
+    with open_store(tmp_path) as store:
+        store.save(1, 1, content(1))
+    (tmp_path / "audit.sqlite").write_bytes(b"SQLite f".ljust(4096, b"\0"))
+    (tmp_path / "audit.sqlite-journal").write_bytes(journal)
+    assert AuditReader(CheckpointCatalog(tmp_path, RING), RING).report.entries == 0
+    with open_store(tmp_path) as store:
+        store.audit.emit(acts.WentBack(3, 120))
+    assert kinds(tmp_path) == ["went_back"]
+    assert sorted(path.name for path in tmp_path.glob("*audit*")) == ["audit.sqlite"]

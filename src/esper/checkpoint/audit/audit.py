@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from esper.checkpoint.audit.entry import NOTHING, Entry, Link
-from esper.checkpoint.audit.table import AUDIT_FILE, COMPANIONS, AuditTable, snapshot
+from esper.checkpoint.audit.table import AUDIT_FILE, COMPANIONS, AuditTable, snapshot, take_back_first_commit
 from esper.checkpoint.audit.verify import HEAD_PURPOSE, examine, head_text
 from esper.checkpoint.catalog import CheckpointCatalog
 from esper.checkpoint.crypto import KeyRing
@@ -205,6 +205,7 @@ def open_audit(
         OSError: it cannot be set aside.
     """
     path = run_dir / AUDIT_FILE
+    take_back_first_commit(path)
     report = examine(path, ring, run, catalog.anchors())
     if report.can_go_on:
         return Audit(path, ring, run, clock, report.last)

@@ -7,7 +7,7 @@ import os
 import sqlite3
 import stat
 from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from urllib.parse import quote
 
@@ -15,7 +15,9 @@ from esper.checkpoint.storage import POSIX, settle_names
 from esper.errors import CheckpointError
 
 AUDIT_FILE = "audit.sqlite"
-COMPANIONS = ("", "-wal", "-shm")
+_FIRST_COMMIT = "-journal"
+"""Beside a database whose maker was cut off in its first commit: later ones are in the write-ahead log."""
+COMPANIONS = ("", "-wal", "-shm", _FIRST_COMMIT)
 """What SQLite adds to the name of a database for its files."""
 _VERSION = 1
 _TABLES = {
@@ -98,7 +100,7 @@ def snapshot(path: Path) -> Iterator[AuditSnapshot]:
     """Opens an audit to read it, also while a run writes it.
 
     Raises:
-        FileNotFoundError: there is none.
+        FileNotFoundError: there is none, or a cut left a part of its first commit.
         AuditUnreadable: it is no audit, or cannot be read.
     """
     if not stat.S_ISREG(path.lstat().st_mode):
@@ -115,7 +117,16 @@ def snapshot(path: Path) -> Iterator[AuditSnapshot]:
             _check(connection, path)
             yield AuditSnapshot(connection)
     except sqlite3.Error as error:
+        if path.with_name(path.name + _FIRST_COMMIT).exists():
+            raise FileNotFoundError(errno.ENOENT, "There is nothing in it yet", str(path)) from error
         raise AuditUnreadable(f"{path} cannot be read: {error}") from error
+
+
+def take_back_first_commit(path: Path) -> None:
+    """Lets SQLite empty a database again that a cut left in its first commit; only its writer may."""
+    if path.with_name(path.name + _FIRST_COMMIT).exists():
+        with suppress(sqlite3.Error), closing(sqlite3.connect(path, _WAIT_SECONDS)) as connection:
+            _tables(connection)
 
 
 def _check(connection: sqlite3.Connection, path: Path) -> None:
