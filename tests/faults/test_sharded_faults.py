@@ -12,7 +12,8 @@ import torch
 from esper.checkpoint import CheckpointStore, FaultyStorage, Storage, load_sharded, save_sharded
 from esper.errors import CheckpointError
 from tests.checkpoint.runs import content, debris, holds, open_store
-from tests.faults.power import RecordingStorage, write_tree
+from tests.faults.disk import write_tree
+from tests.faults.power import RecordingStorage
 
 
 def state(value: float) -> dict[str, Any]:
