@@ -12,10 +12,12 @@ import pytest
 import torch
 from torch import Tensor
 
+from esper.checkpoint import CheckpointCatalog, open_key_ring
 from esper.cli import main
 from esper.emrakul import Strategy
 from esper.errors import CheckpointMissing, ConfigError, RollbackExhausted
 from esper.nissa import ListSink, acts
+from esper.session.emergency import EMERGENCY
 from tests.session.runs import EPOCHS, Training
 
 
@@ -276,13 +278,18 @@ def test_when_no_checkpoint_is_left_it_says_so_and_leaves_training_as_it_is(tmp_
             damaged = checkpoint.path / "model.safetensors"
             damaged.write_bytes(damaged.read_bytes()[:-1] + b"?")
         training.train_epoch()
-        weights = values(training)
+        weights, step = values(training), training.session.step
         with pytest.raises(RollbackExhausted, match=r"no checkpoint up to step \d+ that verifies"):
             training.session.end_epoch(accuracy=0.5, loss=float("nan"))
         assert all(torch.equal(value, weights[name]) for name, value in values(training).items())
         training.epoch(lambda _: 0.5)
         training.session.parts.saving.settle()
         assert training.session.parts.saving.store.latest() is not None
+        assert any("Emergency: " in note for note in training.session.log.notes)
+    beside = tmp_path / EMERGENCY  # the state of then is kept, as where a seed reaches the network
+    kept = CheckpointCatalog(beside, open_key_ring(beside)).latest()
+    assert kept is not None
+    assert kept.step == step
 
 
 def test_per_cent_are_noticed_and_lead_to_no_storm_of_rollbacks(

@@ -9,6 +9,7 @@ Saving and resuming:
     restore_trainer(load_trainer(store.latest()), model, optimizer)
 """
 
+from esper.checkpoint.audit import Audit
 from esper.checkpoint.background import BackgroundSaver
 from esper.checkpoint.bundle import SHARED, bundled, write_bundle
 from esper.checkpoint.catalog import CheckpointCatalog
@@ -62,6 +63,7 @@ __all__ = [
     "SLOTS",
     "TREE_FILE",
     "AttachmentRef",
+    "Audit",
     "BackgroundSaver",
     "CheckpointCatalog",
     "CheckpointRef",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from esper.nissa.event import Event, Moment, Severity
@@ -56,16 +56,18 @@ class Decided(Moment):
     """A pruning cycle has ended: `record` is how in short, `outcome` in full, as plain data.
 
     `outcome` holds the allowance, the plan, every verdict with its numbers, and each finalist with its
-    scores and why it goes or stays.
+    scores and why it goes or stays. `memory` is what the coordinator remembers after it, without the records
+    of earlier cycles; earlier runs have none.
     """
 
     severity, is_noted, is_act, by = Severity.DETAIL, False, True, "emrakul"
-    bulk = frozenset({"outcome"})
+    bulk = frozenset({"outcome", "memory"})
     status: str
     reason: str
     settings_id: str
     record: Mapping[str, Any]
     outcome: Mapping[str, Any]
+    memory: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def text(self) -> str:

@@ -233,6 +233,30 @@ class TrackingFailed(Event):
 
 
 @dataclass(frozen=True)
+class EmergencySaved(Moment):
+    """The state was kept beside the run, as it was when something was noticed."""
+
+    severity = Severity.PROBLEM
+    says = (
+        "Emergency: {why} The state of step {step} is being kept in {place}, from where it can be resumed; the "
+        "checkpoints of the run are what they were."
+    )
+    why: str
+    place: str
+    step: int
+
+
+@dataclass(frozen=True)
+class EmergencyLost(Moment):
+    """The state could not be kept."""
+
+    severity = Severity.PROBLEM
+    says = "Emergency: {why} The state of then could not be kept: {error} Training goes on."
+    why: str
+    error: str
+
+
+@dataclass(frozen=True)
 class CommandLost(Event):
     """What somebody had asked for by message is not in the network that the run goes on with."""
 

@@ -110,30 +110,6 @@ class GrowingStopped(Moment):
 
 
 @dataclass(frozen=True)
-class EmergencySaved(Moment):
-    """The state was kept beside the run, as it was when something was noticed."""
-
-    severity, by = Severity.PROBLEM, "kasmina"
-    says = (
-        "Emergency: {why} The state of step {step} is being kept in {place}; the checkpoints of the run are "
-        "what they were, and session.rollback() goes back to the newest of them."
-    )
-    why: str
-    place: str
-    step: int
-
-
-@dataclass(frozen=True)
-class EmergencyLost(Moment):
-    """The state could not be kept."""
-
-    severity, by = Severity.PROBLEM, "kasmina"
-    says = "Emergency: {why} The state of then could not be kept: {error} Training goes on."
-    why: str
-    error: str
-
-
-@dataclass(frozen=True)
 class NothingLearned(Event):
     """Steps are made, and nobody asks for the loss that seeds learn on."""
 

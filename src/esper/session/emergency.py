@@ -1,4 +1,8 @@
-"""A checkpoint beside the run, for the moment in which something touched the network that must not."""
+"""A checkpoint beside the run, for the moment in which the network, or the run's checkpoints, are in doubt.
+
+For growing: a seed has reached the network that it must not touch. For pruning: the network must go back, and
+no checkpoint is left to go to.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from esper.errors import CheckpointError
-from esper.nissa import seed_events
+from esper.nissa import events
 from esper.session.log import RunLog
 from esper.session.saving import Saving
 
@@ -44,15 +48,15 @@ class Emergency:
                 self._saving = self._opened(self._place)
             self._saving.save(step, epoch)
         except CheckpointError as error:
-            self._log.tell(seed_events.EmergencyLost(epoch, why, str(error)))
+            self._log.tell(events.EmergencyLost(epoch, why, str(error)))
         else:
-            self._log.tell(seed_events.EmergencySaved(epoch, why, str(self._place), step))
+            self._log.tell(events.EmergencySaved(epoch, why, str(self._place), step))
 
     def end_epoch(self) -> None:
         """Tells if a save that went on beside training has failed."""
         failure = None if self._saving is None else self._saving.failure()
         if failure is not None:
-            self._log.tell(seed_events.EmergencyLost(self._log.epoch, "An emergency", str(failure)))
+            self._log.tell(events.EmergencyLost(self._log.epoch, "An emergency", str(failure)))
 
     def close(self) -> None:
         if self._saving is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 from esper.arrays import BoolArray
 from esper.checkpoint import CheckpointRef
@@ -42,8 +43,10 @@ class Judging:
         saving: Saving,
         terms: Terms,
         log: RunLog,
+        alarm: Callable[[str], None],
     ) -> None:
-        self._trial = trial
+        """`alarm` keeps the state of now beside the run, and is told why."""
+        self._trial, self._alarm = trial, alarm
         self._acting = acting
         self._runner = runner
         self._network = network
@@ -120,8 +123,9 @@ class Judging:
         else:
             try:
                 target = self._checkpoint(watch, strategy)
-            except RollbackExhausted:
+            except RollbackExhausted as failure:
                 trial.happen(reason.trigger)  # the mask stays, and is asked about no more
+                self._alarm(str(failure))
                 raise
             self._log.tell(events.RolledBack(epoch, reason.text, target.step))
             trial.happen(reason.trigger)

@@ -242,5 +242,5 @@ def pruning_of(parts: Assembly, recovery: Recovery) -> Pruning:
     spending = Spending(network, terms, log)
     acting = Acting(network, tracker, saving, parts.held_out, terms, log, spending)
     cycles = Cycles(runner, parts.pool, network, tracker, saving, terms, log, spending)
-    judging = Judging(trial, acting, runner, network, saving, terms, log)
+    judging = Judging(trial, acting, runner, network, saving, terms, log, parts.emergency.save)
     return Pruning(trial, acting, cycles, judging, recovery, network, saving, terms, log)

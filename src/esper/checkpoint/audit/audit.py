@@ -102,15 +102,16 @@ class Audit:
         self._write_up_to(self._tickets)
         return self._last
 
-    def told(self, event: type[E]) -> list[E]:
-        """All events of one class that are in it, oldest first.
+    def told(self, event: type[E], holding: str = "") -> list[E]:
+        """All events of one class that are in it, oldest first; only those whose facts hold a text.
 
         Raises:
             AuditUnreadable: the file cannot be read any more.
         """
         try:
             with snapshot(self.path) as stored:
-                entries = [Entry.read(sealed) for sealed in stored.of_kind(kind_of(event))]
+                kept = (sealed for sealed in stored.of_kind(kind_of(event)) if holding.encode() in sealed)
+                entries = [Entry.read(sealed) for sealed in kept]
         except FileNotFoundError:
             return []
         return [decode(event, entry.facts) for entry in entries]

@@ -1,20 +1,24 @@
 """Stored results: what was measured and decided about a checkpoint lies beside it, found again by its key.
 
-It goes when its checkpoint goes. What people may ask for later is in the audit.
+It goes when its checkpoint goes. What people may ask for later is in the audit, and so is what a process had
+decided that was killed before it had stored it.
 """
 
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 from esper.anatomy import Anatomy
-from esper.checkpoint import AttachmentRef, CheckpointRef, CheckpointStore
+from esper.checkpoint import AttachmentRef, Audit, CheckpointRef, CheckpointStore
 from esper.emrakul.cycle.contract import memory_in, outcome_in, report_of
 from esper.emrakul.cycle.coordinator import CoordinatorState, Recall
+from esper.emrakul.cycle.history import History, extended
 from esper.emrakul.cycle.outcome import CycleOutcome
 from esper.leyline import IdempotencyKey, decode, stable_id
 from esper.leyline.wire import messages, parsed
+from esper.nissa import acts
 
 DECISION_FILE = "decision.pb"
 _FILE_BEFORE = "decision.json"
@@ -48,6 +52,25 @@ def recall_from(store: CheckpointStore, base: CheckpointRef) -> Recall:
             outcome, state = _recorded(attached)
             if outcome is not None and state is not None and outcome.key == key:
                 return outcome, state
+        return None
+
+    return recall
+
+
+def recall_from_audit(audit: Audit, history: History) -> Recall:
+    """Looks for a decision that was written down, and whose process was killed before it had stored the rest.
+
+    Args:
+        audit: of the run.
+        history: the cycles before.
+    """
+
+    def recall(key: IdempotencyKey) -> tuple[CycleOutcome, CoordinatorState] | None:
+        for told in reversed(audit.told(acts.Decided, holding=str(key))):
+            outcome = decode(CycleOutcome, told.outcome)
+            if told.memory and outcome.key == key and outcome.is_conclusive:
+                state = decode(CoordinatorState, told.memory)
+                return outcome, replace(state, history=extended(history, outcome))
         return None
 
     return recall

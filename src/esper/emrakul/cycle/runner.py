@@ -13,12 +13,12 @@ from typing import Any
 from esper.anatomy import Anatomy
 from esper.checkpoint import CheckpointRef, CheckpointStore
 from esper.emrakul.cycle.commit import CycleEnd, PendingMask, commit_mask
-from esper.emrakul.cycle.coordinator import Coordinator, CoordinatorState
+from esper.emrakul.cycle.coordinator import Coordinator, CoordinatorState, Recall
 from esper.emrakul.cycle.decide import Analyst, Cycle
 from esper.emrakul.cycle.history import CycleRecord
 from esper.emrakul.cycle.outcome import CycleOutcome
 from esper.emrakul.cycle.quiet_thread import thread_beside_training
-from esper.emrakul.cycle.records import commit_record, recall_from
+from esper.emrakul.cycle.records import commit_record, recall_from, recall_from_audit
 from esper.emrakul.plan import Situation
 from esper.emrakul.schedule import Strategy
 from esper.errors import CheckpointError
@@ -48,6 +48,8 @@ class CycleRunner:
         self._in_flight: Future[CycleEnd] | None = None
         self._epoch = 0
         self._dropped = threading.Event()
+        self._is_first = True
+        """Whether a process before this one may have decided what is asked."""
 
     def start(
         self,
@@ -77,22 +79,31 @@ class CycleRunner:
                     cycle = Cycle(epoch, situation, checkpoint.digest, epochs)
                     removed = situation.removed_fraction(self.strategy.cost)
                     allowance = self.strategy.allowed(epoch, coordinator.state.schedule, removed, affordable)
-                    recall = recall_from(self._store, checkpoint)
-                    outcome = coordinator.run_cycle(cycle, allowance, analyst(checkpoint), recall)
+                    stored, told = recall_from(self._store, checkpoint), self._recall_told(coordinator)
+                    outcome = coordinator.run_cycle(
+                        cycle, allowance, analyst(checkpoint), lambda key: stored(key) or told(key)
+                    )
                     end = _ended(outcome, checkpoint, coordinator)
                     if dropped.is_set():
                         return end
-                    is_new = recall(outcome.key) is None
-                    if is_new and end.is_due:
-                        self._sink.emit(self._decided(outcome))
+                    is_new = stored(outcome.key) is None
+                    if is_new and end.is_due and told(outcome.key) is None:
+                        self._sink.emit(self._decided(end, outcome))
                     if is_new and end.mask is not None:
                         commit_mask(self._store, checkpoint, situation.anatomy, end)
+                    self._is_first = False
                     return self._recorded(end, checkpoint, situation.anatomy, outcome, is_new=is_new)
             except CheckpointError as error:  # nothing durable to decide from or beside: no pruning
                 return CycleEnd(epoch, str(error), coordinator.state)
 
         self._dropped, self._epoch = dropped, epoch
         self._in_flight = self._thread.submit(run)
+
+    def _recall_told(self, coordinator: Coordinator) -> Recall:
+        """Finds what a process before this one had decided and not stored; its own it stores itself."""
+        if not self._is_first:
+            return lambda _: None
+        return recall_from_audit(self._store.audit, coordinator.state.history)
 
     def _recorded(
         self,
@@ -111,7 +122,7 @@ class CycleRunner:
             return replace(end, reason=f"{end.reason} The record of it was not stored: {error}")
         return end
 
-    def _decided(self, outcome: CycleOutcome) -> acts.Decided:
+    def _decided(self, end: CycleEnd, outcome: CycleOutcome) -> acts.Decided:
         return acts.Decided(
             outcome.key.epoch,
             status=outcome.status.value,
@@ -119,6 +130,7 @@ class CycleRunner:
             settings_id=self._settings_id,
             record=encode(CycleRecord.of(outcome)),
             outcome=encode(outcome),
+            memory=encode(replace(end.state, history=())),
         )
 
     def steps_left(self, epoch: int) -> int:
