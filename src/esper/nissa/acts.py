@@ -232,7 +232,7 @@ class SealedAgain(Event):
     is_act, is_once, by = True, False, "user"
     bulk = frozenset({"manifests"})
     key: str
-    manifests: Mapping[str, str]
+    manifests: Mapping[str, Any]
 
     @property
     def text(self) -> str:

@@ -238,8 +238,8 @@ class EmergencySaved(Moment):
 
     severity = Severity.PROBLEM
     says = (
-        "Emergency: {why} The state of step {step} is being kept in {place}, from where it can be resumed; the "
-        "checkpoints of the run are what they were."
+        "Emergency: {why} The state of step {step} is being kept in {place}, from where it can be resumed; "
+        "the checkpoints of the run are what they were."
     )
     why: str
     place: str
