@@ -13,7 +13,7 @@ import pytest
 from esper.checkpoint import KeyRing, open_key_ring
 from esper.errors import BusError, CheckpointError
 from esper.leyline.wire import FolderCarrier, messages
-from esper.nissa import ListSink, acts, events
+from esper.nissa import ListSink, acts, mail_events
 from esper.runs import Asker
 from tests.session.growers import CULLED, KEPT
 from tests.session.growers import GrowingTraining as Growing
@@ -143,7 +143,7 @@ def test_whoever_has_no_key_or_only_copies_gets_nothing_done_and_is_told_of_once
         assert statuses(one, command) == [WAITING, DONE]
         assert training.session.growing.slots[CULLED].track.blueprint == "mlp"
         assert not list(box.iterdir())
-        told = [event.why for event in sink.events if isinstance(event, events.MailRefused)]
+        told = [event.why for event in sink.events if isinstance(event, mail_events.MailRefused)]
         assert len(told) == 3, told  # one of each kind
     training.session.growing.cull(CULLED)
 
@@ -165,7 +165,7 @@ def test_nothing_that_was_left_before_a_restart_is_done_after_it(tmp_path: Path)
             FolderCarrier(run / "mail").put("trainer", raw)
         training.epoch()
         assert training.session.epoch == 2
-        assert [event.why for event in sink.events if isinstance(event, events.MailRefused)] == [
+        assert [event.why for event in sink.events if isinstance(event, mail_events.MailRefused)] == [
             "An envelope's MAC does not verify: it was altered, or is of another boot."
         ]
     assert not (run / "mail").exists()
@@ -238,7 +238,7 @@ def test_what_no_checkpoint_holds_is_told_as_lost_and_what_one_holds_is_not_done
             resumed.session._desk.look()
             (report,) = one.answers(command)
             assert report.status == status
-            lost = [event.why for event in sink.events if isinstance(event, events.CommandLost)]
+            lost = [event.why for event in sink.events if isinstance(event, mail_events.CommandLost)]
             assert lost == ([report.text] if status == REFUSED else [])
             resumed.epoch()
             assert len(resumed.session.parts.saving.store.audit.told(acts.Commanded)) == 1

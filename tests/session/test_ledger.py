@@ -13,7 +13,7 @@ import pytest
 from esper.checkpoint import open_key_ring
 from esper.errors import CheckpointError
 from esper.leyline.wire import messages
-from esper.nissa import Event, ListSink, acts, events
+from esper.nissa import Event, ListSink, acts, mail_events
 from esper.runs import Asker
 from esper.session.ledger import MOST, Ledger
 from esper.session.log import RunLog
@@ -81,7 +81,7 @@ def test_after_a_kill_a_command_that_comes_again_is_answered_by_what_is_so(
                 bench.log.telling.sinks.append(heard)
                 assert answered(bench, GROWTH)[-1] == (status, text)
                 assert bench.done == done
-                told = [event.why for event in heard.events if isinstance(event, events.CommandLost)]
+                told = [event.why for event in heard.events if isinstance(event, mail_events.CommandLost)]
                 assert told == ([text] if is_first and status == REFUSED and point != "taken" else [])
                 assert len(bench.store.audit.told(acts.Commanded)) == 1
                 bench.end_epoch()  # a checkpoint holds it

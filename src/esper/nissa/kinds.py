@@ -4,13 +4,35 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
-from esper.nissa import acts, events, kernel_events, progress, promises, seed_events
+from esper.nissa import (
+    acts,
+    events,
+    kernel_events,
+    mail_events,
+    progress,
+    promises,
+    rank_events,
+    seed_events,
+    teacher_events,
+)
 from esper.nissa.event import Event, MarkKind, Moment, kind_of
+
+_MODULES = (
+    acts,
+    events,
+    kernel_events,
+    mail_events,
+    progress,
+    promises,
+    rank_events,
+    seed_events,
+    teacher_events,
+)
 
 
 def _classes() -> Iterator[type[Event]]:
     """Every event that can happen."""
-    for module in (acts, events, kernel_events, progress, promises, seed_events):
+    for module in _MODULES:
         for thing in vars(module).values():
             if isinstance(thing, type) and issubclass(thing, Event) and thing.__module__ == module.__name__:
                 yield thing

@@ -17,7 +17,7 @@ from esper.emrakul.cycle import Coordinator, CycleRunner
 from esper.errors import CheckpointError
 from esper.importance.tracker import ImportanceTracker
 from esper.kasmina import LiveNetwork
-from esper.nissa import Sink, events
+from esper.nissa import Sink, mail_events
 from esper.runs import Mailbox
 from esper.session.admission import RunRequest
 from esper.session.desk import refusals_to
@@ -203,7 +203,7 @@ def _open_mail(store: CheckpointStore, ring: KeyRing, log: RunLog) -> Mailbox | 
     try:
         return Mailbox(store.run_dir, ring, store.identity.id, refusals_to(log.tell))
     except OSError as error:
-        log.tell(events.MailClosed(f"{error.strerror} ({error.filename})"))
+        log.tell(mail_events.MailClosed(f"{error.strerror} ({error.filename})"))
         return None
 
 

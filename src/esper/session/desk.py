@@ -14,7 +14,7 @@ from contextlib import suppress
 from esper.errors import CheckpointError, ContractError, EsperError
 from esper.leyline import IdempotencyKey
 from esper.leyline.wire import VERSION, Letter, messages, parsed
-from esper.nissa import acts, events
+from esper.nissa import acts, mail_events
 from esper.runs import Mailbox, content_of
 from esper.session.ledger import Answer, Ledger
 from esper.session.log import RunLog
@@ -185,14 +185,14 @@ class Desk:
             self._mail.channel.send(sender, report)
 
 
-def refusals_to(tell: Callable[[events.MailRefused], None]) -> Callable[[ContractError], None]:
+def refusals_to(tell: Callable[[mail_events.MailRefused], None]) -> Callable[[ContractError], None]:
     """Tells of the first message of each kind that was refused, so that a flood fills no audit."""
     told: set[type[ContractError]] = set()
 
     def refused(error: ContractError) -> None:
         if type(error) not in told:
             told.add(type(error))
-            tell(events.MailRefused(str(error)))
+            tell(mail_events.MailRefused(str(error)))
 
     return refused
 

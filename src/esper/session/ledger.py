@@ -30,7 +30,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Protocol, TypeVar
 
 from esper.errors import CheckpointError
-from esper.nissa import Event, acts, events
+from esper.nissa import Event, acts, mail_events
 from esper.session.log import RunLog
 
 MOST = 1024
@@ -135,7 +135,7 @@ class Ledger:
                 was = "done, but not held by a checkpoint" if answer.end is not None else "not done"
                 reply = f"It was {was} when the run was stopped, which goes on from step {step}. Ask anew."
                 self.end(key, is_done=False, reply=reply)
-                self._log.tell(events.CommandLost(answer.command.who, answer.command.what, reply))
+                self._log.tell(mail_events.CommandLost(answer.command.who, answer.command.what, reply))
 
     def state(self) -> Any:
         return {"answers": self._number, "step": self._log.progress.step}
