@@ -9,7 +9,6 @@ Saving and resuming:
     restore_trainer(load_trainer(store.latest()), model, optimizer)
 """
 
-from esper.checkpoint.audit import Audit
 from esper.checkpoint.background import BackgroundSaver
 from esper.checkpoint.bundle import SHARED, bundled, write_bundle
 from esper.checkpoint.catalog import CheckpointCatalog
@@ -63,7 +62,6 @@ __all__ = [
     "SLOTS",
     "TREE_FILE",
     "AttachmentRef",
-    "Audit",
     "BackgroundSaver",
     "CheckpointCatalog",
     "CheckpointRef",

@@ -11,7 +11,7 @@ from dataclasses import replace
 from typing import Any
 
 from esper.anatomy import Anatomy
-from esper.checkpoint import AttachmentRef, Audit, CheckpointRef, CheckpointStore
+from esper.checkpoint import AttachmentRef, CheckpointRef, CheckpointStore
 from esper.emrakul.cycle.contract import memory_in, outcome_in, report_of
 from esper.emrakul.cycle.coordinator import CoordinatorState, Recall
 from esper.emrakul.cycle.history import History, extended
@@ -57,23 +57,41 @@ def recall_from(store: CheckpointStore, base: CheckpointRef) -> Recall:
     return recall
 
 
-def recall_from_audit(audit: Audit, history: History) -> Recall:
-    """Looks for a decision that was written down, and whose process was killed before it had stored the rest.
+class Known:
+    """What is known of decisions about one checkpoint: beside it, and in the audit.
 
     Args:
-        audit: of the run.
+        store: of the run.
+        base: the checkpoint.
         history: the cycles before.
+        in_audit: whether a process before this one may have decided, and been killed before it stored that.
     """
 
-    def recall(key: IdempotencyKey) -> tuple[CycleOutcome, CoordinatorState] | None:
-        for told in reversed(audit.told(acts.Decided, holding=str(key))):
+    def __init__(
+        self, store: CheckpointStore, base: CheckpointRef, history: History, *, in_audit: bool
+    ) -> None:
+        self._beside, self._in_audit = recall_from(store, base), in_audit
+        self._audit, self._history = store.audit, history
+
+    def recall(self, key: IdempotencyKey) -> tuple[CycleOutcome, CoordinatorState] | None:
+        """The outcome of a decision, and what the coordinator remembered after it; None if it is new."""
+        return self._beside(key) or self._told(key)
+
+    def is_stored(self, key: IdempotencyKey) -> bool:
+        """Whether it lies beside the checkpoint."""
+        return self._beside(key) is not None
+
+    def is_told(self, key: IdempotencyKey) -> bool:
+        """Whether the audit holds it."""
+        return self.is_stored(key) or self._told(key) is not None
+
+    def _told(self, key: IdempotencyKey) -> tuple[CycleOutcome, CoordinatorState] | None:
+        for told in reversed(self._audit.told(acts.Decided, holding=str(key)) if self._in_audit else []):
             outcome = decode(CycleOutcome, told.outcome)
             if told.memory and outcome.key == key and outcome.is_conclusive:
                 state = decode(CoordinatorState, told.memory)
-                return outcome, replace(state, history=extended(history, outcome))
+                return outcome, replace(state, history=extended(self._history, outcome))
         return None
-
-    return recall
 
 
 def _recorded(attached: AttachmentRef) -> tuple[CycleOutcome | None, CoordinatorState | None]:

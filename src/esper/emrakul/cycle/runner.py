@@ -13,12 +13,12 @@ from typing import Any
 from esper.anatomy import Anatomy
 from esper.checkpoint import CheckpointRef, CheckpointStore
 from esper.emrakul.cycle.commit import CycleEnd, PendingMask, commit_mask
-from esper.emrakul.cycle.coordinator import Coordinator, CoordinatorState, Recall
+from esper.emrakul.cycle.coordinator import Coordinator, CoordinatorState
 from esper.emrakul.cycle.decide import Analyst, Cycle
 from esper.emrakul.cycle.history import CycleRecord
 from esper.emrakul.cycle.outcome import CycleOutcome
 from esper.emrakul.cycle.quiet_thread import thread_beside_training
-from esper.emrakul.cycle.records import commit_record, recall_from, recall_from_audit
+from esper.emrakul.cycle.records import Known, commit_record
 from esper.emrakul.plan import Situation
 from esper.emrakul.schedule import Strategy
 from esper.errors import CheckpointError
@@ -79,15 +79,14 @@ class CycleRunner:
                     cycle = Cycle(epoch, situation, checkpoint.digest, epochs)
                     removed = situation.removed_fraction(self.strategy.cost)
                     allowance = self.strategy.allowed(epoch, coordinator.state.schedule, removed, affordable)
-                    stored, told = recall_from(self._store, checkpoint), self._recall_told(coordinator)
-                    outcome = coordinator.run_cycle(
-                        cycle, allowance, analyst(checkpoint), lambda key: stored(key) or told(key)
-                    )
+                    history = coordinator.state.history
+                    known = Known(self._store, checkpoint, history, in_audit=self._is_first)
+                    outcome = coordinator.run_cycle(cycle, allowance, analyst(checkpoint), known.recall)
                     end = _ended(outcome, checkpoint, coordinator)
                     if dropped.is_set():
                         return end
-                    is_new = stored(outcome.key) is None
-                    if is_new and end.is_due and told(outcome.key) is None:
+                    is_new = not known.is_stored(outcome.key)
+                    if end.is_due and not known.is_told(outcome.key):
                         self._sink.emit(self._decided(end, outcome))
                     if is_new and end.mask is not None:
                         commit_mask(self._store, checkpoint, situation.anatomy, end)
@@ -98,12 +97,6 @@ class CycleRunner:
 
         self._dropped, self._epoch = dropped, epoch
         self._in_flight = self._thread.submit(run)
-
-    def _recall_told(self, coordinator: Coordinator) -> Recall:
-        """Finds what a process before this one had decided and not stored; its own it stores itself."""
-        if not self._is_first:
-            return lambda _: None
-        return recall_from_audit(self._store.audit, coordinator.state.history)
 
     def _recorded(
         self,
