@@ -17,7 +17,7 @@ from esper.checkpoint.encrypted import HEADER_BYTES
 from esper.checkpoint.file_ref import FileRef, examined, load_tensors
 from esper.checkpoint.store import CheckpointStore
 from esper.errors import CheckpointCorrupt
-from tests.checkpoint.runs import content, flip
+from tests.checkpoint.runs import content, flip, open_store
 
 
 def reference(path: Path, raw: bytes) -> FileRef:
@@ -140,3 +140,32 @@ def test_files_are_examined_together(tmp_path: Path) -> None:
     problems, seen = examined([good, bad])
     assert [problem.partition(" ")[0] for problem in problems] == ["bad"]
     assert list(seen) == [good.path]
+
+
+def test_a_large_file_of_an_older_version_has_one_digest(tmp_path: Path) -> None:
+    file = reference(tmp_path / "old", bytes(range(256)) * (SHARD_BYTES // 256 + 3))
+    assert file.shards == ()
+    assert file.problem() is None
+    assert file.read_bytes() == file.path.read_bytes()
+    flip(file.path, file.size - 1)
+    assert file.problem() == "old has other bytes than were saved (its BLAKE3 digest differs)"
+
+
+def test_retention_does_not_read_what_another_store_has_seen(run_dir: Path) -> None:
+    with open_store(run_dir) as store:
+        store.save(1, 0, {"large.bin": bytes(2 * SHARD_BYTES)})
+        found = store.latest()
+    assert found is not None
+    for is_seen in (True, False):
+        with open_store(run_dir) as store:
+            again = found if is_seen else store.catalog.at(1)
+            store.set_aside_after(again)
+            before = bytes_read()
+            store.save(2, 0, content(2))
+            assert (bytes_read() - before > SHARD_BYTES) != is_seen
+
+
+def bytes_read() -> int:
+    """By read calls of this process."""
+    fields = dict(line.split(": ") for line in Path("/proc/self/io").read_text().splitlines())
+    return int(fields["rchar"])

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -38,6 +38,14 @@ class _Refusal:
     reason: str
 
 
+def _gone(error: Exception) -> str:
+    """What to say where ranks cannot exchange what they must; torch raises many things for that."""
+    return (
+        f"a rank is gone or cannot be reached ({type(error).__name__}: {error}). What was committed before "
+        "is intact; start all ranks again."
+    )
+
+
 class _Ranks:
     """The ranks that save or load together; alone where no process group was made."""
 
@@ -52,7 +60,10 @@ class _Ranks:
             return message
         box = [message]
         first = 0 if self.group is None else dist.get_global_rank(self.group, 0)
-        dist.broadcast_object_list(box, src=first, group=self.group)
+        try:
+            dist.broadcast_object_list(box, src=first, group=self.group)
+        except Exception as error:
+            raise CheckpointError(_gone(error)) from error
         return box[0]
 
     def refuse(self, reason: str) -> NoReturn:
@@ -94,7 +105,8 @@ def save_sharded(
         The directory of the checkpoint.
 
     Raises:
-        CheckpointError: nothing was committed, on any rank; older checkpoints are intact.
+        CheckpointError: nothing was committed, unless the first rank says that it was and a rank is gone by
+            now; older checkpoints are intact.
     """
     ranks = _Ranks(group)
     if ranks.rank:
@@ -120,9 +132,13 @@ def save_sharded(
         path = store.save(step, epoch, {}, pin=pin, begun=begun).path
     except BaseException as error:
         if is_heard:
-            ranks.tell(_Refusal(str(error)))
+            with suppress(CheckpointError):  # who is gone need not hear it
+                ranks.tell(_Refusal(str(error) or type(error).__name__))
         raise
-    ranks.tell(path)
+    try:
+        ranks.tell(path)
+    except CheckpointError as error:
+        raise CheckpointError(f"{path} was saved and is durable, but then: {error}") from error
     return path
 
 
@@ -166,7 +182,9 @@ def _told_what_to_load(ranks: _Ranks, checkpoint: CheckpointRef | None) -> tuple
             "Nothing was changed."
         )
     try:
-        told = (read_plan(checkpoint.file(PLAN_FILE)), checkpoint.files)
+        plan = read_plan(checkpoint.file(PLAN_FILE))
+        named = plan.files & checkpoint.manifest.files.keys()
+        told = (plan, {name: checkpoint.file(name) for name in named})
     except CheckpointError as error:
         ranks.refuse(str(error))
     ranks.tell(told)
@@ -214,11 +232,8 @@ def _one_error(what: str) -> Iterator[None]:
         rank, (cause, _) = min(error.failures.items())
         reason = explain(what, cause) if isinstance(cause, OSError) else f"{what}: {cause}"
         raise CheckpointError(f"Rank {rank} of {_count()}: {reason}") from error
-    except RuntimeError as error:
-        raise CheckpointError(
-            f"{what}: a rank is gone or cannot be reached ({error}). What was committed before is intact; "
-            "start all ranks again."
-        ) from error
+    except Exception as error:
+        raise CheckpointError(f"{what}: {_gone(error)}") from error
 
 
 def _count() -> int:

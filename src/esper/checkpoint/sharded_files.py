@@ -79,6 +79,11 @@ class Plan(BaseModel):
     version: Literal[1] = 1
     values: dict[str, _Value]
 
+    @property
+    def files(self) -> set[str]:
+        """The names of all files with parts."""
+        return {part.file for value in self.values.values() for part in value.parts}
+
 
 @dataclass(frozen=True)
 class _Stored:
