@@ -103,7 +103,7 @@ class Training:
         mine = torch.arange(RANKS * STEPS * 32)[self.rank :: RANKS]
         for chosen in mine[torch.randperm(len(mine), generator=self.order)].split(32):
             self.optimizer.zero_grad()
-            self.session.loss(self.model(X[chosen]), Y[chosen]).backward()
+            self.session.loss(self.model(X[chosen]), Y[chosen], X[chosen]).backward()
             self.optimizer.step()
             yield
 
@@ -235,16 +235,30 @@ def goes_wrong(directory: Path) -> dict[str, Any]:
 
 
 def vetoed(directory: Path) -> dict[str, Any]:
-    """A mask is taken back on all ranks, and training goes on without it."""
-    training = Training(directory / "vetoed")
+    """A mask is taken back on all ranks, and training goes on without it, taught on each."""
+    training = Training(directory / "vetoed", teacher=Digits())
     session = training.session
+    answer = training.network(X[:8])
+    unseen = told_by(lambda: session.loss(answer, Y[:8]))
+    lesson = float(session.loss(answer, Y[:8], X[:8]) - nn.functional.cross_entropy(answer, Y[:8]))
     training.epochs(until=2)
     masked, was_apart = session.removed_fraction, training.apart()
     session.veto("it looks odd")
     left, apart = session.removed_fraction, training.apart()
     next(training.steps())
+    later = training.apart()
+    if training.rank:
+        session.teaching.change(None)
+    alone = told_by(lambda: session.end_epoch(accuracy=0.5))
     session.detach()
-    return {"masked": masked, "left": left, "apart": was_apart + apart, "later": training.apart()}
+    return {
+        "masked": masked,
+        "left": left,
+        "apart": was_apart + apart + later,
+        "unseen": unseen,
+        "lesson": lesson,
+        "alone": alone,
+    }
 
 
 def refused(directory: Path) -> dict[str, Any]:
@@ -264,6 +278,7 @@ def refused(directory: Path) -> dict[str, Any]:
         "its inside": lambda: attached(outside.module),
         "sharded": lambda: attached(sharded),
         "a policy": lambda: Training(run, config={"strategy": {"policy": "plateau"}}),
+        "another teacher": lambda: Training(run, teacher=Digits() if rank else nn.Linear(2, 2)),
         "a lesson": lambda: Training(run, config=settings(recovery={"distill": True})),
         "layers": lambda: Training(run, config=settings(schedule={"levels": ["channel", "layer"]})),
         "no run": lambda: esper.resume(run, outside, torch.optim.SGD(outside.parameters(), 0.1), loss=loss),

@@ -93,7 +93,18 @@ def test_a_mask_is_taken_back_on_all_ranks(reports: Callable[[str], Reports]) ->
     for report in reports("vetoed"):
         assert report["masked"] > 0.2
         assert report["left"] == 0.0
-        assert all("running" in name for name in (*report["apart"], *report["later"]))
+        assert all("running" in name for name in report["apart"])
+
+
+def test_a_teacher_teaches_on_every_rank(reports: Callable[[str], Reports]) -> None:
+    for report in reports("vetoed"):
+        assert abs(report["lesson"]) > 0.01
+        assert report["unseen"].startswith(
+            "ConfigError: There is a teacher, and it must see what the network"
+        )
+        assert report["alone"].startswith(
+            "RankDivergence: Rank(s) [1] differ from rank 0 in the teacher: None"
+        )
 
 
 def test_what_has_parted_is_named_and_nothing_is_done(reports: Callable[[str], Reports]) -> None:
@@ -139,7 +150,8 @@ def test_rank_0_does_nothing_to_the_network_alone(reports: Callable[[str], Repor
         ("wrapped later", "Make the DistributedDataParallel first, and give esper.attach that."),
         ("sharded", "Use esper.anatomy.cut with a mask that one rank has decided"),
         ("a policy", "nothing grows under them yet"),
-        ("a lesson", "nobody teaches under them yet"),
+        ("another teacher", "RankDivergence: Rank(s) [1] differ from rank 0 in the teacher"),
+        ("a lesson", "what it was before does not teach it under them yet"),
         ("layers", 'Leave "layer" out of the levels.'),
         ("no run", "holds no checkpoint. Start a run there"),
     ],

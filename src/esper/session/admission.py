@@ -205,10 +205,10 @@ def check_together(asked: RunRequest, settings: Config) -> None:
         return
     if asked.policy is not None or asked.blueprints or settings.strategy.policy != "none":
         raise ConfigError(NOTHING_GROWS)
-    if asked.teacher is not None or settings.pruning.recovery.distill:
+    if settings.pruning.recovery.distill:
         raise ConfigError(
-            "Several processes train this network, and nobody teaches under them yet. Nothing was changed. "
-            "Leave out `teacher` and `pruning.recovery.distill`."
+            "Several processes train this network, and what it was before does not teach it under them yet. "
+            "Nothing was changed. Leave out `pruning.recovery.distill`; a `teacher` of your own may teach."
         )
     if Level.LAYER in settings.pruning.levels:
         raise ConfigError(

@@ -46,7 +46,7 @@ from esper.session.pace import Pace
 from esper.session.pool import pool_ahead
 from esper.session.ranks import Ranks
 from esper.session.session import Session
-from esper.session.shared import looked_at_together
+from esper.session.shared import TEACH, looked_at_together
 from esper.session.standing import of_request
 from esper.session.state import given_entries
 from esper.session.teaching import check_same
@@ -170,8 +170,7 @@ def _attach(asked: RunRequest, sample: Any, metric: str, higher_is_better: bool,
                 asked, assemble(asked, given, network, held_out, sample, terms, pool, kernel_pool)
             )
     with _undone_on_error(session):
-        if asked.teacher is not None:
-            session.parts.teaching.change(asked.teacher)
+        _teach(session, asked)
         _begin(session)
         write_run_file(asked.run, network, terms)
     session.started, session.seconds_in_esper = begun, time.perf_counter() - begun
@@ -289,6 +288,17 @@ def _session(asked: RunRequest, parts: Assembly) -> Session:
     return Session(parts) if asked.ranks is None else Leader(parts, asked.ranks, asked.generators)
 
 
+def _teach(session: Session, asked: RunRequest) -> None:
+    """Lets the given teacher begin, on all ranks."""
+    if asked.teacher is None:
+        return
+    begin = partial(session.teaching.change, asked.teacher)
+    if asked.ranks is None:
+        begin()
+    else:
+        asked.ranks.order(TEACH, {}, begin)
+
+
 def _resume(asked: RunRequest, step: int | None = None) -> Session:
     if not _holds_checkpoints(asked.run):
         raise CheckpointMissing(
@@ -322,8 +332,7 @@ def _resume(asked: RunRequest, step: int | None = None) -> Session:
         now = session.parts.saving.store.catalog.at(target.step)
         # what was hashed and read is not hashed and read again
         session.continue_from(*((target, saved) if now == target else (now, read_state(now))))
-        if asked.teacher is not None:
-            session.parts.teaching.change(asked.teacher)
+        _teach(session, asked)
     aside = session.parts.saving.store.aside
     places = [str(aside[one.path]) if one.path in aside else None for one in rejected]
     passed = [events.PassedOver(str(one), place) for one, place in zip(rejected, places, strict=True)]

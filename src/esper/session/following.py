@@ -15,6 +15,7 @@ from esper.checkpoint import Memory
 from esper.errors import ConfigError, RankDivergence
 from esper.kasmina import LiveNetwork
 from esper.leyline import decode
+from esper.nissa import FanOut
 from esper.report import EpochRow, RunReport
 from esper.session.admission import NOTHING_GROWS, RunRequest
 from esper.session.finish import Result
@@ -22,9 +23,10 @@ from esper.session.log import RunLog
 from esper.session.metrics import Metric, Metrics
 from esper.session.ranks import Note, Ranks
 from esper.session.session import Session
-from esper.session.shared import ADJUST, BEGIN, BUFFERS, CHECK, CUT, LOAD, LOOK, MASK, UNMASK
+from esper.session.shared import ADJUST, BEGIN, BUFFERS, CHECK, CUT, LOAD, LOOK, MASK, TEACH, UNMASK
 from esper.session.standing import COUNTED, of_session
 from esper.session.state import given_entries, shared_memory_of
+from esper.session.teaching import Teaching
 from esper.session.telemetry import Counts
 from esper.session.terms import Terms
 
@@ -33,7 +35,7 @@ class Follower(Session):
     """The session of any rank but the first.
 
     It has the network, its masks and how far training is. What a run keeps and decides is on rank 0 only:
-    checkpoints, analyses, the audit, telemetry, seeds.
+    checkpoints, analyses, the audit, telemetry, seeds. A teacher it has itself.
 
     Args:
         asked: what the script has given.
@@ -47,6 +49,7 @@ class Follower(Session):
     def __init__(self, asked: RunRequest, ranks: Ranks, note: Callable[[], Note]) -> None:
         self.started = begun = time.perf_counter()
         self.log = RunLog()
+        self.log.telling = FanOut(self.log)  # rank 0 tells people
         self._asked, self._ranks = asked, ranks
         self._network: LiveNetwork
         self._terms: Terms
@@ -59,6 +62,7 @@ class Follower(Session):
             BEGIN: self._begin,
             CHECK: self._check,
             LOAD: self._load,
+            TEACH: self._teach,
         }
         self._hook = asked.optimizer.register_step_post_hook(self._count_step)
         self._is_finished = False
@@ -96,16 +100,15 @@ class Follower(Session):
     def removed_fraction(self) -> float:
         return self._terms.removed_fraction(self._network)
 
-    def loss(self, output: Any, target: Any, inputs: Any = None) -> Tensor:  # noqa: ARG002
-        """The loss of one training step: the given one, as long as nobody teaches several ranks."""
-        return self._network.loss(output, target)
+    def loss(self, output: Any, target: Any, inputs: Any = None) -> Tensor:
+        return self.teaching.loss(self._network.loss(output, target), output, target, inputs)
 
     def grow(self, *_: Any, **__: Any) -> NoReturn:
         raise ConfigError(NOTHING_GROWS)
 
     def end_epoch(self, **metrics: Metric) -> None:
         self._follow("end_epoch", metrics)
-        self._metrics.forget()
+        self._period_over()
 
     def end_step(self, **metrics: Metric) -> bool:
         self._require_running()
@@ -114,8 +117,12 @@ class Follower(Session):
             self._metrics.report(metrics, self.step, is_over=False)
             return False
         self._follow("end_step", metrics)
-        self._metrics.forget()
+        self._period_over()
         return True
+
+    def _period_over(self) -> None:
+        self._metrics.forget()
+        self.teaching.end_epoch()
 
     def rollback(self, to_step: int | None = None) -> int:
         self._follow(f"rollback({to_step})")
@@ -157,7 +164,9 @@ class Follower(Session):
                 self._metrics.report(metrics, self.step, is_over=True)
             if self._counts is not None:
                 self._counted.append(self._counts.message())
-            held = of_session(call, self.step, self._network, self._metrics, self._asked.generators)
+            held = of_session(
+                call, self.step, self._network, self.teaching, self._metrics, self._asked.generators
+            )
             return {**held, COUNTED: self._counted}
 
         known = self._ranks.follow(note, self._acts)
@@ -179,9 +188,9 @@ class Follower(Session):
 
     def _look(self, sample: Any, *, layers: bool) -> None:
         asked = self._asked
-        here = on_device(sample, device_of(asked.model))
+        self._sample = on_device(sample, device_of(asked.model))
         self._network = LiveNetwork(
-            asked.model, asked.optimizer, here, asked.loss, asked.companions, layers=layers
+            asked.model, asked.optimizer, self._sample, asked.loss, asked.companions, layers=layers
         )
         network = self._network
         self._acts |= {
@@ -192,6 +201,9 @@ class Follower(Session):
             CUT: network.cut_masked,
         }
 
+    def _teach(self) -> None:
+        self.teaching.change(self._asked.teacher)
+
     def _begin(self, terms: Mapping[str, Any], anatomy: str) -> None:
         if self._network.anatomy.digest != anatomy:
             raise RankDivergence(
@@ -200,6 +212,7 @@ class Follower(Session):
         self._terms = Terms.from_state(terms)
         self._metrics = Metrics(self._terms)
         self.log.says = self._terms.pace.says
+        self.teaching = Teaching(self._network, self._terms.config.teaching, self._sample, None, self.log)
         self._counts = Counts.by(self._terms.config.telemetry, self._ranks.number)
         self._memory = shared_memory_of(given_entries(self._asked, self._terms), self._network, self.log)
 

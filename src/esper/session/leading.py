@@ -66,7 +66,9 @@ class Leader(Session):
         def note() -> Mapping[str, Any]:
             if metrics is not None:
                 self._metrics.report(metrics, self.step, is_over=True)
-            return of_session(call, self.step, self.parts.network, self._metrics, self._generators)
+            return of_session(
+                call, self.step, self.parts.network, self.teaching, self._metrics, self._generators
+            )
 
         done: _Done = self._ranks.lead(note, work, partial(known_of, self))
         if metrics is not None and self.parts.telemetry.counts is not None:

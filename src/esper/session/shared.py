@@ -20,7 +20,7 @@ from esper.session.state import RANDOM_OF_RANKS, SHARED
 
 BEGIN, CHECK, LOAD = "begin", "check", "load"
 MASK, UNMASK, ADJUST, BUFFERS, CUT = "mask", "bring units back", "change weights", "set buffers", "cut"
-LOOK = "look at the network"
+LOOK, TEACH = "look at the network", "begin to teach"
 """What rank 0 can order."""
 
 

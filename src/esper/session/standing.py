@@ -17,6 +17,7 @@ from esper.leyline import content_id, encode
 from esper.session.admission import RunRequest, check_optimizer
 from esper.session.metrics import Metrics
 from esper.session.ranks import Note
+from esper.session.teaching import Teaching
 
 METRICS, RANDOM, COUNTED = "metrics", "random", "counted"
 """What a rank tells beside what has to be the same everywhere."""
@@ -40,12 +41,18 @@ def of_request(asked: RunRequest, call: str, **terms: Any) -> Note:
         "the length of the run": encode(asked.pace),
         "`config`": "" if asked.config is None else content_id(asked.config.model_dump(mode="json")),
         "the optimizer": type(asked.optimizer).__name__,
+        "the teacher": None if asked.teacher is None else asked.teacher.digest,
     }
     return {"same": same, "held": _weights(asked.model), RANDOM: capture_rng(asked.generators)}
 
 
 def of_session(
-    call: str, step: int, network: LiveNetwork, metrics: Metrics, generators: Mapping[str, Any]
+    call: str,
+    step: int,
+    network: LiveNetwork,
+    teaching: Teaching,
+    metrics: Metrics,
+    generators: Mapping[str, Any],
 ) -> Note:
     """Within a run, where a script has made a call.
 
@@ -53,6 +60,7 @@ def of_session(
         call: in words.
         step: optimizer steps made.
         network: of this rank.
+        teaching: its teacher.
         metrics: that were measured on it.
         generators: from which it draws beside the global ones.
     """
@@ -62,7 +70,7 @@ def of_session(
         **_weights(network.given),
     }
     return {
-        "same": {"the call": call, "the number of optimizer steps": step},
+        "same": {"the call": call, "the number of optimizer steps": step, "the teacher": teaching.state()},
         "held": held,
         METRICS: metrics.state(),
         RANDOM: capture_rng(generators),
