@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
@@ -38,19 +38,15 @@ from esper.leyline import Level
 from esper.nissa import Sink, acts, events
 from esper.runs.network import data_of, read_state
 from esper.session.admission import RunRequest, check_optimizer, check_together
-from esper.session.assembly import Assembly, assemble
-from esper.session.following import Follower
+from esper.session.assembly import assemble
 from esper.session.kernels import kernel_pool_ahead
-from esper.session.leading import Leader, known_of
 from esper.session.pace import Pace
 from esper.session.pool import pool_ahead
-from esper.session.ranks import Ranks
 from esper.session.session import Session
-from esper.session.shared import TEACH, looked_at_together
-from esper.session.standing import of_request
 from esper.session.state import given_entries
 from esper.session.teaching import check_same
 from esper.session.terms import Terms, write_run_file
+from esper.session.together import network_of, on_all_ranks, refused_by_all, session_of, teach
 from esper.tamiyo import Policy
 
 
@@ -116,7 +112,7 @@ def attach(
         ConfigError: sample, loss or probe cannot be used.
         CheckpointError: the run directory cannot be written, is in use, or is of another model.
     """
-    with _refused_by_all(model):
+    with refused_by_all(model):
         asked = RunRequest.of(
             run_dir,
             model,
@@ -135,7 +131,7 @@ def attach(
             pace=Pace(epochs, steps, every_n_steps),
         )
     said = {"metric": metric, "higher_is_better": higher_is_better, "resume": resume}
-    return _on_all_ranks(
+    return on_all_ranks(
         asked, "attach", said, partial(_attach, asked, sample, metric, higher_is_better, resume=resume)
     )
 
@@ -166,11 +162,11 @@ def _attach(asked: RunRequest, sample: Any, metric: str, higher_is_better: bool,
             pace = asked.pace
             terms = Terms(settings, metric, higher_is_better, pace.periods, origin, trained_by, pace)
             given = given_entries(asked, terms)
-            session = _session(
+            session = session_of(
                 asked, assemble(asked, given, network, held_out, sample, terms, pool, kernel_pool)
             )
     with _undone_on_error(session):
-        _teach(session, asked)
+        teach(session, asked)
         _begin(session)
         write_run_file(asked.run, network, terms)
     session.started, session.seconds_in_esper = begun, time.perf_counter() - begun
@@ -239,7 +235,7 @@ def resume(
         CheckpointMissing: the directory holds no checkpoint that verifies, or none of `step`.
         CheckpointError: the checkpoint is of another network.
     """
-    with _refused_by_all(model):
+    with refused_by_all(model):
         asked = RunRequest.of(
             run_dir,
             model,
@@ -257,46 +253,7 @@ def resume(
             config=config,
             pace=Pace(epochs, steps),
         )
-    return _on_all_ranks(asked, "resume", {"step": step}, partial(_resume, asked, step))
-
-
-@contextmanager
-def _refused_by_all(model: nn.Module) -> Iterator[None]:
-    """What is refused here is refused by all ranks of the network, if there are several."""
-    try:
-        yield
-    except Exception as refusal:
-        ranks = Ranks.of(model)
-        if ranks is not None:
-            ranks.refuse(refusal)
-        raise
-
-
-def _on_all_ranks(
-    asked: RunRequest, call: str, said: Mapping[str, Any], begin: Callable[[], Session]
-) -> Session:
-    """Begins a run, or goes on with one: on rank 0, which the others follow."""
-    ranks, note = asked.ranks, partial(of_request, asked, call, **said)
-    if ranks is None:
-        return begin()
-    if ranks.number > 0:
-        return Follower(asked, ranks, note)
-    return ranks.lead(note, begin, known_of)
-
-
-def _session(asked: RunRequest, parts: Assembly) -> Session:
-    return Session(parts) if asked.ranks is None else Leader(parts, asked.ranks, asked.generators)
-
-
-def _teach(session: Session, asked: RunRequest) -> None:
-    """Lets the given teacher begin, on all ranks."""
-    if asked.teacher is None:
-        return
-    begin = partial(session.teaching.change, asked.teacher)
-    if asked.ranks is None:
-        begin()
-    else:
-        asked.ranks.order(TEACH, {}, begin)
+    return on_all_ranks(asked, "resume", {"step": step}, partial(_resume, asked, step))
 
 
 def _resume(asked: RunRequest, step: int | None = None) -> Session:
@@ -327,12 +284,12 @@ def _resume(asked: RunRequest, step: int | None = None) -> Session:
     with _let_go_on_error(network):
         has_data = bool(held_out.validation)
         data = held_out if has_data else None
-        session = _session(asked, assemble(asked, given, network, data, sample, terms))
+        session = session_of(asked, assemble(asked, given, network, data, sample, terms))
     with _undone_on_error(session):
         now = session.parts.saving.store.catalog.at(target.step)
         # what was hashed and read is not hashed and read again
         session.continue_from(*((target, saved) if now == target else (now, read_state(now))))
-        _teach(session, asked)
+        teach(session, asked)
     aside = session.parts.saving.store.aside
     places = [str(aside[one.path]) if one.path in aside else None for one in rejected]
     passed = [events.PassedOver(str(one), place) for one, place in zip(rejected, places, strict=True)]
@@ -363,11 +320,7 @@ def _target(store: CheckpointStore, step: int | None) -> tuple[CheckpointRef, tu
 def _network(asked: RunRequest, settings: Config, sample: Any, *, layers: bool) -> LiveNetwork:
     check_together(asked, settings)
     check_optimizer(asked.model, asked.optimizer, asked.loss)
-    given = (asked.model, asked.optimizer, sample, asked.loss, asked.companions)
-    if asked.ranks is None:
-        network = LiveNetwork(*given, layers=layers, blueprints=asked.blueprints)
-    else:
-        network = looked_at_together(asked.ranks, *given, layers=layers)
+    network = network_of(asked, sample, layers=layers)
     if settings.pruning.plan.configurable and has_configuration(network.model):
         allowed = np.array([group.name not in network.refused for group in network.anatomy.groups], np.bool_)
         with _let_go_on_error(network):

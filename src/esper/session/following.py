@@ -14,18 +14,17 @@ from esper.batches import device_of, on_device
 from esper.checkpoint import Memory
 from esper.errors import ConfigError, RankDivergence
 from esper.kasmina import LiveNetwork
-from esper.leyline import decode
 from esper.nissa import FanOut
-from esper.report import EpochRow, RunReport
 from esper.session.admission import NOTHING_GROWS, RunRequest
 from esper.session.finish import Result
+from esper.session.known import result_in, row_in
 from esper.session.log import RunLog
 from esper.session.metrics import Metric, Metrics
-from esper.session.ranks import Note, Ranks
+from esper.session.ranks import Ranks
 from esper.session.session import Session
 from esper.session.shared import ADJUST, BEGIN, BUFFERS, CHECK, CUT, LOAD, LOOK, MASK, TEACH, UNMASK
 from esper.session.standing import COUNTED, of_session
-from esper.session.state import given_entries, shared_memory_of
+from esper.session.state import shared_memory_of
 from esper.session.teaching import Teaching
 from esper.session.telemetry import Counts
 from esper.session.terms import Terms
@@ -46,7 +45,7 @@ class Follower(Session):
         EsperError: one of the ranks refuses; nothing was changed.
     """
 
-    def __init__(self, asked: RunRequest, ranks: Ranks, note: Callable[[], Note]) -> None:
+    def __init__(self, asked: RunRequest, ranks: Ranks, note: Callable[[], Mapping[str, Any]]) -> None:
         self.started = begun = time.perf_counter()
         self.log = RunLog()
         self.log.telling = FanOut(self.log)  # rank 0 tells people
@@ -137,10 +136,9 @@ class Follower(Session):
 
     def finish(self, *, latency: bool = True) -> Result:
         """Follows rank 0, and returns its result with the network of this rank."""
-        told = dict(self._follow(f"finish({latency})")["result"])
+        known = self._follow(f"finish({latency})")
         self.detach()
-        paths = {name: Path(told[name]) for name in ("report_path", "run_dir")}
-        return Result(**{**told, **paths, "model": self.model, "report": decode(RunReport, told["report"])})
+        return result_in(known, self.model)
 
     def detach(self) -> None:
         if self._is_finished:
@@ -159,7 +157,7 @@ class Follower(Session):
         self._require_running()
         begun = time.perf_counter()
 
-        def note() -> Note:
+        def note() -> Mapping[str, Any]:
             if metrics is not None:
                 self._metrics.report(metrics, self.step, is_over=True)
             if self._counts is not None:
@@ -182,7 +180,7 @@ class Follower(Session):
         """Takes in how far rank 0 is."""
         progress = self.log.progress
         progress.epoch, progress.step = known["epoch"], known["step"]
-        row = None if known["row"] is None else decode(EpochRow, known["row"])
+        row = row_in(known)
         if row is not None and (not progress.epochs or progress.epochs[-1].epoch < row.epoch):
             progress.epochs.append(row)
 
@@ -214,7 +212,7 @@ class Follower(Session):
         self.log.says = self._terms.pace.says
         self.teaching = Teaching(self._network, self._terms.config.teaching, self._sample, None, self.log)
         self._counts = Counts.by(self._terms.config.telemetry, self._ranks.number)
-        self._memory = shared_memory_of(given_entries(self._asked, self._terms), self._network, self.log)
+        self._memory = shared_memory_of(self._asked, self._terms, self._network, self.log)
 
     def _check(self, saved: Mapping[str, Any], random: Sequence[Any]) -> None:
         """Looks at a state before it is loaded; of all random numbers it takes its own, if they are there."""

@@ -8,11 +8,11 @@ from typing import Any, TypeVar
 
 from esper.checkpoint import Generator
 from esper.errors import ConfigError
-from esper.leyline import encode
 from esper.nissa import rank_events
 from esper.session.admission import NOTHING_GROWS
 from esper.session.assembly import Assembly
 from esper.session.finish import Result
+from esper.session.known import known_of
 from esper.session.metrics import Metric
 from esper.session.ranks import Ranks
 from esper.session.session import Session
@@ -89,29 +89,6 @@ class Leader(Session):
         self._hear()
         self.parts.network.set_buffers(dict(self.parts.network.model.named_buffers()))  # ranks have their own
         return finish()
-
-
-def known_of(session: Session, done: object = None) -> dict[str, Any]:
-    """What the other ranks have to know when a call is over.
-
-    Args:
-        session: of rank 0.
-        done: what it has returned.
-    """
-    rows = session.log.epochs
-    return {
-        "epoch": session.epoch,
-        "step": session.step,
-        "row": encode(rows[-1]) if rows else None,
-        "result": _told(done) if isinstance(done, Result) else None,
-    }
-
-
-def _told(result: Result) -> dict[str, Any]:
-    """A result without its network, as another rank takes it."""
-    fields = {name: value for name, value in vars(result).items() if name not in ("model", "report")}
-    paths = {name: str(fields[name]) for name in ("report_path", "run_dir")}
-    return {**fields, **paths, "report": encode(result.report)}
 
 
 def _nothing() -> None:

@@ -100,11 +100,11 @@ def entries_of(
     ]
 
 
-def shared_memory_of(given: Sequence[Entry], network: LiveNetwork, log: RunLog) -> Memory:
+def shared_memory_of(asked: RunRequest, terms: Terms, network: LiveNetwork, log: RunLog) -> Memory:
     """The list of a rank that follows: what it shares with rank 0, and its own random numbers."""
     return Memory(
         [
-            *given,
+            *given_entries(asked, terms),
             Entry("structure", network, is_structure=True),
             Entry("model", Weights(network.model)),
             Entry("optimizer", OptimizerState(network.optimizer)),

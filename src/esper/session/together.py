@@ -1,0 +1,76 @@
+"""One process or several: the one place that asks it, where a run begins or goes on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
+
+from torch import nn
+
+from esper.kasmina import LiveNetwork
+from esper.session.admission import RunRequest
+from esper.session.assembly import Assembly
+from esper.session.following import Follower
+from esper.session.known import known_of
+from esper.session.leading import Leader
+from esper.session.ranks import Ranks
+from esper.session.session import Session
+from esper.session.shared import TEACH, looked_at_together
+from esper.session.standing import of_request
+
+
+@contextmanager
+def refused_by_all(model: nn.Module) -> Iterator[None]:
+    """What is refused here is refused by all ranks of the network, if there are several."""
+    try:
+        yield
+    except Exception as refusal:
+        ranks = Ranks.of(model)
+        if ranks is not None:
+            ranks.refuse(refusal)
+        raise
+
+
+def on_all_ranks(
+    asked: RunRequest, call: str, said: Mapping[str, Any], begin: Callable[[], Session]
+) -> Session:
+    """Begins a run, or goes on with one: on rank 0, which the others follow.
+
+    Args:
+        asked: what the script has given.
+        call: that it has made.
+        said: what else it has said, to be the same on all ranks.
+        begin: makes the session of rank 0, or of the only process.
+    """
+    ranks, note = asked.ranks, partial(of_request, asked, call, **said)
+    if ranks is None:
+        return begin()
+    if ranks.number > 0:
+        return Follower(asked, ranks, note)
+    return ranks.lead(note, begin, known_of)
+
+
+def network_of(asked: RunRequest, sample: Any, *, layers: bool) -> LiveNetwork:
+    """Looks at the network, on all ranks; see `LiveNetwork`."""
+    given = (asked.model, asked.optimizer, sample, asked.loss, asked.companions)
+    if asked.ranks is None:
+        return LiveNetwork(*given, layers=layers, blueprints=asked.blueprints)
+    return looked_at_together(asked.ranks, *given, layers=layers)
+
+
+def session_of(asked: RunRequest, parts: Assembly) -> Session:
+    """The session of rank 0, or of the only process."""
+    return Session(parts) if asked.ranks is None else Leader(parts, asked.ranks, asked.generators)
+
+
+def teach(session: Session, asked: RunRequest) -> None:
+    """Lets the given teacher begin, if there is one, on all ranks."""
+    if asked.teacher is None:
+        return
+    begin = partial(session.teaching.change, asked.teacher)
+    if asked.ranks is None:
+        begin()
+    else:
+        asked.ranks.order(TEACH, {}, begin)
