@@ -110,7 +110,7 @@ def _esper(
                 metric="quality",
                 higher_is_better=task.is_accuracy,
                 run_dir=f"{folder}/run",
-                config=settings(task, share, changes or {}),
+                config=settings(share, changes or {}),
                 epochs=task.epochs,
                 scheduler=scheduler,
             )
@@ -132,37 +132,9 @@ def _esper(
     return model
 
 
-def settings(task: Task, share: float, changes: Mapping[str, Any]) -> esper.Config:
-    """For a job this short: the analysis is small, and steps are in proportion to what shall go."""
-    pruning: dict[str, dict[str, Any]] = {
-        "target": {"flops": share},
-        "schedule": {
-            "start_fraction": 0.17,
-            "end_fraction": 0.4,
-            "shape": "linear",
-            "max_step_fraction": share / 3,
-            "quiet_fraction": 0.2,
-        },
-        "plan": {
-            "round_to": task.round_to,
-            "finalist_factor": 3.0,
-            "finalist_spread": 0.1,
-            "max_attempts": 2,
-        },
-        "floors": {"min_channels": 4, "min_keep_fraction": 0.1},
-    }
-    for section, values in changes.items():
-        pruning[section] = {**pruning.get(section, {}), **values}
-    return esper.Config.model_validate(
-        {
-            "pruning": pruning,
-            "analysis": {
-                "calibration_samples": 8 * task.batch_samples,
-                "batch_samples": task.batch_samples,
-                "held_out_samples": task.held_out_samples,
-            },
-        }
-    )
+def settings(share: float, changes: Mapping[str, Any]) -> esper.Config:
+    """A target, and nothing else but what an arm is about."""
+    return esper.Config.model_validate({"pruning": {"target": {"flops": share}, **changes}})
 
 
 def _peer(task: Task, seed: int, share: float, figures: Figures, clock: Clock) -> nn.Module:

@@ -44,9 +44,6 @@ def fashion(folder: Path | None) -> Task:
         steps=STEPS,
         peak=2e-3,
         results=("classify",),
-        round_to=4,
-        batch_samples=24,
-        held_out_samples=600,
         about="ResNet-8 (78 k parameters), Fashion-MNIST, accuracy on its 10,000 test images",
     )
 

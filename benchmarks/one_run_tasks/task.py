@@ -31,9 +31,6 @@ class Task:
         steps: steps of one.
         peak: of the learning rate.
         results: names of the modules that make the results, which the peer must not cut.
-        round_to: the multiple of channels that Esper leaves.
-        batch_samples: samples of a batch, of which Esper's analysis looks at eight.
-        held_out_samples: on which it validates.
         heads: names of projections of attention and their number of heads, for the peer.
         about: data and network in one line.
     """
@@ -50,9 +47,6 @@ class Task:
     peak: float
     results: Sequence[str]
     about: str
-    round_to: int = 1
-    batch_samples: int = 4
-    held_out_samples: int = 240
     heads: Mapping[str, int] = field(default_factory=dict)
 
     def start(self, seed: int) -> tuple[nn.Module, AdamW, OneCycleLR]:

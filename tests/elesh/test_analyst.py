@@ -12,9 +12,9 @@ import pytest
 import torch
 
 from esper.anatomy import Kind
-from esper.arrays import FloatArray, IntArray
+from esper.arrays import IntArray
 from esper.batches import HeldOut
-from esper.elesh.analysis import Ablated, ablate, confidence
+from esper.elesh.analysis import ablate, confidence
 from esper.elesh.analyst import OfflineAnalyst
 from esper.elesh.errands import Errands
 from esper.elesh.evidence import Tier
@@ -87,17 +87,6 @@ class LossyPool:
 
     def close(self) -> None:
         """Nothing is open."""
-
-
-class SlowPool(LossyPool):
-    """Says of every ablation that it took a second for each unit and batch."""
-
-    def submit(self, task: WorkerTask) -> Handle:
-        handle = super().submit(task)
-        value = handle.outcome().value
-        if not isinstance(value, Ablated):
-            return handle
-        return Handle(replace(handle.outcome(), value=replace(value, seconds=float(value.rises.size))))
 
 
 @pytest.fixture
@@ -247,70 +236,3 @@ def test_removing_what_matters_is_a_no(made: Saved) -> None:
     verdict = asked.validate(keep, 60.0)
     assert verdict.decision is Decision.NO_GO
     assert torch.isfinite(torch.tensor(verdict.duration_seconds))
-
-
-def test_where_time_is_short_slopes_tell_what_was_not_ablated(long: Saved) -> None:
-    pool = LossyPool()
-    units: IntArray = np.arange(48)
-    short = replace(analyst(long, pool), enough_seconds=0.0)
-    evidence = short.analyze(units, 60.0)
-    # The screen, and a few units on one batch: for more there was no time.
-    assert [task.arguments.get("part") for task in pool.submitted] == [None, Part.ONE]
-    assert np.isfinite(evidence.loss_increase).all()
-    assert not evidence.samples.any()
-    assert not evidence.is_partial
-    assert set(evidence.tiers.tolist()) == {Tier.TWIN}
-    assert "0 of 48 finalists were ablated in the time that there was" in evidence.notes[0]
-    whole = analyst(long, LossyPool()).analyze(units, 60.0).loss_increase
-    for group in range(2):  # what goes first is what would go first
-        own = long.anatomy.group_of == group
-        agreement = np.corrcoef(_places(evidence.loss_increase[own]), _places(whole[own]))[0, 1]
-        assert agreement > 0.5
-
-
-def _places(values: FloatArray) -> FloatArray:
-    return np.argsort(np.argsort(values)).astype(np.float64)
-
-
-def test_with_time_for_all_everything_is_ablated_as_without_a_limit(long: Saved) -> None:
-    units: IntArray = np.arange(48)
-    timed = replace(analyst(long, LossyPool()), enough_seconds=1e6).analyze(units, 60.0)
-    free = analyst(long, LossyPool()).analyze(units, 60.0)
-    np.testing.assert_allclose(timed.loss_increase, free.loss_increase, atol=1e-6)
-    assert not timed.notes
-    assert (timed.samples >= 64).all()
-
-
-def test_with_time_for_some_those_near_the_line_are_ablated(long: Saved) -> None:
-    pool = SlowPool()
-    units: IntArray = np.arange(48)
-    # Sixteen probes on one batch, and then time for twenty units on four: a second for each.
-    evidence = replace(analyst(long, pool), enough_seconds=16.0 + 80.5).analyze(units, 60.0)
-    ablated = evidence.samples > 0
-    assert ablated.sum() == 20
-    assert np.isfinite(evidence.loss_increase).all()
-    assert "20 of 48 finalists were ablated" in evidence.notes[0]
-    line = np.quantile(evidence.loss_increase, 0.6)
-    away = np.abs(evidence.loss_increase - line)
-    assert np.median(away[ablated]) < np.median(away[~ablated])
-
-
-def test_a_lost_task_of_a_short_analysis_is_told_and_its_units_are_judged_by_slopes(long: Saved) -> None:
-    plain = LossyPool()
-    replace(analyst(long, plain), enough_seconds=1e6).analyze(np.arange(48), 60.0)
-    second = [task.arguments.get("part") for task in plain.submitted].index(Part.FIRST)
-    asked = replace(analyst(long, LossyPool(lost=(second,))), enough_seconds=1e6)
-    evidence = asked.analyze(np.arange(48), 60.0)
-    assert evidence.is_partial
-    assert "48 finalists were not ablated: its process died" in evidence.notes[0]
-    assert np.isfinite(evidence.loss_increase).all()
-    assert not evidence.samples.any()
-
-
-def test_a_short_analysis_that_measures_nothing_is_an_error(long: Saved) -> None:
-    plain = LossyPool()
-    replace(analyst(long, plain), enough_seconds=0.0).analyze(np.arange(48), 60.0)
-    probing = [task.arguments.get("part") for task in plain.submitted].index(Part.ONE)
-    asked = replace(analyst(long, LossyPool(lost=(probing,))), enough_seconds=0.0)
-    with pytest.raises(AnalysisError, match="Not one of 48 finalists was measured"):
-        asked.analyze(np.arange(48), 60.0)

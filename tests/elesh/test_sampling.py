@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from esper.elesh.sampling import Part, close_ones, completed, nearest, probes, told
+from esper.elesh.sampling import Part, close_ones, completed
 
 
 @pytest.mark.parametrize(("count", "first"), [(1, 1), (3, 3), (4, 4), (7, 4), (16, 4), (64, 16)])
@@ -77,63 +77,3 @@ def test_close_are_those_whose_interval_holds_the_line_of_their_kind() -> None:
     assert close_ones(kinds, table, sure).tolist() == [False] * 7
     assert close_ones(kinds, table, unsure).tolist() == [False, True, True, True, False, False, False]
     assert not close_ones(kinds, table, np.zeros(7)).any()
-
-
-def test_probes_lie_in_the_middle_of_every_group_before_any_group_has_its_second() -> None:
-    groups, predicted = np.repeat(np.arange(12), 10), np.tile(np.arange(10.0), 12)
-    chosen = probes(groups, predicted)
-    assert chosen.size == len(set(chosen.tolist())) == 24
-    assert groups[chosen[:12]].tolist() == list(range(12))
-    assert set(predicted[chosen[:12]]) == {5.0}
-    assert set(predicted[chosen[12:]]) == {2.0}
-
-
-def test_a_small_network_has_sixteen_probes_and_a_large_one_sixty_four() -> None:
-    assert probes(np.zeros(100, np.int64), np.arange(100.0)).size == 16
-    assert probes(np.arange(500) // 5, np.arange(500.0)).size == 64
-    assert sorted(probes(np.arange(5) // 3, np.arange(5.0)).tolist()) == [0, 1, 2, 3, 4]
-
-
-def test_who_has_no_prediction_is_no_probe() -> None:
-    predicted = np.array([np.nan, 1.0, np.nan, 2.0])
-    assert sorted(probes(np.zeros(4, np.int64), predicted).tolist()) == [1, 3]
-    assert not probes(np.zeros(4, np.int64), np.full(4, np.nan)).size
-
-
-def test_predictions_are_told_on_the_scale_of_what_was_measured_in_their_group() -> None:
-    predicted = np.arange(1.0, 33.0).reshape(8, 4)
-    groups = np.repeat([3, 7], 4)
-    truth = predicted * np.where(groups == 3, 0.5, 4.0)[:, None]
-    measured = np.zeros(truth.shape, np.bool_)
-    measured[[0, 1, 2, 3, 4, 5, 6], 0] = True  # all but the last unit, on one batch
-    table = told(np.where(measured, truth, np.nan), measured, predicted, groups)
-    ratio = table / predicted
-    # A unit's worth of the common scale is mixed in: nearer to their own than to each other's.
-    assert 0.5 < ratio[0, 0] < 1.5
-    assert 3.0 < ratio[7, 0] < 4.0
-    np.testing.assert_allclose(ratio[:4], ratio[0, 0])
-    np.testing.assert_allclose(ratio[4:], ratio[7, 0])
-
-
-def test_a_group_without_a_measured_unit_is_told_on_the_scale_of_all() -> None:
-    predicted, measured = np.ones((3, 2)), np.zeros((3, 2), np.bool_)
-    measured[0] = True
-    table = told(np.full((3, 2), 5.0), measured, predicted, np.array([0, 0, 1]))
-    np.testing.assert_allclose(table, 5.0)
-    nothing = told(np.full((3, 2), np.nan), np.zeros((3, 2), np.bool_), predicted, np.array([0, 0, 1]))
-    np.testing.assert_allclose(nothing, 1.0)
-
-
-def test_a_batch_that_nobody_looked_at_is_told_by_the_others_and_no_prediction_stays_unknown() -> None:
-    predicted = np.array([[1.0, np.nan, 3.0], [np.nan, np.nan, np.nan]])
-    table = told(np.full((2, 3), np.nan), np.zeros((2, 3), np.bool_), predicted, np.array([0, 0]))
-    np.testing.assert_allclose(table[0], [1.0, 2.0, 3.0])
-    assert np.isnan(table[1]).all()
-
-
-def test_nearest_are_those_of_which_nothing_is_known_and_then_those_at_the_line_of_their_kind() -> None:
-    means = np.array([0.0, 1.0, 2.0, 3.0, 4.0, np.nan])
-    kinds = np.array(["channel"] * 6)
-    assert nearest(kinds, means, 2).tolist() == [5, 2]
-    assert nearest(kinds, means, 3).tolist() == [5, 2, 3]
-    assert not nearest(kinds, means, 0).size

@@ -107,21 +107,31 @@ def test_steps_are_never_so_small_that_they_are_not_worth_an_analysis() -> None:
 def test_with_few_steps_left_one_may_do_half_of_the_next_one() -> None:
     schedule = Schedule(target(0.8), 20)
     step = schedule.allowed(15, FRESH, 0.2)
-    ahead = step.ahead(0.2)
+    ahead = step.ahead(0.2, 1.0)
     assert step.steps_left == 2
     assert ahead is not None
     assert ahead.goal_fraction - 0.2 == pytest.approx(1.5 * (step.goal_fraction - 0.2))
     assert ahead.limit_fraction - ahead.goal_fraction == pytest.approx(0.02)
 
 
+def test_a_step_that_surely_holds_is_as_large_as_is_allowed() -> None:
+    step = Schedule(target(0.8), 20).allowed(15, FRESH, 0.2)
+    half = 0.2 + 1.25 * (step.goal_fraction - 0.2)
+    ahead = step.ahead(0.2, half - 0.2)
+    assert ahead is not None
+    assert ahead.goal_fraction == pytest.approx(half)
+    assert ahead.ahead(0.2, half - 0.2) is None
+    assert step.ahead(0.2, 0.0) is None
+
+
 def test_no_step_goes_beyond_the_end_and_none_ahead_while_many_are_left() -> None:
     schedule = Schedule(target(0.8), 20)
     near = schedule.allowed(15, FRESH, 0.6)
-    ahead = near.ahead(0.6)
+    ahead = near.ahead(0.6, 1.0)
     assert ahead is None or ahead.goal_fraction <= 0.8
-    assert schedule.allowed(4, FRESH, 0.0).ahead(0.0) is None
-    assert schedule.allowed(17, FRESH, 0.6).ahead(0.6) is None  # the last one asks for all
-    assert schedule.allowed(15, FRESH, 0.8).ahead(0.8) is None  # nothing is asked for
+    assert schedule.allowed(4, FRESH, 0.0).ahead(0.0, 1.0) is None
+    assert schedule.allowed(17, FRESH, 0.6).ahead(0.6, 1.0) is None  # the last one asks for all
+    assert schedule.allowed(15, FRESH, 0.8).ahead(0.8, 1.0) is None  # nothing is asked for
 
 
 def test_refusals_slow_down_only_as_long_as_time_is_left() -> None:

@@ -280,7 +280,7 @@ def test_the_last_analysis_is_made_beside_a_trial_where_it_would_be_too_late_aft
     run.until_masked()
     assert run.session.epoch == 3
     assert run.session.pruning.cycles.is_last_call
-    run.epoch()
+    run.epoch(lambda _: 0.5)
     assert run.marks() == ["mask", "mask"]
     watch = run.session.parts.trial.watch
     assert watch is not None
@@ -306,7 +306,7 @@ def test_with_few_steps_left_an_analysis_is_made_beside_the_second_epoch_of_a_pr
     cycles, trial = run.session.pruning.cycles, run.session.parts.trial
     assert trial.watch is not None
     trial.watch = replace(trial.watch, is_on_probation=True)
-    run.epoch()
+    run.epoch(lambda _: 0.5)
     assert trial.mask is MaskState.ON_TRIAL
     assert cycles.steps_left == 2
     assert not cycles.is_last_call

@@ -1,4 +1,4 @@
-"""A run that looks at its twin before it ablates: of channels that carry one signal one leads."""
+"""A run that looks at its twin before it measures layers; of channels that carry one signal half are free."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Doubled(Training):
     build = staticmethod(doubled_network)
 
 
-def test_a_run_that_looks_at_its_twin_lets_one_copy_stand_in_for_the_other(tmp_path: Path) -> None:
+def test_a_run_that_looks_at_its_twin_knows_slopes_and_that_one_of_two_copies_is_free(tmp_path: Path) -> None:
     run = Doubled(tmp_path / "run", analysis={"measure_twin": True})
     run.epoch()
     run.epoch()
@@ -35,8 +35,7 @@ def test_a_run_that_looks_at_its_twin_lets_one_copy_stand_in_for_the_other(tmp_p
     evidence = decision.outcome.evidence
     assert evidence is not None
     assert np.isfinite(evidence.taylor).all()
-    led = np.flatnonzero(evidence.leaders[:32] >= 0)
-    assert led.size
-    assert (np.abs(evidence.leaders[led] - led) == 16).all()
-    assert np.abs(evidence.loss_increase[led]).max() < 1e-6
+    first = np.argsort(evidence.loss_increase[:32])[:16]
+    assert np.unique(first % 16).size == 16  # one of every two, and never both
+    assert evidence.loss_increase[first[:8]].max() < 1e-4
     run.session.detach()

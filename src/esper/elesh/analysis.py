@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -31,9 +30,6 @@ PRELOAD = (
 )
 """Modules that the tasks of an analysis need, for workers to import before the first one."""
 
-_AT_ONCE = 8
-"""Units that are ablated between two looks at the clock, where there is one."""
-
 
 def ready() -> bool:
     """A task that does nothing: a worker that has done it has imported everything."""
@@ -47,37 +43,23 @@ class Ablated:
     Attributes:
         batches: their numbers, shape [ablated].
         num_batches: how many there are in all.
-        rises: rise of the loss when each unit alone is removed, shape [units, ablated]: the first of the
-            units that were asked for, as many as there was time for.
-        seconds: what it took of the processor, which other work on the machine does not change.
+        rises: rise of the loss when each unit alone is removed, shape [units, ablated].
     """
 
     batches: IntArray
     num_batches: int
     rises: FloatArray
-    seconds: float
 
 
-def ablate(case: Case, units: Sequence[int], part: Part = Part.FIRST, seconds: float = math.inf) -> Ablated:
-    """Rise of the loss without each unit alone, on a part of the calibration batches, for so long at most.
-
-    Seconds are those of the processor: a worker gives way to everybody, and what it finds out should not
-    depend on who else is there.
-    """
-    begun = time.thread_time()
+def ablate(case: Case, units: Sequence[int], part: Part = Part.FIRST) -> Ablated:
+    """Rise of the loss without each unit alone, on a part of the calibration batches."""
     opened = open_case(case)
     state = opened.masked_state(opened.keep)
-    chosen: IntArray = np.asarray(units, np.int64)
     batches = usable(opened.twin, read_data(case.data)[1].calibration)
     numbers = part.of(len(batches))
     few = [batches[number] for number in numbers]
-    # All at once where time does not matter: units of one group are ablated together.
-    step = max(chosen.size, 1) if math.isinf(seconds) else _AT_ONCE
-    rises = np.zeros((0, numbers.size))
-    while len(rises) < chosen.size and (not len(rises) or time.thread_time() - begun < seconds):
-        some = chosen[len(rises) : len(rises) + step]
-        rises = np.concatenate([rises, ablation_rises(opened.twin, opened.anatomy, state, few, some)])
-    return Ablated(numbers, len(batches), rises, time.thread_time() - begun)
+    rises = ablation_rises(opened.twin, opened.anatomy, state, few, np.asarray(units, np.int64))
+    return Ablated(numbers, len(batches), rises)
 
 
 def measure(

@@ -16,7 +16,7 @@ from esper.elesh.analysis import measure
 from esper.elesh.case import Case
 from esper.elesh.errands import Errand, Errands
 from esper.elesh.evidence import Evidence
-from esper.elesh.rises import RisesTable
+from esper.elesh.narrowing import Narrowing
 from esper.elesh.rounds import Rounds
 from esper.elesh.screening import Screened, screen
 from esper.elesh.second_tier import find_heads, find_magnitudes, find_units
@@ -49,8 +49,9 @@ class OfflineAnalyst:
         floors: fewest units per group.
         reconstruct: whether readers of what goes are reconstructed when a mask is applied.
         deadline_seconds: for the screen and tier 2, which have no deadline of their own.
-        enough_seconds: what ablation should take of each worker: slopes of the loss tell the rest. No part of
-            `id`: what one moment had time for is what is found again.
+        together: whether units are judged with those of their group that go before them, instead of alone.
+        enough_seconds: what judging them together should take of each worker. No part of `id`: what one
+            moment had time for is what is found again.
     """
 
     errands: Errands
@@ -64,6 +65,7 @@ class OfflineAnalyst:
     floors: IntArray
     deadline_seconds: float
     reconstruct: bool = False
+    together: bool = False
     enough_seconds: float = math.inf
 
     @property
@@ -78,6 +80,7 @@ class OfflineAnalyst:
                 "floors": self.floors.tolist(),
                 "allowed": np.flatnonzero(~self.allowed).tolist(),
                 "reconstruct": self.reconstruct,
+                "together": self.together,
                 "twin": [self.case.twin_samples, self.case.twin_flops],
             }
         )
@@ -135,16 +138,25 @@ class OfflineAnalyst:
         )
 
     def analyze(self, finalists: IntArray, seconds: float) -> Evidence:
-        """Ablates the finalists, a few per task; what a lost or late task should have measured stays NaN.
+        """Measures the finalists, a few per task; what a lost or late task should have measured stays NaN.
+
+        Where units are judged together, the number of finalists of a group says how far it may be narrowed.
+        Otherwise they are ablated one by one.
 
         All are ablated on some batches; on the others those that are close to the line only, see `sampling`.
-        As many as `enough_seconds` allow; what slopes of the loss tell of the others is scaled by them.
         """
         until = self.errands.clock() + seconds * _MEASURING_FRACTION
-        rounds = Rounds(
-            self.errands, self.case, self.settings.units_per_task, seconds, until, self.enough_seconds
-        )
-        rises = rounds.rises(RisesTable(self.anatomy, finalists, lambda: self._screened.rises))
+        if self.together:
+            narrowing = Narrowing(
+                self.errands, self.case, self.reconstruct, seconds, until, self.enough_seconds
+            )
+            found = narrowing.evidence(self.anatomy, self.screen(), finalists, self.keep)
+            look = self._look
+            notes = () if look is None else look.notes
+            taylor = found.taylor if look is None else look.taylor
+            return replace(found, taylor=taylor, notes=(*found.notes, *notes))
+        rounds = Rounds(self.errands, self.case, self.settings.units_per_task, seconds, until)
+        rises = rounds.rises(self.anatomy, finalists, lambda: self._screened.rises)
         look = self._look
         # With reconstruction, a unit with a leader costs what the loss rose to with the leader in its place.
         # Without it a hole is left.

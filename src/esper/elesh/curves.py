@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -70,12 +70,14 @@ class Bench:
         fitted: batches that reconstruction learns from.
         judged: other batches, by whose loss a mask is judged.
         reconstructs: whether layers that read what goes make up for it.
+        groups: those from which something may go, for nothing else is watched; None: all.
     """
 
     opened: OpenCase
     fitted: tuple[Any, ...]
     judged: tuple[Any, ...]
     reconstructs: bool = True
+    groups: Collection[int] | None = None
 
     def curve(self, group: int, removable: int) -> Curve:
         """What the group costs when up to `removable` of its units go; the rest of the network stays."""
@@ -138,7 +140,8 @@ class Bench:
         opened = self.opened
         weights = {
             member.tensor
-            for group in opened.anatomy.groups
+            for number, group in enumerate(opened.anatomy.groups)
+            if self.groups is None or number in self.groups
             for member in group.members
             if member.axis == INPUT_AXIS
         }

@@ -22,7 +22,7 @@ class Tier(IntEnum):
     TWIN = 2
     """Statistics measured on the twin."""
     ABLATION = 3
-    """Finalists removed one by one and the loss measured."""
+    """Units removed, one by one or the least important of a layer together, and the loss measured."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,11 +32,11 @@ class Evidence:
     Attributes:
         anatomy_digest: `Anatomy.digest` of the network that was analyzed.
         screen: importance rank of every unit, 0 (least) to 1 (most important), shape [units].
-        loss_increase: rise of the held-out loss when that unit alone is removed, shape [units]; NaN if not
-            known. Ablated where there are samples; otherwise told by slopes of the loss, on the scale of
-            units of its layer that were ablated.
+        loss_increase: rise of the held-out loss when that unit alone is removed; or, where its layer was
+            measured as a whole, by how much the loss changes when the unit goes after those of its layer
+            that go before it. Shape [units]; NaN if not known.
         confidence: share of bootstrap resamples in which the unit stays below the cut, 0 to 1, shape [units].
-        samples: how many samples or updates the unit was ablated on, shape [units]; 0 where it was not.
+        samples: how many samples the unit was judged on, shape [units]; 0 where it was not.
         taylor: exact first-order change of the loss on the twin, shape [units]; NaN where tier 2 did not run.
         leaders: the unit that stands in for it where its loss was measured so, -1 for none, shape [units].
         tier: how far the analysis came.
@@ -101,7 +101,7 @@ class Evidence:
         """How far each unit came, as numbers of `Tier`: shape [units]."""
         reached = (
             (Tier.SCREEN, np.isfinite(self.screen)),
-            (Tier.TWIN, np.isfinite(self.taylor) | np.isfinite(self.loss_increase)),
+            (Tier.TWIN, np.isfinite(self.taylor)),
             (Tier.ABLATION, np.isfinite(self.loss_increase) & (self.samples > 0)),
         )
         # Tiers ascend: a later one overwrites an earlier one.

@@ -1,4 +1,4 @@
-"""What finalists cost: a table of units and batches that ablations fill in, and slopes where they do not."""
+"""What finalists cost: a table of units and batches that ablations fill in, and predictions where few did."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from esper.anatomy import Anatomy
 from esper.arrays import BoolArray, FloatArray, IntArray
 from esper.elesh.analysis import Ablated, confidence_of
 from esper.elesh.evidence import Evidence, Tier
-from esper.elesh.sampling import Part, close_ones, completed, nearest, probes, told
+from esper.elesh.sampling import Part, close_ones, completed
 
 
 @dataclass(frozen=True, eq=False)
@@ -22,10 +22,9 @@ class Rises:
     Attributes:
         units: those of which something is known, by number, shape [known].
         table: rise of the loss without each of them on every batch, shape [known, batches].
-        batches: on how many batches each was ablated, shape [known]; the others were told from these, or by
-            slopes where there are none.
+        batches: on how many batches each was ablated, shape [known]; the others were told from these.
         is_partial: whether something was lost or late.
-        notes: what was lost or late, and why; how many were told by slopes.
+        notes: what was lost or late, and why.
     """
 
     units: IntArray
@@ -72,23 +71,15 @@ class RisesTable:
                 of the network: shape [units, batches].
         """
         self.units = finalists
-        self._groups, self._kinds = anatomy.group_of[finalists], anatomy.kind_of[finalists]
+        self._kinds = anatomy.kind_of[finalists]
         self._predicted = predicted
         self._rises = np.full((finalists.size, 0), np.nan)
         self._measured = np.zeros((finalists.size, 0), np.bool_)
-        self.seconds = 0.0
-        """What all ablations have taken of the processor."""
-        self._cells = 0
 
     @property
     def is_empty(self) -> bool:
         """Whether no ablation has been filled in."""
         return not self._measured.any()
-
-    @cached_property
-    def is_predicted(self) -> bool:
-        """Whether slopes say something of finalists."""
-        return bool(np.isfinite(self._looked).any())
 
     @cached_property
     def _looked(self) -> FloatArray:
@@ -105,26 +96,13 @@ class RisesTable:
         return ahead
 
     def fill(self, places: IntArray, ablated: Ablated) -> None:
-        """Writes what a task has measured of the finalists at some places, or of the first of them."""
+        """Writes what a task has measured of the finalists at some places."""
         if not self._rises.size:
             self._rises = np.full((self.units.size, ablated.num_batches), np.nan)
             self._measured = np.zeros(self._rises.shape, np.bool_)
-        cells = np.ix_(places[: len(ablated.rises)], ablated.batches)
+        cells = np.ix_(places, ablated.batches)
         self._rises[cells] = ablated.rises
         self._measured[cells] = True
-        self.seconds += ablated.seconds
-        self._cells += ablated.rises.size
-
-    def probes(self) -> IntArray:
-        """Places of the finalists that tell the scale of predictions."""
-        return probes(self._groups, self._looked.mean(axis=1))
-
-    def affordable(self, seconds: float, part: Part) -> int:
-        """How many finalists can be ablated on a part of the batches in a time, as those before have been."""
-        if not self._cells:
-            return 0
-        each = self.seconds / self._cells * part.of(self._rises.shape[1]).size
-        return self.units.size if each <= 0 else min(int(seconds / each), self.units.size)
 
     @property
     def is_full(self) -> BoolArray:
@@ -134,12 +112,6 @@ class RisesTable:
         full = self._measured[:, Part.FIRST.of(self._rises.shape[1])]
         return np.asarray(full.all(axis=1), np.bool_)
 
-    def nearest(self, count: int) -> IntArray:
-        """Places of the `count` finalists nearest to the line of their kind, by all that is known."""
-        if count >= self.units.size:
-            return np.arange(self.units.size)
-        return nearest(self._kinds, self._table().mean(axis=1), count)
-
     def close(self) -> IntArray:
         """Places of those that are too close to the line to be told from it."""
         if self._measured.all():
@@ -147,32 +119,14 @@ class RisesTable:
         table, error = completed(self._rises, self._measured, self._known_ahead)
         return np.flatnonzero(close_ones(self._kinds, table, np.where(self.is_full, error, 0.0)))
 
-    def _table(self) -> FloatArray:
-        """The table without gaps, as far as something is known of a unit."""
-        if self._measured.all():
-            return self._rises
-        ahead = self._known_ahead
-        table, _ = completed(self._rises, self._measured, ahead)
-        by_slopes = told(self._rises, self._measured, ahead, self._groups)
-        # What was measured and gave no number stays without one.
-        by_slopes[(self._measured & ~np.isfinite(self._rises)).any(axis=1)] = np.nan
-        return np.where(self.is_full[:, None], table, by_slopes)
-
-    def rises(self, notes: Sequence[str], *, by_slopes: bool) -> Rises:
-        """What is known when nothing more is ablated.
+    def rises(self, notes: Sequence[str]) -> Rises:
+        """What is known when nothing more is ablated; what was not, stays unmeasured.
 
         Args:
             notes: what was lost or late, and why.
-            by_slopes: whether what was not ablated is told by its slopes; otherwise it stays unmeasured.
         """
-        full = self.is_full
-        known = np.ones(full.size, np.bool_) if by_slopes else full
-        batches = np.where(full, self._measured.sum(axis=1), 0)
-        is_partial = bool(notes)
-        if not full[known].all():
-            why = (
-                f"{int(full.sum())} of {full.size} finalists were ablated in the time that there was; the "
-                "others were judged by slopes of the loss, on the scale of some of their layers that were."
-            )
-            notes = [*notes, why]
-        return Rises(self.units[known], self._table()[known], batches[known], is_partial, tuple(notes))
+        full, table = self.is_full, self._rises
+        if not self._measured.all():
+            table, _ = completed(self._rises, self._measured, self._known_ahead)
+        batches = self._measured[full].sum(axis=1)
+        return Rises(self.units[full], table[full], batches, bool(notes), tuple(notes))

@@ -28,7 +28,7 @@ class AnalysisSettings(Section):
     time))."""
 
     calibration_samples: PositiveCount = 256
-    """Held-out samples on which finalists are ablated."""
+    """Held-out samples on which units are measured and what reads them is made up for."""
 
     held_out_samples: PositiveCount = 1024
     """Further held-out samples on which a plan is validated."""

@@ -136,11 +136,12 @@ class Allowance:
         )
         return replace(here, goal_fraction=goal, limit_fraction=limit, reason=why)
 
-    def ahead(self, removed: float) -> Allowance | None:
+    def ahead(self, removed: float, most: float) -> Allowance | None:
         """Half as large a step again, where few are left: what later ones must do has less time to heal.
 
         Args:
             removed: share that is gone already.
+            most: what one step may remove.
 
         Returns:
             None where enough steps are left, where this is the last one, or where it leads to the end.
@@ -148,7 +149,9 @@ class Allowance:
         end, few = self.end_fraction, 1 < self.steps_left <= _FEW_STEPS
         if end is None or not few or not self.is_open or self.goal_fraction >= end - _EXACT:
             return None
-        goal = min(end, self.goal_fraction + (self.goal_fraction - removed) / 2)
+        goal = min(end, self.goal_fraction + (self.goal_fraction - removed) / 2, removed + most)
+        if goal <= self.goal_fraction + _EXACT:
+            return None
         limit = min(goal + self.limit_fraction - self.goal_fraction, 1.0)
         return replace(self, goal_fraction=goal, limit_fraction=limit)
 

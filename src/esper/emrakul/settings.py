@@ -110,23 +110,24 @@ class PlanSettings(Section):
     follows elementwise work and memory too. Targets and caps count pure FLOPs; 0 compares by them as well."""
 
     interaction_margin: NonNegative = 0.5
-    """Added share on the sum of single losses, because units removed together cost more than one by one."""
+    """Added share on the sum of single losses, because units removed together cost more than one by one. With
+    a target they are measured together, and nothing is added."""
 
     allowed_loss_increase: NonNegative | None = None
     """Most that one plan may raise the predicted loss, in its units; unset: the validator alone decides."""
 
     finalist_factor: Annotated[float, Field(ge=1.0)] = 2.5
-    """How much more than the allowance the finalists of an exact ablation would save together."""
+    """When staged: how much more than the allowance the finalists of an ablation would save together."""
 
     finalist_spread: Fraction = 0.25
-    """Share of what a layer may lose that is measured there in any case, wherever the cheapest units are."""
+    """When staged: share of what a layer may lose that is measured in any case, wherever the cheapest are."""
 
     min_finalists: PositiveCount = 16
-    """Fewest units that one cycle ablates: of a handful none is surely the least, so that where fewer can go
-    others of their kind are measured beside them."""
+    """Fewest units that one cycle ablates when staged: of a handful none is surely the least, so that where
+    fewer can go others of their kind are measured beside them."""
 
     max_finalists: PositiveCount = 4096
-    """Most units that one cycle ablates."""
+    """Most units that one cycle ablates when staged."""
 
     max_attempts: PositiveCount = 4
     """How often a plan is offered to the validator in one cycle, each time half as costly."""
@@ -321,6 +322,11 @@ class Settings(Section):
         if asked is not None:
             return asked
         return 0.0 if self.target else 0.95
+
+    @property
+    def measures_together(self) -> bool:
+        """Whether units are judged by what their layer costs as it gets narrower, instead of one by one."""
+        return self.target is not None
 
     @property
     def min_channels(self) -> int:

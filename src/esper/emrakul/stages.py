@@ -91,6 +91,11 @@ class ScheduleSettings(Section):
     """Most that one cycle may remove on the way to a target, unless so few more fit into the run that the
     target needs larger steps."""
 
+    max_sure_fraction: Fraction = 1.0
+    """Most that one cycle may remove on the way to a target where few steps are left and it surely costs no
+    more than it may (the whole confidence interval is within the limit): what goes early has longer to heal.
+    0: never more than the scheduled step."""
+
     max_steps: PositiveCount = 8
     """Steps that the way to a target is made of at most: smaller ones would not be worth an analysis."""
 

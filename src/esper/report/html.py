@@ -242,8 +242,8 @@ def _decisions(decisions: Sequence[DecisionRow], unit: str) -> str:
     return block(
         "Decisions and their evidence",
         f'<div class="tall"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>',
-        "By how much the loss rose with these units switched off in the twin, on held-out data. Where "
-        "there was no time to try all of them, slopes of the loss tell the rest.",
+        "By how much the loss changed with these units switched off in the twin, on held-out data: in a run "
+        "with a target each after those of its layer that go before it, otherwise each alone.",
     )
 
 

@@ -20,8 +20,8 @@ _WAITS = (10.0, 60.0)
 """Seconds that an epoch's end may wait for an analysis at least, however short epochs are, and at most."""
 
 
-_LEAST_ABLATION = 2.0
-"""Seconds that ablations may take in any case: most networks that train in minutes need no more."""
+_LEAST_MEASURING = 2.0
+"""Seconds that measuring layers may take in any case: most networks that train in minutes need no more."""
 
 
 class Spending:
@@ -70,7 +70,7 @@ class Spending:
         return max(pays, 2.0 - len(self._cycles), 1.0)
 
     def enough_seconds(self, steps_left: int) -> float:
-        """What the ablations of one cycle should take, so that it ends with the next epoch and pays.
+        """What measuring the layers may take in one cycle, so that it ends with the next epoch and pays.
 
         Half of what a cycle has, because the screen before and the validation after them need the rest; a
         cycle has an even share of the budget if all the steps are taken that fit, but an epoch at most.
@@ -83,7 +83,7 @@ class Spending:
             return math.inf  # without a target single units have to be surely among the least
         steps = min(max(steps_left, 1), rules.schedule.max_steps)
         has = min(self._left(rules.budget.compute_fraction) / steps, self.epoch_seconds)
-        return max(has / 2, _LEAST_ABLATION)
+        return max(has / 2, _LEAST_MEASURING)
 
     def _left(self, share: float) -> float:
         """Seconds of the budget that no cycle has used: below 0 where it has been passed."""

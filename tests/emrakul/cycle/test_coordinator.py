@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,73 +10,19 @@ from esper.anatomy import Anatomy
 from esper.arrays import BoolArray, FloatArray, IntArray
 from esper.elesh import Evidence
 from esper.emrakul.cycle.coordinator import Coordinator, CoordinatorState
-from esper.emrakul.cycle.decide import Cycle
 from esper.emrakul.cycle.outcome import CycleOutcome, CycleStatus
-from esper.emrakul.plan import Rejection, Situation
-from esper.emrakul.schedule import Allowance, Schedule, ScheduleState
+from esper.emrakul.plan import Rejection
+from esper.emrakul.schedule import Allowance, ScheduleState
 from esper.emrakul.settings import FloorSettings, Settings
 from esper.errors import AnalysisTimeout, WorkerLost
 from esper.importance import ThresholdCaps, ThresholdSettings
-from esper.leyline import Level, ManualClock, decode, encode
+from esper.leyline import Level, decode, encode
 from esper.urabrask import Decision, Verdict
-from tests.emrakul.networks import chain, layered, measured, resnet8
+from tests.emrakul.cycle.laboratory import SETTINGS, Laboratory
+from tests.emrakul.networks import chain, layered, measured
 
-SETTINGS = Settings.model_validate({"target": {"flops": 0.5}})
 EARLY = 3
 """An epoch of ten after which more than a few steps fit."""
-
-
-@dataclass(eq=False)
-class Laboratory:
-    """Measures a network whose losses are known; answers with the decisions it was given, then with go."""
-
-    anatomy: Anatomy = field(default_factory=resnet8)
-    decisions: list[Decision] = field(default_factory=list)
-    clock: ManualClock = field(default_factory=ManualClock)
-    screen_seconds: float = 0.0
-    analysis_seconds: float = 1.0
-    validation_seconds: float = 1.0
-    error: BaseException | None = None
-    has_screen: bool = True
-    settings: Settings = SETTINGS
-    calls: list[str] = field(default_factory=list)
-    offered: list[int] = field(default_factory=list)
-    seconds: list[float] = field(default_factory=list)
-    id: str = "the laboratory"
-
-    def screen(self) -> FloatArray:
-        self.clock.advance(self.screen_seconds)
-        return measured(self.anatomy).screen if self.has_screen else np.full(self.anatomy.num_units, np.nan)
-
-    def analyze(self, finalists: IntArray, seconds: float) -> Evidence:
-        self.calls.append("analyze")
-        self.seconds.append(seconds)
-        self.clock.advance(self.analysis_seconds)
-        if self.error is not None:
-            raise self.error
-        truth = measured(self.anatomy)
-        asked = np.isin(np.arange(self.anatomy.num_units), finalists)
-        return replace(truth, loss_increase=np.where(asked, truth.loss_increase, np.nan))
-
-    def validate(self, keep: BoolArray, seconds: float) -> Verdict:
-        self.calls.append("validate")
-        self.seconds.append(seconds)
-        self.offered.append(int((~keep).sum()))
-        self.clock.advance(self.validation_seconds)
-        decision = self.decisions.pop(0) if self.decisions else Decision.GO
-        return Verdict(decision, f"The laboratory says {decision}.")
-
-    def cycle(self, epoch: int = 5) -> Cycle:
-        return Cycle(epoch, Situation.whole(self.anatomy), "f00d", epochs=10)
-
-    def run(self, coordinator: Coordinator, epoch: int = 5) -> CycleOutcome:
-        return coordinator.run_cycle(self.cycle(epoch), self.allowance(coordinator, epoch), self)
-
-    def allowance(self, coordinator: Coordinator, epoch: int = 5) -> Allowance:
-        return Schedule(self.settings, 10).allowed(epoch, coordinator.state.schedule, 0.0)
-
-    def coordinator(self, state: CoordinatorState | None = None) -> Coordinator:
-        return Coordinator(self.settings, self.clock, state)
 
 
 def test_a_cycle_ends_with_a_plan_that_the_validator_accepted() -> None:
@@ -111,33 +57,6 @@ def test_a_conditional_go_is_accepted_on_probation() -> None:
     outcome = lab.run(lab.coordinator())
     assert outcome.status is CycleStatus.ACCEPTED
     assert outcome.is_on_probation
-
-
-def test_with_few_steps_left_a_plan_that_surely_holds_does_part_of_the_next_one() -> None:
-    lab = Laboratory()
-    allowance = lab.allowance(lab.coordinator())
-    outcome = lab.run(lab.coordinator())
-    assert outcome.plan is not None
-    assert outcome.plan.removed_after >= outcome.allowance.goal_fraction
-    assert outcome.allowance.goal_fraction == pytest.approx(1.5 * allowance.goal_fraction)
-    assert lab.offered[0] < lab.offered[1] == outcome.plan.units.size
-
-
-@pytest.mark.parametrize("decision", [Decision.CONDITIONAL_GO, Decision.NO_GO])
-def test_a_larger_plan_that_may_not_hold_leaves_the_one_that_was_accepted(decision: Decision) -> None:
-    lab = Laboratory(decisions=[Decision.GO, decision])
-    outcome = lab.run(lab.coordinator())
-    assert outcome.status is CycleStatus.ACCEPTED
-    assert not outcome.is_on_probation
-    assert outcome.plan is not None
-    assert lab.offered[1] > lab.offered[0] == outcome.plan.units.size
-
-
-@pytest.mark.parametrize("decision", [Decision.CONDITIONAL_GO, Decision.NO_GO])
-def test_after_a_doubt_or_a_refusal_nothing_larger_is_offered(decision: Decision) -> None:
-    lab = Laboratory(decisions=[decision])
-    lab.run(lab.coordinator())
-    assert lab.offered == sorted(lab.offered, reverse=True)
 
 
 def test_a_no_go_shrinks_the_plan_until_it_is_accepted() -> None:

@@ -7,7 +7,7 @@ from esper.emrakul.cycle.history import MAX_RECORDS, CycleRecord, extended
 from esper.errors import WorkerLost
 from esper.leyline import decode, encode
 from esper.urabrask import Decision
-from tests.emrakul.cycle.test_coordinator import Laboratory
+from tests.emrakul.cycle.laboratory import Laboratory
 
 
 def test_every_cycle_that_was_due_is_remembered_in_short() -> None:

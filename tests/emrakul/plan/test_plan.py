@@ -118,9 +118,11 @@ def test_the_cheapest_loss_per_saved_cost_goes_first() -> None:
 def test_the_margin_covers_what_units_cost_together() -> None:
     anatomy = resnet8()
     evidence = measured(anatomy)
-    plan = make_plan(Situation.whole(anatomy), evidence, allowance(0.2), HALF)
-    singles = np.abs(evidence.loss_increase[plan.units])
-    assert plan.total_predicted_loss == pytest.approx(1.5 * singles.sum())
+    for rules, margin in ((HALF, 1.0), (Settings(staged=True), 1.5)):  # in stages they are measured alone
+        plan = make_plan(Situation.whole(anatomy), evidence, allowance(0.2), rules)
+        losses = np.abs(evidence.loss_increase[plan.units])
+        assert plan.units.size
+        assert plan.total_predicted_loss == pytest.approx(margin * losses.sum())
 
 
 def test_units_that_are_gone_already_are_not_planned_again() -> None:

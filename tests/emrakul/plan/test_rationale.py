@@ -49,7 +49,7 @@ def test_every_finalist_has_its_numbers_and_a_reason_in_words() -> None:
     assert {"unmeasured", "confidence"} <= left_out
     unmeasured = next(row for row in rows if row["reason"] == "unmeasured")
     assert unmeasured["loss_increase"] is unmeasured["saved_fraction"] is None
-    assert unmeasured["why"].startswith("stays: its ablation")
+    assert unmeasured["why"].startswith("stays: it was not measured")
     assert (unmeasured["group"], unmeasured["kind"]) in {("conv0", "channel"), ("conv1", "channel")}
 
 

@@ -80,12 +80,8 @@ class Coordinator:
         try:
             for step in decide(cycle, outcome, analyst, rules, budget):
                 outcome = step  # what was found so far is in it, however the cycle ends
-        except AnalysisTimeout as error:
-            outcome = replace(outcome, reason=str(error), is_late=True)
         except Exception as error:  # noqa: BLE001 - the one place: a failed analysis must not stop training
-            reason = f"{type(error).__name__}: {error}"
-            text = "".join(traceback.format_exception(error))
-            outcome = replace(outcome, status=CycleStatus.FAILED, reason=reason, error=text)
+            outcome = _failed(outcome, error)
         self._last = outcome.explained(cycle.situation.anatomy, budget.elapsed_seconds)
         self._remember(self._last, cycle)
         return self._last
@@ -153,3 +149,13 @@ class Coordinator:
         if outcome.status is CycleStatus.FAILED or outcome.is_late:
             breaker = self._breaker_after(BreakerEvent.FAILURE, cycle.epoch)
         self.state = CoordinatorState(schedule, breaker, extended(self.state.history, outcome))
+
+
+def _failed(outcome: CycleOutcome, error: Exception) -> CycleOutcome:
+    """How a cycle ends in which something was raised; a plan that had been accepted stays so."""
+    if outcome.status is CycleStatus.ACCEPTED:  # it was about a larger one
+        return outcome
+    if isinstance(error, AnalysisTimeout):
+        return replace(outcome, reason=str(error), is_late=True)
+    text = "".join(traceback.format_exception(error))
+    return replace(outcome, status=CycleStatus.FAILED, reason=f"{type(error).__name__}: {error}", error=text)

@@ -1,9 +1,10 @@
-"""One decision, step by step: screen, finalists, ablation, plan, validation, and smaller plans after a no."""
+"""One decision, step by step: screen, finalists, their losses, plan, validation, and other plans after it."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Protocol
 
 import numpy as np
@@ -13,7 +14,7 @@ from esper.arrays import BoolArray, FloatArray, IntArray
 from esper.elesh import Evidence
 from esper.emrakul.cycle.budget import Budget, Phase
 from esper.emrakul.cycle.outcome import CycleOutcome, CycleStatus
-from esper.emrakul.plan import Plan, Situation, bounds, finalists, make_plan, shrink
+from esper.emrakul.plan import Plan, Situation, bounds, finalists, plan_step, removable, shrink
 from esper.emrakul.settings import Settings
 from esper.importance import AdaptiveThresholdSelector, SafetyLevel, ThresholdSettings, TrainingPhase
 from esper.urabrask import Decision, Verdict
@@ -88,7 +89,10 @@ def decide(
     removed = situation.removed_fraction(begun.allowance.cost)
     allowance = begun.allowance.towards(end, removed, rules.pace, settings.schedule)
     candidates = _candidates(cycle, allowance.stage, ranks, rules)
-    asked = finalists(situation, ranks, allowance, settings, candidates=candidates)
+    if settings.measures_together:
+        asked = removable(situation, ranks, allowance, settings)
+    else:
+        asked = finalists(situation, ranks, allowance, settings, candidates=candidates)
     outcome = replace(begun, allowance=allowance, reason=_why_nobody(situation, ranks))
     yield outcome
     if not asked.size:
@@ -99,15 +103,25 @@ def decide(
     if budget.is_spent(Phase.ANALYSIS):
         yield _late(outcome, "The analysis passed its share of the deadline.")
         return
-    plan = make_plan(situation, evidence, allowance, settings, finalists=asked, candidates=candidates)
-    offered = _offers(plan, cycle, outcome, analyst, settings, budget)
-    for outcome in offered:
+    # Of a layer that was measured as a whole, which units go is known only now.
+    known = None if settings.measures_together else asked
+
+    planned = partial(
+        plan_step, situation, evidence, settings=settings, finalists=known, candidates=candidates
+    )
+    for offered in _offers(planned(allowance), cycle, outcome, analyst, settings, budget):
+        outcome = offered
         yield outcome
-    ahead = allowance.ahead(removed)
-    if ahead is None or not _has_room(outcome) or budget.is_spent(Phase.VALIDATION):
-        return
-    larger = make_plan(situation, evidence, ahead, settings, finalists=asked, candidates=candidates)
-    yield from _larger(larger, replace(outcome, allowance=ahead), analyst, budget)
+    # Where few steps are left: more and more of what the next ones would do, as long as it surely holds.
+    most = settings.schedule.max_sure_fraction
+    while _has_room(outcome) and not budget.is_spent(Phase.VALIDATION):
+        ahead, accepted = outcome.allowance.ahead(removed, most), outcome
+        if ahead is None:
+            return
+        for outcome in _larger(planned(ahead), replace(accepted, allowance=ahead), analyst, budget):
+            yield outcome
+        if outcome is accepted:
+            return
 
 
 def _offers(

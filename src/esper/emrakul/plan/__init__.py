@@ -3,12 +3,12 @@
 from esper.emrakul.plan.by_loss import choose_by_loss
 from esper.emrakul.plan.by_magnitude import choose_by_magnitude
 from esper.emrakul.plan.cutting import worthwhile_cut
-from esper.emrakul.plan.finalists import finalists
+from esper.emrakul.plan.finalists import finalists, removable
 from esper.emrakul.plan.floors import floors, layers_to_go
 from esper.emrakul.plan.plan import Plan, Rejection
 from esper.emrakul.plan.ramp_end import bounds
 from esper.emrakul.plan.rationale import Rationale
-from esper.emrakul.plan.selection import make_plan
+from esper.emrakul.plan.selection import make_plan, plan_step
 from esper.emrakul.plan.shrinking import largest_version, shrink
 from esper.emrakul.plan.situation import Situation, alike
 
@@ -26,6 +26,8 @@ __all__ = [
     "largest_version",
     "layers_to_go",
     "make_plan",
+    "plan_step",
+    "removable",
     "shrink",
     "worthwhile_cut",
 ]

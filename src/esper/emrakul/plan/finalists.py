@@ -97,3 +97,21 @@ def _with_rivals(situation: Situation, screen: FloatArray, chosen: IntArray, rul
         if kind is not Kind.LAYER and (kinds[chosen] == kind.value).any()
     ]
     return np.concatenate([chosen, *beside])[: rules.max_finalists]
+
+
+def removable(situation: Situation, screen: FloatArray, allowance: Allowance, settings: Settings) -> IntArray:
+    """Units that this cycle may remove from some group or other: of every group the least important, sorted.
+
+    Args:
+        situation: the network.
+        screen: importance rank, 0 (least) to 1, NaN where unmeasured, shape [units].
+        allowance: of which kinds.
+        settings: floors.
+    """
+    anatomy = situation.anatomy
+    limits = bounds(situation, screen, settings)
+    may_go = situation.keep & np.isfinite(screen) & kinds_allowed(anatomy, allowance)
+    may_go &= ~anatomy.is_layer | (limits.layers > 0)
+    lowest = lowest_counts(anatomy, situation.counts, limits.cycle_floors, limits.round_to)
+    rows = Ranking.of(anatomy, np.flatnonzero(may_go), screen)
+    return np.sort(rows.unit[rows.place < (situation.counts - lowest)[rows.group]])

@@ -61,7 +61,7 @@ class Plan:
         units: the units to remove, in the order of choice, shape [cuts].
         blocks: number of the block with which each was chosen (units that only go together), shape [cuts].
         screen: importance rank of each, shape [cuts].
-        loss_increase: measured loss rise of each alone, shape [cuts].
+        loss_increase: measured change of the loss by each (`Evidence.loss_increase`), shape [cuts].
         confidence: confidence of each, shape [cuts].
         predicted_loss: loss that each is expected to cost here, with the interaction margin, shape [cuts].
         saved_cost: cost that each saves given those before it, shape [cuts].

@@ -20,7 +20,7 @@ _WHY = {
     CHOSEN: "goes: it saves most cost per predicted loss",
     Rejection.LEVEL: "stays: its kind may not be removed at this stage",
     Rejection.THRESHOLD: "stays: the screen ranks it above what stage and phase allow",
-    Rejection.UNMEASURED: "stays: its ablation or its confidence is missing",
+    Rejection.UNMEASURED: "stays: it was not measured, or not surely",
     Rejection.CONFIDENCE: "stays: it is not below the cut in enough resamples",
     Rejection.LEADER: "stays: it stands in for units that carry the same signal",
     Rejection.FLOOR: "stays: its layer would fall below its floor",
@@ -46,7 +46,7 @@ class Rationale:
         reasons: `CHOSEN`, or the value of a `Rejection`.
         tiers: `Tier` by which each was judged, shape [finalists].
         screen: importance rank, 0 to 1, shape [finalists].
-        loss_increase: measured loss rise of each alone, shape [finalists].
+        loss_increase: measured change of the loss by each (`Evidence.loss_increase`), shape [finalists].
         confidence: share of resamples below the cut, shape [finalists].
         predicted_loss: loss that each is expected to cost in the plan, shape [finalists]; NaN for those that
             stay.

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
+from functools import partial
 
 import numpy as np
 
@@ -15,6 +17,35 @@ from esper.emrakul.plan.search import TINY, Search
 from esper.emrakul.plan.situation import Situation
 from esper.emrakul.schedule import Allowance
 from esper.emrakul.settings import Settings
+
+_FURTHER = (0.02, 0.04, 0.08)
+"""How much further than others a plan may go that would end short of the target because units are large."""
+
+
+def plan_step(
+    situation: Situation,
+    evidence: Evidence,
+    allowance: Allowance,
+    settings: Settings,
+    *,
+    finalists: IntArray | None = None,
+    candidates: BoolArray | None = None,
+) -> Plan:
+    """The plan of one step towards a target; one that is to end the way may overshoot further, if it must.
+
+    Where a head or an expert is more than a step may go too far, the last bit would never go otherwise.
+    Arguments are those of `make_plan`.
+    """
+    make = partial(make_plan, situation, evidence, finalists=finalists, candidates=candidates)
+    plan, end = make(allowance, settings), allowance.end_fraction
+    if end is None or allowance.goal_fraction < end - TINY or plan.removed_after >= end - TINY:
+        return plan
+    for further in _FURTHER:
+        limit = min(allowance.limit_fraction + further, 1.0)
+        wider = make(replace(allowance, limit_fraction=limit), settings)
+        if wider.removed_after >= end - TINY:
+            return wider
+    return plan
 
 
 def make_plan(
@@ -61,7 +92,7 @@ def make_plan(
         rules.activation_flops,
         limit_fraction=allowance.limit_fraction,
         allowed_loss=np.inf if rules.allowed_loss_increase is None else rules.allowed_loss_increase,
-        margin=1 + rules.interaction_margin,
+        margin=1.0 if settings.measures_together else 1 + rules.interaction_margin,
         layers=limits.layers,
     )
     before = search.removed_fraction()

@@ -84,7 +84,7 @@ def analyst_of(
         allowed: units that the network's own code allows to be cut, shape [units].
         config: of the run.
         pool: where tasks run.
-        enough_seconds: what ablation should take; beyond it slopes of the loss tell the rest.
+        enough_seconds: what measuring layers as they get narrower should take of each worker.
     """
     pruning = config.pruning
     return OfflineAnalyst(
@@ -98,6 +98,7 @@ def analyst_of(
         validation=config.validation,
         floors=floors(situation, pruning),
         reconstruct=pruning.recovery.reconstruct,
+        together=pruning.measures_together,
         deadline_seconds=pruning.budget.deadline_seconds * pruning.budget.analysis_fraction,
         enough_seconds=enough_seconds,
     )

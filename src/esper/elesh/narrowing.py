@@ -1,0 +1,268 @@
+"""What layers cost as they get narrower: units that go together, with what reads them made up for.
+
+Alone, a unit that shares its signal with others costs nothing, though all of them together cost much; and one
+that others can stand in for costs more than it will. So every group is measured at a few widths, and its
+units go in the order in which their readers can do without them.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from esper.anatomy import Anatomy
+from esper.anatomy.mend import elimination
+from esper.arrays import BoolArray, FloatArray, IntArray
+from esper.elesh.analysis import confidence_of
+from esper.elesh.case import Case, OpenCase, open_case, read_data
+from esper.elesh.curves import Bench, Curve
+from esper.elesh.errands import Errands
+from esper.elesh.evidence import Evidence, Tier
+from esper.errors import AnalysisError, AnalysisTimeout
+from esper.urabrask import evaluate, joined, run_twin, usable
+
+_SHARES = (0.25, 0.5, 1.0)
+"""Where a group is measured, as shares of what it may lose."""
+
+_LATEST = 2.0
+"""Groups are left out after so many times what measuring should take; before that they have fewer batches."""
+
+
+@dataclass(frozen=True, eq=False)
+class Narrowed:
+    """One group at several widths.
+
+    Attributes:
+        units: units of the group, the first to go first, shape [units].
+        counts: how many of them are gone at each point, rising to all, shape [points].
+        changes: by how much the loss changes there, up or down, on every judged batch: shape
+            [points, batches].
+        samples: on how many samples it was judged.
+    """
+
+    units: IntArray
+    counts: IntArray
+    changes: FloatArray
+    samples: int
+
+    @property
+    def costs(self) -> FloatArray:
+        """What each unit adds once those before it are gone, never falling: shape [units], NaN unknown.
+
+        The size of the change counts. In a network that trains, units without which the loss falls are not
+        idle: they do much, and what is left unlearned will turn the sign around.
+        """
+        sizes = np.abs(self.changes).mean(axis=1)
+        each = Curve(self.units, self.counts, np.where(np.isfinite(sizes), sizes, np.nan)).per_unit()
+        # Too small to count, and enough to keep units that cost the same in their order.
+        step = max(float(np.nanmax(each, initial=0.0)), 1e-12) * 1e-9
+        costs: FloatArray = np.maximum(each, 0.0) + step * np.arange(each.size)
+        return costs
+
+    @property
+    def by_batch(self) -> FloatArray:
+        """The same on every batch, as it was measured: shape [units, batches]."""
+        stretches = np.diff(self.counts, prepend=0)
+        slopes = np.diff(np.abs(self.changes), prepend=0.0, axis=0) / stretches[:, None]
+        return np.repeat(slopes, stretches, axis=0)
+
+
+def narrow(
+    case: Case,
+    groups: Sequence[int],
+    counts: Sequence[int],
+    orders: Sequence[Sequence[int]],
+    reconstruct: bool,
+    seconds: float = math.inf,
+) -> list[Narrowed]:
+    """Measures some groups, one after the other; the rest of the network stays as it is.
+
+    Where there is no time for all of it they are judged on fewer batches, and the last ones not at all.
+
+    Args:
+        case: the checkpoint.
+        groups: their numbers.
+        counts: how many units each may lose, 1 or more.
+        orders: of which units, the least important first: as they go where not all that reads them can be
+            made up for.
+        reconstruct: whether it is made up for, as it will be when a mask is applied.
+        seconds: of the processor: a worker gives way to everybody, and what it finds out should not depend on
+            who else is there.
+
+    Returns:
+        One for every group that there was time for, in their order.
+    """
+    begun = time.thread_time()
+    opened = open_case(case)
+    whole = replace(opened, state=opened.masked_state(opened.keep))
+    batches = usable(opened.twin, read_data(case.data)[1].calibration)
+    # Readers learn from one half of the batches and are judged on the other.
+    judged = batches[1::2] or batches
+    bench = Bench(whole, joined(opened.twin, batches[0::2]), tuple(judged), reconstruct, set(groups))
+    watched = len(bench.readers)  # now, so that the time it takes is known
+    looking = time.thread_time()
+    judge = _Judge(whole, judged)
+    # As many batches as there is time for at every point, by what the first look at all of them took.
+    points, took = sum(min(len(_SHARES), count) for count in counts), time.thread_time() - looking
+    left = max(seconds - (time.thread_time() - begun), 0.0)
+    judge = judge.on(min(left / max(took * points, 1e-9), 1.0))
+    found: list[Narrowed] = []
+    for group, count, order in zip(groups, counts, orders, strict=True):
+        if found and time.thread_time() - begun > _LATEST * seconds:
+            break
+        units = _order(bench, group, np.array(order, np.int64), count, is_watched=watched > 0)
+        if not units.size:
+            continue
+        sizes = np.unique(np.ceil(np.array(_SHARES) * units.size).astype(np.int64))
+        changes = [judge.changes(bench.without(_left(opened.keep, units[:size]))) for size in sizes]
+        found.append(Narrowed(units, sizes, np.array(changes), judge.samples))
+    return found
+
+
+class _Judge:
+    """Compares a network's loss with that of the whole one, batch by batch."""
+
+    def __init__(self, opened: OpenCase, batches: Sequence[Any], known: Measured | None = None) -> None:
+        self._opened, self._batches = opened, batches
+        self._known = _losses(opened, opened.state, batches) if known is None else known
+
+    @property
+    def samples(self) -> int:
+        return int(self._known[1].sum())
+
+    def on(self, share: float) -> _Judge:
+        """The same on a share of the batches, one at least, spread evenly."""
+        count = max(int(share * len(self._batches)), 1)
+        few = np.unique(np.linspace(0, len(self._batches) - 1, count).round().astype(np.int64))
+        losses, counts = self._known
+        return _Judge(self._opened, [self._batches[n] for n in few], (losses[few], counts[few]))
+
+    def changes(self, state: Mapping[str, Tensor]) -> FloatArray:
+        """By how much the loss changes with other tensors: shape [batches]."""
+        change: FloatArray = _losses(self._opened, state, self._batches)[0] - self._known[0]
+        return change
+
+
+Measured = tuple[FloatArray, IntArray]
+"""Mean loss of every batch and its number of samples, shape [batches] each."""
+
+
+def _losses(opened: OpenCase, state: Mapping[str, Tensor], batches: Sequence[Any]) -> Measured:
+    quality = evaluate(run_twin(opened.twin, state), batches)
+    if quality.losses is None or quality.samples is None:
+        raise AnalysisError("There are no samples to judge layers on: esper.attach was given no probe=.")
+    return quality.losses, quality.samples
+
+
+def _left(keep: BoolArray, gone: IntArray) -> BoolArray:
+    left = keep.copy()
+    left[gone] = False
+    return left
+
+
+def _order(bench: Bench, group: int, may_go: IntArray, count: int, *, is_watched: bool) -> IntArray:
+    """Which units of a group go, the first to go first: at most `count` of those that may."""
+    opened = bench.opened
+    left = int(opened.keep[opened.anatomy.unit_slice(group)].sum())
+    # Some that may not go can be among the cheapest, so as many more are put in order.
+    wanted = min(count + left - may_go.size, left - 1)
+    if is_watched and wanted > 0:
+        readers = bench.readers
+        units = elimination(opened.anatomy, group, opened.state, readers, opened.keep, wanted)
+        if units is not None:
+            return units[np.isin(units, may_go)][:count]
+    return may_go[:count]
+
+
+@dataclass(frozen=True)
+class Narrowing:
+    """Sends the tasks of one analysis: a part of the groups to each worker.
+
+    Attributes:
+        errands: where they run.
+        case: the checkpoint.
+        reconstruct: whether what reads units makes up for them.
+        seconds: longest attempt of a task.
+        until: moment at which all of them are stopped.
+        enough_seconds: what a task may take of its worker's processor.
+    """
+
+    errands: Errands
+    case: Case
+    reconstruct: bool
+    seconds: float
+    until: float
+    enough_seconds: float = math.inf
+
+    def evidence(self, anatomy: Anatomy, ranks: FloatArray, finalists: IntArray, keep: BoolArray) -> Evidence:
+        """What every group costs at several widths; those of a lost or late task stay unmeasured.
+
+        Args:
+            anatomy: the network.
+            ranks: importance of every unit by the screen, shape [units]; NaN for one that must stay.
+            finalists: their number in a group says how many it may lose; which ones, its readers say.
+            keep: units that are left, shape [units].
+
+        Raises:
+            AnalysisTimeout: no group was measured, because time ran out.
+            AnalysisError: none was measured.
+        """
+        groups, counts = np.unique(anatomy.group_of[finalists], return_counts=True)
+        may_go = np.flatnonzero(keep & np.isfinite(ranks))
+        may_go = may_go[np.argsort(ranks[may_go], kind="stable")]
+        # The widest first, dealt out in turns, so that all workers have about as much to do.
+        widest = np.argsort(-counts, kind="stable")
+        workers = max(self.errands.pool.num_workers, 1)
+        parts = [part for part in (widest[start::workers] for start in range(workers)) if part.size]
+        given = [
+            {
+                "case": self.case,
+                "groups": groups[part].tolist(),
+                "counts": counts[part].tolist(),
+                "orders": [may_go[anatomy.group_of[may_go] == group].tolist() for group in groups[part]],
+                "reconstruct": self.reconstruct,
+                "seconds": self.enough_seconds,
+            }
+            for part in parts
+        ]
+        found: list[Narrowed] = []
+        notes: list[str] = []
+        late = 0
+        # All are submitted before the first is waited for.
+        errands = [self.errands.send(narrow, each, self.seconds, self.until) for each in given]
+        for part, errand in zip(parts, errands, strict=True):
+            outcome = errand.outcome()
+            late += outcome.is_late
+            measured = outcome.value if outcome.is_done else []
+            found += measured
+            if len(measured) < part.size:
+                why = "there was no time for more" if outcome.is_done else outcome.message
+                notes.append(f"{part.size - len(measured)} of {part.size} layers were not measured: {why}.")
+        if not found:
+            error = AnalysisTimeout if late == len(parts) else AnalysisError
+            raise error(f"Not one of {groups.size} layers was measured. {' '.join(notes)}")
+        return _evidence(anatomy, ranks, found, notes)
+
+
+def _evidence(
+    anatomy: Anatomy, ranks: FloatArray, found: Sequence[Narrowed], notes: Sequence[str]
+) -> Evidence:
+    evidence = Evidence.unmeasured(anatomy.digest, anatomy.num_units)
+    for one in found:
+        costs = one.costs
+        evidence.loss_increase[one.units] = costs
+        evidence.samples[one.units] = np.where(np.isfinite(costs), one.samples, 0)
+    units = np.concatenate([one.units for one in found])
+    # One task may have had time for more batches than another; resamples are of as many as all had.
+    fewest = min(one.changes.shape[1] for one in found)
+    by_batch = np.concatenate([one.by_batch[:, :fewest] for one in found])
+    evidence.confidence[units] = confidence_of(anatomy.kind_of[units], by_batch)
+    return replace(
+        evidence, tier=Tier.ABLATION, is_partial=bool(notes), notes=tuple(notes), screen=ranks.copy()
+    )

@@ -1,0 +1,64 @@
+"""Plans beyond the step that was asked for: offered where few steps are left, if they surely hold."""
+
+from __future__ import annotations
+
+import pytest
+
+from esper.arrays import BoolArray
+from esper.emrakul.cycle.outcome import CycleStatus
+from esper.errors import AnalysisTimeout, WorkerLost
+from esper.urabrask import Decision, Verdict
+from tests.emrakul.cycle.laboratory import Laboratory
+
+
+def test_with_few_steps_left_plans_grow_as_long_as_they_surely_hold() -> None:
+    lab = Laboratory()
+    outcome = lab.run(lab.coordinator())
+    assert outcome.plan is not None
+    assert outcome.allowance.goal_fraction == pytest.approx(0.5)  # the target
+    assert outcome.plan.removed_after >= 0.5
+    assert lab.offered == sorted(set(lab.offered))
+    assert lab.offered[-1] == outcome.plan.units.size
+
+
+def test_one_that_is_offered_beyond_them_is_half_as_large_again() -> None:
+    lab = Laboratory(decisions=[Decision.GO, Decision.GO, Decision.CONDITIONAL_GO])
+    allowance = lab.allowance(lab.coordinator())
+    outcome = lab.run(lab.coordinator())
+    assert outcome.allowance.goal_fraction == pytest.approx(1.5 * allowance.goal_fraction)
+    assert outcome.plan is not None
+    assert lab.offered[1] == outcome.plan.units.size
+
+
+@pytest.mark.parametrize("error", [WorkerLost("worker 3 died"), AnalysisTimeout("It took too long.")])
+def test_what_was_accepted_stays_so_where_a_larger_plan_cannot_be_measured(error: Exception) -> None:
+    class Dying(Laboratory):
+        def validate(self, keep: BoolArray, seconds: float) -> Verdict:
+            if self.offered:
+                raise error
+            return super().validate(keep, seconds)
+
+    lab = Dying()
+    coordinator = lab.coordinator()
+    outcome = lab.run(coordinator)
+    assert outcome.status is CycleStatus.ACCEPTED
+    assert outcome.plan is not None
+    assert lab.offered == [outcome.plan.units.size]
+    assert coordinator.state.breaker.failures == 0
+
+
+@pytest.mark.parametrize("decision", [Decision.CONDITIONAL_GO, Decision.NO_GO])
+def test_a_larger_plan_that_may_not_hold_leaves_the_one_that_was_accepted(decision: Decision) -> None:
+    lab = Laboratory(decisions=[Decision.GO, decision])
+    outcome = lab.run(lab.coordinator())
+    assert outcome.status is CycleStatus.ACCEPTED
+    assert not outcome.is_on_probation
+    assert outcome.plan is not None
+    assert lab.offered[1] > lab.offered[0] == outcome.plan.units.size
+
+
+@pytest.mark.parametrize("decision", [Decision.CONDITIONAL_GO, Decision.NO_GO])
+def test_after_a_doubt_or_a_refusal_nothing_larger_is_offered(decision: Decision) -> None:
+    lab = Laboratory(decisions=[decision])
+    lab.run(lab.coordinator())
+    assert lab.offered == sorted(lab.offered, reverse=True)
