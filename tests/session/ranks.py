@@ -136,7 +136,7 @@ def told_by(act: Callable[[], object]) -> str:
     """What is raised."""
     try:
         act()
-    except EsperError as error:
+    except (EsperError, OSError) as error:
         return f"{type(error).__name__}: {error}"
     return ""
 
@@ -228,10 +228,26 @@ def goes_wrong(directory: Path) -> dict[str, Any]:
     cut_widths = training.network.widths
     session.rollback(step)
     is_back = before == training.fingerprint(with_random=False) and widths == training.network.widths
-    apart = training.apart()
-    training.epochs(until=2)
+    apart, checkpoints = training.apart(), directory / "wrong" / "checkpoints"
+    [*training.steps()]
+    if rank == 0:
+        checkpoints.rename(checkpoints.with_name("away"))
+        checkpoints.touch()
+    unsaved = told_by(lambda: session.end_epoch(accuracy=0.5))
+    if rank == 0:
+        checkpoints.unlink()
+        checkpoints.with_name("away").rename(checkpoints)
+    epochs = (session.epoch, len(session.log.epochs))
+    training.epochs(until=3)
     session.detach()
-    return {**told, "was cut": cut_widths < widths, "is back": is_back, "apart": apart}
+    return {
+        **told,
+        "was cut": cut_widths < widths,
+        "is back": is_back,
+        "apart": apart,
+        "unsaved": unsaved,
+        "epochs": epochs,
+    }
 
 
 def vetoed(directory: Path) -> dict[str, Any]:

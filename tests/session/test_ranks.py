@@ -135,6 +135,12 @@ def test_what_one_rank_refuses_all_refuse(
         assert words in report[case]
 
 
+def test_where_a_save_fails_the_epoch_has_ended_on_all_ranks(reports: Callable[[str], Reports]) -> None:
+    for report in reports("goes wrong"):
+        assert report["unsaved"]
+        assert report["epochs"] == (2, 2)
+
+
 def test_rank_0_does_nothing_to_the_network_alone(reports: Callable[[str], Reports]) -> None:
     told = reports("goes wrong")[0]["alone"]
     assert told.startswith("EsperError: Rank 0 was about to do something alone (bring units back)")

@@ -66,7 +66,7 @@ class Follower(Session):
         self._hook = asked.optimizer.register_step_post_hook(self._count_step)
         self._is_finished = False
         try:
-            self._hear(ranks.follow(note, self._acts))
+            ranks.follow(note, self._acts, self._hear)
         except BaseException:
             self.detach()
             raise
@@ -167,12 +167,11 @@ class Follower(Session):
             )
             return {**held, COUNTED: self._counted}
 
-        known = self._ranks.follow(note, self._acts)
+        known = self._ranks.follow(note, self._acts, self._hear)
         self._counted = []
         if self._counts is not None and metrics is not None:
             self._counts.pause()
             self._counts.waited(self._ranks.waited_seconds)
-        self._hear(known)
         self.seconds_in_esper += time.perf_counter() - begun
         return known
 
@@ -183,6 +182,7 @@ class Follower(Session):
         row = row_in(known)
         if row is not None and (not progress.epochs or progress.epochs[-1].epoch < row.epoch):
             progress.epochs.append(row)
+            self._period_over()  # also where rank 0 has failed after it
 
     def _look(self, sample: Any, *, layers: bool) -> None:
         asked = self._asked

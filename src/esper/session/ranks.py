@@ -94,14 +94,17 @@ class Ranks:
         self.meet(refuse)
 
     def lead(
-        self, note: Callable[[], Note], work: Callable[[], _Done], last: Callable[[_Done], Mapping[str, Any]]
+        self,
+        note: Callable[[], Note],
+        work: Callable[[], _Done],
+        last: Callable[[_Done | None], Mapping[str, Any] | None],
     ) -> _Done:
         """On rank 0: meets the others, works, and tells them that the call is over, or what was raised.
 
         Args:
             note: what this rank holds.
             work: may give orders. Within it, calls that are led by themselves elsewhere are part of it.
-            last: what the others should know of its result.
+            last: what the others should know of its result; of None, if it has failed.
         """
         if self._is_leading:
             return work()
@@ -112,11 +115,11 @@ class Ranks:
             known = last(done)
         except BaseException as error:
             if not self._have_parted:  # otherwise all know, and nobody listens any more
-                self._send(_FAILED, _told(error))
+                self._send(_FAILED, {"told": _told(error), "known": last(None)})
             raise
         finally:
             self._is_leading = False
-        self._send(_OVER, known)
+        self._send(_OVER, {"known": known})
         return done
 
     def order(self, name: str, what: Mapping[str, Any], work: Callable[[], _Done]) -> _Done:
@@ -140,13 +143,17 @@ class Ranks:
         return done[0]
 
     def follow(
-        self, note: Callable[[], Note], acts: Mapping[str, Callable[..., object]]
+        self,
+        note: Callable[[], Note],
+        acts: Mapping[str, Callable[..., object]],
+        hear: Callable[[Mapping[str, Any]], None],
     ) -> Mapping[str, Any]:
         """On the other ranks: meets them, and does what rank 0 orders until the call is over.
 
         Args:
             note: what this rank holds.
             acts: what can be ordered, by name; may grow meanwhile.
+            hear: takes what rank 0 says last, also where it has failed.
 
         Returns:
             What rank 0 said last.
@@ -154,10 +161,13 @@ class Ranks:
         self.meet(note)
         while True:
             name, what = self._receive()
-            if name == _OVER:
-                return what
-            if name == _FAILED:
-                raise _revived(0, what)
+            if name in (_OVER, _FAILED):
+                known: Mapping[str, Any] = what["known"] or {}
+                if known:
+                    hear(known)
+                if name == _FAILED:
+                    raise _revived(0, what["told"])
+                return known
             self._all_do(name, partial(acts[name], **what))  # what nobody could do rank 0 thinks about
 
     def _all_do(self, name: str, work: Callable[[], _Done]) -> tuple[list[_Done], Exception | None]:

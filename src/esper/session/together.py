@@ -49,7 +49,7 @@ def on_all_ranks(
         return begin()
     if ranks.number > 0:
         return Follower(asked, ranks, note)
-    return ranks.lead(note, begin, known_of)
+    return ranks.lead(note, begin, lambda session: None if session is None else known_of(session))
 
 
 def network_of(asked: RunRequest, sample: Any, *, layers: bool) -> LiveNetwork:
