@@ -136,24 +136,31 @@ class Soak:
     def _turn(self, regime: Regime, going: dict[str, Iterator[str]], end: float) -> None:
         row, begun = self.rows[regime.name], time.monotonic()
         until = min(end, begun + TURN_SECONDS)
-        for wrong in going[regime.name]:
+        try:
+            row.ended = not self._count(regime, going[regime.name], until)
+        finally:
+            row.seconds += time.monotonic() - begun
+            self._keep()
+        if row.ended:
+            del going[regime.name]
+        of = "done" if row.ended else f"of {self.goal(regime):,}"
+        print(
+            f"{time.strftime('%H:%M:%S')} {regime.name}: {row.cases:,} {of}, {row.bad} {regime.bad}",
+            file=sys.stderr,
+        )
+
+    def _count(self, regime: Regime, cases: Iterator[str], until: float) -> bool:
+        """Counts cases until it is late; False: there are no more."""
+        row = self.rows[regime.name]
+        for wrong in cases:
             row.cases += 1
             if wrong:
                 row.bad += 1
                 row.problems = [*row.problems, wrong][:MOST_PROBLEMS]
                 print(f"\n{regime.name}, case {row.cases - 1}: {wrong}", file=sys.stderr)
             if time.monotonic() >= until:
-                break
-        else:
-            row.ended = True
-            del going[regime.name]
-        row.seconds += time.monotonic() - begun
-        self._keep()
-        of = "done" if row.ended else f"of {self.goal(regime):,}"
-        print(
-            f"{time.strftime('%H:%M:%S')} {regime.name}: {row.cases:,} {of}, {row.bad} {regime.bad}",
-            file=sys.stderr,
-        )
+                return True
+        return False
 
     def _keep(self) -> None:
         beside = self.results.with_name(self.results.name + ".new")
