@@ -110,6 +110,14 @@ def test_a_damaged_file_is_refused_with_what_to_do(tmp_path: Path) -> None:
         JournalBus(path)
 
 
+def test_a_name_of_a_table_that_is_no_text_any_more_is_damage_like_any_other(tmp_path: Path) -> None:
+    path = tmp_path / "bus.sqlite"
+    JournalBus(path).close()
+    path.write_bytes(path.read_bytes().replace(b"tabletopicstopics", b"tabletop\x90cstopics"))
+    with pytest.raises(BusError, match="is damaged"):
+        JournalBus(path)
+
+
 def test_what_is_no_journal_is_left_as_it_is(tmp_path: Path) -> None:
     text, other, newer = (tmp_path / f"{name}.sqlite" for name in ("text", "other", "newer"))
     text.write_text("Dear diary, " * 1000)

@@ -142,7 +142,7 @@ class JournalFile:
     def _clearly(self) -> Iterator[None]:
         try:
             yield
-        except sqlite3.Error as error:
+        except (sqlite3.Error, UnicodeDecodeError) as error:  # SQLite quotes damaged names as they are
             raise BusError(f"The bus {self._path} {_words(error)}") from error
 
 
@@ -153,7 +153,7 @@ def _make(path: Path) -> None:
         os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
 
 
-def _words(error: sqlite3.Error) -> str:
+def _words(error: sqlite3.Error | UnicodeDecodeError) -> str:
     """What is wrong with a file, and what to do."""
     code = getattr(error, "sqlite_errorcode", None)
     primary = code & 0xFF if code is not None else None

@@ -197,3 +197,12 @@ def test_a_power_cut_in_its_first_commit_is_taken_back_and_nobody_is_accused(tmp
         store.audit.emit(acts.WentBack(3, 120))
     assert kinds(tmp_path) == ["went_back"]
     assert sorted(path.name for path in tmp_path.glob("*audit*")) == ["audit.sqlite"]
+
+
+def test_a_name_of_a_table_that_is_no_text_any_more_is_told(tmp_path: Path) -> None:
+    with open_store(tmp_path) as store:
+        store.audit.emit(acts.WentBack(3, 120))
+    file = tmp_path / "audit.sqlite"
+    file.write_bytes(file.read_bytes().replace(b"tableentriesentries", b"tableentri\x90sentries"))
+    (finding,) = AuditReader(CheckpointCatalog(tmp_path, RING), RING).report.findings
+    assert "cannot be read" in finding.text

@@ -83,13 +83,15 @@ class Damaged:
         if damaged == raw:  # a page of zeros was one before
             damaged = _flipped(raw, (), rng)
         victim.path.write_bytes(damaged)
+        where = f"{victim.path.name} ({damage}, case {number})"
         try:
             is_silent = victim.is_silent()
             is_asked = victim.falls_back and number % _WHOLE_SEARCH == 0
             found = CheckpointCatalog(self.run, self.ring).latest() if is_asked else None
+        except Exception as error:  # noqa: BLE001  (not foreseen: that is what is looked for)
+            return f"{type(error).__name__}: {error}: {where}"
         finally:
             victim.path.write_bytes(raw)
-        where = f"{victim.path.name} ({damage}, case {number})"
         if is_silent:
             return f"silent: {where}"
         if is_asked and (found is None or not holds(found, found.step)):

@@ -116,7 +116,7 @@ def snapshot(path: Path) -> Iterator[AuditSnapshot]:
             connection.execute("BEGIN")
             _check(connection, path)
             yield AuditSnapshot(connection)
-    except sqlite3.Error as error:
+    except (sqlite3.Error, UnicodeDecodeError) as error:  # SQLite quotes damaged names as they are
         if path.with_name(path.name + _FIRST_COMMIT).exists():
             raise FileNotFoundError(errno.ENOENT, "There is nothing in it yet", str(path)) from error
         raise AuditUnreadable(f"{path} cannot be read: {error}") from error
