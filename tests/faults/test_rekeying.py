@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
 import shutil
 import signal
 from pathlib import Path
@@ -103,22 +104,31 @@ def test_what_a_kill_in_place_of_any_call_leaves_opens_and_is_taken_up(
         shutil.rmtree(copy)
 
 
-def die(run: Path, new: KeyRing, fail_at: int) -> None:
-    rotate(run, new, DeadlyStorage(fail_at, inner=Hasty()))
+def die_at_each(run: Path, new: KeyRing, places: list[tuple[int, Path]]) -> None:
+    """Rotates in forks of a process that has imported everything, each of which dies at a call."""
+    for number, place in places:
+        copy = copy_of(run, place)
+        if (process := os.fork()) == 0:
+            try:
+                rotate(copy, new, DeadlyStorage(number, inner=Hasty()))
+            finally:
+                os._exit(1)  # it lives
+        _, status = os.waitpid(process, 0)
+        assert os.waitstatus_to_exitcode(status) == -signal.SIGKILL
 
 
 def test_kills_that_are_none_of_python_leave_the_same(tmp_path: Path, sample: Sample) -> None:
     run, _, new = sample
+    calls = calls_of(sample, tmp_path / "whole")
+    places = [(number, tmp_path / str(number)) for number in range(3, len(calls), 6)]
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["tests.faults.test_rekeying"])
-    for number in range(3, len(calls_of(sample, tmp_path / "whole")), 11):
-        copy = copy_of(run, tmp_path / "copy")
-        process = context.Process(target=die, args=(copy, new, number))
-        process.start()
-        process.join()
-        assert process.exitcode == -signal.SIGKILL
-        goes_on(copy, sample)
-        shutil.rmtree(copy)
+    process = context.Process(target=die_at_each, args=(run, new, places))
+    process.start()
+    process.join()
+    assert process.exitcode == 0
+    for _, place in places:
+        goes_on(place, sample)
 
 
 def test_no_power_cut_while_keys_rotate_loses_anything(tmp_path: Path) -> None:

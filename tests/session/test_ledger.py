@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
@@ -17,7 +18,7 @@ from esper.nissa import Event, ListSink, acts, mail_events
 from esper.runs import Asker
 from esper.session.ledger import MOST, Ledger
 from esper.session.log import RunLog
-from tests.session.bench import GROW, POINTS, ROLL_BACK, STEPS, Bench, Point, run_until
+from tests.session.bench import GROW, POINTS, ROLL_BACK, STEPS, Bench, Point, run_all
 from tests.session.processes import told_by
 
 DONE, REFUSED, WAITING = (
@@ -47,9 +48,18 @@ def answered(bench: Bench, command: messages.AdaptationCommand) -> list[tuple[in
         return [(report.status, report.text) for report in one.answers(command)]
 
 
-def killed_at(run: Path, point: Point, command: messages.AdaptationCommand) -> Path:
-    assert told_by(run_until, run, point, command.SerializeToString()) == []  # it did not live to tell
-    return run
+@pytest.fixture(scope="module")
+def killed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where runs lie that were killed: below the action, the point and the number of each."""
+    base = tmp_path_factory.mktemp("killed")
+    cases = [
+        (base / f"{command.action}-{point}-{time}", point, command.SerializeToString())
+        for command, points, times in ((GROWTH, POINTS, TIMES), (RETURN, tuple(OF_RETURN), 1))
+        for point in points
+        for time in range(times)
+    ]
+    assert told_by(run_all, cases) == [-signal.SIGKILL] * len(cases)
+    return base
 
 
 NOT_DONE = "It was not done when the run was stopped, which goes on from step 12. Ask anew."
@@ -68,11 +78,11 @@ OF_GROWTH: dict[Point, tuple[int, str, list[str]]] = {
 
 @pytest.mark.parametrize("point", POINTS)
 def test_after_a_kill_a_command_that_comes_again_is_answered_by_what_is_so(
-    tmp_path: Path, point: Point
+    killed: Path, point: Point
 ) -> None:
     status, text, done = OF_GROWTH[point]
     for time in range(TIMES):
-        run = killed_at(tmp_path / str(time), point, GROWTH)
+        run = killed / f"{GROW}-{point}-{time}"
         for is_first in (True, False)[
             : 2 if time == 0 else 1
         ]:  # and once more, after a restart without a kill
@@ -98,9 +108,9 @@ OF_RETURN: dict[Point, tuple[int, str, int]] = {
 
 
 @pytest.mark.parametrize("point", OF_RETURN)
-def test_a_rollback_is_done_as_soon_as_its_run_goes_on_from_there(tmp_path: Path, point: Point) -> None:
+def test_a_rollback_is_done_as_soon_as_its_run_goes_on_from_there(killed: Path, point: Point) -> None:
     status, text, times = OF_RETURN[point]
-    run = killed_at(tmp_path / "run", point, RETURN)
+    run = killed / f"{ROLL_BACK}-{point}-0"
     for _ in range(2):
         with closing(Bench(run)) as bench:
             assert answered(bench, RETURN)[-1] == (status, text)
