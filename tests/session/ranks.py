@@ -300,13 +300,22 @@ def refused(directory: Path) -> dict[str, Any]:
         "no run": lambda: esper.resume(run, outside, torch.optim.SGD(outside.parameters(), 0.1), loss=loss),
     }
     told = {name: told_by(act) for name, act in asked.items()}
-    is_nothing_made, run = not run.exists(), directory / f"alone-{rank}"
-    alone: Any = attached(inside := Digits())
+    is_nothing_made, inside = not run.exists(), Digits()
+    alone = esper.attach(
+        inside,
+        torch.optim.AdamW(inside.parameters()),
+        loss=loss,
+        sample=(X[:8], Y[:8]),
+        run_dir=directory / f"alone-{rank}",
+        generators={"order": torch.Generator()},
+    )
     wrapper = DistributedDataParallel(inside)
     told["wrapped later"] = told_by(lambda: alone.end_epoch(accuracy=0.5))
     alone.detach()
     del wrapper
-    return {**told, "is nothing made": is_nothing_made}
+    together = Training(directory / "alone-0").session  # a run that one process has begun
+    together.detach()
+    return {**told, "is nothing made": is_nothing_made, "notes": list(together.log.notes)}
 
 
 def by_steps_until_one_dies(directory: Path) -> dict[str, Any]:

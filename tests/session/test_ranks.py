@@ -170,6 +170,13 @@ def test_what_several_processes_cannot_have_is_refused_by_all(
         assert report["is nothing made"]
 
 
+def test_a_run_of_one_process_goes_on_in_two_and_that_is_told(reports: Callable[[str], Reports]) -> None:
+    first, second = reports("refused")
+    told = "The checkpoint holds the random numbers of 1 process(es), and 2 go on"
+    assert any(note.startswith(told) for note in first["notes"])
+    assert second["notes"] == []  # rank 0 tells people
+
+
 def test_periods_of_steps_end_on_all_ranks_with_what_one_of_them_measured(
     reports: Callable[[str], Reports],
 ) -> None:
