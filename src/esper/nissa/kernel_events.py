@@ -47,3 +47,16 @@ class KernelsStopped(Moment):
     failures: int
     seconds: float
     why: str
+
+
+@dataclass(frozen=True)
+class CompiledAsAWhole(Event):
+    """What seeds cost where one program holds the whole network."""
+
+    severity, by = Severity.PROBLEM, "kasmina"
+    says = (
+        "The network is compiled as a whole, so that torch compiles all of it again for a seed that is "
+        "blended in, one that joins the network, and one that becomes a plain part of it; after so many "
+        "programs as torch._dynamo.config.recompile_limit says it runs uncompiled. Compile its blocks "
+        "instead (`for block in model.blocks: block.compile()`): then seeds compile nothing."
+    )

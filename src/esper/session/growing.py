@@ -12,6 +12,7 @@ from typing import Any
 
 from torch import Tensor
 
+from esper.anatomy.graph import is_compiled
 from esper.batches import HeldOut
 from esper.errors import ConfigError, StructureError
 from esper.importance.tracker import ImportanceTracker
@@ -288,7 +289,7 @@ class Growing:
                 "the copy when the network is grown."
             )
         self._growth = Growth(
-            network.model,
+            network.given if is_compiled(network.given) else network.model,
             network.optimizer,
             loss=network.loss,
             probe=(*held_out.calibration, *held_out.validation),

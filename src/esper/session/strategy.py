@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+
 from esper.emrakul import MaskState, Trial
 from esper.errors import ConfigError, LifecycleError, UnknownPathError
 from esper.leyline import BreakerState
@@ -9,7 +11,7 @@ from esper.nissa import seed_events
 from esper.session.growing import Growing
 from esper.session.log import RunLog
 from esper.session.terms import Terms
-from esper.tamiyo import Command, Cull, Policy, SystemState, ask
+from esper.tamiyo import Command, Cull, Policy, SystemState, TryOut, ask, foreseen
 
 
 class Strategy:
@@ -20,6 +22,7 @@ class Strategy:
     ) -> None:
         self._policy, self._growing, self._trial = policy, growing, trial
         self._terms, self._log = terms, log
+        self._prepared: tuple[int, tuple[tuple[str, int], ...]] | None = None
 
     def act(self) -> None:
         """What is to be done now, if anything."""
@@ -35,6 +38,21 @@ class Strategy:
                 self._do(command)
             except (ConfigError, LifecycleError, UnknownPathError) as error:  # the policy's doing
                 self._log.tell(seed_events.PolicyFailed(name, f"asked for what cannot be done: {error}"))
+        self._prepare(foreseen(self._policy))
+
+    def _prepare(self, try_out: TryOut | None) -> None:
+        """Has the kernels made that the next try will want, once for each network that it may be."""
+        growing = self._growing
+        if try_out is None or growing.is_under_way or self._trial.mask is not MaskState.NONE:
+            return
+        here = (
+            growing.parameters,
+            tuple((path, slot.track.generation) for path, slot in growing.slots.items()),
+        )
+        if here != self._prepared:
+            self._prepared = here
+            with suppress(ConfigError, UnknownPathError):  # told when it is tried
+                growing.prepare(try_out.slots, try_out.blueprint, **try_out.options)
 
     def _do(self, command: Command) -> None:
         if isinstance(command, Cull):

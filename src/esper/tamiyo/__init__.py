@@ -1,7 +1,7 @@
 """Strategy: reads how a run is doing at the end of an epoch, and says what to try on its network."""
 
 from esper.tamiyo.asking import ask
-from esper.tamiyo.policy import Command, Cull, Policy, SystemState, TryOut, policy_of
+from esper.tamiyo.policy import Command, Cull, Policy, SystemState, TryOut, foreseen, policy_of
 from esper.tamiyo.settings import StrategySettings
 
 __all__ = [
@@ -12,5 +12,6 @@ __all__ = [
     "SystemState",
     "TryOut",
     "ask",
+    "foreseen",
     "policy_of",
 ]

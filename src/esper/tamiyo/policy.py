@@ -127,6 +127,11 @@ def policy_of(settings: StrategySettings) -> Policy | None:
     return Periodic(settings) if settings.policy == "periodic" else Plateau(settings)
 
 
+def foreseen(policy: Policy) -> TryOut | None:
+    """What a policy will ask for one day, so that it can be prepared; None: nobody knows but itself."""
+    return _try(policy.settings, "") if isinstance(policy, Periodic | Plateau) else None
+
+
 def _may_try(state: SystemState, settings: StrategySettings) -> bool:
     """Whether nothing else is being tried, enough is left of the run, and not too much has grown.
 

@@ -25,7 +25,7 @@ from esper.anatomy.graph.trace import (
     undisturbed,
     without_caches,
 )
-from esper.anatomy.graph.wrappers import bare, check_renewable, copied, renew
+from esper.anatomy.graph.wrappers import bare, check_renewable, copied, is_compiled, renew
 
 __all__ = [
     "TRACE_BATCH",
@@ -42,6 +42,7 @@ __all__ = [
     "exporting",
     "gathered",
     "group_of",
+    "is_compiled",
     "is_in_place",
     "is_inside_parallel",
     "is_parallel",

@@ -55,6 +55,14 @@ def layers(model: nn.Module) -> Iterator[nn.Module]:
         yield model
 
 
+def is_compiled(model: nn.Module) -> bool:
+    """Whether `torch.compile` is around a network as a whole."""
+    return any(
+        _is_compiler(layer) or getattr(layer, "_compiled_call_impl", None) is not None
+        for layer in layers(model)
+    )
+
+
 def check_renewable(model: nn.Module) -> None:
     """Makes sure, before a cut, that the wrappers can follow it.
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from esper.anatomy.graph import Loss, bare, is_parallel
+from esper.anatomy.graph import Loss
 from esper.batches import split_sample
 from esper.errors import ConfigError
 from esper.kasmina.held import HANDS
@@ -19,6 +19,7 @@ from esper.kasmina.seeds.course import Course, HasScale
 from esper.kasmina.seeds.evidence import Probe
 from esper.kasmina.seeds.gatekeeper import Gatekeeper
 from esper.kasmina.seeds.gates import GateResult
+from esper.kasmina.seeds.host import host_of
 from esper.kasmina.seeds.isolation import GradientIsolationMonitor
 from esper.kasmina.seeds.kernels import Kernels
 from esper.kasmina.seeds.learning import Lessons
@@ -92,12 +93,7 @@ class Growth:
         alarm: Callable[[str], None] = _nobody,
         kernels: Kernels | None = None,
     ) -> None:
-        self.model, self.optimizer = bare(model), optimizer
-        if is_parallel(model):
-            raise ConfigError(
-                "Several processes train this network, and nobody would add up what its seeds learn in each. "
-                "Nothing was changed. Grow it in one process, and go on in several when it is grown."
-            )
+        self.model, self.optimizer = host_of(model, sink), optimizer
         if within is None:
             HANDS.refuse_held(self.model, optimizer)
         if not (batches := list(probe)):

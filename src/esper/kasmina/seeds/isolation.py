@@ -7,6 +7,7 @@ precision and the norm for clipping (`owners`), and what is no number (`layer`).
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 
@@ -37,7 +38,7 @@ def at_rest(model: nn.Module, apart: Iterable[nn.Module] = (), *, freeze: bool =
     for parameter in parameters if freeze else ():
         parameter.requires_grad_(False)
     try:
-        with _uncached():
+        with _uncached(), _as_written():
             yield
     finally:
         for parameter in parameters if freeze else ():
@@ -60,6 +61,19 @@ def all_modules(model: nn.Module) -> Iterator[nn.Module]:
 
 def _buffers(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
     return module.named_buffers(recurse=False, remove_duplicate=False)
+
+
+@contextmanager
+def _as_written() -> Iterator[None]:
+    """Passes that training does not make are computed as they are written: nothing is compiled for them.
+
+    Each would be another program to a compiler: other modes, other batches, weights that rest.
+    """
+    if "torch._dynamo" not in sys.modules:  # nothing can be compiled, and the import takes a second
+        yield
+        return
+    with torch.compiler.set_stance("force_eager"):
+        yield
 
 
 @contextmanager

@@ -1,0 +1,88 @@
+"""Nothing is compiled for seeds where the blocks of a network are compiled, whatever stage they are in."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch._dynamo.utils import counters
+
+from esper.kasmina.seeds.layer import Grown
+from esper.nissa import kernel_events, seed_events
+from tests.kasmina.seeds.networks import LENIENT, Loop, loop
+
+SLOTS = 16
+GRAD_IS_READ = pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")
+"""By dynamo itself, when it looks at what comes into a block."""
+
+
+class Block(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.map = nn.Linear(6, 6)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + torch.tanh(self.map(x))
+
+
+def blocks() -> nn.Sequential:
+    return nn.Sequential(nn.Flatten(), nn.Linear(16, 6), *(Block() for _ in range(SLOTS)), nn.Linear(6, 3))
+
+
+def programs() -> int:
+    """How many there are: dynamo counts what it hands to a backend."""
+    return int(counters["stats"]["unique_graphs"])
+
+
+@pytest.fixture
+def fresh() -> Iterator[None]:
+    torch.compiler.reset()
+    counters.clear()
+    yield
+    torch.compiler.reset()
+    counters.clear()
+
+
+@GRAD_IS_READ
+@pytest.mark.usefixtures("fresh")
+def test_sixteen_seeds_go_through_all_their_stages_and_nothing_is_compiled() -> None:
+    quick = {"train_steps": 2, "ramp_steps": 2, "shadow_steps": 1, "patience_epochs": 3}
+    settings = {**quick, "check_every": 999, "embargo_epochs": 99}
+    training = loop({**LENIENT, **settings}, blocks)
+    for block in training.model.children():
+        if isinstance(block, Block):
+            block.compile(backend="aot_eager")
+    training.steps(2)
+    before = programs()
+    assert before > 0
+    paths = [str(number) for number in range(2, 2 + SLOTS)]
+    for path in paths:
+        assert training.grown.germinate(path, "low_rank", rank=1, lr=1e-5).passed
+    for _ in range(7):
+        training.steps(2)
+        training.grown.end_epoch()
+        for path in paths[::4]:  # the way of a few ends there
+            if training.grown.slots[path].stage.name == "PROBATIONARY":
+                training.grown.cull(path)
+    moved = [event for event in training.told.events if isinstance(event, seed_events.OfSeed)]
+    assert {event.after for event in moved} >= {
+        *("TRAINING", "BLENDING", "SHADOWING", "PROBATIONARY", "FOSSILIZED", "CULLED", "EMBARGOED")
+    }
+    assert sum(event.after == "BLENDING" for event in moved) == SLOTS
+    assert any(isinstance(module, Grown) for module in training.model.children())
+    assert programs() == before
+    training.close()
+
+
+@GRAD_IS_READ
+@pytest.mark.usefixtures("fresh")
+def test_a_network_that_is_compiled_as_a_whole_is_told_what_that_costs() -> None:
+    model = blocks()
+    training = Loop(torch.compile(model, backend="aot_eager"), LENIENT)  # type: ignore[arg-type]
+    assert any(isinstance(event, kernel_events.CompiledAsAWhole) for event in training.told.events)
+    training.close()
+    plain = loop(LENIENT, blocks)
+    assert not plain.told.events
+    plain.close()
