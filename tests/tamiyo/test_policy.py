@@ -9,7 +9,16 @@ from dataclasses import replace
 import pytest
 
 from esper.tamiyo.asking import ask
-from esper.tamiyo.policy import Command, Cull, Periodic, Plateau, SystemState, TryOut, policy_of
+from esper.tamiyo.policy import (
+    Command,
+    Cull,
+    Periodic,
+    Plateau,
+    SystemState,
+    TryOut,
+    foreseen,
+    policy_of,
+)
 from esper.tamiyo.settings import StrategySettings
 
 RESTING = (0.5, 0.7, 0.8, 0.81, 0.80, 0.81, 0.80)
@@ -93,3 +102,14 @@ def test_a_policy_that_hangs_or_fails_is_one_that_does_nothing() -> None:
     hanging.end.set()
     assert ask(Failing(), REST) == ((), "failed with ZeroDivisionError: by nothing")
     assert ask(Own(), REST) == ((Cull("It is in the way.", "2"),), "")
+
+
+def test_what_our_policies_will_ask_for_is_known_before_and_of_others_nobody_knows() -> None:
+    class Own:
+        def decide(self, state: SystemState) -> list[TryOut]:
+            return []
+
+    policy = policy_of(StrategySettings(policy="plateau", slots="layer*", blueprint="mlp", width=3))
+    assert policy is not None
+    assert foreseen(policy) == TryOut("", "layer*", "mlp", {"width": 3})
+    assert foreseen(Own()) is None
