@@ -48,7 +48,7 @@ def fresh() -> Iterator[None]:
 @GRAD_IS_READ
 @pytest.mark.usefixtures("fresh")
 def test_sixteen_seeds_go_through_all_their_stages_and_nothing_is_compiled() -> None:
-    quick = {"train_steps": 2, "ramp_steps": 2, "shadow_steps": 1, "patience_epochs": 3}
+    quick = {"train_steps": 2, "ramp_steps": 2, "shadow_steps": 1, "probation_epochs": 2}
     settings = {**quick, "check_every": 999, "embargo_epochs": 99}
     training = loop({**LENIENT, **settings}, blocks)
     for block in training.model.children():
@@ -60,7 +60,7 @@ def test_sixteen_seeds_go_through_all_their_stages_and_nothing_is_compiled() -> 
     paths = [str(number) for number in range(2, 2 + SLOTS)]
     for path in paths:
         assert training.grown.germinate(path, "low_rank", rank=1, lr=1e-5).passed
-    for _ in range(7):
+    for _ in range(8):
         training.steps(2)
         training.grown.end_epoch()
         for path in paths[::4]:  # the way of a few ends there
