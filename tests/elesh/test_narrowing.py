@@ -118,10 +118,11 @@ def test_what_must_stay_is_never_put_in_order(made: Saved) -> None:
     assert set(one.units) <= set(odd)
 
 
-def test_without_time_one_layer_is_judged_on_one_batch(made: Saved) -> None:
+def test_without_time_one_layer_is_judged_at_two_points_on_one_batch(made: Saved) -> None:
     found = narrowed(made, seconds=0.0)
     assert len(found) == 1
-    assert found[0].changes.shape == (3, 1)
+    assert found[0].counts.tolist() == [7, 16]
+    assert found[0].changes.shape == (2, 1)
     assert found[0].samples == 16
 
 

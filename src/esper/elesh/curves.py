@@ -71,6 +71,7 @@ class Bench:
         judged: other batches, by whose loss a mask is judged.
         reconstructs: whether layers that read what goes make up for it.
         groups: those from which something may go, for nothing else is watched; None: all.
+        most_statistics: of how many of the fitted batches running statistics follow a mask; None: of all.
     """
 
     opened: OpenCase
@@ -78,6 +79,7 @@ class Bench:
     judged: tuple[Any, ...]
     reconstructs: bool = True
     groups: Collection[int] | None = None
+    most_statistics: int | None = None
 
     def curve(self, group: int, removable: int) -> Curve:
         """What the group costs when up to `removable` of its units go; the rest of the network stays."""
@@ -109,7 +111,7 @@ class Bench:
         """Running statistics moved as far as those of the fitting batches move, which are few."""
         twin, own = self.opened.twin, self.opened.state
         # The fitting batches are few, so not their statistics are taken but how far the mask moves them.
-        after = twin.recalibrated(state, self.fitted)
+        after = twin.recalibrated(state, self.fitted[: self.most_statistics])
         for name in [name for name in after if after[name] is not state.get(name)]:
             before, now = self._statistics[name], after[name]
             # Variances are moved by a ratio and so stay positive; the small term keeps one near 0 from
@@ -128,7 +130,7 @@ class Bench:
     @cached_property
     def _statistics(self) -> State:
         """Running statistics of the network as it is, by the fitting batches alone."""
-        return self.opened.twin.recalibrated(self.opened.state, self.fitted)
+        return self.opened.twin.recalibrated(self.opened.state, self.fitted[: self.most_statistics])
 
     @cached_property
     def base_loss(self) -> float:

@@ -30,8 +30,12 @@ from esper.urabrask import evaluate, joined, run_twin, usable
 _SHARES = (0.25, 0.5, 1.0)
 """Where a group is measured, as shares of what it may lose."""
 
-_LATEST = 2.0
-"""Groups are left out after so many times what measuring should take; before that they have fewer batches."""
+_FEWER = (0.4, 1.0)
+"""The same where there is not even time for one batch at each of them."""
+
+_LATEST = 5.0
+"""Groups are left out after so many times what measuring should take; before that they have fewer batches and
+points. What one cycle leaves out, no later one in a short run has time for."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -104,14 +108,16 @@ def narrow(
     batches = usable(opened.twin, read_data(case.data)[1].calibration)
     # Readers learn from one half of the batches and are judged on the other.
     judged = batches[1::2] or batches
-    bench = Bench(whole, joined(opened.twin, batches[0::2]), tuple(judged), reconstruct, set(groups))
+    bench = Bench(whole, joined(opened.twin, batches[0::2]), tuple(judged), reconstruct, set(groups), 1)
     watched = len(bench.readers)  # now, so that the time it takes is known
     looking = time.thread_time()
     judge = _Judge(whole, judged)
     # As many batches as there is time for at every point, by what the first look at all of them took.
     points, took = sum(min(len(_SHARES), count) for count in counts), time.thread_time() - looking
     left = max(seconds - (time.thread_time() - begun), 0.0)
-    judge = judge.on(min(left / max(took * points, 1e-9), 1.0))
+    share = left / max(took * points, 1e-9)
+    shares = _SHARES if share * len(judged) >= 1 else _FEWER
+    judge = judge.on(min(share, 1.0))
     found: list[Narrowed] = []
     for group, count, order in zip(groups, counts, orders, strict=True):
         if found and time.thread_time() - begun > _LATEST * seconds:
@@ -119,7 +125,7 @@ def narrow(
         units = _order(bench, group, np.array(order, np.int64), count, is_watched=watched > 0)
         if not units.size:
             continue
-        sizes = np.unique(np.ceil(np.array(_SHARES) * units.size).astype(np.int64))
+        sizes = np.unique(np.ceil(np.array(shares) * units.size).astype(np.int64))
         changes = [judge.changes(bench.without(_left(opened.keep, units[:size]))) for size in sizes]
         found.append(Narrowed(units, sizes, np.array(changes), judge.samples))
     return found
