@@ -38,7 +38,7 @@ class Curve:
     losses: FloatArray
 
     def per_unit(self) -> FloatArray:
-        """What each unit adds, never falling from one to the next: shape [units].
+        """What each unit adds, rising from one to the next, if only by a trace: shape [units].
 
         Where a later stretch is cheaper than an earlier one both count as their mean. From the first point on
         where the loss was no number all are NaN.
@@ -58,7 +58,11 @@ class Curve:
             stretches.append(whole)
         slopes = [rise / size for rise, size in stretches]
         costs = np.repeat(np.array(slopes, np.float64), [int(size) for _, size in stretches])
-        return np.append(costs, np.full(self.units.size - costs.size, np.nan))
+        costs = np.append(costs, np.full(self.units.size - costs.size, np.nan))
+        # Too small to count, and enough to keep units that cost the same in the order of the curve.
+        step = max(float(np.nanmax(np.abs(costs), initial=0.0)), 1e-12) * 1e-9
+        ordered: FloatArray = costs + step * np.arange(costs.size)
+        return ordered
 
 
 @dataclass(frozen=True, eq=False)

@@ -17,7 +17,7 @@ import numpy as np
 from torch import Tensor
 
 from esper.anatomy import Anatomy
-from esper.anatomy.mend import elimination
+from esper.anatomy.mend import Reader, elimination
 from esper.arrays import BoolArray, FloatArray, IntArray
 from esper.elesh.analysis import confidence_of
 from esper.elesh.case import Case, OpenCase, open_case, read_data
@@ -57,17 +57,13 @@ class Narrowed:
 
     @property
     def costs(self) -> FloatArray:
-        """What each unit adds once those before it are gone, never falling: shape [units], NaN unknown.
+        """What each unit adds once those before it are gone (`Curve.per_unit`): shape [units], NaN unknown.
 
         The size of the change counts. In a network that trains, units without which the loss falls are not
         idle: they do much, and what is left unlearned will turn the sign around.
         """
         sizes = np.abs(self.changes).mean(axis=1)
-        each = Curve(self.units, self.counts, np.where(np.isfinite(sizes), sizes, np.nan)).per_unit()
-        # Too small to count, and enough to keep units that cost the same in their order.
-        step = max(float(np.nanmax(each, initial=0.0)), 1e-12) * 1e-9
-        costs: FloatArray = np.maximum(each, 0.0) + step * np.arange(each.size)
-        return costs
+        return Curve(self.units, self.counts, np.where(np.isfinite(sizes), sizes, np.nan)).per_unit()
 
     @property
     def by_batch(self) -> FloatArray:
@@ -109,7 +105,7 @@ def narrow(
     # Readers learn from one half of the batches and are judged on the other.
     judged = batches[1::2] or batches
     bench = Bench(whole, joined(opened.twin, batches[0::2]), tuple(judged), reconstruct, set(groups), 1)
-    watched = len(bench.readers)  # now, so that the time it takes is known
+    readers = bench.readers  # watched now, so that the time it takes is known
     looking = time.thread_time()
     judge = _Judge(whole, judged)
     # As many batches as there is time for at every point, by what the first look at all of them took.
@@ -122,7 +118,7 @@ def narrow(
     for group, count, order in zip(groups, counts, orders, strict=True):
         if found and time.thread_time() - begun > _LATEST * seconds:
             break
-        units = _order(bench, group, np.array(order, np.int64), count, is_watched=watched > 0)
+        units = _order(whole, readers, group, np.array(order, np.int64), count)
         if not units.size:
             continue
         sizes = np.unique(np.ceil(np.array(shares) * units.size).astype(np.int64))
@@ -172,18 +168,15 @@ def _left(keep: BoolArray, gone: IntArray) -> BoolArray:
     return left
 
 
-def _order(bench: Bench, group: int, may_go: IntArray, count: int, *, is_watched: bool) -> IntArray:
+def _order(opened: OpenCase, readers: Sequence[Reader], group: int, may_go: IntArray, count: int) -> IntArray:
     """Which units of a group go, the first to go first: at most `count` of those that may."""
-    opened = bench.opened
     left = int(opened.keep[opened.anatomy.unit_slice(group)].sum())
     # Some that may not go can be among the cheapest, so as many more are put in order.
     wanted = min(count + left - may_go.size, left - 1)
-    if is_watched and wanted > 0:
-        readers = bench.readers
-        units = elimination(opened.anatomy, group, opened.state, readers, opened.keep, wanted)
-        if units is not None:
-            return units[np.isin(units, may_go)][:count]
-    return may_go[:count]
+    units = (
+        elimination(opened.anatomy, group, opened.state, readers, opened.keep, wanted) if wanted > 0 else None
+    )
+    return may_go[:count] if units is None else units[np.isin(units, may_go)][:count]
 
 
 @dataclass(frozen=True)

@@ -40,7 +40,7 @@ class AnalysisSettings(Section):
     """Optimizer steps before its second moments count as evidence; until then every unit is unmeasured."""
 
     units_per_task: PositiveCount = 64
-    """Units that one worker task ablates."""
+    """Units that one worker task ablates, when staged."""
 
     measure_twin: bool = False
     """Between screen and ablation, measure every unit on the twin: exact first-order change of the loss,

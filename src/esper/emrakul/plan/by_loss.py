@@ -130,11 +130,9 @@ def _evidence(
             continue
         # [units that may go]: the n-th to go costs the same in all groups of a class.
         each = np.mean([curves[group].per_unit() for group in groups], axis=0)
-        # Too small to count, and enough to keep units that cost the same in the order of the curve.
-        step = max(float(np.nanmax(np.abs(each), initial=0.0)), 1e-12) * 1e-9
         for group in groups:
             units = curves[group].units
-            evidence.loss_increase[units] = each + step * np.arange(each.size)  # in the order of the curve
+            evidence.loss_increase[units] = each
             evidence.confidence[units] = 1.0
             evidence.samples[units] = samples
     return replace(evidence, tier=Tier.ABLATION)
