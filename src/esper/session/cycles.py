@@ -63,6 +63,11 @@ class Cycles:
         return self._pool is not None
 
     @property
+    def is_running(self) -> bool:
+        """Is an analysis under way, whose mask will be of the units that there are now?"""
+        return self._runner.is_running
+
+    @property
     def steps_left(self) -> int:
         """How many steps still fit, with one that is decided on after the epoch that has just ended."""
         return self._runner.steps_left(self._log.epoch)

@@ -64,6 +64,8 @@ class Pruning:
         self._terms = terms
         self._log = log
         self._pending: PendingMask | None = None
+        self._is_cut_due = False
+        """Whether a mask has proved itself since the last cut."""
 
     def end_epoch(self, is_measured: bool) -> bool:
         """Judges the mask on trial, or applies one that is pending.
@@ -74,21 +76,22 @@ class Pruning:
         Returns:
             Whether everything went back to a checkpoint; then there is nothing to save or to analyze.
         """
-        trial, has_proved = self._trial, False
+        trial = self._trial
         if trial.mask is MaskState.ON_TRIAL:
             shown = self._judging.of_epoch(is_measured)
             if isinstance(shown, RollbackReason):
                 self.cycles.drop()  # what is being decided is about the mask that goes
                 return self._judging.take_back(shown)
             if trial.happen(shown) is Action.CUT:
-                has_proved = True
+                self._is_cut_due = True
                 self.cycles.coordinator.record_settled(self._log.epoch)
         if trial.mask is MaskState.NONE:
             self._pending = self.cycles.accepted()
             if self._pending is not None:  # it counts units as they are: what has proved itself stays masked
                 trial.happen(MaskEvent.ACCEPTED)
                 trial.pending_step = self._pending.step
-            elif has_proved:
+            elif self._is_cut_due and not self.cycles.is_running:  # an analysis counts them as they are, too
+                self._is_cut_due = False
                 self.acting.cut_if_worthwhile()
         if trial.mask is MaskState.PENDING and self._pending is not None:
             self._try(self._pending, is_measured)
@@ -131,7 +134,7 @@ class Pruning:
     def forget(self) -> None:
         """Training has left its state: what was decided about it, or was on trial, counts no longer."""
         self._trial.happen(MaskEvent.ABANDONED)
-        self._pending = None
+        self._pending, self._is_cut_due = None, False
 
     def make_way(self) -> str:
         """Lets something grow: cuts what has proved itself, and drops what is being decided.
