@@ -105,6 +105,11 @@ def test_views_and_conjugates_are_written_by_value(tmp_path: Path) -> None:
     assert torch.equal(mapped["neg"], -base)
 
 
+def test_a_single_element_is_written_whatever_its_strides_are() -> None:
+    for one in (torch.tensor(5), torch.tensor(5).expand(1), torch.tensor(5).expand(1, 1)):
+        assert bytes(tensor_bytes(one)) == (5).to_bytes(8, "little")
+
+
 @pytest.mark.parametrize(
     ("tensor", "says"),
     [

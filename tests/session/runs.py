@@ -177,3 +177,23 @@ class Training:
         for name in sorted(encoded.tensors):
             digest.update(bytes(tensor_bytes(encoded.tensors[name])))
         return digest.hexdigest()
+
+
+class Read(nn.Module):
+    """Its own code reads the weight of one block, so that block cannot become nothing."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.stem, self.up, self.down = nn.Linear(8, 6), nn.Linear(6, 16), nn.Linear(16, 6)
+        self.hidden, self.head = nn.Linear(6, 16), nn.Linear(16, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        x = x + self.down(torch.relu(self.up(x)))
+        logits: Tensor = self.head(torch.relu(self.hidden(x))) + 0 * self.down.weight.shape[0]
+        return logits
+
+
+class Reading(Training):
+    build = staticmethod(Read)

@@ -56,6 +56,11 @@ def test_a_schedule_counts_periods_of_steps_only_if_it_is_stepped_with_the_optim
     assert planned_by(lr.CosineAnnealingLR(optimizer, 12), 1, BATCHES) is None
 
 
+def test_a_schedule_that_has_not_been_stepped_yet_counts_no_periods_of_one_step() -> None:
+    optimizer = SGD([torch.zeros(1, requires_grad=True)], 0.1)
+    assert planned_by(lr.CosineAnnealingLR(optimizer, 12), 1, 1) is None
+
+
 def test_schedules_without_an_end_say_nothing() -> None:
     for make in (lambda o, _: lr.StepLR(o, 3), lambda o, _: lr.LambdaLR(o, lambda n: 0.9**n)):
         assert planned_by(after_one_epoch(make, 1), 1) is None
@@ -71,6 +76,27 @@ def test_the_ramp_spreads_over_the_schedule(tmp_path: Path) -> None:
     assert any(
         "12 epochs, the length of the learning-rate schedule" in note for note in run.session.log.notes
     )
+
+
+@pytest.mark.parametrize(
+    "ramp", [{"start_epoch": 5, "end_epoch": 20}, {"end_epoch": 1, "start_fraction": 0.5}]
+)
+def test_a_length_that_leaves_the_ramp_no_room_is_not_taken_and_ends_no_training(
+    tmp_path: Path, ramp: dict[str, Any]
+) -> None:
+    run = Training(tmp_path / "run")
+    terms: Any = run.session.parts.terms
+    pruning = terms.config.pruning
+    schedule = type(pruning.schedule)(**ramp)
+    terms.config = terms.config.model_copy(
+        update={"pruning": pruning.model_copy(update={"schedule": schedule})}
+    )
+    terms.epochs = None
+    run.epoch()
+    assert terms.epochs is None
+    (told,) = (note for note in run.session.log.notes if "attach(epochs=...)" in note)
+    assert "because 12 epochs, the length of the learning-rate schedule, leave the ramp no room" in told
+    run.session.detach()
 
 
 def test_people_are_told_once_what_is_assumed(tmp_path: Path) -> None:

@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import threading
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from torch import Tensor, nn
 
-from esper.emrakul import Allowance, MaskState, Schedule, Settings
+from esper.emrakul import MaskState, Schedule
 from esper.emrakul.cycle import CycleEnd
 from esper.emrakul.plan import Plan, shrink
 from esper.kasmina import Preview, compared
 from esper.urabrask import RetentionLimits
-from tests.session.runs import Training
+from tests.session.runs import Reading, Training
 
 TARGET = {"target": {"flops": 0.4}}
 AT_ONCE = {
@@ -237,26 +234,6 @@ def test_a_target_that_was_missed_is_said_once_with_the_reason(
     assert [record.message for record in caplog.records if record.levelname == "WARNING"] == missed
 
 
-class Read(nn.Module):
-    """Its own code reads the weight of one block, so that block cannot become nothing."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        torch.manual_seed(0)
-        self.stem, self.up, self.down = nn.Linear(8, 6), nn.Linear(6, 16), nn.Linear(16, 6)
-        self.hidden, self.head = nn.Linear(6, 16), nn.Linear(16, 4)
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = self.stem(x)
-        x = x + self.down(torch.relu(self.up(x)))
-        logits: Tensor = self.head(torch.relu(self.hidden(x))) + 0 * self.down.weight.shape[0]
-        return logits
-
-
-class Reading(Training):
-    build = staticmethod(Read)
-
-
 def test_a_layer_that_cannot_go_does_not_hold_the_rest_back_and_people_are_told(tmp_path: Path) -> None:
     run = Reading(tmp_path / "run", pruning={"schedule": {"levels": ["channel", "layer"]}, **TARGET})
     network = run.session.parts.network
@@ -313,48 +290,6 @@ def test_with_few_steps_left_an_analysis_is_made_beside_the_second_epoch_of_a_pr
     assert cycles.steps_left == 2
     assert not cycles.is_last_call
     assert run.session.parts.runner.is_running
-    run.session.detach()
-
-
-class Held(Schedule):
-    """Says nothing before it is let go, so that an analysis is as late as a test wants it."""
-
-    def __init__(self, settings: Settings, epochs: int) -> None:
-        super().__init__(settings, epochs)
-        self.go = threading.Event()
-        self.go.set()
-
-    def allowed(self, *given: Any, **more: Any) -> Allowance:
-        assert self.go.wait(60.0)
-        return super().allowed(*given, **more)
-
-
-def test_what_proves_itself_beside_a_late_analysis_is_cut_after_it_as_the_analysis_counts_its_units(
-    tmp_path: Path,
-) -> None:
-    early = {"target": {"flops": 0.4}, "schedule": {"start_epoch": 2, "end_epoch": 3}}
-    run = Training(tmp_path / "run", pruning=early)
-    parts = run.session.parts
-    rules = parts.terms.config
-    parts.terms.epochs = 8
-    parts.runner.strategy = strategy = Held(rules.pruning, 8)
-    run.until_masked()
-    assert parts.trial.watch is not None
-    parts.trial.watch = replace(parts.trial.watch, is_on_probation=True)
-    strategy.go.clear()
-    run.epoch(lambda _: 0.5)
-    impatient = rules.analysis.model_copy(update={"max_wait_seconds": 0.01})
-    parts.terms.config = rules.model_copy(update={"analysis": impatient})
-    run.until(lambda: parts.trial.mask is MaskState.NONE)
-    assert parts.runner.is_running
-    assert run.marks() == ["mask"]
-    strategy.go.set()
-    parts.terms.config = rules
-    run.epoch(lambda _: 0.5)
-    assert run.marks() == ["mask", "mask"]
-    parts.trial.watch = replace(parts.trial.watch, is_on_probation=False)
-    run.until(lambda: run.marks()[-1] == "cut")
-    assert parts.network.masks.num_masked == 0
     run.session.detach()
 
 

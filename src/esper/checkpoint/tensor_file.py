@@ -116,7 +116,8 @@ def laid_out_pieces(layout: Layout, tensors: Mapping[str, torch.Tensor]) -> Iter
 def tensor_bytes(tensor: torch.Tensor) -> memoryview:
     """The elements in row-major order as bytes."""
     plain = tensor.detach().resolve_conj().resolve_neg().cpu().contiguous()
-    return plain.reshape(-1).view(torch.uint8).numpy().data
+    # Torch calls a single element contiguous whatever its strides are, and a view wants a stride of 1.
+    return plain.as_strided((plain.numel(),), (1,)).view(torch.uint8).numpy().data
 
 
 def map_tensors(path: Path, names: Iterable[str] | None = None) -> dict[str, torch.Tensor]:

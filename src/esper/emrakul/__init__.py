@@ -9,7 +9,7 @@ from esper.emrakul.rollback import (
     limits_for,
     should_roll_back,
 )
-from esper.emrakul.schedule import Allowance, Schedule, planned_epochs
+from esper.emrakul.schedule import Allowance, Schedule, misfit, planned_epochs
 from esper.emrakul.settings import RecoverySettings, RollbackSettings, Settings, Target
 from esper.emrakul.trial import Action, MaskEvent, MaskState, Trial, Watch
 
@@ -31,6 +31,7 @@ __all__ = [
     "Trigger",
     "Watch",
     "limits_for",
+    "misfit",
     "planned_epochs",
     "should_roll_back",
 ]

@@ -191,6 +191,23 @@ def planned_epochs(epochs: int | None, rules: ScheduleSettings, epoch: int) -> i
     return max(rules.assumed_epochs, math.ceil(1.5 * epoch)) if epochs is None else epochs
 
 
+def ramp_of(rules: ScheduleSettings, epochs: int | None, epoch: int) -> tuple[int, int]:
+    """First and last epoch of the ramp of a run of `epochs`, as it is planned after `epoch`."""
+    length = planned_epochs(epochs, rules, epoch)
+    start = rules.start_epoch or max(1, round(rules.start_fraction * planned_epochs(epochs, rules, 0)))
+    # A mask is applied an epoch after its analysis, and then comes the quiet.
+    before_quiet = length - math.ceil(rules.quiet_fraction * length) - 1
+    return start, rules.end_epoch or max(start, min(round(rules.end_fraction * length), before_quiet))
+
+
+def misfit(rules: ScheduleSettings, epochs: int | None) -> str:
+    """Why the ramp has no room in a run of `epochs`, in a clause about it; '' if it has."""
+    start, end = ramp_of(rules, epochs, 0)
+    if start <= end and (epochs is None or end <= epochs):
+        return ""
+    return f"it would run from epoch {start} to {end} in a run of {epochs or 'unknown'} epochs"
+
+
 class Schedule:
     """The schedule of one run. Epochs count from 1: epoch n is asked about when the n-th epoch has ended."""
 
@@ -208,10 +225,14 @@ class Schedule:
             raise ConfigError(
                 f"A run of {epochs} epochs cannot be planned; give the number of epochs, or None."
             )
+        if why := misfit(settings.schedule, epochs):
+            raise ConfigError(
+                f"The ramp has no room: {why}. Choose start_epoch <= end_epoch <= planned epochs, or leave "
+                "them out."
+            )
         self.epochs = epochs
         self._settings = settings
         self._rules = settings.schedule
-        self.ramp_at(0)  # whether there is one
         self._stages = self._scaled_stages()
 
     @property
@@ -298,17 +319,7 @@ class Schedule:
 
     def ramp_at(self, epoch: int) -> tuple[int, int]:
         """First and last epoch of the ramp, as it is planned after `epoch`."""
-        rules, epochs = self._rules, self.length_at(epoch)
-        start = rules.start_epoch or max(1, round(rules.start_fraction * self.length_at(0)))
-        # A mask is applied an epoch after its analysis, and then comes the quiet.
-        before_quiet = epochs - math.ceil(rules.quiet_fraction * epochs) - 1
-        end = rules.end_epoch or max(start, min(round(rules.end_fraction * epochs), before_quiet))
-        if end < start or (self.epochs is not None and end > epochs):
-            raise ConfigError(
-                f"The ramp would run from epoch {start} to {end} in a run of {self.epochs or 'unknown'} "
-                "epochs. Choose start_epoch <= end_epoch <= planned epochs, or leave them out."
-            )
-        return start, end
+        return ramp_of(self._rules, self.epochs, epoch)
 
     def last_epoch_at(self, epoch: int) -> int:
         """The last epoch about whose network anything is decided, as it is planned after `epoch`."""

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from torch.optim import lr_scheduler as lr
 
 from esper.checkpoint import HasStateDict
-from esper.emrakul import Schedule
+from esper.emrakul import Schedule, misfit
 from esper.emrakul.cycle import CycleRunner
 from esper.nissa import events
 from esper.session.log import RunLog
@@ -39,9 +39,12 @@ class Horizon:
             lengths = (planned_by(one, epoch, steps) for one in self._schedulers)
             planned = next((length for length in lengths if length is not None), None)
             source = "the length of the learning-rate schedule"
+        why = "because nobody said how many"
+        if planned is not None and (obstacle := misfit(rules.schedule, planned)):
+            # Said here, under way, it ends no training: the ramp was asked for, and this length was not.
+            why, planned = f"because {planned} {unit}, {source}, leave the ramp no room ({obstacle})", None
         if planned is None:
-            assumed = rules.schedule.assumed_epochs
-            self._log.tell(events.LengthTaken(assumed, "because nobody said how many", unit, keyword))
+            self._log.tell(events.LengthTaken(rules.schedule.assumed_epochs, why, unit, keyword))
             return
         terms.epochs = planned
         self._runner.strategy = Schedule(rules, planned)
@@ -64,7 +67,7 @@ def planned_by(scheduler: object, epoch: int, step: int | None = None) -> int | 
     total, steps = _length(scheduler), scheduler.last_epoch
     if total is None:
         return None
-    if step is not None and abs(steps - step) > 1:
+    if step is not None and (steps < 1 or abs(steps - step) > 1):
         return None  # it counts something else, and nobody knows how many periods that is
     is_by_epoch = step is None and steps <= epoch
     planned = total if is_by_epoch else round(total * epoch / steps)

@@ -80,8 +80,7 @@ class Pruning:
         if trial.mask is MaskState.ON_TRIAL:
             shown = self._judging.of_epoch(is_measured)
             if isinstance(shown, RollbackReason):
-                self.cycles.drop()  # what is being decided is about the mask that goes
-                return self._judging.take_back(shown)
+                return self._take_back(shown)
             if trial.happen(shown) is Action.CUT:
                 self._is_cut_due = True
                 self.cycles.coordinator.record_settled(self._log.epoch)
@@ -129,7 +128,7 @@ class Pruning:
             )
         self._log.tell(acts.Vetoed(self._log.epoch, why))
         reason = RollbackReason(Trigger.VETO, self._log.epoch, 1.0, 0.0, f"Vetoed: {why}")
-        self._judging.take_back(reason)
+        self._take_back(reason)
 
     def forget(self) -> None:
         """Training has left its state: what was decided about it, or was on trial, counts no longer."""
@@ -145,7 +144,8 @@ class Pruning:
         if self._trial.mask is not MaskState.NONE:
             state = "waits to be applied" if self._trial.mask is MaskState.PENDING else "is on trial"
             return f"a mask {state}, and one thing is tried at a time; ask again after the next epoch"
-        self.acting.cut()
+        if self.acting.cut() is not None:
+            self.cycles.drop()  # it counts units as they were
         if masked := self._network.masks.num_masked:
             return f"{masked} unit(s) are masked, and the network's code does not let them be cut"
         self.cycles.drop()
@@ -182,6 +182,11 @@ class Pruning:
         """Whether a mask on probation has seen an epoch already."""
         watch = self._trial.watch
         return watch is not None and watch.is_on_probation and watch.epoch < self._log.epoch
+
+    def _take_back(self, reason: RollbackReason) -> bool:
+        """Takes back the mask on trial, or goes back further; returns whether to a checkpoint."""
+        self.cycles.drop()  # what is being decided is about the mask that goes
+        return self._judging.take_back(reason)
 
     def _try(self, mask: PendingMask, is_measured: bool) -> None:
         """Applies a pending mask, if this epoch has a metric to hold later ones against."""

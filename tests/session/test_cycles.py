@@ -1,0 +1,120 @@
+"""Analyses beside training that are late: what becomes of them when what they are about goes."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from esper.emrakul import Allowance, MaskState, Schedule, Settings
+from tests.session.runs import Reading, Training
+
+
+class Held(Schedule):
+    """Says nothing before it is let go, so that an analysis is as late as a test wants it."""
+
+    def __init__(self, settings: Settings, epochs: int) -> None:
+        super().__init__(settings, epochs)
+        self.go = threading.Event()
+        self.go.set()
+
+    def allowed(self, *given: Any, **more: Any) -> Allowance:
+        assert self.go.wait(60.0)
+        return super().allowed(*given, **more)
+
+
+def hold(run: Training) -> Held:
+    """From now on analyses of this run are late, until `let_go`."""
+    parts = run.session.parts
+    parts.runner.strategy = strategy = Held(parts.terms.config.pruning, parts.terms.epochs or 8)
+    strategy.go.clear()
+    return strategy
+
+
+def be_patient(run: Training, seconds: float) -> None:
+    """How long the end of an epoch waits for an analysis."""
+    terms = run.session.parts.terms
+    analysis = terms.config.analysis.model_copy(update={"max_wait_seconds": seconds})
+    terms.config = terms.config.model_copy(update={"analysis": analysis})
+
+
+def late_beside_a_trial(path: Path) -> tuple[Training, Held]:
+    """A run with a mask on probation for a second epoch, and an analysis that was started beside it."""
+    early = {"target": {"flops": 0.4}, "schedule": {"start_epoch": 2, "end_epoch": 3}}
+    run = Training(path, pruning=early)
+    parts = run.session.parts
+    parts.terms.epochs = 8
+    parts.runner.strategy = Schedule(parts.terms.config.pruning, 8)
+    run.until_masked()
+    assert parts.trial.watch is not None
+    parts.trial.watch = replace(parts.trial.watch, is_on_probation=True)
+    strategy = hold(run)
+    run.epoch(lambda _: 0.5)
+    be_patient(run, 0.01)
+    assert parts.trial.mask is MaskState.ON_TRIAL
+    assert is_analyzed(run)
+    return run, strategy
+
+
+def is_analyzed(run: Training) -> bool:
+    return run.session.parts.runner.is_running
+
+
+def let_go(run: Training, strategy: Held) -> None:
+    strategy.go.set()
+    be_patient(run, 60.0)
+
+
+def test_what_proves_itself_beside_a_late_analysis_is_cut_after_it_as_the_analysis_counts_its_units(
+    tmp_path: Path,
+) -> None:
+    run, strategy = late_beside_a_trial(tmp_path / "run")
+    parts = run.session.parts
+    run.until(lambda: parts.trial.mask is MaskState.NONE)
+    assert parts.runner.is_running
+    assert run.marks() == ["mask"]
+    let_go(run, strategy)
+    run.epoch(lambda _: 0.5)
+    assert run.marks() == ["mask", "mask"]
+    assert parts.trial.watch is not None
+    parts.trial.watch = replace(parts.trial.watch, is_on_probation=False)
+    run.until(lambda: run.marks()[-1] == "cut")
+    assert parts.network.masks.num_masked == 0
+    run.session.detach()
+
+
+def test_a_veto_ends_a_late_analysis_with_the_mask_that_it_was_made_beside(tmp_path: Path) -> None:
+    run, strategy = late_beside_a_trial(tmp_path / "run")
+    run.session.veto("it squints")
+    assert not is_analyzed(run)
+    let_go(run, strategy)
+    run.epoch(lambda _: 0.5)
+    assert run.marks() == ["mask", "rollback"]
+    assert run.session.parts.network.masks.num_masked == 0
+    run.session.detach()
+
+
+def test_what_is_cut_to_make_way_for_a_seed_ends_a_late_analysis_also_where_a_unit_has_to_stay(
+    tmp_path: Path,
+) -> None:
+    run = Reading(
+        tmp_path / "run", pruning={"schedule": {"levels": ["channel", "layer"]}, "target": {"flops": 0.4}}
+    )
+    network = run.session.parts.network
+    strategy = hold(run)
+    be_patient(run, 0.01)
+    keep = np.ones(network.anatomy.num_units, np.bool_)
+    keep[network.anatomy.unit_slice(network.anatomy.group_named("layer:down"))] = False
+    keep[network.anatomy.unit_slice(network.anatomy.group_named("hidden"))][:3] = False
+    network.masks.apply(keep)
+    run.epoch()
+    assert is_analyzed(run)
+    assert "1 unit(s) are masked" in str(run.session.grow("hidden", "mlp"))
+    assert network.anatomy.num_units == keep.size - 3
+    assert not is_analyzed(run)
+    let_go(run, strategy)
+    run.epoch()
+    run.session.detach()
