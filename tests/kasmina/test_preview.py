@@ -112,9 +112,38 @@ def test_recalibration_gives_the_live_network_its_own_statistics(
     assert count is not None
     before = count.clone()
     network.set_buffers({"1.running_mean": torch.full((16,), 50.0)})
-    recalibrate(network, held_out)
+    recalibrate(network, held_out, {})
     images = torch.cat([batch[0] for batch in held_out.calibration])
     seen = network.model.get_submodule("0")(images)
     assert norm.running_mean is not None
     torch.testing.assert_close(norm.running_mean, seen.mean((0, 2, 3)).detach())
     assert torch.equal(count, before)
+
+
+def test_a_norm_that_training_leaves_alone_keeps_its_statistics_but_for_what_a_mask_moves(
+    network: LiveNetwork, held_out: HeldOut
+) -> None:
+    assert network.still == frozenset()
+    norm = network.model.get_submodule("1")
+    assert isinstance(norm, nn.BatchNorm2d)
+    own = torch.full((16,), 50.0)
+    network.set_buffers({"1.running_mean": own})
+    norm.eval()
+    network.note_still()
+    assert network.still == {"1.running_mean", "1.running_var"}
+    preview = Preview(network, held_out)
+    assert torch.equal(preview.under(without(network)).statistics["1.running_mean"], own)
+    kept = np.ones(16, np.bool_)
+    kept[[3, 5]] = False
+    under = preview.under(without(network, 3, 5)).statistics["1.running_mean"]
+    assert torch.equal(under[torch.from_numpy(kept)], own[torch.from_numpy(kept)])
+    # Taken back, what a change had moved comes back with it.
+    before = {name: tensor.clone() for name, tensor in network.tensors().items()}
+    network.adjust({"0.bias": torch.ones(16)})
+    recalibrate(network, held_out, before)
+    assert norm.running_mean is not None
+    torch.testing.assert_close(norm.running_mean, own + 1.0)
+    assert network.state()["still"] == ["1.running_mean", "1.running_var"]
+    norm.train()
+    network.note_still()
+    assert network.still == frozenset()

@@ -75,7 +75,7 @@ def test_a_mask_that_was_shrunk_or_is_on_probation_says_so() -> None:
     part = dataclasses.replace(whole, units=6, is_on_probation=True)
     assert part.text == (
         "Masked 6 of 8 units on probation, 10.0% to 25.0% of the flops removed. Go. "
-        "The weights have moved on, so the plan was shrunk."
+        "That is of the whole plan; the weights have moved on, so it was shrunk."
     )
     assert part.line == f"epoch 3: {part.text}"
 

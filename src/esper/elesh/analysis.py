@@ -81,7 +81,8 @@ def measure(
         batches = joined(opened.twin, held_out.calibration)
         if reconstruct:
             state = _reconstructed(opened, left, state, batches)
-        state = opened.twin.recalibrated(state, batches)
+        whole = opened.masked_state(opened.keep)
+        state = opened.twin.recalibrated(state, batches, still=case.still, before=whole)
     quality = on_validation(opened.twin, state, held_out.validation)
     first = usable(opened.twin, held_out.validation)[0]
     flow, norm = _gradients(opened, state, first, np.asarray(survivors, np.bool_))

@@ -37,7 +37,8 @@ class Case:
     `optimizer` is the optimizer's state by parameter name, `tracked` what the importance tracker measured
     (unit scores); both may be missing. `masked` are the units that are masked already. `history` are the
     ranks that earlier epochs let expect; `twin_samples` and `twin_flops` limit what is measured on the twin
-    before finalists are chosen. `criterion` holds the tensors of a loss that has any.
+    before finalists are chosen. `criterion` holds the tensors of a loss that has any. `still` names
+    running statistics that training does not move.
     """
 
     twin: FileRef
@@ -51,6 +52,7 @@ class Case:
     twin_samples: int = 0
     twin_flops: float = 0.0
     criterion: FileRef | None = None
+    still: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

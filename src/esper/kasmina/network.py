@@ -29,6 +29,7 @@ from esper.kasmina.changes import Change, UnitsCut, check_records, redo, shared_
 from esper.kasmina.held import HANDS
 from esper.kasmina.masks import MaskKeeper
 
+_STATISTICS = ("running_mean", "running_var")
 _ANOTHER = (
     "This network is not the one that the run started with: its structure differs from the one that was cut. "
     "Build the model exactly as for the first run and resume again."
@@ -87,6 +88,8 @@ class LiveNetwork:
         """How long the last look at the network took: about what the next cut takes."""
         self.blueprints = dict(blueprints or {})
         """What seeds can be beside our own."""
+        self.still: frozenset[str] = frozenset()
+        """Running statistics that training does not move, by name."""
         self._sample, self._layers = sample, layers
         self._look()
         self.refused = refusals(self.model, self.anatomy, self.inputs)
@@ -200,6 +203,16 @@ class LiveNetwork:
         """Brings masked units back exactly, all but those that `but` marks False: bool [units]."""
         self.masks.unmask(but)
 
+    def note_still(self) -> None:
+        """Notes whose running statistics stand still; to be asked at an optimizer step, while it trains."""
+        self.still = frozenset(
+            f"{path}.{name}" if path else name
+            for path, module in self.model.named_modules()
+            if not module.training
+            for name, _ in module.named_buffers(recurse=False)
+            if name in _STATISTICS
+        )
+
     def set_buffers(self, values: Mapping[str, Tensor]) -> None:
         """Gives buffers new values, such as running statistics, by name."""
         buffers = dict(self.model.named_buffers())
@@ -233,9 +246,9 @@ class LiveNetwork:
         self.masks.detach()
 
     def state(self) -> dict[str, Any]:
-        """Its structure: what was changed, in itself and in its companions."""
+        """Its structure: what was changed, in itself and in its companions, and what stands still."""
         changes = [change.record() for change in self.changes]
-        return {"changes": changes, "companions": len(self.companions)}
+        return {"changes": changes, "companions": len(self.companions), "still": sorted(self.still)}
 
     def check(self, state: Mapping[str, Any]) -> None:
         """Refuses the changes of another network, or of one with other companions; changes nothing.
@@ -264,6 +277,7 @@ class LiveNetwork:
         Raises:
             CheckpointError: the network is not the one that was changed.
         """
+        self.still = frozenset(state.get("still", ()))  # older runs do not say it
         records: Sequence[Mapping[str, Any]] = state["changes"]
         shared = shared_changes(self.changes, records)
         undone = self.changes[shared:]

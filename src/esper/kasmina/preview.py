@@ -25,9 +25,16 @@ from esper.urabrask import Settings as ValidationSettings
 State = dict[str, Tensor]
 
 
-def recalibrate(network: LiveNetwork, held_out: HeldOut) -> None:
-    """Measures the live network's running statistics anew, after its units have changed."""
-    network.set_buffers(_statistics(network, network.tensors(), _calibration(network, held_out)))
+def recalibrate(network: LiveNetwork, held_out: HeldOut, before: State) -> None:
+    """Measures the live network's running statistics anew, after its units have changed.
+
+    Args:
+        network: the live network.
+        held_out: batches to measure on.
+        before: copies of its tensors from before the change; needed only where some statistics stand still.
+    """
+    now = network.tensors()
+    network.set_buffers(_statistics(network, now, _calibration(network, held_out), before))
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,7 +92,7 @@ class Preview:
         zero_masked(masked, axes)
         changes = self._made_up.changes(keep) if self._reconstruct else {}
         masked |= {name: masked[name] + change for name, change in changes.items()}
-        statistics = _statistics(self._network, masked, self._calibration)
+        statistics = _statistics(self._network, masked, self._calibration, live)
         after = _on_validation(self._network, self._held_out, {**masked, **statistics})
         return Masked(after, statistics, changes)
 
@@ -138,7 +145,10 @@ def _calibration(network: LiveNetwork, held_out: HeldOut) -> Sequence[Any]:
     return joined(network.graph, on_device(held_out.calibration, device_of(network.model)))
 
 
-def _statistics(network: LiveNetwork, tensors: State, batches: Sequence[Any]) -> State:
-    """Running statistics of a network with these tensors: the mean over the batches' own."""
-    after = network.graph.recalibrated(tensors, batches)
+def _statistics(network: LiveNetwork, tensors: State, batches: Sequence[Any], before: State) -> State:
+    """Running statistics of a network with these tensors: the mean over the batches' own.
+
+    Those that stand still move only as far as the batches' own do from the tensors of `before`.
+    """
+    after = network.graph.recalibrated(tensors, batches, still=network.still, before=before)
     return {name: value for name, value in after.items() if value is not tensors[name]}

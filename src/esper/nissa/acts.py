@@ -94,7 +94,9 @@ class Masked(Moment):
         is_whole = self.units == self.planned
         of = "" if is_whole else f" of {self.planned}"
         probation = " on probation" if self.is_on_probation else ""
-        shrunk = "" if is_whole else " The weights have moved on, so the plan was shrunk."
+        shrunk = (
+            "" if is_whole else " That is of the whole plan; the weights have moved on, so it was shrunk."
+        )
         removed = f"{self.removed_before:.1%} to {self.removed_after:.1%} of the {self.cost} removed"
         return f"Masked {self.units}{of} units{probation}, {removed}. {self.reason}{shrunk}"
 

@@ -55,7 +55,7 @@ class Refused(Moment):
     """The validator said no to a plan."""
 
     kind, by = "no_go", "urabrask"
-    says = "{reason}"
+    says = "Nothing was masked, the plan was refused: {reason}"
     reason: str
 
 
@@ -64,7 +64,7 @@ class RefusedLive(Moment):
     """The network as it is by now does not bear the plan that its checkpoint bore."""
 
     kind, by = "no_go", "urabrask"
-    says = "Not applied, the weights have moved on: {objection}"
+    says = "Nothing was masked, the weights have moved on since the plan was made: {objection}"
     objection: str
 
 

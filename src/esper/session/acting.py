@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from esper.anatomy.cut import Cut
+from esper.anatomy.cut import Cut, refusal_of
 from esper.arrays import BoolArray, IntArray
 from esper.batches import HeldOut
 from esper.emrakul.cycle import PendingMask
@@ -56,6 +56,7 @@ class Acting:
 
     Attributes:
         last_cut: the last cut of this process, with its proof.
+        uncut: why the last cut of this process did not go through, or not for everything; '' if it did.
     """
 
     def __init__(
@@ -69,6 +70,7 @@ class Acting:
         spending: Spending,
     ) -> None:
         self.last_cut: Cut | None = None
+        self.uncut = ""
         self._network = network
         self._tracker = tracker
         self._saving = saving
@@ -129,8 +131,13 @@ class Acting:
 
     def apply(self, mask: Confirmed) -> None:
         """Masks units, and gives what they carried to those that stay."""
-        self._network.adjust(mask.changes)
-        self._network.mask(mask.keep)
+        network = self._network
+        if not network.masks.num_masked:  # told with the first mask, not when the run has ended
+            names = {value: name for name, value in network.named_parameters().items()}
+            if refusal := refusal_of(network.optimizer, names):
+                self._log.tell(events.StaysMasked(self._log.epoch, refusal))
+        network.adjust(mask.changes)
+        network.mask(mask.keep)
 
     def take_back(self, settled: BoolArray, changes: Mapping[str, Tensor]) -> None:
         """Brings units back exactly, all but those that `settled` masks; their zeros are forgotten."""
@@ -139,11 +146,12 @@ class Acting:
         was_zero, is_zero = (~keep | anatomy.inside_removed(keep) for keep in (masked, settled))
         numbers = np.arange(anatomy.num_units)
         numbers[was_zero & ~is_zero] = -1
+        before = {name: tensor.clone() for name, tensor in network.tensors().items()} if network.still else {}
         network.unmask(but=settled)
         tracker.rebind(network.anatomy, network.named_parameters(), numbers)
         network.adjust(changes, sign=-1)
         if self._held_out is not None:
-            recalibrate(network, self._held_out)
+            recalibrate(network, self._held_out, before)
 
     def judge(self, settled: BoolArray, before: Measurement) -> tuple[Verdict, bool]:
         """The verdict about the mask that is applied, and whether its mean is within the limit and noise.
@@ -179,12 +187,13 @@ class Acting:
             masked).
         """
         network, saving = self._network, self._saving
-        masked = network.masks.num_masked
+        masked, self.uncut = network.masks.num_masked, ""
         if masked == 0:
             return None
         try:
             change = self._cut(left)
         except SurgeryError as refusal:
+            self.uncut = str(refusal)
             self._log.tell(events.StaysMasked(self._log.epoch, str(refusal)))
             return None
         self.last_cut = change.cut
@@ -210,6 +219,7 @@ class Acting:
             if not why or possible.all():
                 raise
             rest = network.cut_masked(possible)
+            self.uncut = str(refusal)
             units = int((possible & ~wanted).sum())
             self._log.tell(events.StaysMasked(self._log.epoch, str(refusal), units, tuple(why)))
             return rest

@@ -152,9 +152,10 @@ class Cycles:
         # What is known now: nothing live is read while training goes on.
         situation, allowed = terms.situation(self._network), self._network.cuttable_units()
         tracked = self._tracker.evidence(TrainingPhase.at(epoch, terms.epochs))
+        still = self._network.still
 
         def analyst(checkpoint: CheckpointRef) -> Analyst:
-            case = case_of(self._saving.store.catalog, checkpoint, situation.keep, tracked)
+            case = case_of(self._saving.store.catalog, checkpoint, situation.keep, tracked, still)
             return analyst_of(case, situation, tracked.weights, allowed, terms.config, pool, enough)
 
         self._log.tell(progress.AnalysisBegan(epoch))

@@ -22,7 +22,7 @@ from esper.anatomy.graph import copied
 from esper.anatomy.twin import deployed
 from esper.cost import CostName, compare_latency
 from esper.emrakul import Schedule
-from esper.emrakul.cycle import why_missed
+from esper.emrakul.cycle import RunEnd, why_missed
 from esper.emrakul.plan import Situation
 from esper.errors import SurgeryError
 from esper.kasmina import LiveNetwork, SeedJoined
@@ -164,21 +164,26 @@ def _missed(session: Session, in_flight: int | None) -> Event | None:
         return None
     if parts.pool is None:
         return events.NothingWent(target.cost, parts.why_off)
-    removed = _reached(session, target.cost)
-    marks = [mark for mark in session.log.marks if mark.kind in ("rollback", "no_go")]
-    refused = (marks[-1].epoch, marks[-1].text) if marks else None
-    schedule, state = Schedule(terms.config.pruning, terms.epochs), parts.runner.coordinator.state
-    never = all(row.metric is None for row in session.log.records(terms.metric))
-    why = why_missed(
-        target,
-        removed,
-        session.epoch,
-        schedule,
-        state,
-        refused,
-        unmeasured=terms.metric if never else "",
-        late=in_flight,
+    marks = session.log.marks
+    refused, back = (
+        next(((mark.epoch, mark.text) for mark in reversed(marks) if mark.kind == kind), None)
+        for kind in ("no_go", "rollback")
     )
+    end = RunEnd(
+        _reached(session, target.cost),
+        session.epoch,
+        refused=refused,
+        taken_back=back,
+        masked=terms.removed_fraction(parts.network),
+        uncut=session.pruning.acting.uncut,
+        unmeasured=terms.metric
+        if all(row.metric is None for row in session.log.records(terms.metric))
+        else "",
+        late=in_flight,
+        has_grown=bool(session.log.seeds),
+    )
+    schedule = Schedule(terms.config.pruning, terms.epochs)
+    why = why_missed(target, end, schedule, parts.runner.coordinator.state)
     return events.TargetMissed(why) if why else None
 
 

@@ -56,6 +56,8 @@ class Session:
         self._desk = desk_of(self)
         self._hook = parts.network.optimizer.register_step_post_hook(self._count_step)
         self._is_finished = False
+        self._is_first_step = True
+        """Whether the next optimizer step is the first since the end of a period."""
         if parts.why_off:
             self.log.tell(events.PruningOff(parts.why_off))
 
@@ -213,6 +215,7 @@ class Session:
             if is_sound and self._may_prune():
                 self.pruning.start_cycle()
         self._desk.carry_out()
+        self._is_first_step = True
         self._epoch_started = self._clock()
         self.seconds_in_esper += self._epoch_started - begun
         self.parts.telemetry.end_epoch(self.epoch, self._epoch_started - begun, numbers)
@@ -386,6 +389,9 @@ class Session:
     def _count_step(self, *_: object) -> None:
         self.log.progress.step += 1
         self.parts.telemetry.step()
+        if self._is_first_step:
+            self.parts.network.note_still()
+            self._is_first_step = False
         self._desk.glance()
 
     def _require_running(self) -> None:

@@ -350,3 +350,22 @@ def test_a_batch_norm_that_was_written_out_survives_the_archive_and_is_recalibra
     model.train()(x)
     torch.testing.assert_close(fresh["stem.1.running_mean"], norm.running_mean)
     assert not torch.equal(fresh["inner.1.running_var"], state["inner.1.running_var"])
+
+
+def test_statistics_that_stand_still_move_only_as_far_as_a_mask_moves_what_they_see() -> None:
+    twin, _, state, _ = of_convolutional()
+    names = [f"{p}.running_{k}" for p in ("stem.1", "inner.1") for k in ("mean", "var")]
+    own = {**state, **{name: state[name] + 0.5 for name in names}}  # those of other data
+    batches = [images(12, 7), images(12, 8)]
+    same = twin.recalibrated(own, batches, still=names, before=own)
+    assert all(torch.equal(same[name], own[name]) for name in names)
+    weight = own["stem.0.weight"].clone()
+    weight[0] *= 2.0
+    moved = twin.recalibrated({**own, "stem.0.weight": weight}, batches, still=names, before=own)
+    stem = own["stem.1.running_var"]
+    assert torch.equal(moved["stem.1.running_var"][1:], stem[1:])
+    assert stem[0] * 3.0 < moved["stem.1.running_var"][0] < stem[0] * 4.0  # by the square, but for a trace
+    assert not torch.equal(moved["inner.1.running_mean"], own["inner.1.running_mean"])
+    mixed = twin.recalibrated(own, batches, still=names[:2], before=own)
+    assert torch.equal(mixed[names[0]], own[names[0]])
+    assert not torch.allclose(mixed[names[2]], own[names[2]], atol=0.1)

@@ -6,7 +6,7 @@ import pytest
 
 from esper.emrakul.cycle.coordinator import CoordinatorState
 from esper.emrakul.cycle.history import CycleRecord
-from esper.emrakul.cycle.missed import why_missed
+from esper.emrakul.cycle.missed import RunEnd, why_missed
 from esper.emrakul.schedule import Schedule
 from esper.emrakul.settings import Settings, Target
 
@@ -14,17 +14,9 @@ SETTINGS = Settings.model_validate({"target": {"flops": 0.5}})
 HALF = Target(flops=0.5)
 
 
-def told(
-    *records: CycleRecord,
-    epoch: int = 10,
-    refused: tuple[int, str] | None = None,
-    unmeasured: str = "",
-    late: int | None = None,
-) -> str:
-    state = CoordinatorState(history=records)
-    return why_missed(
-        HALF, 0.3, epoch, Schedule(SETTINGS, 10), state, refused, unmeasured=unmeasured, late=late
-    )
+def told(*records: CycleRecord, epoch: int = 10, **more: object) -> str:
+    end = RunEnd(0.3, epoch, **more)  # type: ignore[arg-type]  # fields by name
+    return why_missed(HALF, end, Schedule(SETTINGS, 10), CoordinatorState(history=records))
 
 
 def record(status: str, reason: str = "Because.", **more: object) -> CycleRecord:
@@ -32,14 +24,45 @@ def record(status: str, reason: str = "Because.", **more: object) -> CycleRecord
 
 
 def test_a_target_that_was_met_is_no_word_worth() -> None:
-    assert why_missed(HALF, 0.5, 10, Schedule(SETTINGS, 10), CoordinatorState()) == ""
+    assert why_missed(HALF, RunEnd(0.5, 10), Schedule(SETTINGS, 10), CoordinatorState()) == ""
 
 
 @pytest.mark.parametrize(
     ("sentence", "reason", "advice"),
     [
         (told(epoch=3), "ended after epoch 3", "more epochs"),
-        (told(record("accepted"), refused=(9, "The metric fell.")), "(The metric fell)", "pruning.rollback"),
+        (
+            told(record("accepted"), taken_back=(9, "The metric fell.")),
+            "(The metric fell)",
+            "pruning.rollback",
+        ),
+        (
+            told(record("accepted"), refused=(9, "Nothing was masked: it costs.")),
+            "because in epoch 9 nothing was masked: it costs.",
+            "validation.limits",
+        ),
+        (
+            told(record("accepted"), refused=(9, "Refused."), taken_back=(10, "It fell.")),
+            "(It fell)",
+            "pruning.rollback",
+        ),
+        (
+            told(record("accepted", removed_after=0.5, goal_fraction=0.5)),
+            "only a part of the plan of epoch 9 still held when it was applied",
+            "analysis.max_wait_seconds",
+        ),
+        (
+            told(record("accepted", removed_after=0.5, goal_fraction=0.5), has_grown=True),
+            "nothing is decided after epoch 8",
+            "more epochs",
+        ),
+        (
+            told(
+                record("accepted", removed_after=0.5), masked=0.5, uncut="It holds state. Nothing was done."
+            ),
+            "another 20.0% is masked and could not be cut (It holds state).",
+            "masks that stay masks",
+        ),
         (told(record("rejected", "Worse.")), "refused the plan of epoch 9 (Worse)", "validation.limits"),
         (told(record("skipped", held={"floor": 12, "loss": 1})), "12 by floor, 1 by loss", "pruning.floors"),
         (told(record("failed", "WorkerLost: gone")), "(WorkerLost: gone)", "more epochs"),
@@ -80,4 +103,4 @@ def test_a_loop_that_never_ends_an_epoch_is_told_of_that() -> None:
 
 
 def test_a_refusal_before_the_last_plan_is_not_what_stood_in_the_way() -> None:
-    assert "fell" not in told(record("accepted"), refused=(8, "The metric fell."))
+    assert "fell" not in told(record("accepted"), taken_back=(8, "The metric fell."))

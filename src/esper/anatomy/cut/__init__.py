@@ -14,7 +14,7 @@ from esper.anatomy.cut.layers import (
 )
 from esper.anatomy.cut.live import cut
 from esper.anatomy.cut.look import Look
-from esper.anatomy.cut.optimizers import WeightCopies, zero_state
+from esper.anatomy.cut.optimizers import WeightCopies, refusal_of, zero_state
 from esper.anatomy.cut.origin import origin_of
 from esper.anatomy.cut.program import cut_program, cut_traced
 from esper.anatomy.cut.result import Cut
@@ -36,6 +36,7 @@ __all__ = [
     "feasible",
     "origin_of",
     "put_back",
+    "refusal_of",
     "refusals",
     "refused_groups",
     "residual_blocks",

@@ -1,8 +1,14 @@
-"""Running statistics of batch norms, measured anew while a graph runs."""
+"""Running statistics of batch norms, measured anew while a graph runs.
+
+Most follow training, and after a mask they are what the batches show. Some stand still: a norm that is kept
+in eval mode, as in much fine-tuning, keeps statistics of other data, and the layers behind it have learned to
+live with these. They are moved only as far as a mask moves what the norm sees.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -17,12 +23,50 @@ BATCH_NORMS = {
 """Batch norms, as they are written and written out: the place of their epsilon among the arguments."""
 
 
-class Recalibrating(OverSurvivors):
-    """Interprets the graph with every batch norm by the statistics of the batch, and adds these up."""
+@dataclass(frozen=True)
+class Statistics:
+    """Mean and variance of every channel, shape [channels] each."""
 
-    def __init__(self, module: fx.GraphModule, left: Mapping[fx.Node, Left]) -> None:
+    mean: Tensor
+    variance: Tensor
+
+    def moved(self, before: Statistics, now: Statistics) -> Statistics:
+        """As far as those of the same batch move from `before` to `now`."""
+        # Variances are moved by a ratio and so stay positive; the small term keeps one near 0 from exploding.
+        little = 0.01 * self.variance + torch.finfo(self.variance.dtype).tiny
+        ratio = (now.variance + little) / (before.variance + little)
+        return Statistics(self.mean + (now.mean - before.mean), self.variance * ratio)
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What a norm saw in one batch, with the statistics by which it normalized it."""
+
+    batch: Statistics
+    by: Statistics
+
+
+class Recalibrating(OverSurvivors):
+    """Interprets the graph with every batch norm by the statistics of the batch, and adds these up.
+
+    Args:
+        module: the graph.
+        left: see `OverSurvivors`.
+        still: norms whose statistics training leaves alone; they go by these.
+        before: what another `Recalibrating` saw at them in the same batches, before a mask: theirs are moved
+            as far as that moves.
+    """
+
+    def __init__(
+        self,
+        module: fx.GraphModule,
+        left: Mapping[fx.Node, Left],
+        still: Collection[fx.Node] = (),
+        before: Mapping[fx.Node, Sequence[Seen]] | None = None,
+    ) -> None:
         super().__init__(module, left)
-        self.sums: dict[fx.Node, tuple[Tensor, Tensor, int]] = {}
+        self.seen: dict[fx.Node, list[Seen]] = {}
+        self._still, self._before = frozenset(still), before
 
     def run_node(self, n: fx.Node) -> Any:
         if n.target not in BATCH_NORMS or n.args[3] is None:
@@ -30,9 +74,28 @@ class Recalibrating(OverSurvivors):
         given = self.fetch_args_kwargs_from_env(n)[0]
         (x, weight, bias), epsilon = given[:3], given[BATCH_NORMS[n.target]]
         axes = [axis for axis in range(x.dim()) if axis != 1]
-        mean, variance = x.mean(axes), x.var(axes, unbiased=x.numel() > x.shape[1])
-        before = self.sums.get(n, (torch.zeros_like(mean), torch.zeros_like(variance), 0))
-        self.sums[n] = (before[0] + mean, before[1] + variance, before[2] + 1)
-        # Later layers are measured on what this one then gives: normalized by the batch.
-        normed = torch.nn.functional.batch_norm(x, None, None, weight, bias, training=True, eps=epsilon)
+        batch = Statistics(x.mean(axes), x.var(axes, unbiased=x.numel() > x.shape[1]))
+        by = self._standing(n, batch, Statistics(given[3], given[4])) if n in self._still else batch
+        self.seen.setdefault(n, []).append(Seen(batch, by))
+        # Later layers are measured on what this one then gives.
+        if n in self._still:
+            normed = torch.nn.functional.batch_norm(x, by.mean, by.variance, weight, bias, eps=epsilon)
+        else:
+            normed = torch.nn.functional.batch_norm(x, None, None, weight, bias, training=True, eps=epsilon)
         return normed if n.target is torch.ops.aten.batch_norm.default else (normed,)
+
+    def _standing(self, n: fx.Node, batch: Statistics, own: Statistics) -> Statistics:
+        if self._before is None:
+            return own
+        before = self._before[n][len(self.seen.get(n, ()))]  # of the same batch
+        return before.by.moved(before.batch, batch)
+
+    def statistics(self) -> dict[fx.Node, Statistics]:
+        """Of every norm: the mean of those by which it normalized."""
+        return {
+            node: Statistics(
+                torch.stack([one.by.mean for one in seen]).mean(0),
+                torch.stack([one.by.variance for one in seen]).mean(0),
+            )
+            for node, seen in self.seen.items()
+        }

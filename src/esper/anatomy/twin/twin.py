@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import operator
-from collections.abc import Callable, Mapping, Sequence, Set
+from collections.abc import Callable, Collection, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -23,7 +23,7 @@ from esper.anatomy.archive import read_program, write_program
 from esper.anatomy.graph import Traced
 from esper.anatomy.structure import Anatomy, Gate
 from esper.anatomy.twin.narrowed_norms import Left, OverSurvivors, left_in
-from esper.anatomy.twin.recalibration import BATCH_NORMS, Recalibrating
+from esper.anatomy.twin.recalibration import BATCH_NORMS, Recalibrating, Seen
 from esper.batches import split_sample
 from esper.errors import CheckpointCorrupt, EvidenceError
 
@@ -204,27 +204,57 @@ class Twin:
         loss, output = self.run(state, sample)
         return loss.reshape(()), output
 
-    def recalibrated(self, state: State, batches: Sequence[Any]) -> dict[str, Tensor]:
+    def recalibrated(
+        self,
+        state: State,
+        batches: Sequence[Any],
+        *,
+        still: Collection[str] = (),
+        before: State | None = None,
+    ) -> dict[str, Tensor]:
         """The state with running statistics measured anew: the mean of the batches' own, layer after layer.
 
         A mask changes what later batch norms see; until training has caught up, their old statistics distort
         the masked network's quality.
+
+        Args:
+            state: tensors by name.
+            batches: held-out batches.
+            still: running statistics that training does not move, by name: norms kept in eval mode. They are
+                moved only as far as those of the batches move from `before` to `state`.
+            before: tensors by name before the mask; needed where any statistics stand still.
         """
-        if not any(node.target in BATCH_NORMS for node in self.program.graph.nodes):
+        norms = [node for node in self.program.graph.nodes if node.target in BATCH_NORMS]
+        if not norms:
             return dict(state)
-        interpreter = Recalibrating(self.program.graph_module, self.left(state))
+        standing = [node for node in norms if self._parameter(node.args[3]) in still]
+        seen = self._watched(before, batches, standing).seen if standing and before is not None else None
+        calibrated = dict(state)
+        watched = self._watched(state, batches, standing, seen)
+        for node, statistics in watched.statistics().items():
+            # Arguments 3 and 4 of a batch norm are its running mean and variance.
+            for argument, value in ((3, statistics.mean), (4, statistics.variance)):
+                name = self._parameter(node.args[argument])
+                if name in calibrated:
+                    calibrated[name] = value.to(calibrated[name].dtype)
+        return calibrated
+
+    def _watched(
+        self,
+        state: State,
+        batches: Sequence[Any],
+        still: Sequence[fx.Node],
+        before: Mapping[fx.Node, Sequence[Seen]] | None = None,
+    ) -> Recalibrating:
+        interpreter = Recalibrating(self.program.graph_module, self.left(state), still, before)
         with torch.no_grad():
             for batch in batches:
                 interpreter.run(*self.inputs(state, batch), enable_io_processing=False)
-        calibrated = dict(state)
-        for node, (mean, variance, count) in interpreter.sums.items():
-            # Arguments 3 and 4 of a batch norm are its running mean and variance.
-            for argument, total in ((3, mean), (4, variance)):
-                source = node.args[argument]
-                name = self.names.get(source.name) if isinstance(source, fx.Node) else None
-                if name is not None and name in calibrated:
-                    calibrated[name] = (total / count).to(calibrated[name].dtype)
-        return calibrated
+        return interpreter
+
+    def _parameter(self, source: Any) -> str:
+        """The name of the tensor that an argument is; '' if it is none of the network's."""
+        return self.names.get(source.name, "") if isinstance(source, fx.Node) else ""
 
     def gates_of(self, anatomy: Anatomy, group: int) -> list[Gate]:
         """The places where units of a group are read."""

@@ -4,7 +4,7 @@ from esper.emrakul.cycle.commit import MASK, CycleEnd, PendingMask, read_mask
 from esper.emrakul.cycle.coordinator import Coordinator, CoordinatorState
 from esper.emrakul.cycle.decide import Analyst, Cycle
 from esper.emrakul.cycle.history import CycleRecord
-from esper.emrakul.cycle.missed import why_missed
+from esper.emrakul.cycle.missed import RunEnd, why_missed
 from esper.emrakul.cycle.outcome import CycleOutcome, CycleStatus
 from esper.emrakul.cycle.runner import CycleRunner
 
@@ -20,6 +20,7 @@ __all__ = [
     "CycleRunner",
     "CycleStatus",
     "PendingMask",
+    "RunEnd",
     "read_mask",
     "why_missed",
 ]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from esper.emrakul.cycle.coordinator import CoordinatorState
 from esper.emrakul.cycle.history import CycleRecord
 from esper.emrakul.cycle.outcome import CycleStatus
@@ -23,66 +25,96 @@ _PATIENT = (
     "train longer, keep other work off the machine, or let the end of an epoch wait longer for analyses "
     "(analysis.max_wait_seconds)"
 )
+_STEADIER = "train longer between the steps, allow a larger drop (pruning.rollback, validation.limits)"
+_TRACE = 1e-3
+"""Share of a cost that explains no missed target."""
 _LONGER = "train for more epochs, or let the ramp begin earlier (pruning.schedule.start_epoch)"
 
 
-def why_missed(
-    target: Target,
-    removed: float,
-    epoch: int,
-    schedule: Schedule,
-    state: CoordinatorState,
-    refused: tuple[int, str] | None = None,
-    *,
-    unmeasured: str = "",
-    late: int | None = None,
-) -> str:
+@dataclass(frozen=True)
+class RunEnd:
+    """How far a run came, and what is known of what stood in its way.
+
+    Attributes:
+        removed: share of the original cost that is gone.
+        epoch: epochs that have ended.
+        refused: the last plan that was refused: when, and what was told of it.
+        taken_back: the last mask that was taken back: likewise.
+        masked: share of the original cost that is gone or masked.
+        uncut: why what is masked could not be cut; '' if it could.
+        unmeasured: the metric, if no epoch has measured it.
+        late: the epoch that an analysis was about which was still going on when the run ended.
+        has_grown: whether something has been added to the network, too.
+    """
+
+    removed: float
+    epoch: int
+    refused: tuple[int, str] | None = None
+    taken_back: tuple[int, str] | None = None
+    masked: float = 0.0
+    uncut: str = ""
+    unmeasured: str = ""
+    late: int | None = None
+    has_grown: bool = False
+
+    @property
+    def only_masked(self) -> float:
+        """Share that is masked and could not be cut."""
+        return max(self.masked - self.removed, 0.0) if self.uncut else 0.0
+
+
+def why_missed(target: Target, end: RunEnd, schedule: Schedule, state: CoordinatorState) -> str:
     """One sentence about a target that was missed; '' if it was met.
 
     Args:
         target: what was asked for.
-        removed: share of the original cost that is gone.
-        epoch: epochs that have ended.
+        end: of the run.
         schedule: of the run.
         state: what the coordinator remembers.
-        refused: the last mask that was refused by the live network, or taken back: when, and why.
-        unmeasured: the metric, if no epoch has measured it.
-        late: the epoch that an analysis was about which was still going on when the run ended.
     """
-    if removed >= target.fraction - 1e-9:
+    if end.removed >= target.fraction - 1e-9:
         return ""
-    why, advice = _obstacle(epoch, schedule, state, refused, late)
-    if epoch == 0:
+    why, advice = _obstacle(end, schedule, state)
+    if end.epoch == 0:
         why, advice = "end_epoch() was never called", "call it after every epoch, with the metric"
-    elif unmeasured:
-        why = f"no epoch measured {unmeasured}, and masks are judged by it"
+    elif end.unmeasured:
+        why = f"no epoch measured {end.unmeasured}, and masks are judged by it"
         advice = "give it to end_epoch() or end_step()"
+    elif end.only_masked > _TRACE:
+        first = _clause(
+            end.uncut.partition(". ")[0]
+        )  # what follows says what to do, and is told of the masks
+        why = f"another {end.only_masked:.1%} is masked and could not be cut ({first})"
+        advice = "see what is told of the masks that stay masks"
     return (
-        f"The target was missed: {removed:.1%} of the {target.cost} went instead of {target.fraction:.1%}, "
-        f"because {why}. To get further, {advice}."
+        f"The target was missed: {end.removed:.1%} of the {target.cost} went instead of "
+        f"{target.fraction:.1%}, because {why}. To get further, {advice}."
     )
 
 
-def _obstacle(
-    epoch: int, schedule: Schedule, state: CoordinatorState, refused: tuple[int, str] | None, late: int | None
-) -> tuple[str, str]:
+def _obstacle(end: RunEnd, schedule: Schedule, state: CoordinatorState) -> tuple[str, str]:
     """What stood in the way last, and what to do about it."""
-    due, last = schedule.ramp_at(epoch)[1], state.history[-1] if state.history else None
+    epoch, due = end.epoch, schedule.ramp_at(end.epoch)[1]
+    last = state.history[-1] if state.history else None
     if epoch < due:
         return f"the run ended after epoch {epoch} and the ramp leads there in epoch {due}", _LONGER
-    if refused is not None and (last is None or refused[0] >= last.epoch):
-        advice = "train longer between the steps, allow a larger drop (pruning.rollback, validation.limits)"
-        return f"the last mask did not hold ({_clause(refused[1])})", f"{advice}, or lower the target"
-    if late is not None and late <= schedule.last_epoch_at(epoch):
-        return f"the run ended before anything came of the analysis of epoch {late}", _PATIENT
+    decided = -1 if last is None else last.epoch
+    back, refused = end.taken_back, end.refused
+    if back is not None and back[0] >= max(decided, -1 if refused is None else refused[0]):
+        return f"the last mask did not hold ({_clause(back[1])})", f"{_STEADIER}, or lower the target"
+    if refused is not None and refused[0] >= decided:
+        said = _clause(refused[1])
+        return f"in epoch {refused[0]} {said[:1].lower()}{said[1:]}", f"{_GENTLER}, or lower the target"
+    if end.late is not None and end.late <= schedule.last_epoch_at(epoch):
+        return f"the run ended before anything came of the analysis of epoch {end.late}", _PATIENT
     if last is None:
         return "the run ended before anything could be decided", _LONGER
     if last.status == CycleStatus.ACCEPTED:
-        return _accepted(last, schedule.last_epoch_at(epoch))
+        return _accepted(last, end, schedule.last_epoch_at(epoch))
     return _ended(last)
 
 
-def _accepted(last: CycleRecord, last_epoch: int) -> tuple[str, str]:
+def _accepted(last: CycleRecord, end: RunEnd, last_epoch: int) -> tuple[str, str]:
     """Of a run whose last plan was accepted: it was held back, or there was no time for a further one."""
     reason = max(last.held, key=lambda name: last.held[name], default="")
     is_short = last.removed_after is not None and last.removed_after < last.goal_fraction - 1e-9
@@ -91,6 +123,10 @@ def _accepted(last: CycleRecord, last_epoch: int) -> tuple[str, str]:
         return f"{part}, and no time was left for more", f"{_GENTLER}, or lower the target"
     if is_short and Rejection(reason or Rejection.BUDGET) in _ADVICE:
         return f"the last plan was held back: {_counts(last)}", _ADVICE[Rejection(reason)]
+    came = end.removed + end.only_masked
+    if last.removed_after is not None and came < last.removed_after - _TRACE and not end.has_grown:
+        part = f"only a part of the plan of epoch {last.epoch} still held when it was applied"
+        return f"{part}, and no time was left for more", f"{_GENTLER}, or {_PATIENT}"
     return (
         f"every mask is on trial before the next step, and nothing is decided after epoch {last_epoch}",
         _LONGER,

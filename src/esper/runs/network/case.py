@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 import numpy as np
 from torch import Tensor
@@ -41,7 +41,11 @@ def criterion_of(checkpoint: CheckpointRef) -> dict[str, Tensor]:
 
 
 def case_of(
-    catalog: CheckpointCatalog, checkpoint: CheckpointRef, keep: BoolArray, tracked: TrackedEvidence
+    catalog: CheckpointCatalog,
+    checkpoint: CheckpointRef,
+    keep: BoolArray,
+    tracked: TrackedEvidence,
+    still: Collection[str] = (),
 ) -> Case:
     """What an analysis needs to know about a checkpoint of a session.
 
@@ -50,6 +54,7 @@ def case_of(
         checkpoint: a verified checkpoint.
         keep: units that are not masked in it: shape [units].
         tracked: what training has sampled until it was saved.
+        still: running statistics that training does not move, by name.
     """
     return Case(
         twin=catalog.blob(checkpoint, "twin"),
@@ -63,6 +68,7 @@ def case_of(
         twin_samples=tracked.twin_samples,
         twin_flops=tracked.twin_flops,
         criterion=checkpoint.file(CRITERION_FILE) if CRITERION_FILE in checkpoint.files else None,
+        still=tuple(sorted(still)),
     )
 
 

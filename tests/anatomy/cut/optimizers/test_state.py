@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 from torch.optim import LBFGS, SGD, Adafactor, Adam, Muon, NAdam, Optimizer, RMSprop
 
 from esper.anatomy.cut.live import cut
-from esper.anatomy.cut.optimizers.state import WeightCopies, cut_state, named, zero_state
+from esper.anatomy.cut.optimizers.state import WeightCopies, cut_state, named, refusal_of, zero_state
 from esper.anatomy.proof import Inputs, Undo, difference, select
 from esper.anatomy.structure import Anatomy
 from esper.anatomy.units import inspect, masked_axes, zero_masked
@@ -244,6 +245,7 @@ def test_state_that_cannot_follow_is_refused_by_name_and_nothing_changes(
     values = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     before = states(optimizer)
     anatomy = inspect(model, x)
+    assert re.search(told, refusal_of(optimizer, named(dict(model.named_parameters()))))
     with pytest.raises(SurgeryError, match=f"{told}.*Nothing was changed"):
         cut(model, anatomy, half(anatomy), Inputs((x,)), (optimizer,))
     assert all(torch.equal(tensor, values[name]) for name, tensor in model.state_dict().items())

@@ -167,6 +167,20 @@ def cut_state(
         state[key] = new
 
 
+def refusal_of(optimizer: Optimizer, names: Mapping[Tensor, str]) -> str:
+    """Why the state that an optimizer holds now cannot follow a cut; '' if it can.
+
+    Args:
+        optimizer: any optimizer.
+        names: its parameters and their names.
+    """
+    try:
+        StateLayouts(optimizer, names).check()
+    except SurgeryError as refusal:
+        return str(refusal)
+    return ""
+
+
 def zero_state(optimizer: Optimizer, parameters: Mapping[Tensor, Mapping[int, Tensor]]) -> None:
     """Zeroes the state of coordinates, by parameter and axis; state that does not belong to any stays."""
     layouts = StateLayouts(optimizer, {})
