@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import io
+import itertools
 from dataclasses import replace
 
 import pytest
 from rich.console import Console, RenderableType
 
 from esper.cli.output import epoch_progress
-from esper.cli.render import anatomy_table, report_table
+from esper.cli.render import anatomy_table, growing_table, report_table
+from esper.report import ArmRow, SeedRow
 from esper.runs import AnatomyRows, FrozenRow, GroupRow, MemberRow
 from tests.report.example import bare_report, full_report
 
@@ -70,3 +72,17 @@ def test_epochs_are_told_line_by_line_where_there_is_no_terminal(
     captured = capsys.readouterr()
     assert captured.out == ""
     assert captured.err.count("test accuracy") == lines
+
+
+def test_the_table_of_growing_blames_no_gate_for_a_seed_that_only_lost_to_another() -> None:
+    rows = [
+        SeedRow(5, place, "auto", before, after, "")
+        for place, *way in (
+            ("2", "DORMANT", "GERMINATED", "FOSSILIZED"),
+            ("5", "DORMANT", "GERMINATED", "CULLED"),
+        )
+        for before, after in itertools.pairwise(way)
+    ]
+    arms = (ArmRow("grown", (1.0,), (0.9,), 1.0, 1), ArmRow("other", (1.0,), (0.8,), 1.0, 1, 20, 2))
+    text = shown(growing_table(replace(full_report(), seeds=tuple(rows), arms=arms)))
+    assert "2 seeds tried, 1 kept, 1 culled: a gate refused it, or another place" in text

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 
 import pytest
 
@@ -40,6 +41,17 @@ def test_the_page_shows_every_arm_by_what_it_has_cost() -> None:
     assert "the &lt;narrow&gt; one" in html
     assert "<narrow>" not in html
     assert [row[2] for row in arm_cells(report)] == ["3.00 G", "4.00 G"]
+
+
+def test_the_longest_name_has_its_room_beside_the_chart() -> None:
+    report = compared(30, 5)
+    long = dataclasses.replace(report.arms[1], name="the narrow network, as many FLOPs")
+    drawn, crowded = (
+        arms_chart(dataclasses.replace(report, arms=(report.arms[0], arm))) for arm in (report.arms[1], long)
+    )
+    ends = [float(re.findall('x2="([0-9.]+)"', chart)[0]) for chart in (drawn, crowded)]
+    assert 960 - ends[0] == 230
+    assert 960 - ends[1] >= 9 * len(long.name)
 
 
 def test_a_run_that_was_compared_with_nothing_shows_nothing_of_it() -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from esper.report.html import render_html, write_report
-from esper.report.report import DecisionRow, EpochRow, Mark, RunReport, WidthRow, WorkerRow
+from esper.report.report import DecisionRow, EpochRow, Mark, RunReport, SeedRow, WidthRow, WorkerRow
 from tests.report.example import bare_report, full_report
 
 VOID = {"meta"}
@@ -140,3 +140,17 @@ def test_writing_a_report_leaves_the_page_and_the_numbers_behind(tmp_path: Path)
     assert page == tmp_path / "report.html"
     assert page.read_text(encoding="utf-8") == render_html(full_report())
     assert RunReport.read(tmp_path / "report.json") == full_report()
+
+
+@pytest.mark.parametrize(
+    ("way", "said"),
+    [
+        (("GERMINATED", "FOSSILIZED", "TERMINATED"), "block: 1 seed, the last one a part of the network"),
+        (("GERMINATED", "CULLED", "DORMANT"), "block: 1 seed, the last one dormant"),
+        (("GERMINATED", "CULLED", "GERMINATED", "BLENDING"), "block: 2 seeds, the last one blending"),
+        (("DORMANT",), "block: none germinated"),
+    ],
+)
+def test_a_place_says_what_became_of_its_seeds(way: tuple[str, ...], said: str) -> None:
+    rows = tuple(SeedRow(epoch, "block", "conv", "DORMANT", stage, "") for epoch, stage in enumerate(way))
+    assert f"<h3>{said}</h3>" in render_html(dataclasses.replace(full_report(), seeds=rows))

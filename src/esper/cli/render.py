@@ -128,7 +128,10 @@ def growing_table(report: RunReport) -> RenderableType:
         cells.add_row(*row)
     ends = Counter(row.after for row in report.seeds if row.after in ("GERMINATED", "CULLED", "FOSSILIZED"))
     tried = figures.things(ends["GERMINATED"], "seed")
-    seeds = f"{tried} tried, {ends['FOSSILIZED']} kept, {ends['CULLED']} refused by their gates."
+    gone = (
+        f"{ends['CULLED']} culled: a gate refused it, or another place tried at the same time brought more."
+    )
+    seeds = f"{tried} tried, {ends['FOSSILIZED']} kept, {gone}"
     lines = (seeds, *verdicts(report))
     return Group(Text(report.title, style=STRONG), cells, *(Text(f"  {line}") for line in lines))
 

@@ -56,7 +56,7 @@ class Event(ABC):
     @property
     def text(self) -> str:
         """What happened, in words."""
-        return self.says.format_map(vars(self))
+        return self.says.format_map(vars(self)).rstrip()  # some have no evidence
 
     @property
     def line(self) -> str:

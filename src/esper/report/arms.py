@@ -13,6 +13,8 @@ from esper.report.report import ArmRow, RunReport
 
 _UNIT = 1e6
 """FLOPs of a step along the axis."""
+_LETTER, _DOT, _LEAST_MARGIN = 9.0, 30.0, 230.0
+"""Width of a letter of a name beside the chart, of what stands before it, and the least room for both."""
 _SURE, _LEAST = 0.05, 0.001
 """Chances: below which a difference is none of luck, and the smallest one that is told."""
 
@@ -79,7 +81,8 @@ def arms_chart(report: RunReport) -> str:
         for arm in report.arms
     ]
     scale = _scale(report)
-    plot = Plot.over([0, *(place for curve in curves for place in curve)], 960, left=72, margin=230)
+    margin = max(_LEAST_MARGIN, _DOT + _LETTER * max(len(arm.name) for arm in report.arms))
+    plot = Plot.over([0, *(place for curve in curves for place in curve)], 960, left=72, margin=margin)
     y = Axis.around([value for curve in curves for value in curve.values()], 300.0, 16.0, 6)
     ends = [
         EndLabel(arm.values[-1], (arm.name, scale.text(arm.values[-1])), f"run-{number}")

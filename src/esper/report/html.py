@@ -278,12 +278,23 @@ def _seeds(seeds: Sequence[SeedRow], unit: str) -> str:
         rows = [row for row in seeds if row.slot == place]
         body = "".join(f"<tr>{_seed(row)}</tr>" for row in rows)
         table = f'<div class="tall"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
-        blocks.append(f"<h3>{escape(place)}: {escape(rows[-1].after.lower())}</h3>{table}")
+        blocks.append(f"<h3>{escape(place)}: {escape(_fate(rows))}</h3>{table}")
     return block(
         "Seeds and their evidence",
         "".join(blocks),
         "Small modules that were grafted onto the network, with what their gates were told at every stage.",
     )
+
+
+def _fate(rows: Sequence[SeedRow]) -> str:
+    """How many seeds a place has had, and what became of the last one."""
+    stages = [row.after for row in rows]
+    begun = [number for number, stage in enumerate(stages) if stage == "GERMINATED"]
+    if not begun:
+        return "none germinated"
+    is_kept = "FOSSILIZED" in stages[begun[-1] :]
+    end = "a part of the network" if is_kept else stages[-1].lower()
+    return f"{figures.things(len(begun), 'seed')}, the last one {end}"
 
 
 def _seed(row: SeedRow) -> str:
