@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import resource
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -114,6 +115,30 @@ def test_finish_can_be_called_again_when_there_is_room(training: Training) -> No
     result = training.session.finish(latency=False)
     assert result.report_path.exists()
     assert result.report.flops_after < result.report.flops_before
+
+
+def test_a_report_that_cannot_be_written_can_be_had_later(training: Training) -> None:
+    training.epoch()
+    in_the_way = training.session.run_dir / "report.html"
+    in_the_way.mkdir()
+    with pytest.raises(CheckpointError, match=r"report was not written.*report.html.*call finish again"):
+        training.session.finish(latency=False)
+    in_the_way.rmdir()
+    assert training.session.finish(latency=False).report_path == in_the_way
+
+
+def test_what_cannot_be_written_at_the_end_keeps_hold_of_nothing(tmp_path: Path) -> None:
+    def threads() -> set[str]:
+        return {thread.name for thread in threading.enumerate() if thread.name.startswith("esper-")}
+
+    before, training = threads(), Training(tmp_path / "run")
+    training.train_epoch()
+    with no_room():
+        training.session.parts.saving.save(training.session.step, 0)
+        with pytest.raises(CheckpointError):
+            training.session.detach()
+    assert threads() == before
+    Training(tmp_path / "run").session.detach()
 
 
 def test_a_full_run_directory_is_told_before_training_starts_and_can_be_used_later(tmp_path: Path) -> None:

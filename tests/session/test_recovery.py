@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -58,6 +59,22 @@ def test_after_a_resume_it_goes_on_for_the_epochs_that_were_asked_for(tmp_path: 
     assert resumed.session.loss(output, targets, inputs) != resumed.loss(output, targets)
     resumed.session.log.marks[-1] = Mark(resumed.session.epoch - 1, "mask", "an epoch ago")
     assert resumed.session.loss(output, targets, inputs) == resumed.loss(output, targets)
+
+
+def test_a_teacher_that_cannot_be_read_ends_no_step_and_is_told_once(tmp_path: Path) -> None:
+    run = taught(tmp_path / "run")
+    run.until_masked()
+    run.session.parts.saving.settle()
+    held = run.session.parts.saving.held(TEACHER)
+    assert held is not None
+    shutil.rmtree(held.path)
+    inputs, targets = run.train_data
+    output = run.model(inputs)
+    for _ in range(2):
+        assert run.session.loss(output, targets, inputs) == run.loss(output, targets)
+    (told,) = (note for note in run.session.log.notes if "cannot be read" in note)
+    assert "pruning.recovery.distill" in told
+    run.session.detach()
 
 
 def test_inputs_are_asked_for(tmp_path: Path) -> None:

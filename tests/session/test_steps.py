@@ -127,6 +127,21 @@ def test_steps_alone_say_how_long_a_run_of_epochs_is(tmp_path: Path) -> None:
     training.session.detach()
 
 
+def test_a_run_that_goes_on_takes_no_length_that_leaves_the_ramp_no_room(tmp_path: Path) -> None:
+    class Epochs(Training):
+        length: ClassVar = {"steps": 12}  # the ramp of these runs ends with epoch 5
+
+    training = Epochs(tmp_path / "run")
+    training.epoch()
+    assert training.session.parts.terms.epochs is None
+    training.session.parts.saving.settle()
+    training.session.detach()
+    again = Epochs(tmp_path / "run")
+    assert again.session.epoch == 1
+    assert again.session.parts.terms.epochs is None
+    again.session.detach()
+
+
 def test_what_counts_otherwise_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="both were given"):
         Pace(epochs=3, every_n_steps=10)

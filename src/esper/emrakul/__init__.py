@@ -11,6 +11,7 @@ from esper.emrakul.rollback import (
 )
 from esper.emrakul.schedule import Allowance, Schedule, misfit, planned_epochs
 from esper.emrakul.settings import RecoverySettings, RollbackSettings, Settings, Target
+from esper.emrakul.stages import ScheduleSettings
 from esper.emrakul.trial import Action, MaskEvent, MaskState, Trial, Watch
 
 __all__ = [
@@ -24,6 +25,7 @@ __all__ = [
     "RollbackReason",
     "RollbackSettings",
     "Schedule",
+    "ScheduleSettings",
     "Settings",
     "Strategy",
     "Target",

@@ -24,6 +24,18 @@ class NothingTaught(Event):
 
 
 @dataclass(frozen=True)
+class TeacherLost(Event):
+    """The checkpoint that was to teach cannot be read."""
+
+    severity = Severity.PROBLEM
+    says = (
+        "The checkpoint from before the first mask was to teach (pruning.recovery.distill), and nothing more "
+        "is taught, because it cannot be read: {reason} Training goes on with its own loss."
+    )
+    reason: str
+
+
+@dataclass(frozen=True)
 class TeacherJoined(Event):
     """A teacher begins: what it knows beside who learns, on the same held-out data, and what it takes.
 

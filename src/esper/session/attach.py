@@ -39,6 +39,7 @@ from esper.nissa import Sink, acts, events
 from esper.runs.network import data_of, read_state
 from esper.session.admission import RunRequest, check_optimizer, check_together
 from esper.session.assembly import assemble
+from esper.session.horizon import epochs_after
 from esper.session.kernels import kernel_pool_ahead
 from esper.session.pace import Pace
 from esper.session.pool import pool_ahead
@@ -267,11 +268,11 @@ def _resume(asked: RunRequest, step: int | None = None) -> Session:
         saved = read_state(target)
         sample, kept = read_data(data_of(store.catalog, target))
     terms = Terms.from_state(saved["terms"])
-    pace = asked.pace.after(terms.pace)
+    pace, config = asked.pace.after(terms.pace), asked.config or terms.config
     terms = replace(
         terms,
-        config=asked.config or terms.config,
-        epochs=pace.periods_after(target.epoch, target.step) or terms.epochs,
+        config=config,
+        epochs=epochs_after(pace, config.pruning.schedule, target.epoch, target.step) or terms.epochs,
         trained_by=type(asked.optimizer).__name__,
         pace=pace,
     )

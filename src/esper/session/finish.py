@@ -24,7 +24,7 @@ from esper.cost import CostName, compare_latency
 from esper.emrakul import Schedule
 from esper.emrakul.cycle import RunEnd, why_missed
 from esper.emrakul.plan import Situation
-from esper.errors import SurgeryError
+from esper.errors import CheckpointError, SurgeryError
 from esper.kasmina import LiveNetwork, SeedJoined
 from esper.leyline import encode
 from esper.nissa import Event, events, progress
@@ -89,7 +89,7 @@ def finish(session: Session, *, latency: bool) -> Result:
         session.log.tell(missed)
     _save_final(session)
     report = _report(session, timed, training_seconds, judged)
-    path = write_report(report, session.run_dir)
+    path = _written(report, session.run_dir)
     parts.telemetry.end_rest(session.epoch)
     session.log.tell(progress.Finished(session.epoch))
     session.detach()
@@ -104,6 +104,16 @@ def finish(session: Session, *, latency: bool) -> Result:
         _reached(session, cost),
         "" if missed is None else says(missed.text),
     )
+
+
+def _written(report: RunReport, folder: Path) -> Path:
+    try:
+        return write_report(report, folder)
+    except OSError as error:
+        raise CheckpointError(
+            f"The report was not written: {error.strerror} ({error.filename}). The finished network is "
+            "saved. Make room there, and call finish again."
+        ) from error
 
 
 def _save_final(session: Session) -> None:

@@ -7,10 +7,11 @@ from collections.abc import Sequence
 from torch.optim import lr_scheduler as lr
 
 from esper.checkpoint import HasStateDict
-from esper.emrakul import Schedule, misfit
+from esper.emrakul import Schedule, ScheduleSettings, misfit
 from esper.emrakul.cycle import CycleRunner
 from esper.nissa import events
 from esper.session.log import RunLog
+from esper.session.pace import Pace
 from esper.session.terms import Terms
 
 
@@ -49,6 +50,20 @@ class Horizon:
         terms.epochs = planned
         self._runner.strategy = Schedule(rules, planned)
         self._log.tell(events.LengthTaken(planned, source, unit, keyword))
+
+
+def epochs_after(pace: Pace, rules: ScheduleSettings, epoch: int, step: int) -> int | None:
+    """Epochs of a run that goes on, from its pace; None if that says nothing, or `look` would not take it.
+
+    Args:
+        pace: of the run.
+        rules: of its ramp.
+        epoch: periods that have ended.
+        step: optimizer steps made.
+    """
+    planned = pace.periods_after(epoch, step)
+    is_said = planned is None or pace.periods is not None
+    return planned if is_said or not misfit(rules, planned) else None
 
 
 def planned_by(scheduler: object, epoch: int, step: int | None = None) -> int | None:

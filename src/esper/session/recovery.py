@@ -8,9 +8,9 @@ from torch import Tensor
 
 from esper.anatomy.graph import primary_output
 from esper.anatomy.twin import Twin
-from esper.checkpoint import load_trainer
+from esper.checkpoint import CheckpointRef, load_trainer
 from esper.emrakul import RecoverySettings
-from esper.errors import ConfigError
+from esper.errors import CheckpointError, ConfigError
 from esper.kasmina import LiveNetwork, Teacher, distillation_loss
 from esper.nissa import teacher_events
 from esper.runs.network import criterion_of, state_of
@@ -27,7 +27,7 @@ class Recovery:
         self._saving = saving
         self._log = log
         self._teacher: Teacher | None = None
-        self._was_asked = False
+        self._was_asked = self._is_lost = False
 
     def loss(self, output: Any, target: Any, inputs: Any) -> Tensor:
         """The user's loss, and after a mask also what the teacher thinks of the output."""
@@ -63,21 +63,28 @@ class Recovery:
         return self._log.epoch - last.epoch < self._settings.distill_epochs
 
     def _read_teacher(self) -> Teacher | None:
-        held = self._saving.held(TEACHER) if self._teacher is None else None
-        if held is not None:
-            catalog, model = self._saving.store.catalog, self._network.model
-            device = next(parameter.device for parameter in model.parameters())
-            weights = state_of(load_trainer(held).model) | criterion_of(held)
-            twin = Twin.from_bytes(catalog.blob(held, "twin").read_bytes())
-            self._teacher = Teacher(twin, {name: tensor.to(device) for name, tensor in weights.items()})
+        if self._teacher is None and not self._is_lost:
+            try:
+                held = self._saving.held(TEACHER)
+                self._teacher = None if held is None else self._read(held)
+            except CheckpointError as error:  # no step of training fails for a lesson
+                self._is_lost = True
+                self._log.tell(teacher_events.TeacherLost(str(error)))
         return self._teacher
+
+    def _read(self, held: CheckpointRef) -> Teacher:
+        catalog, model = self._saving.store.catalog, self._network.model
+        device = next(parameter.device for parameter in model.parameters())
+        weights = state_of(load_trainer(held).model) | criterion_of(held)
+        twin = Twin.from_bytes(catalog.blob(held, "twin").read_bytes())
+        return Teacher(twin, {name: tensor.to(device) for name, tensor in weights.items()})
 
     def before_mask(self) -> None:
         """Keeps the newest checkpoint as teacher, if nothing has gone from the network yet."""
         network, saving = self._network, self._saving
         if self._settings.distill and not network.changes and network.masks.num_masked == 0:
             saving.release(TEACHER, but=saving.hold(TEACHER))
-            self._teacher = None
+            self._teacher, self._is_lost = None, False
 
     def end_epoch(self) -> None:
         """Tells once if nobody asks for the loss, because then nothing is taught."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -277,8 +278,8 @@ class Session:
             latency: measure how much faster the network became (a few seconds).
 
         Raises:
-            CheckpointError: the finished network could not be saved; the session goes on, and `finish` can be
-                called again when there is space.
+            CheckpointError: the finished network or its report could not be saved; the session goes on, and
+                `finish` can be called again when there is space.
         """
         from esper.session.finish import finish
 
@@ -295,22 +296,21 @@ class Session:
             self._record(self._clock())
 
     def detach(self) -> None:
-        """Lets go of the network and the run directory without cutting; the run can be resumed."""
+        """Lets go of the network and the run directory without cutting; the run can be resumed.
+
+        Raises:
+            CheckpointError: the last save, or the audit, could not be written; everything was let go of.
+        """
         if self._is_finished:
             return
         self._is_finished = True
-        self._desk.close()
         parts = self.parts
-        self._hook.remove()
-        parts.tracker.detach()
-        parts.growing.detach()
-        parts.network.detach()
-        if parts.pool is not None:
-            parts.pool.close()
-        parts.runner.close()
-        parts.emergency.close()
-        parts.saving.close()
-        parts.telemetry.close()
+        workers = () if parts.pool is None else (parts.pool.close,)
+        hands = (self._desk.close, self._hook.remove, parts.tracker.detach, parts.growing.detach)
+        files = (parts.runner.close, parts.emergency.close, parts.saving.close, parts.telemetry.close)
+        with ExitStack() as ways_out:  # each is gone, also where one before it fails
+            for let_go in reversed((*hands, parts.network.detach, *workers, *files)):
+                ways_out.callback(let_go)
 
     def continue_from(self, target: CheckpointRef, saved: dict[str, Any]) -> None:
         """Resumes: loads what a checkpoint holds and takes up the decision that was, or was being, made."""

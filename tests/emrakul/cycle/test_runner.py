@@ -274,3 +274,16 @@ def test_the_next_cycle_after_a_dropped_one_counts(made: Saved) -> None:
     assert read_mask(made.store, made.checkpoint, made.anatomy) is not None
     runner.close()
     runner.close()
+
+
+def test_whatever_goes_wrong_beside_training_is_how_the_cycle_ends(made: Saved) -> None:
+    def blind(_: CheckpointRef) -> OfflineAnalyst:
+        raise KeyError("nobody thought of that")
+
+    runner = runner_of(made.store)
+    runner.start(lambda: made.checkpoint, 2, Situation.whole(made.anatomy), blind)
+    end = runner.collect(60.0)
+    assert end is not None
+    assert end.reason == "KeyError: 'nobody thought of that'"
+    assert end.mask is None
+    runner.close()

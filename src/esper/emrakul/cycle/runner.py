@@ -94,6 +94,8 @@ class CycleRunner:
                     return self._recorded(end, checkpoint, situation.anatomy, outcome, is_new=is_new)
             except CheckpointError as error:  # nothing durable to decide from or beside: no pruning
                 return CycleEnd(epoch, str(error), coordinator.state)
+            except Exception as error:  # noqa: BLE001 - around `run_cycle`, for the same reason as inside it
+                return CycleEnd(epoch, f"{type(error).__name__}: {error}", coordinator.state)
 
         self._dropped, self._epoch = dropped, epoch
         self._in_flight = self._thread.submit(run)
