@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from esper.checkpoint import FaultyStorage
 from esper.errors import CheckpointError, EsperError
 from tests.session.runs import Training
 
@@ -115,6 +116,46 @@ def test_finish_can_be_called_again_when_there_is_room(training: Training) -> No
     result = training.session.finish(latency=False)
     assert result.report_path.exists()
     assert result.report.flops_after < result.report.flops_before
+
+
+def test_a_mask_that_cannot_be_written_down_waits_and_the_epoch_has_ended(tmp_path: Path) -> None:
+    training = Training(tmp_path, checkpoint={"background": False})
+    training.epoch(lambda _: 0.5)
+    training.epoch(lambda _: 0.5)
+    session = training.session
+    session.pruning.cycles._resumed = training.decision()
+    loss = training.train_epoch()
+    with no_room(), pytest.raises(CheckpointError, match="Step 18 was not saved"):
+        session.end_epoch(accuracy=0.5, loss=loss)
+    assert session.parts.network.masks.num_masked == 0
+    assert [
+        note for note in session.log.notes if "A mask waits for the end of another epoch: The audit" in note
+    ]
+    training.epoch(lambda _: 0.5)
+    assert training.marks() == ["mask"]
+    session.detach()
+
+
+def test_what_cannot_be_deleted_in_a_rollback_is_told_and_deleted_before_the_next_save(
+    training: Training,
+) -> None:
+    training.epoch()
+    first, expected = training.session.step, training.fingerprint()
+    training.epoch()
+    checkpoints, clearance = steps(training), training.session.parts.saving.store._clearance
+    clearance._storage = FaultyStorage(1, lasting=True)
+    training.session.rollback(first)
+    assert training.fingerprint() == expected
+    assert steps(training) == checkpoints
+    clearance._storage = FaultyStorage(1 << 30)
+    assert failures_told(training) == 1
+    assert training.session.step == checkpoints[-1]
+    assert steps(training) == checkpoints
+    training.epoch()
+    training.session.rollback()
+    assert training.session.parts.saving.store.verify(
+        training.session.parts.saving.store.list().checkpoints[-1]
+    ).is_ok
 
 
 def test_a_report_that_cannot_be_written_can_be_had_later(training: Training) -> None:

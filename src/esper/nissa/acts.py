@@ -105,6 +105,15 @@ class Masked(Moment):
 
 
 @dataclass(frozen=True)
+class MaskNotWritten(Event):
+    """A mask cannot be applied, because the audit does not take the act."""
+
+    severity = Severity.PROBLEM
+    says = "A mask waits for the end of another epoch: {reason}"
+    reason: str
+
+
+@dataclass(frozen=True)
 class WentBack(Moment):
     """Somebody asked to go back to a checkpoint."""
 

@@ -41,6 +41,7 @@ class Confirmed:
         objection: why not even the smallest part may be applied; '' if this may.
         before: what held-out data shows without it; None if nobody measured.
         changes: what makes up for it in weights that read what goes, by name.
+        statistics: running statistics of the network under it, by name.
         is_in_doubt: its mean is over the limit, and so few samples cannot rule out that it is within.
     """
 
@@ -48,6 +49,7 @@ class Confirmed:
     objection: str = ""
     before: Measurement | None = None
     changes: Mapping[str, Tensor] = field(default_factory=dict)
+    statistics: Mapping[str, Tensor] = field(default_factory=dict)
     is_in_doubt: bool = False
 
 
@@ -114,10 +116,7 @@ class Acting:
         return Preview(self._network, self._held_out, reconstruct=reconstruct)
 
     def _confirm(self, preview: Preview | None, keep: BoolArray, *, in_doubt: bool = False) -> Confirmed:
-        """Measures one mask; if it may be applied, the running statistics follow at once.
-
-        Without validation nothing is an objection, and the rest is the same.
-        """
+        """Measures one mask; without validation nothing is an objection, and the rest is the same."""
         if preview is None:
             return Confirmed(keep)
         rules = self._terms.config.validation
@@ -125,9 +124,7 @@ class Acting:
         if rules.validation == "none":
             objection = ""
         masked = preview.under(keep)
-        if not objection:
-            self._network.set_buffers(masked.statistics)
-        return Confirmed(keep, objection, preview.before, masked.changes, in_doubt)
+        return Confirmed(keep, objection, preview.before, masked.changes, masked.statistics, in_doubt)
 
     def apply(self, mask: Confirmed) -> None:
         """Masks units, and gives what they carried to those that stay."""

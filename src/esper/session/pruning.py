@@ -15,7 +15,7 @@ from esper.emrakul import (
     Watch,
 )
 from esper.emrakul.cycle import PendingMask
-from esper.errors import ConfigError
+from esper.errors import CheckpointError, ConfigError
 from esper.kasmina import LiveNetwork
 from esper.nissa import acts, events
 from esper.session.acting import Acting, Confirmed
@@ -120,6 +120,7 @@ class Pruning:
 
         Raises:
             ConfigError: no mask is on trial.
+            CheckpointError: the audit cannot be written, so nothing was done.
         """
         if self._trial.mask is not MaskState.ON_TRIAL:
             raise ConfigError(
@@ -206,7 +207,11 @@ class Pruning:
             self.cycles.coordinator.record_refusal(mask.epoch)
             log.tell(events.RefusedLive(log.epoch, answer.objection))
             return
-        self._log.tell(self._masked(mask, answer))
+        try:
+            log.tell(self._masked(mask, answer))
+        except CheckpointError as error:  # what cannot be written down first is not done, and not lost
+            log.tell(acts.MaskNotWritten(str(error)))
+            return
         self._pending = None
         watch = self._watch(mask, answer)
         trial.happen(MaskEvent.CONFIRMED)

@@ -67,6 +67,7 @@ class Saving:
         self._blobs: dict[str, FileRef] = {}
         self._twin = b""
         self._failure: CheckpointError | None = None
+        self._gone_back_to: CheckpointRef | None = None
 
     def keep_data(self, sample: Any, held_out: HeldOut) -> None:
         """Stores the sample and the held-out batches once, for workers and for `resume`."""
@@ -95,6 +96,7 @@ class Saving:
             raise failure
 
     def _submit(self, step: int, epoch: int, pin: str | None, more: Mapping[str, bytes]) -> None:
+        self._delete_later_ones()  # or they would be in the way of what comes now
         network = self._network
         if self._twin is not network.twin:  # one is stored as long as the structure stays what it is
             self._blobs["twin"] = self.store.put_blob("twin", network.twin)
@@ -191,17 +193,25 @@ class Saving:
 
         What it holds is read, unless it is given because it was read already.
 
-        A rollback deletes them, and keeps what it has learned and told since. A resume goes back because
-        nothing vouches for them, and sets them aside.
+        A rollback deletes them, and keeps what it has learned and told since; where they cannot be deleted
+        now, that is tried again before the next save. A resume goes back because nothing vouches for them,
+        and sets them aside.
         """
         self.memory.load(read_state(checkpoint) if saved is None else saved, as_rollback=as_rollback)
         self.settle()
-        if as_rollback:
-            self.store.withdraw_after(checkpoint)
-        else:
+        if not as_rollback:
             self.store.set_aside_after(checkpoint)
+        self._gone_back_to = checkpoint if as_rollback else None
         self._saver.last_saved = checkpoint
         self.last_step, self.last_epoch = checkpoint.step, checkpoint.epoch
+        with self._failing_later():
+            self._delete_later_ones()
+
+    def _delete_later_ones(self) -> None:
+        """Deletes what is later than where training went back to, until that has succeeded once."""
+        if self._gone_back_to is not None:
+            self.store.withdraw_after(self._gone_back_to)
+            self._gone_back_to = None
 
     def decided_about(self, checkpoint: CheckpointRef, progress: Progress) -> CheckpointRef:
         """The checkpoint that decisions are about: of the end of the last period, if it is there."""
