@@ -291,3 +291,29 @@ def test_a_newer_damaged_checkpoint_is_passed_over_and_told(
     assert (aside / damaged.name).read_bytes().endswith(b"?")
     again.epoch()
     again.session.detach()
+
+
+def test_a_probe_that_is_no_loader_of_batches_is_refused_at_once(tmp_path: Path) -> None:
+    text = refused(ConfigError, tmp_path / "pair", probe=examples(192, 1))  # input and target, not batches
+    assert "probe=[(input, target)]" in text
+    assert "Nothing was changed" in text
+    inputs, targets = examples(192, 1)
+    refused(ConfigError, tmp_path / "sizes", probe=[(inputs[..., :-1], targets)] * 2)
+
+
+@pytest.mark.parametrize(
+    ("metric", "given", "is_higher_better"),
+    [
+        ("val_loss", None, False),
+        ("accuracy", None, True),
+        ("valLoss", None, False),
+        ("neg_loss", None, True),
+        ("loss", True, True),
+    ],
+)
+def test_the_name_of_a_metric_says_its_direction_where_nobody_does(
+    tmp_path: Path, metric: str, given: bool | None, is_higher_better: bool
+) -> None:
+    with attached(tmp_path / "run", metric=metric, higher_is_better=given) as session:
+        assert session.parts.terms.higher_is_better == is_higher_better
+        assert any("counts as better" in note for note in session.log.notes) == (not is_higher_better)

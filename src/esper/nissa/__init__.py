@@ -2,6 +2,7 @@
 
 from esper.nissa import (
     acts,
+    assumed,
     events,
     kernel_events,
     mail_events,
@@ -46,6 +47,7 @@ __all__ = [
     "TensorBoard",
     "Writer",
     "acts",
+    "assumed",
     "events",
     "kernel_events",
     "kind_of",

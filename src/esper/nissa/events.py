@@ -269,17 +269,6 @@ class PruningOff(Event):
 
 
 @dataclass(frozen=True)
-class LengthTaken(Event):
-    """Nobody said how long the run is: its learning-rate schedule says it, or `epochs` are assumed."""
-
-    says = "Pruning is planned for {epochs} {unit}, {source}; attach({keyword}=...) says otherwise."
-    epochs: int
-    source: str
-    unit: str = "epochs"
-    keyword: str = "epochs"
-
-
-@dataclass(frozen=True)
 class TargetMissed(Event):
     """Less went than was asked for: how much, and why."""
 

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 
 from esper.nissa import (
     acts,
+    assumed,
     events,
     kernel_events,
     mail_events,
@@ -19,6 +20,7 @@ from esper.nissa.event import Event, MarkKind, Moment, kind_of
 
 _MODULES = (
     acts,
+    assumed,
     events,
     kernel_events,
     mail_events,

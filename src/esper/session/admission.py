@@ -20,16 +20,18 @@ from esper.anatomy.graph import (
     loss_tensors,
     named_tensors,
 )
+from esper.batches import HeldOut
 from esper.checkpoint import Generator, HasStateDict
 from esper.config import Config
-from esper.errors import ConfigError, SurgeryError
-from esper.kasmina import CheckpointedTeacher
+from esper.errors import ConfigError, EvidenceError, SurgeryError
+from esper.kasmina import CheckpointedTeacher, LiveNetwork
 from esper.kasmina.seeds import Blueprint
 from esper.leyline import Level
 from esper.nissa import Sink
 from esper.session.pace import Pace
 from esper.session.ranks import Ranks
 from esper.tamiyo import Policy
+from esper.urabrask import usable
 
 
 @dataclass(frozen=True, eq=False)
@@ -155,6 +157,28 @@ def check_optimizer(model: nn.Module, optimizer: Optimizer, loss: Any) -> None:
             "would see them as they are now. Give the criterion that holds them as `loss=`, as the module "
             "that it is and not in a function; or make them part of the network; or train them by an "
             "optimizer of their own. Nothing was changed."
+        )
+
+
+def check_held_out(held_out: HeldOut, network: LiveNetwork) -> None:
+    """Refuses held-out batches of which not one is built and shaped like the sample.
+
+    Raises:
+        ConfigError: every analysis would fail on them.
+    """
+    try:
+        batches = [*usable(network.graph, held_out.calibration), *usable(network.graph, held_out.validation)]
+    except EvidenceError:  # too few for batches of the one size that the network takes: told by an analysis
+        return
+    try:
+        is_like_it = any(network.graph.takes(batch) for batch in batches)
+    except EvidenceError as error:
+        raise ConfigError(f"{error} Nothing was changed.") from error
+    if not is_like_it:
+        raise ConfigError(
+            "Not one batch that probe yields is built and shaped like `sample`. Give a loader of batches "
+            "(input, target), as in training; one batch alone is `probe=[(input, target)]`. Nothing was "
+            "changed."
         )
 
 

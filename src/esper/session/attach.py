@@ -35,9 +35,9 @@ from esper.errors import CheckpointCorrupt, CheckpointError, CheckpointMissing
 from esper.kasmina import CheckpointedTeacher, LiveNetwork
 from esper.kasmina.seeds import Blueprint
 from esper.leyline import Level
-from esper.nissa import Sink, acts, events
+from esper.nissa import Sink, acts, assumed, events
 from esper.runs.network import data_of, read_state
-from esper.session.admission import RunRequest, check_optimizer, check_together
+from esper.session.admission import RunRequest, check_held_out, check_optimizer, check_together
 from esper.session.assembly import assemble
 from esper.session.horizon import epochs_after
 from esper.session.kernels import kernel_pool_ahead
@@ -46,7 +46,7 @@ from esper.session.pool import pool_ahead
 from esper.session.session import Session
 from esper.session.state import given_entries
 from esper.session.teaching import check_same
-from esper.session.terms import Terms, write_run_file
+from esper.session.terms import Terms, sounds_like_a_loss, write_run_file
 from esper.session.together import network_of, on_all_ranks, refused_by_all, session_of, teach
 from esper.tamiyo import Policy
 
@@ -59,7 +59,7 @@ def attach(
     sample: Any,
     probe: Iterable[Any] | None = None,
     metric: str = "accuracy",
-    higher_is_better: bool = True,
+    higher_is_better: bool | None = None,
     run_dir: str | Path,
     config: Config | Mapping[str, Any] | None = None,
     epochs: int | None = None,
@@ -85,7 +85,7 @@ def attach(
         sample: one batch `(input, target)`, for tracing.
         probe: held-out batches to analyze with and to judge by; without it nothing is pruned.
         metric: the name of what `end_epoch` will report and decisions are made by.
-        higher_is_better: its direction.
+        higher_is_better: its direction; None: yes, unless the name is that of a loss or an error.
         run_dir: where checkpoints, masks and the report go.
         config: what to do, or a mapping that says so; nothing is pruned unless it asks for it.
         epochs: how many epochs are planned; the schedule scales to it. Without it the learning-rate
@@ -137,7 +137,9 @@ def attach(
     )
 
 
-def _attach(asked: RunRequest, sample: Any, metric: str, higher_is_better: bool, *, resume: bool) -> Session:
+def _attach(
+    asked: RunRequest, sample: Any, metric: str, higher_is_better: bool | None, *, resume: bool
+) -> Session:
     begun = time.perf_counter()
     probe = asked.probe
     if _holds_checkpoints(asked.run):
@@ -155,13 +157,16 @@ def _attach(asked: RunRequest, sample: Any, metric: str, higher_is_better: bool,
     ):
         network = _network(asked, settings, sample, layers=Level.LAYER in settings.pruning.levels)
         with _let_go_on_error(network):
-            held_out = None if probe is None else _hold_out(probe, settings)
+            held_out = None if probe is None else _hold_out(probe, settings, network)
             origin = origin_of(
                 network.anatomy, network.graph, network.tensors(), sample, settings.pruning.timed_batch
             )
             trained_by = type(asked.optimizer).__name__
             pace = asked.pace
-            terms = Terms(settings, metric, higher_is_better, pace.periods, origin, trained_by, pace)
+            is_higher_better = (
+                not sounds_like_a_loss(metric) if higher_is_better is None else higher_is_better
+            )
+            terms = Terms(settings, metric, is_higher_better, pace.periods, origin, trained_by, pace)
             given = given_entries(asked, terms)
             session = session_of(
                 asked, assemble(asked, given, network, held_out, sample, terms, pool, kernel_pool)
@@ -169,6 +174,8 @@ def _attach(asked: RunRequest, sample: Any, metric: str, higher_is_better: bool,
     with _undone_on_error(session):
         teach(session, asked)
         _begin(session)
+        if higher_is_better is None and not terms.higher_is_better:
+            session.log.tell(assumed.DirectionTaken(metric))
         write_run_file(asked.run, network, terms)
     session.started, session.seconds_in_esper = begun, time.perf_counter() - begun
     return session
@@ -279,10 +286,10 @@ def _resume(asked: RunRequest, step: int | None = None) -> Session:
     given = given_entries(asked, terms)
     Memory(given).check(saved)
     check_same(asked.teacher, saved.get("teacher"), terms.config.teaching)
-    held_out = kept if probe is None else _hold_out(probe, terms.config)
     layers = terms.origin.layers > 0  # as when the run began: its cuts are written down in those units
     network = _network(asked, terms.config, on_device(sample, device_of(asked.model)), layers=layers)
     with _let_go_on_error(network):
+        held_out = kept if probe is None else _hold_out(probe, terms.config, network)
         has_data = bool(held_out.validation)
         data = held_out if has_data else None
         session = session_of(asked, assemble(asked, given, network, data, sample, terms))
@@ -339,9 +346,11 @@ def _let_go_on_error(network: LiveNetwork) -> Iterator[None]:
         raise
 
 
-def _hold_out(probe: Iterable[Any], config: Config) -> HeldOut:
+def _hold_out(probe: Iterable[Any], config: Config, network: LiveNetwork) -> HeldOut:
     with torch.random.fork_rng(devices=[]):  # a data loader draws from it; training shall not notice
-        return hold_out(probe, config.analysis)
+        held_out = hold_out(probe, config.analysis)
+    check_held_out(held_out, network)
+    return held_out
 
 
 @contextmanager

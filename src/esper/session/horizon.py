@@ -9,7 +9,7 @@ from torch.optim import lr_scheduler as lr
 from esper.checkpoint import HasStateDict
 from esper.emrakul import Schedule, ScheduleSettings, misfit
 from esper.emrakul.cycle import CycleRunner
-from esper.nissa import events
+from esper.nissa import assumed
 from esper.session.log import RunLog
 from esper.session.pace import Pace
 from esper.session.terms import Terms
@@ -45,11 +45,11 @@ class Horizon:
             # Said here, under way, it ends no training: the ramp was asked for, and this length was not.
             why, planned = f"because {planned} {unit}, {source}, leave the ramp no room ({obstacle})", None
         if planned is None:
-            self._log.tell(events.LengthTaken(rules.schedule.assumed_epochs, why, unit, keyword))
+            self._log.tell(assumed.LengthTaken(rules.schedule.assumed_epochs, why, unit, keyword))
             return
         terms.epochs = planned
         self._runner.strategy = Schedule(rules, planned)
-        self._log.tell(events.LengthTaken(planned, source, unit, keyword))
+        self._log.tell(assumed.LengthTaken(planned, source, unit, keyword))
 
 
 def epochs_after(pace: Pace, rules: ScheduleSettings, epoch: int, step: int) -> int | None:

@@ -30,7 +30,12 @@ def test_a_target_that_was_met_is_no_word_worth() -> None:
 @pytest.mark.parametrize(
     ("sentence", "reason", "advice"),
     [
-        (told(epoch=3), "ended after epoch 3", "more epochs"),
+        (told(epoch=3), "ended after epoch 3 of 10 that were planned", "attach(epochs=...)"),
+        (
+            told(record("accepted"), epoch=14),
+            "planned for 10 epochs and had 14, and nothing is decided after epoch 8",
+            "attach(epochs=...)",
+        ),
         (
             told(record("accepted"), taken_back=(9, "The metric fell.")),
             "(The metric fell)",

@@ -79,7 +79,10 @@ def why_missed(target: Target, end: RunEnd, schedule: Schedule, state: Coordinat
         why, advice = "end_epoch() was never called", "call it after every epoch, with the metric"
     elif end.unmeasured:
         why = f"no epoch measured {end.unmeasured}, and masks are judged by it"
-        advice = "give it to end_epoch() or end_step()"
+        advice = (
+            "give it to end_epoch() or end_step(), or name what you do measure (attach(metric=..., "
+            "higher_is_better=...))"
+        )
     elif end.only_masked > _TRACE:
         first = _clause(
             end.uncut.partition(". ")[0]
@@ -97,7 +100,9 @@ def _obstacle(end: RunEnd, schedule: Schedule, state: CoordinatorState) -> tuple
     epoch, due = end.epoch, schedule.ramp_at(end.epoch)[1]
     last = state.history[-1] if state.history else None
     if epoch < due:
-        return f"the run ended after epoch {epoch} and the ramp leads there in epoch {due}", _LONGER
+        planned = "" if schedule.epochs is None else f" of {schedule.epochs} that were planned"
+        why = f"the run ended after epoch {epoch}{planned} and the ramp leads there in epoch {due}"
+        return why, f"{_LONGER}; attach(epochs=...) says how long it is"
     decided = -1 if last is None else last.epoch
     back, refused = end.taken_back, end.refused
     if back is not None and back[0] >= max(decided, -1 if refused is None else refused[0]):
@@ -109,6 +114,11 @@ def _obstacle(end: RunEnd, schedule: Schedule, state: CoordinatorState) -> tuple
         return f"the run ended before anything came of the analysis of epoch {end.late}", _PATIENT
     if last is None:
         return "the run ended before anything could be decided", _LONGER
+    if schedule.epochs is not None and epoch > schedule.epochs:
+        why = (
+            f"the run was planned for {schedule.epochs} epochs and had {epoch}, and nothing is decided after"
+        )
+        return f"{why} epoch {schedule.last_epoch_at(epoch)}", "say how long it is (attach(epochs=...))"
     if last.status == CycleStatus.ACCEPTED:
         return _accepted(last, end, schedule.last_epoch_at(epoch))
     return _ended(last)
