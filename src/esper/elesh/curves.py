@@ -8,17 +8,19 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from esper.anatomy.mend import INPUT_AXIS, Reader, elimination, readers_of, taken_over, watch
-from esper.anatomy.twin import Ablation
+from esper.anatomy.twin import Ablation, Variants, averaged
 from esper.arrays import BoolArray, FloatArray, IntArray
 from esper.elesh.case import OpenCase
 from esper.urabrask import evaluate, run_twin
 
 _SHARES = (0.125, 0.25, 0.5, 1.0)
 """Where a curve is measured, as shares of what the group may lose."""
+
+_MOST_BYTES = 256 << 20
+"""Kept of what batches give before the layers that get narrower."""
 
 State = dict[str, Tensor]
 
@@ -65,6 +67,12 @@ class Curve:
         return ordered
 
 
+def variants(opened: OpenCase, batches: Sequence[Any], still: Collection[str] = ()) -> list[Variants]:
+    """Batches that many masks are tried on, beginning with a layer where the masks do."""
+    most = _MOST_BYTES // max(len(batches), 1)
+    return [Variants(opened.twin, opened.state, batch, most, still) for batch in batches]
+
+
 @dataclass(frozen=True, eq=False)
 class Bench:
     """A network on which masks are tried; its tensors are never written to.
@@ -76,6 +84,7 @@ class Bench:
         reconstructs: whether layers that read what goes make up for it.
         groups: those from which something may go, for nothing else is watched; None: all.
         most_statistics: of how many of the fitted batches running statistics follow a mask; None: of all.
+        still: running statistics that training does not move, by name: norms kept in eval mode.
     """
 
     opened: OpenCase
@@ -84,6 +93,7 @@ class Bench:
     reconstructs: bool = True
     groups: Collection[int] | None = None
     most_statistics: int | None = None
+    still: Collection[str] = ()
 
     def curve(self, group: int, removable: int) -> Curve:
         """What the group costs when up to `removable` of its units go; the rest of the network stays."""
@@ -114,27 +124,23 @@ class Bench:
     def _renormed(self, state: State) -> State:
         """Running statistics moved as far as those of the fitting batches move, which are few."""
         twin, own = self.opened.twin, self.opened.state
-        # The fitting batches are few, so not their statistics are taken but how far the mask moves them.
-        after = twin.recalibrated(state, self.fitted[: self.most_statistics])
-        for name in [name for name in after if after[name] is not state.get(name)]:
-            before, now = self._statistics[name], after[name]
-            # Variances are moved by a ratio and so stay positive; the small term keeps one near 0 from
-            # exploding. Means are moved by a difference.
-            if name.endswith("var"):
-                little = 0.01 * own[name] + torch.finfo(now.dtype).tiny
-                after[name] = own[name] * (now + little) / (before + little)
-            else:
-                after[name] = own[name] + now - before
-        return after
+        seen = [(batch.usual, batch.statistics(state)) for batch in self._varied]
+        moved = {
+            node: twin.statistics_of(own, node).moved(
+                averaged([before[node] for before, _ in seen]), averaged([now[node] for _, now in seen])
+            )
+            for node in (seen[0][1] if seen else ())
+        }
+        return twin.with_statistics(state, moved)
 
     def loss(self, state: Mapping[str, Tensor]) -> float:
         """Mean loss of the judging samples."""
         return evaluate(run_twin(self.opened.twin, state), self.judged).loss
 
     @cached_property
-    def _statistics(self) -> State:
-        """Running statistics of the network as it is, by the fitting batches alone."""
-        return self.opened.twin.recalibrated(self.opened.state, self.fitted[: self.most_statistics])
+    def _varied(self) -> Sequence[Variants]:
+        """The batches that running statistics follow."""
+        return variants(self.opened, self.fitted[: self.most_statistics], self.still)
 
     @cached_property
     def base_loss(self) -> float:

@@ -18,10 +18,11 @@ from torch import Tensor
 
 from esper.anatomy import Anatomy
 from esper.anatomy.mend import Reader, elimination
+from esper.anatomy.twin import Variants, first_uses
 from esper.arrays import BoolArray, FloatArray, IntArray
 from esper.elesh.analysis import confidence_of
 from esper.elesh.case import Case, OpenCase, open_case, read_data
-from esper.elesh.curves import Bench, Curve
+from esper.elesh.curves import Bench, Curve, variants
 from esper.elesh.errands import Errands
 from esper.elesh.evidence import Evidence, Tier
 from esper.errors import AnalysisError, AnalysisTimeout
@@ -96,7 +97,7 @@ def narrow(
             who else is there.
 
     Returns:
-        One for every group that there was time for, in their order.
+        One for every group that there was time for.
     """
     begun = time.thread_time()
     opened = open_case(case)
@@ -104,18 +105,22 @@ def narrow(
     batches = usable(opened.twin, read_data(case.data)[1].calibration)
     # Readers learn from one half of the batches and are judged on the other.
     judged = batches[1::2] or batches
-    bench = Bench(whole, joined(opened.twin, batches[0::2]), tuple(judged), reconstruct, set(groups), 1)
+    fitted = joined(opened.twin, batches[0::2])
+    bench = Bench(whole, fitted, tuple(judged), reconstruct, set(groups), 1, case.still)
     readers = bench.readers  # watched now, so that the time it takes is known
     looking = time.thread_time()
-    judge = _Judge(whole, judged)
+    judge = _Judge.of(whole, judged)
     # As many batches as there is time for at every point, by what the first look at all of them took.
     points, took = sum(min(len(_SHARES), count) for count in counts), time.thread_time() - looking
     left = max(seconds - (time.thread_time() - begun), 0.0)
     share = left / max(took * points, 1e-9)
     shares = _SHARES if share * len(judged) >= 1 else _FEWER
     judge = judge.on(min(share, 1.0))
+    # Where not even one batch for each point fits, the widest are measured, which were named first.
+    fits = took * points / len(judged) <= _LATEST * left
     found: list[Narrowed] = []
-    for group, count, order in zip(groups, counts, orders, strict=True):
+    for number in _in_turn(whole, groups) if fits else range(len(groups)):
+        group, count, order = groups[number], counts[number], orders[number]
         if found and time.thread_time() - begun > _LATEST * seconds:
             break
         units = _order(whole, readers, group, np.array(order, np.int64), count)
@@ -127,39 +132,48 @@ def narrow(
     return found
 
 
-class _Judge:
-    """Compares a network's loss with that of the whole one, batch by batch."""
+def _in_turn(opened: OpenCase, groups: Sequence[int]) -> Sequence[int]:
+    """Places of the groups, those that the network reads first before the others."""
+    uses, anatomy = first_uses(opened.twin), opened.anatomy
+    first = [min(uses.get(member.tensor, 0) for member in anatomy.groups[group].members) for group in groups]
+    return sorted(range(len(groups)), key=first.__getitem__)
 
-    def __init__(self, opened: OpenCase, batches: Sequence[Any], known: Measured | None = None) -> None:
-        self._opened, self._batches = opened, batches
-        self._known = _losses(opened, opened.state, batches) if known is None else known
+
+@dataclass(frozen=True, eq=False)
+class _Judge:
+    """Compares a network's loss with that of the whole one, batch by batch.
+
+    Attributes:
+        batches: to be run with other tensors.
+        losses: of the whole network on each, shape [batches].
+        counts: samples of each, shape [batches].
+    """
+
+    batches: Sequence[Variants]
+    losses: FloatArray
+    counts: IntArray
+
+    @classmethod
+    def of(cls, opened: OpenCase, batches: Sequence[Any]) -> _Judge:
+        quality = evaluate(run_twin(opened.twin, opened.state), batches)
+        if quality.losses is None or quality.samples is None:
+            raise AnalysisError("There are no samples to judge layers on: esper.attach was given no probe=.")
+        return cls(variants(opened, batches), quality.losses, quality.samples)
 
     @property
     def samples(self) -> int:
-        return int(self._known[1].sum())
+        return int(self.counts.sum())
 
     def on(self, share: float) -> _Judge:
         """The same on a share of the batches, one at least, spread evenly."""
-        count = max(int(share * len(self._batches)), 1)
-        few = np.unique(np.linspace(0, len(self._batches) - 1, count).round().astype(np.int64))
-        losses, counts = self._known
-        return _Judge(self._opened, [self._batches[n] for n in few], (losses[few], counts[few]))
+        count = max(int(share * len(self.batches)), 1)
+        few = np.unique(np.linspace(0, len(self.batches) - 1, count).round().astype(np.int64))
+        return _Judge([self.batches[n] for n in few], self.losses[few], self.counts[few])
 
     def changes(self, state: Mapping[str, Tensor]) -> FloatArray:
         """By how much the loss changes with other tensors: shape [batches]."""
-        change: FloatArray = _losses(self._opened, state, self._batches)[0] - self._known[0]
+        change: FloatArray = np.array([batch.loss(state) for batch in self.batches]) - self.losses
         return change
-
-
-Measured = tuple[FloatArray, IntArray]
-"""Mean loss of every batch and its number of samples, shape [batches] each."""
-
-
-def _losses(opened: OpenCase, state: Mapping[str, Tensor], batches: Sequence[Any]) -> Measured:
-    quality = evaluate(run_twin(opened.twin, state), batches)
-    if quality.losses is None or quality.samples is None:
-        raise AnalysisError("There are no samples to judge layers on: esper.attach was given no probe=.")
-    return quality.losses, quality.samples
 
 
 def _left(keep: BoolArray, gone: IntArray) -> BoolArray:

@@ -62,9 +62,9 @@ def test_moments_are_those_of_what_the_layer_is_fed() -> None:
     state = {**dict(model.named_parameters()), **dict(model.named_buffers())}
     watch(twin, state, [found], batches)
     rows = F.relu(model.first(x)).detach().movedim(1, -1).reshape(-1, 6).double()
-    spread, mean = found.spread()
+    mean = found.seen.mean
     assert torch.allclose(mean, rows.mean(0), atol=1e-6)
-    assert torch.allclose(spread, torch.cov(rows.T, correction=0), atol=1e-6)
+    assert torch.allclose(found.seen.spread(mean), torch.cov(rows.T, correction=0), atol=1e-6)
 
 
 def test_a_weight_that_serves_twice_has_no_bias_to_spare() -> None:

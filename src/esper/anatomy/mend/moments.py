@@ -16,7 +16,7 @@ RIDGES = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0)
 MAX_TRIED = 2048
 """Widest layer for which they are tried; a wider one gets its number of inputs per vector."""
 
-_TRIED_INPUTS = 256
+_TRIED_INPUTS = 64
 """Inputs by which ridges are compared; of more than these, so many that lie evenly among them."""
 
 
@@ -60,7 +60,7 @@ class Moments:
             raise ValueError("moments hold either vectors or the sum of their products")
         return self.vectors.T @ self.vectors
 
-    @property
+    @cached_property
     def is_finite(self) -> bool:
         """Are all of them numbers?"""
         held = self.vectors if self._summed is None else self._summed

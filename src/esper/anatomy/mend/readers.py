@@ -34,7 +34,8 @@ class Reader:
         is_padded: at the borders it reads zeros instead of units, so a constant is none there.
         forgets_constants: what follows subtracts the mean of every output.
         positions: the nodes.
-        halves: what was seen there, in two parts; None before it was watched.
+        halves: what is seen there while it is watched, in two parts; None before and afterwards.
+        moments: what was seen there; None before it was watched.
         ridge: share of the inputs' mean square that goes onto the diagonal of a fit: as much as serves inputs
             that were not fitted to.
     """
@@ -46,6 +47,7 @@ class Reader:
     forgets_constants: bool
     positions: list[int] = field(default_factory=list)
     halves: tuple[Moments, Moments] | None = None
+    moments: Moments | None = None
     ridge: float = 0.0
 
     @property
@@ -62,22 +64,25 @@ class Reader:
         self.halves = new if self.halves is None else (self.halves[0] + new[0], self.halves[1] + new[1])
         return value
 
+    def settle(self, weight: Tensor) -> None:
+        """After it was watched: finds its ridge, and makes one of both halves."""
+        if self.halves is not None:
+            first, second = self.halves
+            if first.is_finite and second.is_finite:
+                self.ridge = best_ridge(self.halves, weight, is_centered=self.is_constant_free)
+            self.moments, self.halves = first + second, None
+
     @property
     def is_usable(self) -> bool:
         """Was it watched, and were all of its inputs numbers?"""
-        return self.halves is not None and all(half.is_finite for half in self.halves)
+        return self.moments is not None and self.moments.is_finite
 
     @property
     def seen(self) -> Moments:
         """All that was seen."""
-        if self.halves is None:
+        if self.moments is None:
             raise ValueError(f"{self.weight} was not watched")
-        return self.halves[0] + self.halves[1]
-
-    def spread(self) -> tuple[Tensor, Tensor]:
-        """Second moments of the inputs, around their mean where that is free, and the mean: per vector."""
-        moments = self.seen
-        return moments.spread(moments.mean if self.is_constant_free else None), moments.mean
+        return self.moments
 
 
 def readers_of(twin: Twin, anatomy: Anatomy, weights: set[str]) -> list[Reader]:
@@ -118,10 +123,7 @@ def watch(twin: Twin, state: Mapping[str, Tensor], readers: Sequence[Reader], ba
         for batch in batches:
             twin.run(state, batch, gates)
     for reader in readers:
-        if reader.halves is not None and reader.is_usable:
-            reader.ridge = best_ridge(
-                reader.halves, state[reader.weight], is_centered=reader.is_constant_free
-            )
+        reader.settle(state[reader.weight])
 
 
 def _uses(twin: Twin, known: Mapping[str, str]) -> Iterator[tuple[int, fx.Node, fx.Node, str]]:

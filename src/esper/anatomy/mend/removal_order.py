@@ -11,6 +11,7 @@ the layer-wise form of Frantar and Alistarh, "Optimal Brain Compression" (2022).
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -45,9 +46,10 @@ def elimination(
     Returns:
         Numbers of units, the first to go first; None if something that reads them is not among the readers.
     """
-    watched = {reader.weight: reader for reader in readers if reader.is_usable}
     parameters = {info.name for info in anatomy.tensors if info.is_parameter}
     reads = [m for m in anatomy.groups[group].members if m.role == "consumer" and m.tensor in parameters]
+    asked = {m.tensor for m in reads}
+    watched = {reader.weight: reader for reader in readers if reader.weight in asked and reader.is_usable}
     if not reads or any(m.tensor not in watched or m.axis != INPUT_AXIS for m in reads):
         return None
     span = anatomy.unit_slice(group)
@@ -81,35 +83,40 @@ def _ordered(layers: Sequence[_Layer], width: int, count: int) -> IntArray:
 
 
 class _Layer:
-    """What one reader would lose, as units go: its weight and the inverse of its inputs' second moments."""
+    """What one reader would lose, as units go: its weight, and what is known of its inputs' second moments.
+
+    Attributes:
+        weight: shape [inputs, outputs x taps]; it follows what goes.
+        units: places of each unit's inputs, shape [units, inputs each].
+        blocks: of the inverse second moments, those of each unit; they follow what goes. Shape
+            [units, inputs each, inputs each].
+        scale: over the whole variance at the outputs.
+    """
 
     def __init__(self, reader: Reader, weight: Tensor, index: IntArray, gone: IntArray) -> None:
-        spread, _ = reader.spread()
         # The inputs that are left; `units` are places among these from here on.
         inputs = np.setdiff1d(np.arange(weight.shape[INPUT_AXIS]), gone)
-        chosen = torch.from_numpy(inputs).to(spread.device)
-        square = spread[chosen][:, chosen]
-        # A layer that was fed nothing but zeros has no scale; 1 makes its matrix regular.
-        ridge = reader.ridge * float(square.diagonal().mean()) or 1.0
-        square = square + ridge * torch.eye(len(inputs), dtype=square.dtype, device=square.device)
-        self.weight = weight.double().movedim(INPUT_AXIS, 0).flatten(1)[chosen]  # [inputs, outputs x taps]
-        self.inverse = torch.cholesky_inverse(torch.linalg.cholesky(square))
-        # [units, inputs each]
-        self.units = torch.from_numpy(np.searchsorted(inputs, index)).to(spread.device)
-        # The whole variance at the outputs: the trace of W S W^T.
-        whole = float(((square @ self.weight) * self.weight).sum())
+        chosen = torch.from_numpy(inputs).to(weight.device)
+        self.weight = weight.double().movedim(INPUT_AXIS, 0).flatten(1)[chosen]
+        self.units = torch.from_numpy(np.searchsorted(inputs, index)).to(weight.device)
+        self._inverse: _Inverse = _inverse_of(reader, chosen)
+        whole = self._inverse.variance(self.weight)
         self.scale = 1.0 / max(whole, 1e-30)
+        self.blocks = self._inverse.blocks(self.units)
+        # The inverse of what is left is the first one less a product of two thin matrices that grow with
+        # every step, so nothing of the size of the whole inverse is ever written again.
+        self._across = self.weight.new_zeros(len(inputs), 0)
+        self._solutions = self.weight.new_zeros(0, len(inputs))
 
     def costs(self) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
         """The share of the outputs' variance that removing each unit alone would cost: shape [units]."""
         rows = self.weight[self.units]  # [units, inputs each, outputs]
         # For one input |W_r|^2 / (S^-1)_rr, for a block the trace of W_B (S^-1)_BB^-1 W_B^T.
         if self.units.shape[1] == 1:
-            squares = rows[:, 0].square().sum(1) / self.inverse.diagonal()[self.units[:, 0]].clamp_min(1e-30)
+            squares = rows[:, 0].square().sum(1) / self.blocks[:, 0, 0].clamp_min(1e-30)
         else:
-            blocks = self.inverse[self.units[:, :, None], self.units[:, None, :]]
-            blocks = blocks + 1e-12 * torch.eye(blocks.shape[1], dtype=blocks.dtype, device=blocks.device)
-            squares = (torch.linalg.solve(blocks, rows) * rows).sum((1, 2))
+            lift = 1e-12 * torch.eye(self.units.shape[1], dtype=rows.dtype, device=rows.device)
+            squares = (torch.linalg.solve(self.blocks + lift, rows) * rows).sum((1, 2))
         return (self.scale * squares).cpu().numpy()
 
     def remove(self, going: IntArray) -> None:
@@ -117,12 +124,89 @@ class _Layer:
         inputs = self.units[torch.from_numpy(going).to(self.units.device)].flatten()
         # Gaussian elimination of the block: what is left of the inverse is the inverse of what is left (a
         # Schur complement), and the weights follow.
-        block = self.inverse[inputs][:, inputs]
-        across = self.inverse[:, inputs]
-        solution = torch.linalg.solve(block, across.T)  # [going, inputs]
-        self.weight = self.weight - solution.T @ self.weight[inputs]
-        self.inverse = self.inverse - across @ solution
-        # Rounding leaves a rest where zeros belong.
-        self.weight[inputs] = 0.0
-        self.inverse[inputs] = 0.0
-        self.inverse[:, inputs] = 0.0
+        across = self._inverse.columns(inputs) - self._across @ self._solutions[:, inputs]
+        solution = torch.linalg.solve(across[inputs], across.T)  # [going, inputs]
+        self.weight = torch.addmm(self.weight, solution.T, self.weight[inputs], alpha=-1.0)
+        self.weight[inputs] = 0.0  # where rounding leaves a rest
+        # Of every unit's block its own share of the same: [units, each, going] x [units, going, each].
+        share = solution[:, self.units].movedim(0, 1)
+        self.blocks = torch.baddbmm(self.blocks, across[self.units], share, alpha=-1.0)
+        self._across = torch.cat([self._across, across], 1)
+        self._solutions = torch.cat([self._solutions, solution])
+
+
+class _Inverse(Protocol):
+    """The inverse of second moments S with a ridge on their diagonal."""
+
+    def columns(self, inputs: Tensor) -> Tensor:
+        """Of some inputs: shape [all inputs, inputs]."""
+        ...
+
+    def blocks(self, units: Tensor) -> Tensor:
+        """Those of each unit: shape [units, inputs each, inputs each]."""
+        ...
+
+    def variance(self, weight: Tensor) -> float:
+        """At the outputs: the trace of W S W^T, with a weight of shape [inputs, outputs]."""
+        ...
+
+
+def _inverse_of(reader: Reader, chosen: Tensor) -> _Inverse:
+    """Of what a reader has seen of the chosen inputs, with its ridge."""
+    moments = reader.seen
+    center = moments.mean if reader.is_constant_free else None
+    root = moments.root(center)
+    if root is not None and len(root) < len(chosen):
+        root = root[:, chosen]
+        # A layer that was fed nothing but zeros has no scale; 1 makes its matrix regular.
+        return _OfVectors(root, reader.ridge * float(root.square().sum(0).mean()) or 1.0)
+    square = moments.spread(center)[chosen][:, chosen]
+    return _OfProducts(square, reader.ridge * float(square.diagonal().mean()) or 1.0)
+
+
+class _OfProducts:
+    """Written out."""
+
+    def __init__(self, square: Tensor, ridge: float) -> None:
+        self._square = square.clone()
+        self._square.diagonal().add_(ridge)
+        self._inverse = torch.cholesky_inverse(torch.linalg.cholesky(self._square))
+
+    def columns(self, inputs: Tensor) -> Tensor:
+        return self._inverse[:, inputs]
+
+    def blocks(self, units: Tensor) -> Tensor:
+        return self._inverse[units[:, :, None], units[:, None, :]]
+
+    def variance(self, weight: Tensor) -> float:
+        return float(((self._square @ weight) * weight).sum())
+
+
+class _OfVectors:
+    """Of fewer vectors than inputs, by them alone: nothing has the size of the inputs times the inputs.
+
+    With R of shape [vectors, inputs], S = R^T R and S^-1 = (I - Z^T Z) / ridge, where Z = L^-1 R and
+    L L^T = R R^T + ridge I.
+    """
+
+    def __init__(self, root: Tensor, ridge: float) -> None:
+        self._root, self._ridge = root, ridge
+        gram = root @ root.T
+        gram.diagonal().add_(ridge)
+        lower = torch.linalg.cholesky(gram)
+        self._told = torch.linalg.solve_triangular(lower, root, upper=False)
+
+    def columns(self, inputs: Tensor) -> Tensor:
+        made: Tensor = self._told.T @ self._told[:, inputs] / -self._ridge
+        made[inputs, torch.arange(len(inputs), device=made.device)] += 1.0 / self._ridge
+        return made
+
+    def blocks(self, units: Tensor) -> Tensor:
+        own = self._told[:, units].movedim(0, 1)  # [units, vectors, each]
+        made: Tensor = torch.bmm(own.transpose(1, 2), own) / -self._ridge
+        made.diagonal(dim1=1, dim2=2).add_(1.0 / self._ridge)
+        return made
+
+    def variance(self, weight: Tensor) -> float:
+        seen, own = (self._root @ weight).square().sum(), weight.square().sum()
+        return float(seen + self._ridge * own)

@@ -93,10 +93,15 @@ class OverSurvivors(fx.Interpreter):
         self._left = left
 
     def run_node(self, n: fx.Node) -> Any:
+        if n.op == "call_function" and n not in self._left:
+            # Without the notes that tracing wants, which cost a small network more than its operators do.
+            operator: Any = n.target
+            values = self.env.__getitem__
+            return operator(*fx.node.map_arg(n.args, values), **fx.node.map_arg(n.kwargs, values))
         if n not in self._left:
             return super().run_node(n)
         args, kwargs = self.fetch_args_kwargs_from_env(n)
-        operator: Any = n.target
+        operator = n.target
         return over_survivors(operator, args, kwargs, self._left[n])
 
 

@@ -73,15 +73,16 @@ class Recalibrating(OverSurvivors):
             return super().run_node(n)
         given = self.fetch_args_kwargs_from_env(n)[0]
         (x, weight, bias), epsilon = given[:3], given[BATCH_NORMS[n.target]]
-        axes = [axis for axis in range(x.dim()) if axis != 1]
-        batch = Statistics(x.mean(axes), x.var(axes, unbiased=x.numel() > x.shape[1]))
+        batch = Statistics(torch.zeros_like(given[3]), torch.zeros_like(given[4]))
+        # With a momentum of 1 the running statistics become those of the batch, in the pass that normalizes.
+        normed = torch.batch_norm(x, weight, bias, batch.mean, batch.variance, True, 1.0, epsilon, False)
+        if x.numel() == x.shape[1]:  # one value of each channel has no variance
+            batch.variance.zero_()
         by = self._standing(n, batch, Statistics(given[3], given[4])) if n in self._still else batch
         self.seen.setdefault(n, []).append(Seen(batch, by))
         # Later layers are measured on what this one then gives.
         if n in self._still:
             normed = torch.nn.functional.batch_norm(x, by.mean, by.variance, weight, bias, eps=epsilon)
-        else:
-            normed = torch.nn.functional.batch_norm(x, None, None, weight, bias, training=True, eps=epsilon)
         return normed if n.target is torch.ops.aten.batch_norm.default else (normed,)
 
     def _standing(self, n: fx.Node, batch: Statistics, own: Statistics) -> Statistics:
@@ -92,10 +93,12 @@ class Recalibrating(OverSurvivors):
 
     def statistics(self) -> dict[fx.Node, Statistics]:
         """Of every norm: the mean of those by which it normalized."""
-        return {
-            node: Statistics(
-                torch.stack([one.by.mean for one in seen]).mean(0),
-                torch.stack([one.by.variance for one in seen]).mean(0),
-            )
-            for node, seen in self.seen.items()
-        }
+        return {node: averaged([one.by for one in seen]) for node, seen in self.seen.items()}
+
+
+def averaged(statistics: Sequence[Statistics]) -> Statistics:
+    """The mean of those of several batches."""
+    return Statistics(
+        torch.stack([one.mean for one in statistics]).mean(0),
+        torch.stack([one.variance for one in statistics]).mean(0),
+    )

@@ -23,7 +23,7 @@ from esper.anatomy.archive import read_program, write_program
 from esper.anatomy.graph import Traced
 from esper.anatomy.structure import Anatomy, Gate
 from esper.anatomy.twin.narrowed_norms import Left, OverSurvivors, left_in
-from esper.anatomy.twin.recalibration import BATCH_NORMS, Recalibrating, Seen
+from esper.anatomy.twin.recalibration import BATCH_NORMS, Recalibrating, Seen, Statistics
 from esper.batches import split_sample
 from esper.errors import CheckpointCorrupt, EvidenceError
 
@@ -227,11 +227,23 @@ class Twin:
         norms = [node for node in self.program.graph.nodes if node.target in BATCH_NORMS]
         if not norms:
             return dict(state)
-        standing = [node for node in norms if self._parameter(node.args[3]) in still]
+        standing = self.standing(still)
         seen = self._watched(before, batches, standing).seen if standing and before is not None else None
+        return self.with_statistics(state, self._watched(state, batches, standing, seen).statistics())
+
+    def standing(self, still: Collection[str]) -> list[fx.Node]:
+        """The batch norms whose running statistics these are, by the name of their means."""
+        norms = [node for node in self.program.graph.nodes if node.target in BATCH_NORMS]
+        return [node for node in norms if self._parameter(node.args[3]) in still]
+
+    def statistics_of(self, state: State, node: fx.Node) -> Statistics:
+        """The running statistics of a batch norm."""
+        return Statistics(state[self._parameter(node.args[3])], state[self._parameter(node.args[4])])
+
+    def with_statistics(self, state: State, measured: Mapping[fx.Node, Statistics]) -> dict[str, Tensor]:
+        """The state with the running statistics of some batch norms measured anew."""
         calibrated = dict(state)
-        watched = self._watched(state, batches, standing, seen)
-        for node, statistics in watched.statistics().items():
+        for node, statistics in measured.items():
             # Arguments 3 and 4 of a batch norm are its running mean and variance.
             for argument, value in ((3, statistics.mean), (4, statistics.variance)):
                 name = self._parameter(node.args[argument])

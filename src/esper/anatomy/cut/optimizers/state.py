@@ -252,13 +252,24 @@ def _keys_of_weights(optimizer: Optimizer) -> set[str]:
                 asked[parameter.dim()] = ask_for_weights(optimizer, parameter)
             except SurgeryError:  # one that wraps another: what its state looks like has to do
                 asked[parameter.dim()] = frozenset()
+        weights = _some(parameter)
         for key in like:
-            difference, weights = state[key].detach() - parameter.detach(), parameter.detach()
+            difference = _some(state[key]) - weights
             apart[key] = apart.get(key, 0.0) + float(difference.abs().square().sum())
             size[key] = size.get(key, 0.0) + float(weights.abs().square().sum())
     said = frozenset().union(*asked.values())
     # Those that an experiment or their nearness, over all parameters together, shows to be weights.
     return {key for key in apart if key in said or apart[key] < _NEAR**2 * size[key]}
+
+
+_SOME = 4096
+"""Elements of a tensor that tell whether another is near it: the optimizer's state can be large."""
+
+
+def _some(tensor: Tensor) -> Tensor:
+    """Elements that lie evenly in a tensor, all of a small one: shape [elements]."""
+    flat = tensor.detach().reshape(-1)
+    return flat[:: -(-flat.numel() // _SOME) or 1]
 
 
 def _is_like(value: object, parameter: Tensor) -> bool:
