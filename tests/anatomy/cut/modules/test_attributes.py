@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from esper.anatomy import Kind
+from esper.anatomy.cut.feasibility import refused_groups
 from esper.anatomy.cut.live import cut
 from esper.anatomy.proof import Inputs
 from esper.anatomy.units import inspect
@@ -212,3 +213,17 @@ def test_any_error_of_the_networks_own_code_is_an_answer() -> None:
         cut(model, anatomy, half(anatomy), Inputs((x,)))
     assert isinstance(caught.value.__cause__, WrongSizeError)
     assert model.first.weight.shape == (12, 4)
+
+
+def test_sizes_that_an_unflatten_spells_out_follow_each_at_its_own_place() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 32 * 4), nn.ReLU(), nn.Unflatten(1, (32, 2, 2)),
+        nn.ConvTranspose2d(32, 16, 2, 2), nn.ReLU(), nn.ConvTranspose2d(16, 1, 2, 2),
+    )  # fmt: skip
+    x = torch.randn(3, 6)
+    anatomy = inspect(model, x)
+    made = cut(model, anatomy, half(anatomy), Inputs((x,)))
+    assert made.rewritten == ("4.unflattened_size = (-1, 2, 2)",)
+    assert model.get_parameter("5.weight").shape == (16, 8, 2, 2)
+    assert refused_groups(model, inspect(model, x), Inputs((x,))) == {}

@@ -169,8 +169,8 @@ def _classes(error: BaseException) -> list[str]:
 
 
 def _is_own(module: nn.Module) -> bool:
-    """Is it a module that Esper knows?"""
-    return type(module).__module__.startswith(_OWN)
+    """Is it a module that Esper knows? The sizes of an `nn.Unflatten` are the user's."""
+    return type(module).__module__.startswith(_OWN) and not isinstance(module, nn.Unflatten)
 
 
 def _place(error: BaseException) -> str:
@@ -192,6 +192,10 @@ def _candidates(
     for path, module in model.named_modules():
         if _is_own(module):
             continue
+        for place, inferred in _inferred(module):
+            rewrite = _Rewrite(module, path, "unflattened_size", inferred)
+            sources = by_source.setdefault((type(module).__qualname__, "unflattened_size"), {})
+            sources.setdefault(f"size {place}", {})[path] = rewrite
         sizes = _sizes(path, anatomy, keep, kept, shapes)
         for attribute, old in vars(module).items():
             listed = _listed(old, sizes)
@@ -210,19 +214,31 @@ def _candidates(
                     sources.setdefault(source if old == before else f"{source}*", {}).setdefault(
                         path, rewrite
                     )
+    return _ways(by_source)
+
+
+def _ways(by_source: Mapping[_Key, dict[str, dict[str, _Rewrite]]]) -> _Options:
+    """The ways of every attribute, by class and attribute; ways that end in the same values are one."""
     options: _Options = {}
     for key, sources in by_source.items():
         # Modules of one class may follow different tensors: each its own first one is one more way.
         sources["each its own"] = {
             path: rewrite for found in reversed(sources.values()) for path, rewrite in found.items()
         }
-        # Ways that end in the same values are one.
         different = {
             frozenset((r.path, str(r.value)) for r in found.values()): found for found in sources.values()
         }
         if different:
             options[key] = [tuple(found.values()) for found in different.values()]
     return options
+
+
+def _inferred(module: nn.Module) -> Iterator[tuple[int, tuple[int, ...]]]:
+    """For every size that an `nn.Unflatten` spells out: its place, and the sizes with -1 there."""
+    sizes = module.unflattened_size if isinstance(module, nn.Unflatten) else ()
+    if all(type(size) is int and size >= 0 for size in sizes):  # else named, or inferred already
+        for place in range(len(sizes)):
+            yield place, (*sizes[:place], -1, *sizes[place + 1 :])
 
 
 def _listed(old: object, sizes: Sequence[tuple[str, int, int]]) -> list[int] | tuple[int, ...] | None:
