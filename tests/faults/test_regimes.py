@@ -9,12 +9,20 @@ import pytest
 
 from esper.checkpoint import PosixStorage
 from tests.faults.lives import LIVES
-from tests.faults.regimes import CALLS, CORRUPTION, CUTS, FULL, INJECTED, KILLS, POINTS, Regime
+from tests.faults.regimes import CALLS, CORRUPTION, CUTS, FULL, INJECTED, KILLS, POINTS, WALKS, Regime
 from tests.faults.regimes.corruption import Damaged
 from tests.faults.traced import can_trace
+from tests.faults.walks import Walker
 
 traced = pytest.mark.skipif(not can_trace(), reason="strace is not installed, or may trace nothing here")
-FEW: list[tuple[Regime, int]] = [(CALLS, 60), (FULL, 24), (POINTS, 40), (KILLS, 15), (CORRUPTION, 10_000)]
+FEW: list[tuple[Regime, int]] = [
+    (CALLS, 60),
+    (FULL, 24),
+    (POINTS, 40),
+    (KILLS, 15),
+    (CORRUPTION, 10_000),
+    (WALKS, 4),
+]
 FEW_TRACED = [(cut, 15) for cut in CUTS if cut.name != "power-run"] + [(INJECTED, 6)]
 
 
@@ -53,3 +61,12 @@ def test_other_bytes_than_were_saved_count_as_silent(memory: Path) -> None:
     damaged = Damaged(memory / "run")
     damaged.saved = {**damaged.saved, "note.bin": b"something else"}
     assert any("silent" in damaged.hurt(number) for number in range(200))
+
+
+def test_a_walk_notices_what_no_longer_fits(memory: Path) -> None:
+    walker = Walker(memory, 0)
+    walker.check()
+    walker.session.parts.network.masks.keep = walker.session.parts.network.masks.keep[1:]
+    with pytest.raises(AssertionError):
+        walker.check()
+    assert "AssertionError" in walker.walk(1)

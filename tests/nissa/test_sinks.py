@@ -21,7 +21,7 @@ def test_the_logger_is_told_in_three_degrees(caplog: pytest.LogCaptureFixture) -
         LoggerSink().emit(event)
     assert [(record.name, record.levelname, record.getMessage()) for record in caplog.records] == [
         ("esper", "DEBUG", "epoch 1: Nothing."),
-        ("esper", "INFO", "epoch 2: 100 % no."),
+        ("esper", "INFO", "epoch 2: Nothing was masked, the plan was refused: 100 % no."),
         ("esper", "WARNING", "No data."),
     ]
 
@@ -140,3 +140,18 @@ def test_people_who_set_up_no_logging_hear_the_news_of_a_run(set_up: str, is_hea
     ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert len(ended.stderr.splitlines()) == lines
     assert ended.stdout == ""
+
+
+def test_standard_error_that_takes_no_more_ends_nothing() -> None:
+    script = (
+        "import os, sys; from esper.nissa import LoggerSink, events; sink = LoggerSink(is_heard=True)\n"
+        "sys.stderr.close() if sys.argv[1] == 'closed' else os.dup2(os.open('/dev/full', os.O_WRONLY), 2)\n"
+        "sys.stderr = None if sys.argv[1] == 'none' else sys.stderr\n"
+        "for _ in range(2): sink.emit(events.PruningOff('No data.'))\n"
+        "print('goes on', flush=True); os._exit(0)"
+    )
+    for how in ("closed", "full", "none"):
+        ended = subprocess.run(
+            [sys.executable, "-c", script, how], check=False, capture_output=True, text=True, timeout=60
+        )
+        assert (ended.returncode, ended.stdout) == (0, "goes on\n")

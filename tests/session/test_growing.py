@@ -314,6 +314,23 @@ def mine(like: torch.Tensor) -> nn.Module:
     return seed
 
 
+def test_a_blueprint_that_nobody_knows_is_refused_and_does_not_keep_the_run_from_going_on(
+    tmp_path: Path,
+) -> None:
+    with run(tmp_path, ByHand) as training:
+        training.session.grow(KEPT, "mlp", width=6)
+        training.session.growing.cull(KEPT)
+        while training.stages() != {KEPT: "DORMANT"}:
+            training.epoch()
+        with pytest.raises(ConfigError, match="no blueprint 'tree'"):
+            training.session.grow(KEPT, "tree")
+        training.epoch()
+        epoch = training.session.epoch
+    with run(tmp_path, ByHand) as training:
+        assert training.session.epoch == epoch
+        assert training.session.grow(KEPT, "mlp", width=6).passed
+
+
 def test_a_run_with_a_seed_of_ones_own_needs_its_blueprint_again(tmp_path: Path) -> None:
     x, y = examples(64, 1)
     model, optimizer = bare()

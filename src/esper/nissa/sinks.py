@@ -6,6 +6,7 @@ import logging
 import sys
 import threading
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Protocol, runtime_checkable
 
 from esper.nissa.event import Event
@@ -46,8 +47,9 @@ class LoggerSink:
         is_set_up = logger.level != logging.NOTSET or logger.hasHandlers()
         if is_set_up or not self.is_heard:
             logger.log(severity, "%s", line)
-        elif severity >= logging.INFO:
-            sys.stderr.write(f"esper: {line}\n")
+        elif severity >= logging.INFO and sys.stderr is not None:
+            with suppress(OSError, ValueError):  # a full disk, a reader that has gone, or it was closed
+                sys.stderr.write(f"esper: {line}\n")
 
 
 LOGGER = LoggerSink()

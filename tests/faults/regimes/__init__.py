@@ -7,8 +7,9 @@ from tests.faults.regimes.disks import CALLS, FULL
 from tests.faults.regimes.injected_calls import INJECTED
 from tests.faults.regimes.kills import KILLS, POINTS
 from tests.faults.regimes.regime import Regime
+from tests.faults.regimes.walks import WALKS
 
-REGIMES: tuple[Regime, ...] = (CALLS, INJECTED, FULL, CRASHES, *CUTS, POINTS, KILLS, CORRUPTION)
+REGIMES: tuple[Regime, ...] = (CALLS, INJECTED, FULL, CRASHES, WALKS, *CUTS, POINTS, KILLS, CORRUPTION)
 """Short ones first."""
 
 __all__ = [
@@ -21,5 +22,6 @@ __all__ = [
     "KILLS",
     "POINTS",
     "REGIMES",
+    "WALKS",
     "Regime",
 ]

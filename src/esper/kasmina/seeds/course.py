@@ -91,6 +91,7 @@ class Course:
         """Makes a seed and asks G0; arguments as for `Growth.germinate`."""
         slot = self._bed.slot_at(path)
         departure(slot.stage, SeedEvent.GERMINATE, path)
+        self._bed.nursery.check(blueprint)  # a name that nobody knows must not come into any checkpoint
         if obstacle := self.breaker.obstacle():
             return self.refuse(path, blueprint, obstacle)
         seen, calls = self._gates.look(slot)
