@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -155,3 +156,16 @@ def test_a_state_that_does_not_fit_is_refused_before_anything_changes() -> None:
     with pytest.raises(ConfigError, match="no blueprint 'mine'"):
         without.grown.check(state)
     without.close()
+
+
+def test_what_has_grown_is_whole_where_its_state_is_read_with_a_longer_ramp() -> None:
+    first = Story("semi")
+    first.go(40)
+    assert first.stages()[PLACE] == "FOSSILIZED"
+    grown = first.training.grown.finish()
+    state = json.loads(json.dumps(first.training.grown.state()))  # plain values, once growing has ended
+    other = loop({**LENIENT, "ramp_steps": 1_000})
+    other.grown.load(state)
+    read = other.grown.finish()
+    assert read.state_dict().keys() == grown.state_dict().keys()
+    assert any(name.startswith(f"{PLACE}.seed.") for name in read.state_dict())

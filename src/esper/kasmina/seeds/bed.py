@@ -244,7 +244,7 @@ class SeedBed:
     def _hand_over(self, slot: Slot) -> None:
         if slot.learner is not None:
             slot.learner.move_to_host()
-        slot.learner = None
+        slot.learner = slot.host_norm = None
         self.owners.hand_over(slot.path, HOST)
         self._fossils.append(slot.path)
         slot.settle()

@@ -194,7 +194,9 @@ class Slot:
         if self.stage is Stage.CULLED:
             layer.seed.requires_grad_(False)
         is_in = self.stage in (Stage.BLENDING, Stage.PROBATIONARY, Stage.CULLED) or is_fossil or is_straight
-        if is_fossil and track.joined >= self._settings.ramp_steps:
+        # At the end of its way it is whole, also where it is read with a longer ramp than it went.
+        is_whole = track.joined >= self._settings.ramp_steps or self.stage is Stage.TERMINATED
+        if is_fossil and is_whole:
             self.place.module, self.layer = Grown(layer.host, layer.seed), None
         elif is_in:
             layer.follow()
