@@ -40,7 +40,7 @@ from torch.optim.lr_scheduler import LinearLR
 import esper
 from esper.leyline import SeedLifecycleStage as Stage
 from esper.nissa import ListSink
-from pretrained_networks.case import packaged
+from pretrained_networks.case import Missing, packaged
 from strangers_runs.data import CLASSES, raw_glosses
 
 RANK, BATCH, EPOCH, LENGTH = 8, 16, 40, 16
@@ -232,7 +232,11 @@ def main() -> None:
     torch.set_num_threads(1)
     logging.getLogger("transformers").setLevel(logging.ERROR)
     warnings.simplefilter("ignore")
-    work = Work(arguments.epochs)
+    try:
+        work = Work(arguments.epochs)
+    except Missing as missing:
+        print(f"Not measured: {missing}")
+        return
     arms: dict[str, Callable[[int, float], Outcome]] = {
         HEAD: lambda number, rate: peer(work, number, rate, ()),
         LORA: lambda number, rate: peer(work, number, rate, PLACES),
