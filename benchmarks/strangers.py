@@ -33,7 +33,7 @@ from pathlib import Path
 from threading import Lock
 from typing import Any
 
-from strangers_runs import ARMS, MISSING, RUNS, Record, Together, summary, table
+from strangers_runs import ARMS, MISSING, RUNS, SHORT, Record, Together, summary, table
 
 Key = tuple[str, str, int]
 """Run, arm, seed."""
@@ -149,7 +149,7 @@ def _options() -> Any:
     parser.add_argument(
         "--file", type=Path, default=Path("strangers.jsonl"), help="one line for each training"
     )
-    parser.add_argument("--only", nargs="+", choices=list(RUNS), default=list(RUNS), metavar="NAME")
+    parser.add_argument("--only", nargs="+", choices=list(RUNS), default=list(SHORT), metavar="NAME")
     parser.add_argument("--arm", nargs="+", choices=list(ARMS), default=["twin", "esper", "peer"])
     parser.add_argument("--seeds", nargs="+", type=int, default=[3], help="how many, or which")
     parser.add_argument(

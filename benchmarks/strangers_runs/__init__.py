@@ -39,7 +39,23 @@ RUNS: dict[str, Callable[[Folders], Run]] = {
     "hundred-epochs": tables.hundred_epochs,
     "no-epochs": images.no_epochs,
     "every-second": images.every_second,
+    "ten-minutes": images.ten_minutes,
 }
 """By name; what builds them raises where data or a package is not there."""
 
-__all__ = ["ARMS", "MISSING", "RUNS", "Folders", "Record", "Run", "Together", "summary", "table", "trained"]
+SHORT = tuple(name for name in RUNS if name != "ten-minutes")
+"""Those that are run unless others are named."""
+
+__all__ = [
+    "ARMS",
+    "MISSING",
+    "RUNS",
+    "SHORT",
+    "Folders",
+    "Record",
+    "Run",
+    "Together",
+    "summary",
+    "table",
+    "trained",
+]

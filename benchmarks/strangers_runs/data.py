@@ -40,10 +40,20 @@ def digits() -> Data:
 @cache
 def fashion(folders: Folders) -> Data:
     """Fashion-MNIST: 8,000 garments, 1,000, and 5,000 of its test images; [n, 1, 28, 28]."""
+    return _garments(folders, 8_000)
+
+
+@cache
+def all_fashion(folders: Folders) -> Data:
+    """The same with all that is there to train on: 59,000 garments."""
+    return _garments(folders, 59_000)
+
+
+def _garments(folders: Folders, count: int) -> Data:
     images, labels = fashion_part(folders.fashion, "train")
     others = fashion_part(folders.fashion, "t10k")
     mean, deviation = images[:8_000].mean(), images[:8_000].std()
-    train, probe = parts(((images - mean) / deviation, labels), 8_000, 1_000)
+    train, probe = parts(((images - mean) / deviation, labels), count, 1_000)
     (test,) = parts(((others[0] - mean) / deviation, others[1]), 5_000)
     return Data(train, probe, test)
 

@@ -19,6 +19,8 @@ PER_POINT = 0.02
 CLOSE, DEEPEST = 0.5, 2.0
 """Points that the end, and an instant, may lie behind the twin."""
 MEDIAN_RATIO, WORST_RATIO = 1.15, 1.4
+LONG_SECONDS, LONG_RATIO = 600.0, 1.0
+"""A training that takes its twin so long of the processor is to cost no more than that."""
 MOST_REACH, MOST_ARE_CLOSE, MOST_BEAT_THE_PEER = 0.9, 0.8, 0.8
 
 COLUMNS = (
@@ -238,7 +240,13 @@ def summary(runs: Sequence[Together]) -> list[str]:
         _limit("worst instant against the twin, points", instants, -DEEPEST, is_floor=True),
         _limit("processor time against the twin, median", [_median(ratios)], MEDIAN_RATIO),
         _limit("processor time against the twin, worst", ratios, WORST_RATIO),
+        _limit(f"the same in trainings of {LONG_SECONDS:g} s and longer", _long_ratios(runs), LONG_RATIO),
     ]
+
+
+def _long_ratios(runs: Sequence[Together]) -> list[float]:
+    long = [run for run in runs if _mean([twin.cpu_seconds for twin in run.twins.values()]) >= LONG_SECONDS]
+    return [run.ratio(lambda record: record.cpu_seconds) for run in long]
 
 
 def _share(what: str, runs: Sequence[Together], least: float, is_so: Callable[[Together], bool]) -> str:
