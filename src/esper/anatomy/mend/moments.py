@@ -79,6 +79,12 @@ class Moments:
         across = torch.outer(self.mean, center)
         return square - across - across.T + torch.outer(center, center)
 
+    def block(self, rows: Tensor, columns: Tensor, *, is_centered: bool) -> Tensor:
+        """Second moments per vector of some inputs with others, a copy: shape [rows, columns]."""
+        chosen = self.products[rows][:, columns].div_(self.count)
+        # Around the mean: E[x y] - m n.
+        return chosen.addr_(self.mean[rows], self.mean[columns], alpha=-1.0) if is_centered else chosen
+
     def root(self, center: Tensor | None) -> Tensor | None:
         """A factor R of the spread, R^T R, of shape [count, inputs]; None where the vectors are not held."""
         if self.vectors is None:
@@ -105,14 +111,14 @@ class Moments:
             # B = R_k^T (R_k R_k^T + ridge I)^-1 R_g: the inverse has the size of the vectors.
             root = torch.linalg.cholesky(_lifted(told @ told.T, ridge * mean))
             return told.T @ torch.cholesky_solve(others, root)
-        spread = self.spread(center)
-        square = spread[kept][:, kept]
+        square = self.block(kept, kept, is_centered=is_centered)
         mean = float(square.diagonal().mean())
         if not mean > 0:
             return image
         # (S_kk + ridge I) B = S_kg.
-        root = torch.linalg.cholesky(_lifted(square, ridge * mean))
-        return torch.cholesky_solve(spread[kept][:, gone], root)
+        square.diagonal().add_(ridge * mean)
+        root = torch.linalg.cholesky(square)
+        return torch.cholesky_solve(self.block(kept, gone, is_centered=is_centered), root)
 
 
 def _lifted(matrix: Tensor, ridge: float) -> Tensor:

@@ -153,23 +153,22 @@ class _Inverse(Protocol):
 
 def _inverse_of(reader: Reader, chosen: Tensor) -> _Inverse:
     """Of what a reader has seen of the chosen inputs, with its ridge."""
-    moments = reader.seen
-    center = moments.mean if reader.is_constant_free else None
-    root = moments.root(center)
+    moments, is_free = reader.seen, reader.is_constant_free
+    root = moments.root(moments.mean if is_free else None)
     if root is not None and len(root) < len(chosen):
         root = root[:, chosen]
         # A layer that was fed nothing but zeros has no scale; 1 makes its matrix regular.
         return _OfVectors(root, reader.ridge * float(root.square().sum(0).mean()) or 1.0)
-    square = moments.spread(center)[chosen][:, chosen]
+    square = moments.block(chosen, chosen, is_centered=is_free)
     return _OfProducts(square, reader.ridge * float(square.diagonal().mean()) or 1.0)
 
 
 class _OfProducts:
-    """Written out."""
+    """Written out; `square` is its own from now on."""
 
     def __init__(self, square: Tensor, ridge: float) -> None:
-        self._square = square.clone()
-        self._square.diagonal().add_(ridge)
+        square.diagonal().add_(ridge)
+        self._square = square
         self._inverse = torch.cholesky_inverse(torch.linalg.cholesky(self._square))
 
     def columns(self, inputs: Tensor) -> Tensor:
