@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from strangers_runs import decoders, images, pretrained, several, shapes, sounds, tables, words
+from strangers_runs import decoders, images, others, pretrained, several, shapes, sounds, tables, words
 from strangers_runs.arms import ARMS
 from strangers_runs.record import Record
 from strangers_runs.run import Folders, Run
@@ -40,6 +40,10 @@ RUNS: dict[str, Callable[[Folders], Run]] = {
     "no-epochs": images.no_epochs,
     "every-second": images.every_second,
     "ten-minutes": images.ten_minutes,
+    "frozen-norms": others.frozen_norms,
+    "autoencoder": others.autoencoder,
+    "spoken-causal": others.causal,
+    "variational": others.variational,
 }
 """By name; what builds them raises where data or a package is not there."""
 
