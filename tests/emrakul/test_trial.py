@@ -102,7 +102,12 @@ def test_epochs_are_good_bad_or_say_nothing() -> None:
 def test_going_back_goes_further_until_a_mask_has_proved_itself() -> None:
     reason = RollbackReason(Trigger.NOT_FINITE, 5, 1.0, 0.0, "no number")
     trial = on_trial()
-    ways = [trial.way_back(reason) for _ in range(4)]
+    ways = []
+    for _ in range(4):
+        ways.append(trial.way_back(reason))
+        assert trial.way_back(reason) is ways[-1]  # asked only
+        trial.happen(reason.trigger)
+        trial.mask = MaskState.ON_TRIAL
     assert ways == [Strategy.IMMEDIATE, Strategy.PROGRESSIVE, Strategy.BASELINE, Strategy.BASELINE]
     trial.happen(MaskEvent.PROVED)
     assert trial.way_back(reason) is Strategy.IMMEDIATE

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from esper.checkpoint import FaultyStorage
+from esper.emrakul import MaskState
 from esper.errors import CheckpointError, EsperError
 from tests.session.runs import Training
 
@@ -134,6 +135,21 @@ def test_a_mask_that_cannot_be_written_down_waits_and_the_epoch_has_ended(tmp_pa
     training.epoch(lambda _: 0.5)
     assert training.marks() == ["mask"]
     session.detach()
+
+
+def test_a_mask_whose_rollback_cannot_be_written_down_is_taken_back_an_epoch_later(tmp_path: Path) -> None:
+    training = Training(tmp_path, checkpoint={"background": False})
+    training.until_masked()
+    trial = training.session.parts.trial
+    with no_room(), pytest.raises(CheckpointError, match="was not saved"):
+        training.epoch(lambda _: 0.0)
+    assert trial.mask is MaskState.ON_TRIAL
+    assert trial.rollbacks == 0
+    assert [note for note in training.session.log.notes if "Taking back a mask waits" in note]
+    training.epoch(lambda _: 0.0)
+    assert training.marks() == ["mask", "rollback"]
+    assert training.session.parts.network.masks.num_masked == 0
+    training.session.detach()
 
 
 def test_what_cannot_be_deleted_in_a_rollback_is_told_and_deleted_before_the_next_save(

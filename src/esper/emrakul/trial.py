@@ -188,6 +188,8 @@ class Trial:
             self.pending_step = -1
         if event is MaskEvent.PROVED:
             self.rollbacks = 0
+        if isinstance(event, Trigger):
+            self.rollbacks += 1
         return action
 
     def event(
@@ -206,15 +208,13 @@ class Trial:
         return MaskEvent.WITHIN_LIMITS if is_measured else MaskEvent.UNMEASURED
 
     def way_back(self, reason: RollbackReason, attempts: int | None = None) -> Strategy:
-        """How far to go back for this reason; counts the attempt.
+        """How far to go back for this reason; counted when it happens.
 
         Args:
             reason: why.
             attempts: earlier ones in a row; None: as many as were counted.
         """
-        earlier = self.rollbacks if attempts is None else attempts
-        self.rollbacks += 1
-        return strategy_for(reason, earlier)
+        return strategy_for(reason, self.rollbacks if attempts is None else attempts)
 
     def settled(self, keep: BoolArray) -> BoolArray:
         """A present mask without what is on trial: the units that stay masked when that is taken back."""

@@ -106,11 +106,12 @@ class Masked(Moment):
 
 @dataclass(frozen=True)
 class MaskNotWritten(Event):
-    """A mask cannot be applied, because the audit does not take the act."""
+    """A mask cannot be applied, or taken back, because the audit does not take the act."""
 
     severity = Severity.PROBLEM
-    says = "A mask waits for the end of another epoch: {reason}"
+    says = "{what} waits for the end of another epoch: {reason}"
     reason: str
+    what: str = "A mask"
 
 
 @dataclass(frozen=True)

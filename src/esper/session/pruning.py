@@ -80,7 +80,7 @@ class Pruning:
         if trial.mask is MaskState.ON_TRIAL:
             shown = self._judging.of_epoch(is_measured)
             if isinstance(shown, RollbackReason):
-                return self._take_back(shown)
+                return self._take_back_if_written(shown)
             if trial.happen(shown) is Action.CUT:
                 self._is_cut_due = True
                 self.cycles.coordinator.record_settled(self._log.epoch)
@@ -188,6 +188,16 @@ class Pruning:
         """Takes back the mask on trial, or goes back further; returns whether to a checkpoint."""
         self.cycles.drop()  # what is being decided is about the mask that goes
         return self._judging.take_back(reason)
+
+    def _take_back_if_written(self, reason: RollbackReason) -> bool:
+        """The same where an epoch ends; it waits for another one if the audit does not take it."""
+        try:
+            return self._take_back(reason)
+        except CheckpointError as error:
+            if self._trial.mask is not MaskState.ON_TRIAL:  # it was begun, or there is nothing to go back to
+                raise
+            self._log.tell(acts.MaskNotWritten(str(error), "Taking back a mask"))
+            return False
 
     def _try(self, mask: PendingMask, is_measured: bool) -> None:
         """Applies a pending mask, if this epoch has a metric to hold later ones against."""

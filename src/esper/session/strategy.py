@@ -5,13 +5,15 @@ from __future__ import annotations
 from contextlib import suppress
 
 from esper.emrakul import MaskState, Trial
-from esper.errors import ConfigError, LifecycleError, UnknownPathError
+from esper.errors import CheckpointError, ConfigError, LifecycleError, UnknownPathError
 from esper.leyline import BreakerState
 from esper.nissa import seed_events
 from esper.session.growing import Growing
 from esper.session.log import RunLog
 from esper.session.terms import Terms
 from esper.tamiyo import Command, Cull, Policy, SystemState, TryOut, ask, foreseen
+
+_REFUSALS = (CheckpointError, ConfigError, LifecycleError, UnknownPathError)
 
 
 class Strategy:
@@ -36,7 +38,7 @@ class Strategy:
             self._log.tell(seed_events.Planned(self._log.epoch, name, command.why, _what(command)))
             try:
                 self._do(command)
-            except (ConfigError, LifecycleError, UnknownPathError) as error:  # the policy's doing
+            except _REFUSALS as error:  # the policy's doing, or nothing can be written down
                 self._log.tell(seed_events.PolicyFailed(name, f"asked for what cannot be done: {error}"))
         self._prepare(foreseen(self._policy))
 
