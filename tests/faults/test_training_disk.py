@@ -13,6 +13,7 @@ import pytest
 from esper.checkpoint import FaultyStorage
 from esper.emrakul import MaskState
 from esper.errors import CheckpointError, EsperError
+from tests.session.growers import KEPT, GrowingTraining
 from tests.session.runs import Training
 
 
@@ -149,6 +150,20 @@ def test_a_mask_whose_rollback_cannot_be_written_down_is_taken_back_an_epoch_lat
     training.epoch(lambda _: 0.0)
     assert training.marks() == ["mask", "rollback"]
     assert training.session.parts.network.masks.num_masked == 0
+    training.session.detach()
+
+
+def test_a_seed_that_cannot_be_written_down_as_a_part_of_the_network_waits(tmp_path: Path) -> None:
+    training = GrowingTraining(tmp_path, checkpoint={"background": False})
+    for _ in range(8):
+        if training.stages().get(KEPT) != "SHADOWING":
+            training.epoch()
+    with no_room(), pytest.raises(CheckpointError, match="was not saved"):
+        training.epoch()
+    assert training.stages()[KEPT] == "PROBATIONARY"
+    assert [row for row in training.session.log.seeds if "audit" in row.evidence and row.slot == KEPT]
+    training.epoch()
+    assert training.stages()[KEPT] in ("FOSSILIZED", "TERMINATED")
     training.session.detach()
 
 

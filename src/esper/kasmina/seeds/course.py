@@ -11,7 +11,7 @@ import torch
 from torch.optim import Optimizer
 
 from esper.checkpoint import drawn_apart
-from esper.errors import ConfigError, IllegalTransitionError
+from esper.errors import CheckpointError, ConfigError, IllegalTransitionError
 from esper.kasmina.seeds.bed import SeedBed
 from esper.kasmina.seeds.breaker import GrowthBreaker
 from esper.kasmina.seeds.gatekeeper import Gatekeeper
@@ -266,18 +266,25 @@ class Course:
         result = self._gates.ask(slot)
         track.evidence = str(result)
         if result.passed:
-            self._bed.move(slot, FORWARD[stage], str(result))
-            if slot.stage is Stage.FOSSILIZED:
-                self.breaker.succeed()
+            self._advance(slot, str(result))
         elif track.looks >= self._settings.patience_epochs or stage is Stage.SHADOWING:
             self._bed.cull(slot, str(result))
         else:
-            self._tell_waiting(slot, result)
+            self._tell_waiting(slot, str(result))
 
-    def _tell_waiting(self, slot: Slot, result: GateResult) -> None:
+    def _advance(self, slot: Slot, evidence: str) -> None:
+        try:
+            self._bed.move(slot, FORWARD[slot.stage], evidence)
+        except CheckpointError as error:  # what the audit cannot hold is not done, and is asked again later
+            self._tell_waiting(slot, str(error))
+            return
+        if slot.stage is Stage.FOSSILIZED:
+            self.breaker.succeed()
+
+    def _tell_waiting(self, slot: Slot, why: str) -> None:
         stage = slot.stage.name
         way = (slot.path, slot.track.blueprint, stage, stage)
-        self._bed.tell(seed_events.SeedWaits(self._bed.epoch, *way, str(result)))
+        self._bed.tell(seed_events.SeedWaits(self._bed.epoch, *way, why))
 
     def _decide_contest(self, rivals: Sequence[Slot]) -> None:
         """Asks G1 of all seeds of a contest at once: the best of those that pass goes on, the others go."""
@@ -296,7 +303,7 @@ class Course:
             elif is_last:
                 self._bed.cull(slot, str(result))
             else:
-                self._tell_waiting(slot, result)
+                self._tell_waiting(slot, str(result))
 
     def punish(self, slot: Slot, leak: str) -> None:
         """A seed has reached the host: too often, and it goes at once."""
