@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from esper.anatomy.units import masked_axes, zero_masked
 from esper.batches import HeldOut
 from esper.kasmina import LiveNetwork
-from esper.kasmina.preview import Preview, recalibrate
+from esper.kasmina.preview import Preview, at_best, measured, recalibrate
 from esper.urabrask import Settings
 
 
@@ -147,3 +147,19 @@ def test_a_norm_that_training_leaves_alone_keeps_its_statistics_but_for_what_a_m
     norm.train()
     network.note_still()
     assert network.still == frozenset()
+
+
+def test_fresh_statistics_are_no_merit_of_a_mask(network: LiveNetwork, held_out: HeldOut) -> None:
+    own = {name: value.clone() for name, value in network.model.named_buffers()}
+    as_trained = Preview(network, held_out).before
+    try:
+        with torch.no_grad():
+            network.model.get_buffer("1.running_mean").add_(3.0)  # far behind the weights
+        preview = Preview(network, held_out)
+        nothing = without(network)
+        assert measured(network, held_out).loss > 1.5 * as_trained.loss
+        assert preview.before.loss == pytest.approx(preview.under(nothing).after.loss)
+        assert at_best(network, held_out).loss == preview.before.loss
+    finally:
+        network.set_buffers(own)
+    assert Preview(network, held_out).before.loss == pytest.approx(as_trained.loss)

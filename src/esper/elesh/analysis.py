@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,14 @@ from esper.arrays import BoolArray, FloatArray, IntArray
 from esper.elesh.case import Case, OpenCase, open_case, read_data
 from esper.elesh.peak import PeakMemory
 from esper.elesh.sampling import LINE, Part
-from esper.urabrask import Measurement, ablation_rises, joined, on_validation, usable
+from esper.urabrask import (
+    Measurement,
+    ablation_rises,
+    joined,
+    on_better_statistics,
+    on_validation,
+    usable,
+)
 
 PRELOAD = (
     "torch",
@@ -75,18 +83,34 @@ def measure(
     left = np.asarray(keep, np.bool_)
     state = opened.masked_state(left)
     held_out = read_data(case.data)[1]
-    # The statistics of norms follow a new mask, as they do when it is applied. Under the mask of the
-    # checkpoint they are already right.
+    # The statistics of norms follow a new mask, as they do when it is applied.
     if (left != opened.keep).any():
         batches = joined(opened.twin, held_out.calibration)
         if reconstruct:
             state = _reconstructed(opened, left, state, batches)
         whole = opened.masked_state(opened.keep)
         state = opened.twin.recalibrated(state, batches, still=case.still, before=whole)
-    quality = on_validation(opened.twin, state, held_out.validation)
+        quality = on_validation(opened.twin, state, held_out.validation)
+    else:
+        quality, statistics = _as_it_is(case)
+        state |= statistics
     first = usable(opened.twin, held_out.validation)[0]
     flow, norm = _gradients(opened, state, first, np.asarray(survivors, np.bool_))
     return replace(quality, gradient_flow=flow, gradient_norm=norm, peak_bytes=peak.read())
+
+
+@lru_cache(maxsize=1)  # the smaller plans of one analysis are held against the same
+def _as_it_is(case: Case) -> tuple[Measurement, dict[str, Tensor]]:
+    """Quality of the checkpoint under its own mask, and the running statistics that it is best with.
+
+    Those of training can lag far behind the weights. A mask is measured with fresh ones, which must not be
+    counted as its merit: so the network without it gets them as well, where it is better with them.
+    """
+    opened, held_out = open_case(case), read_data(case.data)[1]
+    state, batches = opened.masked_state(opened.keep), joined(opened.twin, held_out.calibration)
+    return on_better_statistics(
+        opened.twin, state, opened.twin.recalibrated(state, batches, still=case.still), held_out.validation
+    )
 
 
 def _reconstructed(

@@ -19,7 +19,15 @@ from esper.anatomy.units import masked_axes, zero_masked
 from esper.arrays import BoolArray
 from esper.batches import HeldOut, device_of, on_device
 from esper.kasmina.network import LiveNetwork
-from esper.urabrask import Measurement, Verdict, joined, judge, level_of, on_validation
+from esper.urabrask import (
+    Measurement,
+    Verdict,
+    joined,
+    judge,
+    level_of,
+    on_better_statistics,
+    on_validation,
+)
 from esper.urabrask import Settings as ValidationSettings
 
 State = dict[str, Tensor]
@@ -63,8 +71,8 @@ class Preview:
 
     @cached_property
     def before(self) -> Measurement:
-        """Quality as it is."""
-        return _on_validation(self._network, self._held_out, self._live)
+        """Quality as it is; see `at_best`."""
+        return at_best(self._network, self._held_out)
 
     def under(self, keep: BoolArray) -> Masked:
         """Quality as it would be with only `keep` left, on the same batches: shape [units]."""
@@ -134,6 +142,18 @@ def compared(
 def measured(network: LiveNetwork, held_out: HeldOut) -> Measurement:
     """Quality of the live network as it is on the held-out validation batches."""
     return _on_validation(network, held_out, network.tensors())
+
+
+def at_best(network: LiveNetwork, held_out: HeldOut) -> Measurement:
+    """The same with its own running statistics, or with fresh ones if it is better with these.
+
+    Those of training can lag far behind the weights, and a mask brings fresh ones: they must not be counted
+    as its merit.
+    """
+    live = network.tensors()
+    fresh = network.graph.recalibrated(live, _calibration(network, held_out), still=network.still)
+    validation = on_device(held_out.validation, device_of(network.model))
+    return on_better_statistics(network.graph, live, fresh, validation)[0]
 
 
 def _on_validation(network: LiveNetwork, held_out: HeldOut, tensors: State) -> Measurement:

@@ -118,6 +118,27 @@ def on_validation(twin: Twin, state: State, batches: Sequence[Any]) -> Measureme
     return evaluate(run, parts)
 
 
+def on_better_statistics(
+    twin: Twin, state: State, fresh: State, batches: Sequence[Any]
+) -> tuple[Measurement, dict[str, Tensor]]:
+    """Quality of a twin with its own running statistics or with fresh ones, whichever are better.
+
+    Args:
+        twin: the network with its loss.
+        state: its tensors.
+        fresh: the same tensors, but for running statistics measured anew.
+        batches: as for `on_validation`.
+
+    Returns:
+        The quality, and what of `fresh` it takes: by name, empty where the own ones are better.
+    """
+    own, changed = on_validation(twin, state, batches), {n: t for n, t in fresh.items() if t is not state[n]}
+    if not changed:
+        return own, {}
+    other = on_validation(twin, fresh, batches)
+    return (other, changed) if other.loss < own.loss else (own, {})
+
+
 def run_twin(twin: Twin, state: State) -> Run:
     """For `evaluate`: a twin with these tensors."""
     return partial(twin.loss, state)
