@@ -47,7 +47,7 @@ def test_every_event_is_a_line_with_its_own_fields(tmp_path: Path) -> None:
         "severity": "news",
         "by": "urabrask",
         "epoch": 3,
-        "text": "No, not in this period.",
+        "text": "Nothing was masked, the plan was refused: No, not in this period.",
         "facts": {"reason": "No, not in this epoch."},
     }
 

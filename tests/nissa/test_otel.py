@@ -85,7 +85,7 @@ def test_numbers_are_gauges_and_news_are_spans_under_the_name_of_the_run(
     epoch = shown["esper.epoch"]
     assert epoch.end_time_unix_nano - epoch.start_time_unix_nano == 1_500_000_000
     told = {item.key: item.value for item in shown["esper.no_go"].attributes}
-    assert told["esper.text"].string_value == "No."
+    assert told["esper.text"].string_value == "Nothing was masked, the plan was refused: No."
     assert told["esper.epoch"].int_value == 3
 
 

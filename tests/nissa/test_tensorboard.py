@@ -48,7 +48,7 @@ def test_numbers_are_curves_over_steps_and_acts_are_texts(tmp_path: Path) -> Non
         ("cost/checkpoint_stall_ms_per_gb", 30, 60.0),
         ("cost/checkpoint_stall_seconds", 30, 0.5),
         ("epoch", 30, 3.0),
-        ("esper/no_go/text_summary", 30, "No."),
+        ("esper/no_go/text_summary", 30, "Nothing was masked, the plan was refused: No."),
         ("step_seconds/not_finite", 30, 1.0),
         ("step_seconds/p50", 30, 0.25),
         ("step_seconds/p95", 30, 0.5),
