@@ -8,12 +8,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from esper.emrakul import MaskState, Schedule
 from esper.emrakul.cycle import CycleEnd
 from esper.emrakul.plan import Plan, shrink
 from esper.kasmina import Preview, compared
-from esper.urabrask import RetentionLimits
+from esper.urabrask import RetentionLimits, joined
 from tests.session.runs import Reading, Training
 
 TARGET = {"target": {"flops": 0.4}}
@@ -302,3 +303,22 @@ def test_an_analysis_that_the_end_of_the_run_overtakes_is_the_reason_for_a_misse
     result = run.session.finish(latency=False)
     assert "the run ended before anything came of the analysis of epoch 5" in result.why
     assert "analysis.max_wait_seconds" in result.why
+
+
+class Normed(Training):
+    @staticmethod
+    def build() -> nn.Module:
+        torch.manual_seed(0)
+        return nn.Sequential(nn.Linear(8, 32), nn.BatchNorm1d(32), nn.ReLU(), nn.Linear(32, 4))
+
+
+def test_norms_get_the_statistics_that_belong_to_a_mask_with_it(tmp_path: Path) -> None:
+    run = Normed(tmp_path / "run", pruning=TARGET)
+    run.until_masked()
+    network, held_out = run.session.parts.network, run.session.parts.held_out
+    assert held_out is not None
+    live = network.tensors()
+    fresh = network.graph.recalibrated(live, joined(network.graph, held_out.calibration))
+    for name in ("1.running_mean", "1.running_var"):
+        torch.testing.assert_close(live[name], fresh[name])
+    run.session.detach()

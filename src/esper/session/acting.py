@@ -128,12 +128,13 @@ class Acting:
         return Confirmed(keep, objection, preview.before, masked.changes, masked.statistics, in_doubt)
 
     def apply(self, mask: Confirmed) -> None:
-        """Masks units, and gives what they carried to those that stay."""
+        """Masks units, gives what they carried to those that stay, and norms the statistics of both."""
         network = self._network
         if not network.masks.num_masked:  # told with the first mask, not when the run has ended
             names = {value: name for name, value in network.named_parameters().items()}
             if refusal := refusal_of(network.optimizer, names):
                 self._log.tell(events.StaysMasked(self._log.epoch, refusal))
+        network.set_buffers(mask.statistics)
         network.adjust(mask.changes)
         network.mask(mask.keep)
 
