@@ -4,7 +4,7 @@ from esper.kasmina.changes import SeedJoined, UnitsCut, join
 from esper.kasmina.distillation import StaticKDLoss, Teacher, distillation_loss
 from esper.kasmina.held import HANDS
 from esper.kasmina.network import LiveNetwork
-from esper.kasmina.preview import Preview, at_best, compared, measured, recalibrate
+from esper.kasmina.preview import Preview, compared, measured, recalibrate
 from esper.kasmina.settings import TeachingSettings
 from esper.kasmina.teacher import CheckpointedTeacher
 
@@ -18,7 +18,6 @@ __all__ = [
     "Teacher",
     "TeachingSettings",
     "UnitsCut",
-    "at_best",
     "compared",
     "distillation_loss",
     "join",

@@ -71,8 +71,15 @@ class Preview:
 
     @cached_property
     def before(self) -> Measurement:
-        """Quality as it is; see `at_best`."""
-        return at_best(self._network, self._held_out)
+        """Quality as it is, or with fresh running statistics if it is better with these.
+
+        Those of training can lag far behind the weights, and a mask brings fresh ones: they must not be
+        counted as its merit.
+        """
+        network, live = self._network, self._live
+        fresh = network.graph.recalibrated(live, self._calibration, still=network.still)
+        validation = on_device(self._held_out.validation, device_of(network.model))
+        return on_better_statistics(network.graph, live, fresh, validation)[0]
 
     def under(self, keep: BoolArray) -> Masked:
         """Quality as it would be with only `keep` left, on the same batches: shape [units]."""
@@ -142,18 +149,6 @@ def compared(
 def measured(network: LiveNetwork, held_out: HeldOut) -> Measurement:
     """Quality of the live network as it is on the held-out validation batches."""
     return _on_validation(network, held_out, network.tensors())
-
-
-def at_best(network: LiveNetwork, held_out: HeldOut) -> Measurement:
-    """The same with its own running statistics, or with fresh ones if it is better with these.
-
-    Those of training can lag far behind the weights, and a mask brings fresh ones: they must not be counted
-    as its merit.
-    """
-    live = network.tensors()
-    fresh = network.graph.recalibrated(live, _calibration(network, held_out), still=network.still)
-    validation = on_device(held_out.validation, device_of(network.model))
-    return on_better_statistics(network.graph, live, fresh, validation)[0]
 
 
 def _on_validation(network: LiveNetwork, held_out: HeldOut, tensors: State) -> Measurement:

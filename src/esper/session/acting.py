@@ -20,7 +20,6 @@ from esper.kasmina import (
     LiveNetwork,
     Preview,
     UnitsCut,
-    at_best,
     compared,
     measured,
     recalibrate,
@@ -165,7 +164,7 @@ class Acting:
         if self._held_out is None:
             raise ValueError("nothing can be judged without held-out data")
         network, rules = self._network, self._terms.config.validation
-        after = at_best(network, self._held_out)
+        after = Preview(network, self._held_out).before
         return compared(network.anatomy, (settled, network.masks.keep), (before, after), rules)
 
     def is_sound(self) -> bool:
