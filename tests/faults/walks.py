@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import random
 import shutil
-import threading
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
@@ -16,11 +15,11 @@ import torch
 from torch import nn
 
 import esper
-from esper.emrakul import Allowance, MaskState, Schedule, Settings
+from esper.emrakul import MaskState
 from esper.errors import CheckpointMissing, ConfigError, IllegalTransitionError, UnknownPathError
 from tests.kasmina.seeds.networks import LENIENT
 from tests.session.growers import network as normed_network
-from tests.session.runs import Training, examples, optimizer_of, settings, small_network
+from tests.session.runs import Held, Training, examples, optimizer_of, settings, small_network
 
 NETWORKS: dict[str, tuple[Callable[[], nn.Module], tuple[str, ...]]] = {
     "plain": (small_network, ("0", "3")),
@@ -29,19 +28,6 @@ NETWORKS: dict[str, tuple[Callable[[], nn.Module], tuple[str, ...]]] = {
 """Networks, and where something can grow on them."""
 REFUSALS = (ConfigError, IllegalTransitionError, UnknownPathError)
 """What a call says that cannot be done now."""
-
-
-class Held(Schedule):
-    """Says nothing before it is let go, so that an analysis is as late as a walk wants it."""
-
-    def __init__(self, rules: Settings, epochs: int | None) -> None:
-        super().__init__(rules, epochs)
-        self.go = threading.Event()
-        self.go.set()
-
-    def allowed(self, *given: Any, **more: Any) -> Allowance:
-        assert self.go.wait(60.0)
-        return super().allowed(*given, **more)
 
 
 class Walker(Training):

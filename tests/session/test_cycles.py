@@ -2,28 +2,13 @@
 
 from __future__ import annotations
 
-import threading
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from esper.emrakul import Allowance, MaskState, Schedule, Settings
-from tests.session.runs import Reading, Training
-
-
-class Held(Schedule):
-    """Says nothing before it is let go, so that an analysis is as late as a test wants it."""
-
-    def __init__(self, settings: Settings, epochs: int) -> None:
-        super().__init__(settings, epochs)
-        self.go = threading.Event()
-        self.go.set()
-
-    def allowed(self, *given: Any, **more: Any) -> Allowance:
-        assert self.go.wait(60.0)
-        return super().allowed(*given, **more)
+from esper.emrakul import MaskState, Schedule
+from tests.session.runs import Held, Reading, Training
 
 
 def hold(run: Training) -> Held:

@@ -84,9 +84,8 @@ def why_missed(target: Target, end: RunEnd, schedule: Schedule, state: Coordinat
             "higher_is_better=...))"
         )
     elif end.only_masked > _TRACE:
-        first = _clause(
-            end.uncut.partition(". ")[0]
-        )  # what follows says what to do, and is told of the masks
+        # What follows the first sentence says what to do, and is told of the masks.
+        first = _clause(end.uncut.partition(". ")[0])
         why = f"another {end.only_masked:.1%} is masked and could not be cut ({first})"
         advice = "see what is told of the masks that stay masks"
     return (
