@@ -145,7 +145,7 @@ def test_a_mask_whose_rollback_cannot_be_written_down_is_taken_back_an_epoch_lat
     with no_room(), pytest.raises(CheckpointError, match="was not saved"):
         training.epoch(lambda _: 0.0)
     assert trial.mask is MaskState.ON_TRIAL
-    assert trial.rollbacks == 0
+    assert trial.setbacks.rollbacks == 0
     assert [note for note in training.session.log.notes if "Taking back a mask waits" in note]
     training.epoch(lambda _: 0.0)
     assert training.marks() == ["mask", "rollback"]

@@ -350,6 +350,21 @@ def test_a_veto_takes_the_mask_on_trial_back_and_without_one_there_is_nothing_to
         assert pace(training) < before
 
 
+def test_a_mask_on_trial_in_the_checkpoint_gone_back_to_is_on_trial_again_and_can_still_fail(
+    tmp_path: Path,
+) -> None:
+    with run(tmp_path) as training:
+        training.until_masked()
+        step, trial = training.session.step, training.session.parts.trial
+        expected, base = training.fingerprint(), trial.base_step
+        training.until(lambda: trial.watch is None)  # it has proved itself
+        assert training.session.rollback(step) == step
+        assert (trial.base_step, training.fingerprint()) == (base, expected)
+        training.epoch(lambda _: 0.3)  # and now it does not
+        assert training.marks()[-1] == "rollback"
+        assert training.session.parts.network.masks.num_masked == 0
+
+
 def test_each_rollback_in_a_row_goes_back_further_until_the_baseline(tmp_path: Path) -> None:
     schedule = {"start_epoch": 2, "end_epoch": 5, "max_rest_epochs": 0}
     pruning = {"target": {"flops": 0.4}, "schedule": schedule, "budget": {"max_failures": 100}}

@@ -44,7 +44,7 @@ def old_form(checkpoint: CheckpointRef, *, is_first: bool) -> TrainerState:
     """The same state as it was stored before parts had names."""
     trainer = load_trainer(checkpoint)
     new = trainer.extra
-    terms, masks, trial = new["terms"], new["masks"], dict(new["trial"])
+    terms, masks, trial = new["terms"], new["masks"], {**new["trial"], **new["setbacks"]}
     extra = {
         "parameter_names": new["parameter_names"],
         "cuts": new["structure"]["changes"],

@@ -13,8 +13,8 @@ as nothing else changes. Its way through a run:
   worth it. It is no longer under way then, and the next analysis may begin.
 - A `Trigger` takes it back. How far is a table of its own (`rollback.strategy_for`): the mask alone, exactly;
   the checkpoint before it; one further back that was good; the one from before all pruning.
-- Training goes elsewhere (a rollback by hand, the end of a session): what was pending or on trial is
-  forgotten, since it is about a state that training has left.
+- Training goes back to a checkpoint: a mask that was on trial there is on trial again, and a decision that
+  was pending there is made anew. How often masks were taken back is not forgotten by going back.
 - The run ends: nobody can wait any longer, so a mask on trial is measured on the spot, against what the same
   data showed before it, and then cut or taken back.
 
@@ -78,7 +78,7 @@ class MaskEvent(StrEnum):
     PROVED = "proved"
     """Enough epochs were good."""
     ABANDONED = "abandoned"
-    """Training has left the state that it is about, or its commit cannot be read."""
+    """Training went back to before it could be applied, or its commit cannot be read."""
     RUN_ENDED = "run_ended"
     """There will be no further epoch."""
 
@@ -104,7 +104,6 @@ _TAKEN_BACK: Mapping[Event, tuple[MaskState, Action]] = dict.fromkeys(
 TABLE: Mapping[MaskState, Mapping[Event, tuple[MaskState, Action]]] = {
     MaskState.NONE: {
         MaskEvent.ACCEPTED: (MaskState.PENDING, Action.WAIT),
-        MaskEvent.ABANDONED: (MaskState.NONE, Action.FORGET),
         MaskEvent.RUN_ENDED: (MaskState.NONE, Action.CUT),
     },
     MaskState.PENDING: {
@@ -119,7 +118,6 @@ TABLE: Mapping[MaskState, Mapping[Event, tuple[MaskState, Action]]] = {
         MaskEvent.WITHIN_LIMITS: (MaskState.ON_TRIAL, Action.WAIT),
         MaskEvent.PROVED: (MaskState.NONE, Action.CUT),
         **_TAKEN_BACK,
-        MaskEvent.ABANDONED: (MaskState.NONE, Action.FORGET),
         MaskEvent.RUN_ENDED: (MaskState.ON_TRIAL, Action.JUDGE),
     },
 }
@@ -154,6 +152,28 @@ class Watch:
 
 
 @dataclass
+class Setbacks:
+    """What is remembered of masks even when training goes back.
+
+    Attributes:
+        rollbacks: how often masks were taken back since one last proved itself.
+    """
+
+    rollbacks: int = 0
+
+    def state(self) -> dict[str, int]:
+        """All of it."""
+        return {"rollbacks": self.rollbacks}
+
+    def check(self, state: Mapping[str, int]) -> None:
+        """Every count fits."""
+
+    def load(self, state: Mapping[str, int]) -> None:
+        """Goes on counting."""
+        self.rollbacks = state["rollbacks"]
+
+
+@dataclass
 class Trial:
     """The mask that is under way.
 
@@ -161,13 +181,23 @@ class Trial:
         mask: how far it has come.
         pending_step: of the checkpoint beside which it was committed, while it is pending.
         watch: what is known of it, while it is on trial.
-        rollbacks: how often masks were taken back since one last proved itself.
+        setbacks: how often masks were taken back.
     """
 
     mask: MaskState = MaskState.NONE
     pending_step: int = -1
     watch: Watch | None = None
-    rollbacks: int = 0
+    setbacks: Setbacks = field(default_factory=Setbacks)
+
+    @property
+    def base_step(self) -> int:
+        """The step of the last checkpoint without the mask on trial; -1 where none is."""
+        return -1 if self.watch is None else self.watch.base_step
+
+    def went_back(self) -> None:
+        """Training is at a checkpoint again, whose state was loaded; what was pending is decided anew."""
+        if self.mask is MaskState.PENDING:
+            self.happen(MaskEvent.ABANDONED)
 
     def happen(self, event: Event) -> Action:
         """Moves on to the next state and says what is to be done.
@@ -187,9 +217,9 @@ class Trial:
         if self.mask is not MaskState.PENDING:
             self.pending_step = -1
         if event is MaskEvent.PROVED:
-            self.rollbacks = 0
+            self.setbacks.rollbacks = 0
         if isinstance(event, Trigger):
-            self.rollbacks += 1
+            self.setbacks.rollbacks += 1
         return action
 
     def event(
@@ -214,7 +244,7 @@ class Trial:
             reason: why.
             attempts: earlier ones in a row; None: as many as were counted.
         """
-        return strategy_for(reason, self.rollbacks if attempts is None else attempts)
+        return strategy_for(reason, self.setbacks.rollbacks if attempts is None else attempts)
 
     def settled(self, keep: BoolArray) -> BoolArray:
         """A present mask without what is on trial: the units that stay masked when that is taken back."""
@@ -226,7 +256,7 @@ class Trial:
 
     def state(self) -> dict[str, Any]:
         """All of it, as plain values, arrays and tensors."""
-        data = {"state": self.mask.value, "pending_step": self.pending_step, "rollbacks": self.rollbacks}
+        data = {"state": self.mask.value, "pending_step": self.pending_step}
         return {**data, "watch": None if self.watch is None else encode(self.watch, leaves=LEAVES)}
 
     def check(self, state: Mapping[str, Any]) -> None:
@@ -237,5 +267,5 @@ class Trial:
         stored = state["watch"]
         usual = MaskState.ON_TRIAL if stored else MaskState.NONE  # older runs do not say it
         self.mask = MaskState(state.get("state", usual))
-        self.pending_step, self.rollbacks = state.get("pending_step", -1), state["rollbacks"]
+        self.pending_step = state.get("pending_step", -1)
         self.watch = None if stored is None else decode(Watch, stored, leaves=LEAVES)

@@ -195,6 +195,22 @@ class LiveNetwork:
         live = {**own, **loss_tensors(self.loss)}
         return {name: value.detach() for name, value in live.items()}
 
+    def not_numbers(self) -> str:
+        """The name of a tensor that is nan or infinite; '' if there is none.
+
+        A buffer may be infinite: a mask of attention is -inf where nothing may be seen.
+        """
+        trained, shown = self.named_parameters().keys(), {}
+        for name, value in self.tensors().items():
+            if value.numel() and (value.is_floating_point() or value.is_complex()):
+                least, most = torch.aminmax(torch.view_as_real(value) if value.is_complex() else value)
+                # nan where a value is nan, and in a parameter also where one is infinite: 0 * inf is nan
+                shown[name] = 0 * least + 0 * most if name in trained else least
+        device = next((value.device for value in shown.values()), None)
+        broken = [value.to(device, torch.float32).isnan() for value in shown.values()]
+        where = torch.stack(broken).tolist() if broken else []  # one wait for the device, not one for each
+        return next((name for name, is_broken in zip(shown, where, strict=True) if is_broken), "")
+
     def mask(self, keep: BoolArray) -> None:
         """Masks exactly the units that `keep` marks False: bool [units]; see `MaskKeeper.apply`."""
         self.masks.apply(keep)

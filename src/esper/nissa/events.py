@@ -197,6 +197,19 @@ class NotFinite(Moment):
 
 
 @dataclass(frozen=True)
+class WeightsNotFinite(Event):
+    """The network has diverged, whatever the metric says."""
+
+    severity = Severity.PROBLEM
+    says = (
+        "{name} holds nan or infinite values, so the network is broken, and nothing is pruned. Training goes "
+        "on, and the last checkpoint from before is kept: session.rollback(step) goes back to it. A smaller "
+        "learning rate, or gradients that are clipped, keep it from happening again."
+    )
+    name: str
+
+
+@dataclass(frozen=True)
 class TakenAsUnmeasured(Event):
     """The metric was nan, and the network is sound."""
 

@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from esper.anatomy.cut import Cut, refusal_of
@@ -169,8 +168,7 @@ class Acting:
 
     def is_sound(self) -> bool:
         """Whether the network is made of numbers, and makes numbers of held-out data."""
-        tensors = [t for t in self._network.tensors().values() if t.is_floating_point() or t.is_complex()]
-        if not all(bool(torch.isfinite(tensor).all()) for tensor in tensors):
+        if self._network.not_numbers():
             return False
         if self._held_out is None or not self._held_out.validation:
             return True

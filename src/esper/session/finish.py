@@ -185,6 +185,7 @@ def _missed(session: Session, in_flight: int | None) -> Event | None:
         refused=refused,
         taken_back=back,
         masked=terms.removed_fraction(parts.network),
+        broken=parts.network.not_numbers(),
         uncut=session.pruning.acting.uncut,
         unmeasured=terms.metric
         if all(row.metric is None for row in session.log.records(terms.metric))

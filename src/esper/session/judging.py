@@ -74,10 +74,9 @@ class Judging:
 
     def of_epoch(self, is_measured: bool) -> MaskEvent | RollbackReason:
         """What the epoch that has just ended shows of the mask on trial."""
+        changed = self._changed()
         shown = self._trial.event(self.records(), self._limits(), is_measured=is_measured)
-        if isinstance(shown, RollbackReason):
-            return shown
-        return self._revived() or shown
+        return shown if isinstance(shown, RollbackReason) and changed is None else changed or shown
 
     def of_run(self, watch: Watch) -> tuple[MaskEvent | RollbackReason, str]:
         """What held-out data shows of the mask that is still on trial when the run ends, and in words."""
@@ -130,9 +129,10 @@ class Judging:
             self._log.tell(events.RolledBack(epoch, reason.text, target.step))
             trial.happen(reason.trigger)
             self._saving.return_to(target, as_rollback=True)
+            trial.went_back()
         # Rests and cool-downs count from where training goes on.
         self._runner.coordinator.record_rollback(self._log.epoch)
-        self._saving.release_masks()
+        self._saving.release_masks(base=trial.base_step)
         return strategy is not Strategy.ATOMIC
 
     def _checkpoint(self, watch: Watch | None, strategy: Strategy) -> CheckpointRef:
@@ -149,8 +149,11 @@ class Judging:
         saving.settle()
         return saving.before(-1 if watch is None else watch.base_step, strategy, passes)
 
-    def _revived(self) -> RollbackReason | None:
+    def _changed(self) -> RollbackReason | None:
         """Why a network whose mask is on trial is no longer the one that was masked."""
+        if broken := self._network.not_numbers():
+            text = f"{broken} holds nan or infinite values."
+            return RollbackReason(Trigger.NOT_FINITE, self._log.epoch, math.nan, 0.0, text)
         count, epoch = self._network.masks.num_revived(), self._log.epoch
         if count == 0:
             return None

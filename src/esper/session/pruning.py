@@ -131,9 +131,10 @@ class Pruning:
         reason = RollbackReason(Trigger.VETO, self._log.epoch, 1.0, 0.0, f"Vetoed: {why}")
         self._take_back(reason)
 
-    def forget(self) -> None:
-        """Training has left its state: what was decided about it, or was on trial, counts no longer."""
-        self._trial.happen(MaskEvent.ABANDONED)
+    def went_back(self) -> None:
+        """Training has gone back by hand: what was decided since then counts no longer."""
+        self._trial.went_back()
+        self._saving.release_masks(base=self._trial.base_step)
         self._pending, self._is_cut_due = None, False
 
     def make_way(self) -> str:
@@ -159,7 +160,7 @@ class Pruning:
         if self.cycles.are_possible and trial.mask is MaskState.PENDING:
             self._pending = self.cycles.committed(trial.pending_step)
             if self._pending is None:
-                self.forget()
+                trial.happen(MaskEvent.ABANDONED)
                 self._log.tell(events.CommitLost())
         if trial.mask is MaskState.NONE:
             self.cycles.take_up(target)

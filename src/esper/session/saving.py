@@ -276,11 +276,20 @@ class Saving:
         steps = [step for step, labels in self.store.pins().items() if label in labels]
         return self.store.catalog.at(max(steps)) if steps else None
 
+    def is_held(self, label: str) -> bool:
+        """Whether a checkpoint is kept under `label`."""
+        return any(label in labels for labels in self.store.pins().values())
+
     def release(self, label: str, *, but: int = -1) -> None:
         """What was kept under `label` may go, except for step `but`."""
         self.keep(label, {but})
 
-    def release_masks(self, *, but: int = -1) -> None:
-        """Masks that were cut or taken back no longer keep the checkpoints around them."""
+    def release_masks(self, *, but: int = -1, base: int = -1) -> None:
+        """Masks that were cut or taken back no longer keep the checkpoints around them.
+
+        Args:
+            but: of those beside which a mask was committed, the step of one that is kept.
+            base: of those from before a mask, the step of one that is kept.
+        """
         self.release(MASK, but=but)
-        self.release(TRIAL)
+        self.release(TRIAL, but=base)

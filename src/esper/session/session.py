@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -25,7 +24,7 @@ from esper.session.growing import Growing
 from esper.session.metrics import Metric
 from esper.session.pruning import pruning_of
 from esper.session.recovery import Recovery
-from esper.session.saving import LAST_FINITE
+from esper.session.soundness import Soundness
 from esper.session.telemetry import cost_of
 
 if TYPE_CHECKING:
@@ -51,6 +50,7 @@ class Session:
         self.teaching = parts.teaching
         """Who teaches the network: `teaching.change(...)` lets somebody else, or nobody (None)."""
         self.pruning = pruning_of(parts, self.recovery)
+        self._soundness = Soundness(parts.network, self.pruning.acting, parts.saving, parts.terms, parts.log)
         parts.growing.make_way = self.pruning.make_way
         self._epoch_started = self.started
         self._metrics = parts.metrics
@@ -206,14 +206,12 @@ class Session:
         self.parts.growing.end_epoch()
         if self.parts.pool is not None:  # otherwise nothing is planned
             self.parts.horizon.look()
-        value = numbers.get(self.parts.terms.metric)
-        is_sound = value is None or math.isfinite(value)
-        if not self.pruning.end_epoch(is_measured=value is not None and is_sound):
-            self._hold_what_was_finite(is_sound)
+        if not self.pruning.end_epoch(is_measured=self._soundness.end_epoch(numbers)):
+            self._soundness.keep()
             self.parts.tracker.end_epoch(self.epoch, self.parts.network.masks.keep)
             self.parts.strategy.act()
             self._save()
-            if is_sound and self._may_prune():
+            if self._soundness.is_whole and self._may_prune():
                 self.pruning.start_cycle()
         self._desk.carry_out()
         self._is_first_step = True
@@ -246,8 +244,7 @@ class Session:
         self.log.tell(acts.WentBack(target.epoch, target.step))
         self.pruning.cycles.drop()
         saving.return_to(target, as_rollback=True)
-        saving.release_masks()
-        self.pruning.forget()
+        self.pruning.went_back()
         self._metrics.forget()
         return target.step
 
@@ -333,20 +330,12 @@ class Session:
         if self._may_prune():
             self.pruning.take_up(self.parts.saving.decided_about(target, self.log.progress))
 
-    def _measured(self, numbers: dict[str, float]) -> dict[str, float]:
-        """The same without a metric that is nan although the network is sound: nobody measured it then."""
-        name = self.parts.terms.metric
-        if not math.isnan(numbers.get(name, 0.0)) or not self.pruning.acting.is_sound():
-            return numbers
-        self.log.tell(events.TakenAsUnmeasured(name))
-        return {key: value for key, value in numbers.items() if key != name}
-
     def _record(self, now: float) -> dict[str, float]:
         """Writes down the period that has just ended; returns its metrics."""
         network = self.parts.network
         keep = network.masks.keep
         reported, measured_step = self._metrics.take(self.step)
-        metrics = self._measured(reported)
+        metrics = self._soundness.measured(reported)
         row = EpochRow(
             epoch=self.epoch,
             step=self.step,
@@ -360,18 +349,6 @@ class Session:
         seconds = {"esper_seconds": self.seconds_in_esper, "running_seconds": now - self.started}
         self.log.end_epoch(row, **seconds, **cost_of(self.parts))
         return metrics
-
-    def _hold_what_was_finite(self, is_sound: bool) -> None:
-        """While the metric is no number, the last checkpoint from before stays, however many follow."""
-        before, name = self.log.epochs[-2:-1], self.parts.terms.metric
-        was_sound = all(math.isfinite(row.metrics.get(name, 0.0)) for row in before)
-        if is_sound:
-            if not was_sound:
-                self.parts.saving.release(LAST_FINITE)
-        else:
-            self.log.tell(events.NotFinite(self.epoch, name, self.log.epochs[-1].metrics[name]))
-            if was_sound:
-                self.parts.saving.hold(LAST_FINITE)
 
     def _save(self) -> None:
         saving = self.parts.saving

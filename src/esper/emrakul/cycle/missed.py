@@ -43,6 +43,7 @@ class RunEnd:
         masked: share of the original cost that is gone or masked.
         uncut: why what is masked could not be cut; '' if it could.
         unmeasured: the metric, if no epoch has measured it.
+        broken: a tensor of the network that holds nan or infinite values; '' if there is none.
         late: the epoch that an analysis was about which was still going on when the run ended.
         has_grown: whether something has been added to the network, too.
     """
@@ -54,6 +55,7 @@ class RunEnd:
     masked: float = 0.0
     uncut: str = ""
     unmeasured: str = ""
+    broken: str = ""
     late: int | None = None
     has_grown: bool = False
 
@@ -77,6 +79,9 @@ def why_missed(target: Target, end: RunEnd, schedule: Schedule, state: Coordinat
     why, advice = _obstacle(end, schedule, state)
     if end.epoch == 0:
         why, advice = "end_epoch() was never called", "call it after every epoch, with the metric"
+    elif end.broken:
+        why = f"{end.broken} holds nan or infinite values, and nothing is pruned in a broken network"
+        advice = "train with a smaller learning rate, or clip gradients"
     elif end.unmeasured:
         why = f"no epoch measured {end.unmeasured}, and masks are judged by it"
         advice = (

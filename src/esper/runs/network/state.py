@@ -65,6 +65,7 @@ def read_state(checkpoint: CheckpointRef) -> dict[str, Any]:
             ) from missing
     if "criterion" in parts:
         parts["criterion"] = {"tensors": criterion_of(checkpoint), "rest": parts["criterion"]}
+    parts.setdefault("setbacks", {"rollbacks": parts["trial"].get("rollbacks", 0)})  # older runs: in there
     parts["progress"] = {**parts["progress"], "step": trainer.step, "epoch": trainer.epoch}
     return parts
 

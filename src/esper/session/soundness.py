@@ -1,0 +1,58 @@
+"""Whether the network is still made of numbers, and what is kept where it is not."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+from esper.kasmina import LiveNetwork
+from esper.nissa import events
+from esper.session.acting import Acting
+from esper.session.log import RunLog
+from esper.session.saving import LAST_FINITE, Saving
+from esper.session.terms import Terms
+
+
+class Soundness:
+    """Looks at the metric and at the weights when a period ends.
+
+    Attributes:
+        is_whole: whether both were numbers then; nothing is pruned where they are not.
+    """
+
+    def __init__(
+        self, network: LiveNetwork, acting: Acting, saving: Saving, terms: Terms, log: RunLog
+    ) -> None:
+        self.is_whole = True
+        self._network = network
+        self._acting = acting
+        self._saving = saving
+        self._metric = terms.metric
+        self._log = log
+
+    def measured(self, numbers: Mapping[str, float]) -> dict[str, float]:
+        """The same without a metric that is nan although the network is sound: nobody measured it then."""
+        name = self._metric
+        if not math.isnan(numbers.get(name, 0.0)) or not self._acting.is_sound():
+            return dict(numbers)
+        self._log.tell(events.TakenAsUnmeasured(name))
+        return {key: value for key, value in numbers.items() if key != name}
+
+    def end_epoch(self, numbers: Mapping[str, float]) -> bool:
+        """Looks; returns whether the metric was measured, and means something."""
+        value = numbers.get(self._metric)
+        is_number, broken = value is None or math.isfinite(value), self._network.not_numbers()
+        if not is_number:
+            self._log.tell(events.NotFinite(self._log.epoch, self._metric, value or 0.0))
+        elif broken:
+            self._log.tell(events.WeightsNotFinite(broken))
+        self.is_whole = is_number and not broken
+        return value is not None and self.is_whole
+
+    def keep(self) -> None:
+        """While something is no number, the last checkpoint from before stays, however many follow."""
+        held = self._saving.is_held(LAST_FINITE)
+        if self.is_whole and held:
+            self._saving.release(LAST_FINITE)
+        elif not self.is_whole and not held:
+            self._saving.hold(LAST_FINITE)

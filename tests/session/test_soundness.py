@@ -1,0 +1,84 @@
+"""A network that holds nan: told by name, not pruned, taken back while a mask is on trial, named at the end."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from esper.nissa import ListSink, events
+from esper.session.saving import LAST_FINITE
+from tests.session.runs import EPOCHS, Training, small_network
+
+
+def break_(training: Training, value: float) -> None:
+    with torch.no_grad():
+        training.model.get_parameter("0.weight")[0, 0] = value
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_broken_weights_are_named_once_and_nothing_is_pruned_whatever_the_metric_says(
+    tmp_path: Path, value: float
+) -> None:
+    training = Training(tmp_path)
+    heard = ListSink()
+    training.session.log.telling.sinks.append(heard)
+    training.epoch(lambda _: 0.5)
+    last = training.session.step
+    for _ in range(EPOCHS - 1):
+        training.train_epoch()
+        break_(training, value)
+        training.session.end_epoch(accuracy=0.5)
+    assert training.marks() == []
+    assert [event for event in heard.events if isinstance(event, events.WeightsNotFinite)] == [
+        events.WeightsNotFinite("0.weight")
+    ]
+    pins = training.session.parts.saving.store.pins()
+    assert [step for step, labels in pins.items() if LAST_FINITE in labels] == [last]
+    assert "because 0.weight holds nan or infinite values" in training.session.finish(latency=False).why
+
+
+def test_what_was_kept_goes_when_the_network_is_whole_again(tmp_path: Path) -> None:
+    training = Training(tmp_path, pruning={"target": None})
+    training.epoch(lambda _: 0.5)
+    last = training.session.step
+    training.train_epoch()
+    break_(training, float("nan"))
+    training.session.end_epoch(accuracy=0.5)
+    assert training.session.parts.saving.is_held(LAST_FINITE)
+    training.session.rollback(last)
+    training.epoch(lambda _: 0.5)
+    assert not training.session.parts.saving.is_held(LAST_FINITE)
+    training.session.detach()
+
+
+def test_a_mask_on_trial_goes_with_the_weights_that_broke(tmp_path: Path) -> None:
+    training = Training(tmp_path)
+    training.until_masked()
+    base = training.session.parts.trial.base_step
+    training.train_epoch()
+    break_(training, float("nan"))
+    training.session.end_epoch(accuracy=0.5)
+    assert training.session.step == base
+    assert "0.weight holds nan" in training.session.log.marks[-1].text
+    assert not training.session.parts.network.not_numbers()
+    training.session.detach()
+
+
+class _Causal(Training):
+    @staticmethod
+    def build() -> nn.Module:
+        model = small_network()
+        model.register_buffer("unseen", torch.tensor([0.0, -torch.inf]))
+        return model
+
+
+def test_a_buffer_may_be_infinite_but_not_nan(tmp_path: Path) -> None:
+    training = _Causal(tmp_path)
+    network = training.session.parts.network
+    assert network.not_numbers() == ""
+    network.model.get_buffer("unseen")[0] = torch.nan
+    assert network.not_numbers() == "unseen"
+    training.session.detach()
