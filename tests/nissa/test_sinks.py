@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from esper.nissa import acts, events
+from esper.nissa import acts, events, metric_events
 from esper.nissa.event import Event
 from esper.nissa.sinks import FanOut, ListSink, LoggerSink, Sink
 
@@ -88,12 +88,12 @@ def test_a_sink_may_emit_what_follows_from_what_it_hears() -> None:
 
     class Alarm:
         def emit(self, event: Event) -> None:
-            if isinstance(event, events.NotFinite):
+            if isinstance(event, metric_events.NotFinite):
                 telling.emit(events.PruningOff("The metric is no number."))
 
     telling.sinks.append(Alarm())
-    telling.emit(events.NotFinite(1, "loss", float("inf")))
-    assert [type(event) for event in heard.events] == [events.NotFinite, events.PruningOff]
+    telling.emit(metric_events.NotFinite(1, "loss", float("inf")))
+    assert [type(event) for event in heard.events] == [metric_events.NotFinite, events.PruningOff]
 
 
 def test_threads_hear_each_event_once_and_all_sinks_in_one_order() -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from esper.checkpoint import CheckpointStore, open_key_ring
 from esper.leyline import encode
-from esper.nissa import ListSink, acts, events
+from esper.nissa import ListSink, acts, events, metric_events
 from esper.report import Mark
 from esper.session.log import RunLog
 
@@ -27,8 +27,8 @@ def test_moments_become_marks_and_the_rest_notes(caplog: pytest.LogCaptureFixtur
 def test_a_further_sink_hears_what_the_log_and_the_logger_hear() -> None:
     log, heard = RunLog(), ListSink()
     log.telling.sinks.append(heard)
-    log.tell(events.NotFinite(1, "loss", 2.0))
-    log.tell(events.NotFinite(2, "loss", 2.0))
+    log.tell(metric_events.NotFinite(1, "loss", 2.0))
+    log.tell(metric_events.NotFinite(2, "loss", 2.0))
     assert [event.line.partition(":")[0] for event in heard.events] == ["epoch 1", "epoch 2"]
     assert len(log.notes) == 1
 

@@ -1,4 +1,4 @@
-"""A network that holds nan: told by name, not pruned, taken back while a mask is on trial, named at the end."""
+"""A network that holds nan: named, not pruned, and taken back to before the mask that is on trial."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from esper.nissa import ListSink, events
+from esper.nissa import ListSink, metric_events
 from esper.session.saving import LAST_FINITE
 from tests.session.runs import EPOCHS, Training, small_network
 
@@ -32,8 +32,8 @@ def test_broken_weights_are_named_once_and_nothing_is_pruned_whatever_the_metric
         break_(training, value)
         training.session.end_epoch(accuracy=0.5)
     assert training.marks() == []
-    assert [event for event in heard.events if isinstance(event, events.WeightsNotFinite)] == [
-        events.WeightsNotFinite("0.weight")
+    assert [event for event in heard.events if isinstance(event, metric_events.WeightsNotFinite)] == [
+        metric_events.WeightsNotFinite("0.weight")
     ]
     pins = training.session.parts.saving.store.pins()
     assert [step for step, labels in pins.items() if LAST_FINITE in labels] == [last]
@@ -81,4 +81,19 @@ def test_a_buffer_may_be_infinite_but_not_nan(tmp_path: Path) -> None:
     assert network.not_numbers() == ""
     network.model.get_buffer("unseen")[0] = torch.nan
     assert network.not_numbers() == "unseen"
+    training.session.detach()
+
+
+@pytest.mark.parametrize(("reports", "is_told"), [(["loss", "loss"], True), (["loss", "accuracy"], False)])
+def test_a_loss_instead_of_the_metric_is_noticed_after_the_second_epoch(
+    tmp_path: Path, reports: list[str], is_told: bool
+) -> None:
+    training = Training(tmp_path)
+    heard = ListSink()
+    training.session.log.telling.sinks.append(heard)
+    for name in [*reports, "loss"]:
+        training.train_epoch()
+        training.session.end_epoch(**{name: 0.5})
+    told = [event for event in heard.events if isinstance(event, metric_events.MetricNotYet)]
+    assert told == [metric_events.MetricNotYet(2, "accuracy")] * is_told
     training.session.detach()

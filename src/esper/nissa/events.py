@@ -150,6 +150,15 @@ class StaysMasked(Event):
 
 
 @dataclass(frozen=True)
+class LimitsRead(Event):
+    """The limits of a rollback are read otherwise than they stand."""
+
+    severity = Severity.PROBLEM
+    says = "{reading}"
+    reading: str
+
+
+@dataclass(frozen=True)
 class RolledBack(Moment):
     """What an epoch showed leads back: to a checkpoint, or only without masks if `to_step` is None."""
 
@@ -180,54 +189,7 @@ class PassedOver(Event):
         return f"A newer checkpoint was passed over: {self.rejection}{kept}"
 
 
-# --- Measuring and teaching ---
-
-
-@dataclass(frozen=True)
-class NotFinite(Moment):
-    """The metric was nan or infinite, and so is the network."""
-
-    severity = Severity.PROBLEM
-    says = (
-        "{metric} is {value}; nothing is pruned on that. Training goes on, and the last checkpoint from "
-        "before is kept."
-    )
-    metric: str
-    value: float
-
-
-@dataclass(frozen=True)
-class WeightsNotFinite(Event):
-    """The network has diverged, whatever the metric says."""
-
-    severity = Severity.PROBLEM
-    says = (
-        "{name} holds nan or infinite values, so the network is broken, and nothing is pruned. Training goes "
-        "on, and the last checkpoint from before is kept: session.rollback(step) goes back to it. A smaller "
-        "learning rate, or gradients that are clipped, keep it from happening again."
-    )
-    name: str
-
-
-@dataclass(frozen=True)
-class TakenAsUnmeasured(Event):
-    """The metric was nan, and the network is sound."""
-
-    severity = Severity.PROBLEM
-    says = (
-        "{metric} was nan while the network makes numbers of held-out data, so it is taken as not measured: "
-        "decisions wait for an epoch in which it is. `end_epoch({metric}=None)` says so without a warning."
-    )
-    metric: str
-
-
-@dataclass(frozen=True)
-class LimitsRead(Event):
-    """The limits of a rollback are read otherwise than they stand."""
-
-    severity = Severity.PROBLEM
-    says = "{reading}"
-    reading: str
+# --- Measuring ---
 
 
 @dataclass(frozen=True)

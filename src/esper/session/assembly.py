@@ -212,9 +212,10 @@ def _why_off(config: Config, held_out: HeldOut | None, network: LiveNetwork) -> 
     if not config.pruning.is_enabled:
         return ""
     if network.anatomy.num_units == 0:
-        reasons = "; ".join(sorted({axis.reason for axis in network.anatomy.frozen})[:3])
+        reasons = sorted({axis.reason for axis in network.anatomy.frozen})[:3]
+        held = "; ".join(f"one {reason}" for reason in reasons)
         return (
-            f"Nothing can be pruned: no unit of this network is free ({reasons or 'it has no inner width'}). "
+            f"Nothing can be pruned: no width of this network is free ({held or 'it has no inner one'}). "
             "`esper.inspect(model, sample)` shows the rest. Training goes on, saved and unpruned."
         )
     if held_out is None and config.validation.validation != "none":

@@ -6,11 +6,14 @@ import math
 from collections.abc import Mapping
 
 from esper.kasmina import LiveNetwork
-from esper.nissa import events
+from esper.nissa import metric_events
 from esper.session.acting import Acting
 from esper.session.log import RunLog
 from esper.session.saving import LAST_FINITE, Saving
 from esper.session.terms import Terms
+
+_EARLY = 2
+"""Epochs after which a metric that nobody has given is asked for."""
 
 
 class Soundness:
@@ -27,7 +30,7 @@ class Soundness:
         self._network = network
         self._acting = acting
         self._saving = saving
-        self._metric = terms.metric
+        self._metric, self._is_pruning = terms.metric, terms.config.pruning.is_enabled
         self._log = log
 
     def measured(self, numbers: Mapping[str, float]) -> dict[str, float]:
@@ -35,17 +38,20 @@ class Soundness:
         name = self._metric
         if not math.isnan(numbers.get(name, 0.0)) or not self._acting.is_sound():
             return dict(numbers)
-        self._log.tell(events.TakenAsUnmeasured(name))
+        self._log.tell(metric_events.TakenAsUnmeasured(name))
         return {key: value for key, value in numbers.items() if key != name}
 
     def end_epoch(self, numbers: Mapping[str, float]) -> bool:
         """Looks; returns whether the metric was measured, and means something."""
-        value = numbers.get(self._metric)
+        value, rows = numbers.get(self._metric), self._log.epochs
+        has_other = all(row.metrics.keys() == {"loss"} for row in rows)
+        if self._is_pruning and value is None and len(rows) == _EARLY and has_other:
+            self._log.tell(metric_events.MetricNotYet(_EARLY, self._metric))
         is_number, broken = value is None or math.isfinite(value), self._network.not_numbers()
         if not is_number:
-            self._log.tell(events.NotFinite(self._log.epoch, self._metric, value or 0.0))
+            self._log.tell(metric_events.NotFinite(self._log.epoch, self._metric, value or 0.0))
         elif broken:
-            self._log.tell(events.WeightsNotFinite(broken))
+            self._log.tell(metric_events.WeightsNotFinite(broken))
         self.is_whole = is_number and not broken
         return value is not None and self.is_whole
 
