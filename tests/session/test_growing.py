@@ -347,3 +347,45 @@ def test_a_run_with_a_seed_of_ones_own_needs_its_blueprint_again(tmp_path: Path)
     session = esper.resume(tmp_path, *bare(), loss=data["loss"], blueprints=own)
     assert session.growing.slots[KEPT].stage.name == "TRAINING"
     session.detach()
+
+
+class _Fickle(nn.Module):
+    """A branch that hangs on data, from some day on: what was traced once can be traced no more."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.layer = nn.Linear(width, width)
+        nn.init.zeros_(self.layer.weight)
+        nn.init.zeros_(self.layer.bias)
+        self.is_fickle = False
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        if self.is_fickle and float(inputs.detach().sum()) > 0:
+            return 1.0 * self.layer(inputs)
+        return self.layer(inputs)
+
+
+class _Fickler(ByHand):
+    def blueprints(self) -> dict[str, Any]:
+        return {"fickle": lambda like: _Fickle(like.shape[-1])}
+
+
+def test_a_seed_with_which_the_network_cannot_be_traced_any_more_is_taken_out_and_ends_no_training(
+    tmp_path: Path,
+) -> None:
+    with run(tmp_path, _Fickler) as training:
+        session, sink = training.session, ListSink()
+        session.log.telling.sinks.append(sink)
+        training.epoch()
+        assert session.grow(KEPT, "fickle").passed
+        for _ in range(LENGTH):
+            for module in training.model.modules():
+                if isinstance(module, _Fickle):
+                    module.is_fickle = session.epoch > 2
+            training.epoch()
+        assert [event.slot for event in sink.events if isinstance(event, seed_events.SeedLost)] == [KEPT]
+        assert not any(isinstance(module, _Fickle) for module in training.model.modules())
+        assert not session.parts.network.changes
+        training.epoch()
+        held = [p for group in session.optimizer.param_groups for p in group["params"]]
+        assert {id(p) for p in held} == {id(p) for p in training.model.parameters()}

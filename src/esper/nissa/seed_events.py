@@ -89,6 +89,19 @@ class SeedSettled(Moment):
 
 
 @dataclass(frozen=True)
+class SeedLost(Moment):
+    """A seed had passed every gate, and the network cannot be looked after with it."""
+
+    severity, by, is_noted = Severity.PROBLEM, "kasmina", True
+    says = (
+        "The seed at {slot} had become a part of the network, which can no longer be traced with it: {why} "
+        "It was taken out again, and training goes on without it; session.rollback(step) goes back before it."
+    )
+    slot: str
+    why: str
+
+
+@dataclass(frozen=True)
 class IsolationViolated(Moment):
     """A seed reached the host."""
 

@@ -251,11 +251,9 @@ class Growing:
         try:
             with growth.hidden():
                 change = join(network, recipe)
-        except StructureError as error:
-            raise StructureError(
-                f"The seed at {recipe.path} became a part of the network, which can no longer be traced with "
-                f"it: {error} It was taken out again. session.rollback() goes back to before it."
-            ) from error
+        except StructureError as error:  # whatever a blueprint does, it ends no training
+            self._log.tell(seed_events.SeedLost(self._log.epoch, recipe.path, str(error)))
+            return
         before, after = change.before, network.anatomy
         self._tracker.rebind(after, network.named_parameters(), change.numbers)
         self._log.tell(
