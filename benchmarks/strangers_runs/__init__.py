@@ -2,7 +2,18 @@
 
 from collections.abc import Callable
 
-from strangers_runs import decoders, images, others, pretrained, several, shapes, sounds, tables, words
+from strangers_runs import (
+    decoders,
+    images,
+    others,
+    pretrained,
+    several,
+    shapes,
+    sounds,
+    tables,
+    unseen,
+    words,
+)
 from strangers_runs.arms import ARMS
 from strangers_runs.record import Record
 from strangers_runs.run import Folders, Run
@@ -44,6 +55,8 @@ RUNS: dict[str, Callable[[Folders], Run]] = {
     "autoencoder": others.autoencoder,
     "spoken-causal": others.causal,
     "variational": others.variational,
+    "garments-on-photos": unseen.garments_on_photos,
+    "era-of-a-speech": unseen.era_of_a_speech,
 }
 """By name; what builds them raises where data or a package is not there."""
 

@@ -84,5 +84,6 @@ def test_the_table_of_growing_blames_no_gate_for_a_seed_that_only_lost_to_anothe
         for before, after in itertools.pairwise(way)
     ]
     arms = (ArmRow("grown", (1.0,), (0.9,), 1.0, 1), ArmRow("other", (1.0,), (0.8,), 1.0, 1, 20, 2))
-    text = shown(growing_table(replace(full_report(), seeds=tuple(rows), arms=arms)))
+    text = shown(growing_table(replace(full_report(), seeds=tuple(rows), arms=arms), "Then 5% went."))
+    assert "Then 5% went." in text
     assert "2 seeds tried, 1 kept, 1 culled: a gate refused it, or another place" in text

@@ -85,9 +85,8 @@ def test_a_veto_ends_a_late_analysis_with_the_mask_that_it_was_made_beside(tmp_p
 def test_what_is_cut_to_make_way_for_a_seed_ends_a_late_analysis_also_where_a_unit_has_to_stay(
     tmp_path: Path,
 ) -> None:
-    run = Reading(
-        tmp_path / "run", pruning={"schedule": {"levels": ["channel", "layer"]}, "target": {"flops": 0.4}}
-    )
+    early = {"levels": ["channel", "layer"], "start_epoch": 1}
+    run = Reading(tmp_path / "run", pruning={"schedule": early, "target": {"flops": 0.9}})
     network = run.session.parts.network
     strategy = hold(run)
     be_patient(run, 0.01)

@@ -15,7 +15,7 @@ from torch import nn
 import esper
 from esper.errors import CheckpointError, ConfigError, IllegalTransitionError, UnknownPathError
 from esper.kasmina import SeedJoined, UnitsCut
-from esper.nissa import ListSink, seed_events
+from esper.nissa import ListSink, events, progress, seed_events
 from esper.report import RunReport
 from tests.session.growers import (
     CULLED,
@@ -197,7 +197,8 @@ def test_masks_and_seeds_are_tried_one_at_a_time(tmp_path: Path) -> None:
             assert session.parts.network.masks.num_masked == 0
             assert not (session.growing.is_under_way and session.parts.runner.is_running)
         assert sum(isinstance(event, seed_events.PruningRests) for event in sink.events) == 1
-        assert session.parts.runner.is_running  # about a network that has grown
+        decides = (events.Idle, progress.AnalysisBegan)  # about a network that has grown
+        assert [event.epoch for event in sink.events if isinstance(event, decides)][-1] == session.epoch
 
 
 def test_a_contest_of_seeds_survives_a_resume(tmp_path: Path) -> None:
@@ -360,9 +361,8 @@ class _Fickle(nn.Module):
         self.is_fickle = False
 
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
-        if self.is_fickle and float(inputs.detach().sum()) > 0:
-            return 1.0 * self.layer(inputs)
-        return self.layer(inputs)
+        made: torch.Tensor = self.layer(inputs)
+        return 1.0 * made if self.is_fickle and float(inputs.detach().sum()) > 0 else made
 
 
 class _Fickler(ByHand):

@@ -45,7 +45,7 @@ def demo(
     """Train, prune, cut and validate a network on 5,000 real digits, beside its uncut twin.
 
     With --grow: seeds are tried in a network that is too narrow, refused or kept,
-    beside networks that never grow.
+    and the result is pruned, beside networks that never grow.
     """
     from esper.cli.demo import free_folder, load_digits, run_demo, run_growing_demo
     from esper.cli.render import growing_table, report_table
@@ -55,8 +55,8 @@ def demo(
         raise ConfigError("--flops belongs to the demo of pruning; leave it away with --grow.")
     if grow:
         with output.epoch_progress(None, as_json) as told:
-            report = run_growing_demo(folder, load_digits(seed), epochs=epochs, seed=seed, told=told)
-        shown = growing_table(report)
+            report, pruned = run_growing_demo(folder, load_digits(seed), epochs=epochs, seed=seed, told=told)
+        shown = growing_table(report, pruned)
     else:
         with output.epoch_progress(2 * epochs, as_json) as told:
             report = run_demo(folder, epochs=epochs, seed=seed, flops=flops or DEMO_FLOPS, told=told)

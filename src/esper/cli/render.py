@@ -121,8 +121,13 @@ def report_table(report: RunReport) -> RenderableType:
     return Group(Text(report.title, style=STRONG), cells, *_claims(report, scale), *workers)
 
 
-def growing_table(report: RunReport) -> RenderableType:
-    """The grown network beside those that never grew, who has won, and what became of the seeds."""
+def growing_table(report: RunReport, pruned: str) -> RenderableType:
+    """The grown network beside those that never grew, who has won, and what became of the seeds.
+
+    Args:
+        report: of the run that grew.
+        pruned: what came of pruning it, in words.
+    """
     cells = table("", "epochs>", "training FLOPs>", "FLOPs>", "parameters>", f"{report.metric}>")
     for row in arm_cells(report):
         cells.add_row(*row)
@@ -132,7 +137,7 @@ def growing_table(report: RunReport) -> RenderableType:
         f"{ends['CULLED']} culled: a gate refused it, or another place tried at the same time brought more."
     )
     seeds = f"{tried} tried, {ends['FOSSILIZED']} kept, {gone}"
-    lines = (seeds, *verdicts(report))
+    lines = (seeds, pruned, *verdicts(report))
     return Group(Text(report.title, style=STRONG), cells, *(Text(f"  {line}") for line in lines))
 
 

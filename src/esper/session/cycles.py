@@ -150,7 +150,11 @@ class Cycles:
         if pool is None:
             return
         # What is known now: nothing live is read while training goes on.
-        situation, allowed = terms.situation(self._network), self._network.cuttable_units()
+        situation, affordable = terms.situation(self._network), self._spending.affordable_cycles()
+        if obstacle := self._runner.obstacle(epoch, situation, affordable):
+            self._log.tell(events.Idle(epoch, obstacle))
+            return
+        allowed = self._network.cuttable_units()
         tracked = self._tracker.evidence(TrainingPhase.at(epoch, terms.epochs))
         still = self._network.still
 
@@ -159,7 +163,6 @@ class Cycles:
             return analyst_of(case, situation, tracked.weights, allowed, terms.config, pool, enough)
 
         self._log.tell(progress.AnalysisBegan(epoch))
-        affordable = self._spending.affordable_cycles()
         enough = self._spending.enough_seconds(self.steps_left)
         self._runner.start(durable, epoch, situation, analyst, terms.epochs, affordable)
 

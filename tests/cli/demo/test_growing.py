@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from esper.cli.demo.digits import Digits, Split, load_digits
-from esper.cli.demo.growing import NARROW, run_growing_demo
+from esper.cli.demo.growing import run_growing_demo
 from esper.errors import ConfigError
 from esper.report import RunReport
 
@@ -23,19 +23,23 @@ def few() -> Digits:
 
 def test_every_arm_is_told_and_written_with_its_cost(tmp_path: Path) -> None:
     epochs: list[tuple[str, int]] = []
-    run_growing_demo(
+    _, said = run_growing_demo(
         tmp_path, few(), epochs=4, seed=0, told=lambda name, epoch, _: epochs.append((name, epoch))
     )
     report = RunReport.read(tmp_path / "report.json")
-    grown, as_long, as_much, wide = report.arms
+    pruned, grown, as_long, as_much, wide = report.arms
     # Nothing has time to grow in four epochs, so that all arms cost the same, and the same comes out.
-    assert [name for name, _ in epochs] == ["grown"] * 4 + [
-        arm.name for arm in report.arms[1:] for _ in arm.spent
+    assert [name for name, _ in epochs] == ["grown"] * 4 + ["pruned"] * 4 + [
+        arm.name for arm in report.arms[2:] for _ in arm.spent
     ]
-    assert as_long.spent == as_much.spent
+    assert pruned.spent[:4] == grown.spent
+    assert pruned.values[:4] == grown.values
+    assert len(as_long.spent) == len(pruned.spent) == 8
+    assert as_long.spent[-1] >= as_much.spent[-1] >= grown.spent[-1]
     assert grown.spent[0] == as_long.spent[0]
-    assert as_long.values == as_much.values
-    assert wide.name == f"born {NARROW} wide, as many FLOPs"
+    assert wide.name.endswith("wide, as many FLOPs")
+    assert said in report.notes
+    assert str(tmp_path / "pruned" / "report.html") in said
     assert "Compared" in (tmp_path / "report.html").read_text(encoding="utf-8")
 
 

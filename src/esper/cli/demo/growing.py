@@ -1,4 +1,4 @@
-"""Growing on real data: a network that is too narrow, beside three that never grow."""
+"""Growing on real data: a network that is too narrow grows and is pruned, beside three that never grow."""
 
 from __future__ import annotations
 
@@ -25,6 +25,8 @@ from esper.session import Session
 NARROW, WIDEST = 4, 64
 """Channels of the network that grows, and the most that its wide twin may have."""
 LEARNING_RATE = 3e-3
+PRUNED = 0.25
+"""Share of its FLOPs that the grown network is to lose afterwards."""
 _PASSES = 3.0
 """FLOPs of a forward and a backward pass, in those of a forward pass."""
 
@@ -50,6 +52,17 @@ class Training:
         # Seeds that come late need a learning rate: it falls in the last fifth only.
         self.scheduler = LambdaLR(self.optimizer, lambda epoch: min(1.0, 5 * (1 - epoch / epochs)))
 
+    def begin_again(self, epochs: int) -> int:
+        """Goes on with the same optimizer for so many epochs; returns how many went before.
+
+        The learning rate begins at a third of what it was, and falls to zero.
+        """
+        before, self.epochs = self.epochs, epochs
+        for group in self.optimizer.param_groups:
+            group["lr"] = group["initial_lr"] = LEARNING_RATE / 3
+        self.scheduler = LambdaLR(self.optimizer, lambda epoch: 1 - epoch / epochs)
+        return before
+
     def epoch(self, number: int, loss: Callable[[Tensor, Tensor, Tensor], Tensor]) -> None:
         """One epoch; the order of the images depends on seed and epoch alone."""
         generator = torch.Generator().manual_seed(1_000 * self.seed + number)
@@ -62,33 +75,42 @@ class Training:
         self.scheduler.step()
 
 
-def run_growing_demo(folder: Path, digits: Digits, *, epochs: int, seed: int, told: Told) -> RunReport:
-    """Grows a narrow network, trains three others beside it, and writes the report into the run.
+def run_growing_demo(
+    folder: Path, digits: Digits, *, epochs: int, seed: int, told: Told
+) -> tuple[RunReport, str]:
+    """Grows a narrow network, prunes it, trains three others beside it, and writes the report into the run.
 
     The others are the narrow network as long, the same for as many FLOPs, and, for as many FLOPs too, one
     that is born with the FLOPs that the grown one ends with. Decisions rest on the probe images; the test
-    images judge all four and nothing else.
+    images judge all of them and nothing else.
 
     Args:
-        folder: the run directory.
+        folder: the run directory; the pruning is a run of its own in it, `pruned`.
         digits: to train on, to decide by, and to judge by.
-        epochs: of the network that grows.
+        epochs: of the network that grows; it is pruned over a third as many.
         seed: of the weights and the order of the images.
         told: hears of every epoch.
+
+    Returns:
+        The report, and what came of the pruning, in words.
 
     Raises:
         ConfigError: the folder holds a run already.
     """
     refuse_used(folder)
-    report, grown, right = _grow(digits, folder, epochs, seed, told)
-    budget = grown.spent[-1]
-    width = _width_of(grown.flops, digits)
+    training = Training(digits, NARROW, epochs, seed)
+    report, grown = _grow(training, folder, told)
+    as_grown = _right(training.model, digits.test)
+    pruned, said = _prune(training, grown, folder / "pruned", told)
+    right = _right(training.model, digits.test)
+    budget, as_long = pruned.spent[-1], len(pruned.spent)
+    width = _width_of(pruned.flops, digits)
     twins = {
-        "the narrow network, as long": (NARROW, epochs * _epoch_flops(NARROW, digits)),
+        "the narrow network, as long": (NARROW, as_long * _epoch_flops(NARROW, digits)),
         "the narrow network, as many FLOPs": (NARROW, budget),
         f"born {width} wide, as many FLOPs": (width, budget),
     }
-    arms = [grown]
+    arms = [pruned, _beside(right, grown, as_grown)]
     for name, (channels, flops) in twins.items():
         training = Training(digits, channels, max(1, round(flops / _epoch_flops(channels, digits))), seed)
         arms.append(_beside(right, *_train(name, training, channels, told)))
@@ -96,14 +118,14 @@ def run_growing_demo(folder: Path, digits: Digits, *, epochs: int, seed: int, to
         report,
         title="Growing on 5,000 handwritten digits",
         metric=TEST_METRIC,
-        quality_before=arms[1].values[-1],
-        quality_after=grown.values[-1],
+        quality_before=arms[2].values[-1],
+        quality_after=pruned.values[-1],
         quality_source="before: the narrow network, trained as long",
         arms=tuple(arms),
-        notes=(*report.notes, *_notes(seed)),
+        notes=(*report.notes, said, *_notes(seed)),
     )
     write_report(report, folder)
-    return report
+    return report, said
 
 
 def _notes(seed: int) -> tuple[str, ...]:
@@ -115,42 +137,59 @@ def _notes(seed: int) -> tuple[str, ...]:
     )
 
 
-def _grow(
-    digits: Digits, folder: Path, epochs: int, seed: int, told: Told
-) -> tuple[RunReport, ArmRow, Tensor]:
-    """The run that grows, and which test images it names correctly in the end."""
-    training = Training(digits, NARROW, epochs, seed)
-    steps = -(-len(digits.train) // BATCH)
-    session = esper.attach(
+def _grow(training: Training, folder: Path, told: Told) -> tuple[RunReport, ArmRow]:
+    """The run that grows."""
+    steps = -(-len(training.digits.train) // BATCH)
+    session = _session(training, folder, _settings(steps))
+    spent, values = _trained(session, training, "grown", told)
+    report: RunReport = session.finish().report
+    flops, parameters = report.flops_after, report.parameters_after
+    return report, ArmRow("the grown network, unpruned", spent, values, flops, parameters)
+
+
+def _prune(training: Training, grown: ArmRow, folder: Path, told: Told) -> tuple[ArmRow, str]:
+    """The run that prunes what has grown, with the same optimizer; and what came of it, in words."""
+    begun = training.begin_again(max(4, training.epochs // 3))
+    session = _session(training, folder, {"pruning": {"target": {"flops": PRUNED}}})
+    spent, values = _trained(session, training, "pruned", told, begun)
+    result = session.finish(latency=False)
+    values = (*values[:-1], accuracy(result.model, training.digits.test))  # after the last cut
+    report: RunReport = result.report
+    spent = (*grown.spent, *(grown.spent[-1] + flops for flops in spent))
+    values = (*grown.values, *values)
+    flops, parameters = report.flops_after, report.parameters_after
+    said = f"Then the grown network was pruned: {result}"
+    return ArmRow("the grown network, pruned", spent, values, flops, parameters), said
+
+
+def _session(training: Training, folder: Path, config: dict[str, Any]) -> Session:
+    train = training.digits.train
+    return esper.attach(
         training.model,
         training.optimizer,
         loss=smoothed_cross_entropy,
-        sample=(digits.train.images[:BATCH], digits.train.labels[:BATCH]),
-        probe=digits.probe.batches(100),
+        sample=(train.images[:BATCH], train.labels[:BATCH]),
+        probe=training.digits.probe.batches(100),
         metric="accuracy",
         run_dir=folder,
-        config=_settings(steps),
-        epochs=epochs,
+        config=config,
+        epochs=training.epochs,
         scheduler=training.scheduler,
     )
-    spent, values = [], []
-    for epoch in range(1, epochs + 1):
-        training.epoch(epoch, session.loss)
+
+
+def _trained(
+    session: Session, training: Training, name: str, told: Told, begun: int = 0
+) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Training FLOPs and test accuracy when each epoch was over; `begun` epochs went before."""
+    digits, spent, values = training.digits, [], []
+    for epoch in range(1, training.epochs + 1):
+        training.epoch(begun + epoch, session.loss)
         spent.append(len(digits.train) * _step_flops(session))
         values.append(accuracy(training.model, digits.test))
         session.end_epoch(accuracy=accuracy(training.model, digits.probe), **{TEST_METRIC: values[-1]})
-        told("grown", epoch, values[-1])
-    result = session.finish()
-    report: RunReport = result.report
-    values[-1] = accuracy(result.model, digits.test)  # after the last cut
-    arm = ArmRow(
-        "the grown network",
-        tuple(itertools.accumulate(spent)),
-        tuple(values),
-        report.flops_after,
-        report.parameters_after,
-    )
-    return report, arm, _right(result.model, digits.test)
+        told(name, epoch, values[-1])
+    return tuple(itertools.accumulate(spent)), tuple(values)
 
 
 def _settings(steps: int) -> dict[str, Any]:

@@ -72,8 +72,8 @@ class Coordinator:
             self._last, self.state = known
             return self._last
         budget = Budget.begin(self._settings.budget, self._clock)
-        refusal = self._refusal(cycle.epoch, allowance)
-        outcome = CycleOutcome(CycleStatus.SKIPPED, key, refusal or "", allowance)
+        refusal = self.obstacle(cycle.epoch, allowance)
+        outcome = CycleOutcome(CycleStatus.SKIPPED, key, refusal, allowance)
         if refusal:
             return outcome
         rules = Rules(self._settings, self._thresholds, self.state.schedule.pace)
@@ -112,10 +112,11 @@ class Coordinator:
     def _breaker_after(self, event: BreakerEvent, epoch: int) -> Breaker:
         return self.state.breaker.after(event, epoch, self._settings.budget)
 
-    def _refusal(self, epoch: int, allowance: Allowance) -> str | None:
+    def obstacle(self, epoch: int, allowance: Allowance) -> str:
+        """Why a cycle of this epoch would be skipped; '' if nothing stands in its way."""
         if obstacle := self.state.breaker.obstacle(epoch, self._settings.budget):
             return obstacle
-        return None if allowance.is_open else allowance.reason
+        return "" if allowance.is_open else allowance.reason
 
     def _key(self, cycle: Cycle, allowance: Allowance, analyst: Analyst) -> IdempotencyKey:
         decision = content_id(

@@ -20,7 +20,7 @@ from esper.emrakul.cycle.outcome import CycleOutcome
 from esper.emrakul.cycle.quiet_thread import thread_beside_training
 from esper.emrakul.cycle.records import Known, commit_record
 from esper.emrakul.plan import Situation
-from esper.emrakul.schedule import Strategy
+from esper.emrakul.schedule import Allowance, Strategy
 from esper.errors import CheckpointError
 from esper.leyline import decode, encode
 from esper.nissa import Sink, acts
@@ -77,8 +77,7 @@ class CycleRunner:
                 checkpoint = durable()
                 with self._store.held(checkpoint):  # however many are saved meanwhile
                     cycle = Cycle(epoch, situation, checkpoint.digest, epochs)
-                    removed = situation.removed_fraction(self.strategy.cost)
-                    allowance = self.strategy.allowed(epoch, coordinator.state.schedule, removed, affordable)
+                    allowance = _allowance(self.strategy, coordinator, epoch, situation, affordable)
                     history = coordinator.state.history
                     known = Known(self._store, checkpoint, history, in_audit=self._is_first)
                     outcome = coordinator.run_cycle(cycle, allowance, analyst(checkpoint), known.recall)
@@ -99,6 +98,13 @@ class CycleRunner:
 
         self._dropped, self._epoch = dropped, epoch
         self._in_flight = self._thread.submit(run)
+
+    def obstacle(self, epoch: int, situation: Situation, affordable: float) -> str:
+        """Why `start` would decide nothing; '' if it may. Quick: training waits for the answer."""
+        coordinator = self.coordinator
+        return coordinator.obstacle(
+            epoch, _allowance(self.strategy, coordinator, epoch, situation, affordable)
+        )
 
     def _recorded(
         self,
@@ -176,6 +182,13 @@ class CycleRunner:
         """Forgets the cycle in flight and waits until its thread has ended."""
         self.drop()
         self._thread.shutdown(wait=True, cancel_futures=True)
+
+
+def _allowance(
+    strategy: Strategy, coordinator: Coordinator, epoch: int, situation: Situation, affordable: float
+) -> Allowance:
+    removed = situation.removed_fraction(strategy.cost)
+    return strategy.allowed(epoch, coordinator.state.schedule, removed, affordable)
 
 
 def _ended(outcome: CycleOutcome, checkpoint: CheckpointRef, coordinator: Coordinator) -> CycleEnd:
