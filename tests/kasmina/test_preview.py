@@ -1,14 +1,17 @@
 from __future__ import annotations
 
+import copy
+
 import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
 
 from esper.anatomy.units import masked_axes, zero_masked
 from esper.batches import HeldOut
 from esper.kasmina import LiveNetwork
-from esper.kasmina.preview import Preview, measured, recalibrate
+from esper.kasmina.preview import Preview, measured, recalibrated
 from esper.urabrask import Settings
 
 
@@ -111,13 +114,36 @@ def test_recalibration_gives_the_live_network_its_own_statistics(
     count = norm.num_batches_tracked
     assert count is not None
     before = count.clone()
-    network.set_buffers({"1.running_mean": torch.full((16,), 50.0)})
-    recalibrate(network, held_out, {})
+    with recalibrated(network, held_out):
+        network.set_buffers({"1.running_mean": torch.full((16,), 50.0)})
     images = torch.cat([batch[0] for batch in held_out.calibration])
     seen = network.model.get_submodule("0")(images)
     assert norm.running_mean is not None
     torch.testing.assert_close(norm.running_mean, seen.mean((0, 2, 3)).detach())
     assert torch.equal(count, before)
+
+
+def test_a_mean_of_the_weights_gets_statistics_of_its_own(network: LiveNetwork, held_out: HeldOut) -> None:
+    mean = AveragedModel(network.model)
+    with torch.no_grad():
+        mean.module.get_parameter("0.bias").add_(3.0)
+    seen = LiveNetwork(
+        copy.deepcopy(network.model),
+        torch.optim.SGD(network.model.parameters()),
+        separable(16, 99),
+        nn.functional.cross_entropy,
+        [mean],
+    )
+    norm, images = seen.model.get_submodule("1"), torch.cat([batch[0] for batch in held_out.calibration])
+    assert isinstance(norm, nn.BatchNorm2d)
+    before = norm.state_dict()
+    own = {name: value.clone() for name, value in before.items()}
+    with recalibrated(seen, held_out, are_known=True):
+        pass
+    assert all(torch.equal(value, own[name]) for name, value in norm.state_dict().items())
+    made = mean.module.get_submodule("0")(images).mean((0, 2, 3)).detach()
+    torch.testing.assert_close(mean.module.get_buffer("1.running_mean"), made)
+    seen.detach()
 
 
 def test_a_norm_that_training_leaves_alone_keeps_its_statistics_but_for_what_a_mask_moves(
@@ -138,9 +164,8 @@ def test_a_norm_that_training_leaves_alone_keeps_its_statistics_but_for_what_a_m
     under = preview.under(without(network, 3, 5)).statistics["1.running_mean"]
     assert torch.equal(under[torch.from_numpy(kept)], own[torch.from_numpy(kept)])
     # Taken back, what a change had moved comes back with it.
-    before = {name: tensor.clone() for name, tensor in network.tensors().items()}
-    network.adjust({"0.bias": torch.ones(16)})
-    recalibrate(network, held_out, before)
+    with recalibrated(network, held_out):
+        network.adjust({"0.bias": torch.ones(16)})
     assert norm.running_mean is not None
     torch.testing.assert_close(norm.running_mean, own + 1.0)
     assert network.state()["still"] == ["1.running_mean", "1.running_var"]

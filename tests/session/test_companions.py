@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -20,9 +20,11 @@ from tests.session.runs import EPOCHS, examples, settings, small_network
 class Run:
     """A training run with an average that is updated after every step."""
 
+    build: Callable[[], nn.Sequential] = staticmethod(small_network)
+
     def __init__(self, run_dir: Path, *, compiled: bool = False) -> None:
         torch.set_num_threads(1)
-        bare = small_network()
+        bare = self.build()
         self.model: nn.Module = bare
         if compiled:
             wrapped = torch.compile(bare, backend="eager")
@@ -164,3 +166,31 @@ def test_a_compiled_network_goes_through_a_whole_run(tmp_path: Path) -> None:
         inputs = run.held_out[0]
         assert torch.allclose(run.model.eval()(inputs), run.session.parts.network.model.eval()(inputs))
         assert torch.allclose(run.model.eval()(inputs), esper.load(tmp_path)(inputs), atol=1e-5)
+
+
+class _Normed(Run):
+    """The same with a batch norm, whose statistics the average has, too."""
+
+    @staticmethod
+    def build() -> nn.Sequential:
+        torch.manual_seed(0)
+        return nn.Sequential(nn.Linear(8, 32), nn.BatchNorm1d(32), nn.ReLU(), nn.Linear(32, 4))
+
+    def stale(self) -> float:
+        """How far the average's running means are from what its own weights make of calibration batches."""
+        held_out = self.session.parts.held_out
+        assert held_out is not None
+        inputs = torch.cat([batch[0] for batch in held_out.calibration])
+        first, norm = (self.ema.module.get_submodule(name) for name in "01")
+        return float((first(inputs).mean(0) - norm.get_buffer("running_mean")).detach().abs().max())
+
+
+def test_the_average_has_fresh_statistics_under_a_mask_and_after_it_was_taken_back(tmp_path: Path) -> None:
+    run = _Normed(tmp_path)
+    run.until_masked()
+    assert run.stale() < 1e-5
+    run.train()
+    run.session.end_epoch(accuracy=0.0)  # it goes back
+    assert not run.session.parts.network.masks.num_masked
+    assert run.stale() < 1e-5
+    run.session.detach()

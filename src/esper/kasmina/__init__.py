@@ -4,7 +4,7 @@ from esper.kasmina.changes import SeedJoined, UnitsCut, join
 from esper.kasmina.distillation import StaticKDLoss, Teacher, distillation_loss
 from esper.kasmina.held import HANDS
 from esper.kasmina.network import LiveNetwork
-from esper.kasmina.preview import Preview, compared, measured, recalibrate
+from esper.kasmina.preview import Preview, compared, measured, recalibrated
 from esper.kasmina.settings import TeachingSettings
 from esper.kasmina.teacher import CheckpointedTeacher
 
@@ -22,5 +22,5 @@ __all__ = [
     "distillation_loss",
     "join",
     "measured",
-    "recalibrate",
+    "recalibrated",
 ]

@@ -229,17 +229,25 @@ class LiveNetwork:
             if name in _STATISTICS
         )
 
-    def set_buffers(self, values: Mapping[str, Tensor]) -> None:
-        """Gives buffers new values, such as running statistics, by name."""
-        buffers = dict(self.model.named_buffers())
+    def versions(self) -> list[dict[str, Tensor]]:
+        """The tensors for the graph, by name: of the network, then with those of each copy in a companion."""
+        live = self.tensors()
+        copies = [{**dict(copy.named_parameters()), **dict(copy.named_buffers())} for copy in self._copies()]
+        return [live, *({**live, **{name: value.detach() for name, value in own.items()}} for own in copies)]
+
+    def _copies(self) -> list[nn.Module]:
+        return [copy_in(companion, self.model, self.anatomy) for companion in self.companions]
+
+    def set_buffers(self, values: Mapping[str, Tensor], version: int = 0) -> None:
+        """Gives buffers new values, such as running statistics, by name: of one of the `versions`."""
+        buffers = dict((self.model, *self._copies())[version].named_buffers())
         with torch.no_grad():
             for name, value in values.items():
                 buffers[name].copy_(value)
 
     def adjust(self, changes: Mapping[str, Tensor], sign: int = 1) -> None:
         """Adds `sign` times these changes to parameters, by name; copies of them get them too."""
-        copies = [copy_in(companion, self.model, self.anatomy) for companion in self.companions]
-        for network in (self.model, *copies):
+        for network in (self.model, *self._copies()):
             tensors = dict(network.named_parameters())
             for name, change in changes.items():
                 tensors[name].detach().add_(change, alpha=sign)

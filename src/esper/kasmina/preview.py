@@ -6,7 +6,8 @@ more on the weights that it would be applied to, with the running statistics tha
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -33,16 +34,31 @@ from esper.urabrask import Settings as ValidationSettings
 State = dict[str, Tensor]
 
 
-def recalibrate(network: LiveNetwork, held_out: HeldOut, before: State) -> None:
-    """Measures the live network's running statistics anew, after its units have changed.
+@contextmanager
+def recalibrated(
+    network: LiveNetwork, held_out: HeldOut | None, *, are_known: bool = False
+) -> Iterator[None]:
+    """Units change inside; afterwards running statistics are measured anew, of the network and its copies.
+
+    A copy, such as a mean of the weights, has statistics of its own, and nothing else renews them before its
+    owner uses it.
 
     Args:
         network: the live network.
-        held_out: batches to measure on.
-        before: copies of its tensors from before the change; needed only where some statistics stand still.
+        held_out: batches to measure on; without any, statistics stay.
+        are_known: leave the network's own as they are.
     """
-    now = network.tensors()
-    network.set_buffers(_statistics(network, now, _calibration(network, held_out), before))
+    # Norms that stand still move as far as what they see does.
+    old = network.versions() if network.still else []
+    then = [{name: tensor.clone() for name, tensor in state.items()} for state in old]
+    yield
+    if held_out is None or (are_known and not network.companions):
+        return
+    batches = _calibration(network, held_out)
+    for number, state in enumerate(network.versions()):
+        if number > 0 or not are_known:
+            before = then[number] if then else state
+            network.set_buffers(_statistics(network, state, batches, before), number)
 
 
 @dataclass(frozen=True, eq=False)

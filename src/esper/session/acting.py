@@ -21,7 +21,7 @@ from esper.kasmina import (
     UnitsCut,
     compared,
     measured,
-    recalibrate,
+    recalibrated,
 )
 from esper.nissa import events
 from esper.session.log import RunLog
@@ -132,9 +132,10 @@ class Acting:
             names = {value: name for name, value in network.named_parameters().items()}
             if refusal := refusal_of(network.optimizer, names):
                 self._log.tell(events.StaysMasked(self._log.epoch, refusal))
-        network.set_buffers(mask.statistics)
-        network.adjust(mask.changes)
-        network.mask(mask.keep)
+        with recalibrated(network, self._held_out, are_known=True):
+            network.set_buffers(mask.statistics)
+            network.adjust(mask.changes)
+            network.mask(mask.keep)
 
     def take_back(self, settled: BoolArray, changes: Mapping[str, Tensor]) -> None:
         """Brings units back exactly, all but those that `settled` masks; their zeros are forgotten."""
@@ -143,12 +144,10 @@ class Acting:
         was_zero, is_zero = (~keep | anatomy.inside_removed(keep) for keep in (masked, settled))
         numbers = np.arange(anatomy.num_units)
         numbers[was_zero & ~is_zero] = -1
-        before = {name: tensor.clone() for name, tensor in network.tensors().items()} if network.still else {}
-        network.unmask(but=settled)
-        tracker.rebind(network.anatomy, network.named_parameters(), numbers)
-        network.adjust(changes, sign=-1)
-        if self._held_out is not None:
-            recalibrate(network, self._held_out, before)
+        with recalibrated(network, self._held_out):
+            network.unmask(but=settled)
+            tracker.rebind(network.anatomy, network.named_parameters(), numbers)
+            network.adjust(changes, sign=-1)
 
     def judge(self, settled: BoolArray, before: Measurement) -> tuple[Verdict, bool]:
         """The verdict about the mask that is applied, and whether its mean is within the limit and noise.

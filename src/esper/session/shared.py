@@ -42,9 +42,10 @@ class LeadingNetwork(LiveNetwork):
             what = {"changes": dict(changes), "sign": sign}
             self._ranks.order(ADJUST, what, partial(super().adjust, changes, sign))
 
-    def set_buffers(self, values: Mapping[str, Tensor]) -> None:
+    def set_buffers(self, values: Mapping[str, Tensor], version: int = 0) -> None:
         if values:
-            self._ranks.order(BUFFERS, {"values": dict(values)}, partial(super().set_buffers, values))
+            what = {"values": dict(values), "version": version}
+            self._ranks.order(BUFFERS, what, partial(super().set_buffers, values, version))
 
     def cut_masked(self, left: BoolArray | None = None) -> UnitsCut:
         return self._ranks.order(CUT, {"left": left}, partial(super().cut_masked, left))
