@@ -142,6 +142,7 @@ def test_a_mask_whose_rollback_cannot_be_written_down_is_taken_back_an_epoch_lat
     training = Training(tmp_path, checkpoint={"background": False})
     training.until_masked()
     trial = training.session.parts.trial
+    training.epoch(lambda _: 0.0)
     with no_room(), pytest.raises(CheckpointError, match="was not saved"):
         training.epoch(lambda _: 0.0)
     assert trial.mask is MaskState.ON_TRIAL

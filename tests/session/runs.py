@@ -137,6 +137,11 @@ class Training:
         loss = self.train_epoch()
         self.session.end_epoch(accuracy=metric(self.accuracy()), loss=loss)
 
+    def fall(self, metric: float = 0.3) -> None:
+        """Ends two epochs with so bad a metric: one alone can have reasons of its own."""
+        for _ in range(2):
+            self.epoch(lambda _: metric)
+
     def until_masked(self) -> None:
         """Ends epochs until units are masked."""
         self.until(lambda: self.session.parts.network.masks.num_masked > 0)

@@ -112,13 +112,23 @@ class Baseline:
 
 @dataclass(frozen=True)
 class RollbackReason:
-    """Why a mask must go: the measured value and the limit that it passed."""
+    """Why a mask must go: the measured value and the limit that it passed.
+
+    Attributes:
+        trigger: what went wrong.
+        epoch: number of epochs that had ended.
+        value: what was measured.
+        limit: what it may be.
+        text: both, in words.
+        is_sudden: whether it rests on one epoch alone, which can have reasons of its own.
+    """
 
     trigger: Trigger
     epoch: int
     value: float
     limit: float
     text: str
+    is_sudden: bool = False
 
 
 def should_roll_back(
@@ -228,7 +238,9 @@ def _metric_drop(
         f"{history[-1].epoch}: worse by {drops[-1]:.4f}, allowed after removing units of level "
         f"{baseline.level} is {limit:.4f}{noise}; more was seen{lasting}."
     )
-    return RollbackReason(Trigger.METRIC_DROP, history[-1].epoch, drops[-1], limit, text)
+    return RollbackReason(
+        Trigger.METRIC_DROP, history[-1].epoch, drops[-1], limit, text, is_sudden=not is_lasting
+    )
 
 
 def _drop(record: EpochRecord, baseline: Baseline) -> float | None:

@@ -150,6 +150,18 @@ class StaysMasked(Event):
 
 
 @dataclass(frozen=True)
+class FellByItself(Moment):
+    """The metric fell in one epoch, and held-out data does not blame the mask on trial."""
+
+    says = (
+        "{drop} Held-out data does not show it beside what it showed before the mask, so the mask stays for "
+        "another epoch: {verdict}"
+    )
+    drop: str
+    verdict: str
+
+
+@dataclass(frozen=True)
 class LimitsRead(Event):
     """The limits of a rollback are read otherwise than they stand."""
 

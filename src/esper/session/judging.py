@@ -76,7 +76,24 @@ class Judging:
         """What the epoch that has just ended shows of the mask on trial."""
         changed = self._changed()
         shown = self._trial.event(self.records(), self._limits(), is_measured=is_measured)
-        return shown if isinstance(shown, RollbackReason) and changed is None else changed or shown
+        if changed is not None or not isinstance(shown, RollbackReason):
+            return changed or shown
+        return MaskEvent.UNMEASURED if self._is_of_training(shown) else shown
+
+    def _is_of_training(self, reason: RollbackReason) -> bool:
+        """Whether the metric fell for one epoch and what was measured before the mask does not.
+
+        At a large learning rate a metric falls by itself, or because running statistics lag behind the
+        weights; held-out data is measured with fresh ones.
+        """
+        watch, rules = self._trial.watch, self._terms.config.validation
+        if not reason.is_sudden or watch is None or watch.before is None or rules.validation == "none":
+            return False
+        settled = self._trial.settled(self._network.masks.keep)
+        verdict, is_within = self._acting.judge(settled, watch.before)
+        if is_within:
+            self._log.tell(events.FellByItself(self._log.epoch, reason.text, verdict.reason))
+        return is_within
 
     def of_run(self, watch: Watch) -> tuple[MaskEvent | RollbackReason, str]:
         """What held-out data shows of the mask that is still on trial when the run ends, and in words."""
