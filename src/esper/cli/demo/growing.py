@@ -25,7 +25,7 @@ from esper.session import Session
 NARROW, WIDEST = 4, 64
 """Channels of the network that grows, and the most that its wide twin may have."""
 LEARNING_RATE = 3e-3
-PRUNED = 0.25
+PRUNED = 0.2
 """Share of its FLOPs that the grown network is to lose afterwards."""
 _PASSES = 3.0
 """FLOPs of a forward and a backward pass, in those of a forward pass."""
@@ -87,7 +87,7 @@ def run_growing_demo(
     Args:
         folder: the run directory; the pruning is a run of its own in it, `pruned`.
         digits: to train on, to decide by, and to judge by.
-        epochs: of the network that grows; it is pruned over a third as many.
+        epochs: of the network that grows; it is pruned over half as many.
         seed: of the weights and the order of the images.
         told: hears of every epoch.
 
@@ -149,7 +149,7 @@ def _grow(training: Training, folder: Path, told: Told) -> tuple[RunReport, ArmR
 
 def _prune(training: Training, grown: ArmRow, folder: Path, told: Told) -> tuple[ArmRow, str]:
     """The run that prunes what has grown, with the same optimizer; and what came of it, in words."""
-    begun = training.begin_again(max(4, training.epochs // 3))
+    begun = training.begin_again(max(4, training.epochs // 2))
     session = _session(training, folder, {"pruning": {"target": {"flops": PRUNED}}})
     spent, values = _trained(session, training, "pruned", told, begun)
     result = session.finish(latency=False)
