@@ -40,6 +40,19 @@ def test_broken_weights_are_named_once_and_nothing_is_pruned_whatever_the_metric
     assert "because 0.weight holds nan or infinite values" in training.session.finish(latency=False).why
 
 
+def test_a_resumed_run_analyzes_no_network_that_is_broken(tmp_path: Path) -> None:
+    training = Training(tmp_path)
+    training.epoch(lambda _: 0.5)
+    training.train_epoch()
+    break_(training, float("nan"))
+    training.session.end_epoch(accuracy=0.5)
+    training.session.detach()
+    again = Training(tmp_path)
+    assert again.session.parts.network.not_numbers() == "0.weight"
+    assert not again.session.parts.runner.is_running
+    again.session.detach()
+
+
 def test_what_was_kept_goes_when_the_network_is_whole_again(tmp_path: Path) -> None:
     training = Training(tmp_path, pruning={"target": None})
     training.epoch(lambda _: 0.5)

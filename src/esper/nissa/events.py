@@ -79,7 +79,7 @@ class Skipped(Moment):
 
 @dataclass(frozen=True)
 class Idle(Moment):
-    """A cycle ended with nothing to prune, which is no news."""
+    """After an epoch nothing is pruned, or not even looked for, which is no news."""
 
     severity, by, is_noted, is_recorded = Severity.DETAIL, "emrakul", False, False
     says = "{reason}"

@@ -167,9 +167,10 @@ class Cycles:
         self._runner.start(durable, epoch, situation, analyst, terms.epochs, affordable)
 
     def _was_sound(self) -> bool:
-        """Whether the last epoch did not report that the network has broken."""
+        """Whether the last epoch did not report that the network has broken, and it has not."""
         last = self._log.records(self._terms.metric)[-1:]
-        return bool(last) and (last[0].metric is None or math.isfinite(last[0].metric))
+        is_number = bool(last) and (last[0].metric is None or math.isfinite(last[0].metric))
+        return is_number and not self._network.not_numbers()
 
 
 def _ended(epoch: int, outcome: CycleOutcome | None) -> progress.AnalysisEnded:

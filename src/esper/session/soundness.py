@@ -47,12 +47,13 @@ class Soundness:
         has_other = all(row.metrics.keys() == {"loss"} for row in rows)
         if self._is_pruning and value is None and len(rows) == _EARLY and has_other:
             self._log.tell(metric_events.MetricNotYet(_EARLY, self._metric))
-        is_number, broken = value is None or math.isfinite(value), self._network.not_numbers()
-        if not is_number:
-            self._log.tell(metric_events.NotFinite(self._log.epoch, self._metric, value or 0.0))
-        elif broken:
+        self.is_whole = True
+        if value is not None and not math.isfinite(value):
+            self.is_whole = False
+            self._log.tell(metric_events.NotFinite(self._log.epoch, self._metric, value))
+        elif broken := self._network.not_numbers():
+            self.is_whole = False
             self._log.tell(metric_events.WeightsNotFinite(broken))
-        self.is_whole = is_number and not broken
         return value is not None and self.is_whole
 
     def keep(self) -> None:
