@@ -3,6 +3,7 @@
 The loop is the usual one. Every rank makes the same calls, rank 0 decides, and all mask and cut at once.
 """
 
+import gc
 import sys
 import tempfile
 
@@ -17,7 +18,6 @@ import esper
 
 def main(run_dir: str) -> None:
     """Trains on 1,200 pictures, half of them on every rank, until half of the FLOPs are gone."""
-    dist.init_process_group("gloo")
     torch.manual_seed(0)
     rank, ranks = dist.get_rank(), dist.get_world_size()
     pixels, numbers = load_digits(return_X_y=True)
@@ -51,8 +51,12 @@ def main(run_dir: str) -> None:
         run.end_epoch(accuracy=float(right.float().mean()))
     result = run.finish()
     print(f"rank {rank}: {sum(p.numel() for p in model.parameters()):,} parameters are left. {result}")
-    dist.destroy_process_group()
 
 
 if __name__ == "__main__":
+    dist.init_process_group("gloo")
     main(sys.argv[1] if len(sys.argv) > 1 else tempfile.mkdtemp())
+    # The wrapper is gone before the group is: while it lives, gloo's threads live too, and one that lets
+    # go of a tensor while Python shuts down aborts the process, with or without Esper.
+    gc.collect()
+    dist.destroy_process_group()

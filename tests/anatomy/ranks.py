@@ -5,6 +5,7 @@ Usage: python -m tests.anatomy.ranks RANK PORT DIRECTORY; reports of all cases g
 
 from __future__ import annotations
 
+import gc
 import json
 import sys
 from collections.abc import Callable
@@ -274,6 +275,7 @@ def main() -> None:
     reports = {case: run(rank) for case, run in CASES.items()}
     (directory / f"rank-{rank}.json").write_text(json.dumps(reports))
     dist.barrier()
+    gc.collect()  # a wrapper that lives keeps gloo's threads, and those may abort while Python shuts down
     dist.destroy_process_group()
 
 
