@@ -66,7 +66,8 @@ def test_measuring_gives_correctness_per_sample_and_the_mean_loss(tmp_path: Path
     F.cross_entropy(made.model(first[0]), first[1]).backward()
     gradients = torch.cat([p.grad.ravel() for p in made.model.parameters() if p.grad is not None])
     assert quality.gradient_norm == pytest.approx(float(gradients.norm()), rel=1e-5)
-    assert quality.gradient_flow == pytest.approx(int(gradients.count_nonzero()) / gradients.numel())
+    assert int(gradients.count_nonzero()) < gradients.numel()  # some units do not fire on this batch
+    assert quality.gradient_flow == 1
 
 
 def test_gradients_no_longer_flow_where_a_path_is_cut_off(tmp_path: Path) -> None:

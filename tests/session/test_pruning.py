@@ -22,7 +22,7 @@ AT_ONCE = {
     "target": {"flops": 0.6},
     "schedule": {"start_epoch": 5, "end_epoch": 5, "max_step_fraction": 0.6, "quiet_fraction": 0.0},
     "floors": {"min_channels": 4},
-    "plan": {"required_confidence": 0.95},
+    "plan": {"required_confidence": 0.95, "healing_factor": 0.0},  # limits are as they are said
     "recovery": {"reconstruct": False},
 }
 
@@ -121,6 +121,16 @@ def test_after_a_refusal_what_may_be_within_the_limit_is_tried_on_probation(tmp_
     apply(run, end)
     assert run.marks() == ["no_go", "mask"]
     assert "on probation" in run.session.log.marks[-1].text
+    run.session.detach()
+
+
+def test_on_the_live_weights_a_plan_may_cost_what_it_might_of_the_checkpoint(tmp_path: Path) -> None:
+    run = Training(tmp_path / "run", pruning=AT_ONCE)
+    end = in_doubt(run)
+    assert end.mask is not None
+    wide = replace(end.mask.plan, leeway=2.0)
+    apply(run, replace(end, mask=replace(end.mask, plan=wide)))
+    assert run.marks() == ["mask"]
     run.session.detach()
 
 

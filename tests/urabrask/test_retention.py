@@ -163,3 +163,28 @@ def test_a_verdict_survives_json() -> None:
 def test_a_verdict_about_what_was_not_measured_survives_json() -> None:
     verdict = judge(Measurement(), Measurement(), Level.CHANNEL, SETTINGS)
     assert decode(Verdict, json.loads(json.dumps(encode(verdict), allow_nan=False))) == verdict
+
+
+@given(st.floats(1.0, 5.0))
+def test_leeway_widens_every_limit_alike(leeway: float) -> None:
+    wide = SETTINGS.with_leeway(leeway)
+    sure = right(0.9)
+    for level, drop in (
+        (Level.CHANNEL, SETTINGS.limits.channel),
+        (Level.HEAD, SETTINGS.limits.head),
+    ):
+        limit = judge(Measurement(correctness=sure), Measurement(correctness=sure), level, wide).retention
+        assert limit is not None
+        assert limit.limit == pytest.approx(min(drop, 0.05 * 0.9) * leeway)
+    loss = np.full(100, 2.0)
+    limit = judge(Measurement(losses=loss), Measurement(losses=loss), Level.CHANNEL, wide).retention
+    assert limit is not None
+    assert limit.limit == pytest.approx(2.0 * (1 / (1 - 0.05 * leeway) - 1))
+    assert wide.min_gradient_ratio == SETTINGS.min_gradient_ratio
+
+
+def test_no_leeway_is_so_large_that_a_limit_stops_being_one() -> None:
+    wide = SETTINGS.with_leeway(1000.0)
+    assert wide.limits.channel == 1
+    assert 0 < wide.min_retention < 0.01
+    assert SETTINGS.with_leeway(1.0) is SETTINGS

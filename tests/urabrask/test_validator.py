@@ -43,7 +43,9 @@ class Bench:
         keep[list(removed)] = False
         return keep
 
-    def validate(self, *removed: int, settings: Settings | None = None, floor: int = 4) -> Verdict:
+    def validate(
+        self, *removed: int, settings: Settings | None = None, floor: int = 4, leeway: float = 1.0
+    ) -> Verdict:
         floors = np.array([floor, floor, 2])
         return validate(
             self.anatomy,
@@ -53,6 +55,7 @@ class Bench:
             settings or Settings(),
             self.clock,
             floors=floors,
+            leeway=leeway,
         )
 
 
@@ -165,3 +168,29 @@ def test_what_measuring_raises_is_not_hidden() -> None:
             bench.clock,
             floors=np.array([4, 4, 2]),
         )
+
+
+def test_what_the_limits_refuse_may_cost_more_where_there_is_leeway_and_says_so() -> None:
+    bench = Bench(drop_per_unit=0.003)
+    units = range(10)  # 3 points, the limit is 2
+    assert bench.validate(*units).decision is Decision.NO_GO
+    assert bench.validate(*units, leeway=1.1).decision is Decision.NO_GO
+    verdict = bench.validate(*units, leeway=1.8)
+    assert verdict.decision is Decision.GO
+    assert verdict.retention is not None
+    assert verdict.retention.limit == pytest.approx(0.036)
+    assert "limit 0.0360. That is 1.8 times the usual one" in verdict.reason
+    assert "healing_factor" in verdict.reason
+    assert len(bench.calls) == 6  # nothing is measured twice
+
+
+def test_leeway_changes_nothing_for_what_the_limits_allow() -> None:
+    usual, wide = (Bench().validate(0, 1, leeway=leeway) for leeway in (1.0, 2.0))
+    assert usual == wide
+
+
+def test_leeway_is_about_quality_only() -> None:
+    bench = Bench(gradient_growth=20.0)
+    verdict = bench.validate(0, leeway=3.0)
+    assert verdict.decision is Decision.NO_GO
+    assert "times the usual one" not in verdict.reason

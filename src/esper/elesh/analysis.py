@@ -126,7 +126,11 @@ def _reconstructed(
 def _gradients(
     opened: OpenCase, state: dict[str, Tensor], batch: Any, survivors: BoolArray
 ) -> tuple[float, float]:
-    """Share of the surviving parameters that the loss gradient reaches, and its norm over them."""
+    """Share of the surviving parameters in tensors that the loss gradient reaches, and its norm over them.
+
+    A tensor is reached as a whole or not at all: single units rest on any one batch (a ReLU that does not
+    fire has no gradient), and that is no path that was cut.
+    """
     parameters = [info.name for info in opened.anatomy.tensors if info.is_parameter and info.name in state]
     # One leaf for every parameter. A tied one goes in under all its names and gets one gradient.
     live = {n: state[n].detach().clone().requires_grad_() for n in parameters if state[n].is_floating_point()}
@@ -134,8 +138,11 @@ def _gradients(
     derivatives = torch.autograd.grad(loss, list(live.values()), allow_unused=True, materialize_grads=True)
     gradients = dict(zip(live, derivatives, strict=True))
     # Only what survives the mask under judgment will be trained; other gradients do not count.
-    zero_masked(gradients, masked_axes(opened.anatomy, survivors))
-    reached = sum(int(g.count_nonzero()) for g in gradients.values())
+    gone = masked_axes(opened.anatomy, survivors)
+    counted = {name: torch.ones_like(gradient) for name, gradient in gradients.items()}
+    zero_masked(gradients, gone)
+    zero_masked(counted, gone)
+    reached = sum(int(counted[name].count_nonzero()) for name, g in gradients.items() if g.any())
     square = sum(float(g.double().square().sum()) for g in gradients.values())
     return reached / max(opened.anatomy.parameters(survivors), 1), math.sqrt(square)
 

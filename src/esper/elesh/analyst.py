@@ -173,10 +173,11 @@ class OfflineAnalyst:
             notes=(*ablation.notes, *look.notes),
         )
 
-    def validate(self, keep: BoolArray, seconds: float) -> Verdict:
+    def validate(self, keep: BoolArray, seconds: float, leeway: float = 1.0) -> Verdict:
         """Judges one mask by measuring the twin before and after, both at once where there are workers.
 
-        Measuring is stopped after `seconds`, or the validator's own limit if that is shorter.
+        Measuring is stopped after `seconds`, or the validator's own limit if that is shorter. The mask may
+        cost `leeway` times the limits.
         """
         seconds = min(seconds, self.validation.time_limit_seconds)
         until = self.errands.clock() + seconds
@@ -200,6 +201,7 @@ class OfflineAnalyst:
                 self.validation,
                 self.errands.clock,
                 floors=self.floors,
+                leeway=leeway,
             )
         finally:
             for errand in errands.values():

@@ -92,10 +92,11 @@ class Acting:
             is_last: whether no other mask will follow.
         """
         preview, masked = self._preview(), self._network.masks.keep
+        leeway = mask.plan.leeway
         answers: list[Confirmed] = []
 
         def holds(version: Plan) -> bool:
-            answers.append(self._confirm(preview, version.keep & masked))
+            answers.append(self._confirm(preview, version.keep & masked, leeway))
             return not answers[-1].objection
 
         situation = self._terms.situation(self._network)
@@ -104,7 +105,7 @@ class Acting:
         keep = version.keep & masked
         answer = next(answer for answer in reversed(answers) if np.array_equal(answer.keep, keep))
         if answer.objection and in_doubt:
-            return self._confirm(preview, answer.keep, in_doubt=True)
+            return self._confirm(preview, answer.keep, leeway, in_doubt=True)
         return answer
 
     def _preview(self) -> Preview | None:
@@ -114,11 +115,13 @@ class Acting:
         reconstruct = self._terms.config.pruning.recovery.reconstruct
         return Preview(self._network, self._held_out, reconstruct=reconstruct)
 
-    def _confirm(self, preview: Preview | None, keep: BoolArray, *, in_doubt: bool = False) -> Confirmed:
+    def _confirm(
+        self, preview: Preview | None, keep: BoolArray, leeway: float, *, in_doubt: bool = False
+    ) -> Confirmed:
         """Measures one mask; without validation nothing is an objection, and the rest is the same."""
         if preview is None:
             return Confirmed(keep)
-        rules = self._terms.config.validation
+        rules = self._terms.config.validation.with_leeway(leeway)
         objection = preview.confirm(keep, rules, in_doubt=in_doubt)
         if rules.validation == "none":
             objection = ""

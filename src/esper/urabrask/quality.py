@@ -37,7 +37,7 @@ class Measurement:
         correctness: quality of every sample, higher is better; 0 or 1 for right or wrong. Shape [samples].
         losses: mean loss of every chunk of samples, lower is better. Shape [chunks].
         samples: samples of every chunk, shape [chunks].
-        gradient_flow: share of the surviving parameters where the loss gradient is not zero, 0 to 1.
+        gradient_flow: share of the surviving parameters in tensors that the loss gradient reaches, 0 to 1.
         gradient_norm: norm of the loss gradient over the parameters that survive the mask under judgement.
         peak_bytes: most memory that measuring took, in bytes.
     """

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+import sys
+from typing import Annotated, Literal, Self
 
 from pydantic import Field
 
@@ -43,7 +44,8 @@ class Settings(Section):
     """Confidence of the interval around the measured difference."""
 
     min_gradient_ratio: Fraction = 0.95
-    """Smallest share of the surviving parameters that the gradient reaches, relative to the share before."""
+    """Smallest share of the surviving parameters that the gradient reaches, relative to the share before. A
+    tensor is reached as a whole or not at all."""
 
     max_gradient_ratio: Annotated[float, Field(gt=1.0)] = 10.0
     """Largest gradient norm over surviving parameters, relative to the norm before."""
@@ -56,3 +58,13 @@ class Settings(Section):
 
     time_limit_seconds: Seconds = 60.0
     """Longest time that one validation may take; a validation that passes it is a no."""
+
+    def with_leeway(self, leeway: float) -> Self:
+        """The same settings with limits that are `leeway` times as wide."""
+        if leeway == 1:
+            return self
+        drops = {name: min(drop * leeway, 1.0) for name, drop in self.limits}
+        least = max(1 - (1 - self.min_retention) * leeway, sys.float_info.epsilon)
+        return self.model_copy(
+            update={"limits": self.limits.model_copy(update=drops), "min_retention": least}
+        )

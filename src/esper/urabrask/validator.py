@@ -33,6 +33,7 @@ def validate(
     clock: Clock,
     *,
     floors: IntArray,
+    leeway: float = 1.0,
     baseline: Measurement | None = None,
 ) -> Verdict:
     """Judges one mask.
@@ -45,6 +46,7 @@ def validate(
         settings: limits.
         clock: monotonic seconds.
         floors: fewest units that each group must keep, shape [groups] (`esper.emrakul.plan.floors`).
+        leeway: how many times the limits it may cost, on probation, if it costs more than they allow.
         baseline: a measurement of `keep_before` with the survivors of `keep_after`, if there is one already.
 
     Returns:
@@ -65,7 +67,10 @@ def validate(
     after = measure(keep_after, keep_after)
     if watch.is_late():
         return watch.too_late(checks, "the masked network")
-    verdict = judge(before, after, level_of(anatomy, keep_before, keep_after), settings)
+    level = level_of(anatomy, keep_before, keep_after)
+    verdict = judge(before, after, level, settings)
+    if not verdict.is_accepted and leeway > 1:
+        verdict = _with_leeway(verdict, judge(before, after, level, settings.with_leeway(leeway)), leeway)
     return replace(verdict, checks=checks + verdict.checks, duration_seconds=clock() - start)
 
 
@@ -81,6 +86,17 @@ def judge(before: Measurement, after: Measurement, level: Level, settings: Setti
     if failed is not None or retention is None:
         return Verdict(Decision.NO_GO, failed or retained.text, checks, retention)
     return Verdict(retention.decision, retained.text, checks, retention)
+
+
+def _with_leeway(refused: Verdict, wide: Verdict, leeway: float) -> Verdict:
+    """The verdict by wider limits, where the usual ones say no."""
+    if not wide.is_accepted:
+        return refused
+    why = (
+        f"{wide.reason} That is {leeway:.3g} times the usual one: what goes early heals, and what a target "
+        "needs has to go (pruning.plan.healing_factor)."
+    )
+    return replace(wide, reason=why)
 
 
 def level_of(anatomy: Anatomy, keep_before: BoolArray, keep_after: BoolArray) -> Level:

@@ -38,6 +38,7 @@ class Laboratory:
     calls: list[str] = field(default_factory=list)
     offered: list[int] = field(default_factory=list)
     seconds: list[float] = field(default_factory=list)
+    leeways: list[float] = field(default_factory=list)
     id: str = "the laboratory"
 
     def screen(self) -> FloatArray:
@@ -54,10 +55,11 @@ class Laboratory:
         asked = np.isin(np.arange(self.anatomy.num_units), finalists)
         return replace(truth, loss_increase=np.where(asked, truth.loss_increase, np.nan))
 
-    def validate(self, keep: BoolArray, seconds: float) -> Verdict:
+    def validate(self, keep: BoolArray, seconds: float, leeway: float = 1.0) -> Verdict:
         self.calls.append("validate")
         self.seconds.append(seconds)
         self.offered.append(int((~keep).sum()))
+        self.leeways.append(leeway)
         self.clock.advance(self.validation_seconds)
         decision = self.decisions.pop(0) if self.decisions else Decision.GO
         return Verdict(decision, f"The laboratory says {decision}.")

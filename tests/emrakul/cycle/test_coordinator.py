@@ -308,7 +308,7 @@ def test_a_strategy_of_ones_own_takes_the_place_of_the_schedule() -> None:
 
 def test_what_was_found_before_an_error_is_part_of_the_outcome() -> None:
     class Unvalidated(Laboratory):
-        def validate(self, keep: BoolArray, seconds: float) -> Verdict:
+        def validate(self, keep: BoolArray, seconds: float, leeway: float = 1.0) -> Verdict:
             raise WorkerLost("worker 1 died")
 
     lab = Unvalidated()

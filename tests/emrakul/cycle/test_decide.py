@@ -1,4 +1,4 @@
-"""Plans beyond the step that was asked for: offered where few steps are left, if they surely hold."""
+"""What is offered to the validator: how much it may cost, and plans beyond the step that was asked for."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def test_one_that_is_offered_beyond_them_is_half_as_large_again() -> None:
 @pytest.mark.parametrize("error", [WorkerLost("worker 3 died"), AnalysisTimeout("It took too long.")])
 def test_what_was_accepted_stays_so_where_a_larger_plan_cannot_be_measured(error: Exception) -> None:
     class Dying(Laboratory):
-        def validate(self, keep: BoolArray, seconds: float) -> Verdict:
+        def validate(self, keep: BoolArray, seconds: float, leeway: float = 1.0) -> Verdict:
             if self.offered:
                 raise error
             return super().validate(keep, seconds)
@@ -62,3 +62,23 @@ def test_after_a_doubt_or_a_refusal_nothing_larger_is_offered(decision: Decision
     lab = Laboratory(decisions=[decision])
     lab.run(lab.coordinator())
     assert lab.offered == sorted(lab.offered, reverse=True)
+
+
+def test_a_plan_may_cost_more_the_earlier_it_is_and_one_that_is_needed_as_much_as_the_first() -> None:
+    no = [Decision.NO_GO] * 4
+    early, late, last = (Laboratory(decisions=list(no)) for _ in range(3))
+    outcomes = [lab.run(lab.coordinator(), epoch) for lab, epoch in ((early, 2), (late, 5), (last, 8))]
+    assert early.leeways[0] == pytest.approx(1.8)
+    assert late.leeways[0] == pytest.approx(1.5)
+    assert last.leeways == [2] * len(last.leeways)
+    assert early.leeways[-1] == 2  # a quarter of the plan is less than an even share of what is left
+    plan = outcomes[0].plan
+    assert plan is not None
+    assert plan.leeway == 2
+
+
+def test_a_plan_beyond_the_step_has_to_hold_without_leeway() -> None:
+    lab = Laboratory()
+    lab.run(lab.coordinator())
+    assert lab.leeways[0] > 1
+    assert set(lab.leeways[1:]) == {1}

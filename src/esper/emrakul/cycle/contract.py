@@ -125,6 +125,7 @@ def plan_in(report: messages.AnalysisReport) -> Plan | None:
         allowed_loss=_optional(statistics, "allowed_loss"),
         rejected={Rejection(held.reason): np.array(held.units, np.int64) for held in statistics.rejected},
         notes=tuple(statistics.notes),
+        leeway=1.0 if (leeway := _optional(statistics, "leeway")) is None else leeway,
     )
 
 
@@ -190,6 +191,7 @@ def _statistics(plan: Plan) -> messages.PruningStatistics:
             for reason, units in plan.rejected.items()
         ],
         notes=plan.notes,
+        leeway=plan.leeway,
     )
 
 

@@ -14,7 +14,8 @@ from esper.arrays import BoolArray, FloatArray, IntArray
 from esper.elesh import Evidence
 from esper.emrakul.cycle.budget import Budget, Phase
 from esper.emrakul.cycle.outcome import CycleOutcome, CycleStatus
-from esper.emrakul.plan import Plan, Situation, bounds, finalists, plan_step, removable, shrink
+from esper.emrakul.plan import Plan, Situation, bounds, finalists, plan_step, removable, shrink, with_leeway
+from esper.emrakul.schedule import planned_epochs
 from esper.emrakul.settings import Settings
 from esper.importance import AdaptiveThresholdSelector, SafetyLevel, ThresholdSettings, TrainingPhase
 from esper.urabrask import Decision, Verdict
@@ -36,8 +37,11 @@ class Analyst(Protocol):
         """Ablates units, by number, within `seconds`; what was not reached stays NaN."""
         ...
 
-    def validate(self, keep: BoolArray, seconds: float, /) -> Verdict:
-        """Measures the network with only `keep` left, within `seconds`."""
+    def validate(self, keep: BoolArray, seconds: float, leeway: float, /) -> Verdict:
+        """Measures the network with only `keep` left, within `seconds`.
+
+        It may cost `leeway` times the limits.
+        """
         ...
 
 
@@ -129,10 +133,12 @@ def _offers(
 ) -> Iterator[CycleOutcome]:
     """Offers a plan to the validator, and smaller ones while the answer is no."""
     verdicts: tuple[Verdict, ...] = ()
+    left = 1 - cycle.epoch / planned_epochs(cycle.epochs, settings.schedule, cycle.epoch)
     while not plan.is_empty and len(verdicts) < settings.plan.max_attempts:
+        plan = with_leeway(plan, outcome.allowance, left, settings.plan.healing_factor)
         outcome = replace(outcome, plan=plan, verdict=None, refused=verdicts)
         yield outcome
-        verdict = analyst.validate(plan.keep, budget.remaining_seconds(Phase.VALIDATION))
+        verdict = analyst.validate(plan.keep, budget.remaining_seconds(Phase.VALIDATION), plan.leeway)
         outcome = replace(outcome, verdict=verdict, reason=verdict.reason)
         if budget.is_spent(Phase.VALIDATION):
             yield _late(outcome, "The validation passed its share of the deadline.")
@@ -158,7 +164,7 @@ def _larger(plan: Plan, accepted: CycleOutcome, analyst: Analyst, budget: Budget
     """Offers a plan that does part of the next step too; what was accepted stays unless it surely holds."""
     if accepted.plan is None or plan.units.size <= accepted.plan.units.size:
         return
-    verdict = analyst.validate(plan.keep, budget.remaining_seconds(Phase.VALIDATION))
+    verdict = analyst.validate(plan.keep, budget.remaining_seconds(Phase.VALIDATION), plan.leeway)
     if verdict.decision is Decision.GO and not budget.is_spent(Phase.VALIDATION):
         yield replace(accepted, plan=plan, verdict=verdict, reason=verdict.reason)
 

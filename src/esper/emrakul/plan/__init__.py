@@ -5,6 +5,7 @@ from esper.emrakul.plan.by_magnitude import choose_by_magnitude
 from esper.emrakul.plan.cutting import worthwhile_cut
 from esper.emrakul.plan.finalists import finalists, removable
 from esper.emrakul.plan.floors import floors, layers_to_go
+from esper.emrakul.plan.leeway import with_leeway
 from esper.emrakul.plan.plan import Plan, Rejection
 from esper.emrakul.plan.ramp_end import bounds
 from esper.emrakul.plan.rationale import Rationale
@@ -29,5 +30,6 @@ __all__ = [
     "plan_step",
     "removable",
     "shrink",
+    "with_leeway",
     "worthwhile_cut",
 ]

@@ -72,6 +72,7 @@ class Plan:
         allowed_loss: most that the predicted loss may be; None if only the validator decides.
         rejected: for each reason, the finalists that stay because of it.
         notes: what people should know, for example that the goal cannot be reached.
+        leeway: how many times the validator's limits it may cost.
     """
 
     anatomy_digest: str
@@ -93,6 +94,7 @@ class Plan:
     allowed_loss: float | None
     rejected: Mapping[Rejection, IntArray]
     notes: tuple[str, ...] = ()
+    leeway: float = 1.0
 
     @cached_property
     def id(self) -> str:

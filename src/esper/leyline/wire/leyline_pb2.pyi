@@ -664,7 +664,7 @@ class HeldBack(_message.Message):
     def __init__(self, reason: _Optional[str] = ..., units: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class PruningStatistics(_message.Message):
-    __slots__ = ("before", "goal_fraction", "limit_fraction", "removed_before", "removed_after", "allowed_loss", "level", "rejected", "notes")
+    __slots__ = ("before", "goal_fraction", "limit_fraction", "removed_before", "removed_after", "allowed_loss", "level", "rejected", "notes", "leeway")
     BEFORE_FIELD_NUMBER: _ClassVar[int]
     GOAL_FRACTION_FIELD_NUMBER: _ClassVar[int]
     LIMIT_FRACTION_FIELD_NUMBER: _ClassVar[int]
@@ -674,6 +674,7 @@ class PruningStatistics(_message.Message):
     LEVEL_FIELD_NUMBER: _ClassVar[int]
     REJECTED_FIELD_NUMBER: _ClassVar[int]
     NOTES_FIELD_NUMBER: _ClassVar[int]
+    LEEWAY_FIELD_NUMBER: _ClassVar[int]
     before: PrunedArchitecture
     goal_fraction: float
     limit_fraction: float
@@ -683,7 +684,8 @@ class PruningStatistics(_message.Message):
     level: MaskKind
     rejected: _containers.RepeatedCompositeFieldContainer[HeldBack]
     notes: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, before: _Optional[_Union[PrunedArchitecture, _Mapping]] = ..., goal_fraction: _Optional[float] = ..., limit_fraction: _Optional[float] = ..., removed_before: _Optional[float] = ..., removed_after: _Optional[float] = ..., allowed_loss: _Optional[float] = ..., level: _Optional[_Union[MaskKind, str]] = ..., rejected: _Optional[_Iterable[_Union[HeldBack, _Mapping]]] = ..., notes: _Optional[_Iterable[str]] = ...) -> None: ...
+    leeway: float
+    def __init__(self, before: _Optional[_Union[PrunedArchitecture, _Mapping]] = ..., goal_fraction: _Optional[float] = ..., limit_fraction: _Optional[float] = ..., removed_before: _Optional[float] = ..., removed_after: _Optional[float] = ..., allowed_loss: _Optional[float] = ..., level: _Optional[_Union[MaskKind, str]] = ..., rejected: _Optional[_Iterable[_Union[HeldBack, _Mapping]]] = ..., notes: _Optional[_Iterable[str]] = ..., leeway: _Optional[float] = ...) -> None: ...
 
 class ValidationCheck(_message.Message):
     __slots__ = ("name", "passed", "value", "limit", "text")
