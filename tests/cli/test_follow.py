@@ -64,4 +64,4 @@ def test_what_is_no_run_or_cannot_be_read_is_refused_by_its_reason(tmp_path: Pat
     (tmp_path / "odd" / "telemetry.jsonl").mkdir(parents=True)
     done = esper("follow", str(tmp_path / "odd"))
     assert done.returncode == 2
-    assert "cannot be read" in done.stderr
+    assert "cannot be read" in done.stderr.replace("\n", " ")

@@ -1,4 +1,4 @@
-"""The example of low-rank seeds on a frozen network, with a small BERT in the place of the pretrained one."""
+"""The examples that read glosses, with a small BERT in the place of the pretrained one."""
 
 from __future__ import annotations
 
@@ -103,3 +103,19 @@ def test_a_seed_that_stays_is_kept_in_a_small_file_and_read_onto_a_fresh_network
     with torch.no_grad():
         assert torch.equal(again(x[:64]), model.eval()(x[:64]))
     assert sum(p.numel() for p in again.parameters() if p.requires_grad) == 6 * 33 + 2 * 4 * 32
+
+
+def test_a_pretrained_network_that_the_trainer_tunes_gets_smaller_and_is_read_again(
+    folder: Path,
+    texts: tuple[list[str], list[int]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.syspath_prepend(ROOT / "examples")  # as where a script is started
+    main = runpy.run_path(str(ROOT / "examples" / "pretrained.py"))["main"]
+    trainer = main(folder, texts, tmp_path, 6)
+    left, again = capsys.readouterr().out.splitlines()[-3].split(" parameters are left, ")
+    assert again == f"{left} are read again."
+    assert int(left.replace(",", "")) < sum(p.numel() for p in BertModel.from_pretrained(folder).parameters())
+    assert trainer.model.config.intermediate_size < 64

@@ -124,9 +124,12 @@ def by_hand(folder: Path) -> nn.Module:
 
 def test_one_line_prunes_as_well_as_a_loop_by_hand(tmp_path: Path) -> None:
     ours = callback(tmp_path)
-    script = trainer(tmp_path, ours, max_grad_norm=0.5)
-    script.train()
+    script = trainer(tmp_path, ours, max_grad_norm=0.5, save_strategy="steps")  # saves at the end, before
+    script.train()  # the last evaluation
     assert ours.result is not None
+    assert ours.session is not None
+    assert ours.session.epoch == EPOCHS
+    assert not any("nothing new to save" in note for note in ours.session.log.notes)
     assert ours.result.reached >= 0.5
     assert script.model is ours.result.model
     assert accuracy(script.model) > accuracy(by_hand(tmp_path)) - 0.05

@@ -161,3 +161,11 @@ def test_what_counts_otherwise_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="every_n_steps"):
         epochs.session.end_step(accuracy=0.5)
     epochs.session.detach()
+
+
+def test_advice_about_epochs_is_about_steps_where_a_run_counts_those() -> None:
+    text = "It had 7 epochs; say how long it is (attach(epochs=...)), before end_epoch."
+    assert Pace(steps=60, every_n_steps=10).says(text) == (
+        "It had 7 periods; say how long it is (attach(steps=...)), before end_step."
+    )
+    assert Pace(epochs=7).says(text) == text

@@ -18,6 +18,7 @@ from rich.text import Text
 
 from esper.cli.drawing import layer_tree
 from esper.cli.explain import SettingRow
+from esper.nissa import events
 from esper.report import Latency, RunReport, arm_cells, figures, verdicts
 from esper.runs import AnatomyRows, CheckpointRow, FrozenRow, GroupRow, VerifyRow
 
@@ -79,7 +80,7 @@ def compact_table(facts: Mapping[str, Any]) -> RenderableType:
         lines.append(f"normalizations run over what is left, which moves the outputs by {moved:.1%}")
     if "onnx" in facts:
         lines.append(f"ONNX: difference {figures.plain(facts['onnx']['error'])} in {facts['onnx']['engine']}")
-    lines += [f"{group} was left whole: {why}" for group, why in facts.get("refused", {}).items()]
+    lines += [event.text for event in events.LeftWhole.of(facts.get("refused", {}))]
     return Group(cells, *(Text(f"  {line}") for line in (*lines, *facts["notes"])))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from esper.nissa.event import Event, Moment, Severity
@@ -281,6 +282,17 @@ class LeftWhole(Event):
     says = "{group} was left whole: {why}"
     group: str
     why: str
+
+    @classmethod
+    def of(cls, refused: Mapping[str, str]) -> list[LeftWhole]:
+        """One event for all groups that stay for the same reason, by the name of the first."""
+        alike: dict[str, list[str]] = {}
+        for group, why in refused.items():
+            alike.setdefault(why, []).append(group)
+        return [
+            cls(f"{names[0]}, as {len(names) - 1} more," if names[1:] else names[0], why)
+            for why, names in alike.items()
+        ]
 
 
 @dataclass(frozen=True)

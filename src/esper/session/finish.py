@@ -79,7 +79,7 @@ def finish(session: Session, *, latency: bool) -> Result:
     parts.growing.end_run()
     in_flight = parts.runner.epoch_in_flight  # asked now: what is going on is dropped
     judged = says(session.pruning.end_run())
-    session.log.tell_all([events.LeftWhole(group, why) for group, why in parts.network.refused.items()])
+    session.log.tell_all(events.LeftWhole.of(parts.network.refused))
     training_seconds = time.perf_counter() - session.started
     timed = _latency(session) if latency else None
     if timed is not None and timed.speedup < 1.0 and session.pruning.acting.last_cut is not None:

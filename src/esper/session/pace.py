@@ -102,4 +102,5 @@ class Pace:
             article = "a " if match[0].startswith("an ") else ""
             return f"{article}{'P' if match[1] == 'E' else 'p'}eriod{match[2]}"
 
-        return _EPOCH.sub(period, text).replace("end_epoch", "end_step")
+        words = _EPOCH.sub(period, text).replace("end_epoch", "end_step")
+        return words.replace("periods=", "steps=")  # of `attach(epochs=...)`

@@ -351,11 +351,11 @@ class Session:
         return metrics
 
     def _save(self) -> None:
-        saving = self.parts.saving
-        if self.step <= saving.last_step:
-            self.log.tell(events.NothingToSave(self.epoch))
-        else:
+        saving, ends = self.parts.saving, [row.step for row in self.log.epochs[-2:]]
+        if self.step > saving.last_step:
             saving.save(self.step, self.epoch)
+        elif self.step <= (ends[0] if ends[1:] else 0):  # otherwise a framework's checkpoint was made here
+            self.log.tell(events.NothingToSave(self.epoch))
 
     def _may_prune(self) -> bool:
         """Whether no seed is on its way; tells once if one keeps pruning from going on."""

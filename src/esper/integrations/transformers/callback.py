@@ -159,7 +159,10 @@ class EsperCallback(TrainerCallback, ExportableState):  # type: ignore[misc]
         if self._guest is None or not self._guest.session.is_due:
             return
         ends_epoch = args.eval_strategy == "epoch" and float(state.epoch or 0.5).is_integer()
-        self._waits = control.should_evaluate or (ends_epoch and not control.should_save)
+        # A save comes before the evaluation of an epoch, and what is saved here has to have ended its period,
+        # but for the save that the trainer makes at the very end.
+        is_saved = control.should_save and state.global_step < state.max_steps
+        self._waits = control.should_evaluate or (ends_epoch and not is_saved)
         if not self._waits:
             self._end(state)
 
