@@ -56,6 +56,7 @@ def test_a_session_acts_for_its_policy_tells_why_and_outlives_its_failures(tmp_p
     first, second = policy.states[:2]
     assert (first.epoch, first.tries, first.is_seed_under_way) == (1, (), False)
     assert (second.tries, second.is_seed_under_way, second.slots["1"]) == ((1,), True, "BLENDING")
+    assert [state.refused_in_row for state in (first, policy.states[3])] == [0, 1]
     training.session.detach()
 
 

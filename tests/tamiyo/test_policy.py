@@ -57,6 +57,28 @@ def test_periodic_counts_from_the_last_try() -> None:
     assert periodic.decide(replace(REST, tries=(2,)))
 
 
+def test_after_tries_in_vain_the_next_one_is_farther_and_farther_away() -> None:
+    periodic = Periodic(StrategySettings(policy="periodic", every_epochs=2))
+    once, twice = (replace(REST, tries=(3,), refused_in_row=count) for count in (1, 2))
+    assert periodic.decide(once)
+    assert not periodic.decide(twice)
+    assert periodic.decide(replace(twice, epoch=11))
+    patient = Periodic(StrategySettings(policy="periodic", every_epochs=2, backoff=1.0))
+    assert patient.decide(twice)
+    plateau = Plateau(StrategySettings(policy="plateau", patience_epochs=3))
+    assert plateau.decide(replace(REST, refused_in_row=1))
+    assert not plateau.decide(replace(REST, refused_in_row=2))
+
+
+def test_what_has_grown_large_enough_is_not_tried_on() -> None:
+    small = Periodic(StrategySettings(policy="periodic", max_growth=1.5))
+    assert small.decide(replace(REST, parameters=149, parameters_at_start=100))
+    assert not small.decide(replace(REST, parameters=150, parameters_at_start=100))
+    assert Periodic(StrategySettings(policy="periodic")).decide(
+        replace(REST, parameters=900, parameters_at_start=100)
+    )
+
+
 @pytest.mark.parametrize(
     "changes",
     [

@@ -179,7 +179,7 @@ def test_what_the_limits_refuse_may_cost_more_where_there_is_leeway_and_says_so(
     assert verdict.decision is Decision.GO
     assert verdict.retention is not None
     assert verdict.retention.limit == pytest.approx(0.036)
-    assert "limit 0.0360. That is 1.8 times the usual one" in verdict.reason
+    assert "limit 0.0360. The usual limit is 0.0200; it gives way" in verdict.reason
     assert "healing_factor" in verdict.reason
     assert len(bench.calls) == 6  # nothing is measured twice
 
@@ -193,4 +193,4 @@ def test_leeway_is_about_quality_only() -> None:
     bench = Bench(gradient_growth=20.0)
     verdict = bench.validate(0, leeway=3.0)
     assert verdict.decision is Decision.NO_GO
-    assert "times the usual one" not in verdict.reason
+    assert "The usual limit" not in verdict.reason

@@ -69,6 +69,8 @@ class Strategy:
         steps = [row.step for row in log.epochs]
         per_epoch = steps[-1] / max(len(steps), 1) if steps else 1.0
         stages = {path: slot.stage.name for path, slot in growing.slots.items()}
+        begun = sorted({row.epoch for row in log.seeds if row.after == "GERMINATED" and row.epoch <= epoch})
+        kept = max((row.epoch for row in log.seeds if row.after == "FOSSILIZED"), default=0)
         return SystemState(
             epoch=epoch,
             epochs_left=None if terms.epochs is None else terms.epochs - epoch,
@@ -78,9 +80,8 @@ class Strategy:
             is_seed_under_way=growing.is_under_way,
             epochs_of_a_seed=terms.config.growing.epochs_needed(per_epoch),
             grown=sum(stage in ("FOSSILIZED", "TERMINATED") for stage in stages.values()),
-            tries=tuple(
-                sorted({row.epoch for row in log.seeds if row.after == "GERMINATED" and row.epoch <= epoch})
-            ),
+            tries=tuple(begun),
+            refused_in_row=sum(at >= kept for at in begun),  # before it could, one germinates
             slots=stages,
             is_growing_barred=growing.breaker_state is BreakerState.OPEN,
             parameters=growing.parameters,

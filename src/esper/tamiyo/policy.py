@@ -31,6 +31,7 @@ class SystemState:
         is_growing_barred: whether the breaker of growing is open, so that nothing would germinate.
         grown: seeds that have become parts of the network.
         tries: epochs in which something was germinated.
+        refused_in_row: tries since one last of which a seed became a part.
         slots: stages by the path of every place where something was.
         parameters: of the network now, and `parameters_at_start`.
     """
@@ -44,6 +45,7 @@ class SystemState:
     epochs_of_a_seed: float
     grown: int
     tries: tuple[int, ...]
+    refused_in_row: int = 0
     slots: dict[str, str] = field(default_factory=dict)
     is_growing_barred: bool = False
     parameters: int = 0
@@ -88,7 +90,7 @@ class Periodic:
         if not _may_try(state, self.settings):
             return ()
         since = state.epoch - max(state.tries, default=0)
-        if since < self.settings.every_epochs:
+        if since < self.settings.every_epochs * _patience(state, self.settings):
             return ()
         return (_try(self.settings, f"{since} epochs have passed since the last try."),)
 
@@ -106,7 +108,7 @@ class Plateau:
         start = max(state.tries, default=0)
         known = [m for m in state.metrics[start:] if m is not None and math.isfinite(m)]
         values = np.array(known if state.is_higher_better else [-m for m in known])
-        if values.size <= patience:
+        if values.size <= patience * _patience(state, self.settings):
             return ()
         before, since = float(values[:-patience].max()), float(values[-patience:].max())
         # Differences of neighbors cancel a trend; their spread is sqrt(2) times that of one value.
@@ -140,8 +142,16 @@ def _may_try(state: SystemState, settings: StrategySettings) -> bool:
     is_late = state.epochs_left is not None and state.epochs_left < state.epochs_of_a_seed
     is_resting = any(stage in _RESTING for stage in state.slots.values())
     is_busy = state.is_mask_under_way or state.is_seed_under_way or is_resting or state.is_growing_barred
+    is_large = settings.max_growth is not None and (
+        state.parameters >= settings.max_growth * state.parameters_at_start > 0
+    )
     is_enough = state.grown >= settings.max_seeds or len(state.tries) >= settings.max_tries
-    return not (is_late or is_busy or is_enough)
+    return not (is_late or is_busy or is_large or is_enough)
+
+
+def _patience(state: SystemState, settings: StrategySettings) -> float:
+    """How many times as long as usual to wait: longer and longer as long as nothing stays."""
+    return settings.backoff**state.refused_in_row
 
 
 def _try(settings: StrategySettings, why: str) -> TryOut:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
+
+from pydantic import Field
 
 from esper.settings import PositiveCount, Section
 
@@ -24,5 +26,10 @@ class StrategySettings(Section):
     """Of blueprints that have one."""
     max_seeds: PositiveCount = 4
     """So many seeds may become parts of the network."""
+    backoff: Annotated[float, Field(ge=1.0)] = 2.0
+    """After a try of which nothing stayed, the next one is so many times as far away; 1: as far as ever.
+    Where seeds do not help, what they cost is not spent again and again."""
+    max_growth: Annotated[float, Field(gt=1.0)] | None = None
+    """So many times as many parameters as at the start the network may have before a try; unset: no limit."""
     max_tries: PositiveCount = 6
     """So often seeds are tried out at most: each try costs a pass of its own per seed and step."""

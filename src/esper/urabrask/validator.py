@@ -70,7 +70,7 @@ def validate(
     level = level_of(anatomy, keep_before, keep_after)
     verdict = judge(before, after, level, settings)
     if not verdict.is_accepted and leeway > 1:
-        verdict = _with_leeway(verdict, judge(before, after, level, settings.with_leeway(leeway)), leeway)
+        verdict = _with_leeway(verdict, judge(before, after, level, settings.with_leeway(leeway)))
     return replace(verdict, checks=checks + verdict.checks, duration_seconds=clock() - start)
 
 
@@ -88,13 +88,13 @@ def judge(before: Measurement, after: Measurement, level: Level, settings: Setti
     return Verdict(retention.decision, retained.text, checks, retention)
 
 
-def _with_leeway(refused: Verdict, wide: Verdict, leeway: float) -> Verdict:
+def _with_leeway(refused: Verdict, wide: Verdict) -> Verdict:
     """The verdict by wider limits, where the usual ones say no."""
-    if not wide.is_accepted:
+    if not wide.is_accepted or refused.retention is None:
         return refused
     why = (
-        f"{wide.reason} That is {leeway:.3g} times the usual one: what goes early heals, and what a target "
-        "needs has to go (pruning.plan.healing_factor)."
+        f"{wide.reason} The usual limit is {refused.retention.limit:.4f}; it gives way because what goes early "
+        "heals, and what a target cannot do without has to go (pruning.plan.healing_factor)."
     )
     return replace(wide, reason=why)
 
