@@ -93,8 +93,8 @@ def _with_leeway(refused: Verdict, wide: Verdict) -> Verdict:
     if not wide.is_accepted or refused.retention is None:
         return refused
     why = (
-        f"{wide.reason} The usual limit is {refused.retention.limit:.4f}; it gives way because what goes early "
-        "heals, and what a target cannot do without has to go (pruning.plan.healing_factor)."
+        f"{wide.reason} The usual limit is {refused.retention.limit:.4f}; it gives way because what goes "
+        "early heals, and what a target cannot do without has to go (pruning.plan.healing_factor)."
     )
     return replace(wide, reason=why)
 
