@@ -4,7 +4,7 @@
     apt-get install wordnet-base
 
 MiniLM learns from the gloss of a noun in WordNet what kind of thing it names, as `examples/adapters.py` does
-with a MiniLM that rests. A third of its FLOPs go meanwhile; one line is Esper's.
+with a MiniLM that rests. 30 % of its FLOPs go meanwhile; one line is Esper's.
 """
 
 from __future__ import annotations

@@ -80,6 +80,12 @@ def test_gradients_no_longer_flow_where_a_path_is_cut_off(tmp_path: Path) -> Non
     assert none.gradient_flow is not None
     assert full.gradient_flow is not None
     assert none.gradient_flow < 0.1 * full.gradient_flow
+    # What goes does not count: the second layer's gradient lies in units that are no survivors.
+    one, other = whole.copy(), whole.copy()
+    one[36:], other[24:36] = False, False
+    unseen = measure(made.case, one.tolist(), other.tolist())
+    assert unseen.gradient_flow is not None
+    assert unseen.gradient_flow < full.gradient_flow
     half = whole.copy()
     half[24:36] = False
     kept = measure(made.case, half.tolist(), half.tolist())

@@ -139,6 +139,23 @@ def test_one_line_prunes_as_well_as_a_loop_by_hand(tmp_path: Path) -> None:
     )
 
 
+def test_a_training_that_ends_within_an_epoch_and_goes_on_has_no_period_too_many(tmp_path: Path) -> None:
+    ends = STEPS * 2 + STEPS // 2
+    every = STEPS // 2
+    asked: dict[str, Any] = {"save_strategy": "steps", "max_steps": ends}
+    first = callback(tmp_path, every_n_steps=every)
+    trainer(tmp_path, first, **asked).train()
+    assert first.session is not None
+    assert first.session.epoch == ends // every
+    assert first.session.log.epochs[-1].step == ends
+    again = callback(tmp_path, every_n_steps=every)
+    script = trainer(tmp_path, again, save_strategy="no", num_train_epochs=4)
+    script.train(resume_from_checkpoint=str(tmp_path / "trainer" / f"checkpoint-{ends}"))
+    assert again.session is not None
+    steps = [row.step for row in again.session.log.epochs]
+    assert steps == [every * n for n in range(1, 4 * STEPS // every + 1)]
+
+
 def test_a_killed_training_goes_on_from_the_trainers_checkpoint_bit_for_bit(tmp_path: Path) -> None:
     saving = {
         "save_strategy": "steps",

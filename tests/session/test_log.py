@@ -78,6 +78,6 @@ def test_what_is_found_at_once_is_written_down_at_once_and_each_is_noted(tmp_pat
 def test_groups_that_stay_for_one_reason_are_told_of_once() -> None:
     told = events.LeftWhole.of({"a.0": "It is an output.", "b": "Nobody knows.", "a.1": "It is an output."})
     assert [event.text for event in told] == [
-        "a.0, as 1 more, was left whole: It is an output.",
+        "a.0 was left whole: It is an output. (So were 1 more: a.1)",
         "b was left whole: Nobody knows.",
     ]

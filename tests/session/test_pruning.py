@@ -131,7 +131,9 @@ def test_on_the_live_weights_a_plan_may_cost_what_it_might_of_the_checkpoint(tmp
     wide = replace(end.mask.plan, leeway=2.0)
     apply(run, replace(end, mask=replace(end.mask, plan=wide)))
     assert run.marks() == ["mask"]
-    run.session.detach()
+    assert "On the weights of now: Mean correctness" in run.session.log.marks[-1].text
+    run.session.finish(latency=False)
+    assert "rollback" not in run.marks()  # nor are the usual limits those that it is judged by at the end
 
 
 def test_a_decision_after_which_there_is_no_other_is_tried_even_in_doubt(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -27,7 +28,9 @@ def what_holds(look: Look, keep: BoolArray, settings: Settings, refused: Mapping
         refused: groups that the network's code does not let go.
     """
     anatomy = look.anatomy
-    lowest, levels = floors(Situation.whole(anatomy), settings), settings.schedule.levels
+    cuttable = np.array([group.name not in refused for group in anatomy.groups], np.bool_)
+    whole = replace(Situation.whole(anatomy), may_go=cuttable[anatomy.group_of])
+    lowest, levels = floors(whole, settings), settings.schedule.levels
     step = max(settings.plan.round_to, 1)
     left = np.array([int(keep[anatomy.unit_slice(n)].sum()) for n in range(len(anatomy.groups))], np.int64)
     at_floor, by_level = [], []

@@ -139,10 +139,13 @@ def _gradients(
     gradients = dict(zip(live, derivatives, strict=True))
     # Only what survives the mask under judgment will be trained; other gradients do not count.
     gone = masked_axes(opened.anatomy, survivors)
-    counted = {name: torch.ones_like(gradient) for name, gradient in gradients.items()}
     zero_masked(gradients, gone)
-    zero_masked(counted, gone)
-    reached = sum(int(counted[name].count_nonzero()) for name, g in gradients.items() if g.any())
+    reached = 0
+    for name, gradient in gradients.items():
+        if gradient.any():
+            left = {name: torch.ones(gradient.shape, dtype=torch.bool)}
+            zero_masked(left, gone)
+            reached += int(left[name].count_nonzero())
     square = sum(float(g.double().square().sum()) for g in gradients.values())
     return reached / max(opened.anatomy.parameters(survivors), 1), math.sqrt(square)
 

@@ -129,11 +129,11 @@ class PlanSettings(Section):
     max_finalists: PositiveCount = 4096
     """Most units that one cycle ablates when staged."""
 
-    healing_factor: NonNegative = 1.0
+    healing_factor: Annotated[float, Field(ge=0.0, le=4.0)] = 1.0
     """How far the validator's limits give way for a target, where they refuse a plan. With a whole run ahead
-    they are 1 + this many times as wide, because what goes early heals, and at its end as they are; as wide
-    as at first where a smaller plan would leave too much for the steps that still fit. An epoch later the
-    limits of `rollback` hold. 0: never."""
+    they are 1 + this many times as wide, because what goes early heals, and near its end as they are; as wide
+    as at first for what is no more than an even share of what the steps that still fit must do. On the metric
+    the limits of `rollback` hold as ever. 0: never."""
 
     max_attempts: PositiveCount = 4
     """How often a plan is offered to the validator in one cycle, each time half as costly."""

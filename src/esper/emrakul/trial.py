@@ -136,6 +136,7 @@ class Watch:
         settled: units that were masked before and had proved themselves.
         before: what held-out data showed just before it was applied; None if nothing was measured.
         changes: what was added to weights when it was applied, by name; goes back with it.
+        leeway: how many times the limits of the validator it may cost, as when it was applied.
     """
 
     baseline: Baseline
@@ -145,6 +146,7 @@ class Watch:
     settled: tuple[int, ...] = ()
     before: Measurement | None = None
     changes: Mapping[str, Tensor] = field(default_factory=dict)
+    leeway: float = 1.0
 
     def since(self, records: Sequence[EpochRecord]) -> list[EpochRecord]:
         """The epochs that have seen the mask."""

@@ -282,6 +282,13 @@ class LeftWhole(Event):
     says = "{group} was left whole: {why}"
     group: str
     why: str
+    others: tuple[str, ...] = ()
+
+    @property
+    def text(self) -> str:
+        """What happened, with the names of a few of those that share the reason."""
+        shown = ", ".join(self.others[:3]) + (" ..." if self.others[3:] else "")
+        return super().text + (f" (So were {len(self.others)} more: {shown})" if self.others else "")
 
     @classmethod
     def of(cls, refused: Mapping[str, str]) -> list[LeftWhole]:
@@ -289,10 +296,7 @@ class LeftWhole(Event):
         alike: dict[str, list[str]] = {}
         for group, why in refused.items():
             alike.setdefault(why, []).append(group)
-        return [
-            cls(f"{names[0]}, as {len(names) - 1} more," if names[1:] else names[0], why)
-            for why, names in alike.items()
-        ]
+        return [cls(names[0], why, tuple(names[1:])) for why, names in alike.items()]
 
 
 @dataclass(frozen=True)

@@ -42,6 +42,7 @@ class Confirmed:
         changes: what makes up for it in weights that read what goes, by name.
         statistics: running statistics of the network under it, by name.
         is_in_doubt: its mean is over the limit, and so few samples cannot rule out that it is within.
+        gave_way: what the usual limits say against it, where wider ones hold; '' if they hold.
     """
 
     keep: BoolArray
@@ -50,6 +51,7 @@ class Confirmed:
     changes: Mapping[str, Tensor] = field(default_factory=dict)
     statistics: Mapping[str, Tensor] = field(default_factory=dict)
     is_in_doubt: bool = False
+    gave_way: str = ""
 
 
 class Acting:
@@ -121,12 +123,19 @@ class Acting:
         """Measures one mask; without validation nothing is an objection, and the rest is the same."""
         if preview is None:
             return Confirmed(keep)
-        rules = self._terms.config.validation.with_leeway(leeway)
+        rules, gave_way = self._terms.config.validation, ""
         objection = preview.confirm(keep, rules, in_doubt=in_doubt)
+        if objection and leeway > 1:
+            gave_way, objection = (
+                objection,
+                preview.confirm(keep, rules.with_leeway(leeway), in_doubt=in_doubt),
+            )
         if rules.validation == "none":
             objection = ""
         masked = preview.under(keep)
-        return Confirmed(keep, objection, preview.before, masked.changes, masked.statistics, in_doubt)
+        return Confirmed(
+            keep, objection, preview.before, masked.changes, masked.statistics, in_doubt, gave_way
+        )
 
     def apply(self, mask: Confirmed) -> None:
         """Masks units, gives what they carried to those that stay, and norms the statistics of both."""
@@ -152,19 +161,20 @@ class Acting:
             tracker.rebind(network.anatomy, network.named_parameters(), numbers)
             network.adjust(changes, sign=-1)
 
-    def judge(self, settled: BoolArray, before: Measurement) -> tuple[Verdict, bool]:
+    def judge(self, settled: BoolArray, before: Measurement, leeway: float = 1.0) -> tuple[Verdict, bool]:
         """The verdict about the mask that is applied, and whether its mean is within the limit and noise.
 
         Args:
             settled: the mask without what is judged, shape [units].
             before: what the same held-out data showed before it was applied.
+            leeway: how many times the limits it may cost.
 
         Raises:
             ValueError: there is no held-out data.
         """
         if self._held_out is None:
             raise ValueError("nothing can be judged without held-out data")
-        network, rules = self._network, self._terms.config.validation
+        network, rules = self._network, self._terms.config.validation.with_leeway(leeway)
         after = Preview(network, self._held_out).before
         return compared(network.anatomy, (settled, network.masks.keep), (before, after), rules)
 

@@ -90,7 +90,7 @@ class Judging:
         if not reason.is_sudden or watch is None or watch.before is None or rules.validation == "none":
             return False
         settled = self._trial.settled(self._network.masks.keep)
-        verdict, is_within = self._acting.judge(settled, watch.before)
+        verdict, is_within = self._acting.judge(settled, watch.before, watch.leeway)
         if is_within:
             self._log.tell(events.FellByItself(self._log.epoch, reason.text, verdict.reason))
         return is_within
@@ -106,7 +106,7 @@ class Judging:
             text = f"Nothing was measured before the mask of epoch {watch.epoch}, so it cannot be judged."
             return RollbackReason(Trigger.VETO, epoch, math.nan, math.nan, text), text
         settled = self._trial.settled(self._network.masks.keep)
-        verdict, is_within = self._acting.judge(settled, watch.before)
+        verdict, is_within = self._acting.judge(settled, watch.before, watch.leeway)
         cost, why = verdict.retention, verdict.reason
         if is_within and cost is not None and cost.drop > cost.limit:
             why += f" That is over the limit by less than one standard error ({cost.noise:.4f}), so it stays."

@@ -103,4 +103,4 @@ class Pace:
             return f"{article}{'P' if match[1] == 'E' else 'p'}eriod{match[2]}"
 
         words = _EPOCH.sub(period, text).replace("end_epoch", "end_step")
-        return words.replace("periods=", "steps=")  # of `attach(epochs=...)`
+        return words.replace("attach(periods=", "attach(steps=")

@@ -241,7 +241,7 @@ class Pruning:
             removed_before=now.removed_fraction(cost),
             removed_after=now.under(now.keep & answer.keep).removed_fraction(cost),
             cost=cost,
-            reason=mask.reason,
+            reason=mask.reason + (f" On the weights of now: {answer.gave_way}" if answer.gave_way else ""),
         )
 
     def _watch(self, mask: PendingMask, answer: Confirmed) -> Watch:
@@ -256,6 +256,7 @@ class Pruning:
             tuple((~self._network.masks.keep).nonzero()[0].tolist()),
             before,
             answer.changes,
+            mask.plan.leeway if answer.gave_way else 1.0,
         )
 
 

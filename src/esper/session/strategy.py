@@ -13,6 +13,8 @@ from esper.session.log import RunLog
 from esper.session.terms import Terms
 from esper.tamiyo import Command, Cull, Policy, SystemState, TryOut, ask, foreseen
 
+_PARTS = ("FOSSILIZED", "TERMINATED")
+"""Stages of a seed that has become a part of the network."""
 _REFUSALS = (CheckpointError, ConfigError, LifecycleError, UnknownPathError)
 
 
@@ -70,7 +72,8 @@ class Strategy:
         per_epoch = steps[-1] / max(len(steps), 1) if steps else 1.0
         stages = {path: slot.stage.name for path, slot in growing.slots.items()}
         begun = sorted({row.epoch for row in log.seeds if row.after == "GERMINATED" and row.epoch <= epoch})
-        kept = max((row.epoch for row in log.seeds if row.after == "FOSSILIZED"), default=0)
+        parts = [row for row in log.seeds if row.after == "FOSSILIZED" and row.epoch <= epoch]
+        kept = max((row.epoch for row in parts if stages.get(row.slot) in _PARTS), default=0)
         return SystemState(
             epoch=epoch,
             epochs_left=None if terms.epochs is None else terms.epochs - epoch,
@@ -79,7 +82,7 @@ class Strategy:
             is_mask_under_way=self._trial.mask is not MaskState.NONE,
             is_seed_under_way=growing.is_under_way,
             epochs_of_a_seed=terms.config.growing.epochs_needed(per_epoch),
-            grown=sum(stage in ("FOSSILIZED", "TERMINATED") for stage in stages.values()),
+            grown=sum(stage in _PARTS for stage in stages.values()),
             tries=tuple(begun),
             refused_in_row=sum(at >= kept for at in begun),  # before it could, one germinates
             slots=stages,

@@ -72,7 +72,7 @@ class Terms:
 
     def situation(self, network: LiveNetwork) -> Situation:
         """The network as it is now; later masks do not change it."""
-        return Situation(network.anatomy, network.masks.keep.copy(), self.origin)
+        return Situation(network.anatomy, network.masks.keep.copy(), self.origin, network.cuttable_units())
 
     def removed_fraction(self, network: LiveNetwork) -> float:
         """Share of the original cost that is masked or cut."""

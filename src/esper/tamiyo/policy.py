@@ -31,7 +31,7 @@ class SystemState:
         is_growing_barred: whether the breaker of growing is open, so that nothing would germinate.
         grown: seeds that have become parts of the network.
         tries: epochs in which something was germinated.
-        refused_in_row: tries since one last of which a seed became a part.
+        refused_in_row: tries since one last of which a seed became a part, with one that is under way.
         slots: stages by the path of every place where something was.
         parameters: of the network now, and `parameters_at_start`.
     """

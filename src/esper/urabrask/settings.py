@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from typing import Annotated, Literal, Self
 
 from pydantic import Field
@@ -64,7 +63,8 @@ class Settings(Section):
         if leeway == 1:
             return self
         drops = {name: min(drop * leeway, 1.0) for name, drop in self.limits}
-        least = max(1 - (1 - self.min_retention) * leeway, sys.float_info.epsilon)
+        # Of a loss it is the rise that gets so many times as large.
+        least = 1 / (1 + (1 / self.min_retention - 1) * leeway)
         return self.model_copy(
             update={"limits": self.limits.model_copy(update=drops), "min_retention": least}
         )

@@ -89,14 +89,14 @@ def judge(before: Measurement, after: Measurement, level: Level, settings: Setti
 
 
 def _with_leeway(refused: Verdict, wide: Verdict) -> Verdict:
-    """The verdict by wider limits, where the usual ones say no."""
+    """The verdict by wider limits, where the usual ones say no: no more than a trial."""
     if not wide.is_accepted or refused.retention is None:
         return refused
     why = (
         f"{wide.reason} The usual limit is {refused.retention.limit:.4f}; it gives way because what goes "
         "early heals, and what a target cannot do without has to go (pruning.plan.healing_factor)."
     )
-    return replace(wide, reason=why)
+    return replace(wide, decision=Decision.CONDITIONAL_GO, reason=why)
 
 
 def level_of(anatomy: Anatomy, keep_before: BoolArray, keep_after: BoolArray) -> Level:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from esper.emrakul.cycle.coordinator import CoordinatorState
+from esper.emrakul.cycle.decide import AT_FLOOR
 from esper.emrakul.cycle.history import CycleRecord
 from esper.emrakul.cycle.missed import RunEnd, why_missed
 from esper.emrakul.schedule import Schedule
@@ -72,6 +73,7 @@ def test_a_target_that_was_met_is_no_word_worth() -> None:
         (told(record("skipped", held={"floor": 12, "loss": 1})), "12 by floor, 1 by loss", "pruning.floors"),
         (told(record("failed", "WorkerLost: gone")), "(WorkerLost: gone)", "more epochs"),
         (told(record("skipped", "No unit may go.")), "(No unit may go)", "more epochs"),
+        (told(record("skipped", AT_FLOOR)), "at the floor", "lower pruning.floors"),
         (told(record("accepted")), "nothing is decided after epoch 8", "more epochs"),
         (
             told(record("accepted", removed_after=0.3, goal_fraction=0.5, held={"confidence": 3})),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -48,3 +49,13 @@ def test_stages_are_not_lowered() -> None:
 
 def test_no_layer_is_left_with_a_single_channel_which_would_broadcast() -> None:
     assert lowest(chain([6]), target={"flops": 0.9}) == [2]
+
+
+def test_floors_of_what_may_go_make_way_for_what_cannot_be_cut() -> None:
+    anatomy = chain([80, 80])
+    may_go = np.zeros(anatomy.num_units, np.bool_)
+    may_go[anatomy.unit_slice(0)] = True
+    situation = Situation.whole(anatomy)
+    settings = Settings.model_validate({"target": {"flops": 0.3}})
+    all_free, one_free = floors(situation, settings), floors(replace(situation, may_go=may_go), settings)
+    assert reach(anatomy, [int(all_free[0]), 80]) < 0.3 < reach(anatomy, [int(one_free[0]), 80])

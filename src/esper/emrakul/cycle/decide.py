@@ -20,6 +20,9 @@ from esper.emrakul.settings import Settings
 from esper.importance import AdaptiveThresholdSelector, SafetyLevel, ThresholdSettings, TrainingPhase
 from esper.urabrask import Decision, Verdict
 
+AT_FLOOR = "No unit may go: all are at the floor of their layer, of another kind, or cannot be cut."
+"""The reason of a cycle that found nobody to ask about."""
+
 
 class Analyst(Protocol):
     """Measures the network of one checkpoint."""
@@ -196,7 +199,7 @@ def _why_nobody(situation: Situation, ranks: FloatArray) -> str:
             "No unit may go: not one has been measured in enough steps (importance.min_importance_samples, "
             "analysis.min_optimizer_steps)."
         )
-    return "No unit may go: all are unmeasured, at their floor, or of another kind."
+    return AT_FLOOR
 
 
 def _late(outcome: CycleOutcome, why: str) -> CycleOutcome:

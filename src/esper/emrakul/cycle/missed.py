@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from esper.emrakul.cycle.coordinator import CoordinatorState
+from esper.emrakul.cycle.decide import AT_FLOOR
 from esper.emrakul.cycle.history import CycleRecord
 from esper.emrakul.cycle.outcome import CycleStatus
 from esper.emrakul.plan import Rejection
@@ -154,7 +155,12 @@ def _ended(last: CycleRecord) -> tuple[str, str]:
     if last.held:
         reason = Rejection(max(last.held, key=lambda name: last.held[name]))
         return f"no unit could go in epoch {last.epoch}: {_counts(last)}", _ADVICE.get(reason, _LONGER)
-    return f"in epoch {last.epoch} nothing could be decided ({_clause(last.reason)})", _LONGER
+    advice = (
+        f"{_ADVICE[Rejection.FLOOR]}; esper inspect says what cannot be cut"
+        if (last.reason == AT_FLOOR)
+        else _LONGER
+    )
+    return f"in epoch {last.epoch} nothing could be decided ({_clause(last.reason)})", advice
 
 
 def _counts(last: CycleRecord) -> str:

@@ -78,7 +78,7 @@ def choose_by_loss(
     for step, goal in enumerate(np.linspace(0.0, target.fraction, steps + 1)[1:]):
         bench = Bench(opened, fitted, judged, settings.recovery.reconstruct)
         whole = replace(Allowance.at_once(target, settings.schedule.levels), goal_fraction=float(goal))
-        situation = Situation(opened.anatomy, opened.keep, origin)
+        situation = Situation(opened.anatomy, opened.keep, origin, allowed)
         curves = {}
         spans = _removable(situation, whole, settings, allowed)
         for number, (group, removable) in enumerate(spans.items(), start=1):

@@ -65,7 +65,7 @@ def choose_by_magnitude(
         scores = np.where(allowed, scores, np.nan)
     whole = Allowance.at_once(settings.target, settings.schedule.levels)
     scores = np.where(kinds_allowed(anatomy, whole), scores, np.nan)
-    situation = Situation.whole(anatomy)
+    situation = replace(Situation.whole(anatomy), may_go=allowed)
     choose = _alike if homogeneous else _freely
     keep = choose(situation, scores, settings, whole)
     removed = situation.under(keep).removed_fraction(whole.cost)

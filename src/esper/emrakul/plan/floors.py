@@ -66,7 +66,8 @@ def _reach(situation: Situation, settings: Settings, target: Target, lowest: Int
     anatomy, keep = situation.anatomy, situation.keep.copy()
     may_go = np.array([group.kind.level in settings.levels for group in anatomy.groups], np.bool_)
     ends = lowest_counts(anatomy, situation.counts, lowest, settings.plan.round_to)
-    rows = Ranking.of(anatomy, np.flatnonzero(keep & ~anatomy.is_layer))
+    free = keep & ~anatomy.is_layer & (True if situation.may_go is None else situation.may_go)
+    rows = Ranking.of(anatomy, np.flatnonzero(free))
     goes = rows.place < np.where(may_go, situation.counts - ends, 0)[rows.group]
     keep[rows.unit[goes]] = False
     return situation.under(keep).removed_fraction(target.cost)

@@ -21,6 +21,7 @@ class Situation:
         anatomy: the network as it is now, cuts included, masks not.
         keep: units that are left, shape [units].
         origin: the uncut network, to which shares and floors refer.
+        may_go: units that the network's code lets go at all, shape [units]; None: all of them.
 
     Raises:
         MaskError: `keep` does not fit the network.
@@ -29,6 +30,7 @@ class Situation:
     anatomy: Anatomy
     keep: BoolArray
     origin: Origin
+    may_go: BoolArray | None = None
 
     def __post_init__(self) -> None:
         self.anatomy.check_mask(self.keep)

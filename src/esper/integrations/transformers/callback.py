@@ -118,6 +118,7 @@ class EsperCallback(TrainerCallback, ExportableState):  # type: ignore[misc]
         if state.global_step and saved.get("saved") is not None:
             self._steps = dict(saved["steps"])
             self.session = self._resumed(network, optimizer, batches.loss, saved["saved"])
+            self._waits = self.session.is_due  # it was saved before the evaluation at the end
         else:
             way_on = "trainer.train(resume_from_checkpoint=True)"
             refuse_strangers(self._wish.run_dir, state.global_step, self._loading, way_on)
@@ -158,11 +159,11 @@ class EsperCallback(TrainerCallback, ExportableState):  # type: ignore[misc]
         """Ends an optimizer step; where the trainer evaluates next, that comes first."""
         if self._guest is None or not self._guest.session.is_due:
             return
-        ends_epoch = args.eval_strategy == "epoch" and float(state.epoch or 0.5).is_integer()
+        is_end = control.should_training_stop or state.global_step >= state.max_steps
+        ends_epoch = args.eval_strategy == "epoch" and (is_end or float(state.epoch or 0.5).is_integer())
         # A save comes before the evaluation of an epoch, and what is saved here has to have ended its period,
         # but for the save that the trainer makes at the very end.
-        is_saved = control.should_save and state.global_step < state.max_steps
-        self._waits = control.should_evaluate or (ends_epoch and not is_saved)
+        self._waits = control.should_evaluate or (ends_epoch and (is_end or not control.should_save))
         if not self._waits:
             self._end(state)
 
