@@ -136,6 +136,19 @@ def test_on_the_live_weights_a_plan_may_cost_what_it_might_of_the_checkpoint(tmp
     assert "rollback" not in run.marks()  # nor are the usual limits those that it is judged by at the end
 
 
+def test_no_limit_gives_way_where_none_is_asked(tmp_path: Path) -> None:
+    run = Training(tmp_path / "run", pruning=AT_ONCE)
+    end = in_doubt(run)
+    assert end.mask is not None
+    terms = run.session.parts.terms
+    rules = terms.config.validation.model_copy(update={"validation": "none"})
+    terms.config = terms.config.model_copy(update={"validation": rules})
+    apply(run, replace(end, mask=replace(end.mask, plan=replace(end.mask.plan, leeway=2.0))))
+    assert run.marks() == ["mask"]
+    assert "On the weights of now" not in run.session.log.marks[-1].text
+    run.session.detach()
+
+
 def test_a_decision_after_which_there_is_no_other_is_tried_even_in_doubt(tmp_path: Path) -> None:
     run = Training(tmp_path / "run", pruning=AT_ONCE)
     end = in_doubt(run)

@@ -202,9 +202,8 @@ class LiveNetwork:
         """
         trained, shown = self.named_parameters().keys(), {}
         for name, value in self.tensors().items():
-            is_float = (
-                value.is_floating_point() and value.dtype.itemsize > 1
-            )  # torch compares no 8-bit floats
+            # Torch compares no 8-bit floats.
+            is_float = value.is_floating_point() and value.dtype.itemsize > 1
             if value.numel() and (is_float or value.is_complex()):
                 least, most = torch.aminmax(torch.view_as_real(value) if value.is_complex() else value)
                 # nan where a value is nan, and in a parameter also where one is infinite: 0 * inf is nan

@@ -124,14 +124,10 @@ class Acting:
         if preview is None:
             return Confirmed(keep)
         rules, gave_way = self._terms.config.validation, ""
-        objection = preview.confirm(keep, rules, in_doubt=in_doubt)
+        objection = "" if rules.validation == "none" else preview.confirm(keep, rules, in_doubt=in_doubt)
         if objection and leeway > 1:
-            gave_way, objection = (
-                objection,
-                preview.confirm(keep, rules.with_leeway(leeway), in_doubt=in_doubt),
-            )
-        if rules.validation == "none":
-            objection = ""
+            by_wide = preview.confirm(keep, rules.with_leeway(leeway), in_doubt=in_doubt)
+            gave_way, objection = "" if by_wide else objection, by_wide
         masked = preview.under(keep)
         return Confirmed(
             keep, objection, preview.before, masked.changes, masked.statistics, in_doubt, gave_way

@@ -155,11 +155,9 @@ def _ended(last: CycleRecord) -> tuple[str, str]:
     if last.held:
         reason = Rejection(max(last.held, key=lambda name: last.held[name]))
         return f"no unit could go in epoch {last.epoch}: {_counts(last)}", _ADVICE.get(reason, _LONGER)
-    advice = (
-        f"{_ADVICE[Rejection.FLOOR]}; esper inspect says what cannot be cut"
-        if (last.reason == AT_FLOOR)
-        else _LONGER
-    )
+    advice = _LONGER
+    if last.reason == AT_FLOOR:
+        advice = f"{_ADVICE[Rejection.FLOOR]}; esper inspect says what cannot be cut"
     return f"in epoch {last.epoch} nothing could be decided ({_clause(last.reason)})", advice
 
 
