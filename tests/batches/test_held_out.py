@@ -126,3 +126,11 @@ def test_resizing_gives_batches_of_one_size_and_leaves_out_the_rest() -> None:
 
 def test_a_batch_without_tensors_counts_as_one_sample() -> None:
     assert samples(("text", 3)) == 1
+
+
+def test_batches_whose_samples_meet_stay_whole_and_there_must_be_two() -> None:
+    kept = hold_out(numbered([6, 7, 5, 9]), SMALL, whole=True)
+    assert [samples(batch) for batch in (*kept.calibration, *kept.validation)] == [6, 7, 5, 9]
+    assert len(kept.calibration) == 2  # of 6 samples each, as many as make 8
+    with pytest.raises(ConfigError, match=r"yields 1 batch\(es\), and two are needed"):
+        hold_out(numbered([50]), SMALL, whole=True)

@@ -13,7 +13,8 @@ from torch.nn import functional as F
 
 from esper.anatomy.graph import trace
 from esper.anatomy.twin import Twin
-from esper.urabrask.quality import correct, evaluate, on_validation, run_live, run_twin
+from esper.errors import EvidenceError
+from esper.urabrask.quality import correct, evaluate, joined, on_validation, run_live, run_twin, usable
 
 Make = Callable[[int], tuple[Tensor, Tensor]]
 
@@ -88,9 +89,9 @@ def test_correctness_is_known_for_every_form_of_classification() -> None:
 def test_ignored_targets_do_not_count() -> None:
     tokens = torch.eye(3).expand(2, 3, 3)
     target = torch.tensor([[0, -100, 1], [-100, -100, -100]])
-    assert correct(tokens, target) == [0.5, 0.0]
+    assert correct(tokens, target) == [0.5]
     as_map = torch.tensor([[[0, 255, 1]], [[255, 255, 255]]])
-    assert correct(torch.eye(3).expand(2, 1, 3, 3), as_map) == [0.5, 0.0]
+    assert correct(torch.eye(3).expand(2, 1, 3, 3), as_map) == [0.5]
 
 
 @pytest.mark.parametrize(
@@ -105,3 +106,54 @@ def test_ignored_targets_do_not_count() -> None:
 )
 def test_correctness_of_anything_else_is_unknown(output: Tensor, target: Tensor | None) -> None:
     assert correct(output, target) is None
+
+
+def alike(output: Tensor, target: Tensor) -> Tensor:
+    return F.cross_entropy(output @ output.T, target)
+
+
+def test_where_samples_meet_whole_batches_are_judged_by_their_loss() -> None:
+    torch.manual_seed(0)
+    model = nn.Linear(6, 40)
+    batches = [(torch.randn(count, 6), torch.arange(count)) for count in (33, 20)]
+    twin = Twin.of(trace(model, batches[0], alike))
+    quality = on_validation(twin, {name: p.detach() for name, p in model.named_parameters()}, batches)
+    assert quality.correctness is None
+    assert quality.samples is not None
+    assert quality.samples.tolist() == [33, 20]
+    assert joined(twin, batches) == tuple(batches)
+
+
+def test_a_batch_of_another_size_is_not_made_up_of_samples_that_belong_to_others() -> None:
+    def by_length(output: Tensor, _: Tensor) -> Tensor:
+        return F.cross_entropy(output @ output.T, torch.arange(len(output)))
+
+    batches = [(torch.randn(count, 6), torch.zeros(count)) for count in (8, 8, 5)]
+    twin = Twin.of(trace(nn.Linear(6, 4), batches[0], by_length))
+    assert usable(twin, batches) == batches[:2]
+    with pytest.raises(EvidenceError, match="8 samples only"):
+        usable(twin, batches[2:])
+
+
+@pytest.mark.parametrize(("right", "is_guessed"), [(0, True), (24, True), (26, False), (100, False)])
+def test_answers_far_worse_than_one_for_all_are_no_classification(right: int, is_guessed: bool) -> None:
+    target = torch.arange(100) % 2
+    said = torch.where(torch.arange(100) < right, target, 1 - target)
+
+    def run(_: object) -> tuple[Tensor, Tensor]:
+        return torch.zeros(()), F.one_hot(said, 2).float()
+
+    quality = evaluate(run, [(torch.zeros(100, 1), target)])
+    assert quality.chance == 0.5
+    assert quality.is_guessed is is_guessed
+
+
+def test_targets_without_any_class_are_no_classification() -> None:
+    def run(_: object) -> tuple[Tensor, Tensor]:
+        return torch.zeros(()), torch.zeros(4, 3)
+
+    assert evaluate(run, [(torch.zeros(4, 1), torch.full((4,), -100))]).correctness is None
+
+
+def test_one_number_for_every_sample_is_no_choice_of_a_class() -> None:
+    assert correct(torch.zeros(3, 1), torch.tensor([0, 4, 0])) is None

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -186,3 +187,16 @@ def test_leeway_widens_every_limit_alike(leeway: float) -> None:
 
 def test_no_leeway_leaves_the_settings_as_they_are() -> None:
     assert SETTINGS.with_leeway(1.0) is SETTINGS
+
+
+def test_correctness_far_below_guesses_tells_nothing_and_the_loss_does() -> None:
+    before = Measurement(correctness=right(0.04, 100), losses=np.full(8, 1.0), chance=0.1)
+    after = Measurement(correctness=right(0.04, 100), losses=np.full(8, 2.0), chance=0.1)
+    check, retention = check_retention(before, after, Level.CHANNEL, SETTINGS)
+    assert retention is not None
+    assert retention.measure == "loss"
+    assert not check.passed
+    known = replace(before, correctness=right(0.9, 100))
+    _, retention = check_retention(known, after, Level.CHANNEL, SETTINGS)
+    assert retention is not None
+    assert retention.measure == "correctness"

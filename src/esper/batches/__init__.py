@@ -10,6 +10,7 @@ from esper.batches.batch import (
     repeated,
     resized,
     samples,
+    sizes_of,
     split_sample,
 )
 from esper.batches.held_out import HeldOut, hold_out
@@ -26,5 +27,6 @@ __all__ = [
     "repeated",
     "resized",
     "samples",
+    "sizes_of",
     "split_sample",
 ]

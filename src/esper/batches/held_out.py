@@ -34,12 +34,13 @@ class HeldOut:
     validation: tuple[Any, ...]
 
 
-def hold_out(probe: Iterable[Any], settings: SampleCounts) -> HeldOut:
+def hold_out(probe: Iterable[Any], settings: SampleCounts, *, whole: bool = False) -> HeldOut:
     """Keeps the first samples of `probe` on the CPU, in calibration-sized batches.
 
     Args:
         probe: batches as the data loader yields them, `(input, target)`.
         settings: how many samples for what.
+        whole: keep batches as they come, since their samples meet in the loss.
 
     Raises:
         ConfigError: there is no batch, or too few samples for both parts.
@@ -47,10 +48,20 @@ def hold_out(probe: Iterable[Any], settings: SampleCounts) -> HeldOut:
     batches: list[Any] = []
     wanted = settings.calibration_samples + settings.held_out_samples
     for batch in probe:
-        batches.extend(_split(batch, settings.batch_samples))
+        parts = (
+            [on_device(_plain(batch), "cpu", copy=True)] if whole else _split(batch, settings.batch_samples)
+        )
+        batches.extend(parts)
         if sum(map(samples, batches)) >= wanted:
             break
     batches = first_samples(batches, wanted, can_split=False)
+    if len(batches) < 2 and whole:
+        raise ConfigError(
+            f"probe yields {len(batches)} batch(es), and two are needed: one to analyze with and another to "
+            "judge by. The samples of a batch meet in the loss of this network, as in a similarity matrix or "
+            "a graph, so that a batch cannot be divided. Give more batches; of one graph, the same graph "
+            "with labels that are masked in two ways."
+        )
     if len(batches) < 2:
         total = sum(map(samples, batches))
         raise ConfigError(
@@ -58,15 +69,19 @@ def hold_out(probe: Iterable[Any], settings: SampleCounts) -> HeldOut:
             "with one part and judge by the other. Give a loader of held-out batches of two samples or more; "
             f"{wanted} samples are used if there are as many."
         )
-    enough = -(-settings.calibration_samples // settings.batch_samples)
+    enough = -(-settings.calibration_samples // (samples(batches[0]) if whole else settings.batch_samples))
     cut = min(enough, max(round(_CALIBRATION_SHARE * len(batches)), 1), len(batches) - 1)
     return HeldOut(tuple(batches[:cut]), tuple(batches[cut:]))
 
 
 def _split(batch: Any, size: int) -> list[Any]:
     """Batches of their own of up to `size` samples on the CPU; a rest of one sample is left out."""
-    batch = tuple(batch) if isinstance(batch, list) else batch
+    batch = _plain(batch)
     parts = divided(batch, size)
     if len(sizes_of(batch)) == 1:
         parts = [rows_of(part, 0, size) for part in parts if samples(part) > 1]
     return [on_device(part, "cpu", copy=True) for part in parts]
+
+
+def _plain(batch: Any) -> Any:
+    return tuple(batch) if isinstance(batch, list) else batch

@@ -146,12 +146,12 @@ def _look(
     samples: int,
     with_frequency: bool,
 ) -> UnitMeasures | None:
-    few = first_samples(batches, samples, can_split=twin.is_batch_dynamic)
+    few = first_samples(batches, samples, can_split=twin.is_divisible)
     # Rises are told of the batches that were seen as a whole.
     sizes = [samples_of(batch) for batch in few]
     whole = sum(samples_of(batch) == size for batch, size in zip(batches, sizes, strict=False))
     if sum(sizes) < _FEWEST_SAMPLES:
         return None
-    if twin.is_batch_dynamic:
+    if twin.is_divisible:
         few = merged(few, _SAMPLES_AT_ONCE)
     return measure_units(twin, anatomy, state, few, with_frequency=with_frequency, parts=sizes[:whole])

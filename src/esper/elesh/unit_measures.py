@@ -114,7 +114,7 @@ def measure_units(
         if reading.batch_axis is None:
             told_apart[reading.units[reading.units >= 0]] = False
     # A batch gives those units one mean slope only. Smaller batches give more of them, and so a spread.
-    if twin.is_batch_dynamic and not told_apart.all():
+    if twin.is_divisible and not told_apart.all():
         batches = [part for batch in batches for part in divided(batch, _SAMPLES_APART)]
     watches = [
         _Watch(
@@ -214,7 +214,7 @@ class _Slopes:
 
 def _adds_up(twin: Twin, state: Mapping[str, Tensor], batch: Any) -> bool:
     """Whether the loss of a batch is the sum over its samples, not their mean: twice the samples tell."""
-    if not twin.is_batch_dynamic:
+    if not twin.is_divisible:
         return False
     few = divided(batch, 2)[0]
     with torch.no_grad():

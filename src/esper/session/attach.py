@@ -348,7 +348,7 @@ def _let_go_on_error(network: LiveNetwork) -> Iterator[None]:
 
 def _hold_out(probe: Iterable[Any], config: Config, network: LiveNetwork) -> HeldOut:
     with torch.random.fork_rng(devices=[]):  # a data loader draws from it; training shall not notice
-        held_out = hold_out(probe, config.analysis)
+        held_out = hold_out(probe, config.analysis, whole=network.graph.is_coupled)
     check_held_out(held_out, network)
     return held_out
 

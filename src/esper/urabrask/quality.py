@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Protocol
 
@@ -15,7 +15,7 @@ from esper.anatomy import Anatomy
 from esper.anatomy.graph import Loss, primary_output
 from esper.anatomy.twin import Ablation, Twin
 from esper.arrays import BoolArray, FloatArray, IntArray
-from esper.batches import device_of, divided, merged, on_device, resized, samples, split_sample
+from esper.batches import device_of, divided, merged, on_device, resized, samples, sizes_of, split_sample
 from esper.errors import EvidenceError
 
 CHUNK_SAMPLES = 16
@@ -40,6 +40,7 @@ class Measurement:
         gradient_flow: share of the surviving parameters in tensors that the loss gradient reaches, 0 to 1.
         gradient_norm: norm of the loss gradient over the parameters that survive the mask under judgement.
         peak_bytes: most memory that measuring took, in bytes.
+        chance: the correctness of one answer for all, the most frequent; 0 where there are no classes.
     """
 
     correctness: FloatArray | None = None
@@ -48,6 +49,7 @@ class Measurement:
     gradient_flow: float | None = None
     gradient_norm: float | None = None
     peak_bytes: int | None = None
+    chance: float = 0.0
 
     @property
     def loss(self) -> float:
@@ -63,6 +65,11 @@ class Measurement:
         if values is None or values.size < 2 or not np.isfinite(values).all() or not values.any():
             return 0.0
         return float(values.std(ddof=1) / np.sqrt(values.size) / abs(values.mean()))
+
+    @property
+    def is_guessed(self) -> bool:
+        """Whether answers are far worse than one for all, so that what is compared are hardly classes."""
+        return self.correctness is not None and float(np.mean(self.correctness)) < self.chance / 2
 
     @property
     def accuracy(self) -> float | None:
@@ -84,6 +91,7 @@ def evaluate(run: Run, batches: Iterable[Any]) -> Measurement:
     """Losses of the batches and correctness of their samples, without gradients."""
     correctness: list[float] | None = []
     losses, counts = [], []
+    frequencies = torch.zeros(())
     with torch.no_grad():
         for batch in batches:
             loss, output = run(batch)
@@ -93,12 +101,15 @@ def evaluate(run: Run, batches: Iterable[Any]) -> Measurement:
             # One batch that is no classification makes this none.
             right = None if correctness is None else correct(output, target)
             correctness = None if right is None or correctness is None else [*correctness, *right]
+            if right is not None:
+                frequencies = frequencies + _frequencies(output, target)
     if not losses:
         return Measurement()
     return Measurement(
-        None if correctness is None else np.array(correctness, np.float64),
+        None if not correctness else np.array(correctness, np.float64),
         np.array(losses, np.float64),
         np.array(counts, np.int64),
+        chance=float(frequencies.max() / frequencies.sum().clamp_min(1)),
     )
 
 
@@ -110,6 +121,8 @@ def on_validation(twin: Twin, state: State, batches: Sequence[Any]) -> Measureme
     run, parts = run_twin(twin, state), in_chunks(twin, usable(twin, batches))
     if not parts:
         return Measurement()
+    if twin.is_coupled:  # the target says which samples belong together; no class is right or wrong
+        return replace(evaluate(run, parts), correctness=None)
     # One part tells which it is, unless a later one differs.
     if evaluate(run, parts[:1]).correctness is not None:
         quality = evaluate(run, joined(twin, batches))
@@ -158,13 +171,13 @@ def run_live(model: nn.Module, loss: Loss) -> Run:
 
 def in_chunks(twin: Twin, batches: Sequence[Any]) -> list[Any]:
     """Small parts of the batches, whose losses can be compared in pairs."""
-    can_split = twin.is_batch_dynamic
+    can_split = twin.is_divisible
     return [part for batch in batches for part in divided(batch, CHUNK_SAMPLES, can_split=can_split)]
 
 
 def joined(twin: Twin, batches: Sequence[Any]) -> tuple[Any, ...]:
     """The same samples in larger batches, as the twin can take them."""
-    return tuple(usable(twin, merged(batches, RECALIBRATION_SAMPLES)))
+    return tuple(usable(twin, merged(batches, RECALIBRATION_SAMPLES) if twin.is_divisible else batches))
 
 
 def usable(twin: Twin, batches: Sequence[Any]) -> list[Any]:
@@ -175,7 +188,11 @@ def usable(twin: Twin, batches: Sequence[Any]) -> list[Any]:
     """
     if twin.is_batch_dynamic or not batches:
         return list(batches)
-    fitting = resized(batches, twin.batch)
+    fitting = (
+        [b for b in batches if sizes_of(b) == {twin.batch}]
+        if twin.is_coupled
+        else resized(batches, twin.batch)
+    )
     if not fitting:
         raise EvidenceError(
             f"This network works with batches of {twin.batch} samples only, and a part of the held-out"
@@ -200,21 +217,43 @@ def correct(output: Tensor, target: Any) -> list[float] | None:
     """Share of right predictions per sample, where output and target are a classification; None otherwise.
 
     Targets that are no class are those that losses ignore (-100, 255): they count neither way, and a sample
-    that has no other counts as wrong, before and after a mask alike.
+    that has no other is left out, before and after a mask alike.
     """
-    if not isinstance(target, Tensor) or target.is_floating_point() or target.dtype == torch.bool:
+    axis = _class_axis(output, target)
+    if axis is None:
         return None
     target = target.to(output.device)
-    # Scores of the classes lie along the last axis, or along the axis after the samples.
-    if output.dim() == target.dim() + 1 and output.shape[:-1] == target.shape:
+    # [samples, predictions of each]: what is no class counts neither way.
+    hits = (output.argmax(axis) == target).double().reshape(len(target), -1)
+    weights = _is_class(target, output.shape[axis]).double().reshape(len(target), -1)
+    told = weights.sum(1) > 0
+    share = (hits * weights).sum(1)[told] / weights.sum(1)[told]
+    return [float(x) for x in share]
+
+
+def _is_class(target: Tensor, classes: int) -> Tensor:
+    return (target >= 0) & (target < classes)
+
+
+def _frequencies(output: Tensor, target: Tensor) -> Tensor:
+    """How often every class is the right one: [classes]; zero where this is no classification."""
+    axis = _class_axis(output, target)
+    if axis is None:
+        return torch.zeros(())
+    classes = output.shape[axis]
+    return torch.bincount(target[_is_class(target, classes)].cpu(), minlength=classes)
+
+
+def _class_axis(output: Tensor, target: Any) -> int | None:
+    """Where the scores of the classes lie: along the last axis, or the one after the samples; or nowhere."""
+    if not isinstance(target, Tensor) or target.is_floating_point() or target.dtype == torch.bool:
+        return None
+    if output.dim() != target.dim() + 1:
+        return None
+    if output.shape[:-1] == target.shape:
         axis = output.dim() - 1
-    elif output.dim() == target.dim() + 1 and output.dim() > 2 and output.shape[2:] == target.shape[1:]:
+    elif output.dim() > 2 and output.shape[2:] == target.shape[1:]:
         axis = 1
     else:
         return None
-    # [samples, predictions of each]: what is no class counts neither way.
-    classes = target.reshape(len(target), -1)
-    hits = (output.argmax(axis) == target).double().reshape(classes.shape)
-    weights = ((classes >= 0) & (classes < output.shape[axis])).double()
-    share = (hits * weights).sum(1) / weights.sum(1).clamp_min(1)
-    return [float(x) for x in share]
+    return axis if output.shape[axis] > 1 else None  # of one number there is no choice

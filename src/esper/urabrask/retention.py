@@ -19,9 +19,9 @@ def check_retention(
 ) -> tuple[Check, Retention | None]:
     """Holds the paired worsening against the level's limit.
 
-    Correctness is judged where both measurements have it, by the stricter of the level's absolute limit and
-    `min_retention`; otherwise the loss, by `min_retention` alone, because a loss has no points. A measured
-    loss must be finite in either case.
+    Correctness is judged where both measurements have it and it is no worse than guesses, by the stricter of
+    the level's absolute limit and `min_retention`; otherwise the loss, by `min_retention` alone, because a
+    loss has no points. A measured loss must be finite in either case.
 
     Returns:
         The check, and the measured retention; None where nothing could be measured.
@@ -29,6 +29,8 @@ def check_retention(
     pairs = _pairs(before, after)
     if isinstance(pairs, str):
         return Check("retention", False, None, None, pairs), None
+    if before.is_guessed and "loss" in pairs:
+        pairs.pop("correctness", None)
     if "correctness" in pairs:
         retention = _of_correctness(*pairs["correctness"], level, settings)
     else:

@@ -84,4 +84,5 @@ def describe(error: BaseException) -> str:
     """The error and where it was raised, in one line."""
     frames = traceback.extract_tb(error.__traceback__)
     where = f" ({Path(frames[-1].filename).name}:{frames[-1].lineno}, in {frames[-1].name})" if frames else ""
-    return f"{type(error).__name__}: {error}{where}"
+    first, _, _ = str(error).partition("\n\n")  # torch goes on with a page about its graph
+    return f"{type(error).__name__}: {first}{where}"

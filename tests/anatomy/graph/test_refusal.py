@@ -135,3 +135,18 @@ def test_what_only_the_exporter_cannot_follow_gets_the_advice_that_fits(then: An
     assert advice in str(caught.value)
     others = {"torch.where", "register_dataclass", "torch.export.export(model.eval()"} - {advice}
     assert not any(other in str(caught.value) for other in others)
+
+
+class Packed(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.GRU(8, 4, batch_first=True)
+
+    def forward(self, x: Tensor, lengths: Tensor) -> Tensor:
+        packed = nn.utils.rnn.pack_padded_sequence(x, lengths, batch_first=True, enforce_sorted=False)
+        return self.layer(packed)[1][0]  # type: ignore[no-any-return]
+
+
+def test_packed_sequences_are_told_how_to_do_without() -> None:
+    with pytest.raises(UntraceableError, match=r"lengths - 1\]"):
+        trace(Packed(), (torch.randn(3, 5, 8), torch.tensor([5, 3, 2])))

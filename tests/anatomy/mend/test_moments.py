@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from esper.anatomy.mend.moments import RIDGES, Moments, best_ridge
+from esper.anatomy.mend.moments import RIDGES, Moments, best_ridge, factored
 
 
 def halves(rows: torch.Tensor) -> tuple[Moments, Moments]:
@@ -93,3 +93,25 @@ def test_the_ridge_of_a_wide_layer_is_tried_on_some_of_its_inputs() -> None:
     torch.manual_seed(0)
     mixed = torch.randn(1500, 4) @ torch.randn(4, 700)
     assert best_ridge(halves(mixed), torch.ones(3, 700), is_centered=True) == RIDGES[0]
+
+
+def test_sums_of_halves_are_taken_in_more_digits() -> None:
+    torch.manual_seed(0)
+    rows = torch.randn(3000, 40).bfloat16()
+    exact = rows.double()
+    moments = Moments.of(rows)
+    assert torch.allclose(moments.products, exact.T @ exact, rtol=1e-4, atol=1e-2)
+    assert torch.allclose(moments.mean, exact.mean(0), atol=1e-6)
+
+
+def test_a_ridge_that_rounding_outweighs_grows_until_it_holds() -> None:
+    torch.manual_seed(0)
+    near = torch.randn(6, 6).double()
+    singular = near @ near.T - 2.0 * torch.eye(6)  # as an unlucky rounding leaves it
+    before = singular.clone()
+    root = factored(singular, 1e-6)
+    added = root @ root.T - before
+    assert torch.allclose(added, torch.eye(6).double() * added[0, 0], atol=1e-9)
+    assert added[0, 0] > -torch.linalg.eigvalsh(before)[0]
+    with pytest.raises(RuntimeError, match="cholesky"):
+        factored(torch.full((2, 2), float("nan")), 1.0)

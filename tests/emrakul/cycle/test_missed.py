@@ -71,6 +71,11 @@ def test_a_target_that_was_met_is_no_word_worth() -> None:
         ),
         (told(record("rejected", "Worse.")), "refused the plan of epoch 9 (Worse)", "validation.limits"),
         (told(record("skipped", held={"floor": 12, "loss": 1})), "12 by floor, 1 by loss", "pruning.floors"),
+        (
+            told(record("skipped", held={"budget": 2})),
+            "each of the 2 units that could still go takes more than is missing",
+            "pruning.schedule.overshoot_fraction",
+        ),
         (told(record("failed", "WorkerLost: gone")), "(WorkerLost: gone)", "more epochs"),
         (told(record("skipped", "No unit may go.")), "(No unit may go)", "more epochs"),
         (told(record("skipped", AT_FLOOR)), "at the floor", "lower pruning.floors"),

@@ -11,6 +11,8 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from esper.anatomy.graph.stand_ins import standing_in
+
 _ONE_AT_A_TIME = threading.RLock()
 
 
@@ -39,7 +41,7 @@ def _compiler() -> contextlib.AbstractContextManager[object]:
 def exporting() -> Iterator[None]:
     """Alone, and without the exporter's deprecations, log lines and dumps of half a graph."""
     logger = logging.getLogger("torch")
-    with alone(), warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):
+    with alone(), standing_in(), warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):
         level = logger.level
         warnings.simplefilter("ignore")
         logger.setLevel(logging.CRITICAL)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import traceback
 from collections.abc import Mapping, Sequence
 from typing import Any, NoReturn
 
@@ -108,6 +109,12 @@ def _on_labels(kwargs: Mapping[str, Any], target: Any) -> str:
 
 def _advice(error: Exception) -> str:
     text = f"{type(error).__name__} {error}"
+    if "FakeTensor" in text and _went_through(error, "torch/nn/modules/rnn.py"):
+        return (
+            "The sizes of packed sequences depend on the lengths in the batch. Run the layer on the padded "
+            "batch, and take each sequence's last output by its length "
+            "(`output[torch.arange(len(lengths)), lengths - 1]`)."
+        )
     if any(sign in text for sign in _ON_VALUES):
         return (
             "Esper needs the whole computation as one graph, and here it depends on the values of a tensor. "
@@ -124,6 +131,11 @@ def _advice(error: Exception) -> str:
         "`torch.export.export(model.eval(), inputs, strict=False)` shows the same in full. Write that part "
         "otherwise, or attach Esper to the sub-module that can be followed."
     )
+
+
+def _went_through(error: BaseException, file: str) -> bool:
+    """Whether it was raised in a file of torch, or in what that calls."""
+    return any(frame.filename.endswith(file) for frame in traceback.extract_tb(error.__traceback__))
 
 
 def _at(error: Exception) -> str:

@@ -4,24 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 from torch.export import Dim, ExportedProgram
 from torch.utils import _pytree as pytree
 
 from esper.anatomy.graph.admission import changed_inputs, check_tensors
 from esper.anatomy.graph.composing import compose
+from esper.anatomy.graph.coupling import couples_samples, grows_twice, inputs_of, takes_neighbors
 from esper.anatomy.graph.exporting import alone, exporting
 from esper.anatomy.graph.inlining import inline_regions
 from esper.anatomy.graph.lowering import lowered
 from esper.anatomy.graph.refusal import number_from, refuse
 from esper.anatomy.graph.sharded import gathered
 from esper.anatomy.graph.wrappers import bare
-from esper.batches import split_sample
+from esper.batches import repeated, samples, split_sample
 from esper.errors import ConfigError, EsperError, UntraceableError
 
 Loss = Callable[[Any, Any], Tensor]
@@ -37,7 +38,7 @@ class Traced:
     `names` maps a placeholder of the graph to the network's own (first) name of that parameter or buffer.
     `batch` is the size of the first axis of the inputs during tracing, `has_loss` says whether the first
     output is the loss. `entangled` are tensors that share memory with another tensor without being the same
-    object.
+    object. Where `is_coupled`, samples of a batch meet in the loss, so that no part of a batch stands for it.
     """
 
     program: ExportedProgram
@@ -46,6 +47,7 @@ class Traced:
     has_loss: bool
     is_batch_dynamic: bool
     entangled: frozenset[str] = frozenset()
+    is_coupled: bool = False
 
 
 class _Step(nn.Module):
@@ -175,18 +177,45 @@ def _traced(model: nn.Module, sample: Any, loss: Loss | None) -> Traced:
     inputs = (args, kwargs, target)
     _check_devices(model, inputs)
     step = _Step(model, loss)
-    small, batch = _small_batch(inputs)
     with undisturbed(step):
-        try:
-            program = _export(step, small, batch)
-        except (UntraceableError, ConfigError):
-            if small is inputs:
-                raise
-            batch = _tensors_of(inputs)[0].shape[0]  # the first axis is not a batch, or its size is fixed
-            program = _export(step, inputs, batch)
+        program, batch, is_coupled = _exported(step, inputs)
     if loss is not None:
         _check_scalar(program)
-    return traced_as(program, model, batch, has_loss=loss is not None)
+    traced = traced_as(program, model, batch, has_loss=loss is not None)
+    return replace(traced, is_coupled=is_coupled)
+
+
+def _exported(step: _Step, inputs: tuple[Any, ...]) -> tuple[ExportedProgram, int, bool]:
+    """The program, the number of samples that it was traced with, and whether samples meet in it.
+
+    Two samples are enough, and make it quick, where the graph then takes any number. Where it does not, it
+    is for two alone; unless samples meet in it, or it cannot work with two, so that it is for all of them.
+    """
+    small, batch = _small_batch(inputs)
+    if small is inputs:
+        program = _export(step, inputs, batch)
+        return program, batch, couples_samples(program) or takes_neighbors(program, batch)
+    few: ExportedProgram | None
+    try:
+        few = _export(step, small, batch)
+    except (UntraceableError, ConfigError):
+        few = None
+    if few is not None and (is_dynamic(few, batch) or not _meet(step, few, inputs)):
+        return few, batch, couples_samples(few)
+    batch = samples(inputs)  # the first axis is not a batch, or its size is fixed
+    program = _export(step, inputs, batch)
+    return program, batch, few is not None or takes_neighbors(program, batch)
+
+
+def _meet(step: _Step, program: ExportedProgram, inputs: tuple[Any, ...]) -> bool:
+    """Whether samples meet in a program that is for two of them: another, for one more, shows it."""
+    if step.loss is None:
+        return False
+    more = TRACE_BATCH + 1
+    try:
+        return grows_twice(program, _export(step, repeated(inputs, more), more))
+    except (UntraceableError, ConfigError):
+        return False
 
 
 def traced_as(
@@ -199,16 +228,24 @@ def traced_as(
         for spec in program.graph_signature.input_specs
         if spec.target is not None
     }
-    return Traced(program, names, batch, has_loss, _is_dynamic(program), _entangled(model))
+    return Traced(program, names, batch, has_loss, is_dynamic(program, batch), _entangled(model))
 
 
-def _is_dynamic(program: ExportedProgram) -> bool:
-    return any(
-        isinstance(size, torch.SymInt) and size.node.maybe_as_int() is None  # some stand for one number
-        for node in program.graph.nodes
-        if node.op == "placeholder" and isinstance(node.meta.get("val"), Tensor)
-        for size in node.meta["val"].shape
-    )
+def is_dynamic(program: ExportedProgram, batch: int) -> bool:
+    """Whether it takes any number of samples: none of its inputs has kept the number that was traced."""
+    firsts = [value.shape[0] for value in map(_value, inputs_of(program)) if value.dim()]
+    open_ones = [size for size in firsts if _is_open(size)]
+    return bool(open_ones) and batch not in {int(size) for size in firsts if not _is_open(size)}
+
+
+def _value(node: fx.Node) -> Tensor:
+    value: Tensor = node.meta["val"]
+    return value
+
+
+def _is_open(size: int | torch.SymInt) -> bool:
+    """Some that look open stand for one number."""
+    return isinstance(size, torch.SymInt) and size.node.maybe_as_int() is None
 
 
 def concrete(value: Any) -> Any:
@@ -297,14 +334,7 @@ def _small_batch(inputs: Any) -> tuple[Any, int]:
     sizes = {leaf.shape[0] if leaf.dim() else 0 for leaf in tensors}
     if len(sizes) != 1 or 0 in sizes:
         return inputs, tensors[0].shape[0] if tensors[0].dim() else 1
-    size = sizes.pop()
-
-    def cut(leaf: Any) -> Any:
-        if not isinstance(leaf, Tensor):
-            return leaf
-        return leaf[:TRACE_BATCH] if size >= TRACE_BATCH else torch.cat([leaf] * TRACE_BATCH)[:TRACE_BATCH]
-
-    return pytree.tree_map(cut, inputs), TRACE_BATCH
+    return repeated(inputs, TRACE_BATCH), TRACE_BATCH
 
 
 def _check_scalar(program: ExportedProgram) -> None:

@@ -16,6 +16,8 @@ RIDGES = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0)
 MAX_TRIED = 2048
 """Widest layer for which they are tried; a wider one gets its number of inputs per vector."""
 
+_DOUBLINGS = 30
+
 _TRIED_INPUTS = 64
 """Inputs by which ridges are compared; of more than these, so many that lie evenly among them."""
 
@@ -40,6 +42,8 @@ class Moments:
     @classmethod
     def of(cls, rows: Tensor) -> Moments:
         """Of vectors [count, inputs]."""
+        if rows.dtype.itemsize < 4:  # sums of halves are no sums: few of their digits are left
+            rows = rows.float()
         total = rows.sum(0).double()
         if len(rows) < rows.shape[1]:
             return cls(len(rows), total, rows.double())
@@ -109,16 +113,34 @@ class Moments:
             if not mean > 0:
                 return image
             # B = R_k^T (R_k R_k^T + ridge I)^-1 R_g: the inverse has the size of the vectors.
-            root = torch.linalg.cholesky(_lifted(told @ told.T, ridge * mean))
+            root = factored(told @ told.T, ridge * mean)
             return told.T @ torch.cholesky_solve(others, root)
         square = self.block(kept, kept, is_centered=is_centered)
         mean = float(square.diagonal().mean())
         if not mean > 0:
             return image
-        # (S_kk + ridge I) B = S_kg.
-        square.diagonal().add_(ridge * mean)
-        root = torch.linalg.cholesky(square)
+        root = factored(square, ridge * mean)  # (S_kk + ridge I) B = S_kg.
         return torch.cholesky_solve(self.block(kept, gone, is_centered=is_centered), root)
+
+
+def factored(square: Tensor, ridge: float) -> Tensor:
+    """The Cholesky factor L of a symmetric matrix, which gets the ridge on its diagonal: L L^T = S + ridge I.
+
+    Sums in float32 leave errors that a small ridge may not outweigh; then it is doubled until it does. The
+    matrix itself is changed.
+
+    Raises:
+        torch.linalg.LinAlgError: no ridge helps, as where something is no number.
+    """
+    square.diagonal().add_(ridge)
+    for added in (ridge * 2.0**n for n in range(_DOUBLINGS)):
+        root: Tensor
+        root, failed = torch.linalg.cholesky_ex(square)
+        if not int(failed):
+            return root
+        square.diagonal().add_(added)  # as much again as there is
+    last: Tensor = torch.linalg.cholesky(square)
+    return last
 
 
 def _lifted(matrix: Tensor, ridge: float) -> Tensor:

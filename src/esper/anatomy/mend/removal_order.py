@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from esper.anatomy.mend.moments import factored
 from esper.anatomy.mend.readers import INPUT_AXIS, Reader
 from esper.anatomy.structure import Anatomy
 from esper.arrays import BoolArray, IntArray
@@ -167,9 +168,8 @@ class _OfProducts:
     """Written out; `square` is its own from now on."""
 
     def __init__(self, square: Tensor, ridge: float) -> None:
-        square.diagonal().add_(ridge)
+        self._inverse = torch.cholesky_inverse(factored(square, ridge))
         self._square = square
-        self._inverse = torch.cholesky_inverse(torch.linalg.cholesky(self._square))
 
     def columns(self, inputs: Tensor) -> Tensor:
         return self._inverse[:, inputs]

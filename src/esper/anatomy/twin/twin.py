@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import operator
 from collections.abc import Callable, Collection, Mapping, Sequence, Set
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
@@ -46,6 +46,13 @@ class Twin:
     positions: Mapping[str, int]
     batch: int
     is_batch_dynamic: bool
+    is_coupled: bool = False
+    """Whether samples of a batch meet in the loss."""
+
+    @property
+    def is_divisible(self) -> bool:
+        """Whether parts of a batch, and batches joined, tell of the network what whole ones do."""
+        return self.is_batch_dynamic and not self.is_coupled
 
     @classmethod
     def of(cls, traced: Traced) -> Twin:
@@ -53,9 +60,8 @@ class Twin:
         if not traced.has_loss:
             raise EvidenceError("A twin needs the loss: trace the network with it.")
         positions = {node.name: n for n, node in enumerate(traced.program.graph.nodes)}
-        twin = cls(traced.program, dict(traced.names), positions, traced.batch, traced.is_batch_dynamic)
-        is_dynamic = any(None in shape for shape in twin._shapes if shape is not None)
-        return replace(twin, is_batch_dynamic=is_dynamic)
+        sizes = traced.batch, traced.is_batch_dynamic, traced.is_coupled
+        return cls(traced.program, dict(traced.names), positions, *sizes)
 
     def to_bytes(self) -> bytes:
         """The archive: graph, constants, and what `from_bytes` needs; no weights, no sample inputs."""
@@ -66,6 +72,7 @@ class Twin:
             "targets": _targets(program),
             "batch": self.batch,
             "dynamic": self.is_batch_dynamic,
+            "coupled": self.is_coupled,
         }
         hollow = {name: _hollow(value) for name, value in program.state_dict.items()}
         return write_program(program, {_EXTRA: json.dumps(meta)}, weights=hollow)
@@ -89,7 +96,8 @@ class Twin:
         names = {
             node: name for node, name in zip(placeholders, meta["names"], strict=False) if name is not None
         }
-        return cls(program, names, meta["positions"], meta["batch"], meta["dynamic"])
+        coupled = bool(meta.get("coupled"))  # a twin from before that was known has no such entry
+        return cls(program, names, meta["positions"], meta["batch"], meta["dynamic"], coupled)
 
     def run(self, state: State, sample: Any, gates: Gates | None = None) -> Any:
         """Runs the graph in eval mode; neither `state` nor `sample` is written to.

@@ -29,6 +29,7 @@ _PATIENT = (
 _STEADIER = "train longer between the steps, allow a larger drop (pruning.rollback, validation.limits)"
 _TRACE = 1e-3
 """Share of a cost that explains no missed target."""
+_COARSE = "ask for more (pruning.target), or let steps overshoot (pruning.schedule.overshoot_fraction)"
 _LONGER = "train for more epochs, or let the ramp begin earlier (pruning.schedule.start_epoch)"
 
 
@@ -154,6 +155,11 @@ def _ended(last: CycleRecord) -> tuple[str, str]:
         return f"the validator refused the plan of epoch {last.epoch} ({_clause(last.reason)})", advice
     if last.held:
         reason = Rejection(max(last.held, key=lambda name: last.held[name]))
+        if reason == Rejection.BUDGET:
+            return (
+                f"each of the {last.held[reason]} units that could still go takes more than is missing",
+                _COARSE,
+            )
         return f"no unit could go in epoch {last.epoch}: {_counts(last)}", _ADVICE.get(reason, _LONGER)
     advice = _LONGER
     if last.reason == AT_FLOOR:

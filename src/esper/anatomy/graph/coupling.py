@@ -1,0 +1,70 @@
+"""Whether the samples of a batch meet: then a batch is one piece of evidence, and no half of it is."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor, fx
+from torch.export import ExportedProgram
+from torch.export.graph_signature import InputKind
+
+_NAMELESS: frozenset[object] = frozenset()
+
+
+def couples_samples(program: ExportedProgram) -> bool:
+    """Whether a tensor of the graph has samples along two axes, as similarities within a batch do.
+
+    Args:
+        program: traced for any number of samples; what is traced for one number shows nothing here.
+    """
+    symbols = {
+        symbol
+        for node in inputs_of(program)
+        for size in node.meta["val"].shape[:1]
+        for symbol in _symbols(size)
+    }
+    return any(
+        sum(not symbols.isdisjoint(_symbols(size)) for size in value.shape) > 1
+        for _, value in _tensors(program)
+    )
+
+
+def grows_twice(one: ExportedProgram, other: ExportedProgram) -> bool:
+    """The same of a network that was traced for one number of samples, and once more for another.
+
+    Axes that differ are axes of samples. Where the two graphs are not alike, nothing is known of it: False.
+    """
+    ours, theirs = (dict(_tensors(program)) for program in (one, other))
+    if ours.keys() != theirs.keys():
+        return False
+    pairs = [(value.shape, theirs[name].shape) for name, value in ours.items()]
+    return any(len(a) == len(b) and sum(n != m for n, m in zip(a, b, strict=True)) > 1 for a, b in pairs)
+
+
+def takes_neighbors(program: ExportedProgram, samples: int) -> bool:
+    """Whether an input beside the features of as many nodes says which of them are neighbors: a square."""
+    shapes = [tuple(node.meta["val"].shape) for node in inputs_of(program)]
+    tables = [shape for shape in shapes if len(shape) > 1 and shape[0] == samples]
+    return len(tables) > 1 and (samples, samples) in tables
+
+
+def inputs_of(program: ExportedProgram) -> Iterator[fx.Node]:
+    """The placeholders of the tensors that a network is called with."""
+    names = {
+        spec.arg.name for spec in program.graph_signature.input_specs if spec.kind is InputKind.USER_INPUT
+    }
+    for node in program.graph.nodes:
+        if node.op == "placeholder" and node.name in names and isinstance(node.meta.get("val"), Tensor):
+            yield node
+
+
+def _tensors(program: ExportedProgram) -> Iterator[tuple[str, Tensor]]:
+    for node in program.graph.nodes:
+        value = node.meta.get("val")
+        if isinstance(value, Tensor):
+            yield node.name, value
+
+
+def _symbols(size: int | torch.SymInt) -> frozenset[object]:
+    return frozenset(size.node.expr.free_symbols) if isinstance(size, torch.SymInt) else _NAMELESS

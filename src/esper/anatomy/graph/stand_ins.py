@@ -1,0 +1,53 @@
+"""What stands in, while the exporter looks, for the few parts of torch that look at values themselves."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, MutableMapping
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch._subclasses.fake_impls import op_implementations_dict
+from torch.nn.modules import transformer
+
+_CTC = getattr(torch.ops.aten, "_ctc_loss").Tensor  # noqa: B009 - the operator's own name begins like that
+
+
+@contextmanager
+def standing_in() -> Iterator[None]:
+    """Attention masks of `nn.Transformer` and the CTC loss can be followed meanwhile.
+
+    Without `is_causal=` the encoder and the decoder of torch compare every mask with the causal one, for a
+    kernel that needs no mask. It is applied as it is instead, which gives the same up to rounding. Of the CTC
+    loss the exporter only asks the shapes, of which one depends on lengths; no graph reads that output.
+    """
+    with ExitStack() as changes:
+        changes.enter_context(_set(vars(transformer), "_detect_is_causal_mask", _is_said_to_be_causal))
+        changes.enter_context(_set(op_implementations_dict, _CTC, _ctc_shapes))
+        yield
+
+
+@contextmanager
+def _set(table: MutableMapping[Any, Any], key: Any, value: Any) -> Iterator[None]:
+    was_there, before = key in table, table.get(key)
+    table[key] = value
+    try:
+        yield
+    finally:
+        if was_there:
+            table[key] = before
+        else:
+            del table[key]
+
+
+def _is_said_to_be_causal(_mask: object, is_causal: bool | None = None, _size: object = None) -> bool:
+    """As torch's own, which goes on to look at the mask where nothing is said."""
+    return is_causal is True
+
+
+def _ctc_shapes(*given: Any, **_: Any) -> tuple[Tensor, Tensor]:
+    """Empty outputs for log probabilities [steps, samples, classes]: losses [samples], and alphas."""
+    log_probs, targets = given[2:4]  # behind the mode and the operator
+    steps, samples = log_probs.shape[:2]
+    return log_probs.new_empty(samples), log_probs.new_empty(samples, steps, 2 * targets.shape[-1] + 1)

@@ -1,0 +1,107 @@
+"""Losses in which the samples of a batch meet are known from the graph; others are not taken for such."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from esper.anatomy.graph import trace
+from esper.anatomy.twin import Twin
+
+
+class Pair(nn.Module):
+    """Two views of every sample, each as a vector."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(5, 4)
+
+    def forward(self, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+        return F.normalize(self.layer(a), dim=1), F.normalize(self.layer(b), dim=1)
+
+
+class Neighbors(nn.Module):
+    """One graph: features, and who is whose neighbor."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(5, 3)
+
+    def forward(self, x: Tensor, edges: Tensor) -> Tensor:
+        return edges @ self.layer(x)  # type: ignore[no-any-return]
+
+
+class Flat(nn.Module):
+    """Asks for the number of samples as a plain number, which the exporter keeps."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(10, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layer(x.view(len(x), -1))  # type: ignore[no-any-return]
+
+
+Outputs = tuple[Tensor, Tensor]
+
+
+def which_is_mine(output: Outputs, target: Tensor) -> Tensor:
+    return F.cross_entropy(output[0] @ output[1].T, target)
+
+
+def both_ways(output: Outputs, _: Tensor) -> Tensor:
+    alike = output[0] @ output[1].T
+    own = torch.arange(len(alike))
+    return F.cross_entropy(alike, own) + F.cross_entropy(alike.T, own)
+
+
+def far_apart(output: Outputs, _: Tensor) -> Tensor:
+    return -torch.cdist(output[0], output[1]).mean()
+
+
+def one_by_one(output: Outputs, _: Tensor) -> Tensor:
+    return F.mse_loss(output[0], output[1])
+
+
+VIEWS = (torch.randn(6, 5), torch.randn(6, 5))
+OWN = torch.arange(6)
+
+
+@pytest.mark.parametrize(
+    ("loss", "meets", "takes_any"),
+    [
+        (which_is_mine, True, True),
+        (both_ways, True, False),  # by `len`, so it is for the batch of the sample alone
+        (far_apart, True, True),
+        (one_by_one, False, True),
+    ],
+)
+def test_a_similarity_within_a_batch_couples_its_samples(
+    loss: Callable[[Outputs, Tensor], Tensor], meets: bool, takes_any: bool
+) -> None:
+    twin = Twin.from_bytes(Twin.of(trace(Pair(), (*VIEWS, OWN), loss)).to_bytes())
+    assert twin.is_coupled is meets
+    assert twin.is_batch_dynamic is takes_any
+    assert twin.is_divisible is not meets
+    assert twin.batch == (2 if takes_any else 6)
+
+
+def test_a_matrix_of_neighbors_does() -> None:
+    traced = trace(Neighbors(), (torch.randn(6, 5), torch.eye(6), torch.randint(3, (6,))), F.cross_entropy)
+    assert (traced.is_coupled, traced.is_batch_dynamic, traced.batch) == (True, False, 6)
+
+
+@pytest.mark.parametrize(
+    ("model", "sample"),
+    [
+        (Flat(), (torch.randn(6, 5, 2), torch.randint(4, (6,)))),
+        (nn.Sequential(nn.Conv2d(1, 4, 3), nn.Flatten()), (torch.randn(6, 1, 3, 3), torch.randint(4, (6,)))),
+        (nn.Linear(2, 2), (torch.randn(2, 2), torch.randint(2, (2,)))),  # as many of everything
+    ],
+)
+def test_code_that_keeps_samples_apart_does_not(model: nn.Module, sample: tuple[Tensor, Tensor]) -> None:
+    assert not trace(model, sample, F.cross_entropy).is_coupled
