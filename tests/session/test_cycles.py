@@ -8,7 +8,12 @@ from pathlib import Path
 import numpy as np
 
 from esper.emrakul import MaskState, Schedule
-from tests.session.runs import Held, Reading, Training
+from tests.session.runs import EPOCHS, Held, Reading, Training
+
+AT_ONCE = {
+    "target": {"flops": 0.4},
+    "schedule": {"start_epoch": 5, "end_epoch": 5, "max_step_fraction": 0.6, "quiet_fraction": 0.0},
+}
 
 
 def hold(run: Training) -> Held:
@@ -102,3 +107,24 @@ def test_what_is_cut_to_make_way_for_a_seed_ends_a_late_analysis_also_where_a_un
     let_go(run, strategy)
     run.epoch()
     run.session.detach()
+
+
+def test_what_was_decided_before_a_kill_and_carried_out_after_it_is_in_the_report(tmp_path: Path) -> None:
+    run = Training(tmp_path / "run", pruning=AT_ONCE)
+    for _ in range(EPOCHS - 1):
+        run.epoch()
+    end = run.decision()  # committed, and taken by nobody before the process is gone
+    assert end.mask is not None
+    gone = int((run.session.parts.network.masks.keep & ~end.mask.keep).sum())
+    run.session.detach()
+    again = Training(tmp_path / "run", pruning=AT_ONCE)
+    again.epoch()
+    rows = again.session.log.progress.decisions
+    assert again.marks() == ["mask"]
+    assert {row.epoch for row in rows} == {EPOCHS - 1}
+    assert sum(row.units for row in rows) == gone > 0
+    assert {row.verdict for row in rows} <= {"go", "conditional_go"}
+    again.session.detach()
+    once_more = Training(tmp_path / "run", pruning=AT_ONCE)
+    assert once_more.session.log.progress.decisions == rows
+    once_more.session.detach()

@@ -120,6 +120,8 @@ class Cycles:
     def _ended(self) -> CycleEnd | None:
         if self._resumed is not None:
             resumed, self._resumed = self._resumed, None
+            if resumed.outcome is not None:  # the checkpoint that it is about is from before it was decided
+                self._log.decide(self._network.anatomy, resumed.outcome)
             return resumed
         runner, log = self._runner, self._log
         if not runner.is_running:

@@ -14,7 +14,7 @@ from esper.anatomy import Anatomy
 from esper.anatomy.units import masked_axes
 from esper.arrays import BoolArray
 from esper.checkpoint import MODEL_FILE, AttachmentRef, CheckpointRef, CheckpointStore, load_tensors
-from esper.emrakul.cycle.contract import memory_in, plan_in, report_of
+from esper.emrakul.cycle.contract import memory_in, outcome_in, report_of
 from esper.emrakul.cycle.coordinator import CoordinatorState
 from esper.emrakul.cycle.outcome import CycleOutcome
 from esper.emrakul.cycle.records import DECISION_FILE, record_before
@@ -121,12 +121,12 @@ def read_mask(store: CheckpointStore, base: CheckpointRef, anatomy: Anatomy) -> 
 
 def _read(attached: AttachmentRef, anatomy: Anatomy, base: CheckpointRef) -> CycleEnd | None:
     content = parsed(messages.MaskApplication, attached.file(DECISION_FILE).read_bytes())
-    architecture, plan = content.masks.architecture, plan_in(content.report)
-    if architecture.anatomy_digest != anatomy.digest or plan is None:
+    architecture, outcome = content.masks.architecture, outcome_in(content.report)
+    if architecture.anatomy_digest != anatomy.digest or outcome is None or outcome.plan is None:
         return None
     keep = _keep(attached, architecture.num_units)
-    mask = PendingMask(content.epoch, keep, content.is_on_probation, content.reason, plan, base.step)
-    return CycleEnd(content.epoch, content.reason, memory_in(content.report), mask=mask)
+    mask = PendingMask(content.epoch, keep, content.is_on_probation, content.reason, outcome.plan, base.step)
+    return CycleEnd(content.epoch, content.reason, memory_in(content.report), outcome, mask)
 
 
 def _read_before(
@@ -135,10 +135,12 @@ def _read_before(
     """The same of an earlier Esper, which wrote JSON."""
     if content["anatomy"] != anatomy.digest:
         return None
-    epoch, reason, plan = content["epoch"], content["reason"], content["outcome"]["plan"]
+    epoch, reason, outcome = content["epoch"], content["reason"], decode(CycleOutcome, content["outcome"])
+    if outcome.plan is None:
+        return None
     keep = _keep(attached, content["num_units"])
-    mask = PendingMask(epoch, keep, content["is_on_probation"], reason, decode(Plan, plan), base.step)
-    return CycleEnd(epoch, reason, decode(CoordinatorState, content["coordinator"]), mask=mask)
+    mask = PendingMask(epoch, keep, content["is_on_probation"], reason, outcome.plan, base.step)
+    return CycleEnd(epoch, reason, decode(CoordinatorState, content["coordinator"]), outcome, mask)
 
 
 def _keep(attached: AttachmentRef, num_units: int) -> BoolArray:
