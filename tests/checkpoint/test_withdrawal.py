@@ -23,10 +23,16 @@ def saved(run: Path, steps: tuple[int, ...] = (10, 20, 30)) -> CheckpointStore:
 def test_a_rollback_is_told_with_where_it_came_from(tmp_path: Path) -> None:
     with saved(tmp_path) as store:
         target = store.catalog.at(10)
-        assert withdraw(store, target) == ("step-000000030", "step-000000020")
+        heard: list[tuple[acts.Withdrawn, int]] = []
+
+        def told(act: acts.Withdrawn) -> None:
+            heard.append((act, len(store.list().checkpoints)))
+
+        assert withdraw(store, target, told) == ("step-000000030", "step-000000020")
         (past,) = store.audit.told(acts.Withdrawn)
         assert (past.from_step, past.to_step) == (30, 10)
         assert past.deleted == ("step-000000030", "step-000000020")
+        assert heard == [(past, 3)]  # before anything was deleted
         assert store.latest() == target
 
 

@@ -238,6 +238,13 @@ def test_rollback_as_json_asks_nobody_and_wants_yes(run: Path) -> None:
     assert steps(run) == [100, None]
 
 
+def test_rollback_of_a_finished_run_says_that_it_is_not_finished_any_more(run: Path) -> None:
+    (run / "report.json").write_text("{}")
+    told = " ".join(esper("rollback", str(run), "--to", "200", "--yes").stdout.split())
+    assert "not finished any more" in told
+    assert (run / "report-until-step-000000300.json").is_file()
+
+
 def test_rollback_to_a_damaged_checkpoint_is_refused_and_changes_nothing(run: Path) -> None:
     flip_a_byte(run / "checkpoints" / "step-000000100" / "model.safetensors")
     outcome = esper("rollback", str(run), "--to", "100", "--yes")

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from esper.nissa import acts, events, progress
 from esper.report import write_report
-from esper.runs import RunState, RunWatch, runs_in
+from esper.runs import RunState, RunWatch, doing, live_line, runs_in
 from tests.report.example import full_report
 from tests.web.served import FakeRun, epoch, training
 
@@ -43,6 +44,50 @@ def test_a_mask_is_on_trial_until_it_is_cut_or_taken_back(tmp_path: Path) -> Non
     assert watch.look().told.trial is None
     run.tell(acts.Masked(4, 1, 1, False, 0.0, 0.1, "flops", ""), events.RolledBack(5, "Worse.", None))
     assert watch.look().told.trial is None
+
+
+def test_what_a_mask_has_made_of_the_network_holds_until_the_next_epoch_tells(tmp_path: Path) -> None:
+    run = FakeRun(tmp_path)
+    watch = RunWatch("run", tmp_path)
+    run.tell(epoch(1), acts.Masked(1, 2, 2, False, 0.0, 0.6, "flops", "", 4e5, 700))
+
+    def now() -> tuple[float, int, int]:
+        story = watch.look()
+        assert story.report is not None
+        return story.report.flops_after, story.report.parameters_after, story.told.masked_units
+
+    assert now() == (4e5, 700, 2)
+    assert "FLOPs −60 %, parameters −30 %, 2 units masked" in live_line(watch.look())
+    run.tell(events.Cut(1, 2, 0.3, 1e-7))
+    assert now() == (4e5, 700, 0)
+    run.tell(epoch(2))
+    assert now() == (5e5, 1000, 0)
+
+
+def test_a_run_that_has_stopped_says_what_is_saved_and_one_at_its_end_that_it_finishes(
+    tmp_path: Path,
+) -> None:
+    run = FakeRun(tmp_path, pid=2**22 + 1)
+    watch = RunWatch("run", tmp_path)
+    assert doing(watch.look()) == (
+        "Not running. It has not ended any epoch, and no checkpoint is there to resume from."
+    )
+    for step in (0, 8, 16):
+        (tmp_path / "checkpoints" / f"step-{step:09d}").mkdir()
+        (tmp_path / "checkpoints" / f".tmp-step-{step + 8:09d}-1-aa").mkdir()
+    run.tell(epoch(1), epoch(2))
+    assert doing(watch.look()) == "Not running. It came as far as epoch 2 of 9, and resumes from there."
+    run.tell(epoch(3))
+    lost = "Not running. It came as far as epoch 3 of 9. It is saved up to epoch 2, and resumes from there."
+    assert doing(watch.look()) == lost
+    (tmp_path / "checkpoints" / "step-000000016").rmdir()  # nothing tells of it
+    assert doing(watch.look()) == lost.replace("epoch 2,", "epoch 1,")
+    (tmp_path / "checkpoints" / "step-000000020").mkdir()
+    assert doing(watch.look()) == lost.replace("epoch 2,", "step 20,")
+    note = tmp_path / "checkpoints" / ".writer.json"
+    note.write_text(note.read_text().replace(str(2**22 + 1), str(os.getpid())))
+    run.tell(*map(epoch, range(4, 10)))
+    assert doing(watch.look()) == "All 9 epochs are trained; finishing."
 
 
 def test_a_finished_run_is_its_report_and_a_writer_that_has_died_has_stopped(tmp_path: Path) -> None:

@@ -45,7 +45,7 @@ def test_runs_are_listed_shown_and_compared_and_nothing_of_them_is_markup(tmp_pa
         ):
             assert words in text
         assert "<script>alert" not in text
-        assert "can be resumed" in get(f"{address}/run?run=second")[1]
+        assert "no checkpoint is there to resume from" in get(f"{address}/run?run=second")[1]
         status, text = get(f"{address}/compare?run=a/first&run=second")
         assert status == 200
         assert text.count("<svg") == 2

@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from esper.checkpoint.layout import step_number
 from esper.checkpoint.references import CheckpointRef
 from esper.checkpoint.store import CheckpointStore
 from esper.nissa import acts
 
 
-def withdraw(store: CheckpointStore, target: CheckpointRef) -> tuple[str, ...]:
+def withdraw(
+    store: CheckpointStore, target: CheckpointRef, told: Callable[[acts.Withdrawn], None] = lambda _: None
+) -> tuple[str, ...]:
     """Goes back to a checkpoint by deleting all later ones, and tells the audit of it first.
+
+    Args:
+        store: open for writing.
+        target: verified.
+        told: whoever else has to know, after the audit and before anything is deleted.
 
     Returns:
         The names of the checkpoints that were deleted, newest first; `store.aside` tells of those that
@@ -32,4 +41,5 @@ def withdraw(store: CheckpointStore, target: CheckpointRef) -> tuple[str, ...]:
         aside=tuple(path.name for path in in_doubt),
     )
     store.audit.emit(act)
+    told(act)
     return tuple(path.name for path in store.withdraw_after(target) if path not in store.aside)

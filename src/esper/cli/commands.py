@@ -196,13 +196,14 @@ def rollback(
 ) -> None:
     """Make an earlier checkpoint the newest one again, so that training resumes from it.
 
-    It is verified first; later checkpoints are deleted, and `audit show` tells of it. Refused while the
-    run is training.
+    It is verified first; later checkpoints are deleted, the report of a finished run is set aside, and
+    `audit show` tells of it. Refused while the run is training.
     """
     from esper.checkpoint import CheckpointStore, open_key_ring, withdraw
-    from esper.runs import open_catalog, step_number
+    from esper.runs import Reopened, open_catalog, step_number
 
     open_catalog(run)
+    reopened = Reopened(run)
     with CheckpointStore(run, keyring=open_key_ring(run)) as store:
         target = store.catalog.at(to)
         report = store.verify(target)
@@ -214,10 +215,15 @@ def rollback(
         later = [path.name for path in store.catalog.newest_first() if step_number(path) > to]
         if later and not yes:
             _confirm(later, to, as_json)
-        withdrawn, aside = withdraw(store, target), [str(path) for path in store.aside.values()]
+        withdrawn, aside = (
+            withdraw(store, target, reopened.tell),
+            [str(path) for path in store.aside.values()],
+        )
     done = f"{run} now ends at step {to}, epoch {target.epoch}; deleted: {', '.join(withdrawn) or 'nothing'}."
     if aside:
         done += f" Set aside, because nothing vouches for it: {', '.join(aside)}."
+    if reopened.aside:
+        done += f" It is not finished any more; its report is now {', '.join(map(str, reopened.aside))}."
     record = {"step": to, "epoch": target.epoch, "deleted": list(withdrawn), "aside": aside}
     output.show(done, record, as_json)
 

@@ -78,7 +78,10 @@ class Decided(Moment):
 
 @dataclass(frozen=True)
 class Masked(Moment):
-    """Units are masked: how many of those planned, and what share (0..1) of the `cost` is gone by that."""
+    """Units are masked: how many of those planned, and what share (0..1) of the `cost` is gone by that.
+
+    `flops` of one forward pass and `parameters` are what the network has left; earlier runs tell neither.
+    """
 
     kind, is_act = "mask", True
     units: int
@@ -88,6 +91,8 @@ class Masked(Moment):
     removed_after: float
     cost: str
     reason: str
+    flops: float | None = None
+    parameters: int | None = None
 
     @property
     def text(self) -> str:
@@ -136,7 +141,7 @@ class Withdrawn(Event):
         aside: names of those that are set aside, because nothing vouched for them.
     """
 
-    is_act, is_once, by = True, False, "user"
+    is_act, is_once, is_noted, by = True, False, False, "user"  # a mark, where training is now
     from_step: int
     from_epoch: int
     to_step: int

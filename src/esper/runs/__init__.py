@@ -6,6 +6,7 @@ from esper.runs.mail import Asker, Mailbox, content_of
 from esper.runs.named import called, named
 from esper.runs.now import doing
 from esper.runs.open import built, checkpoint_at, inspected, open_catalog
+from esper.runs.reopened import Reopened
 from esper.runs.rows import (
     AnatomyRows,
     CheckpointRow,
@@ -32,6 +33,7 @@ __all__ = [
     "GroupRow",
     "Mailbox",
     "MemberRow",
+    "Reopened",
     "RunState",
     "RunWatch",
     "Story",

@@ -67,8 +67,8 @@ def _removed(story: Story, report: RunReport) -> str:
     flops = figures.change(report.flops_before, report.flops_after)
     parameters = figures.change(report.parameters_before, report.parameters_after)
     is_over = story.state is RunState.FINISHED  # then what was masked is cut, or a note says why not
-    masked = 0 if is_over or not report.epochs else report.epochs[-1].masked_units
-    on_trial = f", {masked} units masked and not cut yet" if masked else ""
+    masked = 0 if is_over else story.told.masked_units
+    on_trial = f", {figures.things(masked, 'unit')} masked and not cut yet" if masked else ""
     return f"FLOPs {flops}, parameters {parameters}{on_trial}"
 
 

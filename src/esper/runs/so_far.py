@@ -30,6 +30,7 @@ def report_so_far(name: str, facts: Mapping[str, Any], told: Told) -> RunReport 
     flops = float(facts.get("flops") or (first[0].flops if first else 0.0))
     parameters = int(facts.get("parameters") or (first[0].parameters if first else 0))
     metric = str(facts.get("metric") or next(iter(first[0].metrics) if first else iter(()), "metric"))
+    now = told.masks or (last[0] if last else None)
     report = RunReport(
         title=name,
         model=str(facts.get("model") or told.began or "unknown").rpartition(".")[2],
@@ -37,9 +38,9 @@ def report_so_far(name: str, facts: Mapping[str, Any], told: Told) -> RunReport 
         higher_is_better=bool(facts.get("higher_is_better", True)),
         epochs=tuple(told.epochs),
         flops_before=flops,
-        flops_after=last[0].flops if last else flops,
+        flops_after=now.flops if now else flops,
         parameters_before=parameters,
-        parameters_after=last[0].parameters if last else parameters,
+        parameters_after=now.parameters if now else parameters,
         bytes_before=None,
         bytes_after=None,
         marks=tuple(sorted(told.marks, key=lambda mark: mark.epoch)),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import socket
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from esper.runs.so_far import report_so_far
 from esper.runs.told import TelemetryReader, Told
 
 RUN_FILE, REPORT_FILE, NOTE_FILE = "run.json", "report.json", "checkpoints/.writer.json"
+_STEP_NAME = re.compile(r"step-(\d{9,18})")
 _MARKERS = (RUN_FILE, REPORT_FILE, TELEMETRY_FILE, "checkpoints/RUN.json")
 _PLANNED = ("epochs_planned", "steps_planned", "every_n_steps")
 _MOST_RUNS, _DEPTH = 5000, 3
@@ -45,6 +47,7 @@ class Story:
         told: what its telemetry says; empty where it wrote none.
         at_seconds: when something was written last, since 1970; None if nobody knows.
         planned: how many epochs or periods are planned; None if nobody said.
+        saved_step: the step that a run which has stopped goes on from; None if it runs, or has no checkpoint.
         problems: what of it cannot be read, in words.
         version: grows with every change.
     """
@@ -56,6 +59,7 @@ class Story:
     told: Told
     at_seconds: float | None
     planned: int | None
+    saved_step: int | None
     problems: tuple[str, ...]
     version: int
 
@@ -126,8 +130,10 @@ class RunWatch:
         if self._story is None or changed[1]:
             self._finished = self._read_report(problems)
         state = self._state()
-        is_same = self._story is not None and not has_more and not any(changed) and state is self._story.state
-        if self._story is not None and is_same:
+        saved_step = _newest_step(self.path) if state is RunState.STOPPED else None
+        now = (state, saved_step)
+        is_same = not has_more and not any(changed)
+        if self._story is not None and is_same and now == (self._story.state, self._story.saved_step):
             return self._story
         report = self._finished if state is RunState.FINISHED else None
         self._story = Story(
@@ -138,6 +144,7 @@ class RunWatch:
             self._telemetry.told,
             self._last_change(),
             planned_of(self._facts),
+            saved_step,
             tuple(problems) or (self._story.problems if self._story and not any(changed) else ()),
             1 if self._story is None else self._story.version + 1,
         )
@@ -184,9 +191,11 @@ class RunWatch:
 
     def _state(self) -> RunState:
         told = self._telemetry.told
-        if told.is_finished or (self._finished is not None and told.at_seconds is None):
+        if told.is_finished:
             return RunState.FINISHED
-        return _of_writer(self.path / NOTE_FILE)
+        state = _of_writer(self.path / NOTE_FILE)
+        is_told_by_report = self._finished is not None and told.at_seconds is None
+        return RunState.FINISHED if is_told_by_report and state is RunState.STOPPED else state
 
     def _so_far(self, problems: list[str]) -> RunReport | None:
         """A report of what has happened until now; what is only measured at the end is not measured."""
@@ -203,6 +212,15 @@ def planned_of(facts: Mapping[str, Any]) -> int | None:
     if isinstance(steps, int) and isinstance(every, int) and every > 0:
         return steps // every
     return epochs if isinstance(epochs, int) else None
+
+
+def _newest_step(run: Path) -> int | None:
+    """The step of the newest checkpoint, by its name; None if there is none, or nobody may look."""
+    try:
+        names = [_STEP_NAME.fullmatch(entry.name) for entry in os.scandir(run / "checkpoints")]
+    except OSError:
+        return None
+    return max((int(name[1]) for name in names if name is not None), default=None)
 
 
 def _of_writer(note: Path) -> RunState:

@@ -16,9 +16,24 @@ from esper.nissa import MARKS, NOTED, OF_SEEDS
 from esper.report import EpochRow, Mark, Measures, Overhead, SeedRow
 
 _ROW = ("step", "flops", "parameters", "masked_units", "seconds", "measured_step")
-_GOES_BACK = frozenset({"resumed", "went_back", "rolled_back"})
+_GOES_BACK = frozenset({"resumed", "went_back", "rolled_back", "withdrawn"})
 _MOST_LATEST = 30
 _PIECE_BYTES = 1 << 23
+
+
+@dataclass(frozen=True)
+class Masks:
+    """What masks have made of the network since the last epoch ended.
+
+    Attributes:
+        flops: of one forward pass, without what is masked.
+        parameters: likewise.
+        units: that are masked now.
+    """
+
+    flops: float
+    parameters: int
+    units: int
 
 
 @dataclass
@@ -36,6 +51,8 @@ class Told:
         analyzing: the epoch of the checkpoint that is being analyzed; None if none is.
         analyzing_since: when that began, since 1970.
         trial: the epoch of a mask that has neither been cut nor taken back; None if there is none.
+        masks: what they have made of the network since the last epoch; None: the epoch tells.
+        withdrawn_to: the step that somebody went back to by hand, if nothing has happened since.
         overhead: what Esper costs, as the last epoch tells.
         stall_seconds: that the last checkpoint held training up, as far as anybody told.
         worker_peak_bytes: the most memory that an analysis worker has held, as the last epoch tells.
@@ -57,6 +74,8 @@ class Told:
     analyzing: int | None = None
     analyzing_since: float = 0.0
     trial: int | None = None
+    masks: Masks | None = None
+    withdrawn_to: int | None = None
     overhead: Overhead | None = None
     stall_seconds: float | None = None
     worker_peak_bytes: float | None = None
@@ -80,6 +99,13 @@ class Told:
             self.worker_peak_bytes,
         )
 
+    @property
+    def masked_units(self) -> int:
+        """Units that are masked and not cut yet."""
+        if self.masks is not None:
+            return self.masks.units
+        return self.epochs[-1].masked_units if self.epochs else 0
+
     def take(self, event: Any) -> None:
         """One more line, read; what is no event of ours is counted and left out."""
         try:
@@ -92,13 +118,15 @@ class Told:
         self.at_seconds = at_seconds
         if kind in MARKS and epoch is not None:
             self.marks.append(Mark(epoch, MARKS[kind], text))
+        elif kind == "withdrawn":
+            self.marks.append(Mark(facts["to_epoch"], "rollback", text))
         elif kind in NOTED and text not in self.notes:
             self.notes.append(text)
         if severity != "detail":
             self.latest = [(at_seconds, severity, text), *self.latest][:_MOST_LATEST]
 
     def _hear(self, kind: str, epoch: Any, facts: dict[str, Any], at_seconds: float) -> None:
-        self.is_finished = kind == "finished"
+        self.is_finished, self.withdrawn_to = kind == "finished", None
         act = self._acts.get(kind)
         if act is not None:
             act(self, epoch, facts, at_seconds)
@@ -114,6 +142,7 @@ class Told:
         self.trial = None
         self.analyzing = None
         if step is not None:
+            self.masks = None
             self.epochs = [row for row in self.epochs if row.step <= step]
 
     def _end_epoch(self, epoch: int, facts: Mapping[str, Any], _: float) -> None:
@@ -122,6 +151,7 @@ class Told:
         while self.epochs and self.epochs[-1].epoch >= epoch:
             self.epochs.pop()
         self.epochs.append(row)
+        self.masks = None
         self.stall_seconds = facts.get("stall_seconds")
         self.worker_peak_bytes = facts.get("worker_peak_bytes")
         self.overhead = Overhead(
@@ -152,11 +182,20 @@ class Told:
         if facts["seconds"] is not None:
             self.durations.append(float(facts["seconds"]))
 
-    def _mask(self, epoch: int, _: Any, __: float) -> None:
+    def _mask(self, epoch: int, facts: Mapping[str, Any], _: float) -> None:
         self.trial = epoch
+        if facts.get("flops") is not None:  # as runs tell today
+            units = self.masked_units + int(facts["units"])
+            self.masks = Masks(float(facts["flops"]), int(facts["parameters"]), units)
 
-    def _settle(self, *_: Any) -> None:
+    def _cut(self, _: Any, facts: Mapping[str, Any], __: float) -> None:
         self.trial = None
+        if self.epochs:
+            last = self.masks or self.epochs[-1]
+            self.masks = Masks(last.flops, last.parameters, max(0, self.masked_units - int(facts["units"])))
+
+    def _withdraw(self, _: Any, facts: Mapping[str, Any], __: float) -> None:
+        self.withdrawn_to = int(facts["to_step"])
 
     _acts: ClassVar[Mapping[str, Callable[[Told, Any, dict[str, Any], float], None]]] = {
         "began": _begin,
@@ -166,7 +205,8 @@ class Told:
         "analysis_ended": _end_analysis,
         "telemetry_summary": _count,
         "masked": _mask,
-        "cut": _settle,
+        "cut": _cut,
+        "withdrawn": _withdraw,
     }
 
 

@@ -63,7 +63,7 @@ class LiveView:
         state = RunState.FINISHED if told.is_finished else RunState.RUNNING
         report = report_so_far(self._run.name, facts, told)
         return Story(
-            self._run.name, self._run, state, report, told, told.at_seconds, planned_of(facts), (), 0
+            self._run.name, self._run, state, report, told, told.at_seconds, planned_of(facts), None, (), 0
         )
 
 

@@ -233,15 +233,18 @@ class Pruning:
     def _masked(self, mask: PendingMask, answer: Confirmed) -> acts.Masked:
         """What is about to be done with a mask."""
         now, cost = self._terms.situation(self._network), self._terms.config.pruning.cost
+        left = now.keep & answer.keep
         return acts.Masked(
             self._log.epoch,
             units=int((now.keep & ~answer.keep).sum()),
             planned=int((now.keep & ~mask.keep).sum()),
             is_on_probation=mask.is_on_probation or answer.is_in_doubt,
             removed_before=now.removed_fraction(cost),
-            removed_after=now.under(now.keep & answer.keep).removed_fraction(cost),
+            removed_after=now.under(left).removed_fraction(cost),
             cost=cost,
             reason=mask.reason + (f" On the weights of now: {answer.gave_way}" if answer.gave_way else ""),
+            flops=now.anatomy.flops(left),
+            parameters=now.anatomy.parameters(left),
         )
 
     def _watch(self, mask: PendingMask, answer: Confirmed) -> Watch:
