@@ -15,7 +15,9 @@ from torch.optim.optimizer import Optimizer
 
 from esper.arrays import BoolArray
 from esper.errors import CheckpointError, SurgeryError
+from esper.kasmina.changes import join
 from esper.kasmina.network import LiveNetwork
+from esper.kasmina.seeds import Recipe
 
 
 class Block(nn.Module):
@@ -337,3 +339,32 @@ def test_the_stream_of_a_resnet_can_be_cut_with_a_layer_and_after_it() -> None:
             torch.testing.assert_close(model(images), expected)
         model.train()
     assert dict(model.named_parameters())["0.weight"].shape[0] == 4
+
+
+def test_records_of_seeds_that_were_noted_with_the_network_they_all_led_to_are_read() -> None:
+    def live() -> LiveNetwork:
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Linear(8, 8), nn.Tanh(), nn.Tanh(), nn.Linear(8, 3))
+        return LiveNetwork(model, AdamW(model.parameters(), 0.01), batch(), F.cross_entropy)
+
+    recipes = [Recipe(str(place), 1, "mlp", {"width": 3}, (6, 8)) for place in range(3)]
+    old, made = live(), live()
+    for recipe in recipes:  # as Esper did it at first
+        recipe.graft(old.model, {}, old.optimizer)
+    for recipe in recipes:
+        join(old, recipe)
+        recipe.graft(made.model, {}, made.optimizer)
+        join(made, recipe)
+    written = old.state()
+    first, *others = [record["anatomy"] for record in written["changes"]]
+    assert others == [old.anatomy.digest] * 2 != [first] * 2
+    fresh = live()
+    fresh.check(written)
+    fresh.load(written)
+    assert fresh.state() == made.state() != written  # and notes it as it is
+    assert fresh.parameter_names() == old.parameter_names()
+    fresh.load({**written, "changes": written["changes"][:0]})
+    assert fresh.anatomy.digest == first
+    lacking = written["changes"][:2]
+    with pytest.raises(CheckpointError, match="not the one"):
+        fresh.load({**written, "changes": lacking})

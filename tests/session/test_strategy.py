@@ -58,6 +58,11 @@ def test_a_session_acts_for_its_policy_tells_why_and_outlives_its_failures(tmp_p
     assert (second.tries, second.is_seed_under_way, second.slots["1"]) == ((1,), True, "BLENDING")
     assert [state.refused_in_row for state in (first, policy.states[3])] == [0, 1]
     training.session.detach()
+    Told.given = again = Odd()
+    training = Told(tmp_path)
+    training.epoch()
+    assert (again.states[0].tries, again.states[0].refused_in_row) == ((1,), 1)  # as if it had never stopped
+    training.session.detach()
 
 
 def test_the_policy_in_the_settings_tries_seeds_out_where_the_metric_rests(tmp_path: Path) -> None:

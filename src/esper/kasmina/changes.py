@@ -161,7 +161,26 @@ def check_records(records: Sequence[Record], blueprints: Mapping[str, Callable[.
             )
 
 
-def redo(network: LiveNetwork, record: Record) -> None:
+def redo_all(network: LiveNetwork, records: Sequence[Record]) -> bool:
+    """Makes changes again, one after the other; False: they were made in another network.
+
+    Of seeds that became parts at the same moment runs of before noted, in all but the first record, the
+    network that all of them led to.
+    """
+    awaited = ""
+    for record in records:
+        here, expected = network.anatomy.digest, record["anatomy"]
+        awaited = "" if awaited == here else awaited
+        kinds = [change.kind for change in network.changes[-1:]] + [record.get("kind")]
+        is_seed_after_seed = kinds == [SeedJoined.kind] * 2
+        if awaited not in ("", expected) or (expected != here and not is_seed_after_seed):
+            return False
+        awaited = "" if expected == here else expected
+        _redo(network, record)
+    return awaited in ("", network.anatomy.digest)
+
+
+def _redo(network: LiveNetwork, record: Record) -> None:
     """Makes a change again in a network that is what it was before it."""
     if record.get("kind") == SeedJoined.kind:
         recipe = decode(Recipe, record["seed"])

@@ -25,7 +25,7 @@ from esper.anatomy.proof import Inputs
 from esper.anatomy.twin import Twin
 from esper.arrays import BoolArray
 from esper.errors import CheckpointError, StructureError, SurgeryError, UntraceableError
-from esper.kasmina.changes import Change, UnitsCut, check_records, redo, shared_changes
+from esper.kasmina.changes import Change, UnitsCut, check_records, redo_all, shared_changes
 from esper.kasmina.held import HANDS
 from esper.kasmina.masks import MaskKeeper
 
@@ -314,9 +314,7 @@ class LiveNetwork:
             self._look()
         if shared < len(records):
             self.renew_masks()
-        for record in records[shared:]:
-            if record["anatomy"] != self.anatomy.digest:
-                raise CheckpointError(_ANOTHER)
-            redo(self, record)
+        if not redo_all(self, records[shared:]):
+            raise CheckpointError(_ANOTHER)
         if any(change.kind != UnitsCut.kind for change in (*undone, *self.changes[shared:])):
             self.refused = refusals(self.model, self.anatomy, self.inputs)

@@ -29,7 +29,7 @@ from esper.kasmina import LiveNetwork, SeedJoined
 from esper.leyline import encode
 from esper.nissa import Event, events, progress
 from esper.report import Latency, Overhead, Proof, RunReport, WidthRow, write_report
-from esper.runs.network import FORM_FILE, GROWN, PROGRAM_FILE, VERSION
+from esper.runs.network import FORM_FILE, FORMLESS, GROWN, PROGRAM_FILE, VERSION
 from esper.session.pool import worker_rows
 
 if TYPE_CHECKING:
@@ -130,14 +130,16 @@ def network_files(session: Session) -> dict[str, bytes]:
     """The network as a program that needs no code, and the form that a fresh instance must take."""
     network = session.parts.network
     program = deployed(network.model, network.inputs.args, network.inputs.kwargs)
-    form: Form | None = None
+    form, why = None, {}
     try:
         before = Snapshot.of(_in_full(network))
         form = Form.between(before, network.model, [change.kept for change in network.changes])
     except SurgeryError as error:
         session.log.tell(events.FormUnknown(str(error), str(session.run_dir)))
+        why = {FORMLESS: str(error)}
     grown = [encode(change.recipe) for change in network.changes if isinstance(change, SeedJoined)]
-    record = {"version": VERSION, "form": None if form is None else encode(form), GROWN: grown}
+    form_record = None if form is None else encode(form)
+    record = {"version": VERSION, "form": form_record, GROWN: grown, **why}
     return {PROGRAM_FILE: write_program(program), FORM_FILE: json.dumps(record).encode()}
 
 

@@ -147,7 +147,8 @@ class RunLog:
             for one in stored.get("withdrawals", ())
         ]
         marks = [*stored["marks"], *(encode(_mark(one)) for one in past)]
-        return {"marks": marks, "notes": stored["notes"]}
+        rest = {key: value for key, value in stored.items() if key != "withdrawals"}
+        return {**rest, "marks": marks}
 
     def state(self) -> Any:
         return encode(self)

@@ -218,13 +218,26 @@ class SeedBed:
             for place, layer in standing:
                 place.module = layer
 
-    def settle(self) -> list[Recipe]:
-        """Seeds that have become plain parts of the network, in their order: each is given away once."""
+    def settle(self) -> Iterator[Recipe]:
+        """Seeds that have become plain parts of the network, in their order: each is given away once.
+
+        Those that follow one are out of the network while it is given away, so that whoever makes them parts
+        of another network, one after the other, comes by the same networks.
+        """
         settled = [path for path in self._fossils if self.slots[path].layer is None]
-        for path in settled:
-            self.slots[path].track.is_settled = True
-            self._fossils.remove(path)
-        return [self.slots[path].track.recipe for path in settled]
+        later = [(slot.place, slot.place.module) for slot in map(self.slots.__getitem__, settled)]
+        for place, _ in later:
+            place.module = place.host
+        try:
+            for path in settled:
+                self.slots[path].track.is_settled = True
+                self._fossils.remove(path)
+                place, grown = later.pop(0)
+                place.module = grown
+                yield self.slots[path].track.recipe
+        finally:
+            for place, grown in later:
+                place.module = grown
 
     def load(self, state: Mapping[str, Any]) -> None:
         self.clear()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
@@ -270,8 +270,11 @@ class Growth:
         """Whether there is a seed that is not a plain part of the network yet."""
         return self._bed.is_under_way
 
-    def settle(self) -> list[Recipe]:
-        """Gives seeds that have become plain parts of the network away to whoever looks after that."""
+    def settle(self) -> Iterator[Recipe]:
+        """Gives away seeds that have become plain parts of the network, one by one, to who looks after that.
+
+        While one is given away, those that follow it are out of the network.
+        """
         return self._bed.settle()
 
     def hidden(self) -> AbstractContextManager[None]:

@@ -43,6 +43,11 @@ class Place:
         setattr(self._parent, self._name, module)
 
     @property
+    def host(self) -> nn.Module:
+        """What stood there before anything was grafted onto it."""
+        return _host(self.module) or self.module
+
+    @property
     def device(self) -> torch.device:
         """Where what stands there computes."""
         return next(self.module.parameters(), torch.zeros(0)).device

@@ -4,6 +4,7 @@ from esper.runs.network.case import ANATOMY_FILE, analyst_of, case_of, criterion
 from esper.runs.network.examine import LOW_FRACTION, Examination, examine
 from esper.runs.network.files import (
     FORM_FILE,
+    FORMLESS,
     GROWN,
     ONNX_FILE,
     PROGRAM_FILE,
@@ -22,6 +23,7 @@ from esper.runs.network.unit_map import GroupCells, UnitMap, unit_map
 
 __all__ = [
     "ANATOMY_FILE",
+    "FORMLESS",
     "FORM_FILE",
     "GROWN",
     "LOW_FRACTION",

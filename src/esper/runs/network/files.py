@@ -28,6 +28,8 @@ PROGRAM_FILE = "network.pt2"
 ONNX_FILE = "network.onnx"
 GROWN = "grown"
 """What stands in the form's file of seeds that are parts of the network: how each is made, in their order."""
+FORMLESS = "formless"
+"""What stands there of a network without a form: why it has none."""
 VERSION = 2
 _READ_VERSIONS = (1, 2)  # the first had no digests beside it
 
@@ -124,7 +126,7 @@ def read_form(directory: Path) -> Form:
     """The form beside the weights of a cut network.
 
     Raises:
-        CheckpointMissing: the network was cut as a program, so there is none.
+        CheckpointMissing: there is none, as for a network that was cut as a program.
         CheckpointCorrupt: the file is not what Esper writes, or not what was saved.
     """
     path = directory / FORM_FILE
@@ -135,22 +137,28 @@ def read_form(directory: Path) -> Form:
                 f"{path} is of version {record['version']}, and this Esper reads version {VERSION}. Load it "
                 "with the Esper that wrote it, and save it again."
             )
-        return form_from(record["form"], path)
+        return form_from(record["form"], path, record.get(FORMLESS, ""))
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise CheckpointCorrupt(f"{path} does not describe a cut network ({error!r}).") from error
 
 
-def form_from(record: Mapping[str, Any] | None, path: Path) -> Form:
+def form_from(record: Mapping[str, Any] | None, path: Path, why: str = "") -> Form:
     """The form in a record that is already parsed.
 
+    Args:
+        record: None: there is none.
+        path: where it was read.
+        why: there is none; '' if nobody wrote that down.
+
     Raises:
-        CheckpointMissing: the network was cut as a program, so there is none.
+        CheckpointMissing: there is none.
         CheckpointCorrupt: it is not what Esper writes.
     """
     if record is None:
+        reason = why or "It was cut as a program, or what was done to it could not be done to a fresh one."
         raise CheckpointMissing(
-            f"{path}: this network was cut as a program, and its class was never asked whether it runs at "
-            "the new sizes. Load it without model=."
+            f"{path}: this network is there as a program only, and fills no instance of its class. {reason} "
+            "Load it without model=."
         )
     try:
         return decode(Form, record)

@@ -18,6 +18,7 @@ from esper.kasmina.seeds import Blueprint, Recipe
 from esper.leyline import decode
 from esper.runs.network.files import (
     FORM_FILE,
+    FORMLESS,
     GROWN,
     PROGRAM_FILE,
     form_from,
@@ -80,7 +81,8 @@ def load(
     if model is None:
         return read_module(finished.file(PROGRAM_FILE).read_bytes())
     record = json.loads(finished.file(FORM_FILE).read_bytes())
-    form, weights = form_from(record["form"], where), state_of(load_trainer(finished).model)
+    form = form_from(record["form"], where, record.get(FORMLESS, ""))
+    weights = state_of(load_trainer(finished).model)
     return _grown(model, record.get(GROWN, ()), form, weights, blueprints or {})
 
 
