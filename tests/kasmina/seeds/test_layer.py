@@ -164,3 +164,11 @@ def test_a_seed_that_is_no_part_of_the_network_stands_in_no_list_of_it() -> None
     layer.is_joined = True  # it is the host's by now: optimizers and clipping see it
     assert "1.seed.weight" in dict(model.named_parameters())
     assert list(model.state_dict()) == list(plain)
+
+
+def test_what_is_no_number_before_the_seed_sees_it_is_no_fault_of_the_seed() -> None:
+    layer, x = grafted()
+    layer.alpha.fill_(1.0)
+    x[0, 0] = torch.nan
+    layer(x)
+    assert int(layer.faults) == 0

@@ -231,8 +231,7 @@ class Course:
                 f"The slot {path!r} is {slot.stage.name}: there is no seed to pause. Nothing was changed."
             )
         slot.track.is_paused = is_paused
-        if slot.learner is not None:
-            slot.learner.drop()
+        slot.drop()
         slot.settle()
 
     def before_step(self, optimizer: Optimizer) -> None:
@@ -243,12 +242,15 @@ class Course:
                 gradients = [p.grad for p in self._bed.owners.of_host().values() if p.grad is not None]
                 slot.host_norm = torch.nn.utils.get_total_norm(gradients).detach()
 
-    def after_step(self) -> None:
+    def after_step(self, optimizer: Optimizer) -> None:
         """The host has made a step, and seeds make theirs."""
+        if (overflow := getattr(optimizer, "found_inf", None)) is not None and bool(overflow):
+            return  # a GradScaler has told a fused optimizer to leave everything as it is
         self._idle += bool(self._bed.living())
         if self._idle == _WITHOUT_LOSS:
             self._bed.tell(seed_events.NothingLearned(_WITHOUT_LOSS))
         for slot in self._bed.slots.values():
+            slot.step.close()
             if slot.stage in self._steps and slot.layer is not None and not slot.track.is_paused:
                 slot.track.in_stage += 1
                 self._steps[slot.stage](slot)

@@ -108,7 +108,7 @@ class Growth:
         self._bed = SeedBed(self.model, optimizer, nursery, given, sink)
         self._bed.epoch = epoch
         gates = Gatekeeper(self.model, Probe(self.model, loss, batches), self.monitor, given)
-        self._lessons = Lessons(self.model, loss, self._bed.owners, self.monitor, given)
+        self._lessons = Lessons(self.model, optimizer, loss, self._bed.owners, self.monitor, given)
         admits = _anything if within is None else within.admits
         self._course = Course(self._bed, gates, self.monitor, given, scaler, admits, alarm)
         self.breaker = self._course.breaker
@@ -116,7 +116,7 @@ class Growth:
             HANDS.take(self)
         self._hooks = [
             optimizer.register_step_pre_hook(lambda stepping, *_: self._course.before_step(stepping)),
-            optimizer.register_step_post_hook(lambda *_: self._course.after_step()),
+            optimizer.register_step_post_hook(lambda stepping, *_: self._course.after_step(stepping)),
         ]
 
     # --- What a training loop calls ---
@@ -143,9 +143,11 @@ class Growth:
         """
         if torch.is_grad_enabled():
             args, kwargs, _ = split_sample(inputs, with_target=False)
-            for slot in self._course.learning():
+            slots = list(self._course.learning())
+            for slot in slots:
                 if leak := self._lessons.give(slot, value, (args, kwargs), target):
                     self._course.punish(slot, leak)
+            self._lessons.wait_for(value, slots)
 
     def germinate(
         self,

@@ -110,7 +110,7 @@ class KasminaLayer(nn.Module):
             with drawn_apart(self.number):
                 f = self.seed(x)
         is_sound = f.isfinite().all()
-        self.faults.add_(~is_sound)
+        self.faults.add_(~is_sound & h.isfinite().all())  # of what is no number nobody can make one
         f = torch.where(is_sound, f, torch.zeros_like(f))
         if self.number is not None:
             h = Graft.apply(h, self.beta * f)  # type: ignore[no-untyped-call]  # torch's

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from esper.anatomy.graph import Loss
 from esper.checkpoint import drawn_apart
 from esper.kasmina.seeds.isolation import GradientIsolationMonitor, Update, at_rest
+from esper.kasmina.seeds.lesson import Lesson
 from esper.kasmina.seeds.owners import Owners
 from esper.kasmina.seeds.settings import GrowthSettings
 from esper.kasmina.seeds.slot import Slot
@@ -25,6 +27,7 @@ class Lessons:
 
     Args:
         model: the network.
+        optimizer: of the host.
         loss: `loss(output, target)`.
         owners: the registry.
         monitor: watches isolation.
@@ -34,12 +37,13 @@ class Lessons:
     def __init__(
         self,
         model: nn.Module,
+        optimizer: Optimizer,
         loss: Loss,
         owners: Owners,
         monitor: GradientIsolationMonitor,
         settings: GrowthSettings,
     ) -> None:
-        self._model, self._loss, self._owners = model, loss, owners
+        self._model, self._optimizer, self._loss, self._owners = model, optimizer, loss, owners
         self._monitor, self._settings = monitor, settings
 
     def give(self, slot: Slot, loss: Tensor, inputs: Inputs, target: Any) -> str:
@@ -55,39 +59,70 @@ class Lessons:
             How the seed has reached the host; empty where it has not.
         """
         in_stage, settings = slot.track.in_stage, self._settings
+        lesson = Lesson(slot.learner)
+        slot.step.offer(lesson)
         if slot.stage in (Stage.TRAINING, Stage.BLENDING):
-            (slot.since if slot.stage is Stage.BLENDING else slot.before).append(loss.detach())
+            window = slot.since if slot.stage is Stage.BLENDING else slot.before
+            lesson.notes.append((window, loss.detach()))
         if slot.stage is Stage.PROBATIONARY and in_stage % settings.counterfactual_every == 0:
-            slot.gains.append(self._gain(slot, inputs, target))
+            lesson.notes.append((slot.gains, self._gain(slot, inputs, target)))
         if not slot.is_isolated:
             return ""
         if in_stage % settings.check_every:
             if slot.learns_apart:
-                self._learn(slot, inputs, target)
+                lesson.gradients = self._learned(slot, inputs, target)
             return ""
         before = {name: tensor.detach().clone() for name, tensor in self._host().items()}
         if slot.learns_apart:
-            self._learn(slot, inputs, target)
+            lesson.gradients = self._learned(slot, inputs, target)
         if not self._monitor.check_untouched(slot.path, before, self._host()):
             return "its own pass changed something in the host."
         if not self._same_update(slot, inputs, target):
             return "the host's update is another one than without the seed."
         return ""
 
-    def _learn(self, slot: Slot, inputs: Inputs, target: Any) -> None:
+    def wait_for(self, loss: Tensor, slots: Sequence[Slot]) -> None:
+        """Counts the lessons that were given on a batch, when the host's backward pass over it begins.
+
+        Args:
+            loss: what the host made of the batch.
+            slots: those that had a lesson.
+        """
+        given = [(slot, lesson) for slot in slots if (lesson := slot.step.last) is not None]
+
+        def begin(_: Any = None) -> None:
+            is_new = any(slot.is_gathering for slot, _ in given) and self._is_new_step()
+            for slot, lesson in given:
+                if is_new:
+                    slot.drop()
+                slot.count(lesson)
+
+        if loss.requires_grad:
+            loss.register_hook(begin)
+        else:
+            begin()
+
+    def _is_new_step(self) -> bool:
+        """Whether the host has no gradient: what was gathered before was dropped by the training script."""
+        held = [p for group in self._optimizer.param_groups for p in group["params"]]
+        gradients = [p.grad for p in held if p.grad is not None]
+        if any(gradient.is_sparse for gradient in gradients):
+            return False
+        is_zero = not gradients or not float(torch.nn.utils.get_total_norm(gradients))
+        return bool(held) and is_zero
+
+    def _learned(self, slot: Slot, inputs: Inputs, target: Any) -> tuple[Tensor | None, ...] | None:
+        """Gradients of a pass of the seed's own."""
         learner = slot.learner
         if learner is None:
-            return
+            return None
         share = 1.0 if slot.stage is Stage.TRAINING else slot.share
         number, slot.track.passes = slot.track.number, slot.track.passes + 1
         with drawn_apart(number), at_rest(self._model, slot.apart()), slot.grafted(share):
-            gradients: tuple[Tensor | None, ...]
             loss = self._loss_of(inputs, target)
-            if loss.requires_grad:
-                gradients = torch.autograd.grad(loss, learner.parameters, allow_unused=True)
-            else:
-                gradients = (None,) * len(learner.parameters)
-        learner.learn(gradients)
+            if not loss.requires_grad:
+                return (None,) * len(learner.parameters)
+            return torch.autograd.grad(loss, learner.parameters, allow_unused=True)
 
     def _gain(self, slot: Slot, inputs: Inputs, target: Any) -> Tensor:
         """How much higher the loss of a batch is without the seed."""

@@ -145,6 +145,11 @@ class SeedOptimizer:
             if gradient is not None:
                 self._add(parameter, gradient)
 
+    @property
+    def is_gathering(self) -> bool:
+        """Whether there is a gradient for the next step already."""
+        return bool(self._gradients)
+
     def step(self, scale: float = 1.0) -> None:
         """One step with what has been gathered; without a gradient nothing happens.
 

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from esper.checkpoint import OptimizerState
 from esper.kasmina.seeds.layer import Grown, KasminaLayer, ramp
+from esper.kasmina.seeds.lesson import Lesson, OpenStep
 from esper.kasmina.seeds.owners import SeedOptimizer
 from esper.kasmina.seeds.place import Place
 from esper.kasmina.seeds.recipe import Recipe
@@ -109,6 +110,7 @@ class Slot:
         since: those since it is blended in.
         gains: how much higher they were without the seed, while it was on probation.
         host_norm: of the host's last gradient that was looked at.
+        step: what was gathered for the step that the host makes next.
     """
 
     def __init__(self, model: nn.Module, track: Track, settings: GrowthSettings) -> None:
@@ -121,6 +123,7 @@ class Slot:
         self.since: deque[Tensor] = deque(maxlen=_WINDOW)
         self.gains: deque[Tensor] = deque(maxlen=_WINDOW)
         self.host_norm: Tensor | None = None
+        self.step = OpenStep()
         self._last: list[weakref.ref[Any]] = []
 
     @property
@@ -204,6 +207,22 @@ class Slot:
         elif self.place.module is layer:
             self.place.module = layer.host
 
+    @property
+    def is_gathering(self) -> bool:
+        """Whether there is something for the next step of the host already."""
+        return self.step.is_begun or (self.learner is not None and self.learner.is_gathering)
+
+    def count(self, lesson: Lesson) -> None:
+        """The host's backward pass over the batch of a lesson begins."""
+        if lesson.learner is self.learner:  # else the seed has gone meanwhile
+            self.step.count(lesson)
+
+    def drop(self) -> None:
+        """Forgets what was gathered for a step that is not made."""
+        self.step.drop()
+        if self.learner is not None:
+            self.learner.drop()
+
     def remove(self) -> None:
         """Takes the seed out and lets go of all that is its own."""
         if isinstance(module := self.place.module, (KasminaLayer, Grown)):
@@ -213,6 +232,7 @@ class Slot:
         if self.layer is not None:
             self._last = [weakref.ref(held) for held in (self.layer.seed, *self.own())]
         self.layer = self.learner = self.host_norm = None
+        self.step.drop()
         self.before.clear()
         self.since.clear()
         self.gains.clear()
