@@ -99,3 +99,17 @@ def test_an_installed_package_can_offer_one(tmp_path: Path, monkeypatch: pytest.
     assert isinstance(blueprint("shed", {})(torch.zeros(1)), nn.Identity)
     with pytest.raises(ConfigError, match="garden_shed:lost, which cannot be imported"):
         blueprint("lost", {})
+
+
+@pytest.mark.parametrize("value", [0, -1, 1.5, "4", True])
+@pytest.mark.parametrize(
+    ("name", "option"),
+    [
+        *(("conv", "width"), ("conv", "kernel"), ("bottleneck", "width"), ("bottleneck", "kernel")),
+        *(("mlp", "width"), ("low_rank", "rank"), ("attention", "heads")),
+    ],
+)
+def test_what_is_no_number_of_things_is_refused(name: str, option: str, value: object) -> None:
+    x = torch.randn(SHAPES[name][0])
+    with pytest.raises(ConfigError, match=f"'{name}' cannot be made with {option}={value!r}: it is a whole"):
+        blueprint(name, {})(x, **{option: value})

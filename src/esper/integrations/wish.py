@@ -54,6 +54,12 @@ def settings(target: float | Mapping[str, float] | None, config: Config | Mappin
     pruning = asked.setdefault("pruning", {})
     pruning["plan"] = {"configurable": True, **pruning.get("plan", {})}
     whole = Config.of(asked)
+    if whole.strategy.policy != "none":
+        raise ConfigError(
+            f"strategy.policy={whole.strategy.policy!r} needs a loop that takes its loss from the session, "
+            "where seeds have their lessons, and a framework computes its own. Nothing was changed. Leave it "
+            "out, or attach by hand (docs/growing.md)."
+        )
     if not whole.pruning.is_enabled:
         raise ConfigError(
             "Nothing was asked for. Say how much shall go, EsperCallback(target=0.5, ...) for half of the "

@@ -6,7 +6,7 @@ import json
 import math
 import platform
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -28,7 +28,7 @@ from esper.errors import CheckpointError, SurgeryError
 from esper.kasmina import LiveNetwork, SeedJoined
 from esper.leyline import encode
 from esper.nissa import Event, events, progress
-from esper.report import Latency, Overhead, Proof, RunReport, WidthRow, write_report
+from esper.report import Latency, Overhead, Proof, RunReport, SeedRow, WidthRow, write_report
 from esper.runs.network import FORM_FILE, FORMLESS, GROWN, PROGRAM_FILE, VERSION
 from esper.session.pool import worker_rows
 
@@ -194,10 +194,25 @@ def _missed(session: Session, in_flight: int | None) -> Event | None:
         else "",
         late=in_flight,
         has_grown=bool(session.log.seeds),
+        seeds=_last_grown(session.log.seeds),
     )
     schedule = Schedule(terms.config.pruning, terms.epochs)
     why = why_missed(target, end, schedule, parts.runner.coordinator.state)
     return events.TargetMissed(why) if why else None
+
+
+def _last_grown(rows: Sequence[SeedRow]) -> tuple[int, int] | None:
+    """First and last epoch of the last time that seeds were on their way; None: there was none."""
+    begun: dict[str, int] = {}
+    last: tuple[int, int] | None = None
+    for row in rows:
+        if row.after == "GERMINATED":
+            begun[row.slot] = row.epoch
+        elif row.after in ("EMBARGOED", "FOSSILIZED") and row.slot in begun:
+            first = begun.pop(row.slot)
+            is_same = last is not None and first <= last[1]
+            last = (min(first, last[0]) if is_same and last is not None else first, row.epoch)
+    return last
 
 
 def _quality(session: Session, judged: str) -> tuple[float | None, str]:

@@ -27,7 +27,8 @@ _CONVOLUTIONS: Mapping[int, Callable[..., nn.Module]] = {3: nn.Conv1d, 4: nn.Con
 def conv(like: Tensor, *, width: int | None = None, kernel: int = 3) -> nn.Module:
     """Two convolutions with a nonlinearity between them, for activations [samples, channels, ...]."""
     make, channels = _convolution(like, "conv"), like.shape[1]
-    width = channels if width is None else width
+    width = _count("conv", width=channels if width is None else width)
+    kernel = _count("conv", kernel=kernel)
     first = make(channels, width, kernel, padding=kernel // 2)
     return nn.Sequential(first, nn.GELU(), _silent(make(width, channels, kernel, padding=kernel // 2)))
 
@@ -35,7 +36,8 @@ def conv(like: Tensor, *, width: int | None = None, kernel: int = 3) -> nn.Modul
 def bottleneck(like: Tensor, *, width: int | None = None, kernel: int = 3) -> nn.Module:
     """A convolution over few channels, between two over single positions, for [samples, channels, ...]."""
     make, channels = _convolution(like, "bottleneck"), like.shape[1]
-    width = max(channels // 4, 1) if width is None else width
+    width = _count("bottleneck", width=max(channels // 4, 1) if width is None else width)
+    kernel = _count("bottleneck", kernel=kernel)
     inner = make(width, width, kernel, padding=kernel // 2)
     return nn.Sequential(
         *(make(channels, width, 1), nn.GELU(), inner, nn.GELU()), _silent(make(width, channels, 1))
@@ -45,13 +47,14 @@ def bottleneck(like: Tensor, *, width: int | None = None, kernel: int = 3) -> nn
 def mlp(like: Tensor, *, width: int | None = None) -> nn.Module:
     """Two linear layers with a nonlinearity between them, over the last axis."""
     features = like.shape[-1]
-    width = features if width is None else width
+    width = _count("mlp", width=features if width is None else width)
     return nn.Sequential(nn.Linear(features, width), nn.GELU(), _silent(nn.Linear(width, features)))
 
 
 def low_rank(like: Tensor, *, rank: int = 4) -> nn.Module:
     """A linear map of low rank over the last axis, as LoRA adds it."""
     features = like.shape[-1]
+    rank = _count("low_rank", rank=rank)
     down = nn.Linear(features, rank, bias=False)
     return nn.Sequential(down, _silent(nn.Linear(rank, features, bias=False)))
 
@@ -91,7 +94,7 @@ def attention(like: Tensor, *, heads: int | None = None, causal: bool = False) -
     features = like.shape[-1]
     if heads is None:
         heads = next(n for n in range(max(features // _HEAD_FEATURES, 1), 0, -1) if features % n == 0)
-    if heads < 1 or features % heads:
+    if features % _count("attention", heads=heads):
         raise ConfigError(
             f"The blueprint 'attention' cannot share {features} features among {heads} heads. Nothing was "
             "changed. Give a number of heads that divides them."
@@ -145,7 +148,19 @@ def blueprint(name: str, given: Mapping[str, Blueprint]) -> Blueprint:
     names = sorted({*given, *BLUEPRINTS, *installed.names})
     raise ConfigError(
         f"There is no blueprint {name!r}; known are {', '.join(names)}. Nothing was changed. Give your own "
-        f"as Growth(..., blueprints={{{name!r}: make}}), or as an entry point in the group {ENTRY_POINTS!r}."
+        f"as blueprints={{{name!r}: make}} to attach and resume (to Growth, where there is no session), or "
+        f"as an entry point in the group {ENTRY_POINTS!r}."
+    )
+
+
+def _count(name: str, **option: object) -> int:
+    """The value of an option that is a number of things."""
+    ((key, value),) = option.items()
+    if isinstance(value, int) and not isinstance(value, bool) and value >= 1:
+        return value
+    raise ConfigError(
+        f"The blueprint {name!r} cannot be made with {key}={value!r}: it is a whole number of at least 1. "
+        "Nothing was changed."
     )
 
 

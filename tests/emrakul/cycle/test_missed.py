@@ -62,6 +62,10 @@ def test_a_target_that_was_met_is_no_word_worth() -> None:
             "nothing is decided after epoch 8",
             "more epochs",
         ),
+        (told(seeds=(3, 9)), "because seeds were on their way from epoch 3 to 9", "strategy.max_tries"),
+        (told(record("accepted"), seeds=(9, 10)), "seeds were on their way from epoch 9", "more epochs"),
+        (told(seeds=(3, 5)), "before anything could be decided", "more epochs"),
+        (told(record("accepted"), seeds=(3, 9)), "nothing is decided after epoch 8", "more epochs"),
         (
             told(
                 record("accepted", removed_after=0.5), masked=0.5, uncut="It holds state. Nothing was done."

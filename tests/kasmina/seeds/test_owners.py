@@ -139,3 +139,9 @@ def test_an_optimizer_that_cannot_be_made_again_is_refused() -> None:
 
     with pytest.raises(ConfigError, match="Odd cannot be made from its options"):
         learner(Odd)
+
+
+@pytest.mark.parametrize("make", [torch.optim.LBFGS, torch.optim.SparseAdam])
+def test_an_optimizer_that_makes_no_step_with_a_plain_gradient_is_refused(make: Any) -> None:
+    with pytest.raises(ConfigError, match=rf"{make.__name__} makes no such step: \w+Error: .* AdamW"):
+        learner(make)

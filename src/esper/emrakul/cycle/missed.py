@@ -30,6 +30,7 @@ _STEADIER = "train longer between the steps, allow a larger drop (pruning.rollba
 _TRACE = 1e-3
 """Share of a cost that explains no missed target."""
 _COARSE = "ask for more (pruning.target), or let steps overshoot (pruning.schedule.overshoot_fraction)"
+_FEWER = "train for more epochs, or let less be grown (strategy.max_tries, growing.patience_epochs)"
 _LONGER = "train for more epochs, or let the ramp begin earlier (pruning.schedule.start_epoch)"
 
 
@@ -48,6 +49,7 @@ class RunEnd:
         broken: a tensor of the network that holds nan or infinite values; '' if there is none.
         late: the epoch that an analysis was about which was still going on when the run ended.
         has_grown: whether something has been added to the network, too.
+        seeds: first and last epoch of the last time that seeds were on their way, which keep pruning waiting.
     """
 
     removed: float
@@ -60,6 +62,7 @@ class RunEnd:
     broken: str = ""
     late: int | None = None
     has_grown: bool = False
+    seeds: tuple[int, int] | None = None
 
     @property
     def only_masked(self) -> float:
@@ -118,6 +121,9 @@ def _obstacle(end: RunEnd, schedule: Schedule, state: CoordinatorState) -> tuple
         return f"in epoch {refused[0]} {said[:1].lower()}{said[1:]}", f"{_GENTLER}, or lower the target"
     if end.late is not None and end.late <= schedule.last_epoch_at(epoch):
         return f"the run ended before anything came of the analysis of epoch {end.late}", _PATIENT
+    if end.seeds is not None and end.seeds[0] >= decided and end.seeds[1] >= schedule.last_epoch_at(epoch):
+        first, last_one = end.seeds
+        return f"seeds were on their way from epoch {first} to {last_one}, and nothing is pruned then", _FEWER
     if last is None:
         return "the run ended before anything could be decided", _LONGER
     if schedule.epochs is not None and epoch > schedule.epochs:

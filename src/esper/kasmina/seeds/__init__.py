@@ -4,8 +4,8 @@ from esper.kasmina.seeds.gates import GateResult
 from esper.kasmina.seeds.growth import Growth
 from esper.kasmina.seeds.kernels import Kernels
 from esper.kasmina.seeds.recipe import Recipe
-from esper.kasmina.seeds.settings import GrowthSettings
-from esper.kasmina.seeds.slot import Isolation, Slot
+from esper.kasmina.seeds.settings import GrowthSettings, Isolation
+from esper.kasmina.seeds.slot import Slot
 from esper.tezzeret import Blueprint
 
 __all__ = ["Blueprint", "GateResult", "Growth", "GrowthSettings", "Isolation", "Kernels", "Recipe", "Slot"]

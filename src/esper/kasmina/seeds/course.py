@@ -20,8 +20,8 @@ from esper.kasmina.seeds.isolation import GradientIsolationMonitor
 from esper.kasmina.seeds.lifecycle import ALIVE, FORWARD, SeedEvent, departure
 from esper.kasmina.seeds.owners import HOST
 from esper.kasmina.seeds.recipe import Recipe
-from esper.kasmina.seeds.settings import GrowthSettings
-from esper.kasmina.seeds.slot import Isolation, Slot
+from esper.kasmina.seeds.settings import GrowthSettings, Isolation, check_wish
+from esper.kasmina.seeds.slot import Slot
 from esper.leyline import SeedLifecycleStage as Stage
 from esper.nissa import seed_events
 from esper.tezzeret import NoKernel
@@ -29,6 +29,10 @@ from esper.tezzeret import NoKernel
 _NORM_EVERY = 10
 _WITHOUT_LOSS = 50
 """Steps after which somebody is told that nothing was learned in them."""
+_UNTAUGHT = (
+    "No step of {epochs} epoch(s) took its loss from session.loss(output, target, inputs), or growth.loss "
+    "where there is no session, and seeds learn there."
+)
 
 
 class HasScale(Protocol):
@@ -77,6 +81,7 @@ class Course:
             Stage.FOSSILIZED: self._join,
         }
         self._idle = 0
+        self._has_stepped = False
 
     def sow(
         self,
@@ -89,6 +94,7 @@ class Course:
         contest: int = 0,
     ) -> GateResult:
         """Makes a seed and asks G0; arguments as for `Growth.germinate`."""
+        check_wish(isolation, lr)
         slot = self._bed.slot_at(path)
         departure(slot.stage, SeedEvent.GERMINATE, path)
         self._bed.nursery.check(blueprint)  # a name that nobody knows must not come into any checkpoint
@@ -133,6 +139,7 @@ class Course:
         lr: float | None,
     ) -> dict[str, GateResult]:
         """Makes seeds at several places, of which one goes on at most; G0 of each by its path."""
+        check_wish(isolation, lr)
         paths = list(paths)
         with suppress(ConfigError):  # each place says so for itself
             self.expect(paths, blueprint, options)
@@ -195,7 +202,9 @@ class Course:
         for slot in self._bed.slots.values():
             track = slot.track
             track.epochs += 1
-            if slot.stage is Stage.TRAINING and track.contest and not slot.faults and not track.is_paused:
+            if self._is_left_alone(slot):
+                self._bed.cull(slot, _UNTAUGHT.format(epochs=track.idle))
+            elif slot.stage is Stage.TRAINING and track.contest and not slot.faults and not track.is_paused:
                 contests[track.contest].append(slot)
             elif slot.stage in ALIVE:
                 self._decide(slot)
@@ -207,8 +216,20 @@ class Course:
                 if result.passed:
                     self._monitor.forget(slot.path)
                     self._bed.move(slot, SeedEvent.REOPEN, str(result))
+        self._has_stepped = False
         for rivals in contests.values():
             self._decide_contest(rivals)
+
+    def _is_left_alone(self, slot: Slot) -> bool:
+        """Whether a seed that is to learn has had no lesson for as many epochs as a gate may stay closed."""
+        track = slot.track
+        if track.is_taught:
+            track.idle = 0
+        elif self._has_stepped and not track.is_paused:
+            track.idle += 1
+        track.is_taught = False
+        is_learning = slot.stage in (Stage.GERMINATED, Stage.TRAINING)
+        return is_learning and track.idle >= self._settings.patience_epochs
 
     def finish(self) -> None:
         """Ends the course of every seed, wherever it is."""
@@ -246,6 +267,7 @@ class Course:
         """The host has made a step, and seeds make theirs."""
         if (overflow := getattr(optimizer, "found_inf", None)) is not None and bool(overflow):
             return  # a GradScaler has told a fused optimizer to leave everything as it is
+        self._has_stepped = True
         self._idle += bool(self._bed.living())
         if self._idle == _WITHOUT_LOSS:
             self._bed.tell(seed_events.NothingLearned(_WITHOUT_LOSS))

@@ -122,7 +122,7 @@ class Gatekeeper:
             keeps_shape=is_fitting,
             leaves_input=leaves_input,
             is_isolated=is_apart,
-            can_learn=any(p.requires_grad for p in own),
+            can_learn=any(p.requires_grad and p.numel() for p in own),
             parameters=sum(p.numel() for p in own)
             / max(sum(p.numel() for p in owners.of_host().values()), 1),
             dead=dead_share(seen),

@@ -26,8 +26,8 @@ from esper.kasmina.seeds.learning import Lessons
 from esper.kasmina.seeds.nursery import Nursery
 from esper.kasmina.seeds.owners import Owners
 from esper.kasmina.seeds.recipe import Recipe
-from esper.kasmina.seeds.settings import GrowthSettings
-from esper.kasmina.seeds.slot import Isolation, Slot
+from esper.kasmina.seeds.settings import GrowthSettings, Isolation
+from esper.kasmina.seeds.slot import Slot
 from esper.nissa import LOGGER, Sink
 
 

@@ -61,6 +61,7 @@ class Lessons:
         in_stage, settings = slot.track.in_stage, self._settings
         lesson = Lesson(slot.learner)
         slot.step.offer(lesson)
+        slot.track.is_taught = True
         if slot.stage in (Stage.TRAINING, Stage.BLENDING):
             window = slot.since if slot.stage is Stage.BLENDING else slot.before
             lesson.notes.append((window, loss.detach()))

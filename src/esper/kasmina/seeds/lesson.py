@@ -1,4 +1,4 @@
-"""What a seed gets out of one batch: it counts with the step that the host makes of it, and not without one."""
+"""What a seed gets out of one batch: it counts with the step that the host makes of it, or not at all."""
 
 from __future__ import annotations
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from esper.checkpoint import drawn_apart
 from esper.errors import ConfigError, LifecycleError
 
 HOST = "HOST"
@@ -104,7 +105,7 @@ class SeedOptimizer:
         norm: of the last gradient before it was clipped; NaN before the first.
 
     Raises:
-        ConfigError: the class cannot be made from its own options.
+        ConfigError: the class cannot be made from its own options, or makes no step with a gradient alone.
     """
 
     def __init__(
@@ -224,7 +225,7 @@ def take_from(optimizer: Optimizer, parameters: Iterable[Tensor]) -> None:
         optimizer.state.pop(parameter, None)
 
 
-def _of_the_kind_of(host: Optimizer, group: Mapping[str, Any], parameters: Iterable[Tensor]) -> Optimizer:
+def _of_the_kind_of(host: Optimizer, group: Mapping[str, Any], parameters: Sequence[Tensor]) -> Optimizer:
     accepted = inspect.signature(type(host).__init__).parameters
     options = {key: value for key, value in group.items() if key in accepted and key != "params"}
     make: Any = type(host)
@@ -234,6 +235,19 @@ def _of_the_kind_of(host: Optimizer, group: Mapping[str, Any], parameters: Itera
         raise ConfigError(
             f"A seed needs an optimizer like the host's, whose state it takes along one day, and "
             f"{type(host).__name__} cannot be made from its options {sorted(options)}: {error}. Nothing was "
-            "changed. The optimizers of torch.optim can."
+            "changed. Most optimizers of torch.optim can."
+        ) from error
+    try:  # a step of another one, on tensors of the same shape: a closure may be wanted, or other gradients
+        copies = [torch.zeros_like(parameter).requires_grad_() for parameter in parameters]
+        for copied in copies:
+            copied.grad = torch.zeros_like(copied)
+        with drawn_apart(0):
+            trial: Optimizer = make(copies, **options)
+            trial.step()
+    except Exception as error:
+        raise ConfigError(
+            f"A seed is trained by an optimizer like the host's, step by step with its own gradient, and "
+            f"{type(host).__name__} makes no such step: {type(error).__name__}: {error}. Nothing was "
+            "changed. Train with one that does, such as SGD or AdamW, while something grows."
         ) from error
     return optimizer

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import math
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
 from pydantic import Field
 
+from esper.errors import ConfigError
 from esper.settings import Count, Fraction, NonNegative, OpenFraction, PositiveCount, Section
 
 Positive = Annotated[float, Field(gt=0.0)]
+
+
+Isolation = Literal["semi", "strict"]
 
 
 class GrowthSettings(Section):
@@ -18,7 +22,7 @@ class GrowthSettings(Section):
     training: Literal["shadow", "straight_through"] = "shadow"
     """How a seed learns before it is blended in: by passes of its own through the resting host, with its
     full share; or from the host's gradient there, which costs less and makes seeds that ruin the loss."""
-    isolation: Literal["semi", "strict"] = "semi"
+    isolation: Isolation = "semi"
     """While a seed is blended in: the host adapts to it in the same pass; or it learns as if there were none,
     and culling leaves it bit for bit as if there had been none. In eval mode it has its share in both."""
     ramp: Literal["cosine", "sigmoid"] = "cosine"
@@ -76,3 +80,22 @@ class GrowthSettings(Section):
     """Shift of the mean at the slot in standard deviations, and of the logarithm of these."""
     max_latency: Positive = 3.0
     """Time of a forward pass with the seed, as a multiple of that without."""
+
+
+def check_wish(isolation: object, lr: object) -> None:
+    """Refuses what was asked for one seed, where it cannot be meant; None is the usual.
+
+    Raises:
+        ConfigError: it names the argument, and what it may be.
+    """
+    if isolation is not None and isolation not in get_args(Isolation):
+        raise ConfigError(
+            f"isolation={isolation!r} is none of {', '.join(map(repr, get_args(Isolation)))}. Nothing was "
+            "changed."
+        )
+    is_number = isinstance(lr, (int, float)) and not isinstance(lr, bool) and math.isfinite(lr) and lr > 0
+    if lr is not None and not is_number:
+        raise ConfigError(
+            f"lr={lr!r} is no learning rate: give a number above 0, or leave it out, and the seed follows "
+            "that of the host. Nothing was changed."
+        )

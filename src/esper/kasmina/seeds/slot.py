@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -18,15 +18,13 @@ from esper.kasmina.seeds.lesson import Lesson, OpenStep
 from esper.kasmina.seeds.owners import SeedOptimizer
 from esper.kasmina.seeds.place import Place
 from esper.kasmina.seeds.recipe import Recipe
-from esper.kasmina.seeds.settings import GrowthSettings
+from esper.kasmina.seeds.settings import GrowthSettings, Isolation
 from esper.leyline import SeedLifecycleStage as Stage
 from esper.leyline import decode, encode
 from esper.leyline.wire import messages
 
 _WINDOW = 200
 """Training losses that are kept, to tell unrest from."""
-
-Isolation = Literal["semi", "strict"]
 
 
 @dataclass
@@ -41,6 +39,8 @@ class Track:
         lr: the seed's own learning rate; None: the host's.
         in_stage: optimizer steps since the stage began, and `epochs` that ended.
         looks: how often the gate of this stage was asked.
+        idle: epochs in a row with steps of the host, and without a lesson.
+        is_taught: whether there was a lesson since an epoch ended.
         contest: number of the contest that it is in; 0: it is in none.
         rivals: how many were in it.
         passes: of the seed's own, which its randomness counts on from.
@@ -61,6 +61,8 @@ class Track:
     in_stage: int = 0
     epochs: int = 0
     looks: int = 0
+    idle: int = 0
+    is_taught: bool = False
     contest: int = 0
     rivals: int = 1
     passes: int = 0
@@ -87,7 +89,8 @@ class Track:
         self.contest, self.rivals = contest, 1
         self.generation += 1
         self.passes = self.position = self.joined = 0
-        self.is_paused = False
+        self.is_paused = self.is_taught = False
+        self.idle = 0
 
     @property
     def recipe(self) -> Recipe:
