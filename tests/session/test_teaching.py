@@ -14,7 +14,7 @@ from esper.checkpoint import load_trainer
 from esper.errors import CheckpointError, ConfigError
 from esper.kasmina import CheckpointedTeacher, StaticKDLoss
 from esper.session.session import Session
-from esper.session.teaching import check_apart
+from esper.session.teaching import teacher_of
 from tests.session.runs import examples, optimizer_of, small_network
 
 X, Y = examples(64, 0)
@@ -140,11 +140,47 @@ def test_a_teacher_that_is_trained_or_pruned_too_is_refused() -> None:
     model = small_network()
     teacher, optimizer = CheckpointedTeacher(nn.Sequential(model)), optimizer_of(model, "sgd")
     with pytest.raises(ConfigError, match="also held by the SGD"):
-        check_apart(teacher, copy.deepcopy(model), (), optimizer)
+        teacher_of(teacher, copy.deepcopy(model), (), optimizer)
     with pytest.raises(ConfigError, match="also held by the network that learns"):
-        check_apart(teacher, model, (), optimizer_of(copy.deepcopy(model), "sgd"))
+        teacher_of(teacher, model, (), optimizer_of(copy.deepcopy(model), "sgd"))
     with pytest.raises(ConfigError, match="also held by a companion"):
-        check_apart(teacher, better(), (model,), optimizer_of(better(), "sgd"))
+        teacher_of(teacher, better(), (model,), optimizer_of(better(), "sgd"))
+
+
+def standing(network: nn.Module) -> list[bool]:
+    """What learns in a network, and in which mode it is."""
+    return [p.requires_grad for p in network.parameters()] + [m.training for m in network.modules()]
+
+
+def test_who_is_refused_as_a_teacher_learns_as_before(tmp_path: Path) -> None:
+    model, other = small_network(), better(classes=5)
+    model[3].weight.requires_grad_(False)
+    before, others = standing(model), standing(other)
+    sharing = nn.Sequential(model[0], nn.ReLU(), nn.Linear(32, 4))
+    for network in (model, sharing):
+        for given in (nn.Sequential, CheckpointedTeacher):
+            with pytest.raises(ConfigError, match="also held by"):
+                Run(tmp_path, given(network), model=model)
+            assert standing(model) == before
+    with pytest.raises(ConfigError, match="A teacher is a network, and str is none"):
+        Run(tmp_path, "big.safetensors", model=model)  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match="There is no such key"):
+        Run(tmp_path, other, model=model, wait=3)
+    with pytest.raises(ConfigError, match=r"\[16, 5\]"):
+        Run(tmp_path, other, model=model)
+    run = Run(tmp_path, mine := better(), model=model)
+    with pytest.raises(ConfigError, match=r"\[16, 5\]"):
+        run.session.teaching.change(other)
+    assert standing(other) == others
+    assert not any(p.requires_grad for p in mine.parameters())
+    run.session.teaching.change(better(2))  # a module, as for attach
+    assert run.session.teaching.state() == CheckpointedTeacher(better(2)).digest
+    run.session.detach()
+
+
+def test_a_network_that_rests_may_have_a_teacher(tmp_path: Path) -> None:
+    model = small_network().requires_grad_(False)
+    assert "teaches with 30% of the loss" in Run(tmp_path, better(), model=model).notes()
 
 
 def test_a_teacher_that_knows_less_is_told(tmp_path: Path) -> None:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import re
 import threading
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
-from esper.tamiyo.asking import ask
+from esper.errors import ConfigError
+from esper.tamiyo.asking import ask, check_policy
 from esper.tamiyo.policy import (
     Command,
     Cull,
@@ -124,6 +127,39 @@ def test_a_policy_that_hangs_or_fails_is_one_that_does_nothing() -> None:
     hanging.end.set()
     assert ask(Failing(), REST) == ((), "failed with ZeroDivisionError: by nothing")
     assert ask(Own(), REST) == ((Cull("It is in the way.", "2"),), "")
+
+
+class Saying:
+    def __init__(self, *said: object) -> None:
+        self.said = said
+
+    def decide(self, state: SystemState) -> Any:
+        return self.said
+
+
+@pytest.mark.parametrize(
+    ("command", "flaw"),
+    [
+        ("grow", "'grow' is neither a TryOut nor a Cull"),
+        (TryOut, "neither a TryOut nor a Cull"),
+        (Cull("It is in the way.", 2), "Cull has slot=2, which is no text"),  # type: ignore[arg-type]
+        (TryOut("Why not.", slots=None), "TryOut has slots=None, which is no text"),  # type: ignore[arg-type]
+        (TryOut("Why not.", options=[3]), r"options=\[3\], which is no mapping"),  # type: ignore[arg-type]
+        (TryOut("Why not.", options={"pattern": "2"}), "'pattern', which is a field"),
+    ],
+)
+def test_a_policy_that_says_what_is_no_command_is_one_that_does_nothing(command: object, flaw: str) -> None:
+    said, why = ask(Saying(TryOut("Why not."), command), REST)
+    assert said == ()
+    assert re.search(f"answered what is no command: .*{flaw}", why)
+
+
+def test_what_cannot_be_asked_is_refused() -> None:
+    for fit in (None, Own()):
+        check_policy(fit)
+    for unfit, what in (("plateau", "a str"), (Own, "the class Own"), (lambda state: [], "a function")):
+        with pytest.raises(ConfigError, match=f"policy= is {what}, .*config="):
+            check_policy(unfit)
 
 
 def test_what_our_policies_will_ask_for_is_known_before_and_of_others_nobody_knows() -> None:

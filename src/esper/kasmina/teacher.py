@@ -23,6 +23,7 @@ class CheckpointedTeacher:
     """A network that teaches: frozen, in eval mode, trained by no optimizer, in no checkpoint.
 
     The network belongs to the teacher from now on, which changes its mode and, with `precision`, its weights.
+    `let_go` gives it back.
 
     Args:
         network: with its weights, or of the class that `weights` is for; on the device of who learns.
@@ -57,11 +58,14 @@ class CheckpointedTeacher:
             raise ConfigError(f"chunk={chunk} and cache_bytes={cache_bytes}: neither can be so small.")
         self.network = network
         self._precision, self._chunk = precision, chunk
+        self._learned: list[nn.Parameter] = []
+        """What has learned before it was frozen, and `modes` of its modules then."""
+        self._modes: list[tuple[nn.Module, bool]] = []
         self.answers = Answers(cache_bytes) if cache_bytes else None
         if weights is not None:
             self._put(weights)
+        self.freeze()
         for parameter in network.parameters():
-            parameter.requires_grad_(False)
             if precision is not None and parameter.dim() > 1 and parameter.is_floating_point():
                 parameter.data = parameter.data.to(precision)
         self._settle()
@@ -84,6 +88,23 @@ class CheckpointedTeacher:
         """Parameters and buffers by name."""
         network = bare(self.network)
         return {**dict(network.named_parameters()), **dict(network.named_buffers())}
+
+    def freeze(self) -> None:
+        """No gradient reaches its weights from now on."""
+        if not self._modes:
+            self._modes = [(module, module.training) for module in self.network.modules()]
+        for parameter in self.network.parameters():
+            if parameter.requires_grad:
+                self._learned.append(parameter)
+                parameter.requires_grad_(False)
+
+    def let_go(self) -> None:
+        """It does not teach: its network learns what it has learned before, in the mode of before."""
+        for parameter in self._learned:
+            parameter.requires_grad_(True)
+        for module, mode in self._modes:
+            module.training = mode
+        self._learned, self._modes = [], []
 
     def load(self, weights: str | Path | Mapping[str, Tensor]) -> None:
         """Other weights for the same network, while it teaches; answers that were kept are forgotten.

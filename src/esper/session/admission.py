@@ -30,7 +30,8 @@ from esper.leyline import Level
 from esper.nissa import Sink
 from esper.session.pace import Pace
 from esper.session.ranks import Ranks
-from esper.tamiyo import Policy
+from esper.session.teaching import teacher_of
+from esper.tamiyo import Policy, check_policy
 from esper.urabrask import usable
 
 
@@ -86,8 +87,10 @@ class RunRequest:
             ConfigError: the optimizer is none, a companion is no module, a setting is not known, or the
                 network is trained by several processes in a way that a session does not know.
         """
-        inner = optimizer_in(optimizer)
+        inner, copies = optimizer_in(optimizer), modules_in(companions)
         check_processes(model, inner)
+        check_policy(policy)
+        settings = None if config is None else Config.of(config)
         return cls(
             run=Path(run_dir).absolute(),
             ranks=Ranks.of(model),
@@ -98,12 +101,12 @@ class RunRequest:
             schedulers=_listed(scheduler),
             scaler=scaler,
             generators=dict(generators or {}),
-            companions=modules_in(companions),
+            companions=copies,
             blueprints=dict(blueprints or {}),
             policy=policy,
-            teacher=CheckpointedTeacher(teacher) if isinstance(teacher, nn.Module) else teacher,
+            teacher=teacher_of(teacher, model, copies, inner),
             sinks=tuple(sinks),
-            config=None if config is None else Config.of(config),
+            config=settings,
             pace=pace,
         )
 

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from esper.anatomy.graph import primary_output, undisturbed
+from esper.anatomy.graph import bare, named_tensors, primary_output, undisturbed
 from esper.batches import HeldOut, device_of, first_samples, on_device, split_sample
 from esper.elesh import PeakMemory
 from esper.errors import CheckpointError, ConfigError, EsperError
@@ -52,19 +53,25 @@ class Teaching:
         self._faults: Tensor | None = None
         self._was_asked = False
 
-    def change(self, teacher: CheckpointedTeacher | None) -> None:
+    def change(self, teacher: CheckpointedTeacher | nn.Module | None) -> None:
         """Somebody else teaches from the next step on, or nobody.
+
+        Args:
+            teacher: as for `attach`.
 
         Raises:
             ConfigError: its answers are not about the same classes, it shares weights with the network, or
                 an optimizer trains it. The teacher stays who it was.
         """
-        if teacher is not None:
-            check_apart(teacher, self._network.model, self._network.companions, self._network.optimizer)
-            self._introduce(teacher)
+        network = self._network
+        new = teacher_of(teacher, network.model, network.companions, network.optimizer)
+        if new is not None:
+            with let_go_on_error(new):
+                self._introduce(new)
+            new.freeze()  # it may have been let go after an earlier refusal
         elif self.teacher is not None:
             self._log.tell(teacher_events.TeacherLeft(self.teacher.digest))
-        self.teacher = teacher
+        self.teacher = new
 
     def loss(self, own: Tensor, output: Any, target: Any, inputs: Any) -> Tensor:
         """The loss of one training step, with the share that is about the teacher's answer.
@@ -150,7 +157,8 @@ class Teaching:
             value, answer = loss(output, target).reshape(()), taught()
             if answer is not None:
                 value = self._join(value, primary_output(output), answer, target)
-            torch.autograd.grad(value, learning, allow_unused=True)
+            if learning and value.requires_grad:  # a network may rest, and something else learn
+                torch.autograd.grad(value, learning, allow_unused=True)
 
         with undisturbed(model), torch.enable_grad():
             step(lambda: None)  # what is made once is not counted
@@ -183,18 +191,55 @@ def _named(digest: str | None) -> str:
     return "no teacher" if digest is None else f"the teacher {digest}"
 
 
-def check_apart(
-    teacher: CheckpointedTeacher,
+def teacher_of(
+    given: CheckpointedTeacher | nn.Module | None,
     model: nn.Module,
     companions: Sequence[nn.Module],
     optimizer: Optimizer,
-) -> None:
-    """A teacher has weights of its own, which nothing trains, prunes or saves.
+) -> CheckpointedTeacher | None:
+    """The teacher that was given, as one; it has weights of its own, which nothing trains, prunes or saves.
+
+    Args:
+        given: as for `attach`.
+        model: learns from it.
+        companions: hold copies of that.
+        optimizer: trains it.
 
     Raises:
-        ConfigError: it has not; the parameter is named.
+        ConfigError: it has not, and the parameter is named; or it is no network. It is as it was, and
+            learns again if it was frozen to teach.
     """
-    theirs = {id(tensor): name for name, tensor in teacher.tensors().items()}
+    if given is None:
+        return None
+    if not isinstance(given, nn.Module | CheckpointedTeacher):
+        raise ConfigError(
+            f"A teacher is a network, and {type(given).__name__} is none. Nothing was changed. Give the "
+            "module with its weights, or esper.CheckpointedTeacher(network, weights), which reads them from "
+            "a file."
+        )
+    if isinstance(given, CheckpointedTeacher):
+        with let_go_on_error(given):
+            _check_apart(given.network, model, companions, optimizer)
+        return given
+    _check_apart(given, model, companions, optimizer)  # before it is frozen
+    return CheckpointedTeacher(given)
+
+
+@contextmanager
+def let_go_on_error(teacher: CheckpointedTeacher | None) -> Iterator[None]:
+    """Who is refused as a teacher, or by whoever it was to teach, is what it was before."""
+    try:
+        yield
+    except BaseException:
+        if teacher is not None:
+            teacher.let_go()
+        raise
+
+
+def _check_apart(
+    teacher: nn.Module, model: nn.Module, companions: Sequence[nn.Module], optimizer: Optimizer
+) -> None:
+    theirs = {id(tensor): name for name, tensor in named_tensors(bare(teacher)).items()}
     trained = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     holders: dict[str, list[Tensor]] = {
         f"the {type(optimizer).__name__}": trained,

@@ -19,6 +19,7 @@ from esper.session.ranks import Ranks
 from esper.session.session import Session
 from esper.session.shared import TEACH, looked_at_together
 from esper.session.standing import of_request
+from esper.session.teaching import let_go_on_error
 
 
 @contextmanager
@@ -45,11 +46,12 @@ def on_all_ranks(
         begin: makes the session of rank 0, or of the only process.
     """
     ranks, note = asked.ranks, partial(of_request, asked, call, **said)
-    if ranks is None:
-        return begin()
-    if ranks.number > 0:
-        return Follower(asked, ranks, note)
-    return ranks.lead(note, begin, lambda session: None if session is None else known_of(session))
+    with let_go_on_error(asked.teacher):
+        if ranks is None:
+            return begin()
+        if ranks.number > 0:
+            return Follower(asked, ranks, note)
+        return ranks.lead(note, begin, lambda session: None if session is None else known_of(session))
 
 
 def network_of(asked: RunRequest, sample: Any, *, layers: bool) -> LiveNetwork:

@@ -1,6 +1,6 @@
 """Strategy: reads how a run is doing at the end of an epoch, and says what to try on its network."""
 
-from esper.tamiyo.asking import ask
+from esper.tamiyo.asking import ask, check_policy
 from esper.tamiyo.policy import Command, Cull, Policy, SystemState, TryOut, foreseen, policy_of
 from esper.tamiyo.settings import StrategySettings
 
@@ -12,6 +12,7 @@ __all__ = [
     "SystemState",
     "TryOut",
     "ask",
+    "check_policy",
     "foreseen",
     "policy_of",
 ]
