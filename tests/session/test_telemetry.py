@@ -117,3 +117,12 @@ def test_a_run_publishes_what_it_tells_and_what_is_no_bus_is_refused(tmp_path: P
     (tmp_path / "settings.toml").write_text('telemetry.bus = "runs/bus"')
     with pytest.raises(ConfigError, match=r"telemetry.bus.*is no bus"):
         esper.Config.from_toml(tmp_path / "settings.toml")
+
+
+def test_nothing_of_a_run_can_be_read_by_another_account(tmp_path: Path) -> None:
+    run = Training(tmp_path / "runs" / "first", telemetry={"tensorboard": True})
+    run.epoch()
+    run.session.finish(latency=False)
+    inside = [tmp_path / "runs" / "first", *(tmp_path / "runs" / "first").rglob("*")]
+    assert {"report.html", "run.json", "tensorboard"} <= {path.name for path in inside}
+    assert [path for path in inside if path.stat().st_mode & 0o077] == []

@@ -7,6 +7,7 @@ from pathlib import Path
 from rich.text import Text
 from rich.tree import Tree
 
+from esper import files
 from esper.errors import CheckpointMissing, ConfigError
 from esper.report import MapGroup, MapLayer, figures, network_map
 from esper.runs import AnatomyRows
@@ -25,11 +26,9 @@ def draw(target: str, rows: AnatomyRows, path: Path) -> None:
             "module:function, or a checkpoint that a session wrote."
         )
     try:
-        path.write_text(network_map(target, rows.layers, groups_of(rows)), encoding="utf-8")
+        files.write_over(path, network_map(target, rows.layers, groups_of(rows)))
     except OSError as error:
-        raise ConfigError(
-            f"{path} cannot be written: {error.strerror}. Name a file in a directory."
-        ) from error
+        raise ConfigError(f"{path} cannot be written: {error.strerror}. {files.advice(error)}") from error
 
 
 def groups_of(rows: AnatomyRows) -> tuple[MapGroup, ...]:

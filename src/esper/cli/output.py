@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 from rich.console import Console, RenderableType
 from rich.progress import Progress, TimeElapsedColumn, track
 
+from esper import files
 from esper.errors import ConfigError
 from esper.report import figures
 
@@ -31,16 +32,15 @@ def show(renderable: RenderableType, document: Any, as_json: bool) -> None:
 
 
 def write_new(path: Path, lines: Iterable[str]) -> None:
-    """Writes a new file.
+    """Writes a new file; where that fails there is none.
 
     Raises:
         ConfigError: it cannot be written, or is there already.
     """
     try:
-        with path.open("x", encoding="utf-8") as file:
-            file.writelines(lines)
+        files.write_new(path, lines)
     except OSError as error:
-        raise ConfigError(f"{path} cannot be written: {error.strerror}. Name a new file.") from error
+        raise ConfigError(f"{path} cannot be written: {error.strerror}. {files.advice(error)}") from error
 
 
 def console() -> Console:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from esper.errors import ConfigError
+from esper.files import hide, make_private
 from esper.nissa.event import Event, Moment, Severity, kind_of
 from esper.nissa.progress import EpochEnded, TelemetrySummary
 from esper.nissa.scalars import quantiles, scalars
@@ -31,7 +32,15 @@ class TensorBoard:
                 "pip install 'esper-torch[tensorboard]'. Nothing was changed."
             ) from error
         self._writer: Any = None
-        self._make: Callable[[], Any] = lambda: SummaryWriter(str(directory), flush_secs=10)
+
+        def make() -> Any:
+            make_private(directory)
+            writer = SummaryWriter(str(directory), flush_secs=10)
+            for file in directory.glob("events.out.*"):
+                hide(file)
+            return writer
+
+        self._make: Callable[[], Any] = make
         self._step = 0
 
     def write(self, at_seconds: float, event: Event) -> None:

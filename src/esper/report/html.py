@@ -10,6 +10,7 @@ from itertools import groupby
 from pathlib import Path
 from string import Template
 
+from esper.files import write_private
 from esper.leyline import encode
 from esper.report import figures
 from esper.report.arms import arms_chart, arms_table, verdicts
@@ -79,10 +80,16 @@ def sections(report: RunReport) -> dict[str, str]:
 
 
 def write_report(report: RunReport, folder: Path) -> Path:
-    """Writes `report.json` and `report.html` into an existing folder and returns the path of the page."""
+    """Writes `report.json` and `report.html` into an existing folder and returns the path of the page.
+
+    Only their owner can read them, as all that is in a run directory.
+
+    Raises:
+        OSError: one of them could not be written; what had its name is as it was.
+    """
     page = folder / "report.html"
-    (folder / "report.json").write_text(json.dumps(encode(report), indent=1) + "\n", encoding="utf-8")
-    page.write_text(render_html(report), encoding="utf-8")
+    write_private(folder / "report.json", json.dumps(encode(report), indent=1) + "\n")
+    write_private(page, render_html(report))
     return page
 
 

@@ -15,6 +15,7 @@ from esper.config import Config
 from esper.emrakul import Schedule, Trial
 from esper.emrakul.cycle import Coordinator, CycleRunner
 from esper.errors import CheckpointError
+from esper.files import make_private
 from esper.importance.tracker import ImportanceTracker
 from esper.kasmina import LiveNetwork
 from esper.nissa import Sink, mail_events
@@ -174,7 +175,7 @@ def assemble(
 
 def _open_ring(run: Path, sink: Sink) -> KeyRing:
     try:
-        run.mkdir(parents=True, exist_ok=True)
+        make_private(run)
     except OSError as error:
         raise CheckpointError(
             f"The run directory {run} cannot be made: {error.strerror}. Give a run_dir in a place that "

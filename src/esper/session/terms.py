@@ -17,6 +17,7 @@ from esper.config import Config
 from esper.cost import Origin
 from esper.emrakul.plan import Situation
 from esper.errors import CheckpointError, ConfigError
+from esper.files import write_private
 from esper.kasmina import LiveNetwork
 from esper.leyline import Level, content_id, decode, encode
 from esper.session.pace import Pace
@@ -161,4 +162,4 @@ def write_run_file(run_dir: Path, network: LiveNetwork, terms: Terms) -> None:
         },
         "host": platform.platform(),
     }
-    (run_dir / "run.json").write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    write_private(run_dir / "run.json", json.dumps(content, indent=1) + "\n")
