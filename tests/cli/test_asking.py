@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from concurrent.futures import ThreadPoolExecutor
 from io import StringIO
 from pathlib import Path
@@ -11,7 +13,7 @@ from rich.console import Console
 
 from esper.checkpoint import open_key_ring
 from esper.cli.asking import asked, command_of, state_facts, state_table
-from esper.errors import ConfigError
+from esper.errors import BusError, ConfigError
 from esper.leyline.wire import messages
 from tests.cli.test_main import esper
 from tests.session.growers import GROWN
@@ -28,7 +30,7 @@ def test_a_run_does_what_it_is_asked_while_it_trains_and_says_so(tmp_path: Path)
     facts = asking.result()
     assert (facts["status"], facts["text"]) == ("done", "Went back to step 0.")
     assert (facts["state"]["epoch"], facts["state"]["breaker"]) == (0, "closed")
-    assert told == [f"It is done where the epoch ends. Key {facts['key']}."]
+    assert told == [f"accepted: It is done where the epoch ends. Key {facts['key']}."]
     assert facts["key"].endswith(":layer")
     rendered = StringIO()
     Console(file=rendered, width=120).print(state_table(facts))
@@ -40,6 +42,17 @@ def test_nobody_is_asked_where_nobody_trains(tmp_path: Path) -> None:
     outcome = esper("ask", str(tmp_path))
     assert outcome.returncode == 2
     assert "Nobody trains in" in outcome.stderr
+
+
+def test_where_a_run_was_killed_it_is_said_at_once_what_is_waited_for(tmp_path: Path) -> None:
+    training, told = Training(tmp_path / "run"), list[str]()
+    shutil.copytree(tmp_path / "run", tmp_path / "killed")  # with its mail and the note of who wrote it
+    training.session.detach()
+    note = tmp_path / "killed" / "checkpoints" / ".writer.json"
+    note.write_text(json.dumps({**json.loads(note.read_text()), "pid": 2**22 + 1}))
+    with pytest.raises(BusError, match=r"Nobody trains there any more, and nobody has resumed it"):
+        asked(tmp_path / "killed", command_of("report"), 0.3, told.append)
+    assert told == [f"nobody trains in {tmp_path}/killed any more; this waits for a resume, 0.3 s at most."]
 
 
 @pytest.mark.parametrize(

@@ -69,6 +69,39 @@ def test_a_writer_that_hangs_does_not_hold_up_the_end() -> None:
     writer.gate.set()
 
 
+def test_what_is_not_taken_in_time_is_told_once_and_waited_for_once() -> None:
+    writer, problems = Kept(), ListSink()
+    sink = Apart("hangs", writer, problems.emit, 10)
+    sink.emit(FIRST)
+    sink.settle(0.01)
+    assert [type(event) for event in problems.events] == [events.SinkFailed]
+    assert "Telemetry to hangs fails: it has not taken within 5 s" in problems.events[0].text
+    sink.close(0.01)
+    assert len(problems.events) == 1
+    writer.gate.set()
+
+
+def test_the_end_tells_of_a_writer_that_hangs_also_where_its_queue_is_full() -> None:
+    writer, problems = Kept(), ListSink()
+    sink = Apart("hangs", writer, problems.emit, 2)
+    sink.emit(FIRST)
+    sink.close(0.01)
+    assert [type(event) for event in problems.events] == [events.SinkFailed]
+    writer.gate.set()
+
+
+def test_a_writer_that_has_taken_everything_is_not_told_of() -> None:
+    writer, problems = Kept(), ListSink()
+    writer.gate.set()
+    sink = Apart("kept", writer, problems.emit, 10)
+    sink.emit(FIRST)
+    sink.settle(60)
+    assert writer.taken == [FIRST]
+    sink.emit(SECOND)
+    sink.close(60)
+    assert (writer.taken, problems.events) == ([FIRST, SECOND], [])
+
+
 def test_an_error_of_a_writer_is_told_once_and_the_next_event_is_tried() -> None:
     problems = ListSink()
     sink = Apart("broken", Broken(), problems.emit, 10)

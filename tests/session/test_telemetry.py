@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import threading
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ import esper
 from esper.errors import ConfigError
 from esper.leyline.wire import messages
 from esper.narset import summaries_of
-from esper.nissa import Event, ListSink, progress
+from esper.nissa import Apart, Event, Forwarding, ListSink, progress
 from esper.oona import open_bus
 from tests.session.runs import Training, examples, optimizer_of, small_network
 
@@ -126,3 +127,24 @@ def test_nothing_of_a_run_can_be_read_by_another_account(tmp_path: Path) -> None
     inside = [tmp_path / "runs" / "first", *(tmp_path / "runs" / "first").rglob("*")]
     assert {"report.html", "run.json", "tensorboard"} <= {path.name for path in inside}
     assert [path for path in inside if path.stat().st_mode & 0o077] == []
+
+
+def test_a_collector_that_never_answers_is_told_of_in_the_report_of_a_short_run(tmp_path: Path) -> None:
+    class Deaf:
+        """Takes one event, and is busy with it for longer than anybody waits."""
+
+        def __init__(self) -> None:
+            self.gate = threading.Event()
+
+        def emit(self, event: Event) -> None:
+            self.gate.wait(60)
+
+    deaf = Deaf()
+    run = Training(tmp_path / "run")
+    log = run.session.log
+    run.session.parts.telemetry._sinks.append(Apart("Deaf", Forwarding(deaf), log.tell, 10, 0.05))
+    run.epoch()
+    report = run.session.finish(latency=False).report
+    deaf.gate.set()
+    assert [note for note in report.notes if "Telemetry to Deaf fails: it has not taken" in note]
+    assert "sink_failed" in kinds(tmp_path / "run")

@@ -64,9 +64,9 @@ def command_of(
 
 
 def asked(
-    run: Path, command: messages.AdaptationCommand, wait_seconds: float, waits: Callable[[str], None]
+    run: Path, command: messages.AdaptationCommand, wait_seconds: float, says: Callable[[str], None]
 ) -> dict[str, Any]:
-    """Asks a run that trains, waits, and returns what it says.
+    """Asks a run that trains, waits, and returns what it says; `says` hears what it waits for.
 
     Raises:
         EsperError: nobody trains there, nobody answers, or the run does not want to: the message says why.
@@ -76,8 +76,12 @@ def asked(
 
     open_catalog(run)  # refuses what is no run
     with Asker(run, open_key_ring(run)) as asker:
+        alone = f"nobody trains in {run} any more; this waits for a resume, {wait_seconds:g} s at most."
         report = asker.ask(
-            command, wait_seconds, lambda told: waits(f"{told.text} Key {told.idempotency_key}.")
+            command,
+            wait_seconds,
+            lambda told: says(f"accepted: {told.text} Key {told.idempotency_key}."),
+            lambda: says(alone),
         )
     if report.status == messages.COMMAND_STATUS_REFUSED:
         raise ConfigError(f"The run refused: {report.text} (key {report.idempotency_key})")

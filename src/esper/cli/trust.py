@@ -149,7 +149,7 @@ def ask(
     from esper.cli.asking import asked, command_of, state_table
 
     command = command_of(wish, slot=at, blueprint=blueprint, why=why, to=to, key=key)
-    facts = asked(run, command, wait, lambda text: typer.echo(f"accepted: {text}", err=True))
+    facts = asked(run, command, wait, lambda text: typer.echo(text, err=True))
     output.show(state_table(facts), facts, as_json)
 
 

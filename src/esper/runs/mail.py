@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Self
 from esper.errors import BusError, CheckpointError, ContractError
 from esper.leyline import IdempotencyKey, Level, decode, encode, stable_id
 from esper.leyline.wire import BelievedKeys, FolderCarrier, SignedChannel, messages, parsed
+from esper.runs.story import RunState, state_of_writer
 
 if TYPE_CHECKING:
     from esper.checkpoint import KeyRing
@@ -163,11 +164,17 @@ class Asker:
         self._carrier, self._channel = self._connected(key)
         return True
 
+    @property
+    def is_alone(self) -> bool:
+        """Whether the process that trained here is gone, as after a kill; of other machines nobody knows."""
+        return state_of_writer(self._run_dir) is RunState.STOPPED
+
     def ask(
         self,
         command: messages.AdaptationCommand,
         wait_seconds: float,
         waits: Callable[[messages.AdaptationReport], None] = lambda _: None,
+        alone: Callable[[], None] = lambda: None,
     ) -> messages.AdaptationReport:
         """Asks, until there is an answer; the run does the same command only once, also if it is restarted.
 
@@ -175,6 +182,7 @@ class Asker:
             command: what is wanted.
             wait_seconds: how long to wait for the answer.
             waits: is told when the run has accepted the command and does it later.
+            alone: is told when nobody trains there, so that only a resume can answer.
 
         Returns:
             The last answer; `COMMAND_STATUS_WAITING` if the time was over before it was done.
@@ -182,14 +190,18 @@ class Asker:
         Raises:
             BusError: nobody has answered; the command was taken back, unless the run has just taken it.
         """
-        end, again = time.monotonic() + wait_seconds, 0.0
-        follow = time.monotonic() + _FOLLOW_SECONDS
+        end, again, follow = time.monotonic() + wait_seconds, 0.0, 0.0
         answer: messages.AdaptationReport | None = None
+        was_alone = False
         while time.monotonic() < end:
             if time.monotonic() >= follow:
                 follow = time.monotonic() + _FOLLOW_SECONDS
                 if self.follow():
                     answer, again = None, 0.0
+                is_alone = self.is_alone
+                if is_alone and not was_alone:
+                    alone()
+                was_alone = is_alone
             if answer is None and time.monotonic() >= again:
                 self.send(command)
                 again = time.monotonic() + _AGAIN_SECONDS
@@ -202,10 +214,15 @@ class Asker:
             time.sleep(_LOOK_SECONDS)
         self._carrier.withdraw()
         if answer is None:
+            why = (
+                "Nobody trains there any more, and nobody has resumed it"
+                if was_alone
+                else "It looks for messages where an optimizer step ends: it may be evaluating, or have been "
+                "killed, or clocks differ by more than a minute"
+            )
             raise BusError(
                 f"The run in {self._run_dir} (process {self.boot.pid}) has not answered in "
-                f"{wait_seconds:g} s. It looks for messages where an optimizer step ends: it may be "
-                "evaluating, or have been killed, or clocks differ by more than a minute. The message was "
+                f"{wait_seconds:g} s. {why}. The message was "
                 f"taken back. Its key was {command.idempotency_key}: with that key it is done once, however "
                 "often it is sent."
             )

@@ -193,7 +193,7 @@ class RunWatch:
         told = self._telemetry.told
         if told.is_finished:
             return RunState.FINISHED
-        state = _of_writer(self.path / NOTE_FILE)
+        state = state_of_writer(self.path)
         is_told_by_report = self._finished is not None and told.at_seconds is None
         return RunState.FINISHED if is_told_by_report and state is RunState.STOPPED else state
 
@@ -223,10 +223,10 @@ def _newest_step(run: Path) -> int | None:
     return max((int(name[1]) for name in names if name is not None), default=None)
 
 
-def _of_writer(note: Path) -> RunState:
-    """Whether the process that holds the run directory is there, by its note beside the lock."""
+def state_of_writer(run: Path) -> RunState:
+    """Whether the process that holds a run directory is there, by its note beside the lock."""
     try:
-        owner = json.loads(note.read_bytes()[:4096])
+        owner = json.loads((run / NOTE_FILE).read_bytes()[:4096])
         host, pid = str(owner["host"]), int(owner["pid"])
     except FileNotFoundError:
         return RunState.STOPPED

@@ -88,6 +88,7 @@ def finish(session: Session, *, latency: bool) -> Result:
     if missed is not None:
         session.log.tell(missed)
     _save_final(session)
+    parts.telemetry.settle()  # what a sink has not taken is among the notes
     report = _report(session, timed, training_seconds, judged)
     path = _written(report, session.run_dir)
     parts.telemetry.end_rest(session.epoch)

@@ -304,7 +304,8 @@ class Session:
         parts = self.parts
         workers = () if parts.pool is None else (parts.pool.close,)
         hands = (self._desk.close, self._hook.remove, parts.tracker.detach, parts.growing.detach)
-        files = (parts.runner.close, parts.emergency.close, parts.saving.close, parts.telemetry.close)
+        done = (parts.runner.close, parts.emergency.close, parts.telemetry.settle)  # the audit still listens
+        files = (*done, parts.saving.close, parts.telemetry.close)
         with ExitStack() as ways_out:  # each is gone, also where one before it fails
             for let_go in reversed((*hands, parts.network.detach, *workers, *files)):
                 ways_out.callback(let_go)

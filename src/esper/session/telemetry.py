@@ -177,6 +177,11 @@ class Telemetry:
             )
         )
 
+    def settle(self) -> None:
+        """Waits until every sink has taken what it was told, and tells of one that does not."""
+        for sink in self._sinks:
+            sink.settle()
+
     def close(self) -> None:
         """Lets every sink take what it was told; a dead one is not waited for long."""
         for sink in self._sinks:
