@@ -14,7 +14,7 @@ import esper
 
 ROOT = Path(__file__).parents[2]
 SOURCE = ROOT / "src" / "esper"
-TORCH_FREE = ("errors", "leyline", "narset", "nissa", "oona", "report", "settings", "workers")
+TORCH_FREE = ("errors", "files", "leyline", "narset", "nissa", "oona", "report", "settings", "workers")
 TORCH_WHEN_ASKED = ("web",)
 """Begins without torch; what a page shows of checkpoints loads it."""
 
