@@ -101,6 +101,11 @@ class LiveNetwork:
         per_group = np.array([group.name not in self.refused for group in self.anatomy.groups], np.bool_)
         return per_group[self.anatomy.group_of] & ~self.anatomy.inside_removed(self.masks.keep)
 
+    @property
+    def is_coupled(self) -> bool:
+        """Whether samples of a batch meet in the loss."""
+        return self.graph.is_coupled
+
     def _look(self) -> None:
         """Traces the network: from now on this is what it is, and nothing is masked."""
         begun = time.perf_counter()

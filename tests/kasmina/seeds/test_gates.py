@@ -14,7 +14,7 @@ from esper.kasmina.seeds.settings import GrowthSettings
 
 SETTINGS = GrowthSettings()
 GAINS: FloatArray = np.linspace(0.1, 0.3, 20)
-PLANTED = Planted(1, True, True, True, True, True, True, 0.2, 0.0)
+PLANTED = Planted(1, True, True, True, True, True, True, 0.2, 0.0, True)
 TRAINED = Trained(200, 0, 0.1, 0.2, 0.0, GAINS, 0)
 SHADOWED = Shadowed(True, 0.1, 1.2, GAINS, True)
 PROVED = Proved(3, GAINS, GAINS, 1.3, 0, True)

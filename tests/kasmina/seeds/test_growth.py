@@ -217,8 +217,10 @@ def test_places_that_cannot_have_a_seed_are_refused(training: Loop) -> None:
             training.grown.germinate(path, "conv")
     with pytest.raises(ConfigError, match="needs activations"):
         training.grown.germinate("7", "conv")
-    with pytest.raises(IllegalTransitionError, match="DORMANT"):
+    with pytest.raises(IllegalTransitionError, match="nothing can cull, because there is no seed"):
         training.grown.cull(PLACE)
+    with pytest.raises(IllegalTransitionError, match="there is no seed to unpause"):
+        training.grown.unpause(PLACE)
     training.grown.germinate(PLACE, "conv")
     with pytest.raises(IllegalTransitionError, match="GERMINATED"):
         training.grown.germinate(PLACE, "conv")
@@ -291,8 +293,22 @@ def test_finish_keeps_what_has_proved_itself_and_nothing_else(training: Loop) ->
     assert isinstance(model[2], Grown)  # type: ignore[index]
     assert isinstance(model[4], nn.Conv2d)  # type: ignore[index]
     assert not [m for m in model.modules() if isinstance(m, KasminaLayer)]
-    training.growth = None
+    training.growth, over = None, training.grown
     training.steps(2)
+    for again in (over.germinate, over.try_out, over.prepare):
+        with pytest.raises(LifecycleError, match="This growth has ended"):
+            again("4")
+
+
+def test_a_place_grows_once_in_a_run(training: Loop) -> None:
+    training.grown.germinate(PLACE, "conv")
+    training.until("FOSSILIZED")
+    training.steps(5)
+    with pytest.raises(IllegalTransitionError, match="has grown there already, and a place"):
+        training.grown.germinate(PLACE, "conv")
+    for path in ("2.host", "2.seed", "2.seed.0"):
+        with pytest.raises(UnknownPathError, match=f"'{path}' is a part of what has grown at"):
+            training.grown.germinate(path, "conv")
 
 
 def test_what_has_grown_is_pruned_like_the_rest(training: Loop) -> None:

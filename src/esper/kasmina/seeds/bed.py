@@ -154,7 +154,7 @@ class SeedBed:
         self.tell(seed_events.SeedCulled(self.epoch, slot.path, slot.track.blueprint, before, after, why))
         if at_once or slot.is_isolated or slot.track.is_paused:
             slot.track.position = 0
-        slot.track.evidence = why
+        slot.track.evidence = slot.track.culled = why
         self.move(slot, SeedEvent.CULL)
         if slot.track.position == 0:
             self.move(slot, SeedEvent.EMBARGO)

@@ -212,7 +212,7 @@ class Course:
                 self._bed.move(slot, SeedEvent.RESET)
             elif slot.stage is Stage.RESETTING:
                 result = self._gates.reset(slot, self._bed.owners)
-                track.evidence = str(result)
+                track.evidence = track.culled if result.passed else str(result)
                 if result.passed:
                     self._monitor.forget(slot.path)
                     self._bed.move(slot, SeedEvent.REOPEN, str(result))
@@ -246,10 +246,10 @@ class Course:
 
     def pause(self, path: str, *, is_paused: bool) -> None:
         """A seed waits, or goes on."""
-        slot = self._bed.slot_at(path)
+        slot, wish = self._bed.slot_at(path), "pause" if is_paused else "unpause"
         if slot.stage not in ALIVE:
             raise IllegalTransitionError(
-                f"The slot {path!r} is {slot.stage.name}: there is no seed to pause. Nothing was changed."
+                f"The slot {path!r} is {slot.stage.name}: there is no seed to {wish}. Nothing was changed."
             )
         slot.track.is_paused = is_paused
         slot.drop()

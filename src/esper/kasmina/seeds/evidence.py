@@ -16,7 +16,9 @@ from esper.arrays import FloatArray
 from esper.batches import device_of, divided, on_device, split_sample
 from esper.checkpoint import drawn_apart
 from esper.kasmina.seeds.isolation import all_modules, at_rest
-from esper.kasmina.seeds.layer import primary
+from esper.kasmina.seeds.layer import Counted, primary
+from esper.kasmina.seeds.order import OneWay, one_way
+from esper.kasmina.seeds.place import Place
 from esper.urabrask import evaluate, run_live
 
 _CHUNK = 8
@@ -33,12 +35,15 @@ class Probe:
         model: the network; its own mode comes back after every question.
         loss: `loss(output, target)`.
         batches: `(input, target)`; kept on the CPU, as copies.
+        whole: whether samples of a batch meet in the loss, so that none is divided.
     """
 
-    def __init__(self, model: nn.Module, loss: Loss, batches: Sequence[Any]) -> None:
+    def __init__(self, model: nn.Module, loss: Loss, batches: Sequence[Any], *, whole: bool = False) -> None:
         self.model, self._loss = model, loss
         self.batches = [on_device(batch, "cpu", copy=True) for batch in batches]
-        self._chunks = [part for batch in self.batches for part in divided(batch, _CHUNK)]
+        self._chunks = [
+            part for batch in self.batches for part in divided(batch, _CHUNK, can_split=not whole)
+        ]
 
     def losses(self) -> FloatArray:
         """The loss of every chunk, as the network is now: shape [chunks]."""
@@ -50,6 +55,30 @@ class Probe:
         """What the network answers to the first batch."""
         with self._asked(), torch.no_grad():
             return primary_output(self._pass(self.batches[0])[0]).clone()
+
+    def directions(self) -> list[OneWay]:
+        """Axes of the answer along which the network reads its positions in one direction, as it is now."""
+        with self._asked(), torch.no_grad():
+            return one_way(self._answer, self._chunks[0])
+
+    def keeps(self, direction: OneWay) -> bool:
+        """Whether the network, as it is now, reads no position later than before along this axis."""
+        with self._asked(), torch.no_grad():
+            return direction.holds(self._answer, self._chunks[0])
+
+    def calls_of(self, place: Place) -> int:
+        """How often the module at a place is called where nothing is trained, and no hook is on it.
+
+        Some layers pass their inner modules by in that case, and only then.
+        """
+        counted = Counted(place.module)
+        place.module = counted
+        try:
+            with self._asked(), torch.no_grad():
+                self._pass(self.batches[0])
+        finally:
+            place.module = counted.host
+        return counted.calls
 
     def loss_of(self, batch: Any) -> Tensor:
         """The loss of one batch in the present mode, with its graph."""
@@ -86,6 +115,9 @@ class Probe:
                     if number:
                         kept.append(time.perf_counter() - begun)
         return [min(kept) for kept in times]
+
+    def _answer(self, batch: Any) -> Tensor:
+        return primary_output(self._pass(batch)[0])
 
     def _pass(self, batch: Any) -> tuple[Any, Any]:
         moved = on_device(batch, device_of(self.model))

@@ -24,6 +24,9 @@ from esper.kasmina.seeds.settings import GrowthSettings
 from esper.kasmina.seeds.slot import Slot
 from esper.leyline import SeedLifecycleStage as Stage
 
+_LOUD = 0.1
+"""Spread of the weights that a seed is given instead of zeros, to see what it reads."""
+
 
 class Gatekeeper:
     """Asks the gates about the seeds of one network.
@@ -69,7 +72,7 @@ class Gatekeeper:
         """What the module at a place makes of held-out batches, and how often it is called in a pass.
 
         Raises:
-            ConfigError: it is never called, or stands in several places.
+            ConfigError: it is never called, passed by in evaluation, or stands in several places.
         """
         module = slot.place.module
         seen, calls = self._probe.seen_at(module)
@@ -78,6 +81,12 @@ class Gatekeeper:
             raise ConfigError(
                 f"The module {slot.path!r} is called {calls} time(s) in a pass and stands in {uses} "
                 "place(s) of the network; a seed needs one that is called once. Nothing was changed."
+            )
+        if not self._probe.calls_of(slot.place):
+            raise ConfigError(
+                f"The module {slot.path!r} is called in training, and passed by where the network is "
+                "evaluated without gradients, as nn.TransformerEncoderLayer does with its inner modules: a "
+                "seed there would learn, and never count. Nothing was changed. Grow on the layer around it."
             )
         return seen, calls
 
@@ -109,11 +118,12 @@ class Gatekeeper:
             ) from error
         is_fitting = isinstance(answer, Tensor) and _alike(answer, like)
         leaves_input = torch.equal(like, seen[0])
-        is_apart = is_identity = None
+        is_apart = is_identity = keeps_order = None
         if is_fitting and leaves_input:  # else it cannot even be tried in its place
             plain = self._probe.output()
             with slot.grafted():
                 is_identity = torch.equal(plain, self._probe.output())
+            keeps_order = self._keeps_order(slot)
             is_apart = own.isdisjoint(owners.of_all()) and self.is_isolated(slot)
         planted = gates.Planted(
             calls,
@@ -126,8 +136,25 @@ class Gatekeeper:
             parameters=sum(p.numel() for p in own)
             / max(sum(p.numel() for p in owners.of_host().values()), 1),
             dead=dead_share(seen),
+            keeps_order=keeps_order,
         )
         return gates.sanity(planted, self._settings)
+
+    def _keeps_order(self, slot: Slot) -> bool:
+        """Whether no position reads a later one through the seed, where those of the network never do."""
+        if self._settings.reads_later or not (directions := self._probe.directions()):
+            return True
+        silent = [p for p in slot.own() if not p.any()]  # at birth it adds nothing, and shows nothing
+        try:
+            with torch.no_grad(), drawn_apart(slot.track.number):
+                for parameter in silent:
+                    parameter.normal_(std=_LOUD)
+            with slot.grafted():
+                return all(map(self._probe.keeps, directions))
+        finally:
+            with torch.no_grad():
+                for parameter in silent:
+                    parameter.zero_()
 
     def reset(self, slot: Slot, owners: Owners) -> GateResult:
         """G5 of a slot whose seed was culled."""

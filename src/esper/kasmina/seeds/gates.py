@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy.special import stdtrit
@@ -17,6 +17,7 @@ from esper.urabrask import Check
 _YES = "yes"
 _SAID = "otherwise"
 """The name of the question says it all."""
+_ORDER = "no position reads later ones, as before (attention: causal=True; growing.reads_later=True lets it)"
 _DOUBT = 0.05
 """Chance that something is taken for worse which is not."""
 
@@ -127,6 +128,7 @@ class Planted:
     can_learn: bool
     parameters: float
     dead: float
+    keeps_order: bool | None
 
 
 def sanity(seed: Planted, settings: GrowthSettings) -> GateResult:
@@ -136,16 +138,19 @@ def sanity(seed: Planted, settings: GrowthSettings) -> GateResult:
         seed: measured on the first held-out batch.
         settings: the limits.
     """
-    calls = between("calls of the module in one pass", seed.calls, 1, 1)
+    size = at_most("parameters of the host's", seed.parameters, settings.max_parameters)
+    if not size.is_met:
+        size = replace(size, wanted=f"{size.wanted}; give a smaller width=, or raise growing.max_parameters")
     criteria = (
-        calls,
+        between("calls of the module in one pass", seed.calls, 1, 1),
         yes("keeps shape, type and device", seed.keeps_shape),
         yes("the network answers as before", seed.is_identity),
         yes("everything is finite", seed.is_finite),
         yes("leaves its input as it is", seed.leaves_input),
         yes("reaches only its own parameters", seed.is_isolated),
         yes("has parameters to train", seed.can_learn),
-        at_most("parameters of the host's", seed.parameters, settings.max_parameters),
+        yes(_ORDER, seed.keeps_order),
+        size,
         at_most("dead channels here", seed.dead, settings.max_dead),
     )
     return GateResult(Gate.G0_SANITY, criteria)

@@ -12,7 +12,7 @@ from torch.optim import Optimizer
 
 from esper.anatomy.graph import Loss
 from esper.batches import split_sample
-from esper.errors import ConfigError
+from esper.errors import ConfigError, LifecycleError
 from esper.kasmina.held import HANDS
 from esper.kasmina.seeds.bed import SeedBed
 from esper.kasmina.seeds.course import Course, HasScale
@@ -36,6 +36,10 @@ class Ground(Protocol):
 
     def admits(self) -> str:
         """Why the network as it stands could not be looked after; '' if it could."""
+
+    @property
+    def is_coupled(self) -> bool:
+        """Whether samples of a batch meet in the loss."""
 
 
 def _anything() -> str:
@@ -107,11 +111,13 @@ class Growth:
         nursery = Nursery(kernels, blueprints or {}, sink)
         self._bed = SeedBed(self.model, optimizer, nursery, given, sink)
         self._bed.epoch = epoch
-        gates = Gatekeeper(self.model, Probe(self.model, loss, batches), self.monitor, given)
+        probing = Probe(self.model, loss, batches, whole=within is not None and within.is_coupled)
+        gates = Gatekeeper(self.model, probing, self.monitor, given)
         self._lessons = Lessons(self.model, optimizer, loss, self._bed.owners, self.monitor, given)
         admits = _anything if within is None else within.admits
         self._course = Course(self._bed, gates, self.monitor, given, scaler, admits, alarm)
         self.breaker = self._course.breaker
+        self._is_over = False
         if within is None:
             HANDS.take(self)
         self._hooks = [
@@ -173,9 +179,18 @@ class Growth:
         Raises:
             IllegalTransitionError: there is a seed at this place, or nothing may be germinated there yet.
             UnknownPathError: there is no such module.
-            ConfigError: the blueprint is unknown or fails.
+            ConfigError: the blueprint is unknown or fails, or `isolation` or `lr` cannot be meant.
+            LifecycleError: growing has ended.
         """
+        self._require_open()
         return self._course.sow(path, blueprint, options, isolation=isolation, lr=lr)
+
+    def _require_open(self) -> None:
+        if self._is_over:
+            raise LifecycleError(
+                "This growth has ended, and listens to no step any more. Nothing was changed. Begin another "
+                "on the same network: Growth(model, optimizer, ...)."
+            )
 
     def prepare(self, paths: Iterable[str], blueprint: str = "auto", **options: Any) -> None:
         """Has kernels for seeds at these places made meanwhile, so that germination need not wait for them.
@@ -184,6 +199,7 @@ class Growth:
             UnknownPathError: there is no such module.
             ConfigError: the blueprint is unknown.
         """
+        self._require_open()
         self._course.expect(paths, blueprint, options)
 
     def places(self, pattern: str = "auto") -> list[str]:
@@ -210,6 +226,7 @@ class Growth:
         Returns:
             What G0 said, by path.
         """
+        self._require_open()
         return self._course.contest(paths, blueprint, options, isolation=isolation, lr=lr)
 
     def refuse(self, path: str, blueprint: str, why: str) -> GateResult:
@@ -248,6 +265,7 @@ class Growth:
 
     def detach(self) -> None:
         """Lets go of network and optimizer, which stay as they are."""
+        self._is_over = True
         HANDS.let_go(self)
         for hook in self._hooks:
             hook.remove()

@@ -145,6 +145,30 @@ class Grown(nn.Module):
         return replaced(output, h + self.seed(h))
 
 
+class Counted(nn.Module):
+    """A host module that counts its calls: as a seed stands around it, and not as a hook hangs on it.
+
+    Attributes:
+        host: the module.
+        calls: so far.
+    """
+
+    def __init__(self, host: nn.Module) -> None:
+        super().__init__()
+        self.host, self.calls = host, 0
+        self.training = host.training
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            return getattr(super().__getattr__("host"), name)
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        self.calls += 1
+        return self.host(*args, **kwargs)
+
+
 def primary(output: Any) -> Tensor:
     """The tensor that a seed adds to: the output of a module, or the first of several.
 

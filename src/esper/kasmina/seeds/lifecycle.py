@@ -88,6 +88,9 @@ FORWARD: Mapping[Stage, SeedEvent] = {
 }
 """For every stage what happens next if all goes well."""
 
+GROWS_ONCE = "a place grows once in a run"
+"""Why nothing germinates where something has become a part of the network."""
+
 ALIVE = frozenset(
     {Stage.GERMINATED, Stage.TRAINING, Stage.BLENDING, Stage.SHADOWING, Stage.PROBATIONARY, Stage.CULLED}
 )
@@ -103,7 +106,16 @@ def departure(stage: Stage, event: SeedEvent, path: str) -> Departure:
     if (found := TIMETABLE.get((stage, event))) is None:
         possible = [str(other) for (where, other) in TIMETABLE if where is stage]
         raise IllegalTransitionError(
-            f"The slot {path!r} is {stage.name}, and there nothing can {event}: possible are "
-            f"{', '.join(possible) or 'no more changes'}. Nothing was changed."
+            f"The slot {path!r} is {stage.name}, and there nothing can {event}{_why(stage, event)}: possible "
+            f"are {', '.join(possible) or 'no more changes'}. Nothing was changed."
         )
     return found
+
+
+def _why(stage: Stage, event: SeedEvent) -> str:
+    """What is not plain from the name of a stage."""
+    if event is SeedEvent.GERMINATE and stage in (Stage.FOSSILIZED, Stage.TERMINATED):
+        return f", because something has grown there already, and {GROWS_ONCE}"
+    if event is SeedEvent.CULL and stage is Stage.DORMANT:
+        return ", because there is no seed"
+    return ""

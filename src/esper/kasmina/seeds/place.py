@@ -9,6 +9,10 @@ from torch import nn
 
 from esper.errors import UnknownPathError
 from esper.kasmina.seeds.layer import Grown, KasminaLayer
+from esper.kasmina.seeds.lifecycle import GROWS_ONCE
+
+_OWN = ("host", "seed")
+"""What a module that something has grown on calls its two parts."""
 
 
 class Place:
@@ -21,9 +25,18 @@ class Place:
     def __init__(self, model: nn.Module, path: str) -> None:
         *parents, self._name = path.split(".")
         parent = model
-        for name in parents:
-            parent = _host(getattr(parent, name, None)) or nn.Module()
+        inside = ""
+        for number, name in enumerate(parents):
+            module = getattr(parent, name, None)
+            if isinstance(module, (KasminaLayer, Grown)) and [*parents, self._name][number + 1] in _OWN:
+                inside = ".".join(parents[: number + 1])
+            parent = _host(module) or nn.Module()
         if not isinstance(getattr(parent, self._name, None), nn.Module):
+            if inside:
+                raise UnknownPathError(
+                    f"{path!r} is a part of what has grown at {inside!r}, and {GROWS_ONCE}. Nothing was "
+                    "changed."
+                )
             near = [name for name, _ in model.named_modules() if name.endswith(self._name or "-")]
             raise UnknownPathError(
                 f"The network has no module {path!r} that a seed could be grafted onto"

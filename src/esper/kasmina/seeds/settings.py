@@ -68,6 +68,8 @@ class GrowthSettings(Section):
     """Fall of the held-out loss that a seed has to bring, surely."""
     max_parameters: NonNegative = 1.0
     """Parameters of a seed, as a multiple of the host's."""
+    reads_later: bool = False
+    """Whether a seed may let positions read later ones in a network where none does (a language model)."""
     max_dead: Fraction = 0.5
     """Share of dead channels where a seed is to grow, and share of zeros that a seed may make."""
     gradient_band: tuple[Positive, Positive] = (1e-6, 1e3)

@@ -47,6 +47,7 @@ class Track:
         position: steps along the way of alpha, and `joined` along that of gamma.
         is_settled: whether the seed is a part of the network that nobody here looks after any more.
         evidence: what the last gate said, or why the seed was culled.
+        culled: why the last seed that was culled here was.
     """
 
     path: str
@@ -71,6 +72,7 @@ class Track:
     is_paused: bool = False
     is_settled: bool = False
     evidence: str = ""
+    culled: str = ""
 
     def sow(
         self,
