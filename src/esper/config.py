@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Mapping, Sequence
-from difflib import get_close_matches
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar, get_args
+from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
@@ -18,13 +17,10 @@ from esper.importance import ImportanceSettings
 from esper.kasmina import TeachingSettings
 from esper.kasmina.seeds import GrowthSettings
 from esper.nissa import TelemetrySettings
-from esper.settings import Section
+from esper.settings import Section, refusal
 from esper.tamiyo import StrategySettings
 from esper.tezzeret import KernelSettings
 from esper.urabrask import Settings as ValidationSettings
-
-if TYPE_CHECKING:
-    from pydantic_core import ErrorDetails
 
 _KEYS = "`esper config --explain` prints every key and its meaning."
 AnySection = TypeVar("AnySection", bound=Section)
@@ -75,7 +71,7 @@ class Config(Section):
         try:
             return cls.model_validate(given)
         except ValidationError as error:
-            raise _refusal(cls, "config", error, _KEYS) from error
+            raise ConfigError(f"{refusal(cls, 'config', error)}. {_KEYS}") from error
 
     @classmethod
     def from_toml(cls, path: Path) -> Config:
@@ -107,34 +103,4 @@ def read_toml(kind: type[AnySection], path: Path, keys: str) -> AnySection:
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} is not TOML: {error}. Correct the line it names.") from error
     except ValidationError as error:
-        raise _refusal(kind, str(path), error, keys) from error
-
-
-def _refusal(kind: type[Section], source: str, error: ValidationError, keys: str) -> ConfigError:
-    first = error.errors()[0]
-    where = "".join(f"{part}: " for part in (source, ".".join(str(part) for part in first["loc"])) if part)
-    said = first["msg"]
-    if first["type"] == "extra_forbidden":
-        said = "There is no such key" + _meant(kind, first["loc"])
-    elif first["type"] in ("less_than", "less_than_equal") and _is_per_cent(first):
-        said += f", and is {first['input']}: a share, so {first['input']} % is {first['input'] / 100:g}"
-    return ConfigError(f"{where}{said}. {keys}")
-
-
-def _meant(kind: type[Section], place: Sequence[str | int]) -> str:
-    """The key of the same section that is nearest to the last one of a place; '' if none is near."""
-    section: Any = kind
-    for part in place[:-1]:
-        field = getattr(section, "model_fields", {}).get(part)
-        # A section that may be left out is one of several types.
-        kinds = () if field is None else (field.annotation, *get_args(field.annotation))
-        section = next((one for one in kinds if isinstance(one, type) and issubclass(one, Section)), None)
-    near = get_close_matches(str(place[-1]), list(getattr(section, "model_fields", {})), n=1)
-    return f"; {near[0]!r} is near" if near else ""
-
-
-def _is_per_cent(error: ErrorDetails) -> bool:
-    """Whether a number is too large for a share, and would do in per cent."""
-    limits = error.get("ctx", {})
-    limit, given = limits.get("lt", limits.get("le")), error["input"]
-    return limit == 1 and isinstance(given, int | float) and 1 < given <= 100
+        raise ConfigError(f"{refusal(kind, str(path), error)}. {keys}") from error

@@ -1,10 +1,15 @@
-"""What every configuration section is made of: the section class and the ranges that settings share."""
+"""What every configuration section is made of: the section class, ranges that settings share, refusals."""
 
 from __future__ import annotations
 
-from typing import Annotated
+from collections.abc import Sequence
+from difflib import get_close_matches
+from typing import TYPE_CHECKING, Annotated, Any, get_args
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+if TYPE_CHECKING:
+    from pydantic_core import ErrorDetails
 
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 """A share between 0 and 1, never per cent."""
@@ -29,3 +34,40 @@ class Section(BaseModel):
     """One part's settings: frozen, and an unknown key is an error instead of a silent no-op."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+
+def refusal(kind: type[Section], source: str, error: ValidationError) -> str:
+    """What is wrong with the first value that a section cannot take, where it stands, and what may be meant.
+
+    Args:
+        kind: the section's class.
+        source: what the values were read from; '' if nobody need be told.
+        error: what the class has said.
+    """
+    first = error.errors()[0]
+    where = "".join(f"{part}: " for part in (source, ".".join(str(part) for part in first["loc"])) if part)
+    said = first["msg"]
+    if first["type"] == "extra_forbidden":
+        said = "There is no such key" + _meant(kind, first["loc"])
+    elif first["type"] in ("less_than", "less_than_equal") and _is_per_cent(first):
+        said += f", and is {first['input']}: a share, so {first['input']} % is {first['input'] / 100:g}"
+    return f"{where}{said}"
+
+
+def _meant(kind: type[Section], place: Sequence[str | int]) -> str:
+    """The key of the same section that is nearest to the last one of a place; '' if none is near."""
+    section: Any = kind
+    for part in place[:-1]:
+        field = getattr(section, "model_fields", {}).get(part)
+        # A section that may be left out is one of several types.
+        kinds = () if field is None else (field.annotation, *get_args(field.annotation))
+        section = next((one for one in kinds if isinstance(one, type) and issubclass(one, Section)), None)
+    near = get_close_matches(str(place[-1]), list(getattr(section, "model_fields", {})), n=1)
+    return f"; {near[0]!r} is near" if near else ""
+
+
+def _is_per_cent(error: ErrorDetails) -> bool:
+    """Whether a number is too large for a share, and would do in per cent."""
+    limits = error.get("ctx", {})
+    limit, given = limits.get("lt", limits.get("le")), error["input"]
+    return limit == 1 and isinstance(given, int | float) and 1 < given <= 100

@@ -167,5 +167,5 @@ def test_what_cannot_be_used_is_named(tmp_path: Path, changes: dict[str, Any], m
 
 
 def test_a_setting_that_is_not_known_is_named(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="acumulate"):
+    with pytest.raises(ConfigError, match="loop: acumulate: There is no such key; 'accumulate' is near"):
         trainer(tmp_path, loop={"acumulate": 2})

@@ -32,6 +32,7 @@ from esper.session.pace import Pace
 from esper.session.ranks import Ranks
 from esper.session.teaching import teacher_of
 from esper.tamiyo import Policy, check_policy
+from esper.tezzeret import blueprints_in
 from esper.urabrask import usable
 
 
@@ -102,7 +103,7 @@ class RunRequest:
             scaler=scaler,
             generators=dict(generators or {}),
             companions=copies,
-            blueprints=dict(blueprints or {}),
+            blueprints=blueprints_in(blueprints),
             policy=policy,
             teacher=teacher_of(teacher, model, copies, inner),
             sinks=tuple(sinks),

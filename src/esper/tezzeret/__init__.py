@@ -1,6 +1,6 @@
 """Kernels: seeds made and checked in a worker process, off the training path, stored sealed and verified."""
 
-from esper.tezzeret.blueprints import Blueprint, blueprint
+from esper.tezzeret.blueprints import Blueprint, blueprint, blueprints_in
 from esper.tezzeret.making import filled, made, outline
 from esper.tezzeret.order import KernelOrder, maker_of
 from esper.tezzeret.settings import KernelSettings
@@ -19,6 +19,7 @@ __all__ = [
     "NoKernel",
     "Tezzeret",
     "blueprint",
+    "blueprints_in",
     "filled",
     "made",
     "maker_of",

@@ -125,6 +125,28 @@ BLUEPRINTS: Mapping[str, Blueprint] = {
 }
 
 
+def blueprints_in(given: Mapping[Any, Any] | None) -> dict[str, Blueprint]:
+    """Blueprints of the user's own, by name.
+
+    Raises:
+        ConfigError: they are no mapping from names to what can be called.
+    """
+    if given is None:
+        return {}
+    if not isinstance(given, Mapping):
+        raise ConfigError(
+            f"blueprints= is a {type(given).__name__}, and it is to be a mapping of names to functions or "
+            'classes that make seeds, as in {"gate": Gate}. Nothing was changed.'
+        )
+    for name, make in given.items():
+        if not isinstance(name, str) or not callable(make) or isinstance(make, nn.Module):
+            raise ConfigError(
+                f"blueprints= has {name!r}: {type(make).__name__}, and a blueprint is a name with a function "
+                "or class that makes a fresh seed from a tensor like the activations. Nothing was changed."
+            )
+    return dict(given)
+
+
 def blueprint(name: str, given: Mapping[str, Blueprint]) -> Blueprint:
     """The blueprint of a name: one that the caller has given, one of ours, or one of an installed package.
 

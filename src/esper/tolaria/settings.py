@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, ValidationError
 
-from esper.settings import PositiveCount, Section
+from esper.errors import ConfigError
+from esper.settings import PositiveCount, Section, refusal
 
 
 class LoopSettings(Section):
@@ -21,3 +23,20 @@ class LoopSettings(Section):
 
     precision: Literal["float32", "bfloat16", "float16"] = "float32"
     """What the forward pass computes in (`torch.autocast`); `float16` scales the loss by a GradScaler."""
+
+    @classmethod
+    def of(cls, given: LoopSettings | Mapping[str, Any] | None) -> LoopSettings:
+        """The settings, or those that a mapping names.
+
+        Raises:
+            ConfigError: a key or value is not known; the message names it.
+        """
+        if isinstance(given, LoopSettings):
+            return given
+        try:
+            return cls.model_validate({} if given is None else given)
+        except ValidationError as error:
+            keys = ", ".join(cls.model_fields)
+            raise ConfigError(
+                f"{refusal(cls, 'loop', error)}. Nothing was changed. Its keys: {keys}."
+            ) from error

@@ -82,7 +82,7 @@ class Trainer:
         self.train, self.probe, self.test = train, probe, test
         self.epochs, self.run_dir, self.metric = epochs, Path(run_dir), metric
         self.scheduler, self._scheduled, self._measure = scheduler, scheduled, measure
-        self.loop = LoopSettings.model_validate({} if loop is None else loop)
+        self.loop = LoopSettings.of(loop)
         self._higher_is_better = metric != "loss" if higher_is_better is None else higher_is_better
         self._given = given
         self._device = device_of(model)

@@ -331,12 +331,18 @@ def test_a_network_is_held_by_one_growth_and_free_when_it_is_finished() -> None:
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
-    [({"probe": []}, "probe yields no batch"), ({"settings": {"ramp_stesp": 3}}, "ramp_stesp")],
+    [
+        ({"probe": []}, "probe yields no batch"),
+        ({"settings": {"ramp_stesp": 3}}, "settings: ramp_stesp: There is no such key; 'ramp_steps' is near"),
+        ({"settings": [3]}, "settings: .*dictionary"),
+        ({"blueprints": [3]}, "blueprints= is a list"),
+        ({"blueprints": {"x": 3}}, "'x': int, and a blueprint is a name with a function"),
+    ],
 )
 def test_what_cannot_be_used_is_refused(arguments: dict[str, Any], message: str) -> None:
     model = convolutions()
     usual = {"loss": nn.CrossEntropyLoss(), "probe": [data(8)]}
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(ConfigError, match=message):
         Growth(model, torch.optim.SGD(model.parameters(), 0.1), **{**usual, **arguments})
 
 

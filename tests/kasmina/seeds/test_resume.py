@@ -15,6 +15,7 @@ from torch import nn
 from esper.checkpoint import CheckpointStore, capture_trainer, load_trainer, open_key_ring, restore_trainer
 from esper.errors import CheckpointError, ConfigError, UnknownPathError
 from esper.kasmina.seeds.slot import Track
+from esper.tezzeret import blueprint
 from tests.kasmina.seeds.networks import LENIENT, PLACE, Loop, differing, loop, snapshot
 
 SCHEDULE: dict[int, tuple[str, str]] = {
@@ -148,10 +149,14 @@ def test_a_state_that_does_not_fit_is_refused_before_anything_changes() -> None:
     with pytest.raises(CheckpointError, match="version 99"):
         other.grown.check({**state, "version": 99})
     other.close()
-    mine = loop(blueprints={"mine": lambda like: nn.Conv2d(4, 4, 1)})
+    mine = loop(blueprints={"mine": blueprint("conv", {})})
     state["slots"][0]["track"]["blueprint"] = "mine"
     mine.grown.check(state)
     mine.close()
+    wider = loop(blueprints={"mine": lambda like: blueprint("conv", {})(like, width=9)})
+    with pytest.raises(CheckpointError, match=r"'mine', which makes another module .*Nothing was changed"):
+        wider.grown.check(state)
+    wider.close()
     without = loop()
     with pytest.raises(ConfigError, match="no blueprint 'mine'"):
         without.grown.check(state)

@@ -177,8 +177,9 @@ class SeedBed:
                 "was changed. Load it with the version of Esper that wrote it."
             )
         for saved in state["slots"]:
-            if name := track_of(saved).blueprint:
-                self.nursery.check(name)
+            track = track_of(saved)
+            if track.blueprint:
+                self.nursery.check_saved(track.recipe, saved["tensors"])
 
     def check_places(self, state: Mapping[str, Any]) -> None:
         for saved in state["slots"]:

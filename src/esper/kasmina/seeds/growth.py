@@ -29,6 +29,7 @@ from esper.kasmina.seeds.recipe import Recipe
 from esper.kasmina.seeds.settings import GrowthSettings, Isolation
 from esper.kasmina.seeds.slot import Slot
 from esper.nissa import LOGGER, Sink
+from esper.tezzeret import blueprints_in
 
 
 class Ground(Protocol):
@@ -73,7 +74,8 @@ class Growth:
             in this process.
 
     Raises:
-        ConfigError: there is no held-out data, several processes train the network, or somebody holds it.
+        ConfigError: there is no held-out data, several processes train the network, somebody holds it, or
+            settings or blueprints are not what they should be.
 
     Attributes:
         settings: pace and limits.
@@ -105,10 +107,9 @@ class Growth:
                 "probe yields no batch, and gates are asked on held-out data. Give batches (input, target) "
                 "that training never sees. Nothing was changed."
             )
-        given = settings if isinstance(settings, GrowthSettings) else GrowthSettings(**(settings or {}))
-        self.settings, self._loss = given, loss
+        self.settings, self._loss = (given := GrowthSettings.of(settings)), loss
         self.monitor = GradientIsolationMonitor()
-        nursery = Nursery(kernels, blueprints or {}, sink)
+        nursery = Nursery(kernels, blueprints_in(blueprints), sink)
         self._bed = SeedBed(self.model, optimizer, nursery, given, sink)
         self._bed.epoch = epoch
         probing = Probe(self.model, loss, batches, whole=within is not None and within.is_coupled)

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
+from esper.checkpoint import misfits
+from esper.errors import CheckpointError
 from esper.kasmina.seeds.kernels import Kernels
 from esper.kasmina.seeds.recipe import Recipe
 from esper.nissa import FanOut, Sink, kernel_events
@@ -17,6 +19,7 @@ from esper.tezzeret import (
     NoKernel,
     blueprint,
     filled,
+    made,
     maker_of,
     outline,
 )
@@ -42,6 +45,29 @@ class Nursery:
             ConfigError: it names those that are known.
         """
         blueprint(name, self._given)
+
+    def check_saved(self, recipe: Recipe, saved: Mapping[str, Tensor] | None) -> None:
+        """Refuses a seed that cannot be made again.
+
+        Args:
+            recipe: what it is.
+            saved: its weights, if it has any.
+
+        Raises:
+            ConfigError: nobody knows its blueprint; those that are known are named.
+            CheckpointError: the blueprint of that name makes something else by now.
+        """
+        maker = blueprint(recipe.blueprint, self._given)
+        if saved is None:
+            return
+        bare = outline(recipe, maker)
+        seed = made(recipe, maker, torch.device("cpu")) if bare is None else bare
+        if wrong := misfits(saved, seed.state_dict()):
+            raise CheckpointError(
+                f"The seed at {recipe.path} is of the blueprint {recipe.blueprint!r}, which makes another "
+                f"module than when it germinated: {'; '.join(wrong[:3])}. Nothing was changed. Give the "
+                "blueprint of then under that name."
+            )
 
     def expect(self, recipe: Recipe, device: torch.device) -> None:
         """A seed will be wanted: its kernel is made ahead, if a worker can make it.

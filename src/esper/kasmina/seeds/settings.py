@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from typing import Annotated, Literal, get_args
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, get_args
 
-from pydantic import Field
+from pydantic import Field, ValidationError
 
 from esper.errors import ConfigError
-from esper.settings import Count, Fraction, NonNegative, OpenFraction, PositiveCount, Section
+from esper.settings import Count, Fraction, NonNegative, OpenFraction, PositiveCount, Section, refusal
 
 Positive = Annotated[float, Field(gt=0.0)]
 
@@ -51,6 +52,23 @@ class GrowthSettings(Section):
     One keeps G1 closed. A seed that becomes a part of the network makes up for those before it."""
     cooldown_epochs: PositiveCount = 5
     """So long the breaker stays open. Then one try is made, and one more violation opens it again."""
+
+    @classmethod
+    def of(cls, given: GrowthSettings | Mapping[str, Any] | None) -> GrowthSettings:
+        """The settings, or those that a mapping names.
+
+        Raises:
+            ConfigError: a key or value is not known; the message names it.
+        """
+        if isinstance(given, GrowthSettings):
+            return given
+        try:
+            return cls.model_validate({} if given is None else given)
+        except ValidationError as error:
+            raise ConfigError(
+                f"{refusal(cls, 'settings', error)}. Nothing was changed. The keys are those of the section "
+                "`growing`: `esper config --explain` prints them with their meaning."
+            ) from error
 
     @property
     def max_failures(self) -> int:

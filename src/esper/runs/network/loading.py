@@ -27,6 +27,7 @@ from esper.runs.network.files import (
     read_weights,
     state_of,
 )
+from esper.tezzeret import blueprints_in
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -83,7 +84,7 @@ def load(
     record = json.loads(finished.file(FORM_FILE).read_bytes())
     form = form_from(record["form"], where, record.get(FORMLESS, ""))
     weights = state_of(load_trainer(finished).model)
-    return _grown(model, record.get(GROWN, ()), form, weights, blueprints or {})
+    return _grown(model, record.get(GROWN, ()), form, weights, blueprints_in(blueprints))
 
 
 def is_finished(run: Path) -> bool:
