@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import stat
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,9 @@ from typing import Any
 import pytest
 
 from esper.checkpoint import HEADER_BYTES, SLOTS, CheckpointStore, open_key_ring
+from esper.errors import CheckpointError
 from esper.nissa import acts
+from esper.runs.network import load
 from tests.cli.test_main import esper
 
 
@@ -55,6 +58,43 @@ def sealed(run: Path) -> dict[str, bytes]:
 def audit_problems(run: Path) -> list[str]:
     document = json.loads(esper("audit", "verify", str(run), "--json").stdout)
     return [problem["text"] for problem in document["problems"]]
+
+
+def test_the_ring_of_another_run_is_said_to_be_that_by_every_command(run: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    open_key_ring(other, create=True)
+    shutil.copy(other / "keys" / "ring.json", run / "keys" / "ring.json")
+    for words in ("verify", "checkpoints", "audit verify", "audit show", "keys list", "inspect"):
+        outcome = esper(*words.split(), str(run))
+        assert outcome.returncode == 2, words
+        said = " ".join(outcome.stderr.split())
+        assert "is that of another run, or an older copy" in said
+        assert "Put the newest copy of this run's key ring there" in said
+    with pytest.raises(CheckpointError, match="that of another run"):
+        load(run)
+
+
+def test_an_older_copy_of_the_ring_reads_what_is_older_and_the_list_names_the_key_that_is_missing(
+    run: Path,
+) -> None:
+    (first,) = keys(run)
+    old = (run / "keys" / "ring.json").read_bytes()
+    second = told("rotate", str(run))["key"]
+    with CheckpointStore(run, keyring=open_key_ring(run)) as store:
+        store.save(3, 3, {"a.bin": b"c"})
+    (run / "keys" / "ring.json").write_bytes(old)
+    listed = json.loads(esper("checkpoints", str(run), "--json").stdout)
+    assert [row["step"] for row in listed] == [1, 2, None]
+    rows = {row["key"]: row for row in told("list", str(run))}
+    assert rows[second] == {
+        "key": second,
+        "state": "missing",
+        "fingerprint": None,
+        "checkpoints": ["step-000000003"],
+    }
+    assert "missing" in esper("keys", "list", str(run)).stdout
+    public = json.loads(esper("keys", "export-public-state", str(run)).stdout)
+    assert [key["key"] for key in public["keys"]] == [first]
 
 
 def test_a_key_lives_from_its_making_to_its_end_and_nothing_is_lost_with_it(run: Path) -> None:

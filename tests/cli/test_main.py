@@ -118,7 +118,7 @@ def test_inspect_reads_the_anatomy_that_a_checkpoint_stored(run: Path) -> None:
         (["inspect", "tests.cli.models:nothing"], "returned NoneType; expected (model, sample)"),
         (["inspect", "tests.cli.models:untraceable"], "torch.export cannot follow"),
         (["checkpoints", "no-such-run"], "There is no run directory at no-such-run"),
-        (["verify", "docs"], "No key ring at docs/keys/ring.json"),
+        (["verify", "docs"], "docs is no run directory: it has no checkpoints/"),
         (["config", "no-such-file.toml"], "no-such-file.toml cannot be read"),
         (["demo", "--grow", "--flops", "0.5"], "--flops belongs to the demo of pruning"),
     ],
@@ -209,6 +209,22 @@ def test_a_damaged_manifest_is_listed_with_the_reason(run: Path) -> None:
     flip_a_byte(run / "checkpoints" / "step-000000300" / "MANIFEST.json")
     rows = json.loads(esper("checkpoints", str(run), "--json").stdout)
     assert [(row["name"], bool(row["problems"])) for row in rows][-1] == ("step-000000300", True)
+
+
+def test_a_directory_that_is_no_run_says_what_to_name_instead(run: Path, tmp_path: Path) -> None:
+    runs = run.parent
+    for place, instead in (
+        (tmp_path / "empty", "Name the run_dir that was given to esper.attach."),
+        (run / "checkpoints", f"name {run}"),
+        (run / "checkpoints" / "step-000000100", f"name {run}"),
+        (runs, f"name {run}"),
+    ):
+        place.mkdir(exist_ok=True)
+        outcome = esper("verify", str(place))
+        assert outcome.returncode == 2
+        said = "".join(outcome.stderr.split())
+        assert "".join(f"{place} is no run directory: it has no checkpoints/.".split()) in said
+        assert "".join(instead.split()) in said
 
 
 def steps(run: Path) -> list[int]:

@@ -18,10 +18,11 @@ from esper.checkpoint.crypto import KeyRing, sealed_by
 from esper.checkpoint.encrypted import HEADER_BYTES, SLOTS, FileKey
 from esper.checkpoint.faulty import FaultyStorage
 from esper.checkpoint.file_ref import FileRef, load_tensors, open_tensors
+from esper.checkpoint.identity import require_own_ring
 from esper.checkpoint.mapped import MappedTensors
 from esper.checkpoint.reading import read_regular
 from esper.checkpoint.references import AttachmentRef, CheckpointRef, Rejection
-from esper.checkpoint.rekeying import Rekeyed, due, rekey, resting_on
+from esper.checkpoint.rekeying import Rekeyed, due, missing_keys, rekey, resting_on
 from esper.checkpoint.retention import BASELINE
 from esper.checkpoint.ring_file import open_key_ring, replace_key_ring, require_ring_file
 from esper.checkpoint.rng import Generator, capture_rng, drawn_apart, restore_rng
@@ -103,11 +104,13 @@ __all__ = [
     "load_trainer",
     "map_tensors",
     "misfits",
+    "missing_keys",
     "open_key_ring",
     "open_tensors",
     "read_regular",
     "rekey",
     "replace_key_ring",
+    "require_own_ring",
     "require_ring_file",
     "resting_on",
     "restore_rng",

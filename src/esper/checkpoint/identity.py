@@ -46,6 +46,32 @@ def read_identity(run_dir: Path, ring: KeyRing) -> RunIdentity | None:
     return stored or _of_most(directory, ring)
 
 
+def require_own_ring(run_dir: Path, ring: KeyRing) -> None:
+    """Refuses a ring that vouches for nothing here, and that is not the one which this run was sealed by.
+
+    An older copy of the right one still vouches for what is older: that can be read.
+
+    Raises:
+        CheckpointError: the ring is that of another run.
+    """
+    directory = run_dir / "checkpoints"
+    if _of_most(directory, ring) is not None:
+        return
+    try:
+        if _read(directory / IDENTITY_NAME, ring) is None:
+            _check_newest(directory, ring)
+    except UnknownKey as error:
+        raise _foreign(run_dir, error) from error
+
+
+def _foreign(run_dir: Path, error: UnknownKey) -> CheckpointError:
+    return CheckpointError(
+        f"{run_dir / 'checkpoints'} cannot be vouched for: {error}. The key ring {ring_path(run_dir)} is "
+        "that of another run, or an older copy. Nothing was changed. Put the newest copy of this run's key "
+        "ring there. If that one is lost for good, move what it sealed to another place first."
+    )
+
+
 def claim_run(
     run_dir: Path, ring: KeyRing, model: str | None, storage: Storage, random_bytes: Callable[[int], bytes]
 ) -> RunIdentity:
@@ -61,11 +87,7 @@ def claim_run(
         stored = _read(path, ring)
         _check_newest(directory, ring)
     except UnknownKey as error:
-        raise CheckpointError(
-            f"{directory} cannot be vouched for: {error}. The key ring {ring_path(run_dir)} is that of "
-            "another run, or an older copy. Nothing was changed. Put the newest copy of this run's key ring "
-            "there. If that one is lost for good, move what it sealed to another place first."
-        ) from error
+        raise _foreign(run_dir, error) from error
     identity = stored or _of_most(directory, ring)
     checkpoints = list(newest_first(directory))
     if identity is None and checkpoints:

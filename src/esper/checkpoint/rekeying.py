@@ -93,6 +93,16 @@ def resting_on(directory: Path, ring: KeyRing, key_id: str) -> list[str]:
     return [name for name, keys in seals.items() if key_id in keys and not keys & others]
 
 
+def missing_keys(directory: Path, ring: KeyRing) -> dict[str, list[str]]:
+    """Keys that seals name, that the ring does not hold, and without which these commits do not verify."""
+    held, missing = {key.id for key in ring.keys}, dict[str, list[str]]()
+    for name, path in _manifests(directory).items():
+        keys = sealers(path)
+        for key in sorted(keys) if not keys & held else ():
+            missing.setdefault(key, []).append(name)
+    return missing
+
+
 def _manifests(directory: Path) -> Mapping[str, Path]:
     """The manifests of checkpoints, of what was committed to them, and of what was set aside, by name."""
     found = {}

@@ -16,17 +16,22 @@ if TYPE_CHECKING:
     from esper.checkpoint import KeyRing, Rekeyed
 
 Change = Literal["rotate", "promote", "disable", "destroy"]
-_STYLES = {"primary": GOOD, "disabled": BAD}
+MISSING = "missing"
+"""The state of a key that the ring does not hold."""
+_STYLES = {"primary": GOOD, "disabled": BAD, MISSING: BAD}
 _DONE = {"rotate": "added and promoted", "promote": "promoted", "disable": "disabled", "destroy": "destroyed"}
 
 
 def key_rows(run: Path) -> list[dict[str, Any]]:
-    """Every key: id, state, what shows that two rings hold the same one, and what rests on it alone."""
-    from esper.checkpoint import open_key_ring, resting_on
+    """Every key: id, state, what shows that two rings hold the same one, and what rests on it alone.
 
-    directory = open_catalog(run).directory  # refuses what is no run
+    A key that something rests on and that the ring does not hold is `missing`, without a fingerprint.
+    """
+    from esper.checkpoint import missing_keys, open_key_ring, resting_on
+
+    directory = open_catalog(run).directory  # refuses what is no run, and the ring of another
     ring = open_key_ring(run)
-    return [
+    held = [
         {
             "key": key.id,
             "state": key.state.value,
@@ -35,12 +40,18 @@ def key_rows(run: Path) -> list[dict[str, Any]]:
         }
         for key in ring.keys
     ]
+    missing = [
+        {"key": key, "state": MISSING, "fingerprint": None, "checkpoints": names}
+        for key, names in missing_keys(directory, ring).items()
+    ]
+    return held + missing
 
 
 def public_state(run: Path) -> dict[str, Any]:
     """What may be shown to everybody: which keys there are, and nothing that helps to forge."""
     names = ("key", "state", "fingerprint")
-    return {"version": 1, "keys": [{name: row[name] for name in names} for row in key_rows(run)]}
+    held = [row for row in key_rows(run) if row["state"] != MISSING]
+    return {"version": 1, "keys": [{name: row[name] for name in names} for row in held]}
 
 
 def key_table(rows: Sequence[dict[str, Any]]) -> RenderableType:
@@ -48,7 +59,7 @@ def key_table(rows: Sequence[dict[str, Any]]) -> RenderableType:
     cells = table("key", "state", "fingerprint", "rest on it alone>")
     for row in rows:
         state = Text(row["state"], style=_STYLES.get(row["state"], ""))
-        cells.add_row(row["key"], state, row["fingerprint"], str(len(row["checkpoints"])))
+        cells.add_row(row["key"], state, row["fingerprint"] or "", str(len(row["checkpoints"])))
     return cells
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,12 +12,15 @@ from esper.errors import CheckpointMissing, ConfigError
 from esper.leyline import decode
 from esper.runs.named import called
 from esper.runs.rows import step_number
+from esper.runs.story import runs_in
 
 if TYPE_CHECKING:
     from esper.anatomy import Anatomy
     from esper.anatomy.cut import Block
     from esper.checkpoint import CheckpointCatalog, CheckpointRef
     from esper.report import MapLayer
+
+_MOST_NAMED = 3
 
 
 @dataclass(frozen=True)
@@ -63,17 +67,36 @@ def open_catalog(run: Path) -> CheckpointCatalog:
     """The checkpoints of a run directory, for reading.
 
     Raises:
-        ConfigError: there is no such directory.
+        ConfigError: there is no such directory, or it is that of no run.
         CheckpointMissing: it holds no key ring, so nothing in it can be verified.
+        CheckpointError: the key ring is that of another run.
     """
     if not run.is_dir():
         raise ConfigError(
             f"There is no run directory at {run}. Name the run_dir that was given to esper.attach; "
             "it holds a directory called checkpoints."
         )
-    from esper.checkpoint import CheckpointCatalog, open_key_ring
+    if not any((run / name).is_dir() for name in ("checkpoints", "keys")):
+        raise ConfigError(f"{run} is no run directory: it has no checkpoints/. {_instead(run)}")
+    from esper.checkpoint import CheckpointCatalog, open_key_ring, require_own_ring
 
-    return CheckpointCatalog(run, open_key_ring(run))
+    ring = open_key_ring(run)
+    require_own_ring(run, ring)
+    return CheckpointCatalog(run, ring)
+
+
+def _instead(place: Path) -> str:
+    """What to name instead of a directory that is that of no run."""
+    full = place.resolve()
+    if full.parent.name == "checkpoints":
+        return f"It is in one: name {full.parents[1]}."
+    if full.name == "checkpoints":
+        return f"It is part of one: name {full.parent}."
+    runs = [str(path) for path in runs_in(place).values()] if os.access(place, os.R_OK) else []
+    if not runs:
+        return "Name the run_dir that was given to esper.attach."
+    more = f" or one of {len(runs) - _MOST_NAMED} more" if len(runs) > _MOST_NAMED else ""
+    return f"It holds some: name {', '.join(runs[:_MOST_NAMED])}{more}."
 
 
 def _stored(path: Path) -> Inspected:

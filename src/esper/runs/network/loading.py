@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from esper.anatomy.archive import read_module
 from esper.anatomy.cut import Form
 from esper.anatomy.graph import bare
-from esper.checkpoint import CheckpointCatalog, CheckpointRef, load_trainer, open_key_ring
+from esper.checkpoint import CheckpointCatalog, CheckpointRef, load_trainer, open_key_ring, require_own_ring
 from esper.errors import CheckpointMissing
 from esper.kasmina.seeds import Blueprint, Recipe
 from esper.leyline import decode
@@ -132,7 +132,9 @@ def _finished(run: Path) -> CheckpointRef:
             f"There is no cut network at {run}. Name a run directory, a directory that Compacted.save wrote, "
             "or a .pt2 file."
         )
-    newest = CheckpointCatalog(run, open_key_ring(run)).search().found
+    ring = open_key_ring(run)
+    require_own_ring(run, ring)
+    newest = CheckpointCatalog(run, ring).search().found
     if newest is None or PROGRAM_FILE not in newest.files:
         beside = f" Its key does not vouch for {PROGRAM_FILE}." if (run / PROGRAM_FILE).exists() else ""
         raise CheckpointMissing(
