@@ -97,6 +97,16 @@ def test_an_older_copy_of_the_ring_reads_what_is_older_and_the_list_names_the_ke
     assert [key["key"] for key in public["keys"]] == [first]
 
 
+def test_the_public_state_is_written_to_a_file_and_that_is_said(run: Path, tmp_path: Path) -> None:
+    assert told("export-public-state", str(run), "-o", str(tmp_path / "a")) == {
+        "file": f"{tmp_path}/a",
+        "keys": 1,
+    }
+    assert json.loads((tmp_path / "a").read_text()) == told("export-public-state", str(run))
+    outcome = esper("keys", "export-public-state", str(run), "-o", str(tmp_path / "b"))
+    assert "holds 1 key." in " ".join(outcome.stdout.split())
+
+
 def test_a_key_lives_from_its_making_to_its_end_and_nothing_is_lost_with_it(run: Path) -> None:
     (first,) = keys(run)
     before, verified = sealed(run), steps_that_verify(run)

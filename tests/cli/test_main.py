@@ -6,16 +6,19 @@ import io
 import json
 import subprocess
 import sys
+from collections.abc import Iterator
 from contextlib import chdir, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+import typer
 
 from esper.anatomy.units import inspect
 from esper.checkpoint import CheckpointStore, open_key_ring
-from esper.cli.main import main
+from esper.cli.main import app, main
 from esper.leyline import encode
 from esper.runs.network import ANATOMY_FILE
 from tests.cli.models import small
@@ -168,7 +171,22 @@ def test_debug_shows_the_traceback_of_an_error() -> None:
     outcome = typed("inspect", "no-such-thing", "--debug")
     assert "Traceback" in outcome.stderr
     assert "ConfigError" in outcome.stderr
-    assert outcome.returncode == 1
+    assert "esper: Nothing can be inspected at 'no-such-thing'" in outcome.stderr
+    assert outcome.returncode == 2  # as without it
+
+
+def test_every_command_takes_json() -> None:
+    commands = dict(walked(typer.main.get_command(app)))
+    assert {"verify", "keys export-public-state", "audit show"} <= commands.keys()
+    assert [name for name, options in commands.items() if "--json" not in options] == []
+
+
+def walked(command: Any, name: str = "") -> Iterator[tuple[str, set[str]]]:
+    """Every command below one, with its options."""
+    for word, below in getattr(command, "commands", {}).items():
+        yield from walked(below, f"{name} {word}".strip())
+    if not hasattr(command, "commands"):
+        yield name, {option for parameter in command.params for option in parameter.opts}
 
 
 def test_checkpoints_lists_steps_epochs_and_masks(run: Path) -> None:

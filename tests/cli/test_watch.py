@@ -143,3 +143,11 @@ def test_what_cannot_be_watched_is_refused_by_its_reason(
     done = esper("watch", *words)
     assert done.returncode == 2
     assert why in " ".join(done.stderr.split())
+
+
+def test_a_bus_that_cannot_be_made_is_not_said_to_be(tmp_path: Path) -> None:
+    outcome = esper("watch", str(tmp_path / "nowhere" / "bus.sqlite"))
+    assert outcome.returncode == 2
+    said = " ".join(outcome.stderr.split())
+    assert "its folder is not there" in said
+    assert "it is made" not in said

@@ -47,3 +47,12 @@ def test_analyses_count_by_how_they_ended() -> None:
     names = [one.promise for one in heard.events if isinstance(one, told.PromiseBroken)]
     assert names == ["analysis_success_rate", "peak_memory_usage"]
     assert watch.standing()[1].measured == 2.0
+
+
+def test_at_its_end_a_run_is_judged_by_the_share_that_its_report_shows() -> None:
+    watch = PromiseWatch(ListSink().emit)
+    watch.emit(ended(1, 0.1, running=1000.0))
+    share = {one.name: one for one in watch.standing((5.0, 1010.0))}["training_time_impact"]
+    assert share.measured == 5.0 / 1010.0
+    assert "0.50 %" in share.text
+    assert "in this process" in watch.standing()[0].text

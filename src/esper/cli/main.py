@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import textwrap
+import traceback
 from collections.abc import Sequence
 from typing import Annotated
 
@@ -111,8 +112,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         app(args=[word for word in words if word != DEBUG_FLAG], prog_name="esper")
     except Exception as error:
         text = _paragraph(error)
-        if debug or text is None:  # what is nobody else's fault is ours, and a report needs the traceback
+        if text is None:  # what is nobody else's fault is ours, and a report needs the traceback
             raise
+        if debug:
+            traceback.print_exception(error)
         sys.stderr.write(textwrap.fill(f"esper: {text}", width=100, break_long_words=False) + "\n")
         sys.exit(EXIT_REFUSED)
 

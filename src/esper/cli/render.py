@@ -181,7 +181,7 @@ def _claims(report: RunReport, scale: figures.MetricScale) -> list[RenderableTyp
     if report.worst_lead is not None:
         twin = f"{twin}; at worst {scale.difference(report.worst_lead)}"
     error = figures.plain(proof.float32_error) if proof else figures.NOT_MEASURED
-    share = figures.percent(overhead.esper_fraction) if overhead else figures.NOT_MEASURED
+    share = figures.percent(overhead.esper_fraction, 2) if overhead else figures.NOT_MEASURED
     lines = {
         "difference to the uncut twin": twin,
         "cut against masked network": f"largest difference {error}" if proof else error,

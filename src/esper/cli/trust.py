@@ -13,6 +13,7 @@ import typer
 from esper.cli import output
 from esper.cli.commands import EXIT_DAMAGED, AsJson, Run
 from esper.errors import ConfigError
+from esper.report import figures
 
 Change = Literal["rotate", "promote", "disable", "destroy"]
 Wish = Literal["report", "rollback", "veto", "close-breaker", "grow", "cull", "pause", "unpause"]
@@ -117,7 +118,7 @@ def keys_destroy(run: Run, key: KeyId, yes: Yes = False, as_json: AsJson = False
     _change(run, "destroy", key, yes=yes, as_json=as_json)
 
 
-def keys_export_public_state(run: Run, out: Out = None) -> None:
+def keys_export_public_state(run: Run, out: Out = None, as_json: AsJson = False) -> None:
     """Write the ids, states and fingerprints of all keys as JSON, and nothing secret."""
     from esper.cli.keys import public_state
 
@@ -126,6 +127,8 @@ def keys_export_public_state(run: Run, out: Out = None) -> None:
         output.show("", document, True)
     else:
         output.write_new(out, [json.dumps(document, indent=1) + "\n"])
+        facts = {"file": str(out), "keys": len(document["keys"])}
+        output.show(f"{out} holds {figures.things(facts['keys'], 'key')}.", facts, as_json)
 
 
 def ask(

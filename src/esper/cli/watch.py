@@ -31,9 +31,11 @@ def watch(address: str, group: str, as_json: bool) -> None:
         ContractError: the name of the group cannot be one.
         BusError: the bus cannot be used.
     """
-    _say_if_new(address)
+    is_new = _is_no_file(address)
     with closing(open_bus(address)) as bus:
         reader, losses = bus.subscribe(TOPIC, group), Counts()
+        if is_new:
+            sys.stderr.write(f"There was no bus at {address}: it is made, and nothing is on it yet.\n")
         while True:
             taken = reader.receive(_AT_ONCE, _WAIT_SECONDS)
             done = list(_printed(taken, as_json))
@@ -58,11 +60,6 @@ def show_dead(address: str, group: str, as_json: bool) -> None:
 
 def _is_no_file(address: str) -> bool:
     return "://" not in checked_address(address) and not Path(address).exists()
-
-
-def _say_if_new(address: str) -> None:
-    if _is_no_file(address):
-        sys.stderr.write(f"There was no bus at {address}: it is made, and nothing is on it yet.\n")
 
 
 def _printed(taken: list[Delivery], as_json: bool) -> Iterator[Delivery]:

@@ -346,7 +346,7 @@ def _overhead(report: RunReport) -> str:
         ("training stalled by a checkpoint", NOT_MEASURED if stall is None else f"{stall:.0f} ms per GB"),
         ("training time, Esper included", figures.seconds(overhead.training_seconds)),
         ("of which Esper", figures.seconds(overhead.esper_seconds)),
-        ("share of Esper", figures.percent(overhead.esper_fraction)),
+        ("share of Esper", figures.percent(overhead.esper_fraction, 2)),
     ]
     return block("What Esper cost", fact_list(rows), "In the training process, measured by this run itself.")
 

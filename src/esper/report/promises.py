@@ -100,7 +100,10 @@ def _success(known: Measures) -> Promise:
     rate, total, failed = known.success_rate, known.ended, known.failed
     if rate is None:
         return _unknown(
-            "analysis_success_rate", 0.95, "No analysis has ended yet; 95 % of them are promised to.", True
+            "analysis_success_rate",
+            0.95,
+            "No analysis has ended in this process yet; 95 % of them are promised to.",
+            True,
         )
     is_early = total < LEAST_ANALYSES and failed < 2
     ended = f"{figures.percent(rate)} of the analyses ({total - failed} of {total})"
@@ -114,7 +117,7 @@ def _duration(known: Measures) -> Promise:
     name, longest = "analysis_duration_p95", known.duration_p95
     if longest is None:
         return _unknown(
-            name, 300.0, "No analysis was timed yet; 95 % of them are promised to take 300 s at most."
+            name, 300.0, "No analysis was timed in this process yet; 95 % are promised to take 300 s at most."
         )
     timed = f"95 % of {len(known.durations)} timed analyses"
     said = f"{timed} took {figures.seconds(longest)} at most, and 300 s are promised."

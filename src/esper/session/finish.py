@@ -297,7 +297,7 @@ def _report(session: Session, latency: Latency | None, training_seconds: float, 
         },
         notes=tuple(session.log.notes),
         period_steps=terms.pace.every_n_steps,
-        promises=parts.telemetry.promises.standing(),
+        promises=parts.telemetry.promises.standing((session.seconds_in_esper, training_seconds)),
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 from esper.nissa import Event, progress
 from esper.nissa import promises as told
@@ -37,8 +38,12 @@ class PromiseWatch:
             for promise in self.standing():
                 self._look(event.epoch, promise)
 
-    def standing(self) -> tuple[Promise, ...]:
-        """Every promise by what this process has measured until now."""
+    def standing(self, at_the_end: tuple[float, float] | None = None) -> tuple[Promise, ...]:
+        """Every promise by what this process has measured until now.
+
+        Args:
+            at_the_end: seconds that training has waited for Esper, of how many; None: as the last epoch told.
+        """
         last = self._last
         known = Measures(self._analyses, self._durations)
         if last is not None:
@@ -50,6 +55,9 @@ class PromiseWatch:
                 last.running_seconds,
                 last.worker_peak_bytes,
             )
+        if at_the_end is not None:
+            waited, running = at_the_end
+            known = replace(known, esper_seconds=waited, running_seconds=running)
         return promises(known)
 
     def _look(self, epoch: int, promise: Promise) -> None:

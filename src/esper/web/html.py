@@ -94,7 +94,7 @@ def facts(story: Story, report: RunReport) -> dict[str, str]:
         "Masks, cuts": f"{kinds.count('mask')}, {kinds.count('cut')}",
         "Rollbacks, refusals": f"{kinds.count('rollback')}, {kinds.count('no_go')}",
         "Seeds kept, culled": f"{kinds.count('fossilized')}, {kinds.count('culled')}",
-        "Share of Esper in the time": figures.percent(overhead.esper_fraction)
+        "Share of Esper in the time": figures.percent(overhead.esper_fraction, 2)
         if overhead
         else figures.NOT_MEASURED,
     }

@@ -43,7 +43,7 @@ def _costs(story: Story) -> list[tuple[str, str]]:
         rows = [
             (
                 "training waited for Esper",
-                f"{figures.seconds(overhead.esper_seconds)} ({figures.percent(overhead.esper_fraction)})",
+                f"{figures.seconds(overhead.esper_seconds)} ({figures.percent(overhead.esper_fraction, 2)})",
             ),
             ("tracking, share of a step", figures.percent(overhead.tracking_fraction, 3)),
         ]
