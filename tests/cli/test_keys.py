@@ -98,12 +98,10 @@ def test_an_older_copy_of_the_ring_reads_what_is_older_and_the_list_names_the_ke
 
 
 def test_the_public_state_is_written_to_a_file_and_that_is_said(run: Path, tmp_path: Path) -> None:
-    assert told("export-public-state", str(run), "-o", str(tmp_path / "a")) == {
-        "file": f"{tmp_path}/a",
-        "keys": 1,
-    }
-    assert json.loads((tmp_path / "a").read_text()) == told("export-public-state", str(run))
-    outcome = esper("keys", "export-public-state", str(run), "-o", str(tmp_path / "b"))
+    first, second = tmp_path / "a", tmp_path / "b"
+    assert told("export-public-state", str(run), "-o", str(first)) == {"file": str(first), "keys": 1}
+    assert json.loads(first.read_text()) == told("export-public-state", str(run))
+    outcome = esper("keys", "export-public-state", str(run), "-o", str(second))
     assert "holds 1 key." in " ".join(outcome.stdout.split())
 
 

@@ -127,8 +127,8 @@ def keys_export_public_state(run: Run, out: Out = None, as_json: AsJson = False)
         output.show("", document, True)
     else:
         output.write_new(out, [json.dumps(document, indent=1) + "\n"])
-        facts = {"file": str(out), "keys": len(document["keys"])}
-        output.show(f"{out} holds {figures.things(facts['keys'], 'key')}.", facts, as_json)
+        held = len(document["keys"])
+        output.show(f"{out} holds {figures.things(held, 'key')}.", {"file": str(out), "keys": held}, as_json)
 
 
 def ask(
