@@ -94,3 +94,49 @@ def test_a_seed_whose_parameters_are_empty_has_none_to_train() -> None:
     training = loop(blueprints={"empty": Empty})
     assert "has parameters to train: no" in str(training.grown.germinate(PLACE, "empty"))
     training.close()
+
+
+class Late(nn.Module):
+    """Goes well on held-out data, and fails in training where `where` says so."""
+
+    def __init__(self, like: Tensor, where: str) -> None:
+        super().__init__()
+        self.where, self.weight, self.passes = where, nn.Parameter(torch.zeros(like.shape[1:])), 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.passes += len(x) == 16
+        if len(x) == 16 and (self.where == "TRAINING" or self.passes > 5):
+            raise RuntimeError("late boom")
+        return x * self.weight
+
+
+@pytest.mark.parametrize("where", ["TRAINING", "BLENDING"])
+def test_a_seed_that_fails_in_training_goes_and_training_goes_on(where: str) -> None:
+    training = loop(blueprints={"late": lambda like: Late(like, where)})
+    assert training.grown.germinate(PLACE, "late").passed
+    training.until("EMBARGOED", epochs=9)
+    culled = [event for event in training.told.events if isinstance(event, seed_events.SeedCulled)]
+    assert culled[0].evidence == "It failed: RuntimeError: late boom."
+    assert culled[0].before == where
+    training.steps(2)
+    training.close()
+
+
+def test_a_seed_that_fails_on_held_out_data_only_where_it_stands_is_refused() -> None:
+    class Second(nn.Module):
+        def __init__(self, _: Tensor) -> None:
+            super().__init__()
+            self.weight, self.passes = nn.Parameter(torch.zeros(())), 0
+
+        def forward(self, x: Tensor) -> Tensor:
+            self.passes += 1
+            if self.passes > 1:
+                raise RuntimeError("once is enough")
+            return x * self.weight
+
+    training = loop(blueprints={"second": Second})
+    with pytest.raises(ConfigError, match="'second' made fails in the network: RuntimeError: once is enough"):
+        training.grown.germinate(PLACE, "second")
+    assert not training.grown.slots
+    training.steps(1)
+    training.close()

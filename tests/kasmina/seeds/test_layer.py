@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -172,3 +174,38 @@ def test_what_is_no_number_before_the_seed_sees_it_is_no_fault_of_the_seed() -> 
     x[0, 0] = torch.nan
     layer(x)
     assert int(layer.faults) == 0
+
+
+class Failing(nn.Module):
+    """Raises, or makes something else, in training."""
+
+    def __init__(self, how: str) -> None:
+        super().__init__()
+        self.how, self.weight = how, nn.Parameter(torch.zeros(()))
+
+    def forward(self, x: Tensor) -> object:
+        if self.training and self.how == "raises":
+            raise ValueError("no way")
+        if self.training:
+            return x[:1] if self.how == "shape" else None
+        return x * self.weight
+
+
+@pytest.mark.parametrize(
+    ("how", "words"),
+    [
+        ("raises", "ValueError: no way"),
+        ("shape", r"of \[4, 3\] it made \[1, 3\]"),
+        ("nothing", "it made NoneType"),
+    ],
+)
+def test_a_seed_that_fails_is_left_out_and_where_it_is_joined_it_raises(how: str, words: str) -> None:
+    layer, x = grafted(Failing(how))
+    layer.alpha.fill_(1.0)
+    assert torch.equal(layer(x), layer.host(x))
+    assert re.search(words, layer.problem)
+    assert int(layer.faults) == 1
+    if how == "raises":
+        layer.is_joined = True
+        with pytest.raises(ValueError, match="no way"):
+            layer(x)

@@ -282,8 +282,8 @@ class Course:
         track, stage = slot.track, slot.stage
         if stage in (Stage.GERMINATED, Stage.CULLED) or track.is_paused:
             return
-        if slot.faults:
-            self._bed.cull(slot, f"It was no number in {slot.faults} pass(es) or step(s).", at_once=True)
+        if complaint := slot.complaint:
+            self._bed.cull(slot, complaint, at_once=True)
             return
         if not self._gates.is_due(slot):
             return

@@ -125,6 +125,11 @@ class Gatekeeper:
                 is_identity = torch.equal(plain, self._probe.output())
             keeps_order = self._keeps_order(slot)
             is_apart = own.isdisjoint(owners.of_all()) and self.is_isolated(slot)
+            if slot.seed.problem:
+                raise ConfigError(
+                    f"The seed that {slot.track.blueprint!r} made fails in the network: {slot.seed.problem}. "
+                    "Nothing was changed."
+                )
         planted = gates.Planted(
             calls,
             is_identity,
@@ -179,6 +184,8 @@ class Gatekeeper:
                 loss = self._probe.loss_of(batch)
         finally:
             hook.remove()
+        if not answers:  # it failed, which is counted
+            return False
         return self._monitor.check_structure(slot.path, [answers[0], loss], slot.own())
 
     def _gains(self, slot: Slot) -> FloatArray:

@@ -34,8 +34,8 @@ class KasminaLayer(nn.Module):
 
         y = graft(h, beta * f(x)) + alpha * f(x),    x = sg(h) + gamma * (h - sg(h))
 
-    `sg` lets values through and no gradient; h itself always keeps its own. A seed that makes something
-    that is no number is left out of that pass, and counted: then y is h.
+    `sg` lets values through and no gradient; h itself always keeps its own. A seed that fails, or makes
+    something that is no number, is left out of that pass, and counted: then y is h.
 
     A seed that is not a part of the network yet stands in no list of it: modules, parameters, buffers and
     `state_dict` are the host's, under the names that they have without it. Seed and scalars are saved by the
@@ -51,6 +51,7 @@ class KasminaLayer(nn.Module):
         beta: share of the gradient at the output that a seed gets which adds nothing (straight-through).
         gamma: share of the gradient at its input that it lets through, 0 to 1.
         faults: passes in which it was left out.
+        problem: how the seed failed last, in words; '' if it did not.
         number: what its randomness is drawn from while it must not draw from the host's; None: it may.
         is_hidden: it is left out while the network is in training mode.
         is_paused: it is left out everywhere.
@@ -69,6 +70,7 @@ class KasminaLayer(nn.Module):
             self.register_buffer(name, torch.zeros((), device=device))
         self.register_buffer("faults", torch.zeros((), dtype=torch.int64, device=device))
         self.number: int | None = None
+        self.problem = ""
         self.is_hidden = self.is_paused = self.is_joined = False
         self.register_load_state_dict_pre_hook(_fit_names)  # type: ignore[no-untyped-call]  # torch's
         self.follow()
@@ -104,17 +106,35 @@ class KasminaLayer(nn.Module):
         x = h.detach()
         if self.is_joined:  # a gate that is closed would still be a way for inf * 0
             x = x + self.gamma * (h - x)
-        if self.number is None:
-            f = self.seed(x)
-        else:
-            with drawn_apart(self.number):
-                f = self.seed(x)
+        if (f := self._made_of(x)) is None:
+            return output
         is_sound = f.isfinite().all()
         self.faults.add_(~is_sound & h.isfinite().all())  # of what is no number nobody can make one
         f = torch.where(is_sound, f, torch.zeros_like(f))
         if self.number is not None:
             h = Graft.apply(h, self.beta * f)  # type: ignore[no-untyped-call]  # torch's
         return replaced(output, h + self.alpha * f)
+
+    def _made_of(self, x: Tensor) -> Tensor | None:
+        """What the seed makes; None where it fails, which is counted. What is joined is the host's affair."""
+        try:
+            if self.number is None:
+                f = self.seed(x)
+            else:
+                with drawn_apart(self.number):
+                    f = self.seed(x)
+        except Exception as error:  # a user's code; its failure is an answer
+            if self.is_joined:
+                raise
+            self.problem = f"{type(error).__name__}: {error}"
+        else:
+            made = list(f.shape) if isinstance(f, Tensor) else type(f).__name__
+            if made == list(x.shape):
+                answer: Tensor = f
+                return answer
+            self.problem = f"of {list(x.shape)} it made {made}"
+        self.faults.add_(1)
+        return None
 
 
 def _fit_names(module: nn.Module, state: dict[str, Any], prefix: str, *_: Any) -> None:

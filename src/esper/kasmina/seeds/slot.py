@@ -168,6 +168,15 @@ class Slot:
         learned = 0 if self.learner is None else int(self.learner.faults)
         return learned + (0 if self.layer is None else int(self.layer.faults))
 
+    @property
+    def complaint(self) -> str:
+        """What is wrong with what the seed made since it was germinated, in words; '' if nothing is."""
+        if not (faults := self.faults):
+            return ""
+        if self.layer is not None and self.layer.problem:
+            return f"It failed: {self.layer.problem}."
+        return f"It was no number, or failed, in {faults} pass(es) or step(s)."
+
     def parameters(self) -> dict[str, Tensor]:
         """Those of the seed, by their qualified names."""
         return {f"{self.path}.seed.{name}": p for name, p in self.seed.seed.named_parameters()}
