@@ -51,12 +51,17 @@ def test_seeds_that_settle_together_are_resumed_taken_back_and_loaded(
     training = Together(tmp_path)
     assert training.fingerprint() == before
     result, x = training.session.finish(latency=False), training.held_out[0]
+    assert result.grown == places
+    assert f"Seeds: 2 stayed ({', '.join(places)})." in str(result)
     fresh = esper.load(tmp_path, model=nested()).eval()
     torch.testing.assert_close(fresh(x), result.model.eval()(x))
     training = Together(tmp_path)  # a finished run goes on, too
     training.session.rollback(0)
     assert training.session.parts.network.anatomy.parameters() == sizes[0]
-    training.session.detach()
+    result = training.session.finish(latency=False)
+    assert result.grown == ()
+    assert "what has grown" not in str(result)
+    assert f"Seeds: 2 taken out again ({', '.join(places)})." in str(result)
 
 
 def test_seeds_whose_ramps_the_end_of_the_run_cuts_short_are_loaded(tmp_path: Path) -> None:

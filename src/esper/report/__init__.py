@@ -3,6 +3,7 @@
 from esper.report import figures
 from esper.report.arms import arm_cells, verdicts
 from esper.report.comparison import MOST_RUNS, cost_comparison, quality_comparison
+from esper.report.fates import fates
 from esper.report.html import sections, style, summary_of, write_report
 from esper.report.network_map import MapGroup, MapLayer, MapPart, network_map
 from esper.report.promises import Measures, Promise, Standing, promises
@@ -41,6 +42,7 @@ __all__ = [
     "WorkerRow",
     "arm_cells",
     "cost_comparison",
+    "fates",
     "figures",
     "network_map",
     "promises",

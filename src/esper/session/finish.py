@@ -6,7 +6,7 @@ import json
 import math
 import platform
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -28,8 +28,9 @@ from esper.errors import CheckpointError, SurgeryError
 from esper.kasmina import LiveNetwork, SeedJoined
 from esper.leyline import encode
 from esper.nissa import Event, events, progress
-from esper.report import Latency, Overhead, Proof, RunReport, SeedRow, WidthRow, write_report
+from esper.report import Latency, Overhead, Proof, RunReport, WidthRow, fates, write_report
 from esper.runs.network import FORM_FILE, FORMLESS, GROWN, PROGRAM_FILE, VERSION
+from esper.session.grown import grown_fraction, last_grown, parts_grown
 from esper.session.pool import worker_rows
 
 if TYPE_CHECKING:
@@ -49,6 +50,7 @@ class Result:
         target: share of it that should go; None where nothing was asked for.
         reached: share of it that has gone.
         why: why the target was missed and what to do, in one sentence; '' if it was reached.
+        grown: paths of the seeds that are parts of the network now.
     """
 
     model: nn.Module = field(repr=False)
@@ -59,18 +61,19 @@ class Result:
     target: float | None
     reached: float
     why: str = ""
+    grown: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         asked = "" if self.target is None else f" (target {self.target:.1%})"
         quality = self.report.quality_after
         measured = "" if quality is None else f", {self.report.metric} {quality:.4g}"
         why = f" {self.why}" if self.why else ""
-        has_grown = any(mark.kind == "fossilized" for mark in self.report.marks)
-        grown = ", with what has grown" if has_grown else ""
+        grown = ", with what has grown" if self.grown else ""
         went = f"{self.reached:.1%} of the {self.cost} removed{grown}"
         if self.reached < 0:
             went = f"{-self.reached:.1%} more {self.cost} than at the start{grown}"
-        return f"{went}{asked}{measured}.{why} See {self.report_path}"
+        seeds = f" {fate}." if (fate := fates(self.report.seeds, self.grown)) else ""
+        return f"{went}{asked}{measured}.{why}{seeds} See {self.report_path}"
 
 
 def finish(session: Session, *, latency: bool) -> Result:
@@ -104,6 +107,7 @@ def finish(session: Session, *, latency: bool) -> Result:
         None if target is None else target.fraction,
         _reached(session, cost),
         "" if missed is None else says(missed.text),
+        parts_grown(parts.network),
     )
 
 
@@ -194,26 +198,12 @@ def _missed(session: Session, in_flight: int | None) -> Event | None:
         if all(row.metric is None for row in session.log.records(terms.metric))
         else "",
         late=in_flight,
-        has_grown=bool(session.log.seeds),
-        seeds=_last_grown(session.log.seeds),
+        grown=grown_fraction(parts.network, terms.origin, target.cost),
+        seeds=last_grown(session.log.seeds),
     )
     schedule = Schedule(terms.config.pruning, terms.epochs)
     why = why_missed(target, end, schedule, parts.runner.coordinator.state)
     return events.TargetMissed(why) if why else None
-
-
-def _last_grown(rows: Sequence[SeedRow]) -> tuple[int, int] | None:
-    """First and last epoch of the last time that seeds were on their way; None: there was none."""
-    begun: dict[str, int] = {}
-    last: tuple[int, int] | None = None
-    for row in rows:
-        if row.after == "GERMINATED":
-            begun[row.slot] = row.epoch
-        elif row.after in ("EMBARGOED", "FOSSILIZED") and row.slot in begun:
-            first = begun.pop(row.slot)
-            is_same = last is not None and first <= last[1]
-            last = (min(first, last[0]) if is_same and last is not None else first, row.epoch)
-    return last
 
 
 def _quality(session: Session, judged: str) -> tuple[float | None, str]:

@@ -58,8 +58,8 @@ def test_a_target_that_was_met_is_no_word_worth() -> None:
             "analysis.max_wait_seconds",
         ),
         (
-            told(record("accepted", removed_after=0.5, goal_fraction=0.5), has_grown=True),
-            "nothing is decided after epoch 8",
+            told(record("accepted", removed_after=0.5, goal_fraction=0.5), grown=0.1),
+            "nothing is decided after epoch 8; besides, seeds have added 10.0%.",
             "more epochs",
         ),
         (told(seeds=(3, 9)), "because seeds were on their way from epoch 3 to 9", "strategy.max_tries"),
@@ -111,6 +111,16 @@ def test_the_sentence_names_the_share_the_reason_and_what_to_do(
     assert sentence.startswith("The target was missed: 30.0% of the flops went instead of 50.0%, because ")
     assert reason in sentence
     assert advice in sentence.partition("To get further, ")[2]
+
+
+def test_a_target_that_growth_has_moved_away_is_told_of_that_and_of_the_way_out() -> None:
+    end = RunEnd(-0.266, 20, refused=(17, "Refused."), grown=0.84)
+    sentence = why_missed(HALF, end, Schedule(SETTINGS, 20), CoordinatorState())
+    assert sentence.startswith(
+        "The target was missed: 26.6% more flops than at the start instead of 50.0% fewer, because seeds "
+        "have added 84.0%, and a target counts from the network as it was at the start. To get further, "
+        "prune the grown network in a second session"
+    )
 
 
 def test_a_loop_that_never_ends_an_epoch_is_told_of_that() -> None:

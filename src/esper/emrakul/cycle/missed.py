@@ -31,6 +31,10 @@ _TRACE = 1e-3
 """Share of a cost that explains no missed target."""
 _COARSE = "ask for more (pruning.target), or let steps overshoot (pruning.schedule.overshoot_fraction)"
 _FEWER = "train for more epochs, or let less be grown (strategy.max_tries, growing.patience_epochs)"
+_ANEW = (
+    "prune the grown network in a second session, in another run directory (esper.attach(result.model, "
+    "...)), or lower the target"
+)
 _LONGER = "train for more epochs, or let the ramp begin earlier (pruning.schedule.start_epoch)"
 
 
@@ -48,7 +52,7 @@ class RunEnd:
         unmeasured: the metric, if no epoch has measured it.
         broken: a tensor of the network that holds nan or infinite values; '' if there is none.
         late: the epoch that an analysis was about which was still going on when the run ended.
-        has_grown: whether something has been added to the network, too.
+        grown: share of the original cost that seeds have added.
         seeds: first and last epoch of the last time that seeds were on their way, which keep pruning waiting.
     """
 
@@ -61,7 +65,7 @@ class RunEnd:
     unmeasured: str = ""
     broken: str = ""
     late: int | None = None
-    has_grown: bool = False
+    grown: float = 0.0
     seeds: tuple[int, int] | None = None
 
     @property
@@ -98,10 +102,17 @@ def why_missed(target: Target, end: RunEnd, schedule: Schedule, state: Coordinat
         first = _clause(end.uncut.partition(". ")[0])
         why = f"another {end.only_masked:.1%} is masked and could not be cut ({first})"
         advice = "see what is told of the masks that stay masks"
-    return (
-        f"The target was missed: {end.removed:.1%} of the {target.cost} went instead of "
-        f"{target.fraction:.1%}, because {why}. To get further, {advice}."
-    )
+    elif end.grown > _TRACE and end.removed + end.grown >= target.fraction - 1e-9:
+        why = f"seeds have added {end.grown:.1%}, and a target counts from the network as it was at the start"
+        advice = _ANEW
+    elif end.grown > _TRACE:
+        why = f"{why}; besides, seeds have added {end.grown:.1%}"
+    went = f"{end.removed:.1%} of the {target.cost} went instead of {target.fraction:.1%}"
+    if end.removed < 0:
+        went = (
+            f"{-end.removed:.1%} more {target.cost} than at the start instead of {target.fraction:.1%} fewer"
+        )
+    return f"The target was missed: {went}, because {why}. To get further, {advice}."
 
 
 def _obstacle(end: RunEnd, schedule: Schedule, state: CoordinatorState) -> tuple[str, str]:
@@ -146,7 +157,7 @@ def _accepted(last: CycleRecord, end: RunEnd, last_epoch: int) -> tuple[str, str
     if is_short and Rejection(reason or Rejection.BUDGET) in _ADVICE:
         return f"the last plan was held back: {_counts(last)}", _ADVICE[Rejection(reason)]
     came = end.removed + end.only_masked
-    if last.removed_after is not None and came < last.removed_after - _TRACE and not end.has_grown:
+    if last.removed_after is not None and came < last.removed_after - _TRACE and not end.grown:
         part = f"only a part of the plan of epoch {last.epoch} still held when it was applied"
         return f"{part}, and no time was left for more", f"{_GENTLER}, or {_PATIENT}"
     return (
