@@ -49,6 +49,7 @@ def test_a_session_acts_for_its_policy_tells_why_and_outlives_its_failures(tmp_p
     assert len(failed) == 3
     assert "leaf*" in failed[0]
     assert "nothing can cull" in failed[1]
+    assert not any(".." in event.text for event in sink.events)
     assert failed[2] == "failed with ZeroDivisionError: by nothing"  # told once
     planned = [event for event in sink.events if isinstance(event, seed_events.Planned)]
     assert [event.why for event in planned] == ["Why not.", "Nowhere.", "Enough.", "Once more."]

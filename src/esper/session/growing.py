@@ -214,7 +214,7 @@ class Growing:
             self._growth.detach()
 
     def __str__(self) -> str:
-        return "Nothing has germinated." if self._growth is None else str(self._growth)
+        return "Nothing has germinated." if self._growth is None else self._log.says(str(self._growth))
 
     def state(self) -> dict[str, Any] | None:
         """What growing remembers; None: nothing was ever asked for."""

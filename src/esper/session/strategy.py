@@ -41,7 +41,8 @@ class Strategy:
             try:
                 self._do(command)
             except _REFUSALS as error:  # the policy's doing, or nothing can be written down
-                self._log.tell(seed_events.PolicyFailed(name, f"asked for what cannot be done: {error}"))
+                why = f"asked for what cannot be done: {error}".removesuffix(".")
+                self._log.tell(seed_events.PolicyFailed(name, why))
         self._prepare(foreseen(self._policy))
 
     def _prepare(self, try_out: TryOut | None) -> None:
