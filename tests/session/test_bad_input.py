@@ -220,6 +220,35 @@ def test_an_epoch_without_a_step_counts_and_saves_nothing(tmp_path: Path) -> Non
         session.end_epoch(accuracy=0.5)
 
 
+class Sharp(torch.optim.Optimizer):
+    """Takes its steps by another optimizer that it holds, as implementations of SAM do."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self.base = torch.optim.SGD(model.parameters(), 0.1)
+        super().__init__(self.base.param_groups, {})
+
+    def second_step(self) -> None:
+        self.base.step()
+
+
+def test_an_optimizer_that_another_one_steps_for_is_named_once_with_the_other(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    model = small_network()
+    optimizer = Sharp(model)
+    session = attach(tmp_path / "run", model, optimizer=optimizer, metric="accuracy")
+    for _ in range(2):
+        inputs, targets = examples(16, 0)
+        nn.functional.cross_entropy(model(inputs), targets).backward()
+        optimizer.second_step()
+        session.end_epoch(accuracy=0.5)
+    told = [r.message for r in caplog.records if "was not called since esper.attach" in r.message]
+    assert len(told) == 1
+    assert "given Sharp" in told[0]
+    assert ".base (SGD)" in told[0]
+    assert "made no step" in str(session.finish(latency=False))
+
+
 def test_a_session_that_has_ended_says_so(tmp_path: Path) -> None:
     with attached(tmp_path) as session:
         train(session)

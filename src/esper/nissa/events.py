@@ -344,6 +344,28 @@ class NothingToSave(Event):
 
 
 @dataclass(frozen=True)
+class NoStepHeard(Event):
+    """Epochs have ended, and the optimizer has made no step that counts as one."""
+
+    severity = Severity.PROBLEM
+    optimizer: str
+    inner: str
+    """The attribute that holds an optimizer of its own, and its class; '' if there is none."""
+
+    @property
+    def text(self) -> str:
+        way = (
+            f"It holds another one as {self.inner}: if the loop steps that one, give that to esper.attach."
+            if self.inner
+            else "Give esper.attach the optimizer whose step() the loop calls."
+        )
+        return (
+            f"The step() of the given {self.optimizer} was not called since esper.attach, so nothing is "
+            f"measured, saved or pruned. {way}"
+        )
+
+
+@dataclass(frozen=True)
 class SaveFailed(Moment):
     """A checkpoint was not written; the next one is tried all the same."""
 

@@ -141,6 +141,14 @@ def _takes_hooks(thing: Any) -> bool:
     return isinstance(thing, Optimizer) and "_optimizer_step_post_hooks" in vars(thing)
 
 
+def inner_optimizer(optimizer: Optimizer) -> str:
+    """Where an optimizer holds another one, as SAM does: ".base_optimizer (SGD)"; '' if it holds none."""
+    for name, value in vars(optimizer).items():
+        if isinstance(value, Optimizer):
+            return f".{name} ({type(value).__name__})"
+    return ""
+
+
 def check_optimizer(model: nn.Module, optimizer: Optimizer, loss: Any) -> None:
     """The optimizer must train this very network, and nothing that no checkpoint would hold."""
     own = {id(tensor) for tensor in named_tensors(model).values()}

@@ -200,6 +200,7 @@ def _missed(session: Session, in_flight: int | None) -> Event | None:
         late=in_flight,
         grown=grown_fraction(parts.network, terms.origin, target.cost),
         seeds=last_grown(session.log.seeds),
+        has_stepped=session.step > 0,
     )
     schedule = Schedule(terms.config.pruning, terms.epochs)
     why = why_missed(target, end, schedule, parts.runner.coordinator.state)

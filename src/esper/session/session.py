@@ -17,7 +17,7 @@ from esper.kasmina import SeedJoined, UnitsCut
 from esper.kasmina.seeds import GateResult, Isolation
 from esper.nissa import acts, events, seed_events
 from esper.report import EpochRow
-from esper.session.admission import check_processes
+from esper.session.admission import check_processes, inner_optimizer
 from esper.session.assembly import Assembly
 from esper.session.commands import desk_of
 from esper.session.growing import Growing
@@ -355,6 +355,8 @@ class Session:
         saving, ends = self.parts.saving, [row.step for row in self.log.epochs[-2:]]
         if self.step > saving.last_step:
             saving.save(self.step, self.epoch)
+        elif self.step == 0:
+            self.log.tell(events.NoStepHeard(type(self.optimizer).__name__, inner_optimizer(self.optimizer)))
         elif self.step <= (ends[0] if ends[1:] else 0):  # otherwise a framework's checkpoint was made here
             self.log.tell(events.NothingToSave(self.epoch))
 

@@ -103,6 +103,7 @@ def test_a_target_that_was_met_is_no_word_worth() -> None:
         ),
         (told(record("accepted"), late=9), "nothing is decided after epoch 8", "more epochs"),
         (told(record("accepted"), unmeasured="acc"), "no epoch measured acc", "end_epoch()"),
+        (told(has_stepped=False), "made no step", "whose step() the loop calls"),
     ],
 )
 def test_the_sentence_names_the_share_the_reason_and_what_to_do(

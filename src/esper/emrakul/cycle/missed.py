@@ -54,6 +54,7 @@ class RunEnd:
         late: the epoch that an analysis was about which was still going on when the run ended.
         grown: share of the original cost that seeds have added.
         seeds: first and last epoch of the last time that seeds were on their way, which keep pruning waiting.
+        has_stepped: whether the optimizer that is listened to has made a step.
     """
 
     removed: float
@@ -67,6 +68,7 @@ class RunEnd:
     late: int | None = None
     grown: float = 0.0
     seeds: tuple[int, int] | None = None
+    has_stepped: bool = True
 
     @property
     def only_masked(self) -> float:
@@ -88,6 +90,9 @@ def why_missed(target: Target, end: RunEnd, schedule: Schedule, state: Coordinat
     why, advice = _obstacle(end, schedule, state)
     if end.epoch == 0:
         why, advice = "end_epoch() was never called", "call it after every epoch, with the metric"
+    elif not end.has_stepped:
+        why = "the optimizer that esper.attach was given made no step, and nothing is decided without one"
+        advice = "give it the optimizer whose step() the loop calls"
     elif end.broken:
         why = f"{end.broken} holds nan or infinite values, and nothing is pruned in a broken network"
         advice = "train with a smaller learning rate, or clip gradients"
