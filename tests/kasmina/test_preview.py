@@ -12,7 +12,7 @@ from esper.anatomy.units import masked_axes, zero_masked
 from esper.batches import HeldOut
 from esper.kasmina import LiveNetwork
 from esper.kasmina.preview import Preview, measured, recalibrated
-from esper.urabrask import Settings
+from esper.urabrask import Settings, on_validation
 
 
 def separable(count: int, seed: int) -> tuple[Tensor, Tensor]:
@@ -172,6 +172,26 @@ def test_a_norm_that_training_leaves_alone_keeps_its_statistics_but_for_what_a_m
     norm.train()
     network.note_still()
     assert network.still == frozenset()
+
+
+def test_fresh_statistics_that_are_worse_are_no_fault_of_a_mask(
+    network: LiveNetwork, held_out: HeldOut
+) -> None:
+    good = network.graph.recalibrated(network.tensors(), held_out.calibration)
+    network.set_buffers({name: good[name] for name in ("1.running_mean", "1.running_var")})
+    odd = tuple((x * 3.0 + 4.0, y) for x, y in held_out.calibration)  # other than what training sees
+    preview = Preview(network, HeldOut(odd, held_out.validation))
+    assert preview.standing == {"1.running_mean"}
+    own = network.model.get_buffer("1.running_mean")
+    under = preview.under(without(network, 3, 5))
+    kept = np.ones(16, np.bool_)
+    kept[[3, 5]] = False
+    assert torch.equal(
+        under.statistics["1.running_mean"][torch.from_numpy(kept)], own[torch.from_numpy(kept)]
+    )
+    assert preview.under(without(network)).after.loss == pytest.approx(preview.before.loss)
+    fresh = network.graph.recalibrated(network.tensors(), odd)
+    assert under.after.loss < 1e-3 * on_validation(network.graph, fresh, held_out.validation).loss
 
 
 def test_fresh_statistics_are_no_merit_of_a_mask(network: LiveNetwork, held_out: HeldOut) -> None:

@@ -342,8 +342,12 @@ def test_norms_get_the_statistics_that_belong_to_a_mask_with_it(tmp_path: Path) 
     run.until_masked()
     network, held_out = run.session.parts.network, run.session.parts.held_out
     assert held_out is not None
-    live = network.tensors()
-    fresh = network.graph.recalibrated(live, joined(network.graph, held_out.calibration))
+    live, still = network.tensors(), Preview(network, held_out).standing
+    batches = joined(network.graph, held_out.calibration)
+    right = network.graph.recalibrated(live, batches, still=still, before=live)
     for name in ("1.running_mean", "1.running_var"):
-        torch.testing.assert_close(live[name], fresh[name])
+        torch.testing.assert_close(live[name], right[name])
+    gone = torch.from_numpy(~network.masks.keep)  # a unit is a channel here
+    assert gone.any()
+    assert live["1.running_var"][gone].max() < 0.1 * live["1.running_var"][~gone].min()
     run.session.detach()

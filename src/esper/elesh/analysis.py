@@ -75,8 +75,9 @@ def measure(
 ) -> Measurement:
     """Quality of the checkpoint under a mask, on held-out batches: per-sample correctness, losses, gradients.
 
-    Under a new mask the running statistics are measured anew on the calibration batches, and with
-    `reconstruct` the readers of what goes are reconstructed on them, as they are when it is applied.
+    Under a new mask the running statistics are measured anew on the calibration batches, or moved as far as
+    it moves those where the network is better with its own, and with `reconstruct` the readers of what goes
+    are reconstructed on these batches: all as it is when the mask is applied.
     """
     peak = PeakMemory()
     opened = open_case(case)
@@ -89,7 +90,8 @@ def measure(
         if reconstruct:
             state = _reconstructed(opened, left, state, batches)
         whole = opened.masked_state(opened.keep)
-        state = opened.twin.recalibrated(state, batches, still=case.still, before=whole)
+        still = case.still if _as_it_is(case)[1] else opened.twin.running_means
+        state = opened.twin.recalibrated(state, batches, still=still, before=whole)
         quality = on_validation(opened.twin, state, held_out.validation)
     else:
         quality, statistics = _as_it_is(case)

@@ -6,7 +6,7 @@ more on the weights that it would be applied to, with the running statistics tha
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -36,7 +36,11 @@ State = dict[str, Tensor]
 
 @contextmanager
 def recalibrated(
-    network: LiveNetwork, held_out: HeldOut | None, *, are_known: bool = False
+    network: LiveNetwork,
+    held_out: HeldOut | None,
+    *,
+    standing: Collection[str] | None = None,
+    are_known: bool = False,
 ) -> Iterator[None]:
     """Units change inside; afterwards running statistics are measured anew, of the network and its copies.
 
@@ -46,19 +50,22 @@ def recalibrated(
     Args:
         network: the live network.
         held_out: batches to measure on; without any, statistics stay.
+        standing: as `Preview.standing` knows them; None asks it.
         are_known: leave the network's own as they are.
     """
+    if held_out is None or (are_known and not network.companions):
+        yield
+        return
+    own = Preview(network, held_out).standing if standing is None else standing
     # Norms that stand still move as far as what they see does.
-    old = network.versions() if network.still else []
+    old = network.versions() if own or network.still else []
     then = [{name: tensor.clone() for name, tensor in state.items()} for state in old]
     yield
-    if held_out is None or (are_known and not network.companions):
-        return
     batches = _calibration(network, held_out)
     for number, state in enumerate(network.versions()):
         if number > 0 or not are_known:
-            before = then[number] if then else state
-            network.set_buffers(_statistics(network, state, batches, before), number)
+            before, still = then[number] if then else state, network.still if number else own
+            network.set_buffers(_statistics(network, state, batches, before, still), number)
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,17 +92,30 @@ class Preview:
         self._live = network.tensors()
         self._under: dict[bytes, Masked] = {}
 
-    @cached_property
+    @property
     def before(self) -> Measurement:
         """Quality as it is, or with fresh running statistics if it is better with these.
 
-        Those of training can lag far behind the weights, and a mask brings fresh ones: they must not be
+        Those of training can lag far behind the weights, and a mask then brings fresh ones: they must not be
         counted as its merit.
         """
+        return self._as_it_is[0]
+
+    @property
+    def standing(self) -> Collection[str]:
+        """Running statistics that a mask only moves as far as it moves those of the batches, by name.
+
+        Those that training leaves alone, and all where the network is better with its own than with fresh
+        ones: what held-out batches are worse with is not the fault of a mask.
+        """
+        return self._network.still if self._as_it_is[1] else self._network.graph.running_means
+
+    @cached_property
+    def _as_it_is(self) -> tuple[Measurement, dict[str, Tensor]]:
         network, live = self._network, self._live
         fresh = network.graph.recalibrated(live, self._calibration, still=network.still)
         validation = on_device(self._held_out.validation, device_of(network.model))
-        return on_better_statistics(network.graph, live, fresh, validation)[0]
+        return on_better_statistics(network.graph, live, fresh, validation)
 
     def under(self, keep: BoolArray) -> Masked:
         """Quality as it would be with only `keep` left, on the same batches: shape [units]."""
@@ -123,7 +143,7 @@ class Preview:
         zero_masked(masked, axes)
         changes = self._made_up.changes(keep) if self._reconstruct else {}
         masked |= {name: masked[name] + change for name, change in changes.items()}
-        statistics = _statistics(self._network, masked, self._calibration, live)
+        statistics = _statistics(self._network, masked, self._calibration, live, self.standing)
         after = _on_validation(self._network, self._held_out, {**masked, **statistics})
         return Masked(after, statistics, changes)
 
@@ -176,10 +196,12 @@ def _calibration(network: LiveNetwork, held_out: HeldOut) -> Sequence[Any]:
     return joined(network.graph, on_device(held_out.calibration, device_of(network.model)))
 
 
-def _statistics(network: LiveNetwork, tensors: State, batches: Sequence[Any], before: State) -> State:
+def _statistics(
+    network: LiveNetwork, tensors: State, batches: Sequence[Any], before: State, still: Collection[str]
+) -> State:
     """Running statistics of a network with these tensors: the mean over the batches' own.
 
     Those that stand still move only as far as the batches' own do from the tensors of `before`.
     """
-    after = network.graph.recalibrated(tensors, batches, still=network.still, before=before)
+    after = network.graph.recalibrated(tensors, batches, still=still, before=before)
     return {name: value for name, value in after.items() if value is not tensors[name]}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -43,6 +43,7 @@ class Confirmed:
         statistics: running statistics of the network under it, by name.
         is_in_doubt: its mean is over the limit, and so few samples cannot rule out that it is within.
         gave_way: what the usual limits say against it, where wider ones hold; '' if they hold.
+        standing: running statistics that it only moves; see `Preview.standing`.
     """
 
     keep: BoolArray
@@ -52,6 +53,7 @@ class Confirmed:
     statistics: Mapping[str, Tensor] = field(default_factory=dict)
     is_in_doubt: bool = False
     gave_way: str = ""
+    standing: Collection[str] | None = None
 
 
 class Acting:
@@ -129,9 +131,8 @@ class Acting:
             by_wide = preview.confirm(keep, rules.with_leeway(leeway), in_doubt=in_doubt)
             gave_way, objection = "" if by_wide else objection, by_wide
         masked = preview.under(keep)
-        return Confirmed(
-            keep, objection, preview.before, masked.changes, masked.statistics, in_doubt, gave_way
-        )
+        made = masked.changes, masked.statistics
+        return Confirmed(keep, objection, preview.before, *made, in_doubt, gave_way, preview.standing)
 
     def apply(self, mask: Confirmed) -> None:
         """Masks units, gives what they carried to those that stay, and norms the statistics of both."""
@@ -140,7 +141,7 @@ class Acting:
             names = {value: name for name, value in network.named_parameters().items()}
             if refusal := refusal_of(network.optimizer, names):
                 self._log.tell(events.StaysMasked(self._log.epoch, refusal))
-        with recalibrated(network, self._held_out, are_known=True):
+        with recalibrated(network, self._held_out, standing=mask.standing, are_known=True):
             network.set_buffers(mask.statistics)
             network.adjust(mask.changes)
             network.mask(mask.keep)

@@ -2,10 +2,11 @@
 
 from esper.anatomy.twin.ablation import Ablation, ablated_losses
 from esper.anatomy.twin.deployed import deployed, plain
+from esper.anatomy.twin.gated import Gates
 from esper.anatomy.twin.narrowed_norms import left_as_tensors, shrink
 from esper.anatomy.twin.recalibration import averaged
 from esper.anatomy.twin.rows import for_each_row
-from esper.anatomy.twin.twin import Gates, Twin
+from esper.anatomy.twin.twin import Twin
 from esper.anatomy.twin.variants import Variants, first_uses
 
 __all__ = [

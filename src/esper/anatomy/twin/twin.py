@@ -22,14 +22,13 @@ from torch.utils import _pytree as pytree
 from esper.anatomy.archive import read_program, write_program
 from esper.anatomy.graph import Traced
 from esper.anatomy.structure import Anatomy, Gate
-from esper.anatomy.twin.narrowed_norms import Left, OverSurvivors, left_in
-from esper.anatomy.twin.recalibration import BATCH_NORMS, Recalibrating, Seen, Statistics
+from esper.anatomy.twin.gated import Gated, Gates
+from esper.anatomy.twin.narrowed_norms import Left, left_in
+from esper.anatomy.twin.recalibration import BATCH_NORMS, Recalibrating, Seen, Statistics, averaged
 from esper.batches import split_sample
 from esper.errors import CheckpointCorrupt, EvidenceError
 
 State = Mapping[str, Tensor]
-Gates = Mapping[tuple[int, int], Callable[[Tensor], Tensor]]
-"""What is done to arguments on the way: (position of the node, number of the argument) -> function."""
 _EXTRA = "esper.json"
 
 
@@ -109,7 +108,7 @@ class Twin:
             EvidenceError: the sample is not built or shaped like the traced one, or a tensor is missing.
         """
         module = self.program.graph_module
-        interpreter = _Gated(module, gates or {}, self.left(state))
+        interpreter = Gated(module, gates or {}, self.left(state))
         return interpreter.run(*self.inputs(state, sample), enable_io_processing=False)
 
     def left(self, state: State) -> dict[fx.Node, Left]:
@@ -232,8 +231,7 @@ class Twin:
                 moved only as far as those of the batches move from `before` to `state`.
             before: tensors by name before the mask; needed where any statistics stand still.
         """
-        norms = [node for node in self.program.graph.nodes if node.target in BATCH_NORMS]
-        if not norms:
+        if not self._norms:
             return dict(state)
         standing = self.standing(still)
         seen = self._watched(before, batches, standing).seen if standing and before is not None else None
@@ -241,20 +239,34 @@ class Twin:
 
     def standing(self, still: Collection[str]) -> list[fx.Node]:
         """The batch norms whose running statistics these are, by the name of their means."""
-        norms = [node for node in self.program.graph.nodes if node.target in BATCH_NORMS]
-        return [node for node in norms if self._parameter(node.args[3]) in still]
+        return [node for node in self._norms if self._parameter(node.args[3]) in still]
+
+    @cached_property
+    def running_means(self) -> frozenset[str]:
+        """By these names `recalibrated` and `standing` know the running statistics of batch norms."""
+        return frozenset(self._parameter(node.args[3]) for node in self._norms)
+
+    @property
+    def _norms(self) -> list[fx.Node]:
+        return [node for node in self.program.graph.nodes if node.target in BATCH_NORMS]
 
     def statistics_of(self, state: State, node: fx.Node) -> Statistics:
         """The running statistics of a batch norm."""
         return Statistics(state[self._parameter(node.args[3])], state[self._parameter(node.args[4])])
 
     def with_statistics(self, state: State, measured: Mapping[fx.Node, Statistics]) -> dict[str, Tensor]:
-        """The state with the running statistics of some batch norms measured anew."""
-        calibrated = dict(state)
+        """The state with the running statistics of some batch norms measured anew.
+
+        A norm that runs several times in a pass keeps the mean of what it sees each time, as in training.
+        """
+        calibrated, groups = dict(state), dict[tuple[str, str], list[Statistics]]()
         for node, statistics in measured.items():
             # Arguments 3 and 4 of a batch norm are its running mean and variance.
-            for argument, value in ((3, statistics.mean), (4, statistics.variance)):
-                name = self._parameter(node.args[argument])
+            names = self._parameter(node.args[3]), self._parameter(node.args[4])
+            groups.setdefault(names, []).append(statistics)
+        for names, group in groups.items():
+            shared = averaged(group)
+            for name, value in zip(names, (shared.mean, shared.variance), strict=True):
                 if name in calibrated:
                     calibrated[name] = value.to(calibrated[name].dtype)
         return calibrated
@@ -333,29 +345,6 @@ def _fits(leaf: Any, shape: tuple[int | None, ...]) -> bool:
     if not isinstance(leaf, Tensor) or leaf.dim() != len(shape):
         return False
     return all(wanted in (None, size) for wanted, size in zip(shape, leaf.shape, strict=True))
-
-
-class _Gated(OverSurvivors):
-    """Interprets the graph and lets gates change arguments on the way."""
-
-    def __init__(self, module: fx.GraphModule, gates: Gates, left: Mapping[fx.Node, Left]) -> None:
-        super().__init__(module, left)
-        self._gates: dict[fx.Node, list[tuple[int, Callable[[Tensor], Tensor]]]] = {}
-        nodes = list(module.graph.nodes) if gates else []
-        for (position, argument), gate in gates.items():
-            self._gates.setdefault(nodes[position], []).append((argument, gate))
-
-    def run_node(self, n: fx.Node) -> Any:
-        if n not in self._gates:
-            return super().run_node(n)
-        args, kwargs = self.fetch_args_kwargs_from_env(n)
-        changed = list(args)
-        operands = changed
-        if n.target is torch.ops.aten.einsum.default:  # its operands are a list
-            operands = changed[1] = list(changed[1])
-        for argument, gate in self._gates[n]:
-            operands[argument] = gate(operands[argument])
-        return self.call_function(n.target, tuple(changed), kwargs)
 
 
 def _targets(program: ExportedProgram) -> list[str]:
