@@ -10,7 +10,17 @@ from torch import Tensor, nn
 
 from esper.anatomy.graph import trace
 from esper.anatomy.twin import Twin
-from esper.batches import device_of, divided, first_samples, on_device, samples, split_sample
+from esper.batches import (
+    device_of,
+    divided,
+    first_batches,
+    first_samples,
+    on_device,
+    samples,
+    split_sample,
+    varying_axes,
+)
+from esper.elesh import AnalysisSettings
 
 
 @pytest.mark.parametrize(
@@ -90,3 +100,25 @@ def test_a_copy_shares_nothing_with_the_batch() -> None:
     assert not copy["x"].requires_grad
     assert copy["x"].data_ptr() != x.data_ptr()
     assert on_device(x, device_of(nn.Linear(2, 2))) is x
+
+
+def test_axes_that_vary_are_found_beside_that_of_samples() -> None:
+    def texts(count: int, length: int) -> Any:
+        return {
+            "ids": torch.zeros(count, length),
+            "mask": torch.zeros(count, length),
+            "labels": torch.zeros(count),
+        }
+
+    assert varying_axes(texts(4, 7), [texts(3, 7)], nn.Identity()) == frozenset()
+    assert varying_axes(texts(4, 7), [texts(4, 7), texts(2, 9)], nn.Identity()) == {(0, 1), (1, 1)}
+    of_images = (torch.zeros(2, 3, 8, 8), torch.zeros(2, 8, 8))
+    others = [[torch.zeros(2, 3, 8, 12), torch.zeros(2, 8, 12)], (torch.zeros(2), torch.zeros(2))]
+    assert varying_axes(of_images, others, nn.Identity()) == {(0, 3), (1, 2)}
+
+
+def test_the_first_batches_are_as_many_as_are_kept() -> None:
+    given = iter([(torch.zeros(4, 1), torch.zeros(4)) for _ in range(9)])
+    settings = AnalysisSettings(calibration_samples=6, held_out_samples=5, batch_samples=4)
+    assert len(first_batches(given, settings)) == 3
+    assert len(list(given)) == 6

@@ -200,3 +200,13 @@ def test_correctness_far_below_guesses_tells_nothing_and_the_loss_does() -> None
     _, retention = check_retention(known, after, Level.CHANNEL, SETTINGS)
     assert retention is not None
     assert retention.measure == "correctness"
+
+
+def test_few_samples_that_are_right_or_wrong_need_no_second_loss() -> None:
+    before, after = (Measurement(correctness=right(share, 40), losses=np.ones(1)) for share in (0.9, 0.85))
+    check, retention = check_retention(before, after, Level.CHANNEL, SETTINGS)
+    assert retention is not None
+    assert (retention.measure, retention.samples) == ("correctness", 40)
+    broken = replace(after, losses=np.array([np.inf]))
+    assert not check_retention(before, broken, Level.CHANNEL, SETTINGS)[0].passed
+    assert check.value == pytest.approx(0.05)

@@ -12,13 +12,15 @@ from esper.batches.batch import (
     samples,
     sizes_of,
     split_sample,
+    varying_axes,
 )
-from esper.batches.held_out import HeldOut, hold_out
+from esper.batches.held_out import HeldOut, first_batches, hold_out
 
 __all__ = [
     "HeldOut",
     "device_of",
     "divided",
+    "first_batches",
     "first_samples",
     "hold_out",
     "merged",
@@ -29,4 +31,5 @@ __all__ = [
     "samples",
     "sizes_of",
     "split_sample",
+    "varying_axes",
 ]

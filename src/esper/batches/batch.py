@@ -80,6 +80,36 @@ def sizes_of(batch: Any) -> set[int]:
     return {leaf.shape[0] for leaf in pytree.tree_leaves(batch) if isinstance(leaf, Tensor) and leaf.dim()}
 
 
+def varying_axes(sample: Any, batches: Sequence[Any], model: nn.Module) -> frozenset[tuple[int, int]]:
+    """Axes along which batches have another size than `sample`, such as texts padded to the longest of each.
+
+    Args:
+        sample: one batch, `(input, target)`.
+        batches: others; one that is not built alike does not count.
+        model: whose inputs they are.
+
+    Returns:
+        The number of the tensor among the leaves of `split_sample`, and the number of its axis. The first
+        axis, of samples, is never among them.
+    """
+    ours = _shapes(sample, model)
+    found = set()
+    for batch in batches:
+        theirs = _shapes(batch, model)
+        if [len(shape) for shape in ours] != [len(shape) for shape in theirs]:
+            continue
+        for leaf, (mine, other) in enumerate(zip(ours, theirs, strict=True)):
+            found |= {(leaf, axis) for axis in range(1, len(mine)) if mine[axis] != other[axis]}
+    return frozenset(found)
+
+
+def _shapes(batch: Any, model: nn.Module) -> list[tuple[int, ...]]:
+    """Of every leaf; () for what is no tensor."""
+    plain = tuple(batch) if isinstance(batch, list) else batch
+    leaves = pytree.tree_leaves(split_sample(plain, with_target=True, model=model))
+    return [tuple(leaf.shape) if isinstance(leaf, Tensor) else () for leaf in leaves]
+
+
 def rows_of(batch: Any, start: int, stop: int) -> Any:
     """The samples from `start` to `stop`, as views."""
     return _mapped(batch, lambda leaf: leaf[start:stop] if leaf.dim() else leaf)

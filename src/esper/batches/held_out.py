@@ -34,6 +34,18 @@ class HeldOut:
     validation: tuple[Any, ...]
 
 
+def first_batches(probe: Iterable[Any], settings: SampleCounts) -> list[Any]:
+    """As many batches of `probe` as hold the samples that `hold_out` keeps, as they come."""
+    batches: list[Any] = []
+    wanted = settings.calibration_samples + settings.held_out_samples
+    for batch in probe:
+        batches.append(batch)
+        wanted -= samples(batch)
+        if wanted <= 0:
+            break
+    return batches
+
+
 def hold_out(probe: Iterable[Any], settings: SampleCounts, *, whole: bool = False) -> HeldOut:
     """Keeps the first samples of `probe` on the CPU, in calibration-sized batches.
 

@@ -110,8 +110,7 @@ class Trials:
             ConfigError: there are too few batches.
             EvidenceError: they are not like the sample that was traced.
         """
-        with torch.random.fork_rng(devices=[]):  # a data loader draws from it
-            held_out = hold_out(probe, config.analysis, whole=look.traced.is_coupled)
+        held_out = hold_out(probe, config.analysis, whole=look.traced.is_coupled)
         parts = on_device((held_out.calibration, held_out.validation), device_of(look.network))
         return cls(look, HeldOut(*parts), reconstructs=config.pruning.recovery.reconstruct)
 

@@ -8,6 +8,7 @@ from functools import partial
 from typing import Any, Literal
 
 import numpy as np
+import torch
 from torch import nn
 from torch.optim import Optimizer
 
@@ -15,6 +16,7 @@ from esper.anatomy import Anatomy
 from esper.anatomy.cut import Look, refused_groups
 from esper.anatomy.graph import Loss, bare
 from esper.arrays import BoolArray
+from esper.batches import first_batches, varying_axes
 from esper.compaction.choice import Chosen, Trials
 from esper.compaction.compacted import Compacted
 from esper.compaction.configuration import describable, has_configuration
@@ -99,12 +101,16 @@ def compact(
         _check_blocks(model, plan, homogeneous)
     is_chosen = plan is None and not fold and not (blocks and flops is None and parameters is None)
     settings = _settings(plan, flops, parameters, config) if is_chosen else None
-    whole = Look.at(model, sample, loss, allow_approximate=allow_approximate)
+    free = frozenset[tuple[int, int]]()
+    if probe is not None and loss is not None:
+        with torch.random.fork_rng(devices=[]):  # a data loader draws from it
+            probe = first_batches(probe, (config or Config()).analysis)
+        free = varying_axes(sample, probe, bare(model))
+    whole = Look.at(model, sample, loss, allow_approximate=allow_approximate, free=free)
     if fold:
         refused = _refused(whole, homogeneous)
         allowed = _allowed(whole.anatomy, refused)
         return folded(model, whole.anatomy, whole.inputs, optimizer, allowed=allowed, refused=refused)
-    probe = tuple(probe) if blocks and probe is not None else probe  # it is looked at twice
     less = whole
     if blocks:
         less = whole.without(blocks, sample, loss, as_program=not in_place and probe is None)

@@ -157,8 +157,8 @@ def _batch_axis(twin: Twin, node: fx.Node, argument: int) -> tuple[int | None, i
     symbols = _batch_symbols(twin)
     if not isinstance(value, Tensor):
         return None, 1
-    # One symbolic size, which is a whole multiple of the batch's: anything else cannot be taken apart.
-    open_axes = [axis for axis, size in enumerate(value.shape) if _is_open(size)]
+    # One size of samples, which is a whole multiple of the batch's: anything else cannot be taken apart.
+    open_axes = [axis for axis, size in enumerate(value.shape) if not symbols.isdisjoint(_symbols(size))]
     if len(open_axes) != 1:
         return None, 1
     size: Any = value.shape[open_axes[0]]
@@ -172,8 +172,10 @@ def _batch_symbols(twin: Twin) -> set[str]:
     placeholders = [node for node in twin.program.graph.nodes if node.op == "placeholder"]
     values = [node.meta.get("val") for node in placeholders if node.name not in twin.names]
     first = [value.shape[0] for value in values if isinstance(value, Tensor) and value.dim()]
-    return {str(size) for size in first if _is_open(size)}
+    return {symbol for size in first for symbol in _symbols(size)}
 
 
-def _is_open(size: int | torch.SymInt) -> bool:
-    return isinstance(size, torch.SymInt)
+def _symbols(size: int | torch.SymInt) -> set[str]:
+    return (
+        {str(symbol) for symbol in size.node.expr.free_symbols} if isinstance(size, torch.SymInt) else set()
+    )

@@ -248,6 +248,19 @@ class EmergencyLost(Moment):
 
 
 @dataclass(frozen=True)
+class ProbePartlyUsed(Event):
+    """Held-out batches have sizes that the network cannot be asked with."""
+
+    severity = Severity.PROBLEM
+    says = (
+        "{left_out} of the {given} held-out batches that were read have another size than `sample` along an "
+        "axis that the code fixes, and are left out. Pad or crop them, or write the code for any size."
+    )
+    left_out: int
+    given: int
+
+
+@dataclass(frozen=True)
 class PruningOff(Event):
     """Nothing will be pruned, although it was asked for."""
 

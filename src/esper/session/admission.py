@@ -20,6 +20,7 @@ from esper.anatomy.graph import (
     loss_tensors,
     named_tensors,
 )
+from esper.anatomy.twin import Twin
 from esper.batches import HeldOut
 from esper.checkpoint import Generator, HasStateDict
 from esper.config import Config
@@ -170,6 +171,20 @@ def check_optimizer(model: nn.Module, optimizer: Optimizer, loss: Any) -> None:
             "that it is and not in a function; or make them part of the network; or train them by an "
             "optimizer of their own. Nothing was changed."
         )
+
+
+def fitting_batches(batches: Sequence[Any], graph: Twin) -> list[Any]:
+    """Those whose sizes the graph is right for; all where it takes one number of samples only, or none fits.
+
+    The code may fix an axis that varies from batch to batch, such as the length of texts.
+    """
+    if not graph.is_batch_dynamic:
+        return list(batches)
+    try:
+        fitting = [batch for batch in batches if graph.takes(batch)]
+    except EvidenceError:  # not built alike: told where the batches are checked
+        return list(batches)
+    return fitting or list(batches)
 
 
 def check_held_out(held_out: HeldOut, network: LiveNetwork) -> None:

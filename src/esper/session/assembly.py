@@ -219,6 +219,14 @@ def _why_off(config: Config, held_out: HeldOut | None, network: LiveNetwork) -> 
             f"Nothing can be pruned: no width of this network is free ({held or 'it has no inner one'}). "
             "`esper.inspect(model, sample)` shows the rest. Training goes on, saved and unpruned."
         )
+    if not network.cuttable_units().any():
+        name, why = next(iter(network.refused.items()))
+        first, groups = f"{name}: {why.partition('. ')[0]}", len(network.anatomy.groups)
+        return (
+            f"Nothing can be pruned in training: of {groups} groups of units not one can be cut. {first}. "
+            "Training goes on, saved and unpruned; `esper.compact(..., in_place=False)` cuts a network "
+            "without asking its code."
+        )
     if held_out is None and config.validation.validation != "none":
         return (
             "Nothing will be pruned: there is no held-out data to decide by. Give probe= (a loader of "

@@ -15,8 +15,8 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
-from esper.anatomy.graph import Loss
-from esper.batches import HeldOut, device_of, hold_out, on_device
+from esper.anatomy.graph import Loss, bare
+from esper.batches import HeldOut, device_of, first_batches, hold_out, on_device, varying_axes
 from esper.checkpoint import (
     BASELINE,
     CheckpointRef,
@@ -37,7 +37,13 @@ from esper.kasmina.seeds import Blueprint
 from esper.leyline import Level
 from esper.nissa import Sink, acts, assumed, events
 from esper.runs.network import data_of, read_state
-from esper.session.admission import RunRequest, check_held_out, check_optimizer, check_together
+from esper.session.admission import (
+    RunRequest,
+    check_held_out,
+    check_optimizer,
+    check_together,
+    fitting_batches,
+)
 from esper.session.assembly import assemble
 from esper.session.horizon import epochs_after
 from esper.session.kernels import kernel_pool_ahead
@@ -141,7 +147,6 @@ def _attach(
     asked: RunRequest, sample: Any, metric: str, higher_is_better: bool | None, *, resume: bool
 ) -> Session:
     begun = time.perf_counter()
-    probe = asked.probe
     if _holds_checkpoints(asked.run):
         if resume:
             return _resume(asked)
@@ -151,11 +156,13 @@ def _attach(
             "changed."
         )
     settings = asked.config or Config()
+    probe = None if asked.probe is None else _read(asked.probe, settings)
     with (
         pool_ahead(settings, probe, asked.model) as pool,
         kernel_pool_ahead(settings, None if asked.ranks else probe, asked.policy) as kernel_pool,
     ):
-        network = _network(asked, settings, sample, layers=Level.LAYER in settings.pruning.levels)
+        layers = Level.LAYER in settings.pruning.levels
+        network = _network(asked, settings, sample, layers=layers, others=probe or ())
         with _let_go_on_error(network):
             held_out = None if probe is None else _hold_out(probe, settings, network)
             origin = origin_of(
@@ -172,6 +179,9 @@ def _attach(
                 asked, assemble(asked, given, network, held_out, sample, terms, pool, kernel_pool)
             )
     with _undone_on_error(session):
+        read = len(probe or ())
+        if left_out := read - len(fitting_batches(probe or (), network.graph)):
+            session.log.tell(events.ProbePartlyUsed(left_out, read))
         teach(session, asked)
         _begin(session)
         if higher_is_better is None and not terms.higher_is_better:
@@ -269,7 +279,7 @@ def _resume(asked: RunRequest, step: int | None = None) -> Session:
         raise CheckpointMissing(
             f"{asked.run} holds no checkpoint. Start a run there with esper.attach(..., run_dir=...)."
         )
-    run, probe = asked.run, asked.probe
+    run = asked.run
     with CheckpointStore(run, keyring=open_key_ring(run)) as store:
         target, rejected = _target(store, step)
         saved = read_state(target)
@@ -287,7 +297,11 @@ def _resume(asked: RunRequest, step: int | None = None) -> Session:
     Memory(given).check(saved)
     check_same(asked.teacher, saved.get("teacher"), terms.config.teaching)
     layers = terms.origin.layers > 0  # as when the run began: its cuts are written down in those units
-    network = _network(asked, terms.config, on_device(sample, device_of(asked.model)), layers=layers)
+    kept_ones = (*kept.calibration, *kept.validation)
+    probe = None if asked.probe is None else _read(asked.probe, terms.config)
+    others = kept_ones if probe is None else probe
+    on_it = on_device(sample, device_of(asked.model))
+    network = _network(asked, terms.config, on_it, layers=layers, others=others)
     with _let_go_on_error(network):
         held_out = kept if probe is None else _hold_out(probe, terms.config, network)
         has_data = bool(held_out.validation)
@@ -325,10 +339,14 @@ def _target(store: CheckpointStore, step: int | None) -> tuple[CheckpointRef, tu
     return search.found, search.rejected
 
 
-def _network(asked: RunRequest, settings: Config, sample: Any, *, layers: bool) -> LiveNetwork:
+def _network(
+    asked: RunRequest, settings: Config, sample: Any, *, layers: bool, others: Sequence[Any]
+) -> LiveNetwork:
+    """The network, looked at for batches like the sample and like the others that it will see."""
     check_together(asked, settings)
     check_optimizer(asked.model, asked.optimizer, asked.loss)
-    network = network_of(asked, sample, layers=layers)
+    free = varying_axes(sample, others, bare(asked.model))
+    network = network_of(asked, sample, layers=layers, free=free)
     if settings.pruning.plan.configurable and has_configuration(network.model):
         allowed = np.array([group.name not in network.refused for group in network.anatomy.groups], np.bool_)
         with _let_go_on_error(network):
@@ -346,9 +364,14 @@ def _let_go_on_error(network: LiveNetwork) -> Iterator[None]:
         raise
 
 
-def _hold_out(probe: Iterable[Any], config: Config, network: LiveNetwork) -> HeldOut:
+def _read(probe: Iterable[Any], config: Config) -> list[Any]:
     with torch.random.fork_rng(devices=[]):  # a data loader draws from it; training shall not notice
-        held_out = hold_out(probe, config.analysis, whole=network.graph.is_coupled)
+        return first_batches(probe, config.analysis)
+
+
+def _hold_out(probe: Sequence[Any], config: Config, network: LiveNetwork) -> HeldOut:
+    fitting = fitting_batches(probe, network.graph)
+    held_out = hold_out(fitting, config.analysis, whole=network.graph.is_coupled)
     check_held_out(held_out, network)
     return held_out
 

@@ -54,11 +54,13 @@ def on_all_ranks(
         return ranks.lead(note, begin, lambda session: None if session is None else known_of(session))
 
 
-def network_of(asked: RunRequest, sample: Any, *, layers: bool) -> LiveNetwork:
+def network_of(
+    asked: RunRequest, sample: Any, *, layers: bool, free: frozenset[tuple[int, int]]
+) -> LiveNetwork:
     """Looks at the network, on all ranks; see `LiveNetwork`."""
     given = (asked.model, asked.optimizer, sample, asked.loss, asked.companions)
     if asked.ranks is None:
-        return LiveNetwork(*given, layers=layers, blueprints=asked.blueprints)
+        return LiveNetwork(*given, layers=layers, blueprints=asked.blueprints, free=free)
     return looked_at_together(asked.ranks, *given, layers=layers)
 
 

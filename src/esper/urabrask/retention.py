@@ -55,18 +55,23 @@ def _pairs(before: Measurement, after: Measurement) -> dict[str, tuple[FloatArra
             continue
         if old is None or new is None:
             return f"The {name} was measured only {'after' if old is None else 'before'} the mask."
-        trouble = _trouble(name, old, new)
+        # Beside answers that are right or wrong one by one, a loss only has to be a number.
+        is_beside = "correctness" in pairs
+        trouble = _trouble(name, old, new, fewest=1 if is_beside else 2)
         if trouble is not None:
             return trouble
-        pairs[name] = (old, new)
+        if not is_beside or old.size > 1:
+            pairs[name] = (old, new)
     return pairs or "There is no held-out data to measure on."
 
 
-def _trouble(name: str, old: FloatArray, new: FloatArray) -> str | None:
+def _trouble(name: str, old: FloatArray, new: FloatArray, *, fewest: int) -> str | None:
     if old.shape != new.shape or old.ndim != 1:
         return f"The {name} has shape {old.shape} before and {new.shape} after: not the same held-out data."
-    if old.size < 2:
-        return f"The {name} was measured on {old.size} held-out samples or chunks; at least 2 are needed."
+    if old.size < fewest:
+        return (
+            f"The {name} was measured on {old.size} held-out samples or chunks; at least {fewest} are needed."
+        )
     for when, array in (("before", old), ("after", new)):
         if not np.isfinite(array).all():
             return f"The {name} {when} the mask is not finite in {int((~np.isfinite(array)).sum())} places."

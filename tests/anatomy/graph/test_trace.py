@@ -12,7 +12,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from esper.anatomy.graph.trace import trace, undisturbed
+from esper.anatomy.twin import Twin
 from esper.anatomy.units import inspect
+from esper.batches import varying_axes
 from esper.errors import ConfigError, UntraceableError
 from tests.anatomy.networks.attention import Decoder, Encoder
 from tests.anatomy.networks.convolution import ResNet
@@ -243,3 +245,29 @@ def test_a_look_leaves_no_state_behind() -> None:
     assert model.state is None
     assert "mean" not in vars(model)
     copy.deepcopy(model)
+
+
+class OfTexts(nn.Module):
+    def __init__(self, *, is_fixed: bool) -> None:
+        super().__init__()
+        self.embed, self.head, self.is_fixed = nn.Embedding(9, 6), nn.Linear(6, 3), is_fixed
+
+    def forward(self, x: Tensor) -> Tensor:
+        seen = self.embed(x)
+        out: Tensor = self.head(seen.view(x.shape[0], 7, 6).mean(1) if self.is_fixed else seen.mean(1))
+        return out
+
+
+@pytest.mark.parametrize("is_fixed", [False, True])
+def test_axes_that_vary_from_batch_to_batch_take_any_size_where_the_code_does(is_fixed: bool) -> None:
+    batches = [(torch.randint(9, (4, length)), torch.randint(3, (4,))) for length in (7, 5, 11)]
+    model = OfTexts(is_fixed=is_fixed).eval()
+    free = varying_axes(batches[0], batches[1:], model)
+    assert free == {(0, 1)}
+    twin = Twin.from_bytes(Twin.of(trace(model, batches[0], F.cross_entropy, free=free)).to_bytes())
+    assert twin.is_batch_dynamic
+    assert not twin.is_coupled
+    assert [twin.takes(batch) for batch in batches] == [True, not is_fixed, not is_fixed]
+    for x, y in batches[: 1 if is_fixed else 3]:
+        loss, _ = twin.loss(dict(model.named_parameters()), (x, y))
+        assert float(loss.detach()) == pytest.approx(float(F.cross_entropy(model(x), y).detach()))

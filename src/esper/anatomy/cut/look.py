@@ -47,6 +47,7 @@ class Look:
         *,
         layers: bool = False,
         allow_approximate: bool = False,
+        free: frozenset[tuple[int, int]] = frozenset(),
     ) -> Look:
         """Looks at a network.
 
@@ -56,11 +57,12 @@ class Look:
             loss: `loss(output, target)`; with it only the outputs that the loss uses are fixed.
             layers: whether whole residual layers are units too; that needs a loss.
             allow_approximate: whether units may go that normalizations run over.
+            free: axes of inputs whose size may differ from batch to batch; see `trace`.
 
         Raises:
             UntraceableError: it cannot be exported.
         """
-        traced, network = trace(model, sample, loss), bare(model)
+        traced, network = trace(model, sample, loss, free=free), bare(model)
         anatomy = anatomy_of(traced, network, allow_approximate=allow_approximate)
         if layers:
             own = {**dict(network.named_parameters()), **dict(network.named_buffers()), **loss_tensors(loss)}

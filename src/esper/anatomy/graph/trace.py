@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from math import prod
 from typing import Any
@@ -26,6 +26,8 @@ from esper.batches import repeated, samples, split_sample
 from esper.errors import ConfigError, EsperError, UntraceableError
 
 Loss = Callable[[Any, Any], Tensor]
+Axes = frozenset[tuple[int, int]]
+"""The number of a tensor among the inputs, and the number of its axis."""
 TRACE_BATCH = 2
 """Labels do not depend on the batch size; the exporter would take 1 for a constant."""
 _CACHES = ("past_key_values", "cache_params", "state", "mems")
@@ -152,7 +154,7 @@ def _put_back(module: nn.Module, kept: Mapping[str, Tensor | None]) -> None:
             setattr(module, name, value)
 
 
-def trace(model: nn.Module, sample: Any, loss: Loss | None = None) -> Traced:
+def trace(model: nn.Module, sample: Any, loss: Loss | None = None, *, free: Axes = frozenset()) -> Traced:
     """Exports `model` (with `loss`, if given) in eval mode; the model is left untouched.
 
     Args:
@@ -160,6 +162,8 @@ def trace(model: nn.Module, sample: Any, loss: Loss | None = None) -> Traced:
             `DistributedDataParallel` around it.
         sample: one batch, `(input, target)` with a loss; see `esper.batches.split_sample`.
         loss: `loss(output, target)`, a scalar.
+        free: axes beside that of samples whose size may differ from batch to batch, where the code lets them;
+            see `esper.batches.varying_axes`.
 
     Raises:
         UntraceableError: the exporter cannot follow the code, and the message names the line; or a parameter
@@ -169,23 +173,26 @@ def trace(model: nn.Module, sample: Any, loss: Loss | None = None) -> Traced:
     model = bare(model)
     with gathered(model):
         check_tensors(model)
-        return _traced(model, sample, loss)
+        if free:
+            with suppress(UntraceableError, ConfigError):  # the code fixes such an axis, or something else
+                return _traced(model, sample, loss, free)
+        return _traced(model, sample, loss, frozenset())
 
 
-def _traced(model: nn.Module, sample: Any, loss: Loss | None) -> Traced:
+def _traced(model: nn.Module, sample: Any, loss: Loss | None, free: Axes) -> Traced:
     args, kwargs, target = split_sample(sample, with_target=loss is not None, model=model)
     inputs = (args, kwargs, target)
     _check_devices(model, inputs)
     step = _Step(model, loss)
     with undisturbed(step):
-        program, batch, is_coupled = _exported(step, inputs)
+        program, batch, is_coupled = _exported(step, inputs, free)
     if loss is not None:
         _check_scalar(program)
     traced = traced_as(program, model, batch, has_loss=loss is not None)
     return replace(traced, is_coupled=is_coupled)
 
 
-def _exported(step: _Step, inputs: tuple[Any, ...]) -> tuple[ExportedProgram, int, bool]:
+def _exported(step: _Step, inputs: tuple[Any, ...], free: Axes) -> tuple[ExportedProgram, int, bool]:
     """The program, the number of samples that it was traced with, and whether samples meet in it.
 
     Two samples are enough, and make it quick, where the graph then takes any number. Where it does not, it
@@ -193,17 +200,17 @@ def _exported(step: _Step, inputs: tuple[Any, ...]) -> tuple[ExportedProgram, in
     """
     small, batch = _small_batch(inputs)
     if small is inputs:
-        program = _export(step, inputs, batch)
+        program = _export(step, inputs, batch, free)
         return program, batch, couples_samples(program) or takes_neighbors(program, batch)
     few: ExportedProgram | None
     try:
-        few = _export(step, small, batch)
+        few = _export(step, small, batch, free)
     except (UntraceableError, ConfigError):
         few = None
     if few is not None and (is_dynamic(few, batch) or not _meet(step, few, inputs)):
         return few, batch, couples_samples(few)
     batch = samples(inputs)  # the first axis is not a batch, or its size is fixed
-    program = _export(step, inputs, batch)
+    program = _export(step, inputs, batch, free)
     return program, batch, few is not None or takes_neighbors(program, batch)
 
 
@@ -291,12 +298,9 @@ def _entangled(model: nn.Module) -> frozenset[str]:
     return frozenset(name for names in owners.values() if len(names) > 1 for name in names.values())
 
 
-def _export(step: _Step, inputs: tuple[Any, ...], batch: int) -> ExportedProgram:
-    def along_batch(leaf: Any) -> Any:
-        is_batched = isinstance(leaf, Tensor) and leaf.dim() > 0 and leaf.shape[0] == batch
-        return {0: Dim.AUTO} if is_batched else None
-
-    shapes = pytree.tree_map(along_batch, inputs)
+def _export(step: _Step, inputs: tuple[Any, ...], batch: int, free: Axes = frozenset()) -> ExportedProgram:
+    leaves, spec = pytree.tree_flatten(inputs)
+    shapes = pytree.tree_unflatten([_open_axes(*leaf, batch, free) for leaf in enumerate(leaves)], spec)
     try:
         with exporting():
             program = torch.export.export(step, inputs, dynamic_shapes=shapes, strict=False)
@@ -309,6 +313,14 @@ def _export(step: _Step, inputs: tuple[Any, ...], batch: int) -> ExportedProgram
     except Exception as error:
         refuse(step.model, step.loss, inputs, error)
         raise  # not reached: a refusal always raises
+
+
+def _open_axes(number: int, leaf: Any, batch: int, free: Axes) -> dict[int, Any] | None:
+    """The axes of an input along which the graph is to take any size."""
+    if not isinstance(leaf, Tensor) or not leaf.dim():
+        return None
+    axes = {axis for tensor, axis in free if tensor == number} | ({0} if leaf.shape[0] == batch else set())
+    return dict.fromkeys(sorted(axes), Dim.AUTO) or None
 
 
 def _check_devices(model: nn.Module, inputs: Any) -> None:

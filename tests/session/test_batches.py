@@ -1,0 +1,119 @@
+"""Batches as people have them: of texts of any length, and of samples that meet in the loss."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+import esper
+from tests.session.runs import settings
+
+EPOCHS = 6
+TARGET = {"target": {"flops": 0.4}, "schedule": {"start_epoch": 1, "end_epoch": 4}}
+
+
+class OfTexts(nn.Module):
+    """Looks for a word in texts that are padded with zeros; by position, with `places` of them."""
+
+    def __init__(self, places: int = 0) -> None:
+        super().__init__()
+        self.embed = nn.Embedding(9, 16, padding_idx=0)
+        self.place = nn.Parameter(torch.zeros(places, 1))
+        self.layers = nn.Sequential(nn.Linear(16, 32), nn.ReLU(), nn.Linear(32, 2))
+
+    def forward(self, x: Tensor) -> Tensor:
+        seen = self.embed(x)
+        if len(self.place):
+            seen = seen + self.place  # so long are all texts
+        out: Tensor = self.layers(seen.mean(1))
+        return out
+
+
+class Views(nn.Module):
+    """Two views of a sample, each as a vector."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(nn.Linear(8, 32), nn.ReLU(), nn.Linear(32, 6))
+
+    def forward(self, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+        return F.normalize(self.layers(a), dim=1), F.normalize(self.layers(b), dim=1)
+
+
+def texts(lengths: list[int], seed: int) -> list[tuple[Tensor, Tensor]]:
+    generator = torch.Generator().manual_seed(seed)
+    batches = [torch.randint(1, 9, (24, length), generator=generator) for length in lengths]
+    return [(x, (x == 3).any(1).long()) for x in batches]
+
+
+def views(count: int, seed: int) -> list[tuple[tuple[Tensor, Tensor], Tensor]]:
+    generator = torch.Generator().manual_seed(seed)
+    seen = [torch.randn(24, 8, generator=generator) for _ in range(count)]
+    moved = [x + 0.1 * torch.randn(24, 8, generator=generator) for x in seen]
+    return [((x, y), torch.arange(24)) for x, y in zip(seen, moved, strict=True)]
+
+
+def which_is_mine(output: tuple[Tensor, Tensor], target: Tensor) -> Tensor:
+    return F.cross_entropy(output[0] @ output[1].T / 0.2, target)
+
+
+def trained(run_dir: Path, model: nn.Module, batches: list[Any], probe: list[Any], loss: Any) -> Any:
+    optimizer = torch.optim.AdamW(model.parameters(), 1e-2)
+    session = esper.attach(
+        model,
+        optimizer,
+        loss=loss,
+        sample=batches[0],
+        probe=probe,
+        run_dir=run_dir,
+        config=settings(pruning=TARGET),
+        epochs=EPOCHS,
+        metric="loss",
+    )
+    for epoch in range(EPOCHS):
+        for x, y in batches:
+            optimizer.zero_grad()
+            loss(model(*x) if isinstance(x, tuple) else model(x), y).backward()
+            optimizer.step()
+        session.end_epoch(loss=1.0 / (epoch + 1))
+    return session
+
+
+def test_texts_padded_to_the_longest_of_each_batch_are_analyzed(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    session = trained(
+        tmp_path / "run", OfTexts(), texts([5, 9, 7], 0), texts([6, 11, 8, 5, 7], 1), F.cross_entropy
+    )
+    assert session.parts.network.graph.takes(texts([13], 2)[0])
+    assert session.removed_fraction >= 0.4
+    assert not any("left out" in note for note in session.log.notes)
+    session.detach()
+
+
+def test_batches_of_a_length_that_the_code_does_not_take_are_left_out_and_told(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    lengths = [5, 9, 5, 5, 5, 7]
+    session = trained(tmp_path / "run", OfTexts(5), texts([5, 5, 5], 0), texts(lengths, 1), F.cross_entropy)
+    assert any(note.startswith("2 of the 6 held-out batches") for note in session.log.notes)
+    assert session.removed_fraction > 0.0
+    session.detach()
+
+
+def test_a_contrastive_loss_is_judged_on_whole_batches(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    session = trained(tmp_path / "run", Views(), views(4, 0), views(8, 1), which_is_mine)
+    held_out = session.parts.held_out
+    assert {len(batch[1]) for batch in (*held_out.calibration, *held_out.validation)} == {24}
+    assert session.removed_fraction >= 0.4
+    assert any("Mean loss" in mark.text for mark in session.log.marks)
+    session.detach()
+
+
+def test_one_batch_that_cannot_be_divided_is_refused_with_what_to_do(tmp_path: Path) -> None:
+    with pytest.raises(esper.errors.ConfigError, match="two are needed"):
+        trained(tmp_path / "run", Views(), views(1, 0), views(1, 1), which_is_mine)
