@@ -8,12 +8,12 @@ import typing
 
 import pytest
 
-from esper.nissa import Spread, acts, assumed, events, mail_events, progress, seed_events
+from esper.nissa import Spread, acts, assumed, events, given_events, mail_events, progress, seed_events
 from esper.nissa.event import Event, MarkKind, Moment, Severity
 
 KINDS: list[type[Event]] = [
     kind
-    for module in (acts, assumed, events, mail_events, progress, seed_events)
+    for module in (acts, assumed, events, given_events, mail_events, progress, seed_events)
     for _, kind in inspect.getmembers(module, inspect.isclass)
     if issubclass(kind, Event) and kind not in (Event, Moment, seed_events.OfSeed)
 ]

@@ -248,19 +248,6 @@ class EmergencyLost(Moment):
 
 
 @dataclass(frozen=True)
-class ProbePartlyUsed(Event):
-    """Held-out batches have sizes that the network cannot be asked with."""
-
-    severity = Severity.PROBLEM
-    says = (
-        "{left_out} of the {given} held-out batches that were read have another size than `sample` along an "
-        "axis that the code fixes, and are left out. Pad or crop them, or write the code for any size."
-    )
-    left_out: int
-    given: int
-
-
-@dataclass(frozen=True)
 class PruningOff(Event):
     """Nothing will be pruned, although it was asked for."""
 
@@ -354,28 +341,6 @@ class NothingToSave(Event):
 
     says = "No optimizer step was made in epoch {epoch}, so there was nothing new to save."
     epoch: int
-
-
-@dataclass(frozen=True)
-class NoStepHeard(Event):
-    """Epochs have ended, and the optimizer has made no step that counts as one."""
-
-    severity = Severity.PROBLEM
-    optimizer: str
-    inner: str
-    """The attribute that holds an optimizer of its own, and its class; '' if there is none."""
-
-    @property
-    def text(self) -> str:
-        way = (
-            f"It holds another one as {self.inner}: if the loop steps that one, give that to esper.attach."
-            if self.inner
-            else "Give esper.attach the optimizer whose step() the loop calls."
-        )
-        return (
-            f"The step() of the given {self.optimizer} was not called since esper.attach, so nothing is "
-            f"measured, saved or pruned. {way}"
-        )
 
 
 @dataclass(frozen=True)

@@ -35,7 +35,7 @@ from esper.errors import CheckpointCorrupt, CheckpointError, CheckpointMissing
 from esper.kasmina import CheckpointedTeacher, LiveNetwork
 from esper.kasmina.seeds import Blueprint
 from esper.leyline import Level
-from esper.nissa import Sink, acts, assumed, events
+from esper.nissa import Sink, acts, assumed, events, given_events
 from esper.runs.network import data_of, read_state
 from esper.session.admission import (
     RunRequest,
@@ -181,7 +181,7 @@ def _attach(
     with _undone_on_error(session):
         read = len(probe or ())
         if left_out := read - len(fitting_batches(probe or (), network.graph)):
-            session.log.tell(events.ProbePartlyUsed(left_out, read))
+            session.log.tell(given_events.ProbePartlyUsed(left_out, read))
         teach(session, asked)
         _begin(session)
         if higher_is_better is None and not terms.higher_is_better:

@@ -15,7 +15,7 @@ from esper.checkpoint import CheckpointRef
 from esper.errors import CheckpointMissing, EsperError
 from esper.kasmina import SeedJoined, UnitsCut
 from esper.kasmina.seeds import GateResult, Isolation
-from esper.nissa import acts, events, seed_events
+from esper.nissa import acts, events, given_events, seed_events
 from esper.report import EpochRow
 from esper.session.admission import check_processes, inner_optimizer
 from esper.session.assembly import Assembly
@@ -356,7 +356,9 @@ class Session:
         if self.step > saving.last_step:
             saving.save(self.step, self.epoch)
         elif self.step == 0:
-            self.log.tell(events.NoStepHeard(type(self.optimizer).__name__, inner_optimizer(self.optimizer)))
+            self.log.tell(
+                given_events.NoStepHeard(type(self.optimizer).__name__, inner_optimizer(self.optimizer))
+            )
         elif self.step <= (ends[0] if ends[1:] else 0):  # otherwise a framework's checkpoint was made here
             self.log.tell(events.NothingToSave(self.epoch))
 
