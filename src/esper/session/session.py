@@ -15,9 +15,9 @@ from esper.checkpoint import CheckpointRef
 from esper.errors import CheckpointMissing, EsperError
 from esper.kasmina import SeedJoined, UnitsCut
 from esper.kasmina.seeds import GateResult, Isolation
-from esper.nissa import acts, events, given_events, seed_events
+from esper.nissa import acts, events, seed_events
 from esper.report import EpochRow
-from esper.session.admission import check_processes, inner_optimizer
+from esper.session.admission import check_processes
 from esper.session.assembly import Assembly
 from esper.session.commands import desk_of
 from esper.session.growing import Growing
@@ -355,11 +355,7 @@ class Session:
         saving, ends = self.parts.saving, [row.step for row in self.log.epochs[-2:]]
         if self.step > saving.last_step:
             saving.save(self.step, self.epoch)
-        elif self.step == 0:
-            self.log.tell(
-                given_events.NoStepHeard(type(self.optimizer).__name__, inner_optimizer(self.optimizer))
-            )
-        elif self.step <= (ends[0] if ends[1:] else 0):  # otherwise a framework's checkpoint was made here
+        elif 0 < self.step <= (ends[0] if ends[1:] else 0):  # else a framework has saved here
             self.log.tell(events.NothingToSave(self.epoch))
 
     def _may_prune(self) -> bool:

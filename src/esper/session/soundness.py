@@ -1,4 +1,4 @@
-"""Whether the network is still made of numbers, and what is kept where it is not."""
+"""Whether training goes on soundly: steps are heard, and the network is still made of numbers."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ import math
 from collections.abc import Mapping
 
 from esper.kasmina import LiveNetwork
-from esper.nissa import metric_events
+from esper.nissa import given_events, metric_events
 from esper.session.acting import Acting
+from esper.session.admission import inner_optimizer
 from esper.session.log import RunLog
 from esper.session.saving import LAST_FINITE, Saving
 from esper.session.terms import Terms
@@ -17,7 +18,7 @@ _EARLY = 2
 
 
 class Soundness:
-    """Looks at the metric and at the weights when a period ends.
+    """Looks at the metric, at the weights, and for a step of the optimizer, when a period ends.
 
     Attributes:
         is_whole: whether both were numbers then; nothing is pruned where they are not.
@@ -43,6 +44,9 @@ class Soundness:
 
     def end_epoch(self, numbers: Mapping[str, float]) -> bool:
         """Looks; returns whether the metric was measured, and means something."""
+        if not self._log.progress.step:
+            optimizer = self._network.optimizer
+            self._log.tell(given_events.NoStepHeard(type(optimizer).__name__, inner_optimizer(optimizer)))
         value, rows = numbers.get(self._metric), self._log.epochs
         has_other = all(row.metrics.keys() == {"loss"} for row in rows)
         if self._is_pruning and value is None and len(rows) == _EARLY and has_other:
