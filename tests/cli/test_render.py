@@ -86,4 +86,14 @@ def test_the_table_of_growing_blames_no_gate_for_a_seed_that_only_lost_to_anothe
     arms = (ArmRow("grown", (1.0,), (0.9,), 1.0, 1), ArmRow("other", (1.0,), (0.8,), 1.0, 1, 20, 2))
     text = shown(growing_table(replace(full_report(), seeds=tuple(rows), arms=arms), "Then 5% went."))
     assert "Then 5% went." in text
-    assert "2 seeds tried, 1 kept, 1 culled: a gate refused it, or another place" in text
+    assert "2 seeds tried, 1 kept; 1 culled: a gate refused it, or another place" in text
+
+
+def test_the_table_of_growing_says_why_nothing_was_tried_or_that_all_was_refused() -> None:
+    why = "No seed was tried by the policy Plateau: in 3 epoch(s) too few epochs were left."
+    silent = replace(full_report(), seeds=(), arms=(), notes=("Something else.", why))
+    assert why in shown(growing_table(silent, "Then 5% went."))
+    refused = replace(silent, seeds=(SeedRow(5, "2", "auto", "DORMANT", "DORMANT", "Too large."),))
+    text = shown(growing_table(refused, "Then 5% went."))
+    assert "1 seed tried, 0 kept; 1 refused" in text
+    assert "culled" not in text

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
 from html.parser import HTMLParser
 from pathlib import Path
@@ -152,5 +153,7 @@ def test_writing_a_report_leaves_the_page_and_the_numbers_behind(tmp_path: Path)
     ],
 )
 def test_a_place_says_what_became_of_its_seeds(way: tuple[str, ...], said: str) -> None:
-    rows = tuple(SeedRow(epoch, "block", "conv", "DORMANT", stage, "") for epoch, stage in enumerate(way))
-    assert f"<h3>{said}</h3>" in render_html(dataclasses.replace(full_report(), seeds=rows))
+    steps = enumerate(itertools.pairwise(("DORMANT", *way)))
+    rows = [SeedRow(epoch, "block", "conv", before, after, "") for epoch, (before, after) in steps]
+    rows.append(SeedRow(9, "block", "conv", "DORMANT", "DORMANT", "Refused."))  # which no seed came of
+    assert f"<h3>{said}</h3>" in render_html(dataclasses.replace(full_report(), seeds=tuple(rows)))

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 import esper
+from esper.errors import LifecycleError
 from tests.session.growers import GrowingTraining
 
 
@@ -72,3 +73,18 @@ def test_seeds_whose_ramps_the_end_of_the_run_cuts_short_are_loaded(tmp_path: Pa
     result, x = training.session.finish(latency=False), training.held_out[0]
     fresh = esper.load(tmp_path, model=nested()).eval()
     torch.testing.assert_close(fresh(x), result.model.eval()(x))
+
+
+def test_places_that_are_all_taken_are_told_and_so_is_a_session_that_has_ended(tmp_path: Path) -> None:
+    training = Together(tmp_path)
+    growing = training.session.growing
+    assert growing.try_out("2.0", "mlp")["2.0"].passed
+    again = growing.try_out("2.0", "mlp")
+    assert "the place is taken: its slot is GERMINATED" in str(again["2.0"])
+    both = growing.try_out("2.*", "mlp")
+    assert all(both.values())  # 2.0 is none of them
+    assert "2.0" not in both
+    training.session.finish(latency=False)
+    for ask in (growing.try_out, growing.prepare, growing.places, growing.grow, growing.cull):
+        with pytest.raises(LifecycleError, match="This session has ended"):
+            ask("2.0")

@@ -4,7 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
+import pytest
+import torch
+from torch import nn
+
+from esper.errors import ConfigError
 from esper.nissa import ListSink, seed_events
 from esper.tamiyo import Command, Cull, Policy, SystemState, TryOut
 from tests.session.growers import GROWN, GrowingTraining
@@ -75,3 +81,76 @@ def test_the_policy_in_the_settings_tries_seeds_out_where_the_metric_rests(tmp_p
     assert set(training.stages()) == {"1", "4"}
     assert {row.epoch for row in training.session.log.seeds} == {2}
     training.session.detach()
+
+
+def attached(path: Path, given: Policy | None = None, **strategy: Any) -> Told:
+    Told.given = given
+    return Told(path, strategy=strategy)
+
+
+class Sure:
+    """Asks in every epoch for a place that is not there."""
+
+    def __init__(self) -> None:
+        self.states: list[SystemState] = []
+
+    def decide(self, state: SystemState) -> Sequence[Command]:
+        self.states.append(state)
+        return [TryOut("Why not.", slots="leaf*")]
+
+
+def test_a_try_of_which_nothing_came_is_a_try_also_after_a_resume(tmp_path: Path) -> None:
+    policy = Sure()
+    training = attached(tmp_path, policy)
+    for _ in range(3):
+        training.epoch()
+    training.session.detach()
+    again = Sure()
+    training = attached(tmp_path, again)
+    training.epoch()
+    training.session.detach()
+    states = (*policy.states, *again.states)
+    assert [state.tries for state in states] == [(), (1,), (1, 2), (1, 2, 3)]
+    assert [state.refused_in_row for state in states] == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize(
+    ("strategy", "message"),
+    [
+        ({"blueprint": "cnv"}, "no blueprint 'cnv'"),
+        ({"blueprint": "norm", "width": 3}, "'norm' does not take width=3"),
+        ({"slots": "leaf*"}, r"fits 'leaf\*'"),
+    ],
+)
+def test_a_strategy_of_which_nothing_can_come_is_refused_before_the_run_begins(
+    tmp_path: Path, strategy: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ConfigError, match=f"Nothing can come of the section `strategy`. .*{message}"):
+        attached(tmp_path, policy="periodic", **strategy)
+    training = attached(tmp_path, policy="periodic", slots="[14]")  # and nothing stands in its way
+    assert training.session.growing.state() is None
+    training.session.detach()
+
+
+def test_a_strategy_that_never_tries_anything_says_why(tmp_path: Path) -> None:
+    training = attached(tmp_path, policy="periodic", every_epochs=1)
+    for _ in range(2):
+        training.epoch()
+    training.session.finish(latency=False)
+    (note,) = (note for note in training.session.log.notes if note.startswith("No seed was tried"))
+    assert "by the policy Periodic: in 2 epoch(s) too few epochs were left: a seed needs" in note
+
+
+def test_a_policy_is_not_asked_where_nothing_can_grow_which_is_told_once(tmp_path: Path) -> None:
+    class Copied(Told):
+        def companions(self) -> Sequence[nn.Module]:
+            return (torch.optim.swa_utils.AveragedModel(self.model),)
+
+    Told.given = policy = Sure()
+    training = Copied(tmp_path)
+    training.epoch()
+    training.session.finish(latency=False)
+    assert policy.states == []
+    (note,) = (note for note in training.session.log.notes if "Sure" in note)
+    assert "Sure is never asked. Nothing can be grown: 1 companion(s)" in note
+    assert ".." not in note

@@ -21,6 +21,7 @@ from esper.tamiyo.policy import (
     TryOut,
     foreseen,
     policy_of,
+    why_not,
 )
 from esper.tamiyo.settings import StrategySettings
 
@@ -49,6 +50,7 @@ def test_a_plateau_is_where_the_metric_rises_no_more_than_its_noise() -> None:
     unmeasured = replace(REST, metrics=(0.8, None, float("nan"), None, None, None, None))
     for state in (rising, falling_loss, unmeasured):
         assert plateau.decide(state) == ()
+        assert "had not come to rest" in why_not(plateau, state)
     # After a try the metric gets time again.
     assert plateau.decide(replace(REST, tries=(4,))) == ()
 
@@ -57,6 +59,7 @@ def test_periodic_counts_from_the_last_try() -> None:
     periodic = Periodic(StrategySettings(policy="periodic", every_epochs=5))
     assert periodic.decide(REST)
     assert not periodic.decide(replace(REST, tries=(3,)))
+    assert "too few epochs had passed" in why_not(periodic, replace(REST, tries=(3,)))
     assert periodic.decide(replace(REST, tries=(2,)))
 
 
@@ -83,23 +86,28 @@ def test_what_has_grown_large_enough_is_not_tried_on() -> None:
 
 
 @pytest.mark.parametrize(
-    "changes",
+    ("changes", "word"),
     [
-        {"is_mask_under_way": True},
-        {"is_seed_under_way": True},
-        {"slots": {"0": "TERMINATED", "2": "EMBARGOED"}},
-        {"epochs_left": 5},
-        {"grown": 4},
-        {"tries": (1, 1, 1, 1, 1, 1)},
+        ({"is_mask_under_way": True}, "a mask was under way"),
+        ({"is_seed_under_way": True}, "a seed was under way"),
+        ({"slots": {"0": "TERMINATED", "2": "EMBARGOED"}}, "rested after a cull"),
+        ({"epochs_left": 5}, "too few epochs were left: a seed needs "),
+        ({"grown": 4}, "strategy.max_seeds"),
+        ({"tries": (1, 1, 1, 1, 1, 1)}, "strategy.max_tries"),
     ],
 )
-def test_nothing_is_tried_beside_something_else_too_late_or_too_often(changes: dict[str, object]) -> None:
+def test_nothing_is_tried_beside_something_else_too_late_or_too_often_and_it_is_said(
+    changes: dict[str, object], word: str
+) -> None:
     settings = StrategySettings(policy="plateau")
     assert policy_of(settings) == Plateau(settings)
     assert policy_of(StrategySettings()) is None
     state = replace(REST, **changes)  # type: ignore[arg-type]
-    assert not Plateau(settings).decide(state)
-    assert not Periodic(settings).decide(state)
+    for policy in (Plateau(settings), Periodic(settings)):
+        assert policy.decide(REST)
+        assert why_not(policy, REST) == ""
+        assert not policy.decide(state)
+        assert word in why_not(policy, state)
 
 
 class Hanging:
@@ -171,3 +179,4 @@ def test_what_our_policies_will_ask_for_is_known_before_and_of_others_nobody_kno
     assert policy is not None
     assert foreseen(policy) == TryOut("", "layer*", "mlp", {"width": 3})
     assert foreseen(Own()) is None
+    assert why_not(Own(), REST) == ""

@@ -13,7 +13,7 @@ from torch.optim import SGD
 from esper.anatomy import Kind
 from esper.errors import ConfigError
 from esper.kasmina import LiveNetwork
-from esper.tezzeret.blueprints import BLUEPRINTS, blueprint
+from esper.tezzeret.blueprints import BLUEPRINTS, blueprint, check_options
 
 SHAPES: dict[str, list[tuple[int, ...]]] = {
     "auto": [(2, 6), (2, 5, 6), (2, 4, 5, 5)],
@@ -84,6 +84,20 @@ def test_heads_have_to_divide_the_features() -> None:
 def test_an_unknown_name_is_refused_with_those_that_are_known() -> None:
     with pytest.raises(ConfigError, match=r"no blueprint 'cnov'; known are .*conv.*mine"):
         blueprint("cnov", {"mine": lambda like: nn.Identity()})
+
+
+def test_options_that_a_blueprint_does_not_take_are_refused_without_calling_it() -> None:
+    def never(like: torch.Tensor, *, width: int = 3) -> nn.Module:
+        raise AssertionError(like, width)
+
+    check_options("mine", {"mine": never}, {"width": 5})
+    check_options("auto", {}, {"width": 5})
+    with pytest.raises(ConfigError, match=r"'mine' does not take rank=5: .*'rank'"):
+        check_options("mine", {"mine": never}, {"rank": 5})
+    with pytest.raises(ConfigError, match="'norm' does not take width=5"):
+        check_options("norm", {}, {"width": 5})
+    with pytest.raises(ConfigError, match="no blueprint 'cnv'"):
+        check_options("cnv", {}, {})
 
 
 def test_an_installed_package_can_offer_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

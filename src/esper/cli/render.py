@@ -133,11 +133,21 @@ def growing_table(report: RunReport, pruned: str) -> RenderableType:
     for row in arm_cells(report):
         cells.add_row(*row)
     ends = Counter(row.after for row in report.seeds if row.after in ("GERMINATED", "CULLED", "FOSSILIZED"))
-    tried = figures.things(ends["GERMINATED"], "seed")
-    gone = (
-        f"{ends['CULLED']} culled: a gate refused it, or another place tried at the same time brought more."
-    )
-    seeds = f"{tried} tried, {ends['FOSSILIZED']} kept, {gone}"
+    refused = sum(row.before == row.after == "DORMANT" for row in report.seeds)
+    tried = figures.things(ends["GERMINATED"] + refused, "seed")
+    fates = [f"{ends['FOSSILIZED']} kept"]
+    if ends["CULLED"]:
+        fates.append(
+            f"{ends['CULLED']} culled: a gate refused it, or another place tried at the same time "
+            "brought more"
+        )
+    if refused:
+        fates.append(f"{refused} refused before it was made a seed: the report says why")
+    seeds = f"{tried} tried, {'; '.join(fates)}."
+    if not report.seeds:
+        seeds = next(
+            (note for note in report.notes if note.startswith("No seed was tried")), "No seed was tried."
+        )
     lines = (seeds, pruned, *verdicts(report))
     return Group(Text(report.title, style=STRONG), cells, *(Text(f"  {line}") for line in lines))
 

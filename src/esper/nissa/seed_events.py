@@ -150,7 +150,20 @@ class PolicyFailed(Event):
     """A policy is taken for saying nothing."""
 
     severity, by = Severity.PROBLEM, "tamiyo"
-    says = "The policy {policy} {why}. Nothing is done by it; training goes on."
+    policy: str
+    why: str
+
+    @property
+    def text(self) -> str:
+        return f"The policy {self.policy} {self.why.rstrip('.')}. Nothing is done by it; training goes on."
+
+
+@dataclass(frozen=True)
+class NothingTried(Event):
+    """A run has ended in which a policy of ours was to try seeds out, and never did."""
+
+    severity, by = Severity.PROBLEM, "tamiyo"
+    says = "No seed was tried by the policy {policy}: {why}."
     policy: str
     why: str
 

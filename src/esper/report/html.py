@@ -295,7 +295,8 @@ def _seeds(seeds: Sequence[SeedRow], unit: str) -> str:
 
 def _fate(rows: Sequence[SeedRow]) -> str:
     """How many seeds a place has had, and what became of the last one."""
-    stages = [row.after for row in rows]
+    refused = ("DORMANT", "DORMANT")
+    stages = [row.after for row in rows if (row.before, row.after) != refused]
     begun = [number for number, stage in enumerate(stages) if stage == "GERMINATED"]
     if not begun:
         return "none germinated"

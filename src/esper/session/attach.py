@@ -183,6 +183,7 @@ def _attach(
         if left_out := read - len(fitting_batches(probe or (), network.graph)):
             session.log.tell(given_events.ProbePartlyUsed(left_out, read))
         teach(session, asked)
+        session.parts.strategy.begin(is_new=True)
         _begin(session)
         if higher_is_better is None and not terms.higher_is_better:
             session.log.tell(assumed.DirectionTaken(metric))
@@ -312,6 +313,7 @@ def _resume(asked: RunRequest, step: int | None = None) -> Session:
         # what was hashed and read is not hashed and read again
         session.continue_from(*((target, saved) if now == target else (now, read_state(now))))
         teach(session, asked)
+        session.parts.strategy.begin(is_new=False)
     aside = session.parts.saving.store.aside
     places = [str(aside[one.path]) if one.path in aside else None for one in rejected]
     passed = [events.PassedOver(str(one), place) for one, place in zip(rejected, places, strict=True)]

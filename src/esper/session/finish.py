@@ -80,6 +80,7 @@ def finish(session: Session, *, latency: bool) -> Result:
     """Cuts what is masked, measures, saves and reports; see `Session.finish`."""
     parts, says = session.parts, session.log.says
     parts.growing.end_run()
+    parts.strategy.end_run()
     in_flight = parts.runner.epoch_in_flight  # asked now: what is going on is dropped
     judged = says(session.pruning.end_run())
     session.log.tell_all(events.LeftWhole.of(parts.network.refused))

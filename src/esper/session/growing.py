@@ -14,13 +14,14 @@ from torch import Tensor
 
 from esper.anatomy.graph import is_compiled
 from esper.batches import HeldOut
-from esper.errors import ConfigError, StructureError
+from esper.errors import ConfigError, LifecycleError, StructureError
 from esper.importance.tracker import ImportanceTracker
 from esper.kasmina import LiveNetwork, join
 from esper.kasmina.seeds import GateResult, Growth, GrowthSettings, Isolation, Kernels, Recipe, Slot
 from esper.leyline import BreakerState
 from esper.nissa import seed_events
 from esper.session.log import RunLog
+from esper.tezzeret import check_options
 
 
 def _nobody(_: str) -> None:
@@ -54,6 +55,7 @@ class Growing:
         self._network, self._tracker, self._held_out = network, tracker, held_out
         self._settings, self._log, self._scaler = settings, log, scaler
         self._growth: Growth | None = None
+        self._is_over = False
         self.alarm: Callable[[str], None] = _nobody
         """Keeps the state, because a seed has reached the network too often."""
         self.make_way: Callable[[], str] = str
@@ -73,6 +75,41 @@ class Growing:
     def is_under_way(self) -> bool:
         """Whether there is a seed that is not a plain part of the network yet."""
         return self._growth is not None and self._growth.is_under_way
+
+    @property
+    def why_never(self) -> str:
+        """Why nothing can ever be grown in this session; '' if it can."""
+        copies = len(self._network.companions)
+        if self._held_out is None:
+            return (
+                "Nothing can be grown: gates are asked on held-out data, and there is none. Give probe= (a "
+                "loader of batches that training never sees)."
+            )
+        if copies:
+            return (
+                f"Nothing can be grown: {copies} companion(s) hold a copy of this network, and would not "
+                "grow along. Begin the run without companions=, and make the copy when the network is grown."
+            )
+        return ""
+
+    def check_wish(self, pattern: str | None, blueprint: str, options: Mapping[str, Any]) -> None:
+        """Refuses what could be tried nowhere in this network; nothing is kept of it.
+
+        Args:
+            pattern: of paths, as for `try_out`; None: it is not asked about.
+            blueprint: what is to be tried there.
+            options: of the blueprint.
+
+        Raises:
+            UnknownPathError: there is no module of such a path that could have a seed.
+            ConfigError: there is no such blueprint, or it does not take these options.
+        """
+        check_options(blueprint, self._network.blueprints, options)
+        if pattern is not None:
+            was_there = self._growth is not None
+            self._made().places(pattern)
+            if not was_there:
+                self.load(None)
 
     @property
     def breaker_state(self) -> BreakerState:
@@ -123,14 +160,17 @@ class Growing:
             options: of the blueprint.
 
         Returns:
-            What G0 said, by path.
+            What G0 said, by path: of free places, or, where none is free, that the others are taken.
 
         Raises:
             UnknownPathError: there is no module of such a path that could have a seed.
             ConfigError: there is no such blueprint, or no held-out data.
+            LifecycleError: the session has ended.
         """
         growth, obstacle = self._ready()
         paths = growth.places(pattern)
+        if not paths:
+            return growth.refuse_taken(pattern, blueprint)
         if obstacle:
             return {path: growth.refuse(path, blueprint, obstacle) for path in paths}
         return growth.try_out(paths, blueprint, isolation=isolation, lr=lr, **options)
@@ -208,13 +248,16 @@ class Growing:
             self._settle(self._growth)
 
     def detach(self) -> None:
+        self._is_over = True
         if self._kernels is not None:
             self._kernels.close()
         if self._growth is not None:
             self._growth.detach()
 
     def __str__(self) -> str:
-        return "Nothing has germinated." if self._growth is None else self._log.says(str(self._growth))
+        if self._growth is None or not self.slots:
+            return "Nothing has germinated."
+        return self._log.says(str(self._growth))
 
     def state(self) -> dict[str, Any] | None:
         """What growing remembers; None: nothing was ever asked for."""
@@ -271,21 +314,18 @@ class Growing:
 
         Raises:
             ConfigError: the network cannot be grown.
+            LifecycleError: the session has ended.
         """
+        if self._is_over:
+            raise LifecycleError(
+                "This session has ended, and nothing grows in it any more. Nothing was changed. Attach again "
+                "with another run_dir, or resume this one."
+            )
         if self._growth is not None:
             return self._growth
         network, held_out = self._network, self._held_out
-        if held_out is None:
-            raise ConfigError(
-                "Nothing can be grown: gates are asked on held-out data, and there is none. Give probe= (a "
-                "loader of batches that training never sees). Nothing was changed."
-            )
-        if network.companions:
-            raise ConfigError(
-                f"Nothing can be grown: {len(network.companions)} companion(s) hold a copy of this network, "
-                "and would not grow along. Nothing was changed. Begin the run without companions=, and make "
-                "the copy when the network is grown."
-            )
+        if held_out is None or self.why_never:
+            raise ConfigError(f"{self.why_never} Nothing was changed.")
         self._growth = Growth(
             network.given if is_compiled(network.given) else network.model,
             network.optimizer,

@@ -53,6 +53,7 @@ class RunLog:
         marks: moments of the report.
         notes: what people were told once.
         seeds: every step of every seed.
+        tries: epochs in which a policy wanted seeds to be tried, whatever came of it.
         says: puts a sentence about epochs in the words of the run.
     """
 
@@ -60,6 +61,7 @@ class RunLog:
     marks: list[Mark] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     seeds: list[SeedRow] = field(default_factory=list)
+    tries: list[int] = field(default_factory=list)
     says: Annotated[Callable[[str], str], UNSTORED] = str
 
     def __post_init__(self) -> None:
@@ -159,7 +161,7 @@ class RunLog:
     def load(self, state: Mapping[str, Any]) -> None:
         """Goes on with what had happened; what was noted in this process stays noted."""
         then = decode(RunLog, state)
-        self.marks, self.seeds = then.marks, then.seeds
+        self.marks, self.seeds, self.tries = then.marks, then.seeds, then.tries
         self.notes = [*then.notes, *(text for text in self.notes if text not in then.notes)]
 
 

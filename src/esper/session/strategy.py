@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from contextlib import suppress
 
 from esper.emrakul import MaskState, Trial
@@ -11,7 +12,7 @@ from esper.nissa import seed_events
 from esper.session.growing import Growing
 from esper.session.log import RunLog
 from esper.session.terms import Terms
-from esper.tamiyo import Command, Cull, Policy, SystemState, TryOut, ask, foreseen
+from esper.tamiyo import Command, Cull, Policy, SystemState, TryOut, ask, foreseen, why_not
 
 _PARTS = ("FOSSILIZED", "TERMINATED")
 """Stages of a seed that has become a part of the network."""
@@ -27,16 +28,52 @@ class Strategy:
         self._policy, self._growing, self._trial = policy, growing, trial
         self._terms, self._log = terms, log
         self._prepared: tuple[int, tuple[tuple[str, int], ...]] | None = None
+        self._silent: Counter[str] = Counter()
+        """Why a policy of ours has tried nothing, by the epochs in which it was so."""
+
+    def begin(self, *, is_new: bool) -> None:
+        """Refuses a wish of which nothing can come in this network; tells where nothing can grow at all.
+
+        Args:
+            is_new: the run begins; where it goes on, what was cut since may have been a place.
+
+        Raises:
+            ConfigError: the blueprint, its options or the places cannot be meant.
+        """
+        if self._policy is None:
+            return
+        if why := self._growing.why_never:
+            self._log.tell(seed_events.PolicyFailed(type(self._policy).__name__, f"is never asked. {why}"))
+            self._policy = None
+        elif (wish := foreseen(self._policy)) is not None:
+            try:
+                pattern = wish.slots if is_new else None
+                self._growing.check_wish(pattern, wish.blueprint, wish.options)
+            except (ConfigError, UnknownPathError) as error:
+                raise ConfigError(f"Nothing can come of the section `strategy`. {error}") from error
+
+    def end_run(self) -> None:
+        """Tells if a policy of ours was to try seeds out, and never did."""
+        log, policy = self._log, self._policy
+        if policy is None or foreseen(policy) is None or log.tries or log.seeds:
+            return
+        times = (f"in {count} epoch(s) {why}" for why, count in self._silent.items())
+        why = "; ".join(times) or "no epoch has ended"
+        log.tell(seed_events.NothingTried(type(policy).__name__, why))
 
     def act(self) -> None:
         """What is to be done now, if anything."""
         if self._policy is None:
             return
-        name = type(self._policy).__name__
-        commands, failure = ask(self._policy, self._state())
+        name, state = type(self._policy).__name__, self._state()
+        commands, failure = ask(self._policy, state)
         if failure:
             self._log.tell(seed_events.PolicyFailed(name, failure))
+        if obstacle := why_not(self._policy, state):
+            self._silent[obstacle] += 1
         for command in commands:
+            if isinstance(command, TryOut):
+                self._log.tries.append(state.epoch)
             self._log.tell(seed_events.Planned(self._log.epoch, name, command.why, _what(command)))
             try:
                 self._do(command)
@@ -72,7 +109,8 @@ class Strategy:
         steps = [row.step for row in log.epochs]
         per_epoch = steps[-1] / max(len(steps), 1) if steps else 1.0
         stages = {path: slot.stage.name for path, slot in growing.slots.items()}
-        begun = sorted({row.epoch for row in log.seeds if row.after == "GERMINATED" and row.epoch <= epoch})
+        germinated = (row.epoch for row in log.seeds if row.after == "GERMINATED")
+        begun = sorted(at for at in {*germinated, *log.tries} if at <= epoch)
         parts = [row for row in log.seeds if row.after == "FOSSILIZED" and row.epoch <= epoch]
         kept = max((row.epoch for row in parts if stages.get(row.slot) in _PARTS), default=0)
         return SystemState(

@@ -1,7 +1,7 @@
 """Strategy: reads how a run is doing at the end of an epoch, and says what to try on its network."""
 
 from esper.tamiyo.asking import ask, check_policy
-from esper.tamiyo.policy import Command, Cull, Policy, SystemState, TryOut, foreseen, policy_of
+from esper.tamiyo.policy import Command, Cull, Policy, SystemState, TryOut, foreseen, policy_of, why_not
 from esper.tamiyo.settings import StrategySettings
 
 __all__ = [
@@ -15,4 +15,5 @@ __all__ = [
     "check_policy",
     "foreseen",
     "policy_of",
+    "why_not",
 ]

@@ -30,7 +30,7 @@ class SystemState:
         epochs_of_a_seed: what a seed needs at least, at the pace measured so far, to become a part.
         is_growing_barred: whether the breaker of growing is open, so that nothing would germinate.
         grown: seeds that have become parts of the network.
-        tries: epochs in which something was germinated.
+        tries: epochs in which something was germinated, or was to be by a policy, whatever came of it.
         refused_in_row: tries since one last of which a seed became a part, with one that is under way.
         slots: stages by the path of every place where something was.
         parameters: of the network now, and `parameters_at_start`.
@@ -87,12 +87,18 @@ class Periodic:
     settings: StrategySettings
 
     def decide(self, state: SystemState) -> Sequence[Command]:
-        if not _may_try(state, self.settings):
-            return ()
+        since = state.epoch - max(state.tries, default=0)
+        why = f"{since} epochs have passed since the last try."
+        return () if self.why_not(state) else (_try(self.settings, why),)
+
+    def why_not(self, state: SystemState) -> str:
+        """Why nothing is tried now; '' if something is."""
+        if obstacle := _obstacle(state, self.settings):
+            return obstacle
         since = state.epoch - max(state.tries, default=0)
         if since < self.settings.every_epochs * _patience(state, self.settings):
-            return ()
-        return (_try(self.settings, f"{since} epochs have passed since the last try."),)
+            return "too few epochs had passed (strategy.every_epochs)"
+        return ""
 
 
 @dataclass(frozen=True)
@@ -102,24 +108,31 @@ class Plateau:
     settings: StrategySettings
 
     def decide(self, state: SystemState) -> Sequence[Command]:
+        why = "" if _obstacle(state, self.settings) else self._plateau(state)
+        return (_try(self.settings, why),) if why else ()
+
+    def why_not(self, state: SystemState) -> str:
+        """Why nothing is tried now; '' if something is."""
+        rising = "" if self._plateau(state) else "the metric had not come to rest (strategy.patience_epochs)"
+        return _obstacle(state, self.settings) or rising
+
+    def _plateau(self, state: SystemState) -> str:
+        """What shows that the metric rests; '' if it does not."""
         patience = self.settings.patience_epochs
-        if not _may_try(state, self.settings):
-            return ()
         start = max(state.tries, default=0)
         known = [m for m in state.metrics[start:] if m is not None and math.isfinite(m)]
         values = np.array(known if state.is_higher_better else [-m for m in known])
         if values.size <= patience * _patience(state, self.settings):
-            return ()
+            return ""
         before, since = float(values[:-patience].max()), float(values[-patience:].max())
         # Differences of neighbors cancel a trend; their spread is sqrt(2) times that of one value.
         noise = float(np.diff(values).std() / math.sqrt(2)) if values.size > 2 else 0.0
         if since > before + noise:
-            return ()
-        why = (
+            return ""
+        return (
             f"A plateau: the best of the last {patience} epochs is {abs(since):.4g}, of those before "
             f"{abs(before):.4g}, and single epochs differ by {noise:.2g} without that."
         )
-        return (_try(self.settings, why),)
 
 
 def policy_of(settings: StrategySettings) -> Policy | None:
@@ -134,19 +147,34 @@ def foreseen(policy: Policy) -> TryOut | None:
     return _try(policy.settings, "") if isinstance(policy, Periodic | Plateau) else None
 
 
-def _may_try(state: SystemState, settings: StrategySettings) -> bool:
-    """Whether nothing else is being tried, enough is left of the run, and not too much has grown.
+def why_not(policy: Policy, state: SystemState) -> str:
+    """Why a policy of ours tries nothing now; '' if it does, and for any other policy."""
+    return policy.why_not(state) if isinstance(policy, Periodic | Plateau) else ""
+
+
+def _obstacle(state: SystemState, settings: StrategySettings) -> str:
+    """Why nothing may be tried, whatever the policy; '' if something may.
 
     Places where a seed was culled rest for a while: the others were tried in vain together with them.
     """
-    is_late = state.epochs_left is not None and state.epochs_left < state.epochs_of_a_seed
-    is_resting = any(stage in _RESTING for stage in state.slots.values())
-    is_busy = state.is_mask_under_way or state.is_seed_under_way or is_resting or state.is_growing_barred
+    needed = math.ceil(state.epochs_of_a_seed)
     is_large = settings.max_growth is not None and (
         state.parameters >= settings.max_growth * state.parameters_at_start > 0
     )
-    is_enough = state.grown >= settings.max_seeds or len(state.tries) >= settings.max_tries
-    return not (is_late or is_busy or is_large or is_enough)
+    obstacles = {
+        "a mask was under way": state.is_mask_under_way,
+        "a seed was under way": state.is_seed_under_way,
+        f"too few epochs were left: a seed needs {needed} to become a part of the network "
+        "(growing.train_steps, ramp_steps, probation_epochs)": (
+            state.epochs_left is not None and state.epochs_left < state.epochs_of_a_seed
+        ),
+        "a place rested after a cull": any(stage in _RESTING for stage in state.slots.values()),
+        "the breaker of growing was open": state.is_growing_barred,
+        "the network was as large as it may become (strategy.max_growth)": is_large,
+        "enough had grown (strategy.max_seeds)": state.grown >= settings.max_seeds,
+        "enough had been tried (strategy.max_tries)": len(state.tries) >= settings.max_tries,
+    }
+    return next((why for why, is_so in obstacles.items() if is_so), "")
 
 
 def _patience(state: SystemState, settings: StrategySettings) -> float:

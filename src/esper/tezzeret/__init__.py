@@ -1,6 +1,6 @@
 """Kernels: seeds made and checked in a worker process, off the training path, stored sealed and verified."""
 
-from esper.tezzeret.blueprints import Blueprint, blueprint, blueprints_in
+from esper.tezzeret.blueprints import Blueprint, blueprint, blueprints_in, check_options
 from esper.tezzeret.making import filled, made, outline
 from esper.tezzeret.order import KernelOrder, maker_of
 from esper.tezzeret.settings import KernelSettings
@@ -20,6 +20,7 @@ __all__ = [
     "Tezzeret",
     "blueprint",
     "blueprints_in",
+    "check_options",
     "filled",
     "made",
     "maker_of",

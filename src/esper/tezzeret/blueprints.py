@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from importlib.metadata import entry_points
+from inspect import signature
 from typing import Any
 
 import torch
@@ -173,6 +174,26 @@ def blueprint(name: str, given: Mapping[str, Blueprint]) -> Blueprint:
         f"as blueprints={{{name!r}: make}} to attach and resume (to Growth, where there is no session), or "
         f"as an entry point in the group {ENTRY_POINTS!r}."
     )
+
+
+def check_options(name: str, given: Mapping[str, Blueprint], options: Mapping[str, Any]) -> None:
+    """Refuses options that a blueprint does not take; it is not called.
+
+    Raises:
+        ConfigError: it does not take one of them, or nobody knows it.
+    """
+    maker = blueprint(name, given)
+    try:
+        known = signature(maker)
+    except ValueError:  # nobody has written it down, as for what is made in C
+        return
+    try:
+        known.bind(None, **options)
+    except TypeError as error:
+        said = ", ".join(f"{key}={value!r}" for key, value in options.items()) or "no options"
+        raise ConfigError(
+            f"The blueprint {name!r} does not take {said}: {error}. Nothing was changed."
+        ) from error
 
 
 def _count(name: str, **option: object) -> int:

@@ -27,7 +27,7 @@ def test_every_arm_is_told_and_written_with_its_cost(tmp_path: Path) -> None:
         tmp_path, few(), epochs=4, seed=0, told=lambda name, epoch, _: epochs.append((name, epoch))
     )
     report = RunReport.read(tmp_path / "report.json")
-    pruned, grown, as_long, as_much, wide = report.arms
+    pruned, grown, as_long, as_much = report.arms
     # Nothing has time to grow in four epochs, so that all arms cost the same, and the same comes out.
     assert [name for name, _ in epochs] == ["grown"] * 4 + ["pruned"] * 4 + [
         arm.name for arm in report.arms[2:] for _ in arm.spent
@@ -37,7 +37,11 @@ def test_every_arm_is_told_and_written_with_its_cost(tmp_path: Path) -> None:
     assert len(as_long.spent) == len(pruned.spent) == 8
     assert as_long.spent[-1] >= as_much.spent[-1] >= grown.spent[-1]
     assert grown.spent[0] == as_long.spent[0]
-    assert wide.name.endswith("wide, as many FLOPs")
+    # So small a one is none that is born wider, and nobody calls it grown.
+    assert [pruned.name, grown.name] == [
+        f"the network in which nothing grew, {how}" for how in ("pruned", "unpruned")
+    ]
+    assert any(note.startswith("No seed was tried by the policy Plateau: in ") for note in report.notes)
     assert said in report.notes
     assert str(tmp_path / "pruned" / "report.html") in said
     assert "Compared" in (tmp_path / "report.html").read_text(encoding="utf-8")

@@ -27,6 +27,7 @@ NARROW, WIDEST = 4, 64
 LEARNING_RATE = 3e-3
 PRUNED = 0.2
 """Share of its FLOPs that the grown network is to lose afterwards."""
+_NOT_GROWN = "the network in which nothing grew"
 _PASSES = 3.0
 """FLOPs of a forward and a backward pass, in those of a forward pass."""
 
@@ -80,9 +81,9 @@ def run_growing_demo(
 ) -> tuple[RunReport, str]:
     """Grows a narrow network, prunes it, trains three others beside it, and writes the report into the run.
 
-    The others are the narrow network as long, the same for as many FLOPs, and, for as many FLOPs too, one
-    that is born with the FLOPs that the grown one ends with. Decisions rest on the probe images; the test
-    images judge all of them and nothing else.
+    The others are the narrow network as long, the same for as many FLOPs, and, for as many FLOPs too and
+    where something has grown, one that is born with the FLOPs that the grown one ends with. Decisions rest on
+    the probe images; the test images judge all of them and nothing else.
 
     Args:
         folder: the run directory; the pruning is a run of its own in it, `pruned`.
@@ -108,8 +109,9 @@ def run_growing_demo(
     twins = {
         "the narrow network, as long": (NARROW, as_long * _epoch_flops(NARROW, digits)),
         "the narrow network, as many FLOPs": (NARROW, budget),
-        f"born {width} wide, as many FLOPs": (width, budget),
     }
+    if width != NARROW:  # otherwise nothing has grown, and that is the narrow network
+        twins[f"born {width} wide, as many FLOPs"] = (width, budget)
     arms = [pruned, _beside(right, grown, as_grown)]
     for name, (channels, flops) in twins.items():
         training = Training(digits, channels, max(1, round(flops / _epoch_flops(channels, digits))), seed)
@@ -142,9 +144,11 @@ def _grow(training: Training, folder: Path, told: Told) -> tuple[RunReport, ArmR
     steps = -(-len(training.digits.train) // BATCH)
     session = _session(training, folder, _settings(steps))
     spent, values = _trained(session, training, "grown", told)
-    report: RunReport = session.finish().report
+    result = session.finish()
+    report: RunReport = result.report
     flops, parameters = report.flops_after, report.parameters_after
-    return report, ArmRow("the grown network, unpruned", spent, values, flops, parameters)
+    name = "the grown network" if result.grown else _NOT_GROWN
+    return report, ArmRow(f"{name}, unpruned", spent, values, flops, parameters)
 
 
 def _prune(training: Training, grown: ArmRow, folder: Path, told: Told) -> tuple[ArmRow, str]:
@@ -158,8 +162,8 @@ def _prune(training: Training, grown: ArmRow, folder: Path, told: Told) -> tuple
     spent = (*grown.spent, *(grown.spent[-1] + flops for flops in spent))
     values = (*grown.values, *values)
     flops, parameters = report.flops_after, report.parameters_after
-    said = f"Then the grown network was pruned: {result}"
-    return ArmRow("the grown network, pruned", spent, values, flops, parameters), said
+    name = grown.name.removesuffix(", unpruned")
+    return ArmRow(f"{name}, pruned", spent, values, flops, parameters), f"Then {name} was pruned: {result}"
 
 
 def _session(training: Training, folder: Path, config: dict[str, Any]) -> Session:

@@ -11,7 +11,7 @@ from torch.optim import Optimizer
 
 from esper.errors import CheckpointError, UnknownPathError
 from esper.kasmina.seeds.layer import KasminaLayer
-from esper.kasmina.seeds.lifecycle import ALIVE, Action, SeedEvent, departure
+from esper.kasmina.seeds.lifecycle import ALIVE, GROWS_ONCE, Action, SeedEvent, departure
 from esper.kasmina.seeds.nursery import Nursery
 from esper.kasmina.seeds.owners import HOST, Owners, SeedOptimizer, group_for, take_from
 from esper.kasmina.seeds.place import Place
@@ -85,10 +85,17 @@ class SeedBed:
 
     def is_free(self, path: str) -> bool:
         """Whether something could germinate at a place."""
+        return not self.why_taken(path)
+
+    def why_taken(self, path: str) -> str:
+        """Why nothing could germinate at a place; '' if something could."""
         try:
-            return self.slot_at(path).stage is Stage.DORMANT
-        except UnknownPathError:  # inside of something that has grown
-            return False
+            stage = self.slot_at(path).stage
+        except UnknownPathError:
+            return f"the place lies in something that has grown, and {GROWS_ONCE}"
+        if stage in (Stage.FOSSILIZED, Stage.TERMINATED):
+            return f"something has grown here already, and {GROWS_ONCE}"
+        return "" if stage is Stage.DORMANT else f"the place is taken: its slot is {stage.name}"
 
     def build(self, slot: Slot, seed: nn.Module | None = None) -> None:
         """Makes the seed that a slot's track describes; the network does not know it yet.

@@ -161,6 +161,12 @@ class Course:
         self._tell_refusal(path, blueprint, result)
         return result
 
+    def refuse_taken(self, pattern: str, blueprint: str) -> dict[str, GateResult]:
+        """Tells of every place that a pattern names why nothing may germinate there."""
+        with self._bed.hidden():
+            paths = self._gates.places(pattern)
+        return {path: self.refuse(path, blueprint, self._bed.why_taken(path)) for path in paths}
+
     def expect(self, paths: Iterable[str], blueprint: str, options: Mapping[str, Any]) -> None:
         """Seeds will be wanted at these places: their kernels are made meanwhile."""
         for path in paths:

@@ -234,6 +234,10 @@ class Growth:
         """Tells that nothing is germinated at a place, for a reason that only the caller knows."""
         return self._course.refuse(path, blueprint, why)
 
+    def refuse_taken(self, pattern: str, blueprint: str) -> dict[str, GateResult]:
+        """Tells of all places that a pattern names that they are taken; none of them is free."""
+        return self._course.refuse_taken(pattern, blueprint)
+
     def cull(self, path: str, why: str = "Culled by hand.") -> None:
         """Removes a seed: at once where the host does not know it, else when its share has gone back to 0.
 
