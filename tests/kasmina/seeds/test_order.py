@@ -79,6 +79,40 @@ def test_a_direction_is_found_where_there_is_one(
     assert torch.equal(x, before)
 
 
+class Picky(nn.Module):
+    """Takes moments in their order only, and looks back."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not torch.equal(x, x.sort(1).values):
+            raise ValueError("not in order")
+        return x.cumsum(1)
+
+
+class Columns(nn.Module):
+    """Takes a table whose columns have different vocabularies."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.words = nn.ModuleList(nn.Embedding(size, 3) for size in (2, 50, 4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        assert bool((x.amax(0) < torch.tensor([2, 50, 4])).all())
+        return torch.stack([words(column) for words, column in zip(self.words, x.T, strict=True)], 1)
+
+
+@torch.no_grad()
+def test_a_network_is_only_shown_what_it_takes() -> None:
+    x = torch.stack([torch.tensor([0, 1] * 3), torch.arange(44, 50), torch.tensor([3, 2, 1] * 2)], 1)
+    seen: list[Tensor] = []
+    model = Columns()
+    model.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    assert not one_way(model, x)
+    assert all(bool((table.amax(0) < torch.tensor([2, 50, 4])).all()) for table in seen)
+    assert len(seen) > 1
+    moments = torch.tensor([[1.0, 2.0, 3.0, 4.0], [9.0, 10.0, 11.0, 12.0]])
+    assert not one_way(Picky(), moments)
+
+
 class Mean(nn.Module):
     """Adds a learned share of the mean over all positions; zero at birth."""
 

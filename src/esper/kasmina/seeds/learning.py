@@ -98,7 +98,7 @@ class Lessons:
                     slot.drop()
                 slot.count(lesson)
 
-        if loss.requires_grad:
+        if given and loss.requires_grad:
             loss.register_hook(begin)
         else:
             begin()

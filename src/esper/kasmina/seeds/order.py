@@ -49,8 +49,12 @@ def one_way(run: Callable[[Any], Tensor], batch: Any) -> list[OneWay]:
         if not first or not _has_axis(batch, size):
             continue
         later, earlier = _changed(batch, size, first, size), _changed(batch, size, 0, first)
-        for_later, for_earlier = run(later), run(earlier)
-        if not plain.shape == for_later.shape == for_earlier.shape:
+        for_later, for_earlier = _answer(run, later), _answer(run, earlier)
+        if (
+            for_later is None
+            or for_earlier is None
+            or not plain.shape == for_later.shape == for_earlier.shape
+        ):
             continue
         for axis in (axis for axis, length in enumerate(plain.shape) if length == size):
             looks_ahead = _differ(*(t.narrow(axis, 0, first) for t in (plain, for_later)))
@@ -58,6 +62,14 @@ def one_way(run: Callable[[Any], Tensor], batch: Any) -> list[OneWay]:
             if looks_back and not looks_ahead:
                 found.append(OneWay(axis, first, later))
     return found
+
+
+def _answer(run: Callable[[Any], Tensor], batch: Any) -> Tensor | None:
+    """What a network answers to a batch that nobody has made for it; None where it does not take it."""
+    try:
+        return run(batch)
+    except Exception:  # noqa: BLE001 (a user's code; that it refuses what it is not meant for is an answer)
+        return None
 
 
 def _axis(tensor: object, size: int) -> int | None:
@@ -72,14 +84,14 @@ def _has_axis(batch: Any, size: int) -> bool:
 
 
 def _changed(batch: Any, size: int, start: int, stop: int) -> Any:
-    """The batch with values of other samples, or else of other positions, at these positions."""
+    """The batch with other values at these positions: of other samples, or else of one another."""
 
     def change(tensor: Tensor) -> Tensor:
         axis = _axis(tensor, size)
         if axis is None:
             return tensor
         part = tensor.narrow(axis, start, stop - start)
-        other = part.roll(1, 1 if axis == 0 else 0)
+        other = part.roll(1, 0)  # in its own column, where a value surely is one that may stand there
         if other.equal(part):
             other = part.roll(1, axis)
         changed = tensor.clone()
