@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import struct
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -105,6 +106,36 @@ def test_a_file_that_was_cut_short_is_refused(tmp_path: Path) -> None:
     with pytest.raises(CheckpointCorrupt, match="cut short"):
         bring(tmp_path / "cut.pt", tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+@confined
+def test_what_is_no_such_file_at_all_is_said_to_be_none(tmp_path: Path) -> None:
+    for name, content in (("text.pt", b"hello"), ("empty.pt", b"")):
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(CheckpointCorrupt, match=r"it is no file of torch\.save") as told:
+            bring(tmp_path / name, tmp_path / "out")
+        assert "Name a file of torch.save" in str(told.value)
+        assert "Error" not in str(told.value)
+
+
+@confined
+def test_a_program_that_does_more_than_compute_is_refused_with_advice_about_programs(tmp_path: Path) -> None:
+    program = torch.export.export(torch.nn.ReLU(), (torch.zeros(2),))
+    torch.export.save(program, tmp_path / "good.pt2")
+    with (
+        zipfile.ZipFile(tmp_path / "good.pt2") as old,
+        zipfile.ZipFile(tmp_path / "evil.pt2", "w") as new,
+    ):
+        for entry in old.infolist():
+            new.writestr(
+                entry.filename, old.read(entry).replace(b"torch.ops.aten.relu.default", b"os.system")
+            )
+    with pytest.raises(
+        CheckpointCorrupt, match=r"it is a program that holds the operator 'os\.system'"
+    ) as told:
+        bring(tmp_path / "evil.pt2", tmp_path / "out")
+    assert "export there a network that only computes" in str(told.value)
+    assert "state_dict" not in str(told.value)
 
 
 @confined

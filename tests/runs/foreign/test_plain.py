@@ -16,10 +16,17 @@ def test_an_empty_file_and_one_tensor_alone() -> None:
     assert list(parts.tensors) == ["value"]
 
 
-def test_two_tensors_of_one_path_are_refused_by_name() -> None:
-    both = {"a": {"b": torch.zeros(1)}, "a.b": torch.ones(1)}
-    with pytest.raises(CheckpointError, match=r"two tensors have the path a\.b"):
-        Parts().taken_apart(both)
+def test_two_places_of_one_path_have_a_name_each_and_what_is_said_of_them_is_kept() -> None:
+    both = {"a": {"b": torch.zeros(1)}, "a.b": torch.ones(1), "c": {"d": b"1"}, "c.d": b"2"}
+    parts = Parts()
+    content = parts.taken_apart(both)
+    assert content["a"]["b"] == {"$tensor": "a.b"}
+    assert content["a.b"] == {"$tensor": "a.b~2"}
+    assert [float(parts.tensors[name]) for name in ("a.b", "a.b~2")] == [0.0, 1.0]
+    assert list(parts.left_out) == ["c.d", "c.d~2"]
+
+
+def test_two_keys_that_are_written_alike_are_refused() -> None:
     with pytest.raises(CheckpointError, match="two keys at its top are both written '0'"):
         Parts().taken_apart({0: 1, "0": 2})
 

@@ -16,7 +16,7 @@ from typing import IO, Any
 from esper.anatomy.archive import read_program
 from esper.checkpoint import SHARED, FileContent, Storage, map_tensors, write_bundle
 from esper.errors import CheckpointCorrupt, CheckpointError, ConfigError
-from esper.runs.foreign.reading import LENGTH, PROGRAM, TENSORS, pieces
+from esper.runs.foreign.reading import LENGTH, NO_PROGRAM, NO_TENSORS, PROGRAM, TENSORS, pieces
 from esper.workers.confinement import Caps, Confined, Kind, Stopped, can_filter, run_confined
 
 TENSOR_FILE, PROGRAM_FILE, CONTENT_FILE = "tensors.safetensors", "program.pt2", "content.json"
@@ -113,8 +113,7 @@ def _brought(path: Path, file: IO[bytes], out: Path, storage: Storage, *, is_con
         ended = run_confined(pieces, file, answer, caps, is_confined=is_confined)
         if isinstance(ended, Stopped):
             raise CheckpointCorrupt(
-                f"{path} was not imported: {_reason(ended, caps)}. Nothing of it was kept. Load it where you "
-                "trust who wrote it, and save there a dict of tensors and numbers, such as a state_dict."
+                f"{path} was not imported: {_reason(ended, caps)}. Nothing of it was kept. {_advice(ended)}"
             )
         answer.seek(0)
         return _written(path, out, answer, _how(ended), storage)
@@ -133,7 +132,7 @@ def _opened(path: Path) -> IO[bytes]:
 
 def _reason(stopped: Stopped, caps: Caps) -> str:
     if stopped.kind is Kind.UNREADABLE:
-        return f"it cannot be read ({stopped.text})"
+        return stopped.text if stopped.text.startswith("it ") else f"it cannot be read ({stopped.text})"
     if stopped.kind is Kind.DIED:
         return f"the process that read it died ({stopped.text}), of damage in it or of too little memory"
     limits = {
@@ -142,6 +141,15 @@ def _reason(stopped: Stopped, caps: Caps) -> str:
         Kind.SIZE: f" (over {caps.answer_bytes >> 20} MiB)",
     }
     return f"{_WANTED[stopped.kind]}{limits.get(stopped.kind, '')} and was stopped"
+
+
+def _advice(stopped: Stopped) -> str:
+    if stopped.text.startswith(NO_TENSORS):
+        return "Name a file of torch.save, whole, or a .pt2 of torch.export.save."
+    where = "Load it where you trust who wrote it, and"
+    if stopped.text.startswith(NO_PROGRAM):
+        return f"{where} export there a network that only computes."
+    return f"{where} save there a dict of tensors and numbers, such as a state_dict."
 
 
 def _how(ended: Confined) -> str:

@@ -25,7 +25,7 @@ class Parts:
     """What was found, filled while the file's content is walked.
 
     Args:
-        tensors: dense tensors on the CPU, by dotted path.
+        tensors: dense tensors on the CPU, by dotted path; a further one of the same path has `~2` behind it.
         was: what a value was before JSON made something simpler of it, by dotted path.
         left_out: what is in no file that is written, and why, by dotted path.
     """
@@ -39,7 +39,7 @@ class Parts:
         """The value as JSON has it; tensors are put aside.
 
         Raises:
-            CheckpointError: two tensors have the same dotted path, or it is nested without end.
+            CheckpointError: two keys are written alike, or it is nested without end.
         """
         self.values += 1
         if depth > _MOST_DEPTH or self.values > _MOST_VALUES:
@@ -59,7 +59,7 @@ class Parts:
     def _mapping(self, value: Mapping[Any, Any], path: str, depth: int) -> dict[str, Any]:
         kinds = sorted({type(key).__name__ for key in value} - {"str"})
         if kinds:
-            self.was[path] = f"keys of type {', '.join(kinds)}"
+            self._note(path, f"keys of type {', '.join(kinds)}")
         plain: dict[str, Any] = {}
         for key, one in value.items():
             if str(key) in plain:
@@ -69,7 +69,7 @@ class Parts:
 
     def _row(self, value: Iterable[Any], path: str, depth: int) -> list[Any]:
         if not isinstance(value, list):
-            self.was[path] = type(value).__name__
+            self._note(path, type(value).__name__)
         return [
             self.taken_apart(one, f"{path}.{place}" if path else str(place), depth + 1)
             for place, one in enumerate(value)
@@ -79,32 +79,37 @@ class Parts:
         if type(value) is float:
             if math.isfinite(value):
                 return value
-            self.was[path] = "float"
+            self._note(path, "float")
             return str(value)
         if isinstance(value, complex):
-            self.was[path] = "complex"
+            self._note(path, "complex")
             return [str(value.real), str(value.imag)]
         if isinstance(value, torch.dtype | torch.device):
-            self.was[path] = f"torch.{type(value).__name__}"
+            self._note(path, f"torch.{type(value).__name__}")
             return str(value)
-        self.left_out[path] = f"a value of type {type(value).__name__}, which JSON has no form for"
+        self._leave_out(path, f"a value of type {type(value).__name__}, which JSON has no form for")
         return None
 
-    def _put_aside(self, value: Tensor, name: str) -> dict[str, str] | None:
+    def _put_aside(self, value: Tensor, path: str) -> dict[str, str] | None:
         if value.layout is not torch.strided or value.is_meta or value.is_quantized:
             what = (
                 "quantized" if value.is_quantized else "without data" if value.is_meta else str(value.layout)
             )
-            self.left_out[name] = f"a tensor that is not dense ({what})"
+            self._leave_out(path, f"a tensor that is not dense ({what})")
             return None
-        if name in self.tensors:
-            raise CheckpointError(f"two tensors have the path {name}")
+        name = _free(path, self.tensors)
         dense = value.detach()
         if dense.is_complex():
-            self.was[name] = f"{dense.dtype}, now pairs of real and imaginary part along the last axis"
+            self._note(name, f"{dense.dtype}, now pairs of real and imaginary part along the last axis")
             dense = torch.view_as_real(dense.resolve_conj())
         self.tensors[name] = dense
         return {TENSOR: name}
+
+    def _note(self, path: str, was: str) -> None:
+        self.was[_free(path, self.was)] = was
+
+    def _leave_out(self, path: str, why: str) -> None:
+        self.left_out[_free(path, self.left_out)] = why
 
     def tied(self) -> list[list[str]]:
         """Names of tensors that were the same memory; each of them is written in full."""
@@ -114,3 +119,12 @@ class Parts:
                 place = (one.untyped_storage().data_ptr(), one.storage_offset(), one.shape, one.stride())
                 places.setdefault(place, []).append(name)
         return [names for names in places.values() if len(names) > 1]
+
+
+def _free(path: str, taken: Mapping[str, Any]) -> str:
+    """A name that nothing has yet: keys may hold dots, so that two places of a file can have one path."""
+    name, number = path, 1
+    while name in taken:
+        number += 1
+        name = f"{path}~{number}"
+    return name

@@ -19,12 +19,14 @@ import torch
 
 from esper.anatomy.archive import read_program, write_program
 from esper.checkpoint import file_pieces
-from esper.errors import CheckpointError
+from esper.errors import CheckpointCorrupt, CheckpointError
 from esper.runs.foreign.plain import Parts
 
 LENGTH = struct.Struct("<Q")
 TENSORS, PROGRAM = "tensors", "program"
-_ZIP = b"PK\x03\x04"
+NO_TENSORS, NO_PROGRAM = "it is no file of torch.save", "it is a program that holds"
+"""What is said of a file that is nothing of the kind, and of a program that is not admitted."""
+_ZIP, _PICKLE = b"PK\x03\x04", b"\x80"
 _PROGRAM_MARK = "/archive_format"
 _SAMPLES = "/data/sample_inputs/model.pt"
 _NEEDS = re.compile(r"GLOBAL ([\w.]+)")
@@ -61,16 +63,17 @@ def _is_program(file: BinaryIO) -> bool:
 
 def _tensors(file: BinaryIO) -> tuple[dict[str, Any], Iterator[memoryview]]:
     if os.fstat(file.fileno()).st_size == 0:
-        raise CheckpointError("it is empty")
+        raise CheckpointError(f"{NO_TENSORS}: it is empty")
+    begins = file.read(len(_ZIP))
+    file.seek(0)
+    if begins != _ZIP and not begins.startswith(_PICKLE):
+        raise CheckpointError(f"{NO_TENSORS}, nor of torch.export.save: it begins like neither")
     try:
         held = torch.load(file, map_location="cpu", weights_only=True)
     except (OSError, MemoryError):
         raise
     except Exception as error:
-        reason = _refusal(str(error))
-        if reason is None:
-            raise
-        raise CheckpointError(reason) from None
+        raise CheckpointError(_refusal(error)) from error
     parts = Parts()
     rest = parts.taken_apart(held)
     facts = {
@@ -84,21 +87,25 @@ def _tensors(file: BinaryIO) -> tuple[dict[str, Any], Iterator[memoryview]]:
     return facts, file_pieces(parts.tensors)
 
 
-def _refusal(text: str) -> str | None:
+def _refusal(error: Exception) -> str:
     """Why torch refused a file. Its own words advise to unpickle without a check: not passed on."""
+    text = str(error)
     needs = _NEEDS.search(text)
     if needs is not None:
         return f"it holds an object that only code can build ({needs[1][:100]})"
     if "TorchScript" in text:
         return "it is a TorchScript archive; store the network by torch.export.save instead"
     if "weights_only" in text or "nsupported" in text:
-        return "it is no file of torch.save, or was damaged"
-    return None
+        return f"{NO_TENSORS}, or was damaged"
+    return f"{NO_TENSORS}, or was damaged ({type(error).__name__}: {text[:200]})"
 
 
 def _program(file: BinaryIO) -> tuple[dict[str, Any], Iterator[bytes]]:
     data, left_out = _without_samples(file)
-    stored = read_program(data)
+    try:
+        stored = read_program(data)
+    except CheckpointCorrupt as error:  # who reads a file of a stranger needs no advice about files of ours
+        raise CheckpointError(f"{NO_PROGRAM} {error.__cause__ or error}") from error
     written = write_program(stored.program, stored.extra)
     return {"kind": PROGRAM, "tensors": len(stored.program.state_dict), "left_out": left_out}, iter([written])
 

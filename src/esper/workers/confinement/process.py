@@ -133,5 +133,8 @@ def _ending(verdict: bytes, code: int, *, is_filtered: bool) -> Confined | Stopp
 
 
 def _printable(text: str) -> str:
-    line = " ".join(text.split())[:_MOST_WORDS]
+    line = " ".join(text.split())
+    if len(line) > _MOST_WORDS:  # not in the middle of a word, unless that is all there is
+        cut = line[:_MOST_WORDS]
+        line = f"{cut.rpartition(' ')[0] or cut} ..."
     return "".join(letter if letter.isprintable() else "?" for letter in line)
