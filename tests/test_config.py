@@ -52,6 +52,8 @@ def test_a_configuration_survives_a_checkpoint() -> None:
         ("[pruning]\ntarget = { flop = 0.5 }\n", "'flops' is near."),
         ("[analysis]\nqqq = 1\n", "analysis.qqq: There is no such key. "),
         ("[pruning]\ntarget = { flops = 50 }\n", "a share, so 50 % is 0.5."),
+        ("[telemetry]\nbus = 'foo'\n", "telemetry.bus: 'foo' is no bus. A bus is a file"),
+        ("[telemetry]\nbus = 'foo'\n", "redis://host:port/db. "),
         ("[pruning\n", "is not TOML"),
         ("[nonsense]\n", "nonsense"),
     ],

@@ -46,7 +46,7 @@ def refusal(kind: type[Section], source: str, error: ValidationError) -> str:
     """
     first = error.errors()[0]
     where = "".join(f"{part}: " for part in (source, ".".join(str(part) for part in first["loc"])) if part)
-    said = first["msg"]
+    said = first["msg"].removeprefix("Value error, ").rstrip(".")  # of a check of ours, which is a sentence
     if first["type"] == "extra_forbidden":
         said = "There is no such key" + _meant(kind, first["loc"])
     elif first["type"] in ("less_than", "less_than_equal") and _is_per_cent(first):

@@ -12,8 +12,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from esper import attach
-from esper.checkpoint import load_trainer
+from esper.checkpoint import CheckpointStore, load_trainer, open_key_ring
 from esper.elesh import DataRef, read_data
+from esper.nissa import acts
 from esper.runs import checkpoint_at
 from esper.runs.network import examine
 from tests.cli.test_main import esper
@@ -255,6 +256,46 @@ def test_the_audit_lists_plans_and_what_became_of_them(trained: Path) -> None:
     text = esper("audit", "show", str(trained)).stdout
     assert "intact" in text
     assert "emrakul" in text
+
+
+def test_an_epoch_after_which_a_mask_was_applied_says_when_it_was_decided(trained: Path) -> None:
+    events = json.loads(esper("audit", "show", str(trained), "--json").stdout)["events"]
+    first = next(event for event in events if event["kind"] == "masked")
+    decided = [event["epoch"] for event in events if event["kind"] == "decided"]
+    before = [epoch for epoch in decided if epoch < first["epoch"]][-1]
+    assert first["epoch"] not in decided  # or there is a cycle to show
+    outcome = esper("audit", "show", str(trained), "--epoch", str(first["epoch"]))
+    assert outcome.returncode == 2
+    said = " ".join(outcome.stderr.split())
+    assert f"applied after epoch {first['epoch']} was decided after epoch {before}." in said
+
+
+def test_the_newest_checkpoint_that_names_the_last_event_is_named(tmp_path: Path) -> None:
+    with CheckpointStore(tmp_path, keyring=open_key_ring(tmp_path, create=True), model="net") as store:
+        store.audit.emit(acts.WentBack(1, 1))
+        for step in (1, 2, 3):
+            store.save(step, 1, {"a.bin": b"a"})
+    newest = json.loads(esper("audit", "verify", str(tmp_path), "--json").stdout)["newest"]
+    assert newest == {"checkpoint": "step-000000003", "number": 1}
+
+
+def test_what_an_audit_that_was_begun_anew_tells_itself_is_told_apart_from_what_came_later(
+    tmp_path: Path,
+) -> None:
+    def opened() -> CheckpointStore:
+        return CheckpointStore(tmp_path, keyring=open_key_ring(tmp_path, create=True), model="net")
+
+    with opened() as store:
+        store.audit.emit(acts.WentBack(1, 1))
+        store.save(1, 1, {"a.bin": b"a"})
+    (tmp_path / "audit.sqlite").unlink()
+    with opened() as store:
+        store.audit.emit(acts.WentBack(1, 1))
+    old = esper("audit", "verify", str(tmp_path))
+    assert old.returncode == 1
+    assert "the audit tells of that itself" in " ".join(old.stdout.split())
+    problems = json.loads(esper("audit", "verify", str(tmp_path), "--json").stdout)["problems"]
+    assert [problem["is_told"] for problem in problems] == [True]
 
 
 def rollbacks(run: Path) -> list[dict[str, object]]:

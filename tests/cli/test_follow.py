@@ -61,6 +61,10 @@ def test_what_is_no_run_or_cannot_be_read_is_refused_by_its_reason(tmp_path: Pat
     done = esper("follow", str(tmp_path / "nowhere"))
     assert done.returncode == 2
     assert "There is no run directory at" in done.stderr.replace("\n", " ")
+    (tmp_path / "empty").mkdir()
+    done = esper("follow", str(tmp_path / "empty"))
+    assert done.returncode == 2
+    assert "is no run directory" in done.stderr.replace("\n", " ")
     (tmp_path / "odd" / "telemetry.jsonl").mkdir(parents=True)
     done = esper("follow", str(tmp_path / "odd"))
     assert done.returncode == 2

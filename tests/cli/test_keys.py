@@ -159,6 +159,14 @@ def test_what_nobody_could_vouch_for_is_not_sealed_by_the_new_key(run: Path) -> 
     assert told("promote", str(run), rotated["key"])["resealed"] == 1
 
 
+def test_the_primary_key_is_not_said_to_be_promoted_again(run: Path) -> None:
+    (first,) = keys(run)
+    outcome = esper("keys", "promote", str(run), first)
+    said = " ".join(outcome.stdout.split())
+    assert f"Key {first} is the primary one already; the ring was not changed." in said
+    assert [row for row in shown(run) if row["kind"] == "key_changed"] == []
+
+
 def test_a_damaged_copy_of_a_key_is_told_by_verify_and_healed_by_rotate(run: Path) -> None:
     file = run / "checkpoints" / "step-000000002" / "trainer.json"
     header = bytearray(file.read_bytes()[:HEADER_BYTES])

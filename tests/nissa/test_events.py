@@ -106,3 +106,9 @@ def test_a_checkpoint_that_was_passed_over_names_its_place_if_it_was_moved() -> 
 
 def test_braces_in_what_others_say_are_left_alone() -> None:
     assert events.Skipped(1, "KeyError: {x}").text == "KeyError: {x}"
+
+
+def test_one_unit_is_no_units() -> None:
+    assert acts.Masked(3, 1, 1, False, 0.1, 0.25, "flops", "Go.").text.startswith("Masked 1 unit, 10.0%")
+    assert events.Cut(3, 1, 0.1, 1e-7).text.startswith("Cut 1 unit: 10.0% fewer")
+    assert events.Cut(3, 2, 0.1, 1e-7).text.startswith("Cut 2 units: ")

@@ -10,8 +10,19 @@ from pathlib import Path
 
 import pytest
 
+from esper.report.blocks import pill
+from esper.report.charts import quality_chart
 from esper.report.html import render_html, write_report
-from esper.report.report import DecisionRow, EpochRow, Mark, RunReport, SeedRow, WidthRow, WorkerRow
+from esper.report.report import (
+    NOT_APPLIED,
+    DecisionRow,
+    EpochRow,
+    Mark,
+    RunReport,
+    SeedRow,
+    WidthRow,
+    WorkerRow,
+)
 from tests.report.example import bare_report, full_report
 
 VOID = {"meta"}
@@ -73,6 +84,20 @@ def test_what_was_not_measured_is_said_and_never_shown_as_zero() -> None:
     text = Page(render_html(bare_report())).text
     for name in ("Latency", "Loss", "Proof of equality", "What Esper cost"):
         assert f"{name} not measured" in text
+
+
+def test_a_metric_that_no_epoch_measured_has_no_axis() -> None:
+    rows = tuple(dataclasses.replace(row, metrics={}) for row in full_report().epochs)
+    report = dataclasses.replace(full_report(), epochs=rows, twin_epochs=())
+    chart = quality_chart(report)
+    assert "not measured" in chart
+    assert "mask applied" in chart  # what Esper did is still to be seen
+    assert 'class="grid"' not in chart
+
+
+def test_what_was_accepted_and_never_done_is_not_drawn_as_good() -> None:
+    assert pill("go") == '<span class="pill good">go</span>'
+    assert pill(f"go{NOT_APPLIED}") == '<span class="pill warn">go, not applied</span>'
 
 
 def test_evidence_that_was_not_measured_is_said_in_the_decision() -> None:

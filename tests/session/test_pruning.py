@@ -100,6 +100,19 @@ def test_a_plan_of_which_every_part_costs_too_much_is_not_applied(tmp_path: Path
     apply(run, end)
     assert run.session.parts.network.masks.keep.all()
     assert run.marks() == ["no_go"]
+    assert {row.verdict for row in run.session.log.progress.decisions} == {"go, not applied"}
+    run.session.detach()
+
+
+def test_a_mask_that_waited_for_a_metric_in_vain_is_no_decision_that_was_carried_out(tmp_path: Path) -> None:
+    run = Training(tmp_path / "run", pruning=AT_ONCE)
+    end, _ = decided(run)
+    run.session.pruning.cycles._resumed = end
+    run.session.pruning.end_epoch(is_measured=False)
+    assert {row.verdict for row in run.session.log.progress.decisions} == {"go"}
+    run.session.pruning.end_run()
+    assert {row.verdict for row in run.session.log.progress.decisions} == {"go, not applied"}
+    assert run.session.parts.network.masks.keep.all()
     run.session.detach()
 
 

@@ -23,6 +23,16 @@ from esper.web.pages import overview, run_page
 from tests.web.served import FakeRun, counted, epoch, get, served, training
 
 
+def test_a_host_that_is_none_of_this_machine_is_told_apart_from_a_port_that_is_taken() -> None:
+    with pytest.raises(ConfigError, match=r"Name another --host"):
+        Address("192.0.2.1", 0).bind()
+    with (
+        Address(port=0).bind() as taken,
+        pytest.raises(ConfigError, match=r"Name another port, --port 8266"),
+    ):
+        Address(port=taken.getsockname()[1]).bind()
+
+
 def test_runs_are_listed_shown_and_compared_and_nothing_of_them_is_markup(tmp_path: Path) -> None:
     training(tmp_path / "a" / "first")
     FakeRun(tmp_path / "second").tell(epoch(1), epoch(2))

@@ -53,5 +53,6 @@ def _head(facts: Mapping[str, Any], what: str) -> list[RenderableType]:
         return [Text.assemble((f"{facts['audit']}: ", STRONG), ("intact", GOOD), f". {what}.")]
     cells = table("found", "")
     for problem in facts["problems"]:
-        cells.add_row(Text(problem["kind"], style=BAD), problem["text"])
+        known = " (the audit tells of that itself, since it was begun anew)" if problem["is_told"] else ""
+        cells.add_row(Text(problem["kind"], style=BAD), problem["text"] + known)
     return [Text.assemble((f"{facts['audit']}: ", STRONG), ("not what was written", BAD), "."), cells]

@@ -12,7 +12,7 @@ from rich.live import Live
 from esper.cli import output
 from esper.errors import CheckpointMissing, ConfigError
 from esper.nissa import TELEMETRY_FILE
-from esper.runs import RunState, RunWatch, Story, live_line, live_panel
+from esper.runs import RunState, RunWatch, Story, live_line, live_panel, require_run
 
 LOOK_SECONDS = 0.5
 _SENTENCES = 5
@@ -24,12 +24,13 @@ def follow(run: Path, as_json: bool) -> None:
 
     Raises:
         CheckpointMissing: there is no such directory.
-        ConfigError: it cannot be read.
+        ConfigError: it is that of no run, or cannot be read.
     """
     if not run.is_dir():
         raise CheckpointMissing(
             f"There is no run directory at {run}. Name the run_dir given to esper.attach."
         )
+    require_run(run)
     stories = _stories(run)
     if as_json:
         _pass_on(run / TELEMETRY_FILE, stories)

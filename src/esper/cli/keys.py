@@ -99,12 +99,19 @@ def change_keys(
         confirm(lost)
     with CheckpointStore(run, keyring=ring) as store:
         directory, is_new = store.catalog.directory, change in ("rotate", "promote")
-        store.audit.emit(acts.KeyChanged(_DONE[change], named, changed.primary.id))
+        if changed != ring:
+            store.audit.emit(acts.KeyChanged(_DONE[change], named, changed.primary.id))
         if is_new and (manifests := due(directory, changed)):
             store.audit.emit(acts.SealedAgain(changed.primary.id, manifests))
         replace_key_ring(path, changed)
         done = rekey(directory, changed) if is_new else None
-    facts = {"key": named, "change": _DONE[change], "primary": changed.primary.id, "lost": lost}
+    facts = {
+        "key": named,
+        "change": _DONE[change],
+        "is_changed": changed != ring,
+        "primary": changed.primary.id,
+        "lost": lost,
+    }
     return {**facts, **_told(done)}
 
 

@@ -168,6 +168,8 @@ def _change(run: Path, change: Change, key: str | None, *, yes: bool, as_json: b
 
     facts = change_keys(run, change, key, confirm)
     text = f"Key {facts['key']} is {facts['change']}; {facts['primary']} seals from now on."
+    if not facts["is_changed"]:
+        text = f"Key {facts['key']} is the primary one already; the ring was not changed."
     if facts["resealed"]:
         text += (
             f" It vouches for {facts['resealed']} manifest(s) as well, so nothing rests on older keys alone."

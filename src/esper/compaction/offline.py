@@ -50,13 +50,18 @@ def finished_files(catalog: CheckpointCatalog, checkpoint: CheckpointRef) -> Net
         "flops": [origin["flops"], anatomy.flops()],
         "parameters": [origin["parameters"], anatomy.parameters()],
         "widths": {name: [width, after.get(name, 0)] for name, width in origin["widths"].items()},
-        "notes": ["The network of a finished run; its cuts were proven when they were made."],
     }
+    made = "its cuts were proven when they were made" if _is_smaller(facts) else "nothing was cut from it"
+    facts["notes"] = [f"The network of a finished run; {made}."]
     form = None if record is None else form_from(record, checkpoint.path)
     twin = Twin.from_bytes(catalog.blob(checkpoint, "twin").read_bytes())
     return NetworkFiles(
         program, _inputs(catalog, checkpoint, twin), facts, state_of(parts["model"]["tensors"]), form
     )
+
+
+def _is_smaller(facts: Mapping[str, Any]) -> bool:
+    return any(after < before for before, after in facts["widths"].values())
 
 
 def compact_checkpoint(

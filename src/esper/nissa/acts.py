@@ -103,7 +103,8 @@ class Masked(Moment):
             "" if is_whole else " That is of the whole plan; the weights have moved on, so it was shrunk."
         )
         removed = f"{self.removed_before:.1%} to {self.removed_after:.1%} of the {self.cost} removed"
-        return f"Masked {self.units}{of} units{probation}, {removed}. {self.reason}{shrunk}"
+        units = "unit" if is_whole and self.units == 1 else "units"
+        return f"Masked {self.units}{of} {units}{probation}, {removed}. {self.reason}{shrunk}"
 
 
 # --- Going back ---

@@ -31,10 +31,15 @@ class Cut(Moment):
     """Masked units were cut: `fewer` is the share of parameters that went, `error` is from the proof."""
 
     kind, by = "cut", "kasmina"
-    says = "Cut {units} units: {fewer:.1%} fewer parameters, equal to the masked network within {error:.1e}."
     units: int
     fewer: float
     error: float
+
+    @property
+    def text(self) -> str:
+        units = "unit" if self.units == 1 else "units"
+        equal = f"equal to the masked network within {self.error:.1e}"
+        return f"Cut {self.units} {units}: {self.fewer:.1%} fewer parameters, {equal}."
 
 
 @dataclass(frozen=True)

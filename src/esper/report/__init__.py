@@ -8,6 +8,7 @@ from esper.report.html import sections, style, summary_of, write_report
 from esper.report.network_map import MapGroup, MapLayer, MapPart, network_map
 from esper.report.promises import Measures, Promise, Standing, promises
 from esper.report.report import (
+    NOT_APPLIED,
     ArmRow,
     DecisionRow,
     EpochRow,
@@ -23,6 +24,7 @@ from esper.report.report import (
 
 __all__ = [
     "MOST_RUNS",
+    "NOT_APPLIED",
     "ArmRow",
     "DecisionRow",
     "EpochRow",

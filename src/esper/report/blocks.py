@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from html import escape
 
 from esper.report.figures import NOT_MEASURED
+from esper.report.report import NOT_APPLIED
 
 _TONES = {
     "go": "good",
@@ -37,6 +38,8 @@ def pill(verdict: str) -> str:
     """A verdict, in its color."""
     words = verdict.strip().lower().replace("-", "_")
     tone = next((tone for word, tone in _TONES.items() if words.startswith(word)), "")
+    if verdict.endswith(NOT_APPLIED):
+        tone = "warn"
     return f'<span class="pill {tone}">{escape(verdict.replace("_", "-"))}</span>'
 
 

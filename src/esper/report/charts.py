@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 
 from esper.nissa import MarkKind
-from esper.report.figures import MetricScale, change, count, percent
+from esper.report.figures import NOT_MEASURED, MetricScale, change, count, percent
 from esper.report.plot import Axis, EndLabel, Plot, text
 from esper.report.report import EpochRow, Mark, RunReport
 
@@ -38,8 +38,10 @@ def quality_chart(report: RunReport) -> str:
     lane_bottom = lane_top + 24 * len(lanes)
     height = lane_bottom + (132 if lead else 6)
     ends = [_end(run, "with Esper", "run", scale), _end(twin, "uncut twin", "twin", scale)]
+    is_measured = any(map(math.isfinite, (*run.values(), *twin.values())))
+    middle = text((plot.left + plot.right) / 2, (_TOP + y.start) / 2, NOT_MEASURED, "tick middle")
     parts = [
-        *plot.grid(y, [(tick, scale.tick(tick)) for tick in y.ticks(6)]),
+        *(plot.grid(y, [(tick, scale.tick(tick)) for tick in y.ticks(6)]) if is_measured else [middle]),
         *_change_lines(plot, report.marks, _CHANGES, lane_bottom),
         *plot.epoch_labels(y.start + 17, 12, report.unit),
         *_lanes(plot, report.marks, lanes, lane_top),

@@ -75,13 +75,17 @@ class Latency:
         return self.before_ms / self.after_ms
 
 
+NOT_APPLIED = ", not applied"
+"""Ends the verdict of what was accepted and never done to the network."""
+
+
 @dataclass(frozen=True)
 class DecisionRow:
     """What was decided about `units` units of one group, and the evidence for it.
 
     `score` is the screening score, `confidence` the share of resamples (0..1) that agree, `loss_increase` the
     exact rise of the loss when the units are ablated. `verdict` begins with the word of the judgement
-    (`go`, `no_go`, `conditional`, `rejected`).
+    (`go`, `no_go`, `conditional`, `rejected`), and ends with `NOT_APPLIED` where nothing came of it.
     """
 
     epoch: int

@@ -5,7 +5,7 @@ from esper.runs.live import live_line, live_panel
 from esper.runs.mail import Asker, Mailbox, content_of
 from esper.runs.named import called, named
 from esper.runs.now import doing
-from esper.runs.open import built, checkpoint_at, inspected, open_catalog
+from esper.runs.open import built, checkpoint_at, inspected, open_catalog, require_run
 from esper.runs.reopened import Reopened
 from esper.runs.rows import (
     AnatomyRows,
@@ -54,6 +54,7 @@ __all__ = [
     "open_catalog",
     "planned_of",
     "report_so_far",
+    "require_run",
     "runs_in",
     "step_number",
     "verify_rows",

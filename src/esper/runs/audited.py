@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from esper.checkpoint.audit import AuditReader, StoredEntry
     from esper.emrakul.cycle import CycleOutcome
 
-DECIDED = "decided"
-"""The kind of the entries that tell of a cycle."""
+DECIDED, MASKED = "decided", "masked"
+"""The kinds of the entries that tell of a cycle, and of a mask that was applied."""
 _COLUMNS = ("number", "at_seconds", "epoch", "kind", "severity", "by", "who", "text")
 
 
@@ -53,9 +53,12 @@ class Audited:
         """Those that were there then."""
         return (one for one in self.reader.entries() if self.until is None or one.number <= self.until)
 
-    def problems(self) -> list[dict[str, str]]:
-        """What is wrong, by its kind."""
-        return [{"kind": one.kind.value, "text": one.text} for one in self.reader.report.findings]
+    def problems(self) -> list[dict[str, Any]]:
+        """What is wrong, by its kind; `is_told`: the audit itself tells of it, since it was begun anew."""
+        return [
+            {"kind": one.kind.value, "text": one.text, "is_told": one.is_told}
+            for one in self.reader.report.findings
+        ]
 
     def shown(self, path: Path) -> dict[str, Any]:
         """Everything that `esper audit show` tells."""
@@ -72,7 +75,7 @@ class Audited:
         """Everything that `esper audit verify` tells."""
         report = self.reader.report
         last = None if report.last is None else report.last.number
-        newest = max(report.anchors, key=lambda named: named[1].number, default=None)
+        newest = max(report.anchors, key=lambda named: (named[1].number, named[0]), default=None)
         return {
             "audit": str(self.reader.path),
             "entries": report.entries,
@@ -102,13 +105,25 @@ def decided(path: Path, entries: Iterable[StoredEntry], epoch: int) -> dict[str,
     Raises:
         ConfigError: no cycle ended for that epoch.
     """
-    cycles = [one for one in entries if one.entry.kind == DECIDED]
+    stored = list(entries)
+    cycles = [one for one in stored if one.entry.kind == DECIDED]
     decisions = [_decision(one) for one in cycles if one.entry.epoch == epoch]
     if not decisions:
         known = sorted({one.entry.epoch for one in cycles if one.entry.epoch is not None})
         there = f"There are those of epochs {', '.join(map(str, known))}." if known else "There is none yet."
-        raise ConfigError(f"{path} holds no pruning cycle of epoch {epoch}. {there}")
+        raise ConfigError(f"{path} holds no pruning cycle of epoch {epoch}. {_applied(stored, epoch)}{there}")
     return {"epoch": epoch, "decisions": decisions}
+
+
+def _applied(entries: Iterable[StoredEntry], epoch: int) -> str:
+    """After which epoch the mask was decided that was applied after another one; '' if there was none."""
+    decided_after: int | None = None
+    for one in entries:
+        if one.entry.kind == DECIDED:
+            decided_after = one.entry.epoch
+        elif one.entry.kind == MASKED and one.entry.epoch == epoch and decided_after is not None:
+            return f"The mask that was applied after epoch {epoch} was decided after epoch {decided_after}. "
+    return ""
 
 
 def _decision(stored: StoredEntry) -> dict[str, Any]:

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 from esper.errors import CheckpointMissing, ConfigError
 from esper.leyline import decode
+from esper.nissa import TELEMETRY_FILE
 from esper.runs.named import called
 from esper.runs.rows import step_number
-from esper.runs.story import runs_in
+from esper.runs.story import REPORT_FILE, RUN_FILE, runs_in
 
 if TYPE_CHECKING:
     from esper.anatomy import Anatomy
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
     from esper.report import MapLayer
 
 _MOST_NAMED = 3
+_TOLD = (TELEMETRY_FILE, REPORT_FILE)
+"""What there may be to look at where nothing was saved."""
 
 
 @dataclass(frozen=True)
@@ -76,13 +79,22 @@ def open_catalog(run: Path) -> CheckpointCatalog:
             f"There is no run directory at {run}. Name the run_dir that was given to esper.attach; "
             "it holds a directory called checkpoints."
         )
-    if not any((run / name).is_dir() for name in ("checkpoints", "keys")):
-        raise ConfigError(f"{run} is no run directory: it has no checkpoints/. {_instead(run)}")
+    require_run(run)
     from esper.checkpoint import CheckpointCatalog, open_key_ring, require_own_ring
 
     ring = open_key_ring(run)
     require_own_ring(run, ring)
     return CheckpointCatalog(run, ring)
+
+
+def require_run(place: Path) -> None:
+    """Refuses a directory that nobody has begun a run in, and says what to name instead.
+
+    Raises:
+        ConfigError: it is that of no run.
+    """
+    if not any((place / name).exists() for name in ("checkpoints", "keys", RUN_FILE, *_TOLD)):
+        raise ConfigError(f"{place} is no run directory: it has no checkpoints/. {_instead(place)}")
 
 
 def _instead(place: Path) -> str:

@@ -217,7 +217,8 @@ def planned_of(facts: Mapping[str, Any]) -> int | None:
 def _newest_step(run: Path) -> int | None:
     """The step of the newest checkpoint, by its name; None if there is none, or nobody may look."""
     try:
-        names = [_STEP_NAME.fullmatch(entry.name) for entry in os.scandir(run / "checkpoints")]
+        with os.scandir(run / "checkpoints") as inside:
+            names = [_STEP_NAME.fullmatch(entry.name) for entry in inside]
     except OSError:
         return None
     return max((int(name[1]) for name in names if name is not None), default=None)

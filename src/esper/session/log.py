@@ -13,7 +13,7 @@ from esper.emrakul import EpochRecord
 from esper.emrakul.cycle import CycleOutcome
 from esper.leyline import UNSTORED, decode, encode
 from esper.nissa import Event, FanOut, LoggerSink, Moment, acts, progress, seed_events
-from esper.report import DecisionRow, EpochRow, Mark, SeedRow
+from esper.report import NOT_APPLIED, DecisionRow, EpochRow, Mark, SeedRow
 
 
 @dataclass
@@ -140,6 +140,13 @@ class RunLog:
                     reason=self.says(outcome.reason),
                 )
             )
+
+    def not_applied(self, epoch: int) -> None:
+        """What was decided about the checkpoint of `epoch` was accepted, and never done to the network."""
+        self.progress.decisions = [
+            replace(row, verdict=f"{row.verdict}{NOT_APPLIED}") if row.epoch == epoch else row
+            for row in self.progress.decisions
+        ]
 
     @staticmethod
     def __stored_before__(stored: Mapping[str, Any]) -> Mapping[str, Any]:

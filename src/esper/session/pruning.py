@@ -106,6 +106,8 @@ class Pruning:
         self.cycles.drop()
         if trial.mask is MaskState.PENDING:
             self._log.tell(events.WaitedInVain())
+            if self._pending is not None:
+                self._log.not_applied(self._pending.epoch)
         if trial.happen(MaskEvent.RUN_ENDED) is Action.JUDGE and trial.watch is not None:
             end, shown = self._judging.of_run(trial.watch)
             if isinstance(end, RollbackReason):  # no further back than needed, whatever went before
@@ -216,6 +218,7 @@ class Pruning:
             self._pending = None
             trial.happen(MaskEvent.REFUSED)
             self.cycles.coordinator.record_refusal(mask.epoch)
+            log.not_applied(mask.epoch)
             log.tell(events.RefusedLive(log.epoch, answer.objection))
             return
         try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import json
 import socket
 import threading
@@ -64,10 +65,15 @@ class Address:
             return socket.create_server((self.host, self.port), family=family, backlog=64)
         except (OSError, OverflowError) as error:
             why = getattr(error, "strerror", None) or str(error)
-            raise ConfigError(
-                f"Nothing can be served at {self.host}:{self.port}: {why}. Name another port, --port 8266, "
-                "or --port 0 for any that is free."
-            ) from error
+            is_host = (
+                isinstance(error, socket.gaierror) or getattr(error, "errno", None) == errno.EADDRNOTAVAIL
+            )
+            todo = (
+                "Name another --host: an address of this machine, or 0.0.0.0 for all of them"
+                if is_host
+                else "Name another port, --port 8266, or --port 0 for any that is free"
+            )
+            raise ConfigError(f"Nothing can be served at {self.host}:{self.port}: {why}. {todo}.") from error
 
 
 def serve(folder: Path, listening: socket.socket) -> None:

@@ -252,6 +252,14 @@ def test_a_key_that_is_no_longer_believed_leaves_what_later_entries_vouch_for(tm
     assert found(tmp_path, disabled) == [Tampering.EDITED]
 
 
+def test_an_empty_file_is_not_called_missing(tmp_path: Path) -> None:
+    file = written(tmp_path)
+    file.write_bytes(b"")
+    assert "audit.sqlite is empty, and step-000000006 was saved after entry 6" in told(tmp_path)
+    file.unlink()
+    assert "audit.sqlite is missing, and step-000000006" in told(tmp_path)
+
+
 def test_an_audit_that_does_not_verify_is_set_aside_and_the_next_one_says_so_for_good(tmp_path: Path) -> None:
     with opened(written(tmp_path)) as database:
         database.execute("DELETE FROM entries WHERE place > 5")

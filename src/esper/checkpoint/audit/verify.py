@@ -113,7 +113,8 @@ def examine(path: Path, ring: KeyRing, run: str, anchors: Anchors) -> AuditRepor
             if not rows and stored.head() is None:
                 raise FileNotFoundError  # its maker was killed before the first entry
     except FileNotFoundError:
-        what = f"{path.name} is missing, and {_teller(anchors, newest)} was saved after entry {newest}"
+        state = "empty" if path.exists() else "missing"
+        what = f"{path.name} is {state}, and {_teller(anchors, newest)} was saved after entry {newest}"
         gone = (Finding(Tampering.CUT, what),) if newest else ()
         return AuditReport(0, None, newest, anchors, gone)
     except AuditUnreadable as error:
