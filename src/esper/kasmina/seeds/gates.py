@@ -17,7 +17,8 @@ from esper.urabrask import Check
 _YES = "yes"
 _SAID = "otherwise"
 """The name of the question says it all."""
-_ORDER = "no position reads later ones, as before (attention: causal=True; growing.reads_later=True lets it)"
+_ORDER = "no position reads later ones than before"
+_ORDERLY = f"{_ORDER} (attention: causal=True keeps to that; growing.reads_later=True lets it)"
 _DOUBT = 0.05
 """Chance that something is taken for worse which is not."""
 
@@ -149,7 +150,7 @@ def sanity(seed: Planted, settings: GrowthSettings) -> GateResult:
         yes("leaves its input as it is", seed.leaves_input),
         yes("reaches only its own parameters", seed.is_isolated),
         yes("has parameters to train", seed.can_learn),
-        yes(_ORDER, seed.keeps_order),
+        yes(_ORDERLY if seed.keeps_order is False else _ORDER, seed.keeps_order),
         size,
         at_most("dead channels here", seed.dead, settings.max_dead),
     )
