@@ -27,7 +27,7 @@ def test_every_arm_is_told_and_written_with_its_cost(tmp_path: Path) -> None:
         tmp_path, few(), epochs=4, seed=0, told=lambda name, epoch, _: epochs.append((name, epoch))
     )
     report = RunReport.read(tmp_path / "report.json")
-    pruned, grown, as_long, as_much = report.arms
+    pruned, grown, as_long, *others = report.arms
     # Nothing has time to grow in four epochs, so that all arms cost the same, and the same comes out.
     assert [name for name, _ in epochs] == ["grown"] * 4 + ["pruned"] * 4 + [
         arm.name for arm in report.arms[2:] for _ in arm.spent
@@ -35,7 +35,9 @@ def test_every_arm_is_told_and_written_with_its_cost(tmp_path: Path) -> None:
     assert pruned.spent[:4] == grown.spent
     assert pruned.values[:4] == grown.values
     assert len(as_long.spent) == len(pruned.spent) == 8
-    assert as_long.spent[-1] >= as_much.spent[-1] >= grown.spent[-1]
+    assert as_long.spent[-1] >= pruned.spent[-1] >= grown.spent[-1]
+    trainings = [(arm.flops, len(arm.spent)) for arm in (as_long, *others)]
+    assert len({*trainings}) == len(trainings)  # what comes to the same is trained once
     assert grown.spent[0] == as_long.spent[0]
     # So small a one is none that is born wider, and nobody calls it grown.
     assert [pruned.name, grown.name] == [

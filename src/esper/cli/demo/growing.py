@@ -81,9 +81,9 @@ def run_growing_demo(
 ) -> tuple[RunReport, str]:
     """Grows a narrow network, prunes it, trains three others beside it, and writes the report into the run.
 
-    The others are the narrow network as long, the same for as many FLOPs, and, for as many FLOPs too and
-    where something has grown, one that is born with the FLOPs that the grown one ends with. Decisions rest on
-    the probe images; the test images judge all of them and nothing else.
+    The others are the narrow network as long, the same for as many FLOPs, and, for as many FLOPs too, one
+    that is born with the FLOPs that the grown one ends with; what comes to the same is trained once.
+    Decisions rest on the probe images; the test images judge all of them and nothing else.
 
     Args:
         folder: the run directory; the pruning is a run of its own in it, `pruned`.
@@ -106,15 +106,13 @@ def run_growing_demo(
     right = _right(training.model, digits.test)
     budget, as_long = pruned.spent[-1], len(pruned.spent)
     width = _width_of(pruned.flops, digits)
-    twins = {
-        "the narrow network, as long": (NARROW, as_long * _epoch_flops(NARROW, digits)),
-        "the narrow network, as many FLOPs": (NARROW, budget),
-    }
-    if width != NARROW:  # otherwise nothing has grown, and that is the narrow network
-        twins[f"born {width} wide, as many FLOPs"] = (width, budget)
+    twins = {(NARROW, as_long): "the narrow network, as long"}
+    for channels, name in ((NARROW, "the narrow network"), (width, f"born {width} wide")):
+        epochs = max(1, round(budget / _epoch_flops(channels, digits)))
+        twins.setdefault((channels, epochs), f"{name}, as many FLOPs")  # where nothing has grown it is there
     arms = [pruned, _beside(right, grown, as_grown)]
-    for name, (channels, flops) in twins.items():
-        training = Training(digits, channels, max(1, round(flops / _epoch_flops(channels, digits))), seed)
+    for (channels, epochs), name in twins.items():
+        training = Training(digits, channels, epochs, seed)
         arms.append(_beside(right, *_train(name, training, channels, told)))
     report = dataclasses.replace(
         report,
