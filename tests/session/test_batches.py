@@ -45,6 +45,50 @@ class Views(nn.Module):
         return F.normalize(self.layers(a), dim=1), F.normalize(self.layers(b), dim=1)
 
 
+class OfGraphs(nn.Module):
+    """Nodes of several graphs in one batch, with the edges between them and the graph of each node."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.up, self.down = nn.Linear(4, 32), nn.Linear(32, 2)
+
+    def forward(self, x: Tensor, edges: Tensor, graph: Tensor) -> Tensor:
+        seen = torch.relu(self.up(x + torch.zeros_like(x).index_add(0, edges[1], x[edges[0]])))
+        whole = seen.new_zeros(GRAPHS, seen.shape[1]).index_add(0, graph, seen)
+        out: Tensor = self.down(whole)
+        return out
+
+
+class OneSize(nn.Module):
+    """Works with 24 samples at a time only."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(nn.Linear(8, 32), nn.ReLU(), nn.Linear(32, 2))
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.layers(x.view(24, 8))
+        return out
+
+
+GRAPHS = 12
+
+
+def graphs(count: int, seed: int) -> list[tuple[tuple[Tensor, Tensor, Tensor], Tensor]]:
+    generator = torch.Generator().manual_seed(seed)
+    batches = []
+    for number in range(count):
+        nodes = 40 + 3 * number
+        graph = torch.arange(nodes) % GRAPHS
+        x, edges = (
+            torch.randn(nodes, 4, generator=generator),
+            torch.randint(nodes, (2, 90 - number), generator=generator),
+        )
+        target = torch.zeros(GRAPHS).index_add(0, graph, x[:, 0]) > 0
+        batches.append(((x, edges, graph), target.long()))
+    return batches
+
+
 def texts(lengths: list[int], seed: int) -> list[tuple[Tensor, Tensor]]:
     generator = torch.Generator().manual_seed(seed)
     batches = [torch.randint(1, 9, (24, length), generator=generator) for length in lengths]
@@ -112,6 +156,28 @@ def test_a_contrastive_loss_is_judged_on_whole_batches(tmp_path: Path) -> None:
     assert session.removed_fraction >= 0.4
     assert any("Mean loss" in mark.text for mark in session.log.marks)
     session.detach()
+
+
+def test_batches_of_graphs_with_any_number_of_nodes_and_edges_are_whole(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    session = trained(tmp_path / "run", OfGraphs(), graphs(4, 0), graphs(8, 1), F.cross_entropy)
+    network = session.parts.network
+    assert not network.graph.is_batch_dynamic
+    assert network.graph.takes(graphs(7, 2)[6])
+    assert session.removed_fraction >= 0.4
+    report = session.finish().report
+    assert report.latency is not None
+    assert report.latency.batch_size == 40  # nodes: there is no axis of samples
+
+
+def test_a_network_for_one_number_of_samples_is_timed_with_it(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    generator = torch.Generator().manual_seed(1)
+    batches = [(x, (x[:, 0] > 0).long()) for x in torch.randn(12, 24, 8, generator=generator)]
+    session = trained(tmp_path / "run", OneSize(), batches[:4], batches[4:], F.cross_entropy)
+    report = session.finish().report
+    assert report.latency is not None
+    assert report.latency.batch_size == 24
 
 
 def test_one_batch_that_cannot_be_divided_is_refused_with_what_to_do(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from esper.anatomy.graph import undisturbed
-from esper.batches import device_of, repeated
+from esper.batches import device_of, repeated, samples
 from esper.cost.stopwatch import seconds_of
 from esper.report import Latency
 
@@ -21,15 +21,21 @@ LEAST_SECONDS, MAX_SECONDS = 0.3, 10.0
 
 
 def compare_latency(
-    before: nn.Module, after: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], batch_size: int = 64
+    before: nn.Module,
+    after: nn.Module,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    batch_size: int | None = 64,
 ) -> Latency:
     """Median forward time of both networks at `batch_size` (the inputs are repeated to it), in eval mode.
+
+    Without a size the inputs are taken as they are, by networks that work with no other number of samples.
 
     The networks take turns, so that what else the machine does hits both. A turn is several passes, the first
     of which is not timed: right after the other network the allocator fetches memory anew, which a network
     that runs alone does not meet.
     """
-    inputs = repeated((args, kwargs), batch_size)
+    inputs = (args, kwargs) if batch_size is None else repeated((args, kwargs), batch_size)
     device = device_of(after)
     times: tuple[list[float], list[float]] = ([], [])
     with undisturbed(before), undisturbed(after), torch.inference_mode():
@@ -42,7 +48,7 @@ def compare_latency(
             if time.perf_counter() - start > MAX_SECONDS:
                 break
     (first, first_spread), (second, second_spread) = (_summary(found) for found in times)
-    return Latency(batch_size, first, second, first_spread, second_spread, str(device), len(times[0]))
+    return Latency(samples(inputs), first, second, first_spread, second_spread, str(device), len(times[0]))
 
 
 def _summary(milliseconds: list[float]) -> tuple[float, float]:

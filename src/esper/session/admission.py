@@ -21,7 +21,7 @@ from esper.anatomy.graph import (
     named_tensors,
 )
 from esper.anatomy.twin import Twin
-from esper.batches import HeldOut
+from esper.batches import HeldOut, sizes_of
 from esper.checkpoint import Generator, HasStateDict
 from esper.config import Config
 from esper.errors import ConfigError, EvidenceError, SurgeryError
@@ -178,7 +178,7 @@ def fitting_batches(batches: Sequence[Any], graph: Twin) -> list[Any]:
 
     The code may fix an axis that varies from batch to batch, such as the length of texts.
     """
-    if not graph.is_batch_dynamic:
+    if not graph.is_batch_dynamic and all(len(sizes_of(batch)) == 1 for batch in batches):
         return list(batches)
     try:
         fitting = [batch for batch in batches if graph.takes(batch)]

@@ -165,7 +165,8 @@ def _latency(session: Session) -> Latency | None:
     if network.original is None:
         return None
     inputs = network.inputs
-    return compare_latency(network.original, network.model, inputs.args, dict(inputs.kwargs))
+    size = 64 if inputs.is_batch_dynamic else None
+    return compare_latency(network.original, network.model, inputs.args, dict(inputs.kwargs), size)
 
 
 def _reached(session: Session, cost: CostName) -> float:

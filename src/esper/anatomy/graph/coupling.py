@@ -38,15 +38,16 @@ def grows_twice(one: ExportedProgram, other: ExportedProgram) -> bool:
     ours, theirs = (dict(_tensors(program)) for program in (one, other))
     if ours.keys() != theirs.keys():
         return False
-    pairs = [(value.shape, theirs[name].shape) for name, value in ours.items()]
+    pairs = [(_fixed(value), _fixed(theirs[name])) for name, value in ours.items()]
     return any(len(a) == len(b) and sum(n != m for n, m in zip(a, b, strict=True)) > 1 for a, b in pairs)
 
 
 def takes_neighbors(program: ExportedProgram, samples: int) -> bool:
     """Whether an input beside the features of as many nodes says which of them are neighbors: a square."""
-    shapes = [tuple(node.meta["val"].shape) for node in inputs_of(program)]
-    tables = [shape for shape in shapes if len(shape) > 1 and shape[0] == samples]
-    return len(tables) > 1 and (samples, samples) in tables
+    shapes = [_fixed(node.meta["val"]) for node in inputs_of(program)]
+    rows = (samples, None)  # what nothing else fixes is open
+    tables = [shape for shape in shapes if len(shape) > 1 and shape[0] in rows]
+    return len(tables) > 1 and any(shape[1:] == (samples,) for shape in tables)
 
 
 def inputs_of(program: ExportedProgram) -> Iterator[fx.Node]:
@@ -64,6 +65,13 @@ def _tensors(program: ExportedProgram) -> Iterator[tuple[str, Tensor]]:
         value = node.meta.get("val")
         if isinstance(value, Tensor):
             yield node.name, value
+
+
+def _fixed(value: Tensor) -> tuple[int | None, ...]:
+    """The sizes of a tensor, None for one that is open: to compare that with a number would close it."""
+    sizes: list[int | torch.SymInt] = list(value.shape)
+    # Some that look open stand for one number.
+    return tuple(size.node.maybe_as_int() if isinstance(size, torch.SymInt) else size for size in sizes)
 
 
 def _symbols(size: int | torch.SymInt) -> frozenset[object]:

@@ -22,7 +22,7 @@ from esper.anatomy.graph.lowering import lowered
 from esper.anatomy.graph.refusal import number_from, refuse
 from esper.anatomy.graph.sharded import gathered
 from esper.anatomy.graph.wrappers import bare
-from esper.batches import repeated, samples, split_sample
+from esper.batches import repeated, samples, sizes_of, split_sample
 from esper.errors import ConfigError, EsperError, UntraceableError
 
 Loss = Callable[[Any, Any], Tensor]
@@ -189,7 +189,9 @@ def _traced(model: nn.Module, sample: Any, loss: Loss | None, free: Axes) -> Tra
     if loss is not None:
         _check_scalar(program)
     traced = traced_as(program, model, batch, has_loss=loss is not None)
-    return replace(traced, is_coupled=is_coupled)
+    # Without an axis of samples that all inputs share, as in a graph of nodes and edges, a batch is a whole.
+    takes_any = traced.is_batch_dynamic and len(sizes_of(inputs)) == 1
+    return replace(traced, is_coupled=is_coupled, is_batch_dynamic=takes_any)
 
 
 def _exported(step: _Step, inputs: tuple[Any, ...], free: Axes) -> tuple[ExportedProgram, int, bool]:
