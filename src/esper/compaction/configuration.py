@@ -28,6 +28,9 @@ from esper.arrays import BoolArray
 from esper.emrakul.plan import alike
 from esper.errors import SurgeryError
 
+UNSAID = "the configuration cannot say it"
+"""How the reason begins for which a group stays that could go from a network without a configuration."""
+
 _MOST_CHANGED, _MOST_TRIED, _MOST_SHAPED, _MOST_BUILT = 3, 200, 6, 48
 
 Place = tuple[str | int, ...]
@@ -127,7 +130,7 @@ def describable(model: nn.Module, anatomy: Anatomy, inputs: Inputs, allowed: Boo
         vars(twin.config).update(vars(configuration))
         put_back(twin, model, result)
         if described is not None and not described.is_complete:
-            why = f"the configuration cannot say it: {described.why}"
+            why = f"{UNSAID}: {described.why}; pruning.plan.configurable = false lets it go"
             refused.update({anatomy.groups[number].name: why for number in groups})
     return refused
 

@@ -20,6 +20,7 @@ from esper.anatomy.archive import write_program
 from esper.anatomy.cut import Form, Snapshot
 from esper.anatomy.graph import copied
 from esper.anatomy.twin import deployed
+from esper.compaction import UNSAID
 from esper.cost import CostName, compare_latency
 from esper.emrakul import Schedule
 from esper.emrakul.cycle import RunEnd, why_missed
@@ -203,6 +204,7 @@ def _missed(session: Session, in_flight: int | None) -> Event | None:
         grown=grown_fraction(parts.network, terms.origin, target.cost),
         seeds=last_grown(session.log.seeds),
         has_stepped=session.step > 0,
+        is_unsaid=any(why.startswith(UNSAID) for why in parts.network.refused.values()),
     )
     schedule = Schedule(terms.config.pruning, terms.epochs)
     why = why_missed(target, end, schedule, parts.runner.coordinator.state)

@@ -83,6 +83,11 @@ def test_a_target_that_was_met_is_no_word_worth() -> None:
         (told(record("failed", "WorkerLost: gone")), "(WorkerLost: gone)", "more epochs"),
         (told(record("skipped", "No unit may go.")), "(No unit may go)", "more epochs"),
         (told(record("skipped", AT_FLOOR)), "at the floor", "lower pruning.floors"),
+        (
+            told(record("skipped", AT_FLOOR), is_unsaid=True),
+            "cannot be cut",
+            "set pruning.plan.configurable to false, or lower",
+        ),
         (told(record("accepted")), "nothing is decided after epoch 8", "more epochs"),
         (
             told(record("accepted", removed_after=0.3, goal_fraction=0.5, held={"confidence": 3})),

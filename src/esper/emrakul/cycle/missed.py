@@ -55,6 +55,7 @@ class RunEnd:
         grown: share of the original cost that seeds have added.
         seeds: first and last epoch of the last time that seeds were on their way, which keep pruning waiting.
         has_stepped: whether the optimizer that is listened to has made a step.
+        is_unsaid: whether units stay that only the network's configuration cannot say.
     """
 
     removed: float
@@ -69,6 +70,7 @@ class RunEnd:
     grown: float = 0.0
     seeds: tuple[int, int] | None = None
     has_stepped: bool = True
+    is_unsaid: bool = False
 
     @property
     def only_masked(self) -> float:
@@ -149,7 +151,7 @@ def _obstacle(end: RunEnd, schedule: Schedule, state: CoordinatorState) -> tuple
         return f"{why} epoch {schedule.last_epoch_at(epoch)}", "say how long it is (attach(epochs=...))"
     if last.status == CycleStatus.ACCEPTED:
         return _accepted(last, end, schedule.last_epoch_at(epoch))
-    return _ended(last)
+    return _ended(last, is_unsaid=end.is_unsaid)
 
 
 def _accepted(last: CycleRecord, end: RunEnd, last_epoch: int) -> tuple[str, str]:
@@ -171,7 +173,7 @@ def _accepted(last: CycleRecord, end: RunEnd, last_epoch: int) -> tuple[str, str
     )
 
 
-def _ended(last: CycleRecord) -> tuple[str, str]:
+def _ended(last: CycleRecord, *, is_unsaid: bool) -> tuple[str, str]:
     if last.status == CycleStatus.REJECTED:
         advice = f"{_GENTLER}, or lower the target"
         return f"the validator refused the plan of epoch {last.epoch} ({_clause(last.reason)})", advice
@@ -186,6 +188,8 @@ def _ended(last: CycleRecord) -> tuple[str, str]:
     advice = _LONGER
     if last.reason == AT_FLOOR:
         advice = f"{_ADVICE[Rejection.FLOOR]}; esper inspect says what cannot be cut"
+        if is_unsaid:
+            advice = f"set pruning.plan.configurable to false, or {advice}"
     return f"in epoch {last.epoch} nothing could be decided ({_clause(last.reason)})", advice
 
 
