@@ -125,11 +125,11 @@ def test_where_samples_meet_whole_batches_are_judged_by_their_loss() -> None:
 
 
 def test_a_batch_of_another_size_is_not_made_up_of_samples_that_belong_to_others() -> None:
-    def by_length(output: Tensor, _: Tensor) -> Tensor:
-        return F.cross_entropy(output @ output.T, torch.arange(len(output)))
+    def by_number(output: Tensor, _: Tensor) -> Tensor:
+        return F.cross_entropy(output @ output.T, torch.tensor(list(range(output.shape[0]))))
 
     batches = [(torch.randn(count, 6), torch.zeros(count)) for count in (8, 8, 5)]
-    twin = Twin.of(trace(nn.Linear(6, 4), batches[0], by_length))
+    twin = Twin.of(trace(nn.Linear(6, 4), batches[0], by_number))
     assert usable(twin, batches) == batches[:2]
     with pytest.raises(EvidenceError, match="8 samples only"):
         usable(twin, batches[2:])

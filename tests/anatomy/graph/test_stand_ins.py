@@ -95,3 +95,23 @@ def test_torch_is_afterwards_as_it_was() -> None:
     trace(Listener(), (SOUNDS, SAID), heard)
     assert vars(transformer)["_detect_is_causal_mask"] is look
     assert dict(op_implementations_dict) == known
+
+
+class Flat(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(10, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layer(x.view(len(x), -1))  # type: ignore[no-any-return]
+
+
+def test_the_length_of_a_tensor_stays_open() -> None:
+    torch.manual_seed(0)
+    model, plain = Flat(), len
+    x, y = torch.randn(7, 5, 2), torch.randint(4, (7,))
+    twin = Twin.of(trace(model, (x[:3], y[:3]), F.cross_entropy))
+    assert len is plain
+    assert twin.is_batch_dynamic
+    loss, _ = twin.loss(dict(model.named_parameters()), (x, y))
+    assert float(loss.detach()) == pytest.approx(float(F.cross_entropy(model(x), y).detach()))

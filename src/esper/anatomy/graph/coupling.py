@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Iterator
 
 import torch
@@ -18,16 +19,8 @@ def couples_samples(program: ExportedProgram) -> bool:
     Args:
         program: traced for any number of samples; what is traced for one number shows nothing here.
     """
-    symbols = {
-        symbol
-        for node in inputs_of(program)
-        for size in node.meta["val"].shape[:1]
-        for symbol in _symbols(size)
-    }
-    return any(
-        sum(not symbols.isdisjoint(_symbols(size)) for size in value.shape) > 1
-        for _, value in _tensors(program)
-    )
+    symbols = _of_samples(program)
+    return any(_along_samples(value, value, symbols) > 1 for _, value in _tensors(program))
 
 
 def grows_twice(one: ExportedProgram, other: ExportedProgram) -> bool:
@@ -38,8 +31,8 @@ def grows_twice(one: ExportedProgram, other: ExportedProgram) -> bool:
     ours, theirs = (dict(_tensors(program)) for program in (one, other))
     if ours.keys() != theirs.keys():
         return False
-    pairs = [(_fixed(value), _fixed(theirs[name])) for name, value in ours.items()]
-    return any(len(a) == len(b) and sum(n != m for n, m in zip(a, b, strict=True)) > 1 for a, b in pairs)
+    symbols = _of_samples(one)
+    return any(_along_samples(value, theirs[name], symbols) > 1 for name, value in ours.items())
 
 
 def takes_neighbors(program: ExportedProgram, samples: int) -> bool:
@@ -65,6 +58,21 @@ def _tensors(program: ExportedProgram) -> Iterator[tuple[str, Tensor]]:
         value = node.meta.get("val")
         if isinstance(value, Tensor):
             yield node.name, value
+
+
+def _of_samples(program: ExportedProgram) -> set[object]:
+    """What the graph calls numbers of samples: the open first sizes of its inputs."""
+    sizes = (size for node in inputs_of(program) for size in node.meta["val"].shape[:1])
+    return {symbol for size in sizes for symbol in _symbols(size)}
+
+
+def _along_samples(value: Tensor, other: Tensor, symbols: set[object]) -> int:
+    """Axes that have another size with more samples, or an open one that is of them."""
+    if value.dim() != other.dim():
+        return 0
+    differs = (n != m for n, m in zip(_fixed(value), _fixed(other), strict=True))
+    is_open = (not symbols.isdisjoint(_symbols(size)) for size in value.shape)
+    return sum(map(operator.or_, differs, is_open))
 
 
 def _fixed(value: Tensor) -> tuple[int | None, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import builtins
 from collections.abc import Iterator, MutableMapping
 from contextlib import ExitStack, contextmanager
 from typing import Any
@@ -12,18 +13,21 @@ from torch._subclasses.fake_impls import op_implementations_dict
 from torch.nn.modules import transformer
 
 _CTC = getattr(torch.ops.aten, "_ctc_loss").Tensor  # noqa: B009 - the operator's own name begins like that
+_len = len
 
 
 @contextmanager
 def standing_in() -> Iterator[None]:
-    """Attention masks of `nn.Transformer` and the CTC loss can be followed meanwhile.
+    """Attention masks of `nn.Transformer`, the CTC loss and `len` of a tensor can be followed meanwhile.
 
     Without `is_causal=` the encoder and the decoder of torch compare every mask with the causal one, for a
     kernel that needs no mask. It is applied as it is instead, which gives the same up to rounding. Of the CTC
-    loss the exporter only asks the shapes, of which one depends on lengths; no graph reads that output.
+    loss the exporter only asks the shapes, of which one depends on lengths; no graph reads that output. And
+    `len(x)` has to be a plain number, which the exporter would keep for good: `x.shape[0]` may stay open.
     """
     with ExitStack() as changes:
         changes.enter_context(_set(vars(transformer), "_detect_is_causal_mask", _is_said_to_be_causal))
+        changes.enter_context(_set(vars(builtins), "len", _open_len))
         changes.enter_context(_set(op_implementations_dict, _CTC, _ctc_shapes))
         yield
 
@@ -44,6 +48,10 @@ def _set(table: MutableMapping[Any, Any], key: Any, value: Any) -> Iterator[None
 def _is_said_to_be_causal(_mask: object, is_causal: bool | None = None, _size: object = None) -> bool:
     """As torch's own, which goes on to look at the mask where nothing is said."""
     return is_causal is True
+
+
+def _open_len(thing: Any, /) -> Any:
+    return thing.shape[0] if isinstance(thing, Tensor) and thing.dim() else _len(thing)
 
 
 def _ctc_shapes(*given: Any, **_: Any) -> tuple[Tensor, Tensor]:
