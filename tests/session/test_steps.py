@@ -173,7 +173,7 @@ def test_advice_about_epochs_is_about_steps_where_a_run_counts_those() -> None:
 
 def test_seeds_are_told_of_in_the_words_of_the_run(tmp_path: Path) -> None:
     training = Stream(tmp_path, pruning={"target": None})
-    training.session.growing.try_out()
+    training.session.growing.try_out(width=4)
     told = str(training.session.growing)
     training.session.detach()
     assert ", period 0: " in told
