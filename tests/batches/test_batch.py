@@ -122,3 +122,23 @@ def test_the_first_batches_are_as_many_as_are_kept() -> None:
     settings = AnalysisSettings(calibration_samples=6, held_out_samples=5, batch_samples=4)
     assert len(first_batches(given, settings)) == 3
     assert len(list(given)) == 6
+
+
+def test_leaves_are_known_by_their_names_and_without_samples_the_first_axis_varies_too() -> None:
+    one = {"a": torch.zeros(4, 7), "b": torch.zeros(4, 3), "labels": torch.zeros(4)}
+    other = {"b": torch.zeros(4, 3), "a": torch.zeros(4, 9), "labels": torch.zeros(4)}
+    assert varying_axes(one, [other], nn.Identity()) == {(0, 1)}
+    graph = ((torch.zeros(5, 2), torch.zeros(8, 3)), torch.zeros(2))
+    larger = ((torch.zeros(6, 2), torch.zeros(9, 3)), torch.zeros(2))
+    assert varying_axes(graph, [larger], nn.Module()) == {(0, 0), (1, 0)}
+
+
+def test_a_loader_that_fills_one_buffer_again_and_again_is_read() -> None:
+    buffer = torch.zeros(4, 1)
+
+    def loader() -> Any:
+        for number in range(3):
+            yield buffer.fill_(number), torch.zeros(4)
+
+    settings = AnalysisSettings(calibration_samples=6, held_out_samples=6, batch_samples=4)
+    assert [float(x[0]) for x, _ in first_batches(loader(), settings)] == [0.0, 1.0, 2.0]

@@ -59,6 +59,13 @@ class OfGraphs(nn.Module):
         return out
 
 
+class OfEdges(OfGraphs):
+    """The same, of edges that are rows: [edges, 2]."""
+
+    def forward(self, x: Tensor, edges: Tensor, graph: Tensor) -> Tensor:
+        return super().forward(x, edges.T, graph)
+
+
 class OneSize(nn.Module):
     """Works with 24 samples at a time only."""
 
@@ -168,6 +175,15 @@ def test_batches_of_graphs_with_any_number_of_nodes_and_edges_are_whole(tmp_path
     report = session.finish().report
     assert report.latency is not None
     assert report.latency.batch_size == 40  # nodes: there is no axis of samples
+
+
+def test_edges_may_have_more_features_than_there_are_nodes(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    batches = [((x, e.T.contiguous(), g), y) for (x, e, g), y in graphs(12, 0)]
+    session = trained(tmp_path / "run", OfEdges(), batches[:4], batches[4:], F.cross_entropy)
+    assert not any("left out" in note for note in session.log.notes)
+    assert session.removed_fraction >= 0.4
+    session.detach()
 
 
 def test_a_network_for_one_number_of_samples_is_timed_with_it(tmp_path: Path) -> None:

@@ -157,3 +157,13 @@ def test_targets_without_any_class_are_no_classification() -> None:
 
 def test_one_number_for_every_sample_is_no_choice_of_a_class() -> None:
     assert correct(torch.zeros(3, 1), torch.tensor([0, 4, 0])) is None
+
+
+def test_batches_may_have_different_numbers_of_classes() -> None:
+    def run(batch: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+        return torch.zeros(()), batch[0]  # which of its places is pointed at
+
+    pointers = [(torch.eye(3), torch.arange(3)), (torch.eye(5), torch.tensor([0, 1, 2, 3, 0]))]
+    quality = evaluate(run, pointers)
+    assert quality.accuracy == pytest.approx(7 / 8)
+    assert quality.chance == pytest.approx(3 / 8)

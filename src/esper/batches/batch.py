@@ -89,25 +89,28 @@ def varying_axes(sample: Any, batches: Sequence[Any], model: nn.Module) -> froze
         model: whose inputs they are.
 
     Returns:
-        The number of the tensor among the leaves of `split_sample`, and the number of its axis. The first
-        axis, of samples, is never among them.
+        The number of the tensor among the leaves of `split_sample`, and the number of its axis. An axis of
+        samples, the first one that all tensors share, is never among them.
     """
-    ours = _shapes(sample, model)
+    ours, first = _shapes(sample, model), 1 if len(sizes_of(sample)) == 1 else 0
     found = set()
-    for batch in batches:
-        theirs = _shapes(batch, model)
-        if [len(shape) for shape in ours] != [len(shape) for shape in theirs]:
+    for theirs in (_shapes(batch, model) for batch in batches):
+        if _dims(ours) != _dims(theirs):
             continue
-        for leaf, (mine, other) in enumerate(zip(ours, theirs, strict=True)):
-            found |= {(leaf, axis) for axis in range(1, len(mine)) if mine[axis] != other[axis]}
+        for leaf, (path, mine) in enumerate(ours.items()):
+            found |= {(leaf, axis) for axis in range(first, len(mine)) if mine[axis] != theirs[path][axis]}
     return frozenset(found)
 
 
-def _shapes(batch: Any, model: nn.Module) -> list[tuple[int, ...]]:
-    """Of every leaf; () for what is no tensor."""
+def _dims(shapes: Mapping[Any, tuple[int, ...]]) -> dict[Any, int]:
+    return {path: len(shape) for path, shape in shapes.items()}
+
+
+def _shapes(batch: Any, model: nn.Module) -> dict[Any, tuple[int, ...]]:
+    """Of every leaf, by its path; () for what is no tensor."""
     plain = tuple(batch) if isinstance(batch, list) else batch
-    leaves = pytree.tree_leaves(split_sample(plain, with_target=True, model=model))
-    return [tuple(leaf.shape) if isinstance(leaf, Tensor) else () for leaf in leaves]
+    leaves, _ = pytree.tree_flatten_with_path(split_sample(plain, with_target=True, model=model))
+    return {path: tuple(leaf.shape) if isinstance(leaf, Tensor) else () for path, leaf in leaves}
 
 
 def rows_of(batch: Any, start: int, stop: int) -> Any:

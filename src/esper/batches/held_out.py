@@ -35,11 +35,11 @@ class HeldOut:
 
 
 def first_batches(probe: Iterable[Any], settings: SampleCounts) -> list[Any]:
-    """As many batches of `probe` as hold the samples that `hold_out` keeps, as they come."""
+    """As many batches of `probe` as hold the samples that `hold_out` keeps, as copies on the CPU."""
     batches: list[Any] = []
     wanted = settings.calibration_samples + settings.held_out_samples
     for batch in probe:
-        batches.append(batch)
+        batches.append(on_device(batch, "cpu", copy=True))
         wanted -= samples(batch)
         if wanted <= 0:
             break

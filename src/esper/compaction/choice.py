@@ -19,7 +19,7 @@ from esper.config import Config
 from esper.elesh import Bench, OpenCase
 from esper.emrakul import Settings
 from esper.emrakul.plan import choose_by_loss
-from esper.urabrask import Measurement, evaluate, joined, run_twin
+from esper.urabrask import Measurement, evaluate, fitting, joined, run_twin
 
 
 @dataclass(frozen=True)
@@ -110,7 +110,8 @@ class Trials:
             ConfigError: there are too few batches.
             EvidenceError: they are not like the sample that was traced.
         """
-        held_out = hold_out(probe, config.analysis, whole=look.traced.is_coupled)
+        taken = fitting(Twin.of(look.traced), list(probe))
+        held_out = hold_out(taken, config.analysis, whole=look.traced.is_coupled)
         parts = on_device((held_out.calibration, held_out.validation), device_of(look.network))
         return cls(look, HeldOut(*parts), reconstructs=config.pruning.recovery.reconstruct)
 

@@ -155,7 +155,7 @@ def _batch_axis(twin: Twin, node: fx.Node, argument: int) -> tuple[int | None, i
     read = operands[argument] if argument < len(operands) else None
     value = read.meta.get("val") if isinstance(read, fx.Node) else None
     symbols = _batch_symbols(twin)
-    if not isinstance(value, Tensor):
+    if not isinstance(value, Tensor) or not twin.is_batch_dynamic:  # first axes may be of anything then
         return None, 1
     # One size of samples, which is a whole multiple of the batch's: anything else cannot be taken apart.
     open_axes = [axis for axis, size in enumerate(value.shape) if not symbols.isdisjoint(_symbols(size))]

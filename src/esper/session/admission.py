@@ -20,8 +20,7 @@ from esper.anatomy.graph import (
     loss_tensors,
     named_tensors,
 )
-from esper.anatomy.twin import Twin
-from esper.batches import HeldOut, sizes_of
+from esper.batches import HeldOut
 from esper.checkpoint import Generator, HasStateDict
 from esper.config import Config
 from esper.errors import ConfigError, EvidenceError, SurgeryError
@@ -34,7 +33,7 @@ from esper.session.ranks import Ranks
 from esper.session.teaching import teacher_of
 from esper.tamiyo import Policy, check_policy
 from esper.tezzeret import blueprints_in
-from esper.urabrask import usable
+from esper.urabrask import fitting, usable
 
 
 @dataclass(frozen=True, eq=False)
@@ -173,18 +172,9 @@ def check_optimizer(model: nn.Module, optimizer: Optimizer, loss: Any) -> None:
         )
 
 
-def fitting_batches(batches: Sequence[Any], graph: Twin) -> list[Any]:
-    """Those whose sizes the graph is right for; all where it takes one number of samples only, or none fits.
-
-    The code may fix an axis that varies from batch to batch, such as the length of texts.
-    """
-    if not graph.is_batch_dynamic and all(len(sizes_of(batch)) == 1 for batch in batches):
-        return list(batches)
-    try:
-        fitting = [batch for batch in batches if graph.takes(batch)]
-    except EvidenceError:  # not built alike: told where the batches are checked
-        return list(batches)
-    return fitting or list(batches)
+def fitting_batches(network: LiveNetwork, batches: Sequence[Any]) -> list[Any]:
+    """The held-out batches that the network can be asked with; see `fitting`."""
+    return fitting(network.graph, batches)
 
 
 def check_held_out(held_out: HeldOut, network: LiveNetwork) -> None:

@@ -180,7 +180,7 @@ def _attach(
             )
     with _undone_on_error(session):
         read = len(probe or ())
-        if left_out := read - len(fitting_batches(probe or (), network.graph)):
+        if left_out := read - len(fitting_batches(network, probe or ())):
             session.log.tell(given_events.ProbePartlyUsed(left_out, read))
         teach(session, asked)
         session.parts.strategy.begin(is_new=True)
@@ -372,8 +372,8 @@ def _read(probe: Iterable[Any], config: Config) -> list[Any]:
 
 
 def _hold_out(probe: Sequence[Any], config: Config, network: LiveNetwork) -> HeldOut:
-    fitting = fitting_batches(probe, network.graph)
-    held_out = hold_out(fitting, config.analysis, whole=network.graph.is_coupled)
+    taken = fitting_batches(network, probe)
+    held_out = hold_out(taken, config.analysis, whole=network.graph.is_coupled)
     check_held_out(held_out, network)
     return held_out
 

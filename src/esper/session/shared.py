@@ -51,16 +51,19 @@ class LeadingNetwork(LiveNetwork):
         return self._ranks.order(CUT, {"left": left}, partial(super().cut_masked, left))
 
 
-def looked_at_together(ranks: Ranks, *given: Any, layers: bool) -> LeadingNetwork:
+def looked_at_together(
+    ranks: Ranks, *given: Any, layers: bool, free: frozenset[tuple[int, int]]
+) -> LeadingNetwork:
     """Looks at the network on all ranks, with the sample of rank 0.
 
     Args:
         ranks: all of them.
         given: as for `LiveNetwork`: model, optimizer, sample, and more.
         layers: as for `LiveNetwork`.
+        free: likewise.
     """
-    what = {"sample": given[2], "layers": layers}
-    return ranks.order(LOOK, what, partial(LeadingNetwork, ranks, *given, layers=layers))
+    what = {"sample": given[2], "layers": layers, "free": free}
+    return ranks.order(LOOK, what, partial(LeadingNetwork, ranks, *given, layers=layers, free=free))
 
 
 class SharedMemory(Memory):

@@ -124,7 +124,8 @@ class Teaching:
     def _introduce(self, teacher: CheckpointedTeacher) -> None:
         """Compares it with the network on the same data, and tells what it knows and what it takes."""
         model, loss = self._network.model, self._network.loss
-        batches = first_samples(self._batches, _SAMPLES)
+        can_split = not self._network.graph.is_coupled
+        batches = first_samples(self._batches, _SAMPLES, can_split=can_split)
         with undisturbed(model):
             _check_answers(teacher, model, on_device(self._sample, device_of(model)))
             own = evaluate(run_live(model, loss), batches)

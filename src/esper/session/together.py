@@ -61,7 +61,7 @@ def network_of(
     given = (asked.model, asked.optimizer, sample, asked.loss, asked.companions)
     if asked.ranks is None:
         return LiveNetwork(*given, layers=layers, blueprints=asked.blueprints, free=free)
-    return looked_at_together(asked.ranks, *given, layers=layers)
+    return looked_at_together(asked.ranks, *given, layers=layers, free=free)
 
 
 def session_of(asked: RunRequest, parts: Assembly) -> Session:

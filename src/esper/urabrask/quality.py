@@ -10,6 +10,7 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from esper.anatomy import Anatomy
 from esper.anatomy.graph import Loss, primary_output
@@ -91,7 +92,7 @@ def evaluate(run: Run, batches: Iterable[Any]) -> Measurement:
     """Losses of the batches and correctness of their samples, without gradients."""
     correctness: list[float] | None = []
     losses, counts = [], []
-    frequencies = torch.zeros(())
+    frequencies = torch.zeros(1)
     with torch.no_grad():
         for batch in batches:
             loss, output = run(batch)
@@ -102,7 +103,7 @@ def evaluate(run: Run, batches: Iterable[Any]) -> Measurement:
             right = None if correctness is None else correct(output, target)
             correctness = None if right is None or correctness is None else [*correctness, *right]
             if right is not None:
-                frequencies = frequencies + _frequencies(output, target)
+                frequencies = _added(frequencies, _frequencies(output, target))
     if not losses:
         return Measurement()
     return Measurement(
@@ -201,6 +202,20 @@ def usable(twin: Twin, batches: Sequence[Any]) -> list[Any]:
     return fitting
 
 
+def fitting(twin: Twin, batches: Sequence[Any]) -> list[Any]:
+    """The batches whose sizes the twin is right for; all, if none fits or it is for one number of samples.
+
+    The code may fix an axis that varies from batch to batch, such as the length of texts.
+    """
+    if not twin.is_batch_dynamic and all(len(sizes_of(batch)) == 1 for batch in batches):
+        return list(batches)
+    try:
+        fitting = [batch for batch in batches if twin.takes(batch)]
+    except EvidenceError:  # not built alike: told where the batches are checked
+        return list(batches)
+    return fitting or list(batches)
+
+
 def ablation_rises(
     twin: Twin, anatomy: Anatomy, state: State, batches: Sequence[Any], units: IntArray
 ) -> FloatArray:
@@ -239,9 +254,15 @@ def _frequencies(output: Tensor, target: Tensor) -> Tensor:
     """How often every class is the right one: [classes]; zero where this is no classification."""
     axis = _class_axis(output, target)
     if axis is None:
-        return torch.zeros(())
+        return torch.zeros(1)
     classes = output.shape[axis]
     return torch.bincount(target[_is_class(target, classes)].cpu(), minlength=classes)
+
+
+def _added(one: Tensor, other: Tensor) -> Tensor:
+    """The sum of two counts, of which one may have more classes."""
+    most = max(len(one), len(other))
+    return sum((F.pad(counts, (0, most - len(counts))) for counts in (one, other)), torch.zeros(most))
 
 
 def _class_axis(output: Tensor, target: Any) -> int | None:

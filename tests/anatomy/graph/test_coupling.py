@@ -46,6 +46,29 @@ class Flat(nn.Module):
         return self.layer(x.view(len(x), -1))  # type: ignore[no-any-return]
 
 
+class Many(nn.Module):
+    """Works with six samples only."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(6, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layer(x.view(6, 6))  # type: ignore[no-any-return]
+
+
+class Kept(nn.Module):
+    """Keeps the number of samples, and takes texts of any length."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed, self.layer = nn.Embedding(9, 5), nn.Linear(5, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        parts = [self.embed(x[number]).mean(0) for number in range(x.shape[0])]
+        return self.layer(torch.stack(parts))  # type: ignore[no-any-return]
+
+
 Outputs = tuple[Tensor, Tensor]
 
 
@@ -106,8 +129,15 @@ def test_a_matrix_of_neighbors_does() -> None:
     [
         (Flat(), (torch.randn(6, 5, 2), torch.randint(4, (6,)))),
         (nn.Sequential(nn.Conv2d(1, 4, 3), nn.Flatten()), (torch.randn(6, 1, 3, 3), torch.randint(4, (6,)))),
+        (Many(), (torch.randn(6, 6), torch.randn(6, 4))),  # a square, and a target
         (nn.Linear(2, 2), (torch.randn(2, 2), torch.randint(2, (2,)))),  # as many of everything
     ],
 )
 def test_code_that_keeps_samples_apart_does_not(model: nn.Module, sample: tuple[Tensor, Tensor]) -> None:
     assert not trace(model, sample, F.cross_entropy).is_coupled
+
+
+def test_texts_of_any_length_do_not_where_the_number_of_samples_is_kept() -> None:
+    sample = torch.randint(9, (6, 7)), torch.randint(4, (6,))
+    traced = trace(Kept(), sample, F.cross_entropy, free=frozenset({(0, 1)}))
+    assert (traced.is_coupled, traced.is_batch_dynamic, traced.batch) == (False, False, 2)

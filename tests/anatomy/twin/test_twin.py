@@ -302,30 +302,6 @@ def test_fresh_statistics_are_those_of_the_batches() -> None:
     assert changed == {f"{p}.running_{k}" for p in ("stem.1", "inner.1") for k in ("mean", "var")}
 
 
-class TwiceNormed(nn.Module):
-    """One norm for what two layers make, as the heads of a feature pyramid share theirs."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.one, self.other, self.norm = nn.Linear(6, 4), nn.Linear(6, 4), nn.BatchNorm1d(4)
-
-    def forward(self, x: Tensor) -> Tensor:
-        out: Tensor = self.norm(self.one(x)) + self.norm(self.other(x) * 5.0 + 2.0)
-        return out
-
-
-def test_a_norm_that_runs_twice_keeps_the_mean_of_both() -> None:
-    torch.manual_seed(0)
-    model = TwiceNormed()
-    x, y = torch.randn(32, 6), torch.randint(4, (32,))
-    twin, _, state = made(model, (x, y), F.cross_entropy)
-    fresh = twin.recalibrated(state, [(x, y)])
-    seen = [model.one(x), model.other(x) * 5.0 + 2.0]
-    assert torch.allclose(fresh["norm.running_mean"], sum(v.mean(0) for v in seen) / 2, atol=1e-5)
-    assert torch.allclose(fresh["norm.running_var"], sum(v.var(0) for v in seen) / 2, atol=1e-4)
-    assert twin.running_means == {"norm.running_mean"}
-
-
 def test_a_twin_needs_the_loss() -> None:
     with pytest.raises(EvidenceError, match="needs the loss"):
         Twin.of(trace(Convolutional(), images()[0]))

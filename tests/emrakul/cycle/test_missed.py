@@ -108,6 +108,7 @@ def test_a_target_that_was_met_is_no_word_worth() -> None:
         ),
         (told(record("accepted"), late=9), "nothing is decided after epoch 8", "more epochs"),
         (told(record("accepted"), unmeasured="acc"), "no epoch measured acc", "end_epoch()"),
+        (told(record("failed", "It broke.", held={"budget": 2})), "(It broke)", "train for more epochs"),
         (told(has_stepped=False), "made no step", "whose step() the loop calls"),
     ],
 )

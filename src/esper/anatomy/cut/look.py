@@ -30,6 +30,7 @@ class Look:
         anatomy: its anatomy.
         inputs: of the sample.
         is_approximate: units may go that normalizations run over.
+        free: axes of inputs whose size may differ from batch to batch.
     """
 
     network: nn.Module
@@ -37,6 +38,7 @@ class Look:
     anatomy: Anatomy
     inputs: Inputs
     is_approximate: bool = False
+    free: frozenset[tuple[int, int]] = frozenset()
 
     @classmethod
     def at(
@@ -70,7 +72,7 @@ class Look:
             anatomy = with_layers(anatomy, traced, state, sample)
         split = split_sample(sample, with_target=loss is not None, model=network)
         inputs = Inputs.of(split, is_batch_dynamic=traced.is_batch_dynamic, flops=anatomy.flops())
-        return cls(network, traced, anatomy, inputs, allow_approximate)
+        return cls(network, traced, anatomy, inputs, allow_approximate, free)
 
     @property
     def everything(self) -> BoolArray:
@@ -98,4 +100,4 @@ class Look:
             return replace(self, traced=traced, anatomy=anatomy)
         less = copied(self.network)
         cut(less, self.anatomy, self.everything, replace(self.inputs, is_quick=True), blocks=blocks)
-        return Look.at(less, sample, loss, allow_approximate=self.is_approximate)
+        return Look.at(less, sample, loss, allow_approximate=self.is_approximate, free=self.free)

@@ -37,7 +37,8 @@ def grows_twice(one: ExportedProgram, other: ExportedProgram) -> bool:
 
 def takes_neighbors(program: ExportedProgram, samples: int) -> bool:
     """Whether an input beside the features of as many nodes says which of them are neighbors: a square."""
-    shapes = [_fixed(node.meta["val"]) for node in inputs_of(program)]
+    inputs = [node for node in inputs_of(program) if not node.name.startswith("target")]
+    shapes = [_fixed(node.meta["val"]) for node in inputs]
     rows = (samples, None)  # what nothing else fixes is open
     tables = [shape for shape in shapes if len(shape) > 1 and shape[0] in rows]
     return len(tables) > 1 and any(shape[1:] == (samples,) for shape in tables)
@@ -70,7 +71,8 @@ def _along_samples(value: Tensor, other: Tensor, symbols: set[object]) -> int:
     """Axes that have another size with more samples, or an open one that is of them."""
     if value.dim() != other.dim():
         return 0
-    differs = (n != m for n, m in zip(_fixed(value), _fixed(other), strict=True))
+    pairs = zip(_fixed(value), _fixed(other), strict=True)
+    differs = (None not in (n, m) and n != m for n, m in pairs)
     is_open = (not symbols.isdisjoint(_symbols(size)) for size in value.shape)
     return sum(map(operator.or_, differs, is_open))
 

@@ -209,20 +209,20 @@ def _exported(step: _Step, inputs: tuple[Any, ...], free: Axes) -> tuple[Exporte
         few = _export(step, small, batch, free)
     except (UntraceableError, ConfigError):
         few = None
-    if few is not None and (is_dynamic(few, batch) or not _meet(step, few, inputs)):
+    if few is not None and (is_dynamic(few, batch) or not _meet(step, few, inputs, free)):
         return few, batch, couples_samples(few)
     batch = samples(inputs)  # the first axis is not a batch, or its size is fixed
     program = _export(step, inputs, batch, free)
     return program, batch, few is not None or takes_neighbors(program, batch)
 
 
-def _meet(step: _Step, program: ExportedProgram, inputs: tuple[Any, ...]) -> bool:
+def _meet(step: _Step, program: ExportedProgram, inputs: tuple[Any, ...], free: Axes) -> bool:
     """Whether samples meet in a program that is for two of them: another, for one more, shows it."""
     if step.loss is None:
         return False
     more = TRACE_BATCH + 1
     try:
-        return grows_twice(program, _export(step, repeated(inputs, more), more))
+        return grows_twice(program, _export(step, repeated(inputs, more), more, free))
     except (UntraceableError, ConfigError):
         return False
 

@@ -22,6 +22,9 @@ BATCH_NORMS = {
 }
 """Batch norms, as they are written and written out: the place of their epsilon among the arguments."""
 
+_OFF = 1e4
+"""A channel that varies so many times as much as before was off before."""
+
 
 @dataclass(frozen=True)
 class Statistics:
@@ -31,11 +34,18 @@ class Statistics:
     variance: Tensor
 
     def moved(self, before: Statistics, now: Statistics) -> Statistics:
-        """As far as those of the same batch move from `before` to `now`."""
+        """As far as those of the same batch move from `before` to `now`.
+
+        A channel that was off before, as one that comes back from a mask, has nothing of its own to move.
+        """
         # Variances are moved by a ratio and so stay positive; the small term keeps one near 0 from exploding.
         little = 0.01 * self.variance + torch.finfo(self.variance.dtype).tiny
         ratio = (now.variance + little) / (before.variance + little)
-        return Statistics(self.mean + (now.mean - before.mean), self.variance * ratio)
+        was_off = before.variance * _OFF < now.variance
+        return Statistics(
+            torch.where(was_off, now.mean, self.mean + (now.mean - before.mean)),
+            torch.where(was_off, now.variance, self.variance * ratio),
+        )
 
 
 @dataclass(frozen=True)

@@ -25,6 +25,7 @@ from esper.anatomy.structure import Anatomy, Gate
 from esper.anatomy.twin.gated import Gated, Gates
 from esper.anatomy.twin.narrowed_norms import Left, left_in
 from esper.anatomy.twin.recalibration import BATCH_NORMS, Recalibrating, Seen, Statistics, averaged
+from esper.anatomy.twin.sizes import Sizes, fits, readable, sizes_for
 from esper.batches import split_sample
 from esper.errors import CheckpointCorrupt, EvidenceError
 
@@ -181,21 +182,22 @@ class Twin:
     def _misfit(self, inputs: Sequence[Any]) -> str | None:
         """What has another size than the graph was traced with, or None."""
         for leaf, shape in zip(inputs, self._shapes, strict=True):
-            if shape is not None and not _fits(leaf, shape):
+            if shape is not None and not fits(leaf, shape):
                 has = list(leaf.shape) if isinstance(leaf, Tensor) else leaf
-                return f"{has} where the network was traced with {_readable(shape)}"
+                return f"{has} where the network was traced with {readable(shape)}"
         return None
 
     @cached_property
-    def _shapes(self) -> list[tuple[int | None, ...] | None]:
-        """The shape of every input as traced, None for a size that may differ; None for what is no tensor."""
+    def _shapes(self) -> list[Sizes | None]:
+        """The sizes of every input that the graph is right for; None for what is no tensor."""
         nodes = {node.name: node for node in self.program.graph.nodes if node.op == "placeholder"}
         values = [
             nodes[spec.arg.name].meta.get("val") if spec.arg.name in nodes else None
             for spec in self.program.graph_signature.input_specs
             if spec.kind is InputKind.USER_INPUT
         ]
-        return [_known_sizes(value) if isinstance(value, Tensor) else None for value in values]
+        limits = self.program.range_constraints
+        return [sizes_for(value, limits) if isinstance(value, Tensor) else None for value in values]
 
     def _tensor(self, spec: Any, state: State) -> Any:
         name = self.names.get(spec.arg.name)
@@ -244,7 +246,7 @@ class Twin:
     @cached_property
     def running_means(self) -> frozenset[str]:
         """By these names `recalibrated` and `standing` know the running statistics of batch norms."""
-        return frozenset(self._parameter(node.args[3]) for node in self._norms)
+        return frozenset(self._parameter(node.args[3]) for node in self._norms) - {""}
 
     @property
     def _norms(self) -> list[fx.Node]:
@@ -323,28 +325,6 @@ class Twin:
 def _by_path(call: Any) -> dict[Any, Any]:
     """Every leaf of what one call is given, by its path."""
     return dict(pytree.tree_flatten_with_path((call, {}))[0])
-
-
-def _known_sizes(value: Tensor) -> tuple[int | None, ...]:
-    return tuple(_known(size) for size in value.shape)
-
-
-def _known(size: int | torch.SymInt) -> int | None:
-    """A size as a number; None for a symbol that stands for any. Some symbols stand for one number only."""
-    if isinstance(size, torch.SymInt):
-        known: int | None = size.node.maybe_as_int()
-        return known
-    return size
-
-
-def _readable(shape: tuple[int | None, ...]) -> str:
-    return f"[{', '.join('any' if size is None else str(size) for size in shape)}]"
-
-
-def _fits(leaf: Any, shape: tuple[int | None, ...]) -> bool:
-    if not isinstance(leaf, Tensor) or leaf.dim() != len(shape):
-        return False
-    return all(wanted in (None, size) for wanted, size in zip(shape, leaf.shape, strict=True))
 
 
 def _targets(program: ExportedProgram) -> list[str]:

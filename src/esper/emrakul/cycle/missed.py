@@ -177,7 +177,7 @@ def _ended(last: CycleRecord, *, is_unsaid: bool) -> tuple[str, str]:
     if last.status == CycleStatus.REJECTED:
         advice = f"{_GENTLER}, or lower the target"
         return f"the validator refused the plan of epoch {last.epoch} ({_clause(last.reason)})", advice
-    if last.held:
+    if last.held and last.status != CycleStatus.FAILED:
         reason = Rejection(max(last.held, key=lambda name: last.held[name]))
         if reason == Rejection.BUDGET:
             return (

@@ -10,7 +10,7 @@ import numpy as np
 
 from esper.anatomy import Anatomy
 from esper.arrays import BoolArray, FloatArray, IntArray
-from esper.batches import HeldOut, merged, resized
+from esper.batches import HeldOut, merged
 from esper.checkpoint import CheckpointCatalog, CheckpointRef
 from esper.elesh import (
     BlockMeasures,
@@ -33,7 +33,7 @@ from esper.importance import (
 )
 from esper.importance.elements import TensorElements, stored_elements, summaries
 from esper.runs.network.stored import Stored, next_cycle
-from esper.urabrask import ablation_rises
+from esper.urabrask import ablation_rises, usable
 from esper.workers import InlinePool
 
 LOW_FRACTION = 0.3
@@ -194,6 +194,5 @@ def _ablated(stored: Stored, opened: OpenCase, watch: Watch) -> tuple[FloatArray
 
 def _usable(opened: OpenCase, batches: Sequence[Any]) -> list[Any]:
     """The samples in as few batches as the graph takes."""
-    if not opened.twin.is_batch_dynamic:
-        return resized(batches, opened.twin.batch)
-    return merged(batches, _SAMPLES_AT_ONCE)
+    twin = opened.twin
+    return usable(twin, merged(batches, _SAMPLES_AT_ONCE) if twin.is_divisible else batches)
