@@ -5,6 +5,7 @@ from collections.abc import Callable
 from strangers_runs import (
     decoders,
     images,
+    met,
     others,
     pretrained,
     several,
@@ -57,6 +58,9 @@ RUNS: dict[str, Callable[[Folders], Run]] = {
     "variational": others.variational,
     "garments-on-photos": unseen.garments_on_photos,
     "era-of-a-speech": unseen.era_of_a_speech,
+    "digits-detector": met.detector,
+    "speeches-encoder": met.of_torch,
+    "spoken-pairs": met.pairs,
 }
 """By name; what builds them raises where data or a package is not there."""
 
