@@ -184,11 +184,11 @@ class Follower(Session):
             progress.epochs.append(row)
             self._period_over()  # also where rank 0 has failed after it
 
-    def _look(self, sample: Any, *, layers: bool, free: frozenset[tuple[int, int]]) -> None:
+    def _look(self, sample: Any, *, layers: bool, free: list[tuple[int, int]]) -> None:
         asked = self._asked
         self._sample = on_device(sample, device_of(asked.model))
         given = (asked.model, asked.optimizer, self._sample, asked.loss, asked.companions)
-        self._network = LiveNetwork(*given, layers=layers, free=free)
+        self._network = LiveNetwork(*given, layers=layers, free=frozenset(free))
         network = self._network
         self._acts |= {
             MASK: network.mask,

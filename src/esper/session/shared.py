@@ -62,7 +62,7 @@ def looked_at_together(
         layers: as for `LiveNetwork`.
         free: likewise.
     """
-    what = {"sample": given[2], "layers": layers, "free": free}
+    what = {"sample": given[2], "layers": layers, "free": sorted(free)}
     return ranks.order(LOOK, what, partial(LeadingNetwork, ranks, *given, layers=layers, free=free))
 
 
