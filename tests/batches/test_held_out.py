@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from esper.batches import hold_out, merged, resized, samples
+from esper.batches import first_batches, hold_out, merged, resized, samples
 from esper.elesh import AnalysisSettings
 from esper.errors import ConfigError
 
@@ -134,3 +134,9 @@ def test_batches_whose_samples_meet_stay_whole_and_there_must_be_two() -> None:
     assert len(kept.calibration) == 2  # of 6 samples each, as many as make 8
     with pytest.raises(ConfigError, match=r"yields 1 batch\(es\), and two are needed"):
         hold_out(numbered([50]), SMALL, whole=True)
+
+
+def test_of_large_batches_that_stay_whole_two_are_kept() -> None:
+    kept = hold_out(numbered([500, 400, 300]), SMALL, whole=True)
+    assert [samples(batch) for batch in (*kept.calibration, *kept.validation)] == [500, 400]
+    assert [len(y) for _, y in first_batches(numbered([500, 400, 300]), SMALL)] == [500, 400]

@@ -167,3 +167,25 @@ def test_batches_may_have_different_numbers_of_classes() -> None:
     quality = evaluate(run, pointers)
     assert quality.accuracy == pytest.approx(7 / 8)
     assert quality.chance == pytest.approx(3 / 8)
+
+
+class OfNeighbors(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(5, 3)
+
+    def forward(self, x: Tensor, edges: Tensor) -> Tensor:
+        return edges @ self.layer(x)  # type: ignore[no-any-return]
+
+
+def test_one_graph_is_judged_by_its_nodes_and_several_by_their_losses() -> None:
+    torch.manual_seed(0)
+    model, graph = OfNeighbors(), ((torch.randn(9, 5), torch.eye(9)), torch.randint(3, (9,)))
+    twin = Twin.of(trace(model, graph, F.cross_entropy))
+    state = {name: p.detach() for name, p in model.named_parameters()}
+    alone, several = (on_validation(twin, state, [graph] * count) for count in (1, 2))
+    assert alone.correctness is not None
+    assert alone.correctness.shape == (9,)
+    assert several.correctness is None
+    assert several.samples is not None
+    assert several.samples.tolist() == [9, 9]

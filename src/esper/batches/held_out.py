@@ -41,7 +41,7 @@ def first_batches(probe: Iterable[Any], settings: SampleCounts) -> list[Any]:
     for batch in probe:
         batches.append(on_device(batch, "cpu", copy=True))
         wanted -= samples(batch)
-        if wanted <= 0:
+        if wanted <= 0 and len(batches) > 1:  # one may be a whole
             break
     return batches
 
@@ -64,9 +64,9 @@ def hold_out(probe: Iterable[Any], settings: SampleCounts, *, whole: bool = Fals
             [on_device(_plain(batch), "cpu", copy=True)] if whole else _split(batch, settings.batch_samples)
         )
         batches.extend(parts)
-        if sum(map(samples, batches)) >= wanted:
+        if sum(map(samples, batches)) >= wanted and len(batches) > 1:
             break
-    batches = first_samples(batches, wanted, can_split=False)
+    batches = batches[: max(len(first_samples(batches, wanted, can_split=False)), 2)]
     if len(batches) < 2 and whole:
         raise ConfigError(
             f"probe yields {len(batches)} batch(es), and two are needed: one to analyze with and another to "

@@ -122,7 +122,9 @@ def on_validation(twin: Twin, state: State, batches: Sequence[Any]) -> Measureme
     run, parts = run_twin(twin, state), in_chunks(twin, usable(twin, batches))
     if not parts:
         return Measurement()
-    if twin.is_coupled:  # the target says which samples belong together; no class is right or wrong
+    # The target may say which samples belong together, and no class is right or wrong then. A graph that is
+    # alone has nothing but its nodes to be judged by.
+    if twin.is_coupled and (twin.is_batch_dynamic or len(parts) > 1):
         return replace(evaluate(run, parts), correctness=None)
     # One part tells which it is, unless a later one differs.
     if evaluate(run, parts[:1]).correctness is not None:
