@@ -145,12 +145,12 @@ def _fit_names(module: nn.Module, state: dict[str, Any], prefix: str, *_: Any) -
     state.update({name: value for name, value in own.items() if not name.startswith(f"{prefix}host.")})
 
 
-class Grown(nn.Module):
-    """A host module with a seed that has become a part of it: y = h + f(h)."""
+class _AroundHost(nn.Module):
+    """Stands in the place of a host module, and has its attributes."""
 
-    def __init__(self, host: nn.Module, seed: nn.Module) -> None:
+    def __init__(self, host: nn.Module) -> None:
         super().__init__()
-        self.host, self.seed = host, seed
+        self.host = host
         self.training = host.training
 
     def __getattr__(self, name: str) -> Any:
@@ -159,13 +159,21 @@ class Grown(nn.Module):
         except AttributeError:
             return getattr(super().__getattr__("host"), name)
 
+
+class Grown(_AroundHost):
+    """A host module with a seed that has become a part of it: y = h + f(h)."""
+
+    def __init__(self, host: nn.Module, seed: nn.Module) -> None:
+        super().__init__(host)
+        self.seed = seed
+
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         output = self.host(*args, **kwargs)
         h = primary(output)
         return replaced(output, h + self.seed(h))
 
 
-class Counted(nn.Module):
+class Counted(_AroundHost):
     """A host module that counts its calls: as a seed stands around it, and not as a hook hangs on it.
 
     Attributes:
@@ -174,15 +182,8 @@ class Counted(nn.Module):
     """
 
     def __init__(self, host: nn.Module) -> None:
-        super().__init__()
-        self.host, self.calls = host, 0
-        self.training = host.training
-
-    def __getattr__(self, name: str) -> Any:
-        try:
-            return super().__getattr__(name)
-        except AttributeError:
-            return getattr(super().__getattr__("host"), name)
+        super().__init__(host)
+        self.calls = 0
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         self.calls += 1
