@@ -1,6 +1,9 @@
 # Two commands do everything: `make demo` shows the main job on real data, `make test` runs what CI runs.
 # Needs only Python 3.11 or newer, make and git. `make PYTHON=/path/to/python3.11 ...` picks an interpreter.
 
+# Byte code is kept, also where the environment forbids it: without it every process would compile all of torch.
+unexport PYTHONDONTWRITEBYTECODE
+
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --quiet --disable-pip-version-check --constraint constraints.txt

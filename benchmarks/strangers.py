@@ -20,6 +20,7 @@ target if torch's counter finds that share gone, but for half a percent by which
 from __future__ import annotations
 
 import argparse
+import compileall
 import json
 import os
 import signal
@@ -33,6 +34,7 @@ from pathlib import Path
 from threading import Lock
 from typing import Any
 
+import esper
 from strangers_runs import ARMS, MISSING, RUNS, SHORT, Record, Together, summary, table
 
 Key = tuple[str, str, int]
@@ -168,6 +170,12 @@ def _options() -> Any:
     return options
 
 
+def _compile() -> None:
+    """Byte code of Esper, as pip leaves it: without it, every process of a clone would make its own."""
+    for folder in (Path(esper.__file__).parent, Path(__file__).parent / "strangers_runs"):
+        compileall.compile_dir(folder, quiet=2)
+
+
 def main() -> int:
     options = _options()
     if options.list:
@@ -175,6 +183,7 @@ def main() -> int:
         return 0
     battery = Battery(options, _read(options.file), {})
     if not options.table:
+        _compile()
         battery.train()
     page = _page(battery)
     print(page)

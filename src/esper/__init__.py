@@ -27,7 +27,6 @@ The parts, from the ground up:
 
 from __future__ import annotations
 
-from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -77,7 +76,9 @@ _HOME = {
 def __getattr__(name: str) -> Any:
     if name not in _HOME:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(_HOME[name]), name)
+    from esper.garbage import imported
+
+    return getattr(imported(_HOME[name]), name)
 
 
 def __dir__() -> list[str]:

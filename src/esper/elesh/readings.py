@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, fx
 
 from esper.anatomy import Anatomy
+from esper.anatomy.labels import operands_of
 from esper.anatomy.twin import Twin
 from esper.arrays import IntArray
 from esper.batches import picked, samples
@@ -148,10 +149,7 @@ def _in_order(reading: Reading, before: Tensor, after: Tensor) -> Reading:
 
 def _batch_axis(twin: Twin, node: fx.Node, argument: int) -> tuple[int | None, int]:
     """The axis that grows with the batch, and its rows for each sample; None if there is not exactly one."""
-    operands = node.args
-    if node.target is torch.ops.aten.einsum.default:
-        listed = node.args[1]
-        operands = tuple(listed) if isinstance(listed, (list, tuple)) else ()
+    operands = operands_of(node.target, node.args)
     read = operands[argument] if argument < len(operands) else None
     value = read.meta.get("val") if isinstance(read, fx.Node) else None
     symbols = _batch_symbols(twin)

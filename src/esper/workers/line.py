@@ -12,11 +12,11 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from importlib import import_module
 from pathlib import Path
 from socket import send_fds, socket, socketpair
 from typing import Any
 
+from esper.garbage import imported
 from esper.workers.channel import BrokenMessage, Channel, wait_for
 from esper.workers.copying import Copy, can_copy
 from esper.workers.zygote import NICENESS, serve
@@ -122,7 +122,7 @@ class ZygoteHandle:
         self._num_lines = 0
         if is_copy:
             for module in preload:
-                import_module(module)
+                imported(module)
         self._requests, theirs = _pair()
         begin = _copied if is_copy else _interpreter
         with theirs, _standard_error() as standard_error:

@@ -12,9 +12,9 @@ import os
 import signal
 import socket
 from collections.abc import Sequence
-from importlib import import_module
 from typing import NoReturn
 
+from esper.garbage import imported
 from esper.workers import processes
 from esper.workers.alarm import Alarm
 from esper.workers.channel import Channel, wait_for
@@ -155,7 +155,7 @@ def _import(modules: Sequence[str], parent: int) -> None:
     signal.signal(signal.SIGALRM, look)
     signal.setitimer(signal.ITIMER_REAL, LOOK_AT_PARENT_SECONDS, LOOK_AT_PARENT_SECONDS)
     for module in modules:
-        import_module(module)
+        imported(module)
     signal.setitimer(signal.ITIMER_REAL, 0.0)
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
 

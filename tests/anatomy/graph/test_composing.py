@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable
 
 import pytest
 import torch
@@ -13,23 +12,8 @@ from torch.export import Dim, ExportedProgram
 from esper.anatomy.graph.composing import compose
 from esper.anatomy.graph.lowering import operator_name
 
-# The exporter's own: about how it looks at trees of inputs, and at the weights of recurrent cells.
-pytestmark = pytest.mark.filterwarnings(
-    "ignore:.*treespec.*:FutureWarning", "ignore:.*_flat_weights", "ignore:TF32 acceleration"
-)
-
-
-class Last(nn.Module):
-    """A recurrent layer, and what reads its last step."""
-
-    def __init__(self, cell: Callable[..., nn.Module], **options: bool | int) -> None:
-        super().__init__()
-        self.cell, self.last = cell(3, 4, batch_first=True, **options), nn.LazyLinear(2)
-        self(torch.zeros(1, 2, 3))
-
-    def forward(self, x: Tensor) -> Tensor:
-        out: Tensor = self.last(self.cell(x)[0][:, -1])
-        return out
+# The exporter's own: about how it looks at trees of inputs.
+pytestmark = pytest.mark.filterwarnings("ignore:.*treespec.*:FutureWarning")
 
 
 class Beside(nn.Module):
@@ -51,21 +35,6 @@ def _exported(model: nn.Module, *shape: int) -> ExportedProgram:
 
 def _names(program: ExportedProgram) -> set[str]:
     return {operator_name(node.target) for node in program.graph.nodes if node.op == "call_function"}
-
-
-@pytest.mark.parametrize(
-    ("cell", "options"),
-    [(nn.LSTM, {}), (nn.LSTM, {"bidirectional": True, "num_layers": 2}), (nn.GRU, {}), (nn.RNN, {})],
-)
-def test_a_recurrent_layer_becomes_its_steps_and_computes_the_same(
-    cell: Callable[..., nn.Module], options: dict[str, bool | int]
-) -> None:
-    model = Last(cell, **options)
-    program = _exported(model, 2, 5, 3)
-    compose(program)
-    assert not _names(program) & {"lstm", "gru", "rnn_tanh"}
-    x = torch.randn(7, 5, 3)  # another batch than that of the trace
-    torch.testing.assert_close(program.module()(x), model(x))
 
 
 def test_an_output_that_is_a_tensor_of_before_can_be_saved() -> None:

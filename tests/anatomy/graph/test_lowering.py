@@ -71,12 +71,6 @@ def test_a_program_that_writes_into_its_buffers_is_left_as_it_is() -> None:
     assert lowered(program) is program
 
 
-def test_recurrent_cells_become_products_and_gates() -> None:
-    names = _names(lowered(_program(nn.LSTM(4, 6, batch_first=True), 2, 3, 4)))
-    assert "lstm" not in names
-    assert {"sigmoid", "tanh"} <= names
-
-
 def test_written_parts_become_pieces_and_nothing_depends_on_strides() -> None:
     program, x = _program(Halves(), 3, 4), torch.randn(3, 4)
     written_out = lowered(program)

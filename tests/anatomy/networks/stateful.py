@@ -22,6 +22,43 @@ class Gated(nn.Module):
         return out
 
 
+class Remembering(nn.Module):
+    """A projected LSTM that starts from what it has learned, and another that reads it in both directions."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.LSTM(8, 12, proj_size=6, batch_first=True)
+        self.start, self.cell = nn.Parameter(torch.randn(1, 1, 6)), nn.Parameter(torch.randn(1, 1, 12))
+        self.second = nn.LSTM(6, 10, bidirectional=True)
+        self.last = nn.Linear(20, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        count = x.shape[0]
+        y, _ = self.first(x, (self.start.repeat(1, count, 1), self.cell.repeat(1, count, 1)))
+        _, (ends, _) = self.second(y.transpose(0, 1))
+        out: Tensor = self.last(torch.cat([ends[0], ends[1]], -1))
+        return out
+
+
+class Called(nn.Module):
+    """Cells that code calls for every step: one begins from zeros, the other from what the first has kept."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second, self.last = nn.LSTMCell(8, 12), nn.GRUCell(12, 12), nn.Linear(12, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        state: tuple[Tensor, Tensor] | None = None
+        for step in x.unbind(1):
+            state = self.first(step, state)
+        assert state is not None
+        hidden, seen = state
+        for _ in range(2):
+            hidden = self.second(seen, hidden)
+        out: Tensor = self.last(hidden)
+        return out
+
+
 class Scan(nn.Module):
     """A selective state space, step by step: a state of zeros, and a buffer that every step writes into."""
 
@@ -116,6 +153,8 @@ class Overwritten(nn.Module):
 
 STATEFUL = {
     "gru": Case(Gated, sequences(8, 4), groups=2),
+    "lstm": Case(Remembering, sequences(8, 5), groups=3),
+    "cells": Case(Called, sequences(8, 3), groups=1),
     "state-space": Case(Scan, sequences(8, 4), groups=1, frozen_by=("is not both made and read",)),
     "multi-query": Case(SharedKeys, sequences(), groups=1, heads=1),
     "rotary-complex": Case(Turned, sequences(), groups=1, heads=1),

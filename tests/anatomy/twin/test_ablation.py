@@ -47,6 +47,25 @@ class Written(nn.Module):
         return out.add_(1.0)
 
 
+class Remembers(nn.Module):
+    """Recurrent layers that read each other and themselves inside one operator, and a cell by itself."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.up, self.gates = nn.Linear(3, 4), nn.LSTM(4, 5, num_layers=2, batch_first=True)
+        self.both, self.cell = nn.GRU(5, 3, bidirectional=True, batch_first=True), nn.LSTMCell(6, 4)
+        self.last = nn.Linear(4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y, _ = self.gates(F.relu(self.up(x)))
+        state: tuple[Tensor, Tensor] | None = None
+        for step in self.both(y)[0].unbind(1):
+            state = self.cell(step, state)
+        assert state is not None
+        out: Tensor = self.last(state[0])
+        return out
+
+
 def images(seed: int) -> tuple[Tensor, Tensor]:
     random = torch.Generator().manual_seed(seed)
     return torch.randn(5, 3, 8, 8, generator=random), torch.randint(3, (5,), generator=random)
@@ -57,7 +76,12 @@ def rows(seed: int) -> tuple[Tensor, Tensor]:
     return torch.randn(5, 6, generator=random), torch.randint(3, (5,), generator=random)
 
 
-@pytest.mark.parametrize(("build", "batch"), [(Padded, images), (Written, rows)])
+def steps(seed: int) -> tuple[Tensor, Tensor]:
+    random = torch.Generator().manual_seed(seed)
+    return torch.randn(4, 6, 3, generator=random), torch.randint(3, (4,), generator=random)
+
+
+@pytest.mark.parametrize(("build", "batch"), [(Padded, images), (Written, rows), (Remembers, steps)])
 def test_every_batch_gives_the_loss_without_the_unit(
     build: Callable[[], nn.Module], batch: Callable[[int], tuple[Tensor, Tensor]]
 ) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import io
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -21,6 +20,7 @@ from esper.anatomy.archive.names import NotAdmitted
 from esper.anatomy.archive.payload import Slot, slots, tensors
 from esper.anatomy.graph import exporting
 from esper.errors import CheckpointCorrupt, CheckpointError
+from esper.garbage import uncollected
 
 _WEIGHT, _CONSTANT = "data/weights/weight_", "data/constants/tensor_"
 
@@ -65,7 +65,7 @@ def write_program(
     try:
         program._state_dict = state if weights is None else dict(weights)
         program._example_inputs = None
-        with _uncollected():
+        with uncollected():
             torch.export.save(program, buffer, extra_files=dict(extra or {}))
     except SerializeError as error:
         reason = str(error).strip().splitlines()[0]
@@ -82,22 +82,6 @@ def write_program(
             "stored."
         ) from error
     return buffer.getvalue()
-
-
-@contextmanager
-def _uncollected() -> Iterator[None]:
-    """Without garbage collections.
-
-    Torch copies its description of a program, a hundred thousand small objects without cycles: each
-    collection that they set off looks through everything that the process holds, and finds nothing.
-    """
-    was_enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_enabled:
-            gc.enable()
 
 
 def read_program(data: bytes) -> StoredProgram:

@@ -10,6 +10,7 @@ from esper.anatomy.graph.ranks import (
     shared_parameters,
     together,
 )
+from esper.anatomy.graph.recurrence import exported
 from esper.anatomy.graph.sharded import gathered, is_sharded
 from esper.anatomy.graph.substitution import call_with
 from esper.anatomy.graph.trace import (
@@ -39,6 +40,7 @@ __all__ = [
     "check_values",
     "concrete",
     "copied",
+    "exported",
     "exporting",
     "gathered",
     "group_of",

@@ -62,8 +62,7 @@ def _body(call: fx.Node, meaning: Callable[..., Any]) -> fx.GraphModule | None:
         args, kwargs = fx.node.map_arg((call.args, call.kwargs), known.__getitem__)
         return pytree.tree_leaves(meaning(*args, **kwargs))
 
-    # Without oneDNN a recurrent layer becomes the products and gates of its steps; with it, one operator.
-    with fakes[0].fake_mode, torch.enable_grad(), torch.backends.mkldnn.flags(enabled=False):
+    with fakes[0].fake_mode, torch.enable_grad():
         body = make_fx(meant, pre_dispatch=True)(*values)
     body.graph.eliminate_dead_code()
     for node in body.graph.nodes:

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from esper.anatomy.graph.stand_ins import standing_in
+from esper.garbage import uncollected
 
 _ONE_AT_A_TIME = threading.RLock()
 
@@ -39,9 +40,10 @@ def _compiler() -> contextlib.AbstractContextManager[object]:
 
 @contextmanager
 def exporting() -> Iterator[None]:
-    """Alone, and without the exporter's deprecations, log lines and dumps of half a graph."""
+    """Alone and uncollected, without the exporter's deprecations, log lines and dumps of half a graph."""
     logger = logging.getLogger("torch")
-    with alone(), standing_in(), warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):
+    quiet = contextlib.redirect_stderr(io.StringIO())
+    with alone(), uncollected(), standing_in(), warnings.catch_warnings(), quiet:
         level = logger.level
         warnings.simplefilter("ignore")
         logger.setLevel(logging.CRITICAL)

@@ -8,23 +8,22 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx
-from torch._decomp import get_decompositions
 from torch.export import ExportedProgram, default_decompositions
 from torch.export.graph_signature import OutputKind
 from torch.utils import _pytree as pytree
 
 from esper.anatomy.graph.exporting import exporting
+from esper.anatomy.graph.recurrence import decomposed
 from esper.anatomy.labels.rules import RULES
 
-_RECURRENT = ("lstm", "gru", "rnn_tanh", "rnn_relu")
 _LOSSES = ("loss", "cross_entropy", "kl_div")  # what reaches them is an output, however they are written
 
 
 def lowered(program: ExportedProgram, *, with_writes: bool = False) -> ExportedProgram:
     """The program with what has no rule written out, where torch knows how; else the program itself.
 
-    `multiply` becomes `mul`, an LSTM the products and gates of every step, `x[:, :4] = y` a tensor that is
-    put together from pieces; with `with_writes` so does every other operator that writes. Programs that write
+    `multiply` becomes `mul`, a cell of an LSTM its products and gates, `x[:, :4] = y` a tensor that is put
+    together from pieces; with `with_writes` so does every other operator that writes. Programs that write
     into their inputs or buffers stay as they are.
     """
     table = decompositions({node.target for node in unknown_calls(program)})
@@ -32,7 +31,7 @@ def lowered(program: ExportedProgram, *, with_writes: bool = False) -> ExportedP
     if not table and not any(_writes_into_views(graph, anywhere=with_writes) for graph in graphs):
         return program
     with exporting():
-        written_out: ExportedProgram = program.run_decompositions(table)
+        written_out = decomposed(program, table)
     # A write that reaches an input or a buffer would have become an output more.
     if any(spec.kind is not OutputKind.USER_OUTPUT for spec in written_out.graph_signature.output_specs):
         return program
@@ -96,9 +95,7 @@ def decompositions(composed: set[Any]) -> dict[Any, Any]:
     if not composed:
         return {}
     known = default_decompositions()
-    table = {target: known[target] for target in composed if target in known}
-    recurrent = [target for target in composed if operator_name(target) in _RECURRENT]
-    return {**table, **get_decompositions(recurrent)} if recurrent else table
+    return {target: known[target] for target in composed if target in known}
 
 
 def _writes_into_views(graph: fx.Graph, *, anywhere: bool) -> bool:

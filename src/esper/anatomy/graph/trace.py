@@ -19,6 +19,7 @@ from esper.anatomy.graph.coupling import couples_samples, grows_twice, inputs_of
 from esper.anatomy.graph.exporting import alone, exporting
 from esper.anatomy.graph.inlining import inline_regions
 from esper.anatomy.graph.lowering import lowered
+from esper.anatomy.graph.recurrence import exported
 from esper.anatomy.graph.refusal import number_from, refuse
 from esper.anatomy.graph.sharded import gathered
 from esper.anatomy.graph.wrappers import bare
@@ -305,7 +306,7 @@ def _export(step: _Step, inputs: tuple[Any, ...], batch: int, free: Axes = froze
     shapes = pytree.tree_unflatten([_open_axes(*leaf, batch, free) for leaf in enumerate(leaves)], spec)
     try:
         with exporting():
-            program = torch.export.export(step, inputs, dynamic_shapes=shapes, strict=False)
+            program = exported(step, inputs, dynamic_shapes=shapes)
             inline_regions(program)
             compose(program)
             # What writes into its input is refused later, by the line, which is gone once it is written out.

@@ -4,7 +4,16 @@
 """
 
 from esper.anatomy.labels.labels import Flow, LabelSpace, varying_axes
-from esper.anatomy.labels.operators import BIAS, CONVOLUTIONS, GROUPS, LINEAR, PADDING, groups_of
+from esper.anatomy.labels.operators import (
+    BIAS,
+    CONVOLUTIONS,
+    GROUPS,
+    LINEAR,
+    PADDING,
+    groups_of,
+    operands_of,
+    with_operands,
+)
 from esper.anatomy.labels.resolve import Classes, resolve
 
 __all__ = [
@@ -17,6 +26,8 @@ __all__ = [
     "Flow",
     "LabelSpace",
     "groups_of",
+    "operands_of",
     "resolve",
     "varying_axes",
+    "with_operands",
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -24,6 +25,14 @@ CONVOLUTIONS: frozenset[Any] = frozenset(
 )
 """`conv(input, weight, bias, stride, padding, dilation, groups)`; the channels of the input are axis 1."""
 
+RECURRENT: frozenset[Any] = frozenset(
+    {_aten.lstm.input, _aten.gru.input, _aten.rnn_tanh.input, _aten.rnn_relu.input}
+)
+"""`rnn(input, state, weights, has_biases, layers, dropout, train, bidirectional, batch_first)`."""
+
+_LISTED: Mapping[Any, int] = {_aten.einsum.default: 1, **dict.fromkeys(RECURRENT, 2)}
+"""Operators whose operands are one list, and the position of that among their arguments."""
+
 BIAS, PADDING, GROUPS = 2, 4, 6
 """Positions of the bias, the padding and the number of groups among a convolution's arguments."""
 
@@ -33,3 +42,21 @@ def groups_of(node: fx.Node) -> int:
     written: Any = node.args[GROUPS] if len(node.args) > GROUPS else 1
     groups: int = written
     return groups
+
+
+def operands_of(target: Any, args: Sequence[Any]) -> Sequence[Any]:
+    """What the numbers of a `Gate` count: arguments of a call, or those in the one list that holds them."""
+    place = _LISTED.get(target)
+    if place is None:
+        return args
+    listed: Any = args[place]
+    return listed if isinstance(listed, (list, tuple)) else ()
+
+
+def with_operands(target: Any, args: Sequence[Any], changed: Mapping[int, Any]) -> tuple[Any, ...]:
+    """The arguments of a call with some of its operands exchanged, by their numbers."""
+    operands = list(operands_of(target, args))
+    for number, value in changed.items():
+        operands[number] = value
+    place = _LISTED.get(target)
+    return tuple(operands) if place is None else (*args[:place], operands, *args[place + 1 :])

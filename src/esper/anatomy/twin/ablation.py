@@ -17,7 +17,15 @@ import numpy as np
 import torch
 from torch import Tensor, fx
 
-from esper.anatomy.labels import BIAS, CONVOLUTIONS, GROUPS, LINEAR, groups_of
+from esper.anatomy.labels import (
+    BIAS,
+    CONVOLUTIONS,
+    GROUPS,
+    LINEAR,
+    groups_of,
+    operands_of,
+    with_operands,
+)
 from esper.anatomy.structure import Anatomy, Gate
 from esper.anatomy.twin.narrowed_norms import Left, OverSurvivors, over_survivors
 from esper.anatomy.twin.rows import for_each_row
@@ -193,16 +201,14 @@ class _Part:
         return result.reshape(())
 
     def _value(self, node: fx.Node, values: Values, left: Mapping[fx.Node, Left], factors: Tensor) -> Any:
-        args = list(_fetched(node.args, values))
-        kwargs = _fetched(node.kwargs, values)
-        operands = args
-        if node.target is torch.ops.aten.einsum.default:  # its operands are a list
-            operands = args[1] = list(args[1])
+        target: Any = node.target
+        args, kwargs = _fetched(node.args, values), _fetched(node.kwargs, values)
+        changed: dict[int, Tensor] = {}
         for gate in self.multiplied.get(node, ()):
             factor = factors[torch.from_numpy(gate.units)]
-            value = operands[gate.argument]
-            operands[gate.argument] = value * factor.to(value.dtype)
-        target: Any = node.target
+            value = changed.get(gate.argument, operands_of(target, args)[gate.argument])
+            changed[gate.argument] = value * factor.to(value.dtype)
+        args = with_operands(target, args, changed)
         if node in left:
             return over_survivors(target, args, kwargs, left[node])
         return target(*args, **kwargs)

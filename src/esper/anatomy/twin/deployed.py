@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 from torch.utils import _pytree as pytree
 
-from esper.anatomy.graph import TRACE_BATCH, exporting, undisturbed
+from esper.anatomy.graph import TRACE_BATCH, exported, exporting, undisturbed
 from esper.errors import UntraceableError
 
 _PLAIN = (Tensor, int, float, bool, str, type(None))
@@ -77,9 +77,7 @@ def deployed(
         # First a batch of two; a network that does not take that is exported on the batch as it is.
         for inputs in (_pair(given), given):
             try:
-                return torch.export.export(
-                    wrapped, inputs[0], inputs[1], dynamic_shapes=_free_batch(inputs), strict=False
-                )
+                return exported(wrapped, *inputs, dynamic_shapes=_free_batch(inputs))
             except Exception as error:  # whatever the network's code raises has one meaning here
                 if inputs is given:
                     raise UntraceableError(

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import torch
 from torch import Tensor, fx
 
+from esper.anatomy.labels import operands_of, with_operands
 from esper.anatomy.twin.narrowed_norms import Left, OverSurvivors
 
 Gates = Mapping[tuple[int, int], Callable[[Tensor], Tensor]]
@@ -28,10 +28,6 @@ class Gated(OverSurvivors):
         if n not in self._gates:
             return super().run_node(n)
         args, kwargs = self.fetch_args_kwargs_from_env(n)
-        changed = list(args)
-        operands = changed
-        if n.target is torch.ops.aten.einsum.default:  # its operands are a list
-            operands = changed[1] = list(changed[1])
-        for argument, gate in self._gates[n]:
-            operands[argument] = gate(operands[argument])
-        return self.call_function(n.target, tuple(changed), kwargs)
+        operands = operands_of(n.target, args)
+        changed = {argument: gate(operands[argument]) for argument, gate in self._gates[n]}
+        return self.call_function(n.target, with_operands(n.target, args, changed), kwargs)

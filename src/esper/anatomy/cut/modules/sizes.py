@@ -43,7 +43,7 @@ def refresh(module: nn.Module, path: str, kept: Mapping[str, Mapping[int, Tensor
         _convolution(module, weight, kept.get(f"{path}.{name}" if path else name, {}), undo)
     elif isinstance(module, nn.MultiheadAttention):
         _multihead(module, path, undo)
-    elif isinstance(module, nn.RNNBase):
+    elif isinstance(module, (nn.RNNBase, nn.RNNCellBase)):
         _set(module, undo, **_sizes_of_cells(module))
     elif isinstance(module, nn.TransformerEncoder):
         attentions = [m for m in module.modules() if isinstance(m, nn.MultiheadAttention)]
@@ -96,13 +96,15 @@ def _sizes_of(module: nn.Module) -> dict[str, Any]:
     return {}
 
 
-def _sizes_of_cells(module: nn.RNNBase) -> dict[str, Any]:
+def _sizes_of_cells(module: nn.RNNBase | nn.RNNCellBase) -> dict[str, Any]:
     own: dict[str, Tensor | None] = vars(module)["_parameters"]
-    inputs, hidden, projection = (own.get(name) for name in ("weight_ih_l0", "weight_hh_l0", "weight_hr_l0"))
+    layer = "_l0" if isinstance(module, nn.RNNBase) else ""
+    inputs, hidden, projection = (own.get(f"weight_{part}{layer}") for part in ("ih", "hh", "hr"))
     if inputs is None or hidden is None:  # parametrized: read nothing, change nothing
         return {}
     # The gates lie one below the other: [gates x hidden, ...].
-    gates = {"LSTM": 4, "GRU": 3}.get(module.mode, 1)
+    is_lstm = isinstance(module, (nn.LSTM, nn.LSTMCell))
+    gates = 4 if is_lstm else 3 if isinstance(module, (nn.GRU, nn.GRUCell)) else 1
     sizes = {"input_size": inputs.shape[1], "hidden_size": hidden.shape[0] // gates}
     return sizes if projection is None else {**sizes, "proj_size": projection.shape[0]}
 

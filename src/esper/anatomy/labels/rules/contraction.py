@@ -93,7 +93,7 @@ def linear(call: Call) -> Result:
     # The joint space is [..., N, K].
     left = x.unsqueezed(rank - 1)  # [..., 1, K]
     out = squeezed(contract(call, left, weight, [rank]), rank)
-    return _with_bias(call, out, call.arg(2, "bias"), axis=rank - 1)
+    return with_bias(call, out, call.arg(2, "bias"), axis=rank - 1)
 
 
 def squeezed(flow: Flow, axis: int) -> Flow:
@@ -102,7 +102,8 @@ def squeezed(flow: Flow, axis: int) -> Flow:
     return flow.moved(shape, [layer.squeeze(axis) for layer in flow.layers])
 
 
-def _with_bias(call: Call, out: Flow, bias: Flow | None, axis: int) -> Flow:
+def with_bias(call: Call, out: Flow, bias: Flow | None, axis: int) -> Flow:
+    """Plus a bias along one axis, if there is one."""
     if bias is None:
         return out
     call.notes.produced.extend(bias.layers)
@@ -199,7 +200,7 @@ def _convolve(call: Call, groups: int, *, transposed: bool) -> Result:
     # [B, groups x channels]; space comes back as axes of size 1 in the layers.
     flat = (out.shape[0], out.shape[1] * out.shape[2])
     result = call.space.reshaped(out, flat).unsqueezed(*range(2, len(call.shape)))
-    return _with_bias(call, replace(result, shape=call.shape), bias, axis=1)
+    return with_bias(call, replace(result, shape=call.shape), bias, axis=1)
 
 
 def _prefer(call: Call, flow: Flow, group_axis: int, *, by_group: bool) -> None:

@@ -9,6 +9,7 @@ from esper.anatomy.labels.rules import (
     losses,
     movement,
     pointwise,
+    recurrent,
     reduction,
     routing,
     writing,
@@ -23,6 +24,7 @@ RULES: dict[str, Rule] = {
     **losses.RULES,
     **contraction.RULES,
     **einsum.RULES,
+    **recurrent.RULES,
     **writing.RULES,
     **routing.RULES,
 }
