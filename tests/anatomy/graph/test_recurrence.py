@@ -18,8 +18,6 @@ from esper.anatomy.graph.recurrence import recurrent_as_one
 from esper.anatomy.twin import Twin
 from esper.errors import UntraceableError
 
-pytestmark = pytest.mark.filterwarnings("ignore:LSTM with projections")  # torch's, of how it computes that
-
 STACKED: dict[str, bool | int] = {"num_layers": 2, "bidirectional": True}
 
 
