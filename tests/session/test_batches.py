@@ -143,7 +143,10 @@ def test_texts_padded_to_the_longest_of_each_batch_are_analyzed(tmp_path: Path) 
     assert session.parts.network.graph.takes(texts([13], 2)[0])
     assert session.removed_fraction >= 0.4
     assert not any("left out" in note for note in session.log.notes)
-    session.detach()
+    finished = session.finish(latency=False)
+    x, _ = texts([13], 2)[0]
+    with torch.no_grad():  # what is kept for everybody takes any length, too
+        torch.testing.assert_close(esper.load(finished.run_dir)(x), session.model.eval()(x))
 
 
 def test_batches_of_a_length_that_the_code_does_not_take_are_left_out_and_told(tmp_path: Path) -> None:
@@ -172,9 +175,12 @@ def test_batches_of_graphs_with_any_number_of_nodes_and_edges_are_whole(tmp_path
     assert not network.graph.is_batch_dynamic
     assert network.graph.takes(graphs(7, 2)[6])
     assert session.removed_fraction >= 0.4
-    report = session.finish().report
-    assert report.latency is not None
-    assert report.latency.batch_size == 40  # nodes: there is no axis of samples
+    finished = session.finish()
+    assert finished.report.latency is not None
+    assert finished.report.latency.batch_size == 40  # nodes: there is no axis of samples
+    given, _ = graphs(7, 2)[6]
+    with torch.no_grad():
+        torch.testing.assert_close(esper.load(finished.run_dir)(*given), session.model.eval()(*given))
 
 
 def test_edges_may_have_more_features_than_there_are_nodes(tmp_path: Path) -> None:

@@ -176,13 +176,13 @@ def resized(batches: Sequence[Any], size: int) -> list[Any]:
 
 
 def repeated(batch: Any, size: int) -> Any:
-    """A batch of exactly `size` samples, made of these as often as it takes."""
+    """A batch of exactly `size` samples, made of these as often as it takes, in their order."""
 
     def grown(leaf: Tensor) -> Tensor:
         if not leaf.dim():
             return leaf
         times = -(-size // leaf.shape[0])
-        return leaf.repeat(times, *[1] * (leaf.dim() - 1))[:size]
+        return leaf.repeat_interleave(times, 0)[:size]
 
     return _mapped(batch, grown)
 

@@ -91,7 +91,9 @@ class LiveNetwork:
         """What seeds can be beside our own."""
         self.still: frozenset[str] = frozenset()
         """Running statistics that training does not move, by name."""
-        self._sample, self._layers, self._free = sample, layers, free
+        self.free = free
+        """Axes of inputs whose size may differ from batch to batch."""
+        self._sample, self._layers = sample, layers
         self._look()
         self.refused = refusals(self.model, self.anatomy, self.inputs)
         """Groups that the network's own code does not let be cut, and why: by name, until something grows."""
@@ -110,7 +112,7 @@ class LiveNetwork:
     def _look(self) -> None:
         """Traces the network: from now on this is what it is, and nothing is masked."""
         begun = time.perf_counter()
-        look = Look.at(self.model, self._sample, self.loss, layers=self._layers, free=self._free)
+        look = Look.at(self.model, self._sample, self.loss, layers=self._layers, free=self.free)
         for name, line in changed_inputs(look.traced.program).items():
             raise UntraceableError(
                 f"The network (or its loss) writes into its input {name} ({line}), so held-out batches would "
@@ -151,7 +153,7 @@ class LiveNetwork:
     def admits(self) -> str:
         """Why the network as it stands could not be looked after ('' if it could): tried, not kept."""
         try:
-            Look.at(self.model, self._sample, self.loss, layers=self._layers, free=self._free)
+            Look.at(self.model, self._sample, self.loss, layers=self._layers, free=self.free)
         except StructureError as error:
             return f"the network with it cannot be traced: {error}"
         return ""

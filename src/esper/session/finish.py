@@ -136,7 +136,7 @@ def _save_final(session: Session) -> None:
 def network_files(session: Session) -> dict[str, bytes]:
     """The network as a program that needs no code, and the form that a fresh instance must take."""
     network = session.parts.network
-    program = deployed(network.model, network.inputs.args, network.inputs.kwargs)
+    program = deployed(network.model, network.inputs.args, network.inputs.kwargs, free=network.free)
     form, why = None, {}
     try:
         before = Snapshot.of(_in_full(network))

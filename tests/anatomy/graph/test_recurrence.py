@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -11,12 +12,11 @@ from torch import Tensor, nn
 from torch.export import Dim
 from torch.nn import functional as F
 from torch.nn.modules import rnn
-from torch.nn.utils.rnn import pack_padded_sequence
+from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from esper.anatomy.graph import exported, exporting, operator_name, trace
 from esper.anatomy.graph.recurrence import recurrent_as_one
 from esper.anatomy.twin import Twin
-from esper.errors import UntraceableError
 
 STACKED: dict[str, bool | int] = {"num_layers": 2, "bidirectional": True}
 
@@ -50,15 +50,22 @@ class Steps(nn.Module):
 
 
 class Packed(nn.Module):
-    """Reads as many steps of each sample as that has."""
+    """Reads as many steps of each sample as that has, and uses the last state or the average of all."""
 
-    def __init__(self) -> None:
+    def __init__(self, cell: Callable[..., nn.Module], *, is_sorted: bool, is_mean: bool) -> None:
         super().__init__()
-        self.cell, self.last = nn.GRU(3, 4, batch_first=True), nn.Linear(4, 2)
+        self.cell, self.last = cell(3, 4, batch_first=True, num_layers=2), nn.Linear(4, 2)
+        self.is_sorted, self.is_mean = is_sorted, is_mean
 
     def forward(self, x: Tensor, lengths: Tensor) -> Tensor:
-        out: Tensor = self.last(self.cell(pack_padded_sequence(x, lengths, batch_first=True))[1][0])
-        return out
+        packed = pack_padded_sequence(x, lengths.cpu(), batch_first=True, enforce_sorted=self.is_sorted)
+        out, state = self.cell(packed)
+        seen = state[0][-1] if isinstance(state, tuple) else state[-1]
+        if self.is_mean:
+            out, counted = pad_packed_sequence(out, batch_first=True)
+            seen = out.sum(1) / counted[:, None]
+        result: Tensor = self.last(seen)
+        return result
 
 
 def batch(samples: int, steps: int) -> tuple[Tensor, Tensor]:
@@ -122,11 +129,29 @@ def test_torchs_functions_are_back_after_a_failure() -> None:
     assert vars(rnn)["_VF"] is functions
 
 
-def test_packed_sequences_are_left_to_torch() -> None:
-    model = Packed()
-    x, lengths = torch.randn(2, 5, 3), torch.tensor([5, 3])
-    with torch.no_grad(), recurrent_as_one(model):
-        inside = model(x, lengths)
-    torch.testing.assert_close(inside, model(x, lengths).detach())
-    with pytest.raises(UntraceableError, match="pack"):
-        trace(model, {"x": x, "lengths": lengths})
+@pytest.mark.parametrize("cell", [nn.LSTM, nn.GRU])
+@pytest.mark.parametrize(("is_sorted", "is_mean"), [(True, False), (False, True)])
+def test_packed_sequences_are_followed_in_any_order_and_for_any_lengths(
+    cell: Callable[..., nn.Module], is_sorted: bool, is_mean: bool
+) -> None:
+    torch.manual_seed(0)
+    model = Packed(cell, is_sorted=is_sorted, is_mean=is_mean).eval()
+    x, lengths, y = torch.randn(4, 5, 3), torch.tensor([5, 5, 3, 1]), torch.randint(2, (4,))
+    free = frozenset({(0, 1)})
+    twin = Twin.of(trace(model, ({"x": x, "lengths": lengths}, y), F.cross_entropy, free=free))
+    assert twin.is_batch_dynamic
+    assert not twin.is_coupled
+    twin = Twin.from_bytes(twin.to_bytes())
+    x, lengths, y = torch.randn(5, 8, 3), torch.tensor([8, 6, 6, 2, 1]), torch.randint(2, (5,))
+    backwards = ({"x": x.flip(0), "lengths": lengths.flip(0)}, y.flip(0))
+    with torch.no_grad():
+        wanted = F.cross_entropy(model(x, lengths), y)
+        for batch_of in (({"x": x, "lengths": lengths}, y), backwards):
+            torch.testing.assert_close(twin.loss(dict(model.named_parameters()), batch_of)[0], wanted)
+
+
+def test_another_thread_computes_as_ever_meanwhile() -> None:
+    model, (x, _) = Last(nn.LSTM), batch(4, 5)
+    with recurrent_as_one(model), ThreadPoolExecutor(1) as thread, torch.no_grad():
+        found = thread.submit(model, x).result()
+    torch.testing.assert_close(found, model(x).detach())

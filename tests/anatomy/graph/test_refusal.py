@@ -143,10 +143,16 @@ class Packed(nn.Module):
         self.layer = nn.GRU(8, 4, batch_first=True)
 
     def forward(self, x: Tensor, lengths: Tensor) -> Tensor:
-        packed = nn.utils.rnn.pack_padded_sequence(x, lengths, batch_first=True, enforce_sorted=False)
+        packed = nn.utils.rnn.pack_padded_sequence(x, lengths.tolist(), batch_first=True)
         return self.layer(packed)[1][0]  # type: ignore[no-any-return]
 
 
-def test_packed_sequences_are_told_how_to_do_without() -> None:
-    with pytest.raises(UntraceableError, match=r"lengths - 1\]"):
+def test_packed_sequences_whose_lengths_are_numbers_are_told_how_they_can_be_followed() -> None:
+    with pytest.raises(UntraceableError, match=r"without `tolist\(\)`"):
         trace(Packed(), (torch.randn(3, 5, 8), torch.tensor([5, 3, 2])))
+
+
+def test_a_batch_that_is_packed_already_is_refused_with_what_to_give_instead() -> None:
+    packed = nn.utils.rnn.pack_sequence([torch.randn(5, 8), torch.randn(3, 8)])
+    with pytest.raises(ConfigError, match="the padded batch and its lengths"):
+        trace(nn.GRU(8, 4), (packed, torch.zeros(2)), nn.functional.mse_loss)

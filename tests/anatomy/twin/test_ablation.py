@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from esper.anatomy.graph import trace
 from esper.anatomy.twin.ablation import Ablation, ablated_losses
@@ -53,11 +54,16 @@ class Remembers(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.up, self.gates = nn.Linear(3, 4), nn.LSTM(4, 5, num_layers=2, batch_first=True)
+        self.packed = nn.GRU(5, 5, batch_first=True)
         self.both, self.cell = nn.GRU(5, 3, bidirectional=True, batch_first=True), nn.LSTMCell(6, 4)
         self.last = nn.Linear(4, 3)
 
     def forward(self, x: Tensor) -> Tensor:
         y, _ = self.gates(F.relu(self.up(x)))
+        lengths = torch.full((len(y),), 4)
+        y, _ = pad_packed_sequence(
+            self.packed(pack_padded_sequence(y, lengths, batch_first=True))[0], batch_first=True
+        )
         state: tuple[Tensor, Tensor] | None = None
         for step in self.both(y)[0].unbind(1):
             state = self.cell(step, state)

@@ -15,11 +15,13 @@ from esper.anatomy.graph.sharded import gathered, is_sharded
 from esper.anatomy.graph.substitution import call_with
 from esper.anatomy.graph.trace import (
     TRACE_BATCH,
+    Axes,
     Loss,
     Traced,
     concrete,
     loss_tensors,
     named_tensors,
+    open_axes,
     primary_output,
     trace,
     traced_as,
@@ -30,6 +32,7 @@ from esper.anatomy.graph.wrappers import bare, check_renewable, copied, is_compi
 
 __all__ = [
     "TRACE_BATCH",
+    "Axes",
     "Loss",
     "Traced",
     "bare",
@@ -53,6 +56,7 @@ __all__ = [
     "loss_tensors",
     "lowered",
     "named_tensors",
+    "open_axes",
     "operator_name",
     "primary_output",
     "renew",

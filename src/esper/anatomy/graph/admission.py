@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.export import ExportedProgram
 from torch.fx import Node
 from torch.nn.parameter import is_lazy
+from torch.nn.utils.rnn import PackedSequence
+from torch.utils import _pytree as pytree
 
-from esper.errors import SurgeryError, UntraceableError
+from esper.errors import ConfigError, SurgeryError, UntraceableError
 
 _PLAIN = (Tensor, nn.Parameter, nn.Buffer)
 
@@ -36,6 +40,21 @@ def check_tensors(model: nn.Module) -> None:
         why = _why_not(tensor)
         if why:
             raise UntraceableError(f"{name} {why}")
+
+
+def check_inputs(sample: Any) -> None:
+    """Makes sure that a batch can be taken apart into its samples.
+
+    Raises:
+        ConfigError: it holds packed sequences.
+    """
+    leaves = pytree.tree_leaves(sample, is_leaf=lambda value: isinstance(value, PackedSequence))
+    if any(isinstance(leaf, PackedSequence) for leaf in leaves):
+        raise ConfigError(
+            "The sample holds a packed sequence, of which no half can be taken. Let the loader give the "
+            "padded batch and its lengths, and the network pack them: `pack_padded_sequence(x, lengths, "
+            "enforce_sorted=False)`."
+        )
 
 
 def _why_not(tensor: Tensor) -> str:

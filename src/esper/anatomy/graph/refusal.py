@@ -109,11 +109,10 @@ def _on_labels(kwargs: Mapping[str, Any], target: Any) -> str:
 
 def _advice(error: Exception) -> str:
     text = f"{type(error).__name__} {error}"
-    if "FakeTensor" in text and _went_through(error, "torch/nn/modules/rnn.py"):
+    if _is_in_line(error, "pack_padded_sequence", "pack_sequence"):
         return (
-            "The sizes of packed sequences depend on the lengths in the batch. Run the layer on the padded "
-            "batch, and take each sequence's last output by its length "
-            "(`output[torch.arange(len(lengths)), lengths - 1]`)."
+            "Packed sequences can be followed where they are made of a padded batch, with their lengths in a "
+            "tensor: `pack_padded_sequence(x, lengths, ...)`, without `tolist()` and without `pack_sequence`."
         )
     if any(sign in text for sign in _ON_VALUES):
         return (
@@ -133,9 +132,10 @@ def _advice(error: Exception) -> str:
     )
 
 
-def _went_through(error: BaseException, file: str) -> bool:
-    """Whether it was raised in a file of torch, or in what that calls."""
-    return any(frame.filename.endswith(file) for frame in traceback.extract_tb(error.__traceback__))
+def _is_in_line(error: BaseException, *words: str) -> bool:
+    """Whether a line of code that led to it holds one of these words."""
+    lines = [frame.line or "" for frame in traceback.extract_tb(error.__traceback__)]
+    return any(word in line for word in words for line in lines)
 
 
 def _at(error: Exception) -> str:

@@ -26,14 +26,15 @@ def standing_in() -> Iterator[None]:
     `len(x)` has to be a plain number, which the exporter would keep for good: `x.shape[0]` may stay open.
     """
     with ExitStack() as changes:
-        changes.enter_context(_set(vars(transformer), "_detect_is_causal_mask", _is_said_to_be_causal))
-        changes.enter_context(_set(vars(builtins), "len", _open_len))
-        changes.enter_context(_set(op_implementations_dict, _CTC, _ctc_shapes))
+        changes.enter_context(set_in(vars(transformer), "_detect_is_causal_mask", _is_said_to_be_causal))
+        changes.enter_context(set_in(vars(builtins), "len", _open_len))
+        changes.enter_context(set_in(op_implementations_dict, _CTC, _ctc_shapes))
         yield
 
 
 @contextmanager
-def _set(table: MutableMapping[Any, Any], key: Any, value: Any) -> Iterator[None]:
+def set_in(table: MutableMapping[Any, Any], key: Any, value: Any) -> Iterator[None]:
+    """An entry of a table is another for a block."""
     was_there, before = key in table, table.get(key)
     table[key] = value
     try:

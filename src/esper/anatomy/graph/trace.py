@@ -13,7 +13,7 @@ from torch import Tensor, fx, nn
 from torch.export import Dim, ExportedProgram
 from torch.utils import _pytree as pytree
 
-from esper.anatomy.graph.admission import changed_inputs, check_tensors
+from esper.anatomy.graph.admission import changed_inputs, check_inputs, check_tensors
 from esper.anatomy.graph.composing import compose
 from esper.anatomy.graph.coupling import couples_samples, grows_twice, inputs_of, takes_neighbors
 from esper.anatomy.graph.exporting import alone, exporting
@@ -181,6 +181,7 @@ def trace(model: nn.Module, sample: Any, loss: Loss | None = None, *, free: Axes
 
 
 def _traced(model: nn.Module, sample: Any, loss: Loss | None, free: Axes) -> Traced:
+    check_inputs(sample)
     args, kwargs, target = split_sample(sample, with_target=loss is not None, model=model)
     inputs = (args, kwargs, target)
     _check_devices(model, inputs)
@@ -303,7 +304,7 @@ def _entangled(model: nn.Module) -> frozenset[str]:
 
 def _export(step: _Step, inputs: tuple[Any, ...], batch: int, free: Axes = frozenset()) -> ExportedProgram:
     leaves, spec = pytree.tree_flatten(inputs)
-    shapes = pytree.tree_unflatten([_open_axes(*leaf, batch, free) for leaf in enumerate(leaves)], spec)
+    shapes = pytree.tree_unflatten([open_axes(*leaf, batch, free) for leaf in enumerate(leaves)], spec)
     try:
         with exporting():
             program = exported(step, inputs, dynamic_shapes=shapes)
@@ -318,7 +319,7 @@ def _export(step: _Step, inputs: tuple[Any, ...], batch: int, free: Axes = froze
         raise  # not reached: a refusal always raises
 
 
-def _open_axes(number: int, leaf: Any, batch: int, free: Axes) -> dict[int, Any] | None:
+def open_axes(number: int, leaf: Any, batch: int, free: Axes) -> dict[int, Any] | None:
     """The axes of an input along which the graph is to take any size."""
     if not isinstance(leaf, Tensor) or not leaf.dim():
         return None

@@ -25,12 +25,17 @@ CONVOLUTIONS: frozenset[Any] = frozenset(
 )
 """`conv(input, weight, bias, stride, padding, dilation, groups)`; the channels of the input are axis 1."""
 
-RECURRENT: frozenset[Any] = frozenset(
-    {_aten.lstm.input, _aten.gru.input, _aten.rnn_tanh.input, _aten.rnn_relu.input}
-)
-"""`rnn(input, state, weights, has_biases, layers, dropout, train, bidirectional, batch_first)`."""
+_RECURRENT = (_aten.lstm, _aten.gru, _aten.rnn_tanh, _aten.rnn_relu)
 
-_LISTED: Mapping[Any, int] = {_aten.einsum.default: 1, **dict.fromkeys(RECURRENT, 2)}
+PACKED: frozenset[Any] = frozenset(operator.data for operator in _RECURRENT)
+"""`rnn(input, batch_sizes, state, weights, has_biases, layers, dropout, train, bidirectional)`, over packed
+sequences; others have no `batch_sizes`, and `batch_first` at the end."""
+
+_LISTED: Mapping[Any, int] = {
+    _aten.einsum.default: 1,
+    **{operator.input: 2 for operator in _RECURRENT},
+    **{operator.data: 3 for operator in _RECURRENT},
+}
 """Operators whose operands are one list, and the position of that among their arguments."""
 
 BIAS, PADDING, GROUPS = 2, 4, 6

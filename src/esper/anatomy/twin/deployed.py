@@ -8,10 +8,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.export import Dim, ExportedProgram
+from torch.export import ExportedProgram
 from torch.utils import _pytree as pytree
 
-from esper.anatomy.graph import TRACE_BATCH, exported, exporting, undisturbed
+from esper.anatomy.graph import TRACE_BATCH, Axes, exported, exporting, open_axes, undisturbed
 from esper.errors import UntraceableError
 
 _PLAIN = (Tensor, int, float, bool, str, type(None))
@@ -56,7 +56,12 @@ def plain(output: Any) -> Any:
 
 
 def deployed(
-    model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], *, unwrapped: bool = False
+    model: nn.Module,
+    args: tuple[Any, ...],
+    kwargs: Mapping[str, Any],
+    *,
+    unwrapped: bool = False,
+    free: Axes = frozenset(),
 ) -> ExportedProgram:
     """The network in eval mode, called as `model(*args, **kwargs)`; the network itself is left untouched.
 
@@ -65,6 +70,7 @@ def deployed(
         args: positional inputs of one batch.
         kwargs: keyword inputs of that batch.
         unwrapped: the network is the module of such a program itself, so its names stay what they are.
+        free: axes beside that of samples whose size may differ, where the code lets them; see `trace`.
 
     Raises:
         UntraceableError: `torch.export` cannot follow the network.
@@ -74,12 +80,14 @@ def deployed(
     with undisturbed(model), exporting():
         if not unwrapped:
             wrapped.eval()
-        # First a batch of two; a network that does not take that is exported on the batch as it is.
-        for inputs in (_pair(given), given):
+        # First a batch of two; a network that does not take that is exported on the batch as it is. Code that
+        # fixes one of the free axes fixes all of them.
+        tries = [(inputs, axes) for inputs in (_pair(given), given) for axes in dict.fromkeys((free, Axes()))]
+        for left, (inputs, axes) in zip(reversed(range(len(tries))), tries, strict=True):
             try:
-                return exported(wrapped, *inputs, dynamic_shapes=_free_batch(inputs))
+                return exported(wrapped, *inputs, dynamic_shapes=_free_axes(inputs, axes))
             except Exception as error:  # whatever the network's code raises has one meaning here
-                if inputs is given:
+                if not left:
                     raise UntraceableError(
                         f"torch.export cannot follow {type(model).__name__}: "
                         f"{(str(error).strip() or type(error).__name__).splitlines()[0]} "
@@ -110,11 +118,12 @@ def _pair(inputs: Inputs) -> Inputs:
     return pair
 
 
-def _free_batch(inputs: Inputs) -> dict[str, Any]:
-    is_batched = len(sizes := _sizes(inputs)) == 1 and 0 not in sizes
-
-    def free(leaf: Any) -> Any:
-        return {0: Dim.AUTO} if is_batched and isinstance(leaf, Tensor) else None
-
-    shapes: Inputs = pytree.tree_map(free, inputs)
+def _free_axes(inputs: Inputs, free: Axes) -> dict[str, Any]:
+    """What the exporter is told of every input: that its axes of samples, and others, take any size."""
+    sizes = _sizes(inputs)
+    samples = sizes.pop() if len(sizes) == 1 else 0
+    leaves, spec = pytree.tree_flatten(inputs)
+    shapes: Inputs = pytree.tree_unflatten(
+        [open_axes(number, leaf, samples, free) for number, leaf in enumerate(leaves)], spec
+    )
     return {**{f"input_{number}": shape for number, shape in enumerate(shapes[0])}, **shapes[1]}

@@ -14,13 +14,11 @@ import torch
 from torch import Tensor
 
 from esper.anatomy.labels.labels import Flow, varying_axes
-from esper.anatomy.labels.operators import RECURRENT
+from esper.anatomy.labels.operators import PACKED
 from esper.anatomy.labels.rules.call import Call, Read, Result, Rule
 from esper.anatomy.labels.rules.contraction import contract, squeezed, with_bias
 
 _GATES = {"lstm": 4, "gru": 3, "lstm_cell": 4, "gru_cell": 3}
-_AXES = 3
-"""Of what comes in and goes out: steps, samples, features, the first two in either order."""
 
 
 @dataclass(frozen=True)
@@ -30,7 +28,7 @@ class _Pass:
     Attributes:
         weights: its tensors, as torch lists them: of the input, of the step before, both biases, projection.
         first: the place of the first of them among the operands.
-        starts: what the first step takes from the step before, [1, 1, units]: what goes out, and the cell.
+        starts: what the first step takes from the step before, [..., units]: what goes out, and the cell.
     """
 
     weights: Sequence[Flow]
@@ -39,17 +37,19 @@ class _Pass:
 
 
 def recurrent(call: Call) -> Result:
-    """LSTM, GRU and plain recurrent layers over [steps, samples, features], stacked, both ways, projected."""
-    if call.target not in RECURRENT:
-        return call.frozen(f"{call.where} runs over packed sequences, which are not followed")
-    x, states, weights, has_biases, num_layers = call.args[:5]
+    """LSTM, GRU and plain recurrent layers over [steps, samples, features], stacked, both ways, projected.
+
+    Packed sequences are [rows, features].
+    """
+    x = call.args[0]
+    states, weights, has_biases, num_layers, _, _, both = call.args[2 if call.target in PACKED else 1 :][:7]
     states = [states] if isinstance(states, Flow) else list(states)
-    ways = 2 if call.args[7] else 1
+    ways = 2 if both else 1
     each = len(weights) // (num_layers * ways)
     for flow in (x, *states):
-        for axis in range(_AXES - 1):
+        for axis in range(len(flow.shape) - 1):
             call.space.fix_axis(flow, axis, f"{call.where} runs over it")
-    starts = [_of_units(call, state) for state in states]
+    starts = [_of_units(call, state, len(x.shape)) for state in states]
     below = x.moved(x.shape, _along_last(x))
     for number in range(num_layers):
         made = []
@@ -59,11 +59,11 @@ def recurrent(call: Call) -> Result:
             made.append(_passed(call, below, one, num_biases=2 if has_biases else 0))
         below = _side_by_side(call, made)
     # All layers share the tensors that they start from, and so what each of them ends with.
-    ends = [replace(start, shape=shape) for start, shape in zip(starts, call.shapes[1:], strict=True)]
-    return [
-        replace(below, shape=call.shape),
-        *(replace(end, is_zeroed=below.is_zeroed) for end in ends),
+    ends = [
+        replace(_of_units(call, state, len(shape)), shape=shape, is_zeroed=below.is_zeroed)
+        for state, shape in zip(states, call.shapes[1:], strict=True)
     ]
+    return [replace(below, shape=call.shape), *ends]
 
 
 def cell(call: Call) -> Result:
@@ -87,19 +87,20 @@ def _along_last(flow: Flow) -> list[Tensor]:
     return [layer for layer in flow.layers if varying_axes(layer) == (layer.dim() - 1,)]
 
 
-def _of_units(call: Call, state: Flow) -> Flow:
-    """A state [layers, samples, units] as every layer and sample sees it: [1, 1, units]."""
+def _of_units(call: Call, state: Flow, rank: int) -> Flow:
+    """A state [layers, samples, units] as every layer and sample sees it: [..., units] of so many axes."""
     layers = [call.space.conjunction(layer, [0, 1]) for layer in state.layers]
-    return state.moved((1, 1, state.shape[-1]), [layer for layer in layers if varying_axes(layer)])
+    shape = (*(1 for _ in range(rank - 1)), state.shape[-1])
+    return state.moved(shape, [layer.reshape(shape) for layer in layers if varying_axes(layer)])
 
 
 def _passed(call: Call, below: Flow, one: _Pass, *, num_biases: int) -> Flow:
-    """What one layer makes in one direction: [steps, samples, units], or of the projection."""
+    """What one layer makes in one direction: [..., units], or of the projection."""
     inward, again, *rest = one.weights
     biases, projections = rest[:num_biases], rest[num_biases:]
     gates = _product(call, below, inward, one.first)
     for bias in biases:
-        gates = with_bias(call, gates, bias, axis=_AXES - 1)
+        gates = with_bias(call, gates, bias, axis=len(gates.shape) - 1)
     cell = _meet(call, _one_unit(call, gates), one.starts[-1])
     out = cell
     for projection in projections:  # one at most
@@ -119,7 +120,7 @@ def _product(call: Call, x: Flow, weight: Flow, place: int) -> Flow:
 
 
 def _one_unit(call: Call, gates: Flow) -> Flow:
-    """The gates [steps, samples, gates x units], all of one unit united: [steps, samples, units]."""
+    """The gates [..., gates x units], all of one unit united: [..., units]."""
     count = _GATES.get(call.name, 1)
     shape = (*gates.shape[:-1], gates.shape[-1] // count)
     of_gate = [layer.chunk(count, -1) for layer in gates.layers]
@@ -150,13 +151,33 @@ def _side_by_side(call: Call, made: Sequence[Flow]) -> Flow:
 
 
 def _labels(flow: Flow) -> Tensor:
-    """The labels along the last axis, [1, 1, size]; zeros where there are none."""
-    size = flow.shape[-1]
-    along = [layer.expand(1, 1, size) for layer in flow.layers]
-    return along[0] if along else torch.zeros(1, 1, size, dtype=torch.long)
+    """The labels along the last axis, [..., size]; zeros where there are none."""
+    shape = (*(1 for _ in flow.shape[:-1]), flow.shape[-1])
+    along = [layer.expand(shape) for layer in flow.layers]
+    return along[0] if along else torch.zeros(shape, dtype=torch.long)
+
+
+def packed(call: Call) -> Result:
+    """[steps, samples, ...], in either order, as rows [steps of all samples, ...], and samples by step."""
+    x, shape = call.args[0], call.shapes[0]
+    for axis in (0, 1):
+        call.space.fix_axis(x, axis, f"{call.where} runs over it")
+    layers = [layer for layer in x.layers if layer.shape[0] == layer.shape[1] == 1]
+    return [x.moved(shape, [layer.squeeze(0) for layer in layers]), Flow(call.shapes[1])]
+
+
+def padded(call: Call) -> Result:
+    """Rows as steps and samples again, with a value where a sample has no step."""
+    data, value = call.args[0], call.args[3]
+    call.space.fix_axis(data, 0, f"{call.where} runs over it")
+    layers = [layer.unsqueeze(0) for layer in data.layers if layer.shape[0] == 1]
+    filled = replace(data.moved(call.shapes[0], layers), is_zeroed=data.is_zeroed and value == 0)
+    return [filled, Flow(call.shapes[1])]
 
 
 RULES: dict[str, Rule] = {
     **dict.fromkeys(("lstm", "gru", "rnn_tanh", "rnn_relu"), recurrent),
+    "_pack_padded_sequence": packed,
+    "_pad_packed_sequence": padded,
     **dict.fromkeys(("lstm_cell", "gru_cell", "rnn_tanh_cell", "rnn_relu_cell"), cell),
 }
