@@ -14,7 +14,7 @@ from esper.anatomy import Anatomy
 from esper.anatomy.cut import Cut, Form
 from esper.anatomy.graph import bare
 from esper.anatomy.proof import Equivalence, Inputs
-from esper.anatomy.twin import deployed
+from esper.anatomy.twin import for_everybody
 from esper.arrays import BoolArray
 from esper.compaction.choice import Quality
 from esper.compaction.configuration import Description
@@ -23,8 +23,10 @@ from esper.leyline import encode
 from esper.report import WidthRow
 from esper.runs.network import NetworkFiles, state_of
 
+_MOST_ROWS = 60
 
-@dataclass(frozen=True, eq=False)
+
+@dataclass(frozen=True, eq=False, repr=False)
 class Compacted:
     """What a cut did.
 
@@ -64,6 +66,27 @@ class Compacted:
     inputs: Inputs
     blocks: tuple[str, ...] = ()
 
+    def __repr__(self) -> str:
+        """What went and how sure that is, and one line for every group that lost units."""
+        error = self.proof.float32_error if self.proof.float64_error is None else self.proof.float64_error
+        head = (
+            f"{type(self.model).__name__}: {1 - self.flops_after / self.flops_before:.1%} of the FLOPs gone "
+            f"({self.flops_before / 1e6:,.2f} to {self.flops_after / 1e6:,.2f} M per sample), "
+            f"{1 - self.parameters_after / self.parameters_before:.1%} of the parameters "
+            f"({self.parameters_before:,} to {self.parameters_after:,}); "
+            f"equal to the masked network within {error:.1e}"
+        )
+        lines = [head, *([f"  whole blocks: {', '.join(self.blocks)}"] if self.blocks else [])]
+        less = [row for row in self.widths if row.after < row.before]
+        width = max((len(row.group) for row in less), default=0)
+        lines += [
+            f"  {row.group:{width}}  {row.before:6} to {row.after:6} {row.kind}s" for row in less[:_MOST_ROWS]
+        ]
+        if len(less) > _MOST_ROWS:
+            lines.append(f"  ... and {len(less) - _MOST_ROWS} more groups")
+        lines += [f"  {group} stays: {why}" for group, why in self.refused.items()]
+        return "\n".join([*lines, *(f"  {note}" for note in self.notes)])
+
     def save(self, directory: str | Path, *, onnx: bool = False) -> Path:
         """Writes `network.pt2` and `form.json`, and `model.safetensors` of a network that was cut in place.
 
@@ -81,7 +104,7 @@ class Compacted:
         """
         path = Path(directory)
         network = bare(self.model)
-        program = self.program or deployed(network, self.inputs.args, self.inputs.kwargs)
+        program = self.program or for_everybody(network, self.inputs.args, self.inputs.kwargs)
         weights = state_of(network.state_dict()) if self.form is not None else None
         NetworkFiles(program, self.inputs, self.facts(), weights, self.form).write(path, onnx=onnx)
         return path

@@ -9,7 +9,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from esper.anatomy.cut import Cut, Form, Look, Snapshot, cut, cut_program, feasible
-from esper.anatomy.graph import bare
+from esper.anatomy.graph import bare, standalone
 from esper.arrays import BoolArray
 from esper.compaction.choice import Chosen
 from esper.compaction.compacted import Compacted, outcome
@@ -129,7 +129,7 @@ class Cutting:
             else:
                 result = cut_program(network, *args, blocks=self.blocks)
         return outcome(
-            self.model if result.exported is None else result.program.module(),
+            self.model if result.exported is None else standalone(result.program),
             result,
             self.look.inputs,
             refused=refused,

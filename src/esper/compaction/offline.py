@@ -15,7 +15,7 @@ from torch.utils import _pytree as pytree
 from esper.anatomy import Anatomy
 from esper.anatomy.archive import read_program
 from esper.anatomy.cut import cut_traced
-from esper.anatomy.graph import Traced
+from esper.anatomy.graph import Traced, standalone
 from esper.anatomy.proof import Inputs
 from esper.anatomy.twin import Twin
 from esper.checkpoint import CheckpointCatalog, CheckpointRef
@@ -101,7 +101,7 @@ def compact_checkpoint(
         _state(twin, weights | criterion_of(checkpoint)),
         lambda module: _without_loss(module, twin.program),
     )
-    return outcome(made.program.module(), made, inputs, notes=notes)
+    return outcome(standalone(made.program), made, inputs, notes=notes)
 
 
 def _inputs(catalog: CheckpointCatalog, checkpoint: CheckpointRef, twin: Twin) -> Inputs:

@@ -19,7 +19,7 @@ from esper.anatomy import Group, Kind
 from esper.anatomy.archive import write_program
 from esper.anatomy.cut import Form, Snapshot
 from esper.anatomy.graph import copied
-from esper.anatomy.twin import deployed
+from esper.anatomy.twin import for_everybody
 from esper.compaction import UNSAID
 from esper.cost import CostName, compare_latency
 from esper.emrakul import Schedule
@@ -136,7 +136,7 @@ def _save_final(session: Session) -> None:
 def network_files(session: Session) -> dict[str, bytes]:
     """The network as a program that needs no code, and the form that a fresh instance must take."""
     network = session.parts.network
-    program = deployed(network.model, network.inputs.args, network.inputs.kwargs, free=network.free)
+    program = for_everybody(network.model, network.inputs.args, network.inputs.kwargs, network.free)
     form, why = None, {}
     try:
         before = Snapshot.of(_in_full(network))

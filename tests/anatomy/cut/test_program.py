@@ -40,6 +40,9 @@ KINDS = [
     "llama",
     "gpt2",
     "gated-cells",
+    "gru",
+    "lstm",
+    "cells",
 ]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ from torch import nn
 from esper.anatomy.archive import write_program
 from esper.anatomy.twin import deployed
 from esper.checkpoint import CheckpointStore, open_key_ring
-from esper.errors import CheckpointMissing
+from esper.errors import CheckpointMissing, ConfigError
 from esper.runs.network import PROGRAM_FILE, load
 
 
@@ -43,3 +44,12 @@ def test_a_run_that_is_not_finished_says_that_no_key_vouches_for_what_lies_there
 def test_a_program_alone_is_loaded_from_a_directory_that_is_no_run(tmp_path: Path) -> None:
     (tmp_path / PROGRAM_FILE).write_bytes(program(2.0))
     assert load(tmp_path)(torch.ones(1, 3)).item() == 6.0
+
+
+def test_a_loaded_program_is_in_eval_mode_for_good(tmp_path: Path) -> None:
+    (tmp_path / "network.pt2").write_bytes(program(1.0))
+    loaded: Any = load(tmp_path / "network.pt2")
+    assert loaded.eval() is loaded
+    assert loaded.train(False) is loaded
+    with pytest.raises(ConfigError, match="model=fresh"):
+        loaded.train()

@@ -18,7 +18,7 @@ from esper.anatomy.archive.fields import MAJOR_VERSION, read
 from esper.anatomy.archive.members import CONSTANTS, MODEL, WEIGHTS, extras, json_of, members
 from esper.anatomy.archive.names import NotAdmitted
 from esper.anatomy.archive.payload import Slot, slots, tensors
-from esper.anatomy.graph import exporting
+from esper.anatomy.graph import exporting, standalone
 from esper.errors import CheckpointCorrupt, CheckpointError
 from esper.garbage import uncollected
 
@@ -103,7 +103,7 @@ def read_module(data: bytes) -> Callable[..., Any]:
     """
     archive = _of_anybody(data)
     with _fitting_together():
-        return _built(archive).module()
+        return standalone(_built(archive))
 
 
 def _admitted(data: bytes) -> _Archive:

@@ -95,6 +95,15 @@ def _sizes(call: _Call) -> None:
         call.put(1, "size", _resized(call, list(sizes), given))
 
 
+def _made_at(position: int) -> Callable[[_Call], None]:
+    """Tensors that are the same everywhere, as a first state of zeros: the sizes that they are made with."""
+
+    def rule(call: _Call) -> None:
+        call.put(position, "size", _resized(call, list(call.arg(position, "size")), call.given[0]))
+
+    return rule
+
+
 def _unflatten(call: _Call) -> None:
     given, sizes = call.given[0], list(call.arg(2, "sizes"))
     first = int(call.arg(1, "dim")) % len(call.taken(0))
@@ -108,7 +117,7 @@ def _resized(call: _Call, sizes: list[Any], left: Left) -> list[Any]:
             new.append(size)
         elif isinstance(size, int):
             new.append(_count(stays))
-        elif -1 not in sizes and -1 not in new and not call.name.startswith("expand"):
+        elif -1 not in sizes and -1 not in new and call.name not in _WITHOUT_REST:
             new.append(-1)  # a multiple of the batch
         else:
             raise call.refused("computes a size from the batch that would have to change")
@@ -236,7 +245,13 @@ def _native_group_norm(call: _Call) -> None:
     call.node.update_arg(4, _count(call.taken(0)[1]))
 
 
+_MADE, _MADE_LIKE = ("full", "zeros", "ones", "empty"), ("new_full", "new_zeros", "new_ones", "new_empty")
+_WITHOUT_REST = ("expand", "expand_as", *_MADE, *_MADE_LIKE)
+"""Operators whose sizes cannot be -1 for what is left over."""
+
 RULES: Mapping[str, Callable[[_Call], None]] = {
+    **dict.fromkeys(_MADE, _made_at(0)),
+    **dict.fromkeys(_MADE_LIKE, _made_at(1)),
     **dict.fromkeys(("view", "reshape", "_unsafe_view", "_reshape_alias", "expand", "broadcast_to"), _sizes),
     "unflatten": _unflatten,
     **dict.fromkeys(("repeat", "tile"), _repeat),

@@ -12,6 +12,7 @@ from esper.anatomy.graph.ranks import (
 )
 from esper.anatomy.graph.recurrence import exported
 from esper.anatomy.graph.sharded import gathered, is_sharded
+from esper.anatomy.graph.standalone import standalone
 from esper.anatomy.graph.substitution import call_with
 from esper.anatomy.graph.trace import (
     TRACE_BATCH,
@@ -61,6 +62,7 @@ __all__ = [
     "primary_output",
     "renew",
     "shared_parameters",
+    "standalone",
     "together",
     "trace",
     "traced_as",

@@ -1,7 +1,7 @@
 """An exact copy of a network as a stored program, which runs where the code of the network is not."""
 
 from esper.anatomy.twin.ablation import Ablation, ablated_losses
-from esper.anatomy.twin.deployed import deployed, plain
+from esper.anatomy.twin.deployed import deployed, for_everybody, plain
 from esper.anatomy.twin.gated import Gates
 from esper.anatomy.twin.narrowed_norms import left_as_tensors, shrink
 from esper.anatomy.twin.recalibration import averaged
@@ -19,6 +19,7 @@ __all__ = [
     "deployed",
     "first_uses",
     "for_each_row",
+    "for_everybody",
     "left_as_tensors",
     "plain",
     "shrink",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -55,13 +55,32 @@ def plain(output: Any) -> Any:
     return None
 
 
+def for_everybody(
+    model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], varying: Axes = frozenset()
+) -> ExportedProgram:
+    """The network as `deployed` gives it, for texts of any length where the code lets them.
+
+    Args:
+        model: the network.
+        args: positional inputs of one batch.
+        kwargs: keyword inputs of that batch.
+        varying: axes that are known to have other sizes in other batches; see `trace`.
+    """
+    leaves = enumerate(pytree.tree_leaves((args, dict(kwargs))))
+    tokens = {
+        (n, leaf.dim()) for n, leaf in leaves if isinstance(leaf, Tensor) and not leaf.is_floating_point()
+    }
+    lengths = frozenset((n, axis) for n, dims in tokens for axis in range(1, dims))
+    return deployed(model, args, kwargs, free=(varying | lengths, varying))
+
+
 def deployed(
     model: nn.Module,
     args: tuple[Any, ...],
     kwargs: Mapping[str, Any],
     *,
     unwrapped: bool = False,
-    free: Axes = frozenset(),
+    free: Sequence[Axes] = (),
 ) -> ExportedProgram:
     """The network in eval mode, called as `model(*args, **kwargs)`; the network itself is left untouched.
 
@@ -70,7 +89,7 @@ def deployed(
         args: positional inputs of one batch.
         kwargs: keyword inputs of that batch.
         unwrapped: the network is the module of such a program itself, so its names stay what they are.
-        free: axes beside that of samples whose size may differ, where the code lets them; see `trace`.
+        free: axes beside that of samples whose size may differ: the first of these sets that the code lets.
 
     Raises:
         UntraceableError: `torch.export` cannot follow the network.
@@ -80,9 +99,9 @@ def deployed(
     with undisturbed(model), exporting():
         if not unwrapped:
             wrapped.eval()
-        # First a batch of two; a network that does not take that is exported on the batch as it is. Code that
-        # fixes one of the free axes fixes all of them.
-        tries = [(inputs, axes) for inputs in (_pair(given), given) for axes in dict.fromkeys((free, Axes()))]
+        # First a batch of two; a network that does not take that is exported on the batch as it is.
+        sets = dict.fromkeys((*free, Axes()))
+        tries = [(inputs, axes) for inputs in (_pair(given), given) for axes in sets]
         for left, (inputs, axes) in zip(reversed(range(len(tries))), tries, strict=True):
             try:
                 return exported(wrapped, *inputs, dynamic_shapes=_free_axes(inputs, axes))
