@@ -2,6 +2,7 @@
 
 from esper.compaction.compact import compact
 from esper.compaction.configuration import UNSAID, describable, describe, has_configuration
+from esper.compaction.obstacles import what_holds
 from esper.compaction.offline import compact_checkpoint, finished_files
 
 __all__ = [
@@ -12,4 +13,5 @@ __all__ = [
     "describe",
     "finished_files",
     "has_configuration",
+    "what_holds",
 ]

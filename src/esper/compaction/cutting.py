@@ -100,7 +100,7 @@ class Cutting:
         removed = Situation.whole(anatomy).under(keep).removed_fraction(target.cost)
         if removed >= target.fraction - _SHORT:
             return
-        yield what_holds(self.look, keep, settings, refused)
+        yield what_holds(self.look.traced, Situation.whole(anatomy), keep, settings, refused)
         if not refused:
             return
         whole = choose_by_magnitude(anatomy, dict(network.named_parameters()), settings)

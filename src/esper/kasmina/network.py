@@ -82,6 +82,8 @@ class LiveNetwork:
         self.twin: bytes
         self.graph: Twin
         """The twin, to run on live tensors."""
+        self.seen: Look
+        """What the last look saw."""
         self.inputs: Inputs
         """Inputs to prove cuts on."""
         self.masks: MaskKeeper
@@ -119,7 +121,8 @@ class LiveNetwork:
                 "be different at every look. Nothing was changed. Write `x = x * 2` instead of `x.mul_(2)`, "
                 "or begin with `x = x.clone()`."
             )
-        self.anatomy, self.inputs, self.graph = look.anatomy, look.inputs, Twin.of(look.traced)
+        self.seen, self.anatomy, self.inputs = look, look.anatomy, look.inputs
+        self.graph = Twin.of(look.traced)
         self.twin = self.graph.to_bytes()
         self.masks = MaskKeeper(self.model, self.anatomy, (self.optimizer,), self.companions)
         self.look_seconds = time.perf_counter() - begun

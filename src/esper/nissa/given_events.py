@@ -40,3 +40,18 @@ class ProbePartlyUsed(Event):
     )
     left_out: int
     given: int
+
+
+@dataclass(frozen=True)
+class TargetOutOfReach(Event):
+    """More is asked for than the network's structure, its code and the settings let go."""
+
+    severity = Severity.PROBLEM
+    says = (
+        "{target:.1%} of the {cost} are asked for, and at most {most:.1%} can go. {holds} Lower the target "
+        "(pruning.target), or change what holds the rest; training goes on, and prunes what can go."
+    )
+    cost: str
+    target: float
+    most: float
+    holds: str

@@ -45,6 +45,7 @@ from esper.session.admission import (
     fitting_batches,
 )
 from esper.session.assembly import assemble
+from esper.session.ceiling import tell_reach
 from esper.session.horizon import epochs_after
 from esper.session.kernels import kernel_pool_ahead
 from esper.session.pace import Pace
@@ -182,6 +183,7 @@ def _attach(
         read = len(probe or ())
         if left_out := read - len(fitting_batches(network, probe or ())):
             session.log.tell(given_events.ProbePartlyUsed(left_out, read))
+        tell_reach(session.parts)
         teach(session, asked)
         session.parts.strategy.begin(is_new=True)
         _begin(session)

@@ -31,6 +31,7 @@ from esper.leyline import encode
 from esper.nissa import Event, events, progress
 from esper.report import Latency, Overhead, Proof, RunReport, WidthRow, fates, write_report
 from esper.runs.network import FORM_FILE, FORMLESS, GROWN, PROGRAM_FILE, VERSION
+from esper.session.ceiling import out_of_reach
 from esper.session.grown import grown_fraction, last_grown, parts_grown
 from esper.session.pool import worker_rows
 
@@ -204,6 +205,7 @@ def _missed(session: Session, in_flight: int | None) -> Event | None:
         grown=grown_fraction(parts.network, terms.origin, target.cost),
         seeds=last_grown(session.log.seeds),
         has_stepped=session.step > 0,
+        reach=out_of_reach(parts.network, terms),
         is_unsaid=any(why.startswith(UNSAID) for why in parts.network.refused.values()),
     )
     schedule = Schedule(terms.config.pruning, terms.epochs)

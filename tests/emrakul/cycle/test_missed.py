@@ -80,7 +80,17 @@ def test_a_target_that_was_met_is_no_word_worth() -> None:
             "each of the 2 units that could still go takes more than is missing",
             "pruning.schedule.overshoot_fraction",
         ),
-        (told(record("failed", "WorkerLost: gone")), "(WorkerLost: gone)", "more epochs"),
+        (
+            told(record("failed", "WorkerLost: gone")),
+            "the only analysis failed, first in epoch 9 (WorkerLost: gone)",
+            "see `esper audit show`",
+        ),
+        (
+            told(record("failed", "AnalysisError: first."), record("skipped"), record("failed", "Other.")),
+            "2 of 3 analyses failed, first in epoch 9 (AnalysisError: first)",
+            "please report it",
+        ),
+        (told(record("failed", "AnalysisTimeout: 9 s.")), "(AnalysisTimeout: 9 s)", "deadline_seconds"),
         (told(record("skipped", "No unit may go.")), "(No unit may go)", "more epochs"),
         (told(record("skipped", AT_FLOOR)), "at the floor", "lower pruning.floors"),
         (
@@ -108,7 +118,22 @@ def test_a_target_that_was_met_is_no_word_worth() -> None:
         ),
         (told(record("accepted"), late=9), "nothing is decided after epoch 8", "more epochs"),
         (told(record("accepted"), unmeasured="acc"), "no epoch measured acc", "end_epoch()"),
-        (told(record("failed", "It broke.", held={"budget": 2})), "(It broke)", "train for more epochs"),
+        (told(record("failed", "It broke.", held={"budget": 2})), "(It broke)", "see `esper audit show`"),
+        (
+            told(record("rejected", "Worse."), reach=(0.4, "What holds the rest: sort (60%).")),
+            "at most 40.0% can go (what holds the rest: sort (60%)); besides, the validator refused",
+            "lower the target",
+        ),
+        (
+            told(record("rejected", "Worse."), reach=(0.305, "")),
+            "because at most 30.5% can go. To get",
+            "lower the target",
+        ),
+        (
+            told(record("rejected", "Worse."), reach=(0.4, ""), grown=0.1),
+            "refused the plan of epoch 9 (Worse); besides, seeds have added",
+            "validation.limits",
+        ),
         (told(has_stepped=False), "made no step", "whose step() the loop calls"),
     ],
 )
@@ -128,6 +153,11 @@ def test_a_target_that_growth_has_moved_away_is_told_of_that_and_of_the_way_out(
         "have added 84.0%, and a target counts from the network as it was at the start. To get further, "
         "prune the grown network in a second session"
     )
+
+
+@pytest.mark.parametrize("status", ["WorkerLost: gone", "AnalysisError: it broke"])
+def test_who_failed_is_not_told_to_train_longer(status: str) -> None:
+    assert "more epochs" not in told(record("failed", status))
 
 
 def test_a_loop_that_never_ends_an_epoch_is_told_of_that() -> None:

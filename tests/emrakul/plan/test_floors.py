@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from esper.anatomy import Anatomy
-from esper.emrakul.plan import Situation, floors
+from esper.emrakul.plan import Situation, fewest_left, floors
 from esper.emrakul.settings import Settings
 from tests.emrakul.networks import chain, resnet8
 
@@ -59,3 +59,17 @@ def test_floors_of_what_may_go_make_way_for_what_cannot_be_cut() -> None:
     settings = Settings.model_validate({"target": {"flops": 0.3}})
     all_free, one_free = floors(situation, settings), floors(replace(situation, may_go=may_go), settings)
     assert reach(anatomy, [int(all_free[0]), 80]) < 0.3 < reach(anatomy, [int(one_free[0]), 80])
+
+
+def test_the_most_that_can_go_is_what_floors_and_code_leave() -> None:
+    anatomy = chain([80, 80])
+    may_go = np.zeros(anatomy.num_units, np.bool_)
+    may_go[anatomy.unit_slice(0)] = True
+    situation = Situation.whole(anatomy)
+    settings = Settings.model_validate(
+        {"target": {"flops": 0.95}, "floors": {"min_channels": 3, "narrow_keep_fraction": 0.5}}
+    )
+    keep = fewest_left(replace(situation, may_go=may_go), settings)
+    assert [int(keep[anatomy.unit_slice(n)].sum()) for n in range(2)] == [3, 80]
+    keep = fewest_left(situation, Settings.model_validate({"target": {"flops": 0.95}}))
+    assert situation.under(keep).removed_fraction("flops") >= 0.95

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from esper.emrakul.cycle.coordinator import CoordinatorState
@@ -11,6 +12,7 @@ from esper.emrakul.cycle.outcome import CycleStatus
 from esper.emrakul.plan import Rejection
 from esper.emrakul.schedule import Schedule
 from esper.emrakul.settings import Target
+from esper.errors import AnalysisTimeout
 
 _ADVICE = {
     Rejection.FLOOR: "lower pruning.floors, or the target",
@@ -29,11 +31,18 @@ _PATIENT = (
 _STEADIER = "train longer between the steps, allow a larger drop (pruning.rollback, validation.limits)"
 _TRACE = 1e-3
 """Share of a cost that explains no missed target."""
+_NEAR = 0.01
+"""Share of a cost that is no use to look for where a target is out of reach."""
+_STRUCTURE = "lower the target (pruning.target), or change what holds the rest"
 _COARSE = "ask for more (pruning.target), or let steps overshoot (pruning.schedule.overshoot_fraction)"
 _FEWER = "train for more epochs, or let less be grown (strategy.max_tries, growing.patience_epochs)"
 _ANEW = (
     "prune the grown network in a second session, in another run directory (esper.attach(result.model, "
     "...)), or lower the target"
+)
+_REPAIR = (
+    "see `esper audit show` on this run, which holds every error; one that is not of the network's own code "
+    "is a fault of Esper: please report it with the network"
 )
 _LONGER = "train for more epochs, or let the ramp begin earlier (pruning.schedule.start_epoch)"
 
@@ -56,6 +65,8 @@ class RunEnd:
         seeds: first and last epoch of the last time that seeds were on their way, which keep pruning waiting.
         has_stepped: whether the optimizer that is listened to has made a step.
         is_unsaid: whether units stay that only the network's configuration cannot say.
+        reach: the largest share of the original cost that could go at all, and what holds the rest; None if
+            that is enough.
     """
 
     removed: float
@@ -71,6 +82,7 @@ class RunEnd:
     seeds: tuple[int, int] | None = None
     has_stepped: bool = True
     is_unsaid: bool = False
+    reach: tuple[float, str] | None = None
 
     @property
     def only_masked(self) -> float:
@@ -89,7 +101,7 @@ def why_missed(target: Target, end: RunEnd, schedule: Schedule, state: Coordinat
     """
     if end.removed >= target.fraction - 1e-9:
         return ""
-    why, advice = _obstacle(end, schedule, state)
+    why, advice = _structural(end, *_obstacle(end, schedule, state))
     if end.epoch == 0:
         why, advice = "end_epoch() was never called", "call it after every epoch, with the metric"
     elif not end.has_stepped:
@@ -122,6 +134,16 @@ def why_missed(target: Target, end: RunEnd, schedule: Schedule, state: Coordinat
     return f"The target was missed: {went}, because {why}. To get further, {advice}."
 
 
+def _structural(end: RunEnd, why: str, advice: str) -> tuple[str, str]:
+    """Where no training reaches the target, that is said first, and what stood in the way of the rest."""
+    if end.reach is None or end.grown > _TRACE:
+        return why, advice
+    most, holds = end.reach
+    because = f" ({_clause(holds[:1].lower() + holds[1:])})" if holds else ""
+    least = f"at most {most:.1%} can go{because}"
+    return (least if most - end.removed <= _NEAR else f"{least}; besides, {why}"), _STRUCTURE
+
+
 def _obstacle(end: RunEnd, schedule: Schedule, state: CoordinatorState) -> tuple[str, str]:
     """What stood in the way last, and what to do about it."""
     epoch, due = end.epoch, schedule.ramp_at(end.epoch)[1]
@@ -151,6 +173,8 @@ def _obstacle(end: RunEnd, schedule: Schedule, state: CoordinatorState) -> tuple
         return f"{why} epoch {schedule.last_epoch_at(epoch)}", "say how long it is (attach(epochs=...))"
     if last.status == CycleStatus.ACCEPTED:
         return _accepted(last, end, schedule.last_epoch_at(epoch))
+    if last.status == CycleStatus.FAILED:
+        return _failed(state.history)
     return _ended(last, is_unsaid=end.is_unsaid)
 
 
@@ -173,11 +197,22 @@ def _accepted(last: CycleRecord, end: RunEnd, last_epoch: int) -> tuple[str, str
     )
 
 
+def _failed(history: Sequence[CycleRecord]) -> tuple[str, str]:
+    """Of a run whose last analysis failed: longer training would fail in the same way."""
+    failed = [record for record in history if record.status == CycleStatus.FAILED]
+    first = _clause(failed[0].reason)
+    many = "the only analysis" if len(history) == 1 else f"{len(failed)} of {len(history)} analyses"
+    why = f"{many} failed, first in epoch {failed[0].epoch} ({first})"
+    if failed[-1].reason.startswith(AnalysisTimeout.__name__):
+        return why, _ADVICE[Rejection.UNMEASURED]
+    return why, _REPAIR
+
+
 def _ended(last: CycleRecord, *, is_unsaid: bool) -> tuple[str, str]:
     if last.status == CycleStatus.REJECTED:
         advice = f"{_GENTLER}, or lower the target"
         return f"the validator refused the plan of epoch {last.epoch} ({_clause(last.reason)})", advice
-    if last.held and last.status != CycleStatus.FAILED:
+    if last.held:
         reason = Rejection(max(last.held, key=lambda name: last.held[name]))
         if reason == Rejection.BUDGET:
             return (

@@ -4,7 +4,7 @@ from esper.emrakul.plan.by_loss import choose_by_loss
 from esper.emrakul.plan.by_magnitude import choose_by_magnitude
 from esper.emrakul.plan.cutting import worthwhile_cut
 from esper.emrakul.plan.finalists import finalists, removable
-from esper.emrakul.plan.floors import floors, layers_to_go
+from esper.emrakul.plan.floors import fewest_left, floors, layers_to_go
 from esper.emrakul.plan.leeway import with_leeway
 from esper.emrakul.plan.plan import Plan, Rejection
 from esper.emrakul.plan.ramp_end import bounds
@@ -22,6 +22,7 @@ __all__ = [
     "bounds",
     "choose_by_loss",
     "choose_by_magnitude",
+    "fewest_left",
     "finalists",
     "floors",
     "largest_version",

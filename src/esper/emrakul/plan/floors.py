@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from esper.anatomy import Kind
-from esper.arrays import IntArray
+from esper.arrays import BoolArray, IntArray
 from esper.emrakul.plan.candidates import lowest_counts
 from esper.emrakul.plan.situation import Ranking, Situation
 from esper.emrakul.settings import Settings, Target
@@ -41,6 +41,19 @@ def floors(situation: Situation, settings: Settings) -> IntArray:
     return lowest
 
 
+def fewest_left(situation: Situation, settings: Settings) -> BoolArray:
+    """What of `situation` is left when every group that may lose something is at its floor: bool [units].
+
+    Of a target this is the most that can be removed at all. Layers that may go are counted as gone, more
+    than `layers_to_go` lets.
+    """
+    keep = _at(situation, settings, floors(situation, settings))
+    anatomy = situation.anatomy
+    if Level.LAYER in settings.levels:
+        keep &= ~(anatomy.is_layer & (True if situation.may_go is None else situation.may_go))
+    return keep
+
+
 def _floors(situation: Situation, settings: Settings, factor: float) -> IntArray:
     """The floors, with those that nobody has asked for times `factor`: shape [groups]."""
     rules, groups = settings.floors, situation.anatomy.groups
@@ -63,6 +76,11 @@ def _floors(situation: Situation, settings: Settings, factor: float) -> IntArray
 
 def _reach(situation: Situation, settings: Settings, target: Target, lowest: IntArray) -> float:
     """Share of the original cost that is gone when every group that may lose something is at its floor."""
+    return situation.under(_at(situation, settings, lowest)).removed_fraction(target.cost)
+
+
+def _at(situation: Situation, settings: Settings, lowest: IntArray) -> BoolArray:
+    """What is left then: bool [units]."""
     anatomy, keep = situation.anatomy, situation.keep.copy()
     may_go = np.array([group.kind.level in settings.levels for group in anatomy.groups], np.bool_)
     ends = lowest_counts(anatomy, situation.counts, lowest, settings.plan.round_to)
@@ -70,7 +88,7 @@ def _reach(situation: Situation, settings: Settings, target: Target, lowest: Int
     rows = Ranking.of(anatomy, np.flatnonzero(free))
     goes = rows.place < np.where(may_go, situation.counts - ends, 0)[rows.group]
     keep[rows.unit[goes]] = False
-    return situation.under(keep).removed_fraction(target.cost)
+    return keep
 
 
 def layers_to_go(situation: Situation, settings: Settings) -> int:
