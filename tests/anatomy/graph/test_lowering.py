@@ -52,6 +52,20 @@ class Halves(nn.Module):
         return y
 
 
+class Fills(nn.Module):
+    """Fills a tensor step by step, as decoders do, and gives that."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = torch.zeros(x.shape[0], x.shape[1], 3, dtype=torch.float64)
+        for step in range(1, x.shape[1]):
+            out[:, step] = self.layer(x[:, step])
+        return out
+
+
 def _program(model: nn.Module, *shape: int) -> ExportedProgram:
     return torch.export.export(model.eval(), (torch.randn(*shape),), strict=False)
 
@@ -69,6 +83,17 @@ def test_what_no_parameter_reaches_is_left_as_it_is() -> None:
 def test_a_program_that_writes_into_its_buffers_is_left_as_it_is() -> None:
     program = _program(Counts(), 2, 4)
     assert lowered(program) is program
+
+
+def test_what_is_filled_step_by_step_is_an_output_with_derivatives() -> None:
+    torch.manual_seed(0)
+    model, x = Fills(), torch.randn(2, 4, 4, requires_grad=True)
+    program = lowered(_program(model, 2, 4, 4))
+    program.validate()
+    module = program.module()
+    torch.testing.assert_close(module(x), model(x))
+    (mine,), (own,) = (torch.autograd.grad(one(x).square().sum(), x) for one in (module, model))
+    torch.testing.assert_close(mine, own)
 
 
 def test_written_parts_become_pieces_and_nothing_depends_on_strides() -> None:

@@ -137,6 +137,24 @@ def test_what_only_the_exporter_cannot_follow_gets_the_advice_that_fits(then: An
     assert not any(other in str(caught.value) for other in others)
 
 
+class OfSlopes(nn.Module):
+    """Gives the derivative of what a network gives, as losses on differential equations need it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = nn.Linear(1, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x.requires_grad_()
+        (slope,) = torch.autograd.grad(self.net(x).square().sum(), x, create_graph=True)
+        return slope
+
+
+def test_derivatives_in_a_forward_pass_are_named_with_what_can_be_attached() -> None:
+    with pytest.raises(UntraceableError, match=r"attach\(model\.net"):
+        trace(OfSlopes(), torch.rand(4, 1))
+
+
 class Packed(nn.Module):
     def __init__(self) -> None:
         super().__init__()

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_impls import op_implementations_dict
+from torch.distributions import Normal
 from torch.nn import functional as F
 from torch.nn.modules import transformer
 
@@ -60,6 +61,23 @@ def read(output: Tensor, target: Tensor) -> Tensor:
     return F.mse_loss(output, target)
 
 
+class Guessing(nn.Module):
+    """Gives mean and spread of what it expects."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(5, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layer(x)  # type: ignore[no-any-return]
+
+
+def surprised(output: Tensor, target: Tensor) -> Tensor:
+    expected = Normal(output[..., 0], output[..., 1].exp())
+    seen: Tensor = expected.log_prob(target[:, :1].float())
+    return -seen.mean()
+
+
 WORDS, NUMBERS = torch.randint(9, (2, STEPS)), torch.randn(2, STEPS, 16)
 SOUNDS, SAID = torch.randn(2, STEPS, 5), torch.randint(1, 7, (2, 2))
 
@@ -70,6 +88,7 @@ SOUNDS, SAID = torch.randn(2, STEPS, 5), torch.randint(1, 7, (2, 2))
         (Reader, WORDS, NUMBERS, read),
         (Translator, WORDS, NUMBERS, read),
         (Listener, SOUNDS, SAID, heard),
+        (Guessing, SOUNDS, SAID, surprised),
     ],
 )
 @pytest.mark.filterwarnings("ignore::UserWarning")
@@ -95,6 +114,8 @@ def test_torch_is_afterwards_as_it_was() -> None:
     trace(Listener(), (SOUNDS, SAID), heard)
     assert vars(transformer)["_detect_is_causal_mask"] is look
     assert dict(op_implementations_dict) == known
+    with pytest.raises(ValueError, match="constraint"):  # distributions look again
+        Normal(torch.zeros(1), -torch.ones(1))
 
 
 class Flat(nn.Module):

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import copy
+import random
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from esper.anatomy.graph.trace import trace, undisturbed
+from esper.anatomy.graph import trace, undisturbed
 from esper.anatomy.twin import Twin
 from esper.anatomy.units import inspect
 from esper.batches import varying_axes
@@ -37,6 +39,33 @@ def test_tracing_leaves_mode_buffers_gradients_and_random_state_as_they_were() -
         assert (parameter.grad is None) == (gradient is None)
         assert gradient is None or torch.equal(parameter.grad, gradient)  # type: ignore[arg-type]  # not None here
     assert torch.equal(torch.get_rng_state(), random_state)
+
+
+class Tossing(nn.Module):
+    """Tosses coins of Python's and of NumPy's, as decoders do that are sometimes told the word before."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.heads, self.tails = nn.Linear(4, 4), nn.Linear(4, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        for _ in range(8):
+            is_head = random.random() < 0.5 if np.random.rand() < 0.5 else random.random() < 0.1  # noqa: NPY002
+            x = self.heads(x) if is_head else self.tails(x)
+        return x
+
+
+def test_looks_draw_what_python_and_numpy_draw_next_and_leave_it_to_be_drawn() -> None:
+    random.seed(3)
+    np.random.seed(3)  # noqa: NPY002
+    model, x = Tossing(), torch.randn(2, 4)
+    with undisturbed(model):
+        first = model(x)
+    with undisturbed(model):
+        second = model(x)
+    torch.testing.assert_close(second, first)
+    torch.testing.assert_close(trace(model, x).program.module()((x,), {}, None), first)
+    torch.testing.assert_close(model(x), first)
 
 
 class Counting(nn.Module):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -65,7 +66,8 @@ def write_program(
     try:
         program._state_dict = state if weights is None else dict(weights)
         program._example_inputs = None
-        with uncollected():
+        with uncollected(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of how torch picks one of several names of a tensor
             torch.export.save(program, buffer, extra_files=dict(extra or {}))
     except SerializeError as error:
         reason = str(error).strip().splitlines()[0]

@@ -26,9 +26,9 @@ from esper.anatomy.graph.trace import (
     primary_output,
     trace,
     traced_as,
-    undisturbed,
     without_caches,
 )
+from esper.anatomy.graph.undisturbed import undisturbed
 from esper.anatomy.graph.wrappers import bare, check_renewable, copied, is_compiled, renew
 
 __all__ = [

@@ -17,7 +17,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils import _pytree as pytree
 
 from esper.anatomy.graph.inlining import write_in
-from esper.anatomy.graph.lowering import decompositions, is_in_place, loosen, unknown_calls
+from esper.anatomy.graph.lowering import decompositions, is_in_place, loosen, name_outputs, unknown_calls
 
 _ORIGIN = ("nn_module_stack", "stack_trace", "torch_fn")
 """What a node knows of the code that it comes from."""
@@ -43,10 +43,7 @@ def compose(program: ExportedProgram) -> None:
     for module in changed:
         module.graph.lint()
         loosen(module)
-    signature, results = program.graph_signature, program.graph.output_node().args[0]
-    for spec, result in zip(signature.output_specs, results, strict=True):
-        if isinstance(result, fx.Node) and spec.arg.name != result.name:
-            signature.replace_all_uses(spec.arg.name, result.name)
+    name_outputs(program)
 
 
 def _body(call: fx.Node, meaning: Callable[..., Any]) -> fx.GraphModule | None:

@@ -37,6 +37,7 @@ def lowered(program: ExportedProgram, *, with_writes: bool = False) -> ExportedP
         return program
     for part in _parts(written_out):
         loosen(part)
+    name_outputs(written_out)
     return written_out
 
 
@@ -74,14 +75,44 @@ def _gives_tensors(node: fx.Node) -> bool:
 
 
 def loosen(part: fx.GraphModule) -> None:
-    """Takes back what holds only for the strides and sizes of the trace: gates run in other batches."""
+    """Takes back what holds only for the strides and sizes of the trace: gates run in other batches.
+
+    And what has no derivative, although what it stands for has one.
+    """
     for node in list(part.graph.nodes):
         if node.target is torch.ops.aten.view.default:
             node.target = torch.ops.aten.reshape.default
         elif node.target is torch.ops.aten.slice_scatter.default and _writes_all(node.args[3:]):
             node.replace_all_uses_with(node.args[1])
             part.graph.erase_node(node)
+        elif node.target is torch.ops.aten.copy.default:
+            node.replace_all_uses_with(_copied(node, *node.all_input_nodes))
+            part.graph.erase_node(node)
     part.recompile()
+
+
+def _copied(call: fx.Node, target: fx.Node, source: fx.Node | None = None) -> fx.Node:
+    """What a copy into a tensor gives: the source, in shape and type of that tensor."""
+    if source is None:  # a copy of itself
+        return target
+    wanted, given = target.meta["val"], source.meta["val"]
+    for is_alike, operator in (
+        (wanted.shape == given.shape, torch.ops.aten.expand_as.default),
+        (wanted.dtype == given.dtype, torch.ops.aten.type_as.default),
+    ):
+        if not is_alike:
+            with call.graph.inserting_before(call):
+                source = call.graph.call_function(operator, (source, target))
+            source.meta.update(call.meta)
+    return source
+
+
+def name_outputs(program: ExportedProgram) -> None:
+    """Puts the names of the outputs that there are into the signature: others may have taken their places."""
+    signature, results = program.graph_signature, program.graph.output_node().args[0]
+    for spec, result in zip(signature.output_specs, results, strict=True):
+        if isinstance(result, fx.Node) and spec.arg.name != result.name:
+            signature.replace_all_uses(spec.arg.name, result.name)
 
 
 def _writes_all(bounds: tuple[Any, ...]) -> bool:

@@ -31,7 +31,7 @@ def refuse(model: nn.Module, loss: Any, inputs: tuple[Any, Any, Any], error: Exc
     args, kwargs, _ = inputs
     name = type(model).__name__
     _check_call(model, args, kwargs)
-    with torch.no_grad():
+    with torch.enable_grad():  # as in training: a forward pass may take derivatives itself
         try:
             output = model(*args, **kwargs)
         except EsperError:
@@ -107,12 +107,30 @@ def _on_labels(kwargs: Mapping[str, Any], target: Any) -> str:
     )
 
 
+_DERIVATIVES = (
+    "autograd.grad(",
+    ".backward(",
+    "jvp(",
+    "vjp(",
+    "jacrev(",
+    "jacfwd(",
+    "hessian(",
+    "func.grad(",
+)
+
+
 def _advice(error: Exception) -> str:
     text = f"{type(error).__name__} {error}"
     if _is_in_line(error, "pack_padded_sequence", "pack_sequence"):
         return (
             "Packed sequences can be followed where they are made of a padded batch, with their lengths in a "
             "tensor: `pack_padded_sequence(x, lengths, ...)`, without `tolist()` and without `pack_sequence`."
+        )
+    if "fake tensor in the exported program" in text or _is_in_line(error, *_DERIVATIVES):
+        return (
+            "Derivatives that a forward pass takes itself end so, and cannot be followed. Attach the network "
+            "of which they are taken, `esper.attach(model.net, ...)` with a loss on what it gives, and take "
+            "them in the loop."
         )
     if any(sign in text for sign in _ON_VALUES):
         return (

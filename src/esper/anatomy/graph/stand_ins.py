@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch._subclasses.fake_impls import op_implementations_dict
+from torch.distributions import Distribution
 from torch.nn.modules import transformer
 
 _CTC = getattr(torch.ops.aten, "_ctc_loss").Tensor  # noqa: B009 - the operator's own name begins like that
@@ -18,7 +19,7 @@ _len = len
 
 @contextmanager
 def standing_in() -> Iterator[None]:
-    """Attention masks of `nn.Transformer`, the CTC loss and `len` of a tensor can be followed meanwhile.
+    """Attention masks of `nn.Transformer`, the CTC loss, distributions and `len` of a tensor can be followed.
 
     Without `is_causal=` the encoder and the decoder of torch compare every mask with the causal one, for a
     kernel that needs no mask. It is applied as it is instead, which gives the same up to rounding. Of the CTC
@@ -29,6 +30,7 @@ def standing_in() -> Iterator[None]:
         changes.enter_context(set_in(vars(transformer), "_detect_is_causal_mask", _is_said_to_be_causal))
         changes.enter_context(set_in(vars(builtins), "len", _open_len))
         changes.enter_context(set_in(op_implementations_dict, _CTC, _ctc_shapes))
+        changes.enter_context(_unvalidated())
         yield
 
 
@@ -44,6 +46,17 @@ def set_in(table: MutableMapping[Any, Any], key: Any, value: Any) -> Iterator[No
             table[key] = before
         else:
             del table[key]
+
+
+@contextmanager
+def _unvalidated() -> Iterator[None]:
+    """Distributions do not look at the values that they are given."""
+    was_default = Distribution._validate_args  # noqa: SLF001 (to put it back: torch only has a way to set it)
+    Distribution.set_default_validate_args(False)
+    try:
+        yield
+    finally:
+        Distribution.set_default_validate_args(was_default)
 
 
 def _is_said_to_be_causal(_mask: object, is_causal: bool | None = None, _size: object = None) -> bool:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from math import prod
 from typing import Any
@@ -16,12 +16,13 @@ from torch.utils import _pytree as pytree
 from esper.anatomy.graph.admission import changed_inputs, check_inputs, check_tensors
 from esper.anatomy.graph.composing import compose
 from esper.anatomy.graph.coupling import couples_samples, grows_twice, inputs_of, takes_neighbors
-from esper.anatomy.graph.exporting import alone, exporting
+from esper.anatomy.graph.exporting import exporting
 from esper.anatomy.graph.inlining import inline_regions
 from esper.anatomy.graph.lowering import lowered
 from esper.anatomy.graph.recurrence import exported
 from esper.anatomy.graph.refusal import number_from, refuse
 from esper.anatomy.graph.sharded import gathered
+from esper.anatomy.graph.undisturbed import undisturbed
 from esper.anatomy.graph.wrappers import bare
 from esper.batches import repeated, samples, sizes_of, split_sample
 from esper.errors import ConfigError, EsperError, UntraceableError
@@ -89,70 +90,6 @@ def without_caches(output: Any) -> Any:
     if isinstance(output, Mapping) and hasattr(output, "to_tuple"):
         return [value for key, value in output.items() if key not in _CACHES]
     return output
-
-
-@contextmanager
-def undisturbed(model: nn.Module) -> Iterator[None]:
-    """Runs a block with the network in eval mode and leaves mode, random state and buffers as they were.
-
-    What is compiled runs as it is written meanwhile: nothing is compiled for a look. What accelerate has put
-    around a forward pass for mixed precision is off: a look is about the network in its own precision, as in
-    a loop that has `autocast` around its steps. Networks may keep what
-    they once computed in eval mode (position biases) until they train again: `train()` makes them forget it.
-    """
-    modes = {module: module.training for module in model.modules()}
-    buffers = {name: buffer.detach().clone() for name, buffer in model.named_buffers()}
-    kept = {module: _loose_tensors(module) for module in model.modules()}
-    devices = sorted({p.device.index or 0 for p in model.parameters() if p.device.type == "cuda"})
-    with (
-        alone(),
-        torch.random.fork_rng(devices=devices),
-        torch.compiler.set_stance("force_eager"),
-        _own_precision(model),
-    ):
-        try:
-            model.train()
-            model.eval()
-            yield
-        finally:
-            model.train()
-            for module, training in modes.items():
-                module.training = training
-                _put_back(module, kept[module])
-            with torch.no_grad():
-                for name, buffer in model.named_buffers():
-                    if name in buffers and buffers[name].shape == buffer.shape:
-                        buffer.copy_(buffers[name])
-
-
-@contextmanager
-def _own_precision(model: nn.Module) -> Iterator[None]:
-    """Takes off what `Accelerator.prepare` puts around `forward`, for a block; it keeps the one before."""
-    around = {
-        module: vars(module)["forward"]
-        for module in model.modules()
-        if {"forward", "_original_forward"} <= vars(module).keys()
-    }
-    for module in around:
-        vars(module)["forward"] = vars(module)["_original_forward"]
-    try:
-        yield
-    finally:
-        for module, forward in around.items():
-            vars(module)["forward"] = forward
-
-
-def _loose_tensors(module: nn.Module) -> dict[str, Tensor | None]:
-    """What a module keeps in plain attributes: a state of its last call, or None before the first."""
-    return {name: v for name, v in vars(module).items() if v is None or isinstance(v, Tensor)}
-
-
-def _put_back(module: nn.Module, kept: Mapping[str, Tensor | None]) -> None:
-    for name in _loose_tensors(module).keys() - kept.keys():
-        delattr(module, name)
-    for name, value in kept.items():
-        if vars(module).get(name, value) is not value:
-            setattr(module, name, value)
 
 
 def trace(model: nn.Module, sample: Any, loss: Loss | None = None, *, free: Axes = frozenset()) -> Traced:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 import torch
@@ -14,6 +15,8 @@ from torch.utils import _pytree as pytree
 from esper.anatomy.graph import TRACE_BATCH, Axes, exported, exporting, open_axes, undisturbed
 from esper.errors import UntraceableError
 
+_LABELS = ("labels", "start_positions", "end_positions", "next_sentence_label")
+"""What networks that compute their own loss take for it, and nobody has who asks them afterwards."""
 _PLAIN = (Tensor, int, float, bool, str, type(None))
 
 
@@ -58,7 +61,7 @@ def plain(output: Any) -> Any:
 def for_everybody(
     model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], varying: Axes = frozenset()
 ) -> ExportedProgram:
-    """The network as `deployed` gives it, for texts of any length where the code lets them.
+    """The network as `deployed` gives it, for texts of any length and without labels, where the code lets it.
 
     Args:
         model: the network.
@@ -66,12 +69,22 @@ def for_everybody(
         kwargs: keyword inputs of that batch.
         varying: axes that are known to have other sizes in other batches; see `trace`.
     """
+    asked = {name: value for name, value in kwargs.items() if name not in _LABELS}
+    if len(asked) < len(kwargs) and _gives_its_loss(model, args, kwargs):
+        with suppress(UntraceableError):  # it needs them for more than its loss
+            return for_everybody(model, args, asked, varying)
     leaves = enumerate(pytree.tree_leaves((args, dict(kwargs))))
     tokens = {
         (n, leaf.dim()) for n, leaf in leaves if isinstance(leaf, Tensor) and not leaf.is_floating_point()
     }
     lengths = frozenset((n, axis) for n, dims in tokens for axis in range(1, dims))
     return deployed(model, args, kwargs, free=(varying | lengths, varying))
+
+
+def _gives_its_loss(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bool:
+    with undisturbed(model), torch.no_grad():
+        output = model(*args, **kwargs)
+    return isinstance(output, Mapping) and "loss" in output
 
 
 def deployed(

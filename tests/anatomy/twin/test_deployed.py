@@ -1,0 +1,63 @@
+"""A network as a program that needs none of its code."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from esper.anatomy.twin import deployed, for_everybody
+
+
+class OfTokens(nn.Module):
+    """Computes its own loss from labels; with `is_needed` it adds them to what it reads, too."""
+
+    def __init__(self, *, is_needed: bool = False) -> None:
+        super().__init__()
+        self.embed, self.head, self.is_needed = nn.Embedding(9, 6), nn.Linear(6, 3), is_needed
+
+    def forward(self, tokens: Tensor, labels: Tensor | None = None) -> dict[str, Tensor]:
+        seen = self.embed(tokens).mean(1)
+        if self.is_needed:
+            assert labels is not None
+            seen = seen + labels[:, None]
+        logits = self.head(seen)
+        return (
+            {"logits": logits}
+            if labels is None
+            else {"logits": logits, "loss": F.cross_entropy(logits, labels)}
+        )
+
+
+class OfClasses(nn.Module):
+    """What comes out depends on labels that may be left out."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head = nn.Linear(4, 3)
+
+    def forward(self, x: Tensor, labels: Tensor | None = None) -> dict[str, Tensor]:
+        return {"made": self.head(x) if labels is None else self.head(x) * labels[:, None]}
+
+
+LABELS = torch.tensor([0, 2, 1])
+
+
+def test_everybody_gives_texts_of_any_length_and_no_labels() -> None:
+    network, tokens = OfTokens(), torch.randint(9, (3, 5))
+    program = for_everybody(network, (), {"tokens": tokens, "labels": LABELS}).module()
+    longer = torch.randint(9, (4, 8))
+    found = program(tokens=longer)
+    assert list(found) == ["logits"]
+    torch.testing.assert_close(found["logits"], network(longer)["logits"])
+    with pytest.raises(AssertionError, match="size"):  # a copy for one batch is for one length
+        deployed(network, (), {"tokens": tokens}).module()(tokens=longer)
+
+
+def test_labels_stay_where_they_are_needed_for_more_than_the_loss() -> None:
+    network, given = OfTokens(is_needed=True), {"tokens": torch.randint(9, (3, 5)), "labels": LABELS}
+    assert set(for_everybody(network, (), given).module()(**given)) == {"logits", "loss"}
+    classes, given = OfClasses(), {"x": torch.randn(3, 4), "labels": LABELS}
+    made = for_everybody(classes, (), given).module()(**given)["made"]
+    torch.testing.assert_close(made, classes(**given)["made"])
