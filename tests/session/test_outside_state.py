@@ -114,3 +114,67 @@ def test_a_second_session_and_compact_are_refused_while_one_holds_the_network(tm
     esper.compact(model, sample=SAMPLE[0], flops=0.3, in_place=False)  # a copy is nobody's
     session.detach()
     esper.compact(model, sample=SAMPLE[0], flops=0.3)
+
+
+def two_optimizers(model: nn.Module) -> tuple[torch.optim.Optimizer, torch.optim.Optimizer]:
+    """One for matrices, and one for the rest."""
+    parameters = list(model.parameters())
+    matrices, rest = [p for p in parameters if p.dim() > 1], [p for p in parameters if p.dim() < 2]
+    return torch.optim.SGD(matrices, 0.1, momentum=0.9), torch.optim.AdamW(rest, 0.01)
+
+
+def test_a_second_optimizer_of_the_network_follows_a_cut_a_rollback_and_a_resume(tmp_path: Path) -> None:
+    def begun() -> tuple[Any, nn.Module, torch.optim.Optimizer]:
+        model = small_network()
+        matrices, rest = two_optimizers(model)
+        session = esper.attach(
+            model,
+            matrices,
+            loss=nn.CrossEntropyLoss(),
+            sample=SAMPLE,
+            run_dir=tmp_path,
+            scheduler=rest,
+            resume=True,
+            config=esper.Config.model_validate({"checkpoint": {"background": False}}),
+        )
+        return session, model, rest
+
+    def epoch(session: Any, model: nn.Module, rest: torch.optim.Optimizer) -> None:
+        model.zero_grad()
+        F.cross_entropy(model(SAMPLE[0]), SAMPLE[1]).backward()
+        session.optimizer.step()
+        rest.step()
+        session.end_epoch(accuracy=0.5)
+
+    session, model, rest = begun()
+    assert session.parts.network.optimizers == (session.optimizer, rest)
+    epoch(session, model, rest)
+    network = session.parts.network
+    keep = network.masks.keep.copy()
+    keep[:3] = False
+    network.masks.apply(keep)
+    assert session.pruning.acting.cut() is not None
+    epoch(session, model, rest)
+    at_two = {p: state["exp_avg"].clone() for p, state in rest.state.items()}
+    epoch(session, model, rest)
+    session.rollback(2)
+    assert all(torch.equal(rest.state[p]["exp_avg"], value) for p, value in at_two.items())
+    session.rollback(1)
+    assert all(state["exp_avg"].shape == p.shape for p, state in rest.state.items())
+    session.detach()
+
+    session, model, rest = begun()
+    epoch(session, model, rest)
+    session.detach()
+
+
+def test_parameters_that_no_known_optimizer_holds_are_named_once(tmp_path: Path, caplog: Any) -> None:
+    model = small_network()
+    matrices, rest = two_optimizers(model)
+    given: dict[str, Any] = {"loss": nn.CrossEntropyLoss(), "sample": SAMPLE}
+    esper.attach(model, matrices, run_dir=tmp_path / "one", **given).detach()
+    assert caplog.text.count("3 trainable parameter(s) of the network (the first: 0.bias)") == 1
+    assert "neither saved nor rolled back" in caplog.text
+    caplog.clear()
+    esper.attach(model, matrices, run_dir=tmp_path / "two", scheduler=rest, **given).detach()
+    assert "trainable parameter" not in caplog.text

@@ -114,7 +114,10 @@ def _settle(saved: Any, loaded: Any, former: Any) -> Any:
 
 
 class Schedulers:
-    """Learning-rate schedulers, and whatever else is given beside them, in their order."""
+    """Learning-rate schedulers, and whatever else is given beside them, in their order.
+
+    A further optimizer among them is loaded as an optimizer is, with its bits as they were saved.
+    """
 
     def __init__(self, schedulers: Sequence[HasStateDict]) -> None:
         self._schedulers = tuple(schedulers)
@@ -132,6 +135,10 @@ class Schedulers:
 
     def load(self, state: Sequence[Mapping[str, Any]]) -> None:
         for scheduler, saved in zip(self._schedulers, state, strict=True):
+            is_plain = {"state", "param_groups"} <= saved.keys()  # a wrapper may have a form of its own
+            if is_plain and isinstance(scheduler, torch.optim.Optimizer):
+                OptimizerState(scheduler).load(saved)
+                continue
             scheduler.load_state_dict(copy.deepcopy(dict(saved)))
 
 

@@ -59,8 +59,13 @@ class Change(Protocol):
         """With which `LiveNetwork.load` makes it again in a fresh network."""
         ...
 
-    def undo(self, model: nn.Module, optimizer: Optimizer) -> None:
-        """Takes it back: shapes, attributes and classes are those of before; values come from elsewhere."""
+    def undo(self, model: nn.Module, optimizers: Sequence[Optimizer]) -> None:
+        """Takes it back: shapes, attributes and classes are those of before; values come from elsewhere.
+
+        Args:
+            model: the network.
+            optimizers: those that train it; what grows is the first one's.
+        """
         ...
 
 
@@ -92,8 +97,8 @@ class UnitsCut:
         removed = np.flatnonzero(~self.cut.keep).tolist()
         return {"kind": self.kind, "anatomy": self.before.digest, "removed": removed}
 
-    def undo(self, model: nn.Module, optimizer: Optimizer) -> None:
-        self.cut.undo(model, (optimizer,))
+    def undo(self, model: nn.Module, optimizers: Sequence[Optimizer]) -> None:
+        self.cut.undo(model, tuple(optimizers))
 
 
 @dataclass(frozen=True, eq=False)
@@ -123,8 +128,8 @@ class SeedJoined:
     def numbers(self) -> IntArray:
         return _numbers_after(self)
 
-    def undo(self, model: nn.Module, optimizer: Optimizer) -> None:
-        self.recipe.prune(bare(model), optimizer)
+    def undo(self, model: nn.Module, optimizers: Sequence[Optimizer]) -> None:
+        self.recipe.prune(bare(model), optimizers[0])
 
 
 def _numbers_after(change: Change) -> IntArray:

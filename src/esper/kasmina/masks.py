@@ -17,6 +17,7 @@ from esper.anatomy.proof import live_tensors
 from esper.anatomy.units import masked_axes
 from esper.arrays import BoolArray, IntArray
 from esper.errors import MaskError
+from esper.kasmina.steps import STEPS
 
 Axes = list[tuple[int, IntArray]]
 """The masked coordinates of one tensor, by axis."""
@@ -37,10 +38,13 @@ class MaskKeeper:
     there, so they stay masked, and what they compute is an average of the masked network. Weights that an
     optimizer keeps in its state (master copies, slow weights) are hidden and given back like the parameters.
 
+    Where several optimizers train one network (Muon for matrices, AdamW for the rest), each that steps one
+    of its parameters is one of `optimizers` from then on, whoever was given.
+
     Args:
         model: the network.
         anatomy: its anatomy.
-        optimizers: those that train it.
+        optimizers: those that are known to train it.
         companions: modules that hold a copy of the network.
     """
 
@@ -66,10 +70,28 @@ class MaskKeeper:
         """Copies of weights in optimizer state, by their names here: the parameter, and the name there."""
         self._originals: dict[str, Tensor] = {}
         self._places: dict[str, Places] = {}
+        self._own = {id(tensor) for tensor in live_tensors(model, anatomy).values()}
         self._steps: list[RemovableHandle] = [
             optimizer.register_step_post_hook(self._after_step) for optimizer in self._optimizers
         ]
         self._gradients: list[RemovableHandle] = []
+        STEPS.tell(self)
+
+    @property
+    def optimizers(self) -> tuple[Optimizer, ...]:
+        """Those that train the network: first those that were given, then the others as they came."""
+        return self._optimizers
+
+    def adopt(self, optimizer: Optimizer) -> None:
+        """Looks after an optimizer as well, if it trains the network and is not known."""
+        trained = (id(parameter) for group in optimizer.param_groups for parameter in group["params"])
+        if any(optimizer is known for known in self._optimizers) or self._own.isdisjoint(trained):
+            return
+        self._optimizers += (optimizer,)
+        self._steps.append(optimizer.register_step_post_hook(self._after_step))
+        if self._places:
+            self._zero()
+            self._zero_state((optimizer,))
 
     @property
     def num_masked(self) -> int:
@@ -134,6 +156,7 @@ class MaskKeeper:
         for handle in (*self._steps, *self._gradients):
             handle.remove()
         self._steps, self._gradients = [], []
+        STEPS.tell_no_more(self)
 
     def _axes(self, keep: BoolArray) -> dict[str, Axes]:
         """What a mask zeroes, in the network, in every companion and in copies that optimizers keep."""
@@ -221,11 +244,18 @@ class MaskKeeper:
     def _zero_gradients_and_state(self) -> None:
         """Masked coordinates carry no momentum either, or they would be pushed at every step."""
         with torch.no_grad():
-            masked = [name for name in self._places if name in self._tensors]
-            for name in masked:
-                self._after_backward(name, self._tensors[name])
-            for optimizer in self._optimizers:
-                zero_state(optimizer, {self._tensors[name]: dict(self._placed(name)) for name in masked})
+            for name in self._places:
+                if name in self._tensors:
+                    self._after_backward(name, self._tensors[name])
+        self._zero_state(self._optimizers)
+
+    def _zero_state(self, optimizers: Sequence[Optimizer]) -> None:
+        masked = {
+            self._tensors[name]: dict(self._placed(name)) for name in self._places if name in self._tensors
+        }
+        with torch.no_grad():
+            for optimizer in optimizers:
+                zero_state(optimizer, masked)
 
     def _placed(self, name: str) -> Places:
         """The indices of a tensor; they follow it to another device."""

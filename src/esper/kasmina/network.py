@@ -96,7 +96,7 @@ class LiveNetwork:
         self.free = free
         """Axes of inputs whose size may differ from batch to batch."""
         self._sample, self._layers = sample, layers
-        self._look()
+        self._look((optimizer,))
         self.refused = refusals(self.model, self.anatomy, self.inputs)
         """Groups that the network's own code does not let be cut, and why: by name, until something grows."""
         HANDS.take(self)
@@ -107,11 +107,16 @@ class LiveNetwork:
         return per_group[self.anatomy.group_of] & ~self.anatomy.inside_removed(self.masks.keep)
 
     @property
+    def optimizers(self) -> tuple[Optimizer, ...]:
+        """Those that train it: the given one, and every other that has stepped one of its parameters."""
+        return self.masks.optimizers
+
+    @property
     def is_coupled(self) -> bool:
         """Whether samples of a batch meet in the loss."""
         return self.graph.is_coupled
 
-    def _look(self) -> None:
+    def _look(self, optimizers: Sequence[Optimizer]) -> None:
         """Traces the network: from now on this is what it is, and nothing is masked."""
         begun = time.perf_counter()
         look = Look.at(self.model, self._sample, self.loss, layers=self._layers, free=self.free)
@@ -124,7 +129,7 @@ class LiveNetwork:
         self.seen, self.anatomy, self.inputs = look, look.anatomy, look.inputs
         self.graph = Twin.of(look.traced)
         self.twin = self.graph.to_bytes()
-        self.masks = MaskKeeper(self.model, self.anatomy, (self.optimizer,), self.companions)
+        self.masks = MaskKeeper(self.model, self.anatomy, optimizers, self.companions)
         self.look_seconds = time.perf_counter() - begun
 
     def cut_masked(self, left: BoolArray | None = None) -> UnitsCut:
@@ -141,7 +146,7 @@ class LiveNetwork:
         if self.original is None:
             self.original = copied(self.model)
         masks.unmask(but=keep)  # what stays masked is hidden again below, with the values of the new shapes
-        optimizers, companions = (self.optimizer,), self.companions
+        optimizers, companions = self.optimizers, self.companions
         try:
             made = cut(self.given, before, keep, self.inputs, optimizers, companions, then=self._look_again)
         except SurgeryError:
@@ -171,7 +176,7 @@ class LiveNetwork:
             UntraceableError: it cannot be traced; what is known of it is still what it was before.
         """
         before, masks = self.anatomy, self.masks
-        self._look()
+        self._look(self.optimizers)
         masks.detach()
         self.changes.append(change := make(before, self.anatomy))
         self.refused = refusals(self.model, self.anatomy, self.inputs)
@@ -191,14 +196,14 @@ class LiveNetwork:
 
     def _look_again(self) -> None:
         try:
-            self._look()
+            self._look(self.optimizers)
         except StructureError as error:
             raise SurgeryError(f"The cut network cannot be traced, so the cut was undone: {error}") from error
 
     def renew_masks(self) -> None:
         """Forgets all masks without restoring anything: a checkpoint is about to be."""
         self.masks.detach()
-        self.masks = MaskKeeper(self.model, self.anatomy, (self.optimizer,), self.companions)
+        self.masks = MaskKeeper(self.model, self.anatomy, self.optimizers, self.companions)
 
     def tensors(self) -> dict[str, Tensor]:
         """The live parameters and buffers by name, for the graph: the network's, and those of its loss."""
@@ -264,7 +269,7 @@ class LiveNetwork:
             tensors = dict(network.named_parameters())
             for name, change in changes.items():
                 tensors[name].detach().add_(change, alpha=sign)
-        in_state, parameters = WeightCopies((self.optimizer,)), self.named_parameters()
+        in_state, parameters = WeightCopies(self.optimizers), self.named_parameters()
         with torch.no_grad():
             for name, change in changes.items():
                 in_state.add(parameters[name], change, sign)
@@ -321,8 +326,8 @@ class LiveNetwork:
         if undone:
             self.masks.detach()
             while len(self.changes) > shared:
-                self.changes.pop().undo(self.given, self.optimizer)
-            self._look()
+                self.changes.pop().undo(self.given, self.optimizers)
+            self._look(self.optimizers)
         if shared < len(records):
             self.renew_masks()
         if not redo_all(self, records[shared:]):

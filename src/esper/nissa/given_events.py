@@ -30,6 +30,20 @@ class NoStepHeard(Event):
 
 
 @dataclass(frozen=True)
+class InNoOptimizer(Event):
+    """Parameters of the network are trainable, and no optimizer that was given holds them."""
+
+    severity = Severity.PROBLEM
+    says = (
+        "{count} trainable parameter(s) of the network (the first: {first}) are in no optimizer that was "
+        "given. If nothing trains them, all is right. If another optimizer does, its state follows masks "
+        "and cuts, but it is neither saved nor rolled back: give that one as well, `scheduler=[...]`."
+    )
+    count: int
+    first: str
+
+
+@dataclass(frozen=True)
 class ProbePartlyUsed(Event):
     """Held-out batches have sizes that the network cannot be asked with."""
 

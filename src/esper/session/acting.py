@@ -139,7 +139,8 @@ class Acting:
         network = self._network
         if not network.masks.num_masked:  # told with the first mask, not when the run has ended
             names = {value: name for name, value in network.named_parameters().items()}
-            if refusal := refusal_of(network.optimizer, names):
+            refusals = (refusal_of(optimizer, names) for optimizer in network.optimizers)
+            if refusal := next(filter(None, refusals), ""):
                 self._log.tell(events.StaysMasked(self._log.epoch, refusal))
         with recalibrated(network, self._held_out, standing=mask.standing, are_known=True):
             network.set_buffers(mask.statistics)

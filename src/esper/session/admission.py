@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 from torch import nn
 from torch.optim import Optimizer
@@ -132,11 +132,10 @@ def optimizer_in(given: Any) -> Optimizer:
                 f"A {type(given).__name__} is no torch.optim.Optimizer and holds none as `.optimizer`. "
                 "Nothing was changed. Give the optimizer whose `step` changes the network's parameters."
             )
-    optimizer: Optimizer = inner
-    return optimizer
+    return inner
 
 
-def _takes_hooks(thing: Any) -> bool:
+def _takes_hooks(thing: Any) -> TypeGuard[Optimizer]:
     """Is it an optimizer that calls hooks at its steps? A wrapper may be of the class without that."""
     return isinstance(thing, Optimizer) and "_optimizer_step_post_hooks" in vars(thing)
 
@@ -147,6 +146,20 @@ def inner_optimizer(optimizer: Optimizer) -> str:
         if isinstance(value, Optimizer):
             return f".{name} ({type(value).__name__})"
     return ""
+
+
+def optimizers_in(schedulers: Sequence[object]) -> tuple[Optimizer, ...]:
+    """Further optimizers that were given beside schedulers, out of their wrappers."""
+    inside = (getattr(one, "optimizer", None) for one in schedulers if isinstance(one, Optimizer))
+    return tuple(one for one in (*schedulers, *inside) if _takes_hooks(one))
+
+
+def in_no_optimizer(asked: RunRequest) -> list[str]:
+    """The trainable parameters of the network that no given optimizer holds, by name."""
+    optimizers = (asked.optimizer, *optimizers_in(asked.schedulers))
+    held = {id(p) for one in optimizers for group in one.param_groups for p in group["params"]}
+    parameters = bare(asked.model).named_parameters()
+    return [name for name, value in parameters if value.requires_grad and id(value) not in held]
 
 
 def check_optimizer(model: nn.Module, optimizer: Optimizer, loss: Any) -> None:

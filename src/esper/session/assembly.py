@@ -18,9 +18,9 @@ from esper.errors import CheckpointError
 from esper.files import make_private
 from esper.importance.tracker import ImportanceTracker
 from esper.kasmina import LiveNetwork
-from esper.nissa import Sink, mail_events
+from esper.nissa import Sink, given_events, mail_events
 from esper.runs import Mailbox
-from esper.session.admission import RunRequest
+from esper.session.admission import RunRequest, in_no_optimizer
 from esper.session.desk import refusals_to
 from esper.session.emergency import Emergency
 from esper.session.growing import Growing
@@ -149,6 +149,8 @@ def assemble(
         growing.alarm = emergency.save
         mail = _open_mail(store, ring, log)
         undo.pop_all()
+    if left := in_no_optimizer(asked):
+        log.tell(given_events.InNoOptimizer(len(left), left[0]))
     horizon = Horizon(asked.schedulers, runner, terms, log)
     return Assembly(
         network=network,

@@ -100,8 +100,8 @@ def attach(
         steps: the same as a number of optimizer steps.
         every_n_steps: decide after every so many optimizer steps instead of after epochs: the loop calls
             `end_step` after each of them, and never `end_epoch`.
-        scheduler: learning-rate scheduler(s), or what else has a `state_dict`, such as an optimizer of
-            another network; saved and restored with the run.
+        scheduler: learning-rate scheduler(s), or what else has a `state_dict`, such as a further
+            optimizer, of this network or of another; saved and restored with the run.
         scaler: the GradScaler, likewise.
         generators: random generators that training draws from beside the global ones, such as a data
             loader's, by name; likewise.

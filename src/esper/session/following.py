@@ -15,7 +15,7 @@ from esper.checkpoint import Memory
 from esper.errors import ConfigError, RankDivergence
 from esper.kasmina import LiveNetwork
 from esper.nissa import FanOut
-from esper.session.admission import NOTHING_GROWS, RunRequest
+from esper.session.admission import NOTHING_GROWS, RunRequest, optimizers_in
 from esper.session.finish import Result
 from esper.session.known import result_in, row_in
 from esper.session.log import RunLog
@@ -190,6 +190,8 @@ class Follower(Session):
         given = (asked.model, asked.optimizer, self._sample, asked.loss, asked.companions)
         self._network = LiveNetwork(*given, layers=layers, free=frozenset(free))
         network = self._network
+        for optimizer in optimizers_in(asked.schedulers):
+            network.masks.adopt(optimizer)
         self._acts |= {
             MASK: network.mask,
             UNMASK: network.unmask,

@@ -10,7 +10,7 @@ from typing import Any
 from torch import nn
 
 from esper.kasmina import LiveNetwork
-from esper.session.admission import RunRequest
+from esper.session.admission import RunRequest, optimizers_in
 from esper.session.assembly import Assembly
 from esper.session.following import Follower
 from esper.session.known import known_of
@@ -59,9 +59,14 @@ def network_of(
 ) -> LiveNetwork:
     """Looks at the network, on all ranks; see `LiveNetwork`."""
     given = (asked.model, asked.optimizer, sample, asked.loss, asked.companions)
+    network: LiveNetwork
     if asked.ranks is None:
-        return LiveNetwork(*given, layers=layers, blueprints=asked.blueprints, free=free)
-    return looked_at_together(asked.ranks, *given, layers=layers, free=free)
+        network = LiveNetwork(*given, layers=layers, blueprints=asked.blueprints, free=free)
+    else:
+        network = looked_at_together(asked.ranks, *given, layers=layers, free=free)
+    for optimizer in optimizers_in(asked.schedulers):
+        network.masks.adopt(optimizer)
+    return network
 
 
 def session_of(asked: RunRequest, parts: Assembly) -> Session:
