@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.modules.batchnorm import _NormBase
 from torch.optim import AdamW
@@ -31,6 +31,7 @@ _MOVED = 2e-3
 
 def flops(model: nn.Module, sample: Any) -> float:
     """Of one sample, by torch's counter."""
+    forget(model)
     args, kwargs, _ = split_sample(sample, with_target=False)
     trained = [p for p in model.parameters() if p.requires_grad]
     model.requires_grad_(requires_grad=False)  # the counter stumbles over parameters without a graph
@@ -60,8 +61,16 @@ def _rows_times_matrix(rows: torch.Size, matrices: torch.Size, *_: Any, **__: An
     return 2 * rows[0] * matrices[1] * matrices[2]
 
 
+def forget(model: nn.Module) -> None:
+    """What some networks keep of eval mode, perhaps in another type, is forgotten when they train."""
+    if not isinstance(model, fx.GraphModule):  # a program is in eval mode for good
+        is_training = model.training
+        model.train(not is_training).train(is_training)
+
+
 def outputs(model: nn.Module, sample: Any) -> list[Tensor]:
     args, kwargs, _ = split_sample(sample, with_target=False)
+    forget(model)
     torch.manual_seed(0)  # some networks draw random numbers
     return tensors_in(without_caches(model(*args, **kwargs)))
 
@@ -128,7 +137,7 @@ def parameters_differ(small: nn.Module, whole: nn.Module, anatomy: Anatomy, keep
     """
     removed = anatomy.removed_indices(keep)
     expected = dict(whole.named_parameters())
-    gradients = [p.grad.abs().max() for p in whole.parameters() if p.grad is not None]
+    gradients = [p.grad.abs().max() for p in whole.parameters() if p.grad is not None and p.numel()]
     noise = _NOISE * float(torch.stack(gradients).max()) if gradients else 0.0
     worst = 0.0
     for name, parameter in small.named_parameters():

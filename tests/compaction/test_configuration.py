@@ -12,6 +12,8 @@ import torch
 from torch import nn
 
 import esper
+from esper.anatomy.cut import Look
+from esper.compaction import describable
 from esper.errors import ConfigError
 
 IDS = torch.randint(0, 50, (2, 9), generator=torch.Generator().manual_seed(0))
@@ -107,3 +109,38 @@ def test_a_network_without_a_configuration_is_told_what_to_use(tmp_path: Path) -
     result = esper.compact(network, sample=torch.randn(2, 6), flops=0.3)
     with pytest.raises(ConfigError, match=r"esper\.load"):
         result.save_pretrained(tmp_path)
+
+
+def test_a_number_that_stands_for_more_than_was_cut_is_named() -> None:
+    from transformers import T5Config, T5ForConditionalGeneration
+
+    config = T5Config(vocab_size=50, d_model=32, d_kv=8, d_ff=64, num_layers=1, num_heads=4)
+    refused = _refused(T5ForConditionalGeneration(config), {"input_ids": IDS, "decoder_input_ids": IDS})
+    assert "d_ff stands for decoder.block.0" in refused["encoder.block.0.layer.1.DenseReluDense.wi"]
+    assert "d_ff stands for encoder.block.0" in refused["decoder.block.0.layer.2.DenseReluDense.wi"]
+
+
+def test_a_network_that_its_configuration_alone_does_not_build_is_told_so() -> None:
+    class Wrapped(nn.Module):
+        """Holds a network with a configuration, and cannot be built from that."""
+
+        def __init__(self, inner: nn.Module, rank: int) -> None:
+            super().__init__()
+            self.inner, self.rank, self.config = inner, rank, inner.config
+
+        def forward(self, input_ids: torch.Tensor) -> Any:
+            return self.inner(input_ids)
+
+        def save_pretrained(self, directory: Path) -> None:
+            """Is never called."""
+
+    for why in _refused(Wrapped(bert(), 4), {"input_ids": IDS}).values():
+        assert "no Wrapped can be built from it alone (TypeError" in why
+
+
+def _refused(model: nn.Module, sample: dict[str, torch.Tensor]) -> dict[str, str]:
+    model.eval()
+    look = Look.at(model, sample, None)
+    found = describable(model, look.anatomy, look.inputs, np.ones(len(look.anatomy.groups), np.bool_))
+    assert found
+    return found

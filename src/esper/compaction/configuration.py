@@ -83,6 +83,8 @@ def describe(model: nn.Module, anatomy: Anatomy, keep: BoolArray, inputs: Inputs
     """
     if not has_configuration(model):
         return None
+    if why := _unbuildable(model):
+        return Description(False, {}, why)
     classes = [groups for groups in alike(anatomy) if _changed(anatomy, keep, groups)]
     for groups in classes:
         if why := _unequal(anatomy, keep, groups):
@@ -94,17 +96,20 @@ def describe(model: nn.Module, anatomy: Anatomy, keep: BoolArray, inputs: Inputs
             name = anatomy.groups[groups[0]].name
             return Description(False, {}, f"no number in it stands for the width of {name}")
         found.append(ways)
-    expected = _outputs(model, inputs)
+    expected, others = _outputs(model, inputs), ""
     for together in islice(product(*found), _MOST_BUILT):
         changes = {place: value for way in together for place, value in way.items()}
         if not _is_the_same(model, changes, expected, inputs):
+            others = others or _stands_for_more(model, changes)
             continue
         old = {place: _get(model.config, place) for place in changes}
         _put(model.config, changes)
         if same_outputs(_outputs(model, inputs), expected):  # its code may read the configuration as it runs
             return Description(True, {".".join(map(str, p)): v for p, v in changes.items()})
         _put(model.config, old)
-    return Description(False, {}, "a network built from the changed numbers computes something else")
+    return Description(
+        False, {}, others or "a network built from the changed numbers computes something else"
+    )
 
 
 def describable(model: nn.Module, anatomy: Anatomy, inputs: Inputs, allowed: BoolArray) -> dict[str, str]:
@@ -133,6 +138,26 @@ def describable(model: nn.Module, anatomy: Anatomy, inputs: Inputs, allowed: Boo
             why = f"{UNSAID}: {described.why}; pruning.plan.configurable = false lets it go"
             refused.update({anatomy.groups[number].name: why for number in groups})
     return refused
+
+
+def _unbuildable(model: nn.Module) -> str:
+    """Why no network of the class can be built from the configuration as it is; "" if one can."""
+    try:
+        with torch.device("meta"), torch.random.fork_rng(devices=[]):
+            state = type(model)(copy.deepcopy(model.config)).state_dict()
+    except Exception as error:  # noqa: BLE001  a constructor may want more than a configuration
+        return f"no {type(model).__name__} can be built from it alone ({type(error).__name__}: {error})"
+    missing = model.state_dict().keys() - state.keys()
+    return f"a {type(model).__name__} built from it has no {min(missing)}" if missing else ""
+
+
+def _stands_for_more(model: nn.Module, changes: Changes) -> str:
+    """Which tensor that stayed as it is changes with these numbers, too; "" if none does."""
+    own = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    built = _shapes(model, changes, own) or own
+    other = next((name for name, shape in own.items() if built[name] != shape), "")
+    numbers = " and ".join(".".join(map(str, place)) for place in changes)
+    return f"{numbers} stands for {other}, too, which is cut by itself" if other else ""
 
 
 def _changed(anatomy: Anatomy, keep: BoolArray, groups: Sequence[int]) -> bool:

@@ -173,6 +173,8 @@ def has_settled(
     return limit is None or last is None or last <= limit
 
 
+_PER_CENT = 100.0
+
 _WAY_BACK = {
     Trigger.METRIC_DROP: tuple(Strategy),
     Trigger.VETO: tuple(Strategy),
@@ -196,17 +198,22 @@ def limits_for(
 ) -> tuple[RollbackSettings, str]:
     """The limits of a drop, and what people should be told of them ('' for nothing).
 
-    A share is never above 1: a metric that was is taken as per cent, unless its scale is known.
+    A share is never above 1: a metric that was is taken as per cent, and one above 100 as a score of which
+    the best that was seen is the scale, unless that is known.
     """
     best = max((record.metric for record in records if record.metric is not None), default=0.0)
     is_known = "metric_scale" in settings.model_fields_set or not is_higher_better
     if is_known or not 1 < best < math.inf:
         return settings, ""
+    if best <= _PER_CENT:
+        scale, why = _PER_CENT, f"{metric} was above 1, so it is taken as per cent"
+    else:
+        scale, why = best, f"{metric} was above 100, so the best that was seen is its scale"
     note = (
-        f"{metric} was above 1, so it is taken as per cent: a drop is judged on a scale of 100. "
+        f"{why}: a drop is judged on a scale of {scale:.4g}. "
         "pruning.rollback.metric_scale says what a perfect metric reads."
     )
-    return settings.model_copy(update={"metric_scale": 100.0}), note
+    return settings.model_copy(update={"metric_scale": scale}), note
 
 
 def _not_finite(history: Sequence[EpochRecord]) -> RollbackReason | None:
