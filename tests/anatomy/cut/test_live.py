@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
-from torch.optim import SGD, Adam
+from torch.optim import SGD, Adam, SparseAdam
 
 from esper.anatomy.cut.live import cut
 from esper.anatomy.proof import Inputs, difference, select
@@ -245,3 +245,29 @@ def test_two_optimizers_share_one_network() -> None:
     cut(model, anatomy, half(anatomy), Inputs((x,)), (first, second))
     for optimizer in (first, second):
         train_step(model, optimizer, x)
+
+
+def test_rows_with_sparse_gradients_are_cut_and_trained_on_by_their_own_optimizer() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Embedding(20, 8, sparse=True), nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 2))
+    x = torch.arange(12)
+    rows = SparseAdam(list(model[0].parameters()), 0.01)
+    rest = Adam(list(model[1:].parameters()), 0.01)
+
+    def backward() -> None:
+        model.zero_grad()
+        model(x).square().sum().backward()
+
+    backward()
+    rows.step()
+    anatomy = inspect(model, x)
+    keep = np.ones(anatomy.num_units, np.bool_)
+    keep[0] = keep[-1] = False
+    cut(model, anatomy, keep, Inputs((x,)), (rows, rest))
+    (weight,) = model[0].parameters()
+    assert weight.shape == (20, 7)
+    assert rows.state[weight]["exp_avg"].shape == weight.shape
+    rows.step()  # with the gradient from before the cut
+    backward()
+    rows.step()
+    rest.step()

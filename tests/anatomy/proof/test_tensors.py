@@ -66,3 +66,14 @@ def test_selecting_keeps_the_memory_format() -> None:
     assert part.is_contiguous(memory_format=torch.channels_last)
     assert torch.equal(part, tensor[[0, 2]][:, [1, 2, 5]])
     assert select(tensor.contiguous(), kept).is_contiguous()
+
+
+def test_of_a_sparse_gradient_what_stays_is_sparse_too() -> None:
+    weight = nn.Embedding(5, 4, sparse=True).weight
+    nn.functional.embedding(torch.tensor([1, 3, 1]), weight, sparse=True).square().sum().backward()
+    assert weight.grad is not None
+    stays = torch.tensor([0, 3])
+    left = select(weight.grad, {1: stays})
+    assert left.is_sparse
+    assert left.sparse_dim() == 1
+    assert torch.equal(left.to_dense(), weight.grad.to_dense()[:, stays])

@@ -177,3 +177,25 @@ def test_groups_of_a_convolution_called_by_its_lowest_name_go_whole() -> None:
     assert [(group.name, group.width) for group in anatomy.groups] == [("weight", 4)]
     made = cut_program(model, anatomy, half(anatomy), probe_of(x))
     assert made.parameters_after < made.parameters_before
+
+
+class Perceptual(nn.Module):
+    """A loss that looks through a network of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.features = nn.Sequential(nn.Linear(2, 9), nn.ReLU(), nn.Linear(9, 7)).requires_grad_(False)
+
+    def forward(self, output: Tensor, target: Tensor) -> Tensor:
+        return F.mse_loss(self.features(output), self.features(target))
+
+
+def test_the_network_of_a_loss_stays_whole_and_says_why() -> None:
+    torch.manual_seed(0)
+    model, x, loss = Between(F.relu), torch.randn(4, 6), Perceptual()
+    anatomy = inspect(model, (x, torch.randn(4, 2)), loss)
+    assert [group.name for group in anatomy.groups] == ["first"]
+    reasons = {axis.name: axis.reason for axis in anatomy.frozen}
+    assert "belongs to the loss" in reasons["<loss.features.0"]
+    cut(model, anatomy, half(anatomy), probe_of(x))
+    assert loss(model(x), torch.zeros(4, 2)).isfinite()

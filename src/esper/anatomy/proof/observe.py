@@ -207,8 +207,13 @@ def seen(call: Callable[[], Any], wanted: Mapping[str, Tensor] | None) -> Observ
         if any(output.requires_grad for output in outputs):
             given = torch.autograd.grad(_projection(outputs), list(wanted.values()), allow_unused=True)
         pairs = zip(wanted.items(), given, strict=True)
-        gradients = {name: torch.zeros_like(leaf) if g is None else g for (name, leaf), g in pairs}
+        gradients = {name: torch.zeros_like(leaf) if g is None else _dense(g) for (name, leaf), g in pairs}
     return Observation(tuple(output.detach() for output in outputs), gradients)
+
+
+def _dense(gradient: Tensor) -> Tensor:
+    """The same numbers where each has a place: an `nn.Embedding(sparse=True)` gives rows alone."""
+    return gradient.to_dense() if gradient.is_sparse else gradient
 
 
 def _projection(outputs: tuple[Tensor, ...]) -> Tensor:

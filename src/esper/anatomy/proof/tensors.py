@@ -72,8 +72,10 @@ def kept_indices(
 
 
 def select(tensor: Tensor, kept: Mapping[int, Tensor]) -> Tensor:
-    """The part of a tensor that stays, with its memory format."""
+    """The part of a tensor that stays, with its memory format; a sparse gradient stays sparse."""
     result = tensor.detach()
+    if result.is_sparse:
+        return select(result.to_dense(), kept).to_sparse(result.sparse_dim())
     for axis, index in kept.items():
         result = result.index_select(axis, index.to(tensor.device))
     # `index_select` loses the channels-last format that a network may be kept in.

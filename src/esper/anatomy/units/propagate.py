@@ -118,6 +118,11 @@ class _Run:
         if name in self.traced.entangled:
             for layer in layers:
                 self.space.freeze(layer, f"{name} shares memory with another tensor")
+        if name.startswith("<loss."):  # a network of its own in it (perceptual loss), weights, a class center
+            for layer in layers:
+                self.space.freeze(
+                    layer, f"{name} belongs to the loss, which a cut of the network leaves alone"
+                )
         return Flow(shape, tuple(layers), is_constant=True, is_zeroed=is_parameter)
 
     def _attribute(self, node: fx.Node) -> Any:
