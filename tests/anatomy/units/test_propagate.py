@@ -190,12 +190,13 @@ class Perceptual(nn.Module):
         return F.mse_loss(self.features(output), self.features(target))
 
 
-def test_the_network_of_a_loss_stays_whole_and_says_why() -> None:
+def test_the_network_of_a_loss_stays_whole_says_why_and_costs_nothing() -> None:
     torch.manual_seed(0)
     model, x, loss = Between(F.relu), torch.randn(4, 6), Perceptual()
     anatomy = inspect(model, (x, torch.randn(4, 2)), loss)
     assert [group.name for group in anatomy.groups] == ["first"]
     reasons = {axis.name: axis.reason for axis in anatomy.frozen}
     assert "belongs to the loss" in reasons["<loss.features.0"]
+    assert anatomy.flops() == inspect(model, x).flops()  # a target is of the network alone
     cut(model, anatomy, half(anatomy), probe_of(x))
     assert loss(model(x), torch.zeros(4, 2)).isfinite()

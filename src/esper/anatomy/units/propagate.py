@@ -58,7 +58,17 @@ def propagate(traced: Traced, *, allow_approximate: bool = False) -> Propagation
     run = _Run(traced, allow_approximate)
     with torch.device("cpu"):  # whatever the user's default device is, labels live here
         run.freeze_output(run.graph(traced.program.graph))
+    if traced.has_loss:  # what a loss computes (by a network of its own, perhaps) is no work of this network
+        outside = _outside_the_network(traced.program.graph)
+        run.notes.products[:] = [p for p in run.notes.products if p.node.partition("/")[0] not in outside]
     return Propagation(run.space, run.axes, run.parameters, run.notes, run.values)
+
+
+def _outside_the_network(graph: fx.Graph) -> set[str]:
+    """The nodes of a traced step that are known to be the loss's, by name."""
+    stacks = {node.name: node.meta.get("nn_module_stack") or {} for node in graph.nodes}
+    paths = {name: [path.partition(".")[0] for path, _ in stack.values()] for name, stack in stacks.items()}
+    return {name for name, roots in paths.items() if roots and "model" not in roots}
 
 
 class _Run:
