@@ -59,7 +59,8 @@ def what_holds(
     if by_level:
         said.append(f"pruning.schedule.levels, which leaves {_listed(by_level)} out")
     if refused:
-        said.append(f"the network's own code, which refuses other sizes of {_listed(list(refused))}")
+        why = next(iter(refused.values())).partition(". ")[0].rstrip(".")
+        said.append(f"the network's own code, which refuses other sizes of {_listed(list(refused))}: {why}")
     return f"What holds the rest: {'; '.join(said)}." if said else ""
 
 

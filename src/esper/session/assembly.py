@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from esper.anatomy.proof import RANDOM
 from esper.batches import HeldOut
 from esper.checkpoint import CheckpointStore, Entry, KeyRing, Memory, open_key_ring
 from esper.config import Config
@@ -223,11 +224,12 @@ def _why_off(config: Config, held_out: HeldOut | None, network: LiveNetwork) -> 
         )
     if not network.cuttable_units().any():
         name, why = next(iter(network.refused.items()))
+        way = "; `esper.compact(..., in_place=False)` cuts a network without asking its code"
+        way = "" if why.startswith(RANDOM) else way  # no proof of a cut in either way
         first, groups = f"{name}: {why.partition('. ')[0]}", len(network.anatomy.groups)
         return (
             f"Nothing can be pruned in training: of {groups} groups of units not one can be cut. {first}. "
-            "Training goes on, saved and unpruned; `esper.compact(..., in_place=False)` cuts a network "
-            "without asking its code."
+            f"Training goes on, saved and unpruned{way}."
         )
     if held_out is None and config.validation.validation != "none":
         return (

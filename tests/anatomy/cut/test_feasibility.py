@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import random
 import threading
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -103,3 +105,69 @@ def test_a_network_that_cannot_be_copied_is_named() -> None:
     model.lock = threading.Lock()  # type: ignore[assignment]  # what users do
     with pytest.raises(SurgeryError, match="Fixed cannot be copied"):
         refused_groups(model, anatomy, Inputs((x,)))
+
+
+class AlwaysDropped(nn.Module):
+    """Its dropout is on in eval mode, too."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(4, 8), nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.second(nn.functional.dropout(torch.relu(self.first(x)), 0.5, training=True))
+        return out
+
+
+class Returned(nn.Module):
+    """Its loss reads logits, and it returns what they are made of as well."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(4, 8), nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        hidden = torch.relu(self.first(x))
+        return self.second(hidden), hidden
+
+
+def drawn_by_numpy() -> list[int]:
+    return list(np.random.get_state(legacy=False)["state"]["key"])  # noqa: NPY002
+
+
+def test_a_network_that_is_random_in_eval_mode_is_told_of_that_and_not_of_sizes() -> None:
+    torch.manual_seed(0)
+    model, x = AlwaysDropped(), torch.randn(64, 4)
+    anatomy, states = inspect(model, x), (torch.get_rng_state(), (random.getstate(), drawn_by_numpy()))
+    (why,) = refused_groups(model, anatomy, Inputs((x,))).values()
+    assert why.startswith("The network is random even in eval mode (its own outputs differ by ")
+    assert "`self.training`" in why
+    assert "fixed size" not in why
+    assert torch.equal(torch.get_rng_state(), states[0])
+    assert (random.getstate(), drawn_by_numpy()) == states[1]
+
+
+def test_of_a_network_that_returns_what_would_be_cut_the_output_is_named() -> None:
+    torch.manual_seed(0)
+    model, x, y = Returned(), torch.randn(4, 4), torch.randint(0, 3, (4,))
+    anatomy = inspect(model, (x, y), loss=lambda out, y: nn.functional.cross_entropy(out[0], y))
+    (why,) = refused_groups(model, anatomy, Inputs((x,))).values()
+    assert (
+        "returns a tensor whose width the cut would change (output 2 of 2: (4, 4) instead of (4, 8))" in why
+    )
+    assert "a wrapper whose forward returns only what the loss reads" in why
+    wrapped = FirstOf(model)
+    anatomy = inspect(wrapped, (x, y), loss=nn.CrossEntropyLoss())
+    assert refused_groups(wrapped, anatomy, Inputs((x,))) == {}
+
+
+class FirstOf(nn.Module):
+    """The wrapper that the refusal asks for."""
+
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.inner(x)[0]
+        return logits

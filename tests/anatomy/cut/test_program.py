@@ -23,7 +23,7 @@ from esper.anatomy.proof import Inputs
 from esper.anatomy.structure import Anatomy
 from esper.anatomy.twin import deployed, plain
 from esper.anatomy.units import inspect
-from esper.errors import CheckpointCorrupt, MaskError, SurgeryError
+from esper.errors import CheckpointCorrupt, MaskError, NotEquivalentError, SurgeryError
 from tests.anatomy.cutting import anatomy_of, half, probe_of
 from tests.anatomy.networks import ZOO
 
@@ -185,3 +185,18 @@ def test_outputs_become_plain() -> None:
     output = plain({"a": (torch.ones(1), [2.0]), "cache": Odd(), "none": None})
     assert list(output) == ["a"]
     assert output["a"][1] == [2.0]
+
+
+def test_a_program_that_is_random_is_told_of_that_and_not_of_its_units() -> None:
+    class AlwaysDropped(nn.Sequential):
+        def forward(self, x: Tensor) -> Tensor:
+            out: Tensor = F.dropout(super().forward(x), 0.5, training=True)  # type: ignore[no-untyped-call]
+            return out
+
+    torch.manual_seed(0)
+    model, x = AlwaysDropped(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 4)), torch.randn(64, 8)
+    model.insert(2, AlwaysDropped(nn.Linear(16, 12), nn.ReLU()))
+    model[3] = nn.Linear(12, 4)
+    anatomy = inspect(model, x)
+    with pytest.raises(NotEquivalentError, match="The network is random even in eval mode"):
+        cut_program(model, anatomy, half(anatomy), Inputs((x,)))

@@ -19,11 +19,12 @@ from esper.anatomy.cut.layers import Omission, block_names, forget_unread, trace
 from esper.anatomy.cut.result import Cut
 from esper.anatomy.cut.rewriting import rewrite
 from esper.anatomy.graph import Traced, lowered, traced_as
-from esper.anatomy.proof import Graph, Inputs, Reference, kept_indices, prove, select
+from esper.anatomy.proof import Graph, Inputs, Reference, kept_indices, prove, select, why_random
 from esper.anatomy.structure import Anatomy
 from esper.anatomy.twin import deployed, shrink
 from esper.anatomy.units import Survivors, masked_axes, propagate, zero_masked
 from esper.arrays import BoolArray
+from esper.errors import NotEquivalentError
 
 
 def cut_program(
@@ -103,7 +104,13 @@ def cut_traced(
     cut_state = {name: cut[id(tensor)] for name, tensor in state.items()}
     module = module_of(program, cut_state)
     smaller = traced_again(finish(forget_unread(module) if names else module), inputs)
-    proof = prove(Graph(smaller.module(), inputs), Reference.of(Graph(finish(masked), inputs)))
+    whole = Graph(finish(masked), inputs)
+    try:
+        proof = prove(Graph(smaller.module(), inputs), Reference.of(whole))
+    except NotEquivalentError as error:
+        if why := why_random(whole):
+            raise NotEquivalentError(why) from error
+        raise
     return Cut(
         anatomy,
         keep,

@@ -11,12 +11,14 @@ from esper.anatomy.proof.compare import (
 from esper.anatomy.proof.inputs import Inputs
 from esper.anatomy.proof.observe import Graph, Live, Observation, deep_copy
 from esper.anatomy.proof.pieces import large_in
+from esper.anatomy.proof.randomness import RANDOM, why_random
 from esper.anatomy.proof.reference import reference
 from esper.anatomy.proof.tensors import Undo, kept_indices, live_tensors, resize, select, spread_out
 from esper.anatomy.proof.tolerance import FLOAT64_LIMIT, RUNTIME_LIMIT, Equivalence
 
 __all__ = [
     "FLOAT64_LIMIT",
+    "RANDOM",
     "RUNTIME_LIMIT",
     "Equivalence",
     "Graph",
@@ -38,4 +40,5 @@ __all__ = [
     "same_outputs",
     "select",
     "spread_out",
+    "why_random",
 ]

@@ -15,10 +15,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from torch import Tensor, nn
 
 from esper.anatomy.cut.modules.sizes import bare_norms_follow, set_attribute
-from esper.anatomy.proof import Equivalence, Inputs, Live, Reference, Undo, large_in, prove
+from esper.anatomy.proof import Equivalence, Inputs, Live, Reference, Undo, large_in, prove, why_random
 from esper.anatomy.structure import Anatomy
 from esper.arrays import BoolArray
 from esper.errors import NotEquivalentError
@@ -62,6 +63,9 @@ def fit_attributes(
             return prove(ours, expected, kept), ()
     except Exception as error:  # noqa: BLE001  user code at its new sizes may raise anything
         first = error
+    # Before sizes in the code are blamed: what differs from itself is proven by no attribute.
+    if isinstance(first, NotEquivalentError) and (why := why_random(ours)):
+        raise NotEquivalentError(why) from first
     search = _Search(_candidates(model, anatomy, keep, kept), lambda: prove(ours, expected, kept), undo)
     # First the innermost class alone, then every class that the error passed through.
     for reach in (1, None):
@@ -69,6 +73,8 @@ def fit_attributes(
         if proof is not None:
             return proof
     if isinstance(first, NotEquivalentError):
+        if why := _returned(ours, expected, anatomy, kept):
+            raise NotEquivalentError(why) from first
         raise first
     line = (str(first).strip() or type(first).__name__).splitlines()[0]
     raise NotEquivalentError(
@@ -77,6 +83,31 @@ def fit_attributes(
         "`.view(B, T, C)`) is the usual reason; use -1 or a stored head width there, or leave these units "
         "whole."
     ) from first
+
+
+def _returned(
+    ours: Live, expected: Reference, anatomy: Anatomy, kept: Mapping[str, Mapping[int, Tensor]]
+) -> str:
+    """That the network returns what is cut, where an output is narrower by just that; '' if none is."""
+    shapes = {info.name: info.shape for info in anatomy.tensors}
+    cuts = {
+        (shapes[name][axis], len(index))
+        for name, axes in kept.items()
+        for axis, index in axes.items()
+        if name in shapes
+    }
+    outputs, before = ours.see(torch.float32, with_gradients=False).outputs, expected.single.outputs
+    for number, (now, then) in enumerate(zip(outputs, before, strict=False), 1):
+        changed = [sizes for sizes in zip(then.shape, now.shape, strict=False) if sizes[0] != sizes[1]]
+        # The first axis is that of samples: code that reshapes to a fixed width has more or fewer of them.
+        if now.dim() == then.dim() and len(now) == len(then) and len(changed) == 1 and changed[0] in cuts:
+            return (
+                f"The network returns a tensor whose width the cut would change (output {number} of "
+                f"{len(before)}: {tuple(now.shape)} instead of {tuple(then.shape)}), and code outside may "
+                "count on it: to let it go, give Esper a wrapper whose forward returns only what the loss "
+                "reads; a loop may go on calling the network inside. Nothing was changed."
+            )
+    return ""
 
 
 @dataclass(frozen=True)
