@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+from typing import Any
 
 import pytest
 import torch
@@ -111,3 +112,45 @@ def test_cuts_reach_an_optimizer_that_nobody_gave_and_are_taken_back_in_it() -> 
     assert all(other.state[p]["exp_avg"].shape == p.shape for p in parameters[1::2])
     model.load_state_dict(saved)
     both_train()
+
+
+class Lookahead(Optimizer):
+    """Steps another optimizer, and writes averages into the weights every second time."""
+
+    def __init__(self, base: Optimizer) -> None:
+        super().__init__(base.param_groups, {})
+        self.base, self.number = base, 0
+
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]
+        self.base.step()
+        self.number += 1
+        with torch.no_grad():
+            for parameter in (p for group in self.param_groups for p in group["params"]):
+                slow = self.state[parameter].setdefault("slow", parameter.detach().clone())
+                if self.number % 2 == 0:
+                    parameter.copy_(slow.lerp_(parameter, 0.5))
+
+
+def test_an_optimizer_around_another_one_is_followed_through_masks_and_cuts() -> None:
+    torch.manual_seed(0)
+    model = Convolutional()
+    optimizer = Lookahead(AdamW(model.parameters(), 0.01))
+    network = LiveNetwork(model, optimizer, images(6, 0), F.cross_entropy)
+    keep = some_units(network.anatomy, 4)
+
+    def both_train() -> None:
+        for step in range(4):
+            x, y = images(6, step)
+            optimizer.zero_grad()
+            F.cross_entropy(model(x), y).backward()
+            optimizer.step()
+
+    both_train()
+    assert network.optimizers == (optimizer, optimizer.base)
+    network.masks.apply(keep)
+    both_train()
+    assert network.masks.num_revived() == 0
+    network.cut_masked()
+    both_train()
+    for one, key in ((optimizer, "slow"), (optimizer.base, "exp_avg")):
+        assert all(one.state[p][key].shape == p.shape for p in model.parameters())

@@ -34,6 +34,13 @@ class Wrapped(torch.optim.Optimizer):
         self.optimizer.param_groups = groups
 
 
+class Lookahead(torch.optim.Optimizer):
+    """As many write it: its parts are those of another optimizer, and the constructor is forgotten."""
+
+    def __init__(self, base: torch.optim.Optimizer) -> None:
+        self.base, self.param_groups, self.defaults = base, base.param_groups, base.defaults
+
+
 class Margin(nn.Module):
     """A criterion with weights of its own."""
 
@@ -71,10 +78,20 @@ def test_an_optimizer_is_taken_out_of_what_is_around_it() -> None:
     assert optimizer_in(inner) is inner
 
 
-@pytest.mark.parametrize("given", [None, "sgd", Wrapped(None)])  # type: ignore[arg-type]
+@pytest.mark.parametrize("given", [None, "sgd"])
 def test_what_holds_no_optimizer_is_refused_by_name(given: Any) -> None:
     with pytest.raises(ConfigError, match=f"A {type(given).__name__} is no torch.optim.Optimizer"):
         optimizer_in(given)
+
+
+def test_an_optimizer_whose_constructor_was_not_called_is_refused_for_that() -> None:
+    inner = torch.optim.SGD(small_network().parameters(), 0.1)
+    with pytest.raises(
+        ConfigError, match=r"`__init__` of Lookahead does not call .* Or give \.base \(SGD\), if"
+    ):
+        optimizer_in(Lookahead(inner))
+    with pytest.raises(ConfigError, match=r"keep what belongs to a parameter in `self\.state"):
+        optimizer_in(Wrapped(None))  # type: ignore[arg-type]
 
 
 def test_weights_that_only_the_optimizer_knows_are_refused_unless_the_loss_holds_them() -> None:

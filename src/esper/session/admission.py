@@ -127,6 +127,8 @@ def optimizer_in(given: Any) -> Optimizer:
     inner = given
     while not _takes_hooks(inner):
         inner = getattr(inner, "optimizer", None)
+        if inner is None and isinstance(given, Optimizer):
+            raise ConfigError(_without_hooks(given))
         if inner is None:
             raise ConfigError(
                 f"A {type(given).__name__} is no torch.optim.Optimizer and holds none as `.optimizer`. "
@@ -138,6 +140,20 @@ def optimizer_in(given: Any) -> Optimizer:
 def _takes_hooks(thing: Any) -> TypeGuard[Optimizer]:
     """Is it an optimizer that calls hooks at its steps? A wrapper may be of the class without that."""
     return isinstance(thing, Optimizer) and "_optimizer_step_post_hooks" in vars(thing)
+
+
+def _without_hooks(optimizer: Optimizer) -> str:
+    """What is wrong with one whose class does not call the constructor of its base class."""
+    name, inside = type(optimizer).__name__, inner_optimizer(optimizer)
+    other = (
+        f" Or give {inside}, if what is around it keeps no copies of weights: a mask would not reach them."
+    )
+    return (
+        f"The `__init__` of {name} does not call `super().__init__(params, defaults)` of "
+        "torch.optim.Optimizer, so it has none of torch's hooks, and nobody hears its steps. Nothing was "
+        "changed. Call it there, and keep what belongs to a parameter in `self.state[parameter]`, so that it "
+        f"follows masks and cuts.{other if inside else ''}"
+    )
 
 
 def inner_optimizer(optimizer: Optimizer) -> str:

@@ -176,7 +176,8 @@ class Judging:
             return None
         text = (
             f"{count} values under the mask are not zero in epoch {epoch}: somebody wrote into the weights "
-            "(loaded others?) while the mask was on trial."
+            "(loaded others, or copies that are kept outside of an optimizer's state?) while the mask was on "
+            "trial."
         )
         return RollbackReason(Trigger.STRUCTURE, epoch, count, 0.0, text)
 
