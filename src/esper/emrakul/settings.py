@@ -92,10 +92,10 @@ class PlanSettings(Section):
     many in a layer that has fewer than twice as many. With a target that holds at the end of the ramp, which
     is planned first; steps on the way are as small as they like."""
 
-    configurable: bool = False
+    configurable: bool | Literal["if_possible"] = False
     """Remove the same number of units from all layers that are alike, and of a network with a configuration
     (`intermediate_size` of a `transformers` model) only what that can say, so that `save_pretrained` and
-    `from_pretrained` work on what is left."""
+    `from_pretrained` work on what is left. `if_possible`: unless it can say nothing at all."""
 
     required_confidence: Fraction | None = None
     """Share of bootstrap resamples in which a unit must stay below the cut; unset: 0.95 when staged. With a

@@ -52,7 +52,7 @@ def settings(target: float | Mapping[str, float] | None, config: Config | Mappin
         wanted = dict(target) if isinstance(target, Mapping) else {"flops": target}
         asked["pruning"] = {**asked.get("pruning", {}), "target": wanted}
     pruning = asked.setdefault("pruning", {})
-    pruning["plan"] = {"configurable": True, **pruning.get("plan", {})}
+    pruning["plan"] = {"configurable": "if_possible", **pruning.get("plan", {})}
     whole = Config.of(asked)
     if whole.strategy.policy != "none":
         raise ConfigError(

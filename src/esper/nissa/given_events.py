@@ -30,6 +30,20 @@ class NoStepHeard(Event):
 
 
 @dataclass(frozen=True)
+class NothingSayable(Event):
+    """The configuration of a network can say none of the cuts that are possible: they do not keep to it."""
+
+    severity = Severity.PROBLEM
+    says = (
+        "The configuration of {model} can say no cut at all ({why}). So cuts do not keep to it: "
+        "`from_pretrained` will not read the smaller network, and `esper.load(run_dir, model=fresh)` does. "
+        "pruning.plan.configurable = true leaves everything whole instead."
+    )
+    model: str
+    why: str
+
+
+@dataclass(frozen=True)
 class InNoOptimizer(Event):
     """Parameters of the network are trainable, and no optimizer that was given holds them."""
 

@@ -10,13 +10,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import nn
 from torch.optim import Optimizer
 
-from esper.anatomy.graph import Loss, bare
-from esper.batches import HeldOut, device_of, first_batches, hold_out, on_device, varying_axes
+from esper.anatomy.graph import Loss
+from esper.batches import HeldOut, device_of, first_batches, hold_out, on_device
 from esper.checkpoint import (
     BASELINE,
     CheckpointRef,
@@ -27,7 +26,6 @@ from esper.checkpoint import (
     Rejection,
     open_key_ring,
 )
-from esper.compaction import describable, has_configuration
 from esper.config import Config
 from esper.cost import origin_of
 from esper.elesh import read_data
@@ -40,21 +38,20 @@ from esper.runs.network import data_of, read_state
 from esper.session.admission import (
     RunRequest,
     check_held_out,
-    check_optimizer,
-    check_together,
     fitting_batches,
 )
 from esper.session.assembly import assemble
 from esper.session.ceiling import tell_reach
 from esper.session.horizon import epochs_after
 from esper.session.kernels import kernel_pool_ahead
+from esper.session.looking import let_go_on_error, looked_at
 from esper.session.pace import Pace
 from esper.session.pool import pool_ahead
 from esper.session.session import Session
 from esper.session.state import given_entries
 from esper.session.teaching import check_same
 from esper.session.terms import Terms, sounds_like_a_loss, write_run_file
-from esper.session.together import network_of, on_all_ranks, refused_by_all, session_of, teach
+from esper.session.together import on_all_ranks, refused_by_all, session_of, teach
 from esper.tamiyo import Policy
 
 
@@ -163,8 +160,8 @@ def _attach(
         kernel_pool_ahead(settings, None if asked.ranks else probe, asked.policy) as kernel_pool,
     ):
         layers = Level.LAYER in settings.pruning.levels
-        network = _network(asked, settings, sample, layers=layers, others=probe or ())
-        with _let_go_on_error(network):
+        network, settings, said = looked_at(asked, settings, sample, layers=layers, others=probe or ())
+        with let_go_on_error(network):
             held_out = None if probe is None else _hold_out(probe, settings, network)
             origin = origin_of(
                 network.anatomy, network.graph, network.tensors(), sample, settings.pruning.timed_batch
@@ -180,6 +177,7 @@ def _attach(
                 asked, assemble(asked, given, network, held_out, sample, terms, pool, kernel_pool)
             )
     with _undone_on_error(session):
+        session.log.tell_all(said)
         read = len(probe or ())
         if left_out := read - len(fitting_batches(network, probe or ())):
             session.log.tell(given_events.ProbePartlyUsed(left_out, read))
@@ -304,8 +302,9 @@ def _resume(asked: RunRequest, step: int | None = None) -> Session:
     probe = None if asked.probe is None else _read(asked.probe, terms.config)
     others = kept_ones if probe is None else probe
     on_it = on_device(sample, device_of(asked.model))
-    network = _network(asked, terms.config, on_it, layers=layers, others=others)
-    with _let_go_on_error(network):
+    network, settings, _ = looked_at(asked, terms.config, on_it, layers=layers, others=others)
+    terms = replace(terms, config=settings)
+    with let_go_on_error(network):
         held_out = kept if probe is None else _hold_out(probe, terms.config, network)
         has_data = bool(held_out.validation)
         data = held_out if has_data else None
@@ -341,31 +340,6 @@ def _target(store: CheckpointStore, step: int | None) -> tuple[CheckpointRef, tu
             f"{store.run_dir} holds no checkpoint that verifies ({why}). Start again in another run_dir."
         )
     return search.found, search.rejected
-
-
-def _network(
-    asked: RunRequest, settings: Config, sample: Any, *, layers: bool, others: Sequence[Any]
-) -> LiveNetwork:
-    """The network, looked at for batches like the sample and like the others that it will see."""
-    check_together(asked, settings)
-    check_optimizer(asked.model, asked.optimizer, asked.loss)
-    free = varying_axes(sample, others, bare(asked.model))
-    network = network_of(asked, sample, layers=layers, free=free)
-    if settings.pruning.plan.configurable and has_configuration(network.model):
-        allowed = np.array([group.name not in network.refused for group in network.anatomy.groups], np.bool_)
-        with _let_go_on_error(network):
-            network.refused |= describable(network.model, network.anatomy, network.inputs, allowed)
-    return network
-
-
-@contextmanager
-def _let_go_on_error(network: LiveNetwork) -> Iterator[None]:
-    """Until a session owns the network; its own `detach` serves from then on."""
-    try:
-        yield
-    except BaseException:
-        network.detach()
-        raise
 
 
 def _read(probe: Iterable[Any], config: Config) -> list[Any]:

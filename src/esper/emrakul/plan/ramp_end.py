@@ -37,9 +37,11 @@ def bounds(situation: Situation, screen: FloatArray, settings: Settings) -> Boun
     lowest, layers = floors(situation, settings), layers_to_go(situation, settings)
     least = _least_after_this_cycle(situation, rules.max_layer_fraction)
     if target is None:
-        return Bounds(lowest, np.maximum(lowest, least), rules.round_to, None, layers, rules.configurable)
+        return Bounds(
+            lowest, np.maximum(lowest, least), rules.round_to, None, layers, bool(rules.configurable)
+        )
     if rules.round_to == 1:
-        return Bounds(lowest, np.maximum(lowest, least), 1, target.fraction, layers, rules.configurable)
+        return Bounds(lowest, np.maximum(lowest, least), 1, target.fraction, layers, bool(rules.configurable))
     anatomy, kept, everything = situation.anatomy, situation.counts, np.flatnonzero(situation.keep)
     search = _search(situation, screen, settings, target, everything)
     widths = count_by_group(anatomy, search.keep)
@@ -51,7 +53,7 @@ def bounds(situation: Situation, screen: FloatArray, settings: Settings) -> Boun
         widths = np.minimum(widths, count_by_group(anatomy, way_round.keep))
     widths[anatomy.group_of[anatomy.is_layer]] = 0  # a screen says too little to plan them ahead
     end = max(search.removed_fraction(), target.fraction)
-    return Bounds(widths, np.maximum(widths, least), 1, end, layers, rules.configurable)
+    return Bounds(widths, np.maximum(widths, least), 1, end, layers, bool(rules.configurable))
 
 
 def _search(
@@ -60,7 +62,7 @@ def _search(
     """The way to the end of the ramp by whole multiples of these units, once it has been gone."""
     lowest, round_to = floors(situation, settings), settings.plan.round_to
     whole = Allowance.at_once(target, settings.schedule.levels)
-    limits = Bounds(lowest, lowest, round_to, target.fraction, same_width=settings.plan.configurable)
+    limits = Bounds(lowest, lowest, round_to, target.fraction, same_width=bool(settings.plan.configurable))
     evidence = _as_evidence(situation, screen)
     blocks, _ = candidate_blocks(situation, evidence, units, evidence.loss_increase, whole, limits, 0.0)
     search = Search(situation, blocks, target.cost, settings.plan.activation_flops)

@@ -1,0 +1,62 @@
+"""The network of a session, looked at once, and what its configuration can say of cuts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+
+from esper.anatomy.graph import bare
+from esper.batches import varying_axes
+from esper.compaction import describable, has_configuration
+from esper.config import Config
+from esper.kasmina import LiveNetwork
+from esper.nissa import Event, given_events
+from esper.session.admission import RunRequest, check_optimizer, check_together
+from esper.session.together import network_of
+
+
+def looked_at(
+    asked: RunRequest, settings: Config, sample: Any, *, layers: bool, others: Sequence[Any]
+) -> tuple[LiveNetwork, Config, list[Event]]:
+    """The network, looked at for batches like the sample and like the others that it will see.
+
+    Returns:
+        It; the settings, which say now whether cuts keep to its configuration; what is to be told of that.
+    """
+    check_together(asked, settings)
+    check_optimizer(asked.model, asked.optimizer, asked.loss)
+    free = varying_axes(sample, others, bare(asked.model))
+    network = network_of(asked, sample, layers=layers, free=free)
+    wanted = settings.pruning.plan.configurable
+    if not wanted or not has_configuration(network.model):
+        return network, _keeping(settings, is_kept=bool(wanted)), []
+    allowed = np.array([group.name not in network.refused for group in network.anatomy.groups], np.bool_)
+    with let_go_on_error(network):
+        unsaid = describable(network.model, network.anatomy, network.inputs, allowed)
+    if wanted is True or int(allowed.sum()) > len(unsaid) or not unsaid:
+        network.refused |= unsaid
+        return network, _keeping(settings, is_kept=True), []
+    why = next(iter(unsaid.values()))
+    told: list[Event] = [given_events.NothingSayable(type(network.model).__name__, why)]
+    return network, _keeping(settings, is_kept=False), told
+
+
+def _keeping(settings: Config, *, is_kept: bool) -> Config:
+    """The settings with a plain answer where the question was left to the network."""
+    if settings.pruning.plan.configurable is is_kept:
+        return settings
+    plan = settings.pruning.plan.model_copy(update={"configurable": is_kept})
+    return settings.model_copy(update={"pruning": settings.pruning.model_copy(update={"plan": plan})})
+
+
+@contextmanager
+def let_go_on_error(network: LiveNetwork) -> Iterator[None]:
+    """Until a session owns the network; its own `detach` serves from then on."""
+    try:
+        yield
+    except BaseException:
+        network.detach()
+        raise
