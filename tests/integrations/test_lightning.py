@@ -11,10 +11,12 @@ from typing import Any
 import pytest
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.callbacks import EMAWeightAveraging, ModelCheckpoint, StochasticWeightAveraging
 from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
 from torch.utils.data import DataLoader, TensorDataset
 
+import esper
 from esper.errors import CheckpointError, ConfigError, UntraceableError
 from esper.integrations.lightning import EsperCallback
 from tests.integrations.task import (
@@ -144,6 +146,58 @@ def test_a_killed_training_goes_on_from_lightnings_checkpoint_bit_for_bit(tmp_pa
     assert same(weights(module), weights(expected))
     pins = [labels for labels in ours.session.parts.saving.store.pins().values() if "framework" in labels]
     assert 1 <= len(pins) <= EPOCHS
+
+
+def _of_average(name: str) -> Callback:
+    if name == "swa":
+        return StochasticWeightAveraging(1e-3, swa_epoch_start=0.5)
+    return EMAWeightAveraging(decay=0.9)
+
+
+@pytest.mark.parametrize(("name", "is_first"), [("swa", False), ("ema", True)])
+def test_averages_of_the_weights_follow_cuts_and_resumes(tmp_path: Path, name: str, is_first: bool) -> None:
+    def run(folder: Path, *others: Callback, **changes: Any) -> tuple[EsperCallback, Any]:
+        ours, average = callback(folder), _of_average(name)
+        both = (ours, average) if is_first else (average, ours)
+        return ours, fit(folder, *both, *others, **changes)[1]
+
+    whole, expected = run(tmp_path / "whole")
+    assert whole.result is not None
+    assert whole.result.reached >= 0.5
+    saved = esper.load(tmp_path / "whole" / "esper", model=Module())  # what is saved is the average, too
+    assert same(weights(saved), weights(expected))
+    parts = tmp_path / "parts"
+    killed(lambda: run(parts, Killer()))
+    ours, module = run(parts, ckpt_path="last")
+    assert ours.session is not None
+    assert {mark.kind for mark in ours.session.log.marks} >= {"mask", "cut"}
+    assert same(weights(module), weights(expected))
+
+
+class Late(Callback):  # type: ignore[misc]
+    """Makes its average when training begins, and keeps it itself."""
+
+    average: AveragedModel
+
+    def on_train_start(self, trainer: Any, pl_module: Any) -> None:
+        self.average = AveragedModel(pl_module)
+
+    def on_train_batch_end(self, trainer: Any, pl_module: Any, *_: Any) -> None:
+        self.average.update_parameters(pl_module)
+
+
+def test_an_average_that_comes_too_late_is_refused_before_the_first_step(tmp_path: Path) -> None:
+    module = Module()
+    before = weights(module)
+    with pytest.raises(ConfigError, match=r"Late\.average was made after EsperCallback had begun"):
+        fit(tmp_path, callback(tmp_path), Late(), module=module)
+    assert same(weights(module), before)
+    ours, late = callback(tmp_path), Late()  # the run that was refused had not begun
+    fit(tmp_path, late, ours, module=module)
+    assert ours.result is not None
+    assert ours.result.reached >= 0.5
+    shapes = [parameter.shape for parameter in late.average.module.parameters()]
+    assert shapes == [parameter.shape for parameter in module.parameters()]
 
 
 def test_several_validations_in_an_epoch_are_several_periods(tmp_path: Path) -> None:

@@ -73,8 +73,12 @@ def trainer(folder: Path, *callbacks: TrainerCallback, **changes: Any) -> Traine
         "metric_for_best_model": "accuracy",
         **changes,
     }
+    kind = asked.pop("kind", Trainer)
     arguments = TrainingArguments(**asked)
-    return Trainer(model=model, args=arguments, **data, compute_metrics=right, callbacks=list(callbacks))
+    made: Trainer = kind(
+        model=model, args=arguments, **data, compute_metrics=right, callbacks=list(callbacks)
+    )
+    return made
 
 
 class Killer(TrainerCallback):  # type: ignore[misc]
@@ -189,6 +193,70 @@ def test_an_older_checkpoint_of_the_trainer_is_as_good_and_a_cut_one_fits_a_fres
     again = trainer(tmp_path, callback(tmp_path), **saving)
     again.train(resume_from_checkpoint=str(place))
     assert same(weights(again.model), weights(first.model))
+
+
+class Bests(TrainerCallback):  # type: ignore[misc]
+    """Writes down what counts as the best when a step begins."""
+
+    def __init__(self) -> None:
+        self.seen: dict[int, str | None] = {}
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self.seen[state.global_step] = state.best_model_checkpoint
+
+
+def test_what_counts_as_the_best_is_the_same_after_a_resume(tmp_path: Path) -> None:
+    saving = {"save_strategy": "epoch", "load_best_model_at_end": True}
+    whole, parted = Bests(), Bests()
+    ours = callback(tmp_path)
+    trainer(tmp_path, ours, whole, **saving).train()
+    masks = [mark.epoch for mark in ours.session.log.marks if mark.kind == "mask"]  # type: ignore[union-attr]
+    step = masks[1] * STEPS
+    place = str(tmp_path / "trainer" / f"checkpoint-{step}")
+    trainer(tmp_path, callback(tmp_path), parted, **saving).train(resume_from_checkpoint=place)
+    assert parted.seen[step] is None  # what was saved there was measured before the mask
+    assert parted.seen == {at: best for at, best in whole.seen.items() if at >= step}
+
+
+def test_of_several_evaluated_sets_the_loss_on_the_first_decides(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    sets = {"eval_dataset": {"near": Vectors(1), "far": Vectors(3)}, "metric_for_best_model": None}
+    ours = callback(tmp_path)
+    with caplog.at_level(logging.INFO, "esper"):
+        trainer(tmp_path, ours, **sets).train()
+    assert "decisions are made by the loss on the first, near_loss." in caplog.text
+    assert ours.result is not None
+    assert ours.result.report.metric == "near_loss"
+    assert ours.result.reached >= 0.5
+    mistyped = callback(tmp_path / "mistyped", metric="acuracy")
+    with caplog.at_level(logging.INFO, "esper"):
+        trainer(tmp_path / "mistyped", mistyped, **sets, num_train_epochs=2).train()
+    named = "far_accuracy, far_loss, near_accuracy, near_loss"
+    assert caplog.text.count(f"Decisions wait for acuracy, and what was evaluated is {named}.") == 1
+    assert "attach(" not in str(mistyped.result)
+
+
+class Own(Trainer):  # type: ignore[misc]
+    """Computes its loss in a way of its own."""
+
+    def compute_loss(self, model: Any, inputs: Any, *_: Any, **__: Any) -> Any:
+        return 2 * model(**inputs)["loss"]
+
+
+def test_a_loss_of_the_trainers_own_is_told_unless_it_is_given(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    asked: dict[str, Any] = {"kind": Own, "max_steps": 1, "eval_strategy": "no"}
+    trainer(tmp_path, callback(tmp_path), **asked).train()
+    assert caplog.text.count("This Own computes its loss by a compute_loss of its own") == 1
+    caplog.clear()
+
+    def doubled(output: Any, labels: Tensor) -> Tensor:
+        return 2 * nn.functional.cross_entropy(output["logits"], labels)
+
+    trainer(tmp_path / "b", callback(tmp_path / "b", loss=doubled), **asked).train()
+    assert "compute_loss" not in caplog.text
 
 
 def test_until_something_is_masked_nobody_notices_the_callback(tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ from esper.checkpoint.encrypted import HEADER_BYTES, SLOTS, FileKey
 from esper.checkpoint.faulty import FaultyStorage
 from esper.checkpoint.file_ref import FileRef, load_tensors, open_tensors
 from esper.checkpoint.identity import require_own_ring
+from esper.checkpoint.lock import WriterLock
 from esper.checkpoint.mapped import MappedTensors
 from esper.checkpoint.reading import read_regular
 from esper.checkpoint.references import AttachmentRef, CheckpointRef, Rejection
@@ -90,6 +91,7 @@ __all__ = [
     "Storage",
     "TrainerState",
     "Weights",
+    "WriterLock",
     "bundled",
     "capture_rng",
     "capture_trainer",

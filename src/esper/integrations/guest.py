@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from esper.anatomy.graph import is_parallel
 from esper.checkpoint import CheckpointCatalog, capture_rng, open_key_ring, restore_rng
 from esper.compaction import describe
 from esper.errors import CheckpointError, ConfigError, RollbackExhausted
+from esper.integrations.beginning import holds_run, set_aside
 from esper.kasmina import measured
 from esper.nissa import LoggerSink
 from esper.session import Result, Session
@@ -85,6 +86,9 @@ def refuse_twice(session: Session | None, callbacks: int) -> None:
 def refuse_strangers(run_dir: Path, step: int, loading: Loading | None, way_on: str) -> None:
     """Raises unless the framework's checkpoint and the run directory can be of one training.
 
+    A run that was stopped before the framework had saved anything beside it, and before it had saved more
+    than its own beginning, can be gone on with by nobody: it is set aside.
+
     Args:
         run_dir: of the run that is to begin.
         step: at which the training begins.
@@ -94,12 +98,19 @@ def refuse_strangers(run_dir: Path, step: int, loading: Loading | None, way_on: 
     Raises:
         CheckpointError: there is a run already, or weights of other shapes came without one.
     """
+    aside = set_aside(run_dir)
+    if aside is not None:
+        say(
+            f"{run_dir} held a run that was stopped before it had saved more than its beginning, and before "
+            f"the framework's first checkpoint: it begins anew, and nothing is lost (what there was is in "
+            f"{aside}).",
+        )
     if holds_run(run_dir):
         where = f"goes on from step {step}" if step else "begins at its first step"
         raise CheckpointError(
             f"{run_dir} holds a run already, and this training {where} without a checkpoint that belongs to "
             f"it. Nothing was changed. Go on with {way_on}, from a checkpoint that was saved under "
-            "EsperCallback; or give another run_dir."
+            "EsperCallback; where there is none, give another run_dir, or move this one away."
         )
     if loading is not None and loading.has_declined:
         raise CheckpointError(
@@ -123,11 +134,6 @@ def say_few(periods: int, unit: int) -> None:
         )
 
 
-def holds_run(run_dir: Path) -> bool:
-    """Are there checkpoints of a run?"""
-    return any((run_dir / "checkpoints").glob("step-*"))
-
-
 def check_beside(run_dir: Path, saved: Mapping[str, Any]) -> None:
     """Makes sure that a run holds the checkpoint that stood beside a framework's.
 
@@ -147,27 +153,37 @@ def check_beside(run_dir: Path, saved: Mapping[str, Any]) -> None:
         )
 
 
+def _measures(numbers: Iterable[str]) -> list[str]:
+    """Names of what was measured, without those of the time that it took."""
+    of_time = ("epoch", "runtime", "per_second", "model_preparation_time")
+    return sorted(name for name in numbers if not name.endswith(of_time)) or ["nothing but the time it took"]
+
+
 class Loading:
     """Lets a network keep its weights where a framework loads those of other shapes; a run has the right.
 
     A training that goes on loads weights into a network as it was built, and the best ones at its end into
     one that may have been cut since. Only while `is_training` says so is anything kept from anybody.
+
+    Args:
+        networks: the network, and what holds copies of it.
     """
 
-    def __init__(self, network: nn.Module, is_training: Callable[[], bool]) -> None:
+    def __init__(self, networks: Sequence[nn.Module], is_training: Callable[[], bool]) -> None:
         self.has_declined = False
         """Whether weights of other shapes came since this was asked for last."""
         self._is_training = is_training
-        self._hook = network.register_load_state_dict_pre_hook(self._before)
+        self._hooks = [network.register_load_state_dict_pre_hook(self._before) for network in networks]
 
     def stop(self) -> None:
         """From now on the network loads what it is given."""
-        self._hook.remove()
+        for hook in self._hooks:
+            hook.remove()
 
-    def _before(self, module: nn.Module, state_dict: dict[str, Any], *_: Any) -> None:
+    def _before(self, module: nn.Module, state_dict: dict[str, Any], prefix: str, *_: Any) -> None:
         if not self._is_training():
             return
-        own = module.state_dict()
+        own = module.state_dict(prefix=prefix)
         if any(own[name].shape != value.shape for name, value in state_dict.items() if name in own):
             self.has_declined = True
             state_dict.update(own)
@@ -203,8 +219,8 @@ class Guest:
                 self._is_told = True
                 say(
                     f"Decisions wait for {self._metric}, and what was evaluated is "
-                    f"{', '.join(sorted(numbers))}. Let the framework measure it, or give "
-                    "EsperCallback(metric=...) another name.",
+                    f"{', '.join(_measures(numbers))}. Let the framework measure it, or name one of these, "
+                    "EsperCallback(metric=...).",
                     is_problem=True,
                 )
         try:

@@ -28,6 +28,7 @@ from esper.integrations.guest import (
     say_few,
     unnoticed,
 )
+from esper.integrations.lightning.averages import averages_of, behind_averages, refuse_late
 from esper.integrations.wish import Wish, settings
 from esper.session import Result, Session
 
@@ -104,12 +105,18 @@ class EsperCallback(Callback):  # type: ignore[misc]
         self._files: dict[str, tuple[float, int]] = {}  # checkpoints of the trainer: when, at which step
         self._steps: set[int] = set()  # of the run's checkpoints that stand beside them
         self._loading: Loading | None = None
+        self._companions: list[nn.Module] | None = None  # until the first step, where no more may come
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Stands ready for a checkpoint of a network that was cut."""
         if stage == "fit":
             self._check(trainer)
-            self._loading = Loading(pl_module, lambda: trainer.state.fn == "fit" and self.session is None)
+            # A copy that another callback makes after this has the hook of the network that it copies.
+            copies = averages_of(pl_module, self._network, trainer.callbacks).values()
+            self._loading = Loading(
+                (pl_module.get_submodule(self._network), *copies),
+                lambda: trainer.state.fn == "fit" and self.session is None,
+            )
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Attaches to the training, or goes on with the run that the trainer's checkpoint belongs to.
@@ -119,7 +126,9 @@ class EsperCallback(Callback):  # type: ignore[misc]
             CheckpointError: the trainer's checkpoint and the run do not belong together.
             UntraceableError: the network cannot be followed; the message names the line.
         """
-        network = pl_module.get_submodule(self._network) if self._network else pl_module
+        network = pl_module.get_submodule(self._network)
+        trainer.callbacks = behind_averages(self, trainer.callbacks)
+        companions = list(averages_of(pl_module, self._network, trainer.callbacks).values())
         optimizer = _optimizer_of(trainer, network)
         loss = self._wish.loss or _loss_of(pl_module)
         run = self._wish.run_dir
@@ -127,7 +136,13 @@ class EsperCallback(Callback):  # type: ignore[misc]
             check_beside(run, self._saved)
             optimizer.state.clear()  # what was loaded may have the shapes of the network after its cuts
             self.session = esper.resume(
-                run, network, optimizer, loss=loss, config=self._wish.config, step=self._saved["step"]
+                run,
+                network,
+                optimizer,
+                loss=loss,
+                companions=companions,
+                config=self._wish.config,
+                step=self._saved["step"],
             )
         else:
             way_on = "trainer.fit(..., ckpt_path=...)"
@@ -146,6 +161,7 @@ class EsperCallback(Callback):  # type: ignore[misc]
                 loss=loss,
                 sample=on_device(held_out[0], pl_module.device),
                 probe=held_out,
+                companions=companions,
                 metric=metric,
                 higher_is_better=is_higher_better,
                 run_dir=run,
@@ -155,9 +171,17 @@ class EsperCallback(Callback):  # type: ignore[misc]
             )
         self._guest = Guest(self.session)
         self._waits = self.session.is_due
+        self._companions = companions
 
-    def on_train_batch_start(self, trainer: Trainer, *_: Any, **__: Any) -> None:
-        """Ends a period whose validation did not come."""
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, *_: Any, **__: Any) -> None:
+        """Ends a period whose validation did not come.
+
+        Raises:
+            ConfigError: before the first step, because there is an average now that no cut would reach.
+        """
+        if self._companions is not None:
+            refuse_late(averages_of(pl_module, self._network, trainer.callbacks), self._companions)
+            self._companions = None
         if self._waits:
             self._end(trainer)
         if self._is_other:
@@ -200,12 +224,17 @@ class EsperCallback(Callback):  # type: ignore[misc]
             self._steps -= gone - alive
             self._saved = self._guest.save(self._steps)
             self._steps |= set() if self._saved is None else {self._saved["step"]}
-        state = {"saved": self._saved, "files": self._files, "steps": sorted(self._steps)}
-        checkpoint["callbacks"][self.state_key] = state
+        checkpoint["callbacks"][self.state_key] = {
+            "saved": self._saved,
+            "files": self._files,
+            "steps": sorted(self._steps),
+            "is_other": self._is_other,
+        }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Remembers which of the run's checkpoints stands beside the one that is loaded."""
         self._saved, self._is_resumed = state_dict["saved"], True
+        self._is_other = bool(state_dict.get("is_other", False))
         self._files, self._steps = dict(state_dict["files"]), set(state_dict["steps"])
 
     def _note_files(self, trainer: Trainer) -> None:

@@ -101,8 +101,14 @@ class Batches:
         ]
 
 
-def metric_of(wish: Wish, args: TrainingArguments) -> tuple[str, bool]:
-    """What decisions are made by, and whether higher is better."""
+def metric_of(wish: Wish, args: TrainingArguments, evaluated: object) -> tuple[str, bool]:
+    """What decisions are made by, and whether higher is better.
+
+    Args:
+        wish: what was asked for.
+        args: of the trainer.
+        evaluated: its `eval_dataset`.
+    """
     name = wish.metric
     if name is not None and args.eval_strategy == "no":
         say(
@@ -116,6 +122,12 @@ def metric_of(wish: Wish, args: TrainingArguments) -> tuple[str, bool]:
             return name, bool(args.greater_is_better)
     if name is None:
         name = FROM_PROBE if args.eval_strategy == "no" else "loss"
+    if name == "loss" and wish.metric is None and isinstance(evaluated, dict) and evaluated:
+        name = f"{next(iter(evaluated))}_loss"
+        say(
+            f"This Trainer evaluates {len(evaluated)} sets, and decisions are made by the loss on the first, "
+            f"{name}. EsperCallback(metric=...) names another."
+        )
     if wish.higher_is_better is not None:
         return name, wish.higher_is_better
     return name, not name.endswith(("loss", "perplexity", "error", "wer", "cer"))

@@ -93,6 +93,7 @@ class EsperCallback(TrainerCallback, ExportableState):  # type: ignore[misc]
         self._guest: Guest | None = None
         self._waits = False  # for an evaluation that ends the period
         self._is_other = False  # the network is masked or cut otherwise than at the evaluation before
+        self._numbers: dict[str, float] = {}  # that were evaluated since the last period ended
         self._steps: dict[str, int] = {}  # of the run's checkpoints, by the trainer's that they stand beside
         self._saved: dict[str, Any] | None = None
         self._loading: Loading | None = None
@@ -100,7 +101,7 @@ class EsperCallback(TrainerCallback, ExportableState):  # type: ignore[misc]
     def on_init_end(self, *_: Any, **__: Any) -> None:
         """Stands ready for a checkpoint of a network that was cut."""
         trainer = weakref.proxy(_trainer())
-        self._loading = Loading(trainer.model, lambda: bool(trainer.is_in_train))
+        self._loading = Loading([trainer.model], lambda: bool(trainer.is_in_train))
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, *_: Any, **named: Any) -> None:
         """Attaches to the training, or goes on with the run that the trainer's checkpoint belongs to.
@@ -112,11 +113,12 @@ class EsperCallback(TrainerCallback, ExportableState):  # type: ignore[misc]
         """
         trainer = _trainer()
         self._check(trainer, state)
+        self._tell_loss(trainer)
         network, optimizer = trainer.model_wrapped, named["optimizer"]
         batches = Batches(trainer, self._wish)
         saved = _stored(state)
         if state.global_step and saved.get("saved") is not None:
-            self._steps = dict(saved["steps"])
+            self._steps, self._is_other = dict(saved["steps"]), bool(saved["is_other"])
             self.session = self._resumed(network, optimizer, batches.loss, saved["saved"])
             self._waits = self.session.is_due  # it was saved before the evaluation at the end
         else:
@@ -124,7 +126,7 @@ class EsperCallback(TrainerCallback, ExportableState):  # type: ignore[misc]
             refuse_strangers(self._wish.run_dir, state.global_step, self._loading, way_on)
             with unnoticed():
                 held_out = batches.held_out()
-            metric, is_higher_better = metric_of(self._wish, args)
+            metric, is_higher_better = metric_of(self._wish, args, trainer.eval_dataset)
             every = period_of(self._wish, args, state, named.get("train_dataloader"))
             left = state.max_steps - state.global_step
             say_few(left // every, every)
@@ -179,9 +181,10 @@ class EsperCallback(TrainerCallback, ExportableState):  # type: ignore[misc]
         if self._guest is None:
             return
         named_so = {key.removeprefix("eval_"): value for key, value in (named.get("metrics") or {}).items()}
+        self._numbers |= named_so  # one of several sets may not be the one that decides
         is_one_of_many = isinstance(_trainer().eval_dataset, dict)
         if not is_one_of_many or self._guest.session.parts.terms.metric in named_so:
-            self._end(state, named_so)
+            self._end(state)
 
     def on_train_end(self, _: TrainingArguments, state: TrainerState, *__: Any, **___: Any) -> None:
         """Cuts the network for good and writes the report."""
@@ -217,11 +220,13 @@ class EsperCallback(TrainerCallback, ExportableState):  # type: ignore[misc]
             "higher_is_better": wish.higher_is_better,
             "every_n_steps": wish.every_n_steps,
         }
-        return {"args": args, "attributes": {"_saved": self._saved, "_steps": self._steps}}
+        kept = {"_saved": self._saved, "_steps": self._steps, "_is_other": self._is_other}
+        return {"args": args, "attributes": kept}
 
-    def _end(self, state: TrainerState, numbers: Mapping[str, float] | None = None) -> None:
+    def _end(self, state: TrainerState) -> None:
         self._waits = False
-        if self._guest is not None and self._guest.end_step(numbers or {}):
+        numbers, self._numbers = self._numbers, {}
+        if self._guest is not None and self._guest.end_step(numbers):
             # An older checkpoint is no longer the best of this network. What is measured next may be of
             # before the change, so that even the next best is forgotten before the next step.
             _forget_best(state)
@@ -238,6 +243,16 @@ class EsperCallback(TrainerCallback, ExportableState):  # type: ignore[misc]
         is_sharded = trainer.is_deepspeed_enabled or trainer.is_fsdp_enabled
         processes = max(trainer.args.world_size, trainer.args.n_gpu, 2 if is_sharded else 1)
         refuse_parallel(processes, trainer.model_wrapped, "Trainer")
+
+    def _tell_loss(self, trainer: Trainer) -> None:
+        is_given = self._wish.loss is not None or trainer.compute_loss_func is not None
+        if not is_given and type(trainer).compute_loss is not Trainer.compute_loss:
+            say(
+                f"This {type(trainer).__name__} computes its loss by a compute_loss of its own, and Esper "
+                "measures with the one that the network gives. Where they differ, give "
+                "EsperCallback(loss=...), a function of what the network gives and the labels.",
+                is_problem=True,
+            )
 
     def _resumed(
         self, network: nn.Module, optimizer: Any, loss: Callable[[Any, Any], Tensor], saved: Mapping[str, Any]
@@ -264,7 +279,11 @@ def _stored(state: TrainerState) -> Mapping[str, Any]:
     """What an EsperCallback has written into the checkpoint from which the trainer goes on."""
     entry = (state.stateful_callbacks or {}).get(EsperCallback.__name__) or {}
     attributes = entry.get("attributes", {}) if isinstance(entry, Mapping) else {}
-    return {"saved": attributes.get("_saved"), "steps": attributes.get("_steps", {})}
+    return {
+        "saved": attributes.get("_saved"),
+        "steps": attributes.get("_steps", {}),
+        "is_other": attributes.get("_is_other", False),
+    }
 
 
 def _forget_best(state: TrainerState) -> None:
