@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from esper.batches import HeldOut
 from esper.checkpoint import load_tensors
 from esper.elesh.case import open_case, read_data, read_optimizer
+from esper.elesh.screening import screen
 from esper.errors import CheckpointCorrupt
 from tests.checkpoint.runs import flip
 from tests.elesh.cases import examples, saved
@@ -103,3 +104,30 @@ def test_optimizer_state_is_found_by_the_parameters_names(tmp_path: Path) -> Non
     assert {float(state["step"]) for state in states.values()} == {5.0}
     assert groups.keys() == shapes.keys()
     assert replace(made.case, optimizer=None).optimizer is None
+
+
+class InWaves(nn.Module):
+    """Complex weights between a spectrum that is written in part and its modulus."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.inner, self.outer = nn.Linear(5, 6, dtype=torch.cfloat), nn.Linear(6, 4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        spectrum = torch.zeros(len(x), 5, dtype=torch.cfloat)
+        spectrum[:, :4] = torch.fft.rfft(x)[:, :4]
+        out: torch.Tensor = self.outer(self.inner(spectrum).abs())
+        return out
+
+
+def test_complex_weights_are_what_the_network_computes_with(tmp_path: Path) -> None:
+    made = saved(tmp_path, build=InWaves, steps=3)
+    opened = open_case(made.case)
+    assert opened.state["inner.weight"].dtype == torch.complex64
+    x, y = examples(9, 7)
+    ours = opened.twin.loss(opened.state, (x, y))[0]
+    torch.testing.assert_close(ours, F.cross_entropy(made.model(x), y))
+    ranks = screen(made.case, {"taylor": 0.4, "magnitude": 0.3, "twin": 0.3}, 1).ranks
+    assert np.isfinite(ranks).all()
+    assert made.anatomy.num_units == ranks.size == 6

@@ -169,3 +169,19 @@ def test_each_signal_needs_only_the_parameters_that_it_reads(frozen: str) -> Non
     step(network, optimizer, torch.randn(4, 3))
     assert np.isfinite(tracker.taylor()).all() == (frozen == "up")
     assert np.isfinite(tracker.fisher()).all() == (frozen == "down")
+
+
+@pytest.mark.filterwarnings("error")
+def test_of_complex_weights_both_parts_are_measured() -> None:
+    network, anatomy = two(width=4)
+    network.up, network.down = (nn.Linear(*sizes, dtype=torch.cfloat) for sizes in ((3, 4), (4, 2)))
+    optimizer = sgd(network)
+    tracker = tracker_of(network, anatomy, optimizer)
+    out = network(torch.randn(16, 3, dtype=torch.cfloat))
+    backward(torch.view_as_real(out).square().mean())
+    weight = network.down.weight
+    assert weight.grad is not None
+    # [2, 4, 2]: the slope of the loss in a factor on both parts of a column.
+    each = torch.view_as_real(weight.detach()) * torch.view_as_real(weight.grad)
+    optimizer.step()
+    assert tracker.taylor().tolist() == pytest.approx(each.sum((0, 2)).abs().tolist(), rel=1e-4)

@@ -214,3 +214,24 @@ def test_a_component_without_a_weight_is_refused() -> None:
 def test_combining_nothing_is_refused() -> None:
     with pytest.raises(EvidenceError, match="No score"):
         combine({}, {"taylor": 1.0})
+
+
+def test_scores_of_complex_weights_are_those_of_their_parts() -> None:
+    network, anatomy = two(width=5)
+    network.up, network.down = (nn.Linear(*sizes, dtype=torch.cfloat) for sizes in ((3, 5), (5, 2)))
+    optimizer = torch.optim.AdamW(network.parameters(), lr=0.01)
+    optimizer.zero_grad()
+    network(torch.randn(8, 3, dtype=torch.cfloat)).abs().square().mean().backward()
+    optimizer.step()
+    named = dict(network.named_parameters())
+    moments = moments_from_optimizer(optimizer, named)
+    assert moments is not None
+    scores = fisher(anatomy, named, moments)
+    square = torch.view_as_real(network.up.weight.detach()).square()
+    expected = (square * torch.view_as_real(moments.values["up.weight"])).sum((1, 2))
+    bias = torch.view_as_real(network.up.bias.detach()).square()
+    expected += (bias * torch.view_as_real(moments.values["up.bias"])).sum(1)
+    expected /= moments.corrections["up.weight"]
+    assert scores.tolist() == pytest.approx(expected.tolist(), rel=1e-4)
+    relative = square.sum((1, 2)) / square.sum() * 5
+    assert magnitude(anatomy, named).tolist() == pytest.approx(relative.sqrt().tolist(), rel=1e-4)

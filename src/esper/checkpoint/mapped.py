@@ -63,6 +63,10 @@ class MappedTensors(Mapping[str, torch.Tensor]):
     def __len__(self) -> int:
         return len(self._tensors)
 
+    def read_as_complex(self, name: str) -> None:
+        """From now on the two numbers along the last axis of a tensor are read as one complex number."""
+        self._tensors[name] = torch.view_as_complex(self._tensors[name])
+
     def let_go(self, tensor: torch.Tensor) -> None:
         """Gives the memory of one of these tensors back; its values are read again when they are needed."""
         first = tensor.data_ptr() - self._start

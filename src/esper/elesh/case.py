@@ -18,7 +18,16 @@ from esper.anatomy.twin import Twin, left_as_tensors
 from esper.anatomy.units import masked_axes, zero_masked
 from esper.arrays import BoolArray
 from esper.batches import HeldOut
-from esper.checkpoint import FileRef, decode, encode, from_json, load_tensors, to_json
+from esper.checkpoint import (
+    FileRef,
+    MappedTensors,
+    decode,
+    encode,
+    from_json,
+    load_tensors,
+    open_tensors,
+    to_json,
+)
 from esper.leyline import decode as decode_value
 
 
@@ -83,10 +92,30 @@ def open_case(case: Case) -> OpenCase:
     anatomy = read_anatomy(case.anatomy)
     keep = np.ones(anatomy.num_units, dtype=np.bool_)
     keep[list(case.masked)] = False
-    state = _with_aliases(load_tensors(case.model), anatomy)
+    stored = load_tensors(case.model)
+    stored |= {name: torch.view_as_complex(stored[name]) for name in _in_pairs(stored, anatomy)}
+    state = _with_aliases(stored, anatomy)
     if case.criterion is not None:
         state.update(load_tensors(case.criterion))
     return OpenCase(_twin(case.twin), anatomy, state, keep)
+
+
+def open_parameters(case: Case, anatomy: Anatomy) -> MappedTensors:
+    """The network's tensors as the anatomy knows them, to be read one after the other and let go of.
+
+    Raises:
+        CheckpointCorrupt: the file is not what the training process saved.
+    """
+    tensors = open_tensors(case.model)
+    for name in _in_pairs(tensors, anatomy):
+        tensors.read_as_complex(name)
+    return tensors
+
+
+def _in_pairs(stored: Mapping[str, Tensor], anatomy: Anatomy) -> list[str]:
+    """Names of complex tensors: a checkpoint holds them as pairs of numbers along an axis of their own."""
+    names = ((name, info.shape) for info in anatomy.tensors for name in (info.name, *info.aliases))
+    return [name for name, shape in names if name in stored and stored[name].shape == (*shape, 2)]
 
 
 def _with_aliases(state: dict[str, Tensor], anatomy: Anatomy) -> dict[str, Tensor]:

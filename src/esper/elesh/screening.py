@@ -15,7 +15,7 @@ from esper.arrays import FloatArray
 from esper.batches import first_samples, merged
 from esper.batches import samples as samples_of
 from esper.checkpoint import MappedTensors, open_tensors
-from esper.elesh.case import Case, open_case, read_anatomy, read_data, read_optimizer
+from esper.elesh.case import Case, open_case, open_parameters, read_anatomy, read_data, read_optimizer
 from esper.elesh.unit_measures import UnitMeasures, measure_units
 from esper.importance import combine, fisher, magnitude, moments_from_state
 from esper.urabrask import usable
@@ -47,7 +47,8 @@ def screen(case: Case, weights: Mapping[str, float], min_optimizer_steps: int) -
     looked at. In its place, where it was not, evidence from training: the Fisher score from the optimizer's
     second moments, or the tracker's where the optimizer keeps none. With neither a unit stays NaN.
     """
-    anatomy, parameters = read_anatomy(case.anatomy), open_tensors(case.model)
+    anatomy = read_anatomy(case.anatomy)
+    parameters = open_parameters(case, anatomy)
     seen, rises = _seen(case, anatomy, with_frequency=weights.get("activation_frequency", 0.0) > 0)
     if weights.get("twin", 0.0) > 0 and "twin" in seen:
         leading = seen["twin"]  # the same question, answered by samples that training has not seen

@@ -257,6 +257,8 @@ class _Watch:
             self.active += _count_by(value.abs() > self.threshold, self.active.shape).cpu().numpy()
             # How many elements each entry of `active` stands for.
             self.seen += value.numel() / max(self.active.size, 1)
+        if value.is_complex():
+            self.moments.clear()  # folding scales by real numbers
         if self.moments:
             columns = self.reading.columns(value)
             for moments in self.moments.values():

@@ -20,6 +20,11 @@ Quantity = Callable[[str], Tensor | None]
 """Gives the tensor of values for a parameter of that name, in its shape; None where there are none."""
 
 
+def real_parts(values: Tensor) -> Tensor:
+    """A complex tensor as real and imaginary parts along a new last axis; others are what they are."""
+    return torch.view_as_real(values.resolve_conj()) if values.is_complex() else values
+
+
 @dataclass(frozen=True, eq=False)
 class _Axis:
     """One axis that is summed down to a vector: where its values lie in the joined vector."""

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from esper.anatomy import Anatomy
-from esper.importance.accumulate import UnitReducer, by_anatomy_name
+from esper.importance.accumulate import UnitReducer, by_anatomy_name, real_parts
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,7 +95,8 @@ class StepProducts:
         if weight is None or weight.grad is None:
             return None
         gradient = weight.grad.to_dense() if weight.grad.is_sparse else weight.grad
-        product = weight.detach().reshape(-1)[first:last].float() * gradient.reshape(-1)[first:last]
+        product = _times(weight.detach().reshape(-1)[first:last], gradient.reshape(-1)[first:last])
+        product = product.float()
         return product * self._scale_and_step(product)[0]
 
     def _product(self, name: str) -> Tensor | None:
@@ -103,9 +104,7 @@ class StepProducts:
         if weight.grad is None:
             return None
         gradient = weight.grad.to_dense() if weight.grad.is_sparse else weight.grad
-        # Half precision is widened before the product, which would underflow.
-        is_wide = weight.dtype in (torch.float32, torch.float64)
-        return (weight.detach() if is_wide else weight.detach().float()) * gradient
+        return _times(weight.detach(), gradient)
 
     def _units_taking_part(self, names: frozenset[str]) -> tuple[Tensor, Tensor]:
         """1 for units whose parameters are all trained and not all without gradient: float32 [units]."""
@@ -132,3 +131,11 @@ class StepProducts:
         found_inf = getattr(self._optimizer, "found_inf", None)
         inverse = one if scale is None else scale.to(one).reciprocal()
         return inverse, one if found_inf is None else (found_inf.to(one) == 0).to(one.dtype).reshape(())
+
+
+def _times(weight: Tensor, gradient: Tensor) -> Tensor:
+    """Weight x gradient, real: of complex numbers, of both parts together."""
+    if weight.is_complex():
+        return (real_parts(weight) * real_parts(gradient)).sum(-1)
+    # Half precision is widened before the product, which would underflow.
+    return (weight if weight.dtype in (torch.float32, torch.float64) else weight.float()) * gradient

@@ -14,7 +14,7 @@ from torch.optim import Optimizer
 from esper.anatomy import Anatomy
 from esper.arrays import FloatArray
 from esper.errors import ConfigError, EvidenceError
-from esper.importance.accumulate import UnitReducer, stored_names
+from esper.importance.accumulate import UnitReducer, real_parts, stored_names
 
 _CPU = torch.device("cpu")
 _BLOCK_ELEMENTS = 1 << 18
@@ -158,13 +158,16 @@ def _add_squares(
 ) -> None:
     """Takes in w^2, or w^2 * E[g^2], a few rows at a time: these stay in the processor's cache."""
     reducer.check(name, weight)
-    weight = weight.detach()
+    weight, is_complex = real_parts(weight.detach()), weight.is_complex()
+    moment = None if moment is None else real_parts(moment)
     # As many rows as make up a block, at least one.
     step = max(_BLOCK_ELEMENTS * len(weight) // max(weight.numel(), 1), 1)
     for first in range(0, len(weight), step):
         rows = slice(first, first + step)
         square = _wide(weight[rows]).square()
-        reducer.take(joined, name, square if moment is None else square.mul_(moment[rows]), rows)
+        if moment is not None:
+            square.mul_(moment[rows])
+        reducer.take(joined, name, square.sum(-1) if is_complex else square, rows)
 
 
 def rank_normalize(scores: FloatArray) -> FloatArray:

@@ -103,3 +103,26 @@ def test_written_parts_become_pieces_and_nothing_depends_on_strides() -> None:
     assert "copy" in _names(program)
     assert "slice_scatter" in _names(written_out)
     assert torch.equal(written_out.module()(x), Halves()(x))
+
+
+class FillsSpectrum(nn.Module):
+    """Writes into parts of a complex tensor along its last axis, and into one place."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        spectrum = torch.zeros(len(x), 5, dtype=torch.cfloat)
+        spectrum[:, 1:4] = torch.fft.rfft(x)[:, 1:4]
+        spectrum[:, 0] = torch.fft.rfft(x * x)[:, 0]
+        spectrum[:1] = spectrum[:1] * 2
+        out: Tensor = torch.fft.irfft(spectrum)
+        return out
+
+
+def test_what_is_written_into_complex_numbers_has_derivatives() -> None:
+    torch.manual_seed(0)
+    model, x = FillsSpectrum(), torch.randn(3, 8, requires_grad=True)
+    program = lowered(_program(model, 3, 8))
+    program.validate()
+    module = program.module()
+    torch.testing.assert_close(module(x), model(x))
+    (mine,), (own,) = (torch.autograd.grad(one(x).square().sum(), x) for one in (module, model))
+    torch.testing.assert_close(mine, own)

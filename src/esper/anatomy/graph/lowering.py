@@ -74,6 +74,9 @@ def _gives_tensors(node: fx.Node) -> bool:
     return any(isinstance(value, Tensor) for value in pytree.tree_leaves(node.meta.get("val")))
 
 
+_COMPLEX_WITHOUT_DERIVATIVE = (torch.ops.aten.slice_scatter.default, torch.ops.aten.select_scatter.default)
+
+
 def loosen(part: fx.GraphModule) -> None:
     """Takes back what holds only for the strides and sizes of the trace: gates run in other batches.
 
@@ -85,10 +88,33 @@ def loosen(part: fx.GraphModule) -> None:
         elif node.target is torch.ops.aten.slice_scatter.default and _writes_all(node.args[3:]):
             node.replace_all_uses_with(node.args[1])
             part.graph.erase_node(node)
+        elif node.target in _COMPLEX_WITHOUT_DERIVATIVE and node.meta["val"].is_complex():
+            _write_in_pairs(node)
         elif node.target is torch.ops.aten.copy.default:
             node.replace_all_uses_with(_copied(node, *node.all_input_nodes))
             part.graph.erase_node(node)
     part.recompile()
+
+
+def _write_in_pairs(call: fx.Node) -> None:
+    """Torch knows no derivative of a write into complex numbers, but of one into both of their parts."""
+    operator: Any = call.target
+    args: Any = call.args
+    target, written, *bounds = args
+    graph, whole = call.graph, call.meta["val"]
+    pairs: list[Any] = []
+    with graph.inserting_before(call):
+        for part in (target, written):
+            pairs.append(graph.call_function(torch.ops.aten.view_as_real.default, (part,)))
+            pairs[-1].meta.update(call.meta, val=torch.view_as_real(part.meta["val"]))
+        axis = bounds[0] % whole.dim() if bounds else 0  # from the front: pairs have one axis more
+        real = graph.call_function(operator, (*pairs, axis, *bounds[1:]), call.kwargs)
+        real.meta.update(call.meta, val=torch.view_as_real(whole))
+    with graph.inserting_after(real):
+        joined = graph.call_function(torch.ops.aten.view_as_complex.default, (real,))
+    joined.meta.update(call.meta)
+    call.replace_all_uses_with(joined)
+    graph.erase_node(call)
 
 
 def _copied(call: fx.Node, target: fx.Node, source: fx.Node | None = None) -> fx.Node:

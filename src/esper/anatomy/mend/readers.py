@@ -94,8 +94,8 @@ def readers_of(twin: Twin, anatomy: Anatomy, weights: set[str]) -> list[Reader]:
         if name not in weights:
             continue
         axis = _input_axis(node, argument)
-        if axis is None:
-            odd.add(name)  # it also serves elsewhere, as a tied embedding does
+        if axis is None or argument.meta["val"].is_complex():
+            odd.add(name)  # it also serves elsewhere, as a tied embedding does, or is complex
             continue
         reader = readers.setdefault(name, Reader(name, axis, _bias(node, twin, known), False, True))
         reader.positions.append(position)
