@@ -9,6 +9,7 @@ from torch import nn
 from esper.anatomy.graph import Loss, Traced, bare, named_tensors, trace
 from esper.anatomy.labels import resolve
 from esper.anatomy.structure import Anatomy
+from esper.anatomy.units.measurable import freeze_unmeasurable
 from esper.anatomy.units.propagate import propagate
 from esper.anatomy.units.units import build
 
@@ -35,7 +36,10 @@ def inspect(
 def anatomy_of(traced: Traced, model: nn.Module, *, allow_approximate: bool = False) -> Anatomy:
     """The anatomy of a network that is already traced; see `inspect`."""
     propagation = propagate(traced, allow_approximate=allow_approximate)
-    return build(propagation, resolve(propagation.space), batch=traced.batch, aliases=_aliases(bare(model)))
+    classes = resolve(propagation.space)
+    if freeze_unmeasurable(traced, propagation, classes):
+        classes = resolve(propagation.space)
+    return build(propagation, classes, batch=traced.batch, aliases=_aliases(bare(model)))
 
 
 def _aliases(model: nn.Module) -> dict[str, tuple[str, ...]]:
