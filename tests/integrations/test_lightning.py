@@ -174,6 +174,35 @@ def test_averages_of_the_weights_follow_cuts_and_resumes(tmp_path: Path, name: s
     assert same(weights(module), weights(expected))
 
 
+class Averaged(Module):
+    """Keeps an average of its network itself."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.ema = AveragedModel(self.net)
+
+    def on_train_batch_end(self, *_: Any) -> None:
+        self.ema.update_parameters(self.net)
+
+    def configure_optimizers(self) -> Any:
+        return torch.optim.AdamW(self.net.parameters(), 1e-2)
+
+
+def test_an_average_that_the_module_keeps_follows_the_part_that_it_is_of(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"keeps in ema an average of its net.*network='net'"):
+        fit(tmp_path, callback(tmp_path), module=Averaged())
+    ours = callback(
+        tmp_path,
+        network="net",
+        loss=lambda output, target: nn.functional.cross_entropy(output["logits"], target),
+        metric="accuracy",
+    )
+    _, module = fit(tmp_path, ours, module=Averaged())
+    assert ours.result is not None
+    assert ours.result.reached >= 0.5
+    assert [p.shape for p in module.ema.module.parameters()] == [p.shape for p in module.net.parameters()]
+
+
 class Late(Callback):  # type: ignore[misc]
     """Makes its average when training begins, and keeps it itself."""
 
@@ -216,12 +245,17 @@ def test_of_several_optimizers_one_is_named_by_its_network(tmp_path: Path) -> No
     def loss(output: Any, target: Tensor) -> Tensor:
         return nn.functional.cross_entropy(output["logits"], target)
 
-    ours = callback(tmp_path, network="net", loss=loss, metric="accuracy")
-    module = Manual()
-    fit(tmp_path, ours, module=module)
+    def run(folder: Path, *others: Callback, **changes: Any) -> tuple[EsperCallback, Any]:
+        ours = callback(folder, network="net", loss=loss, metric="accuracy")
+        return ours, fit(folder, ours, *others, module=Manual(), **changes)[1]
+
+    ours, module = run(tmp_path / "whole")
     assert ours.result is not None
     assert ours.result.reached >= 0.5
     assert ours.result.model is module.net
+    parts = tmp_path / "parts"
+    killed(lambda: run(parts, Killer()))  # after a cut: what is not pruned comes from Lightning's checkpoint
+    assert same(weights(run(parts, ckpt_path="last")[1]), weights(module))
 
 
 def test_without_validation_a_probe_decides(tmp_path: Path) -> None:

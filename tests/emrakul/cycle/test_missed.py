@@ -117,7 +117,7 @@ def test_a_target_that_was_met_is_no_word_worth() -> None:
             "analysis.max_wait_seconds",
         ),
         (told(record("accepted"), late=9), "nothing is decided after epoch 8", "more epochs"),
-        (told(record("accepted"), unmeasured="acc"), "no epoch measured acc", "end_epoch()"),
+        (told(record("accepted"), unmeasured="acc"), "no epoch measured acc", "report it after every epoch"),
         (told(record("failed", "It broke.", held={"budget": 2})), "(It broke)", "see `esper audit show`"),
         (
             told(record("rejected", "Worse."), reach=(0.4, "What holds the rest: sort (60%).")),

@@ -112,7 +112,7 @@ def why_missed(target: Target, end: RunEnd, schedule: Schedule, state: Coordinat
         advice = "train with a smaller learning rate, or clip gradients"
     elif end.unmeasured:
         why = f"no epoch measured {end.unmeasured}, and masks are judged by it"
-        advice = "give it to end_epoch(), or let metric= (and higher_is_better=) name what is measured"
+        advice = "report it after every epoch, or let metric= (and higher_is_better=) name what is measured"
     elif end.only_masked > _TRACE:
         # What follows the first sentence says what to do, and is told of the masks.
         first = _clause(end.uncut.partition(". ")[0])

@@ -37,6 +37,26 @@ def averages_of(module: LightningModule, part: str, callbacks: Iterable[Callback
     return dict(sorted(found.items()))
 
 
+def refuse_inner(network: nn.Module) -> None:
+    """Raises if the network holds an average of a part of itself, which is no copy of the whole.
+
+    Raises:
+        ConfigError: so it is.
+    """
+    parts = [(name, part) for name, part in network.named_modules() if name]
+    for name, held in parts:
+        if not isinstance(held, AveragedModel):
+            continue
+        inside = {id(below) for below in held.modules()}
+        of = next((n for n, part in parts if id(part) not in inside and _is_like(held.module, part)), None)
+        if of is not None:
+            raise ConfigError(
+                f"This {type(network).__name__} keeps in {name} an average of its {of}, and no cut of the "
+                f"whole would reach it. Nothing was changed. Say that {of} is what is pruned, "
+                f"EsperCallback(network={of!r}, loss=...): the average follows it then."
+            )
+
+
 def behind_averages(ours: Callback, callbacks: Sequence[Callback]) -> list[Callback]:
     """The callbacks in an order in which `ours` stands behind all that keep an average.
 

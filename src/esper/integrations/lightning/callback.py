@@ -28,7 +28,7 @@ from esper.integrations.guest import (
     say_few,
     unnoticed,
 )
-from esper.integrations.lightning.averages import averages_of, behind_averages, refuse_late
+from esper.integrations.lightning.averages import averages_of, behind_averages, refuse_inner, refuse_late
 from esper.integrations.wish import Wish, settings
 from esper.session import Result, Session
 
@@ -127,6 +127,7 @@ class EsperCallback(Callback):  # type: ignore[misc]
             UntraceableError: the network cannot be followed; the message names the line.
         """
         network = pl_module.get_submodule(self._network)
+        refuse_inner(network)
         trainer.callbacks = behind_averages(self, trainer.callbacks)
         companions = list(averages_of(pl_module, self._network, trainer.callbacks).values())
         optimizer = _optimizer_of(trainer, network)
