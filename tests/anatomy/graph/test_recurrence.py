@@ -50,20 +50,22 @@ class Steps(nn.Module):
 
 
 class Packed(nn.Module):
-    """Reads as many steps of each sample as that has, and uses the last state or the average of all."""
+    """Reads as many steps of each sample as that has, and uses the last state or something of all outputs."""
 
-    def __init__(self, cell: Callable[..., nn.Module], *, is_sorted: bool, is_mean: bool) -> None:
+    def __init__(self, cell: Callable[..., nn.Module], *, is_sorted: bool, use: str) -> None:
         super().__init__()
         self.cell, self.last = cell(3, 4, batch_first=True, num_layers=2), nn.Linear(4, 2)
-        self.is_sorted, self.is_mean = is_sorted, is_mean
+        self.is_sorted, self.use = is_sorted, use
 
     def forward(self, x: Tensor, lengths: Tensor) -> Tensor:
         packed = pack_padded_sequence(x, lengths.cpu(), batch_first=True, enforce_sorted=self.is_sorted)
         out, state = self.cell(packed)
         seen = state[0][-1] if isinstance(state, tuple) else state[-1]
-        if self.is_mean:
+        if self.use != "state":
             out, counted = pad_packed_sequence(out, batch_first=True)
-            seen = out.sum(1) / counted[:, None]
+            own = torch.arange(out.shape[1]) < counted[:, None]
+            # The average is over the steps of the longest sample.
+            seen = (out * own[..., None]).sum(1) if self.use == "mask" else out.mean(1)
         result: Tensor = self.last(seen)
         return result
 
@@ -130,19 +132,19 @@ def test_torchs_functions_are_back_after_a_failure() -> None:
 
 
 @pytest.mark.parametrize("cell", [nn.LSTM, nn.GRU])
-@pytest.mark.parametrize(("is_sorted", "is_mean"), [(True, False), (False, True)])
+@pytest.mark.parametrize(("is_sorted", "use"), [(True, "state"), (False, "mean"), (False, "mask")])
 def test_packed_sequences_are_followed_in_any_order_and_for_any_lengths(
-    cell: Callable[..., nn.Module], is_sorted: bool, is_mean: bool
+    cell: Callable[..., nn.Module], is_sorted: bool, use: str
 ) -> None:
     torch.manual_seed(0)
-    model = Packed(cell, is_sorted=is_sorted, is_mean=is_mean).eval()
+    model = Packed(cell, is_sorted=is_sorted, use=use).eval()
     x, lengths, y = torch.randn(4, 5, 3), torch.tensor([5, 5, 3, 1]), torch.randint(2, (4,))
     free = frozenset({(0, 1)})
     twin = Twin.of(trace(model, ({"x": x, "lengths": lengths}, y), F.cross_entropy, free=free))
     assert twin.is_batch_dynamic
     assert not twin.is_coupled
     twin = Twin.from_bytes(twin.to_bytes())
-    x, lengths, y = torch.randn(5, 8, 3), torch.tensor([8, 6, 6, 2, 1]), torch.randint(2, (5,))
+    x, lengths, y = torch.randn(5, 8, 3), torch.tensor([7, 6, 6, 2, 1]), torch.randint(2, (5,))
     backwards = ({"x": x.flip(0), "lengths": lengths.flip(0)}, y.flip(0))
     with torch.no_grad():
         wanted = F.cross_entropy(model(x, lengths), y)
@@ -154,4 +156,6 @@ def test_another_thread_computes_as_ever_meanwhile() -> None:
     model, (x, _) = Last(nn.LSTM), batch(4, 5)
     with recurrent_as_one(model), ThreadPoolExecutor(1) as thread, torch.no_grad():
         found = thread.submit(model, x).result()
+        made = thread.submit(nn.GRU, 3, 4).result()
     torch.testing.assert_close(found, model(x).detach())
+    assert made.hidden_size == 4

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -13,6 +14,7 @@ from torch.nn import functional as F
 from torch.nn.modules import transformer
 
 from esper.anatomy.graph import trace
+from esper.anatomy.graph.stand_ins import standing_in
 from esper.anatomy.twin import Twin
 
 STEPS = 6
@@ -136,3 +138,13 @@ def test_the_length_of_a_tensor_stays_open() -> None:
     assert twin.is_batch_dynamic
     loss, _ = twin.loss(dict(model.named_parameters()), (x, y))
     assert float(loss.detach()) == pytest.approx(float(F.cross_entropy(model(x), y).detach()))
+
+
+def test_distributions_of_another_thread_look_as_ever() -> None:
+    def wrong() -> None:
+        Normal(torch.zeros(1), -torch.ones(1))
+
+    with standing_in(), ThreadPoolExecutor(1) as thread:
+        wrong()
+        with pytest.raises(ValueError, match="constraint"):
+            thread.submit(wrong).result()

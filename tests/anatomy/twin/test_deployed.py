@@ -61,3 +61,30 @@ def test_labels_stay_where_they_are_needed_for_more_than_the_loss() -> None:
     classes, given = OfClasses(), {"x": torch.randn(3, 4), "labels": LABELS}
     made = for_everybody(classes, (), given).module()(**given)["made"]
     torch.testing.assert_close(made, classes(**given)["made"])
+
+
+class Masked(nn.Module):
+    """Reads a mask of numbers beside the tokens, and calls them with as many ones as there are samples."""
+
+    def __init__(self, *, counts: bool = False) -> None:
+        super().__init__()
+        self.embed, self.head, self.counts = nn.Embedding(9, 6), nn.Linear(6, 3), counts
+
+    def forward(self, tokens: Tensor, mask: Tensor) -> Tensor:
+        seen = (self.embed(tokens) * mask[..., None]).sum(1)
+        if self.counts:
+            seen = seen + torch.tensor([1.0] * len(tokens))[:, None]
+        out: Tensor = self.head(seen)
+        return out
+
+
+def test_a_mask_of_numbers_is_as_long_as_the_tokens() -> None:
+    network = Masked()
+    program = for_everybody(network, (torch.randint(9, (3, 5)), torch.ones(3, 5)), {}).module()
+    longer = torch.randint(9, (4, 8)), torch.ones(4, 8)
+    torch.testing.assert_close(program(*longer), network(*longer))
+
+
+def test_a_network_that_counts_its_samples_is_kept_for_as_many_as_it_was_given() -> None:
+    network, given = Masked(counts=True), (torch.randint(9, (3, 5)), torch.ones(3, 5))
+    torch.testing.assert_close(for_everybody(network, given, {}).module()(*given), network(*given))

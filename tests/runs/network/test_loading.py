@@ -9,10 +9,11 @@ import pytest
 import torch
 from torch import nn
 
+import esper
 from esper.anatomy.archive import write_program
 from esper.anatomy.twin import deployed
 from esper.checkpoint import CheckpointStore, open_key_ring
-from esper.errors import CheckpointMissing, ConfigError
+from esper.errors import CheckpointMissing
 from esper.runs.network import PROGRAM_FILE, load
 
 
@@ -51,5 +52,8 @@ def test_a_loaded_program_is_in_eval_mode_for_good(tmp_path: Path) -> None:
     loaded: Any = load(tmp_path / "network.pt2")
     assert loaded.eval() is loaded
     assert loaded.train(False) is loaded
-    with pytest.raises(ConfigError, match="model=fresh"):
-        loaded.train()
+    with pytest.warns(UserWarning, match="model=fresh"):
+        assert loaded.train() is loaded
+    parts = nn.Sequential(nn.Dropout(), loaded).eval()
+    assert esper.inspect(parts, torch.ones(2, 3)).num_units == 0
+    assert not parts[0].training  # a look leaves the modes as they were

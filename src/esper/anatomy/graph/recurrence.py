@@ -17,8 +17,16 @@ from torch.export import ExportedProgram
 from torch.nn.modules import rnn
 from torch.nn.utils import rnn as packing
 
-from esper.anatomy.graph.recurrent_operators import OF_TORCH, STAND_INS, Functions, open_int, sorting
-from esper.anatomy.graph.stand_ins import set_in
+from esper.anatomy.graph.recurrent_operators import (
+    DROPOUT_AT,
+    OF_TORCH,
+    PAD,
+    STAND_INS,
+    Functions,
+    sorting,
+    unchecked,
+)
+from esper.anatomy.graph.stand_ins import set_in, set_of
 
 
 def exported(module: nn.Module, *given: Any, **options: Any) -> ExportedProgram:
@@ -43,12 +51,41 @@ def recurrent_as_one(module: nn.Module) -> Iterator[None]:
     with ExitStack() as changes:
         for table in (vars(rnn), vars(packing)):
             changes.enter_context(set_in(table, "_VF", Functions(table["_VF"])))
-        changes.enter_context(set_in(vars(rnn), "int", open_int))
+        for layer in (rnn.RNNBase, rnn.LSTM):
+            changes.enter_context(set_of(layer, "check_forward_args", unchecked(layer.check_forward_args)))
         init = vars(packing)["_packed_sequence_init"]
         changes.enter_context(set_in(vars(packing), "_packed_sequence_init", sorting(init)))
         _exchange(module, OF_TORCH)
         changes.callback(_exchange, module, STAND_INS)
         yield
+
+
+def _as_in_training(node: fx.Node) -> None:
+    """A layer without dropout computes in training what it always does; on a GPU it has slopes only then."""
+    place = DROPOUT_AT.get(node.target)
+    if place is not None:
+        node.args = (*node.args[:place], 0.0, True, *node.args[place + 2 :])
+
+
+def _as_long_as_asked(node: fx.Node) -> None:
+    """What is padded again is as long as the longest sample; or as what was packed, if code needs that."""
+    if node.target is not PAD or node.args[4] != 0:
+        return
+    sizes: Any = node.args[1]  # the second result of what packed it
+    pack: fx.Node = sizes.args[0]
+    packed: Any = pack.args[0]
+    axis, own_axis = (1 if call.args[2] else 0 for call in (pack, node))
+    if _is_one(packed.meta["val"].shape[axis], node.meta["val"][0].shape[own_axis]):
+        with node.graph.inserting_before(node):
+            steps = node.graph.call_function(torch.ops.aten.sym_size.int, (packed, axis))
+        steps.meta["val"] = packed.meta["val"].shape[axis]
+        node.args = (*node.args[:4], steps)
+
+
+def _is_one(size: Any, other: Any) -> bool:
+    """Whether two sizes stand for the same number; to compare them as numbers would make them that."""
+    mine, theirs = (one.node.expr if isinstance(one, torch.SymInt) else one for one in (size, other))
+    return bool(mine == theirs)
 
 
 def _exchange(module: nn.Module, others: Mapping[Any, Any]) -> None:
@@ -59,5 +96,7 @@ def _exchange(module: nn.Module, others: Mapping[Any, Any]) -> None:
             found = [node for node in calls if node.target in others]
             for node in found:
                 node.target = others[node.target]
+                _as_in_training(node)
+                _as_long_as_asked(node)
             if found:
                 part.recompile()

@@ -10,11 +10,15 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
+from itertools import count
 from threading import get_ident
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch._dynamo.source import ConstantSource
+from torch._subclasses import FakeTensor
+from torch.fx.experimental.symbolic_shapes import DimDynamic
 
 _WEIGHTS = "Tensor[] params, bool has_biases, int num_layers, float dropout, bool train, bool bidirectional"
 _CELL = "Tensor w_ih, Tensor w_hh, Tensor? b_ih, Tensor? b_hh"
@@ -24,6 +28,8 @@ _LAYERS, _CELLS = ("lstm", *_PLAIN), ("lstm_cell", *(f"{name}_cell" for name in 
 _LIBRARY = torch.library.Library("esper", "FRAGMENT")
 OF_TORCH: dict[Any, Any] = {}
 """By operator of torch what stands in for it."""
+DROPOUT_AT: dict[Any, int] = {}
+"""Where torch's layers are told how much they drop; behind it, whether they train."""
 
 
 def _stand_in(theirs: Any, name: str, signature: str, shapes: Callable[..., Any]) -> None:
@@ -57,17 +63,34 @@ def _pack(x: Tensor, lengths: Tensor, batch_first: bool) -> tuple[Tensor, Tensor
 
 
 def _pad(
-    data: Tensor, batch_sizes: Tensor, batch_first: bool, _value: float, steps: int
+    data: Tensor, batch_sizes: FakeTensor, batch_first: bool, _value: float, steps: int
 ) -> tuple[Tensor, Tensor]:
     samples = data.shape[0] // batch_sizes.shape[0]
+    if not steps:
+        steps = _longest(batch_sizes)
     first = (samples, steps) if batch_first else (steps, samples)
     return data.new_empty(*first, *data.shape[1:]), batch_sizes.new_empty(samples)
+
+
+_NUMBERS = count()
+
+
+def _longest(batch_sizes: FakeTensor) -> Any:
+    """The steps of the longest sample: a size of its own, which in this batch is that of what was packed."""
+    size: Any = batch_sizes.shape[0]
+    sizes = batch_sizes.fake_mode.shape_env
+    if not isinstance(size, torch.SymInt) or sizes is None:
+        return size
+    source, hint = ConstantSource(f"steps_of_the_longest_{next(_NUMBERS)}"), size.node.hint
+    symbol = sizes.create_symbol(hint, source, dynamic_dim=DimDynamic.DYNAMIC, constraint_dim=None)
+    return sizes.create_symintnode(symbol, hint=hint, source=source)
 
 
 for _name in _LAYERS:
     _states, _results = ("Tensor[]", "Tensor, " * 2) if _name == "lstm" else ("Tensor", "Tensor, ")
     _of_layer, _of_cell = getattr(torch.ops.aten, _name), getattr(torch.ops.aten, f"{_name}_cell")
     _given = f"{_states} hx, {_WEIGHTS}"
+    DROPOUT_AT.update({_of_layer.input: 5, _of_layer.data: 6})
     _stand_in(_of_layer.input, _name, f"(Tensor x, {_given}, bool batch_first) -> ({_results}Tensor)", _layer)
     _stand_in(
         _of_layer.data,
@@ -83,8 +106,9 @@ _stand_in(
     "(Tensor x, Tensor lengths, bool batch_first) -> (Tensor, Tensor)",
     _pack,
 )
+PAD: Any = getattr(torch.ops.aten, "_pad_packed_sequence").default  # noqa: B009 - the operator's own name
 _stand_in(
-    getattr(torch.ops.aten, "_pad_packed_sequence").default,  # noqa: B009 - the operator's own name
+    PAD,
     "pad",
     "(Tensor x, Tensor sizes, bool batch_first, Scalar value, SymInt steps) -> (Tensor, Tensor)",
     _pad,
@@ -93,19 +117,21 @@ STAND_INS: Mapping[Any, Any] = {ours: theirs for theirs, ours in OF_TORCH.items(
 """And the other way round."""
 
 
-class _Sizes:
+class Sizes:
     """How many samples each step of a packed sequence has, of which code asks only how many the first has."""
 
     device = torch.device("cpu")
 
     def __init__(self, sizes: Tensor, samples: Any) -> None:
         self.sizes, self._samples = sizes, samples
+        self.shape = sizes.shape
+        self.steps = sizes.shape[0]
 
     def __getitem__(self, step: int) -> Any:
         return self._samples if step == 0 else self.sizes[step]
 
-    def size(self, _axis: int) -> Any:
-        return self.sizes.shape[0]
+    def size(self, _axis: int = 0) -> Any:
+        return self.steps
 
 
 class Functions:
@@ -153,13 +179,16 @@ def sorting(init: Callable[..., Any]) -> Callable[..., Any]:
             order = order.to(x.device)
             x = x.index_select(samples, order)
         data, of_steps = torch.ops.esper.pack(x, lengths, sizes.batch_first)
-        return init(data, _Sizes(of_steps, x.shape[samples]), order, back)
+        return init(data, Sizes(of_steps, x.shape[samples]), order, back)
 
     return packed
 
 
-def _call_pad(data: Tensor, sizes: _Sizes, *given: Any) -> tuple[Tensor, Tensor]:
-    padded: tuple[Tensor, Tensor] = torch.ops.esper.pad(data, sizes.sizes, *given)
+def _call_pad(
+    data: Tensor, sizes: Sizes, batch_first: bool, value: float, steps: Any
+) -> tuple[Tensor, Tensor]:
+    asked = 0 if steps is sizes.steps else steps  # 0: as many as the longest has, which the lengths say
+    padded: tuple[Tensor, Tensor] = torch.ops.esper.pad(data, sizes.sizes, batch_first, value, asked)
     return padded
 
 
@@ -167,11 +196,16 @@ _PACKING = {"_pack_padded_sequence": _ask, "_pad_packed_sequence": _call_pad}
 
 
 def _call_layer(name: str, x: Tensor, *given: Any) -> Any:
-    if isinstance(given[0], _Sizes):
+    if isinstance(given[0], Sizes):
         return getattr(torch.ops.esper, f"{name}_data")(x, given[0].sizes, *given[1:])
     return getattr(torch.ops.esper, name)(x, *given)
 
 
-def open_int(number: Any = 0, *base: Any) -> Any:
-    """`int`, which leaves a size open that the exporter would keep for good."""
-    return number if isinstance(number, torch.SymInt) else int(number, *base)
+def unchecked(check: Callable[..., None]) -> Callable[..., None]:
+    """The check of what a layer is given, which asks packed sequences for numbers that a graph would keep."""
+
+    def checked(layer: Any, x: Any, hidden: Any, sizes: Any) -> None:
+        if not isinstance(sizes, Sizes):
+            check(layer, x, hidden, sizes)
+
+    return checked

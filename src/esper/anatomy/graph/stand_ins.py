@@ -5,6 +5,7 @@ from __future__ import annotations
 import builtins
 from collections.abc import Iterator, MutableMapping
 from contextlib import ExitStack, contextmanager
+from threading import get_ident
 from typing import Any
 
 import torch
@@ -30,7 +31,8 @@ def standing_in() -> Iterator[None]:
         changes.enter_context(set_in(vars(transformer), "_detect_is_causal_mask", _is_said_to_be_causal))
         changes.enter_context(set_in(vars(builtins), "len", _open_len))
         changes.enter_context(set_in(op_implementations_dict, _CTC, _ctc_shapes))
-        changes.enter_context(_unvalidated())
+        is_default = Distribution._validate_args  # noqa: SLF001 (torch has only a way to set it)
+        changes.enter_context(set_of(Distribution, "_validate_args", _Unvalidated(is_default)))
         yield
 
 
@@ -49,14 +51,30 @@ def set_in(table: MutableMapping[Any, Any], key: Any, value: Any) -> Iterator[No
 
 
 @contextmanager
-def _unvalidated() -> Iterator[None]:
-    """Distributions do not look at the values that they are given."""
-    was_default = Distribution._validate_args  # noqa: SLF001 (to put it back: torch only has a way to set it)
-    Distribution.set_default_validate_args(False)
+def set_of(owner: type, name: str, value: Any) -> Iterator[None]:
+    """An attribute of a class is another for a block."""
+    before = vars(owner).get(name, _MISSING)
+    setattr(owner, name, value)
     try:
         yield
     finally:
-        Distribution.set_default_validate_args(was_default)
+        if before is _MISSING:
+            delattr(owner, name)
+        else:
+            setattr(owner, name, before)
+
+
+_MISSING = object()
+
+
+class _Unvalidated:
+    """Whether distributions look at the values that they are given: not in the thread that made this."""
+
+    def __init__(self, is_default: bool) -> None:
+        self._is_default, self._thread = is_default, get_ident()
+
+    def __get__(self, _distribution: object, _owner: type) -> bool:
+        return self._is_default and get_ident() != self._thread
 
 
 def _is_said_to_be_causal(_mask: object, is_causal: bool | None = None, _size: object = None) -> bool:

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
+import warnings
 from types import MethodType
-from typing import Any
 
 from torch import fx, nn
 from torch.export import ExportedProgram
-
-from esper.errors import ConfigError
 
 
 def standalone(program: ExportedProgram) -> fx.GraphModule:
@@ -23,10 +21,11 @@ def _eval(module: nn.Module) -> nn.Module:
     return module
 
 
-def _train(module: nn.Module, mode: bool = True) -> Any:
+def _train(module: nn.Module, mode: bool = True) -> nn.Module:
     if mode:
-        raise ConfigError(
-            "This network is a stored program, which computes as in eval mode only. To train it, put it into "
-            "a fresh instance of its class: `esper.load(path, model=fresh)`."
+        warnings.warn(
+            "This network is a stored program, which computes as in eval mode for good. To train it, put it "
+            "into a fresh instance of its class: `esper.load(path, model=fresh)`.",
+            stacklevel=2,
         )
     return module

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
@@ -34,11 +35,10 @@ def undisturbed(model: nn.Module) -> Iterator[None]:
         _own_precision(model),
     ):
         try:
-            model.train()
-            model.eval()
+            _forget(model)
             yield
         finally:
-            model.train()
+            _forget(model)
             for module, training in modes.items():
                 module.training = training
                 _put_back(module, kept[module])
@@ -46,6 +46,14 @@ def undisturbed(model: nn.Module) -> Iterator[None]:
                 for name, buffer in model.named_buffers():
                     if name in buffers and buffers[name].shape == buffer.shape:
                         buffer.copy_(buffers[name])
+
+
+def _forget(model: nn.Module) -> None:
+    """Lets modules forget what they keep until they train again, and leaves them in eval mode."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of stored programs, which are in eval mode for good
+        model.train()
+        model.eval()
 
 
 @contextmanager

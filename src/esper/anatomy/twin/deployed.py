@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.export import ExportedProgram
 from torch.utils import _pytree as pytree
 
-from esper.anatomy.graph import TRACE_BATCH, Axes, exported, exporting, open_axes, undisturbed
+from esper.anatomy.graph import TRACE_BATCH, Axes, exported, exporting, is_dynamic, open_axes, undisturbed
 from esper.errors import UntraceableError
 
 _LABELS = ("labels", "start_positions", "end_positions", "next_sentence_label")
@@ -73,12 +73,19 @@ def for_everybody(
     if len(asked) < len(kwargs) and _gives_its_loss(model, args, kwargs):
         with suppress(UntraceableError):  # it needs them for more than its loss
             return for_everybody(model, args, asked, varying)
-    leaves = enumerate(pytree.tree_leaves((args, dict(kwargs))))
-    tokens = {
-        (n, leaf.dim()) for n, leaf in leaves if isinstance(leaf, Tensor) and not leaf.is_floating_point()
-    }
-    lengths = frozenset((n, axis) for n, dims in tokens for axis in range(1, dims))
+    leaves = pytree.tree_leaves((args, dict(kwargs)))
+    shapes = [tuple(leaf.shape) if isinstance(leaf, Tensor) else () for leaf in leaves]
+    # Masks may be of any type: what is as long as the tokens goes along.
+    sizes = {size for leaf, shape in zip(leaves, shapes, strict=True) if _counts(leaf) for size in shape[1:]}
+    lengths = frozenset(
+        (n, axis) for n, shape in enumerate(shapes) for axis in range(1, len(shape)) if shape[axis] in sizes
+    )
     return deployed(model, args, kwargs, free=(varying | lengths, varying))
+
+
+def _counts(leaf: Any) -> bool:
+    """Whether it holds whole numbers, as tokens and masks are."""
+    return isinstance(leaf, Tensor) and not leaf.is_floating_point() and not leaf.is_complex()
 
 
 def _gives_its_loss(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bool:
@@ -117,7 +124,9 @@ def deployed(
         tries = [(inputs, axes) for inputs in (_pair(given), given) for axes in sets]
         for left, (inputs, axes) in zip(reversed(range(len(tries))), tries, strict=True):
             try:
-                return exported(wrapped, *inputs, dynamic_shapes=_free_axes(inputs, axes))
+                program = exported(wrapped, *inputs, dynamic_shapes=_free_axes(inputs, axes))
+                if inputs is given or is_dynamic(program, TRACE_BATCH):
+                    return program  # else it would be for two samples alone
             except Exception as error:  # whatever the network's code raises has one meaning here
                 if not left:
                     raise UntraceableError(
