@@ -28,13 +28,19 @@ from esper.integrations.guest import (
     say_few,
     unnoticed,
 )
-from esper.integrations.lightning.averages import averages_of, behind_averages, refuse_inner, refuse_late
 from esper.integrations.wish import Wish, settings
 from esper.session import Result, Session
 
 try:
     from lightning.pytorch import Callback, LightningModule, Trainer
     from lightning.pytorch.callbacks import ModelCheckpoint
+
+    from esper.integrations.lightning.averages import (  # needs lightning, too
+        averages_of,
+        behind_averages,
+        refuse_inner,
+        refuse_late,
+    )
 except ImportError as missing:
     raise ImportError(
         "esper.integrations.lightning needs the library lightning, which cannot be imported here "
