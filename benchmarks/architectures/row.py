@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -17,6 +18,10 @@ without Esper's help on inputs that its proof never saw. Other work ran on both 
 bound. Torch-Pruning is told what its documentation asks for (heads, the layer to ignore); its networks only
 have to run forward and backward, nothing is compared.
 """
+
+
+_FOLDERS = re.compile(r"/[^\s()]*?/(?=benchmarks/)|/[^\s()]*/site-packages/")
+"""Where a machine keeps its packages, and this project: nobody else wants to know."""
 
 
 @dataclass
@@ -109,7 +114,7 @@ def _table(rows: Sequence[Row], theirs: Mapping[str, Row]) -> list[str]:
             f"{row.peak_bytes / 2**20:.0f}",
             *(_error(e) for e in (row.float64_error, row.float32_error, row.step_error)),
             *((_of_peer(peer), f"{peer.seconds:.1f}") if peer else (_NO_FIGURE, _NO_FIGURE)),
-            row.reason.replace("|", "/").replace("\n", " ")[:160],
+            _FOLDERS.sub("", row.reason).replace("|", "/").replace("\n", " ")[:160],
         ]
         lines.append(f"| {' | '.join(cells)} |")
     return lines

@@ -14,8 +14,8 @@ def uncollected() -> Iterator[None]:
     """Runs a block without collections that nobody asked for.
 
     Imports, and torch where it describes a program, make a hundred thousand small objects that stay. Each
-    collection which they set off looks through everything that the process holds, and finds nothing; on a
-    small network that was a fifth of `attach`. Whoever had turned collections off finds them off.
+    collection which they set off looks through everything that the process holds, and finds nothing.
+    Whoever had turned collections off finds them off.
     """
     was_enabled = gc.isenabled()
     gc.disable()

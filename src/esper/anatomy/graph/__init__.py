@@ -29,7 +29,7 @@ from esper.anatomy.graph.trace import (
     traced_as,
     without_caches,
 )
-from esper.anatomy.graph.undisturbed import undisturbed
+from esper.anatomy.graph.undisturbed import same_draws, undisturbed
 from esper.anatomy.graph.wrappers import bare, check_renewable, copied, is_compiled, renew
 
 __all__ = [
@@ -63,6 +63,7 @@ __all__ = [
     "operator_name",
     "primary_output",
     "renew",
+    "same_draws",
     "shared_parameters",
     "standalone",
     "together",

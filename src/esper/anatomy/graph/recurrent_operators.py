@@ -2,7 +2,7 @@
 
 Each has the arguments of its model and says the shapes of what that would give. Packed sequences hold as
 many rows as there are steps in all samples, which nobody knows before the lengths are read: their stand-ins
-have a row for every step of every sample, and what is padded again has the steps of what was packed.
+have a row for every step of every sample, and what is padded again has a number of steps of its own.
 """
 
 from __future__ import annotations

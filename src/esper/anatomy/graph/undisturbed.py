@@ -30,7 +30,7 @@ def undisturbed(model: nn.Module) -> Iterator[None]:
     with (
         alone(),
         torch.random.fork_rng(devices=devices),
-        _same_draws(),
+        same_draws(),
         torch.compiler.set_stance("force_eager"),
         _own_precision(model),
     ):
@@ -57,7 +57,7 @@ def _forget(model: nn.Module) -> None:
 
 
 @contextmanager
-def _same_draws() -> Iterator[None]:
+def same_draws() -> Iterator[None]:
     """Leaves the random states of Python and NumPy as they were: what one block draws, the next one does."""
     python, numpy = random.getstate(), np.random.get_state()  # noqa: NPY002 (what a user's code draws from)
     try:

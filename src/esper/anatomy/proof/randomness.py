@@ -9,6 +9,7 @@ from contextlib import contextmanager
 import numpy as np
 import torch
 
+from esper.anatomy.graph import same_draws
 from esper.anatomy.proof.compare import outputs_differ
 from esper.anatomy.proof.observe import Subject
 from esper.anatomy.proof.tolerance import QUICK_LIMIT
@@ -50,11 +51,9 @@ def _generators_kept() -> Iterator[list[torch.Generator]]:
     if torch.cuda.is_initialized():
         generators += torch.cuda.default_generators
     states = [generator.get_state() for generator in generators]
-    python, array = random.getstate(), np.random.get_state()  # noqa: NPY002
     try:
-        yield generators
+        with same_draws():
+            yield generators
     finally:
-        random.setstate(python)
-        np.random.set_state(array)  # noqa: NPY002
         for generator, state in zip(generators, states, strict=True):
             generator.set_state(state)
