@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_impls import op_implementations_dict
-from torch.distributions import Normal
+from torch.distributions import Distribution, Normal
 from torch.nn import functional as F
 from torch.nn.modules import transformer
 
@@ -111,6 +111,13 @@ def test_what_looks_at_values_is_followed_and_computes_the_same_loss_and_slopes(
             assert torch.allclose(one, other, atol=1e-5)
 
 
+@pytest.fixture
+def validated(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Distributions look at their values, which the first `torch.compile` of a process ends for good."""
+    monkeypatch.setattr(Distribution, "_validate_args", True)
+
+
+@pytest.mark.usefixtures("validated")
 def test_torch_is_afterwards_as_it_was() -> None:
     look, known = vars(transformer)["_detect_is_causal_mask"], dict(op_implementations_dict)
     trace(Listener(), (SOUNDS, SAID), heard)
@@ -140,6 +147,7 @@ def test_the_length_of_a_tensor_stays_open() -> None:
     assert float(loss.detach()) == pytest.approx(float(F.cross_entropy(model(x), y).detach()))
 
 
+@pytest.mark.usefixtures("validated")
 def test_distributions_of_another_thread_look_as_ever() -> None:
     def wrong() -> None:
         Normal(torch.zeros(1), -torch.ones(1))
