@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 
 import pytest
@@ -106,6 +107,30 @@ def test_half_precision_halves_its_matrices_and_little_of_its_answers() -> None:
     assert half.answer(inputs()).dtype == torch.float32
     torch.testing.assert_close(half.answer(inputs()), plain.answer(inputs()), atol=0.02, rtol=0)
     assert half.digest != plain.digest
+
+
+def test_eight_bits_are_a_quarter_of_its_matrices_and_little_of_its_answers() -> None:
+    wide = nn.Sequential(nn.Linear(6, 64), nn.ReLU(), nn.Linear(64, 64))
+    plain, before = CheckpointedTeacher(copy.deepcopy(wide)), [p.dtype for p in wide.parameters()]
+    eight = CheckpointedTeacher(wide, int8_weights=True, chunk=2, cache_bytes=1 << 12)
+    assert eight.num_bytes < 0.32 * plain.num_bytes
+    answer = eight.answer(inputs())
+    torch.testing.assert_close(answer, plain.answer(inputs()), atol=0.02, rtol=0)
+    assert torch.equal(eight.answer(inputs()), answer)
+    digest = eight.digest
+    other = {name: value.flip(0) for name, value in plain.network.state_dict().items()}
+    eight.load(other)
+    assert eight.digest != digest
+    assert (eight.answer(inputs()) - answer).abs().max() > 0.1
+    eight.load(plain.network.state_dict())
+    assert eight.digest == digest
+    eight.let_go()
+    assert [p.dtype for p in wide.parameters()] == before
+    assert all(p.requires_grad for p in wide.parameters())
+    torch.testing.assert_close(wide(inputs()), answer)
+    eight.freeze()
+    assert eight.digest == digest
+    assert torch.equal(eight.answer(inputs()), answer)
 
 
 def test_in_parts_it_answers_the_same() -> None:

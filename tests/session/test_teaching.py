@@ -117,10 +117,10 @@ def test_its_weights_are_in_no_checkpoint_and_in_no_optimizer(tmp_path: Path) ->
 def test_another_one_takes_over_under_way_and_a_rollback_leaves_it(tmp_path: Path) -> None:
     run = Run(tmp_path, better())
     run.epoch()
-    run.session.teaching.change(CheckpointedTeacher(better(2)))
+    run.session.teaching.change(CheckpointedTeacher(better(2), int8_weights=True))
     run.epoch()
     run.session.rollback(4)
-    assert run.session.teaching.state() == CheckpointedTeacher(better(2)).digest
+    assert run.session.teaching.state() == CheckpointedTeacher(better(2), int8_weights=True).digest
     run.session.teaching.change(None)
     output = run.model(X)
     assert run.session.loss(output, Y) == run.loss(output, Y)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -17,13 +17,14 @@ from esper.batches import device_of, divided, split_sample
 from esper.checkpoint import map_tensors, misfits, tensor_bytes
 from esper.errors import CheckpointCorrupt, CheckpointError, CheckpointMissing, ConfigError, LifecycleError
 from esper.kasmina.answers import Answers
+from esper.kasmina.resting import Resting, parts_of
 
 
 class CheckpointedTeacher:
     """A network that teaches: frozen, in eval mode, trained by no optimizer, in no checkpoint.
 
-    The network belongs to the teacher from now on, which changes its mode and, with `precision`, its weights.
-    `let_go` gives it back.
+    The network belongs to the teacher from now on, which changes its mode and, with `precision` and
+    `int8_weights`, its weights. `let_go` gives it back.
 
     Args:
         network: with its weights, or of the class that `weights` is for; on the device of who learns.
@@ -33,10 +34,14 @@ class CheckpointedTeacher:
             they are, in the precision of the training loop.
         chunk: samples that it looks at at once; fewer take less memory.
         cache_bytes: keep answers up to so many bytes, for samples that come again exactly as they were.
+        int8_weights: its matrices and kernels rest in eight bits, with a scale for each output channel, and
+            each is made whole for the operator that computes with it, in `precision` or in its own.
+        offload: it waits in the memory of the host; its weights are brought to the device of the inputs for
+            each answer, and leave it afterwards.
 
     Raises:
         CheckpointError: the file is not there, is no safetensors file, or is of another network.
-        ConfigError: an option is out of its range.
+        ConfigError: an option is out of its range, or can do nothing for this network.
 
     Attributes:
         network: of the teacher.
@@ -51,12 +56,13 @@ class CheckpointedTeacher:
         precision: torch.dtype | None = None,
         chunk: int | None = None,
         cache_bytes: int = 0,
+        int8_weights: bool = False,
+        offload: bool = False,
     ) -> None:
-        if precision not in (None, torch.bfloat16, torch.float16):
-            raise ConfigError(f"precision is {precision}; expected torch.bfloat16, torch.float16 or None.")
         if (chunk is not None and chunk < 1) or cache_bytes < 0:
             raise ConfigError(f"chunk={chunk} and cache_bytes={cache_bytes}: neither can be so small.")
         self.network = network
+        self._resting = Resting(network, precision, int8_weights=int8_weights, offload=offload)
         self._precision, self._chunk = precision, chunk
         self._learned: list[nn.Parameter] = []
         """What has learned before it was frozen, and `modes` of its modules then."""
@@ -65,10 +71,6 @@ class CheckpointedTeacher:
         if weights is not None:
             self._put(weights)
         self.freeze()
-        for parameter in network.parameters():
-            if precision is not None and parameter.dim() > 1 and parameter.is_floating_point():
-                parameter.data = parameter.data.to(precision)
-        self._settle()
 
     @property
     def digest(self) -> str:
@@ -81,8 +83,13 @@ class CheckpointedTeacher:
 
     @property
     def num_bytes(self) -> int:
-        """What its weights and buffers take."""
+        """What its weights and buffers take while it is not asked."""
         return sum(tensor.nbytes for tensor in self.tensors().values())
+
+    @property
+    def is_offloaded(self) -> bool:
+        """Whether it waits in the memory of the host."""
+        return self._resting.is_offloaded
 
     def tensors(self) -> dict[str, Tensor]:
         """Parameters and buffers by name."""
@@ -90,18 +97,27 @@ class CheckpointedTeacher:
         return {**dict(network.named_parameters()), **dict(network.named_buffers())}
 
     def freeze(self) -> None:
-        """No gradient reaches its weights from now on."""
+        """No gradient reaches its weights from now on, and they rest as they were asked to."""
         if not self._modes:
             self._modes = [(module, module.training) for module in self.network.modules()]
+            self._resting.lay_down()
+            self._settle()
         for parameter in self.network.parameters():
             if parameter.requires_grad:
                 self._learned.append(parameter)
                 parameter.requires_grad_(False)
 
     def let_go(self) -> None:
-        """It does not teach: its network learns what it has learned before, in the mode of before."""
+        """It does not teach: its network learns what it has learned before, in the mode of before.
+
+        Its weights are plain ones again, on the device that they came from and in `precision`, if it had one.
+        What eight bits have rounded stays rounded, in new parameters: an optimizer must be made anew.
+        """
         for parameter in self._learned:
             parameter.requires_grad_(True)
+        if self._modes:
+            self._resting.get_up()
+        self._settled = self._versions()
         for module, mode in self._modes:
             module.training = mode
         self._learned, self._modes = [], []
@@ -134,36 +150,48 @@ class CheckpointedTeacher:
                 "by `teacher.load(...)`."
             )
         if self.answers is None:
-            return self._asked(inputs)
+            return self._in_parts(inputs)
         leaves = [leaf for leaf in pytree.tree_leaves(inputs) if isinstance(leaf, Tensor)]
         keys = self.answers.keys(leaves)
         kept = None if keys is None else self.answers.find(keys)
         if kept is not None:
             return kept
-        answer = self._asked(inputs)
+        answer = self._in_parts(inputs)
         if keys is not None and len(answer) == len(keys):
             self.answers.keep(keys, answer)
         return answer
 
     def output(self, inputs: Any) -> Any:
         """What the network itself returns for a whole batch, in eval mode and without gradients."""
+        device = self._device(inputs)
+        with self._resting.on(device) as network:
+            return self._asked(network, device, inputs)
+
+    def _device(self, inputs: Any) -> torch.device:
+        """Where it is asked."""
+        leaves = pytree.tree_leaves(inputs) if self.is_offloaded else []
+        asked = (leaf.device for leaf in leaves if isinstance(leaf, Tensor))
+        return next(asked, device_of(self.network))
+
+    def _asked(self, network: Callable[..., Any], device: torch.device, inputs: Any) -> Any:
         args, kwargs, _ = split_sample(inputs, with_target=False)
-        device = device_of(self.network)
         self.network.eval()  # whatever holds it may have put it into training
         with (
             torch.no_grad(),
             torch.random.fork_rng(devices=[device.index or 0] if device.type == "cuda" else []),
             self._precisely(device),
         ):
-            return self.network(*args, **kwargs)
+            return network(*args, **kwargs)
 
     def _precisely(self, device: torch.device) -> AbstractContextManager[object]:
         """In its own precision if it has one, else in that of the training loop around it."""
         return torch.autocast(device.type, self._precision) if self._precision else nullcontext()
 
-    def _asked(self, inputs: Any) -> Tensor:
+    def _in_parts(self, inputs: Any) -> Tensor:
         parts = [inputs] if self._chunk is None else divided(inputs, self._chunk)
-        answers = [primary_output(self.output(part)) for part in parts]
+        device = self._device(inputs)
+        with self._resting.on(device) as network:
+            answers = [primary_output(self._asked(network, device, part)) for part in parts]
         answer = answers[0] if len(answers) == 1 else torch.cat(answers)
         return answer.float() if answer.dtype.itemsize < 4 else answer
 
@@ -186,7 +214,8 @@ class CheckpointedTeacher:
         hasher = blake3.blake3()
         for name, tensor in sorted(self.tensors().items()):
             hasher.update(f"{name} {tensor.dtype} {list(tensor.shape)};".encode())
-            hasher.update(tensor_bytes(tensor))
+            for part in parts_of(tensor):
+                hasher.update(tensor_bytes(part))
         self._digest = hasher.hexdigest()[:16]
         self._settled = self._versions()
         if self.answers is not None:

@@ -47,6 +47,7 @@ class TeacherJoined(Event):
         loss: its own.
         own_loss: of the network that learns.
         weight_bytes: what it holds in memory all the time.
+        is_offloaded: that is the memory of the host, and on the device it is only while it is asked.
         peak_bytes: most memory that a step on the sample takes without it.
         taught_peak_bytes: and with it.
     """
@@ -59,16 +60,18 @@ class TeacherJoined(Event):
     loss: float
     own_loss: float
     weight_bytes: int
+    is_offloaded: bool
     peak_bytes: int
     taught_peak_bytes: int
 
     @property
     def text(self) -> str:
+        where = ", on the host while it is not asked" if self.is_offloaded else ""
         peaks = f"{self.peak_bytes / 1e6:,.1f} to {self.taught_peak_bytes / 1e6:,.1f} MB"
         return (
             f"{self.network} ({self.parameters:,} parameters, {self.digest}) teaches with {self.weight:.0%} "
             f"of the loss. On held-out data its loss is {self.loss:.4g}, that of the network "
-            f"{self.own_loss:.4g}. Its weights take {self.weight_bytes / 1e6:,.1f} MB; the peak of a "
+            f"{self.own_loss:.4g}. Its weights take {self.weight_bytes / 1e6:,.1f} MB{where}; the peak of a "
             f"step goes from {peaks}."
         )
 

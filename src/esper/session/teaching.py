@@ -67,8 +67,8 @@ class Teaching:
         new = teacher_of(teacher, network.model, network.companions, network.optimizer)
         if new is not None:
             with let_go_on_error(new):
+                new.freeze()  # it may have been let go after an earlier refusal
                 self._introduce(new)
-            new.freeze()  # it may have been let go after an earlier refusal
         elif self.teacher is not None:
             self._log.tell(teacher_events.TeacherLeft(self.teacher.digest))
         self.teacher = new
@@ -141,6 +141,7 @@ class Teaching:
                 loss=theirs.loss,
                 own_loss=own.loss,
                 weight_bytes=teacher.num_bytes,
+                is_offloaded=teacher.is_offloaded,
                 peak_bytes=without,
                 taught_peak_bytes=with_teacher,
             )
