@@ -10,7 +10,8 @@ import pytest
 from esper.errors import CheckpointError
 from esper.nissa import acts, progress
 from esper.report import write_report
-from esper.runs import Reopened, RunState, RunWatch, doing, live_line
+from esper.runs import RunState, RunWatch, doing, live_line
+from esper.runs.reopened import Reopened
 from tests.report.example import full_report
 from tests.web.served import FakeRun, epoch
 

@@ -90,11 +90,14 @@ def training(path: Path) -> FakeRun:
 
 
 @contextmanager
-def served(folder: Path) -> Iterator[str]:
-    """The address of the pages of a folder."""
+def served(folder: Path, token: str = "") -> Iterator[str]:
+    """The address of the pages of a folder; with a token, checkpoints can be gone back to."""
     listening = Address(port=0).bind()
     config = uvicorn.Config(
-        application(Folder(folder)), log_level="error", lifespan="off", timeout_graceful_shutdown=1
+        application(Folder(folder), token=token),
+        log_level="error",
+        lifespan="off",
+        timeout_graceful_shutdown=1,
     )
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from esper.cli import output
-from esper.errors import CheckpointCorrupt, CheckpointMissing, ConfigError
+from esper.errors import CheckpointMissing, ConfigError
 from esper.leyline import encode
 
 EXIT_DAMAGED = 1
@@ -174,11 +174,12 @@ def verify(run: Run, as_json: AsJson = False) -> None:
     Also if one of the two copies of a file's key does not open; `esper keys rotate` writes both again.
     """
     from esper.cli.render import verify_table
-    from esper.runs import open_catalog, verify_rows
+    from esper.runs import open_catalog, to_verify, verify_row
 
-    rows = verify_rows(
-        open_catalog(run), lambda paths, total: output.with_progress(paths, "verifying", total, as_json)
-    )
+    catalog = open_catalog(run)
+    paths = to_verify(catalog)
+    watched = output.with_progress(paths, "verifying", len(paths), as_json)
+    rows = tuple(verify_row(catalog, path) for path in watched)
     if not rows:
         raise CheckpointMissing(f"{run} holds no checkpoints, so there is nothing to verify.")
     output.show(verify_table(rows), [dataclasses.asdict(row) for row in rows], as_json)
@@ -199,33 +200,15 @@ def rollback(
     It is verified first; later checkpoints are deleted, the report of a finished run is set aside, and
     `audit show` tells of it. Refused while the run is training.
     """
-    from esper.checkpoint import CheckpointStore, open_key_ring, withdraw
-    from esper.runs import Reopened, open_catalog, step_number
+    from esper.runs import go_back
 
-    open_catalog(run)
-    reopened = Reopened(run)
-    with CheckpointStore(run, keyring=open_key_ring(run)) as store:
-        target = store.catalog.at(to)
-        report = store.verify(target)
-        if not report.is_ok:
-            raise CheckpointCorrupt(
-                f"{target.path} is damaged: {'; '.join(report.problems)}. Nothing was changed. "
-                f"`esper verify {run}` shows which checkpoints are intact."
-            )
-        later = [path.name for path in store.catalog.newest_first() if step_number(path) > to]
+    def agree(later: Sequence[str]) -> None:
         if later and not yes:
             _confirm(later, to, as_json)
-        withdrawn, aside = (
-            withdraw(store, target, reopened.tell),
-            [str(path) for path in store.aside.values()],
-        )
-    done = f"{run} now ends at step {to}, epoch {target.epoch}; deleted: {', '.join(withdrawn) or 'nothing'}."
-    if aside:
-        done += f" Set aside, because nothing vouches for it: {', '.join(aside)}."
-    if reopened.aside:
-        done += f" It is not finished any more; its report is now {', '.join(map(str, reopened.aside))}."
-    record = {"step": to, "epoch": target.epoch, "deleted": list(withdrawn), "aside": aside}
-    output.show(done, record, as_json)
+
+    done = go_back(run, to, agree)
+    record = {"step": to, "epoch": done.epoch, "deleted": list(done.deleted), "aside": list(done.aside)}
+    output.show(done.said(run), record, as_json)
 
 
 def analyze(
@@ -284,47 +267,13 @@ def config(
     output.show(setting_list(rows, explain), [dataclasses.asdict(row) for row in rows], as_json)
 
 
-def _confirm(later: list[str], step: int, as_json: bool) -> None:
+def _confirm(later: Sequence[str], step: int, as_json: bool) -> None:
     if as_json:
         raise ConfigError(
             f"Going back to step {step} deletes {len(later)} later checkpoints ({', '.join(later)}), "
             "and with --json nobody is asked. Add --yes if that is meant. Nothing was changed."
         )
     typer.confirm(f"Delete {len(later)} later checkpoints ({', '.join(later)})?", abort=True, err=True)
-
-
-def serve(
-    runs: Annotated[Path, typer.Argument(help="A folder of run directories, or one run directory.")],
-    host: Annotated[
-        str, typer.Option(help="The address to serve at. Other machines reach it only if you name another.")
-    ] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=0, max=65535, help="0: any that is free.")] = 8265,
-    as_json: AsJson = False,
-) -> None:
-    """Show runs in a browser, while they train and afterwards. Nothing here changes a run.
-
-    It reads the run directories, and needs no internet. Ends with Ctrl-C.
-    """
-    try:
-        from esper.web import Address
-        from esper.web import serve as serve_pages
-    except ModuleNotFoundError as error:
-        raise ConfigError(
-            f"`esper serve` needs {error.name}, which is not installed: pip install 'esper-torch[web]'."
-        ) from error
-    if not runs.is_dir():
-        raise ConfigError(
-            f"There is no folder at {runs}. Name the one that run directories are in, or one run directory."
-        )
-    listening = Address(host, port).bind()
-    bound, number = listening.getsockname()[:2]
-    address = f"http://[{bound}]:{number}/" if ":" in bound else f"http://{bound}:{number}/"
-    is_open = bound not in ("127.0.0.1", "::1")
-    warning = " Whoever reaches this address can read the runs." if is_open else ""
-    output.show(f"{runs} at {address}{warning}", {"address": address, "runs": str(runs)}, as_json)
-    sys.stdout.flush()
-    with listening:
-        serve_pages(runs, listening)
 
 
 def follow(

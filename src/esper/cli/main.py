@@ -21,12 +21,12 @@ from esper.cli.commands import (
     follow,
     inspect,
     rollback,
-    serve,
     train,
     verify,
     watch,
 )
 from esper.cli.importing import import_file
+from esper.cli.serving import serve
 from esper.cli.trust import (
     ask,
     audit_export,

@@ -10,7 +10,7 @@ from esper.elesh.evidence import Evidence, Tier
 from esper.elesh.head_patterns import HeadPatterns
 from esper.elesh.peak import PeakMemory
 from esper.elesh.sampling import Part, close_ones, completed
-from esper.elesh.screening import look_at_twin, screen
+from esper.elesh.screening import Screened, look_at_twin, screen
 from esper.elesh.second_tier import find_blocks, find_heads
 from esper.elesh.settings import AnalysisSettings
 from esper.elesh.unit_measures import measure_units
@@ -30,6 +30,7 @@ __all__ = [
     "OpenCase",
     "Part",
     "PeakMemory",
+    "Screened",
     "Tier",
     "close_ones",
     "completed",

@@ -1,12 +1,12 @@
 """A run directory read from outside: its checkpoints as rows, and what commands can be pointed at."""
 
 from esper.runs.audited import Audited, decided
+from esper.runs.going_back import Later, behind, go_back, while_it_trains
 from esper.runs.live import live_line, live_panel
 from esper.runs.mail import Asker, Mailbox, content_of
 from esper.runs.named import called, named
 from esper.runs.now import doing
 from esper.runs.open import built, checkpoint_at, inspected, open_catalog, require_run
-from esper.runs.reopened import Reopened
 from esper.runs.rows import (
     AnatomyRows,
     CheckpointRow,
@@ -17,7 +17,8 @@ from esper.runs.rows import (
     anatomy_rows,
     checkpoint_rows,
     step_number,
-    verify_rows,
+    to_verify,
+    verify_row,
 )
 from esper.runs.so_far import report_so_far
 from esper.runs.story import RUN_FILE, RunState, RunWatch, Story, planned_of, runs_in
@@ -31,15 +32,16 @@ __all__ = [
     "CheckpointRow",
     "FrozenRow",
     "GroupRow",
+    "Later",
     "Mailbox",
     "MemberRow",
-    "Reopened",
     "RunState",
     "RunWatch",
     "Story",
     "Told",
     "VerifyRow",
     "anatomy_rows",
+    "behind",
     "built",
     "called",
     "checkpoint_at",
@@ -47,6 +49,7 @@ __all__ = [
     "content_of",
     "decided",
     "doing",
+    "go_back",
     "inspected",
     "live_line",
     "live_panel",
@@ -57,5 +60,7 @@ __all__ = [
     "require_run",
     "runs_in",
     "step_number",
-    "verify_rows",
+    "to_verify",
+    "verify_row",
+    "while_it_trains",
 ]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -175,15 +174,13 @@ def checkpoint_rows(catalog: CheckpointCatalog) -> tuple[CheckpointRow, ...]:
     return (*good, *bad, *aside)
 
 
-def verify_rows(
-    catalog: CheckpointCatalog, watch: Callable[[Iterable[Path], int], Iterator[Path]]
-) -> tuple[VerifyRow, ...]:
-    """Verifies every checkpoint in full, oldest first; `watch` may show the progress over so many paths."""
-    paths = sorted(catalog.newest_first(), key=lambda path: path.name)
-    return tuple(_verify(catalog, path) for path in watch(paths, len(paths)))
+def to_verify(catalog: CheckpointCatalog) -> list[Path]:
+    """Every checkpoint, oldest first."""
+    return sorted(catalog.newest_first(), key=lambda path: path.name)
 
 
-def _verify(catalog: CheckpointCatalog, path: Path) -> VerifyRow:
+def verify_row(catalog: CheckpointCatalog, path: Path) -> VerifyRow:
+    """Reads every byte of one checkpoint, and of what was attached to it."""
     report = catalog.verify(path)
     if not report.is_ok:
         return VerifyRow(path.name, report.verified_bytes, report.problems)

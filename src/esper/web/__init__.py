@@ -1,5 +1,5 @@
 """The page of a folder of runs, live and afterwards, with health and metrics: `esper serve`."""
 
-from esper.web.server import Address, serve
+from esper.web.server import Address, is_local, serve
 
-__all__ = ["Address", "serve"]
+__all__ = ["Address", "is_local", "serve"]

@@ -4,15 +4,30 @@ from __future__ import annotations
 
 import importlib
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from html import escape
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from esper.errors import CheckpointMissing
 from esper.report import MapGroup, figures, network_map
-from esper.runs import Audited, anatomy_rows, checkpoint_rows, decided, inspected, open_catalog, verify_rows
-from esper.web.html import moment, pill, scrolled, section, table
+from esper.runs import (
+    Audited,
+    VerifyRow,
+    anatomy_rows,
+    checkpoint_rows,
+    decided,
+    inspected,
+    open_catalog,
+    step_number,
+    to_verify,
+    verify_row,
+)
+from esper.web.changing import READS_ONLY
+from esper.web.html import command, link, moment, pill, scrolled, section, table
+
+if TYPE_CHECKING:
+    from esper.checkpoint import CheckpointCatalog
 
 _MOST_ALIKE = 12
 _NUMBERS = ("screen", "loss_increase", "confidence")
@@ -24,20 +39,23 @@ def warm_up() -> None:
         importlib.import_module(part)
 
 
-def checkpoints(run: Path, verify_address: str) -> str:
+def checkpoints(run: Path, name: str, *, may_change: bool) -> str:
     """The checkpoints as their sealed manifests describe them, with the way to verify them and to go back.
 
     Args:
         run: the run directory.
-        verify_address: what the button posts to.
+        name: of the run on the pages.
+        may_change: whether this server goes back for whoever has its token.
 
     Raises:
         EsperError: nothing of it can be read.
     """
-    rows = checkpoint_rows(open_catalog(run))
+    catalog = open_catalog(run)
+    rows = checkpoint_rows(catalog)
     place = shlex.quote(str(run))
     if not rows:
         return section("Checkpoints", "<p>There is no checkpoint yet.</p>")
+    newest = max((step_number(path) for path in catalog.newest_first()), default=0)
     columns = ("Checkpoint", "Step>", "Epoch>", "Saved", "Size>", "", "To go back to it")
     cells = [
         (
@@ -47,17 +65,16 @@ def checkpoints(run: Path, verify_address: str) -> str:
             "" if row.created_seconds is None else moment(row.created_seconds),
             "" if row.size_bytes is None else figures.size(row.size_bytes),
             escape("; ".join((*row.attachments, *row.problems))),
-            "" if row.step is None else _command(f"esper rollback {place} --to {row.step}"),
+            "" if row.step is None else _way_back(place, name, row.step, newest, may_change=may_change),
         )
         for row in reversed(rows)
     ]
-    lead = (
-        "The newest first. Going back deletes later checkpoints, so it is done on the command line, while "
-        "the run is not training."
+    lead = "The newest first. Going back to one deletes those after it, while the run is not training." + (
+        "" if may_change else f" {escape(READS_ONLY)}"
     )
     button = (
-        f'<p class="tools"><button type="button" data-post="{escape(verify_address)}" data-into="verified">'
-        f"Verify every byte</button> or type {_command(f'esper verify {place}')}</p>"
+        f'<p class="tools"><button type="button" data-verify="{link("verify", run=name)}" '
+        f'data-into="verified">Verify every byte</button> or type {command(f"esper verify {place}")}</p>'
         '<div id="verified" role="status"></div>'
     )
     return section(
@@ -65,15 +82,40 @@ def checkpoints(run: Path, verify_address: str) -> str:
     )
 
 
-def verified(run: Path) -> str:
-    """What reading every byte of every checkpoint finds.
+def _way_back(place: str, name: str, step: int, newest: int, *, may_change: bool) -> str:
+    if step >= newest:
+        return "it is the newest"
+    typed = command(f"esper rollback {place} --to {step}")
+    if not may_change:
+        return typed
+    asks = link("part/rollback", run=name, to=step)
+    return f'<button type="button" class="copy" data-ask="{asks}">Go back to step {step} ...</button> {typed}'
+
+
+def verified(run: Path) -> Iterator[dict[str, Any]]:
+    """What reading every byte of every checkpoint finds: how far it is, one by one, and at last the result.
 
     Raises:
-        EsperError: nothing of it can be read.
+        EsperError: nothing of it can be read; before anything is yielded.
     """
-    rows = verify_rows(open_catalog(run), lambda paths, _: iter(paths))
-    if not rows:
+    catalog = open_catalog(run)
+    paths = to_verify(catalog)
+    if not paths:
         raise CheckpointMissing(f"{run} holds no checkpoints, so there is nothing to verify.")
+    return _verifying(catalog, paths)
+
+
+def _verifying(catalog: CheckpointCatalog, paths: Sequence[Path]) -> Iterator[dict[str, Any]]:
+    rows: list[VerifyRow] = []
+    for done, path in enumerate(paths):
+        read = sum(row.verified_bytes for row in rows)
+        words = f"Reading {path.name}, {done + 1} of {len(paths)}; {figures.size(read)} read."
+        yield {"done": done, "of": len(paths), "text": words}
+        rows.append(verify_row(catalog, path))
+    yield {"done": len(paths), "of": len(paths), "html": _found(rows)}
+
+
+def _found(rows: Sequence[VerifyRow]) -> str:
     damaged = [row for row in rows if row.findings]
     read = figures.size(sum(row.verified_bytes for row in rows))
     if not damaged:
@@ -171,9 +213,3 @@ def _candidates(finalists: Sequence[Mapping[str, Any]]) -> str:
             f"{scrolled(name, table(columns, rows))}"
         )
     return "".join(parts)
-
-
-def _command(words: str) -> str:
-    """Something to type, with a button that copies it."""
-    safe = escape(words)
-    return f'<code>{safe}</code> <button type="button" class="copy" data-copy="{safe}">copy</button>'

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from html import escape
+from urllib.parse import urlencode
 
 from blake3 import blake3
 
@@ -47,6 +48,11 @@ def fold(title: str, body: str) -> str:
     return f"<section><details><summary><h2>{escape(title)}</h2></summary>{body}</details></section>"
 
 
+def fold_in(title: str, body: str) -> str:
+    """A part of a card that is opened by hand."""
+    return f"<details><summary>{escape(title)}</summary>{body}</details>"
+
+
 def pill(word: str) -> str:
     """One word that is a state or a verdict."""
     return f'<span class="pill {_TONES.get(word, "")}">{escape(word.replace("_", "-"))}</span>'
@@ -77,6 +83,17 @@ def moment(seconds: float) -> str:
     """A moment, UTC; the page's script adds how long ago that is."""
     at = datetime.fromtimestamp(seconds, UTC)
     return f'<time datetime="{at.isoformat(timespec="seconds")}">{at:%Y-%m-%d %H:%M:%S} UTC</time>'
+
+
+def link(page: str, **query: object) -> str:
+    """The address of a page of ours."""
+    return escape(f"/{page}?{urlencode(query, doseq=True)}" if query else f"/{page}")
+
+
+def command(words: str) -> str:
+    """Something to type, with a button that copies it."""
+    safe = escape(words)
+    return f'<code>{safe}</code> <button type="button" class="copy" data-copy="{safe}">copy</button>'
 
 
 def facts(story: Story, report: RunReport) -> dict[str, str]:

@@ -19,7 +19,7 @@ from esper.report import (
 )
 from esper.runs import RunState, Story
 from esper.web.folder import Folder
-from esper.web.html import COUNTS, facts, fold, moment, pill, scrolled, section, table
+from esper.web.html import COUNTS, facts, fold, link, moment, pill, scrolled, section, table
 from esper.web.now import now_of
 from esper.web.tracks import tracks
 
@@ -43,11 +43,6 @@ class Page:
     title: str
     query: str
     parts: Callable[[], dict[str, str]]
-
-
-def link(page: str, **query: object) -> str:
-    """The address of a page of ours."""
-    return escape(f"/{page}?{urlencode(query, doseq=True)}" if query else f"/{page}")
 
 
 def overview(folder: Folder, *, shows_all: bool = False) -> Page:

@@ -58,10 +58,10 @@ function tick(place) {
   }
 }
 
-async function load(address, place, options) {
+async function load(address, place) {
   place.setAttribute("aria-busy", "true");
   try {
-    const answer = await fetch(address, options);
+    const answer = await fetch(address);
     put(place, await answer.text());
   } catch (error) {
     place.textContent = "The server does not answer: " + error.message;
@@ -71,7 +71,7 @@ async function load(address, place, options) {
 
 function ready(place) {
   tick(place);
-  place.querySelectorAll("canvas[data-cells]").forEach(readyUnits);
+  place.querySelectorAll(".units canvas").forEach(readyUnits);
   for (const field of place.querySelectorAll("[data-filter]")) {
     field.addEventListener("input", () => filter(field));
     if (field.value) filter(field);
@@ -82,20 +82,8 @@ document.addEventListener("click", (event) => {
   const button = event.target.closest("button");
   if (button?.dataset.copy) {
     navigator.clipboard?.writeText(button.dataset.copy).then(() => say("Copied."), () => say("Copying is not allowed here."));
-  } else if (button?.dataset.post) {
-    const place = document.getElementById(button.dataset.into);
-    place.textContent = "Reading every byte ...";
-    load(button.dataset.post, place, { method: "POST" });
   }
 });
-
-for (const box of document.querySelectorAll("details[data-fill]")) {
-  box.addEventListener("toggle", () => {
-    if (!box.open || box.dataset.loaded) return;
-    box.dataset.loaded = "yes";
-    load(box.dataset.fill, box.querySelector(".filled"));
-  });
-}
 
 for (const box of document.querySelectorAll("details[data-picture]")) {
   box.addEventListener("toggle", () => {

@@ -1,4 +1,4 @@
-"""The server: pages, their changes as server-sent events, and nothing that changes a run."""
+"""The server: pages, their changes as server-sent events, and what changes a run for who has the token."""
 
 from __future__ import annotations
 
@@ -7,12 +7,13 @@ import errno
 import json
 import socket
 import threading
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass
 from html import escape
 from importlib.resources import files
 from pathlib import Path
 from string import Template
+from typing import Any
 
 import uvicorn
 from anyio import to_thread
@@ -27,21 +28,27 @@ from starlette.routing import Route
 from esper.errors import ConfigError, EsperError
 from esper.report import style
 from esper.web import details, health
+from esper.web.changing import Changing, is_ours, question, why_not
 from esper.web.folder import Folder
-from esper.web.html import digest, scrolled
+from esper.web.html import digest, link, scrolled
 from esper.web.metrics import CONTENT_TYPE, exposition
-from esper.web.pages import READING_SECONDS, Page, comparison, link, overview, run_page
-from esper.web.units import units
+from esper.web.pages import READING_SECONDS, Page, comparison, overview, run_page
+from esper.web.units import Units
 
 LOOK_SECONDS = 0.2
 """How often a page that somebody watches is held against the files."""
 _BEATS = 75
 """Looks without a change after which a sign of life is sent, so that a dead connection is noticed."""
 _LOCAL = ("127.0.0.1", "localhost", "[::1]")
-_POLICY = "default-src 'self'; img-src 'self' data:; style-src 'self' 'unsafe-inline'; frame-ancestors 'self'"
+_POLICY = (
+    "default-src 'self'; img-src 'self' data:; style-src 'self' 'unsafe-inline'; frame-ancestors 'self'; "
+    "form-action 'self'; base-uri 'none'"
+)
+_STEP = "Name the step of a checkpoint by its number."
 _KINDS = {
     "serve.js": "text/javascript",
     "units.js": "text/javascript",
+    "changing.js": "text/javascript",
     "serve.css": "text/css",
     "page.css": "text/css",
 }
@@ -76,27 +83,39 @@ class Address:
             raise ConfigError(f"Nothing can be served at {self.host}:{self.port}: {why}. {todo}.") from error
 
 
-def serve(folder: Path, listening: socket.socket) -> None:
-    """Serves the runs of a folder until it is interrupted."""
+def is_local(host: str) -> bool:
+    """Whether only this machine reaches an address."""
+    return host in ("127.0.0.1", "::1")
+
+
+def serve(folder: Path, listening: socket.socket, token: str = "") -> None:
+    """Serves the runs of a folder until it is interrupted.
+
+    Args:
+        folder: of runs.
+        listening: a socket that listens.
+        token: what whoever goes back to a checkpoint must show; '' and nobody may.
+    """
     host = listening.getsockname()[0]
     runs = Folder(folder)
     threading.Thread(target=runs.read_ahead, name="esper-read-ahead", daemon=True).start()
-    app = application(runs, anywhere=host not in ("127.0.0.1", "::1"))
+    app = application(runs, anywhere=not is_local(host), token=token)
     settings = uvicorn.Config(
         app, log_level="warning", timeout_graceful_shutdown=1, lifespan="off", server_header=False
     )
     uvicorn.Server(settings).run(sockets=[listening])
 
 
-def application(folder: Folder, *, anywhere: bool = False) -> Starlette:
+def application(folder: Folder, *, anywhere: bool = False, token: str = "") -> Starlette:
     """The pages of a folder as an ASGI application.
 
     Args:
         folder: of runs.
         anywhere: whether other names than those of this machine's loopback may ask for them.
+        token: what whoever goes back to a checkpoint must show; '' and nobody may.
     """
     hosts = ["*"] if anywhere else list(_LOCAL)
-    pages = _Pages(folder)
+    pages = _Pages(folder, token)
     routes = [
         Route("/", pages.show),
         Route("/run", pages.show),
@@ -106,7 +125,9 @@ def application(folder: Folder, *, anywhere: bool = False) -> Starlette:
         Route("/part/checkpoints", pages.checkpoints),
         Route("/part/network.svg", pages.network),
         Route("/part/units", pages.units),
+        Route("/part/rollback", pages.question),
         Route("/verify", pages.verify, methods=["POST"]),
+        Route("/rollback", pages.rollback, methods=["POST"]),
         Route("/health", pages.health),
         Route("/health/emrakul", pages.health),
         Route("/health/elesh/{worker:int}/structured_analysis", pages.health),
@@ -123,8 +144,11 @@ def application(folder: Folder, *, anywhere: bool = False) -> Starlette:
 class _Pages:
     """Answers requests about one folder; whatever reads files does so in a thread."""
 
-    def __init__(self, folder: Folder) -> None:
+    def __init__(self, folder: Folder, token: str) -> None:
         self._folder = folder
+        self._token = token
+        self._changing = Changing()
+        self._units = Units()
 
     async def show(self, request: Request) -> Response:
         page = await to_thread.run_sync(self._page, request.url.path, _names(request), _all(request))
@@ -144,10 +168,7 @@ class _Pages:
 
     async def decision(self, request: Request) -> Response:
         name = request.query_params.get("run", "")
-        try:
-            epoch = int(request.query_params.get("epoch", ""))
-        except ValueError as error:
-            raise ConfigError("Name the epoch of a decision by its number.") from error
+        epoch = _number(request, "epoch", "Name the epoch of a decision by its number.")
         path = await self._path(name)
         body = await to_thread.run_sync(details.decision, path, epoch)
         head = (
@@ -158,18 +179,32 @@ class _Pages:
 
     async def checkpoints(self, request: Request) -> Response:
         name = request.query_params.get("run", "")
-        address = link("verify", run=name).replace("&amp;", "&")
-        answer = await self._part(name, lambda path: details.checkpoints(path, address))
+        may = bool(self._token)
+        answer = await self._part(name, lambda path: details.checkpoints(path, name, may_change=may))
         answer.background = BackgroundTask(details.warm_up)  # whoever looks at a run asks for decisions next
         return answer
 
     async def units(self, request: Request) -> Response:
-        return await self._part(request.query_params.get("run", ""), units)
+        return await self._part(request.query_params.get("run", ""), self._units.shown)
 
     async def verify(self, request: Request) -> Response:
-        if request.headers.get("sec-fetch-site", "same-origin") != "same-origin":
+        """Lines of JSON: how far it is, and at last what was found."""
+        if not is_ours(request.headers):
             raise ConfigError("Other pages may not ask for that.")
-        return await self._part(request.query_params.get("run", ""), details.verified)
+        path = await self._path(request.query_params.get("run", ""))
+        found = await to_thread.run_sync(details.verified, path)
+        return _secured(StreamingResponse(_lines(found), media_type="application/x-ndjson"))
+
+    async def question(self, request: Request) -> Response:
+        name, to = request.query_params.get("run", ""), _number(request, "to", _STEP)
+        return await self._part(name, lambda path: question(path, name, to))
+
+    async def rollback(self, request: Request) -> Response:
+        if why := why_not(request.headers, self._token):
+            return _secured(HTMLResponse(f'<p class="problem">{escape(why)}</p>', 403))
+        to, seen = _number(request, "to", _STEP), request.query_params.get("seen", "")
+        name = request.query_params.get("run", "")
+        return await self._part(name, lambda path: self._changing.go_back(path, to, seen))
 
     async def network(self, request: Request) -> Response:
         name = request.query_params.get("run", "")
@@ -211,6 +246,22 @@ class _Pages:
         )
 
 
+def _number(request: Request, name: str, todo: str) -> int:
+    try:
+        return int(request.query_params.get(name, ""))
+    except ValueError as error:
+        raise ConfigError(todo) from error
+
+
+def _lines(found: Iterator[dict[str, Any]]) -> Iterator[str]:
+    """Each as a line of JSON; what goes wrong on the way is the last one."""
+    try:
+        for one in found:
+            yield json.dumps(one) + "\n"
+    except EsperError as error:
+        yield json.dumps({"html": f'<p class="problem">{escape(str(error))}</p>'}) + "\n"
+
+
 def _all(request: Request) -> bool:
     return request.query_params.get("all") == "yes"
 
@@ -236,19 +287,27 @@ async def _changes(page: Page, seen: dict[str, str]) -> AsyncIterator[str]:
 
 
 def _later(name: str) -> str:
-    """Places for what the page's script asks for when the page is there."""
-    picture, stored = link("part/network.svg", run=name), link("part/checkpoints", run=name)
-    cells = link("part/units", run=name)
+    """Places for what the page's script asks for when the page is there and somebody comes near."""
+    picture = link("part/network.svg", run=name)
+    stored = _near(link("part/checkpoints", run=name), "Checkpoints", "Reading their manifests.")
+    cells = _near(
+        link("part/units", run=name),
+        "The network as a map",
+        "Ranking its units takes the server some seconds.",
+    )
     return (
-        f'<div data-load="{stored}"><section><h2>Checkpoints</h2><p class="none">Reading their manifests.</p>'
-        f'<noscript><a href="{stored}">Show them</a></noscript></section></div>'
-        f'<section><details data-fill="{cells}"><summary><h2>Units by importance</h2></summary>'
-        f'<div class="filled"><p class="none">Ranking them takes the server some seconds.</p>'
-        f'<noscript><a href="{cells}">Show them</a></noscript></div></details></section>'
-        f'<section><details data-picture="{picture}"><summary><h2>The network as a map</h2></summary>'
-        "<p>Layers in the order of the computation, with what goes together. "
+        f"{stored}{cells}"
+        f'<section><details data-picture="{picture}"><summary><h2>What goes together</h2></summary>'
+        "<p>Layers in the order of the computation, with the units that go through several of them. "
         f'<a href="{picture}">Open it alone</a></p>'
-        f"{scrolled('Map of the network', '', 'picture scroll')}</details></section>"
+        f"{scrolled('What goes together', '', 'picture scroll')}</details></section>"
+    )
+
+
+def _near(address: str, title: str, meanwhile: str) -> str:
+    return (
+        f'<div data-load="{address}"><section><h2>{title}</h2><p class="none">{meanwhile}</p>'
+        f'<noscript><a href="{address}">Show it</a></noscript></section></div>'
     )
 
 
@@ -268,8 +327,9 @@ def _document(page: Page, parts: dict[str, str], later: str) -> Response:
 async def _refusal(request: Request, error: Exception) -> Response:
     """What cannot be shown, in the words of the error; whole pages get a page, parts a part."""
     status = 404 if isinstance(error, ConfigError) else 409
-    text = f'<section><h2>This cannot be shown</h2><p class="problem">{escape(str(error))}</p></section>'
-    if request.url.path.startswith(("/part", "/verify")):
+    title = "This was not done" if request.method == "POST" else "This cannot be shown"
+    text = f'<section><h2>{title}</h2><p class="problem">{escape(str(error))}</p></section>'
+    if request.url.path.startswith(("/part", "/verify", "/rollback")):
         return _secured(HTMLResponse(text, status))
     head = '<header><p class="eyebrow"><a href="/">All runs</a></p><h1>Esper</h1></header>'
     answer = _document(Page("Esper", "", dict), {"head": head, "refusal": text}, "")
@@ -289,4 +349,5 @@ def _secured(response: Response) -> Response:
     response.headers["Content-Security-Policy"] = _POLICY
     response.headers["X-Content-Type-Options"] = "nosniff"
     response.headers["Cache-Control"] = "no-store"
+    response.headers["Referrer-Policy"] = "no-referrer"
     return response

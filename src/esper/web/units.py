@@ -2,85 +2,197 @@
 
 from __future__ import annotations
 
-import base64
 import json
+import math
+from collections import Counter
+from collections.abc import Mapping
 from html import escape
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from esper.arrays import FloatArray
 from esper.report import figures
-from esper.runs import checkpoint_at
-from esper.web.html import scrolled, table
+from esper.runs import Audited, checkpoint_at
+from esper.web.html import fold_in, scrolled, table
 
 if TYPE_CHECKING:
-    from esper.runs.network import GroupCells, UnitMap
+    from esper.runs.network import LayerCells, UnitMap, UnitMaps
+
+_KEPT, _MASKED = 0, 1
+_MOST_NAMED = 4
+_LEGEND = (
+    ("scale", "matters least to most"),
+    ("frame", "not measured"),
+    ("cross", "masked"),
+    ("hollow", "cut out"),
+    ("corner", "grown"),
+)
 
 
-def units(run: Path) -> str:
-    """The units of the newest good checkpoint, by how much they matter.
+class Units:
+    """The maps of one server. Any thread may ask."""
 
-    Raises:
-        EsperError: there is none, or it is none of a session.
-    """
-    from esper.runs.network import unit_map
+    def __init__(self) -> None:
+        self._maps: UnitMaps | None = None
 
-    return drawn(unit_map(*checkpoint_at(run)))
+    def shown(self, run: Path) -> str:
+        """The units of the newest good checkpoint, by how much they matter.
+
+        Raises:
+            EsperError: there is none, or it is none of a session.
+        """
+        import torch
+
+        from esper.runs.network import UnitMaps
+
+        torch.set_num_threads(1)  # whoever looks on leaves the other cores to training
+        self._maps = self._maps or UnitMaps()
+        return drawn(self._maps.at(*checkpoint_at(run), Audited.at(run).entries()))
 
 
 def drawn(found: UnitMap) -> str:
-    """The picture, what its marks mean, and the table."""
-    binned = cut = ""
-    if found.per_cell > 1:
-        each = figures.things(found.per_cell, "neighboring unit")
-        binned = f" Each cell stands for up to {each} of one group; it is masked if most of them are."
-    if found.cut:
-        cut = f" Cut out before, and no cells any more: {figures.things(found.cut, 'unit')}."
+    """The picture, what its marks mean, and the tables."""
+    counts = f"{figures.things(found.units, 'unit')} as the checkpoint of epoch {found.epoch} ranks them"
+    cut = f"; {figures.things(found.cut, 'unit')} were cut out before" if found.cut else ""
+    if any(one.cut is None for one in found.layers):
+        cut += ", of which layers is not known"
+    most = max((one.per_cell for one in found.layers), default=1)
+    shared = f" Where layers are wide a cell is up to {most} units of like importance." if most > 1 else ""
+    unranked = f' <span class="problem">{escape(found.why_unranked)}</span>' if found.why_unranked else ""
     lead = (
-        f"<p>{figures.things(found.units, 'unit')} as the checkpoint of epoch {found.epoch} ranks them: the "
-        "stronger the color, the more a unit matters. Crossed out: masked. A frame with a dot: not measured. "
-        f"A dark corner: grown.{binned}{cut} Arrows move from cell to cell, Page Up and Down from group to "
-        "group.</p>"
+        f"<p>{counts}{cut}. A column is what layers make together, in the order of the network; a cell is a "
+        f"unit, what matters most on top.{shared} Click on a cell, or move: arrows from cell to cell, Page "
+        f"Up and Down from layer to layer.{unranked}</p>"
     )
-    cells = b"".join(_codes(group) for group in found.groups)
-    groups = [
-        {
-            "name": one.name,
-            "kind": one.kind,
-            "width": one.width,
-            "cells": one.rank.size,
-            "grown": one.is_grown,
-        }
-        for one in found.groups
-    ]
-    packed, named = base64.b64encode(cells).decode(), escape(json.dumps(groups))
-    canvas = (
-        '<canvas tabindex="0" role="application" aria-label="Units by importance; the table below says it by '
-        f'group" data-each="{found.per_cell}" data-cells="{packed}" data-groups="{named}"></canvas>'
+    marks = "".join(f'<li><i class="{mark}"></i>{words}</li>' for mark, words in _LEGEND)
+    packed = json.dumps(_packed(found), separators=(",", ":")).replace("<", "\\u003c")
+    picture = (
+        f'<ul class="legend" aria-label="What the marks mean">{marks}</ul>'
+        '<div class="units" tabindex="-1"><div class="reach"><canvas tabindex="0" role="application" '
+        'aria-label="The network as a map of its units; the table below says it by layer"></canvas></div>'
+        "</div>"
+        '<p class="unit-said" role="status"></p>'
+        f'<script type="application/json" class="unit-cells">{packed}</script>'
     )
-    said = '<p class="unit-said" role="status">Point at a cell, or move to it by the arrow keys.</p>'
-    columns = ("Group", "Kind", "Units>", "Masked>", "Grown", "Median importance>", "Least>")
-    rows = [_row(group, found.per_cell) for group in found.groups]
-    numbers = scrolled("Groups", table(columns, rows), "tall scroll")
-    return f'{lead}{said}<div class="units">{canvas}</div>{numbers}'
-
-
-def _codes(group: GroupCells) -> bytes:
-    """One byte for each cell: 0 not measured, else 1 to 101 by rank, and 128 more where it is masked."""
-    rank = np.where(np.isfinite(group.rank), 1 + np.round(np.nan_to_num(group.rank) * 100), 0)
-    return bytes(rank.clip(0, 101).astype(np.uint8) + np.where(group.masked > 0.5, 128, 0).astype(np.uint8))
-
-
-def _row(group: GroupCells, per_cell: int) -> tuple[str, ...]:
-    known = group.rank[np.isfinite(group.rank)]
-    sizes = np.minimum(per_cell, group.width - per_cell * np.arange(group.rank.size))
     return (
-        f'<span class="name">{escape(group.name)}</span>',
-        escape(group.kind),
-        str(group.width),
-        str(round(float((group.masked * sizes).sum()))),
-        "yes" if group.is_grown else "",
-        figures.plain(float(np.median(known)) if known.size else None),
-        figures.plain(float(known.min()) if known.size else None),
+        f'<section class="map"><h2>The network as a map</h2>{lead}{picture}'
+        f"{fold_in('The same by layer, as a table', _layers(found))}{_frozen(found)}</section>"
+    )
+
+
+def _packed(found: UnitMap) -> dict[str, Any]:
+    """What the script draws and tells."""
+    whys: dict[str, int] = {}
+    for layer in found.layers:
+        for fate in layer.fates.values():
+            whys.setdefault(fate.why, len(whys))
+    return {"layers": [_layer(one, whys) for one in found.layers], "whys": list(whys)}
+
+
+def _layer(one: LayerCells, whys: Mapping[str, int]) -> dict[str, Any]:
+    percent = np.where(np.isfinite(one.rank), np.round(np.nan_to_num(one.rank) * 100), -1)
+    return {
+        "name": one.name,
+        "kind": one.kind,
+        "grown": one.is_grown,
+        "told": _told(one),
+        "state": one.state.tolist(),
+        "count": one.count.tolist(),
+        "unit": one.unit.tolist(),
+        "rank": percent.astype(np.int64).tolist(),
+        "rise": _short(one.rise),
+        "error": _short(one.error),
+        "fates": {
+            cell: [
+                whys[fate.why],
+                fate.epoch,
+                fate.is_chosen,
+                _few(fate.loss_increase),
+                _few(fate.confidence),
+            ]
+            for cell, fate in one.fates.items()
+        },
+    }
+
+
+def _few(value: float | None) -> float | None:
+    """A number with as many digits as people read; None where nobody measured."""
+    return None if value is None or not math.isfinite(value) else float(f"{value:.3g}")
+
+
+def _short(values: FloatArray) -> list[float | None]:
+    return [_few(value) for value in values.tolist()] if np.isfinite(values).any() else []
+
+
+def _told(one: LayerCells) -> str:
+    """A layer in words."""
+    kinds = f"{one.kind}s"
+    before = f" of {one.width + one.cut}" if one.cut else ""
+    parts = [
+        f"{one.name}: {one.width}{before} {kinds} left" + (", all of them grown" if one.is_grown else "")
+    ]
+    if one.cut:
+        when = ", ".join(f"{count} decided after epoch {epoch}" for epoch, count in sorted(one.gone.items()))
+        parts.append(f"{one.cut} cut out" + (f" ({when})" if when else ""))
+    if masked := int(one.count[one.state == _MASKED].sum()):
+        parts.append(f"{masked} masked")
+    if unmeasured := _unmeasured(one):
+        parts.append(f"{unmeasured} not measured")
+    if math.isfinite(one.typical[0]):
+        least, middle, most = (round(100 * rank) for rank in one.typical)
+        parts.append(f"importance {least} to {most} of 100, median {middle}")
+    if others := [name for name in one.layers if name != one.name]:
+        more = f" and {len(others) - _MOST_NAMED} more" if len(others) > _MOST_NAMED else ""
+        parts.append(f"they go together with those of {', '.join(others[:_MOST_NAMED])}{more}")
+    return "; ".join(parts) + "."
+
+
+def _unmeasured(one: LayerCells) -> int:
+    return int(one.count[(one.state == _KEPT) & ~np.isfinite(one.rank)].sum())
+
+
+def _layers(found: UnitMap) -> str:
+    columns = (
+        "Layer",
+        "Kind",
+        "Units>",
+        "Cut>",
+        "Masked>",
+        "Not measured>",
+        "Median importance>",
+        "Least>",
+        "What the last decisions said",
+    )
+    return scrolled("Layers", table(columns, [_row(one) for one in found.layers]), "tall scroll")
+
+
+def _row(one: LayerCells) -> tuple[str, ...]:
+    said = Counter((fate.why, fate.epoch) for fate in one.fates.values())
+    fates = "; ".join(f"{n} {why} (epoch {epoch})" for (why, epoch), n in said.most_common())
+    return (
+        f'<span class="name">{escape(one.name)}</span>' + (" (grown)" if one.is_grown else ""),
+        escape(one.kind),
+        str(one.width),
+        "not known" if one.cut is None else str(one.cut),
+        str(int(one.count[one.state == _MASKED].sum())),
+        str(_unmeasured(one)),
+        figures.plain(one.typical[1]),
+        figures.plain(one.typical[0]),
+        escape(fates),
+    )
+
+
+def _frozen(found: UnitMap) -> str:
+    """What is no unit, and why."""
+    if not found.frozen:
+        return ""
+    rows = [
+        (f'<span class="name">{escape(name)}</span>', str(width), escape(reason))
+        for name, width, reason in found.frozen
+    ]
+    return fold_in(
+        f"What cannot be removed, and why ({len(rows)})",
+        scrolled("What cannot be removed", table(("Axis", "Width>", "Why"), rows), "tall scroll"),
     )

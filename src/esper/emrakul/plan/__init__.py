@@ -8,12 +8,13 @@ from esper.emrakul.plan.floors import fewest_left, floors, layers_to_go
 from esper.emrakul.plan.leeway import with_leeway
 from esper.emrakul.plan.plan import Plan, Rejection
 from esper.emrakul.plan.ramp_end import bounds
-from esper.emrakul.plan.rationale import Rationale
+from esper.emrakul.plan.rationale import CHOSEN, Rationale
 from esper.emrakul.plan.selection import make_plan, plan_step
 from esper.emrakul.plan.shrinking import largest_version, shrink
 from esper.emrakul.plan.situation import Situation, alike
 
 __all__ = [
+    "CHOSEN",
     "Plan",
     "Rationale",
     "Rejection",

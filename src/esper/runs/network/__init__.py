@@ -19,7 +19,8 @@ from esper.runs.network.loading import is_finished, load
 from esper.runs.network.onnx import require_onnx
 from esper.runs.network.request import OfflinePruning
 from esper.runs.network.state import read_state, state_files
-from esper.runs.network.unit_map import GroupCells, UnitMap, unit_map
+from esper.runs.network.unit_fates import Fate
+from esper.runs.network.unit_map import CellState, LayerCells, UnitMap, UnitMaps
 
 __all__ = [
     "ANATOMY_FILE",
@@ -31,11 +32,14 @@ __all__ = [
     "PROGRAM_FILE",
     "VERSION",
     "WEIGHTS_FILE",
+    "CellState",
     "Examination",
-    "GroupCells",
+    "Fate",
+    "LayerCells",
     "NetworkFiles",
     "OfflinePruning",
     "UnitMap",
+    "UnitMaps",
     "analyst_of",
     "case_of",
     "criterion_of",
@@ -49,5 +53,4 @@ __all__ = [
     "require_onnx",
     "state_files",
     "state_of",
-    "unit_map",
 ]

@@ -2,36 +2,86 @@
 
 from __future__ import annotations
 
+import json
 import math
+import threading
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from enum import IntEnum
+from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 
+from esper.anatomy import Anatomy
 from esper.arrays import BoolArray, FloatArray, IntArray
 from esper.checkpoint import CheckpointCatalog, CheckpointRef
-from esper.elesh import open_case, screen
+from esper.elesh import Screened, screen
+from esper.leyline import decode
+from esper.runs.network.case import ANATOMY_FILE
 from esper.runs.network.stored import Stored
+from esper.runs.network.unit_fates import Fate, Fates, fates_of
 
-MOST_CELLS = 12_000
-"""Cells that a picture holds; beyond, neighboring units of a group share one."""
+if TYPE_CHECKING:
+    from esper.checkpoint.audit import StoredEntry
+
+MOST_CELLS, MOST_IN_LAYER = 12_000, 512
+"""Cells that a picture, and one column of it, hold; beyond, units of like importance share one."""
+_REMEMBERED = 4
+"""Checkpoints whose ranks are kept."""
+
+
+class CellState(IntEnum):
+    """What was done to the units of a cell."""
+
+    KEPT = 0
+    MASKED = 1
+    CUT = 2
 
 
 @dataclass(frozen=True, eq=False)
-class GroupCells:
-    """The cells of one group.
+class LayerCells:
+    """A column: the units that layers make together, what is kept first, then masked ones, then those cut.
+
+    Arrays have the shape [cells]. Within a state the most important units come first and those that nobody
+    measured last. Only where a cell is one unit, and is still there, has it a number, a rise and a fate.
 
     Attributes:
-        rank: how much the units of a cell matter, 0 to 1 in the whole network, the mean: float [cells].
-        masked: share of its units that are masked: float [cells].
+        name: of the group.
+        kind: of its units.
+        layers: modules that make them.
+        width: units that are there, masked ones included.
+        cut: units that were there when the run began and are not; None if that is not known.
         is_grown: whether the units were not there when the run began.
+        typical: least, median and largest rank of what is kept; NaN where nothing was measured.
+        per_cell: units that a cell stands for, at most.
+        state: `CellState` of each cell.
+        count: units of each cell.
+        unit: number in the group; -1 where it has none.
+        rank: how much they matter, 0 to 1 in the whole network, the mean; NaN where nobody measured.
+        rise: of the loss without the unit, as slopes on held-out samples predict it; NaN if not looked at.
+        error: standard error of the rise over batches of those samples; likewise.
+        fates: what the last decision said, by cell.
+        gone: of the units that were cut, how many were decided after which epoch, as far as it is known.
     """
 
     name: str
     kind: str
+    layers: tuple[str, ...]
     width: int
-    rank: FloatArray
-    masked: FloatArray
+    cut: int | None
     is_grown: bool
+    typical: tuple[float, float, float]
+    per_cell: int
+    state: NDArray[np.uint8]
+    count: IntArray
+    unit: IntArray
+    rank: FloatArray
+    rise: FloatArray
+    error: FloatArray
+    fates: Mapping[int, Fate]
+    gone: Mapping[int, int]
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,51 +89,234 @@ class UnitMap:
     """What a picture of all units is drawn from.
 
     Attributes:
-        per_cell: units of one group that a cell stands for, at most.
-        cut: units that were cut out and are no cells any more.
+        layers: its columns, in the order of the network; those of which nothing is left come last.
+        frozen: what cannot be removed: name, width and reason.
+        units: that are there.
+        cut: units that were cut out.
+        epoch: of the checkpoint.
+        why_unranked: why nothing is ranked; '' if something is.
     """
 
-    groups: tuple[GroupCells, ...]
-    per_cell: int
+    layers: tuple[LayerCells, ...]
+    frozen: tuple[tuple[str, int, str], ...]
     units: int
     cut: int
     epoch: int
+    why_unranked: str
 
 
-def unit_map(catalog: CheckpointCatalog, checkpoint: CheckpointRef) -> UnitMap:
-    """Ranks the units as a cycle that began now would, by what the checkpoint holds.
+class UnitMaps:
+    """Maps of networks; each checkpoint is ranked once. Any thread may ask, one ranks at a time."""
 
-    Raises:
-        CheckpointError: it is no checkpoint of a session.
-    """
-    stored = Stored.of(catalog, checkpoint)
-    anatomy = open_case(stored.case).anatomy
-    ranks = screen(stored.case, stored.tracked.weights, stored.config.analysis.min_optimizer_steps).ranks
+    def __init__(self) -> None:
+        self._ranked: dict[str, Screened] = {}
+        self._ranking = threading.Lock()
+
+    def at(
+        self, catalog: CheckpointCatalog, checkpoint: CheckpointRef, entries: Iterable[StoredEntry]
+    ) -> UnitMap:
+        """Ranks the units as a cycle that began now would, by what the checkpoint holds.
+
+        Args:
+            catalog: where its twin and its samples lie.
+            checkpoint: a verified one.
+            entries: of the run's audit, oldest first.
+
+        Raises:
+            CheckpointError: it is no checkpoint of a session.
+        """
+        stored = Stored.of(catalog, checkpoint)
+        with self._ranking:
+            ranked = self._ranked.pop(checkpoint.digest, None)
+            if ranked is None:
+                least = stored.config.analysis.min_optimizer_steps
+                ranked = screen(stored.case, stored.tracked.weights, least)
+            self._ranked[checkpoint.digest] = ranked
+            while len(self._ranked) > _REMEMBERED:
+                del self._ranked[next(iter(self._ranked))]
+        anatomy = decode(Anatomy, json.loads(checkpoint.file(ANATOMY_FILE).read_bytes()))
+        return drawn_from(stored, anatomy, ranked, fates_of(stored, anatomy, entries))
+
+
+def drawn_from(stored: Stored, anatomy: Anatomy, ranked: Screened, fates: Fates) -> UnitMap:
+    """The columns of a checkpoint."""
     changes = stored.parts["structure"].get("changes", ())
-    grown = [one["seed"]["path"] for one in changes if "seed" in one]
-    per_cell = math.ceil(anatomy.num_units / MOST_CELLS) or 1
-    groups = []
-    for number, group in enumerate(anatomy.groups):
-        span = anatomy.unit_slice(number)
-        rank, masked = _cells(ranks[span], stored.keep[span], per_cell)
-        groups.append(
-            GroupCells(group.name, group.kind.value, group.width, rank, masked, _is_grown(group.name, grown))
-        )
-    cut = sum(len(one.get("removed", ())) for one in changes)
-    return UnitMap(tuple(groups), per_cell, anatomy.num_units, cut, checkpoint.epoch)
+    seeds = [one["seed"]["path"] for one in changes if "seed" in one]
+    total = sum(len(one.get("removed", ())) for one in changes)
+    gone = _by_todays_names(anatomy, fates, seeds)
+    before = _before(anatomy, stored.parts["terms"]["origin"]["widths"], seeds, total)
+    if before is None:
+        before = _before_by_decisions(anatomy, gone, total)
+    left = stored.keep & ~anatomy.inside_removed(stored.keep)
+    looked = np.asarray(ranked.rises, np.float64)
+    measured = _Measured(ranked.ranks, *_means(looked), left, fates.last, gone)
+    columns = [_column(anatomy, n, before, measured, seeds) for n in range(len(anatomy.groups))]
+    names = {group.name for group in anatomy.groups}
+    if before is not None:
+        columns += [
+            _gone(name, width, gone.get(name, {})) for name, width in before.items() if name not in names
+        ]
+    unranked = "" if np.isfinite(ranked.ranks).any() else stored.why_no_moments()
+    frozen = tuple((axis.name, axis.width, axis.reason) for axis in anatomy.frozen)
+    return UnitMap(tuple(columns), frozen, anatomy.num_units, total, stored.checkpoint.epoch, unranked)
 
 
-def _cells(ranks: FloatArray, keep: BoolArray, per_cell: int) -> tuple[FloatArray, FloatArray]:
-    """Means over neighbors; a cell in which nothing was measured stays NaN."""
-    starts: IntArray = np.arange(0, ranks.size, per_cell)
-    sizes = np.diff(np.append(starts, ranks.size))
-    known = np.isfinite(ranks)
-    counts = np.add.reduceat(known.astype(np.float64), starts)
-    sums = np.add.reduceat(np.where(known, ranks, 0.0), starts)
-    mean = np.divide(sums, counts, out=np.full(starts.size, np.nan), where=counts > 0)
-    return mean, np.add.reduceat((~keep).astype(np.float64), starts) / sizes
+def _before(
+    anatomy: Anatomy, widths: Mapping[str, int], seeds: Sequence[str], total: int
+) -> dict[str, int] | None:
+    """What every group had when the run began, by today's names; None if that does not add up to the cuts."""
+    known = {group.name: _former(group.name, seeds) for group in anatomy.groups}
+    before = {name: widths[former] for name, former in known.items() if former in widths}
+    before |= {name: width for name, width in widths.items() if name not in known.values()}
+    now = {group.name: group.width for group in anatomy.groups}
+    lost = [width - now.get(name, 0) for name, width in before.items()]
+    return before if min(lost, default=0) >= 0 and sum(lost) == total else None
 
 
-def _is_grown(name: str, paths: list[str]) -> bool:
-    """Whether a group lies in what has grown at one of the places, and not in the host around it."""
-    return any(name.startswith(f"{path}.") and not name.startswith(f"{path}.host") for path in paths)
+def _by_todays_names(anatomy: Anatomy, fates: Fates, seeds: Sequence[str]) -> dict[str, Counter[int]]:
+    """What was cut of every group, by the epoch that it was decided after."""
+    now = {_former(group.name, seeds): group.name for group in anatomy.groups}
+    gone: dict[str, Counter[int]] = {}
+    for then, counts in fates.gone.items():
+        gone.setdefault(now.get(_former(then, seeds), then), Counter()).update(counts)
+    return gone
+
+
+def _before_by_decisions(
+    anatomy: Anatomy, gone: Mapping[str, Counter[int]], total: int
+) -> dict[str, int] | None:
+    """What every group has had, as decisions tell, where something grew; None if they do not tell of all."""
+    lost = {name: counts.total() for name, counts in gone.items()}
+    if sum(lost.values()) != total:
+        return None
+    now = {group.name: group.width for group in anatomy.groups}
+    return {name: now.get(name, 0) + lost.get(name, 0) for name in dict.fromkeys((*now, *lost))}
+
+
+def _former(name: str, seeds: Sequence[str]) -> str:
+    """What a group was called before seeds grew around its layers."""
+    for path in seeds:
+        if name == f"{path}.host" or name.startswith(f"{path}.host."):
+            name = path + name.removeprefix(f"{path}.host")
+    return name
+
+
+def _means(rises: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """Mean and standard error over batches, shape [units]; NaN where fewer than two were looked at."""
+    units, batches = rises.shape
+    if batches < 2:
+        return np.full(units, np.nan), np.full(units, np.nan)
+    return rises.mean(1), rises.std(1, ddof=1) / math.sqrt(batches)
+
+
+@dataclass(frozen=True, eq=False)
+class _Measured:
+    """What is known of units: arrays of shape [units], fates by unit, and what is gone by group and epoch."""
+
+    rank: FloatArray
+    rise: FloatArray
+    error: FloatArray
+    left: BoolArray
+    last: Mapping[int, Fate]
+    gone: Mapping[str, Mapping[int, int]]
+
+
+def _column(
+    anatomy: Anatomy,
+    number: int,
+    before: Mapping[str, int] | None,
+    measured: _Measured,
+    seeds: Sequence[str],
+) -> LayerCells:
+    group, span = anatomy.groups[number], anatomy.unit_slice(number)
+    cut = None if before is None else before.get(group.name, group.width) - group.width
+    per_cell = _per_cell(anatomy.num_units, group.width + (cut or 0))
+    rank, left = measured.rank[span], measured.left[span]
+    # Three sorts of units that are there, which never share a cell: measured, the most important first; not
+    # measured; masked.
+    by_rank = np.argsort(-rank, kind="stable")
+    sorts = (left & np.isfinite(rank), left & ~np.isfinite(rank), ~left)
+    parts = [_chunks(by_rank[which[by_rank]], per_cell) for which in sorts]
+    there = [chunk for part in parts for chunk in part]
+    ghosts = [len(chunk) for chunk in _chunks(np.arange(cut or 0), per_cell)]
+    states = [*parts[0], *parts[1]], parts[2], ghosts
+    # Single units have a number, and what was measured of them and said of them; ghosts have nothing.
+    unit = np.full(len(there) + len(ghosts), -1, np.int64)
+    if per_cell == 1:
+        unit[: len(there)] = [int(chunk[0]) for chunk in there]
+    alone = unit >= 0
+    numbered = [(int(cell), span.start + int(unit[cell])) for cell in np.flatnonzero(alone)]
+    last = measured.last
+    return LayerCells(
+        name=group.name,
+        kind=group.kind.value,
+        layers=_makers(anatomy, number),
+        width=group.width,
+        cut=cut,
+        is_grown=any(_is_inside(group.name, path) for path in seeds),
+        typical=_typical(rank[sorts[0]]),
+        per_cell=per_cell,
+        state=np.repeat(np.array(list(CellState), np.uint8), [len(part) for part in states]),
+        count=np.array([*(len(chunk) for chunk in there), *ghosts], np.int64),
+        unit=unit,
+        rank=np.array([*(_mean(rank[chunk]) for chunk in there), *(math.nan for _ in ghosts)]),
+        rise=np.where(alone, measured.rise[span][unit], np.nan),
+        error=np.where(alone, measured.error[span][unit], np.nan),
+        fates={cell: last[number] for cell, number in numbered if number in last},
+        gone=measured.gone.get(group.name, {}),
+    )
+
+
+def _gone(name: str, width: int, gone: Mapping[int, int]) -> LayerCells:
+    """A column of which nothing is left."""
+    per_cell = _per_cell(0, width)
+    counts = np.array([len(chunk) for chunk in _chunks(np.arange(width), per_cell)], np.int64)
+    return LayerCells(
+        name=name,
+        kind="unit",
+        layers=(),
+        width=0,
+        cut=width,
+        is_grown=False,
+        typical=_typical(np.zeros(0)),
+        per_cell=per_cell,
+        state=np.full(counts.size, CellState.CUT, np.uint8),
+        count=counts,
+        unit=np.full(counts.size, -1, np.int64),
+        rank=np.full(counts.size, np.nan),
+        rise=np.full(counts.size, np.nan),
+        error=np.full(counts.size, np.nan),
+        fates={},
+        gone=gone,
+    )
+
+
+def _per_cell(units: int, width: int) -> int:
+    return max(math.ceil(units / MOST_CELLS), math.ceil(width / MOST_IN_LAYER), 1)
+
+
+def _chunks(numbers: IntArray, size: int) -> list[IntArray]:
+    return [numbers[start : start + size] for start in range(0, len(numbers), size)]
+
+
+def _mean(ranks: FloatArray) -> float:
+    """The mean of what is measured, which comes first; a chunk of which nothing is, is NaN."""
+    known = ranks[np.isfinite(ranks)]
+    return float(known.mean()) if known.size else math.nan
+
+
+def _typical(ranks: FloatArray) -> tuple[float, float, float]:
+    if not ranks.size:
+        return math.nan, math.nan, math.nan
+    return float(ranks.min()), float(np.median(ranks)), float(ranks.max())
+
+
+def _makers(anatomy: Anatomy, number: int) -> tuple[str, ...]:
+    """The modules whose weights make the units of a group."""
+    members = (one.tensor for one in anatomy.groups[number].members if one.role == "producer")
+    return tuple(dict.fromkeys(name.rpartition(".")[0] or name for name in members))
+
+
+def _is_inside(name: str, path: str) -> bool:
+    """Whether a group lies in what has grown at a place, and not in the host around it."""
+    return name.startswith(f"{path}.") and not name.startswith(f"{path}.host")
