@@ -181,4 +181,6 @@ def test_a_place_says_what_became_of_its_seeds(way: tuple[str, ...], said: str) 
     steps = enumerate(itertools.pairwise(("DORMANT", *way)))
     rows = [SeedRow(epoch, "block", "conv", before, after, "") for epoch, (before, after) in steps]
     rows.append(SeedRow(9, "block", "conv", "DORMANT", "DORMANT", "Refused."))  # which no seed came of
-    assert f"<h3>{said}</h3>" in render_html(dataclasses.replace(full_report(), seeds=tuple(rows)))
+    page = render_html(dataclasses.replace(full_report(), seeds=tuple(rows), programs=3))
+    assert f"<h3>{said}</h3>" in page
+    assert "While one was on its way, torch.compile made 3 programs." in page

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from esper.nissa import acts, events, progress
+from esper.nissa import acts, events, kernel_events, progress
 from esper.report import write_report
 from esper.runs import RunState, RunWatch, doing, live_line, runs_in
 from tests.report.example import full_report
@@ -34,6 +34,16 @@ def test_training_that_goes_back_shows_the_way_that_it_is_on(tmp_path: Path) -> 
     assert report is not None
     assert report.values == {1: 0.5, 2: 0.9, 3: 0.8}
     assert [mark.kind for mark in report.marks] == ["rollback"]
+
+
+def test_what_a_compiler_made_while_seeds_grew_is_added_up(tmp_path: Path) -> None:
+    run = FakeRun(tmp_path)
+    run.tell(epoch(1))
+    assert RunWatch("run", tmp_path).look().told.programs is None
+    run.tell(kernel_events.ProgramsCounted(2, 0), *(kernel_events.ProgramsMade(n, 2) for n in (3, 4)))
+    report = RunWatch("run", tmp_path).look().report
+    assert report is not None
+    assert report.programs == 4
 
 
 def test_a_mask_is_on_trial_until_it_is_cut_or_taken_back(tmp_path: Path) -> None:

@@ -102,7 +102,10 @@ def test_a_seed_goes_all_the_way_and_is_then_a_part_of_the_network_that_loads_an
     ]
     assert all(row.evidence for row in report.seeds if row.after in ("GERMINATED", "FOSSILIZED", "CULLED"))
     assert [mark.kind for mark in report.marks] == ["germinated", "germinated", "culled", "fossilized"]
-    assert "Seeds and their evidence" in (tmp_path / "report.html").read_text()
+    assert report.programs == 0
+    page = (tmp_path / "report.html").read_text()
+    assert "Seeds and their evidence" in page
+    assert "torch.compile made nothing." in page
 
 
 # Learning apart; on the ramp down; on the way of gamma; a plain part of the network.

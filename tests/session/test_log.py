@@ -8,7 +8,7 @@ import pytest
 
 from esper.checkpoint import CheckpointStore, open_key_ring
 from esper.leyline import encode
-from esper.nissa import ListSink, acts, events, metric_events, seed_events
+from esper.nissa import ListSink, acts, events, kernel_events, metric_events, seed_events
 from esper.report import Mark, SeedRow
 from esper.session.log import RunLog
 
@@ -38,6 +38,7 @@ def test_a_log_that_was_stored_keeps_its_shape_and_goes_on() -> None:
     log.tell(acts.WentBack(1, 8))
     log.tell(events.NotFaster())
     log.tell(seed_events.SeedGerminated(1, "2", "mlp", "DORMANT", "GERMINATED", "It is sound."))
+    log.tell(kernel_events.ProgramsMade(1, 3))
     stored = log.state()
     assert stored["marks"][0] == {"epoch": 1, "kind": "rollback", "text": "Went back to step 8 by hand."}
     assert stored["notes"] == [events.NotFaster().text]
@@ -46,6 +47,7 @@ def test_a_log_that_was_stored_keeps_its_shape_and_goes_on() -> None:
     again.tell(events.PruningOff("No data."))
     again.load(stored)
     assert again.marks == log.marks
+    assert again.programs == 3
     assert again.seeds == log.seeds == [SeedRow(1, "2", "mlp", "DORMANT", "GERMINATED", "It is sound.")]
     again.tell(events.NotFaster())  # another process tells its own people, and the note is there already
     assert again.notes == [events.NotFaster().text, "No data."]

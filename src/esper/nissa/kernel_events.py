@@ -60,3 +60,24 @@ class CompiledAsAWhole(Event):
         "programs as torch._dynamo.config.recompile_limit says it runs uncompiled. Compile its blocks "
         "instead (`for block in model.blocks: block.compile()`): then seeds compile nothing."
     )
+
+
+@dataclass(frozen=True)
+class ProgramsCounted(Moment):
+    """What `torch.compile` has made while seeds were in the network, or learned beside it: here nothing.
+
+    Attributes:
+        count: of programs, for seeds or for the network itself.
+    """
+
+    severity, is_noted, is_recorded, by = Severity.DETAIL, False, False, "kasmina"
+    says = "torch.compile made nothing in an epoch with a seed on its way."
+    count: int
+
+
+@dataclass(frozen=True)
+class ProgramsMade(ProgramsCounted):
+    """Training has waited for a compiler while a seed was on its way."""
+
+    severity = Severity.NEWS
+    says = "torch.compile made {count} program(s) in an epoch with a seed on its way."

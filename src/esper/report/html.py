@@ -18,7 +18,8 @@ from esper.report.blocks import beside, block, fact_list, measured, pill
 from esper.report.charts import cost_chart, quality_chart
 from esper.report.figures import NOT_MEASURED, MetricScale
 from esper.report.promises import Promise, Standing
-from esper.report.report import DecisionRow, Latency, RunReport, SeedRow, WidthRow, WorkerRow
+from esper.report.report import DecisionRow, Latency, RunReport, WidthRow, WorkerRow
+from esper.report.seeds import seeds_and_evidence
 from esper.report.thinning import thinned
 
 _DECISION_COLUMNS = (
@@ -30,8 +31,6 @@ _DECISION_COLUMNS = (
     ("Verdict", ""),
     ("Reason", ""),
 )
-
-_SEED_COLUMNS = (("Seed", ""), ("Stage", ""), ("Evidence", ""))
 
 _WORKER_COLUMNS = (
     ("Worker", "number"),
@@ -71,7 +70,7 @@ def sections(report: RunReport) -> dict[str, str]:
         "cost": beside(_cost(drawn), costs),
         "widths": _widths(report.widths),
         "decisions": _decisions(report.decisions, report.unit),
-        "seeds": _seeds(report.seeds, report.unit),
+        "seeds": seeds_and_evidence(report),
         "promises": _promises(report.promises),
         "proof": beside(_proof(report), _environment(report)),
         "workers": _workers(report.workers),
@@ -270,47 +269,6 @@ def _evidence(row: DecisionRow) -> tuple[tuple[str, str], ...]:
         ("number", measured(figures.plain(row.score))),
         ("number", measured(figures.percent(row.confidence, 0))),
         ("number", measured(figures.plain(row.loss_increase))),
-    )
-
-
-def _seeds(seeds: Sequence[SeedRow], unit: str) -> str:
-    """The way of every seed, place by place, with what its gates were told."""
-    if not seeds:
-        return ""
-    columns = ((unit.capitalize(), "number"), *_SEED_COLUMNS)
-    head = "".join(f'<th class="{style}">{name}</th>' for name, style in columns)
-    places = dict.fromkeys(row.slot for row in seeds)
-    blocks = []
-    for place in places:
-        rows = [row for row in seeds if row.slot == place]
-        body = "".join(f"<tr>{_seed(row)}</tr>" for row in rows)
-        table = f'<div class="tall"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
-        blocks.append(f"<h3>{escape(place)}: {escape(_fate(rows))}</h3>{table}")
-    return block(
-        "Seeds and their evidence",
-        "".join(blocks),
-        "Small modules that were grafted onto the network, with what their gates were told at every stage.",
-    )
-
-
-def _fate(rows: Sequence[SeedRow]) -> str:
-    """How many seeds a place has had, and what became of the last one."""
-    refused = ("DORMANT", "DORMANT")
-    stages = [row.after for row in rows if (row.before, row.after) != refused]
-    begun = [number for number, stage in enumerate(stages) if stage == "GERMINATED"]
-    if not begun:
-        return "none germinated"
-    is_kept = "FOSSILIZED" in stages[begun[-1] :]
-    end = "a part of the network" if is_kept else stages[-1].lower()
-    return f"{figures.things(len(begun), 'seed')}, the last one {end}"
-
-
-def _seed(row: SeedRow) -> str:
-    stays = row.before == row.after
-    step = escape(f"stays {row.before}" if stays else f"{row.before} → {row.after}").lower()
-    return (
-        f'<td class="number">{row.epoch}</td><td class="name">{escape(row.blueprint)}</td>'
-        f'<td>{step}</td><td class="reason">{escape(row.evidence)}</td>'
     )
 
 

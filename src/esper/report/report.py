@@ -184,7 +184,8 @@ class RunReport:
     other than the finished one; `quality_source` says when it was, and what is known since. `workers` is
     empty where no process did any work. Bytes are those of the parameters and buffers. `period_steps` says
     of how many optimizer steps a row is that is no epoch. `arms` are the trainings that the run was compared
-    with, itself first. `promises` says which of Esper's own were kept.
+    with, itself first. `programs` are those that `torch.compile` made in epochs with a seed on its way; None:
+    there was no seed, or nobody counted. `promises` says which of Esper's own were kept.
     """
 
     title: str
@@ -203,6 +204,7 @@ class RunReport:
     widths: tuple[WidthRow, ...] = ()
     decisions: tuple[DecisionRow, ...] = ()
     seeds: tuple[SeedRow, ...] = ()
+    programs: int | None = None
     latency: Latency | None = None
     quality_before: float | None = None
     quality_after: float | None = None

@@ -45,6 +45,7 @@ def report_so_far(name: str, facts: Mapping[str, Any], told: Told) -> RunReport 
         bytes_after=None,
         marks=tuple(sorted(told.marks, key=lambda mark: mark.epoch)),
         seeds=tuple(told.seeds),
+        programs=told.programs,
         overhead=told.overhead,
         promises=promises(told.measures),
         notes=tuple(told.notes),

@@ -44,6 +44,7 @@ class Told:
         epochs: of the way that training is on; those that it went back over are gone.
         marks: moments that Esper acted in, or decided not to.
         seeds: every step of every seed.
+        programs: that `torch.compile` made in epochs with a seed; None: there was none, or nobody counted.
         notes: what people were told once.
         cycles: records of what was decided (`CycleRecord`), oldest first.
         analyses: how analyses ended, by status; `late` counts those whose time ran out.
@@ -67,6 +68,7 @@ class Told:
     epochs: list[EpochRow] = field(default_factory=list)
     marks: list[Mark] = field(default_factory=list)
     seeds: list[SeedRow] = field(default_factory=list)
+    programs: int | None = None
     notes: list[str] = field(default_factory=list)
     cycles: list[Mapping[str, Any]] = field(default_factory=list)
     analyses: dict[str, int] = field(default_factory=dict)
@@ -197,6 +199,9 @@ class Told:
     def _withdraw(self, _: Any, facts: Mapping[str, Any], __: float) -> None:
         self.withdrawn_to = int(facts["to_step"])
 
+    def _count_programs(self, _: Any, facts: Mapping[str, Any], __: float) -> None:
+        self.programs = (self.programs or 0) + int(facts["count"])
+
     _acts: ClassVar[Mapping[str, Callable[[Told, Any, dict[str, Any], float], None]]] = {
         "began": _begin,
         "epoch_ended": _end_epoch,
@@ -204,6 +209,8 @@ class Told:
         "analysis_began": _begin_analysis,
         "analysis_ended": _end_analysis,
         "telemetry_summary": _count,
+        "programs_counted": _count_programs,
+        "programs_made": _count_programs,
         "masked": _mask,
         "cut": _cut,
         "withdrawn": _withdraw,

@@ -257,7 +257,8 @@ class Growing:
     def __str__(self) -> str:
         if self._growth is None or not self.slots:
             return "Nothing has germinated."
-        return self._log.says(str(self._growth))
+        had = "" if self._kernels is None else f"\n{self._kernels.counts}"
+        return self._log.says(f"{self._growth}{had}")
 
     def state(self) -> dict[str, Any] | None:
         """What growing remembers; None: nothing was ever asked for."""

@@ -12,7 +12,7 @@ from esper.anatomy import Anatomy
 from esper.emrakul import EpochRecord
 from esper.emrakul.cycle import CycleOutcome
 from esper.leyline import UNSTORED, decode, encode
-from esper.nissa import Event, FanOut, LoggerSink, Moment, acts, progress, seed_events
+from esper.nissa import Event, FanOut, LoggerSink, Moment, acts, kernel_events, progress, seed_events
 from esper.report import NOT_APPLIED, DecisionRow, EpochRow, Mark, SeedRow
 
 
@@ -53,6 +53,7 @@ class RunLog:
         marks: moments of the report.
         notes: what people were told once.
         seeds: every step of every seed.
+        programs: that `torch.compile` made in epochs with a seed; None: there was none, or nobody counted.
         tries: epochs in which a policy wanted seeds to be tried, whatever came of it.
         says: puts a sentence about epochs in the words of the run.
     """
@@ -61,6 +62,7 @@ class RunLog:
     marks: list[Mark] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     seeds: list[SeedRow] = field(default_factory=list)
+    programs: int | None = None
     tries: list[int] = field(default_factory=list)
     says: Annotated[Callable[[str], str], UNSTORED] = str
 
@@ -96,6 +98,8 @@ class RunLog:
         if isinstance(event, seed_events.OfSeed):
             way = (event.slot, event.blueprint, event.before, event.after)
             self.seeds.append(SeedRow(event.epoch, *way, event.evidence))
+        if isinstance(event, kernel_events.ProgramsCounted):
+            self.programs = (self.programs or 0) + event.count
         text = self.says(event.text)
         if isinstance(event, Moment) and event.kind is not None:
             self.marks.append(Mark(event.epoch, event.kind, text))
@@ -169,6 +173,7 @@ class RunLog:
         """Goes on with what had happened; what was noted in this process stays noted."""
         then = decode(RunLog, state)
         self.marks, self.seeds, self.tries = then.marks, then.seeds, then.tries
+        self.programs = then.programs
         self.notes = [*then.notes, *(text for text in self.notes if text not in then.notes)]
 
 

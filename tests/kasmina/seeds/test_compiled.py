@@ -11,7 +11,7 @@ from torch._dynamo.utils import counters
 
 from esper.kasmina.seeds.layer import Grown
 from esper.nissa import kernel_events, seed_events
-from tests.kasmina.seeds.networks import LENIENT, Loop, loop
+from tests.kasmina.seeds.networks import LENIENT, PLACE, Loop, loop, perceptron
 
 SLOTS = 16
 GRAD_IS_READ = pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")
@@ -27,6 +27,18 @@ class Block(nn.Module):
         return x + torch.tanh(self.map(x))
 
 
+class Compiled(nn.Module):
+    """A seed that compiles itself."""
+
+    def __init__(self, like: Tensor) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.zeros(like.shape[-1]))
+        self.compile(backend="eager")
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.tanh(x) * self.scale
+
+
 def blocks() -> nn.Sequential:
     return nn.Sequential(nn.Flatten(), nn.Linear(16, 6), *(Block() for _ in range(SLOTS)), nn.Linear(6, 3))
 
@@ -34,6 +46,11 @@ def blocks() -> nn.Sequential:
 def programs() -> int:
     """How many there are: dynamo counts what it hands to a backend."""
     return int(counters["stats"]["unique_graphs"])
+
+
+def counted(training: Loop) -> list[int]:
+    """Programs, as they were told when an epoch had ended."""
+    return [one.count for one in training.told.events if isinstance(one, kernel_events.ProgramsCounted)]
 
 
 @pytest.fixture
@@ -73,16 +90,39 @@ def test_sixteen_seeds_go_through_all_their_stages_and_nothing_is_compiled() -> 
     assert sum(event.after == "BLENDING" for event in moved) == SLOTS
     assert any(isinstance(module, Grown) for module in training.model.children())
     assert programs() == before
+    assert counted(training) == [0] * 8
     training.close()
 
 
 @GRAD_IS_READ
 @pytest.mark.usefixtures("fresh")
 def test_a_network_that_is_compiled_as_a_whole_is_told_what_that_costs() -> None:
-    model = blocks()
-    training = Loop(torch.compile(model, backend="aot_eager"), LENIENT)  # type: ignore[arg-type]
+    training = Loop(torch.compile(perceptron(), backend="eager"), LENIENT)  # type: ignore[arg-type]
     assert any(isinstance(event, kernel_events.CompiledAsAWhole) for event in training.told.events)
+    training.steps(1)
+    before = programs()
+    assert training.grown.germinate(PLACE, "low_rank", rank=1, lr=1e-5).passed
+    training.until("PROBATIONARY")
+    training.grown.end_epoch()
+    made = programs() - before
+    assert made > 0
+    assert sum(counted(training)) == made
+    assert f"torch.compile made {made} program(s)" in str(training.grown)
     training.close()
-    plain = loop(LENIENT, blocks)
+    plain = loop(LENIENT, perceptron)
     assert not plain.told.events
     plain.close()
+
+
+@GRAD_IS_READ
+@pytest.mark.usefixtures("fresh")
+def test_a_blueprint_that_compiles_itself_does_so_in_training_steps_only() -> None:
+    training = loop(LENIENT, perceptron, blueprints={"compiled": Compiled})
+    assert training.grown.germinate(PLACE, "compiled", lr=1e-5).passed
+    training.until("BLENDING")
+    assert not programs()
+    training.until("FOSSILIZED")
+    training.steps(5)
+    training.grown.end_epoch()
+    assert programs() == sum(counted(training)) > 0
+    training.close()

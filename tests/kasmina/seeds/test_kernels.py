@@ -59,7 +59,16 @@ def test_what_was_not_asked_for_in_long_or_does_not_fit_leaves_the_memory(
     kernels.ask(generation=2)
     kernels.time.advance(wait)
     kernels.ask(generation=1)
-    assert kernels.counts.hits == 0
+    had = "2 made, 1 out of the run directory, 0 out of memory, 0 not to be had; 2 dropped from memory."
+    assert str(kernels.counts) == f"Kernels: {had}"
+
+
+def test_a_kernel_that_is_asked_for_stays_longer(tmp_path: Path) -> None:
+    kernels = Watched(tmp_path, ttl_seconds=10.0)
+    for _ in range(3):
+        kernels.ask()
+        kernels.time.advance(6.0)
+    assert (kernels.counts.hits, kernels.counts.dropped) == (2, 0)
 
 
 def test_one_that_is_larger_than_the_cache_is_used_and_not_kept(tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ from esper.kasmina.seeds.gates import GateResult, failed, refusal
 from esper.kasmina.seeds.isolation import GradientIsolationMonitor
 from esper.kasmina.seeds.lifecycle import ALIVE, FORWARD, SeedEvent, departure
 from esper.kasmina.seeds.owners import HOST
+from esper.kasmina.seeds.programs import ProgramCount
 from esper.kasmina.seeds.recipe import Recipe
 from esper.kasmina.seeds.settings import GrowthSettings, Isolation, check_wish
 from esper.kasmina.seeds.slot import Slot
@@ -56,6 +57,7 @@ class Course:
 
     Attributes:
         breaker: whether anything may germinate.
+        programs: what a compiler makes meanwhile.
     """
 
     def __init__(
@@ -71,7 +73,7 @@ class Course:
         self._admits, self._alarm = admits, alarm
         self._bed, self._gates, self._monitor = bed, gates, monitor
         self._settings, self._scaler = settings, scaler
-        self.breaker = GrowthBreaker(bed, settings)
+        self.breaker, self.programs = GrowthBreaker(bed, settings), ProgramCount()
         self._steps: Mapping[Stage, Callable[[Slot], None]] = {
             Stage.TRAINING: self._train,
             Stage.BLENDING: self._blend,
@@ -100,6 +102,8 @@ class Course:
         self._bed.nursery.check(blueprint)  # a name that nobody knows must not come into any checkpoint
         if obstacle := self.breaker.obstacle():
             return self.refuse(path, blueprint, obstacle)
+        if not self._bed.is_under_way:
+            self.programs.skip()
         seen, calls = self._gates.look(slot)
         like, isolation = seen[0], isolation or self._settings.isolation
         slot.track.sow(blueprint, options, like.shape, like.dtype, isolation, lr, contest)
@@ -204,6 +208,7 @@ class Course:
     def end_epoch(self) -> None:
         """Asks the gates of all seeds that have come to one."""
         self._bed.epoch += 1
+        has_seeds = self._bed.is_under_way
         contests: defaultdict[int, list[Slot]] = defaultdict(list)
         for slot in self._bed.slots.values():
             track = slot.track
@@ -225,6 +230,8 @@ class Course:
         self._has_stepped = False
         for rivals in contests.values():
             self._decide_contest(rivals)
+        if told := self.programs.end_epoch(self._bed.epoch, has_seeds=has_seeds):
+            self._bed.tell(told)
 
     def _is_left_alone(self, slot: Slot) -> bool:
         """Whether a seed that is to learn has had no lesson for as many epochs as a gate may stay closed."""

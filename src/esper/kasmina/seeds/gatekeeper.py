@@ -109,7 +109,7 @@ class Gatekeeper:
         """
         like, own = seen[0].clone(), slot.own()
         try:
-            with drawn_apart(slot.track.number), torch.no_grad():
+            with drawn_apart(slot.track.number), torch.no_grad(), at_rest(self._model):
                 answer = slot.seed.seed(like)
         except Exception as error:
             raise ConfigError(

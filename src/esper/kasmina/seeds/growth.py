@@ -325,6 +325,8 @@ class Growth:
             paused = ", paused" if track.is_paused else ""
             lines.append(f"  {path}  {track.blueprint}  {slot.stage.name}{paused}  share {slot.share:.2f}")
             lines.append(f"      {track.evidence}")
+        if made := self._course.programs.made:
+            lines.append(f"  torch.compile made {made} program(s) in epochs with a seed")
         return "\n".join(lines)
 
     # --- What it remembers ---

@@ -8,8 +8,7 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass
 
-from cachetools import TTLCache
-
+from esper.kasmina.seeds.cache import KernelCache, KernelCounts
 from esper.leyline import Breaker, BreakerEvent, BreakerState, Clock
 from esper.nissa import Event, kernel_events
 from esper.tezzeret import (
@@ -28,23 +27,6 @@ class _Limits:
 
     max_failures: int
     cooldown_epochs: int
-
-
-@dataclass
-class KernelCounts:
-    """How kernels were had so far.
-
-    Attributes:
-        made: by a worker.
-        loaded: from the run directory, where an earlier process or an earlier try had left them.
-        hits: from memory.
-        refused: not at all.
-    """
-
-    made: int = 0
-    loaded: int = 0
-    hits: int = 0
-    refused: int = 0
 
 
 class Kernels:
@@ -66,16 +48,11 @@ class Kernels:
         self._source, self._settings, self._is_apart, self._clock = source, settings, is_apart, clock
         self._limits = _Limits(settings.max_failures, round(settings.cooldown_seconds))
         self._breaker = Breaker()
-        self._cache: TTLCache[str, Kernel] = TTLCache(
-            settings.cache_bytes,
-            settings.ttl_seconds,
-            timer=clock,
-            getsizeof=lambda kernel: kernel.size_bytes,
-        )
+        self.counts = KernelCounts()
+        self._cache = KernelCache(settings, self.counts, clock)
         self._under_way: dict[str, Future[Fetched]] = {}
         self._turn = threading.Lock()
         self._is_closed = False
-        self.counts = KernelCounts()
 
     @property
     def breaker_state(self) -> BreakerState:
@@ -100,7 +77,7 @@ class Kernels:
             epoch: epochs that have ended.
             tell: is told what people should know.
         """
-        if (kernel := self._cache.get(order.name)) is not None:
+        if (kernel := self._cache.find(order.name)) is not None:
             self.counts.hits += 1
             return kernel
         now = int(self._clock())
@@ -147,10 +124,7 @@ class Kernels:
             self.counts.made += fetched.is_made
             self.counts.loaded += not fetched.is_made
             self._breaker = self._breaker.after(BreakerEvent.SUCCESS, now, self._limits)
-            if kernel.size_bytes <= self._settings.cache_bytes:
-                self._cache[kernel.order.name] = kernel
-                while len(self._cache) > self._settings.cache_kernels:
-                    self._cache.popitem()
+            self._cache.keep(kernel)
             return
         self.counts.refused += 1
         if kernel.is_fault:
