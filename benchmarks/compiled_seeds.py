@@ -1,6 +1,6 @@
 """Measures what compiling seeds would buy, and whether a compile cache keeps the compiler out of training.
 
-    python benchmarks/compiled_seeds.py            # about eight minutes on one core; needs a C++ compiler
+    python benchmarks/compiled_seeds.py            # about four minutes on one core; needs a C++ compiler
 
 Esper does not compile seeds. Rows: (1) forward and backward of a seed alone, as it is and compiled, for all
 blueprints; (2) a whole training step with a seed that is blended in, where its share of the step is largest;
