@@ -17,6 +17,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from pathlib import Path
 from statistics import median
@@ -25,7 +26,6 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.utils.checkpoint import checkpoint_sequential
 
 import esper
 from esper.checkpoint import BackgroundSaver, CheckpointStore, capture_trainer, open_key_ring
@@ -33,6 +33,7 @@ from esper.leyline import Breaker, BreakerEvent
 from esper.leyline.wire import BelievedKeys, Opener, Signer, messages, parsed
 from esper.narset import Region
 from esper.nissa import ListSink
+from esper.tolaria import Recomputed
 from growing import LENIENT, Run, network
 
 KEYS = BelievedKeys("k-0123456789ab", {"k-0123456789ab": bytes(range(32))})
@@ -72,11 +73,10 @@ def timed(work: Work, rounds: int, calls: int = 1, clock: Callable[[], float] = 
 
 
 class Words(nn.Module):
-    """Eight transformer layers, all at once or in four segments that are computed twice."""
+    """Eight transformer layers."""
 
-    def __init__(self, segments: int | None = None) -> None:
+    def __init__(self) -> None:
         super().__init__()
-        self.segments = segments
         self.layers = nn.Sequential(
             *(
                 nn.TransformerEncoderLayer(FEATURES, 4, 4 * FEATURES, 0.1, "gelu", batch_first=True)
@@ -86,11 +86,7 @@ class Words(nn.Module):
         self.head = nn.Linear(FEATURES, 10)
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.segments and self.training:
-            x = checkpoint_sequential(self.layers, self.segments, x, use_reentrant=False)
-        else:
-            x = self.layers(x)
-        answer: Tensor = self.head(x.mean(1))
+        answer: Tensor = self.head(self.layers(x).mean(1))
         return answer
 
 
@@ -277,9 +273,13 @@ def teaching(table: Table, rounds: int) -> None:
         f"{seconds:.2f} s",
         seconds < 5,
     )
-    halved = esper.CheckpointedTeacher(copy.deepcopy(teacher_of), precision=torch.bfloat16).num_bytes
-    share = 1 - halved / whole
-    table.row("memory reduction: a teacher's weights, bfloat16", "> 50 %", f"{share:.2%}", share > 0.5)
+    for name, options in (
+        ("bfloat16", {"precision": torch.bfloat16}),
+        ("eight bits", {"int8_weights": True}),
+    ):
+        held = esper.CheckpointedTeacher(copy.deepcopy(teacher_of), **options).num_bytes
+        share = 1 - held / whole
+        table.row(f"memory reduction: a teacher's weights, {name}", "> 50 %", f"{share:.2%}", share > 0.5)
 
 
 def twice_computed(table: Table, rounds: int) -> None:
@@ -288,16 +288,11 @@ def twice_computed(table: Table, rounds: int) -> None:
     times, kept = [], []
     for segments in (None, SEGMENTS):
         torch.manual_seed(0)
-        model = Words(segments)
+        model = Words()
         optimizer = torch.optim.AdamW(model.parameters(), 1e-4)
-
-        def plain(model: nn.Module = model, optimizer: torch.optim.Optimizer = optimizer) -> None:
-            optimizer.zero_grad()
-            F.cross_entropy(model(batch[0]), batch[1]).backward()
-            optimizer.step()
-
-        times.append(timed(plain, rounds, 4))
-        kept.append(saved_bytes(model, batch))
+        forward = partial(loss_of, model, batch, Recomputed(model, segments) if segments else nullcontext())
+        times.append(timed(partial(stepped, forward, optimizer), rounds, 4))
+        kept.append(saved_bytes(model, forward))
     share, less = times[1] / times[0] - 1, 1 - kept[1] / kept[0]
     table.row(
         f"checkpoint overhead: a step of a student in {SEGMENTS} segments",
@@ -313,7 +308,19 @@ def twice_computed(table: Table, rounds: int) -> None:
     )
 
 
-def saved_bytes(model: nn.Module, batch: Batch) -> int:
+def stepped(forward: Callable[[], Tensor], optimizer: torch.optim.Optimizer) -> None:
+    optimizer.zero_grad()
+    forward().backward()
+    optimizer.step()
+
+
+def loss_of(model: nn.Module, batch: Batch, context: AbstractContextManager[None]) -> Tensor:
+    with context:
+        output = model(batch[0])
+    return F.cross_entropy(output, batch[1])
+
+
+def saved_bytes(model: nn.Module, forward: Callable[[], Tensor]) -> int:
     """Bytes that autograd keeps between forward and backward, weights not counted."""
     own = {p.untyped_storage().data_ptr() for p in model.parameters()}
     held: dict[int, int] = {}
@@ -325,7 +332,7 @@ def saved_bytes(model: nn.Module, batch: Batch) -> int:
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        loss = F.cross_entropy(model(batch[0]), batch[1])
+        loss = forward()
     found = sum(held.values())
     loss.backward()
     return found

@@ -2,12 +2,14 @@
 
     python benchmarks/teaching.py            # about six minutes on one core
     python benchmarks/teaching.py --seeds 2 --epochs 4
+    python benchmarks/teaching.py --only cost memory student
 
 Data: 5,000 handwritten digits (MNIST), 10 % of them to train with, the rest to judge with. The teacher is a
 ResNet-8 that was trained for long on shifted copies of the same training images; it learns from nothing
 that its pupils do not have. Pupils are small ResNet-8s, trained in a session with the same random seed with
 and without it. Rows: (1) what it buys, in pairs; (2) what a step costs, with the ways to make it cheaper;
-(3) memory, each measured in a process of its own.
+(3) memory of a teacher, each measured in a process of its own, beside torch's own weights of eight bits; (4)
+memory and time of a student whose activations are computed again, beside `checkpoint_sequential`.
 """
 
 from __future__ import annotations
@@ -15,10 +17,11 @@ from __future__ import annotations
 import argparse
 import logging
 import statistics
-import subprocess
-import sys
 import tempfile
 import time
+import warnings
+from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +35,7 @@ from torch.nn import functional as F
 import esper
 from esper.cli.demo import ResNet8
 from esper.elesh import PeakMemory
+from recomputing import in_process, student, timed
 
 TRAINED = 500
 """Images to train with."""
@@ -164,6 +168,8 @@ WAYS: dict[str, dict[str, Any] | None] = {
     "none": None,
     "as it is": {},
     "bfloat16": {"precision": torch.bfloat16},
+    "eight bits": {"int8_weights": True},
+    "eight bits, computed in bfloat16": {"int8_weights": True, "precision": torch.bfloat16},
     "10 samples at once": {"chunk": 10},
     "answers kept (4 MB)": {"cache_bytes": 4 << 20},
 }
@@ -177,8 +183,8 @@ def cost(weights: Path) -> None:
     print(
         "\n## What a step costs (pupil of the same size as the teacher; shortest of blocks that take turns)\n"
     )
-    x = digits()[0]
-    plain = teacher_from(weights).answer(x)
+    _, _, unseen, _ = digits()
+    plain = teacher_from(weights).answer(unseen)
     with tempfile.TemporaryDirectory() as folder:
         pupils, kept = {}, {}
         for number, (name, options) in enumerate(WAYS.items()):
@@ -193,15 +199,18 @@ def cost(weights: Path) -> None:
                 times[name].append((time.perf_counter() - begun) / (TRAINED // BATCH))
         for pupil in pupils.values():
             pupil.session.detach()
-    print("| teacher | step, ms | times the plain one | its weights, kB | answers differ by at most |")
-    print("|---|---|---|---|---|")
+    print(
+        "| teacher | step, ms | times the plain one | its weights, kB | answers differ, share of their norm "
+        f"| same class, of {len(unseen):,} unseen |\n|---|---|---|---|---|---|"
+    )
     base = min(times["none"])
     for name, values in times.items():
-        held, apart = "", ""
+        held, apart, alike = "", "", ""
         if (teacher := kept[name]) is not None:
-            held = f"{teacher.num_bytes / 1e3:,.0f}"
-            apart = f"{float((teacher.answer(x) - plain).abs().max()):.2g}"
-        print(f"| {name} | {min(values) * 1e3:.1f} | {min(values) / base:.2f} | {held} | {apart} |")
+            held, answer = f"{teacher.num_bytes / 1e3:,.0f}", teacher.answer(unseen)
+            apart = f"{float((answer - plain).norm() / plain.norm()):.2%}"
+            alike = f"{float((answer.argmax(1) == plain.argmax(1)).float().mean()):.2%}"
+        print(f"| {name} | {min(values) * 1e3:.1f} | {min(values) / base:.2f} | {held} | {apart} | {alike} |")
     begun = time.perf_counter()
     teacher_from(weights)
     print(f"\nReading the teacher from its file: {(time.perf_counter() - begun) * 1e3:.0f} ms.")
@@ -210,34 +219,84 @@ def cost(weights: Path) -> None:
 MEMORY: dict[str, dict[str, Any]] = {
     "as it is": {},
     "bfloat16": {"precision": torch.bfloat16},
+    "eight bits": {"int8_weights": True},
+    "eight bits, computed in bfloat16": {"int8_weights": True, "precision": torch.bfloat16},
     "32 samples at once": {"chunk": 32},
-    "both": {"precision": torch.bfloat16, "chunk": 32},
+    "bfloat16, 32 samples at once": {"precision": torch.bfloat16, "chunk": 32},
+    "eight bits, 32 samples at once": {"int8_weights": True, "chunk": 32},
 }
+PEER = "peer: torch's quantize_dynamic, eight bits"
+"""Of linear layers; activations are rounded too, and the product is one of whole numbers."""
 
 
 def memory() -> None:
-    print("\n## Memory: a teacher of 32.6 million parameters answers 512 samples, resident bytes\n")
-    print("| teacher | weights, MB | at rest, MB | peak while it answers, MB |\n|---|---|---|---|")
-    for name in MEMORY:
-        done = subprocess.run(
-            [sys.executable, __file__, "--measure", name], capture_output=True, text=True, check=True
+    for shape in SHAPES:
+        print(f"\n## Memory: a teacher of {shape} answers 512 samples, resident bytes\n")
+        of_shape(shape)
+
+
+def of_shape(shape: str) -> None:
+    print(
+        "| teacher | weights, MB | at rest, MB | peak while it answers, MB | answer, ms | differs, share of "
+        "its norm |\n|---|---|---|---|---|---|"
+    )
+    for name in (*MEMORY, PEER):
+        print(f"| {name} | {in_process(__file__, '--measure', name, '--shape', shape)} |", flush=True)
+
+
+SHAPES = {
+    "4 layers with 32.6 million parameters": [256, 4096, 4096, 3600, 10],
+    "32 layers with 32.8 million parameters": [256, *[1024] * 32, 10],
+}
+
+
+class Layer(nn.Module):
+    """Adds to what it gets, where that is as wide."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__()
+        self.norm, self.linear, self.adds = (
+            nn.LayerNorm(inputs),
+            nn.Linear(inputs, outputs),
+            inputs == outputs,
         )
-        print(f"| {name} | {done.stdout.strip()} |", flush=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        made: Tensor = F.gelu(self.linear(self.norm(x)))
+        return x + made if self.adds else made
 
 
-def measure(name: str) -> None:
+def network(shape: str) -> nn.Sequential:
+    torch.manual_seed(0)
+    return nn.Sequential(*(Layer(a, b) for a, b in pairwise(SHAPES[shape])))
+
+
+def measure(name: str, shape: str) -> None:
     start = PeakMemory().read()
-    network = nn.Sequential(
-        nn.Linear(256, 4096), nn.GELU(), nn.Linear(4096, 4096), nn.GELU(), nn.Linear(4096, 3600), nn.GELU(),
-        nn.Linear(3600, 10),
-    )  # fmt: skip
-    teacher = esper.CheckpointedTeacher(network, **MEMORY[name])
+    answering: Callable[[Tensor], Tensor]
+    if name == PEER:
+        warnings.simplefilter("ignore")  # it is deprecated
+        converted = torch.ao.quantization.quantize_dynamic(
+            network(shape).eval(), {nn.Linear}, torch.qint8, inplace=True
+        )
+        answering = torch.no_grad()(converted)
+        held = sum(layer.linear.weight().int_repr().nbytes for layer in converted)
+    else:
+        teacher = esper.CheckpointedTeacher(network(shape), **MEMORY[name])
+        answering, held = teacher.answer, teacher.num_bytes
     inputs = torch.randn(512, 256)
     peak = PeakMemory()
     rest = peak.read()
-    teacher.answer(inputs)
-    numbers = (teacher.num_bytes, rest - start, peak.read() - start)
-    print(" | ".join(f"{number / 1e6:.0f}" for number in numbers))
+    answer = answering(inputs)
+    highest = peak.read()
+    ms = min(timed(lambda: answering(inputs)) for _ in range(5))
+    with torch.no_grad():
+        plain = network(shape)(inputs)
+    numbers = " | ".join(f"{number / 1e6:.0f}" for number in (held, rest - start, highest - start))
+    print(f"{numbers} | {ms:.0f} | {float((answer - plain).norm() / plain.norm()):.2%}")
+
+
+PARTS = ("gain", "cost", "memory", "student")
 
 
 def main() -> None:
@@ -247,20 +306,28 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=6)
     parser.add_argument("--epochs", type=int, default=30)
     parser.add_argument("--teacher-epochs", type=int, default=60)
+    parser.add_argument("--only", nargs="+", choices=PARTS, default=PARTS)
     parser.add_argument("--measure", help=argparse.SUPPRESS)
+    parser.add_argument("--shape", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     if arguments.measure:
-        measure(arguments.measure)
+        measure(arguments.measure, arguments.shape)
         return
     logging.getLogger("esper").setLevel(logging.ERROR)
     print("# A better network as teacher", flush=True)
-    with tempfile.TemporaryDirectory() as folder:
-        weights = Path(folder, "teacher.safetensors")
-        save_file(trained_teacher(arguments.teacher_epochs).state_dict(), weights)
-        gain(weights, arguments.seeds, arguments.epochs)
-        cost(weights)
-    memory()
+    if {"gain", "cost"} & {*arguments.only}:
+        with tempfile.TemporaryDirectory() as folder:
+            weights = Path(folder, "teacher.safetensors")
+            save_file(trained_teacher(arguments.teacher_epochs).state_dict(), weights)
+            if "gain" in arguments.only:
+                gain(weights, arguments.seeds, arguments.epochs)
+            if "cost" in arguments.only:
+                cost(weights)
+    if "memory" in arguments.only:
+        memory()
+    if "student" in arguments.only:
+        student()
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from torch.optim.lr_scheduler import StepLR
 
 from esper.errors import ConfigError
 from esper.tolaria import Metrics, Trainer
-from tests.session.runs import examples, small_network
+from tests.session.runs import examples, settings, small_network
 
 Batch = tuple[Tensor, Tensor]
 
@@ -64,11 +64,23 @@ def same(one: nn.Module, other: nn.Module) -> bool:
     return all(torch.equal(a, b) for a, b in pairs)
 
 
-@pytest.mark.parametrize(("accumulate", "clip"), [(1, None), (2, None), (3, 0.05)])
-def test_the_steps_are_those_of_a_loop_by_hand(tmp_path: Path, accumulate: int, clip: float | None) -> None:
-    loop = trainer(tmp_path, loop={"accumulate": accumulate, "clip": clip})
+@pytest.mark.parametrize(("accumulate", "clip", "segments"), [(1, None, None), (2, None, 2), (3, 0.05, None)])
+def test_the_steps_are_those_of_a_loop_by_hand(
+    tmp_path: Path, accumulate: int, clip: float | None, segments: int | None
+) -> None:
+    loop = trainer(tmp_path, loop={"accumulate": accumulate, "clip": clip, "segments": segments})
     result = loop.fit()
     assert same(result.model, by_hand(2, accumulate, clip))
+
+
+def test_masks_and_cuts_are_those_of_a_network_that_keeps_its_activations(tmp_path: Path) -> None:
+    results = [
+        trainer(tmp_path / name, loop=loop, epochs=6, config=settings()).fit()
+        for name, loop in (("kept", {}), ("again", {"segments": 3}))
+    ]
+    assert same(results[0].model, results[1].model)
+    small = sum(p.numel() for p in results[0].model.parameters())
+    assert small < 0.9 * sum(p.numel() for p in small_network().parameters())
 
 
 def test_the_last_step_of_an_epoch_is_made_of_what_is_left(tmp_path: Path) -> None:
@@ -158,8 +170,9 @@ def test_a_measure_of_ones_own_takes_the_place_of_loss_and_accuracy(tmp_path: Pa
         ({"probe": []}, "probe holds no batch at all"),
         ({"metric": "f1"}, "'f1' was not measured; there is 'loss', 'accuracy'"),
         ({"resume": True}, "leave scaler and resume away"),
+        ({"model": nn.Linear(8, 4), "loop": {"segments": 4}}, "Linear has no two blocks in a row"),
     ],
-    ids=["generator", "empty", "metric", "resume"],
+    ids=["generator", "empty", "metric", "resume", "segments"],
 )
 def test_what_cannot_be_used_is_named(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):

@@ -110,13 +110,14 @@ def is_smaller(weight: Tensor) -> bool:
 
 def _rounded(weight: Tensor) -> tuple[Tensor, Tensor]:
     """Codes and scales of a weight."""
+    codes = torch.empty_like(weight, dtype=torch.int8)  # first, or it would stand between what is freed
     weight = weight.float() if weight.dtype.itemsize < 4 else weight
-    largest = weight.abs().amax(_row_axes(weight.shape), keepdim=True)
+    largest = torch.linalg.vector_norm(weight, torch.inf, _row_axes(weight.shape), keepdim=True)
     # Codes are about the scales as they are kept, so that weights that were rounded once round to themselves.
     scales = (largest / _LARGEST).bfloat16()
     steps = torch.where(scales > 0, scales, 1.0).to(weight.dtype)
-    codes = (weight / steps).round_().clamp_(-_LARGEST, _LARGEST).nan_to_num_(1.0)
-    return codes.to(torch.int8), scales
+    codes.copy_((weight / steps).round_().clamp_(-_LARGEST, _LARGEST).nan_to_num_(1.0))
+    return codes, scales
 
 
 def _row_axes(shape: torch.Size) -> list[int]:

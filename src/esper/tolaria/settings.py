@@ -24,6 +24,10 @@ class LoopSettings(Section):
     precision: Literal["float32", "bfloat16", "float16"] = "float32"
     """What the forward pass computes in (`torch.autocast`); `float16` scales the loss by a GradScaler."""
 
+    segments: Annotated[int, Field(ge=2)] | None = None
+    """Parts of the network, four for example, whose activations are computed again in the backward pass
+    instead of being kept for it, which takes less memory and more time; unset: all are kept."""
+
     @classmethod
     def of(cls, given: LoopSettings | Mapping[str, Any] | None) -> LoopSettings:
         """The settings, or those that a mapping names.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
@@ -16,6 +16,7 @@ from torch.optim import Optimizer
 from esper.batches import device_of, on_device, split_sample
 from esper.errors import ConfigError
 from esper.session import Result, Session, attach
+from esper.tolaria.recomputed import Recomputed
 from esper.tolaria.settings import LoopSettings
 from esper.urabrask import evaluate, run_live
 
@@ -65,7 +66,7 @@ class Trainer:
                 and accuracy on `probe`.
             scheduler: of the learning rate.
             scheduled: after what it makes its step.
-            loop: how steps are made: `accumulate`, `clip`, `precision`.
+            loop: how steps are made: `accumulate`, `clip`, `precision`, `segments`.
             given: whatever else `esper.attach` takes: `config`, `teacher`, `policy`, `companions`, `sinks`.
 
         Raises:
@@ -83,6 +84,7 @@ class Trainer:
         self.epochs, self.run_dir, self.metric = epochs, Path(run_dir), metric
         self.scheduler, self._scheduled, self._measure = scheduler, scheduled, measure
         self.loop = LoopSettings.of(loop)
+        self._recomputed = None if self.loop.segments is None else Recomputed(model, self.loop.segments)
         self._higher_is_better = metric != "loss" if higher_is_better is None else higher_is_better
         self._given = given
         self._device = device_of(model)
@@ -158,7 +160,8 @@ class Trainer:
             on_device(batch, self._device), with_target=True, model=self.model
         )
         with self._autocast():
-            output = self.model(*args, **kwargs)
+            with self._recomputed or nullcontext():
+                output = self.model(*args, **kwargs)
             answer: Tensor = session.loss(output, target, kwargs or args)
         return answer
 
