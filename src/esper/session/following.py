@@ -21,6 +21,7 @@ from esper.session.known import result_in, row_in
 from esper.session.log import RunLog
 from esper.session.metrics import Metric, Metrics
 from esper.session.ranks import Ranks
+from esper.session.rounds import Rounds
 from esper.session.session import Session
 from esper.session.shared import ADJUST, BEGIN, BUFFERS, CHECK, CUT, LOAD, LOOK, MASK, TEACH, UNMASK
 from esper.session.standing import COUNTED, of_session
@@ -63,7 +64,8 @@ class Follower(Session):
             LOAD: self._load,
             TEACH: self._teach,
         }
-        self._hook = asked.optimizer.register_step_post_hook(self._count_step)
+        optimizers = (asked.optimizer, *optimizers_in(asked.schedulers))
+        self._rounds = Rounds(asked.model, optimizers, self._count_step)
         self._is_finished = False
         try:
             ranks.follow(note, self._acts, self._hear)
@@ -122,6 +124,7 @@ class Follower(Session):
     def _period_over(self) -> None:
         self._metrics.forget()
         self.teaching.end_epoch()
+        self._rounds.end()
 
     def rollback(self, to_step: int | None = None) -> int:
         self._follow(f"rollback({to_step})")
@@ -144,11 +147,11 @@ class Follower(Session):
         if self._is_finished:
             return
         self._is_finished = True
-        self._hook.remove()
+        self._rounds.detach()
         if "_network" in vars(self):
             self._network.detach()
 
-    def _count_step(self, *_: object) -> None:
+    def _count_step(self) -> None:
         self.log.progress.step += 1
         if self._counts is not None:
             self._counts.step()

@@ -24,6 +24,7 @@ from esper.session.growing import Growing
 from esper.session.metrics import Metric
 from esper.session.pruning import pruning_of
 from esper.session.recovery import Recovery
+from esper.session.rounds import Rounds
 from esper.session.soundness import Soundness
 from esper.session.telemetry import cost_of
 
@@ -55,7 +56,7 @@ class Session:
         self._epoch_started = self.started
         self._metrics = parts.metrics
         self._desk = desk_of(self)
-        self._hook = parts.network.optimizer.register_step_post_hook(self._count_step)
+        self._rounds = Rounds(parts.network.model, parts.network.optimizers, self._count_step)
         self._is_finished = False
         self._is_first_step = True
         """Whether the next optimizer step is the first since the end of a period."""
@@ -215,6 +216,7 @@ class Session:
                 self.pruning.start_cycle()
         self._desk.carry_out()
         self._is_first_step = True
+        self._rounds.end()
         self._epoch_started = self._clock()
         self.seconds_in_esper += self._epoch_started - begun
         self.parts.telemetry.end_epoch(self.epoch, self._epoch_started - begun, numbers)
@@ -303,7 +305,7 @@ class Session:
         self._is_finished = True
         parts = self.parts
         workers = () if parts.pool is None else (parts.pool.close,)
-        hands = (self._desk.close, self._hook.remove, parts.tracker.detach, parts.growing.detach)
+        hands = (self._desk.close, self._rounds.detach, parts.tracker.detach, parts.growing.detach)
         done = (parts.runner.close, parts.emergency.close, parts.telemetry.settle)  # the audit still listens
         files = (*done, parts.saving.close, parts.telemetry.close)
         with ExitStack() as ways_out:  # each is gone, also where one before it fails
@@ -364,7 +366,7 @@ class Session:
             self.log.tell(seed_events.PruningRests())
         return not self.growing.is_under_way
 
-    def _count_step(self, *_: object) -> None:
+    def _count_step(self) -> None:
         self.log.progress.step += 1
         self.parts.telemetry.step()
         if self._is_first_step:

@@ -1,0 +1,55 @@
+"""Rounds of steps of several optimizers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+import esper
+from esper.session.rounds import Rounds
+from tests.session.runs import examples, settings, small_network
+
+
+@pytest.mark.parametrize(
+    ("steps", "rounds"),
+    [("aaa", 3), ("abab", 2), ("baba", 2), ("bbb", 3), ("aabb", 3), ("abbab", 3), ("cab", 1)],
+)
+def test_a_round_has_one_step_of_each_that_trains_the_network(steps: str, rounds: int) -> None:
+    model, other, begun = nn.Linear(2, 2), nn.Linear(2, 2), [0]
+    optimizers = {
+        "a": torch.optim.SGD([model.weight], 0.1),
+        "b": torch.optim.SGD([model.bias], 0.1),
+        "c": torch.optim.SGD(other.parameters(), 0.1),
+    }
+
+    def count() -> None:
+        begun[0] += 1
+
+    counting = Rounds(model, tuple(optimizers.values()), count)
+    for name in steps:
+        optimizers[name].step()
+    counting.detach()
+    optimizers["a"].step()
+    assert begun == [rounds]
+
+
+def test_an_epoch_of_the_second_optimizer_alone_is_saved(tmp_path: Path) -> None:
+    model, sample = small_network(), examples(16, 0)
+    head, rest = (
+        torch.optim.AdamW(model[-1].parameters(), 0.01),
+        torch.optim.SGD(model[:-1].parameters(), 0.01),
+    )
+    session = esper.attach(
+        model, head, loss=F.cross_entropy, sample=sample, run_dir=tmp_path, scheduler=rest, config=settings()
+    )
+    for epoch, stepping in enumerate((head, rest), 1):
+        F.cross_entropy(model(sample[0]), sample[1]).backward()
+        stepping.step()
+        session.end_epoch(accuracy=0.5)
+        assert session.step == epoch
+    session.detach()
+    assert [checkpoint.step for checkpoint in session.parts.saving.store.list().checkpoints][-1] == 2
