@@ -195,6 +195,11 @@ def test_an_older_checkpoint_of_the_trainer_is_as_good_and_a_cut_one_fits_a_fres
     assert same(weights(again.model), weights(first.model))
 
 
+def marks(ours: EsperCallback) -> list[tuple[str, int]]:
+    assert ours.session is not None
+    return [(mark.kind, mark.epoch) for mark in ours.session.log.marks]
+
+
 class Bests(TrainerCallback):  # type: ignore[misc]
     """Writes down what counts as the best when a step begins."""
 
@@ -205,15 +210,18 @@ class Bests(TrainerCallback):  # type: ignore[misc]
         self.seen[state.global_step] = state.best_model_checkpoint
 
 
-def test_what_counts_as_the_best_is_the_same_after_a_resume(tmp_path: Path) -> None:
+def test_masks_and_what_counts_as_the_best_are_the_same_after_a_resume_from_before_a_cut(
+    tmp_path: Path,
+) -> None:
     saving = {"save_strategy": "epoch", "load_best_model_at_end": True}
     whole, parted = Bests(), Bests()
     ours = callback(tmp_path)
     trainer(tmp_path, ours, whole, **saving).train()
-    masks = [mark.epoch for mark in ours.session.log.marks if mark.kind == "mask"]  # type: ignore[union-attr]
-    step = masks[1] * STEPS
+    step = marks(ours)[1][1] * STEPS  # of the first cut, after which another mask follows
     place = str(tmp_path / "trainer" / f"checkpoint-{step}")
-    trainer(tmp_path, callback(tmp_path), parted, **saving).train(resume_from_checkpoint=place)
+    again = callback(tmp_path)
+    trainer(tmp_path, again, parted, **saving).train(resume_from_checkpoint=place)
+    assert marks(again) == marks(ours)
     assert parted.seen[step] is None  # what was saved there was measured before the mask
     assert parted.seen == {at: best for at, best in whole.seen.items() if at >= step}
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from esper.emrakul import MaskState, Schedule
 from tests.session.runs import EPOCHS, Held, Reading, Training
 
-AT_ONCE = {
+AT_ONCE: dict[str, Any] = {
     "target": {"flops": 0.4},
     "schedule": {"start_epoch": 5, "end_epoch": 5, "max_step_fraction": 0.6, "quiet_fraction": 0.0},
 }
@@ -128,3 +129,19 @@ def test_what_was_decided_before_a_kill_and_carried_out_after_it_is_in_the_repor
     once_more = Training(tmp_path / "run", pruning=AT_ONCE)
     assert once_more.session.log.progress.decisions == rows
     once_more.session.detach()
+
+
+def test_a_mask_is_tried_again_where_the_checkpoint_that_had_cut_it_is_lost(tmp_path: Path) -> None:
+    early = {**AT_ONCE, "schedule": {**AT_ONCE["schedule"], "start_epoch": 2, "end_epoch": 2}}
+    whole = Training(tmp_path, pruning=early)
+    whole.until(lambda: "cut" in whole.marks())
+    when = [(mark.kind, mark.epoch) for mark in whole.session.log.marks]
+    lost = whole.session.epoch - when[0][1] + 1  # all from the one that was saved with the mask
+    whole.session.detach()
+    for checkpoint in whole.session.parts.saving.store.list().checkpoints[-lost:]:
+        (checkpoint.path / "trainer.json").write_text("{")
+    parted = Training(tmp_path, pruning=early)
+    assert parted.marks() == []
+    parted.until(lambda: "cut" in parted.marks())
+    assert [(mark.kind, mark.epoch) for mark in parted.session.log.marks] == when
+    parted.session.detach()

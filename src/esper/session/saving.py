@@ -188,24 +188,24 @@ class Saving:
 
     def return_to(
         self, checkpoint: CheckpointRef, saved: Mapping[str, Any] | None = None, *, as_rollback: bool
-    ) -> None:
+    ) -> bool:
         """Training goes on from here: later checkpoints are of a future that will not happen.
 
         What it holds is read, unless it is given because it was read already.
 
         A rollback deletes them, and keeps what it has learned and told since; where they cannot be deleted
         now, that is tried again before the next save. A resume goes back because nothing vouches for them,
-        and sets them aside.
+        and sets them aside. Returns whether there were any that it has set aside.
         """
         self.memory.load(read_state(checkpoint) if saved is None else saved, as_rollback=as_rollback)
         self.settle()
-        if not as_rollback:
-            self.store.set_aside_after(checkpoint)
+        went_aside = () if as_rollback else self.store.set_aside_after(checkpoint)
         self._gone_back_to = checkpoint if as_rollback else None
         self._saver.last_saved = checkpoint
         self.last_step, self.last_epoch = checkpoint.step, checkpoint.epoch
         with self._failing_later():
             self._delete_later_ones()
+        return bool(went_aside)
 
     def _delete_later_ones(self) -> None:
         """Deletes what is later than where training went back to, until that has succeeded once."""
@@ -260,6 +260,12 @@ class Saving:
         """Was a mask committed beside it and cut or taken back since? Nothing more is decided from it."""
         pinned = self.store.pins().get(checkpoint.step, frozenset())
         return MASK not in pinned and (checkpoint.path / MASK).exists()
+
+    def decide_again(self, checkpoint: CheckpointRef) -> None:
+        """What became of the mask beside it was of a future that is gone: it is to be tried once more."""
+        if self.is_spent(checkpoint):
+            with self._failing_later():
+                self.store.pin(checkpoint, MASK)
 
     def hold(self, label: str) -> int:
         """Keeps the newest durable checkpoint until `release`; returns its step, -1 if there is none."""

@@ -314,8 +314,12 @@ class Session:
 
     def continue_from(self, target: CheckpointRef, saved: dict[str, Any]) -> None:
         """Resumes: loads what a checkpoint holds and takes up the decision that was, or was being, made."""
-        self.parts.saving.return_to(target, saved, as_rollback=False)
-        self.log.hear_of(self.parts.saving.store.audit.told(acts.Withdrawn))
+        saving = self.parts.saving
+        is_earlier = saving.return_to(target, saved, as_rollback=False)
+        about = saving.decided_about(target, self.log.progress)
+        if is_earlier:
+            saving.decide_again(about)
+        self.log.hear_of(saving.store.audit.told(acts.Withdrawn))
         network, terms = self.parts.network, self.parts.terms
         resumed = acts.Resumed(
             run=str(self.run_dir),
@@ -331,7 +335,7 @@ class Session:
         )
         self.log.tell(resumed)
         if self._may_prune():
-            self.pruning.take_up(self.parts.saving.decided_about(target, self.log.progress))
+            self.pruning.take_up(about)
 
     def _record(self, now: float) -> dict[str, float]:
         """Writes down the period that has just ended; returns its metrics."""
