@@ -14,10 +14,12 @@ from esper.batches.batch import (
     split_sample,
     varying_axes,
 )
+from esper.batches.classes import class_axis
 from esper.batches.held_out import HeldOut, first_batches, hold_out
 
 __all__ = [
     "HeldOut",
+    "class_axis",
     "device_of",
     "divided",
     "first_batches",

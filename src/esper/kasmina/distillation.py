@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from esper.anatomy.twin import Twin
+from esper.batches import class_axis
 from esper.errors import ConfigError
 
 
@@ -92,7 +93,7 @@ def distillation_loss(output: Tensor, taught: Tensor, target: Any, temperature: 
             "computed."
         )
     output, taught = (t.float() if t.dtype.itemsize < 4 else t for t in (output, taught.detach()))
-    axis = _class_axis(output, target)
+    axis = class_axis(output, target)
     if axis is None:
         return _mean((output - taught.nan_to_num()).square(), taught.isfinite())
     # The divergence of what is learned from what is taught, sum of p_taught (log p_taught - log p_learned).
@@ -106,14 +107,3 @@ def distillation_loss(output: Tensor, taught: Tensor, target: Any, temperature: 
 def _mean(values: Tensor, counts: Tensor) -> Tensor:
     """The mean of those that count; 0 where none does."""
     return values.where(counts, 0.0).sum() / counts.sum().clamp(min=1)
-
-
-def _class_axis(output: Tensor, target: Any) -> int | None:
-    """The axis that holds the scores of the classes, or None if the target numbers none."""
-    if not isinstance(target, Tensor) or target.is_floating_point() or target.dtype == torch.bool:
-        return None
-    if output.dim() != target.dim() + 1:
-        return None
-    if output.shape[:-1] == target.shape:
-        return output.dim() - 1
-    return 1 if output.shape[:1] + output.shape[2:] == target.shape else None

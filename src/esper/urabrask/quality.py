@@ -16,7 +16,17 @@ from esper.anatomy import Anatomy
 from esper.anatomy.graph import Loss, primary_output
 from esper.anatomy.twin import Ablation, Twin
 from esper.arrays import BoolArray, FloatArray, IntArray
-from esper.batches import device_of, divided, merged, on_device, resized, samples, sizes_of, split_sample
+from esper.batches import (
+    class_axis,
+    device_of,
+    divided,
+    merged,
+    on_device,
+    resized,
+    samples,
+    sizes_of,
+    split_sample,
+)
 from esper.errors import EvidenceError
 
 CHUNK_SAMPLES = 16
@@ -236,7 +246,7 @@ def correct(output: Tensor, target: Any) -> list[float] | None:
     Targets that are no class are those that losses ignore (-100, 255): they count neither way, and a sample
     that has no other is left out, before and after a mask alike.
     """
-    axis = _class_axis(output, target)
+    axis = class_axis(output, target)
     if axis is None:
         return None
     target = target.to(output.device)
@@ -254,7 +264,7 @@ def _is_class(target: Tensor, classes: int) -> Tensor:
 
 def _frequencies(output: Tensor, target: Tensor) -> Tensor:
     """How often every class is the right one: [classes]; zero where this is no classification."""
-    axis = _class_axis(output, target)
+    axis = class_axis(output, target)
     if axis is None:
         return torch.zeros(1)
     classes = output.shape[axis]
@@ -265,18 +275,3 @@ def _added(one: Tensor, other: Tensor) -> Tensor:
     """The sum of two counts, of which one may have more classes."""
     most = max(len(one), len(other))
     return sum((F.pad(counts, (0, most - len(counts))) for counts in (one, other)), torch.zeros(most))
-
-
-def _class_axis(output: Tensor, target: Any) -> int | None:
-    """Where the scores of the classes lie: along the last axis, or the one after the samples; or nowhere."""
-    if not isinstance(target, Tensor) or target.is_floating_point() or target.dtype == torch.bool:
-        return None
-    if output.dim() != target.dim() + 1:
-        return None
-    if output.shape[:-1] == target.shape:
-        axis = output.dim() - 1
-    elif output.dim() > 2 and output.shape[2:] == target.shape[1:]:
-        axis = 1
-    else:
-        return None
-    return axis if output.shape[axis] > 1 else None  # of one number there is no choice
