@@ -317,13 +317,19 @@ def test_a_missing_package_is_named_with_the_way_out() -> None:
         require_onnx(("json", "no_such_package"))
 
 
-def test_a_plan_of_the_optimizer_goes_along() -> None:
+def test_the_state_of_all_optimizers_goes_along() -> None:
     model = small()
-    optimizer = torch.optim.AdamW(model.parameters())
+    weights, others = (
+        torch.optim.AdamW([p for p in model.parameters() if (p.dim() > 1) == is_weight])
+        for is_weight in (True, False)
+    )
     model(torch.randn(4, 6)).sum().backward()
-    optimizer.step()
-    compacted(model, optimizer=optimizer)
-    assert all(optimizer.state[p]["exp_avg"].shape == p.shape for p in model.parameters())
+    weights.step()
+    others.step()
+    compacted(model, optimizer=[weights, others])
+    assert all(
+        p.shape == state["exp_avg"].shape for one in (weights, others) for p, state in one.state.items()
+    )
 
 
 def test_a_compiled_network_is_cut_saved_and_loaded_like_the_one_inside(tmp_path: Path) -> None:

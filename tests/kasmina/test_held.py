@@ -28,12 +28,12 @@ def test_a_network_a_part_of_it_and_its_optimizer_are_refused_until_they_are_let
     hands.take(holder)
     for model in holder.model, *holder.model.children():
         with pytest.raises(ConfigError, match=r"holds this .* already.*session\.detach\(\)"):
-            hands.refuse_held(model, None)
+            hands.refuse_held(model, ())
     with pytest.raises(ConfigError, match="holds this SGD already"):
-        hands.refuse_held(network(), holder.optimizer)
-    hands.refuse_held(network(), SGD(network().parameters(), 0.1))
+        hands.refuse_held(network(), [holder.optimizer])
+    hands.refuse_held(network(), [SGD(network().parameters(), 0.1)])
     hands.let_go(holder)
-    hands.refuse_held(holder.model, holder.optimizer)
+    hands.refuse_held(holder.model, [holder.optimizer])
 
 
 def test_a_holder_that_nobody_knows_any_more_holds_nothing() -> None:
@@ -41,4 +41,4 @@ def test_a_holder_that_nobody_knows_any_more_holds_nothing() -> None:
     model = network()
     hands.take(Holding(model))
     gc.collect()
-    hands.refuse_held(model, None)
+    hands.refuse_held(model, ())

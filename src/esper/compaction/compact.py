@@ -44,7 +44,7 @@ def compact(
     in_place: bool = True,
     allow_approximate: bool = False,
     fold: bool = False,
-    optimizer: Optimizer | None = None,
+    optimizer: Optimizer | Sequence[Optimizer] | None = None,
     loss: Loss | None = None,
     config: Config | None = None,
     progress: Callable[[float], None] = lambda _: None,
@@ -75,7 +75,7 @@ def compact(
             whole experts of a mixture. What is left is then normalized by itself, which moves the outputs;
             how far, `proof.approximation` says.
         fold: instead of choosing, fold units that are there twice into their twin, which loses nothing.
-        optimizer: an optimizer whose state shall follow a cut in place.
+        optimizer: one, or several, whose state shall follow a cut in place.
         loss: `loss(output, target)`; with it only the outputs that the loss uses are fixed.
         config: floors and rounding (`config.pruning`), numbers of samples (`config.analysis`).
         progress: hears which share of the work of a choice by loss is done, 0 to 1; it can take minutes.
@@ -90,8 +90,9 @@ def compact(
         SurgeryError: it cannot be cut; nothing changed.
     """
     _check_means(by, probe, loss)
+    optimizers = _listed(optimizer)
     if in_place:
-        HANDS.refuse_held(bare(model), optimizer)
+        HANDS.refuse_held(bare(model), optimizers)
     if fold and (plan is not None or flops is not None or parameters is not None or blocks or not in_place):
         raise ConfigError(
             "fold=True removes what is there twice, in place and nothing else. Call esper.compact once to "
@@ -110,14 +111,14 @@ def compact(
     if fold:
         refused = _refused(whole, homogeneous)
         allowed = _allowed(whole.anatomy, refused)
-        return folded(model, whole.anatomy, whole.inputs, optimizer, allowed=allowed, refused=refused)
+        return folded(model, whole.anatomy, whole.inputs, optimizers, allowed=allowed, refused=refused)
     less = whole
     if blocks:
         less = whole.without(blocks, sample, loss, as_program=not in_place and probe is None)
         settings = None if settings is None else _rest_of(settings, whole.anatomy, less.anatomy)
     start = Trials.of(whole, probe, config or Config()).quality() if blocks and probe is not None else None
     trials = None if probe is None else Trials.of(less, probe, config or Config())
-    cutting = Cutting(model, less, optimizer, in_place, tuple(blocks))
+    cutting = Cutting(model, less, optimizers, in_place, tuple(blocks))
     if settings is None:
         keep = less.everything if plan is None else _asked(plan, less.anatomy)
         result = cutting.by_mask(Chosen(keep) if trials is None else trials.complete(keep))
@@ -224,6 +225,12 @@ def _settings(
         share = flops if flops is not None else parameters
         raise ConfigError(f"A share to remove lies between 0 and 1; {share} was given.") from error
     return pruning.model_copy(update={"target": target, "staged": False})
+
+
+def _listed(optimizer: Optimizer | Sequence[Optimizer] | None) -> tuple[Optimizer, ...]:
+    if optimizer is None:
+        return ()
+    return (optimizer,) if isinstance(optimizer, Optimizer) else tuple(optimizer)
 
 
 def _check_means(by: str | None, probe: Iterable[Any] | None, loss: Loss | None) -> None:

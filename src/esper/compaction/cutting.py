@@ -30,14 +30,14 @@ class Cutting:
     Attributes:
         model: the network as it was given, perhaps compiled.
         look: what was seen of it, without the layers that go first.
-        optimizer: follows a cut in place.
+        optimizers: follow a cut in place.
         in_place: False cuts the exported program and leaves the network as it is.
         blocks: names of residual layers that go too.
     """
 
     model: nn.Module
     look: Look
-    optimizer: Optimizer | None
+    optimizers: tuple[Optimizer, ...]
     in_place: bool
     blocks: tuple[str, ...] = ()
 
@@ -119,8 +119,7 @@ class Cutting:
         with chosen.applied(network, for_good=self.in_place):
             if self.in_place:
                 before = Snapshot.of(network)
-                optimizers = () if self.optimizer is None else (self.optimizer,)
-                result = cut(self.model, *args, optimizers, blocks=self.blocks)
+                result = cut(self.model, *args, self.optimizers, blocks=self.blocks)
                 try:
                     form = Form.between(before, network, [result.kept])
                 except SurgeryError as error:

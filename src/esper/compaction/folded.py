@@ -23,7 +23,7 @@ def folded(
     model: nn.Module,
     anatomy: Anatomy,
     inputs: Inputs,
-    optimizer: Optimizer | None,
+    optimizers: tuple[Optimizer, ...],
     *,
     allowed: BoolArray,
     refused: Mapping[str, str],
@@ -34,7 +34,7 @@ def folded(
         model: the network.
         anatomy: its anatomy.
         inputs: inputs to prove equality on.
-        optimizer: an optimizer whose state shall follow.
+        optimizers: whose state shall follow.
         allowed: groups that the network's code lets be cut, bool [groups].
         refused: the others, and why.
 
@@ -43,7 +43,6 @@ def folded(
     """
     network = bare(model)
     before = Snapshot.of(network)
-    optimizers = () if optimizer is None else (optimizer,)
     result = fold(model, anatomy, inputs, optimizers, allowed=allowed)
     keep = result.keep
     error = result.equivalence.float64_error or 0.0

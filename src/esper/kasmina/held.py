@@ -5,6 +5,7 @@ Masks zero what another holder takes for trained weights, and a cut by one chang
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Protocol
 from weakref import WeakSet
 
@@ -36,8 +37,8 @@ class Hands:
     def let_go(self, holder: Holder) -> None:
         self._holders.discard(holder)
 
-    def refuse_held(self, model: nn.Module, optimizer: Optimizer | None) -> None:
-        """Raises if a holder has this network, a part of it, or its optimizer.
+    def refuse_held(self, model: nn.Module, optimizers: Sequence[Optimizer]) -> None:
+        """Raises if a holder has this network, a part of it, or one of its optimizers.
 
         Raises:
             ConfigError: it says what is held and how to let go of it.
@@ -45,8 +46,8 @@ class Hands:
         own = {id(parameter) for parameter in model.parameters()}
         for holder in self._holders:
             shared = any(id(parameter) in own for parameter in holder.model.parameters())
-            if shared or holder.optimizer is optimizer:
-                what = f"{type(model).__name__}" if shared else f"{type(optimizer).__name__}"
+            if shared or any(holder.optimizer is optimizer for optimizer in optimizers):
+                what = f"{type(model).__name__}" if shared else f"{type(holder.optimizer).__name__}"
                 raise ConfigError(
                     f"A session or a Growth holds this {what} already, and two at once would change it under "
                     "each other. Nothing was changed. Call session.detach() on that session (its run can be "

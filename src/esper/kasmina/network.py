@@ -69,7 +69,7 @@ class LiveNetwork:
         blueprints: Mapping[str, Callable[..., nn.Module]] | None = None,
         free: frozenset[tuple[int, int]] = frozenset(),
     ) -> None:
-        HANDS.refuse_held(bare(model), optimizer)
+        HANDS.refuse_held(bare(model), (optimizer,))
         self.given, self.model = model, bare(model)
         self.companions = tuple(companions)
         self.optimizer = optimizer

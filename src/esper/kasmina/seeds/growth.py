@@ -101,7 +101,7 @@ class Growth:
     ) -> None:
         self.model, self.optimizer = host_of(model, sink), optimizer
         if within is None:
-            HANDS.refuse_held(self.model, optimizer)
+            HANDS.refuse_held(self.model, (optimizer,))
         if not (batches := list(probe)):
             raise ConfigError(
                 "probe yields no batch, and gates are asked on held-out data. Give batches (input, target) "
