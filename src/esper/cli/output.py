@@ -16,6 +16,7 @@ from rich.progress import Progress, TimeElapsedColumn, track
 from esper import files
 from esper.errors import ConfigError
 from esper.report import figures
+from esper.wording import alike
 
 T = TypeVar("T")
 
@@ -63,7 +64,7 @@ def epoch_progress(
     bar.disable = hidden or not screen.is_terminal
 
     def told(run: str, epoch: int, value: float) -> None:
-        text = figures.percent(value) if "accuracy" in metric else f"{value:.4f}"
+        text = figures.percent(value) if "accuracy" in metric else alike(value)[0]
         line = f"{run}: epoch {epoch}, {metric} {text}"
         if bar.disable and not hidden:
             screen.print(line)

@@ -21,6 +21,7 @@ from esper.cli.explain import SettingRow
 from esper.nissa import events
 from esper.report import Latency, RunReport, arm_cells, figures, verdicts
 from esper.runs import AnatomyRows, CheckpointRow, FrozenRow, GroupRow, VerifyRow
+from esper.wording import alike
 
 GOOD, BAD, STRONG, FAINT = "green", "bold red", "bold", "dim"
 
@@ -90,7 +91,8 @@ def _quality(quality: Mapping[str, Any] | None) -> list[tuple[str, str, str, str
         return []
     samples = f"{quality['samples']} held-out samples"
     before, after = quality["loss_before"], quality["loss_after"]
-    rows = [(f"loss, {samples}", f"{before:.4f}", f"{after:.4f}", f"{after - before:+.4f}")]
+    old, new, change = alike(before, after, abs(after - before))
+    rows = [(f"loss, {samples}", old, new, f"{'-' if after < before else '+'}{change}")]
     before, after = quality["accuracy_before"], quality["accuracy_after"]
     if before is not None and after is not None:
         rows.append(("accuracy", f"{before:.2%}", f"{after:.2%}", f"{100 * (after - before):+.2f} points"))

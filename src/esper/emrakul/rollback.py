@@ -11,6 +11,7 @@ import numpy as np
 
 from esper.emrakul.settings import RollbackSettings
 from esper.leyline import Level
+from esper.wording import alike
 
 
 class Trigger(StrEnum):
@@ -239,11 +240,14 @@ def _metric_drop(
     if drops[-1] <= allowed and not is_lasting:
         return None
     lasting = f" in {len(recent)} epochs in a row" if is_lasting and len(recent) > 1 else ""
-    noise = "" if is_lasting else f" and {allowed - limit:.4f} for its noise"
+    start, now, drop, most, noisy = alike(
+        baseline.metric or 0.0, history[-1].metric, drops[-1], limit, allowed - limit
+    )
+    noise = "" if is_lasting else f" and {noisy} for its noise"
     text = (
-        f"The metric went from {baseline.metric:.4f} to {history[-1].metric:.4f} by epoch "
-        f"{history[-1].epoch}: worse by {drops[-1]:.4f}, allowed after removing units of level "
-        f"{baseline.level} is {limit:.4f}{noise}; more was seen{lasting}."
+        f"The metric went from {start} to {now} by epoch "
+        f"{history[-1].epoch}: worse by {drop}, allowed after removing units of level "
+        f"{baseline.level} is {most}{noise}; more was seen{lasting}."
     )
     return RollbackReason(
         Trigger.METRIC_DROP, history[-1].epoch, drops[-1], limit, text, is_sudden=not is_lasting

@@ -29,6 +29,7 @@ from esper.session.log import RunLog
 from esper.session.saving import Saving
 from esper.session.terms import Terms
 from esper.urabrask import level_of
+from esper.wording import alike
 
 
 class Judging:
@@ -109,7 +110,8 @@ class Judging:
         verdict, is_within = self._acting.judge(settled, watch.before, watch.leeway)
         cost, why = verdict.retention, verdict.reason
         if is_within and cost is not None and cost.drop > cost.limit:
-            why += f" That is over the limit by less than one standard error ({cost.noise:.4f}), so it stays."
+            noise, _ = alike(cost.noise, cost.before)
+            why += f" That is over the limit by less than one standard error ({noise}), so it stays."
         judged = events.Judged(epoch, self._terms.metric, watch.epoch, why)
         if is_within:
             log.tell(judged)

@@ -12,6 +12,7 @@ from esper.leyline import Level
 from esper.urabrask.quality import Measurement
 from esper.urabrask.settings import Settings
 from esper.urabrask.verdict import Check, Retention
+from esper.wording import alike
 
 
 def check_retention(
@@ -36,10 +37,11 @@ def check_retention(
     else:
         retention = _of_losses(*pairs["loss"], settings)
     r = retention
+    old, new, drop, lower, upper, limit = alike(r.before, r.after, r.drop, r.lower, r.upper, r.limit)
     text = (
-        f"Mean {r.measure} {r.before:.4f} before, {r.after:.4f} after: worse by {r.drop:.4f} "
-        f"({settings.interval_confidence:.0%} interval {r.lower:.4f} to {r.upper:.4f}, {r.samples} pairs), "
-        f"limit {r.limit:.4f}."
+        f"Mean {r.measure} {old} before, {new} after: worse by {drop} "
+        f"({settings.interval_confidence:.0%} interval {lower} to {upper}, {r.samples} pairs), "
+        f"limit {limit}."
     )
     return Check("retention", r.lower <= r.limit, r.drop, r.limit, text), retention
 

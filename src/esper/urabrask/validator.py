@@ -22,6 +22,7 @@ from esper.urabrask.quality import Measure, Measurement
 from esper.urabrask.retention import check_retention
 from esper.urabrask.settings import Settings
 from esper.urabrask.verdict import Check, Decision, Verdict
+from esper.wording import alike
 
 
 def validate(
@@ -92,8 +93,9 @@ def _with_leeway(refused: Verdict, wide: Verdict) -> Verdict:
     """The verdict by wider limits, where the usual ones say no: no more than a trial."""
     if not wide.is_accepted or refused.retention is None:
         return refused
+    limit, _ = alike(refused.retention.limit, refused.retention.before)
     why = (
-        f"{wide.reason} The usual limit is {refused.retention.limit:.4f}; it gives way because what goes "
+        f"{wide.reason} The usual limit is {limit}; it gives way because what goes "
         "early heals, and what a target cannot do without has to go (pruning.plan.healing_factor)."
     )
     return replace(wide, decision=Decision.CONDITIONAL_GO, reason=why)
