@@ -20,7 +20,7 @@ from esper.anatomy.proof import Inputs
 from esper.anatomy.structure import Anatomy
 from esper.anatomy.units import inspect, masked_axes, zero_masked
 from esper.arrays import BoolArray
-from esper.batches import split_sample
+from esper.batches import splits
 from tests.anatomy.networks import ZOO
 
 OPTIMIZERS: dict[str, Callable[[Iterable[nn.Parameter]], Optimizer]] = {
@@ -64,7 +64,7 @@ def _sample(inputs: Inputs) -> Any:
 
 
 def probe_of(sample: Any) -> Inputs:
-    args, kwargs, _ = split_sample(sample, with_target=False)
+    args, kwargs, _ = next(splits(sample, with_target=False))
     return Inputs(args, kwargs)
 
 

@@ -4,12 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-import pytest
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from esper.anatomy.graph import trace
-from esper.anatomy.twin import Twin
 from esper.batches import (
     device_of,
     divided,
@@ -17,65 +14,9 @@ from esper.batches import (
     first_samples,
     on_device,
     samples,
-    split_sample,
     varying_axes,
 )
 from esper.elesh import AnalysisSettings
-
-
-@pytest.mark.parametrize(
-    ("sample", "args", "kwargs", "target"),
-    [
-        ((1, 2), (1,), {}, 2),
-        ((1, 2, 3), (1, 2), {}, 3),
-        (({"a": 1}, 2), (), {"a": 1}, 2),
-        ({"a": 1, "labels": 2}, (), {"a": 1}, 2),
-        ({"a": 1, "target": 2}, (), {"a": 1}, 2),
-        ({"a": 1}, (), {"a": 1}, None),
-        (((1, 2), 3), (1, 2), {}, 3),
-        ([[1, 2], 3], (1, 2), {}, 3),
-        ((((1, 2), 4), 3), ((1, 2), 4), {}, 3),
-    ],
-)
-def test_a_batch_splits_into_inputs_and_target(sample: Any, args: Any, kwargs: Any, target: Any) -> None:
-    assert split_sample(sample, with_target=True) == (args, kwargs, target)
-
-
-def test_a_batch_without_target_is_all_input() -> None:
-    assert split_sample((1, 2), with_target=False) == ((1, 2), {}, None)
-    assert split_sample(1, with_target=False) == ((1,), {}, None)
-    assert split_sample({"labels": 1}, with_target=False) == ((), {"labels": 1}, None)
-
-
-class Pair(nn.Module):
-    """Takes both inputs in one tuple."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.left, self.right, self.out = nn.Linear(3, 8), nn.Linear(2, 8), nn.Linear(8, 4)
-
-    def forward(self, pair: tuple[Tensor, Tensor]) -> Tensor:
-        out: Tensor = self.out((self.left(pair[0]) + self.right(pair[1])).relu())
-        return out
-
-
-class Two(Pair):
-    """Takes them as two arguments."""
-
-    def forward(self, left: Tensor, right: Tensor) -> Tensor:  # type: ignore[override]
-        return super().forward((left, right))
-
-
-@pytest.mark.parametrize("model", [Pair(), Two()])
-def test_inputs_in_a_tuple_reach_a_network_the_way_it_takes_them(model: nn.Module) -> None:
-    batch = (torch.randn(4, 3), torch.randn(4, 2)), torch.tensor([0, 1, 2, 3])
-    args, kwargs, target = split_sample(batch, with_target=True, model=model)
-    twin = Twin.of(trace(model, batch, nn.functional.cross_entropy))
-    with torch.no_grad():
-        loss, _ = twin.loss(dict(model.named_parameters()), batch)
-        torch.testing.assert_close(loss, nn.functional.cross_entropy(model(*args, **kwargs), target))
-    again, _, _ = twin.split(batch)
-    assert len(again) == len(args)
 
 
 def test_parts_hold_every_sample_once_and_never_a_single_one() -> None:

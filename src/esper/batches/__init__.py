@@ -11,11 +11,11 @@ from esper.batches.batch import (
     resized,
     samples,
     sizes_of,
-    split_sample,
     varying_axes,
 )
 from esper.batches.classes import class_axis
 from esper.batches.held_out import HeldOut, first_batches, hold_out
+from esper.batches.splitting import split_sample, splits, target_of
 
 __all__ = [
     "HeldOut",
@@ -33,5 +33,7 @@ __all__ = [
     "samples",
     "sizes_of",
     "split_sample",
+    "splits",
+    "target_of",
     "varying_axes",
 ]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -10,54 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from esper.errors import ConfigError
-
-
-def split_sample(
-    sample: Any, *, with_target: bool, model: nn.Module | None = None
-) -> tuple[tuple[Any, ...], dict[str, Any], Any]:
-    """Splits one batch into positional inputs, keyword inputs and target.
-
-    `(x, y)` and `(a, b, y)` are inputs and target, and so is `((a, b), y)` unless the forward pass takes one
-    argument only; a mapping is keyword inputs with the target under `labels` or `target`; anything else is
-    the input. Without a target a tuple is the positional inputs.
-
-    Args:
-        sample: the batch.
-        with_target: whether it holds a target.
-        model: whose inputs they are; without it several inputs in one tuple are taken for several arguments.
-
-    Raises:
-        ConfigError: there is no target.
-    """
-    if isinstance(sample, Mapping):
-        kwargs = dict(sample)
-        known = [key for key in ("labels", "target") if with_target and key in kwargs]
-        return (), kwargs, kwargs.pop(known[0]) if known else None
-    if not isinstance(sample, (tuple, list)):
-        return (sample,), {}, None
-    if not with_target:
-        return tuple(sample), {}, None
-    if len(sample) < 2:
-        raise ConfigError(
-            f"A sample with a loss must be (input, target); this one has {len(sample)} element(s). "
-            "Give one batch as the data loader yields it."
-        )
-    inputs, target = tuple(sample[:-1]), sample[-1]
-    if len(inputs) == 1 and isinstance(inputs[0], Mapping):
-        return (), dict(inputs[0]), target
-    if len(inputs) == 1 and isinstance(inputs[0], (tuple, list)) and not _takes_one(model):
-        return tuple(inputs[0]), {}, target
-    return inputs, {}, target
-
-
-def _takes_one(model: nn.Module | None) -> bool:
-    """Whether a forward pass takes one positional argument and no more."""
-    if model is None:
-        return False
-    kinds = [parameter.kind for parameter in inspect.signature(model.forward).parameters.values()]
-    positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
-    return sum(kind in positional for kind in kinds) == 1 and inspect.Parameter.VAR_POSITIONAL not in kinds
+from esper.batches.splitting import split_sample
 
 
 def on_device(value: Any, device: torch.device | str, *, copy: bool = False) -> Any:

@@ -240,13 +240,13 @@ def _metric_drop(
     if drops[-1] <= allowed and not is_lasting:
         return None
     lasting = f" in {len(recent)} epochs in a row" if is_lasting and len(recent) > 1 else ""
-    start, now, drop, most, noisy = alike(
+    start, now, worse, most, extra = alike(
         baseline.metric or 0.0, history[-1].metric, drops[-1], limit, allowed - limit
     )
-    noise = "" if is_lasting else f" and {noisy} for its noise"
+    noise = "" if is_lasting else f" and {extra} for its noise"
     text = (
         f"The metric went from {start} to {now} by epoch "
-        f"{history[-1].epoch}: worse by {drop}, allowed after removing units of level "
+        f"{history[-1].epoch}: worse by {worse}, allowed after removing units of level "
         f"{baseline.level} is {most}{noise}; more was seen{lasting}."
     )
     return RollbackReason(

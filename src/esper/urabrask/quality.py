@@ -26,6 +26,7 @@ from esper.batches import (
     samples,
     sizes_of,
     split_sample,
+    target_of,
 )
 from esper.errors import EvidenceError
 
@@ -108,7 +109,7 @@ def evaluate(run: Run, batches: Iterable[Any]) -> Measurement:
             loss, output = run(batch)
             losses.append(float(loss))
             counts.append(samples(batch))
-            target = split_sample(batch, with_target=True)[2]
+            target = target_of(batch)
             # One batch that is no classification makes this none.
             right = None if correctness is None else correct(output, target)
             correctness = None if right is None or correctness is None else [*correctness, *right]

@@ -26,7 +26,7 @@ from esper.anatomy.twin.gated import Gated, Gates
 from esper.anatomy.twin.narrowed_norms import Left, left_in
 from esper.anatomy.twin.recalibration import BATCH_NORMS, Recalibrating, Seen, Statistics, averaged
 from esper.anatomy.twin.sizes import Sizes, fits, readable, sizes_for
-from esper.batches import split_sample
+from esper.batches import splits
 from esper.errors import CheckpointCorrupt, EvidenceError
 
 State = Mapping[str, Tensor]
@@ -167,9 +167,8 @@ class Twin:
 
     def split(self, sample: Any) -> tuple[tuple[Any, ...], dict[str, Any], Any]:
         """Positional inputs, keyword inputs and target of a batch, as the network was traced with them."""
-        args, kwargs, target = split_sample(sample, with_target=True)
-        in_one = (args,), kwargs, target  # several inputs in one tuple, which is one argument
-        return in_one if _by_path(in_one).keys() == self._paths[1] else (args, kwargs, target)
+        forms = list(splits(sample, with_target=True))
+        return next((form for form in forms if _by_path(form).keys() == self._paths[1]), forms[0])
 
     @cached_property
     def _paths(self) -> tuple[list[Any], Set[Any]]:

@@ -149,7 +149,7 @@ class Growth:
             inputs: of the batch.
         """
         if torch.is_grad_enabled():
-            args, kwargs, _ = split_sample(inputs, with_target=False)
+            args, kwargs, _ = split_sample(inputs, with_target=False, model=self.model)
             slots = list(self._course.learning())
             for slot in slots:
                 if leak := self._lessons.give(slot, value, (args, kwargs), target):

@@ -1,0 +1,96 @@
+"""What of a batch goes into a network, and what is the target: told by what its forward pass takes."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+from torch import nn
+
+from esper.errors import ConfigError
+
+Split = tuple[tuple[Any, ...], dict[str, Any], Any]
+"""Positional inputs, keyword inputs, and the target, which is None where there is none."""
+
+_USUAL, _OTHERS = ("labels", "target"), ("targets", "label", "y")
+"""Names of targets in a mapping; the others may as well be names of inputs."""
+
+
+def split_sample(sample: Any, *, with_target: bool, model: nn.Module) -> Split:
+    """Splits one batch into positional inputs, keyword inputs and target.
+
+    `(x, y)` and `(a, b, y)` are inputs and target, and so is `((a, b), y)` unless the forward pass takes one
+    argument only. A mapping is keyword inputs, with the target under `labels` or `target`, or under
+    `targets`, `label` or `y` if the forward pass has no such argument; where it takes one argument and none
+    of these names, the mapping is that argument. Anything else is the input. Without a target a tuple is the
+    positional inputs.
+
+    Args:
+        sample: the batch.
+        with_target: whether it holds a target.
+        model: whose inputs they are.
+
+    Raises:
+        ConfigError: there is no target.
+    """
+    forms = list(splits(sample, with_target=with_target))
+    return next((form for form in forms if _takes(model.forward, form)), forms[0])
+
+
+def splits(sample: Any, *, with_target: bool) -> Iterator[Split]:
+    """All ways to split one batch, whatever the network; the likeliest comes first.
+
+    Raises:
+        ConfigError: there is no target.
+    """
+    if isinstance(sample, Mapping):
+        yield from _of_mapping(sample, with_target)
+    elif not isinstance(sample, (tuple, list)):
+        yield (sample,), {}, None
+    elif not with_target:
+        yield tuple(sample), {}, None
+    elif len(sample) < 2:
+        raise ConfigError(
+            f"A sample with a loss must be (input, target); this one has {len(sample)} element(s). "
+            "Give one batch as the data loader yields it."
+        )
+    else:
+        for args, kwargs in _of_inputs(tuple(sample[:-1])):
+            yield args, kwargs, sample[-1]
+
+
+def target_of(batch: Any) -> Any:
+    """The target of one batch, whatever the network."""
+    if isinstance(batch, Mapping):
+        return next((batch[name] for name in (*_USUAL, *_OTHERS) if name in batch), None)
+    return batch[-1] if isinstance(batch, (tuple, list)) and len(batch) > 1 else None
+
+
+def _of_mapping(sample: Mapping[str, Any], with_target: bool) -> Iterator[Split]:
+    usual, others = (
+        [name for name in names if with_target and name in sample] for names in (_USUAL, _OTHERS)
+    )
+    for name in (*usual, None, *others):
+        rest = {key: value for key, value in sample.items() if key != name}
+        yield (), rest, None if name is None else sample[name]
+    yield (dict(sample),), {}, target_of(sample) if with_target else None
+
+
+def _of_inputs(inputs: tuple[Any, ...]) -> Iterator[tuple[tuple[Any, ...], dict[str, Any]]]:
+    only = inputs[0] if len(inputs) == 1 else None
+    if isinstance(only, Mapping):
+        yield (), dict(only)
+    elif isinstance(only, (tuple, list)):
+        yield from _of_inputs(tuple(only)) if len(only) == 1 else [(tuple(only), {})]
+    yield inputs, {}
+
+
+def _takes(forward: Callable[..., Any], split: Split) -> bool:
+    """Can it be called like that, as far as its signature tells?"""
+    args, kwargs, _ = split
+    try:
+        inspect.signature(forward).bind(*args, **kwargs)
+    except TypeError:
+        return False
+    return True
