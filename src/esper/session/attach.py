@@ -86,7 +86,8 @@ def attach(
         optimizer: the optimizer that trains it.
         loss: `loss(output, target)`, a scalar. A module is saved and restored with the run, and may have
             weights that the same optimizer trains.
-        sample: one batch `(input, target)`, for tracing.
+        sample: one batch as the data loader yields it, for tracing: `(input, target)`, or a mapping with the
+            target under `labels`.
         probe: held-out batches to analyze with and to judge by; without it nothing is pruned.
         metric: the name of what `end_epoch` will report and decisions are made by.
         higher_is_better: its direction; None: yes, unless the name is that of a loss or an error.
