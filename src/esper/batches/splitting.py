@@ -90,7 +90,8 @@ def _takes(forward: Callable[..., Any], split: Split) -> bool:
     """Can it be called like that, as far as its signature tells?"""
     args, kwargs, _ = split
     try:
-        inspect.signature(forward).bind(*args, **kwargs)
+        given = inspect.signature(forward).bind(*args, **kwargs)
     except TypeError:
         return False
-    return True
+    # A mapping with an entry of the argument's own name was meant to be taken apart.
+    return not any(isinstance(value, Mapping) and name in value for name, value in given.arguments.items())

@@ -174,3 +174,20 @@ def test_a_batch_that_is_packed_already_is_refused_with_what_to_give_instead() -
     packed = nn.utils.rnn.pack_sequence([torch.randn(5, 8), torch.randn(3, 8)])
     with pytest.raises(ConfigError, match="the padded batch and its lengths"):
         trace(nn.GRU(8, 4), (packed, torch.zeros(2)), nn.functional.mse_loss)
+
+
+class Named:
+    """A batch of a class of one's own."""
+
+    def __init__(self, x: Tensor) -> None:
+        self.x = x
+
+
+class OfNamed(nn.Module):
+    def forward(self, batch: Named) -> Tensor:
+        return batch.x.relu()
+
+
+@pytest.mark.parametrize("sample", [Named(X), (Named(X), Y)])
+def test_a_batch_of_a_class_of_ones_own_is_told_what_it_has_to_be(sample: Any) -> None:
+    assert "Inputs have to be tensors, or tuples, lists or dictionaries" in str(refused(OfNamed(), sample))

@@ -138,9 +138,14 @@ def _advice(error: Exception) -> str:
             "Replace such control flow (`if x.sum() > 0`, `range(int(n))`) by torch.where or torch.cond, or "
             "attach Esper to the sub-module that can be followed."
         )
+    if "Unsupported input type" in text or "Node type mismatch" in text:
+        return (
+            "Inputs have to be tensors, or tuples, lists or dictionaries of them. Let `forward` take those "
+            "and build its own class from them, and give `sample` and `probe` in that form."
+        )
     if "register a pytree" in text or "pytree containers" in text:
         return (
-            "The exporter does not know what holds the tensors there. Give or return tensors, tuples, lists "
+            "The exporter does not know what holds the tensors there. Return tensors, tuples, lists "
             "or dictionaries of them, or make the class known by torch.export.register_dataclass."
         )
     return (
