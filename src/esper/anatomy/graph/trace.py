@@ -284,8 +284,8 @@ def _small_batch(inputs: Any) -> tuple[Any, int]:
     if not tensors:
         seen = ", ".join(sorted({type(leaf).__name__ for leaf in pytree.tree_leaves(inputs)}))
         raise ConfigError(
-            f"The sample holds no tensor that can be seen ({seen}). Inputs have to be tensors, or tuples, lists "
-            "or dictionaries of them; give one batch of that form as the data loader yields it."
+            f"The sample holds no tensor that can be seen ({seen}). Inputs have to be tensors, or tuples, "
+            "lists or dictionaries of them; give one batch of that form as the data loader yields it."
         )
     # Tensors that disagree on the first size have no batch axis in common.
     sizes = {leaf.shape[0] if leaf.dim() else 0 for leaf in tensors}
