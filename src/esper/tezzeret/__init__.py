@@ -1,6 +1,6 @@
 """Kernels: seeds made and checked in a worker process, off the training path, stored sealed and verified."""
 
-from esper.tezzeret.blueprints import Blueprint, blueprint, blueprints_in, check_options
+from esper.tezzeret.blueprints import BLUEPRINTS, Blueprint, blueprint, blueprints_in, check_options
 from esper.tezzeret.making import filled, made, outline
 from esper.tezzeret.order import KernelOrder, maker_of
 from esper.tezzeret.settings import KernelSettings
@@ -8,6 +8,7 @@ from esper.tezzeret.shelf import FOLDER, Kernel, KernelShelf
 from esper.tezzeret.smith import PRELOAD, Fetched, NoKernel, Tezzeret
 
 __all__ = [
+    "BLUEPRINTS",
     "FOLDER",
     "PRELOAD",
     "Blueprint",

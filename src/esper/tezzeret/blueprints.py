@@ -110,9 +110,10 @@ def norm(like: Tensor) -> nn.Module:
     return _silent(nn.LayerNorm(like.shape[-1]))
 
 
-def auto(like: Tensor, **options: Any) -> nn.Module:
+def auto(like: Tensor, *, width: int | None = None, **options: Any) -> nn.Module:
     """`conv` for images and volumes, `mlp` over the last axis elsewhere."""
-    return conv(like, **options) if like.dim() in (4, 5) else mlp(like, **options)
+    make: Blueprint = conv if like.dim() in (4, 5) else mlp
+    return make(like, width=width, **options)
 
 
 BLUEPRINTS: Mapping[str, Blueprint] = {

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from typing import Any, Protocol
 
 import torch
+from torch import Tensor
 from torch.optim import Optimizer
 
 from esper.checkpoint import drawn_apart
@@ -106,6 +108,7 @@ class Course:
             self.programs.skip()
         seen, calls = self._gates.look(slot)
         like, isolation = seen[0], isolation or self._settings.isolation
+        options = self._sized(self._recipe(slot, blueprint, options, like))
         slot.track.sow(blueprint, options, like.shape, like.dtype, isolation, lr, contest)
         nursery, recipe, device = self._bed.nursery, slot.track.recipe, slot.place.device
         kernel = nursery.obtain(recipe, device, self._bed.epoch)
@@ -175,11 +178,17 @@ class Course:
         """Seeds will be wanted at these places: their kernels are made meanwhile."""
         for path in paths:
             slot = self._bed.slot_at(path)
-            like = self._gates.look(slot)[0][0]
-            dtype = str(like.dtype).removeprefix("torch.")
-            generation = slot.track.generation + 1
-            recipe = Recipe(path, generation, blueprint, dict(options), tuple(like.shape), dtype)
-            self._bed.nursery.expect(recipe, slot.place.device)
+            recipe = self._recipe(slot, blueprint, options, self._gates.look(slot)[0][0])
+            self._bed.nursery.expect(replace(recipe, options=self._sized(recipe)), slot.place.device)
+
+    def _recipe(self, slot: Slot, blueprint: str, options: Mapping[str, Any], like: Tensor) -> Recipe:
+        """The next seed of a slot."""
+        dtype, number = str(like.dtype).removeprefix("torch."), slot.track.generation + 1
+        return Recipe(slot.track.path, number, blueprint, dict(options), tuple(like.shape), dtype)
+
+    def _sized(self, recipe: Recipe) -> dict[str, Any]:
+        host = sum(parameter.numel() for parameter in self._bed.owners.of_host().values())
+        return self._bed.nursery.sized(recipe, self._settings.max_parameters * max(host, 1))
 
     def _refuse_for(self, missing: NoKernel, path: str, blueprint: str) -> GateResult:
         """G0 of a seed whose kernel is not to be had."""

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Mapping
+from dataclasses import replace
+from inspect import signature
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +17,7 @@ from esper.kasmina.seeds.kernels import Kernels
 from esper.kasmina.seeds.recipe import Recipe
 from esper.nissa import FanOut, Sink, kernel_events
 from esper.tezzeret import (
+    BLUEPRINTS,
     Blueprint,
     Kernel,
     KernelOrder,
@@ -45,6 +50,23 @@ class Nursery:
             ConfigError: it names those that are known.
         """
         blueprint(name, self._given)
+
+    def sized(self, recipe: Recipe, most: float) -> dict[str, Any]:
+        """Options for as wide a seed as `most` parameters allow, where nobody has said how wide.
+
+        Blueprints of the user's own have the size that they were given.
+        """
+        maker = BLUEPRINTS.get(recipe.blueprint)
+        if recipe.blueprint in self._given or maker is None or "width" not in signature(maker).parameters:
+            return recipe.options
+        if "width" in recipe.options or _size(recipe, maker) <= most:
+            return recipe.options
+
+        def is_too_wide(width: int) -> bool:
+            return _size(replace(recipe, options={**recipe.options, "width": width}), maker) > most
+
+        fitting = bisect_left(range(1, max(recipe.shape) + 1), True, key=is_too_wide)
+        return {**recipe.options, "width": fitting} if fitting else recipe.options
 
     def check_saved(self, recipe: Recipe, saved: Mapping[str, Tensor] | None) -> None:
         """Refuses a seed that cannot be made again.
@@ -114,6 +136,12 @@ class Nursery:
         if name not in self._made_here:
             self._made_here.add(name)
             self._tell(kernel_events.KernelMadeHere(name, why))
+
+
+def _size(recipe: Recipe, maker: Blueprint) -> int:
+    """How many parameters such a seed has; 0 where only making it can tell."""
+    seed = outline(recipe, maker)
+    return 0 if seed is None else sum(parameter.numel() for parameter in seed.parameters())
 
 
 def order_for(

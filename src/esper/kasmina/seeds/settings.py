@@ -85,7 +85,7 @@ class GrowthSettings(Section):
     min_gain: NonNegative = 0.0
     """Fall of the held-out loss that a seed has to bring, surely."""
     max_parameters: NonNegative = 1.0
-    """Parameters of a seed, as a multiple of the host's."""
+    """Parameters of a seed, as a multiple of the host's; without a `width` it is as wide as that allows."""
     reads_later: bool = False
     """Whether a seed may let positions read later ones in a network where none does (a language model)."""
     max_dead: Fraction = 0.5
