@@ -62,6 +62,12 @@ class RunRequest:
     config: Config | None
     pace: Pace
 
+    @property
+    def optimizers(self) -> tuple[Optimizer, ...]:
+        """`optimizer`, and those that were given beside schedulers, out of their wrappers."""
+        inside = (getattr(one, "optimizer", None) for one in self.schedulers if isinstance(one, Optimizer))
+        return (self.optimizer, *(one for one in (*self.schedulers, *inside) if _takes_hooks(one)))
+
     @classmethod
     def of(
         cls,
@@ -164,16 +170,9 @@ def inner_optimizer(optimizer: Optimizer) -> str:
     return ""
 
 
-def optimizers_in(schedulers: Sequence[object]) -> tuple[Optimizer, ...]:
-    """Further optimizers that were given beside schedulers, out of their wrappers."""
-    inside = (getattr(one, "optimizer", None) for one in schedulers if isinstance(one, Optimizer))
-    return tuple(one for one in (*schedulers, *inside) if _takes_hooks(one))
-
-
 def in_no_optimizer(asked: RunRequest) -> list[str]:
     """The trainable parameters of the network that no given optimizer holds, by name."""
-    optimizers = (asked.optimizer, *optimizers_in(asked.schedulers))
-    held = {id(p) for one in optimizers for group in one.param_groups for p in group["params"]}
+    held = {id(p) for one in asked.optimizers for group in one.param_groups for p in group["params"]}
     parameters = bare(asked.model).named_parameters()
     return [name for name, value in parameters if value.requires_grad and id(value) not in held]
 

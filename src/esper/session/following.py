@@ -15,7 +15,7 @@ from esper.checkpoint import Memory
 from esper.errors import ConfigError, RankDivergence
 from esper.kasmina import LiveNetwork
 from esper.nissa import FanOut
-from esper.session.admission import NOTHING_GROWS, RunRequest, optimizers_in
+from esper.session.admission import NOTHING_GROWS, RunRequest
 from esper.session.finish import Result
 from esper.session.known import result_in, row_in
 from esper.session.log import RunLog
@@ -64,8 +64,7 @@ class Follower(Session):
             LOAD: self._load,
             TEACH: self._teach,
         }
-        optimizers = (asked.optimizer, *optimizers_in(asked.schedulers))
-        self._rounds = Rounds(asked.model, optimizers, self._count_step)
+        self._rounds = Rounds(asked.model, asked.optimizers, self._count_step)
         self._is_finished = False
         try:
             ranks.follow(note, self._acts, self._hear)
@@ -193,7 +192,7 @@ class Follower(Session):
         given = (asked.model, asked.optimizer, self._sample, asked.loss, asked.companions)
         self._network = LiveNetwork(*given, layers=layers, free=frozenset(free))
         network = self._network
-        for optimizer in optimizers_in(asked.schedulers):
+        for optimizer in asked.optimizers:
             network.masks.adopt(optimizer)
         self._acts |= {
             MASK: network.mask,

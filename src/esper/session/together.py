@@ -10,7 +10,7 @@ from typing import Any
 from torch import nn
 
 from esper.kasmina import LiveNetwork
-from esper.session.admission import RunRequest, optimizers_in
+from esper.session.admission import RunRequest
 from esper.session.assembly import Assembly
 from esper.session.following import Follower
 from esper.session.known import known_of
@@ -64,7 +64,7 @@ def network_of(
         network = LiveNetwork(*given, layers=layers, blueprints=asked.blueprints, free=free)
     else:
         network = looked_at_together(asked.ranks, *given, layers=layers, free=free)
-    for optimizer in optimizers_in(asked.schedulers):
+    for optimizer in asked.optimizers:
         network.masks.adopt(optimizer)
     return network
 
