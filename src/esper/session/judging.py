@@ -29,7 +29,6 @@ from esper.session.log import RunLog
 from esper.session.saving import Saving
 from esper.session.terms import Terms
 from esper.urabrask import level_of
-from esper.wording import alike
 
 
 class Judging:
@@ -110,8 +109,7 @@ class Judging:
         verdict, is_within = self._acting.judge(settled, watch.before, watch.leeway)
         cost, why = verdict.retention, verdict.reason
         if is_within and cost is not None and cost.drop > cost.limit:
-            noise, _ = alike(cost.noise, cost.before)
-            why += f" That is over the limit by less than one standard error ({noise}), so it stays."
+            why += f" That is over the limit by less than one standard error ({cost.noise:.3g}), so it stays."
         judged = events.Judged(epoch, self._terms.metric, watch.epoch, why)
         if is_within:
             log.tell(judged)

@@ -13,7 +13,6 @@ from torch.optim import Optimizer
 
 from esper.checkpoint import CheckpointRef
 from esper.errors import CheckpointMissing, EsperError
-from esper.kasmina import SeedJoined, UnitsCut
 from esper.kasmina.seeds import GateResult, Isolation
 from esper.nissa import acts, events, seed_events
 from esper.report import EpochRow
@@ -21,6 +20,7 @@ from esper.session.admission import check_processes
 from esper.session.assembly import Assembly
 from esper.session.commands import desk_of
 from esper.session.growing import Growing
+from esper.session.grown import parts_grown
 from esper.session.metrics import Metric
 from esper.session.pruning import pruning_of
 from esper.session.recovery import Recovery
@@ -325,8 +325,8 @@ class Session:
             run=str(self.run_dir),
             step=self.step,
             epoch=self.epoch,
-            cuts=sum(isinstance(change, UnitsCut) for change in network.changes),
-            grown=sum(isinstance(change, SeedJoined) for change in network.changes),
+            cuts=len(network.changes) - len(parts_grown(network)),
+            grown=len(parts_grown(network)),
             masked=network.masks.num_masked,
             removed=self.removed_fraction,
             cost=terms.config.pruning.cost,
