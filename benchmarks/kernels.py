@@ -1,6 +1,6 @@
 """Measures what making seeds in a worker saves the training process, and what compiles while seeds grow.
 
-    python benchmarks/kernels.py            # about a minute on one core
+    python benchmarks/kernels.py            # about two minutes on one core
 
 Rows: (1) how long germination holds training up: with everything made in the training process, by a worker
 that is asked when the seed is wanted, and by one that was asked before; (2) verifying and loading a kernel,
@@ -30,7 +30,9 @@ from esper.nissa import ListSink
 from esper.tezzeret import PRELOAD, Kernel, KernelOrder, KernelSettings, KernelShelf, Tezzeret
 from esper.workers import LocalPool
 
-REPEATS = 3
+REPEATS = 7
+PAUSE_SECONDS = 0.5
+"""Before each germination, whichever way: a process that has slept begins with cold caches."""
 SLOTS = 16
 SIZES = ((16, 16), (512, 2048), (1024, 2048))
 """Features of a network, and of the inner layer of its seeds."""
@@ -122,18 +124,22 @@ def stalls(folder: Path, pool: LocalPool, width: int, inner: int) -> None:
     shelf = KernelShelf(sealed, settings.cache_kernels, settings.cache_bytes)
     source = Tezzeret(shelf, lambda: pool, settings, pool)
     times: dict[str, list[float]] = {"here": [], "asked then": [], "asked before": [], "load": [], "hit": []}
-    for way in ("here", "asked then", "asked before"):
-        kernels = None if way == "here" else Kernels(source, settings, is_apart=True)
-        run = Run(width, REPEATS, kernels)
-        for number in range(REPEATS):
-            path, options = f"blocks.{number}", {"width": inner - (way == "asked before")}
+    runs = {
+        way: Run(width, 2 * REPEATS, None if way == "here" else Kernels(source, settings, is_apart=True))
+        for way in ("here", "asked then", "asked before")
+    }
+    for number in range(REPEATS):
+        for way, run in runs.items():
+            # Another place is another kernel: neither finds one of the other on the shelf.
+            path = f"blocks.{number + REPEATS * (way == 'asked before')}"
             if way == "asked before":
                 before = set((folder / "kernels").glob("kernel-*"))
-                run.growth.prepare([path], "mlp", **options)
+                run.growth.prepare([path], "mlp", width=inner)
                 while set((folder / "kernels").glob("kernel-*")) <= before:
                     time.sleep(0.05)
-                time.sleep(0.5)  # it is verified by then
-            times[way].append(timed(lambda: run.growth.germinate(path, "mlp", **options)))  # noqa: B023
+            time.sleep(PAUSE_SECONDS)  # by then a kernel that was asked for before is verified
+            times[way].append(timed(lambda: run.growth.germinate(path, "mlp", width=inner)))  # noqa: B023
+    for run in runs.values():
         run.growth.detach()
     order = KernelOrder("slot", 1, "mlp", "name:mlp", {"width": inner}, (32, width), number=1)
     kernels = Kernels(source, settings, is_apart=True)

@@ -78,13 +78,27 @@ def restore_rng(state: Mapping[str, Any], generators: Mapping[str, Generator] = 
 def drawn_apart(number: int) -> Iterator[None]:
     """Draws from `number` inside, and goes on outside as if nothing had been drawn."""
     before = capture_rng()
-    torch.manual_seed(number)
+    _seed(number)
     random.seed(number)
     np.random.seed(number % 2**32)  # noqa: NPY002 (what runs inside may draw from the global state)
     try:
         yield
     finally:
         restore_rng(before)
+
+
+def _seed(number: int) -> None:
+    """As `torch.manual_seed`, of the devices that are in use.
+
+    That one leaves the number for all others to begin with, whenever that is, in the place of what training
+    has left for them; and it takes a stack trace for each kind, which is longer than all else here.
+    """
+    torch.default_generator.manual_seed(number)
+    for kind in (torch.cuda, torch.xpu, torch.mtia):
+        if kind.is_initialized():
+            kind.manual_seed_all(number)
+    if torch.backends.mps.is_available():
+        torch.mps.manual_seed(number)
 
 
 def _capture(generator: Generator) -> Any:

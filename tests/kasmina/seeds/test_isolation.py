@@ -226,6 +226,17 @@ def test_what_is_drawn_apart_follows_from_the_number_alone() -> None:
     torch.rand(5)
     with drawn_apart(11):
         assert torch.equal(torch.rand(3), one)
+    torch.manual_seed(11)
+    assert torch.equal(torch.rand(3), one)
+
+
+def test_what_is_drawn_apart_is_nothing_that_a_device_begins_with_later() -> None:
+    asked = torch.cuda._lazy_seed_tracker  # what `manual_seed` has left for devices that have not begun
+    torch.manual_seed(5)
+    before = list(asked.get_calls())
+    with drawn_apart(11):
+        torch.rand(3)
+    assert list(asked.get_calls()) == before
 
 
 def test_the_walk_finds_the_parameters_behind_a_tensor() -> None:
