@@ -1,7 +1,7 @@
 """Prunes a small BERT while the Hugging Face `Trainer` trains it: `python examples/trainer.py`.
 
 Takes half a minute. The sentences are made up: the class is the one of four words that a sentence repeats.
-One line is Esper's.
+One line is Esper's. `torchrun --nproc-per-node 2 examples/trainer.py` trains the same by two processes.
 """
 
 from __future__ import annotations
@@ -82,9 +82,10 @@ def main(folder: Path, epochs: int = 10) -> Trainer:
     trainer.train()
 
     trainer.save_model(str(folder / "small"))
-    small = BertForSequenceClassification.from_pretrained(folder / "small")
-    print(callback.result)
-    print(f"The saved network has an intermediate_size of {small.config.intermediate_size}, it was 256.")
+    if trainer.is_world_process_zero():  # which has saved it
+        small = BertForSequenceClassification.from_pretrained(folder / "small")
+        print(callback.result)
+        print(f"The saved network has an intermediate_size of {small.config.intermediate_size}, it was 256.")
     return trainer
 
 

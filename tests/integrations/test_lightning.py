@@ -132,22 +132,6 @@ def test_one_line_prunes_and_the_trainer_goes_on_working(tmp_path: Path) -> None
     assert ours.result.report.metric == "accuracy"
 
 
-def test_a_killed_training_goes_on_from_lightnings_checkpoint_bit_for_bit(tmp_path: Path) -> None:
-    whole = callback(tmp_path / "whole")
-    _, expected = fit(tmp_path / "whole", whole)
-    parts = tmp_path / "parts"
-    killed(lambda: fit(parts, callback(parts), Killer()))
-    ours = callback(parts)
-    _, module = fit(parts, ours, ckpt_path="last")
-    assert ours.session is not None
-    assert whole.session is not None
-    assert ours.session.log.moments() == whole.session.log.moments()
-    assert {mark.kind for mark in ours.session.log.marks} >= {"mask", "cut"}
-    assert same(weights(module), weights(expected))
-    pins = [labels for labels in ours.session.parts.saving.store.pins().values() if "framework" in labels]
-    assert 1 <= len(pins) <= EPOCHS
-
-
 def _of_average(name: str) -> Callback:
     if name == "swa":
         return StochasticWeightAveraging(1e-3, swa_epoch_start=0.5)

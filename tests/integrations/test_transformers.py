@@ -32,7 +32,6 @@ from tests.integrations.task import (
     Stream,
     Vectors,
     accuracy,
-    killed,
     same,
     settings,
     weights,
@@ -158,25 +157,6 @@ def test_a_training_that_ends_within_an_epoch_and_goes_on_has_no_period_too_many
     assert again.session is not None
     steps = [row.step for row in again.session.log.epochs]
     assert steps == [every * n for n in range(1, 4 * STEPS // every + 1)]
-
-
-def test_a_killed_training_goes_on_from_the_trainers_checkpoint_bit_for_bit(tmp_path: Path) -> None:
-    saving = {
-        "save_strategy": "steps",
-        "save_steps": 20,
-        "eval_strategy": "steps",
-        "eval_steps": STEPS,
-    }
-    whole = trainer(tmp_path / "whole", callback(tmp_path / "whole"), **saving)
-    whole.train()
-    parts = tmp_path / "parts"
-    killed(lambda: trainer(parts, callback(parts), Killer(60), **saving).train())
-    ours = callback(parts)
-    script = trainer(parts, ours, **saving)
-    script.train(resume_from_checkpoint=True)
-    assert ours.session is not None
-    assert {mark.kind for mark in ours.session.log.marks} >= {"mask", "cut"}
-    assert same(weights(script.model), weights(whole.model))
 
 
 def test_an_older_checkpoint_of_the_trainer_is_as_good_and_a_cut_one_fits_a_fresh_network(

@@ -315,7 +315,15 @@ def refused(directory: Path) -> dict[str, Any]:
     del wrapper
     together = Training(directory / "alone-0").session  # a run that one process has begun
     together.detach()
-    return {**told, "is nothing made": is_nothing_made, "notes": list(together.log.notes)}
+    parted: list[str] = []
+    if rank == 0:  # and a run that two have begun, in one
+        network = Digits()
+        mine = torch.optim.AdamW(network.parameters())
+        generators = {"order": torch.Generator()}
+        one = esper.resume(directory / "wrong", network, mine, loss=loss, generators=generators)
+        one.detach()
+        parted = list(one.log.notes)
+    return {**told, "is nothing made": is_nothing_made, "notes": list(together.log.notes), "parted": parted}
 
 
 def by_steps_until_one_dies(directory: Path) -> dict[str, Any]:

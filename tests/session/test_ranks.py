@@ -57,6 +57,10 @@ def test_two_processes_prune_one_network_and_stay_one(reports: Callable[[str], R
     assert first["fingerprint"][-2:] != second["fingerprint"][-2:]  # every rank draws numbers of its own
     told = "2 processes train this network: rank 0 decides, and all of them do it at the same step."
     assert told in first["notes"]
+    told = (
+        "The processes have measured accuracy differently, each on its own share of the data: decisions are "
+    )
+    assert f"{told}made by the mean of their numbers." in first["notes"]
 
 
 def test_the_steps_of_every_rank_are_counted_and_added_up(reports: Callable[[str], Reports]) -> None:
@@ -170,10 +174,14 @@ def test_what_several_processes_cannot_have_is_refused_by_all(
         assert report["is nothing made"]
 
 
-def test_a_run_of_one_process_goes_on_in_two_and_that_is_told(reports: Callable[[str], Reports]) -> None:
+def test_a_run_goes_on_with_another_number_of_processes_and_that_is_told(
+    reports: Callable[[str], Reports],
+) -> None:
     first, second = reports("refused")
     told = "The checkpoint holds the random numbers of 1 process(es), and 2 go on"
     assert any(note.startswith(told) for note in first["notes"])
+    told = "The checkpoint holds the random numbers of 2 process(es), and 1 go on"
+    assert any(note.startswith(told) for note in first["parted"])
     assert second["notes"] == []  # rank 0 tells people
 
 

@@ -6,17 +6,18 @@ import logging
 import math
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from torch import nn
 
-from esper.anatomy.graph import is_parallel
 from esper.checkpoint import CheckpointCatalog, capture_rng, open_key_ring, restore_rng
 from esper.compaction import describe
 from esper.errors import CheckpointError, ConfigError, RollbackExhausted
 from esper.integrations.beginning import holds_run, set_aside
+from esper.integrations.several import is_first_rank
 from esper.kasmina import measured
 from esper.nissa import LoggerSink
 from esper.session import Result, Session
@@ -51,20 +52,6 @@ def first_batches(batches: Iterable[Any], wanted: int, size: Callable[[Any], int
     return taken
 
 
-def refuse_parallel(processes: int, model: nn.Module, trainer: str) -> None:
-    """Raises if more than one process or card trains the network.
-
-    Raises:
-        ConfigError: so it is.
-    """
-    if processes > 1 or is_parallel(model):
-        raise ConfigError(
-            f"This {trainer} trains on several processes or cards, or a sharded network, and this callback "
-            "follows one process. Nothing was changed. Train with one, or attach Esper in a loop of your "
-            "own, where it prunes under DistributedDataParallel (docs/ranks.md)."
-        )
-
-
 def refuse_twice(session: Session | None, callbacks: int) -> None:
     """Raises if a callback has followed a training already, or has another one beside it.
 
@@ -87,7 +74,7 @@ def refuse_strangers(run_dir: Path, step: int, loading: Loading | None, way_on: 
     """Raises unless the framework's checkpoint and the run directory can be of one training.
 
     A run that was stopped before the framework had saved anything beside it, and before it had saved more
-    than its own beginning, can be gone on with by nobody: it is set aside.
+    than its own beginning, can be gone on with by nobody: it is set aside. Rank 0 looks for all.
 
     Args:
         run_dir: of the run that is to begin.
@@ -98,6 +85,8 @@ def refuse_strangers(run_dir: Path, step: int, loading: Loading | None, way_on: 
     Raises:
         CheckpointError: there is a run already, or weights of other shapes came without one.
     """
+    if not is_first_rank():
+        return
     aside = set_aside(run_dir)
     if aside is not None:
         say(
@@ -120,8 +109,9 @@ def refuse_strangers(run_dir: Path, step: int, loading: Loading | None, way_on: 
 
 
 def say(text: str, *, is_problem: bool = False) -> None:
-    """Tells people one sentence, as a session does."""
-    LoggerSink(is_heard=True).write(logging.WARNING if is_problem else logging.INFO, text)
+    """Tells people one sentence, as a session does; of several processes the first one does it."""
+    if is_first_rank():
+        LoggerSink(is_heard=True).write(logging.WARNING if is_problem else logging.INFO, text)
 
 
 def say_few(periods: int, unit: int) -> None:
@@ -135,11 +125,13 @@ def say_few(periods: int, unit: int) -> None:
 
 
 def check_beside(run_dir: Path, saved: Mapping[str, Any]) -> None:
-    """Makes sure that a run holds the checkpoint that stood beside a framework's.
+    """Makes sure that a run holds the checkpoint that stood beside a framework's. Rank 0 looks for all.
 
     Raises:
         CheckpointError: it holds another one, or none.
     """
+    if not is_first_rank():
+        return
     if not holds_run(run_dir):
         raise CheckpointError(
             f"This training was followed by a run of Esper, and {run_dir} holds none. Nothing was changed. "
@@ -198,7 +190,6 @@ class Guest:
 
     def __init__(self, session: Session) -> None:
         self.session = session
-        self._metric = session.parts.terms.metric
         self._structure = self._look()
         self._is_told = False  # that the metric is missing
 
@@ -210,15 +201,15 @@ class Guest:
         """
         optimizer, step = self.session.optimizer, self.session.step
         rates = [group["lr"] for group in optimizer.param_groups]
-        metrics: dict[str, Any] = {n: v for n, v in numbers.items() if n in (self._metric, "loss")}
-        if self._metric == FROM_PROBE:
-            metrics[FROM_PROBE] = self._probe_loss
-        elif self._metric not in metrics:
+        metrics: dict[str, Any] = {n: v for n, v in numbers.items() if n in (self.session.metric, "loss")}
+        if self.session.metric == FROM_PROBE:
+            metrics[FROM_PROBE] = self._probe_loss if is_first_rank() else None
+        elif self.session.metric not in metrics:
             metrics = {}
             if numbers and not self._is_told:
                 self._is_told = True
                 say(
-                    f"Decisions wait for {self._metric}, and what was evaluated is "
+                    f"Decisions wait for {self.session.metric}, and what was evaluated is "
                     f"{', '.join(_measures(numbers))}. Let the framework measure it, or name one of these, "
                     "EsperCallback(metric=...).",
                     is_problem=True,
@@ -236,7 +227,13 @@ class Guest:
         return before != self._structure
 
     def save(self, keep: Collection[int]) -> dict[str, Any] | None:
-        """Saves beside a checkpoint of the framework and names what was saved; None if that failed."""
+        """Saves beside a checkpoint of the framework and names what was saved; None if that failed.
+
+        Of several processes the first one does it, alone: of the others there is nothing in it that the
+        framework's checkpoint, or the end of the last period, has not.
+        """
+        if not is_first_rank():
+            return None
         try:
             parts = self.session.parts
             saved = parts.saving.save_beside(parts.log.progress, _LABEL, keep)
@@ -258,10 +255,10 @@ class Guest:
             return None
         self._describe()
         say(str(result))
-        return result
+        return replace(result, model=self.session.network.model)
 
     def _describe(self) -> None:
-        network = self.session.parts.network
+        network = self.session.network
         if not network.changes:
             return
         units = np.arange(network.changes[-1].origin.size)  # of every unit at the end: its number before
@@ -288,5 +285,5 @@ class Guest:
 
     def _look(self) -> tuple[int, bytes]:
         """Names what is cut and masked."""
-        network = self.session.parts.network
+        network = self.session.network
         return len(network.changes), network.masks.keep.tobytes()

@@ -31,6 +31,17 @@ class OtherProcesses(Event):
 
 
 @dataclass(frozen=True)
+class MeasuredApart(Event):
+    """Ranks have measured different numbers, each on a share of the data of its own."""
+
+    says = (
+        "The processes have measured {metric} differently, each on its own share of the data: decisions are "
+        "made by the mean of their numbers."
+    )
+    metric: str
+
+
+@dataclass(frozen=True)
 class RankSummary(Moment):
     """What one of several ranks has counted in the period that has ended; `TelemetrySummary` is of all.
 

@@ -3,5 +3,6 @@
 from esper.session.attach import attach, resume
 from esper.session.finish import Result
 from esper.session.session import Session
+from esper.session.together import refused_by_all
 
-__all__ = ["Result", "Session", "attach", "resume"]
+__all__ = ["Result", "Session", "attach", "refused_by_all", "resume"]

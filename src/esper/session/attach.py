@@ -33,7 +33,7 @@ from esper.errors import CheckpointCorrupt, CheckpointError, CheckpointMissing
 from esper.kasmina import CheckpointedTeacher, LiveNetwork
 from esper.kasmina.seeds import Blueprint
 from esper.leyline import Level
-from esper.nissa import Sink, acts, assumed, events, given_events
+from esper.nissa import Sink, acts, assumed, events, given_events, rank_events
 from esper.runs.network import data_of, read_state
 from esper.session.admission import (
     RunRequest,
@@ -48,7 +48,7 @@ from esper.session.looking import let_go_on_error, looked_at
 from esper.session.pace import Pace
 from esper.session.pool import pool_ahead
 from esper.session.session import Session
-from esper.session.state import given_entries
+from esper.session.state import RANDOM_OF_RANKS, given_entries
 from esper.session.teaching import check_same
 from esper.session.terms import Terms, sounds_like_a_loss, write_run_file
 from esper.session.together import on_all_ranks, refused_by_all, session_of, teach
@@ -316,6 +316,9 @@ def _resume(asked: RunRequest, step: int | None = None) -> Session:
         session.continue_from(*((target, saved) if now == target else (now, read_state(now))))
         teach(session, asked)
         session.parts.strategy.begin(is_new=False)
+    processes = len(saved.get(RANDOM_OF_RANKS, ()))
+    if asked.ranks is None and processes > 1:
+        session.log.tell(rank_events.OtherProcesses(processes, 1))
     aside = session.parts.saving.store.aside
     places = [str(aside[one.path]) if one.path in aside else None for one in rejected]
     passed = [events.PassedOver(str(one), place) for one, place in zip(rejected, places, strict=True)]

@@ -51,7 +51,7 @@ class Follower(Session):
         self.log = RunLog()
         self.log.telling = FanOut(self.log)  # rank 0 tells people
         self._asked, self._ranks = asked, ranks
-        self._network: LiveNetwork
+        self.network: LiveNetwork
         self._terms: Terms
         self._memory: Memory
         self._counts: Counts | None = None
@@ -88,6 +88,10 @@ class Follower(Session):
         return self._asked.optimizer
 
     @property
+    def metric(self) -> str:
+        return self._terms.metric
+
+    @property
     def run_dir(self) -> Path:
         return self._asked.run
 
@@ -98,10 +102,10 @@ class Follower(Session):
 
     @property
     def removed_fraction(self) -> float:
-        return self._terms.removed_fraction(self._network)
+        return self._terms.removed_fraction(self.network)
 
     def loss(self, output: Any, target: Any, inputs: Any = None) -> Tensor:
-        return self.teaching.loss(self._network.loss(output, target), output, target, inputs)
+        return self.teaching.loss(self.network.loss(output, target), output, target, inputs)
 
     def grow(self, *_: Any, **__: Any) -> NoReturn:
         raise ConfigError(NOTHING_GROWS)
@@ -147,8 +151,8 @@ class Follower(Session):
             return
         self._is_finished = True
         self._rounds.detach()
-        if "_network" in vars(self):
-            self._network.detach()
+        if "network" in vars(self):
+            self.network.detach()
 
     def _count_step(self) -> None:
         self.log.progress.step += 1
@@ -165,7 +169,7 @@ class Follower(Session):
             if self._counts is not None:
                 self._counted.append(self._counts.message())
             held = of_session(
-                call, self.step, self._network, self.teaching, self._metrics, self._asked.generators
+                call, self.step, self.network, self.teaching, self._metrics, self._asked.generators
             )
             return {**held, COUNTED: self._counted}
 
@@ -190,8 +194,8 @@ class Follower(Session):
         asked = self._asked
         self._sample = on_device(sample, device_of(asked.model))
         given = (asked.model, asked.optimizer, self._sample, asked.loss, asked.companions)
-        self._network = LiveNetwork(*given, layers=layers, free=frozenset(free))
-        network = self._network
+        self.network = LiveNetwork(*given, layers=layers, free=frozenset(free))
+        network = self.network
         for optimizer in asked.optimizers:
             network.masks.adopt(optimizer)
         self._acts |= {
@@ -206,16 +210,16 @@ class Follower(Session):
         self.teaching.change(self._asked.teacher)
 
     def _begin(self, terms: Mapping[str, Any], anatomy: str) -> None:
-        if self._network.anatomy.digest != anatomy:
+        if self.network.anatomy.digest != anatomy:
             raise RankDivergence(
                 "The network of this rank has another structure than that of rank 0. Build it alike on all."
             )
         self._terms = Terms.from_state(terms)
         self._metrics = Metrics(self._terms)
         self.log.says = self._terms.pace.says
-        self.teaching = Teaching(self._network, self._terms.config.teaching, self._sample, None, self.log)
+        self.teaching = Teaching(self.network, self._terms.config.teaching, self._sample, None, self.log)
         self._counts = Counts.by(self._terms.config.telemetry, self._ranks.number)
-        self._memory = shared_memory_of(self._asked, self._terms, self._network, self.log)
+        self._memory = shared_memory_of(self._asked, self._terms, self.network, self.log)
 
     def _check(self, saved: Mapping[str, Any], random: Sequence[Any]) -> None:
         """Looks at a state before it is loaded; of all random numbers it takes its own, if they are there."""

@@ -17,7 +17,7 @@ from esper.session.metrics import Metric
 from esper.session.ranks import Ranks
 from esper.session.session import Session
 from esper.session.shared import BEGIN
-from esper.session.standing import COUNTED, METRICS, joined, of_session
+from esper.session.standing import COUNTED, METRICS, are_apart, joined, of_session
 
 _Done = TypeVar("_Done")
 
@@ -28,6 +28,7 @@ class Leader(Session):
     def __init__(self, parts: Assembly, ranks: Ranks, generators: Mapping[str, Generator]) -> None:
         super().__init__(parts)
         self._ranks, self._generators = ranks, generators
+        self._is_told_apart = False  # that ranks have measured other numbers
         parts.growing.make_way = lambda: NOTHING_GROWS
         what = {"terms": parts.terms.state(), "anatomy": parts.network.anatomy.digest}
         ranks.order(BEGIN, what, _nothing)
@@ -76,7 +77,11 @@ class Leader(Session):
         return done
 
     def _end(self, end: Callable[[], _Done]) -> _Done:
-        self._metrics.load(joined([note[METRICS] for note in self._ranks.notes]))
+        measured = [note[METRICS] for note in self._ranks.notes]
+        if not self._is_told_apart and are_apart(measured, self.metric):
+            self._is_told_apart = True
+            self.log.tell(rank_events.MeasuredApart(self.metric))
+        self._metrics.load(joined(measured))
         self._hear()
         return end()
 

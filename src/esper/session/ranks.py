@@ -187,7 +187,7 @@ class Ranks:
             raise RankDivergence(
                 f"Rank(s) {failed} could not do what all ranks were to do ({name}): "
                 f"{failures[failed[0]]['text']} The others did it, so the ranks may hold different networks. "
-                "End this training, and let all ranks go on from the last checkpoint (resume=True)."
+                "End this training, and resume all ranks from the last checkpoint."
             ) from failure
         self._have_parted = False
         return done, failure
@@ -238,8 +238,8 @@ class Ranks:
             self._have_parted = True
             raise RankLost(
                 "A rank no longer answers: it has ended, or was waited for longer than the timeout of the "
-                "process group. Start all ranks again; with resume=True they go on from the last checkpoint. "
-                f"PyTorch says: {error}"
+                "process group. Start all ranks again and resume (resume=True, or as the framework around "
+                f"them does it): they go on from the last checkpoint. PyTorch says: {error}"
             ) from error
 
     def _broadcast(self, tensor: Tensor) -> Tensor:
@@ -265,7 +265,7 @@ def _require_same(values: Sequence[Mapping[str, Any]], *, is_told: bool) -> None
             raise RankDivergence(
                 f"Rank(s) {other} differ from rank 0 in {name}{what}. Nothing was changed. All ranks have to "
                 "make the same calls with the same settings after the same steps; weights that have parted "
-                "come together again where all go on from the last checkpoint (resume=True)."
+                "come together again where all go on from the last checkpoint (they are resumed)."
             )
 
 

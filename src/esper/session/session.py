@@ -41,6 +41,8 @@ class Session:
 
     def __init__(self, parts: Assembly, *, clock: Callable[[], float] = time.perf_counter) -> None:
         self.parts = parts
+        self.network = parts.network
+        """The user's network as Esper sees it: its structure, its mask, and what was done to it."""
         self.log = parts.log
         """What happened so far."""
         self.seconds_in_esper = 0.0
@@ -72,6 +74,11 @@ class Session:
     def optimizer(self) -> Optimizer:
         """The user's optimizer."""
         return self.parts.network.optimizer
+
+    @property
+    def metric(self) -> str:
+        """The name of what decisions are made by."""
+        return self.parts.terms.metric
 
     @property
     def run_dir(self) -> Path:

@@ -85,6 +85,11 @@ def joined(states: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     return {"numbers": numbers, "step": max(state["step"] for state in states)}
 
 
+def are_apart(states: Sequence[Mapping[str, Any]], metric: str) -> bool:
+    """Whether ranks have measured other numbers than each other."""
+    return len({repr(state["numbers"][metric]) for state in states if metric in state["numbers"]}) > 1
+
+
 def _mean(values: Sequence[float]) -> float:
     first = values[0]
     if all(value == first for value in values):

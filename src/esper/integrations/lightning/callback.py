@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 from torch.utils.data import DataLoader
 
@@ -22,18 +24,20 @@ from esper.integrations.guest import (
     Loading,
     check_beside,
     first_batches,
-    refuse_parallel,
     refuse_strangers,
     refuse_twice,
     say_few,
     unnoticed,
 )
+from esper.integrations.several import BY_HAND, is_first_rank, refuse_way
 from esper.integrations.wish import Wish, settings
-from esper.session import Result, Session
+from esper.session import Result, Session, refused_by_all
 
 try:
     from lightning.pytorch import Callback, LightningModule, Trainer
     from lightning.pytorch.callbacks import ModelCheckpoint
+    from lightning.pytorch.strategies import DDPStrategy, DeepSpeedStrategy, ParallelStrategy, Strategy
+    from lightning.pytorch.strategies.launchers import _MultiProcessingLauncher
 
     from esper.integrations.lightning.averages import (  # needs lightning, too
         averages_of,
@@ -107,7 +111,6 @@ class EsperCallback(Callback):  # type: ignore[misc]
         self._waits = False  # for a validation that ends the period
         self._is_other = False  # the network is masked or cut otherwise than at the validation before
         self._saved: dict[str, Any] | None = None
-        self._is_resumed = False
         self._files: dict[str, tuple[float, int]] = {}  # checkpoints of the trainer: when, at which step
         self._steps: set[int] = set()  # of the run's checkpoints that stand beside them
         self._loading: Loading | None = None
@@ -133,49 +136,20 @@ class EsperCallback(Callback):  # type: ignore[misc]
             UntraceableError: the network cannot be followed; the message names the line.
         """
         network = pl_module.get_submodule(self._network)
-        refuse_inner(network)
-        trainer.callbacks = behind_averages(self, trainer.callbacks)
-        companions = list(averages_of(pl_module, self._network, trainer.callbacks).values())
-        optimizer = _optimizer_of(trainer, network)
-        loss = self._wish.loss or _loss_of(pl_module)
-        run = self._wish.run_dir
-        if self._is_resumed and self._saved is not None:
-            check_beside(run, self._saved)
-            optimizer.state.clear()  # what was loaded may have the shapes of the network after its cuts
-            self.session = esper.resume(
-                run,
-                network,
-                optimizer,
-                loss=loss,
-                companions=companions,
-                config=self._wish.config,
-                step=self._saved["step"],
+        if isinstance(trainer.strategy.model, DistributedDataParallel):
+            network = trainer.strategy.model
+        with refused_by_all(network):
+            refuse_inner(pl_module.get_submodule(self._network))
+            trainer.callbacks = behind_averages(self, trainer.callbacks)
+            companions = list(averages_of(pl_module, self._network, trainer.callbacks).values())
+            optimizer = _optimizer_of(trainer, network)
+            loss = self._wish.loss or _loss_of(pl_module)
+            begin = (
+                self._begins(trainer, pl_module)
+                if self._saved is None
+                else self._goes_on(optimizer, self._saved)
             )
-        else:
-            way_on = "trainer.fit(..., ckpt_path=...)"
-            refuse_strangers(run, trainer.global_step, self._loading, way_on)
-            with unnoticed():
-                held_out = _held_out(trainer, self._wish)
-            metric, is_higher_better = _metric_of(trainer, self._wish)
-            every = self._wish.every_n_steps or _period_of(trainer)
-            steps = trainer.estimated_stepping_batches
-            steps = int(steps) - trainer.global_step if 0 < steps < math.inf else None
-            if steps is not None:
-                say_few(steps // every, every)
-            self.session = esper.attach(
-                network,
-                optimizer,
-                loss=loss,
-                sample=on_device(held_out[0], pl_module.device),
-                probe=held_out,
-                companions=companions,
-                metric=metric,
-                higher_is_better=is_higher_better,
-                run_dir=run,
-                config=self._wish.config,
-                steps=steps,
-                every_n_steps=every,
-            )
+        self.session = begin(network, optimizer, loss=loss, companions=companions, config=self._wish.config)
         self._guest = Guest(self.session)
         self._waits = self.session.is_due
         self._companions = companions
@@ -240,14 +214,45 @@ class EsperCallback(Callback):  # type: ignore[misc]
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Remembers which of the run's checkpoints stands beside the one that is loaded."""
-        self._saved, self._is_resumed = state_dict["saved"], True
+        self._saved = state_dict["saved"]
         self._is_other = bool(state_dict.get("is_other", False))
         self._files, self._steps = dict(state_dict["files"]), set(state_dict["steps"])
 
+    def _begins(self, trainer: Trainer, module: LightningModule) -> Callable[..., Session]:
+        """How a run begins, given what it is about."""
+        run = self._wish.run_dir
+        refuse_strangers(run, trainer.global_step, self._loading, "trainer.fit(..., ckpt_path=...)")
+        with unnoticed():
+            held_out = _held_out(trainer, self._wish)
+        metric, is_higher_better = _metric_of(trainer, self._wish)
+        every = self._wish.every_n_steps or _period_of(trainer)
+        steps = trainer.estimated_stepping_batches
+        steps = int(steps) - trainer.global_step if 0 < steps < math.inf else None
+        if steps is not None:
+            say_few(steps // every, every)
+        return partial(
+            esper.attach,
+            sample=on_device(held_out[0], module.device),
+            probe=held_out,
+            metric=metric,
+            higher_is_better=is_higher_better,
+            run_dir=run,
+            steps=steps,
+            every_n_steps=every,
+        )
+
+    def _goes_on(self, optimizer: Optimizer, saved: Mapping[str, Any]) -> Callable[..., Session]:
+        """How the run goes on that the trainer's checkpoint belongs to, likewise."""
+        check_beside(self._wish.run_dir, saved)
+        optimizer.state.clear()  # what was loaded may have the shapes of the network after its cuts
+        return partial(esper.resume, self._wish.run_dir, step=saved["step"])
+
     def _note_files(self, trainer: Trainer) -> None:
         """Files that are new since the last save were written with it; only `ModelCheckpoint` names them."""
+        if self._saved is None or not is_first_rank():  # which writes them, and deletes them
+            return
         for callback in trainer.checkpoint_callbacks:
-            if self._saved is None or not isinstance(callback, ModelCheckpoint):
+            if not isinstance(callback, ModelCheckpoint):
                 continue
             for path in (*callback.best_k_models, callback.best_model_path, callback.last_model_path):
                 if path and Path(path).is_file():
@@ -273,7 +278,23 @@ class EsperCallback(Callback):  # type: ignore[misc]
     def _check(self, trainer: Trainer) -> None:
         count = sum(isinstance(other, EsperCallback) for other in trainer.callbacks)
         refuse_twice(self.session, count)
-        refuse_parallel(trainer.world_size, nn.Module(), "Trainer")
+        refuse_way("Trainer", *_unknown_way(trainer.strategy))
+        if self._network and isinstance(trainer.strategy, DDPStrategy):
+            raise ConfigError(
+                f"Several processes train the module as a whole, and network={self._network!r} names a part "
+                "of it. Nothing was changed. Leave `network` out, or train with one process."
+            )
+
+
+def _unknown_way(strategy: Strategy) -> tuple[str, str]:
+    """How several processes or cards train what cannot be followed, and the way out; both empty if it can."""
+    if not isinstance(strategy, ParallelStrategy):
+        return "", ""
+    if not isinstance(strategy, DDPStrategy) or isinstance(strategy, DeepSpeedStrategy):
+        return type(strategy).__name__, BY_HAND
+    if isinstance(strategy.launcher, _MultiProcessingLauncher):
+        return "processes that hand back nothing but weights", 'Say strategy="ddp", in a script.'
+    return "", ""
 
 
 def _optimizer_of(trainer: Trainer, network: nn.Module) -> Optimizer:

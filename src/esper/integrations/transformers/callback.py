@@ -5,12 +5,14 @@ from __future__ import annotations
 import inspect
 import weakref
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor
 
 import esper
+from esper.anatomy.graph import group_of
 from esper.batches import on_device
 from esper.config import Config
 from esper.errors import ConfigError
@@ -18,16 +20,16 @@ from esper.integrations.guest import (
     Guest,
     Loading,
     check_beside,
-    refuse_parallel,
     refuse_strangers,
     refuse_twice,
     say,
     say_few,
     unnoticed,
 )
+from esper.integrations.several import BY_HAND, refuse_way
 from esper.integrations.transformers.batches import Batches, metric_of, period_of
 from esper.integrations.wish import Wish, settings
-from esper.session import Result, Session
+from esper.session import Result, Session, refused_by_all
 
 try:
     from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
@@ -103,7 +105,7 @@ class EsperCallback(TrainerCallback, ExportableState):  # type: ignore[misc]
         trainer = weakref.proxy(_trainer())
         self._loading = Loading([trainer.model], lambda: bool(trainer.is_in_train))
 
-    def on_train_begin(self, args: TrainingArguments, state: TrainerState, *_: Any, **named: Any) -> None:
+    def on_train_begin(self, _: TrainingArguments, state: TrainerState, *__: Any, **named: Any) -> None:
         """Attaches to the training, or goes on with the run that the trainer's checkpoint belongs to.
 
         Raises:
@@ -112,37 +114,19 @@ class EsperCallback(TrainerCallback, ExportableState):  # type: ignore[misc]
             UntraceableError: the network cannot be followed; the message names the line.
         """
         trainer = _trainer()
-        self._check(trainer, state)
-        self._tell_loss(trainer)
         network, optimizer = trainer.model_wrapped, named["optimizer"]
-        batches = Batches(trainer, self._wish)
-        saved = _stored(state)
-        if state.global_step and saved.get("saved") is not None:
-            self._steps, self._is_other = dict(saved["steps"]), bool(saved["is_other"])
-            self.session = self._resumed(network, optimizer, batches.loss, saved["saved"])
-            self._waits = self.session.is_due  # it was saved before the evaluation at the end
-        else:
-            way_on = "trainer.train(resume_from_checkpoint=True)"
-            refuse_strangers(self._wish.run_dir, state.global_step, self._loading, way_on)
-            with unnoticed():
-                held_out = batches.held_out()
-            metric, is_higher_better = metric_of(self._wish, args, trainer.eval_dataset)
-            every = period_of(self._wish, args, state, named.get("train_dataloader"))
-            left = state.max_steps - state.global_step
-            say_few(left // every, every)
-            self.session = esper.attach(
-                network,
-                optimizer,
-                loss=batches.loss,
-                sample=on_device(held_out[0], args.device),
-                probe=held_out,
-                metric=metric,
-                higher_is_better=is_higher_better,
-                run_dir=self._wish.run_dir,
-                config=self._wish.config,
-                steps=left,
-                every_n_steps=every,
-            )
+        with refused_by_all(network):
+            self._check(trainer, state)
+            self._tell_loss(trainer)
+            batches = Batches(trainer, self._wish)
+            saved = _stored(state)
+            if state.global_step and saved.get("saved") is not None:
+                self._steps, self._is_other = dict(saved["steps"]), bool(saved["is_other"])
+                begin = self._goes_on(optimizer, batches, saved["saved"])
+            else:
+                begin = self._begins(trainer, state, batches, named.get("train_dataloader"))
+        self.session = begin(network, optimizer)
+        self._waits = self.session.is_due  # it was saved before the evaluation at the end
         self._guest = Guest(self.session)
         if self._loading is not None:
             self._loading.has_declined = False
@@ -183,7 +167,7 @@ class EsperCallback(TrainerCallback, ExportableState):  # type: ignore[misc]
         named_so = {key.removeprefix("eval_"): value for key, value in (named.get("metrics") or {}).items()}
         self._numbers |= named_so  # one of several sets may not be the one that decides
         is_one_of_many = isinstance(_trainer().eval_dataset, dict)
-        if not is_one_of_many or self._guest.session.parts.terms.metric in named_so:
+        if not is_one_of_many or self._guest.session.metric in named_so:
             self._end(state)
 
     def on_train_end(self, _: TrainingArguments, state: TrainerState, *__: Any, **___: Any) -> None:
@@ -240,9 +224,7 @@ class EsperCallback(TrainerCallback, ExportableState):  # type: ignore[misc]
                 "A hyperparameter search trains many networks, and a run of Esper is about one. Nothing was "
                 "changed. Search first, then train once with EsperCallback."
             )
-        is_sharded = trainer.is_deepspeed_enabled or trainer.is_fsdp_enabled
-        processes = max(trainer.args.world_size, trainer.args.n_gpu, 2 if is_sharded else 1)
-        refuse_parallel(processes, trainer.model_wrapped, "Trainer")
+        refuse_way("Trainer", *_unknown_way(trainer))
 
     def _tell_loss(self, trainer: Trainer) -> None:
         is_given = self._wish.loss is not None or trainer.compute_loss_func is not None
@@ -254,14 +236,38 @@ class EsperCallback(TrainerCallback, ExportableState):  # type: ignore[misc]
                 is_problem=True,
             )
 
-    def _resumed(
-        self, network: nn.Module, optimizer: Any, loss: Callable[[Any, Any], Tensor], saved: Mapping[str, Any]
-    ) -> Session:
-        run, step = self._wish.run_dir, saved["step"]
-        check_beside(run, saved)
+    def _begins(
+        self, trainer: Trainer, state: TrainerState, batches: Batches, loader: Any
+    ) -> Callable[..., Session]:
+        """How a run begins, given the network and its optimizer."""
+        way_on = "trainer.train(resume_from_checkpoint=True)"
+        refuse_strangers(self._wish.run_dir, state.global_step, self._loading, way_on)
+        with unnoticed():
+            held_out = batches.held_out()
+        metric, is_higher_better = metric_of(self._wish, trainer.args, trainer.eval_dataset)
+        every = period_of(self._wish, trainer.args, state, loader)
+        left = state.max_steps - state.global_step
+        say_few(left // every, every)
+        return partial(
+            esper.attach,
+            loss=batches.loss,
+            sample=on_device(held_out[0], trainer.args.device),
+            probe=held_out,
+            metric=metric,
+            higher_is_better=is_higher_better,
+            run_dir=self._wish.run_dir,
+            config=self._wish.config,
+            steps=left,
+            every_n_steps=every,
+        )
+
+    def _goes_on(self, optimizer: Any, batches: Batches, saved: Mapping[str, Any]) -> Callable[..., Session]:
+        """How the run goes on that the trainer's checkpoint belongs to, likewise."""
+        check_beside(self._wish.run_dir, saved)
         # What was loaded may have the shapes of the network after its cuts; the run knows better.
         optimizer.optimizer.state.clear()
-        return esper.resume(run, network, optimizer, loss=loss, config=self._wish.config, step=step)
+        run, config = self._wish.run_dir, self._wish.config
+        return partial(esper.resume, run, loss=batches.loss, config=config, step=saved["step"])
 
 
 def _trainer() -> Trainer:
@@ -273,6 +279,20 @@ def _trainer() -> Trainer:
             return caller
         frame = frame.f_back
     raise ConfigError("EsperCallback is called by a transformers.Trainer, and here is none.")
+
+
+def _unknown_way(trainer: Trainer) -> tuple[str, str]:
+    """How several processes or cards train what cannot be followed, and the way out; both empty if it can."""
+    if trainer.is_deepspeed_enabled:
+        return "DeepSpeed", BY_HAND
+    if trainer.is_fsdp_enabled:
+        return "FSDP", BY_HAND
+    if trainer.args.n_gpu > 1:
+        way_out = f"Start one process for each card: torchrun --nproc_per_node {trainer.args.n_gpu} script.py"
+        return "DataParallel, one process for several cards", way_out
+    if trainer.args.world_size > 1 and group_of(trainer.model_wrapped) is None:
+        return f"{trainer.args.world_size} processes without DistributedDataParallel", BY_HAND
+    return "", ""
 
 
 def _stored(state: TrainerState) -> Mapping[str, Any]:

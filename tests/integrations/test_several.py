@@ -1,0 +1,117 @@
+"""Several processes in somebody else's loop prune one network, with the one line that one process has."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import safetensors.torch
+from lightning.pytorch import Callback
+from lightning.pytorch import Trainer as Lightning
+from lightning.pytorch.strategies import ModelParallelStrategy
+from transformers import TrainerCallback
+
+from esper.errors import CheckpointError, ConfigError
+from tests.integrations import test_lightning as by_lightning
+from tests.integrations import test_transformers as by_trainer
+from tests.integrations.ranks import RANKS, fingerprint, told_by_ranks
+from tests.integrations.task import EPOCHS, same, weights
+
+pytestmark = pytest.mark.filterwarnings("ignore")  # as in the tests with one process
+
+
+def test_processes_of_the_trainer_prune_one_network_go_on_after_a_kill_and_are_refused_together(
+    tmp_path: Path,
+) -> None:
+    asked: dict[str, Any] = {"num_train_epochs": 6, "gradient_accumulation_steps": 2, "eval_steps": 3}
+    asked |= {"eval_strategy": "steps", "save_strategy": "steps", "save_steps": 3}
+
+    def run(folder: Path, *others: TrainerCallback, **resume: Any) -> tuple[Any, ...]:
+        ours = by_trainer.callback(folder, every_n_steps=2)  # so that saves come within periods
+        script = by_trainer.trainer(folder, ours, *others, **asked, load_best_model_at_end=True)
+        script.train(**resume)
+        assert ours.result is not None
+        assert ours.result.model is script.model
+        script.save_model(str(folder / "small"))
+        with pytest.raises(CheckpointError, match="holds a run already") as refusal:
+            by_trainer.trainer(folder, by_trainer.callback(folder), **asked).train()
+        kinds = {mark.kind for mark in ours.result.report.marks}
+        best = script.evaluate()["eval_accuracy"]  # of the samples of all ranks
+        assert best in [row.metrics.get("accuracy") for row in ours.result.report.epochs]
+        saved = safetensors.torch.load_file(folder / "small" / "model.safetensors")  # the refusal came after
+        assert same(saved, weights(script.model))
+        return fingerprint(script.model), ours.result.reached, best, kinds, str(refusal.value)
+
+    first, second = told_by_ranks(lambda: run(tmp_path / "whole"))
+    assert first[:4] == second[:4]
+    assert first[1] >= 0.5
+    assert first[3] >= {"mask", "cut"}
+    assert second[4] == f"On rank 0: {first[4]}"
+    parts = tmp_path / "parts"
+    assert told_by_ranks(lambda: run(parts, by_trainer.Killer(9))) == [None, None]
+    again = told_by_ranks(lambda: run(parts, resume_from_checkpoint=True))
+    assert [told[0] for told in again] == [first[0], first[0]]
+
+
+class Shards(TrainerCallback):  # type: ignore[misc]
+    """Lets its trainer say what one with FSDP on several cards says of itself."""
+
+    def __init__(self, folder: Path) -> None:
+        self.trainer = by_trainer.trainer(folder, self, by_trainer.callback(folder))
+
+    def on_train_begin(self, *_: Any, **__: Any) -> None:
+        self.trainer.is_fsdp_enabled = True
+
+
+def test_a_sharding_trainer_is_refused_by_name(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"trains by FSDP.*how-to-many-gpus"):
+        Shards(tmp_path).trainer.train()
+
+
+def test_processes_of_lightning_prune_one_network_and_go_on_after_a_kill(tmp_path: Path) -> None:
+    several = {"devices": RANKS, "strategy": "ddp", "max_epochs": 8, "accumulate_grad_batches": 2}
+
+    def run(folder: Path, *others: Callback, **changes: Any) -> tuple[Any, ...]:
+        ours = by_lightning.callback(folder)
+        _, module = by_lightning.fit(folder, ours, *others, **several, **changes)
+        assert ours.result is not None
+        assert ours.result.model is module
+        assert ours.session is not None
+        log = ours.session.log
+        return fingerprint(module), ours.result.reached, log.notes, log.moments()
+
+    first, second = told_by_ranks(lambda: run(tmp_path / "whole"))
+    assert first[:2] == second[:2]
+    assert first[1] >= 0.5
+    told = (
+        "The processes have measured accuracy differently, each on its own share of the data: decisions are"
+    )
+    assert sum(note.startswith(told) for note in first[2]) == 1
+    assert second[2] == []
+    parts = tmp_path / "parts"
+    assert told_by_ranks(lambda: run(parts, by_lightning.Killer())) == [None, None]
+    again = told_by_ranks(lambda: run(parts, ckpt_path="last"))
+    assert [told[0] for told in again] == [first[0], first[0]]
+    assert again[0][3] == first[3]
+    assert {mark.kind for mark in first[3]} >= {"mask", "cut"}
+    pins = list((parts / "esper" / "checkpoints" / "pins").glob("*.framework"))
+    assert 1 <= len(pins) <= EPOCHS
+
+
+def test_processes_of_lightning_that_cannot_be_followed_are_refused_by_name(tmp_path: Path) -> None:
+    asked: dict[str, Any] = {
+        "devices": RANKS,
+        "accelerator": "cpu",
+        "callbacks": [by_lightning.callback(tmp_path)],
+    }
+    for strategy, named in (
+        ("ddp_fork", 'hand back nothing but weights.*Say strategy="ddp"'),
+        (ModelParallelStrategy(), "trains by ModelParallelStrategy.*how-to-many-gpus"),
+    ):
+        trainer = Lightning(strategy=strategy, **asked)
+        with pytest.raises(ConfigError, match=named):
+            by_lightning.callback(tmp_path).setup(trainer, by_lightning.Module(), "fit")
+    part = by_lightning.callback(tmp_path, network="net")
+    with pytest.raises(ConfigError, match="network='net' names a part"):
+        part.setup(Lightning(strategy="ddp", **asked), by_lightning.Module(), "fit")
