@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from esper.elesh import PeakMemory
 from esper.errors import LifecycleError
 from esper.kasmina.eight_bits import EightBits, is_smaller
 
@@ -56,7 +57,20 @@ def test_it_is_a_parameter_that_can_be_copied_and_computed_with() -> None:
     with torch.autocast("cpu", torch.bfloat16):
         assert torch.equal(F.linear(x, other), F.linear(x, eight.whole()))
     assert torch.equal(parameter[3:5, 2], eight.whole()[3:5, 2])
-    assert type(parameter.double()) is Tensor
+    assert type(parameter.int()) is Tensor
+
+
+def test_large_products_and_tables_are_made_part_by_part() -> None:
+    table = EightBits.of(weight(200, 1).expand(200, 100_000), torch.float32)  # 80 MB when it is whole
+    x, bias, numbers = weight(3, 2, 200, seed=1), weight(100_000, seed=2), torch.tensor([[5, 99], [0, 5]])
+    peak = PeakMemory()
+    rest = peak.read()
+    answers = [F.linear(x, table.t(), bias), F.linear(weight(2, 100_000), table), F.embedding(numbers, table)]
+    assert peak.read() - rest < 50e6
+    whole = table.whole()
+    expected = [F.linear(x, whole.t(), bias), F.linear(weight(2, 100_000), whole), whole[numbers]]
+    for answer, right in zip(answers, expected, strict=True):
+        torch.testing.assert_close(answer, right, rtol=1e-4, atol=1e-3)
 
 
 def test_it_takes_other_values_as_a_whole_only() -> None:

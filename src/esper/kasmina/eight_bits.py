@@ -20,6 +20,9 @@ _ROW = 64
 
 _SCALE_BYTES = 2
 
+_BLOCK = 1 << 20
+"""Numbers of a weight that a linear layer has whole at a time."""
+
 _aten = torch.ops.aten
 
 
@@ -29,7 +32,8 @@ class EightBits(Tensor):
     A row is one output channel; of weights with many numbers per channel pair (large kernels, stacks of
     matrices) it is a part of one. Whatever is computed with the weight gets it in its own shape and dtype,
     made anew for that operator and gone after it, so shared weights, compiled networks and modules with
-    operators of their own need nothing for it. It can be moved, copied, and given other values as a whole.
+    operators of their own need nothing for it. Matrix products get it part by part, and tables give the rows
+    that are asked for. It can be moved, copied, and given other values as a whole.
 
     Attributes:
         codes: int8, of the shape of the weight.
@@ -92,6 +96,8 @@ class EightBits(Tensor):
         kwargs = dict(kwargs or {})
         if operator in _KEPT and isinstance(args[0], EightBits):
             return _KEPT[operator](*args, **kwargs)
+        if operator in _PRODUCTS and not kwargs and list(map(type, args[-2:])) == [Tensor, cls]:
+            return _PRODUCTS[operator](*args)
         written = kwargs.get("out", args[0])
         if operator._schema.is_mutable and isinstance(written, EightBits):  # noqa: SLF001 (says what it writes)
             raise LifecycleError(
@@ -137,12 +143,30 @@ def _copied(weight: EightBits, values: Tensor, *_: Any) -> EightBits:
 
 
 def _moved(weight: EightBits, **to: Any) -> Tensor:
-    """Somewhere else as it is; in another dtype it is a weight like any other."""
-    dtype = to.pop("dtype", None)
-    if dtype not in (None, weight.dtype):
-        return weight.whole().to(dtype=dtype, device=to.get("device"))
+    """The same somewhere else, or computed with in another precision, as autocast asks for."""
+    dtype = to.pop("dtype", None) or weight.dtype
+    if not dtype.is_floating_point:
+        return weight.whole().to(dtype)
     to = {name: to[name] for name in ("device", "non_blocking") if to.get(name) is not None}
-    return EightBits(weight.codes.to(**to), weight.scales.to(**to), weight.dtype)
+    return EightBits(weight.codes.to(**to, copy=True), weight.scales.to(**to, copy=True), dtype)
+
+
+def _product(rows: Tensor, weight: EightBits, bias: Tensor | None = None) -> Tensor:
+    """`rows @ weight`, [m, k] and [k, n], and a bias [n]; so many columns at a time as `_BLOCK` holds."""
+    count = weight.shape[1]
+    columns = max(_BLOCK // max(weight.shape[0], 1), 1)
+    made = rows.new_empty(len(rows), count)
+    for first in range(0, count, columns):
+        part = slice(first, first + columns)
+        scales = weight.scales[:, part] if weight.scales.shape[1] > 1 else weight.scales
+        whole = EightBits(weight.codes[:, part], scales, weight.dtype).whole()
+        made[:, part] = rows @ whole if bias is None else torch.addmm(bias[part], rows, whole)
+    return made
+
+
+def _looked_up(weight: EightBits, numbers: Tensor, *_: Any) -> Tensor:
+    """Rows of a table by their numbers; how gradients would be shared out does not matter without any."""
+    return EightBits(weight.codes[numbers], weight.scales[numbers], weight.dtype).whole()
 
 
 def _each(work: Callable[..., Tensor]) -> Callable[..., EightBits]:
@@ -158,5 +182,13 @@ _KEPT: Mapping[Any, Callable[..., Any]] = {
     _aten.clone.default: _each(Tensor.clone),
     _aten._to_copy.default: _moved,  # noqa: SLF001 (the name of the operator)
     _aten.copy_.default: _copied,
+    _aten.t.default: _each(Tensor.t),
+    _aten.embedding.default: _looked_up,
 }
-"""Operators whose result, or whose target, rests in eight bits too."""
+"""Operators on such a weight that need not have it whole, or whose result rests in eight bits too."""
+
+_PRODUCTS: Mapping[Any, Callable[..., Tensor]] = {
+    _aten.mm.default: _product,
+    _aten.addmm.default: lambda bias, rows, weight: _product(rows, weight, bias.expand(weight.shape[1])),
+}
+"""Those of linear layers, which take a part of it at a time."""
