@@ -23,13 +23,15 @@ class Inputs:
     """What a network is called with in a proof: `model(*args, **kwargs)`.
 
     Where `is_quick`, outputs are compared in float32 alone: a trial, which a proof follows. Where
-    `is_batch_dynamic`, the network takes any number of samples.
+    `is_batch_dynamic`, the network takes any number of samples. `graphs` holds what was traced with these
+    inputs, for as long as they are: a search for what can be cut compares one network with many cuts of it.
     """
 
     args: tuple[Any, ...]
     kwargs: Mapping[str, Any] = field(default_factory=dict)
     is_quick: bool = False
     is_batch_dynamic: bool = False
+    graphs: dict[Any, Any] = field(default_factory=dict, compare=False, repr=False)
 
     @classmethod
     def of(
@@ -72,7 +74,7 @@ class Inputs:
             return change(leaf) if isinstance(leaf, Tensor) else leaf
 
         args, kwargs = pytree.tree_map(to, (self.args, dict(self.kwargs)))
-        return replace(self, args=args, kwargs=kwargs)
+        return replace(self, args=args, kwargs=kwargs, graphs={})
 
 
 def is_number(leaf: Any) -> bool:

@@ -14,15 +14,17 @@ from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
+from torch.export import ExportedProgram
+from torch.fx import GraphModule
 
-from esper.anatomy.graph import copied, traced_as
+from esper.anatomy.graph import copied, named_tensors, traced_as
 from esper.anatomy.proof.compare import Reference, gradients_differ, largest_difference, outputs_differ
 from esper.anatomy.proof.inputs import Inputs
 from esper.anatomy.proof.observe import Live, Observation, in_double, seen_in
 from esper.anatomy.proof.pieces import large_in
 from esper.anatomy.structure import Anatomy
 from esper.anatomy.twin import deployed, shrink
-from esper.anatomy.units import Survivors, masked_axes, propagate, zero_masked
+from esper.anatomy.units import Propagation, Survivors, masked_axes, propagate, zero_masked
 from esper.arrays import BoolArray
 from esper.errors import UntraceableError
 
@@ -83,13 +85,43 @@ class _Narrowed:
         # Traced in float64 itself: code that computes a step in another precision would lose its casts else.
         network, inputs = copied(self.model).to(dtype), self.inputs.cast(dtype)
         zero_masked(dict(network.named_parameters()), masked_axes(self.anatomy, self.keep))
-        program = deployed(network, inputs.args, inputs.kwargs)
-        # Labels of this very graph say what its normalizations lose.
-        labels = propagate(traced_as(program, network), allow_approximate=True)
-        survivors = Survivors(labels, self.anatomy.removed_indices(self.keep))
-        module = program.module(check_guards=False)
-        shrink(module, survivors.of_statistics(program.graph))
+        graph = self._graph(network, inputs, dtype)
+        survivors = Survivors(graph.labels, self.anatomy.removed_indices(self.keep))
+        module = graph.of(network)
+        shrink(module, survivors.of_statistics(graph.program.graph))
         return seen_in(module, inputs, with_gradients=with_gradients)
+
+    def _graph(self, network: nn.Module, inputs: Inputs, dtype: torch.dtype) -> _Graph:
+        """The graph of the uncut network, which is the same for every mask."""
+        sizes = tuple((name, tensor.shape) for name, tensor in named_tensors(network).items())
+        key = _Graph, dtype, sizes
+        if key not in self.inputs.graphs:
+            program = deployed(network, inputs.args, inputs.kwargs)
+            traced = traced_as(program, network)
+            # Labels of this very graph say what its normalizations lose.
+            self.inputs.graphs[key] = _Graph(program, traced.names, propagate(traced, allow_approximate=True))
+        known: _Graph = self.inputs.graphs[key]
+        return known
+
+
+@dataclass(frozen=True, eq=False)
+class _Graph:
+    """A network's graph with its labels, for any values of its tensors."""
+
+    program: ExportedProgram
+    names: Mapping[str, str]
+    labels: Propagation
+
+    def of(self, network: nn.Module) -> GraphModule:
+        """The graph with the values of a network of these sizes; nothing of it is kept here."""
+        values, held = named_tensors(network), self.program.state_dict
+        own = [spec for spec in self.program.graph_signature.input_specs if spec.target in held]
+        for spec in own:
+            held[spec.target] = values[self.names[spec.arg.name]]
+        module = self.program.module(check_guards=False)
+        for spec in own:
+            held[spec.target] = held[spec.target].detach().to("meta")
+        return module
 
 
 def _rounding(model: nn.Module, inputs: Inputs) -> tuple[float, float]:
