@@ -54,7 +54,7 @@ def counted(number: int, *seconds: float) -> progress.TelemetrySummary:
 class FakeRun:
     """A run directory that tells what a session would; `pid` of whoever is said to write it."""
 
-    def __init__(self, path: Path, *, pid: int | None = None) -> None:
+    def __init__(self, path: Path, *, pid: int | None = None, planned: int = 9) -> None:
         path.mkdir(parents=True, exist_ok=True)
         facts = {
             "model": "models.Net",
@@ -62,13 +62,13 @@ class FakeRun:
             "higher_is_better": True,
             "flops": 1e6,
             "parameters": 1000,
-            "epochs_planned": 9,
+            "epochs_planned": planned,
             "steps_planned": None,
             "every_n_steps": None,
         }
         (path / "run.json").write_text(json.dumps(facts))
         if pid is not None:
-            (path / "checkpoints").mkdir()
+            (path / "checkpoints").mkdir(exist_ok=True)
             note = {"pid": pid, "host": socket.gethostname(), "process": "0"}
             (path / "checkpoints" / ".writer.json").write_text(json.dumps(note))
         self._lines = JsonLines(path / "telemetry.jsonl")

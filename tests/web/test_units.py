@@ -32,7 +32,8 @@ def layer(name: str, count: int, *, per_cell: int = 1, is_grown: bool = False, c
     return LayerCells(
         name, "channel", (name, "side"), count * per_cell, cut * per_cell, is_grown, (0.0, 0.5, 1.0),
         per_cell, state, np.full(count + cut, per_cell), unit, rank, rise, rise / 2,
-        {0: Fate(5, False, "stays: <why>", 0.5, 0.25)} if per_cell == 1 else {}, {3: cut} if cut else {},
+        {0: Fate(5, False, "stays: <why>", 0.5, 0.25)} if per_cell == 1 else {},
+        {("stays: <why>", 5): 4}, {3: cut} if cut else {},
     )  # fmt: skip
 
 
@@ -42,7 +43,7 @@ def network(*layers: LayerCells) -> UnitMap:
 
 
 def test_cells_and_tables_say_the_same_and_nothing_of_it_is_markup() -> None:
-    text = drawn(network(layer("a</script>", 8, cut=2), layer("wide", 300, per_cell=9)))
+    text = drawn(network(layer("a</script>", 8, cut=2), layer("wide", 300, per_cell=9)), ["<doubt>"])
     assert "</script>" in text.partition("unit-cells")[2]
     found = re.search(r'class="unit-cells">(.*?)</script>', text)
     assert found is not None
@@ -50,15 +51,16 @@ def test_cells_and_tables_say_the_same_and_nothing_of_it_is_markup() -> None:
     assert first["name"] == "a</script>"
     assert first["rank"] == [100, 75, 50, 25, 0, -1, -1, -1, -1, -1]
     assert first["state"] == [0, 0, 0, 0, 0, 0, 1, 1, 2, 2]
-    assert first["fates"] == {"0": [0, 5, False, 0.5, 0.25]}
+    assert first["fates"] == {"0": [0, 5, 0.5, 0.25]}
     assert (set(second["unit"]), set(second["count"]), second["fates"]) == ({-1}, {9}, {})
     told = "8 of 10 channels left; 2 cut out (2 decided after epoch 3); 2 masked; 1 not measured"
     for words in (
         told,
         "up to 9 units",
+        "&lt;doubt&gt;",
         "a&lt;/script&gt;",
         "reaches an &lt;output&gt;",
-        "stays: &lt;why&gt;",
+        "of 4 the decision after epoch 5 says: stays: &lt;why&gt;",
     ):
         assert words in text
 
@@ -95,6 +97,7 @@ def test_a_run_is_mapped_with_what_its_decisions_said_of_units_that_are_there_ma
         == sum(sum(one.gone.values()) for one in cut.layers)
     )
     assert cut.units == sum(one.width for one in cut.layers)
+    assert maps.at(*checkpoint_at(tmp_path / "run"), Audited.at(tmp_path / "run").entries()) is cut
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed: make setup-system")

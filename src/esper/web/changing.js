@@ -19,7 +19,10 @@ async function ask(address) {
     field.required = false;
     field.closest("p").hidden = true;
   }
-  asking.querySelector("[data-close]")?.focus(); // what deletes nothing is what Enter does
+  if (!asking.querySelector("[data-close]")) { // an error, which has nothing to press
+    asking.insertAdjacentHTML("beforeend", '<p class="tools"><button type="button" data-close>Close</button></p>');
+  }
+  asking.querySelector("[data-close]").focus(); // what deletes nothing is what Enter does
 }
 
 async function goBack(form) {
@@ -34,10 +37,11 @@ async function goBack(form) {
       if (field.value) sessionStorage.setItem(STORED, field.value);
       put(asking, text);
       asking.querySelector("[data-close]")?.focus();
-      again();
+      document.querySelectorAll("[data-load]:has([data-again])").forEach(again);
       return;
     }
-    told.innerHTML = text;
+    if (answer.status < 500) told.innerHTML = text;
+    else told.textContent = "The server failed, and its terminal says why. Whether anything was changed, esper checkpoints says.";
     if (answer.status === 403) {
       sessionStorage.removeItem(STORED);
       field.closest("p").hidden = false;
@@ -51,8 +55,10 @@ async function goBack(form) {
 }
 
 // What was read of checkpoints is read again.
-function again() {
-  for (const place of document.querySelectorAll("[data-load]")) load(place.dataset.load, place);
+async function again(place) {
+  const button = place.querySelector("[data-again]");
+  if (button) button.disabled = true;
+  await load(place.dataset.load, place);
 }
 
 async function verify(button) {
@@ -94,6 +100,7 @@ function verified(place, told) {
 document.addEventListener("click", (event) => {
   const button = event.target.closest("button");
   if (button?.dataset.ask) ask(button.dataset.ask);
+  else if (button && "again" in button.dataset) again(button.closest("[data-load]"));
   else if (button?.dataset.verify) verify(button);
   else if (button && "close" in button.dataset) asking.close();
 });

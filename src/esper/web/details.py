@@ -24,7 +24,7 @@ from esper.runs import (
     verify_row,
 )
 from esper.web.changing import READS_ONLY
-from esper.web.html import command, link, moment, pill, scrolled, section, table
+from esper.web.html import AGAIN, command, link, moment, pill, scrolled, section, table
 
 if TYPE_CHECKING:
     from esper.checkpoint import CheckpointCatalog
@@ -72,9 +72,10 @@ def checkpoints(run: Path, name: str, *, may_change: bool) -> str:
     lead = "The newest first. Going back to one deletes those after it, while the run is not training." + (
         "" if may_change else f" {escape(READS_ONLY)}"
     )
+    typed = command(f"esper verify {place}")
     button = (
         f'<p class="tools"><button type="button" data-verify="{link("verify", run=name)}" '
-        f'data-into="verified">Verify every byte</button> or type {command(f"esper verify {place}")}</p>'
+        f'data-into="verified">Verify every byte</button> or type {typed} {AGAIN}</p>'
         '<div id="verified" role="status"></div>'
     )
     return section(

@@ -13,6 +13,8 @@ from esper.report import RunReport, figures
 from esper.runs import Story
 
 COUNTS = ("FLOPs>", "Parameters>", "Masked units>", "Time>")
+AGAIN = '<button type="button" class="copy" data-again>Read again</button>'
+"""For what is read once, when somebody comes near it, while the run may go on."""
 _TONES = {
     "running": "good",
     "finished": "good",

@@ -104,11 +104,10 @@ function wordsOf({ whys }, { layer, n, state }) {
   if (state === CUT) return which + ": cut out.";
   const importance = rank < 0 ? "importance not measured" : "importance " + rank + " of 100" + (count > 1 ? " on average" : "");
   const parts = [state === MASKED ? "masked" : "kept, " + importance];
-  if (rise !== undefined && rise !== null) parts.push("without it the loss is expected to change by " + rise + " ± " + layer.error[n] + " (one standard error)");
+  if (state === KEPT && typeof rise === "number") parts.push("without it the loss is expected to change by " + rise + " ± " + layer.error[n] + " (one standard error)");
   if (fate) {
-    const [why, epoch, goes, loss, sure] = fate;
-    const is = goes && state === KEPT ? "chosen to go, but its mask waits, was made smaller or was taken back" : whys[why];
-    parts.push("after epoch " + epoch + " decided: " + is + (loss === null ? "" : " (measured change of the loss " + loss + (sure === null ? "" : ", below the cut in " + Math.round(100 * sure) + " % of resamples") + ")"));
+    const [why, epoch, loss, sure] = fate;
+    parts.push("after epoch " + epoch + " decided: " + whys[why] + (loss === null ? "" : " (measured change of the loss " + loss + (sure === null ? "" : ", below the cut in " + Math.round(100 * sure) + " % of resamples") + ")"));
   } else if (layer.unit[n] >= 0) {
     parts.push("no decision that is known has looked at it");
   }

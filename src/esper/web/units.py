@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,13 +14,13 @@ import numpy as np
 from esper.arrays import FloatArray
 from esper.report import figures
 from esper.runs import Audited, checkpoint_at
-from esper.web.html import fold_in, scrolled, table
+from esper.web.html import AGAIN, fold_in, scrolled, table
 
 if TYPE_CHECKING:
     from esper.runs.network import LayerCells, UnitMap, UnitMaps
 
 _KEPT, _MASKED = 0, 1
-_MOST_NAMED = 4
+_MOST_NAMED, _MOST_SAID = 4, 2
 _LEGEND = (
     ("scale", "matters least to most"),
     ("frame", "not measured"),
@@ -49,11 +48,18 @@ class Units:
 
         torch.set_num_threads(1)  # whoever looks on leaves the other cores to training
         self._maps = self._maps or UnitMaps()
-        return drawn(self._maps.at(*checkpoint_at(run), Audited.at(run).entries()))
+        audited = Audited.at(run)
+        doubts = [one["text"] for one in audited.problems()]
+        return drawn(self._maps.at(*checkpoint_at(run), audited.entries()), doubts)
 
 
-def drawn(found: UnitMap) -> str:
-    """The picture, what its marks mean, and the tables."""
+def drawn(found: UnitMap, doubts: Sequence[str] = ()) -> str:
+    """The picture, what its marks mean, and the tables.
+
+    Args:
+        found: what is drawn.
+        doubts: what is wrong with the audit, which tells of decisions.
+    """
     counts = f"{figures.things(found.units, 'unit')} as the checkpoint of epoch {found.epoch} ranks them"
     cut = f"; {figures.things(found.cut, 'unit')} were cut out before" if found.cut else ""
     if any(one.cut is None for one in found.layers):
@@ -64,8 +70,9 @@ def drawn(found: UnitMap) -> str:
     lead = (
         f"<p>{counts}{cut}. A column is what layers make together, in the order of the network; a cell is a "
         f"unit, what matters most on top.{shared} Click on a cell, or move: arrows from cell to cell, Page "
-        f"Up and Down from layer to layer.{unranked}</p>"
+        f"Up and Down from layer to layer. {AGAIN}{unranked}</p>"
     )
+    lead += "".join(f'<p class="problem">{escape(doubt)}</p>' for doubt in doubts)
     marks = "".join(f'<li><i class="{mark}"></i>{words}</li>' for mark, words in _LEGEND)
     packed = json.dumps(_packed(found), separators=(",", ":")).replace("<", "\\u003c")
     picture = (
@@ -73,7 +80,7 @@ def drawn(found: UnitMap) -> str:
         '<div class="units" tabindex="-1"><div class="reach"><canvas tabindex="0" role="application" '
         'aria-label="The network as a map of its units; the table below says it by layer"></canvas></div>'
         "</div>"
-        '<p class="unit-said" role="status"></p>'
+        '<p class="unit-said" role="status">Nothing is chosen yet.</p>'
         f'<script type="application/json" class="unit-cells">{packed}</script>'
     )
     return (
@@ -105,13 +112,7 @@ def _layer(one: LayerCells, whys: Mapping[str, int]) -> dict[str, Any]:
         "rise": _short(one.rise),
         "error": _short(one.error),
         "fates": {
-            cell: [
-                whys[fate.why],
-                fate.epoch,
-                fate.is_chosen,
-                _few(fate.loss_increase),
-                _few(fate.confidence),
-            ]
+            cell: [whys[fate.why], fate.epoch, _few(fate.loss_increase), _few(fate.confidence)]
             for cell, fate in one.fates.items()
         },
     }
@@ -143,10 +144,19 @@ def _told(one: LayerCells) -> str:
     if math.isfinite(one.typical[0]):
         least, middle, most = (round(100 * rank) for rank in one.typical)
         parts.append(f"importance {least} to {most} of 100, median {middle}")
+    if said := _said(one):
+        more = "; ..." if len(said) > _MOST_SAID else ""
+        parts.append("; ".join(said[:_MOST_SAID]) + more)
     if others := [name for name in one.layers if name != one.name]:
         more = f" and {len(others) - _MOST_NAMED} more" if len(others) > _MOST_NAMED else ""
         parts.append(f"they go together with those of {', '.join(others[:_MOST_NAMED])}{more}")
     return "; ".join(parts) + "."
+
+
+def _said(one: LayerCells) -> list[str]:
+    """The last decisions about the units of a layer, the most frequent first."""
+    by_number = sorted(one.said.items(), key=lambda item: -item[1])
+    return [f"of {count} the decision after epoch {epoch} says: {why}" for (why, epoch), count in by_number]
 
 
 def _unmeasured(one: LayerCells) -> int:
@@ -169,8 +179,6 @@ def _layers(found: UnitMap) -> str:
 
 
 def _row(one: LayerCells) -> tuple[str, ...]:
-    said = Counter((fate.why, fate.epoch) for fate in one.fates.values())
-    fates = "; ".join(f"{n} {why} (epoch {epoch})" for (why, epoch), n in said.most_common())
     return (
         f'<span class="name">{escape(one.name)}</span>' + (" (grown)" if one.is_grown else ""),
         escape(one.kind),
@@ -180,7 +188,7 @@ def _row(one: LayerCells) -> tuple[str, ...]:
         str(_unmeasured(one)),
         figures.plain(one.typical[1]),
         figures.plain(one.typical[0]),
-        escape(fates),
+        escape("; ".join(_said(one))),
     )
 
 

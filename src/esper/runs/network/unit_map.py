@@ -7,7 +7,7 @@ import math
 import threading
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import IntEnum
 from typing import TYPE_CHECKING
 
@@ -29,7 +29,8 @@ if TYPE_CHECKING:
 MOST_CELLS, MOST_IN_LAYER = 12_000, 512
 """Cells that a picture, and one column of it, hold; beyond, units of like importance share one."""
 _REMEMBERED = 4
-"""Checkpoints whose ranks are kept."""
+"""Checkpoints whose ranks and maps are kept."""
+_WAITS = "was to go, but its mask waits, was made smaller, or was taken back"
 
 
 class CellState(IntEnum):
@@ -63,6 +64,7 @@ class LayerCells:
         rise: of the loss without the unit, as slopes on held-out samples predict it; NaN if not looked at.
         error: standard error of the rise over batches of those samples; likewise.
         fates: what the last decision said, by cell.
+        said: how often each word and epoch of decisions is the last one about a unit of the column.
         gone: of the units that were cut, how many were decided after which epoch, as far as it is known.
     """
 
@@ -81,6 +83,7 @@ class LayerCells:
     rise: FloatArray
     error: FloatArray
     fates: Mapping[int, Fate]
+    said: Mapping[tuple[str, int], int]
     gone: Mapping[int, int]
 
 
@@ -106,10 +109,11 @@ class UnitMap:
 
 
 class UnitMaps:
-    """Maps of networks; each checkpoint is ranked once. Any thread may ask, one ranks at a time."""
+    """Maps of networks; a checkpoint is ranked once. Any thread may ask, one draws at a time."""
 
     def __init__(self) -> None:
         self._ranked: dict[str, Screened] = {}
+        self._drawn: dict[str, tuple[int, UnitMap]] = {}
         self._ranking = threading.Lock()
 
     def at(
@@ -125,17 +129,23 @@ class UnitMaps:
         Raises:
             CheckpointError: it is no checkpoint of a session.
         """
-        stored = Stored.of(catalog, checkpoint)
+        told = tuple(entries)
         with self._ranking:
-            ranked = self._ranked.pop(checkpoint.digest, None)
-            if ranked is None:
-                least = stored.config.analysis.min_optimizer_steps
-                ranked = screen(stored.case, stored.tracked.weights, least)
-            self._ranked[checkpoint.digest] = ranked
-            while len(self._ranked) > _REMEMBERED:
-                del self._ranked[next(iter(self._ranked))]
-        anatomy = decode(Anatomy, json.loads(checkpoint.file(ANATOMY_FILE).read_bytes()))
-        return drawn_from(stored, anatomy, ranked, fates_of(stored, anatomy, entries))
+            known = self._drawn.pop(checkpoint.digest, None)
+            if known is None or known[0] != len(told):
+                known = len(told), self._draw(Stored.of(catalog, checkpoint), told)
+            self._drawn[checkpoint.digest] = known
+            for oldest in list(self._drawn)[:-_REMEMBERED]:
+                del self._drawn[oldest], self._ranked[oldest]
+        return known[1]
+
+    def _draw(self, stored: Stored, told: Sequence[StoredEntry]) -> UnitMap:
+        digest = stored.checkpoint.digest
+        if digest not in self._ranked:
+            least = stored.config.analysis.min_optimizer_steps
+            self._ranked[digest] = screen(stored.case, stored.tracked.weights, least)
+        anatomy = decode(Anatomy, json.loads(stored.checkpoint.file(ANATOMY_FILE).read_bytes()))
+        return drawn_from(stored, anatomy, self._ranked[digest], fates_of(stored, anatomy, told))
 
 
 def drawn_from(stored: Stored, anatomy: Anatomy, ranked: Screened, fates: Fates) -> UnitMap:
@@ -149,7 +159,11 @@ def drawn_from(stored: Stored, anatomy: Anatomy, ranked: Screened, fates: Fates)
         before = _before_by_decisions(anatomy, gone, total)
     left = stored.keep & ~anatomy.inside_removed(stored.keep)
     looked = np.asarray(ranked.rises, np.float64)
-    measured = _Measured(ranked.ranks, *_means(looked), left, fates.last, gone)
+    last = {
+        unit: replace(fate, why=_WAITS) if fate.is_chosen and left[unit] else fate
+        for unit, fate in fates.last.items()
+    }
+    measured = _Measured(ranked.ranks, *_means(looked), left, last, gone)
     columns = [_column(anatomy, n, before, measured, seeds) for n in range(len(anatomy.groups))]
     names = {group.name for group in anatomy.groups}
     if before is not None:
@@ -247,6 +261,7 @@ def _column(
     alone = unit >= 0
     numbered = [(int(cell), span.start + int(unit[cell])) for cell in np.flatnonzero(alone)]
     last = measured.last
+    said = Counter((last[one].why, last[one].epoch) for one in range(span.start, span.stop) if one in last)
     return LayerCells(
         name=group.name,
         kind=group.kind.value,
@@ -263,6 +278,7 @@ def _column(
         rise=np.where(alone, measured.rise[span][unit], np.nan),
         error=np.where(alone, measured.error[span][unit], np.nan),
         fates={cell: last[number] for cell, number in numbered if number in last},
+        said=said,
         gone=measured.gone.get(group.name, {}),
     )
 
@@ -287,6 +303,7 @@ def _gone(name: str, width: int, gone: Mapping[int, int]) -> LayerCells:
         rise=np.full(counts.size, np.nan),
         error=np.full(counts.size, np.nan),
         fates={},
+        said={},
         gone=gone,
     )
 
