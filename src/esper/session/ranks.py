@@ -237,9 +237,10 @@ class Ranks:
         except RuntimeError as error:
             self._have_parted = True
             raise RankLost(
-                "A rank no longer answers: it has ended, or was waited for longer than the timeout of the "
-                "process group. Start all ranks again and resume (resume=True, or as the framework around "
-                f"them does it): they go on from the last checkpoint. PyTorch says: {error}"
+                "A rank no longer answers: it has ended, was waited for longer than the timeout of the "
+                "process group, or has no session (esper.attach, or the callback, is for every rank). Start "
+                "all ranks again and resume (resume=True, or as the framework around them does it): they go "
+                f"on from the last checkpoint. PyTorch says: {error}"
             ) from error
 
     def _broadcast(self, tensor: Tensor) -> Tensor:
