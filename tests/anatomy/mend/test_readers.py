@@ -82,3 +82,10 @@ def test_a_weight_that_serves_twice_has_no_bias_to_spare() -> None:
     (found,) = readers_of(Twin.of(traced), anatomy_of(traced, model), {"second.weight"})
     assert len(found.positions) == 2
     assert found.bias is None
+
+
+def test_a_layer_that_was_given_nothing_has_seen_nothing() -> None:
+    found, _, model = reader(nn.Conv2d(6, 4, 1), nn.ReLU())
+    found.look(torch.empty(0, 6, 8, 8))
+    found.settle(model.second.weight)  # type: ignore[arg-type]
+    assert not found.is_usable

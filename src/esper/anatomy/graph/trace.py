@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from math import prod
 from typing import Any
 
@@ -14,6 +14,7 @@ from torch.export import Dim, ExportedProgram
 from torch.utils import _pytree as pytree
 
 from esper.anatomy.graph.admission import changed_inputs, check_inputs, check_tensors
+from esper.anatomy.graph.chosen import Counts, chosen_rows, concrete, keep_parts_together
 from esper.anatomy.graph.composing import compose
 from esper.anatomy.graph.coupling import couples_samples, grows_twice, inputs_of, takes_neighbors
 from esper.anatomy.graph.exporting import exporting
@@ -52,6 +53,8 @@ class Traced:
     is_batch_dynamic: bool
     entangled: frozenset[str] = frozenset()
     is_coupled: bool = False
+    counts: Counts = field(default_factory=dict)
+    """What sizes stand for that depend on values."""
 
 
 class _Step(nn.Module):
@@ -125,12 +128,13 @@ def _traced(model: nn.Module, sample: Any, loss: Loss | None, free: Axes) -> Tra
     step = _Step(model, loss)
     with undisturbed(step):
         program, batch, is_coupled = _exported(step, inputs, free)
+        counts = chosen_rows(program, inputs, batch, takes_any=is_dynamic(program, batch))
     if loss is not None:
         _check_scalar(program)
     traced = traced_as(program, model, batch, has_loss=loss is not None)
     # Without an axis of samples that all inputs share, as in a graph of nodes and edges, a batch is a whole.
     takes_any = traced.is_batch_dynamic and len(sizes_of(inputs)) == 1
-    return replace(traced, is_coupled=is_coupled, is_batch_dynamic=takes_any)
+    return replace(traced, is_coupled=is_coupled, is_batch_dynamic=takes_any, counts=counts)
 
 
 def _exported(step: _Step, inputs: tuple[Any, ...], free: Axes) -> tuple[ExportedProgram, int, bool]:
@@ -196,13 +200,6 @@ def _is_open(size: int | torch.SymInt) -> bool:
     return isinstance(size, torch.SymInt) and size.node.maybe_as_int() is None
 
 
-def concrete(value: Any) -> Any:
-    """The number that a symbolic one stood for during tracing."""
-    if isinstance(value, (torch.SymInt, torch.SymFloat, torch.SymBool)):
-        return value.node.hint
-    return value
-
-
 def named_tensors(model: nn.Module) -> dict[str, Tensor]:
     """Every parameter and buffer under each of its names."""
     return {
@@ -248,7 +245,9 @@ def _export(step: _Step, inputs: tuple[Any, ...], batch: int, free: Axes = froze
             inline_regions(program)
             compose(program)
             # What writes into its input is refused later, by the line, which is gone once it is written out.
-            return program if changed_inputs(program) else lowered(program)
+            program = program if changed_inputs(program) else lowered(program)
+            keep_parts_together(program)
+            return program
     except EsperError:
         raise
     except Exception as error:
@@ -297,7 +296,7 @@ def _small_batch(inputs: Any) -> tuple[Any, int]:
 def _check_scalar(program: ExportedProgram) -> None:
     output = next(node for node in program.graph.nodes if node.op == "output")
     value = output.args[0][0].meta["val"]
-    shape = tuple(concrete(size) for size in value.shape)
+    shape = tuple(concrete(size, {}) for size in value.shape)
     if prod(shape) != 1:
         raise ConfigError(
             f"The loss returned a tensor of shape {shape}, not a scalar. Esper differentiates "

@@ -57,6 +57,8 @@ class Reader:
 
     def look(self, value: Tensor) -> Tensor:
         """A gate that only watches."""
+        if not value.numel():  # an expert that no token was sent to
+            return value
         # [everything else, inputs].
         rows = value.detach().movedim(self.axis, -1).flatten(0, -2)
         middle = len(rows) // value.shape[0] * (value.shape[0] // 2)  # no sample is in both halves

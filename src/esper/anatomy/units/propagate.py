@@ -101,8 +101,8 @@ class _Run:
     def _placeholder(self, node: fx.Node) -> Any:
         value = node.meta.get("val")
         if not isinstance(value, Tensor):
-            return concrete(value)
-        shape = tuple(concrete(size) for size in value.shape)
+            return self._number(value)
+        shape = tuple(map(self._number, value.shape))
         name = self.traced.names.get(node.name)
         kind = self._kinds.get(node.name)
         is_loose = kind is InputKind.CONSTANT_TENSOR  # an attribute that is no buffer: nobody could cut it
@@ -147,9 +147,9 @@ class _Run:
         if node.target is operator.getitem:
             return args[0][args[1]]
         value = node.meta.get("val")
-        shapes = _shapes(value)
+        shapes = self._shapes(value)
         if not shapes:
-            return pytree.tree_map(concrete, value)
+            return pytree.tree_map(self._number, value)
         name = operator_name(node.target)
         target: Any = node.target
         where, is_needed = inside + node.name, node in self.needed
@@ -189,7 +189,7 @@ class _Run:
         # A list of results may hold plain numbers between tensors.
         value = node.meta.get("val")
         if isinstance(value, (list, tuple)) and not isinstance(result, list):
-            result = [result if isinstance(v, Tensor) else concrete(v) for v in value]
+            result = [result if isinstance(v, Tensor) else self._number(v) for v in value]
         if is_in_place(node.target) and isinstance(result, Flow):
             self._overwrite(node, call, result, values)
         return result
@@ -214,6 +214,13 @@ class _Run:
         ]:  # unmeasured is not unimportant: what cannot be gated is not cut
             self.space.freeze(read.layer, f"is read inside {call.where}, where its effect cannot be measured")
         return result
+
+    def _number(self, value: Any) -> Any:
+        return concrete(value, self.traced.counts)
+
+    def _shapes(self, value: Any) -> tuple[tuple[int, ...], ...]:
+        values = value if isinstance(value, (list, tuple)) else [value]
+        return tuple(tuple(map(self._number, v.shape)) for v in values if isinstance(v, Tensor))
 
     def freeze_output(self, result: Any) -> None:
         for flow in pytree.tree_leaves(result):
@@ -247,8 +254,3 @@ def _needed(graph: fx.Graph) -> set[fx.Node]:
 
 def _is_flow(value: Any) -> bool:
     return isinstance(value, Flow)
-
-
-def _shapes(value: Any) -> tuple[tuple[int, ...], ...]:
-    values = value if isinstance(value, (list, tuple)) else [value]
-    return tuple(tuple(concrete(size) for size in v.shape) for v in values if isinstance(v, Tensor))

@@ -97,7 +97,7 @@ def traced_for(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any
         )
     own = (node.meta.get("val") for node in program.graph.nodes if node.name in _inputs(program))
     sizes = [value.shape[0] for value in own if isinstance(value, Tensor) and value.dim()]
-    return traced_as(program, model, int(concrete(sizes[0])) if sizes else 1)
+    return traced_as(program, model, int(concrete(sizes[0], {})) if sizes else 1)
 
 
 def _inputs(program: ExportedProgram) -> set[str]:
