@@ -53,7 +53,7 @@ def test_cells_and_tables_say_the_same_and_nothing_of_it_is_markup() -> None:
     assert first["state"] == [0, 0, 0, 0, 0, 0, 1, 1, 2, 2]
     assert first["fates"] == {"0": [0, 5, 0.5, 0.25]}
     assert (set(second["unit"]), set(second["count"]), second["fates"]) == ({-1}, {9}, {})
-    told = "8 of 10 channels left; 2 cut out (2 decided after epoch 3); 2 masked; 1 not measured"
+    told = "8 of 10 channels left; 2 of them masked; 2 cut out (2 decided after epoch 3); 1 not measured"
     for words in (
         told,
         "up to 9 units",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -122,7 +123,7 @@ def go_back(run: Path, to: int, agree: Callable[[Sequence[str]], None]) -> WentB
 
 def while_it_trains(run: Path, to: int) -> str:
     """What to do where a run cannot be changed from outside, because somebody trains it."""
-    asks = f"`esper ask {run} rollback --to {to}`"
+    asks = f"`esper ask {shlex.quote(str(run))} rollback --to {to}`"
     return f"To go back while it trains, ask it by {asks}: it does so where its epoch ends."
 
 

@@ -134,11 +134,11 @@ def _told(one: LayerCells) -> str:
     parts = [
         f"{one.name}: {one.width}{before} {kinds} left" + (", all of them grown" if one.is_grown else "")
     ]
+    if masked := int(one.count[one.state == _MASKED].sum()):
+        parts.append(f"{masked} of them masked")
     if one.cut:
         when = ", ".join(f"{count} decided after epoch {epoch}" for epoch, count in sorted(one.gone.items()))
         parts.append(f"{one.cut} cut out" + (f" ({when})" if when else ""))
-    if masked := int(one.count[one.state == _MASKED].sum()):
-        parts.append(f"{masked} masked")
     if unmeasured := _unmeasured(one):
         parts.append(f"{unmeasured} not measured")
     if math.isfinite(one.typical[0]):
