@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 
 from esper.anatomy.graph import trace
 from esper.anatomy.twin import Twin
-from esper.batches import split_sample, target_of
+from esper.batches import plain, split_sample, target_of
 
 
 class Takes(nn.Module):
@@ -108,3 +109,34 @@ def test_inputs_reach_a_network_and_its_twin_the_way_it_takes_them(model: nn.Mod
         torch.testing.assert_close(loss, nn.functional.cross_entropy(model(*args, **kwargs), target))
     again, others, _ = twin.split(batch)
     assert (len(again), others.keys()) == (len(args), kwargs.keys())
+
+
+class Row(NamedTuple):
+    """A batch that names what it holds, the target in the middle."""
+
+    a: int
+    y: int
+    b: int
+
+
+@dataclass
+class Picture:
+    """A batch of a class of its own."""
+
+    image: int
+    label: int
+
+
+@pytest.mark.parametrize(
+    ("model", "batch", "found"),
+    [
+        (TWO, Row(1, 2, 3), {"a": 1, "y": 2, "b": 3}),
+        (Takes(lambda first, second: first), Row(1, 2, 3), (1, 2, 3)),
+        (ONE, Picture(1, 2), (1, 2)),
+        (Takes(lambda image: image), Picture(1, 2), {"image": 1, "label": 2}),
+        (ONE, (1, 2), (1, 2)),
+    ],
+)
+def test_fields_go_by_their_names_where_the_network_has_them(model: Takes, batch: Any, found: Any) -> None:
+    assert plain(batch, model) == found
+    assert type(plain(batch, model)) is type(found)

@@ -15,7 +15,7 @@ from esper.batches.batch import (
 )
 from esper.batches.classes import class_axis
 from esper.batches.held_out import HeldOut, first_batches, hold_out
-from esper.batches.splitting import split_sample, splits, target_of
+from esper.batches.splitting import plain, split_sample, splits, target_of
 
 __all__ = [
     "HeldOut",
@@ -28,6 +28,7 @@ __all__ = [
     "merged",
     "on_device",
     "picked",
+    "plain",
     "repeated",
     "resized",
     "samples",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import fields, is_dataclass
 from typing import Any
 
 from torch import nn
@@ -60,11 +61,32 @@ def splits(sample: Any, *, with_target: bool) -> Iterator[Split]:
             yield args, kwargs, sample[-1]
 
 
+def plain(batch: Any, model: nn.Module) -> Any:
+    """A batch of a named tuple or data class as what is known everywhere; any other batch as it is.
+
+    A mapping, if the forward pass takes its fields by their names and a target is among them, else a tuple of
+    the fields in their order.
+    """
+    named = _fields_of(batch)
+    if named is None:
+        return batch
+    by_name = (form for form in _of_mapping(named, True) if form[1] and form[2] is not None)
+    return named if any(_takes(model.forward, form) for form in by_name) else tuple(named.values())
+
+
 def target_of(batch: Any) -> Any:
     """The target of one batch, whatever the network."""
     if isinstance(batch, Mapping):
         return next((batch[name] for name in (*_USUAL, *_OTHERS) if name in batch), None)
     return batch[-1] if isinstance(batch, (tuple, list)) and len(batch) > 1 else None
+
+
+def _fields_of(batch: Any) -> dict[str, Any] | None:
+    if isinstance(batch, tuple) and hasattr(batch, "_asdict"):
+        return dict(batch._asdict())
+    if is_dataclass(batch) and not isinstance(batch, type):
+        return {field.name: getattr(batch, field.name) for field in fields(batch)}
+    return None
 
 
 def _of_mapping(sample: Mapping[str, Any], with_target: bool) -> Iterator[Split]:

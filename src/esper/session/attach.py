@@ -14,8 +14,8 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
-from esper.anatomy.graph import Loss
-from esper.batches import HeldOut, device_of, first_batches, hold_out, on_device
+from esper.anatomy.graph import Loss, bare
+from esper.batches import HeldOut, device_of, first_batches, hold_out, on_device, plain
 from esper.checkpoint import (
     BASELINE,
     CheckpointRef,
@@ -87,7 +87,7 @@ def attach(
         loss: `loss(output, target)`, a scalar. A module is saved and restored with the run, and may have
             weights that the same optimizer trains.
         sample: one batch as the data loader yields it, for tracing: `(input, target)`, or a mapping with the
-            target under `labels`.
+            target under `labels`; named tuples and data classes are one or the other.
         probe: held-out batches to analyze with and to judge by; without it nothing is pruned.
         metric: the name of what `end_epoch` will report and decisions are made by.
         higher_is_better: its direction; None: yes, unless the name is that of a loss or an error.
@@ -155,7 +155,8 @@ def _attach(
             "changed."
         )
     settings = asked.config or Config()
-    probe = None if asked.probe is None else _read(asked.probe, settings)
+    sample = plain(sample, bare(asked.model))
+    probe = None if asked.probe is None else _read(asked.probe, asked.model, settings)
     with (
         pool_ahead(settings, probe, asked.model) as pool,
         kernel_pool_ahead(settings, None if asked.ranks else probe, asked.policy) as kernel_pool,
@@ -300,7 +301,7 @@ def _resume(asked: RunRequest, step: int | None = None) -> Session:
     check_same(asked.teacher, saved.get("teacher"), terms.config.teaching)
     layers = terms.origin.layers > 0  # as when the run began: its cuts are written down in those units
     kept_ones = (*kept.calibration, *kept.validation)
-    probe = None if asked.probe is None else _read(asked.probe, terms.config)
+    probe = None if asked.probe is None else _read(asked.probe, asked.model, terms.config)
     others = kept_ones if probe is None else probe
     on_it = on_device(sample, device_of(asked.model))
     network, settings, _ = looked_at(asked, terms.config, on_it, layers=layers, others=others)
@@ -346,9 +347,9 @@ def _target(store: CheckpointStore, step: int | None) -> tuple[CheckpointRef, tu
     return search.found, search.rejected
 
 
-def _read(probe: Iterable[Any], config: Config) -> list[Any]:
+def _read(probe: Iterable[Any], model: nn.Module, config: Config) -> list[Any]:
     with torch.random.fork_rng(devices=[]):  # a data loader draws from it; training shall not notice
-        return first_batches(probe, config.analysis)
+        return first_batches((plain(batch, bare(model)) for batch in probe), config.analysis)
 
 
 def _hold_out(probe: Sequence[Any], config: Config, network: LiveNetwork) -> HeldOut:

@@ -119,6 +119,27 @@ def test_a_network_that_computes_its_loss_itself_is_told_how_it_gets_its_labels(
     assert trace(Inside(), (batch, Y), loss_inside).has_loss
 
 
+class Whole(nn.Module):
+    """Takes a batch as it comes, and gives its loss."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(8, 4)
+
+    def forward(self, batch: Any) -> Tensor:
+        x, y = batch.values() if isinstance(batch, Mapping) else batch
+        return F.cross_entropy(self.layer(x), y)
+
+
+def test_a_network_that_takes_the_target_too_is_told_how_it_gets_it() -> None:
+    def loss(output: Tensor, _: object) -> Tensor:
+        return output
+
+    assert "(batch, batch[-1])" in str(refused(Whole(), (X, Y), loss))
+    assert trace(Whole(), ((X, Y), Y), loss).has_loss
+    assert "(batch, batch['labels'])" in str(refused(Whole(), {"batch": {"x": X}, "labels": Y}, loss))
+
+
 @pytest.mark.parametrize(
     ("then", "advice"),
     [

@@ -28,7 +28,7 @@ def refuse(model: nn.Module, loss: Any, inputs: tuple[Any, Any, Any], error: Exc
         ConfigError: the sample does not fit the network, or the loss does not fit what it gives.
         UntraceableError: the network fails as plain code, or only the exporter cannot follow it.
     """
-    args, kwargs, _ = inputs
+    args, kwargs, target = inputs
     name = type(model).__name__
     _check_call(model, args, kwargs)
     with torch.enable_grad():  # as in training: a forward pass may take derivatives itself
@@ -40,7 +40,7 @@ def refuse(model: nn.Module, loss: Any, inputs: tuple[Any, Any, Any], error: Exc
             raise UntraceableError(
                 f"{name}.forward fails on the sample, before anything is followed{_at(own)}: {_first(own)} "
                 f"It was called in eval mode with {_described((*args, *kwargs.values()))}. Give one batch as "
-                "the data loader yields it, on the network's device."
+                f"the data loader yields it, on the network's device.{_on_target(args, kwargs, target)}"
             ) from own
         if loss is not None:
             _check_loss(name, loss, output, inputs)
@@ -94,6 +94,16 @@ def _check_loss(name: str, loss: Any, output: Any, inputs: tuple[Any, Any, Any])
             "loss(output, target) read what the network gives after `model.eval()`."
             f"{_on_labels(kwargs, target)}"
         ) from own
+
+
+def _on_target(args: Sequence[Any], kwargs: Mapping[str, Any], target: Any) -> str:
+    """What to do where the network takes the target too, which it did not get."""
+    if not args or target is None:
+        return _on_labels(kwargs, target)
+    return (
+        " What comes last in a batch goes to the loss as its target. A network that takes the whole batch, "
+        "target and all, gets it from `(batch, batch[-1])` instead of `batch`, in `sample` and in `probe`."
+    )
 
 
 def _on_labels(kwargs: Mapping[str, Any], target: Any) -> str:
