@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import esper
+from esper.anatomy.cut.layers import residual_blocks
 from esper.anatomy.graph import trace
 from esper.anatomy.twin import Twin
 
@@ -49,6 +50,8 @@ def test_an_expert_counts_with_the_tokens_that_it_gets_on_average_and_its_units_
     assert [list(each.values()) for each in counts] == [[6] * 4, [6] * 4]
     groups = {group.name for group in esper.inspect(_network(), _batch(64)[0]).groups}
     assert {f"3.experts.{number}.0" for number in range(4)} <= groups
+    (block,) = residual_blocks(_network(), _batch(64)[0])
+    assert block.flops == 4 * 3 * 2 * (8 * 16 + 16 * 8)
 
 
 def test_a_stored_twin_finds_its_nodes_again_and_takes_batches_in_which_an_expert_has_nothing_to_do() -> None:

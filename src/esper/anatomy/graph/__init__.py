@@ -1,7 +1,7 @@
 """A network as a graph of operators: tracing it, and what stands in the way of that."""
 
 from esper.anatomy.graph.admission import changed_inputs, check_tensors, check_values
-from esper.anatomy.graph.chosen import concrete
+from esper.anatomy.graph.chosen import chosen_rows, concrete
 from esper.anatomy.graph.exporting import exporting
 from esper.anatomy.graph.lowering import is_in_place, is_view, lowered, operator_name
 from esper.anatomy.graph.ranks import (
@@ -43,6 +43,7 @@ __all__ = [
     "check_renewable",
     "check_tensors",
     "check_values",
+    "chosen_rows",
     "concrete",
     "copied",
     "exported",

@@ -146,7 +146,8 @@ def _advice(error: Exception) -> str:
         return (
             "Esper needs the whole computation as one graph, and here it depends on the values of a tensor. "
             "Replace such control flow (`if x.sum() > 0`, `range(int(n))`) by torch.where or torch.cond, or "
-            "attach Esper to the sub-module that can be followed."
+            "attach Esper to the sub-module that can be followed. A condition that only spares work on rows "
+            "where there are none (`if chosen.any():`) can be left out."
         )
     if "Unsupported input type" in text or "Node type mismatch" in text:
         return (

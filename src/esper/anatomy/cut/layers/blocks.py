@@ -16,6 +16,7 @@ from esper.anatomy.graph import (
     Traced,
     bare,
     changed_inputs,
+    chosen_rows,
     concrete,
     is_in_place,
     lowered,
@@ -97,7 +98,9 @@ def traced_for(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any
         )
     own = (node.meta.get("val") for node in program.graph.nodes if node.name in _inputs(program))
     sizes = [value.shape[0] for value in own if isinstance(value, Tensor) and value.dim()]
-    return traced_as(program, model, int(concrete(sizes[0], {})) if sizes else 1)
+    traced = traced_as(program, model, int(concrete(sizes[0], {})) if sizes else 1)
+    counts = chosen_rows(program, (args, dict(kwargs)), traced.batch, takes_any=traced.is_batch_dynamic)
+    return replace(traced, counts=counts)
 
 
 def _inputs(program: ExportedProgram) -> set[str]:
