@@ -20,7 +20,17 @@ class LengthTaken(Event):
 
 @dataclass(frozen=True)
 class DirectionTaken(Event):
-    """Nobody said which way the metric goes, and its name says that less is better."""
+    """Nobody said which way the metric goes: its name says that less is better, or says nothing."""
 
-    says = "Less {metric} counts as better, as the name says; attach(higher_is_better=True) says otherwise."
+    says = "{which} {metric} counts as better, {why}; attach(higher_is_better={other}) says otherwise."
     metric: str
+    which: str = "Less"
+    why: str = "as the name says"
+    other: bool = True
+
+    @classmethod
+    def of(cls, metric: str, *, is_named: bool) -> DirectionTaken:
+        """What is taken, for a name that says that less is better, or for one that says nothing."""
+        return (
+            cls(metric) if is_named else cls(metric, "More", "as the name does not say that less is", False)
+        )

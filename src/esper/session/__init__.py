@@ -1,8 +1,9 @@
 """Training under Esper: a run is attached to or resumed, told of every epoch, and finished."""
 
 from esper.session.attach import attach, resume
+from esper.session.direction import direction_of
 from esper.session.finish import Result
 from esper.session.session import Session
 from esper.session.together import refused_by_all
 
-__all__ = ["Result", "Session", "attach", "refused_by_all", "resume"]
+__all__ = ["Result", "Session", "attach", "direction_of", "refused_by_all", "resume"]

@@ -42,6 +42,7 @@ from esper.session.admission import (
 )
 from esper.session.assembly import assemble
 from esper.session.ceiling import tell_reach
+from esper.session.direction import direction_of
 from esper.session.horizon import epochs_after
 from esper.session.kernels import kernel_pool_ahead
 from esper.session.looking import let_go_on_error, looked_at
@@ -50,7 +51,7 @@ from esper.session.pool import pool_ahead
 from esper.session.session import Session
 from esper.session.state import RANDOM_OF_RANKS, given_entries
 from esper.session.teaching import check_same
-from esper.session.terms import Terms, sounds_like_a_loss, write_run_file
+from esper.session.terms import Terms, write_run_file
 from esper.session.together import on_all_ranks, refused_by_all, session_of, teach
 from esper.tamiyo import Policy
 
@@ -170,9 +171,8 @@ def _attach(
             )
             trained_by = type(asked.optimizer).__name__
             pace = asked.pace
-            is_higher_better = (
-                not sounds_like_a_loss(metric) if higher_is_better is None else higher_is_better
-            )
+            known = direction_of(metric) if higher_is_better is None else higher_is_better
+            is_higher_better = known is not False
             terms = Terms(settings, metric, is_higher_better, pace.periods, origin, trained_by, pace)
             given = given_entries(asked, terms)
             session = session_of(
@@ -187,8 +187,8 @@ def _attach(
         teach(session, asked)
         session.parts.strategy.begin(is_new=True)
         _begin(session)
-        if higher_is_better is None and not terms.higher_is_better:
-            session.log.tell(assumed.DirectionTaken(metric))
+        if higher_is_better is None and known is not True:
+            session.log.tell(assumed.DirectionTaken.of(metric, is_named=known is False))
         write_run_file(asked.run, network, terms)
     session.started, session.seconds_in_esper = begun, time.perf_counter() - begun
     return session

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import platform
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -21,32 +20,6 @@ from esper.files import write_private
 from esper.kasmina import LiveNetwork
 from esper.leyline import Level, content_id, decode, encode
 from esper.session.pace import Pace
-
-_LESS_IS_BETTER = frozenset(
-    [
-        "loss",
-        "error",
-        "err",
-        "mse",
-        "rmse",
-        "mae",
-        "mape",
-        "nll",
-        "nats",
-        "perplexity",
-        "ppl",
-        "wer",
-        "cer",
-        "bpc",
-        "deviance",
-    ]
-)
-
-
-def sounds_like_a_loss(metric: str) -> bool:
-    """Whether the name of a metric says that less of it is better: `val_loss`, `mse`, not `neg_loss`."""
-    words = re.split("[^a-z]+", re.sub("(?<=[a-z])(?=[A-Z])", "_", metric).lower())
-    return not _LESS_IS_BETTER.isdisjoint(words) and words[0] not in ("neg", "negative")
 
 
 @dataclass

@@ -31,7 +31,7 @@ from esper.integrations.guest import (
 )
 from esper.integrations.several import BY_HAND, is_first_rank, refuse_way
 from esper.integrations.wish import Wish, settings
-from esper.session import Result, Session, refused_by_all
+from esper.session import Result, Session, direction_of, refused_by_all
 
 try:
     from lightning.pytorch import Callback, LightningModule, Trainer
@@ -359,7 +359,7 @@ def _metric_of(trainer: Trainer, wish: Wish) -> tuple[str, bool]:
                 return callback.monitor, mode
         return FROM_PROBE, False
     if is_higher_better is None:
-        is_higher_better = not any(word in name for word in ("loss", "error", "perplexity", "nll"))
+        is_higher_better = direction_of(name) is not False
     return name, is_higher_better
 
 

@@ -13,6 +13,7 @@ from esper.batches import samples
 from esper.errors import ConfigError
 from esper.integrations.guest import FROM_PROBE, PERIODS, first_batches, say
 from esper.integrations.wish import Wish
+from esper.session import direction_of
 
 if TYPE_CHECKING:
     from transformers import Trainer, TrainerState, TrainingArguments
@@ -130,7 +131,7 @@ def metric_of(wish: Wish, args: TrainingArguments, evaluated: object) -> tuple[s
         )
     if wish.higher_is_better is not None:
         return name, wish.higher_is_better
-    return name, not name.endswith(("loss", "perplexity", "error", "wer", "cer"))
+    return name, direction_of(name) is not False
 
 
 def period_of(wish: Wish, args: TrainingArguments, state: TrainerState, loader: Any) -> int:

@@ -1,0 +1,25 @@
+"""Which way a metric goes, as far as its name says it."""
+
+from __future__ import annotations
+
+import re
+
+_LESS = """
+err mse rmse nmse nrmse msle rmsle mae mape smape wape mase nll kl nats bits bpc bpb perplexity ppl wer cer
+eer fid lpips crps brier ece deviance divergence entropy pinball huber mpjpe epe chamfer cost regret
+"""
+_MORE = """
+acc accuracy top correctness f f1 auc auroc auprc ap map precision recall sensitivity specificity iou miou
+dice jaccard psnr ssim bleu rouge meteor score r2 em match mcc kappa correlation pearson spearman index ndcg
+mrr hit hits return reward likelihood elbo
+"""
+
+
+def direction_of(metric: str) -> bool | None:
+    """Whether more of a metric is better: False for `val_loss`, True for `neg_loss`, None if unknown."""
+    words = re.split("[^a-z0-9]+", re.sub("(?<=[a-z])(?=[A-Z])", "_", metric).lower())
+    if words[0] in ("neg", "negative"):
+        return True
+    if not set(words).isdisjoint(_LESS.split()) or any(word.endswith(("loss", "error")) for word in words):
+        return False
+    return None if set(words).isdisjoint(_MORE.split()) else True
