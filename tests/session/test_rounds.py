@@ -1,4 +1,4 @@
-"""Rounds of steps of several optimizers."""
+"""Which steps count where several optimizers train one network."""
 
 from __future__ import annotations
 
@@ -13,17 +13,28 @@ import esper
 from esper.session.rounds import Rounds
 from tests.session.runs import examples, settings, small_network
 
+STEPS = {
+    "aaa": 3,
+    "abab": 2,
+    "baba": 2,
+    "abbabb": 2,  # a critic that steps twice
+    "aabb": 2,
+    "bbb": 3,
+    "aa|bb": 4,
+    "bb|aa": 4,
+    "bdbd": 2,
+    "cab": 1,
+}
 
-@pytest.mark.parametrize(
-    ("steps", "rounds"),
-    [("aaa", 3), ("abab", 2), ("baba", 2), ("bbb", 3), ("aabb", 3), ("abbab", 3), ("cab", 1)],
-)
-def test_a_round_has_one_step_of_each_that_trains_the_network(steps: str, rounds: int) -> None:
+
+@pytest.mark.parametrize("steps", STEPS)
+def test_steps_of_the_first_count_and_where_it_rests_rounds_of_the_others(steps: str) -> None:
     model, other, begun = nn.Linear(2, 2), nn.Linear(2, 2), [0]
     optimizers = {
         "a": torch.optim.SGD([model.weight], 0.1),
         "b": torch.optim.SGD([model.bias], 0.1),
         "c": torch.optim.SGD(other.parameters(), 0.1),
+        "d": torch.optim.Adam([model.bias], 0.1),
     }
 
     def count() -> None:
@@ -31,10 +42,13 @@ def test_a_round_has_one_step_of_each_that_trains_the_network(steps: str, rounds
 
     counting = Rounds(model, tuple(optimizers.values()), count)
     for name in steps:
-        optimizers[name].step()
+        if name == "|":
+            counting.end()
+        else:
+            optimizers[name].step()
     counting.detach()
     optimizers["a"].step()
-    assert begun == [rounds]
+    assert begun == [STEPS[steps]]
 
 
 def test_an_epoch_of_the_second_optimizer_alone_is_saved(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -182,3 +183,49 @@ def test_what_cannot_be_used_is_named(tmp_path: Path, changes: dict[str, Any], m
 def test_a_setting_that_is_not_known_is_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="loop: acumulate: There is no such key; 'accumulate' is near"):
         trainer(tmp_path, loop={"acumulate": 2})
+
+
+@dataclass
+class Named:
+    """A batch of a class of one's own, target first."""
+
+    label: Tensor
+    inputs: Tensor
+
+
+class OfBatch(nn.Module):
+    """Takes a batch as it is."""
+
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, batch: Mapping[str, Tensor]) -> Tensor:
+        return self.inner(batch["inputs"])  # type: ignore[no-any-return]
+
+
+class OfInputs(OfBatch):
+    def forward(self, inputs: Tensor) -> Tensor:  # type: ignore[override]
+        return self.inner(inputs)  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize(
+    ("kind", "form"),
+    [
+        (OfInputs, Named),
+        (OfInputs, lambda label, inputs: {"inputs": inputs, "label": label}),
+        (OfBatch, lambda label, inputs: {"inputs": inputs, "label": label}),
+    ],
+)
+def test_batches_of_names_reach_a_compiled_network_the_way_it_takes_them(
+    tmp_path: Path, kind: type[OfBatch], form: Any
+) -> None:
+    def trained(kind: type[OfBatch], folder: str, form: Any) -> nn.Module:
+        torch.manual_seed(0)
+        network = kind(small_network())
+        compiled: Any = torch.compile(network, backend="eager")
+        data = {name: [form(y, x) for x, y in batches(seed)] for seed, name in enumerate(("train", "probe"))}
+        trainer(tmp_path / folder, compiled, epochs=1, **data).fit()
+        return network
+
+    assert same(trained(kind, "named", form), trained(OfInputs, "plain", lambda y, x: (x, y)))

@@ -103,8 +103,11 @@ def _of_inputs(inputs: tuple[Any, ...]) -> Iterator[tuple[tuple[Any, ...], dict[
     only = inputs[0] if len(inputs) == 1 else None
     if isinstance(only, Mapping):
         yield (), dict(only)
+    elif isinstance(only, (tuple, list)) and len(only) == 1 and isinstance(only[0], (Mapping, tuple, list)):
+        yield from _of_inputs(tuple(only))
     elif isinstance(only, (tuple, list)):
-        yield from _of_inputs(tuple(only)) if len(only) == 1 else [(tuple(only), {})]
+        # One in a list is a list where the network takes lists: the last batch may be of one sample.
+        yield from [(inputs, {}), (tuple(only), {})] if len(only) == 1 else [(tuple(only), {})]
     yield inputs, {}
 
 
@@ -112,8 +115,21 @@ def _takes(forward: Callable[..., Any], split: Split) -> bool:
     """Can it be called like that, as far as its signature tells?"""
     args, kwargs, _ = split
     try:
-        given = inspect.signature(forward).bind(*args, **kwargs)
+        signature = inspect.signature(forward)
+    except ValueError:  # nobody has written it down, as for what TorchScript has traced
+        return True
+    try:
+        given = signature.bind(*args, **kwargs)
     except TypeError:
+        return False
+    if len(args) == 1 and isinstance(args[0], (tuple, list)) and not _is_one(signature):
         return False
     # A mapping with an entry of the argument's own name was meant to be taken apart.
     return not any(isinstance(value, Mapping) and name in value for name, value in given.arguments.items())
+
+
+def _is_one(signature: inspect.Signature) -> bool:
+    """Whether there is one positional argument and no more."""
+    kinds = [parameter.kind for parameter in signature.parameters.values()]
+    positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    return sum(kind in positional for kind in kinds) == 1 and inspect.Parameter.VAR_POSITIONAL not in kinds

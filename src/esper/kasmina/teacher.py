@@ -174,7 +174,7 @@ class CheckpointedTeacher:
         return next(asked, device_of(self.network))
 
     def _asked(self, network: Callable[..., Any], device: torch.device, inputs: Any) -> Any:
-        args, kwargs, _ = split_sample(inputs, with_target=False, model=self.network)
+        args, kwargs, _ = split_sample(inputs, with_target=False, model=bare(self.network))
         self.network.eval()  # whatever holds it may have put it into training
         with (
             torch.no_grad(),

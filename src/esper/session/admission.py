@@ -66,7 +66,8 @@ class RunRequest:
     def optimizers(self) -> tuple[Optimizer, ...]:
         """`optimizer`, and those that were given beside schedulers, out of their wrappers."""
         inside = (getattr(one, "optimizer", None) for one in self.schedulers if isinstance(one, Optimizer))
-        return (self.optimizer, *(one for one in (*self.schedulers, *inside) if _takes_hooks(one)))
+        found = (self.optimizer, *(one for one in (*self.schedulers, *inside) if _takes_hooks(one)))
+        return tuple({id(one): one for one in found}.values())  # one may have been given twice
 
     @classmethod
     def of(

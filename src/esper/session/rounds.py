@@ -1,4 +1,4 @@
-"""Counts how often a network was trained, by one optimizer or by several that take turns."""
+"""Counts how often a network was trained, by one optimizer or by several."""
 
 from __future__ import annotations
 
@@ -9,31 +9,30 @@ from torch.optim import Optimizer
 
 
 class Rounds:
-    """Says when a round of steps begins: one of each optimizer that trains the network, in any order.
+    """Says when a step begins that counts: of one optimizer, and of the others in periods in which it rests.
 
-    Two that step one after the other for every batch train it once per batch. One that steps alone for a
-    while, as when the head is trained before the rest, trains it once per step. So a round ends where an
-    optimizer steps again that has had its turn in it, and at the end of an epoch.
+    Where several step for every batch, in whatever order and number, the steps of the first one are counted.
+    Where it rests, as when the head is trained before the rest, a round of the others is a step: one of each.
 
     Args:
         model: the network.
-        optimizers: those that were given; whoever holds none of its parameters does not count.
+        optimizers: those that were given, the one that counts first; of the others whoever holds none of the
+            network's parameters is not heard.
         begins: is called after the first step of every round.
     """
 
     def __init__(self, model: nn.Module, optimizers: Sequence[Optimizer], begins: Callable[[], None]) -> None:
-        self._begins = begins
-        self._had_turn: set[int] = set()
         own = {id(parameter) for parameter in model.parameters()}
-        self._hooks = [
-            optimizer.register_step_post_hook(self._after_step)
-            for number, optimizer in enumerate(optimizers)
-            if not number or any(id(p) in own for group in optimizer.param_groups for p in group["params"])
-        ]
+        self._begins = begins
+        self._first, *others = optimizers
+        heard = [one for one in others if any(id(p) in own for g in one.param_groups for p in g["params"])]
+        self._hooks = [one.register_step_post_hook(self._after_step) for one in (self._first, *heard)]
+        self.end()
 
     def end(self) -> None:
-        """The next step begins a round, whoever makes it."""
-        self._had_turn.clear()
+        """A period has ended: nobody has stepped in the next one yet."""
+        self._has_first = False
+        self._had_turn: set[int] = set()
 
     def detach(self) -> None:
         """Listens to none of them any more."""
@@ -41,9 +40,13 @@ class Rounds:
             hook.remove()
 
     def _after_step(self, optimizer: Optimizer, *_: object) -> None:
-        is_new = not self._had_turn or id(optimizer) in self._had_turn
-        if is_new:
-            self._had_turn.clear()
-        self._had_turn.add(id(optimizer))
-        if is_new:
-            self._begins()
+        if optimizer is self._first:
+            # Others that came before it in this period have begun its round.
+            is_begun, self._has_first = bool(self._had_turn) and not self._has_first, True
+            if not is_begun:
+                self._begins()
+        elif not self._has_first:
+            is_new = not self._had_turn or id(optimizer) in self._had_turn
+            self._had_turn = {id(optimizer)} if is_new else {*self._had_turn, id(optimizer)}
+            if is_new:
+                self._begins()

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from torch.nn.utils import clip_grad_norm_
 from torch.optim import Optimizer
 
-from esper.batches import device_of, on_device, split_sample
+from esper.anatomy.graph import bare
+from esper.batches import device_of, on_device, plain, split_sample
 from esper.errors import ConfigError
 from esper.session import Result, Session, attach
 from esper.tolaria.recomputed import Recomputed
@@ -156,9 +157,9 @@ class Trainer:
 
     def _loss_of(self, session: Session, batch: Any) -> Tensor:
         """Of one batch, with what seeds and a teacher add to it."""
-        args, kwargs, target = split_sample(
-            on_device(batch, self._device), with_target=True, model=self.model
-        )
+        network = bare(self.model)  # whatever is around it takes anything
+        batch = on_device(plain(batch, network), self._device)
+        args, kwargs, target = split_sample(batch, with_target=True, model=network)
         with self._autocast():
             with self._recomputed or nullcontext():
                 output = self.model(*args, **kwargs)
@@ -188,8 +189,9 @@ class Trainer:
         return metrics
 
     def _quality(self, batches: Iterable[Any]) -> dict[str, float]:
+        known = (plain(batch, bare(self.model)) for batch in batches)
         with self._autocast():
-            quality = evaluate(run_live(self.model, self.loss), batches)
+            quality = evaluate(run_live(self.model, self.loss), known)
         found = {"loss": quality.loss, "accuracy": quality.accuracy}
         return {name: value for name, value in found.items() if value is not None}
 

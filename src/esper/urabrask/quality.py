@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from esper.anatomy import Anatomy
-from esper.anatomy.graph import Loss, primary_output
+from esper.anatomy.graph import Loss, bare, primary_output
 from esper.anatomy.twin import Ablation, Twin
 from esper.arrays import BoolArray, FloatArray, IntArray
 from esper.batches import (
@@ -176,7 +176,7 @@ def run_live(model: nn.Module, loss: Loss) -> Run:
     device = device_of(model)
 
     def run(batch: Any) -> tuple[Tensor, Tensor]:
-        args, kwargs, target = split_sample(on_device(batch, device), with_target=True, model=model)
+        args, kwargs, target = split_sample(on_device(batch, device), with_target=True, model=bare(model))
         output = model(*args, **kwargs)
         return loss(output, target).reshape(()), primary_output(output)
 
