@@ -73,6 +73,12 @@ def test_large_products_and_tables_are_made_part_by_part() -> None:
         torch.testing.assert_close(answer, right, rtol=1e-4, atol=1e-3)
 
 
+@pytest.mark.parametrize("shape", [(), (1,), (10,), (1, 10), (4, 1), (4, 10)])
+def test_whatever_can_be_added_to_a_product_is(shape: tuple[int, ...]) -> None:
+    eight, x, added = EightBits.of(weight(8, 10), torch.float32), weight(4, 8), torch.full(shape, 3.0)
+    torch.testing.assert_close(torch.addmm(added, x, eight), x @ eight.whole() + added)
+
+
 def test_it_takes_other_values_as_a_whole_only() -> None:
     eight, before = EightBits.of(weight(8, 10), torch.float32), weight(8, 10)
     eight.copy_(weight(8, 10, seed=1))

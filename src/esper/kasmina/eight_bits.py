@@ -164,6 +164,13 @@ def _product(rows: Tensor, weight: EightBits, bias: Tensor | None = None) -> Ten
     return made
 
 
+def _added_product(bias: Tensor, rows: Tensor, weight: EightBits) -> Tensor:
+    """The same with the bias of a linear layer; what else can be added has rows, and meets it whole."""
+    if bias.dim() > 1:
+        return torch.addmm(bias, rows, weight.whole())
+    return _product(rows, weight, bias.expand(weight.shape[1]))
+
+
 def _looked_up(weight: EightBits, numbers: Tensor, *_: Any) -> Tensor:
     """Rows of a table by their numbers; how gradients would be shared out does not matter without any."""
     return EightBits(weight.codes[numbers], weight.scales[numbers], weight.dtype).whole()
@@ -189,6 +196,6 @@ _KEPT: Mapping[Any, Callable[..., Any]] = {
 
 _PRODUCTS: Mapping[Any, Callable[..., Tensor]] = {
     _aten.mm.default: _product,
-    _aten.addmm.default: lambda bias, rows, weight: _product(rows, weight, bias.expand(weight.shape[1])),
+    _aten.addmm.default: _added_product,
 }
 """Those of linear layers, which take a part of it at a time."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -10,6 +11,7 @@ import esper
 from esper.anatomy.cut.layers import residual_blocks
 from esper.anatomy.graph import trace
 from esper.anatomy.twin import Twin
+from esper.errors import UntraceableError
 
 
 class Experts(nn.Module):
@@ -61,3 +63,45 @@ def test_a_stored_twin_finds_its_nodes_again_and_takes_batches_in_which_an_exper
     state["3.router.weight"][0] = -100  # in the memory of the network: its first expert gets nothing
     batch = _batch(5)
     torch.testing.assert_close(twin.run(state, batch)[0], _loss(model(batch[0]), batch[1]))
+
+
+class OneByOne(nn.Module):
+    """Its graph is for one number of samples: the code goes through them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.rest = _network()[1:]
+
+    def forward(self, x: Tensor) -> Tensor:
+        moved = torch.cat([x[number] + number for number in range(x.shape[0])])
+        return self.rest(moved + torch.zeros(x.shape[0] * 6, 6))  # type: ignore[no-any-return]
+
+
+def test_of_a_fixed_number_of_samples_as_many_are_counted_as_the_graph_takes() -> None:
+    traced = trace(OneByOne(), _batch(8), _loss)
+    assert (traced.batch, traced.is_batch_dynamic) == (2, False)
+    assert list(traced.counts.values()) == [6] * 4
+
+
+class OnNodes(nn.Module):
+    """Nodes and edges, of which there is another number."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.rest = _network()[1:]
+
+    def forward(self, nodes: Tensor, ends: Tensor) -> Tensor:
+        return self.rest(nodes.index_add(0, ends[:, 0], nodes[ends[:, 1]]))  # type: ignore[no-any-return]
+
+
+def test_where_inputs_share_no_axis_of_samples_all_that_was_traced_is_counted() -> None:
+    traced = trace(OnNodes(), (torch.randn(12, 6), torch.randint(12, (36, 2)), torch.randint(3, (12,))), _loss)
+    assert list(traced.counts.values()) == [6] * 4  # and not a third of it
+
+
+def test_a_sample_that_the_network_fails_on_behind_what_was_traced_is_refused_as_any_other() -> None:
+    model = nn.Sequential(nn.Embedding(9, 6), _network())
+    numbers = torch.zeros(4, 6, dtype=torch.int64)
+    numbers[3, 3] = 9
+    with pytest.raises(UntraceableError, match="forward fails on the sample.* index out of range"):
+        trace(model, (numbers, torch.zeros(4, 6, dtype=torch.int64)), _loss)

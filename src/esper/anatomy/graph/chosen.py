@@ -8,28 +8,64 @@ from statistics import mean
 from typing import Any
 
 import torch
-from torch import Tensor, fx
+from torch import Tensor, fx, nn
 from torch.export import ExportedProgram
 from torch.export.graph_signature import InputKind
 from torch.fx.experimental.symbolic_shapes import free_unbacked_symbols
 from torch.utils import _pytree as pytree
 
-from esper.batches import samples
+from esper.anatomy.graph.coupling import inputs_of
+from esper.anatomy.graph.refusal import refuse
+from esper.batches import repeated, samples
 
 Counts = Mapping[str, int]
 """For every size that depends on values, by its symbol in the graph, what it stands for."""
 
 
-def chosen_rows(program: ExportedProgram, inputs: tuple[Any, ...], batch: int, *, takes_any: bool) -> Counts:
-    """How many rows were chosen of `inputs`, in proportion for `batch` samples, and at least one.
+def chosen_rows(
+    program: ExportedProgram,
+    model: nn.Module,
+    inputs: tuple[Any, Any, Any],
+    *,
+    loss: Any = None,
+    takes_any: bool,
+) -> Counts:
+    """How many rows were chosen of `inputs`, in proportion for as many samples as were traced; at least one.
 
     Two samples choose too few rows to tell what an expert costs, so all of them are run, if the graph
-    `takes_any` number. What is chosen alike, as by all experts of a layer, counts with its mean: that stays
-    when the router learns. Nothing is run where no size depends on values.
+    `takes_any` number; else as many as it is for. What is chosen alike, as by all experts of a layer, counts
+    with its mean: that stays when the router learns. Nothing is run where no size depends on values.
+
+    Args:
+        program: the graph of `model`, and of `loss` if there is one.
+        model: in eval mode.
+        inputs: positional inputs, keyword inputs, and target.
+        loss: `loss(output, target)`, or None where the network was followed alone.
+        takes_any: whether the graph takes any number of samples.
+
+    Raises:
+        UntraceableError: the graph fails on the inputs, or the network itself does.
+        ConfigError: the inputs do not fit the network, or the loss fails on what it gives.
     """
     if not any(free_unbacked_symbols(size) for node in program.graph.nodes for size in _sizes(node.meta)):
         return {}
-    given = samples(inputs) if takes_any else batch
+    firsts = [node.meta["val"].shape[:1] for node in inputs_of(program)]
+    batch = max((int(concrete(size, {})) for first in firsts for size in first), default=1)
+    if not takes_any and samples(inputs) != batch:
+        inputs = repeated(inputs, batch)
+    try:
+        run = _counted(program, inputs)
+    except Exception as error:  # more samples than were traced: whatever their values lead to
+        refuse(model, loss, inputs, error)
+    alike = {
+        name: [run.counts[other] for other in run.ways if run.ways[other] == run.ways[name]]
+        for name in run.ways
+    }
+    share = batch / samples(inputs)
+    return {name: max(1, round(mean(counts) * share)) for name, counts in alike.items()}
+
+
+def _counted(program: ExportedProgram, inputs: tuple[Any, Any, Any]) -> _Counting:
     leaves, tensors = iter(pytree.tree_leaves(inputs)), {**program.state_dict, **program.constants}
     values = [
         next(leaves) if spec.kind is InputKind.USER_INPUT else tensors[str(spec.target)]
@@ -38,11 +74,7 @@ def chosen_rows(program: ExportedProgram, inputs: tuple[Any, ...], batch: int, *
     run = _Counting(program.graph_module)
     with torch.no_grad():
         run.run(*values, enable_io_processing=False)
-    alike = {
-        name: [run.counts[other] for other in run.ways if run.ways[other] == run.ways[name]]
-        for name in run.ways
-    }
-    return {name: max(1, round(mean(counts) * batch / given)) for name, counts in alike.items()}
+    return run
 
 
 def concrete(value: Any, counts: Counts) -> Any:

@@ -128,7 +128,8 @@ def _traced(model: nn.Module, sample: Any, loss: Loss | None, free: Axes) -> Tra
     step = _Step(model, loss)
     with undisturbed(step):
         program, batch, is_coupled = _exported(step, inputs, free)
-        counts = chosen_rows(program, inputs, batch, takes_any=is_dynamic(program, batch))
+        any_number = is_dynamic(program, batch)
+        counts = chosen_rows(program, model, inputs, loss=loss, takes_any=any_number)
     if loss is not None:
         _check_scalar(program)
     traced = traced_as(program, model, batch, has_loss=loss is not None)

@@ -22,6 +22,7 @@ from esper.anatomy.graph import (
     lowered,
     operator_name,
     traced_as,
+    undisturbed,
 )
 from esper.anatomy.structure import Anatomy
 from esper.anatomy.twin import deployed
@@ -81,7 +82,7 @@ def traced_for(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any
     Nothing in it writes into memory that others may read.
 
     Raises:
-        UntraceableError: the network cannot be exported, or writes into its inputs.
+        UntraceableError: the network cannot be exported, writes into its inputs, or fails on them.
     """
     program = deployed(model, args, kwargs)
     for name, line in changed_inputs(program).items():
@@ -99,7 +100,9 @@ def traced_for(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any
     own = (node.meta.get("val") for node in program.graph.nodes if node.name in _inputs(program))
     sizes = [value.shape[0] for value in own if isinstance(value, Tensor) and value.dim()]
     traced = traced_as(program, model, int(concrete(sizes[0], {})) if sizes else 1)
-    counts = chosen_rows(program, (args, dict(kwargs)), traced.batch, takes_any=traced.is_batch_dynamic)
+    with undisturbed(model):
+        inputs = (args, dict(kwargs), None)
+        counts = chosen_rows(program, model, inputs, takes_any=traced.is_batch_dynamic)
     return replace(traced, counts=counts)
 
 
