@@ -95,7 +95,8 @@ class OnNodes(nn.Module):
 
 
 def test_where_inputs_share_no_axis_of_samples_all_that_was_traced_is_counted() -> None:
-    traced = trace(OnNodes(), (torch.randn(12, 6), torch.randint(12, (36, 2)), torch.randint(3, (12,))), _loss)
+    ends, classes = torch.randint(12, (36, 2)), torch.randint(3, (12,))
+    traced = trace(OnNodes(), (torch.randn(12, 6), ends, classes), _loss)
     assert list(traced.counts.values()) == [6] * 4  # and not a third of it
 
 
@@ -103,5 +104,5 @@ def test_a_sample_that_the_network_fails_on_behind_what_was_traced_is_refused_as
     model = nn.Sequential(nn.Embedding(9, 6), _network())
     numbers = torch.zeros(4, 6, dtype=torch.int64)
     numbers[3, 3] = 9
-    with pytest.raises(UntraceableError, match="forward fails on the sample.* index out of range"):
+    with pytest.raises(UntraceableError, match=r"forward fails on the sample.* index out of range"):
         trace(model, (numbers, torch.zeros(4, 6, dtype=torch.int64)), _loss)

@@ -57,6 +57,7 @@ def chosen_rows(
         run = _counted(program, inputs)
     except Exception as error:  # more samples than were traced: whatever their values lead to
         refuse(model, loss, inputs, error)
+        raise  # not reached: a refusal always raises
     alike = {
         name: [run.counts[other] for other in run.ways if run.ways[other] == run.ways[name]]
         for name in run.ways
