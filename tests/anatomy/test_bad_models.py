@@ -155,9 +155,12 @@ def test_every_width_of_weight_normed_layers_is_as_free_as_a_plain_one(dim: int)
     assert inspect(normed, x()).num_units == inspect(perceptron(), x()).num_units
 
 
+def test_a_network_that_computes_as_many_rows_as_the_data_says_has_units() -> None:
+    assert inspect(Selects(), x()).num_units == 12
+
+
 WHOLE: dict[str, tuple[Callable[[], nn.Module], str]] = {
     "orthogonal": (everywhere(parametrizations.orthogonal), "tril"),
-    "as many rows as the data says": (Selects, "index"),
 }
 
 
