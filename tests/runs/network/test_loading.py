@@ -52,6 +52,7 @@ def test_a_loaded_program_is_in_eval_mode_for_good(tmp_path: Path) -> None:
     loaded: Any = load(tmp_path / "network.pt2")
     assert loaded.eval() is loaded
     assert loaded.train(False) is loaded
+    assert not loaded.training
     with pytest.warns(UserWarning, match="model=fresh"):
         assert loaded.train() is loaded
     parts = nn.Sequential(nn.Dropout(), loaded).eval()

@@ -12,6 +12,8 @@ from torch.export import ExportedProgram
 def standalone(program: ExportedProgram) -> fx.GraphModule:
     """The program as a module. It computes as in eval mode for good, so that `eval()` changes nothing."""
     module: fx.GraphModule = program.module()
+    for part in module.modules():
+        part.training = False
     for method in (_train, _eval):
         vars(module)[method.__name__.lstrip("_")] = MethodType(method, module)
     return module
