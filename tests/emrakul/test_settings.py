@@ -24,6 +24,12 @@ def test_a_target_is_a_share_and_not_per_cent(fraction: float) -> None:
         Settings.model_validate({"target": {"flops": fraction}})
 
 
+def test_a_plain_number_is_a_share_of_the_flops() -> None:
+    assert Settings.model_validate({"target": 0.5}).target == Target(flops=0.5)
+    with pytest.raises(ValidationError, match=r'is no target: .* \{"flops": 0.5\}'):
+        Settings.model_validate({"target": "50%"})
+
+
 def test_a_target_and_stages_exclude_each_other() -> None:
     with pytest.raises(ValidationError, match="exclude each other"):
         Settings.model_validate({"target": {"flops": 0.5}, "staged": True})

@@ -84,6 +84,12 @@ def test_what_holds_no_optimizer_is_refused_by_name(given: Any) -> None:
         optimizer_in(given)
 
 
+def test_several_optimizers_are_told_where_the_others_go() -> None:
+    several = [torch.optim.SGD(small_network().parameters(), 0.1) for _ in range(2)]
+    with pytest.raises(ConfigError, match=r"a list of 2 was given\. .* `scheduler=\[other\]`"):
+        optimizer_in(several)
+
+
 def test_an_optimizer_whose_constructor_was_not_called_is_refused_for_that() -> None:
     inner = torch.optim.SGD(small_network().parameters(), 0.1)
     with pytest.raises(

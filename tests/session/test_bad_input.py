@@ -97,6 +97,24 @@ def test_an_empty_probe_is_refused(tmp_path: Path) -> None:
     assert "0 sample(s)" in refused(ConfigError, tmp_path, probe=[])
 
 
+def test_a_probe_of_another_dtype_is_refused_with_the_tensor_and_both_dtypes(tmp_path: Path) -> None:
+    inputs, targets = examples(96, 1)
+    told = refused(ConfigError, tmp_path, probe=[(inputs, targets), (inputs.double(), targets)])
+    assert "the input `input` is float64, and that of `sample` is float32" in told
+    assert ".to(torch.float32)" in told
+    assert not tmp_path.joinpath("checkpoints").exists()
+
+
+def test_a_data_set_of_single_samples_is_told_of_a_data_loader(tmp_path: Path) -> None:
+    data = torch.utils.data.TensorDataset(*examples(64, 1))
+    assert "DataLoader(probe, batch_size=16)" in refused(ConfigError, tmp_path, probe=data)
+
+
+@pytest.mark.parametrize("given", ["no", "min", 1])
+def test_a_direction_that_is_neither_true_nor_false_is_refused(tmp_path: Path, given: Any) -> None:
+    assert "neither True nor False" in refused(ConfigError, tmp_path, higher_is_better=given)
+
+
 def test_an_optimizer_of_another_network_is_refused(tmp_path: Path) -> None:
     stranger = torch.optim.SGD(small_network().parameters(), 0.1)
     assert "none of them belongs" in refused(ConfigError, tmp_path, optimizer=stranger)

@@ -15,6 +15,7 @@ from esper.batches.batch import (
 )
 from esper.batches.classes import class_axis
 from esper.batches.held_out import HeldOut, first_batches, hold_out
+from esper.batches.likeness import is_single, other_kind
 from esper.batches.splitting import plain, split_sample, splits, target_of
 
 __all__ = [
@@ -25,8 +26,10 @@ __all__ = [
     "first_batches",
     "first_samples",
     "hold_out",
+    "is_single",
     "merged",
     "on_device",
+    "other_kind",
     "picked",
     "plain",
     "repeated",

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from esper.batches.splitting import split_sample
+from esper.batches.likeness import leaves_of
 
 
 def on_device(value: Any, device: torch.device | str, *, copy: bool = False) -> Any:
@@ -60,8 +60,7 @@ def _dims(shapes: Mapping[Any, tuple[int, ...]]) -> dict[Any, int]:
 
 def _shapes(batch: Any, model: nn.Module) -> dict[Any, tuple[int, ...]]:
     """Of every leaf, by its path; () for what is no tensor."""
-    plain = tuple(batch) if isinstance(batch, list) else batch
-    leaves, _ = pytree.tree_flatten_with_path(split_sample(plain, with_target=True, model=model))
+    leaves = leaves_of(batch, model).items()
     return {path: tuple(leaf.shape) if isinstance(leaf, Tensor) else () for path, leaf in leaves}
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
@@ -15,7 +16,7 @@ NonNegative = Annotated[float, Field(ge=0.0)]
 
 
 class Target(Section):
-    """What shall be gone at the end of the ramp; set exactly one."""
+    """What shall be gone at the end of the ramp; set exactly one. A plain number is a share of the FLOPs."""
 
     flops: OpenFraction | None = None
     """Share of the FLOPs of one forward pass to remove: 0.5 means at least 50 % fewer."""
@@ -28,6 +29,17 @@ class Target(Section):
 
     latency_batch: PositiveCount = 64
     """Samples of the forward pass that `latency` is about."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _of_number(cls, given: object) -> object:
+        if isinstance(given, (int, float)) and not isinstance(given, bool):
+            return {"flops": given}
+        if isinstance(given, (Mapping, Target)):
+            return given
+        raise ValueError(
+            f'{given!r} is no target: give a share of the FLOPs such as 0.5, or a cost by name: {{"flops": 0.5}}.'
+        )
 
     @model_validator(mode="after")
     def _exactly_one(self) -> Self:
@@ -253,7 +265,7 @@ class Settings(Section):
     """Everything that steers pruning; off until a target or the stages are asked for."""
 
     target: Target | None = None
-    """What shall be gone at the end: `{"flops": 0.5}`."""
+    """What shall be gone at the end: `{"flops": 0.5}`, or `0.5` for the same."""
 
     staged: bool = False
     """Follow the stages instead of a target: small caps, one kind of unit after the other."""

@@ -49,8 +49,7 @@ def settings(target: float | Mapping[str, float] | None, config: Config | Mappin
     """
     asked = Config.of(config or {}).model_dump(exclude_unset=True)
     if target is not None:
-        wanted = dict(target) if isinstance(target, Mapping) else {"flops": target}
-        asked["pruning"] = {**asked.get("pruning", {}), "target": wanted}
+        asked["pruning"] = {**asked.get("pruning", {}), "target": target}
     pruning = asked.setdefault("pruning", {})
     pruning["plan"] = {"configurable": "if_possible", **pruning.get("plan", {})}
     whole = Config.of(asked)

@@ -42,7 +42,7 @@ from esper.session.admission import (
 )
 from esper.session.assembly import assemble
 from esper.session.ceiling import tell_reach
-from esper.session.direction import direction_of
+from esper.session.direction import check_direction, direction_of
 from esper.session.horizon import epochs_after
 from esper.session.kernels import kernel_pool_ahead
 from esper.session.looking import let_go_on_error, looked_at
@@ -120,6 +120,7 @@ def attach(
         CheckpointError: the run directory cannot be written, is in use, or is of another model.
     """
     with refused_by_all(model):
+        check_direction(higher_is_better)
         asked = RunRequest.of(
             run_dir,
             model,

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 
+from esper.errors import ConfigError
+
 _LESS = """
 err mse rmse nmse nrmse msle rmsle mae mape smape wape mase nll kl nats bits bpc bpb perplexity ppl wer cer
 eer fid lpips crps brier ece deviance divergence entropy pinball huber mpjpe epe chamfer cost regret
@@ -23,3 +25,16 @@ def direction_of(metric: str) -> bool | None:
     if not set(words).isdisjoint(_LESS.split()) or any(word.endswith(("loss", "error")) for word in words):
         return False
     return None if set(words).isdisjoint(_MORE.split()) else True
+
+
+def check_direction(given: object) -> None:
+    """What `higher_is_better` may be.
+
+    Raises:
+        ConfigError: it is neither True nor False nor None.
+    """
+    if given is not None and not isinstance(given, bool):
+        raise ConfigError(
+            f"higher_is_better={given!r} is neither True nor False. Nothing was changed. Give True where more "
+            "of the metric is better, False where less is, or leave it out where its name says so."
+        )

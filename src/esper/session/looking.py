@@ -7,11 +7,13 @@ from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
+from torch import nn
 
 from esper.anatomy.graph import bare
-from esper.batches import varying_axes
+from esper.batches import is_single, other_kind, samples, varying_axes
 from esper.compaction import describable, has_configuration
 from esper.config import Config
+from esper.errors import ConfigError
 from esper.kasmina import LiveNetwork
 from esper.nissa import Event, given_events
 from esper.session.admission import RunRequest, check_optimizer, check_together
@@ -25,9 +27,14 @@ def looked_at(
 
     Returns:
         It; the settings, which say now whether cuts keep to its configuration; what is to be told of that.
+
+    Raises:
+        ConfigError: the batches of `probe` are single samples, or hold another dtype than the sample.
     """
     check_together(asked, settings)
     check_optimizer(asked.model, asked.optimizer, asked.loss)
+    if asked.probe is not None:
+        _check_kinds(sample, others, bare(asked.model))
     free = varying_axes(sample, others, bare(asked.model))
     network = network_of(asked, sample, layers=layers, free=free)
     wanted = settings.pruning.plan.configurable
@@ -42,6 +49,24 @@ def looked_at(
     why = next(iter(unsaid.values()))
     told: list[Event] = [given_events.NothingSayable(type(network.model).__name__, why)]
     return network, _keeping(settings, is_kept=False), told
+
+
+def _check_kinds(sample: Any, batches: Sequence[Any], model: nn.Module) -> None:
+    """Every analysis would fail on such batches, long after the run has begun."""
+    if batches and is_single(sample, batches[0], model):
+        raise ConfigError(
+            "`probe` yields single samples, as a data set does, and batches like `sample` are needed. Nothing "
+            f"was changed. Give torch.utils.data.DataLoader(probe, batch_size={samples(sample)})."
+        )
+    other = other_kind(sample, batches, model)
+    if other is None:
+        return
+    theirs, ours = (str(kind).removeprefix("torch.") for kind in (other.dtype, other.wanted))
+    raise ConfigError(
+        f"Of the batches that `probe` yields, {other.place} is {theirs}, and that of `sample` is {ours}: what "
+        "is made of one is not right for the other. Nothing was changed. Give both in the dtype that the "
+        f"network is trained with, for example by `.to({other.wanted})` where held-out data is made."
+    )
 
 
 def _keeping(settings: Config, *, is_kept: bool) -> Config:
