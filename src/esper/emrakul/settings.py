@@ -38,7 +38,8 @@ class Target(Section):
         if isinstance(given, (Mapping, Target)):
             return given
         raise ValueError(
-            f'{given!r} is no target: give a share of the FLOPs such as 0.5, or a cost by name: {{"flops": 0.5}}.'
+            f"{given!r} is no target: give a share of the FLOPs such as 0.5, or a cost by name: "
+            '{"flops": 0.5}.'
         )
 
     @model_validator(mode="after")

@@ -138,9 +138,9 @@ def optimizer_in(given: Any) -> Optimizer:
             raise ConfigError(_without_hooks(given))
         if inner is None and isinstance(given, (list, tuple)) and any(map(_takes_hooks, given)):
             raise ConfigError(
-                f"`optimizer` is one optimizer, and a {type(given).__name__} of {len(given)} was given. Nothing "
-                "was changed. Give one as `optimizer` and the others as `scheduler=[other]`: they are saved "
-                "and restored with the run, and masks and cuts follow each of them."
+                f"`optimizer` is one optimizer, and a {type(given).__name__} of {len(given)} was given. "
+                "Nothing was changed. Give one as `optimizer` and the others as `scheduler=[other]`: they "
+                "are saved and restored with the run, and masks and cuts follow each of them."
             )
         if inner is None:
             raise ConfigError(

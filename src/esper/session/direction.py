@@ -35,6 +35,6 @@ def check_direction(given: object) -> None:
     """
     if given is not None and not isinstance(given, bool):
         raise ConfigError(
-            f"higher_is_better={given!r} is neither True nor False. Nothing was changed. Give True where more "
-            "of the metric is better, False where less is, or leave it out where its name says so."
+            f"higher_is_better={given!r} is neither True nor False. Nothing was changed. Give True where "
+            "more of the metric is better, False where less is, or leave it out where its name says so."
         )

@@ -55,17 +55,17 @@ def _check_kinds(sample: Any, batches: Sequence[Any], model: nn.Module) -> None:
     """Every analysis would fail on such batches, long after the run has begun."""
     if batches and is_single(sample, batches[0], model):
         raise ConfigError(
-            "`probe` yields single samples, as a data set does, and batches like `sample` are needed. Nothing "
-            f"was changed. Give torch.utils.data.DataLoader(probe, batch_size={samples(sample)})."
+            "`probe` yields single samples, as a data set does, and batches like `sample` are needed. "
+            f"Nothing was changed. Give torch.utils.data.DataLoader(probe, batch_size={samples(sample)})."
         )
     other = other_kind(sample, batches, model)
     if other is None:
         return
     theirs, ours = (str(kind).removeprefix("torch.") for kind in (other.dtype, other.wanted))
     raise ConfigError(
-        f"Of the batches that `probe` yields, {other.place} is {theirs}, and that of `sample` is {ours}: what "
-        "is made of one is not right for the other. Nothing was changed. Give both in the dtype that the "
-        f"network is trained with, for example by `.to({other.wanted})` where held-out data is made."
+        f"Of the batches that `probe` yields, {other.place} is {theirs}, and that of `sample` is {ours}: "
+        "what is made of one is not right for the other. Nothing was changed. Give both in the dtype that "
+        f"the network is trained with, for example by `.to({other.wanted})` where held-out data is made."
     )
 
 
