@@ -232,6 +232,16 @@ def test_recorded_cuts_are_made_again_in_a_fresh_network() -> None:
     assert fresh.anatomy.digest == network.anatomy.digest
     fresh.model.load_state_dict(network.model.state_dict())
     assert torch.equal(outputs(fresh), outputs(network))
+    (known,) = fresh.changes
+    numbers = range(known.before.num_units)
+    assert {*records[0]["removed"], *records[0]["inside"]} == {n for n in numbers if known.numbers[n] < 0}
+    fresh.load({"changes": [{**records[0], "removed": [0, 1]}], "companions": 0})
+    assert fresh.changes != [known]
+    fresh.load({"changes": records, "companions": 0})
+    (known,) = fresh.changes
+    older = {name: value for name, value in records[0].items() if name != "inside"}
+    fresh.load({"changes": [older], "companions": 0})
+    assert fresh.changes == [known]  # not made again
     model = Stack()
     plain = LiveNetwork(model, AdamW(model.parameters()), batch(), F.cross_entropy)
     with pytest.raises(CheckpointError, match="not the one that the run started with"):

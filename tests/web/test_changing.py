@@ -105,7 +105,9 @@ def test_other_machines_are_not_served_with_a_token(
 ) -> None:
     with pytest.raises(SystemExit):
         main(["serve", str(tmp_path), "--host", "0.0.0.0", "--port", "0", "--allow-rollback"])
-    assert "ssh -L" in capsys.readouterr().err.replace("\n", " ")
+    said = " ".join(capsys.readouterr().err.split())
+    assert "(`--port 8265`)" in said
+    assert "`ssh -L 8265:127.0.0.1:8265`" in said
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed: make setup-system")

@@ -13,13 +13,15 @@ from esper.cli import output
 from esper.cli.commands import AsJson
 from esper.errors import ConfigError
 
+_USUAL_PORT = 8265
+
 
 def serve(
     runs: Annotated[Path, typer.Argument(help="A folder of run directories, or one run directory.")],
     host: Annotated[
         str, typer.Option(help="The address to serve at. Other machines reach it only if you name another.")
     ] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=0, max=65535, help="0: any that is free.")] = 8265,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0: any that is free.")] = _USUAL_PORT,
     allow_rollback: Annotated[
         bool,
         typer.Option(
@@ -48,10 +50,12 @@ def serve(
     is_open = not is_local(bound)
     if is_open and allow_rollback:
         listening.close()
+        named = port or _USUAL_PORT  # 0 is no port that anybody could be sent to
+        again = "" if port else f" and name a port (`--port {named}`)"
         raise ConfigError(
             f"With --allow-rollback nothing is served at {bound}: the token would cross the network for "
-            "everybody to read. Leave --host away, and reach this machine by "
-            f"`ssh -L {port}:127.0.0.1:{port}`."
+            f"everybody to read. Leave --host away{again}, and reach this machine by "
+            f"`ssh -L {named}:127.0.0.1:{named}`."
         )
     address = f"http://[{bound}]:{number}/" if ":" in bound else f"http://{bound}:{number}/"
     text, facts = f"{runs} at {address}", {"address": address, "runs": str(runs)}

@@ -94,8 +94,10 @@ class UnitsCut:
         return np.append(mask, True)[self.origin]  # the last entry serves units that could not go before (-1)
 
     def record(self) -> dict[str, Any]:
-        removed = np.flatnonzero(~self.cut.keep).tolist()
-        return {"kind": self.kind, "anatomy": self.before.digest, "removed": removed}
+        keep = self.cut.keep
+        inside = np.flatnonzero(keep & self.before.inside_removed(keep)).tolist()
+        removed = np.flatnonzero(~keep).tolist()
+        return {"kind": self.kind, "anatomy": self.before.digest, "removed": removed, "inside": inside}
 
     def undo(self, model: nn.Module, optimizers: Sequence[Optimizer]) -> None:
         self.cut.undo(model, tuple(optimizers))
@@ -141,11 +143,18 @@ def _numbers_after(change: Change) -> IntArray:
 
 
 def shared_changes(changes: Sequence[Change], records: Sequence[Record]) -> int:
-    """How many changes are those of the first records; a record that names no kind is of a cut."""
-    known = zip(changes, records, strict=False)
-    return sum(
-        1 for _ in takewhile(lambda pair: pair[0].record() == {"kind": UnitsCut.kind, **pair[1]}, known)
-    )
+    """How many changes are those of the first records.
+
+    A record that names no kind is of a cut, and older ones do not say what went with the layers around it.
+    """
+    pairs = ((change.record(), record) for change, record in zip(changes, records, strict=False))
+    return sum(1 for _ in takewhile(lambda pair: pair[0] == _filled(*pair), pairs))
+
+
+def _filled(known: Record, stored: Record) -> Record:
+    """A stored record with what its version did not note taken from the one that is known."""
+    inside = {"inside": known["inside"]} if "inside" in known and "removed" in stored else {}
+    return {"kind": UnitsCut.kind, **inside, **stored}
 
 
 def check_records(records: Sequence[Record], blueprints: Mapping[str, Callable[..., nn.Module]]) -> None:

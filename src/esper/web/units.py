@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import threading
 from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
@@ -35,6 +36,7 @@ class Units:
 
     def __init__(self) -> None:
         self._maps: UnitMaps | None = None
+        self._making = threading.Lock()
 
     def shown(self, run: Path) -> str:
         """The units of the newest good checkpoint, by how much they matter.
@@ -47,10 +49,11 @@ class Units:
         from esper.runs.network import UnitMaps
 
         torch.set_num_threads(1)  # whoever looks on leaves the other cores to training
-        self._maps = self._maps or UnitMaps()
+        with self._making:  # two would rank the same checkpoint twice, at once
+            self._maps = maps = self._maps or UnitMaps()
         audited = Audited.at(run)
         doubts = [one["text"] for one in audited.problems()]
-        return drawn(self._maps.at(*checkpoint_at(run), audited.entries()), doubts)
+        return drawn(maps.at(*checkpoint_at(run), audited.entries()), doubts)
 
 
 def drawn(found: UnitMap, doubts: Sequence[str] = ()) -> str:
@@ -62,7 +65,9 @@ def drawn(found: UnitMap, doubts: Sequence[str] = ()) -> str:
     """
     counts = f"{figures.things(found.units, 'unit')} as the checkpoint of epoch {found.epoch} ranks them"
     cut = f"; {figures.things(found.cut, 'unit')} were cut out before" if found.cut else ""
-    if any(one.cut is None for one in found.layers):
+    if found.cut is None:
+        cut = "; how many were cut out before is not known"
+    elif any(one.cut is None for one in found.layers):
         cut += ", of which layers is not known"
     most = max((one.per_cell for one in found.layers), default=1)
     shared = f" Where layers are wide a cell is up to {most} units of like importance." if most > 1 else ""

@@ -50,11 +50,13 @@ class Fates:
     Attributes:
         last: by unit number in the checkpoint, of those that some decision has looked at.
         gone: units that were cut out, by the name that their group had then, and the epoch that they were
-            decided after.
+            decided after; those that went with the layers around them are not among them.
+        cut: units that were cut out in all; None if the records of cuts do not tell.
     """
 
     last: Mapping[int, Fate]
     gone: Mapping[str, Mapping[int, int]]
+    cut: int | None
 
 
 def fates_of(stored: Stored, anatomy: Anatomy, entries: Iterable[StoredEntry]) -> Fates:
@@ -68,7 +70,9 @@ def fates_of(stored: Stored, anatomy: Anatomy, entries: Iterable[StoredEntry]) -
         anatomy: its network.
         entries: of the run's audit, oldest first.
     """
-    carry = _Carry.of(stored, anatomy)
+    changes: Sequence[Mapping[str, Any]] = stored.parts["structure"].get("changes", ())
+    is_complete = _tell_all(changes, stored.parts["terms"]["origin"], anatomy)
+    carry = _Carry.of(changes, anatomy, is_complete)
     last: dict[int, Fate] = {}
     gone: dict[tuple[int, int], tuple[str, int]] = {}
     for outcome, is_new in _decisions(stored, entries):
@@ -90,7 +94,23 @@ def fates_of(stored: Stored, anatomy: Anatomy, entries: Iterable[StoredEntry]) -
     counted: dict[str, Counter[int]] = {}
     for group, epoch in gone.values():
         counted.setdefault(group, Counter())[epoch] += 1
-    return Fates(last, counted)
+    total = sum(removed.size for removed in carry.removed if removed is not None)
+    return Fates(last, counted, total if is_complete else None)
+
+
+def _tell_all(changes: Sequence[Mapping[str, Any]], origin: Mapping[str, Any], anatomy: Anatomy) -> bool:
+    """Whether the records of cuts tell of all units that went.
+
+    At first they did not tell of those that went with the layers around them. In a run without layers there
+    are none; and there were none if what is listed is all that is missing, where nothing grew.
+    """
+    if all("inside" in one for one in changes if "removed" in one):
+        return True
+    if not origin.get("layers", 1) and not anatomy.is_layer.any():
+        return True
+    listed = sum(len(one.get("removed", ())) for one in changes)
+    missing = sum(origin["widths"].values()) - anatomy.num_units
+    return missing == listed and not any("seed" in one for one in changes)
 
 
 def _decisions(stored: Stored, entries: Iterable[StoredEntry]) -> list[tuple[CycleOutcome, bool]]:
@@ -118,7 +138,8 @@ class _Carry:
     Attributes:
         anatomy: the network of the checkpoint.
         digests: of the anatomy before each change, and at last of the checkpoint's.
-        removed: by each change, sorted unit numbers of the anatomy before it; None where something grew.
+        removed: by each change, sorted unit numbers of the anatomy before it, with those that went with the
+            layers around them; None where something grew, or where the records do not tell all.
     """
 
     anatomy: Anatomy
@@ -126,10 +147,12 @@ class _Carry:
     removed: tuple[IntArray | None, ...]
 
     @classmethod
-    def of(cls, stored: Stored, anatomy: Anatomy) -> _Carry:
-        changes: Sequence[Mapping[str, Any]] = stored.parts["structure"].get("changes", ())
+    def of(cls, changes: Sequence[Mapping[str, Any]], anatomy: Anatomy, is_complete: bool) -> _Carry:
         removed = tuple(
-            np.sort(np.asarray(one["removed"], np.int64)) if "removed" in one else None for one in changes
+            np.sort(np.asarray([*one["removed"], *one.get("inside", ())], np.int64))
+            if is_complete and "removed" in one
+            else None
+            for one in changes
         )
         return cls(anatomy, (*(one["anatomy"] for one in changes), anatomy.digest), removed)
 
@@ -138,7 +161,7 @@ class _Carry:
         return self.digests.index(digest) if digest in self.digests else None
 
     def over(self, unit: int, begun: int) -> tuple[int, int]:
-        """The change that ends what is known of a unit, since it cut the unit or lets something grow.
+        """The change that ends what is known of a unit: it cut the unit, let something grow, or is not told.
 
         Returns:
             Its place among the changes, past their end if there is none; and the unit's number there.
@@ -159,9 +182,12 @@ class _Carry:
         A cut may let units be found that were none before, and numbers behind them mean something else then:
         so the beginning of the group, carried over like the unit, has to be where the group begins now.
         """
+        number = self.over(unit, begun)[1]
+        if number >= self.anatomy.num_units:  # of units behind it some are none any more
+            return False
         group, _, place = name.rpartition("#")
         start = unit - int(place)
         for removed in self.removed[begun:]:
             start -= 0 if removed is None else int(np.searchsorted(removed, start))
-        now = int(self.anatomy.group_of[self.over(unit, begun)[1]])
+        now = int(self.anatomy.group_of[number])
         return self.anatomy.groups[now].name == group and int(self.anatomy.offsets[now]) == start

@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import IntEnum
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,6 +25,8 @@ from esper.runs.network.unit_fates import Fate, Fates, fates_of
 
 if TYPE_CHECKING:
     from esper.checkpoint.audit import StoredEntry
+
+_T = TypeVar("_T")
 
 MOST_CELLS, MOST_IN_LAYER = 12_000, 512
 """Cells that a picture, and one column of it, hold; beyond, units of like importance share one."""
@@ -95,7 +97,7 @@ class UnitMap:
         layers: its columns, in the order of the network; those of which nothing is left come last.
         frozen: what cannot be removed: name, width and reason.
         units: that are there.
-        cut: units that were cut out.
+        cut: units that were cut out; None if that is not known.
         epoch: of the checkpoint.
         why_unranked: why nothing is ranked; '' if something is.
     """
@@ -103,7 +105,7 @@ class UnitMap:
     layers: tuple[LayerCells, ...]
     frozen: tuple[tuple[str, int, str], ...]
     units: int
-    cut: int
+    cut: int | None
     epoch: int
     why_unranked: str
 
@@ -134,25 +136,32 @@ class UnitMaps:
             known = self._drawn.pop(checkpoint.digest, None)
             if known is None or known[0] != len(told):
                 known = len(told), self._draw(Stored.of(catalog, checkpoint), told)
-            self._drawn[checkpoint.digest] = known
-            for oldest in list(self._drawn)[:-_REMEMBERED]:
-                del self._drawn[oldest], self._ranked[oldest]
+            _remember(self._drawn, checkpoint.digest, known)
         return known[1]
 
     def _draw(self, stored: Stored, told: Sequence[StoredEntry]) -> UnitMap:
         digest = stored.checkpoint.digest
-        if digest not in self._ranked:
+        ranked = self._ranked.pop(digest, None)
+        if ranked is None:
             least = stored.config.analysis.min_optimizer_steps
-            self._ranked[digest] = screen(stored.case, stored.tracked.weights, least)
+            ranked = screen(stored.case, stored.tracked.weights, least)
+        _remember(self._ranked, digest, ranked)  # before the rest, which may fail and be asked for again
         anatomy = decode(Anatomy, json.loads(stored.checkpoint.file(ANATOMY_FILE).read_bytes()))
-        return drawn_from(stored, anatomy, self._ranked[digest], fates_of(stored, anatomy, told))
+        return drawn_from(stored, anatomy, ranked, fates_of(stored, anatomy, told))
+
+
+def _remember(kept: dict[str, _T], digest: str, value: _T) -> None:
+    """Puts it last, and lets go of the oldest."""
+    kept[digest] = value
+    for oldest in list(kept)[:-_REMEMBERED]:
+        del kept[oldest]
 
 
 def drawn_from(stored: Stored, anatomy: Anatomy, ranked: Screened, fates: Fates) -> UnitMap:
     """The columns of a checkpoint."""
     changes = stored.parts["structure"].get("changes", ())
     seeds = [one["seed"]["path"] for one in changes if "seed" in one]
-    total = sum(len(one.get("removed", ())) for one in changes)
+    total = fates.cut
     gone = _by_todays_names(anatomy, fates, seeds)
     before = _before(anatomy, stored.parts["terms"]["origin"]["widths"], seeds, total)
     if before is None:
@@ -176,7 +185,7 @@ def drawn_from(stored: Stored, anatomy: Anatomy, ranked: Screened, fates: Fates)
 
 
 def _before(
-    anatomy: Anatomy, widths: Mapping[str, int], seeds: Sequence[str], total: int
+    anatomy: Anatomy, widths: Mapping[str, int], seeds: Sequence[str], total: int | None
 ) -> dict[str, int] | None:
     """What every group had when the run began, by today's names; None if that does not add up to the cuts."""
     known = {group.name: _former(group.name, seeds) for group in anatomy.groups}
@@ -197,7 +206,7 @@ def _by_todays_names(anatomy: Anatomy, fates: Fates, seeds: Sequence[str]) -> di
 
 
 def _before_by_decisions(
-    anatomy: Anatomy, gone: Mapping[str, Counter[int]], total: int
+    anatomy: Anatomy, gone: Mapping[str, Counter[int]], total: int | None
 ) -> dict[str, int] | None:
     """What every group has had, as decisions tell, where something grew; None if they do not tell of all."""
     lost = {name: counts.total() for name, counts in gone.items()}
