@@ -17,6 +17,7 @@ from esper.report.report import (
     NOT_APPLIED,
     DecisionRow,
     EpochRow,
+    Latency,
     Mark,
     RunReport,
     SeedRow,
@@ -70,6 +71,21 @@ def test_the_page_loads_nothing_from_elsewhere_and_runs_no_script() -> None:
     assert not {"src", "href"} & {name for _, attributes in page.elements for name in attributes}
     assert "://" not in html
     assert "@import" not in html
+
+
+def test_a_spread_that_is_wider_than_the_chart_is_cut_and_the_difference_told_as_noise() -> None:
+    noisy = Latency(64, 1.42, 0.9, 19.9, 9.7, "cpu", 30)
+    page = Page(render_html(dataclasses.replace(full_report(), latency=noisy)))
+    whiskers = [attributes for tag, attributes in page.elements if tag == "u"]
+    for whisker in whiskers:
+        left, width = (float(part.split(":")[1].rstrip("%")) for part in str(whisker["style"]).split(";"))
+        assert left >= 0
+        assert left + width <= 100.01
+        assert whisker["class"] == "more-before more-after"
+    assert len(whiskers) == 2
+    assert "1.58x faster by the medians, which is within the noise: they differ by 0.52 ms" in page.text
+    assert "within the noise of the timings; batch of 64, cpu" in page.text
+    assert "within the noise" not in Page(render_html(full_report())).text
 
 
 def test_the_headline_says_by_how_much_the_network_became_smaller() -> None:

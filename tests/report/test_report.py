@@ -80,6 +80,11 @@ def test_the_speedup_is_the_old_time_over_the_new_one() -> None:
     assert Latency(64, 30.0, 15.0, 1.0, 1.0, "cpu", 10).speedup == 2.0
 
 
+@pytest.mark.parametrize(("spread", "is_noise"), [(14.9, False), (15.1, True)])
+def test_a_difference_smaller_than_the_spread_is_noise(spread: float, is_noise: bool) -> None:
+    assert Latency(64, 30.0, 15.0, 1.0, spread, "cpu", 10).is_noise == is_noise
+
+
 @pytest.mark.parametrize(
     ("training", "esper", "share"),
     [(40.0, 2.0, 0.05), (None, 2.0, None), (40.0, None, None), (0.0, 0.0, None)],

@@ -241,7 +241,7 @@ def verify_table(rows: Sequence[VerifyRow]) -> RenderableType:
 def _latency_cells(latency: Latency) -> tuple[str, ...]:
     name = f"latency, batch {latency.batch_size}, {latency.device}"
     before, after = figures.milliseconds(latency.before_ms), figures.milliseconds(latency.after_ms)
-    return name, before, after, figures.speedup(latency.speedup)
+    return name, before, after, figures.faster(latency)
 
 
 def _group_cells(row: GroupRow, name: str) -> tuple[str, ...]:

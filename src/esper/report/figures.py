@@ -6,7 +6,7 @@ import math
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from esper.report.report import RunReport
+    from esper.report.report import Latency, RunReport
 
 NOT_MEASURED = "not measured"
 MINUS = "\N{MINUS SIGN}"
@@ -67,6 +67,13 @@ def speedup(ratio: float | None) -> str:
     if ratio is None or math.isnan(ratio):
         return NOT_MEASURED
     return f"{ratio:.2f}x faster" if ratio >= 1 else f"{1 / ratio:.2f}x slower"
+
+
+def faster(latency: Latency | None) -> str:
+    """The same of two networks that were timed, and whether that can be told from the noise."""
+    if latency is None:
+        return NOT_MEASURED
+    return speedup(latency.speedup) + (", within the noise" if latency.is_noise else "")
 
 
 def seconds(value: float | None) -> str:

@@ -43,6 +43,10 @@ _WORKER_COLUMNS = (
 )
 
 
+_MOST_REACH = 1.5
+"""Whiskers end where they are so many times longer than the longest bar, so that bars stay to be seen."""
+
+
 def render_html(report: RunReport) -> str:
     """The whole page as text; every word that comes from the report is escaped."""
     page = files("esper.report").joinpath("page.html").read_text(encoding="utf-8")
@@ -141,7 +145,8 @@ def _latency_card(latency: Latency | None) -> str:
         "Latency",
         figures.speedup(latency.speedup),
         (figures.milliseconds(latency.before_ms), figures.milliseconds(latency.after_ms)),
-        f"batch of {latency.batch_size}, {latency.device}",
+        f"{'within the noise of the timings; ' if latency.is_noise else ''}batch of {latency.batch_size}, "
+        f"{latency.device}",
     )
 
 
@@ -181,29 +186,45 @@ def _cost(report: RunReport) -> str:
 def _latency(latency: Latency | None) -> str:
     if latency is None:
         return block("Latency", f'<p class="none">{NOT_MEASURED}</p>')
-    longest = max(
-        latency.before_ms + latency.before_spread_ms / 2, latency.after_ms + latency.after_spread_ms / 2
-    )
     rows = (
         ("before", latency.before_ms, latency.before_spread_ms),
         ("after", latency.after_ms, latency.after_spread_ms),
     )
+    reach = _MOST_REACH * max(latency.before_ms, latency.after_ms)
+    longest = min(max(middle + spread / 2 for _, middle, spread in rows), reach)
     bars = "".join(_time_bar(name, middle, spread, longest) for name, middle, spread in rows)
+    is_cut = any(spread / 2 > min(middle, longest - middle) for _, middle, spread in rows)
+    cut = ", and has no end where it is longer than its place" if is_cut else ""
     return block(
         "Latency",
         f'<div class="times">{bars}</div><p class="none">Median of {latency.repeats} forward passes of each '
         f"network, by turns in one process; batch of {latency.batch_size} on {escape(latency.device)}. "
-        "The whisker spans the middle half of the timings.</p>",
-        f"{figures.speedup(latency.speedup).capitalize()}.",
+        f"The whisker is as long as the middle half of the timings{cut}.</p>",
+        f"{figures.speedup(latency.speedup).capitalize()}{_doubt(latency)}.",
+    )
+
+
+def _doubt(latency: Latency) -> str:
+    """That a difference is none to rely on, where the timings do not bear it out."""
+    if not latency.is_noise:
+        return ""
+    spread = max(latency.before_spread_ms, latency.after_spread_ms)
+    return (
+        f" by the medians, which is within the noise: they differ by "
+        f"{figures.milliseconds(abs(latency.before_ms - latency.after_ms))}, and the timings spread by "
+        f"{figures.milliseconds(spread)}"
     )
 
 
 def _time_bar(name: str, middle: float, spread: float, longest: float) -> str:
-    start, span = 100 * (middle - spread / 2) / longest, 100 * spread / longest
+    low, high = max(middle - spread / 2, 0.0), min(middle + spread / 2, longest)
+    start, span = 100 * low / longest, 100 * (high - low) / longest
+    ends = (("more-before", middle < spread / 2), ("more-after", middle + spread / 2 > longest))
+    style = " ".join(name for name, is_cut in ends if is_cut)
     return (
         f'<div class="time {name}"><span>{name}</span><div class="beam">'
         f'<span style="width:{100 * middle / longest:.2f}%"></span>'
-        f'<u style="left:{start:.2f}%;width:{span:.2f}%"></u></div>'
+        f'<u class="{style}" style="left:{start:.2f}%;width:{span:.2f}%"></u></div>'
         f"<em>{figures.milliseconds(middle)}</em></div>"
     )
 

@@ -74,6 +74,11 @@ class Latency:
         """How many times faster the network became."""
         return self.before_ms / self.after_ms
 
+    @property
+    def is_noise(self) -> bool:
+        """Whether the timings of one network spread by more than the medians of both differ."""
+        return max(self.before_spread_ms, self.after_spread_ms) > abs(self.before_ms - self.after_ms)
+
 
 NOT_APPLIED = ", not applied"
 """Ends the verdict of what was accepted and never done to the network."""

@@ -109,7 +109,7 @@ def facts(story: Story, report: RunReport) -> dict[str, str]:
         "Metric": f"{escape(report.metric)} {scale.text(report.quality_after)}",
         "FLOPs": _change(report.flops_before, report.flops_after),
         "Parameters": _change(report.parameters_before, report.parameters_after),
-        "Latency": figures.NOT_MEASURED if latency is None else figures.speedup(latency.speedup),
+        "Latency": figures.faster(latency),
         "Masks, cuts": f"{kinds.count('mask')}, {kinds.count('cut')}",
         "Rollbacks, refusals": f"{kinds.count('rollback')}, {kinds.count('no_go')}",
         "Seeds kept, culled": f"{kinds.count('fossilized')}, {kinds.count('culled')}",
