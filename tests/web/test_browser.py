@@ -43,6 +43,9 @@ def test_pages_fit_both_widths_are_live_and_raise_no_error(browser: Browser, tmp
             page.goto(f"{address}/run?run=first")
             expect(page.locator("#live")).to_have_text("Live", timeout=30_000)
             assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+            reason = page.locator("span.reason").first.bounding_box()
+            assert reason is not None
+            assert reason["width"] > 250  # narrow, it makes rows higher than a phone
             page.keyboard.press("Tab")
             assert page.evaluate("document.activeElement.className") == "skip"
             if width == 390:

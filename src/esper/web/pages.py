@@ -234,7 +234,7 @@ def _cycles(story: Story) -> str:
                 figures.plain(one.get("predicted_loss")) if has_plan else "",
                 figures.plain(one.get("drop")) if one.get("drop") is not None else "",
                 f'<span class="reason">{escape(str(one.get("reason", "")))}</span>',
-                f'<span class="reason">{escape(held)}</span>' if held else "",
+                f'<span class="held">{escape(held)}</span>',
                 f'<a href="{evidence}" aria-label="Evidence, {unit} {one.get("epoch")}">evidence</a>',
             )
         )
