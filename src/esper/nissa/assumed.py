@@ -19,6 +19,17 @@ class LengthTaken(Event):
 
 
 @dataclass(frozen=True)
+class NoTarget(Event):
+    """Nobody asked for pruning: there is no target, and stages are off."""
+
+    says = (
+        "Nothing is pruned: no target was given, and without one no unit goes. Training is saved and "
+        "reported all the same. attach(config=dict(pruning=dict(target=dict(flops=0.5)))) removes half of "
+        "the FLOPs; dict(pruning=dict(staged=True)) follows the default stages, in small steps."
+    )
+
+
+@dataclass(frozen=True)
 class DirectionTaken(Event):
     """Nobody said which way the metric goes: its name says that less is better, or says nothing."""
 

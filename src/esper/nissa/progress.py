@@ -152,6 +152,14 @@ class AnalysisEnded(Moment):
 
 
 @dataclass(frozen=True)
+class ReportStands(Moment):
+    """A run that was finished already is finished again, and nothing was trained in between."""
+
+    is_noted, is_recorded = False, False
+    says = "Nothing was trained since the run was finished: what its report says stays as it was."
+
+
+@dataclass(frozen=True)
 class Finished(Moment):
     """The run is at its end, and its report is written."""
 

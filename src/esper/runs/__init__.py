@@ -21,10 +21,11 @@ from esper.runs.rows import (
     verify_row,
 )
 from esper.runs.so_far import report_so_far
-from esper.runs.story import RUN_FILE, RunState, RunWatch, Story, planned_of, runs_in
+from esper.runs.story import REPORT_FILE, RUN_FILE, RunState, RunWatch, Story, planned_of, runs_in
 from esper.runs.told import Told
 
 __all__ = [
+    "REPORT_FILE",
     "RUN_FILE",
     "AnatomyRows",
     "Asker",

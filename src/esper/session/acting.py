@@ -60,7 +60,6 @@ class Acting:
     """The hands of a session: everything that it does to the network, beside going back to a checkpoint.
 
     Attributes:
-        last_cut: the last cut of this process, with its proof.
         uncut: why the last cut of this process did not go through, or not for everything; '' if it did.
     """
 
@@ -74,7 +73,6 @@ class Acting:
         log: RunLog,
         spending: Spending,
     ) -> None:
-        self.last_cut: Cut | None = None
         self.uncut = ""
         self._network = network
         self._tracker = tracker
@@ -202,7 +200,6 @@ class Acting:
             self.uncut = str(refusal)
             self._log.tell(events.StaysMasked(self._log.epoch, str(refusal)))
             return None
-        self.last_cut = change.cut
         self._tracker.rebind(network.anatomy, network.named_parameters(), change.numbers)
         saving.release_masks(but=saving.last_step)
         self._tell_cut(change.cut, masked - network.masks.num_masked)

@@ -187,6 +187,8 @@ def _attach(
         tell_reach(session.parts)
         teach(session, asked)
         session.parts.strategy.begin(is_new=True)
+        if not (settings.pruning.is_enabled or session.parts.strategy.is_asked):
+            session.log.tell(assumed.NoTarget())
         _begin(session)
         if higher_is_better is None and known is not True:
             session.log.tell(assumed.DirectionTaken.of(metric, is_named=known is False))

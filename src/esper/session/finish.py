@@ -7,7 +7,7 @@ import math
 import platform
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,7 +17,7 @@ from torch import nn
 
 from esper.anatomy import Group, Kind
 from esper.anatomy.archive import write_program
-from esper.anatomy.cut import Form, Snapshot
+from esper.anatomy.cut import Cut, Form, Snapshot
 from esper.anatomy.graph import copied
 from esper.anatomy.twin import for_everybody
 from esper.compaction import UNSAID
@@ -26,13 +26,15 @@ from esper.emrakul import Schedule
 from esper.emrakul.cycle import RunEnd, why_missed
 from esper.emrakul.plan import Situation
 from esper.errors import CheckpointError, SurgeryError
-from esper.kasmina import LiveNetwork, SeedJoined
+from esper.kasmina import LiveNetwork, SeedJoined, UnitsCut
 from esper.leyline import encode
-from esper.nissa import Event, events, progress
+from esper.nissa import Event, assumed, events, progress
 from esper.report import Latency, Overhead, Proof, RunReport, WidthRow, fates, write_report
 from esper.runs.network import FORM_FILE, FORMLESS, GROWN, PROGRAM_FILE, VERSION
+from esper.session.again import report_of_end
 from esper.session.ceiling import out_of_reach
 from esper.session.grown import grown_fraction, last_grown, parts_grown
+from esper.session.log import Ending
 from esper.session.pool import worker_rows
 
 if TYPE_CHECKING:
@@ -51,7 +53,7 @@ class Result:
         cost: what the target counts.
         target: share of it that should go; None where nothing was asked for.
         reached: share of it that has gone.
-        why: why the target was missed and what to do, in one sentence; '' if it was reached.
+        why: why the target was missed, or nothing was pruned, and what to do; '' if it was reached.
         grown: paths of the seeds that are parts of the network now.
     """
 
@@ -80,6 +82,8 @@ class Result:
 
 def finish(session: Session, *, latency: bool) -> Result:
     """Cuts what is masked, measures, saves and reports; see `Session.finish`."""
+    if (known := report_of_end(session)) is not None:
+        return _finish_again(session, known, latency=latency)
     parts, says = session.parts, session.log.says
     parts.growing.end_run()
     parts.strategy.end_run()
@@ -88,14 +92,32 @@ def finish(session: Session, *, latency: bool) -> Result:
     session.log.tell_all(events.LeftWhole.of(parts.network.refused))
     training_seconds = time.perf_counter() - session.started
     timed = _latency(session) if latency else None
-    if timed is not None and timed.speedup < 1.0 and session.pruning.acting.last_cut is not None:
+    if timed is not None and timed.speedup < 1.0 and _last_cut(parts.network) is not None:
         session.log.tell(events.NotFaster())
     missed = _missed(session, in_flight)
     if missed is not None:
         session.log.tell(missed)
-    _save_final(session)
+    why = _why_nothing(session) if missed is None else says(missed.text)
+    session.log.spend(session.seconds_in_esper, training_seconds)
+    _save_final(session, why)
     parts.telemetry.settle()  # what a sink has not taken is among the notes
     report = _report(session, timed, training_seconds, judged)
+    return _ended(session, report, why)
+
+
+def _finish_again(session: Session, report: RunReport, *, latency: bool) -> Result:
+    """Nothing was trained since the run was finished: what was measured then is true, and stays."""
+    ending = session.log.progress.ending
+    session.pruning.cycles.drop()  # the resume may have begun one
+    session.log.tell(progress.ReportStands(session.epoch))
+    if latency and report.latency is None:
+        report = replace(report, latency=_latency(session))
+    return _ended(session, report, "" if ending is None else ending.why)
+
+
+def _ended(session: Session, report: RunReport, why: str) -> Result:
+    """Writes the report, lets go of the network, and says what came of the run."""
+    parts = session.parts
     path = _written(report, session.run_dir)
     parts.telemetry.end_rest(session.epoch)
     session.log.tell(progress.Finished(session.epoch))
@@ -109,7 +131,7 @@ def finish(session: Session, *, latency: bool) -> Result:
         cost,
         None if target is None else target.fraction,
         _reached(session, cost),
-        "" if missed is None else says(missed.text),
+        why,
         parts_grown(parts.network),
     )
 
@@ -124,13 +146,14 @@ def _written(report: RunReport, folder: Path) -> Path:
         ) from error
 
 
-def _save_final(session: Session) -> None:
+def _save_final(session: Session, why: str) -> None:
     """Saves the state after the last cut with the network for everybody, as a step of its own."""
     saving = session.parts.saving
     saving.settle()
     if (earlier := saving.failure()) is not None:  # what matters now is whether this save succeeds
         session.log.tell(events.SaveFailed(session.epoch, str(earlier)))
-    step = max(session.step, saving.last_step + 1)
+    step, made = max(session.step, saving.last_step + 1), session.log.progress
+    made.ending = Ending(step, made.trained_steps, session.parts.terms.settings_id, why)
     saving.save_pinned(step, session.epoch, "final", network_files(session))
 
 
@@ -213,6 +236,14 @@ def _missed(session: Session, in_flight: int | None) -> Event | None:
     return events.TargetMissed(why) if why else None
 
 
+def _why_nothing(session: Session) -> str:
+    """Why a run without a target has pruned nothing, and what to do; '' if it has, or has grown instead."""
+    parts = session.parts
+    if parts.pool is not None or parts.network.changes or parts.strategy.is_asked or session.log.seeds:
+        return ""
+    return parts.why_off or assumed.NoTarget().text
+
+
 def _quality(session: Session, judged: str) -> tuple[float | None, str]:
     """The metric of the finished network, if the last epoch measured it, and where it comes from."""
     rows, name, network = session.log.epochs, session.parts.terms.metric, session.parts.network
@@ -224,7 +255,7 @@ def _quality(session: Session, judged: str) -> tuple[float | None, str]:
     is_same = last.parameters == network.anatomy.parameters(keep) and math.isclose(
         last.flops, network.anatomy.flops(keep), rel_tol=1e-9
     )
-    is_at_end = last.measured_step is None and last.step == session.step
+    is_at_end = last.measured_step is None and last.step == session.log.progress.trained_steps
     moment = session.log.says(f"epoch {last.epoch}")
     if last is rows[-1] and is_same and is_at_end:
         return last.metrics[name], f"measured in {moment}"
@@ -245,7 +276,7 @@ def _report(session: Session, latency: Latency | None, training_seconds: float, 
     }
     original = network.original or network.model
     stalls = parts.saving.stalls
-    made = session.pruning.acting.last_cut
+    made = _last_cut(network)
     quality, source = _quality(session, judged)
     share = parts.tracker.overhead_share
     rows = session.log.epochs
@@ -284,8 +315,8 @@ def _report(session: Session, latency: Latency | None, training_seconds: float, 
         overhead=Overhead(
             tracking_fraction=None if share != share else share,
             checkpoint_stall_ms_per_gb=float(np.median(stalls)) if stalls else None,
-            training_seconds=training_seconds,
-            esper_seconds=session.seconds_in_esper,
+            training_seconds=session.log.running_seconds,
+            esper_seconds=session.log.waited_seconds,
         ),
         workers=worker_rows(parts.pool),
         environment={
@@ -297,6 +328,12 @@ def _report(session: Session, latency: Latency | None, training_seconds: float, 
         period_steps=terms.pace.every_n_steps,
         promises=parts.telemetry.promises.standing((session.seconds_in_esper, training_seconds)),
     )
+
+
+def _last_cut(network: LiveNetwork) -> Cut | None:
+    """The last cut with its proof, by this process or made and proven again by a resume."""
+    cuts = (change.cut for change in reversed(network.changes) if isinstance(change, UnitsCut))
+    return next(cuts, None)
 
 
 def _left(group: Group, widths: Mapping[tuple[str, int, Kind], int]) -> int:

@@ -16,6 +16,23 @@ from esper.nissa import Event, FanOut, LoggerSink, Moment, acts, kernel_events, 
 from esper.report import NOT_APPLIED, DecisionRow, EpochRow, Mark, SeedRow
 
 
+@dataclass(frozen=True)
+class Ending:
+    """That the run was finished, and nothing was trained since if the training is at its checkpoint.
+
+    Attributes:
+        checkpoint: number of the one that was saved then; it may be later than the last step.
+        steps: optimizer steps made until then.
+        settings_id: of the settings that it was finished with.
+        why: why the target was missed, or nothing was pruned; '' where there is nothing to say.
+    """
+
+    checkpoint: int
+    steps: int
+    settings_id: str
+    why: str = ""
+
+
 @dataclass
 class Progress:
     """How far training has come, and what led there: it goes back with the network.
@@ -25,12 +42,22 @@ class Progress:
         step: optimizer steps made.
         epochs: what every one of them reported.
         decisions: rows about the plans made.
+        ending: how the run was finished; None before that.
+        resumed: the ending that was loaded last.
     """
 
     epoch: int = 0
     step: int = 0
     epochs: list[EpochRow] = field(default_factory=list)
     decisions: list[DecisionRow] = field(default_factory=list)
+    ending: Ending | None = None
+    resumed: Annotated[Ending | None, UNSTORED] = None
+
+    @property
+    def trained_steps(self) -> int:
+        """Optimizer steps made, also where `step` is the number of the checkpoint of a finished run."""
+        ending = self.resumed
+        return self.step if ending is None or self.step != ending.checkpoint else ending.steps
 
     def state(self) -> Any:
         return encode(self)
@@ -42,6 +69,7 @@ class Progress:
         then = decode(Progress, state)
         self.epoch, self.step = then.epoch, then.step
         self.epochs, self.decisions = then.epochs, then.decisions
+        self.ending = self.resumed = then.ending
 
 
 @dataclass
@@ -55,6 +83,8 @@ class RunLog:
         seeds: every step of every seed.
         programs: that `torch.compile` made in epochs with a seed; None: there was none, or nobody counted.
         tries: epochs in which a policy wanted seeds to be tried, whatever came of it.
+        waited_seconds: that training has waited for Esper, in all processes until the last end of a period.
+        running_seconds: that it took, likewise.
         says: puts a sentence about epochs in the words of the run.
     """
 
@@ -64,11 +94,14 @@ class RunLog:
     seeds: list[SeedRow] = field(default_factory=list)
     programs: int | None = None
     tries: list[int] = field(default_factory=list)
+    waited_seconds: float = 0.0
+    running_seconds: float = 0.0
     says: Annotated[Callable[[str], str], UNSTORED] = str
 
     def __post_init__(self) -> None:
         self.telling = FanOut(self, LoggerSink(self.says, is_heard=True))
         """Who is told what happens; a further sink is one more here."""
+        self._earlier = (0.0, 0.0)
 
     @property
     def epoch(self) -> int:
@@ -80,10 +113,24 @@ class RunLog:
         """What every epoch has reported."""
         return self.progress.epochs
 
-    def end_epoch(self, row: EpochRow, **cost: Any) -> None:
-        """Writes down the period that has just ended, and tells of it and of what Esper has cost."""
+    def end_epoch(self, row: EpochRow, spent: tuple[float, float], **cost: Any) -> None:
+        """Writes down the period that has just ended, and tells of it and of what Esper has cost.
+
+        Args:
+            row: of it.
+            spent: seconds that this process has waited for Esper, and those that it has run.
+            cost: what else an event of it tells.
+        """
         self.epochs.append(row)
-        self.tell(progress.EpochEnded(**vars(row), **cost))
+        self.spend(*spent)
+        waited, running = spent
+        seconds: dict[str, Any] = {"esper_seconds": waited, "running_seconds": running}
+        self.tell(progress.EpochEnded(**vars(row), **seconds, **cost))
+
+    def spend(self, esper_seconds: float, running_seconds: float) -> None:
+        """Writes down what this process has cost until now, with what those before it have."""
+        waited, running = self._earlier
+        self.waited_seconds, self.running_seconds = waited + esper_seconds, running + running_seconds
 
     def tell(self, event: Event) -> None:
         """Something has happened: all who want to hear of it are told."""
@@ -174,6 +221,8 @@ class RunLog:
         then = decode(RunLog, state)
         self.marks, self.seeds, self.tries = then.marks, then.seeds, then.tries
         self.programs = then.programs
+        self._earlier = (then.waited_seconds, then.running_seconds)
+        self.waited_seconds, self.running_seconds = self._earlier
         self.notes = [*then.notes, *(text for text in self.notes if text not in then.notes)]
 
 

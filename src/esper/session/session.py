@@ -360,8 +360,7 @@ class Session:
             seconds=now - self._epoch_started,
             measured_step=measured_step,
         )
-        seconds = {"esper_seconds": self.seconds_in_esper, "running_seconds": now - self.started}
-        self.log.end_epoch(row, **seconds, **cost_of(self.parts))
+        self.log.end_epoch(row, (self.seconds_in_esper, now - self.started), **cost_of(self.parts))
         return metrics
 
     def _save(self) -> None:

@@ -31,6 +31,11 @@ class Strategy:
         self._silent: Counter[str] = Counter()
         """Why a policy of ours has tried nothing, by the epochs in which it was so."""
 
+    @property
+    def is_asked(self) -> bool:
+        """Whether a policy decides about growing."""
+        return self._policy is not None
+
     def begin(self, *, is_new: bool) -> None:
         """Refuses a wish of which nothing can come in this network; tells where nothing can grow at all.
 

@@ -23,7 +23,7 @@ _GAUGES = {
     "flops_removed_fraction": "Share of the FLOPs at the start that are masked or cut",
     "masked_units": "Units that are masked and not cut",
     "epoch_seconds": "Seconds of the last epoch, Esper aside",
-    "esper_seconds": "Seconds that training has waited for Esper in this process",
+    "esper_seconds": "Seconds that training waited for Esper: of this process; once finished, of all",
     "training_time_impact": "The same as a share of the time of the process",
     "tracking_fraction": "Share of a training step that importance tracking takes",
     "checkpoint_overhead": "Seconds that the last checkpoint held training up",
