@@ -164,3 +164,19 @@ def test_options_out_of_range_are_refused() -> None:
         CheckpointedTeacher(network(), precision=torch.int8)
     with pytest.raises(ConfigError, match="chunk=0"):
         CheckpointedTeacher(network(), chunk=0)
+
+
+def test_a_directory_in_the_place_of_a_file_is_told_what_to_give(tmp_path: Path) -> None:
+    (tmp_path / "checkpoints").mkdir()
+    with pytest.raises(CheckpointError, match=r"esper\.load\(.*\)\), or what `esper compact .* -o DIR`"):
+        CheckpointedTeacher(network(), tmp_path)
+    save_file(network().state_dict(), tmp_path / "model.safetensors")
+    with pytest.raises(CheckpointError, match=r"Give .*model\.safetensors\."):
+        CheckpointedTeacher(network(), tmp_path)
+
+
+def test_it_is_printed_in_one_line_and_gives_its_network_back() -> None:
+    model = network()
+    teacher = CheckpointedTeacher(model)
+    assert str(teacher).startswith("CheckpointedTeacher(Sequential, 99 parameters in 468 bytes, digest ")
+    assert teacher.let_go() is model

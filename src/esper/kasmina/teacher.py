@@ -72,6 +72,11 @@ class CheckpointedTeacher:
             self._put(weights)
         self.freeze()
 
+    def __repr__(self) -> str:
+        name, offloaded = type(bare(self.network)).__name__, ", offloaded" if self.is_offloaded else ""
+        weights = f"{self.num_parameters:,} parameters in {self.num_bytes:,} bytes"
+        return f"CheckpointedTeacher({name}, {weights}{offloaded}, digest {self.digest})"
+
     @property
     def digest(self) -> str:
         """Tells its weights from all others, as they are multiplied."""
@@ -107,8 +112,11 @@ class CheckpointedTeacher:
                 self._learned.append(parameter)
                 parameter.requires_grad_(False)
 
-    def let_go(self) -> None:
+    def let_go(self) -> nn.Module:
         """It does not teach: its network learns what it has learned before, in the mode of before.
+
+        Returns:
+            The network, as it was given.
 
         Its weights are plain ones again, on the device that they came from and in `precision`, if it had one.
         What eight bits have rounded stays rounded, in new parameters: an optimizer must be made anew.
@@ -121,6 +129,7 @@ class CheckpointedTeacher:
         for module, mode in self._modes:
             module.training = mode
         self._learned, self._modes = [], []
+        return self.network
 
     def load(self, weights: str | Path | Mapping[str, Tensor]) -> None:
         """Other weights for the same network, while it teaches; answers that were kept are forgotten.
@@ -232,6 +241,11 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     Raises:
         CheckpointError: it is not there, or holds something else.
     """
+    if path.is_dir():
+        raise CheckpointMissing(
+            f"{path} is a directory, and a teacher's weights are read from one file. Nothing was changed. "
+            f"{_in_directory(path)}"
+        )
     if not path.is_file():
         raise CheckpointMissing(f"There is no file {path} to read a teacher's weights from.")
     try:
@@ -242,3 +256,16 @@ def read_weights(path: Path) -> dict[str, Tensor]:
             "wrote can run code. Nothing was changed. Where you trust whoever wrote it, load it yourself and "
             "give the network, or safetensors.torch.save_file(its state_dict(), ...) once."
         ) from error
+
+
+def _in_directory(path: Path) -> str:
+    """What to give instead of a directory."""
+    if (path / "model.safetensors").is_file():
+        return f"Give {path / 'model.safetensors'}."
+    if (path / "checkpoints").is_dir():
+        return (
+            "It is that of a run: give the network that came of it, "
+            f"CheckpointedTeacher(esper.load({str(path)!r})), or what `esper compact {path} -o DIR` writes, "
+            "DIR/model.safetensors, in a network of its widths."
+        )
+    return "Name a safetensors file."

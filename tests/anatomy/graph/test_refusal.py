@@ -119,6 +119,24 @@ def test_a_network_that_computes_its_loss_itself_is_told_how_it_gets_its_labels(
     assert trace(Inside(), (batch, Y), loss_inside).has_loss
 
 
+@pytest.mark.parametrize(
+    ("model", "batch", "way_out"),
+    [
+        (nn.Linear(8, 4), {"image": X, "label": Y}, '(batch["image"], batch["label"])'),
+        (nn.Linear(8, 4), {"image": X, "digit": Y}, '(batch["image"], batch["digit"])'),
+        (nn.Linear(8, 4), ({"image": X}, Y), '(batch["image"], target)'),
+        (Two(), {"first": X, "second": X, "label": Y, "id": X},
+         '({"first": batch["first"], "second": batch["second"]}, batch["label"])'),
+    ],
+)  # fmt: skip
+def test_a_mapping_of_which_a_network_takes_a_part_is_told_the_form_that_it_gets_it_in(
+    model: nn.Module, batch: Any, way_out: str
+) -> None:
+    told = str(refused(model, batch))
+    assert f"here `{way_out}`" in told
+    assert "as the data loader yields it" not in told
+
+
 class Whole(nn.Module):
     """Takes a batch as it comes, and gives its loss."""
 

@@ -10,6 +10,7 @@ from typing import Any, NoReturn
 import torch
 from torch import Tensor, nn
 
+from esper.batches import target_of
 from esper.errors import ConfigError, EsperError, UntraceableError, users_line
 
 _ON_VALUES = ("data-dependent", "data dependent", "DataDependent", "DynamicOutputShape", "unbacked")
@@ -30,7 +31,7 @@ def refuse(model: nn.Module, loss: Any, inputs: tuple[Any, Any, Any], error: Exc
     """
     args, kwargs, target = inputs
     name = type(model).__name__
-    _check_call(model, args, kwargs)
+    _check_call(model, args, kwargs, target)
     with torch.enable_grad():  # as in training: a forward pass may take derivatives itself
         try:
             output = model(*args, **kwargs)
@@ -39,8 +40,8 @@ def refuse(model: nn.Module, loss: Any, inputs: tuple[Any, Any, Any], error: Exc
         except Exception as own:
             raise UntraceableError(
                 f"{name}.forward fails on the sample, before anything is followed{_at(own)}: {_first(own)} "
-                f"It was called in eval mode with {_described((*args, *kwargs.values()))}. Give one batch as "
-                f"the data loader yields it, on the network's device.{_on_target(args, kwargs, target)}"
+                f"It was called in eval mode with {_described((*args, *kwargs.values()))}."
+                f"{_on_batch(args, kwargs, target)}"
             ) from own
         if loss is not None:
             _check_loss(name, loss, output, inputs)
@@ -65,7 +66,7 @@ def number_from(loss: Any, output: Any, kwargs: Mapping[str, Any], target: Any) 
     )
 
 
-def _check_call(model: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
+def _check_call(model: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any], target: Any) -> None:
     """Makes sure that `forward` takes as many inputs as the sample holds, by these names."""
     try:
         signature = inspect.signature(model.forward)
@@ -74,10 +75,13 @@ def _check_call(model: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]
     try:
         signature.bind(*args, **kwargs)
     except TypeError as misfit:
+        known = [name for name in kwargs if name in signature.parameters]
+        is_part = 0 < len(known) < len(kwargs)
         raise ConfigError(
             f"The sample holds {_described((*args, *kwargs.values()))} as inputs, and "
             f"{type(model).__name__}.forward{signature} cannot be called with that: {misfit}. "
             "The inputs of a batch are passed to `forward` in their order, those of a mapping by name."
+            f"{_on_entries(kwargs, known, target) if is_part else ''}"
         ) from misfit
 
 
@@ -94,6 +98,33 @@ def _check_loss(name: str, loss: Any, output: Any, inputs: tuple[Any, Any, Any])
             "loss(output, target) read what the network gives after `model.eval()`."
             f"{_on_labels(kwargs, target)}"
         ) from own
+
+
+def _on_batch(args: Sequence[Any], kwargs: Mapping[str, Any], target: Any) -> str:
+    """What batch to give."""
+    whole = next((one for one in args if isinstance(one, Mapping) and one), None)
+    if whole is None:
+        usual = " Give one batch as the data loader yields it, on the network's device."
+        return usual + _on_target(args, kwargs, target)
+    inputs = [name for name, value in whole.items() if isinstance(value, Tensor) and value is not target]
+    return _on_entries(whole, inputs[:1], target)
+
+
+def _on_entries(batch: Mapping[str, Any], inputs: Sequence[str], target: Any) -> str:
+    """How a network gets some entries of a mapping only, as where the loop calls `model(batch["image"])`."""
+    goal = target_of(batch) if target is None else target
+    others = [name for name in batch if name not in inputs]
+    at = [name for name in others if batch[name] is goal] or (others[-1:] if goal is None else [])
+    entries = [f'batch["{name}"]' for name in inputs]
+    if len(entries) > 1:
+        named = (f'"{name}": {entry}' for name, entry in zip(inputs, entries, strict=True))
+        entries = ["{" + ", ".join(named) + "}"]
+    last = f'batch["{at[0]}"]' if at else "target"
+    here = f", here `({entries[0]}, {last})`" if inputs else ""
+    return (
+        " Where the loop passes only a part of a batch on, give `sample` and `probe` in that form, as "
+        f'`(input, target)`{here}: docs/session.md, "What a batch may be".'
+    )
 
 
 def _on_target(args: Sequence[Any], kwargs: Mapping[str, Any], target: Any) -> str:
