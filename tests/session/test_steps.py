@@ -57,6 +57,11 @@ def test_the_steps_after_the_last_period_are_in_the_report(finished: Any) -> Non
     assert "last measured in period 6" in finished[2].report.quality_source
 
 
+def test_a_finished_run_that_is_finished_again_has_no_step_more(finished: Any) -> None:
+    report = finished[2].report
+    assert Stream(finished[2].run_dir).session.finish(latency=False).report.epochs == report.epochs
+
+
 def test_nobody_is_told_of_epochs(finished: Any) -> None:
     _, _, result = finished
     page = result.report_path.read_text()

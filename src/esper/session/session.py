@@ -297,7 +297,8 @@ class Session:
     def _record_rest(self) -> None:
         """Writes down the steps after the last period that has ended; nothing is decided about them."""
         rows = self.log.epochs
-        if self.step > (rows[-1].step if rows else 0) or not self._metrics.is_empty:
+        trained = self.log.progress.trained_steps
+        if trained > (rows[-1].step if rows else 0) or not self._metrics.is_empty:
             self.log.progress.epoch += 1
             self._record(self._clock())
 
