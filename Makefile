@@ -20,7 +20,9 @@ LONGEST_FIRST := tests/faults tests/end_to_end tests/session tests/elesh tests/a
 TESTS := $(LONGEST_FIRST) $(filter-out $(LONGEST_FIRST),$(patsubst %/,%,$(sort $(wildcard tests/*/)))) \
 	$(wildcard tests/test_*.py)
 
-PYTEST := $(BIN)/python -m pytest --numprocesses=auto --maxprocesses=4 --dist=loadfile --no-loadscope-reorder
+# One process more than there are cores: many tests wait, for other processes, files and browsers.
+PROCESSES := $(shell expr $$(nproc) + 1)
+PYTEST := $(BIN)/python -m pytest --numprocesses=$(PROCESSES) --maxprocesses=4 --dist=loadfile --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
 .PHONY: help setup-system setup demo demo-grow check test coverage bench soak docs clean
