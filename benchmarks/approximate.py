@@ -28,7 +28,7 @@ from esper.anatomy.cut import cut, cut_program
 from esper.anatomy.proof import Equivalence, Inputs
 from esper.anatomy.units import inspect
 from esper.arrays import BoolArray
-from esper.batches import split_sample
+from esper.batches import splits
 from esper.errors import EsperError
 
 NAMES = """gpt2 llama bert vit gpt-neox opt bloom qwen3 gemma2 olmo2 whisper swin dinov2 electra albert mamba
@@ -66,7 +66,7 @@ def _print_row(
     group = anatomy.groups[number]
     keep = np.ones(anatomy.num_units, np.bool_)
     keep[anatomy.unit_slice(number)][max(group.least, group.width - group.width // 2) :] = False
-    args, kwargs, _ = split_sample(architecture.inputs(), with_target=False)
+    args, kwargs, _ = next(splits(architecture.inputs(), with_target=False))
     probe, cells, moved = Inputs(args, kwargs), [], ""
     for form, how in (("program", _as_program), ("in place", _in_place)):
         made = _tried(partial(how, architecture, anatomy, keep, probe))

@@ -18,7 +18,7 @@ from esper.anatomy import Anatomy
 from esper.anatomy.graph import without_caches
 from esper.anatomy.units import masked_axes, zero_masked
 from esper.arrays import BoolArray
-from esper.batches import split_sample
+from esper.batches import splits
 
 ASKED = 0.5
 ENOUGH = ASKED / 2
@@ -32,7 +32,7 @@ _MOVED = 2e-3
 def flops(model: nn.Module, sample: Any) -> float:
     """Of one sample, by torch's counter."""
     forget(model)
-    args, kwargs, _ = split_sample(sample, with_target=False)
+    args, kwargs, _ = next(splits(sample, with_target=False))
     trained = [p for p in model.parameters() if p.requires_grad]
     model.requires_grad_(requires_grad=False)  # the counter stumbles over parameters without a graph
     torch.backends.mha.set_fastpath_enabled(False)  # fused operators would not be counted
@@ -69,7 +69,7 @@ def forget(model: nn.Module) -> None:
 
 
 def outputs(model: nn.Module, sample: Any) -> list[Tensor]:
-    args, kwargs, _ = split_sample(sample, with_target=False)
+    args, kwargs, _ = next(splits(sample, with_target=False))
     forget(model)
     torch.manual_seed(0)  # some networks draw random numbers
     return tensors_in(without_caches(model(*args, **kwargs)))

@@ -37,7 +37,7 @@ from esper.anatomy.proof import Inputs
 from esper.anatomy.twin import plain
 from esper.anatomy.units import inspect, masked_axes, zero_masked
 from esper.arrays import BoolArray
-from esper.batches import split_sample
+from esper.batches import splits
 from esper.errors import EsperError, SurgeryError
 
 MOST_OF_A_GROUP = 0.75
@@ -81,7 +81,7 @@ def _cut_and_check(architecture: Architecture, row: Any, model: nn.Module, sampl
     step(model, optimizer, given)
     _let_go(model, given)
     twin, other = copy.deepcopy((model, optimizer))
-    args, kwargs, _ = split_sample(given, with_target=False)
+    args, kwargs, _ = next(splits(given, with_target=False))
     probe = Inputs(args, kwargs)
     keep = half(model, anatomy, frozenset())
     try:
@@ -150,7 +150,7 @@ def _let_go(model: nn.Module, sample: Any) -> None:
 def _cut_as_program(architecture: Architecture, row: Any) -> None:
     """What the network's own code refuses can still be cut in its graph, for use; it is not trained on."""
     model = architecture.network().eval()
-    args, kwargs, _ = split_sample(architecture.inputs(), with_target=False)
+    args, kwargs, _ = next(splits(architecture.inputs(), with_target=False))
     anatomy = inspect(model, architecture.inputs())
     keep = half(model, anatomy, frozenset())
     made = cut_program(model, anatomy, keep, Inputs(args, kwargs))
@@ -161,7 +161,7 @@ def _cut_as_program(architecture: Architecture, row: Any) -> None:
     zero_masked(dict(model.named_parameters()), masked_axes(anatomy, keep))
     error = 0.0
     for seed in (7, 8):
-        given, named, _ = split_sample(architecture.inputs(seed), with_target=False)
+        given, named, _ = next(splits(architecture.inputs(seed), with_target=False))
         error = max(error, largest(*(tensors_in(plain(m(*given, **named))) for m in (module, model))))
     row.form, row.flops_after, row.step_error = "program", work, None
     row.float64_error, row.float32_error = made.equivalence.float64_error, error
