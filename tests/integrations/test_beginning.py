@@ -8,8 +8,9 @@ import pytest
 import torch
 
 import esper
+from esper.checkpoint import holds_checkpoints
 from esper.errors import CheckpointError
-from esper.integrations.beginning import holds_run, set_aside
+from esper.integrations.beginning import set_aside
 from tests.integrations.task import Network, Vectors, settings
 
 
@@ -38,7 +39,7 @@ def test_a_run_that_only_began_is_moved_and_nothing_of_it_is_lost(tmp_path: Path
     for number in (1, 2):
         place = set_aside(run)
         assert place == tmp_path / f"run.begun-{number}"
-        assert not holds_run(run)
+        assert not holds_checkpoints(run)
         assert names <= {path.relative_to(place) for path in place.rglob("*")}
         begun(run).detach()
 
@@ -57,4 +58,4 @@ def test_what_holds_more_stays_where_it_is(tmp_path: Path, more: str) -> None:
     begun(run).detach()
     (run / more).mkdir()
     assert set_aside(run) is None
-    assert holds_run(run)
+    assert holds_checkpoints(run)

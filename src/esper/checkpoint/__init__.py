@@ -11,7 +11,7 @@ Saving and resuming:
 
 from esper.checkpoint.background import BackgroundSaver
 from esper.checkpoint.bundle import SHARED, bundled, write_bundle
-from esper.checkpoint.catalog import CheckpointCatalog
+from esper.checkpoint.catalog import CheckpointCatalog, holds_checkpoints
 from esper.checkpoint.codec import LEAVES, decode, encode, from_json, to_json
 from esper.checkpoint.content import FileContent
 from esper.checkpoint.crypto import KeyRing, sealed_by
@@ -101,6 +101,7 @@ __all__ = [
     "encode",
     "file_pieces",
     "from_json",
+    "holds_checkpoints",
     "load_sharded",
     "load_tensors",
     "load_trainer",

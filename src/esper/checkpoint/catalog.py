@@ -33,6 +33,11 @@ _LOOKS = 10
 """How often a writer may be faster than a reader until that gives up."""
 
 
+def holds_checkpoints(run_dir: Path) -> bool:
+    """Whether a run has saved anything there, be it damaged."""
+    return any(path.is_dir() for path in (run_dir / "checkpoints").glob("step-*"))
+
+
 class CheckpointCatalog:
     """Reads the checkpoints of a run directory, also while another process is saving into it.
 

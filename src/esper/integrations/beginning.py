@@ -14,11 +14,6 @@ _WRITTEN = ("batches", "checkpoints", "keys", "mail", "run.json", "samples", "te
 """What a run writes before its first step, beside its audit."""
 
 
-def holds_run(run_dir: Path) -> bool:
-    """Are there checkpoints of a run?"""
-    return any((run_dir / "checkpoints").glob("step-*"))
-
-
 def set_aside(run_dir: Path) -> Path | None:
     """Moves a run out of the way that holds nothing but the state from before its first step.
 

@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 from torch import nn
 
-from esper.checkpoint import CheckpointCatalog, capture_rng, open_key_ring, restore_rng
+from esper.checkpoint import CheckpointCatalog, capture_rng, holds_checkpoints, open_key_ring, restore_rng
 from esper.compaction import describe
 from esper.errors import CheckpointError, ConfigError, RollbackExhausted
-from esper.integrations.beginning import holds_run, set_aside
+from esper.integrations.beginning import set_aside
 from esper.integrations.several import is_first_rank
 from esper.kasmina import measured
 from esper.nissa import LoggerSink
@@ -94,7 +94,7 @@ def refuse_strangers(run_dir: Path, step: int, loading: Loading | None, way_on: 
             f"the framework's first checkpoint: it begins anew, and nothing is lost (what there was is in "
             f"{aside}).",
         )
-    if holds_run(run_dir):
+    if holds_checkpoints(run_dir):
         where = f"goes on from step {step}" if step else "begins at its first step"
         raise CheckpointError(
             f"{run_dir} holds a run already, and this training {where} without a checkpoint that belongs to "
@@ -132,7 +132,7 @@ def check_beside(run_dir: Path, saved: Mapping[str, Any]) -> None:
     """
     if not is_first_rank():
         return
-    if not holds_run(run_dir):
+    if not holds_checkpoints(run_dir):
         raise CheckpointError(
             f"This training was followed by a run of Esper, and {run_dir} holds none. Nothing was changed. "
             "Give the run_dir of this training."

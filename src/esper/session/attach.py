@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -24,6 +23,7 @@ from esper.checkpoint import (
     HasStateDict,
     Memory,
     Rejection,
+    holds_checkpoints,
     open_key_ring,
 )
 from esper.config import Config
@@ -45,7 +45,7 @@ from esper.session.ceiling import tell_reach
 from esper.session.direction import check_direction, direction_of
 from esper.session.horizon import epochs_after
 from esper.session.kernels import kernel_pool_ahead
-from esper.session.looking import let_go_on_error, looked_at
+from esper.session.looking import looked_at
 from esper.session.pace import Pace
 from esper.session.pool import pool_ahead
 from esper.session.session import Session
@@ -53,6 +53,7 @@ from esper.session.state import RANDOM_OF_RANKS, given_entries
 from esper.session.teaching import check_same
 from esper.session.terms import Terms, write_run_file
 from esper.session.together import on_all_ranks, refused_by_all, session_of, teach
+from esper.session.undoing import undone_on_error
 from esper.tamiyo import Policy
 
 
@@ -148,7 +149,7 @@ def _attach(
     asked: RunRequest, sample: Any, metric: str, higher_is_better: bool | None, *, resume: bool
 ) -> Session:
     begun = time.perf_counter()
-    if _holds_checkpoints(asked.run):
+    if holds_checkpoints(asked.run):
         if resume:
             return _resume(asked)
         raise CheckpointError(
@@ -165,7 +166,7 @@ def _attach(
     ):
         layers = Level.LAYER in settings.pruning.levels
         network, settings, said = looked_at(asked, settings, sample, layers=layers, others=probe or ())
-        with let_go_on_error(network):
+        with undone_on_error(network.detach):  # until the session owns it
             held_out = None if probe is None else _hold_out(probe, settings, network)
             origin = origin_of(
                 network.anatomy, network.graph, network.tensors(), sample, settings.pruning.timed_batch
@@ -179,7 +180,7 @@ def _attach(
             session = session_of(
                 asked, assemble(asked, given, network, held_out, sample, terms, pool, kernel_pool)
             )
-    with _undone_on_error(session):
+    with undone_on_error(session.detach):
         session.log.tell_all(said)
         read = len(probe or ())
         if left_out := read - len(fitting_batches(network, probe or ())):
@@ -281,7 +282,7 @@ def resume(
 
 
 def _resume(asked: RunRequest, step: int | None = None) -> Session:
-    if not _holds_checkpoints(asked.run):
+    if not holds_checkpoints(asked.run):
         raise CheckpointMissing(
             f"{asked.run} holds no checkpoint. Start a run there with esper.attach(..., run_dir=...)."
         )
@@ -309,12 +310,12 @@ def _resume(asked: RunRequest, step: int | None = None) -> Session:
     on_it = on_device(sample, device_of(asked.model))
     network, settings, _ = looked_at(asked, terms.config, on_it, layers=layers, others=others)
     terms = replace(terms, config=settings)
-    with let_go_on_error(network):
+    with undone_on_error(network.detach):  # until the session owns it
         held_out = kept if probe is None else _hold_out(probe, terms.config, network)
         has_data = bool(held_out.validation)
         data = held_out if has_data else None
         session = session_of(asked, assemble(asked, given, network, data, sample, terms))
-    with _undone_on_error(session):
+    with undone_on_error(session.detach):
         now = session.parts.saving.store.catalog.at(target.step)
         # what was hashed and read is not hashed and read again
         session.continue_from(*((target, saved) if now == target else (now, read_state(now))))
@@ -360,19 +361,3 @@ def _hold_out(probe: Sequence[Any], config: Config, network: LiveNetwork) -> Hel
     held_out = hold_out(taken, config.analysis, whole=network.graph.is_coupled)
     check_held_out(held_out, network)
     return held_out
-
-
-@contextmanager
-def _undone_on_error(session: Session) -> Iterator[None]:
-    try:
-        yield
-    except BaseException:
-        session.detach()
-        raise
-
-
-def _holds_checkpoints(run: Path) -> bool:
-    directory = run / "checkpoints"
-    return directory.is_dir() and any(
-        path.name.startswith("step-") for path in directory.iterdir() if path.is_dir()
-    )

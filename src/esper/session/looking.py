@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -18,6 +17,7 @@ from esper.kasmina import LiveNetwork
 from esper.nissa import Event, given_events
 from esper.session.admission import RunRequest, check_optimizer, check_together
 from esper.session.together import network_of
+from esper.session.undoing import undone_on_error
 
 
 def looked_at(
@@ -41,7 +41,7 @@ def looked_at(
     if not wanted or not has_configuration(network.model):
         return network, _keeping(settings, is_kept=bool(wanted)), []
     allowed = np.array([group.name not in network.refused for group in network.anatomy.groups], np.bool_)
-    with let_go_on_error(network):
+    with undone_on_error(network.detach):
         unsaid = describable(network.model, network.anatomy, network.inputs, allowed)
     if wanted is True or int(allowed.sum()) > len(unsaid) or not unsaid:
         network.refused |= unsaid
@@ -75,13 +75,3 @@ def _keeping(settings: Config, *, is_kept: bool) -> Config:
         return settings
     plan = settings.pruning.plan.model_copy(update={"configurable": is_kept})
     return settings.model_copy(update={"pruning": settings.pruning.model_copy(update={"plan": plan})})
-
-
-@contextmanager
-def let_go_on_error(network: LiveNetwork) -> Iterator[None]:
-    """Until a session owns the network; its own `detach` serves from then on."""
-    try:
-        yield
-    except BaseException:
-        network.detach()
-        raise

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -17,6 +16,7 @@ from esper.errors import CheckpointError, ConfigError, EsperError
 from esper.kasmina import CheckpointedTeacher, LiveNetwork, StaticKDLoss, TeachingSettings
 from esper.nissa import teacher_events
 from esper.session.log import RunLog
+from esper.session.undoing import undone_on_error
 from esper.urabrask import evaluate, run_live
 
 _SAMPLES = 256
@@ -66,7 +66,7 @@ class Teaching:
         network = self._network
         new = teacher_of(teacher, network.model, network.companions, network.optimizer)
         if new is not None:
-            with let_go_on_error(new):
+            with undone_on_error(new.let_go):
                 new.freeze()  # it may have been let go after an earlier refusal
                 self._introduce(new)
         elif self.teacher is not None:
@@ -220,22 +220,11 @@ def teacher_of(
             "a file."
         )
     if isinstance(given, CheckpointedTeacher):
-        with let_go_on_error(given):
+        with undone_on_error(given.let_go):
             _check_apart(given.network, model, companions, optimizer)
         return given
     _check_apart(given, model, companions, optimizer)  # before it is frozen
     return CheckpointedTeacher(given)
-
-
-@contextmanager
-def let_go_on_error(teacher: CheckpointedTeacher | None) -> Iterator[None]:
-    """Who is refused as a teacher, or by whoever it was to teach, is what it was before."""
-    try:
-        yield
-    except BaseException:
-        if teacher is not None:
-            teacher.let_go()
-        raise
 
 
 def _check_apart(

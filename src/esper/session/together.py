@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from typing import Any
 
@@ -19,7 +19,7 @@ from esper.session.ranks import Ranks
 from esper.session.session import Session
 from esper.session.shared import TEACH, looked_at_together
 from esper.session.standing import of_request
-from esper.session.teaching import let_go_on_error
+from esper.session.undoing import undone_on_error
 
 
 @contextmanager
@@ -46,7 +46,8 @@ def on_all_ranks(
         begin: makes the session of rank 0, or of the only process.
     """
     ranks, note = asked.ranks, partial(of_request, asked, call, **said)
-    with let_go_on_error(asked.teacher):
+    # A teacher that is refused, or whose pupil is, is what it was before.
+    with nullcontext() if asked.teacher is None else undone_on_error(asked.teacher.let_go):
         if ranks is None:
             return begin()
         if ranks.number > 0:

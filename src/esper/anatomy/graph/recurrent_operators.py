@@ -15,7 +15,7 @@ from threading import get_ident
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, library
 from torch._dynamo.source import ConstantSource
 from torch._subclasses import FakeTensor
 from torch.fx.experimental.symbolic_shapes import DimDynamic
@@ -25,7 +25,7 @@ _CELL = "Tensor w_ih, Tensor w_hh, Tensor? b_ih, Tensor? b_hh"
 _PLAIN = ("gru", "rnn_tanh", "rnn_relu")
 _LAYERS, _CELLS = ("lstm", *_PLAIN), ("lstm_cell", *(f"{name}_cell" for name in _PLAIN))
 
-_LIBRARY = torch.library.Library("esper", "FRAGMENT")
+_LIBRARY = library.Library("esper", "FRAGMENT")
 OF_TORCH: dict[Any, Any] = {}
 """By operator of torch what stands in for it."""
 DROPOUT_AT: dict[Any, int] = {}
@@ -35,7 +35,7 @@ DROPOUT_AT: dict[Any, int] = {}
 def _stand_in(theirs: Any, name: str, signature: str, shapes: Callable[..., Any]) -> None:
     """Makes an operator without content, of which the exporter only learns the shapes."""
     _LIBRARY.define(f"{name}{signature}")
-    torch.library.register_fake(f"esper::{name}", shapes, lib=_LIBRARY)
+    library.register_fake(f"esper::{name}", shapes, lib=_LIBRARY)
     OF_TORCH[theirs] = getattr(torch.ops.esper, name).default
 
 
