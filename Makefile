@@ -49,7 +49,7 @@ demo-grow: $(VENV)/.demo.stamp ## grow a network that is too narrow, beside thre
 check: $(VENV)/.dev.stamp ## lint, format, types, import contracts and dependencies
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy src tests
+	$(BIN)/mypy src tests benchmarks
 	$(BIN)/lint-imports --no-cache
 	$(BIN)/deptry src
 

@@ -20,7 +20,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -38,6 +38,7 @@ NAMES = ("mnist-cnn", "angle-sgd", "glosses-bert", "speeches-gpt")
 EPOCHS, SHARE = 8, 3
 PARTS = ("screen", "ablate", "measure", "confirm")
 Figures = dict[str, float]
+Seconds = defaultdict[str, float]
 
 
 def main() -> None:
@@ -91,7 +92,7 @@ def costs(run: Run) -> Figures:
 
     torch.set_num_threads(1)
     logging.getLogger("esper").setLevel(logging.CRITICAL)
-    seconds: Counter[str] = Counter()
+    seconds: Seconds = defaultdict(float)
     calls: Counter[str] = Counter()
     meter(InlinePool, "submit", seconds, calls, lambda _, task: task.function_name.rpartition(":")[2])
     part = rows(run.data.train, slice(0, size(run.data.train) // SHARE))
@@ -103,9 +104,7 @@ def costs(run: Run) -> Figures:
     return {**figures, "cycle": sum(figures.values()), "cycles": cycles}
 
 
-def meter(
-    owner: Any, name: str, seconds: Counter[str], calls: Counter[str], label: Callable[..., str]
-) -> None:
+def meter(owner: Any, name: str, seconds: Seconds, calls: Counter[str], label: Callable[..., str]) -> None:
     """Lets a function add the time of its thread to `seconds`."""
     function = getattr(owner, name)
 
@@ -121,7 +120,7 @@ def meter(
     setattr(owner, name, metered)
 
 
-def train(run: Run, seconds: Counter[str], calls: Counter[str]) -> None:
+def train(run: Run, seconds: Seconds, calls: Counter[str]) -> None:
     import esper
 
     torch.manual_seed(0)

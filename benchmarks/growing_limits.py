@@ -21,6 +21,7 @@ from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 import torch
 from safetensors.torch import save_file
@@ -149,11 +150,15 @@ def walks(table: Table, rounds: int, growth: esper.Growth, place: str, batch: Ba
     return walk
 
 
+def _backward(module: nn.Module, x: Tensor) -> None:
+    module(x).sum().backward()
+
+
 def hooks(table: Table, rounds: int, growth: esper.Growth, place: str, name: str) -> None:
     """What is asked before a step, and what the hooks on a seed's parameters take in a backward pass."""
     owners, optimizer = growth.owners, growth.optimizer
     asked = timed(lambda: owners.check_step("HOST", optimizer), rounds, 200)
-    seed = growth.slots[place].seed.seed
+    seed: Any = growth.slots[place].seed.seed
     bare = copy.deepcopy(seed)
     for parameter in bare.parameters():
         parameter.grad = None
@@ -161,7 +166,7 @@ def hooks(table: Table, rounds: int, growth: esper.Growth, place: str, name: str
     x = torch.randn(4, features, 8, 8) if isinstance(seed[0], nn.Conv2d) else torch.randn(4, WORDS, features)
     apart = []
     for _ in range(20 * rounds):
-        times = [timed(lambda m=module: m(x).sum().backward(), 1, 4) for module in (seed, bare)]
+        times = [timed(partial(_backward, module, x), 1, 4) for module in (seed, bare)]
         apart.append(times[0] - times[1])
     table.at_most(f"backward hook check, {name}: hooks on all parameters of a seed", 0.1, median(apart))
     table.at_most(f"{name}: owners are asked before a step of the host", 0.1, asked)

@@ -168,8 +168,11 @@ def letters(folder: Path) -> Task:
     fixed = torch.Generator().manual_seed(7)
     return Task(
         *("State of the Union, nats per character", Letters, 16, 32, 1000),
-        *(lambda generator: windows(train, 16, generator), [windows(probe, 100, fixed)]),
-        *(windows(test, 1000, fixed), next_character, False),
+        lambda generator: windows(train, 16, generator),
+        [windows(probe, 100, fixed)],
+        windows(test, 1000, fixed),
+        next_character,
+        False,
     )
 
 
@@ -242,9 +245,9 @@ def compare(task: Task, seeds: int) -> None:
     for arm, grows in arms.items():
         while arm == "larger" and task.flops(task.network(width)) < ended:
             width += 1
-        outcomes = {rate: trained(task, width, rate, SEARCH, grows=grows) for rate in RATES}
-        best = max(outcomes, key=lambda rate: outcomes[rate].score)
-        ended = outcomes[best].flops
+        tried = {rate: trained(task, width, rate, SEARCH, grows=grows) for rate in RATES}
+        best = max(tried, key=lambda rate: tried[rate].score)
+        ended = tried[best].flops
         chosen[arm] = (width, best, grows)
     print("| arm | width | learning rate | FLOPs at the end | score: mean, spread | seeds kept of tried |")
     print("|---|---|---|---|---|---|")

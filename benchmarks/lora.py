@@ -211,7 +211,8 @@ def seeds(work: Work, number: int, rate: float) -> Outcome:
     )
     growth.finish()
     kept = tuple(path for path, slot in growth.slots.items() if slot.stage is Stage.TERMINATED)
-    grown = sum(p.numel() for path in kept for p in model.get_submodule(path).seed.parameters())
+    grafted: list[Any] = [model.get_submodule(path) for path in kept]
+    grown = sum(p.numel() for module in grafted for p in module.seed.parameters())
     return work.outcome(model, sum(p.numel() for p in own) + grown, seconds, kept, why)
 
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import json
 from dataclasses import asdict
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,7 +24,7 @@ from esper.importance import ImportanceTrackingValidator
 from rankings import SUBJECTS, ablated, ablation_of_a_cycle, own_scores, peer_scores
 
 JUDGE = ImportanceTrackingValidator(prune_fraction=0.3)
-Row = dict[str, object]
+Row = dict[str, Any]
 
 
 def main() -> None:

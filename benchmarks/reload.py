@@ -92,7 +92,8 @@ def build(device: str = "cpu") -> torch.nn.Module:
     from transformers import ResNetConfig, ResNetForImageClassification
 
     with torch.device(device):
-        return ResNetForImageClassification(ResNetConfig(num_labels=1000)).eval()
+        model: torch.nn.Module = ResNetForImageClassification(ResNetConfig(num_labels=1000))
+        return model.eval()
 
 
 def main() -> int:

@@ -14,7 +14,6 @@ import argparse
 import json
 import multiprocessing
 import resource
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -223,4 +222,4 @@ def _median_seconds(act: Callable[[], object], repeats: int = 9) -> float:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -31,7 +31,7 @@ from pathlib import Path
 import blake3
 import torch
 import torch.distributed as dist
-import torch.distributed.checkpoint as dcp
+from torch.distributed.checkpoint import state_dict_loader, state_dict_saver
 from torch.distributed.checkpoint.staging import DefaultStager, StagingOptions
 
 import esper
@@ -113,7 +113,7 @@ class Bench:
         self._step += 1
         self.time(SAVE, lambda: self.store.save(self._step, 0, {FILE: self.tensors}))
         saved = self.store.catalog.at(self._step)
-        reads = [
+        reads: list[Callable[[], None]] = [
             lambda: self.time(VERIFY, lambda: self.store.verify(saved)),
             lambda: self.time(RESTORE, lambda: self._copy(load_tensors(saved.file(FILE)))),
             lambda: self.time(HASH_FLOOR, self._hash),
@@ -141,8 +141,8 @@ class Bench:
 
     def dcp_save(self) -> None:
         path = self.folder / "peer"
-        self.time(DCP_SAVE, lambda: dcp.save(self.tensors, checkpoint_id=path))
-        self.time(DCP_LOAD, lambda: dcp.load(self.live, checkpoint_id=path))
+        self.time(DCP_SAVE, lambda: state_dict_saver.save(self.tensors, checkpoint_id=path))
+        self.time(DCP_LOAD, lambda: state_dict_loader.load(self.live, checkpoint_id=path))
 
     def dcp_async(self) -> None:
         futures: list[object] = []
@@ -150,7 +150,7 @@ class Bench:
         self.time(
             DCP_STALL,
             lambda: futures.append(
-                dcp.async_save(self.tensors, checkpoint_id=path, async_stager=self._stager)
+                state_dict_saver.async_save(self.tensors, checkpoint_id=path, async_stager=self._stager)
             ),
         )
         for future in futures:

@@ -45,7 +45,8 @@ def flops(model: nn.Module, sample: Any) -> float:
         model(*args, **kwargs)
     for parameter in trained:
         parameter.requires_grad_()
-    return counter.get_total_flops() / 2
+    total: int = counter.get_total_flops()
+    return total / 2
 
 
 def _experts() -> dict[Any, Any]:

@@ -144,15 +144,15 @@ def tied_embedding() -> nn.Module:
     def forward(net: Any, x: Tensor) -> Tensor:
         return net.decode(net.two(F.relu(net.one(net.encode(x)))))
 
-    net = Net(
+    encode, decode = nn.Embedding(50, 32), nn.Linear(32, 50, bias=False)
+    decode.weight = encode.weight
+    return Net(
         forward,
-        encode=nn.Embedding(50, 32),
+        encode=encode,
         one=nn.Linear(32, 64),
         two=nn.Linear(64, 32),
-        decode=nn.Linear(32, 50, bias=False),
+        decode=decode,
     )
-    net.decode.weight = net.encode.weight
-    return net
 
 
 def slice_gate() -> nn.Module:
@@ -261,7 +261,7 @@ class DenseExperts(nn.Module):
         return out
 
 
-def recurrent(kind: type[nn.RNNBase]) -> nn.Module:
+def recurrent(kind: type[nn.LSTM] | type[nn.GRU]) -> nn.Module:
     def forward(net: Any, x: Tensor) -> Tensor:
         return net.head(F.relu(net.mix(net.cells(net.before(x))[0][:, -1])))
 

@@ -84,7 +84,7 @@ def _heads(model: nn.Module) -> dict[nn.Module, int]:
 def _judge(model: nn.Module, sample: Any, expected: list[torch.Size], row: Any) -> None:
     try:
         found = outputs(model, sample)
-        sum(leaf.sum() for leaf in found if leaf.requires_grad).backward()
+        sum((leaf.sum() for leaf in found if leaf.requires_grad), torch.zeros(())).backward()
         row.flops_after = flops(model, sample)
     except Exception as error:  # noqa: BLE001  a network that the peer broke may raise anything
         row.result, row.reason = "WRONG", f"dead forward: {type(error).__name__}: {str(error)[:120]}"

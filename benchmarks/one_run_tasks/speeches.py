@@ -28,11 +28,11 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         rows, length, _ = x.shape
-        parts = (
+        q, k, v = (
             project(x).view(rows, length, -1, self.head).transpose(1, 2)
             for project in (self.query, self.key, self.value)
         )
-        mixed = F.scaled_dot_product_attention(*parts, is_causal=True)
+        mixed = F.scaled_dot_product_attention(q, k, v, is_causal=True)
         result: Tensor = self.out(mixed.transpose(1, 2).reshape(rows, length, -1))
         return result
 

@@ -40,7 +40,7 @@ class Block(nn.Module):
         self.widens, self.adds = expand > 1, stride == 1 and width == width_in
 
     def forward(self, x: Tensor) -> Tensor:
-        y = F.relu6(self._bn0(self._expand_conv(x))) if self.widens else x
+        y: Tensor = F.relu6(self._bn0(self._expand_conv(x))) if self.widens else x
         y = F.relu6(self._bn1(self._depthwise_conv(y)))
         y = self._bn2(self._project_conv(y))
         return y + x if self.adds else y

@@ -93,7 +93,8 @@ def transformer() -> Subject:
     parts = parts[torch.randperm(len(parts), generator=torch.Generator().manual_seed(0))]
     unseen, seen, train = parts.split([2048, 256, len(parts) - 2048 - 256])
     model = Decoder()
-    heads = {layer: block.heads for block in model.blocks for layer in (block.q, block.k, block.v)}
+    attends = [module for module in model.modules() if isinstance(module, Attend)]
+    heads: dict[nn.Module, int] = {layer: a.heads for a in attends for layer in (a.q, a.k, a.v)}
     optimizer = AdamW(model.parameters(), weight_decay=1e-2)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 4e-3, total_steps=_READ, pct_start=0.1)
     subject = _watched(model, next_character, optimizer, _shifted(seen), _shifted(unseen), heads)

@@ -146,8 +146,9 @@ class Peer(Twin):
                 round_to=run.round_to,
             )
             self.equip()
-            for _ in range(number * run.steps if self.scheduler else 0):
-                self.scheduler.step()
+            if self.scheduler is not None:
+                for _ in range(number * run.steps):
+                    self.scheduler.step()
         return True
 
 

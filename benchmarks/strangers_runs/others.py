@@ -48,7 +48,7 @@ class FineTuned(nn.Module):
             if isinstance(module, nn.Conv2d):
                 module.requires_grad_(True)
         width = self.body.classify.in_features
-        self.body.classify = nn.Identity()
+        self.body.add_module("classify", nn.Identity())
         self.head = nn.Sequential(nn.Linear(width, 128), nn.ReLU(), nn.Dropout(0.2), nn.Linear(128, 10))
 
     def train(self, mode: bool = True) -> FineTuned:
@@ -185,7 +185,8 @@ def _bound(output: Any, target: Tensor) -> Tensor:
     """What each image costs: how ill it is drawn, and how far its numbers are from the usual ones."""
     drawn, mean, spread = output
     ill = F.binary_cross_entropy_with_logits(drawn, target, reduction="none").sum(1)
-    return ill - 0.5 * (1 + spread - mean.square() - spread.exp()).sum(1)
+    bound: Tensor = ill - 0.5 * (1 + spread - mean.square() - spread.exp()).sum(1)
+    return bound
 
 
 def variational(folders: Folders) -> Run:
