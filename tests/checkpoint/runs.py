@@ -20,11 +20,22 @@ OTHER_RING = KeyRing.fresh(lambda count: bytes(range(1, count + 1)))
 
 
 def open_store(
-    run_dir: Path, *, model: str | None = "net", keep_last: int = 3, storage: Storage = POSIX
+    run_dir: Path,
+    *,
+    model: str | None = "net",
+    keep_last: int = 3,
+    storage: Storage = POSIX,
+    encrypt_weights: bool = False,
 ) -> CheckpointStore:
     """A store with fixed keys and a clock that stands still."""
     return CheckpointStore(
-        run_dir, keyring=RING, model=model, keep_last=keep_last, storage=storage, clock=lambda: 1.5
+        run_dir,
+        keyring=RING,
+        model=model,
+        keep_last=keep_last,
+        encrypt_weights=encrypt_weights,
+        storage=storage,
+        clock=lambda: 1.5,
     )
 
 

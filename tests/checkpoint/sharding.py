@@ -6,6 +6,7 @@ import os
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import timedelta
 from functools import partial
 from multiprocessing.connection import Connection
@@ -25,7 +26,7 @@ from esper.checkpoint.sharded import load_sharded, save_sharded
 from esper.checkpoint.storage import POSIX, PosixStorage
 from esper.checkpoint.store import CheckpointStore
 from esper.errors import CheckpointError
-from tests.checkpoint.runs import debris, flip, names, open_store
+from tests.checkpoint.runs import OTHER_RING, debris, flip, names, open_store
 
 RANKS = 4
 PAIR = (0, 1)
@@ -63,12 +64,12 @@ def equal(mine: dict[str, torch.Tensor], theirs: dict[str, torch.Tensor]) -> boo
 
 
 @contextmanager
-def stored(run: Path) -> Iterator[CheckpointStore | None]:
+def stored(run: Path, *, encrypt_weights: bool = False) -> Iterator[CheckpointStore | None]:
     """The store, on the first rank."""
     if dist.get_rank():
         yield None
         return
-    with open_store(run) as store:
+    with open_store(run, encrypt_weights=encrypt_weights) as store:
         yield store
 
 
@@ -117,18 +118,45 @@ def resharded(run: Path, everyone: dist.ProcessGroup, pair: dist.ProcessGroup) -
     return report
 
 
+def encrypted(run: Path, everyone: dist.ProcessGroup, pair: dist.ProcessGroup) -> dict[str, Any]:
+    """Four save encrypted, two load; then their ring holds another key."""
+    report: dict[str, Any] = {}
+    trained = Network(everyone, 1)
+    with stored(run, encrypt_weights=True) as store:
+        saved = save_sharded(store, 7, 0, trained.state(), group=everyone)
+        checkpoint = newest(store)
+        told = told_by(lambda: load_sharded(_by_another_ring(checkpoint), trained.state()))
+        report = {"saved": str(saved), "told": told}
+        if dist.get_rank() in PAIR:
+            other = Network(pair, 2)
+            state = other.state()
+            load_sharded(checkpoint, state, group=pair)
+            report["loaded"] = full(state["model"]["0.weight"]).tolist()
+        report["trained"] = full(trained.state()["model"]["0.weight"]).tolist()
+        if store is not None:
+            store.withdraw_after(store.catalog.at(2))
+        dist.barrier()
+    return report
+
+
+def _by_another_ring(checkpoint: CheckpointRef | None) -> CheckpointRef | None:
+    return None if checkpoint is None else replace(checkpoint, ring=OTHER_RING)
+
+
 def fails_on_one(run: Path, everyone: dist.ProcessGroup, pair: dist.ProcessGroup) -> dict[str, Any]:
     """The disk of one rank fails at each of its calls; then nothing is new, and all are told why."""
     told = []
+    state = {"w": torch.ones(3), **Network(everyone, 1).state()}
     with stored(run) as store:
         for number in (1, 2, 3):
             storage = FaultyStorage(number) if dist.get_rank() == 2 else POSIX
-            state = {"w": torch.ones(3), **Network(everyone, 1).state()}
             told.append(told_by(partial(save_sharded, store, 9, 0, state, storage=storage)))
+        storage = FaultyStorage(4) if dist.get_rank() == 0 else POSIX  # at the plan, when all have written
+        plan = told_by(partial(save_sharded, store, 9, 0, state, storage=storage))
         left = debris(run) if store is not None else []
         found = newest(store)
         dist.barrier()
-    return {"told": told, "debris": left, "step": None if found is None else found.step}
+    return {"told": told, "plan": plan, "debris": left, "step": None if found is None else found.step}
 
 
 def damaged(run: Path, everyone: dist.ProcessGroup, pair: dist.ProcessGroup) -> dict[str, Any]:
@@ -166,9 +194,6 @@ def refused(run: Path, everyone: dist.ProcessGroup, pair: dist.ProcessGroup) -> 
         plain = store.save(6, 0, {"a": b"1"}) if store is not None else None
         told["plain"] = told_by(lambda: load_sharded(plain, {}))
         if store is not None:
-            store.encrypt_weights = True
-        told["encrypted"] = told_by(lambda: save_sharded(store, 7, 0, {"w": torch.ones(2)}))
-        if store is not None:
             store.withdraw_after(store.catalog.at(2))
         dist.barrier()
     return told
@@ -190,7 +215,7 @@ def dies(run: Path, everyone: dist.ProcessGroup, pair: dist.ProcessGroup) -> dic
     return {"told": told}
 
 
-CASES = (resharded, fails_on_one, damaged, refused, dies)
+CASES = (resharded, encrypted, fails_on_one, damaged, refused, dies)
 
 
 def rank(number: int, run: Path, told: Connection) -> None:

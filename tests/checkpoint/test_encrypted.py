@@ -16,6 +16,7 @@ from esper.checkpoint.encrypted import (
     CHUNK_BYTES,
     HEADER_BYTES,
     SLOTS,
+    FileKey,
     open_header,
     rewrap,
     rewrap_all,
@@ -202,6 +203,29 @@ def test_weights_are_hidden_on_request_and_workers_need_no_ring_for_them(tmp_pat
     assert not saved.file("note.bin").key
     with open_store(tmp_path) as store:
         assert not store.save(2, 2, content(2)).file("model.safetensors").key
+
+
+def test_of_a_hidden_file_only_the_chunks_of_the_tensors_that_are_asked_for_are_decrypted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened: list[int] = []
+    decrypt = FileKey.decrypt_chunk
+
+    def watched(key: FileKey, number: int, *rest: memoryview, is_last: bool) -> None:
+        opened.append(number)
+        decrypt(key, number, *rest, is_last=is_last)
+
+    monkeypatch.setattr(FileKey, "decrypt_chunk", watched)
+    tensors = {"a": torch.arange(CHUNK_BYTES), "b": torch.arange(9), "none": torch.zeros(0)}  # "a": 8 chunks
+    with open_store(tmp_path, encrypt_weights=True) as store:
+        file = store.save(1, 1, {"model.safetensors": tensors}).file("model.safetensors")
+    assert torch.equal(load_tensors(file, ["b"])["b"], tensors["b"])
+    assert opened == [0, 8]
+    found = load_tensors(file, tensors)
+    assert all(torch.equal(found[name], tensor) for name, tensor in tensors.items())
+    flip(file.path, HEADER_BYTES + 5 * SEALED)
+    with pytest.raises(CheckpointCorrupt, match="has other bytes than were saved"):
+        load_tensors(file, ["b"])
 
 
 def written_before_encryption(checkpoint: CheckpointRef) -> None:

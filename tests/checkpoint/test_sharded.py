@@ -5,17 +5,21 @@ from __future__ import annotations
 import json
 import multiprocessing
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+from esper.checkpoint.crypto import KeyRing
+from esper.checkpoint.encrypted import is_encrypted
+from esper.checkpoint.layout import SHARDED_PLAN
+from esper.checkpoint.rekeying import rekey
 from esper.checkpoint.sharded import load_sharded, save_sharded
-from esper.checkpoint.sharded_files import PLAN_FILE
 from esper.checkpoint.store import CheckpointStore
 from esper.errors import CheckpointError
-from tests.checkpoint.runs import debris, open_store
+from tests.checkpoint.runs import RING, debris, open_store
 from tests.checkpoint.sharding import CASES, RANKS, rank
 
 Reports = dict[str, list[dict[str, Any]]]
@@ -57,7 +61,7 @@ def test_four_ranks_save_two_load_and_save_and_four_load(reports: Reports) -> No
     of = reports["resharded"]
     assert len(of) == RANKS
     assert [report["saved"] for report in of] == ["step-000000001"] * RANKS
-    files = ["MANIFEST.json", *[f"rank-0000{number}.safetensors" for number in range(RANKS)], PLAN_FILE]
+    files = ["MANIFEST.json", *[f"rank-0000{number}.safetensors" for number in range(RANKS)], SHARDED_PLAN]
     assert all(report["files"] == files for report in of)
     assert all(report["by four"] for report in of)
     for report in of[:2]:
@@ -66,6 +70,13 @@ def test_four_ranks_save_two_load_and_save_and_four_load(reports: Reports) -> No
         assert report["rate"] == 0.1
         assert report["told"] == {"epoch": 3, "names": ["a", None, 0.5]}
     assert of[0]["step"] == 2
+
+
+def test_ranks_without_a_ring_save_encrypted_and_load_what_the_first_can_open(reports: Reports) -> None:
+    of = reports["encrypted"]
+    assert all(report["saved"].endswith("step-000000007") for report in of)
+    assert all("which is not in this key ring" in report["told"] for report in of)
+    assert all(report["loaded"] == report["trained"] for report in of[:2])
 
 
 def test_a_rank_that_fails_leaves_what_there_was_and_all_are_told(reports: Reports) -> None:
@@ -77,6 +88,7 @@ def test_a_rank_that_fails_leaves_what_there_was_and_all_are_told(reports: Repor
             assert told.startswith("Rank 2 of 4: The sharded state was not saved: ")
             assert f"call {number}" in told
             assert "[EIO]" in told
+        assert "[EIO]" in report["plan"]
 
 
 def test_a_damaged_file_is_noticed_before_any_rank_changes_anything(reports: Reports) -> None:
@@ -96,7 +108,6 @@ def test_a_damaged_file_is_noticed_before_any_rank_changes_anything(reports: Rep
         ("unknown", "unknown"),
         ("shape", "0.bias"),
         ("plain", "holds no sharded state"),
-        ("encrypted", "encrypt_weights is on"),
     ],
 )
 def test_what_cannot_be_done_is_refused_on_all_ranks(reports: Reports, case: str, says: str) -> None:
@@ -130,6 +141,34 @@ def test_one_process_loads_what_several_saved(reports: Reports, run: Path) -> No
     assert again["told"] == state["told"] == {"epoch": 3}
 
 
+def test_what_is_encrypted_opens_by_the_ring_alone_and_by_the_next_key_after_it(tmp_path: Path) -> None:
+    weights = torch.arange(700_000.0)  # of three chunks
+
+    with open_store(tmp_path, encrypt_weights=True) as store:
+        path = save_sharded(store, 1, 0, {"w": weights, "v": torch.ones(9), "rate": 0.25})
+        saved = store.catalog.at(1)
+        assert store.verify(saved).is_ok
+    assert all(is_encrypted(path / name) for name in ("rank-00000.safetensors", SHARDED_PLAN))
+
+    def loaded(ring: KeyRing) -> dict[str, Any]:
+        state: dict[str, Any] = {"w": torch.zeros(700_000), "rate": 0.0}
+        load_sharded(replace(saved, ring=ring), state)
+        return state
+
+    state = loaded(RING)
+    assert torch.equal(state["w"], weights)
+    assert state["rate"] == 0.25
+    rotated = RING.add()
+    rotated = rotated.promote(rotated.keys[-1].id)
+    disabled = rotated.disable(RING.primary.id)
+    with pytest.raises(CheckpointError, match="is disabled"):
+        loaded(disabled)
+    with pytest.raises(CheckpointError, match=r"not in this key ring.*lost for good"):
+        loaded(disabled.destroy(RING.primary.id))
+    assert rekey(path, rotated).wrapped.count == 2
+    assert torch.equal(loaded(disabled.destroy(RING.primary.id))["w"], weights)
+
+
 @pytest.mark.parametrize(
     "plan",
     [
@@ -149,6 +188,6 @@ def test_one_process_loads_what_several_saved(reports: Reports, run: Path) -> No
     ],
 )
 def test_a_plan_that_is_none_of_ours_is_refused(store: CheckpointStore, plan: object) -> None:
-    saved = store.save(1, 0, {PLAN_FILE: json.dumps(plan).encode()})
+    saved = store.save(1, 0, {SHARDED_PLAN: json.dumps(plan).encode()})
     with pytest.raises(CheckpointError, match=r"breaks its schema|does not list"):
         load_sharded(saved, {"w": torch.zeros(2)})

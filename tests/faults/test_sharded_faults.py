@@ -60,7 +60,7 @@ def test_a_failure_at_any_call_leaves_what_there_was(tmp_path: Path, error: str)
 def test_no_power_cut_loses_what_was_acknowledged(tmp_path: Path) -> None:
     storage = RecordingStorage(tmp_path / "recorded")
     storage.root.mkdir()
-    with open_store(storage.root / "run", storage=storage) as store:
+    with open_store(storage.root / "run", storage=storage, encrypt_weights=True) as store:
         store.save(1, 0, content(1))
         storage.states.clear()
         storage.acknowledged = "1"

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
-from esper.checkpoint.commit import commit_directory
+from esper.checkpoint.commit import KeyFor, commit_directory
 from esper.checkpoint.content import FileContent
 from esper.checkpoint.digests import WHOLE
 from esper.checkpoint.file_ref import FileRef
@@ -63,7 +63,7 @@ def write_bundle(
     swept = _sweep(storage, directory)
     with ExitStack() as locks:
 
-        def begun(making: Path) -> Mapping[str, FileEntry]:
+        def begun(making: Path, _: KeyFor) -> Mapping[str, FileEntry]:
             with suppress(OSError):  # a file system without locks: then nobody sweeps here either
                 locks.enter_context(_locked(making))
             return {}

@@ -12,9 +12,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from esper.checkpoint.content import FileContent, Stream, stream
-from esper.checkpoint.crypto import KeyRing
 from esper.checkpoint.digests import SHARD_BYTES
-from esper.checkpoint.encrypted import FileKey, sealed_size
+from esper.checkpoint.encrypted import FileKey, NewKey, sealed_size
 from esper.checkpoint.layout import (
     DELETED_PREFIX,
     TEMPORARY_PREFIX,
@@ -24,10 +23,17 @@ from esper.checkpoint.layout import (
 )
 from esper.checkpoint.manifest import MANIFEST_NAME, FileEntry
 from esper.checkpoint.storage import Storage, remove_tree, try_to_remove
-from esper.checkpoint.writing import Written, write_file
+from esper.checkpoint.writing import write_file
 
-Begun = Callable[[Path], Mapping[str, FileEntry]]
-"""Is told the directory in the making while that is empty; returns the files that it has written there."""
+KeyFor = Callable[[str], NewKey | None]
+"""A new key for a file of this name; None: it is not encrypted."""
+Begun = Callable[[Path, KeyFor], Mapping[str, FileEntry]]
+"""Is told the directory in the making while that is empty, and which files are encrypted; returns the files
+that it has written there."""
+
+
+def not_encrypted(_: str) -> None:
+    """As `KeyFor`: no file is."""
 
 
 def commit_directory(
@@ -36,11 +42,10 @@ def commit_directory(
     files: Mapping[str, FileContent],
     seal: Callable[[Mapping[str, FileEntry]], bytes],
     *,
-    begun: Begun = lambda _: {},
+    begun: Begun = lambda *_: {},
     before_rename: Callable[[Path], None] = lambda _: None,
     last: str = MANIFEST_NAME,
-    hide: Callable[[str], bool] = lambda _: False,
-    ring: KeyRing | None = None,
+    key_for: KeyFor = not_encrypted,
     shard_bytes: int = SHARD_BYTES,
 ) -> bytes:
     """Commits `files` as the directory `target`.
@@ -53,8 +58,7 @@ def commit_directory(
         begun: writes files of its own, durably, or does without.
         before_rename: is told it when everything in it is durable but not yet visible; it may refuse.
         last: the name of the manifest.
-        hide: which files are encrypted.
-        ring: wraps their keys.
+        key_for: which files are encrypted, and by what.
         shard_bytes: how the digests of files are cut.
 
     Returns:
@@ -67,11 +71,9 @@ def commit_directory(
     temporary = reached = temporary_path(target)
     try:
         storage.make_directory(temporary)
-        entries = dict(begun(temporary))
+        entries = dict(begun(temporary, key_for))
         for name, content in files.items():
-            is_hidden = ring is not None and hide(name)
-            written = _write(storage, temporary / name, content, ring if is_hidden else None, shard_bytes)
-            entries[name] = listed(written, is_encrypted=is_hidden)
+            entries[name] = write_listed(storage, temporary / name, content, key_for(name), shard_bytes)
         manifest = seal(entries)
         write_file(storage, temporary / last, stream(manifest))
         storage.sync_directory(temporary)
@@ -85,9 +87,29 @@ def commit_directory(
     return manifest
 
 
-def listed(written: Written, *, is_encrypted: bool = False) -> FileEntry:
-    """What a manifest says of a file that was written."""
-    digest = written.digest
+def write_listed(
+    storage: Storage,
+    path: Path,
+    content: FileContent,
+    new_key: NewKey | None,
+    shard_bytes: int = SHARD_BYTES,
+) -> FileEntry:
+    """Writes one file, encrypted if there is a key; durable on return.
+
+    Returns:
+        What a manifest says of it.
+
+    Raises:
+        OSError: as for `write_file`.
+    """
+    plain = stream(content)
+    if new_key is None:
+        written = write_file(storage, path, plain, shard_bytes=shard_bytes)
+    else:
+        pieces = FileKey.from_text(new_key.text).encrypt(plain.pieces)
+        sealed, header = Stream(sealed_size(plain.size), pieces), new_key.header
+        written = write_file(storage, path, sealed, header=header, shard_bytes=shard_bytes, is_lasting=False)
+    digest, is_encrypted = written.digest, new_key is not None
     return FileEntry(size=written.size, blake3=digest.blake3, is_encrypted=is_encrypted, shards=digest.shards)
 
 
@@ -125,20 +147,6 @@ def sweep(storage: Storage, directory: Path) -> dict[Path, str]:
         return {}
     debris = [directory / name for name in names if name.startswith((TEMPORARY_PREFIX, DELETED_PREFIX))]
     return {path: try_to_remove(storage, path) for path in debris}
-
-
-def _write(
-    storage: Storage, path: Path, content: FileContent, ring: KeyRing | None, shard_bytes: int
-) -> Written:
-    """Writes one file, encrypted if there is a ring."""
-    plain = stream(content)
-    if ring is None:
-        return write_file(storage, path, plain, shard_bytes=shard_bytes)
-    key = FileKey.fresh()
-    sealed = Stream(sealed_size(plain.size), key.encrypt(plain.pieces))
-    return write_file(
-        storage, path, sealed, header=key.header(ring), shard_bytes=shard_bytes, is_lasting=False
-    )
 
 
 def _take_back(storage: Storage, temporary: Path, reached: Path, error: BaseException) -> None:

@@ -16,7 +16,7 @@ import mmap
 import secrets
 import struct
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from io import FileIO
 from pathlib import Path
 
@@ -33,6 +33,7 @@ CHUNK_BYTES = 1 << 20
 _MARK = b"esper-encrypted1"
 _ID_BYTES = 16
 _TAG_BYTES = 16
+_SEALED_BYTES = CHUNK_BYTES + _TAG_BYTES
 _SLOT = struct.Struct(">64s12s48s")
 _SLOTS_AT = len(_MARK) + _ID_BYTES
 HEADER_BYTES = _SLOTS_AT + 2 * _SLOT.size
@@ -76,7 +77,7 @@ class FileKey:
 
         There are `sealed_size` bytes of them.
         """
-        chunk, out = bytearray(), bytearray(CHUNK_BYTES + _TAG_BYTES)
+        chunk, out = bytearray(), bytearray(_SEALED_BYTES)
         number = 0
 
         def closed(content: bytearray | memoryview, *, is_last: bool = False) -> memoryview:
@@ -102,39 +103,107 @@ class FileKey:
         yield closed(chunk, is_last=True)
 
     def decrypt(self, file: FileIO, size: int, hashing: FileHash | None = None) -> mmap.mmap | bytes:
-        """The content of a file of `size` bytes, read once from behind its header.
+        """The content of a file of `size` bytes, read once; `SealedContent` says how.
 
-        It is in memory that other processes do not see and that a cap of private memory leaves out. The
-        chunks as they lie in the file go through `hashing`.
+        The chunks as they lie in the file go through `hashing`.
 
         Raises:
             CheckpointCorrupt: a chunk does not open: it was altered, moved, or cut off.
         """
-        whole, rest = divmod(size - HEADER_BYTES, CHUNK_BYTES + _TAG_BYTES)
-        if size < HEADER_BYTES or rest < _TAG_BYTES:
+        content = SealedContent(self, file, size)
+        for number in range(content.chunks):
+            content.open_chunk(number, hashing)
+        return content.opened
+
+    def decrypt_chunk(self, number: int, sealed: memoryview, place: memoryview, *, is_last: bool) -> None:
+        """Opens one chunk into its place.
+
+        Raises:
+            CheckpointCorrupt: it does not open.
+        """
+        nonce = _nonce(number, is_last)
+        try:
+            if len(place):
+                self._cipher.decrypt_into(nonce, sealed, self.file_id, place)
+            else:
+                self._cipher.decrypt(nonce, bytes(sealed), self.file_id)
+        except InvalidTag:
+            raise CheckpointCorrupt(
+                f"chunk {number} does not open: it was altered, moved, or what followed was cut off"
+            ) from None
+
+
+class SealedContent:
+    """The content of an encrypted file, of which as many chunks are opened as are asked for.
+
+    It is in memory that other processes do not see and that a cap of private memory leaves out. What was not
+    opened reads as zeros and takes no memory.
+
+    Raises:
+        CheckpointCorrupt: a file of this size was cut off.
+    """
+
+    def __init__(self, key: FileKey, file: FileIO, size: int) -> None:
+        whole, self._rest = divmod(size - HEADER_BYTES, _SEALED_BYTES)
+        if size < HEADER_BYTES or self._rest < _TAG_BYTES:
             raise CheckpointCorrupt("it was cut off")
-        length = whole * CHUNK_BYTES + rest - _TAG_BYTES
-        content = mmap.mmap(-1, length) if length else None
-        target = memoryview(content if content is not None else b"")
-        sealed = memoryview(bytearray(CHUNK_BYTES + _TAG_BYTES))
-        for number in range(whole + 1):
-            chunk = sealed if number < whole else sealed[:rest]
-            if _fill(file, chunk) < len(chunk):
-                raise CheckpointCorrupt(f"it was cut off in chunk {number}")
-            if hashing is not None:
-                hashing.update(chunk)
-            nonce, start = _nonce(number, number == whole), number * CHUNK_BYTES
-            try:
-                if len(chunk) == _TAG_BYTES:
-                    self._cipher.decrypt(nonce, bytes(chunk), self.file_id)
-                else:
-                    place = target[start : start + len(chunk) - _TAG_BYTES]
-                    self._cipher.decrypt_into(nonce, chunk, self.file_id, place)
-            except InvalidTag:
-                raise CheckpointCorrupt(
-                    f"chunk {number} does not open: it was altered, moved, or what followed was cut off"
-                ) from None
-        return content if content is not None else b""
+        self._key, self._file = key, file
+        self._sealed = memoryview(bytearray(_SEALED_BYTES))
+        self._is_open = [False] * (whole + 1)
+        length = whole * CHUNK_BYTES + self._rest - _TAG_BYTES
+        self.opened: mmap.mmap | bytes = mmap.mmap(-1, length) if length else b""
+
+    @property
+    def chunks(self) -> int:
+        """How many there are, at least one."""
+        return len(self._is_open)
+
+    def open(self, start: int, stop: int) -> None:
+        """Opens the chunks that hold these bytes, as far as there are any.
+
+        Raises:
+            CheckpointCorrupt: as for `open_chunk`.
+        """
+        for number in range(start // CHUNK_BYTES, min(-(-stop // CHUNK_BYTES), self.chunks)):
+            if not self._is_open[number]:
+                self.open_chunk(number)
+
+    def open_chunk(self, number: int, hashing: FileHash | None = None) -> None:
+        """Reads and opens one chunk.
+
+        Raises:
+            CheckpointCorrupt: it does not open: it was altered, moved, or cut off.
+        """
+        is_last = number == self.chunks - 1
+        sealed = self._sealed[: self._rest] if is_last else self._sealed
+        self._file.seek(HEADER_BYTES + number * _SEALED_BYTES)
+        if _fill(self._file, sealed) < len(sealed):
+            raise CheckpointCorrupt(f"it was cut off in chunk {number}")
+        if hashing is not None:
+            hashing.update(sealed)
+        start = number * CHUNK_BYTES
+        place = memoryview(self.opened)[start : start + len(sealed) - _TAG_BYTES]
+        self._key.decrypt_chunk(number, sealed, place, is_last=is_last)
+        self._is_open[number] = True
+
+
+@dataclass(frozen=True)
+class NewKey:
+    """What encrypts one file that is to be written: whoever has it needs no key of the ring for that.
+
+    Attributes:
+        text: the key of the file (`FileKey.text`).
+        header: of the file; the same key is in there, wrapped.
+    """
+
+    text: str = field(repr=False)
+    header: bytes = field(repr=False)
+
+    @classmethod
+    def fresh(cls, ring: KeyRing) -> NewKey:
+        """A new one, wrapped by the primary key of a ring."""
+        key = FileKey.fresh()
+        return cls(key.text(), key.header(ring))
 
 
 def sealed_size(size: int) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from io import FileIO
 from mmap import mmap
@@ -12,8 +12,8 @@ from pathlib import Path
 import torch
 
 from esper.checkpoint.digests import SHARD_BYTES, WHOLE, Digest, FileHash, FileState, joined, shards_of
-from esper.checkpoint.encrypted import HEADER_BYTES, FileKey
-from esper.checkpoint.mapped import MappedTensors
+from esper.checkpoint.encrypted import HEADER_BYTES, FileKey, SealedContent
+from esper.checkpoint.mapped import LENGTH_BYTES, MappedTensors, data_start
 from esper.checkpoint.reading import open_regular
 from esper.checkpoint.tensor_file import map_tensors
 from esper.errors import CheckpointCorrupt, CheckpointMissing
@@ -145,7 +145,6 @@ class FileRef:
             self.verify()
 
         def read(file: FileIO, hashing: FileHash | None) -> mmap | bytes:
-            file.seek(HEADER_BYTES)
             return FileKey.from_text(self.key).decrypt(file, self.size, hashing)
 
         return self._checked(read)
@@ -193,7 +192,8 @@ def open_tensors(file: FileRef) -> MappedTensors:
 def load_tensors(file: FileRef, names: Iterable[str] | None = None) -> dict[str, torch.Tensor]:
     """Verifies a safetensors file and maps its tensors, or only those named: nothing is copied.
 
-    The tensors are on the CPU and private: writing to them does not reach the file.
+    Of an encrypted file, all is verified and only what holds these tensors is decrypted. The tensors are on
+    the CPU and private: writing to them does not reach the file.
 
     Raises:
         CheckpointCorrupt: the bytes are not those that were saved.
@@ -201,7 +201,17 @@ def load_tensors(file: FileRef, names: Iterable[str] | None = None) -> dict[str,
     """
     if not file.key and not file.trouble:
         return map_tensors(file.verify(), names)
-    tensors = open_tensors(file)
-    for name in () if names is None else set(names) - set(tensors):
-        raise CheckpointMissing(f"{file.path} holds no tensor {name!r}.")
-    return {name: tensors[name] for name in (tensors if names is None else names)}
+    return dict(open_tensors(file)) if names is None else _decrypted_tensors(file, list(names))
+
+
+def _decrypted_tensors(file: FileRef, names: Sequence[str]) -> dict[str, torch.Tensor]:
+    with open_regular(file.verify()) as sealed:
+        content = SealedContent(FileKey.from_text(file.key), sealed, file.size)
+        content.open(0, LENGTH_BYTES)
+        content.open(0, data_start(content.opened))
+        tensors = MappedTensors(file.path, content.opened)
+        for name in set(names) - set(tensors):
+            raise CheckpointMissing(f"{file.path} holds no tensor {name!r}.")
+        for name in names:
+            content.open(*tensors.place(tensors[name]))
+    return {name: tensors[name] for name in names}

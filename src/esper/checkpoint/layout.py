@@ -13,6 +13,9 @@ from esper.errors import CheckpointError
 
 STEP_NAME = re.compile(r"step-(\d{9,18})")
 
+SHARDED_PLAN = "sharded.json"
+"""In a checkpoint of several ranks: what lies where in their files."""
+
 TEMPORARY_PREFIX = ".tmp-"
 DELETED_PREFIX = ".del-"
 ASIDE_PREFIX = ".aside-"

@@ -16,7 +16,13 @@ from esper.checkpoint.tensor_file import TYPE_NAMES
 from esper.errors import CheckpointCorrupt
 
 _TYPES = {name: dtype for dtype, name in TYPE_NAMES.items()}
-_LENGTH_BYTES = 8
+LENGTH_BYTES = 8
+"""The first bytes of a file tell how long its header is."""
+
+
+def data_start(content: mmap.mmap | bytes) -> int:
+    """Where in a file the data begin, behind a header that may be longer than the file is."""
+    return LENGTH_BYTES + int.from_bytes(content[:LENGTH_BYTES], "little")
 
 
 class MappedTensors(Mapping[str, torch.Tensor]):
@@ -36,10 +42,10 @@ class MappedTensors(Mapping[str, torch.Tensor]):
                 warnings.filterwarnings("ignore", "The given buffer is not writable")
                 self._file = _map(path) if content is None else _taken(content)
                 self._start = torch.frombuffer(self._file, dtype=torch.uint8, count=1).data_ptr()
-                length = _LENGTH_BYTES + int.from_bytes(self._file[:_LENGTH_BYTES], "little")
+                length = data_start(self._file)
                 if length > len(self._file):
                     raise ValueError(f"its header would be {length} of {len(self._file)} bytes")
-                entries = json.loads(self._file[_LENGTH_BYTES:length])
+                entries = json.loads(self._file[LENGTH_BYTES:length])
                 entries.pop("__metadata__", None)
                 self._tensors = {name: self._tensor(entry, length) for name, entry in entries.items()}
         except (ValueError, LookupError, TypeError, AttributeError, RuntimeError) as error:
@@ -67,12 +73,18 @@ class MappedTensors(Mapping[str, torch.Tensor]):
         """From now on the two numbers along the last axis of a tensor are read as one complex number."""
         self._tensors[name] = torch.view_as_complex(self._tensors[name])
 
-    def let_go(self, tensor: torch.Tensor) -> None:
-        """Gives the memory of one of these tensors back; its values are read again when they are needed."""
+    def place(self, tensor: torch.Tensor) -> tuple[int, int]:
+        """Where in the file one of these tensors begins and ends; (0, 0): it is empty, or none of these."""
         first = tensor.data_ptr() - self._start
         if not tensor.numel() or not 0 <= first < len(self._file):
+            return 0, 0
+        return first, min(first + tensor.numel() * tensor.element_size(), len(self._file))
+
+    def let_go(self, tensor: torch.Tensor) -> None:
+        """Gives the memory of one of these tensors back; its values are read again when they are needed."""
+        first, last = self.place(tensor)
+        if first == last:
             return
-        last = min(first + tensor.numel() * tensor.element_size(), len(self._file))
         whole = first - first % mmap.PAGESIZE  # the neighbors' shares of the outer pages are read again too
         self._file.madvise(mmap.MADV_DONTNEED, whole, last - whole)
 

@@ -69,9 +69,7 @@ class SealedFolder:
             )
             return manifest.to_bytes(self._ring)
 
-        commit_directory(
-            self._storage, target, files, seal, before_rename=lambda _: self._clear(target), ring=self._ring
-        )
+        commit_directory(self._storage, target, files, seal, before_rename=lambda _: self._clear(target))
 
     def read(self, name: str) -> SealedRef:
         """What was committed under a name, once seal, run and name were checked; its files prove themselves.

@@ -16,19 +16,23 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import torch.distributed as dist
 
-from esper.checkpoint.commit import listed
-from esper.checkpoint.content import stream
+from esper.checkpoint.commit import KeyFor, write_listed
+from esper.checkpoint.encrypted import NewKey
 from esper.checkpoint.explain import explain
 from esper.checkpoint.file_ref import FileRef
+from esper.checkpoint.layout import SHARDED_PLAN
 from esper.checkpoint.manifest import FileEntry
 from esper.checkpoint.references import CheckpointRef
 from esper.checkpoint.storage import POSIX, Storage
 from esper.checkpoint.store import CheckpointStore
-from esper.checkpoint.writing import write_file
 from esper.errors import CheckpointError
 
 if TYPE_CHECKING:
     from esper.checkpoint.sharded_files import Plan
+
+
+_NewFiles = tuple[tuple[Path, NewKey | None], ...]
+"""The file that each rank is to write, and what encrypts it."""
 
 
 @dataclass(frozen=True)
@@ -53,6 +57,11 @@ class _Ranks:
         self.group = group
         self.is_alone = not (dist.is_available() and dist.is_initialized())
         self.rank = 0 if self.is_alone else dist.get_rank(group)
+
+    def files(self, directory: Path) -> Iterator[Path]:
+        """The file of each of them in a directory."""
+        count = 1 if self.is_alone else dist.get_world_size(self.group)
+        return (directory / f"rank-{rank:05d}.safetensors" for rank in range(count))
 
     def tell(self, message: object) -> Any:
         """From the first rank to all of them; what the others give is not looked at."""
@@ -113,19 +122,19 @@ def save_sharded(
         return _save_beside(ranks, state, storage)
     if store is None:
         return ranks.refuse("The first rank needs the store that all save into. Nothing was saved.")
-    if store.encrypt_weights:
-        return ranks.refuse(
-            "encrypt_weights is on, and what several ranks write is not encrypted. Nothing was saved. Open "
-            "the store with encrypt_weights=False if these weights may lie there as they are."
-        )
     is_heard = True
 
-    def begun(directory: Path) -> Mapping[str, FileEntry]:
+    def begun(directory: Path, key_for: KeyFor) -> Mapping[str, FileEntry]:
         nonlocal is_heard
-        ranks.tell(directory)
+        files = tuple((path, key_for(path.name)) for path in ranks.files(directory))
+        ranks.tell(files)
         is_heard = False  # until this is over, all ranks fail together
-        entries = _write(ranks, directory, state, storage)
+        plan, entries = _write(ranks, files, state, storage)
         is_heard = True
+        content = plan.model_dump_json().encode()
+        entries[SHARDED_PLAN] = write_listed(
+            storage, directory / SHARDED_PLAN, content, key_for(SHARDED_PLAN)
+        )
         return entries
 
     try:
@@ -172,17 +181,17 @@ def load_sharded(
 
 def _told_what_to_load(ranks: _Ranks, checkpoint: CheckpointRef | None) -> tuple[Plan, dict[str, FileRef]]:
     """On the first rank: what lies where in the checkpoint, and its files; told to all."""
-    from esper.checkpoint.sharded_files import PLAN_FILE, read_plan
+    from esper.checkpoint.sharded_files import read_plan
 
     if checkpoint is None:
         ranks.refuse("The first rank needs the checkpoint that all are to load. Nothing was changed.")
-    if PLAN_FILE not in checkpoint.manifest.files:
+    if SHARDED_PLAN not in checkpoint.manifest.files:
         ranks.refuse(
             f"{checkpoint.path} holds no sharded state; `load_trainer` reads what `capture_trainer` saved. "
             "Nothing was changed."
         )
     try:
-        plan = read_plan(checkpoint.file(PLAN_FILE))
+        plan = read_plan(checkpoint.file(SHARDED_PLAN))
         named = plan.files & checkpoint.manifest.files.keys()
         told = (plan, {name: checkpoint.file(name) for name in named})
     except CheckpointError as error:
@@ -199,14 +208,14 @@ def _save_beside(ranks: _Ranks, state: Mapping[str, Any], storage: Storage) -> P
 
 
 def _write(
-    ranks: _Ranks, directory: Path, state: Mapping[str, Any], storage: Storage
-) -> dict[str, FileEntry]:
-    """Has all ranks write; on the first one returns the files, what lies where among them."""
+    ranks: _Ranks, files: _NewFiles, state: Mapping[str, Any], storage: Storage
+) -> tuple[Plan, dict[str, FileEntry]]:
+    """Has every rank write its own one of these files; on the first one returns what lies where."""
     from torch.distributed.checkpoint.state_dict_saver import save
 
-    from esper.checkpoint.sharded_files import PLAN_FILE, PlainSavePlanner, RankWriter
+    from esper.checkpoint.sharded_files import PlainSavePlanner, RankWriter
 
-    writer, planner = RankWriter(directory, ranks.rank, storage), PlainSavePlanner()
+    writer, planner = RankWriter(*files[ranks.rank], storage), PlainSavePlanner()
     with _one_error("The sharded state was not saved"), _alone_is_meant():
         save(
             dict(state),
@@ -215,10 +224,7 @@ def _write(
             process_group=ranks.group,
             no_dist=ranks.is_alone,
         )
-    if ranks.rank:
-        return {}
-    plan = stream(writer.plan.model_dump_json().encode())
-    return {**writer.entries, PLAN_FILE: listed(write_file(storage, directory / PLAN_FILE, plan))}
+    return writer.plan, writer.entries
 
 
 @contextmanager

@@ -38,17 +38,15 @@ from torch.distributed.checkpoint.storage import StorageReader, StorageWriter, W
 from torch.futures import Future
 
 from esper.checkpoint.codec import decode, encode, from_json, to_json
-from esper.checkpoint.commit import listed
-from esper.checkpoint.content import stream
-from esper.checkpoint.digests import SHARD_BYTES
+from esper.checkpoint.commit import write_listed
+from esper.checkpoint.encrypted import NewKey
 from esper.checkpoint.file_ref import FileRef, load_tensors
+from esper.checkpoint.layout import SHARDED_PLAN
 from esper.checkpoint.manifest import FileEntry
 from esper.checkpoint.storage import Storage
 from esper.checkpoint.tensor_file import TYPE_NAMES
-from esper.checkpoint.writing import write_file
 from esper.errors import CheckpointCorrupt, CheckpointError
 
-PLAN_FILE = "sharded.json"
 _TYPES = {name: dtype for dtype, name in TYPE_NAMES.items()}
 _Count = Annotated[int, Field(ge=0)]
 
@@ -96,15 +94,15 @@ class RankWriter(StorageWriter):
     """Writes the part of one rank; on the rank that coordinates, it learns what all have written.
 
     Args:
-        directory: that of a commit under way; all ranks see it.
-        rank: of this process.
+        path: of this rank's file, in the directory of a commit under way; all ranks see it.
+        new_key: encrypts the file; None: it is not encrypted.
         storage: the system calls.
     """
 
-    def __init__(self, directory: Path, rank: int, storage: Storage) -> None:
+    def __init__(self, path: Path, new_key: NewKey | None, storage: Storage) -> None:
         super().__init__()
-        self._directory = directory
-        self._file = f"rank-{rank:05d}.safetensors"
+        self._path = path
+        self._new_key = new_key
         self._storage = storage
         self.entries: dict[str, FileEntry] = {}
         """The files of all ranks, once they are durable."""
@@ -127,11 +125,10 @@ class RankWriter(StorageWriter):
         tensors = {_name(item.index): _tensor(planner.resolve_data(item)) for item in plan.items}
         results: list[WriteResult] = []
         if tensors:
-            path = self._directory / self._file
-            entry = listed(write_file(self._storage, path, stream(tensors), shard_bytes=SHARD_BYTES))
+            entry = write_listed(self._storage, self._path, tensors, self._new_key)
             for item in plan.items:
                 name = _name(item.index)
-                stored = _Stored(self._file, name, entry)
+                stored = _Stored(self._path.name, name, entry)
                 results.append(WriteResult(item.index, tensors[name].nbytes, stored))
         done: Future[list[WriteResult]] = Future()
         done.set_result(results)
@@ -186,7 +183,9 @@ class RankReader(StorageReader):
         for file in sorted({part.file for part in needed}):
             names = [part.name for part in needed if part.file == file]
             if file not in self._files:
-                raise CheckpointCorrupt(f"{PLAN_FILE} names a file {file!r} that the manifest does not list.")
+                raise CheckpointCorrupt(
+                    f"{SHARDED_PLAN} names a file {file!r} that the manifest does not list."
+                )
             tensors = load_tensors(self._files[file], names)
             self._tensors |= {(file, name): tensor for name, tensor in tensors.items()}
         return plan

@@ -15,9 +15,10 @@ from typing import Literal, Self
 from esper.checkpoint.commit import Begun, commit_directory
 from esper.checkpoint.content import FileContent
 from esper.checkpoint.crypto import KeyRing
+from esper.checkpoint.encrypted import NewKey
 from esper.checkpoint.explain import explained
 from esper.checkpoint.file_ref import FileRef
-from esper.checkpoint.layout import step_name
+from esper.checkpoint.layout import SHARDED_PLAN, step_name
 from esper.checkpoint.manifest import FileEntry, Manifest, digest_of
 from esper.checkpoint.opening import open_run
 from esper.checkpoint.references import (
@@ -36,7 +37,7 @@ from esper.nissa import LOGGER, Sink
 NO_BLOBS: Mapping[str, FileRef] = MappingProxyType({})
 SECRET_FILES = frozenset({"importance.safetensors", "trainer.json", "decision.pb", "masks.bin"})
 """What tells how important the parts of a network are and what was decided: always encrypted."""
-_WEIGHTS = (".safetensors", ".pt2")
+_WEIGHTS = (".safetensors", ".pt2", SHARDED_PLAN)
 _ATTACHMENT_NAME = re.compile(r"[a-z][a-z0-9-]{0,63}")
 
 
@@ -82,7 +83,7 @@ class CheckpointStore:
         """What retention did after the last save."""
         self._storage = storage
         self._keyring = keyring
-        self.encrypt_weights = encrypt_weights
+        self._encrypt_weights = encrypt_weights
         self._clock = clock
         self._writing = threading.RLock()
         self._built_on: set[Path] = set()
@@ -105,7 +106,7 @@ class CheckpointStore:
         *,
         blobs: Mapping[str, FileRef] = NO_BLOBS,
         pin: str | None = None,
-        begun: Begun = lambda _: {},
+        begun: Begun = lambda *_: {},
     ) -> CheckpointRef:
         """Commits one checkpoint and returns when it is durable; then lets retention remove old ones.
 
@@ -328,14 +329,15 @@ class CheckpointStore:
         files: Mapping[str, FileContent],
         seal: Callable[[Mapping[str, FileEntry]], bytes],
         clear_the_way: Callable[[Path], None],
-        begun: Begun = lambda _: {},
+        begun: Begun = lambda *_: {},
     ) -> bytes:
-        def hide(name: str) -> bool:
-            return name in SECRET_FILES or (self.encrypt_weights and name.endswith(_WEIGHTS))
+        def key_for(name: str) -> NewKey | None:
+            is_hidden = name in SECRET_FILES or (self._encrypt_weights and name.endswith(_WEIGHTS))
+            return NewKey.fresh(self._keyring) if is_hidden else None
 
-        ring, way = self._keyring, clear_the_way
+        way = clear_the_way
         return commit_directory(
-            self._storage, target, files, seal, begun=begun, before_rename=way, hide=hide, ring=ring
+            self._storage, target, files, seal, begun=begun, before_rename=way, key_for=key_for
         )
 
     def _manifest(
