@@ -116,36 +116,26 @@ def _takes_values(found: OpOverload, is_own: bool) -> bool:
 
 
 _WORDS = """
-binary_cross_entropy binary_cross_entropy_with_logits cosine_embedding_loss
-cosine_similarity cross_entropy_loss _ctc_loss ctc_loss hinge_embedding_loss huber_loss
-kl_div l1_loss margin_ranking_loss mse_loss multi_margin_loss multilabel_margin_loss
-multilabel_margin_loss_forward nll_loss nll_loss2d nll_loss2d_forward nll_loss_forward
-nll_loss_nd pairwise_distance poisson_nll_loss smooth_l1_loss soft_margin_loss
-triplet_margin_loss
-
 addmv addr bilinear block_diag cdist _cdist_forward chain_matmul cholesky cholesky_inverse
-cholesky_solve cross det dist _euclidean_dist frobenius_norm ger inner _int_mm inverse kron
-linalg_cholesky linalg_cholesky_ex linalg_cond linalg_cross _linalg_det linalg_det
-linalg_diagonal linalg_eig linalg_eigh _linalg_eigh linalg_eigvals _linalg_eigvals
-linalg_eigvalsh linalg_householder_product linalg_inv linalg_inv_ex linalg_lstsq linalg_lu
-linalg_lu_factor linalg_lu_factor_ex linalg_lu_solve linalg_matmul linalg_matrix_exp
-linalg_matrix_norm linalg_matrix_power linalg_matrix_rank linalg_multi_dot linalg_norm
-linalg_pinv linalg_qr _linalg_slogdet linalg_slogdet linalg_solve linalg_solve_ex
-_linalg_solve_ex linalg_solve_triangular linalg_svd _linalg_svd linalg_svdvals
-linalg_tensorsolve linalg_vander linalg_vecdot logdet matrix_exp matrix_power
-norm_except_dim nuclear_norm pinverse slogdet svd tensordot trace triangular_solve
-_trilinear vander vdot _weight_norm _weight_norm_interface
+cholesky_solve cosine_similarity cross det dist _euclidean_dist frobenius_norm ger inner
+_int_mm inverse kron linalg_cholesky linalg_cholesky_ex linalg_cond linalg_cross _linalg_det
+linalg_det linalg_diagonal linalg_eig linalg_eigh _linalg_eigh linalg_eigvals
+_linalg_eigvals linalg_eigvalsh linalg_householder_product linalg_inv linalg_inv_ex
+linalg_lstsq linalg_lu linalg_lu_factor linalg_lu_factor_ex linalg_lu_solve linalg_matmul
+linalg_matrix_exp linalg_matrix_norm linalg_matrix_power linalg_matrix_rank linalg_multi_dot
+linalg_norm linalg_pinv linalg_qr _linalg_slogdet linalg_slogdet linalg_solve
+linalg_solve_ex _linalg_solve_ex linalg_solve_triangular linalg_svd _linalg_svd
+linalg_svdvals linalg_tensorsolve linalg_vander linalg_vecdot logdet matrix_exp matrix_power
+nuclear_norm pairwise_distance pinverse slogdet svd tensordot trace triangular_solve
+_trilinear vander vdot
 
-bartlett_window blackman_window _fft_c2c _fft_c2r fft_fft fft_fft2 fft_fftfreq fft_fftn
-fft_fftshift fft_hfft fft_hfft2 fft_hfftn fft_ifft fft_ifft2 fft_ifftn fft_ifftshift
-fft_ihfft fft_ihfft2 fft_ihfftn fft_irfft fft_irfft2 fft_irfftn _fft_r2c fft_rfft fft_rfft2
-fft_rfftfreq fft_rfftn hamming_window hann_window istft kaiser_window stft
+bartlett_window blackman_window fft_fftfreq fft_rfftfreq hamming_window hann_window istft
+kaiser_window stft
 
-_batch_norm_no_update _batch_norm_with_update _fused_rms_norm gru gru_cell lstm lstm_cell
-_native_batch_norm_legit_functional rnn_relu rnn_relu_cell rnn_tanh rnn_tanh_cell
-_safe_softmax _scaled_dot_product_attention_math _scaled_dot_product_cudnn_attention
-_scaled_dot_product_efficient_attention _scaled_dot_product_flash_attention
-_scaled_dot_product_flash_attention_for_cpu
+_batch_norm_no_update _batch_norm_with_update _fused_rms_norm
+_native_batch_norm_legit_functional _safe_softmax _scaled_dot_product_attention_math
+_scaled_dot_product_cudnn_attention _scaled_dot_product_efficient_attention
+_scaled_dot_product_flash_attention _scaled_dot_product_flash_attention_for_cpu
 
 allclose aminmax argwhere bincount bucketize corrcoef cov cummax cummin cumulative_trapezoid
 equal gradient histogram isin kthvalue masked_select mode msort multinomial nanmedian
@@ -153,16 +143,16 @@ nanquantile nonzero nonzero_static quantile renorm searchsorted segment_reduce t
 _unique2 unique_consecutive unique_dim
 
 affine_grid_generator alias_copy as_strided as_strided_copy as_strided_scatter atleast_1d
-atleast_2d atleast_3d broadcast_tensors cartesian_prod _cast_Float col2im column_stack
-combinations _conj detach_copy diag diag_embed diagflat diagonal_copy diagonal_scatter diff
-dsplit dstack embedding_bag embedding_renorm empty_permuted empty_strided expand_copy
-fill_diagonal fliplr flipud hsplit hstack index_reduce item lift _local_scalar_dense mH
-masked_scatter matrix_H max_unpool2d max_unpool3d meshgrid narrow_copy _neg_view
-new_empty_strided _pad_circular _pad_enum pad_sequence permute_copy put range result_type
-rot90 row_stack select_copy slice_copy slice_inverse split_copy split_with_sizes_copy
-squeeze_copy _stack sum_to_size t_copy take take_along_dim transpose_copy unbind_copy
-unfold_copy _unsafe_index _unsafe_index_put unsafe_split_with_sizes unsqueeze_copy
-view_as_complex_copy view_as_real_copy view_copy vsplit vstack zero
+atleast_2d atleast_3d broadcast_tensors cartesian_prod _cast_Float column_stack combinations
+_conj detach_copy diag diag_embed diagflat diagonal_copy diagonal_scatter diff dsplit dstack
+embedding_bag embedding_renorm empty_permuted empty_strided expand_copy fill_diagonal fliplr
+flipud hsplit hstack index_reduce item lift _local_scalar_dense mH masked_scatter matrix_H
+max_unpool2d max_unpool3d meshgrid narrow_copy _neg_view new_empty_strided _pad_circular
+_pad_enum pad_sequence permute_copy put range result_type rot90 row_stack select_copy
+slice_copy slice_inverse split_copy split_with_sizes_copy squeeze_copy _stack sum_to_size
+t_copy take take_along_dim transpose_copy unbind_copy unfold_copy _unsafe_index
+_unsafe_index_put unsafe_split_with_sizes unsqueeze_copy view_as_complex_copy
+view_as_real_copy view_copy vsplit vstack zero
 
 conv_tbc _convolution_mode fractional_max_pool2d fractional_max_pool3d pdist _pdist_forward
 _upsample_nearest_exact1d _upsample_nearest_exact3d
@@ -180,6 +170,6 @@ special_polygamma special_psi special_round special_sinc special_softmax special
 sym_constrain_range sym_constrain_range_for_size sym_is_contiguous sym_numel sym_size
 sym_storage_offset sym_stride
 """
-"""Losses, products, transforms, recurrence and attention, order, shapes, pooling, chance, numbers."""
+"""Products and distances, transforms, recurrence and attention, order, shapes, pooling, chance, numbers."""
 _MORE = frozenset(_WORDS.split())
 """Operators of `aten` beside those that Esper has a rule for and those marked as core or pointwise."""
