@@ -5,9 +5,7 @@ from __future__ import annotations
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TypeVar
-
-from pydantic import ValidationError
+from typing import Any
 
 from esper.checkpoint import CheckpointSettings
 from esper.elesh import AnalysisSettings
@@ -17,13 +15,12 @@ from esper.importance import ImportanceSettings
 from esper.kasmina import TeachingSettings
 from esper.kasmina.seeds import GrowthSettings
 from esper.nissa import TelemetrySettings
-from esper.settings import Section, refusal
+from esper.settings import AnySection, Section, section_of
 from esper.tamiyo import StrategySettings
 from esper.tezzeret import KernelSettings
 from esper.urabrask import Settings as ValidationSettings
 
 _KEYS = "`esper config --explain` prints every key and its meaning."
-AnySection = TypeVar("AnySection", bound=Section)
 
 
 class Config(Section):
@@ -66,12 +63,7 @@ class Config(Section):
         Raises:
             ConfigError: a key or value is not known, or it is no mapping; the message names it.
         """
-        if isinstance(given, Config):
-            return given
-        try:
-            return cls.model_validate(given)
-        except ValidationError as error:
-            raise ConfigError(f"{refusal(cls, 'config', error)}. {_KEYS}") from error
+        return section_of(cls, given, "config", _KEYS)
 
     @classmethod
     def from_toml(cls, path: Path) -> Config:
@@ -95,12 +87,10 @@ def read_toml(kind: type[AnySection], path: Path, keys: str) -> AnySection:
         ConfigError: the file cannot be read, or a key or value is not known; the message names it.
     """
     try:
-        return kind.model_validate(tomllib.loads(path.read_text()))
+        return section_of(kind, tomllib.loads(path.read_text()), str(path), keys)
     except OSError as error:
         raise ConfigError(
             f"{path} cannot be read: {error.strerror}. Name a {kind.__name__.lower()} in TOML."
         ) from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} is not TOML: {error}. Correct the line it names.") from error
-    except ValidationError as error:
-        raise ConfigError(f"{refusal(kind, str(path), error)}. {keys}") from error

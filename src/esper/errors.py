@@ -14,12 +14,10 @@ A message says what was found, what was expected, where, and what to do about it
     │   ├── UnknownPathError (KeyError)       no module or parameter of that name
     │   └── MaskError (ValueError)            a mask that does not fit the network
     ├── LifecycleError
-    │   ├── IllegalTransitionError
-    │   └── GradientLeakError
+    │   └── IllegalTransitionError
     ├── AnalysisError
     │   ├── EvidenceError                     nothing was measured, so nothing is decided
-    │   ├── AnalysisTimeout (TimeoutError)
-    │   └── WorkerLost                        a worker process died
+    │   └── AnalysisTimeout (TimeoutError)
     ├── SurgeryError                          a cut that cannot be made
     │   └── NotEquivalentError                the cut network is not the masked one
     ├── CheckpointError
@@ -113,10 +111,6 @@ class IllegalTransitionError(LifecycleError):
     """A stage that cannot follow the present one."""
 
 
-class GradientLeakError(LifecycleError):
-    """An isolated seed reached the host's gradients."""
-
-
 class AnalysisError(EsperError):
     """An analysis that has no result."""
 
@@ -127,10 +121,6 @@ class EvidenceError(AnalysisError):
 
 class AnalysisTimeout(AnalysisError, TimeoutError):
     """An analysis that passed its deadline and was stopped."""
-
-
-class WorkerLost(AnalysisError):
-    """A worker process that died before it answered."""
 
 
 class SurgeryError(EsperError):

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
-from typing import TYPE_CHECKING, Annotated, Any, get_args
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from esper.errors import ConfigError
 
 if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
@@ -36,14 +38,33 @@ class Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
 
-def refusal(kind: type[Section], source: str, error: ValidationError) -> str:
-    """What is wrong with the first value that a section cannot take, where it stands, and what may be meant.
+AnySection = TypeVar("AnySection", bound=Section)
+
+
+def section_of(
+    kind: type[AnySection], given: AnySection | Mapping[str, Any] | None, source: str, keys: str
+) -> AnySection:
+    """A section as it was given, or made of a mapping; None is the section as it is by default.
 
     Args:
         kind: the section's class.
-        source: what the values were read from; '' if nobody need be told.
-        error: what the class has said.
+        given: it, or its values by key.
+        source: what the values were read from.
+        keys: a sentence that says where its keys are told.
+
+    Raises:
+        ConfigError: a key or value is not known; the message names it.
     """
+    if isinstance(given, kind):
+        return given
+    try:
+        return kind.model_validate({} if given is None else given)
+    except ValidationError as error:
+        raise ConfigError(f"{_refusal(kind, source, error)}. {keys}") from error
+
+
+def _refusal(kind: type[Section], source: str, error: ValidationError) -> str:
+    """What is wrong with the first value that a section cannot take, where it stands, what may be meant."""
     first = error.errors()[0]
     where = "".join(f"{part}: " for part in (source, ".".join(str(part) for part in first["loc"])) if part)
     said = first["msg"].removeprefix("Value error, ").rstrip(".")  # of a check of ours, which is a sentence

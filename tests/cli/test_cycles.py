@@ -44,9 +44,9 @@ def test_every_cycle_of_a_run_is_listed(trained: Path) -> None:
 
 
 def test_a_cycle_without_a_plan_is_listed_with_its_reason() -> None:
-    text = listed(CycleRecord("key", 7, "ramp", "failed", "WorkerLost: worker 3 died"))
+    text = listed(CycleRecord("key", 7, "ramp", "failed", "AnalysisError: worker 3 died"))
     assert "1 pruning cycle;" in text
-    assert "WorkerLost: worker 3 died" in text
+    assert "AnalysisError: worker 3 died" in text
 
 
 def test_of_many_cycles_the_newest_are_shown_unless_all_are_asked_for() -> None:

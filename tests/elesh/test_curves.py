@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from esper.anatomy.graph import trace
-from esper.anatomy.twin import Twin, ablated_losses
+from esper.anatomy.twin import Ablation, Twin
 from esper.anatomy.units import anatomy_of
 from esper.elesh.case import OpenCase
 from esper.elesh.curves import Bench, Curve
@@ -73,9 +73,8 @@ def test_the_loss_is_that_of_the_masked_network_with_its_readers_reconstructed()
 def test_without_reconstruction_units_are_ordered_by_exact_ablation() -> None:
     bed = bench(network(), reconstructs=False)
     curve = bed.curve(1, 8)
-    alone = ablated_losses(
-        bed.opened.twin, bed.opened.state, bed.judged[0], bed.opened.anatomy, np.arange(24, 48)
-    )
+    ablation = Ablation(bed.opened.twin, bed.opened.anatomy, np.arange(24, 48))
+    _, alone = ablation.losses(bed.opened.state, bed.judged[0])
     assert list(curve.units) == list(24 + np.argsort(alone.numpy(), kind="stable")[:8])
     keep = np.ones(48, np.bool_)
     keep[curve.units] = False

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
-from esper.checkpoint.crypto import KeyRing, UnknownKey
+from esper.checkpoint.crypto import KeyRing
 from esper.checkpoint.file_ref import FileRef, examined
 from esper.checkpoint.identity import read_identity
 from esper.checkpoint.layout import former_name, names_in, newest_first, step_name
@@ -204,7 +204,7 @@ class CheckpointCatalog:
         try:
             manifest, digest = read_manifest(path, self._keyring, "checkpoint")
         except CheckpointCorrupt as error:
-            return Rejection(path, str(error), isinstance(error, UnknownKey))
+            return Rejection(path, str(error))
         if step_name(manifest.step) != path.name:
             return Rejection(path, f"its manifest is of step {manifest.step}")
         if self.run is not None and manifest.run.id != self.run.id:
@@ -225,7 +225,7 @@ class CheckpointCatalog:
         try:
             manifest, digest = read_manifest(path, self._keyring, "attachment")
         except CheckpointCorrupt as error:
-            return Rejection(path, str(error), isinstance(error, UnknownKey))
+            return Rejection(path, str(error))
         if manifest.parent != base.digest:
             return Rejection(path, "it was committed to another checkpoint than the one it lies in")
         return AttachmentRef(path, manifest, digest, self._keyring)

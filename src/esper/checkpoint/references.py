@@ -137,8 +137,6 @@ class Rejection:
 
     path: Path
     reason: str
-    is_key_unknown: bool = False
-    """Whether the key that sealed it is missing in the ring: then the ring is the wrong one, or too old."""
 
     def __str__(self) -> str:
         return f"{self.path.name}: {self.reason}"

@@ -59,20 +59,20 @@ class UnitMeasures:
     rises: FloatArray
     moments: Mapping[int, tuple[ChannelMoments, ...]]
 
-    def predicted(self, standard_errors: float = 2.0) -> FloatArray:
+    def predicted(self) -> FloatArray:
         """The rise of the loss without each unit, to second order: curvature minus slope, shape [units].
 
         The mean square of the samples' slopes stands for the second derivative (empirical Fisher
         information). Half of it would be the second-order term; the whole ranks better, because removing a
         unit is no small step. The mean slope counts as far as it is known: shrunk to nothing where it lies
-        within `standard_errors` of zero, which late in training it mostly does.
+        within two standard errors of zero, which late in training it mostly does.
         """
         square = np.square(self.slope)
         error = self.variance / max(self.samples, 1)
-        # Shrinkage of James and Stein's kind: the slope loses (standard errors x its error)^2 / slope^2 of
+        # Shrinkage of James and Stein's kind: the slope loses (2 x its standard error)^2 / slope^2 of
         # itself, at most all.
         ratio = np.divide(error, square, out=np.full(square.shape, np.inf), where=self.slope != 0)
-        shrunk = self.slope * np.maximum(1.0 - standard_errors**2 * ratio, 0.0)
+        shrunk = self.slope * np.maximum(1.0 - 4.0 * ratio, 0.0)
         # `square + variance` is the mean square of the samples' slopes.
         rise: FloatArray = square + self.variance - np.where(np.isfinite(self.slope), shrunk, np.nan)
         return rise

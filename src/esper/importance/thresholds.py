@@ -55,14 +55,10 @@ class Threshold:
     Attributes:
         score: Candidates score strictly less.
         fraction: Share of the measured units that do.
-        cap_fraction: The cap that held.
-        is_capped: The cap was less than what was asked for.
     """
 
     score: float
     fraction: float
-    cap_fraction: float
-    is_capped: bool
 
     def below(self, scores: FloatArray) -> BoolArray:
         """The candidates among `scores`; what was not measured (NaN) is none."""
@@ -108,4 +104,4 @@ class AdaptiveThresholdSelector:
         # Candidates score strictly less than the score at this place. In a tie they are fewer than `count`.
         score = float(measured[count]) if count < measured.size else math.inf
         below = int(np.searchsorted(measured, score))
-        return Threshold(score, below / measured.size, cap, cap < target_fraction)
+        return Threshold(score, below / measured.size)

@@ -4,44 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
-from esper.nissa import (
-    acts,
-    assumed,
-    events,
-    given_events,
-    kernel_events,
-    mail_events,
-    metric_events,
-    progress,
-    promises,
-    rank_events,
-    seed_events,
-    teacher_events,
-)
 from esper.nissa.event import Event, MarkKind, Moment, kind_of
-
-_MODULES = (
-    acts,
-    assumed,
-    events,
-    given_events,
-    kernel_events,
-    mail_events,
-    metric_events,
-    progress,
-    promises,
-    rank_events,
-    seed_events,
-    teacher_events,
-)
+from esper.nissa.seed_events import OfSeed
 
 
-def _classes() -> Iterator[type[Event]]:
-    """Every event that can happen."""
-    for module in _MODULES:
-        for thing in vars(module).values():
-            if isinstance(thing, type) and issubclass(thing, Event) and thing.__module__ == module.__name__:
-                yield thing
+def _classes(above: type[Event] = Event) -> Iterator[type[Event]]:
+    """Every event that can happen: the door of this part imports all of them before it imports this file."""
+    for event in above.__subclasses__():
+        yield event
+        yield from _classes(event)
 
 
 MARKS: Mapping[str, MarkKind] = {
@@ -54,7 +25,5 @@ NOTED: frozenset[str] = frozenset(
 )
 """Those that make a note instead."""
 
-OF_SEEDS: frozenset[str] = frozenset(
-    kind_of(event) for event in _classes() if issubclass(event, seed_events.OfSeed)
-)
+OF_SEEDS: frozenset[str] = frozenset(kind_of(event) for event in _classes() if issubclass(event, OfSeed))
 """Those that are a step of a seed."""

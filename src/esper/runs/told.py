@@ -50,7 +50,6 @@ class Told:
         analyses: how analyses ended, by status; `late` counts those whose time ran out.
         durations: seconds that analyses took.
         analyzing: the epoch of the checkpoint that is being analyzed; None if none is.
-        analyzing_since: when that began, since 1970.
         trial: the epoch of a mask that has neither been cut nor taken back; None if there is none.
         masks: what they have made of the network since the last epoch; None: the epoch tells.
         withdrawn_to: the step that somebody went back to by hand, if nothing has happened since.
@@ -74,7 +73,6 @@ class Told:
     analyses: dict[str, int] = field(default_factory=dict)
     durations: list[float] = field(default_factory=list)
     analyzing: int | None = None
-    analyzing_since: float = 0.0
     trial: int | None = None
     masks: Masks | None = None
     withdrawn_to: int | None = None
@@ -113,7 +111,7 @@ class Told:
         try:
             kind, epoch, facts = str(event["kind"]), event["epoch"], event["facts"]
             text, severity, at_seconds = str(event["text"]), event["severity"], float(event["at_seconds"])
-            self._hear(kind, epoch, facts, at_seconds)
+            self._hear(kind, epoch, facts)
         except (ValueError, KeyError, TypeError, AttributeError, ContractError):
             self.unreadable += 1
             return
@@ -127,11 +125,11 @@ class Told:
         if severity != "detail":
             self.latest = [(at_seconds, severity, text), *self.latest][:_MOST_LATEST]
 
-    def _hear(self, kind: str, epoch: Any, facts: dict[str, Any], at_seconds: float) -> None:
+    def _hear(self, kind: str, epoch: Any, facts: dict[str, Any]) -> None:
         self.is_finished, self.withdrawn_to = kind == "finished", None
         act = self._acts.get(kind)
         if act is not None:
-            act(self, epoch, facts, at_seconds)
+            act(self, epoch, facts)
         if kind in _GOES_BACK:
             self._go_back(kind, facts)
         if kind in OF_SEEDS:
@@ -147,7 +145,7 @@ class Told:
             self.masks = None
             self.epochs = [row for row in self.epochs if row.step <= step]
 
-    def _end_epoch(self, epoch: int, facts: Mapping[str, Any], _: float) -> None:
+    def _end_epoch(self, epoch: int, facts: Mapping[str, Any]) -> None:
         metrics = {name: float(value) for name, value in facts["metrics"].items()}
         row = EpochRow(epoch=epoch, metrics=metrics, **{name: facts[name] for name in _ROW})
         while self.epochs and self.epochs[-1].epoch >= epoch:
@@ -163,46 +161,46 @@ class Told:
             facts["esper_seconds"],
         )
 
-    def _count(self, _: Any, facts: Mapping[str, Any], __: float) -> None:
+    def _count(self, _: Any, facts: Mapping[str, Any]) -> None:
         summaries = summaries_of(base64.b64decode(facts["message"], validate=True))[1]
         for name, summary in summaries.items():
             self.counted[name] = merged((self.counted[name], summary)) if name in self.counted else summary
 
-    def _begin(self, _: Any, facts: Mapping[str, Any], __: float) -> None:
+    def _begin(self, _: Any, facts: Mapping[str, Any]) -> None:
         self.began = str(facts["model"])
 
-    def _decide(self, _: Any, facts: Mapping[str, Any], __: float) -> None:
+    def _decide(self, _: Any, facts: Mapping[str, Any]) -> None:
         self.cycles.append(dict(facts["record"]))
 
-    def _begin_analysis(self, epoch: int, _: Any, at_seconds: float) -> None:
-        self.analyzing, self.analyzing_since = epoch, at_seconds
+    def _begin_analysis(self, epoch: int, _: Any) -> None:
+        self.analyzing = epoch
 
-    def _end_analysis(self, _: Any, facts: Mapping[str, Any], __: float) -> None:
+    def _end_analysis(self, _: Any, facts: Mapping[str, Any]) -> None:
         self.analyzing = None
         status = "late" if facts["is_late"] else str(facts["status"])
         self.analyses[status] = self.analyses.get(status, 0) + 1
         if facts["seconds"] is not None:
             self.durations.append(float(facts["seconds"]))
 
-    def _mask(self, epoch: int, facts: Mapping[str, Any], _: float) -> None:
+    def _mask(self, epoch: int, facts: Mapping[str, Any]) -> None:
         self.trial = epoch
         if facts.get("flops") is not None:  # as runs tell today
             units = self.masked_units + int(facts["units"])
             self.masks = Masks(float(facts["flops"]), int(facts["parameters"]), units)
 
-    def _cut(self, _: Any, facts: Mapping[str, Any], __: float) -> None:
+    def _cut(self, _: Any, facts: Mapping[str, Any]) -> None:
         self.trial = None
         if self.epochs:
             last = self.masks or self.epochs[-1]
             self.masks = Masks(last.flops, last.parameters, max(0, self.masked_units - int(facts["units"])))
 
-    def _withdraw(self, _: Any, facts: Mapping[str, Any], __: float) -> None:
+    def _withdraw(self, _: Any, facts: Mapping[str, Any]) -> None:
         self.withdrawn_to = int(facts["to_step"])
 
-    def _count_programs(self, _: Any, facts: Mapping[str, Any], __: float) -> None:
+    def _count_programs(self, _: Any, facts: Mapping[str, Any]) -> None:
         self.programs = (self.programs or 0) + int(facts["count"])
 
-    _acts: ClassVar[Mapping[str, Callable[[Told, Any, dict[str, Any], float], None]]] = {
+    _acts: ClassVar[Mapping[str, Callable[[Told, Any, dict[str, Any]], None]]] = {
         "began": _begin,
         "epoch_ended": _end_epoch,
         "decided": _decide,

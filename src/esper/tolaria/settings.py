@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, ValidationError
+from pydantic import Field
 
-from esper.errors import ConfigError
-from esper.settings import PositiveCount, Section, refusal
+from esper.settings import PositiveCount, Section, section_of
 
 
 class LoopSettings(Section):
@@ -35,12 +34,5 @@ class LoopSettings(Section):
         Raises:
             ConfigError: a key or value is not known; the message names it.
         """
-        if isinstance(given, LoopSettings):
-            return given
-        try:
-            return cls.model_validate({} if given is None else given)
-        except ValidationError as error:
-            keys = ", ".join(cls.model_fields)
-            raise ConfigError(
-                f"{refusal(cls, 'loop', error)}. Nothing was changed. Its keys: {keys}."
-            ) from error
+        keys = f"Its keys: {', '.join(cls.model_fields)}."
+        return section_of(cls, given, "loop", f"Nothing was changed. {keys}")

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from esper.anatomy.graph import trace
-from esper.anatomy.twin.ablation import Ablation, ablated_losses
+from esper.anatomy.twin.ablation import Ablation
 from esper.anatomy.twin.twin import Twin
 from esper.anatomy.units import anatomy_of, masked_axes, zero_masked
 from esper.errors import EvidenceError
@@ -115,10 +115,10 @@ def test_units_can_be_asked_in_any_number_and_twice() -> None:
     traced = trace(model, images(0), F.cross_entropy)
     twin, anatomy = Twin.of(traced), anatomy_of(traced, model)
     state = {name: p.detach() for name, p in model.named_parameters()}
-    every = ablated_losses(twin, state, images(1), anatomy, np.arange(anatomy.num_units))
+    every = Ablation(twin, anatomy, np.arange(anatomy.num_units)).losses(state, images(1))[1]
     some = np.array([3, 9, 3])
-    torch.testing.assert_close(ablated_losses(twin, state, images(1), anatomy, some), every[some])
-    assert ablated_losses(twin, state, images(1), anatomy, np.zeros(0, np.int64)).shape == (0,)
+    torch.testing.assert_close(Ablation(twin, anatomy, some).losses(state, images(1))[1], every[some])
+    assert Ablation(twin, anatomy, np.zeros(0, np.int64)).losses(state, images(1))[1].shape == (0,)
 
 
 def test_a_batch_of_another_size_is_refused() -> None:
@@ -127,4 +127,4 @@ def test_a_batch_of_another_size_is_refused() -> None:
     twin, anatomy = Twin.of(traced), anatomy_of(traced, model)
     state = {name: p.detach() for name, p in model.named_parameters()}
     with pytest.raises(EvidenceError, match="right for that size only"):
-        ablated_losses(twin, state, (torch.randn(5, 3, 9, 9), images(0)[1]), anatomy, np.array([0]))
+        Ablation(twin, anatomy, np.array([0])).losses(state, (torch.randn(5, 3, 9, 9), images(0)[1]))

@@ -21,7 +21,7 @@ from torch.utils import _pytree as pytree
 
 from esper.anatomy.graph import named_tensors, trace
 from esper.anatomy.structure import Anatomy
-from esper.anatomy.twin.ablation import ablated_losses
+from esper.anatomy.twin.ablation import Ablation
 from esper.anatomy.twin.twin import Twin
 from esper.anatomy.units import anatomy_of, masked_axes, zero_masked
 from esper.arrays import IntArray
@@ -132,7 +132,7 @@ def test_gating_a_unit_equals_masking_its_weights(name: str) -> None:
     twin, anatomy, state = made(model, sample)
     batch = pytree.tree_map(lambda t: torch.cat([t, t.flip(-1)])[:3] if isinstance(t, Tensor) else t, sample)
     units = np.random.default_rng(0).choice(anatomy.num_units, min(8, anatomy.num_units), replace=False)
-    gated = ablated_losses(twin, state, batch, anatomy, units)
+    gated = Ablation(twin, anatomy, units).losses(state, batch)[1]
     masked = by_masking(twin, anatomy, state, batch, units)
     assert gated.tolist() == pytest.approx(masked, rel=2e-5, abs=1e-6)
     base = float(twin.loss(state, batch)[0])
@@ -160,7 +160,7 @@ def test_gates_reach_the_operands_of_einsum() -> None:
     assert anatomy.num_units
     units: IntArray = np.arange(anatomy.num_units)
     batch = (torch.randn(4, 5, 8), torch.zeros(4))
-    gated = ablated_losses(twin, state, batch, anatomy, units)
+    gated = Ablation(twin, anatomy, units).losses(state, batch)[1]
     assert gated.tolist() == pytest.approx(by_masking(twin, anatomy, state, batch, units), abs=1e-6)
 
 
@@ -168,7 +168,7 @@ def test_more_units_than_fit_one_forward_are_done_in_chunks() -> None:
     twin, anatomy, state, _ = of_convolutional()
     units: IntArray = np.arange(anatomy.num_units)[::-1].copy()
     batch = images(600, 3)
-    gated = ablated_losses(twin, state, batch, anatomy, units)
+    gated = Ablation(twin, anatomy, units).losses(state, batch)[1]
     some = units[::9]
     assert gated[::9].tolist() == pytest.approx(by_masking(twin, anatomy, state, batch, some), abs=1e-6)
 
@@ -179,7 +179,7 @@ def test_a_unit_that_is_read_nowhere_is_unmeasured() -> None:
     span = anatomy.unit_slice(0)
     gates = tuple(g for g in anatomy.gates if not ((g.units >= span.start) & (g.units < span.stop)).any())
     blind = Anatomy(anatomy.tensors, anatomy.groups, anatomy.frozen, anatomy.terms, gates)
-    losses = ablated_losses(twin, state, images(), blind, np.array([span.start, span.stop]))
+    losses = Ablation(twin, blind, np.array([span.start, span.stop])).losses(state, images())[1]
     assert losses.isnan().tolist() == [True, False], group
 
 
@@ -188,7 +188,7 @@ def test_gates_of_another_network_are_refused() -> None:
     gates = tuple(type(g)(f"other_{g.node}", g.argument, g.units) for g in anatomy.gates)
     other = Anatomy(anatomy.tensors, anatomy.groups, anatomy.frozen, anatomy.terms, gates)
     with pytest.raises(EvidenceError, match="which this twin does not have"):
-        ablated_losses(twin, state, images(), other, np.array([0]))
+        Ablation(twin, other, np.array([0])).losses(state, images())
 
 
 class Named(nn.Module):
@@ -259,7 +259,7 @@ def test_networks_that_write_in_place_change_neither_state_nor_sample() -> None:
     before = [value.clone() for value in (*state.values(), *sample)]
     first = float(twin.loss(state, sample)[0])
     units: IntArray = np.arange(anatomy.num_units)
-    gated = ablated_losses(twin, state, sample, anatomy, units)
+    gated = Ablation(twin, anatomy, units).losses(state, sample)[1]
     assert gated.tolist() == pytest.approx(by_masking(twin, anatomy, state, sample, units), abs=1e-6)
     assert float(twin.loss(state, sample)[0]) == first
     assert all(torch.equal(a, b) for a, b in zip(before, (*state.values(), *sample), strict=True))

@@ -14,7 +14,7 @@ from esper.emrakul.cycle.outcome import CycleOutcome, CycleStatus
 from esper.emrakul.plan import Rejection
 from esper.emrakul.schedule import Allowance, ScheduleState
 from esper.emrakul.settings import FloorSettings, Settings
-from esper.errors import AnalysisTimeout, WorkerLost
+from esper.errors import AnalysisError, AnalysisTimeout
 from esper.importance import ThresholdCaps, ThresholdSettings
 from esper.leyline import Level, decode, encode
 from esper.urabrask import Decision, Verdict
@@ -80,10 +80,10 @@ def test_after_enough_attempts_the_cycle_is_rejected_and_the_next_step_is_smalle
 
 
 def test_an_error_in_the_analysis_means_no_pruning_this_cycle() -> None:
-    lab = Laboratory(error=WorkerLost("worker 3 died"))
+    lab = Laboratory(error=AnalysisError("worker 3 died"))
     outcome = lab.run(lab.coordinator())
     assert outcome.status is CycleStatus.FAILED
-    assert outcome.reason == "WorkerLost: worker 3 died"
+    assert outcome.reason == "AnalysisError: worker 3 died"
     assert outcome.error is not None
     assert "Traceback" in outcome.error
     assert outcome.plan is None
@@ -126,7 +126,7 @@ def test_passing_the_deadline_skips_the_cycle_and_counts_for_the_breaker(lab: La
 
 def test_three_failures_in_a_row_stop_pruning_until_it_has_cooled_down() -> None:
     asked = {"target": {"flops": 0.5}, "budget": {"cooldown_epochs": 4}}
-    lab = Laboratory(error=WorkerLost("gone"), settings=Settings.model_validate(asked))
+    lab = Laboratory(error=AnalysisError("gone"), settings=Settings.model_validate(asked))
     coordinator = lab.coordinator()
     for epoch in (2, 3, 4):
         assert lab.run(coordinator, epoch).status is CycleStatus.FAILED
@@ -140,7 +140,7 @@ def test_three_failures_in_a_row_stop_pruning_until_it_has_cooled_down() -> None
 
 
 def test_the_operator_closes_the_breaker() -> None:
-    lab = Laboratory(error=WorkerLost("gone"))
+    lab = Laboratory(error=AnalysisError("gone"))
     coordinator = lab.coordinator()
     for epoch in (2, 3, 4):
         lab.run(coordinator, epoch)
@@ -309,7 +309,7 @@ def test_a_strategy_of_ones_own_takes_the_place_of_the_schedule() -> None:
 def test_what_was_found_before_an_error_is_part_of_the_outcome() -> None:
     class Unvalidated(Laboratory):
         def validate(self, keep: BoolArray, seconds: float, leeway: float = 1.0) -> Verdict:
-            raise WorkerLost("worker 1 died")
+            raise AnalysisError("worker 1 died")
 
     lab = Unvalidated()
     outcome = lab.run(lab.coordinator())

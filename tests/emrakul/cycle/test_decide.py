@@ -6,7 +6,7 @@ import pytest
 
 from esper.arrays import BoolArray
 from esper.emrakul.cycle.outcome import CycleStatus
-from esper.errors import AnalysisTimeout, WorkerLost
+from esper.errors import AnalysisError, AnalysisTimeout
 from esper.urabrask import Decision, Verdict
 from tests.emrakul.cycle.laboratory import Laboratory
 
@@ -30,7 +30,7 @@ def test_one_that_is_offered_beyond_them_is_half_as_large_again() -> None:
     assert lab.offered[1] == outcome.plan.units.size
 
 
-@pytest.mark.parametrize("error", [WorkerLost("worker 3 died"), AnalysisTimeout("It took too long.")])
+@pytest.mark.parametrize("error", [AnalysisError("worker 3 died"), AnalysisTimeout("It took too long.")])
 def test_what_was_accepted_stays_so_where_a_larger_plan_cannot_be_measured(error: Exception) -> None:
     class Dying(Laboratory):
         def validate(self, keep: BoolArray, seconds: float, leeway: float = 1.0) -> Verdict:

@@ -4,7 +4,7 @@ import json
 
 from esper.emrakul.cycle.coordinator import CoordinatorState
 from esper.emrakul.cycle.history import MAX_RECORDS, CycleRecord, extended
-from esper.errors import WorkerLost
+from esper.errors import AnalysisError
 from esper.leyline import decode, encode
 from esper.urabrask import Decision
 from tests.emrakul.cycle.laboratory import Laboratory
@@ -15,7 +15,7 @@ def test_every_cycle_that_was_due_is_remembered_in_short() -> None:
     coordinator = lab.coordinator()
     assert lab.run(coordinator, epoch=1).plan is None  # before the ramp: nothing was due
     accepted = lab.run(coordinator, epoch=5)
-    lab.error = WorkerLost("worker 3 died")
+    lab.error = AnalysisError("worker 3 died")
     lab.run(coordinator, epoch=6)
     first, second = coordinator.state.history
     assert accepted.plan is not None
@@ -24,7 +24,7 @@ def test_every_cycle_that_was_due_is_remembered_in_short() -> None:
     assert first.finalists > first.units
     assert first.removed_after == accepted.plan.removed_after
     assert (second.epoch, second.status, second.plan_id) == (6, "failed", None)
-    assert second.reason == "WorkerLost: worker 3 died"
+    assert second.reason == "AnalysisError: worker 3 died"
 
 
 def test_the_history_is_part_of_what_a_checkpoint_holds() -> None:

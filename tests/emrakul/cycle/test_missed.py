@@ -81,8 +81,8 @@ def test_a_target_that_was_met_is_no_word_worth() -> None:
             "pruning.schedule.overshoot_fraction",
         ),
         (
-            told(record("failed", "WorkerLost: gone")),
-            "the only analysis failed, first in epoch 9 (WorkerLost: gone)",
+            told(record("failed", "AnalysisError: gone")),
+            "the only analysis failed, first in epoch 9 (AnalysisError: gone)",
             "see `esper audit show`",
         ),
         (
@@ -155,7 +155,7 @@ def test_a_target_that_growth_has_moved_away_is_told_of_that_and_of_the_way_out(
     )
 
 
-@pytest.mark.parametrize("status", ["WorkerLost: gone", "AnalysisError: it broke"])
+@pytest.mark.parametrize("status", ["RuntimeError: gone", "AnalysisError: it broke"])
 def test_who_failed_is_not_told_to_train_longer(status: str) -> None:
     assert "more epochs" not in told(record("failed", status))
 

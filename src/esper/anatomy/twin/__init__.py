@@ -1,6 +1,6 @@
 """An exact copy of a network as a stored program, which runs where the code of the network is not."""
 
-from esper.anatomy.twin.ablation import Ablation, ablated_losses
+from esper.anatomy.twin.ablation import Ablation
 from esper.anatomy.twin.deployed import deployed, for_everybody, plain
 from esper.anatomy.twin.gated import Gates
 from esper.anatomy.twin.narrowed_norms import left_as_tensors, shrink
@@ -14,7 +14,6 @@ __all__ = [
     "Gates",
     "Twin",
     "Variants",
-    "ablated_losses",
     "averaged",
     "deployed",
     "first_uses",

@@ -38,11 +38,6 @@ _ELEMENTS = 4 << 20
 Values = dict[fx.Node, Any]
 
 
-def ablated_losses(twin: Twin, state: State, sample: Any, anatomy: Anatomy, units: IntArray) -> Tensor:
-    """Loss with each of `units` removed alone: shape [len(units)]; NaN for a unit that is read nowhere."""
-    return Ablation(twin, anatomy, units).losses(state, sample)[1]
-
-
 class Ablation:
     """The units of one network that are removed one by one, for any number of batches."""
 

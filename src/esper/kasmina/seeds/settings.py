@@ -6,13 +6,12 @@ import math
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, get_args
 
-from pydantic import Field, ValidationError
+from pydantic import Field
 
 from esper.errors import ConfigError
-from esper.settings import Count, Fraction, NonNegative, OpenFraction, PositiveCount, Section, refusal
+from esper.settings import Count, Fraction, NonNegative, OpenFraction, PositiveCount, Section, section_of
 
 Positive = Annotated[float, Field(gt=0.0)]
-
 
 Isolation = Literal["semi", "strict"]
 
@@ -60,15 +59,8 @@ class GrowthSettings(Section):
         Raises:
             ConfigError: a key or value is not known; the message names it.
         """
-        if isinstance(given, GrowthSettings):
-            return given
-        try:
-            return cls.model_validate({} if given is None else given)
-        except ValidationError as error:
-            raise ConfigError(
-                f"{refusal(cls, 'settings', error)}. Nothing was changed. The keys are those of the section "
-                "`growing`: `esper config --explain` prints them with their meaning."
-            ) from error
+        keys = "The keys are those of the section `growing`: `esper config --explain` prints them with their"
+        return section_of(cls, given, "settings", f"Nothing was changed. {keys} meaning.")
 
     @property
     def max_failures(self) -> int:

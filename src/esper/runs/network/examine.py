@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 import numpy as np
 
 from esper.anatomy import Anatomy
 from esper.arrays import BoolArray, FloatArray, IntArray
-from esper.batches import HeldOut, merged
+from esper.batches import HeldOut
 from esper.checkpoint import CheckpointCatalog, CheckpointRef
 from esper.elesh import (
     BlockMeasures,
@@ -33,13 +32,12 @@ from esper.importance import (
 )
 from esper.importance.elements import TensorElements, stored_elements, summaries
 from esper.runs.network.stored import Stored, next_cycle
-from esper.urabrask import ablation_rises, usable
+from esper.urabrask import ablation_rises, joined
 from esper.workers import InlinePool
 
 LOW_FRACTION = 0.3
 """The low end of a ranking: the share of the units that is compared with the truth."""
 _UNITS_AT_ONCE = 64
-_SAMPLES_AT_ONCE = 64
 
 Watch = Callable[[Iterable[IntArray], int], Iterator[IntArray]]
 """Passes parts of the work through, and may show how many of so many are done."""
@@ -167,7 +165,7 @@ def _first_order(stored: Stored, opened: OpenCase) -> FloatArray:
     """What tier 2 measures of every unit that is left, a few layers at a time."""
     anatomy = opened.anatomy
     state = opened.masked_state(opened.keep)
-    batches = _usable(opened, read_data(stored.case.data)[1].calibration)
+    batches = joined(opened.twin, read_data(stored.case.data)[1].calibration)
     if not batches:
         return np.full(anatomy.num_units, np.nan)
     return measure_units(opened.twin, anatomy, state, batches, with_frequency=False).taylor
@@ -176,7 +174,7 @@ def _first_order(stored: Stored, opened: OpenCase) -> FloatArray:
 def _ablated(stored: Stored, opened: OpenCase, watch: Watch) -> tuple[FloatArray, FloatArray]:
     """Loss rises of every unit that is left, on the calibration samples and on the validation samples."""
     held_out: HeldOut = read_data(stored.case.data)[1]
-    sets = [_usable(opened, part) for part in (held_out.calibration, held_out.validation)]
+    sets = [joined(opened.twin, part) for part in (held_out.calibration, held_out.validation)]
     if not all(sets):
         raise EvidenceError(
             f"{stored.checkpoint.path} has too few held-out samples to remove units on. Runs keep them when "
@@ -190,9 +188,3 @@ def _ablated(stored: Stored, opened: OpenCase, watch: Watch) -> tuple[FloatArray
         for row, batches in enumerate(sets):
             rises[row, part] = ablation_rises(opened.twin, opened.anatomy, state, batches, part).mean(1)
     return rises[0], rises[1]
-
-
-def _usable(opened: OpenCase, batches: Sequence[Any]) -> list[Any]:
-    """The samples in as few batches as the graph takes."""
-    twin = opened.twin
-    return usable(twin, merged(batches, _SAMPLES_AT_ONCE) if twin.is_divisible else batches)

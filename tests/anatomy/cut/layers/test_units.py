@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from esper.anatomy.cut.layers.units import PREFIX, block_names, with_layers
 from esper.anatomy.graph import named_tensors, trace
 from esper.anatomy.structure import Anatomy, Kind
-from esper.anatomy.twin import Twin, ablated_losses
+from esper.anatomy.twin import Ablation, Twin
 from esper.anatomy.units import anatomy_of, masked_axes, zero_masked
 from esper.leyline import decode, encode
 
@@ -158,7 +158,7 @@ def test_units_inside_of_a_layer_are_gone_with_it() -> None:
 def test_a_gate_on_a_layer_does_what_its_mask_does() -> None:
     _, anatomy, twin, state = looked_at(Residual())
     unit = anatomy.num_units - 1
-    gated = ablated_losses(twin, state, batch(), anatomy, np.array([unit]))
+    gated = Ablation(twin, anatomy, np.array([unit])).losses(state, batch())[1]
     masked = {name: value.clone() for name, value in state.items()}
     zero_masked(masked, masked_axes(anatomy, without(anatomy, "layer:down")))
     assert gated.item() == pytest.approx(twin.loss(masked, batch())[0].item(), rel=1e-6)
