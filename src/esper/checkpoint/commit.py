@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from esper.checkpoint.content import FileContent, Stream, stream
+from esper.checkpoint.crypto import KeyRing
 from esper.checkpoint.digests import SHARD_BYTES
 from esper.checkpoint.encrypted import FileKey, NewKey, sealed_size
 from esper.checkpoint.layout import (
@@ -32,10 +33,6 @@ Begun = Callable[[Path, KeyFor], Mapping[str, FileEntry]]
 that it has written there."""
 
 
-def not_encrypted(_: str) -> None:
-    """As `KeyFor`: no file is."""
-
-
 def commit_directory(
     storage: Storage,
     target: Path,
@@ -45,7 +42,8 @@ def commit_directory(
     begun: Begun = lambda *_: {},
     before_rename: Callable[[Path], None] = lambda _: None,
     last: str = MANIFEST_NAME,
-    key_for: KeyFor = not_encrypted,
+    hide: Callable[[str], bool] = lambda _: False,
+    ring: KeyRing | None = None,
     shard_bytes: int = SHARD_BYTES,
 ) -> bytes:
     """Commits `files` as the directory `target`.
@@ -58,7 +56,8 @@ def commit_directory(
         begun: writes files of its own, durably, or does without.
         before_rename: is told it when everything in it is durable but not yet visible; it may refuse.
         last: the name of the manifest.
-        key_for: which files are encrypted, and by what.
+        hide: which files are encrypted.
+        ring: wraps their keys.
         shard_bytes: how the digests of files are cut.
 
     Returns:
@@ -68,6 +67,10 @@ def commit_directory(
         OSError: nothing was committed and the space was given back. Where even that failed, a note on the
             error says what is left; the next start sweeps it.
     """
+
+    def key_for(name: str) -> NewKey | None:
+        return NewKey.fresh(ring) if ring is not None and hide(name) else None
+
     temporary = reached = temporary_path(target)
     try:
         storage.make_directory(temporary)

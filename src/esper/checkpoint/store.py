@@ -15,7 +15,6 @@ from typing import Literal, Self
 from esper.checkpoint.commit import Begun, commit_directory
 from esper.checkpoint.content import FileContent
 from esper.checkpoint.crypto import KeyRing
-from esper.checkpoint.encrypted import NewKey
 from esper.checkpoint.explain import explained
 from esper.checkpoint.file_ref import FileRef
 from esper.checkpoint.layout import SHARDED_PLAN, step_name
@@ -331,13 +330,12 @@ class CheckpointStore:
         clear_the_way: Callable[[Path], None],
         begun: Begun = lambda *_: {},
     ) -> bytes:
-        def key_for(name: str) -> NewKey | None:
-            is_hidden = name in SECRET_FILES or (self._encrypt_weights and name.endswith(_WEIGHTS))
-            return NewKey.fresh(self._keyring) if is_hidden else None
+        def hide(name: str) -> bool:
+            return name in SECRET_FILES or (self._encrypt_weights and name.endswith(_WEIGHTS))
 
-        way = clear_the_way
+        ring, way = self._keyring, clear_the_way
         return commit_directory(
-            self._storage, target, files, seal, begun=begun, before_rename=way, key_for=key_for
+            self._storage, target, files, seal, begun=begun, before_rename=way, hide=hide, ring=ring
         )
 
     def _manifest(
