@@ -18,12 +18,14 @@ from typing import Annotated, ClassVar, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from esper.anatomy.summary import summary
 from esper.arrays import BoolArray, IntArray
 from esper.errors import MaskError, UnknownPathError
 from esper.leyline import Level, encode, flat
 
 Role = Literal["producer", "consumer", "companion", "direction"]
+
+_MOST_ROWS = 60
+"""Groups, and frozen axes, that an anatomy as text shows."""
 
 
 class Kind(StrEnum):
@@ -157,7 +159,7 @@ class Anatomy:
     """Normalizations over units; none unless approximation was allowed."""
 
     def __repr__(self) -> str:
-        return summary(self)
+        return _summary(self)
 
     @cached_property
     def offsets(self) -> IntArray:
@@ -267,3 +269,31 @@ class Anatomy:
     def digest(self) -> str:
         """Names this structure: equal for equal structure in every process."""
         return hashlib.sha256(json.dumps(encode(self), sort_keys=True).encode()).hexdigest()
+
+
+def _summary(anatomy: Anatomy) -> str:
+    """One line per group and per frozen axis; cost shares are those of removing the whole group alone."""
+    flops, parameters = anatomy.flops(), anatomy.parameters()
+    lines = [f"{anatomy.num_units} units in {len(anatomy.groups)} groups"]
+    lines[0] += f"; {parameters:,} parameters, {flops / 1e6:,.2f} MFLOPs per sample"
+    width = max(
+        [len(group.name) for group in anatomy.groups] + [len(axis.name) for axis in anatomy.frozen] + [8]
+    )
+    for number, group in enumerate(anatomy.groups[:_MOST_ROWS]):
+        keep = anatomy.group_of != number
+        share = 1 - anatomy.flops(keep) / flops if flops else 0.0
+        of_parameters = 1 - anatomy.parameters(keep) / max(parameters, 1)
+        others = sum(member.role in ("producer", "consumer") for member in group.members) - 1
+        lines.append(
+            f"  {group.name:{width}}  {group.kind.value:7} {group.width:6}  {share:6.1%} FLOPs  "
+            f"{of_parameters:6.1%} parameters  coupled with {others} weights"
+            f"{', approximate' if group.coupling else ''}"
+        )
+    hidden = len(anatomy.groups) - _MOST_ROWS
+    if hidden > 0:
+        lines.append(f"  ... and {hidden} more groups")
+    lines += [
+        f"  {axis.name:{width}}  frozen  {axis.width:6}  {axis.reason}"
+        for axis in anatomy.frozen[:_MOST_ROWS]
+    ]
+    return "\n".join(lines)

@@ -32,7 +32,7 @@ class Curve:
     Attributes:
         units: units of the group, the first to go first, shape [units].
         counts: how many of them are gone at each point, shape [points].
-        losses: rise of the loss there, shape [points]; NaN if it was no number.
+        losses: rise of the loss there, shape [points].
     """
 
     units: IntArray
@@ -73,6 +73,12 @@ def variants(opened: OpenCase, batches: Sequence[Any], still: Collection[str] = 
     return [Variants(opened.twin, opened.state, batch, most, still) for batch in batches]
 
 
+def counts_at(shares: Sequence[float], units: IntArray) -> IntArray:
+    """How many of the units are gone at every point, those that differ: the last share is all of them."""
+    counts: IntArray = np.unique(np.ceil(np.array(shares) * units.size).astype(np.int64))
+    return counts
+
+
 @dataclass(frozen=True, eq=False)
 class Bench:
     """A network on which masks are tried; its tensors are never written to.
@@ -103,15 +109,15 @@ class Bench:
         units = elimination(anatomy, group, self.opened.state, self.readers, keep, removable)
         if units is None:
             units = self._by_ablation(group)[:removable]
-        # Distinct points; the last one is all that may go.
-        counts = np.unique(np.ceil(np.array(_SHARES) * units.size).astype(np.int64))
-        losses = []
-        for count in counts:
-            after = keep.copy()
-            after[units[:count]] = False
-            losses.append(self.loss(self.without(after)) - self.base_loss)
-        rises = np.array(losses)
-        return Curve(units, counts, np.where(np.isfinite(rises), rises, np.nan))
+        counts = counts_at(_SHARES, units)
+        losses = [self.loss(self.thinned(units[:count])) - self.base_loss for count in counts]
+        return Curve(units, counts, np.array(losses))
+
+    def thinned(self, gone: IntArray) -> State:
+        """The tensors without these units, what reads them reconstructed."""
+        left = self.opened.keep.copy()
+        left[gone] = False
+        return self.without(left)
 
     def without(self, after: BoolArray) -> State:
         """The tensors with only the units of `after` left, what reads the others reconstructed."""

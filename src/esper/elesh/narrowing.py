@@ -22,7 +22,7 @@ from esper.anatomy.twin import Variants, first_uses
 from esper.arrays import BoolArray, FloatArray, IntArray
 from esper.elesh.analysis import confidence_of
 from esper.elesh.case import Case, OpenCase, open_case, read_data
-from esper.elesh.curves import Bench, Curve, variants
+from esper.elesh.curves import Bench, Curve, counts_at, variants
 from esper.elesh.errands import Errands
 from esper.elesh.evidence import Evidence, Tier
 from esper.errors import AnalysisError, AnalysisTimeout
@@ -63,8 +63,7 @@ class Narrowed:
         The size of the change counts. In a network that trains, units without which the loss falls are not
         idle: they do much, and what is left unlearned will turn the sign around.
         """
-        sizes = np.abs(self.changes).mean(axis=1)
-        return Curve(self.units, self.counts, np.where(np.isfinite(sizes), sizes, np.nan)).per_unit()
+        return Curve(self.units, self.counts, np.abs(self.changes).mean(axis=1)).per_unit()
 
     @property
     def by_batch(self) -> FloatArray:
@@ -126,8 +125,8 @@ def narrow(
         units = _order(whole, readers, group, np.array(order, np.int64), count)
         if not units.size:
             continue
-        sizes = np.unique(np.ceil(np.array(shares) * units.size).astype(np.int64))
-        changes = [judge.changes(bench.without(_left(opened.keep, units[:size]))) for size in sizes]
+        sizes = counts_at(shares, units)
+        changes = [judge.changes(bench.thinned(units[:size])) for size in sizes]
         found.append(Narrowed(units, sizes, np.array(changes), judge.samples))
     return found
 
@@ -174,12 +173,6 @@ class _Judge:
         """By how much the loss changes with other tensors: shape [batches]."""
         change: FloatArray = np.array([batch.loss(state) for batch in self.batches]) - self.losses
         return change
-
-
-def _left(keep: BoolArray, gone: IntArray) -> BoolArray:
-    left = keep.copy()
-    left[gone] = False
-    return left
 
 
 def _order(opened: OpenCase, readers: Sequence[Reader], group: int, may_go: IntArray, count: int) -> IntArray:

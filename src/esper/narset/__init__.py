@@ -2,8 +2,7 @@
 
 from esper.narset.bypass import Capped
 from esper.narset.region import Region
-from esper.narset.spread import spread_of
-from esper.narset.summary import Summary, merged
+from esper.narset.summary import Summary, merged, spread_of
 from esper.narset.wire import message_of, summaries_of
 
 __all__ = ["Capped", "Region", "Summary", "merged", "message_of", "spread_of", "summaries_of"]

@@ -15,6 +15,8 @@ from struct import Struct
 from types import MappingProxyType
 from typing import NamedTuple
 
+from esper.nissa import Spread
+
 LARGEST = 1e140
 """Size beyond which a value counts as not finite: the sum of squares could not hold many of them."""
 
@@ -141,3 +143,18 @@ def _middle(bucket: int) -> float:
     low, high = doubles.unpack(numbers.pack(size << _DROPPED_BITS, (size + 1) << _DROPPED_BITS))
     middle = float(low + (high - low) / 2)
     return middle if bucket >= 0 else -middle
+
+
+def spread_of(summary: Summary) -> Spread:
+    """What people are told of a summary; quantiles are within 1/128 of themselves."""
+    return Spread(
+        count=summary.finite,
+        not_finite=summary.not_finite,
+        total=summary.total,
+        mean=summary.mean,
+        least=summary.least,
+        most=summary.most,
+        p50=summary.quantile(0.5),
+        p95=summary.quantile(0.95),
+        p99=summary.quantile(0.99),
+    )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeGuard
 
@@ -36,42 +35,16 @@ from esper.tezzeret import blueprints_in
 from esper.urabrask import fitting, usable
 
 
-@dataclass(frozen=True, eq=False)
 class RunRequest:
-    """What a training script gives for a run, whether that begins or goes on.
+    """What a training script gives for a run, whether that begins or goes on, out of its wrappers.
 
-    `ranks` are the processes that train the network; None where one does. `optimizer` is without wrappers,
-    `probe` None where there are no other held-out batches, `config` and `pace` empty where those that the run
-    was begun with, or the defaults, are right.
+    One or several become several, none becomes no one. `ranks` are the processes that train the network; None
+    where one does. `optimizer` is without wrappers, `probe` None where there are no other held-out batches,
+    `config` and `pace` empty where those that the run was begun with, or the defaults, are right.
     """
 
-    run: Path
-    ranks: Ranks | None
-    model: nn.Module
-    optimizer: Optimizer
-    loss: Loss
-    probe: Iterable[Any] | None
-    schedulers: Sequence[HasStateDict]
-    scaler: HasStateDict | None
-    generators: Mapping[str, Generator]
-    companions: Sequence[nn.Module]
-    blueprints: Mapping[str, Blueprint]
-    policy: Policy | None
-    teacher: CheckpointedTeacher | None
-    sinks: Sequence[Sink]
-    config: Config | None
-    pace: Pace
-
-    @property
-    def optimizers(self) -> tuple[Optimizer, ...]:
-        """`optimizer`, and those that were given beside schedulers, out of their wrappers."""
-        inside = (getattr(one, "optimizer", None) for one in self.schedulers if isinstance(one, Optimizer))
-        found = (self.optimizer, *(one for one in (*self.schedulers, *inside) if _takes_hooks(one)))
-        return tuple({id(one): one for one in found}.values())  # one may have been given twice
-
-    @classmethod
-    def of(
-        cls,
+    def __init__(
+        self,
         run_dir: str | Path,
         model: nn.Module,
         optimizer: Any,
@@ -88,35 +61,33 @@ class RunRequest:
         sinks: Sequence[Sink],
         config: Config | Mapping[str, Any] | None,
         pace: Pace,
-    ) -> RunRequest:
-        """What was given, out of its wrappers; one or several become several, none becomes no one.
+    ) -> None:
+        """Takes what was given.
 
         Raises:
             ConfigError: the optimizer is none, a companion is no module, a setting is not known, or the
                 network is trained by several processes in a way that a session does not know.
         """
-        inner, copies = optimizer_in(optimizer), modules_in(companions)
-        check_processes(model, inner)
+        self.model, self.loss, self.probe, self.pace = model, loss, probe, pace
+        self.optimizer, self.companions = optimizer_in(optimizer), modules_in(companions)
+        check_processes(model, self.optimizer)
         check_policy(policy)
-        settings = None if config is None else Config.of(config)
-        return cls(
-            run=Path(run_dir).absolute(),
-            ranks=Ranks.of(model),
-            model=model,
-            optimizer=inner,
-            loss=loss,
-            probe=probe,
-            schedulers=_listed(scheduler),
-            scaler=scaler,
-            generators=dict(generators or {}),
-            companions=copies,
-            blueprints=blueprints_in(blueprints),
-            policy=policy,
-            teacher=teacher_of(teacher, model, copies, inner),
-            sinks=tuple(sinks),
-            config=settings,
-            pace=pace,
-        )
+        self.config = None if config is None else Config.of(config)
+        self.run = Path(run_dir).absolute()
+        self.ranks = Ranks.of(model)
+        self.schedulers, self.scaler = _listed(scheduler), scaler
+        self.generators = dict(generators or {})
+        self.blueprints = blueprints_in(blueprints)
+        self.policy = policy
+        self.teacher = teacher_of(teacher, model, self.companions, self.optimizer)
+        self.sinks = tuple(sinks)
+
+    @property
+    def optimizers(self) -> tuple[Optimizer, ...]:
+        """`optimizer`, and those that were given beside schedulers, out of their wrappers."""
+        inside = (getattr(one, "optimizer", None) for one in self.schedulers if isinstance(one, Optimizer))
+        found = (self.optimizer, *(one for one in (*self.schedulers, *inside) if _takes_hooks(one)))
+        return tuple({id(one): one for one in found}.values())  # one may have been given twice
 
 
 def _listed(scheduler: HasStateDict | Sequence[HasStateDict] | None) -> Sequence[HasStateDict]:

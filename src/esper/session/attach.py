@@ -122,7 +122,7 @@ def attach(
     """
     with refused_by_all(model):
         check_direction(higher_is_better)
-        asked = RunRequest.of(
+        asked = RunRequest(
             run_dir,
             model,
             optimizer,
@@ -261,7 +261,7 @@ def resume(
         CheckpointError: the checkpoint is of another network.
     """
     with refused_by_all(model):
-        asked = RunRequest.of(
+        asked = RunRequest(
             run_dir,
             model,
             optimizer,

@@ -25,13 +25,13 @@ from esper.cost import CostName, compare_latency
 from esper.emrakul import Schedule
 from esper.emrakul.cycle import RunEnd, why_missed
 from esper.emrakul.plan import Situation
-from esper.errors import CheckpointError, SurgeryError
+from esper.errors import CheckpointError, ContractError, SurgeryError
 from esper.kasmina import LiveNetwork, SeedJoined, UnitsCut
 from esper.leyline import encode
 from esper.nissa import Event, assumed, events, progress
-from esper.report import Latency, Overhead, Proof, RunReport, WidthRow, fates, write_report
+from esper.report import EpochRow, Latency, Overhead, Proof, RunReport, WidthRow, fates, write_report
+from esper.runs import REPORT_FILE
 from esper.runs.network import FORM_FILE, FORMLESS, GROWN, PROGRAM_FILE, VERSION
-from esper.session.again import report_of_end
 from esper.session.ceiling import out_of_reach
 from esper.session.grown import grown_fraction, last_grown, parts_grown
 from esper.session.log import Ending
@@ -82,7 +82,7 @@ class Result:
 
 def finish(session: Session, *, latency: bool) -> Result:
     """Cuts what is masked, measures, saves and reports; see `Session.finish`."""
-    if (known := report_of_end(session)) is not None:
+    if (known := _report_of_end(session)) is not None:
         return _finish_again(session, known, latency=latency)
     parts, says = session.parts, session.log.says
     parts.growing.end_run()
@@ -344,3 +344,33 @@ def _left(group: Group, widths: Mapping[tuple[str, int, Kind], int]) -> int:
 
 def _bytes(model: nn.Module) -> int:
     return sum(t.numel() * t.element_size() for t in (*model.parameters(), *model.buffers()))
+
+
+def _report_of_end(session: Session) -> RunReport | None:
+    """What was written when the run was finished, if it is about the network of now.
+
+    Returns:
+        None if anything was done or asked for since, if the run was not finished, or if its report is not
+        there: a process may be killed before it is written.
+    """
+    ending, parts = session.log.progress.ending, session.parts
+    if ending is None or ending.settings_id != parts.terms.settings_id:
+        return None
+    is_at_end = session.step == ending.checkpoint == parts.saving.last_step
+    if not is_at_end or parts.network.masks.num_masked or parts.growing.is_under_way:
+        return None
+    try:
+        report = RunReport.read(session.run_dir / REPORT_FILE)
+    except (OSError, ContractError):  # one is made anew
+        return None
+    is_of_now = (
+        [_way(row) for row in report.epochs] == [_way(row) for row in session.log.epochs]
+        and report.marks == session.log.moments()
+        and report.parameters_after == parts.network.anatomy.parameters()
+    )
+    return report if is_of_now else None
+
+
+def _way(row: EpochRow) -> tuple[int, int, float, int]:
+    """A row without what was measured, which need not be a number and then equals nothing."""
+    return row.epoch, row.step, row.flops, row.parameters

@@ -9,7 +9,7 @@ from pathlib import Path
 
 WITH_TEAMS = """
 import os, sys, torch
-from esper.emrakul.cycle.quiet_thread import thread_beside_training
+from esper.emrakul.cycle.runner import thread_beside_training
 from concurrent.futures import ThreadPoolExecutor
 
 def work():

@@ -6,9 +6,6 @@ Python's own `hash` of a text differs from process to process, so nothing of it 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
-import torch
 from torch import Tensor
 
 from esper.leyline import stable_id
@@ -16,11 +13,6 @@ from esper.leyline import stable_id
 _FIRST, _SECOND, _GOLDEN = 0xBF58476D1CE4E5B9, 0x94D049BB133111EB, 0x9E3779B97F4A7C15
 _WORD = (1 << 64) - 1
 _BUCKET_BITS = 31
-
-
-def name_keys(names: Sequence[str], *scope: str) -> Tensor:
-    """One key for every name within a scope (a level, a tensor): int64 [names], from SHA-256."""
-    return torch.tensor([_signed(int(stable_id(*scope, name), 16)) for name in names], dtype=torch.int64)
 
 
 def element_keys(name: str, positions: Tensor) -> Tensor:

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from esper.errors import ConfigError, EvidenceError
-from esper.importance.elements.exact_keys import BYTES_PER_KEY, ExactSums
 from esper.importance.elements.hashing import BucketHash
 from esper.importance.elements.sketch_size import SketchStats
 
 _CHUNK = 1 << 16
 """Keys that are hashed at once: their buckets stay in the processor's cache."""
-_CELL_BYTES = 8
+_CELL_BYTES, _BYTES_PER_KEY = 8, 16
 _STATE = ("shape", "total", "num_updates", "table", "keys", "sums")
 
 
@@ -50,7 +50,7 @@ class CountMinSketch:
     @property
     def exact_keys(self) -> int:
         """Distinct keys up to which sums are exact: they then take no more memory than the table would."""
-        return self.width * self.depth * _CELL_BYTES // BYTES_PER_KEY
+        return self.width * self.depth * _CELL_BYTES // _BYTES_PER_KEY
 
     @property
     def is_exact(self) -> bool:
@@ -62,7 +62,7 @@ class CountMinSketch:
 
     def clear(self) -> None:
         """Forgets everything."""
-        self._exact = ExactSums.empty(self.device)
+        self._exact = _ExactSums.empty(self.device)
         self._table: Tensor | None = None
         self._total = torch.zeros((), dtype=torch.float64, device=self.device)
         self._num_updates = 0
@@ -148,7 +148,7 @@ class CountMinSketch:
         total = float(self._total)
         if self._table is None:
             keys = self._exact.num_keys
-            memory = keys * BYTES_PER_KEY
+            memory = keys * _BYTES_PER_KEY
             return SketchStats(True, total, self._num_updates, keys, 0.0, 0.0, 1.0, memory)
         return SketchStats(
             is_exact=False,
@@ -190,7 +190,7 @@ class CountMinSketch:
             )
         width, depth, seed = state["shape"].tolist()
         sketch = cls(width, depth, seed=seed, device=device)
-        sketch._exact = ExactSums(
+        sketch._exact = _ExactSums(
             state["keys"].to(sketch.device, copy=True), state["sums"].to(sketch.device, copy=True)
         )
         if state["table"].numel():
@@ -208,7 +208,7 @@ class CountMinSketch:
         if self._table is None:
             self._table = torch.zeros((self.depth, self.width), dtype=torch.float64, device=self.device)
             self._add(self._table, self._exact.keys, self._exact.sums)
-            self._exact = ExactSums.empty(self.device)
+            self._exact = _ExactSums.empty(self.device)
         return self._table
 
     def _add(self, table: Tensor, keys: Tensor, values: Tensor) -> None:
@@ -226,7 +226,7 @@ def _check(keys: Tensor, values: Tensor) -> None:
     if keys.dtype != torch.int64 or keys.shape != values.shape:
         raise EvidenceError(
             f"A sketch was given {keys.numel()} keys of {keys.dtype} for {values.numel()} values; expected "
-            "one int64 key for every value (`name_keys` and `element_keys` make them). Nothing was added."
+            "one int64 key for every value (`element_keys` makes them). Nothing was added."
         )
     if not bool(((values >= 0) & torch.isfinite(values)).all()):
         raise EvidenceError(
@@ -254,3 +254,37 @@ def _problem(state: Mapping[str, Tensor]) -> str:
         if values.dtype != torch.float64 or not ((values >= 0) & torch.isfinite(values)).all():
             return f"{name} holds something that is no sum of sizes"
     return ""
+
+
+@dataclass(frozen=True, eq=False)
+class _ExactSums:
+    """Distinct keys in ascending order (int64) and the sum of the values of each (float64)."""
+
+    keys: Tensor
+    sums: Tensor
+
+    @classmethod
+    def empty(cls, device: torch.device) -> _ExactSums:
+        return cls(
+            torch.zeros(0, dtype=torch.int64, device=device),
+            torch.zeros(0, dtype=torch.float64, device=device),
+        )
+
+    @property
+    def num_keys(self) -> int:
+        return self.keys.numel()
+
+    def added(self, keys: Tensor, values: Tensor) -> _ExactSums:
+        """These sums and further values; a key may come several times."""
+        # Old and new keys in one ascending list; `place` [old + new] is where each one's value goes.
+        distinct, place = torch.unique(torch.cat([self.keys, keys]), return_inverse=True)
+        sums = torch.zeros(distinct.numel(), dtype=torch.float64, device=distinct.device)
+        return _ExactSums(distinct, sums.index_add_(0, place, torch.cat([self.sums, values.double()])))
+
+    def of(self, keys: Tensor) -> Tensor:
+        """The sum of every key: float64 of the shape of `keys`, NaN where a key was never added."""
+        if not self.num_keys:
+            return torch.full(keys.shape, torch.nan, dtype=torch.float64, device=keys.device)
+        # Where the key would be inserted. Beyond the last there is nothing to compare with.
+        place = torch.searchsorted(self.keys, keys).clamp_max(self.num_keys - 1)
+        return torch.where(self.keys[place] == keys, self.sums[place], torch.nan)

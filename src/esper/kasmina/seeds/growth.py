@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from esper.anatomy.graph import Loss
+from esper.anatomy.graph import Loss, bare, is_compiled, is_parallel
 from esper.batches import split_sample
 from esper.errors import ConfigError, LifecycleError
 from esper.kasmina.held import HANDS
@@ -19,7 +19,6 @@ from esper.kasmina.seeds.course import Course, HasScale
 from esper.kasmina.seeds.evidence import Probe
 from esper.kasmina.seeds.gatekeeper import Gatekeeper
 from esper.kasmina.seeds.gates import GateResult
-from esper.kasmina.seeds.host import host_of
 from esper.kasmina.seeds.isolation import GradientIsolationMonitor
 from esper.kasmina.seeds.kernels import Kernels
 from esper.kasmina.seeds.learning import Lessons
@@ -28,7 +27,7 @@ from esper.kasmina.seeds.owners import Owners
 from esper.kasmina.seeds.recipe import Recipe
 from esper.kasmina.seeds.settings import GrowthSettings, Isolation
 from esper.kasmina.seeds.slot import Slot
-from esper.nissa import LOGGER, Sink
+from esper.nissa import LOGGER, FanOut, Sink, kernel_events
 from esper.tezzeret import blueprints_in
 
 
@@ -99,7 +98,7 @@ class Growth:
         alarm: Callable[[str], None] = _nobody,
         kernels: Kernels | None = None,
     ) -> None:
-        self.model, self.optimizer = host_of(model, sink), optimizer
+        self.model, self.optimizer = _host_of(model, sink), optimizer
         if within is None:
             HANDS.refuse_held(self.model, (optimizer,))
         if not (batches := list(probe)):
@@ -361,3 +360,19 @@ class Growth:
         self._bed.load(state)
         self.monitor.violations = dict(state["violations"])
         self.breaker.load(state.get("breaker"))  # older runs had none
+
+
+def _host_of(model: nn.Module, sink: Sink) -> nn.Module:
+    """The bare network; it is told if it is compiled as a whole, where seeds cost new programs.
+
+    Raises:
+        ConfigError: several processes train it.
+    """
+    if is_parallel(model):
+        raise ConfigError(
+            "Several processes train this network, and nobody would add up what its seeds learn in each. "
+            "Nothing was changed. Grow it in one process, and go on in several when it is grown."
+        )
+    if is_compiled(model):
+        FanOut(sink).emit(kernel_events.CompiledAsAWhole())
+    return bare(model)

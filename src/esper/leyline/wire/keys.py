@@ -7,7 +7,6 @@ import hmac
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-BOOT_BYTES = 16
 _PURPOSE = b"esper envelope 1"
 _BLOCK_BYTES = 64
 
