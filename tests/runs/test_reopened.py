@@ -41,7 +41,7 @@ def test_its_report_is_set_aside_and_its_story_says_where_it_goes_on(tmp_path: P
     assert [(mark.epoch, mark.kind) for mark in story.report.marks] == [(0, "rollback")]
     assert story.report.notes == ()
     assert [path.name for path in reopened.aside] == [
-        f"report-until-step-000000017.{ending}" for ending in ("json", "html")
+        f"report-until-step-000000017.{ending}" for ending in ("json", "svg", "html")
     ]
     assert all(path.is_file() for path in reopened.aside)
     assert not (tmp_path / "report.json").exists()

@@ -17,6 +17,7 @@ from esper.report.arms import arms_chart, arms_table, verdicts
 from esper.report.blocks import beside, block, fact_list, measured, pill
 from esper.report.charts import cost_chart, quality_chart
 from esper.report.figures import NOT_MEASURED, MetricScale
+from esper.report.picture import chart_style, render_svg
 from esper.report.promises import Promise, Standing
 from esper.report.report import DecisionRow, Latency, RunReport, WidthRow, WorkerRow
 from esper.report.seeds import seeds_and_evidence
@@ -60,7 +61,7 @@ def render_html(report: RunReport) -> str:
 
 def style() -> str:
     """The style sheet that every section is made for."""
-    return files("esper.report").joinpath("page.css").read_text(encoding="utf-8")
+    return chart_style() + files("esper.report").joinpath("page.css").read_text(encoding="utf-8")
 
 
 def sections(report: RunReport) -> dict[str, str]:
@@ -83,7 +84,7 @@ def sections(report: RunReport) -> dict[str, str]:
 
 
 def write_report(report: RunReport, folder: Path) -> Path:
-    """Writes `report.json` and `report.html` into an existing folder and returns the path of the page.
+    """Writes `report.json`, `report.svg` and `report.html` into an existing folder; returns the page's path.
 
     Only their owner can read them, as all that is in a run directory.
 
@@ -92,6 +93,7 @@ def write_report(report: RunReport, folder: Path) -> Path:
     """
     page = folder / "report.html"
     write_private(folder / "report.json", json.dumps(encode(report), indent=1) + "\n")
+    write_private(folder / "report.svg", render_svg(report))
     write_private(page, render_html(report))
     return page
 

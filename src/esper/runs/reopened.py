@@ -9,14 +9,14 @@ from pathlib import Path
 from esper.errors import CheckpointError
 from esper.nissa import TELEMETRY_FILE, JsonLines, acts
 
-_REPORT, _PAGE = "report.json", "report.html"
+_REPORT = ("report.json", "report.svg", "report.html")
 
 
 class Reopened:
     """Sets the report of a run aside and tells its telemetry, before later checkpoints are deleted.
 
     Attributes:
-        aside: where its report and page are now; empty if it had none.
+        aside: where its report and its pictures are now; empty if it had none.
     """
 
     def __init__(self, run: Path, clock: Callable[[], float] = time.time) -> None:
@@ -42,7 +42,7 @@ class Reopened:
 
     def _set_aside(self, act: acts.Withdrawn) -> None:
         """What the report tells of is gone; it stays readable under the name of the step that it was of."""
-        for name in (_REPORT, _PAGE):
+        for name in _REPORT:
             path = self._run / name
             aside = path.with_name(f"{path.stem}-until-step-{act.from_step:09d}{path.suffix}")
             if path.is_file():
