@@ -16,6 +16,7 @@ from esper.errors import CheckpointError
 from esper.nissa import acts
 from esper.runs.network import load
 from tests.cli.test_main import esper
+from tests.faults.rekeyed import Hasty, kernels
 
 
 @pytest.fixture
@@ -90,7 +91,7 @@ def test_an_older_copy_of_the_ring_reads_what_is_older_and_the_list_names_the_ke
         "key": second,
         "state": "missing",
         "fingerprint": None,
-        "checkpoints": ["step-000000003"],
+        "commits": ["step-000000003"],
     }
     assert "missing" in esper("keys", "list", str(run)).stdout
     public = json.loads(esper("keys", "export-public-state", str(run)).stdout)
@@ -118,7 +119,7 @@ def test_a_key_lives_from_its_making_to_its_end_and_nothing_is_lost_with_it(run:
     assert told("promote", str(run), second)["primary"] == second
     with CheckpointStore(run, keyring=open_key_ring(run), model="net") as store:
         store.save(3, 3, {"a.bin": b"c"})
-    rows = {row["key"]: row["checkpoints"] for row in told("list", str(run))}
+    rows = {row["key"]: row["commits"] for row in told("list", str(run))}
     assert rows == {first: [], second: ["step-000000003"]}
     assert told("disable", str(run), first)["lost"] == []  # nobody is asked: nothing is lost
     assert told("destroy", str(run), first)["change"] == "destroyed"
@@ -143,6 +144,17 @@ def test_a_key_lives_from_its_making_to_its_end_and_nothing_is_lost_with_it(run:
     assert audit_problems(run) == []  # also what the key that is gone has sealed
 
 
+def test_kernels_are_counted_and_taken_over_too(run: Path) -> None:
+    ring = open_key_ring(run)
+    with CheckpointStore(run, keyring=ring, model="net") as store:
+        kernels(store, ring, Hasty()).commit("kernel-1", {"a.bin": b"a"})
+    (row,) = told("list", str(run))
+    assert "kernels/kernel-1" in row["commits"]
+    rotated = told("rotate", str(run))
+    assert (rotated["resealed"], rotated["not_resealed"]) == (4, [])
+    assert all(not row["commits"] for row in told("list", str(run)))
+
+
 def test_what_nobody_could_vouch_for_is_not_sealed_by_the_new_key(run: Path) -> None:
     manifest = run / "checkpoints" / "step-000000001" / "MANIFEST.json"
     genuine = manifest.read_bytes()
@@ -155,7 +167,7 @@ def test_what_nobody_could_vouch_for_is_not_sealed_by_the_new_key(run: Path) -> 
     (first, _) = keys(run)
     manifest.write_bytes(genuine)  # what was not sealed again is asked about
     outcome = esper("keys", "disable", str(run), first, "--json")
-    assert "1 checkpoint(s) rest on" in " ".join(outcome.stderr.split())
+    assert "These rest on" in " ".join(outcome.stderr.split())
     assert told("promote", str(run), rotated["key"])["resealed"] == 1
 
 
@@ -197,7 +209,7 @@ def test_what_would_be_lost_is_asked_about_and_nothing_is_changed_until_then(run
     late.write_bytes(b"".join(late.read_bytes().splitlines(keepends=True)[:2]))
     ring = (run / "keys" / "ring.json").read_bytes()
     refusals = {
-        ("disable", first): "1 checkpoint(s) rest on",
+        ("disable", first): "These rest on",
         ("destroy", first): "disable it first",
         ("disable", "k-none"): "No key 'k-none' in the ring",
     }

@@ -24,7 +24,7 @@ from esper.nissa import acts
 from tests.checkpoint.runs import RING, content, debris, holds, open_store
 from tests.faults.folders import BUNDLE
 from tests.faults.life import Life, Tell
-from tests.faults.rekeyed import rotated
+from tests.faults.rekeyed import Hasty, kernels, rotated
 from tests.oona.journaled import JOURNAL
 from tests.runs.foreign.imported import IMPORT
 
@@ -139,6 +139,7 @@ def _live_of_a_ring(root: Path, storage: Storage, tell: Tell) -> None:
     for step in (1, 2):
         with CheckpointStore(run, keyring=ring, model="net", storage=storage) as store:
             store.save(step, 0, {**content(step), "importance.safetensors": _SECRET})
+            kernels(store, ring, storage).commit(f"kernel-{step}", {"weights.bin": _SECRET})
             tell(f"saved-{step} ")
             ring = rotated(ring)
             _take_over(store, ring, storage)
@@ -149,7 +150,7 @@ def _take_over(store: CheckpointStore, ring: KeyRing, storage: Storage) -> None:
     """What `esper keys rotate` does to a run; what it cannot do is told."""
     store.audit.emit(acts.KeyChanged("added and promoted", ring.primary.id, ring.primary.id))
     replace_key_ring(store.run_dir / "keys" / "ring.json", ring, storage)
-    done = rekey(store.catalog.directory, ring, storage)
+    done = rekey(store.run_dir, ring, storage)
     if done.failed or done.wrapped.failed:
         raise CheckpointError(f"not everything was taken over: {done.failed}, {done.wrapped.failed}")
 
@@ -173,6 +174,13 @@ def _judge_ring(root: Path, told: str) -> str:
         for ref in store.list().checkpoints:
             if not holds(ref, ref.step) or ref.file("importance.safetensors").read_bytes() != _SECRET:
                 return f"step {ref.step} is not what was saved"
+        believed = KeyRing((ring.primary,)) if words[-1:] == ["rotated-2"] else ring
+        for step in steps:
+            if (
+                kernels(store, believed, Hasty()).read(f"kernel-{step}").file("weights.bin").read_bytes()
+                != _SECRET
+            ):
+                return f"kernel {step} is not what was made"
     alone = CheckpointCatalog(run, KeyRing((ring.primary,)))
     if words[-1:] == ["rotated-2"] and (alone.latest() is None or alone.list().rejected):
         return "something rests on an older key alone"

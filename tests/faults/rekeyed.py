@@ -6,14 +6,17 @@ import shutil
 from pathlib import Path
 
 from esper.checkpoint import (
+    KERNELS,
     CheckpointStore,
     KeyRing,
     PosixStorage,
+    SealedFolder,
     Storage,
     open_key_ring,
     rekey,
     replace_key_ring,
 )
+from esper.errors import CheckpointError
 
 
 class Hasty(PosixStorage):
@@ -30,7 +33,7 @@ SECRET = b"a secret that takes more than one block" * 9
 
 
 def begin(run_dir: Path, storage: Storage) -> KeyRing:
-    """A run with a mask beside a checkpoint, and one checkpoint that was set aside; returns its ring."""
+    """A run with a mask beside a checkpoint, one checkpoint that was set aside, and a kernel; its ring."""
     ring = open_key_ring(run_dir, create=True, environment={}, storage=storage)
     with CheckpointStore(run_dir, keyring=ring, model="net", storage=storage, clock=lambda: 1.5) as store:
         first = store.save(1, 0, {"trainer.json": SECRET}, pin="baseline")
@@ -38,7 +41,15 @@ def begin(run_dir: Path, storage: Storage) -> KeyRing:
         store.save(2, 0, {"note.bin": b"plain"})
         store.save(3, 0, {"note.bin": b"later"})
         store.set_aside_after(store.catalog.at(2))
+        kernels(store, ring, storage).commit("kernel-1", {"weights.bin": SECRET})
     return ring
+
+
+def kernels(store: CheckpointStore, ring: KeyRing, storage: Storage) -> SealedFolder:
+    """Where the kernels of a run lie."""
+    folder = SealedFolder(store.run_dir / KERNELS, ring, store.identity, storage, clock=lambda: 1.5)
+    folder.open()
+    return folder
 
 
 def rotated(ring: KeyRing) -> KeyRing:
@@ -50,7 +61,7 @@ def rotated(ring: KeyRing) -> KeyRing:
 def rotate(run_dir: Path, new: KeyRing, storage: Storage) -> None:
     """What `esper keys rotate` does to the files of a run."""
     replace_key_ring(run_dir / "keys" / "ring.json", new, storage)
-    done = rekey(run_dir / "checkpoints", new, storage)
+    done = rekey(run_dir, new, storage)
     assert (done.failed, done.wrapped.failed) == ((), ())
 
 
@@ -73,6 +84,11 @@ def problem(run_dir: Path, ring: KeyRing) -> str | None:
             return "what was encrypted opens as something else"
         if listing.checkpoints[1].manifest.parent != first.digest:
             return "a manifest has lost its name"
+        try:
+            if kernels(store, ring, Hasty()).read("kernel-1").file("weights.bin").read_bytes() != SECRET:
+                return "a kernel is something else"
+        except CheckpointError as error:
+            return f"a kernel does not verify: {error}"
         return None if store.catalog.manifests() else "what was set aside does not verify"
 
 

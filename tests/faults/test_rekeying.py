@@ -141,7 +141,7 @@ def test_no_power_cut_while_keys_rotate_loses_anything(tmp_path: Path) -> None:
     storage.states.clear()
     rotate(run, new, storage)
     storage.acknowledged = "rotated"
-    rekey(run / "checkpoints", new, storage)
+    rekey(run, new, storage)
     seen = {repr(tree): tree for _, tree in storage.states}
     for tree in seen.values():
         disk = tmp_path / "disk"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from esper.checkpoint import CheckpointStore, KeyRing, SealedFolder
+from esper.checkpoint import KERNELS, CheckpointStore, KeyRing, SealedFolder
 from esper.tezzeret.order import KernelOrder, maker_of
 from esper.tezzeret.settings import KernelSettings
 from esper.tezzeret.shelf import KernelShelf
@@ -22,9 +22,9 @@ def order(name: str = "mlp", slot: str = "layers.0", generation: int = 1, **opti
     return KernelOrder(slot, generation, name, maker, options, (8, 6), number=generation)
 
 
-def shelf(run: Path, max_kernels: int = 10, max_bytes: int = 1 << 20) -> KernelShelf:
-    with CheckpointStore(run, keyring=RING) as store:
-        folder = SealedFolder(run / "kernels", RING, store.identity)
+def shelf(run: Path, max_kernels: int = 10, max_bytes: int = 1 << 20, ring: KeyRing = RING) -> KernelShelf:
+    with CheckpointStore(run, keyring=ring) as store:
+        folder = SealedFolder(run / KERNELS, ring, store.identity)
     return KernelShelf(folder, max_kernels, max_bytes)
 
 

@@ -10,13 +10,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from esper.checkpoint import SealedFolder
+from esper.checkpoint import SealedFolder, rekey
 from esper.errors import CheckpointCorrupt, CheckpointMissing
 from esper.leyline.wire import messages
 from esper.tezzeret.making import held, made
 from esper.tezzeret.shelf import Kernel
 from tests.tezzeret.makers import MAKERS
-from tests.tezzeret.shelves import order, shelf, smith
+from tests.tezzeret.shelves import RING, order, shelf, smith
 
 
 def put(run: Path, name: str = "sound", **changes: int | str) -> Path:
@@ -37,6 +37,15 @@ def test_a_kernel_is_taken_down_as_it_was_made(tmp_path: Path) -> None:
     assert kernel.artifact.metrics["forward_seconds"] > 0
     assert kernel.artifact.status == messages.HEALTH_STATUS_HEALTHY
     assert sorted(path.name for path in (tmp_path / "kernels").iterdir()) == [order("sound").name]
+
+
+def test_a_kernel_is_taken_down_when_the_key_that_sealed_it_is_gone(tmp_path: Path) -> None:
+    put(tmp_path)
+    added = RING.add()
+    rotated = added.promote(added.keys[-1].id)
+    alone = rotated.disable(RING.primary.id).destroy(RING.primary.id)
+    assert f"kernels/{order('sound').name}" in rekey(tmp_path, rotated).sealed
+    assert shelf(tmp_path, ring=alone).load(order("sound")).artifact.status == messages.HEALTH_STATUS_HEALTHY
 
 
 def truncated(folder: Path, _: Path) -> None:

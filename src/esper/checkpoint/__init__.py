@@ -19,6 +19,7 @@ from esper.checkpoint.encrypted import HEADER_BYTES, SLOTS, FileKey
 from esper.checkpoint.faulty import FaultyStorage
 from esper.checkpoint.file_ref import FileRef, load_tensors, open_tensors
 from esper.checkpoint.identity import require_own_ring
+from esper.checkpoint.layout import KERNELS
 from esper.checkpoint.lock import WriterLock
 from esper.checkpoint.mapped import MappedTensors
 from esper.checkpoint.reading import read_regular
@@ -57,6 +58,7 @@ from esper.checkpoint.withdrawal import withdraw
 __all__ = [
     "BASELINE",
     "HEADER_BYTES",
+    "KERNELS",
     "LEAVES",
     "MODEL_FILE",
     "OPTIMIZER_FILE",

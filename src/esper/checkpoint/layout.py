@@ -16,6 +16,8 @@ STEP_NAME = re.compile(r"step-(\d{9,18})")
 SHARDED_PLAN = "sharded.json"
 """In a checkpoint of several ranks: what lies where in their files."""
 
+KERNELS = "kernels"
+"""In a run directory: seeds as they were made, each sealed as a checkpoint is."""
 TEMPORARY_PREFIX = ".tmp-"
 DELETED_PREFIX = ".del-"
 ASIDE_PREFIX = ".aside-"

@@ -25,7 +25,7 @@ class SealedFolder:
     """A folder of a run directory with sealed directories in it; its one writer is who holds the run.
 
     Args:
-        path: of the folder; made when something is committed.
+        path: of the folder; `open` makes it.
         ring: seals, and verifies.
         run: whose they are.
         storage: the system calls.

@@ -29,20 +29,20 @@ def key_rows(run: Path) -> list[dict[str, Any]]:
     """
     from esper.checkpoint import missing_keys, open_key_ring, resting_on
 
-    directory = open_catalog(run).directory  # refuses what is no run, and the ring of another
+    open_catalog(run)  # refuses what is no run, and the ring of another
     ring = open_key_ring(run)
     held = [
         {
             "key": key.id,
             "state": key.state.value,
             "fingerprint": key.fingerprint,
-            "checkpoints": resting_on(directory, ring, key.id),
+            "commits": resting_on(run, ring, key.id),
         }
         for key in ring.keys
     ]
     missing = [
-        {"key": key, "state": MISSING, "fingerprint": None, "checkpoints": names}
-        for key, names in missing_keys(directory, ring).items()
+        {"key": key, "state": MISSING, "fingerprint": None, "commits": names}
+        for key, names in missing_keys(run, ring).items()
     ]
     return held + missing
 
@@ -59,7 +59,7 @@ def key_table(rows: Sequence[dict[str, Any]]) -> RenderableType:
     cells = table("key", "state", "fingerprint", "rest on it alone>")
     for row in rows:
         state = Text(row["state"], style=_STYLES.get(row["state"], ""))
-        cells.add_row(row["key"], state, row["fingerprint"] or "", str(len(row["checkpoints"])))
+        cells.add_row(row["key"], state, row["fingerprint"] or "", str(len(row["commits"])))
     return cells
 
 
@@ -74,7 +74,7 @@ def change_keys(
         run: the run directory.
         change: what to do.
         key: to which key; None makes a new one.
-        confirm: is told which checkpoints will not verify any more, and raises if that is not wanted.
+        confirm: is told which commits will not verify any more, and raises if that is not wanted.
 
     Raises:
         ConfigError: there is no such key, or it is in a state that does not allow it; nothing was changed.
@@ -94,17 +94,17 @@ def change_keys(
     path, ring = require_ring_file(run), open_key_ring(run)
     changed = _changed(ring, change, key)
     named = changed.primary.id if key is None else key
-    lost = rows[named]["checkpoints"] if change in ("disable", "destroy") else []
+    lost = rows[named]["commits"] if change in ("disable", "destroy") else []
     if lost:
         confirm(lost)
     with CheckpointStore(run, keyring=ring) as store:
-        directory, is_new = store.catalog.directory, change in ("rotate", "promote")
+        is_new = change in ("rotate", "promote")
         if changed != ring:
             store.audit.emit(acts.KeyChanged(_DONE[change], named, changed.primary.id))
-        if is_new and (manifests := due(directory, changed)):
+        if is_new and (manifests := due(run, changed)):
             store.audit.emit(acts.SealedAgain(changed.primary.id, manifests))
         replace_key_ring(path, changed)
-        done = rekey(directory, changed) if is_new else None
+        done = rekey(run, changed) if is_new else None
     facts = {
         "key": named,
         "change": _DONE[change],

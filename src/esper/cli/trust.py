@@ -94,8 +94,8 @@ def keys_list(run: Run, as_json: AsJson = False) -> None:
 def keys_rotate(run: Run, as_json: AsJson = False) -> None:
     """Make a new key that seals from now on; what the old one has sealed stays believed.
 
-    Of checkpoints only seals and headers are written: nothing rests on the old key alone any more. Refused
-    while the run is training.
+    Of checkpoints and kernels only seals and headers are written: nothing rests on the old key alone any
+    more. Refused while the run is training.
     """
     _change(run, "rotate", None, yes=False, as_json=as_json)
 
@@ -108,13 +108,14 @@ def keys_promote(run: Run, key: KeyId, as_json: AsJson = False) -> None:
 def keys_disable(run: Run, key: KeyId, yes: Yes = False, as_json: AsJson = False) -> None:
     """Believe a key no more; its secret stays in the ring until it is destroyed.
 
-    Asks where checkpoints rest on it. Entries of the audit stay believed: a later one vouches for them.
+    Asks where checkpoints, masks or kernels rest on it. Entries of the audit stay believed: a later one
+    vouches for them.
     """
     _change(run, "disable", key, yes=yes, as_json=as_json)
 
 
 def keys_destroy(run: Run, key: KeyId, yes: Yes = False, as_json: AsJson = False) -> None:
-    """Remove a disabled key for good. Asks where checkpoints rest on it."""
+    """Remove a disabled key for good. Asks where checkpoints, masks or kernels rest on it."""
     _change(run, "destroy", key, yes=yes, as_json=as_json)
 
 
@@ -160,9 +161,9 @@ def _change(run: Path, change: Change, key: str | None, *, yes: bool, as_json: b
     from esper.cli.keys import change_keys
 
     def confirm(lost: Sequence[str]) -> None:
-        what = f"{len(lost)} checkpoint(s) rest on {key} and will not verify any more ({', '.join(lost)})"
+        what = f"These rest on {key} alone and will not verify any more: {', '.join(lost)}"
         if as_json and not yes:
-            raise ConfigError(f"{what}; with --json nobody is asked. Add --yes if that is meant.")
+            raise ConfigError(f"{what}. With --json nobody is asked. Add --yes if that is meant.")
         if not yes:
             typer.confirm(f"{what}. Go on?", abort=True, err=True)
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from esper.checkpoint import CheckpointStore, KeyRing, SealedFolder
+from esper.checkpoint import KERNELS, CheckpointStore, KeyRing, SealedFolder
 from esper.config import Config
 from esper.kasmina.seeds import Kernels
-from esper.tezzeret import FOLDER, PRELOAD, KernelShelf, Tezzeret
+from esper.tezzeret import PRELOAD, KernelShelf, Tezzeret
 from esper.workers import InlinePool, LocalPool, WorkerPool, can_copy
 
 
@@ -47,7 +47,7 @@ def open_kernels(
         pool: started ahead; None: a process starts when the first kernel is asked for.
     """
     settings, is_apart = config.kernels, config.analysis.workers != 0
-    folder = SealedFolder(store.run_dir / FOLDER, ring, store.identity)
+    folder = SealedFolder(store.run_dir / KERNELS, ring, store.identity)
     shelf = KernelShelf(folder, settings.cache_kernels, settings.cache_bytes)
 
     def open_pool() -> WorkerPool:

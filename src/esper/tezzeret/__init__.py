@@ -4,12 +4,11 @@ from esper.tezzeret.blueprints import BLUEPRINTS, Blueprint, blueprint, blueprin
 from esper.tezzeret.making import filled, made, outline
 from esper.tezzeret.order import KernelOrder, maker_of
 from esper.tezzeret.settings import KernelSettings
-from esper.tezzeret.shelf import FOLDER, Kernel, KernelShelf
+from esper.tezzeret.shelf import Kernel, KernelShelf
 from esper.tezzeret.smith import PRELOAD, Fetched, NoKernel, Tezzeret
 
 __all__ = [
     "BLUEPRINTS",
-    "FOLDER",
     "PRELOAD",
     "Blueprint",
     "Fetched",

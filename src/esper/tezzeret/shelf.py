@@ -17,8 +17,6 @@ from esper.leyline.wire import VERSION, messages, parsed
 from esper.tezzeret.forging import Forged
 from esper.tezzeret.order import KernelOrder
 
-FOLDER = "kernels"
-"""In a run directory."""
 _WEIGHTS, _ARTIFACT = "weights.safetensors", "artifact.pb"
 
 
