@@ -9,6 +9,7 @@ from esper.errors import ConfigError
 _LESS = """
 err mse rmse nmse nrmse msle rmsle mae mape smape wape mase nll kl nats bits bpc bpb perplexity ppl wer cer
 eer fid lpips crps brier ece deviance divergence entropy pinball huber mpjpe epe chamfer cost regret
+l1 l2
 """
 _MORE = """
 acc accuracy top correctness f f1 auc auroc auprc ap map precision recall sensitivity specificity iou miou
@@ -22,9 +23,10 @@ def direction_of(metric: str) -> bool | None:
     words = re.split("[^a-z0-9]+", re.sub("(?<=[a-z])(?=[A-Z])", "_", metric).lower())
     if words[0] in ("neg", "negative"):
         return True
-    if not set(words).isdisjoint(_LESS.split()) or any(word.endswith(("loss", "error")) for word in words):
+    known = {*words, *(word.rstrip("0123456789") for word in words)}  # acc1, map50
+    if not known.isdisjoint(_LESS.split()) or any(word.endswith(("loss", "error")) for word in words):
         return False
-    return None if set(words).isdisjoint(_MORE.split()) else True
+    return None if known.isdisjoint(_MORE.split()) else True
 
 
 def check_direction(given: object) -> None:

@@ -88,3 +88,23 @@ def test_a_mask_of_numbers_is_as_long_as_the_tokens() -> None:
 def test_a_network_that_counts_its_samples_is_kept_for_as_many_as_it_was_given() -> None:
     network, given = Masked(counts=True), (torch.randint(9, (3, 5)), torch.ones(3, 5))
     torch.testing.assert_close(for_everybody(network, given, {}).module()(*given), network(*given))
+
+
+class OfBags(nn.Module):
+    """Reads the words of all texts in a row, and where each text begins."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed, self.head = nn.EmbeddingBag(9, 6), nn.Linear(6, 3)
+
+    def forward(self, words: Tensor, begins: Tensor, scale: Tensor) -> Tensor:
+        out: Tensor = self.head(self.embed(words, begins)) * scale
+        return out
+
+
+def test_texts_in_a_row_may_be_any_number_of_texts() -> None:
+    network, scale = OfBags(), torch.tensor(2.0)
+    begins = torch.tensor([0, 4, 7]), torch.tensor([0, 2, 3, 9, 11])
+    program = for_everybody(network, (torch.randint(9, (10,)), begins[0], scale), {}).module()
+    others = torch.randint(9, (15,)), begins[1], scale
+    torch.testing.assert_close(program(*others), network(*others))

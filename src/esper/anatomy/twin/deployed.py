@@ -80,7 +80,10 @@ def for_everybody(
     lengths = frozenset(
         (n, axis) for n, shape in enumerate(shapes) for axis in range(1, len(shape)) if shape[axis] in sizes
     )
-    return deployed(model, args, kwargs, free=(varying | lengths, varying))
+    # Inputs without a common number of samples (words, and where each text begins) are of any length each.
+    has_parts = len(_sizes((args, dict(kwargs)))) > 1
+    firsts = frozenset((n, 0) for n, shape in enumerate(shapes) if shape and has_parts)
+    return deployed(model, args, kwargs, free=(varying | lengths | firsts, varying | lengths, varying))
 
 
 def _counts(leaf: Any) -> bool:
