@@ -10,7 +10,10 @@ from esper.session.direction import direction_of
 @pytest.mark.parametrize(
     ("names", "is_more_better"),
     [
-        (("val_loss", "valLoss", "logloss", "smape", "eval/rmse", "test error", "bits_per_char", "rel_l2"), False),
+        (
+            ("val_loss", "valLoss", "logloss", "smape", "eval/rmse", "test error", "rel_l2"),
+            False,
+        ),
         (("accuracy", "top_5", "c_index", "val_f1", "R2", "neg_loss", "recall_at_20", "acc1", "mAP50"), True),
         (("quality", "m", "lossless"), None),
     ],

@@ -1,4 +1,4 @@
-"""What an epoch shows of a mask on trial: a fall of one epoch alone is held against held-out data."""
+"""What an epoch shows of a mask, and what becomes of one when a run ends."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pytest
+import torch
 
 from esper.nissa import ListSink, events
 from tests.session.runs import Training
@@ -41,3 +43,22 @@ def test_it_does_at_once_where_held_out_data_shows_the_fall_too(tmp_path: Path) 
     assert training.marks()[-1] == "rollback"
     assert training.session.parts.network.masks.num_masked == 0
     training.session.detach()
+
+
+@pytest.mark.parametrize("epochs_more", [0, 2])
+def test_weights_from_before_a_mask_do_not_lose_its_units_when_the_run_ends(
+    tmp_path: Path, epochs_more: int
+) -> None:
+    training = Training(tmp_path, pruning={"cut": {"min_saved_fraction": 1.0}})
+    best = {name: value.clone() for name, value in training.model.state_dict().items()}
+    training.until_masked()
+    for _ in range(epochs_more):  # 0: on trial, 2: proved
+        training.epoch(lambda _: 0.5)
+    inputs = training.held_out[0]
+    expected = training.model.eval()(inputs)
+    training.model.load_state_dict(best)
+    result = training.session.finish(latency=False)
+    told = {mark.kind: mark.text for mark in training.session.log.marks}
+    assert "from before a mask" in told["rollback"]
+    assert "cut" in told
+    torch.testing.assert_close(result.model.eval()(inputs), expected)

@@ -119,6 +119,27 @@ class Judging:
         trigger = Trigger.METRIC_DROP if is_sound else Trigger.NOT_FINITE
         return RollbackReason(trigger, epoch, drop, limit, judged.text), judged.text
 
+    def undo_writes(self) -> None:
+        """Goes back to the newest checkpoint if the weights are from before a mask, when a run ends.
+
+        Elsewhere the next step makes their masked units zero, and training goes on from there.
+
+        Raises:
+            RollbackExhausted: they are, and no checkpoint verifies.
+        """
+        count, saving = self._network.masks.num_revived(), self._saving
+        if count == 0:
+            return
+        saving.settle()
+        target = saving.before(saving.last_step, Strategy.ATOMIC)
+        text = (
+            f"{count} values under the mask are not zero when the run ends: somebody wrote into the weights "
+            "(loaded the best ones, from before a mask?), and these still need the units that go now. Keep "
+            "the best anew after every mask and cut."
+        )
+        self._log.tell(events.RolledBack(self._log.epoch, text, target.step))
+        saving.return_to(target, as_rollback=True)
+
     def take_back(self, reason: RollbackReason, attempts: int | None = None) -> bool:
         """Takes back the mask on trial, or more.
 

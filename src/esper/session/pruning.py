@@ -104,6 +104,7 @@ class Pruning:
         """
         trial, shown = self._trial, ""
         self.cycles.drop()
+        self._judging.undo_writes()
         if trial.mask is MaskState.PENDING:
             self._log.tell(events.WaitedInVain())
             if self._pending is not None:
