@@ -132,11 +132,11 @@ def test_a_damaged_slot_is_told_by_name_and_written_again_by_the_same_key(tmp_pa
     (told,) = attached.weaknesses
     assert told.startswith(f"{NAME}: the {slot} of the two copies of its key does not open (")
     assert attached.file(NAME).problem() is None
-    done = rewrap_all(tmp_path, RING)
+    done = rewrap_all(attached.path.iterdir(), RING)
     assert (done.count, done.healed, done.failed) == (1, (f"{path}: {told.removeprefix(f'{NAME}: ')}",), ())
     assert weakness(path, RING) == ""
     assert path.read_bytes()[HEADER_BYTES:] == whole[HEADER_BYTES:]
-    assert rewrap_all(tmp_path, RING).count == 0
+    assert rewrap_all(attached.path.iterdir(), RING).count == 0
 
 
 def test_every_bit_of_a_slot_matters(tmp_path: Path) -> None:
@@ -254,7 +254,7 @@ def test_a_run_from_before_encryption_is_read_resumed_and_goes_on_encrypted(tmp_
         found = store.latest()
         assert found is not None
         assert not found.file(TREE_FILE).key
-        assert rewrap_all(tmp_path, RING).failed == ()
+        assert rewrap_all(found.path.iterdir(), RING).failed == ()
         restore_trainer(load_trainer(found), training.model, training.optimizer)
         restored = training.model.state_dict()
         assert all(torch.equal(restored[name], tensor) for name, tensor in weights.items())

@@ -14,7 +14,13 @@ import pytest
 from esper.checkpoint.crypto import KeyRing
 from esper.checkpoint.faulty import FaultyStorage
 from esper.checkpoint.layout import temporary_path
-from esper.checkpoint.ring_file import open_key_ring, read_key_ring, replace_key_ring, ring_path
+from esper.checkpoint.ring_file import (
+    key_ring_to_change,
+    open_key_ring,
+    read_key_ring,
+    replace_key_ring,
+    ring_path,
+)
 from esper.checkpoint.storage import PosixStorage
 from esper.errors import CheckpointMissing, ConfigError
 from tests.checkpoint.runs import names
@@ -204,6 +210,8 @@ def test_a_command_supplies_a_ring_and_none_is_made(run_dir: Path, tmp_path: Pat
         ("no-such-command", "No such file"),
         ("sh -c 'echo the vault is locked >&2; exit 3'", "exit code 3: the vault is locked"),
         ("echo hello", "What echo wrote is not a key ring"),
+        ("cat 'ring", "ESPER_KEY_RING is no command: No closing quotation"),
+        (" ", "names no command behind 'exec:'"),
     ],
 )
 def test_a_command_that_gives_no_ring_is_refused_by_what_it_said(
@@ -211,6 +219,32 @@ def test_a_command_that_gives_no_ring_is_refused_by_what_it_said(
 ) -> None:
     with pytest.raises(ConfigError, match=message):
         supplied(run_dir, command)
+
+
+def test_a_ring_is_changed_by_one_process_at_a_time_whichever_run_it_is_changed_for(tmp_path: Path) -> None:
+    ring = open_key_ring(tmp_path, create=True, environment={})
+    shared = {"ESPER_KEY_RING": str(tmp_path / "keys" / "ring.json")}
+    with key_ring_to_change(tmp_path, {}) as (path, found):
+        assert found == ring
+        with (
+            pytest.raises(ConfigError, match="is being changed by another process"),
+            key_ring_to_change(tmp_path / "another", shared),
+        ):
+            raise AssertionError
+        replace_key_ring(path, ring.add())
+    with key_ring_to_change(tmp_path / "another", shared) as (_, found):
+        assert len(found.keys) == 2
+
+
+def test_a_change_goes_to_where_a_link_leads(tmp_path: Path) -> None:
+    ring = open_key_ring(tmp_path / "vault", create=True, environment={})
+    link = tmp_path / "run" / "keys" / "ring.json"
+    link.parent.mkdir(parents=True)
+    link.symlink_to(tmp_path / "vault" / "keys" / "ring.json")
+    with key_ring_to_change(tmp_path / "run", {}) as (path, _):
+        replace_key_ring(path, ring.add())
+    assert link.is_symlink()
+    assert len(open_key_ring(tmp_path / "vault", environment={}).keys) == 2
 
 
 def test_a_ring_whose_directory_others_can_write_is_refused(run_dir: Path) -> None:

@@ -165,7 +165,7 @@ def test_what_is_encrypted_opens_by_the_ring_alone_and_by_the_next_key_after_it(
         loaded(disabled)
     with pytest.raises(CheckpointError, match=r"not in this key ring.*lost for good"):
         loaded(disabled.destroy(RING.primary.id))
-    assert rekey(tmp_path, rotated).wrapped.count == 2
+    assert rekey(tmp_path, rotated, {}).wrapped.count == 2
     assert torch.equal(loaded(disabled.destroy(RING.primary.id))["w"], weights)
 
 

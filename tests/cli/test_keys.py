@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -11,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from esper.checkpoint import HEADER_BYTES, SLOTS, CheckpointStore, open_key_ring
+from esper.checkpoint import HEADER_BYTES, SLOTS, CheckpointStore, key_ring_to_change, open_key_ring
 from esper.errors import CheckpointError
 from esper.nissa import acts
 from esper.runs.network import load
@@ -91,7 +92,7 @@ def test_an_older_copy_of_the_ring_reads_what_is_older_and_the_list_names_the_ke
         "key": second,
         "state": "missing",
         "fingerprint": None,
-        "commits": ["step-000000003"],
+        "commits": ["step-000000001/mask-01", "step-000000002", "step-000000003"],
     }
     assert "missing" in esper("keys", "list", str(run)).stdout
     public = json.loads(esper("keys", "export-public-state", str(run)).stdout)
@@ -120,7 +121,7 @@ def test_a_key_lives_from_its_making_to_its_end_and_nothing_is_lost_with_it(run:
     with CheckpointStore(run, keyring=open_key_ring(run), model="net") as store:
         store.save(3, 3, {"a.bin": b"c"})
     rows = {row["key"]: row["commits"] for row in told("list", str(run))}
-    assert rows == {first: [], second: ["step-000000003"]}
+    assert rows == {first: [], second: ["step-000000001/mask-01", "step-000000002", "step-000000003"]}
     assert told("disable", str(run), first)["lost"] == []  # nobody is asked: nothing is lost
     assert told("destroy", str(run), first)["change"] == "destroyed"
     assert keys(run) == {second: "primary"}
@@ -152,7 +153,8 @@ def test_kernels_are_counted_and_taken_over_too(run: Path) -> None:
     assert "kernels/kernel-1" in row["commits"]
     rotated = told("rotate", str(run))
     assert (rotated["resealed"], rotated["not_resealed"]) == (4, [])
-    assert all(not row["commits"] for row in told("list", str(run)))
+    old, _ = told("list", str(run))
+    assert old["commits"] == []
 
 
 def test_what_nobody_could_vouch_for_is_not_sealed_by_the_new_key(run: Path) -> None:
@@ -252,3 +254,66 @@ def test_a_command_supplies_the_ring_and_keeps_it(run: Path, tmp_path: Path) -> 
     assert refused.returncode == 2
     assert "it is changed where that keeps it" in " ".join(refused.stderr.split())
     assert stat.S_IMODE(vault.stat().st_mode) == 0o600
+
+
+def test_a_second_change_at_once_is_refused(run: Path) -> None:
+    with key_ring_to_change(run):
+        outcome = esper("keys", "rotate", str(run))
+    assert outcome.returncode == 2
+    assert "is being changed by another process" in " ".join(outcome.stderr.split())
+    assert len(keys(run)) == 1
+
+
+def test_what_is_a_link_to_another_disk_is_taken_over_as_well(run: Path, tmp_path: Path) -> None:
+    (first,) = keys(run)
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    for moved in (run / "checkpoints" / "step-000000002", run / "checkpoints" / "step-000000001" / "mask-01"):
+        moved.rename(elsewhere / moved.name)
+        moved.symlink_to(elsewhere / moved.name)
+    rotated = told("rotate", str(run))
+    assert (rotated["resealed"], rotated["rewrapped"]) == (3, 2)
+    told("disable", str(run), first)
+    told("destroy", str(run), first)
+    assert len(steps_that_verify(run)) == 2
+    with CheckpointStore(run, keyring=open_key_ring(run), model="net") as store:
+        assert len(store.attachments(store.catalog.at(1)).found) == 1
+
+
+def test_what_is_no_file_keeps_nobody_from_rotating_and_is_named(run: Path) -> None:
+    manifest = run / "checkpoints" / "step-000000001" / "MANIFEST.json"
+    manifest.unlink()
+    manifest.mkdir()
+    outcome = esper("keys", "rotate", str(run))
+    said = " ".join(outcome.stdout.split())
+    assert outcome.returncode == 0
+    assert (
+        "It vouches for 2 manifest(s) as well. It does not vouch for these manifests: step-000000001" in said
+    )
+
+
+def test_a_file_that_only_an_older_key_opens_is_asked_about_too(run: Path) -> None:
+    (first,) = keys(run)
+    file = run / "checkpoints" / "step-000000002" / "trainer.json"
+    before = file.read_bytes()
+    told("rotate", str(run))
+    file.write_bytes(before)  # as where its disk could not be written
+    rows = {row["key"]: row["commits"] for row in told("list", str(run))}
+    assert rows[first] == ["step-000000002"]
+    assert esper("keys", "disable", str(run), first, "--json").returncode == 2
+
+
+def test_a_ring_that_cannot_be_replaced_is_said_to_be_that(
+    run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("esper.checkpoint.ring_file.put_in_place", full)
+    outcome = esper("keys", "rotate", str(run))
+    said = " ".join(outcome.stderr.split())
+    assert outcome.returncode == 2
+    assert "ring.json could not be replaced durably, though the audit tells by now that key" in said
+    assert "the disk is full" in said
+    monkeypatch.undo()
+    assert len(keys(run)) == 1

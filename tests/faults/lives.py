@@ -13,6 +13,7 @@ from esper.checkpoint import (
     CheckpointStore,
     KeyRing,
     Storage,
+    due,
     open_key_ring,
     rekey,
     replace_key_ring,
@@ -150,7 +151,7 @@ def _take_over(store: CheckpointStore, ring: KeyRing, storage: Storage) -> None:
     """What `esper keys rotate` does to a run; what it cannot do is told."""
     store.audit.emit(acts.KeyChanged("added and promoted", ring.primary.id, ring.primary.id))
     replace_key_ring(store.run_dir / "keys" / "ring.json", ring, storage)
-    done = rekey(store.run_dir, ring, storage)
+    done = rekey(store.run_dir, ring, due(store.run_dir, ring), storage)
     if done.failed or done.wrapped.failed:
         raise CheckpointError(f"not everything was taken over: {done.failed}, {done.wrapped.failed}")
 

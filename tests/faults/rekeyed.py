@@ -12,6 +12,7 @@ from esper.checkpoint import (
     PosixStorage,
     SealedFolder,
     Storage,
+    due,
     open_key_ring,
     rekey,
     replace_key_ring,
@@ -61,7 +62,7 @@ def rotated(ring: KeyRing) -> KeyRing:
 def rotate(run_dir: Path, new: KeyRing, storage: Storage) -> None:
     """What `esper keys rotate` does to the files of a run."""
     replace_key_ring(run_dir / "keys" / "ring.json", new, storage)
-    done = rekey(run_dir, new, storage)
+    done = rekey(run_dir, new, due(run_dir, new), storage)
     assert (done.failed, done.wrapped.failed) == ((), ())
 
 

@@ -11,7 +11,7 @@ from typing import Literal
 
 import pytest
 
-from esper.checkpoint import FaultyStorage, KeyRing, open_key_ring, rekey
+from esper.checkpoint import FaultyStorage, KeyRing, due, open_key_ring, rekey
 from tests.checkpoint.runs import debris
 from tests.faults.disk import write_tree
 from tests.faults.dying import NEVER, DeadlyStorage
@@ -141,7 +141,7 @@ def test_no_power_cut_while_keys_rotate_loses_anything(tmp_path: Path) -> None:
     storage.states.clear()
     rotate(run, new, storage)
     storage.acknowledged = "rotated"
-    rekey(run, new, storage)
+    rekey(run, new, due(run, new), storage)
     seen = {repr(tree): tree for _, tree in storage.states}
     for tree in seen.values():
         disk = tmp_path / "disk"

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from esper.checkpoint import SealedFolder, rekey
+from esper.checkpoint import SealedFolder, due, rekey
 from esper.errors import CheckpointCorrupt, CheckpointMissing
 from esper.leyline.wire import messages
 from esper.tezzeret.making import held, made
@@ -44,7 +44,7 @@ def test_a_kernel_is_taken_down_when_the_key_that_sealed_it_is_gone(tmp_path: Pa
     added = RING.add()
     rotated = added.promote(added.keys[-1].id)
     alone = rotated.disable(RING.primary.id).destroy(RING.primary.id)
-    assert f"kernels/{order('sound').name}" in rekey(tmp_path, rotated).sealed
+    assert f"kernels/{order('sound').name}" in rekey(tmp_path, rotated, due(tmp_path, rotated)).sealed
     assert shelf(tmp_path, ring=alone).load(order("sound")).artifact.status == messages.HEALTH_STATUS_HEALTHY
 
 

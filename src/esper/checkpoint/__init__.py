@@ -16,6 +16,7 @@ from esper.checkpoint.codec import LEAVES, decode, encode, from_json, to_json
 from esper.checkpoint.content import FileContent
 from esper.checkpoint.crypto import KeyRing, sealed_by
 from esper.checkpoint.encrypted import HEADER_BYTES, SLOTS, FileKey
+from esper.checkpoint.explain import explained
 from esper.checkpoint.faulty import FaultyStorage
 from esper.checkpoint.file_ref import FileRef, load_tensors, open_tensors
 from esper.checkpoint.identity import require_own_ring
@@ -26,7 +27,7 @@ from esper.checkpoint.reading import read_regular
 from esper.checkpoint.references import AttachmentRef, CheckpointRef, Rejection
 from esper.checkpoint.rekeying import Rekeyed, due, missing_keys, rekey, resting_on
 from esper.checkpoint.retention import BASELINE
-from esper.checkpoint.ring_file import open_key_ring, replace_key_ring, require_ring_file
+from esper.checkpoint.ring_file import key_ring_to_change, open_key_ring, replace_key_ring
 from esper.checkpoint.rng import Generator, capture_rng, drawn_apart, restore_rng
 from esper.checkpoint.sealed import SealedFolder
 from esper.checkpoint.settings import CheckpointSettings
@@ -101,9 +102,11 @@ __all__ = [
     "drawn_apart",
     "due",
     "encode",
+    "explained",
     "file_pieces",
     "from_json",
     "holds_checkpoints",
+    "key_ring_to_change",
     "load_sharded",
     "load_tensors",
     "load_trainer",
@@ -116,7 +119,6 @@ __all__ = [
     "rekey",
     "replace_key_ring",
     "require_own_ring",
-    "require_ring_file",
     "resting_on",
     "restore_rng",
     "restore_trainer",

@@ -269,7 +269,7 @@ def rewrap(path: Path, ring: KeyRing, storage: Storage = POSIX) -> bool:
 
 @dataclass(frozen=True)
 class Rewrapped:
-    """What became of the encrypted files below a directory.
+    """What became of the encrypted ones of some files.
 
     Attributes:
         count: headers that were written.
@@ -282,15 +282,15 @@ class Rewrapped:
     failed: tuple[str, ...]
 
 
-def rewrap_all(directory: Path, ring: KeyRing, storage: Storage = POSIX) -> Rewrapped:
-    """Wraps the keys of all encrypted files below a directory by the primary key."""
+def rewrap_all(paths: Iterable[Path], ring: KeyRing, storage: Storage = POSIX) -> Rewrapped:
+    """Wraps the keys of those of some files that are encrypted by the primary key."""
     count, healed, failed = 0, [], []
-    for path in sorted(directory.rglob("*")):
+    for path in paths:
         try:
-            if path.is_symlink() or not path.is_file() or not is_encrypted(path):
+            if not path.is_file() or not is_encrypted(path):
                 continue
             weak = weakness(path, ring)
-            count += rewrap(path, ring, storage)
+            count += rewrap(path.resolve(), ring, storage)  # a link leads to what is read there
             healed += [f"{path}: {weak}"] if weak else []
         except (CheckpointCorrupt, OSError) as error:
             failed.append(f"{path}: {error}")

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import binascii
+import fcntl
 import os
 import re
 import secrets
 import shlex
 import stat
 import subprocess
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from io import FileIO
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -47,18 +50,37 @@ def ring_path(run_dir: Path, environment: Mapping[str, str] = os.environ) -> Pat
     return Path(named) if named else run_dir / "keys" / "ring.json"
 
 
-def require_ring_file(run_dir: Path, environment: Mapping[str, str] = os.environ) -> Path:
-    """The file that a change of the ring is written to.
+@contextmanager
+def key_ring_to_change(
+    run_dir: Path, environment: Mapping[str, str] = os.environ
+) -> Iterator[tuple[Path, KeyRing]]:
+    """The ring of a run and the file that a change of it is written to, for one process at a time.
+
+    Runs may share a ring, so that the lock of a run is not enough: of two changes at once, one would be lost,
+    and with it all that it has wrapped. Where the file is a link, it is the one that the link leads to.
 
     Raises:
-        ConfigError: the ring comes from a command.
+        CheckpointMissing: there is none.
+        ConfigError: the ring comes from a command, cannot be read or written, or another process changes it.
     """
     if command := _command(environment):
         raise ConfigError(
             f"The key ring comes from a command ({command[0]}, by {ENVIRONMENT_VARIABLE}), so it is changed "
             "where that keeps it. Nothing was changed."
         )
-    return ring_path(run_dir, environment)
+    open_key_ring(run_dir, environment=environment)  # refuses what is missing, no ring, or open to others
+    path = ring_path(run_dir, environment).resolve()
+    try:
+        file = path.open("r+b", buffering=0)
+    except OSError as error:
+        raise ConfigError(f"The key ring {path} cannot be changed: {error.strerror}.") from error
+    with file:
+        if not _is_locked(file, path):
+            raise ConfigError(
+                f"The key ring {path} is being changed by another process. Nothing was changed: try again "
+                "when that is over."
+            )
+        yield path, read_key_ring(path)
 
 
 def open_key_ring(
@@ -123,10 +145,29 @@ def read_key_ring(path: Path) -> KeyRing:
         return _read(file.read(MAX_RING_BYTES), str(path))
 
 
+def _is_locked(file: FileIO, path: Path) -> bool:
+    """Locks an open file, and sees whether it is still that of its name: a change puts another one there."""
+    try:
+        fcntl.flock(file.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return os.path.samestat(os.fstat(file.fileno()), path.stat())
+    except (BlockingIOError, FileNotFoundError):
+        return False
+    except OSError as error:
+        raise ConfigError(f"The key ring {path} cannot be locked: {error.strerror}.") from error
+
+
 def _command(environment: Mapping[str, str]) -> list[str]:
     """The words of the command that supplies the ring; none where a file does."""
     named = environment.get(ENVIRONMENT_VARIABLE, "")
-    return shlex.split(named.removeprefix(COMMAND_PREFIX)) if named.startswith(COMMAND_PREFIX) else []
+    if not named.startswith(COMMAND_PREFIX):
+        return []
+    try:
+        words = shlex.split(named.removeprefix(COMMAND_PREFIX))
+    except ValueError as error:
+        raise ConfigError(f"{ENVIRONMENT_VARIABLE} is no command: {error} in {named!r}.") from error
+    if not words:
+        raise ConfigError(f"{ENVIRONMENT_VARIABLE} names no command behind {COMMAND_PREFIX!r}.")
+    return words
 
 
 def _supplied(command: Sequence[str]) -> KeyRing:

@@ -37,6 +37,8 @@ def audit_table(facts: Mapping[str, Any], *, is_whole: bool = False) -> Renderab
     body = [*(left_out if hidden else []), cells] if rows else [Text("  Nothing has happened yet.")]
     cycles = cycle_list(facts, is_whole=is_whole)
     head = _head(facts, f"{figures.things(len(rows), 'event')}, {_CHECKED}")
+    if facts["problems"] and not rows:  # nobody knows what has happened
+        return Group(*head)
     return Group(*head, *body, *cycles, *worker_table(facts.get("workers", ())))
 
 

@@ -80,31 +80,26 @@ def change_keys(
         ConfigError: there is no such key, or it is in a state that does not allow it; nothing was changed.
         CheckpointError: the run is training, or the audit cannot be written; nothing was changed.
     """
-    from esper.checkpoint import (
-        CheckpointStore,
-        due,
-        open_key_ring,
-        rekey,
-        replace_key_ring,
-        require_ring_file,
-    )
+    from esper.checkpoint import CheckpointStore, due, explained, key_ring_to_change, rekey, replace_key_ring
     from esper.nissa import acts
 
-    rows = {row["key"]: row for row in key_rows(run)}
-    path, ring = require_ring_file(run), open_key_ring(run)
-    changed = _changed(ring, change, key)
-    named = changed.primary.id if key is None else key
-    lost = rows[named]["commits"] if change in ("disable", "destroy") else []
-    if lost:
-        confirm(lost)
-    with CheckpointStore(run, keyring=ring) as store:
-        is_new = change in ("rotate", "promote")
-        if changed != ring:
-            store.audit.emit(acts.KeyChanged(_DONE[change], named, changed.primary.id))
-        if is_new and (manifests := due(run, changed)):
-            store.audit.emit(acts.SealedAgain(changed.primary.id, manifests))
-        replace_key_ring(path, changed)
-        done = rekey(run, changed) if is_new else None
+    with key_ring_to_change(run) as (path, ring):
+        rows = {row["key"]: row for row in key_rows(run)}
+        changed = _changed(ring, change, key)
+        named = changed.primary.id if key is None else key
+        lost = rows[named]["commits"] if change in ("disable", "destroy") else []
+        if lost:
+            confirm(lost)
+        with CheckpointStore(run, keyring=ring) as store:
+            is_new = change in ("rotate", "promote")
+            if changed != ring:
+                store.audit.emit(acts.KeyChanged(_DONE[change], named, changed.primary.id))
+            if manifests := due(run, changed) if is_new else {}:
+                store.audit.emit(acts.SealedAgain(changed.primary.id, manifests))
+            told = f"though the audit tells by now that key {named} is {_DONE[change]}"
+            with explained(f"The key ring {path} could not be replaced durably, {told}"):
+                replace_key_ring(path, changed)
+            done = rekey(run, changed, manifests) if is_new else None
     facts = {
         "key": named,
         "change": _DONE[change],

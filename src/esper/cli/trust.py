@@ -76,7 +76,7 @@ def audit_export(run: Target, out: Out = None, as_json: AsJson = False) -> None:
     if out is not None:
         output.write_new(out, lines)
         facts = {"file": str(out), "events": len(documents)}
-        output.show(f"{out} holds {len(documents)} events.", facts, as_json)
+        output.show(f"{out} holds {figures.things(len(documents), 'event')}.", facts, as_json)
     elif as_json:
         output.show("", documents, as_json)
     else:
@@ -172,9 +172,9 @@ def _change(run: Path, change: Change, key: str | None, *, yes: bool, as_json: b
     if not facts["is_changed"]:
         text = f"Key {facts['key']} is the primary one already; the ring was not changed."
     if facts["resealed"]:
-        text += (
-            f" It vouches for {facts['resealed']} manifest(s) as well, so nothing rests on older keys alone."
-        )
+        is_all = not facts["not_resealed"] and not facts["not_rewrapped"]
+        so = ", so nothing rests on older keys alone" if is_all else ""
+        text += f" It vouches for {facts['resealed']} manifest(s) as well{so}."
     if facts["not_resealed"]:
         text += " It does not vouch for these manifests: " + "; ".join(facts["not_resealed"])
     if facts["rewrapped"]:
