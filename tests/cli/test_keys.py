@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import errno
+import io
 import json
 import os
 import shutil
 import stat
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from esper.checkpoint import HEADER_BYTES, SLOTS, CheckpointStore, key_ring_to_change, open_key_ring
+from esper.cli.main import main
 from esper.errors import CheckpointError
 from esper.nissa import acts
 from esper.runs.network import load
@@ -317,3 +320,14 @@ def test_a_ring_that_cannot_be_replaced_is_said_to_be_that(
     assert "the disk is full" in said
     monkeypatch.undo()
     assert len(keys(run)) == 1
+
+
+def test_the_name_of_a_run_need_not_be_text(run: Path, tmp_path: Path) -> None:
+    strange = run.rename(tmp_path / "no text \udcff")
+    written = io.BytesIO()
+    out = io.TextIOWrapper(written, "utf-8")
+    with redirect_stdout(out), pytest.raises(SystemExit) as ended:
+        main(("audit", "verify", str(strange)))
+    out.flush()
+    assert ended.value.code == 0
+    assert b"no text \xff/audit.sqlite: intact" in written.getvalue()

@@ -6,6 +6,7 @@ import sys
 import textwrap
 import traceback
 from collections.abc import Sequence
+from io import TextIOWrapper
 from typing import Annotated
 
 import typer
@@ -106,6 +107,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     Args:
         arguments: what the user typed after `esper`; taken from the process when not given.
     """
+    if isinstance(sys.stdout, TextIOWrapper):
+        sys.stdout.reconfigure(errors="surrogateescape")  # the name of a file need not be text
     words = list(sys.argv[1:] if arguments is None else arguments)
     debug = DEBUG_FLAG in words
     try:

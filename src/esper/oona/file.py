@@ -7,7 +7,6 @@ import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from urllib.parse import quote
 
 from esper.errors import BusError
 
@@ -63,7 +62,7 @@ class JournalFile:
         with self._clearly():
             _make(path)
             # Percent signs and question marks mean something in a URI.
-            address = f"file:{quote(str(path.absolute()))}?mode=rwc"
+            address = f"{path.absolute().as_uri()}?mode=rwc"
             self._connection = sqlite3.connect(
                 address, _WAIT_SECONDS, isolation_level=None, check_same_thread=False, uri=True
             )

@@ -69,6 +69,13 @@ def told(run: Path) -> str:
     return "; ".join(f.text for f in AuditReader(CheckpointCatalog(run, RING), RING).report.findings)
 
 
+@pytest.mark.parametrize("name", ["{}/no text \udcff", "{}/50%41?mode=rwc#1", "/{}/two slashes"])
+def test_an_audit_is_read_whatever_its_run_is_called(tmp_path: Path, name: str) -> None:
+    run = Path(name.format(tmp_path))
+    written(run)
+    assert AuditReader(CheckpointCatalog(run, RING), RING).report.entries == 9
+
+
 def test_what_nobody_touched_is_intact(tmp_path: Path) -> None:
     written(tmp_path)
     report = AuditReader(CheckpointCatalog(tmp_path, RING), RING).report

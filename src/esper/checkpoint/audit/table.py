@@ -9,7 +9,6 @@ import stat
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
-from urllib.parse import quote
 
 from esper.checkpoint.storage import POSIX, settle_names
 from esper.errors import CheckpointError
@@ -109,7 +108,9 @@ def snapshot(path: Path) -> Iterator[AuditSnapshot]:
     mode = "mode=ro" if path.with_name(f"{path.name}-wal").exists() else "immutable=1"
     try:
         with closing(
-            sqlite3.connect(f"file:{quote(str(path))}?{mode}", _WAIT_SECONDS, isolation_level=None, uri=True)
+            sqlite3.connect(
+                f"{path.absolute().as_uri()}?{mode}", _WAIT_SECONDS, isolation_level=None, uri=True
+            )
         ) as connection:
             # What a stranger may have put into the file runs nothing, and is nothing but these tables.
             connection.execute("PRAGMA trusted_schema = OFF")
