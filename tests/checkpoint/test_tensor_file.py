@@ -123,9 +123,12 @@ def test_a_tensor_that_cannot_be_stored_is_named(tensor: torch.Tensor, says: str
         lay_out({"x.y": tensor})
 
 
-def test_the_name_that_safetensors_keeps_is_refused() -> None:
-    with pytest.raises(CheckpointError, match="keeps for itself"):
-        lay_out({"__metadata__": torch.zeros(1)})
+@pytest.mark.parametrize(
+    ("name", "says"), [("__metadata__", "keeps for itself"), ("half \ud800", "a lone surrogate")]
+)
+def test_a_name_that_safetensors_would_not_read_back_is_refused(name: str, says: str) -> None:
+    with pytest.raises(CheckpointError, match=says):
+        lay_out({name: torch.zeros(1)})
 
 
 def test_a_header_that_is_too_large_is_refused_when_writing() -> None:

@@ -26,3 +26,10 @@ def test_a_folder_that_is_there_is_left_alone(tmp_path: Path) -> None:
     assert outcome.returncode == 2
     assert "is there already. Nothing was read" in " ".join(outcome.stderr.split())
     assert not list(tmp_path.iterdir())
+
+
+def test_an_error_of_the_system_is_told_without_its_number(tmp_path: Path) -> None:
+    outcome = esper("import", str(tmp_path / "net.pt"), "-o", str(tmp_path / ("a" * 300)))
+    assert outcome.returncode == 2
+    assert outcome.stderr.endswith("File name too long.\n")
+    assert "Errno" not in outcome.stderr

@@ -161,6 +161,8 @@ def _check(name: str, tensor: torch.Tensor) -> None:
         found = f"has type {tensor.dtype}"
     elif name == "__metadata__":
         found = "has a name that safetensors keeps for itself"
+    elif any("\ud800" <= sign <= "\udfff" for sign in name):
+        found = "has a name with half a character (a lone surrogate), which safetensors does not read back"
     if found is not None:
         raise CheckpointError(
             f"Tensor {name!r} cannot be stored: it {found}. Dense tensors with data of these types are "

@@ -126,8 +126,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def _paragraph(error: Exception) -> str | None:
     """What went wrong, for people; None for an error of Esper itself."""
     place = users_line(error)
-    if isinstance(error, EsperError) or (isinstance(error, OSError) and not place):
+    if isinstance(error, EsperError):
         return str(error)
+    if isinstance(error, OSError) and not place:
+        where = "" if error.filename is None else f"{error.filename}: "
+        return f"{where}{error.strerror or error}."
     if not place:
         return None
     return (
