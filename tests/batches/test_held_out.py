@@ -74,7 +74,7 @@ def test_a_last_single_sample_is_left_out() -> None:
     assert numbers((*kept.calibration, *kept.validation)) == list(range(8))
 
 
-@pytest.mark.parametrize("sizes", [[], [1], [4], [1, 1, 1], [5]])
+@pytest.mark.parametrize("sizes", [[], [0], [1], [4], [1, 1, 1], [0, 5]])
 def test_too_few_samples_are_refused(sizes: list[int]) -> None:
     with pytest.raises(ConfigError, match=r"too few.* 20 samples are used"):
         hold_out(numbered(sizes), SMALL)

@@ -84,7 +84,8 @@ def divided(batch: Any, size: int, *, can_split: bool = True) -> list[Any]:
     if not can_split or len(sizes) != 1:
         return [batch]
     total = sizes.pop()
-    starts = [start for start in range(0, total, size) if total - start > 1 or start == 0]
+    # An empty batch is one part.
+    starts = [start for start in range(0, total or 1, size) if total - start > 1 or start == 0]
     return [rows_of(batch, *ends) for ends in zip(starts, [*starts[1:], total], strict=True)]
 
 
