@@ -96,6 +96,9 @@ class LiveNetwork:
         self.free = free
         """Axes of inputs whose size may differ from batch to batch."""
         self._sample, self._layers = sample, layers
+        self._followers: Mapping[str, str] | None = (
+            None  # known from the first look: what averages drifts apart
+        )
         self._look((optimizer,))
         self.refused = refusals(self.model, self.anatomy, self.inputs)
         """Groups that the network's own code does not let be cut, and why: by name, until something grows."""
@@ -119,7 +122,14 @@ class LiveNetwork:
     def _look(self, optimizers: Sequence[Optimizer]) -> None:
         """Traces the network: from now on this is what it is, and nothing is masked."""
         begun = time.perf_counter()
-        look = Look.at(self.model, self._sample, self.loss, layers=self._layers, free=self.free)
+        look = Look.at(
+            self.model,
+            self._sample,
+            self.loss,
+            layers=self._layers,
+            free=self.free,
+            followers=self._followers,
+        )
         for name, line in changed_inputs(look.traced.program).items():
             raise UntraceableError(
                 f"The network (or its loss) writes into its input {name} ({line}), so held-out batches would "
@@ -127,6 +137,7 @@ class LiveNetwork:
                 "or begin with `x = x.clone()`."
             )
         self.seen, self.anatomy, self.inputs = look, look.anatomy, look.inputs
+        self._followers = look.traced.followers
         self.graph = Twin.of(look.traced)
         self.twin = self.graph.to_bytes()
         self.masks = MaskKeeper(self.model, self.anatomy, optimizers, self.companions)
@@ -161,7 +172,14 @@ class LiveNetwork:
     def admits(self) -> str:
         """Why the network as it stands could not be looked after ('' if it could): tried, not kept."""
         try:
-            Look.at(self.model, self._sample, self.loss, layers=self._layers, free=self.free)
+            Look.at(
+                self.model,
+                self._sample,
+                self.loss,
+                layers=self._layers,
+                free=self.free,
+                followers=self._followers,
+            )
         except StructureError as error:
             return f"the network with it cannot be traced: {error}"
         return ""

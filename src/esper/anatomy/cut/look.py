@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -50,6 +50,7 @@ class Look:
         layers: bool = False,
         allow_approximate: bool = False,
         free: frozenset[tuple[int, int]] = frozenset(),
+        followers: Mapping[str, str] | None = None,
     ) -> Look:
         """Looks at a network.
 
@@ -60,11 +61,12 @@ class Look:
             layers: whether whole residual layers are units too; that needs a loss.
             allow_approximate: whether units may go that normalizations run over.
             free: axes of inputs whose size may differ from batch to batch; see `trace`.
+            followers: frozen copies, where they are known from before training; see `trace`.
 
         Raises:
             UntraceableError: it cannot be exported.
         """
-        traced, network = trace(model, sample, loss, free=free), bare(model)
+        traced, network = trace(model, sample, loss, free=free, followers=followers), bare(model)
         anatomy = anatomy_of(traced, network, allow_approximate=allow_approximate)
         if layers:
             own = {**dict(network.named_parameters()), **dict(network.named_buffers()), **loss_tensors(loss)}
@@ -95,9 +97,12 @@ class Look:
         """
         if as_program:
             made = cut_program(self.network, self.anatomy, self.everything, self.inputs, blocks=blocks)
-            traced = traced_as(made.program, self.network)
+            traced = replace(traced_as(made.program, self.network), followers=self.traced.followers)
             anatomy = anatomy_of(traced, self.network, allow_approximate=self.is_approximate)
             return replace(self, traced=traced, anatomy=anatomy)
         less = copied(self.network)
         cut(less, self.anatomy, self.everything, replace(self.inputs, is_quick=True), blocks=blocks)
-        return Look.at(less, sample, loss, allow_approximate=self.is_approximate, free=self.free)
+        known = self.traced.followers
+        return Look.at(
+            less, sample, loss, allow_approximate=self.is_approximate, free=self.free, followers=known
+        )

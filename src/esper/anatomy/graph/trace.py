@@ -18,6 +18,7 @@ from esper.anatomy.graph.chosen import Counts, chosen_rows, concrete, keep_parts
 from esper.anatomy.graph.composing import compose
 from esper.anatomy.graph.coupling import couples_samples, grows_twice, inputs_of, takes_neighbors
 from esper.anatomy.graph.exporting import exporting
+from esper.anatomy.graph.followers import followers_in
 from esper.anatomy.graph.inlining import inline_regions
 from esper.anatomy.graph.lowering import lowered
 from esper.anatomy.graph.recurrence import exported
@@ -55,6 +56,8 @@ class Traced:
     is_coupled: bool = False
     counts: Counts = field(default_factory=dict)
     """What sizes stand for that depend on values."""
+    followers: Mapping[str, str] = field(default_factory=dict)
+    """Parameters of frozen copies, by name, and the trained ones that they are cut like."""
 
 
 class _Step(nn.Module):
@@ -95,7 +98,14 @@ def without_caches(output: Any) -> Any:
     return output
 
 
-def trace(model: nn.Module, sample: Any, loss: Loss | None = None, *, free: Axes = frozenset()) -> Traced:
+def trace(
+    model: nn.Module,
+    sample: Any,
+    loss: Loss | None = None,
+    *,
+    free: Axes = frozenset(),
+    followers: Mapping[str, str] | None = None,
+) -> Traced:
     """Exports `model` (with `loss`, if given) in eval mode; the model is left untouched.
 
     Args:
@@ -105,6 +115,7 @@ def trace(model: nn.Module, sample: Any, loss: Loss | None = None, *, free: Axes
         loss: `loss(output, target)`, a scalar.
         free: axes beside that of samples whose size may differ from batch to batch, where the code lets them;
             see `esper.batches.varying_axes`.
+        followers: frozen copies, where they are known from before training; None: what holds the same now.
 
     Raises:
         UntraceableError: the exporter cannot follow the code, and the message names the line; or a parameter
@@ -114,10 +125,11 @@ def trace(model: nn.Module, sample: Any, loss: Loss | None = None, *, free: Axes
     model = bare(model)
     with gathered(model):
         check_tensors(model)
+        known = followers_in(model) if followers is None else followers
         if free:
             with suppress(UntraceableError, ConfigError):  # the code fixes such an axis, or something else
-                return _traced(model, sample, loss, free)
-        return _traced(model, sample, loss, frozenset())
+                return replace(_traced(model, sample, loss, free), followers=known)
+        return replace(_traced(model, sample, loss, frozenset()), followers=known)
 
 
 def _traced(model: nn.Module, sample: Any, loss: Loss | None, free: Axes) -> Traced:

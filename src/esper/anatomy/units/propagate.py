@@ -58,6 +58,7 @@ def propagate(traced: Traced, *, allow_approximate: bool = False) -> Propagation
     run = _Run(traced, allow_approximate)
     with torch.device("cpu"):  # whatever the user's default device is, labels live here
         run.freeze_output(run.graph(traced.program.graph))
+        run.tie(traced.followers)
     if traced.has_loss:  # what a loss computes (by a network of its own, perhaps) is no work of this network
         outside = _outside_the_network(traced.program.graph)
         run.notes.products[:] = [p for p in run.notes.products if p.node.partition("/")[0] not in outside]
@@ -221,6 +222,13 @@ class _Run:
     def _shapes(self, value: Any) -> tuple[tuple[int, ...], ...]:
         values = value if isinstance(value, (list, tuple)) else [value]
         return tuple(tuple(map(self._number, v.shape)) for v in values if isinstance(v, Tensor))
+
+    def tie(self, followers: Mapping[str, str]) -> None:
+        """Coordinates of copies go with those of the originals."""
+        for name, original in followers.items():
+            if name in self.axes and original in self.axes:
+                for own, other in zip(self.axes[name], self.axes[original], strict=True):
+                    self.space.unite(own, other, f"{name} follows {original}")
 
     def freeze_output(self, result: Any) -> None:
         for flow in pytree.tree_leaves(result):

@@ -1,0 +1,37 @@
+"""Parts of a network that follow other parts of it: frozen copies, such as the encoders of BYOL and MoCo."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import nn
+
+
+def followers_in(model: nn.Module) -> dict[str, str]:
+    """Parameters of frozen copies of what is trained, by name: the parameter that each is a copy of.
+
+    A loop that averages a part into its copy goes through both side by side, so they are to be cut alike.
+    """
+    parts = [(f"{path}." if path else "", part) for path, part in model.named_modules()]
+    held = [(path, type(part), dict(part.named_parameters())) for path, part in parts]
+    trained = [entry for entry in held if any(p.requires_grad for p in entry[2].values())]
+    found: dict[str, str] = {}
+    for path, kind, own in held:  # the largest parts come first
+        if any(p.requires_grad for p in own.values()) or f"{path}{next(iter(own), '')}" in found:
+            continue
+        for other, other_kind, theirs in trained:
+            if kind is other_kind and _is_copy(own, theirs):
+                found.update({path + name: other + name for name in own})
+                break
+    return found
+
+
+def _is_copy(own: Mapping[str, nn.Parameter], theirs: Mapping[str, nn.Parameter]) -> bool:
+    """Whether they hold the same numbers, and some that are not like this by chance: all ones, all zeros."""
+    if own.keys() != theirs.keys() or any(p.shape != theirs[name].shape for name, p in own.items()):
+        return False
+    drawn = [p for p in own.values() if p.dim() > 1 and p.device.type != "meta" and p.numel()]
+    return any(bool((p != p.flatten()[0]).any()) for p in drawn) and all(
+        p.device == theirs[name].device and torch.equal(p, theirs[name]) for name, p in own.items()
+    )
