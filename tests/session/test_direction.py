@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from esper.session.direction import direction_of
+from esper.session.metrics import direction_of
 
 
 @pytest.mark.parametrize(

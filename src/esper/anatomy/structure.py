@@ -252,6 +252,10 @@ class Anatomy:
         shapes = {t.name: t.shape for t in self.tensors} if keep is None else self.kept_shapes(keep)
         return sum(int(np.prod(shapes[t.name])) for t in self.tensors if t.is_parameter)
 
+    def counts(self, units: BoolArray) -> IntArray:
+        """How many units of every group a mask marks: shape [groups]."""
+        return np.bincount(self.group_of[units], minlength=len(self.groups)).astype(np.int64)
+
     def flops(self, keep: BoolArray | None = None) -> float:
         """Floating-point operations of one forward pass of one sample: 2 per multiply-add."""
         if keep is not None:

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
+from esper.anatomy import Anatomy
+from esper.anatomy.twin import Twin
 from esper.arrays import FloatArray, IntArray
 from esper.elesh.blocks import BlockMeasures, measure_blocks
 from esper.elesh.case import Case, open_case, read_data
@@ -43,9 +47,7 @@ def find_units(
     case: Case, groups: Sequence[int], activation_threshold: float, redundancy_threshold: float
 ) -> UnitFindings:
     """Measures all units of some groups on the calibration batches."""
-    opened = open_case(case)
-    anatomy, twin, state = opened.anatomy, opened.twin, opened.masked_state(opened.keep)
-    batches = usable(twin, read_data(case.data)[1].calibration)
+    twin, anatomy, state, batches = _looked_at(case)
     measures = measure_units(
         twin, anatomy, state, batches, groups, threshold=activation_threshold, with_moments=True
     )
@@ -89,13 +91,16 @@ def find_magnitudes(case: Case) -> FloatArray:
 
 def find_heads(case: Case) -> list[HeadPatterns]:
     """The patterns of every attention on the calibration batches."""
-    opened = open_case(case)
-    batches = usable(opened.twin, read_data(case.data)[1].calibration)
-    return measure_heads(opened.twin, opened.anatomy, opened.masked_state(opened.keep), batches)
+    return measure_heads(*_looked_at(case))
 
 
 def find_blocks(case: Case) -> list[BlockMeasures]:
     """What every residual block does to its stream, and what it would cost to leave it out."""
+    return measure_blocks(*_looked_at(case))
+
+
+def _looked_at(case: Case) -> tuple[Twin, Anatomy, dict[str, Tensor], list[Any]]:
+    """The network as it is masked, and the calibration batches as it takes them."""
     opened = open_case(case)
     batches = usable(opened.twin, read_data(case.data)[1].calibration)
-    return measure_blocks(opened.twin, opened.anatomy, opened.masked_state(opened.keep), batches)
+    return opened.twin, opened.anatomy, opened.masked_state(opened.keep), batches

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from esper.arrays import FloatArray, IntArray
 from esper.errors import EvidenceError
-from esper.importance.scores import rank_normalize
+from esper.importance.scores import rank_normalize, weighted_mean
 
 _UNMEASURED, _TOP = -1, 32767
 
@@ -90,7 +90,9 @@ class UnitHistory:
         # Weights momentum^age, [epochs, 1]. The mean divides by the weights of the epochs that measured the
         # unit.
         ages = self._epochs[-1:] - self._epochs
-        return _mean(self._ranks(self.num_epochs), (self._momentum ** ages.astype(np.float64))[:, None])
+        return weighted_mean(
+            self._ranks(self.num_epochs), (self._momentum ** ages.astype(np.float64))[:, None]
+        )
 
     def trend(self, window: int = 50) -> ImportanceTrend:
         """How ranks moved in the last `window` epochs that are remembered."""
@@ -102,7 +104,7 @@ class UnitHistory:
         # ends it.
         times = np.where(is_measured, self._epochs[-len(ranks) or None :, None][: len(ranks)], np.nan)
         ones = np.ones((len(ranks), 1))
-        middle, average = _mean(times, ones), _mean(ranks, ones)
+        middle, average = weighted_mean(times, ones), weighted_mean(ranks, ones)
         # Least squares around each unit's own middle: covariance of time and rank over variance of time,
         # [units].
         offset, deviation = np.nan_to_num(times - middle), np.nan_to_num(ranks - average)
@@ -198,12 +200,3 @@ def _packed(ranks: FloatArray) -> NDArray[np.int16]:
         is_measured, np.rint(np.nan_to_num(ranks) * _TOP), _UNMEASURED
     ).astype(np.int16)
     return packed
-
-
-def _mean(values: FloatArray, weights: FloatArray) -> FloatArray:
-    """Weighted mean over the first axis of what is not NaN; NaN where all is."""
-    shares = np.where(np.isfinite(values), weights, 0.0)
-    total = shares.sum(axis=0)
-    sums = (np.nan_to_num(values) * shares).sum(axis=0)
-    means: FloatArray = np.divide(sums, total, out=np.full(total.shape, np.nan), where=total > 0)
-    return means

@@ -212,11 +212,16 @@ def combine(components: Mapping[str, FloatArray], weights: Mapping[str, float]) 
     # [components, units]. A component weighs nothing where it did not measure: the mean is over those that
     # did.
     ranks = np.stack([rank_normalize(scores) for scores in components.values()])
-    shares = np.array([weights[name] for name in components])[:, None] * np.isfinite(ranks)
+    return weighted_mean(ranks, np.array([weights[name] for name in components])[:, None])
+
+
+def weighted_mean(values: FloatArray, weights: FloatArray) -> FloatArray:
+    """The mean over the first axis of what is not NaN; NaN where nothing is, or has a weight."""
+    shares = np.where(np.isfinite(values), weights, 0.0)
     total = shares.sum(axis=0)
-    weighted = (np.nan_to_num(ranks) * shares).sum(axis=0)
-    scores: FloatArray = np.divide(weighted, total, out=np.full(total.shape, np.nan), where=total > 0)
-    return scores
+    sums = (np.nan_to_num(values) * shares).sum(axis=0)
+    means: FloatArray = np.divide(sums, total, out=np.full(total.shape, np.nan), where=total > 0)
+    return means
 
 
 def _moments(found: Mapping[str, tuple[Tensor, float]]) -> SecondMoments | None:

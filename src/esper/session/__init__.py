@@ -1,8 +1,8 @@
 """Training under Esper: a run is attached to or resumed, told of every epoch, and finished."""
 
 from esper.session.attach import attach, resume
-from esper.session.direction import direction_of
 from esper.session.finish import Result
+from esper.session.metrics import direction_of
 from esper.session.session import Session
 from esper.session.together import refused_by_all
 

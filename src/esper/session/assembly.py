@@ -26,11 +26,10 @@ from esper.session.desk import refusals_to
 from esper.session.emergency import Emergency
 from esper.session.growing import Growing
 from esper.session.horizon import Horizon
-from esper.session.kernels import open_kernels
 from esper.session.ledger import Ledger
 from esper.session.log import RunLog
 from esper.session.metrics import Metrics
-from esper.session.pool import open_pool
+from esper.session.pool import open_kernels, open_pool
 from esper.session.saving import Saving
 from esper.session.shared import SharedMemory
 from esper.session.state import entries_of

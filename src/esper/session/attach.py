@@ -42,12 +42,11 @@ from esper.session.admission import (
 )
 from esper.session.assembly import assemble
 from esper.session.ceiling import tell_reach
-from esper.session.direction import check_direction, direction_of
 from esper.session.horizon import epochs_after
-from esper.session.kernels import kernel_pool_ahead
 from esper.session.looking import looked_at
+from esper.session.metrics import check_direction, direction_of
 from esper.session.pace import Pace
-from esper.session.pool import pool_ahead
+from esper.session.pool import kernel_pool_ahead, pool_ahead
 from esper.session.session import Session
 from esper.session.state import RANDOM_OF_RANKS, given_entries
 from esper.session.teaching import check_same

@@ -1,24 +1,35 @@
-"""The worker pool of a session: how many processes, what they import, and when."""
+"""The processes that work for a session: those that analyze, and the one that makes kernels."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 from torch import nn
 
 from esper.anatomy.graph import is_parallel
-from esper.checkpoint import KeyRing
+from esper.checkpoint import KERNELS, CheckpointStore, KeyRing, SealedFolder
 from esper.config import Config
 from esper.elesh import PRELOAD, ready
+from esper.kasmina.seeds import Kernels
 from esper.report import WorkerRow
-from esper.tezzeret import PRELOAD as KERNELS
-from esper.workers import Ending, InlinePool, LocalPool, WorkerHealth, WorkerPool, WorkerTask, workers_needed
+from esper.session.undoing import undone_on_error
+from esper.tezzeret import PRELOAD as FOR_KERNELS
+from esper.tezzeret import KernelShelf, Tezzeret
+from esper.workers import (
+    Ending,
+    InlinePool,
+    LocalPool,
+    WorkerHealth,
+    WorkerPool,
+    WorkerTask,
+    can_copy,
+    workers_needed,
+)
 
 
-@contextmanager
-def pool_ahead(config: Config, probe: object, model: nn.Module) -> Iterator[WorkerPool | None]:
+def pool_ahead(config: Config, probe: object, model: nn.Module) -> AbstractContextManager[WorkerPool | None]:
     """A pool that is opened before the network is traced and before any key is read.
 
     Workers are copies of this process, whose imports the trace needs too, or import torch meanwhile at low
@@ -31,12 +42,28 @@ def pool_ahead(config: Config, probe: object, model: nn.Module) -> Iterator[Work
     pool = open_pool(config, model, may_copy=may_copy) if is_asked else None
     if pool is not None and not isinstance(pool, InlinePool):
         pool.submit(WorkerTask(ready))
-    try:
+    return _closed_on_error(pool)
+
+
+def kernel_pool_ahead(
+    config: Config, probe: object, policy: object
+) -> AbstractContextManager[WorkerPool | None]:
+    """The worker that kernels are made in, where it is ready before the first one is asked for.
+
+    That is where something will surely grow, or where a copy of this process, which starts in milliseconds,
+    can be made: before any key is read. Otherwise it starts with the first kernel.
+    """
+    may_copy = not KeyRing.was_held
+    will_grow = policy is not None or config.strategy.policy != "none"
+    is_asked = probe is not None and config.analysis.workers != 0
+    is_asked = is_asked and (will_grow or (may_copy and can_copy()))
+    return _closed_on_error(LocalPool(1, FOR_KERNELS, may_copy=may_copy) if is_asked else None)
+
+
+@contextmanager
+def _closed_on_error(pool: WorkerPool | None) -> Iterator[WorkerPool | None]:
+    with nullcontext() if pool is None else undone_on_error(pool.close):
         yield pool
-    except BaseException:
-        if pool is not None:
-            pool.close()
-        raise
 
 
 def open_pool(config: Config, model: nn.Module, *, may_copy: bool = False) -> WorkerPool:
@@ -51,7 +78,28 @@ def open_pool(config: Config, model: nn.Module, *, may_copy: bool = False) -> Wo
         parameters = sum(parameter.numel() for parameter in model.parameters())
         needed = workers_needed(parameters, len(pruning.schedule.levels), seconds)
         workers = max(min(4, (os.cpu_count() or 1) - 1), needed, 1)
-    return LocalPool(workers, (*PRELOAD, *KERNELS), may_copy=may_copy) if workers else InlinePool()
+    return LocalPool(workers, (*PRELOAD, *FOR_KERNELS), may_copy=may_copy) if workers else InlinePool()
+
+
+def open_kernels(
+    config: Config, store: CheckpointStore, ring: KeyRing, pool: WorkerPool | None = None
+) -> Kernels:
+    """Kernels of one run.
+
+    Args:
+        config: what they may take. Where analyses have no process (`analysis.workers = 0`) they have none.
+        store: whose run they are of.
+        ring: seals them.
+        pool: started ahead; None: a process starts when the first kernel is asked for.
+    """
+    settings, is_apart = config.kernels, config.analysis.workers != 0
+    folder = SealedFolder(store.run_dir / KERNELS, ring, store.identity)
+    shelf = KernelShelf(folder, settings.cache_kernels, settings.cache_bytes)
+
+    def open_pool() -> WorkerPool:
+        return LocalPool(1, FOR_KERNELS) if is_apart else InlinePool()
+
+    return Kernels(Tezzeret(shelf, open_pool, settings, pool), settings, is_apart=is_apart)
 
 
 def worker_rows(pool: WorkerPool | None) -> tuple[WorkerRow, ...]:

@@ -58,7 +58,7 @@ def _indexes(shape: tuple[int, ...] | None, axis: int, width: int, index: IntArr
 
 def check_connectivity(anatomy: Anatomy, keep: BoolArray) -> Check:
     """Does every group, tensor axis and operator have something left? A layer that goes leaves nothing."""
-    kept = _kept_per_group(anatomy, keep)
+    kept = anatomy.counts(keep)
     # A layer may go as a whole. Its tensors and operators count as if it were there.
     keep = keep | anatomy.is_layer
     empty = [
@@ -91,7 +91,7 @@ def check_floors(anatomy: Anatomy, keep_before: BoolArray, keep_after: BoolArray
         keep_after: units that would be left, shape [units].
         floors: fewest units that each group must keep, shape [groups].
     """
-    before, after = _kept_per_group(anatomy, keep_before), _kept_per_group(anatomy, keep_after)
+    before, after = anatomy.counts(keep_before), anatomy.counts(keep_after)
     below = np.flatnonzero((after < before) & (after < floors))
     text = "Every group stays at or above its floor."
     if below.size:
@@ -99,10 +99,6 @@ def check_floors(anatomy: Anatomy, keep_before: BoolArray, keep_after: BoolArray
         name = anatomy.groups[group].name
         text = f"{name} would keep {after[group]} units, its floor is {floors[group]} ({below.size} such)."
     return Check("floors", below.size == 0, float(below.size), 0.0, text)
-
-
-def _kept_per_group(anatomy: Anatomy, keep: BoolArray) -> IntArray:
-    return np.bincount(anatomy.group_of[keep], minlength=len(anatomy.groups)).astype(np.int64)
 
 
 def check_gradients(before: Measurement, after: Measurement, settings: Settings) -> Check:

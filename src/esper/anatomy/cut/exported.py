@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from torch import Tensor, fx, nn
 from torch.export import ExportedProgram
 
+from esper.anatomy.graph import parts_of
 from esper.anatomy.proof import Inputs, deep_copy
 from esper.anatomy.twin import deployed
 from esper.errors import NotEquivalentError
@@ -19,11 +20,6 @@ def state_of(program: ExportedProgram) -> dict[str, Tensor]:
     """What a program holds."""
     held = {**program.constants, **program.state_dict}
     return {name: value for name, value in held.items() if isinstance(value, Tensor)}
-
-
-def parts_of(program: ExportedProgram) -> list[fx.GraphModule]:
-    """The graph and those inside it."""
-    return [part for part in program.graph_module.modules() if isinstance(part, fx.GraphModule)]
 
 
 def module_of(program: ExportedProgram, state: State) -> fx.GraphModule:

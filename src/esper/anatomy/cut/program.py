@@ -14,11 +14,11 @@ import numpy as np
 from torch import Tensor, fx, nn
 from torch.export import ExportedProgram
 
-from esper.anatomy.cut.exported import State, module_of, parts_of, state_of, traced_again
+from esper.anatomy.cut.exported import State, module_of, state_of, traced_again
 from esper.anatomy.cut.layers import Omission, block_names, forget_unread, traced_for
 from esper.anatomy.cut.result import Cut
 from esper.anatomy.cut.rewriting import rewrite
-from esper.anatomy.graph import Traced, lowered, traced_as
+from esper.anatomy.graph import Traced, lowered, parts_of, traced_as
 from esper.anatomy.proof import Graph, Inputs, Reference, kept_indices, prove, select, why_random
 from esper.anatomy.structure import Anatomy
 from esper.anatomy.twin import deployed, shrink

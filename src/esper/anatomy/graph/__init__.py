@@ -3,7 +3,7 @@
 from esper.anatomy.graph.admission import changed_inputs, check_tensors, check_values
 from esper.anatomy.graph.chosen import chosen_rows, concrete
 from esper.anatomy.graph.exporting import exporting
-from esper.anatomy.graph.lowering import is_in_place, is_view, lowered, operator_name
+from esper.anatomy.graph.lowering import is_in_place, is_view, lowered, operator_name, parts_of
 from esper.anatomy.graph.ranks import (
     group_of,
     is_inside_parallel,
@@ -62,6 +62,7 @@ __all__ = [
     "named_tensors",
     "open_axes",
     "operator_name",
+    "parts_of",
     "primary_output",
     "renew",
     "same_draws",

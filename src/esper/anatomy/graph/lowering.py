@@ -27,7 +27,7 @@ def lowered(program: ExportedProgram, *, with_writes: bool = False) -> ExportedP
     into their inputs or buffers stay as they are.
     """
     table = decompositions({node.target for node in unknown_calls(program)})
-    graphs = [part.graph for part in _parts(program)]
+    graphs = [part.graph for part in parts_of(program)]
     if not table and not any(_writes_into_views(graph, anywhere=with_writes) for graph in graphs):
         return program
     with exporting():
@@ -35,7 +35,7 @@ def lowered(program: ExportedProgram, *, with_writes: bool = False) -> ExportedP
     # A write that reaches an input or a buffer would have become an output more.
     if any(spec.kind is not OutputKind.USER_OUTPUT for spec in written_out.graph_signature.output_specs):
         return program
-    for part in _parts(written_out):
+    for part in parts_of(written_out):
         loosen(part)
     name_outputs(written_out)
     return written_out
@@ -43,13 +43,14 @@ def lowered(program: ExportedProgram, *, with_writes: bool = False) -> ExportedP
 
 def unknown_calls(program: ExportedProgram) -> list[fx.Node]:
     """Calls of operators that have no rule, where that matters: on the way from the network's tensors."""
-    outer, *bodies = [part.graph for part in _parts(program)]
+    outer, *bodies = [part.graph for part in parts_of(program)]
     computed = _computed_from(program.graph_signature.inputs_to_parameters.keys(), outer)
     inside = [node for graph in bodies for node in graph.nodes]  # there everything matters
     return [node for node in (*computed, *inside) if _is_unknown(node)]
 
 
-def _parts(program: ExportedProgram) -> list[fx.GraphModule]:
+def parts_of(program: ExportedProgram) -> list[fx.GraphModule]:
+    """The graph and those inside it."""
     return [part for part in program.graph_module.modules() if isinstance(part, fx.GraphModule)]
 
 

@@ -309,8 +309,7 @@ class LabelSpace:
         axis %= max(len(flow.shape), 1)
         for layer in flow.layers:
             if layer.shape[axis] > 1:
-                others = [a for a in varying_axes(layer) if a != axis]
-                self.freeze(self.conjunction(layer, others), reason)
+                self._fix_places(layer, axis, reason)
 
     def meet(self, left: Flow, right: Flow, reason: str) -> Flow:
         """Two tensors combined element by element (with broadcasting): labels that meet are equal."""
@@ -351,5 +350,9 @@ class LabelSpace:
         labelled = {axis for theirs in other.layers for axis in varying_axes(theirs)}
         for axis in varying_axes(layer):
             if other.shape[axis] > 1 and axis not in labelled:
-                others = [a for a in varying_axes(layer) if a != axis]
-                self.freeze(self.conjunction(layer, others), reason)
+                self._fix_places(layer, axis, reason)
+
+    def _fix_places(self, layer: Tensor, axis: int, reason: str) -> None:
+        """Says that no whole slice of a layer at a place along the axis can go."""
+        others = [other for other in varying_axes(layer) if other != axis]
+        self.freeze(self.conjunction(layer, others), reason)

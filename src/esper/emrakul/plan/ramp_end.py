@@ -15,7 +15,7 @@ from esper.elesh import Evidence
 from esper.emrakul.plan.candidates import Bounds, candidate_blocks, step_sizes
 from esper.emrakul.plan.floors import floors, layers_to_go
 from esper.emrakul.plan.search import Search
-from esper.emrakul.plan.situation import Situation, count_by_group
+from esper.emrakul.plan.situation import Situation
 from esper.emrakul.schedule import Allowance
 from esper.emrakul.settings import Settings, Target
 
@@ -44,13 +44,13 @@ def bounds(situation: Situation, screen: FloatArray, settings: Settings) -> Boun
         return Bounds(lowest, np.maximum(lowest, least), 1, target.fraction, layers, bool(rules.configurable))
     anatomy, kept, everything = situation.anatomy, situation.counts, np.flatnonzero(situation.keep)
     search = _search(situation, screen, settings, target, everything)
-    widths = count_by_group(anatomy, search.keep)
+    widths = anatomy.counts(search.keep)
     may_go = kept - widths
     if 0 < np.minimum(kept, np.ceil(rules.finalist_factor * may_go)).sum() < rules.min_finalists:
         is_ending = kept % step_sizes(anatomy, rules.round_to) > 0
         others = everything[((may_go == 0) | is_ending)[anatomy.group_of[everything]]]
         way_round = _search(situation, screen, settings, target, others)
-        widths = np.minimum(widths, count_by_group(anatomy, way_round.keep))
+        widths = np.minimum(widths, anatomy.counts(way_round.keep))
     widths[anatomy.group_of[anatomy.is_layer]] = 0  # a screen says too little to plan them ahead
     end = max(search.removed_fraction(), target.fraction)
     return Bounds(widths, np.maximum(widths, least), 1, end, layers, bool(rules.configurable))

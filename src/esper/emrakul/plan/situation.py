@@ -47,7 +47,7 @@ class Situation:
     @cached_property
     def counts(self) -> IntArray:
         """Units left in every group: shape [groups]."""
-        return count_by_group(self.anatomy, self.keep)
+        return self.anatomy.counts(self.keep)
 
     @cached_property
     def widths(self) -> IntArray:
@@ -62,11 +62,6 @@ class Situation:
     def removed_fraction(self, cost: CostName) -> float:
         """Share of the original cost that is gone."""
         return self.origin.removed_fraction(self.anatomy, self.keep, cost)
-
-
-def count_by_group(anatomy: Anatomy, units: BoolArray) -> IntArray:
-    """How many units of every group a mask marks: shape [groups]."""
-    return np.bincount(anatomy.group_of[units], minlength=len(anatomy.groups)).astype(np.int64)
 
 
 def alike(anatomy: Anatomy) -> list[list[int]]:

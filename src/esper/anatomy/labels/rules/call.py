@@ -156,6 +156,11 @@ def operators(names: str) -> tuple[str, ...]:
     return tuple(names.split())
 
 
+def with_size(shape: Sequence[int], axis: int, size: int) -> tuple[int, ...]:
+    """The same shape with another size along one axis."""
+    return (*shape[:axis], size, *shape[axis + 1 :])
+
+
 def spread(layer: Tensor, shape: tuple[int, ...]) -> Tensor:
     """A compact layer at the full size of its tensor (a view, nothing is copied)."""
     return layer.expand(torch.Size(shape))

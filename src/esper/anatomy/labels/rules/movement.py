@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from esper.anatomy.labels.labels import Flow, compact, varying_axes, with_rank
-from esper.anatomy.labels.rules.call import Call, Result, Rule, operators, spread
+from esper.anatomy.labels.rules.call import Call, Result, Rule, operators, spread, with_size
 
 ON_LABELS = operators(
     """transpose permute t numpy_T mT adjoint slice split_with_sizes tensor_split repeat flip pixel_shuffle
@@ -171,7 +171,7 @@ def join(call: Call, parts: Sequence[Flow], axis: int) -> Flow:
         chosen.append(along[0] if along else None)
         # Along all other axes the parts meet, as whole slices.
         flat = [call.space.conjunction(layer, [axis]) for layer in part.layers]
-        rest = call.result([layer for layer in flat if varying_axes(layer)], _with(part.shape, axis, 1))
+        rest = call.result([layer for layer in flat if varying_axes(layer)], with_size(part.shape, axis, 1))
         reason = call.reason("joins it with a fixed size")
         across = rest if across is None else call.space.meet(across, rest, reason)
     layers = [] if across is None else list(across.layers)
@@ -194,13 +194,9 @@ def _side_by_side(chosen: list[Tensor | None], sizes: list[int], axis: int) -> T
     widest = [max(layer.shape[n] for layer in present) for n in range(present[0].dim())]
     blocks = []
     for layer, size in zip(chosen, sizes, strict=True):
-        shape = _with(widest, axis, size)
+        shape = with_size(widest, axis, size)
         blocks.append(torch.zeros(shape, dtype=torch.long) if layer is None else layer.expand(shape))
     return compact(torch.cat(blocks, axis))
-
-
-def _with(shape: Sequence[int], axis: int, size: int) -> tuple[int, ...]:
-    return (*shape[:axis], size, *shape[axis + 1 :])
 
 
 def padded(call: Call) -> Result:

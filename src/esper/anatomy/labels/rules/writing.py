@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from esper.anatomy.labels.labels import Flow, varying_axes
-from esper.anatomy.labels.rules.call import Call, Result, Rule, operators
+from esper.anatomy.labels.rules.call import Call, Result, Rule, operators, with_size
 from esper.anatomy.labels.rules.movement import join
 from esper.anatomy.labels.rules.routing import pointed
 
@@ -62,7 +62,7 @@ def _written(call: Call, target: Flow, source: Flow, axis: int, places: Tensor) 
 
 def _picked(flow: Flow, axis: int, places: Tensor) -> Flow:
     """Some coordinates of an axis, in that order."""
-    shape = _with(flow.shape, axis, places.numel())
+    shape = with_size(flow.shape, axis, places.numel())
     layers = [layer.index_select(axis, places) if layer.shape[axis] > 1 else layer for layer in flow.layers]
     return flow.moved(shape, layers)
 
@@ -105,11 +105,7 @@ def _across(call: Call, flow: Flow, axis: int) -> list[Tensor]:
 
 
 def _one(shape: tuple[int, ...], axis: int) -> tuple[int, ...]:
-    return _with(shape, axis, 1)
-
-
-def _with(shape: tuple[int, ...], axis: int, size: int) -> tuple[int, ...]:
-    return (*shape[:axis], size, *shape[axis + 1 :])
+    return with_size(shape, axis, 1)
 
 
 def into_places(call: Call) -> Result:
