@@ -75,7 +75,7 @@ def own_scores(subject: Subject) -> Scores:
                 subject.seen,
                 samples=256,
                 with_frequency=True,
-            )
+            )[0]
         )
         return seen["twin"]
 

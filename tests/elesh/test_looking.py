@@ -174,13 +174,15 @@ def test_without_samples_nothing_is_known() -> None:
     measures = measure_units(twin, anatomy, state, [])
     for values in (measures.slope, measures.predicted(), measures.activation_frequency):
         assert np.isnan(values).all()
-    assert not look_at_twin(twin, anatomy, state, [batch(7, 5)], samples=7, with_frequency=True)
+    signals, rises = look_at_twin(twin, anatomy, state, [batch(7, 5)], samples=7, with_frequency=True)
+    assert not signals
+    assert rises.size == 0
 
 
 def test_a_look_takes_no_more_samples_than_it_may() -> None:
     twin, anatomy, state = opened(Perceptron(), batch(4, 5))
     x, y = batch(18, 5)
-    signals = look_at_twin(
+    signals, _ = look_at_twin(
         twin, anatomy, state, [(x[:10], y[:10]), (x[10:], y[10:])], samples=12, with_frequency=False
     )
     few = measure_units(twin, anatomy, state, [(x[:12], y[:12])])

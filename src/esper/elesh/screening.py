@@ -16,7 +16,7 @@ from esper.batches import first_samples, merged
 from esper.batches import samples as samples_of
 from esper.checkpoint import MappedTensors, open_tensors
 from esper.elesh.case import Case, open_case, open_parameters, read_anatomy, read_data, read_optimizer
-from esper.elesh.unit_measures import UnitMeasures, measure_units
+from esper.elesh.unit_measures import measure_units
 from esper.importance import combine, fisher, magnitude, moments_from_state
 from esper.urabrask import usable
 
@@ -100,10 +100,7 @@ def _seen(case: Case, anatomy: Anatomy, *, with_frequency: bool) -> tuple[dict[s
     opened = open_case(case)
     batches = usable(opened.twin, read_data(case.data)[1].calibration)
     state = opened.masked_state(opened.keep)
-    look = _look(opened.twin, anatomy, state, batches, samples=count, with_frequency=with_frequency)
-    if look is None:
-        return {}, np.zeros((anatomy.num_units, 0))
-    return _signals(look, with_frequency=with_frequency), look.rises
+    return look_at_twin(opened.twin, anatomy, state, batches, samples=count, with_frequency=with_frequency)
 
 
 def look_at_twin(
@@ -114,8 +111,8 @@ def look_at_twin(
     *,
     samples: int,
     with_frequency: bool,
-) -> dict[str, FloatArray]:
-    """Signals of every unit, by name, as `combine` takes them: shape [units] each.
+) -> tuple[dict[str, FloatArray], FloatArray]:
+    """Signals of every unit, by name, as `combine` takes them, and what each batch says of the units.
 
     Args:
         twin: The network with its loss.
@@ -127,32 +124,18 @@ def look_at_twin(
 
     Returns:
         `twin`: the rise of the loss without each unit that its slopes predict, and `activation_frequency`
-        if asked for; nothing where there are not even eight samples.
+        if asked for, shape [units] each; nothing where there are not even eight samples. And the rises that
+        are predicted of every batch that was seen as a whole, shape [units, batches].
     """
-    look = _look(twin, anatomy, state, batches, samples=samples, with_frequency=with_frequency)
-    return {} if look is None else _signals(look, with_frequency=with_frequency)
-
-
-def _signals(look: UnitMeasures, *, with_frequency: bool) -> dict[str, FloatArray]:
-    signals = {"twin": look.predicted()}
-    return signals | ({"activation_frequency": look.activation_frequency} if with_frequency else {})
-
-
-def _look(
-    twin: Twin,
-    anatomy: Anatomy,
-    state: Mapping[str, Tensor],
-    batches: Sequence[Any],
-    *,
-    samples: int,
-    with_frequency: bool,
-) -> UnitMeasures | None:
     few = first_samples(batches, samples, can_split=twin.is_divisible)
-    # Rises are told of the batches that were seen as a whole.
     sizes = [samples_of(batch) for batch in few]
     whole = sum(samples_of(batch) == size for batch, size in zip(batches, sizes, strict=False))
     if sum(sizes) < _FEWEST_SAMPLES:
-        return None
+        return {}, np.zeros((anatomy.num_units, 0))
     if twin.is_divisible:
         few = merged(few, _SAMPLES_AT_ONCE)
-    return measure_units(twin, anatomy, state, few, with_frequency=with_frequency, parts=sizes[:whole])
+    look = measure_units(twin, anatomy, state, few, with_frequency=with_frequency, parts=sizes[:whole])
+    signals = {"twin": look.predicted()}
+    if with_frequency:
+        signals["activation_frequency"] = look.activation_frequency
+    return signals, look.rises

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from esper.anatomy.cut import cut
-from esper.anatomy.proof import Inputs, Live, difference, prove, reference
+from esper.anatomy.proof import Inputs, Live, Look, difference, prove, reference
 from esper.anatomy.proof.reference import masked
 from esper.anatomy.units import inspect
 from esper.errors import NotEquivalentError
@@ -52,7 +52,7 @@ class Chaotic(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.layers, self.last = nn.ModuleList(nn.Linear(24, 24) for _ in range(12)), nn.Linear(24, 2)
+        self.layers, self.last = nn.ModuleList(nn.Linear(24, 24) for _ in range(6)), nn.Linear(24, 2)
 
     def forward(self, x: Tensor) -> Tensor:
         for layer in self.layers:
@@ -63,11 +63,19 @@ class Chaotic(nn.Module):
 
 def test_a_network_that_enlarges_rounding_is_judged_by_how_much_it_does() -> None:
     torch.manual_seed(0)
-    model, x = Chaotic(), torch.randn(6, 24)
-    anatomy = inspect(model, x)
-    found = cut(model, anatomy, half(anatomy), Inputs((x,))).equivalence
+    model, inputs = Chaotic().double(), Inputs((torch.randn(6, 24, dtype=torch.float64),))
+    anatomy = inspect(model, inputs.args[0])
+    expected = reference(model, anatomy, np.ones(anatomy.num_units, dtype=np.bool_), inputs)
+    weight = next(model.parameters())
+    with torch.no_grad():
+        weight.mul_(1 + 2.0**-52)  # what rounding does
+    found = prove(Live(model, inputs), expected)
     assert found.float64_error is not None
     assert found.float64_error > 1e-12  # a steady network would have been refused
+    with torch.no_grad():
+        weight.mul_(1 + 2.0**-40)  # what it does not
+    with pytest.raises(NotEquivalentError, match="float64 outputs"):
+        prove(Live(model, inputs), expected)
 
 
 def test_observing_leaves_the_network_alone() -> None:
@@ -75,7 +83,7 @@ def test_observing_leaves_the_network_alone() -> None:
     model = case.network().train()
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     subject = masked(model, anatomy, half(anatomy), Inputs((case.input(),)))
-    subject.see(torch.float64, batch_statistics=True)
+    subject.see(Look(torch.float64, batch_statistics=True))
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
     assert all(p.grad is None and p.dtype == torch.float32 for p in model.parameters())
     assert all(module.training for module in model.modules())

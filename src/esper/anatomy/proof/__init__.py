@@ -9,7 +9,7 @@ from esper.anatomy.proof.compare import (
     same_outputs,
 )
 from esper.anatomy.proof.inputs import Inputs
-from esper.anatomy.proof.observe import Graph, Live, Observation, deep_copy
+from esper.anatomy.proof.observe import OUTPUTS, Graph, Live, Look, Observation, deep_copy
 from esper.anatomy.proof.pieces import large_in
 from esper.anatomy.proof.randomness import RANDOM, why_random
 from esper.anatomy.proof.reference import reference
@@ -18,12 +18,14 @@ from esper.anatomy.proof.tolerance import FLOAT64_LIMIT, RUNTIME_LIMIT, Equivale
 
 __all__ = [
     "FLOAT64_LIMIT",
+    "OUTPUTS",
     "RANDOM",
     "RUNTIME_LIMIT",
     "Equivalence",
     "Graph",
     "Inputs",
     "Live",
+    "Look",
     "Observation",
     "Reference",
     "Undo",

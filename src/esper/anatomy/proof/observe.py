@@ -34,6 +34,28 @@ class Observation:
     places: Mapping[str, Factor] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class Look:
+    """How a subject is run.
+
+    Attributes:
+        dtype: the precision.
+        batch_statistics: normalize by the batch itself, as in training. Dropout stays off, because two widths
+            draw different numbers.
+        with_gradients: whether gradients are wanted.
+        nudge: makes every parameter larger by that fraction, to see what rounding can do.
+    """
+
+    dtype: torch.dtype
+    batch_statistics: bool = False
+    with_gradients: bool = True
+    nudge: float = 0.0
+
+
+OUTPUTS = Look(torch.float32, with_gradients=False)
+"""What a network gives as it is used."""
+
+
 class Subject(Protocol):
     """Something that computes, and can be observed doing so."""
 
@@ -45,23 +67,8 @@ class Subject(Protocol):
     def advice(self) -> str:
         """What to do where it differs from what was expected."""
 
-    def see(
-        self,
-        dtype: torch.dtype,
-        *,
-        batch_statistics: bool = False,
-        with_gradients: bool = True,
-        nudge: float = 0.0,
-    ) -> Observation:
-        """Runs it in one precision on the same inputs; whatever its code raises passes through.
-
-        Args:
-            dtype: the precision.
-            batch_statistics: normalize by the batch itself, as in training. Dropout stays off, because two
-                widths draw different numbers.
-            with_gradients: whether gradients are wanted.
-            nudge: makes every parameter larger by that fraction, to see what rounding can do.
-        """
+    def see(self, look: Look) -> Observation:
+        """Runs it on the same inputs; whatever its code raises passes through."""
 
 
 Change = Callable[[Mapping[str, Tensor]], Mapping[str, Tensor]]
@@ -99,39 +106,29 @@ class Live:
     def has_batch_statistics(self) -> bool:
         return any(isinstance(module, _NormBase) for module in self.model.modules())
 
-    def see(
-        self,
-        dtype: torch.dtype,
-        *,
-        batch_statistics: bool = False,
-        with_gradients: bool = True,
-        nudge: float = 0.0,
-    ) -> Observation:
-        tensors, large = self._tensors(dtype)
+    def see(self, look: Look) -> Observation:
+        tensors, large = self._tensors(look.dtype)
         numbers = {n: tensors[n] for n, _ in self.model.named_parameters() if n in tensors}
         numbers = {n: tensor for n, tensor in numbers.items() if is_number(tensor)}
         for parameter in numbers.values():
-            if nudge:
-                parameter.mul_(1.0 + nudge)
+            if look.nudge:
+                parameter.mul_(1.0 + look.nudge)
         wanted = None
-        if with_gradients:
+        if look.with_gradients:
             wanted = {self.first_names.get(name, name): p.requires_grad_() for name, p in numbers.items()}
-        pieces, cast = InPieces(large, wanted, 1.0 + nudge), self.inputs.cast(dtype)
+        pieces, cast = InPieces(large, wanted, 1.0 + look.nudge), self.inputs.cast(look.dtype)
         tensors |= pieces.stand_ins
         with (
             undisturbed(self.model),
-            _normalizing(self.model, by_batch=batch_statistics),
+            _normalizing(self.model, by_batch=look.batch_statistics),
             _plain_attention(),
-            torch.set_grad_enabled(with_gradients),
+            torch.set_grad_enabled(look.with_gradients),
             pieces if large else nullcontext(),
         ):
             observation = seen(lambda: call_with(self.model, tensors, cast.args, cast.kwargs), wanted)
         if large and any(bool(output.isnan().any()) for output in observation.outputs):
             # A stand-in was used unseen, or the network does compute NaN.
-            whole = replace(self, large=frozenset())
-            return whole.see(
-                dtype, batch_statistics=batch_statistics, with_gradients=with_gradients, nudge=nudge
-            )
+            return replace(self, large=frozenset()).see(look)
         if wanted is None or not large:
             return observation
         gradients = {**(observation.gradients or {}), **pieces.factors}
@@ -174,19 +171,11 @@ class Graph:
     has_batch_statistics: ClassVar[bool] = False
     advice: ClassVar[str] = "Nothing was changed. Leave these units whole."
 
-    def see(
-        self,
-        dtype: torch.dtype,
-        *,
-        batch_statistics: bool = False,
-        with_gradients: bool = True,
-        nudge: float = 0.0,
-    ) -> Observation:
-        del batch_statistics
+    def see(self, look: Look) -> Observation:
         module, inputs = self.module, self.inputs.first()
-        if dtype == torch.float64:
-            module, inputs = in_double(module, nudge=nudge), inputs.cast(dtype)
-        return seen_in(module, inputs, with_gradients=with_gradients and self.is_network)
+        if look.dtype == torch.float64:
+            module, inputs = in_double(module, nudge=look.nudge), inputs.cast(look.dtype)
+        return seen_in(module, inputs, with_gradients=look.with_gradients and self.is_network)
 
 
 def seen_in(module: nn.Module, inputs: Inputs, *, with_gradients: bool) -> Observation:

@@ -11,7 +11,7 @@ import torch
 
 from esper.anatomy.graph import same_draws
 from esper.anatomy.proof.compare import outputs_differ
-from esper.anatomy.proof.observe import Subject
+from esper.anatomy.proof.observe import OUTPUTS, Subject
 from esper.anatomy.proof.tolerance import QUICK_LIMIT
 
 RANDOM = "The network is random even in eval mode"
@@ -33,7 +33,7 @@ def why_random(subject: Subject) -> str:
                 generator.manual_seed(seed)
             random.seed(seed)
             np.random.seed(seed)  # noqa: NPY002  what the network's own code may draw from
-            runs.append(subject.see(torch.float32, with_gradients=False))
+            runs.append(subject.see(OUTPUTS))
     apart = max(outputs_differ(run, runs[0]) for run in runs[1:])
     if apart <= QUICK_LIMIT:
         return ""

@@ -15,11 +15,20 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from torch import Tensor, nn
 
 from esper.anatomy.cut.modules.sizes import bare_norms_follow, set_attribute
-from esper.anatomy.proof import Equivalence, Inputs, Live, Reference, Undo, large_in, prove, why_random
+from esper.anatomy.proof import (
+    OUTPUTS,
+    Equivalence,
+    Inputs,
+    Live,
+    Reference,
+    Undo,
+    large_in,
+    prove,
+    why_random,
+)
 from esper.anatomy.structure import Anatomy
 from esper.arrays import BoolArray
 from esper.errors import NotEquivalentError
@@ -96,7 +105,7 @@ def _returned(
         for axis, index in axes.items()
         if name in shapes
     }
-    outputs, before = ours.see(torch.float32, with_gradients=False).outputs, expected.single.outputs
+    outputs, before = ours.see(OUTPUTS).outputs, expected.single.outputs
     for number, (now, then) in enumerate(zip(outputs, before, strict=False), 1):
         changed = [sizes for sizes in zip(then.shape, now.shape, strict=False) if sizes[0] != sizes[1]]
         # The first axis is that of samples: code that reshapes to a fixed width has more or fewer of them.
