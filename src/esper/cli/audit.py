@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from rich.console import Group, RenderableType
 from rich.text import Text
@@ -11,9 +11,6 @@ from rich.text import Text
 from esper.cli.cycles import cycle_list
 from esper.cli.render import BAD, FAINT, GOOD, STRONG, moment, table, worker_table
 from esper.report import figures
-
-if TYPE_CHECKING:
-    pass
 
 MOST_ENTRIES = 60
 """Rows of the table that are shown unless all are asked for."""

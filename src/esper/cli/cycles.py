@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from rich.console import Group, RenderableType
 from rich.text import Text
 
 from esper.cli.render import BAD, FAINT, GOOD, STRONG, moment, table
 from esper.report import figures
-
-if TYPE_CHECKING:
-    pass
 
 MOST_CYCLES, MOST_ALIKE = 40, 12
 """Rows of a table, and finalists with the same fate, that are shown unless all are asked for."""

@@ -13,8 +13,7 @@ from torch import Tensor
 
 from esper.errors import EvidenceError
 from esper.importance.elements.element_sketch import SketchedElements
-from esper.importance.elements.elements import ElementScores, Form
-from esper.importance.elements.log_codes import decode, encode
+from esper.importance.elements.elements import ElementScores, Form, from_log_codes, log_codes
 from esper.importance.elements.sketch_size import SketchSize
 from esper.importance.quality import ImportanceTrackingValidator
 
@@ -76,8 +75,8 @@ def test_large_networks_take_little_beside_the_codes() -> None:
 @given(st.lists(st.floats(0, 2.0**50, width=32, allow_subnormal=False), min_size=1, max_size=50))
 def test_a_code_is_off_by_at_most_half_a_step_and_zero_is_exact(values: list[float]) -> None:
     given_values = torch.tensor(values)
-    codes, span = encode(given_values)
-    found = decode(codes, span)
+    codes, span = log_codes(given_values)
+    found = from_log_codes(codes, span)
     half = 2 ** (float(span[1] - span[0]) / 508) * (1 + 1e-4)
     for true, code in zip(values, found.tolist(), strict=True):
         assert (code == 0) == (true == 0)
@@ -88,7 +87,7 @@ def test_a_code_is_off_by_at_most_half_a_step_and_zero_is_exact(values: list[flo
 @given(st.lists(st.floats(2.0**-60, 2.0**50, width=32), min_size=2, max_size=50))
 def test_codes_keep_the_order(values: list[float]) -> None:
     ordered = torch.tensor(values).sort().values
-    codes, _ = encode(ordered)
+    codes, _ = log_codes(ordered)
     assert (codes.int().diff() >= 0).all()
 
 

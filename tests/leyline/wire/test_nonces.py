@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from esper.errors import ReplayError
-from esper.leyline.wire.nonces import NonceCache
+from esper.leyline.wire.envelope import NonceCache
 
 
 @given(st.lists(st.tuples(st.integers(0, 8), st.floats(0, 40)), max_size=60))

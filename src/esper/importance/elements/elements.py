@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 from esper.errors import EvidenceError
-from esper.importance.elements.log_codes import decode, encode
 from esper.importance.elements.stored import SIZES, ErrorBound, as_tensor, sizes_in
 
 Form = Literal["exact", "bfloat16", "log8"]
@@ -20,6 +19,8 @@ Products = Callable[[str, int, int], Tensor | None]
 _BLOCK = 1 << 16
 _FEWEST_BLOCKS = 4
 _MOST_TURNS = 64
+_STEPS = 254
+"""Of a code: even steps of the logarithm between the least and the largest of a block."""
 _TYPES = {"exact": torch.float32, "bfloat16": torch.bfloat16, "log8": torch.uint8}
 _PARTS = ("codes", "spans", "windows", "sums", "counts", "position")
 
@@ -122,7 +123,7 @@ class ElementScores:
         for number, block in enumerate(self._blocks):
             if block.name == name:
                 codes = self._codes[block.place : block.place + block.last - block.first]
-                values = decode(codes, self._spans[number]) if self.form == "log8" else codes.float()
+                values = from_log_codes(codes, self._spans[number]) if self.form == "log8" else codes.float()
                 parts.append(torch.where(self._windows[number] > 0, values, torch.nan))
         return torch.cat(parts) if parts else torch.zeros(0, device=self._codes.device)
 
@@ -225,7 +226,7 @@ class ElementScores:
         if self.form == "log8":
             # What is not finite becomes zero only to be thrown away below; to look first would wait for the
             # device.
-            codes, span = encode(values.nan_to_num(0.0, 0.0, 0.0))
+            codes, span = log_codes(values.nan_to_num(0.0, 0.0, 0.0))
             self._spans[number] = torch.where(is_sound > 0, span, self._spans[number])
         else:
             codes = values.to(_TYPES[self.form])
@@ -241,3 +242,30 @@ def _blocks(sizes: Mapping[str, int]) -> list[_Block]:
             blocks.append(_Block(name, first, last, place))
             place += last - first
     return blocks
+
+
+def log_codes(values: Tensor) -> tuple[Tensor, Tensor]:
+    """Codes of one byte (uint8, same shape), and the range: the logarithms of the smallest and the largest.
+
+    Zero has the code 0 and stays exactly zero. The rounding error of every other value is at most half a
+    step: a factor of 2**((largest - smallest) / 508).
+    """
+    logs = values.log2()
+    # Zeros have the logarithm -inf and must not stretch the range.
+    is_positive = values > 0
+    low = torch.where(is_positive, logs, torch.inf).amin()
+    high = torch.where(is_positive, logs, -torch.inf).amax()
+    # In a block of zeros the least (inf) lies above the largest (-inf): then the range is 0 to 0.
+    low, high = torch.where(low <= high, torch.stack([low, high]), 0.0)
+    # Equal values have no range, and the step still must divide.
+    step = ((high - low) / _STEPS).clamp_min(torch.finfo(torch.float32).tiny)
+    # Codes 1 to 255; 0 is kept for zero itself.
+    codes = ((logs - low) / step).round_().clamp_(0, _STEPS) + 1
+    return torch.where(is_positive, codes, 0.0).to(torch.uint8), torch.stack([low, high])
+
+
+def from_log_codes(codes: Tensor, span: Tensor) -> Tensor:
+    """The values of codes: float32, same shape."""
+    low, high = span
+    values = torch.exp2(low + (codes.float() - 1) * ((high - low) / _STEPS))
+    return torch.where(codes > 0, values, 0.0)
