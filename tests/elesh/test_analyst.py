@@ -43,7 +43,7 @@ def analyst(made: Saved, pool: WorkerPool, clock: Callable[[], float] | None = N
         settings=SETTINGS,
         validation=ValidationSettings(),
         floors=np.full(len(made.anatomy.groups), 2, np.int64),
-        deadline_seconds=60.0,
+        deadline_seconds=600.0,
     )
 
 
@@ -101,8 +101,8 @@ def test_evidence_is_the_same_in_this_process_and_in_a_worker(made: Saved, worke
     there = analyst(made, worker)
     keep = here.keep.copy()
     keep[:8] = False
-    one, other = here.analyze(FINALISTS, 60.0), there.analyze(FINALISTS, 60.0)
-    verdicts = [here.validate(keep, 60.0), there.validate(keep, 60.0)]
+    one, other = here.analyze(FINALISTS, 600.0), there.analyze(FINALISTS, 600.0)
+    verdicts = [here.validate(keep, 600.0), there.validate(keep, 600.0)]
     assert encode(one) == encode(other)
     assert one.tier is Tier.ABLATION
     assert not one.is_partial

@@ -128,7 +128,7 @@ def test_without_time_one_layer_is_judged_at_two_points_on_one_batch(made: Saved
 
 def test_evidence_is_the_same_in_this_process_and_in_a_worker(made: Saved, worker: LocalPool) -> None:
     def found(pool: WorkerPool) -> tuple[np.ndarray, np.ndarray]:
-        evidence = replace(analyst(made, pool), together=True).analyze(FIRST_LAYERS, 60.0)
+        evidence = replace(analyst(made, pool), together=True).analyze(FIRST_LAYERS, 600.0)
         return evidence.loss_increase, evidence.confidence
 
     here, there = found(InlinePool()), found(worker)
