@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from esper.anatomy.cut import cut
-from esper.anatomy.proof import Inputs, Live, Look, difference, prove, reference
+from esper.anatomy.proof import Inputs, Live, Mode, difference, prove, reference
 from esper.anatomy.proof.reference import masked
 from esper.anatomy.units import inspect
 from esper.errors import NotEquivalentError
@@ -83,7 +83,7 @@ def test_observing_leaves_the_network_alone() -> None:
     model = case.network().train()
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     subject = masked(model, anatomy, half(anatomy), Inputs((case.input(),)))
-    subject.see(Look(torch.float64, batch_statistics=True))
+    subject.see(Mode(torch.float64, batch_statistics=True))
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
     assert all(p.grad is None and p.dtype == torch.float32 for p in model.parameters())
     assert all(module.training for module in model.modules())

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from esper.anatomy.cut import cut
-from esper.anatomy.proof import Inputs, Live, Look
+from esper.anatomy.proof import Inputs, Live, Mode
 from esper.anatomy.proof.observe import Observation
 from esper.anatomy.proof.pieces import InPieces, large_in
 from esper.anatomy.units import inspect
@@ -44,7 +44,7 @@ LARGE = frozenset({"wide.weight", "other.weight"})
 
 
 def seen(inputs: Inputs, large: frozenset[str]) -> Observation:
-    return Live(Wide(), inputs, large=large).see(Look(torch.float64))
+    return Live(Wide(), inputs, large=large).see(Mode(torch.float64))
 
 
 def test_outputs_and_other_gradients_are_those_of_the_whole_weights(inputs: Inputs) -> None:

@@ -22,7 +22,7 @@ from esper.anatomy.proof import (
     Equivalence,
     Inputs,
     Live,
-    Look,
+    Mode,
     Observation,
     Reference,
     Undo,
@@ -133,17 +133,17 @@ def _foldable(model: nn.Module, anatomy: Anatomy, inputs: Inputs, allowed: BoolA
     pairs = twins(model, anatomy)
     result = np.full_like(pairs, -1)
     expected: Observation | None = None
-    look = Look(torch.float64, with_gradients=False)
+    mode = Mode(torch.float64, with_gradients=False)
     for number in range(len(anatomy.groups)):
         own = anatomy.unit_slice(number)
         if (pairs[own] < 0).all() or (allowed is not None and not allowed[number]):
             continue
-        expected = expected or Live(model, inputs).see(look)
+        expected = expected or Live(model, inputs).see(mode)
         # Each group by itself: one that cannot be folded does not hold the others.
         alone = np.full_like(pairs, -1)
         alone[own] = pairs[own]
         folded = Live(model, inputs, partial(_folded, anatomy=anatomy, pairs=alone))
-        if outputs_differ(folded.see(look), expected) <= FLOAT64_LIMIT:
+        if outputs_differ(folded.see(mode), expected) <= FLOAT64_LIMIT:
             result[own] = pairs[own]
     return result
 

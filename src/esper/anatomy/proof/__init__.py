@@ -9,7 +9,7 @@ from esper.anatomy.proof.compare import (
     same_outputs,
 )
 from esper.anatomy.proof.inputs import Inputs
-from esper.anatomy.proof.observe import OUTPUTS, Graph, Live, Look, Observation, deep_copy
+from esper.anatomy.proof.observe import OUTPUTS, Graph, Live, Mode, Observation, deep_copy
 from esper.anatomy.proof.pieces import large_in
 from esper.anatomy.proof.randomness import RANDOM, why_random
 from esper.anatomy.proof.reference import reference
@@ -25,7 +25,7 @@ __all__ = [
     "Graph",
     "Inputs",
     "Live",
-    "Look",
+    "Mode",
     "Observation",
     "Reference",
     "Undo",

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from esper.anatomy.proof.observe import OUTPUTS, Look, Observation, Subject
+from esper.anatomy.proof.observe import OUTPUTS, Mode, Observation, Subject
 from esper.anatomy.proof.tensors import select
 from esper.anatomy.proof.tolerance import QUICK_LIMIT, Equivalence, Tolerance, may_be_rounding
 from esper.errors import NotEquivalentError
@@ -53,14 +53,14 @@ class Reference:
         if is_quick:
             return cls(single, None, None, "outputs in float32 alone", is_quick=True)
         try:
-            double = subject.see(Look(torch.float64, with_gradients=with_gradients))
+            double = subject.see(Mode(torch.float64, with_gradients=with_gradients))
         except RuntimeError as error:
             return cls(single, None, None, f"not measured in float64: {str(error).splitlines()[0]}")
         if _holds_nan(double):
             return cls(single, None, None, "not measured in float64: the network computes NaN there")
         training = None
         if subject.has_batch_statistics and with_gradients:
-            training = subject.see(Look(torch.float64, batch_statistics=True, with_gradients=False))
+            training = subject.see(Mode(torch.float64, batch_statistics=True, with_gradients=False))
         return cls(single, double, training, "" if double.gradients is not None else "gradients not compared")
 
 
@@ -101,7 +101,7 @@ def _compared(ours: Subject, expected: Reference, kept: Kept) -> Equivalence:
         if theirs is not None:
             with_gradients = theirs.gradients is not None
             by_batch = theirs is expected.training
-            now = ours.see(Look(torch.float64, batch_statistics=by_batch, with_gradients=with_gradients))
+            now = ours.see(Mode(torch.float64, batch_statistics=by_batch, with_gradients=with_gradients))
             double.append(outputs_differ(now, theirs))
             if with_gradients:
                 gradients.append(gradients_differ(now, theirs, kept))
@@ -116,7 +116,7 @@ def _tolerance_of(ours: Subject, expected: Reference) -> Tolerance:
     for by_batch in (False, True) if expected.training is not None else (False,):
         # All weights larger by one rounding step: what that does to the outputs, rounding can do as well.
         as_it_is, nudged = (
-            ours.see(Look(torch.float64, batch_statistics=by_batch, with_gradients=not by_batch, nudge=nudge))
+            ours.see(Mode(torch.float64, batch_statistics=by_batch, with_gradients=not by_batch, nudge=nudge))
             for nudge in (0.0, 2.0**-52)
         )
         outputs.append(outputs_differ(nudged, as_it_is))

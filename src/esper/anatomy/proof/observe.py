@@ -35,7 +35,7 @@ class Observation:
 
 
 @dataclass(frozen=True)
-class Look:
+class Mode:
     """How a subject is run.
 
     Attributes:
@@ -52,7 +52,7 @@ class Look:
     nudge: float = 0.0
 
 
-OUTPUTS = Look(torch.float32, with_gradients=False)
+OUTPUTS = Mode(torch.float32, with_gradients=False)
 """What a network gives as it is used."""
 
 
@@ -67,7 +67,7 @@ class Subject(Protocol):
     def advice(self) -> str:
         """What to do where it differs from what was expected."""
 
-    def see(self, look: Look) -> Observation:
+    def see(self, mode: Mode) -> Observation:
         """Runs it on the same inputs; whatever its code raises passes through."""
 
 
@@ -106,29 +106,29 @@ class Live:
     def has_batch_statistics(self) -> bool:
         return any(isinstance(module, _NormBase) for module in self.model.modules())
 
-    def see(self, look: Look) -> Observation:
-        tensors, large = self._tensors(look.dtype)
+    def see(self, mode: Mode) -> Observation:
+        tensors, large = self._tensors(mode.dtype)
         numbers = {n: tensors[n] for n, _ in self.model.named_parameters() if n in tensors}
         numbers = {n: tensor for n, tensor in numbers.items() if is_number(tensor)}
         for parameter in numbers.values():
-            if look.nudge:
-                parameter.mul_(1.0 + look.nudge)
+            if mode.nudge:
+                parameter.mul_(1.0 + mode.nudge)
         wanted = None
-        if look.with_gradients:
+        if mode.with_gradients:
             wanted = {self.first_names.get(name, name): p.requires_grad_() for name, p in numbers.items()}
-        pieces, cast = InPieces(large, wanted, 1.0 + look.nudge), self.inputs.cast(look.dtype)
+        pieces, cast = InPieces(large, wanted, 1.0 + mode.nudge), self.inputs.cast(mode.dtype)
         tensors |= pieces.stand_ins
         with (
             undisturbed(self.model),
-            _normalizing(self.model, by_batch=look.batch_statistics),
+            _normalizing(self.model, by_batch=mode.batch_statistics),
             _plain_attention(),
-            torch.set_grad_enabled(look.with_gradients),
+            torch.set_grad_enabled(mode.with_gradients),
             pieces if large else nullcontext(),
         ):
             observation = seen(lambda: call_with(self.model, tensors, cast.args, cast.kwargs), wanted)
         if large and any(bool(output.isnan().any()) for output in observation.outputs):
             # A stand-in was used unseen, or the network does compute NaN.
-            return replace(self, large=frozenset()).see(look)
+            return replace(self, large=frozenset()).see(mode)
         if wanted is None or not large:
             return observation
         gradients = {**(observation.gradients or {}), **pieces.factors}
@@ -171,11 +171,11 @@ class Graph:
     has_batch_statistics: ClassVar[bool] = False
     advice: ClassVar[str] = "Nothing was changed. Leave these units whole."
 
-    def see(self, look: Look) -> Observation:
+    def see(self, mode: Mode) -> Observation:
         module, inputs = self.module, self.inputs.first()
-        if look.dtype == torch.float64:
-            module, inputs = in_double(module, nudge=look.nudge), inputs.cast(look.dtype)
-        return seen_in(module, inputs, with_gradients=look.with_gradients and self.is_network)
+        if mode.dtype == torch.float64:
+            module, inputs = in_double(module, nudge=mode.nudge), inputs.cast(mode.dtype)
+        return seen_in(module, inputs, with_gradients=mode.with_gradients and self.is_network)
 
 
 def seen_in(module: nn.Module, inputs: Inputs, *, with_gradients: bool) -> Observation:

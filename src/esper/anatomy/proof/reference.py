@@ -20,7 +20,7 @@ from torch.fx import GraphModule
 from esper.anatomy.graph import copied, named_tensors, traced_as
 from esper.anatomy.proof.compare import Reference, gradients_differ, largest_difference, outputs_differ
 from esper.anatomy.proof.inputs import Inputs
-from esper.anatomy.proof.observe import OUTPUTS, Live, Look, Observation, in_double, seen_in
+from esper.anatomy.proof.observe import OUTPUTS, Live, Mode, Observation, in_double, seen_in
 from esper.anatomy.proof.pieces import large_in
 from esper.anatomy.structure import Anatomy
 from esper.anatomy.twin import deployed, shrink
@@ -59,7 +59,7 @@ def reference(model: nn.Module, anatomy: Anatomy, keep: BoolArray, inputs: Input
     if merely_masked.double is None:
         return replace(merely_masked, single=single, approximation=moved, rounding=rounds)
     note = "normalizations run over what is left; compared in eval mode"
-    return Reference(single, narrowed.see(Look(torch.float64)), None, note, moved, rounds)
+    return Reference(single, narrowed.see(Mode(torch.float64)), None, note, moved, rounds)
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,8 +73,8 @@ class _Narrowed:
     has_batch_statistics: ClassVar[bool] = False
     advice: ClassVar[str] = ""
 
-    def see(self, look: Look) -> Observation:
-        dtype = look.dtype
+    def see(self, mode: Mode) -> Observation:
+        dtype = mode.dtype
         # Traced in float64 itself: code that computes a step in another precision would lose its casts else.
         network, inputs = copied(self.model).to(dtype), self.inputs.cast(dtype)
         zero_masked(dict(network.named_parameters()), masked_axes(self.anatomy, self.keep))
@@ -82,7 +82,7 @@ class _Narrowed:
         survivors = Survivors(graph.labels, self.anatomy.removed_indices(self.keep))
         module = graph.of(network)
         shrink(module, survivors.of_statistics(graph.program.graph))
-        return seen_in(module, inputs, with_gradients=look.with_gradients)
+        return seen_in(module, inputs, with_gradients=mode.with_gradients)
 
     def _graph(self, network: nn.Module, inputs: Inputs, dtype: torch.dtype) -> _Graph:
         """The graph of the uncut network, which is the same for every mask."""
