@@ -91,6 +91,9 @@ def _cut_and_check(architecture: Architecture, row: Any, model: nn.Module, sampl
             row.result, row.reason = "WRONG", f"half cut: {error}"
             return
         keep, refused = feasible(model, anatomy, keep, probe)
+        if not refused:  # no group held it: memory, for one
+            row.reason = str(error)
+            return
         whole = frozenset(refused)
         keep = half(model, anatomy, whole)
         row.groups_left_whole, row.reason = len(whole), f"left whole: {next(iter(refused.values()))}"
