@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -31,6 +31,7 @@ COLUMNS = (
     "peer: end - twin",
     "narrow from birth: end - twin",
     "worst instant - twin",
+    "twin of another seed, then",
     "CPU / twin",
     "wall / twin",
     "longest wait, s",
@@ -119,14 +120,35 @@ class Together:
     def worst_instant(self) -> float:
         """Points ahead of the twin's curve right after something went, the worst of all seeds."""
         return min(
+            (_points(record, quality, twin) for record, _, quality, twin in self._instants()),
+            default=math.nan,
+        )
+
+    @cached_property
+    def worst_of_twins(self) -> float:
+        """The same of the next seed's twin, in the same epochs: what is chance."""
+        after = dict(zip(self.twins, [*list(self.twins)[1:], *list(self.twins)[:1]], strict=True))
+        others = {seed: self.twins[after[seed]].curve for seed in self.twins}
+        return min(
             (
-                _points(record, quality, self.twins[seed].curve[epoch - 1])
-                for seed, record in self.ours.items()
-                if seed in self.twins
-                for epoch, quality in record.instants
+                _points(record, others[record.seed][epoch - 1], twin)
+                for record, epoch, _, twin in self._instants()
+                if len(self.twins) > 1
             ),
             default=math.nan,
         )
+
+    @property
+    def is_steady(self) -> bool:
+        """Whether no instant is deeper than allowed, or than another seed is."""
+        chance = 0.0 if math.isnan(self.worst_of_twins) else self.worst_of_twins
+        return self.worst_instant >= min(-DEEPEST, chance)
+
+    def _instants(self) -> Iterator[tuple[Record, int, float, float]]:
+        """Epoch and quality of each, and what the twin had then."""
+        for seed, record in self.ours.items():
+            for epoch, quality in record.instants if seed in self.twins else ():
+                yield record, epoch, quality, self.twins[seed].curve[epoch - 1]
 
     def ratio(self, of: Callable[[Record], float], arm: str = "ours") -> float:
         """What training cost against the twin, mean over seeds."""
@@ -169,6 +191,7 @@ def _cells(run: Together) -> list[str]:
         _other_cell(run, run.peers),
         _other_cell(run, run.narrow),
         _signed(run.worst_instant) if any(record.instants for record in ours) else "nothing went",
+        _signed(run.worst_of_twins),
         f"{run.ratio(lambda record: record.cpu_seconds):.2f}",
         f"{run.ratio(lambda record: record.wall_seconds):.2f}",
         f"{longest[0]:.1f} {longest[1]}",
@@ -216,6 +239,8 @@ def summary(runs: Sequence[Together]) -> list[str]:
     missed = [record for run in runs for record in run.ours.values() if not _has_reached(record)]
     ratios = [run.ratio(lambda record: record.cpu_seconds) for run in runs]
     instants = [run.worst_instant for run in runs if not math.isnan(run.worst_instant)]
+    within = sum(instant >= -DEEPEST for instant in instants)
+    steady = sum(run.is_steady for run in runs if not math.isnan(run.worst_instant))
     trainings = [record for run in runs for record in run.ours.values()]
     with_peer = [run for run in runs if run.peers]
     told = sum(bool(record.why) for record in missed)
@@ -238,6 +263,8 @@ def summary(runs: Sequence[Together]) -> list[str]:
             lambda run: run.beats_the_peer,
         ),
         _limit("worst instant against the twin, points", instants, -DEEPEST, is_floor=True),
+        f"| runs within {DEEPEST:g} points at every instant | | {within} of {len(instants)} | |",
+        f"| or no deeper than another seed's twin then | | {steady} of {len(instants)} | |",
         _limit("processor time against the twin, median", [_median(ratios)], MEDIAN_RATIO),
         _limit("processor time against the twin, worst", ratios, WORST_RATIO),
         _limit(f"the same in trainings of {LONG_SECONDS:g} s and longer", _long_ratios(runs), LONG_RATIO),
