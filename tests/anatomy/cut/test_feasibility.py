@@ -107,6 +107,20 @@ def test_a_network_that_cannot_be_copied_is_named() -> None:
         refused_groups(model, anatomy, Inputs((x,)))
 
 
+class Remade(nn.Sequential):
+    """A network whose class says that a copy is made anew, as from a file; it is called otherwise there."""
+
+    def __reduce__(self) -> tuple[type[nn.Sequential], tuple[nn.Module, ...]]:
+        return nn.Sequential, (nn.Sequential(*self),)
+
+
+def test_a_network_whose_copy_is_another_one_is_named() -> None:
+    model, x = Remade(nn.Linear(4, 8), nn.Linear(8, 4)), torch.randn(4, 4)
+    anatomy = inspect(model, x)
+    with pytest.raises(SurgeryError, match=r"Remade cannot be copied .*in_place=False"):
+        refused_groups(model, anatomy, Inputs((x,)))
+
+
 class AlwaysDropped(nn.Module):
     """Its dropout is on in eval mode, too."""
 

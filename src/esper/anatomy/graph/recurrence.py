@@ -17,6 +17,7 @@ from torch.export import ExportedProgram
 from torch.nn.modules import rnn
 from torch.nn.utils import rnn as packing
 
+from esper.anatomy.graph.held import name_held
 from esper.anatomy.graph.recurrent_operators import (
     DROPOUT_AT,
     OF_TORCH,
@@ -30,9 +31,13 @@ from esper.anatomy.graph.stand_ins import set_in, set_of
 
 
 def exported(module: nn.Module, *given: Any, **options: Any) -> ExportedProgram:
-    """`torch.export.export`, with a recurrent layer as one operator of torch's, for any number of steps."""
+    """`torch.export.export`, with a recurrent layer as one operator of torch's, for any number of steps.
+
+    What the module owns is an input of the program, from wherever its code takes it.
+    """
     with recurrent_as_one(module):
         program = torch.export.export(module, *given, **options, strict=False)
+    name_held(program, module)
     _exchange(program.graph_module, STAND_INS)
     return program
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import Tensor, nn
 from torch.func import functional_call
+from torch.overrides import TorchFunctionMode
 
 
 def call_with(
@@ -15,7 +16,8 @@ def call_with(
     """Calls the network with `tensors` in the place of those of the same (first) names.
 
     A tied parameter is replaced everywhere. A module that is registered under two names is entered once:
-    `torch.func.functional_call` by itself would leave the substitute in it.
+    `torch.func.functional_call` by itself would leave the substitute in it. So is one that code takes from a
+    list or an object of its own.
     """
     first = {id(tensor): name for name, tensor in (*model.named_parameters(), *model.named_buffers())}
     places: dict[str, Tensor] = {}
@@ -26,4 +28,24 @@ def call_with(
             substitute = tensors.get(first[id(tensor)])
             if substitute is not None:
                 places[f"{path}.{attribute}" if path else attribute] = substitute
-    return functional_call(model, places, args, dict(kwargs), tie_weights=False)
+    with _Instead({id(own): tensors[name] for name, own in model.named_parameters() if name in tensors}):
+        return functional_call(model, places, args, dict(kwargs), tie_weights=False)
+
+
+class _Instead(TorchFunctionMode):
+    """Gives functions of torch other tensors than those of these numbers (`id`)."""
+
+    def __init__(self, others: Mapping[int, Tensor]) -> None:
+        super().__init__()
+        self._others = others
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        named = {name: self._other(value) for name, value in kwargs.items()} if kwargs else {}
+        return func(*map(self._other, args), **named)
+
+    def _other(self, value: Any) -> Any:
+        if type(value) in (list, tuple):  # as `torch.cat` is given
+            return type(value)(map(self._other, value))
+        return self._others.get(id(value), value)

@@ -28,12 +28,20 @@ def copied(model: _M) -> _M:
     kept = (value for module in model.modules() for value in vars(module).values())
     computed = [value for value in kept if isinstance(value, Tensor) and not value.is_leaf]
     try:
-        return copy.deepcopy(model, {id(value): value.detach().clone() for value in computed})
+        made = copy.deepcopy(model, {id(value): value.detach().clone() for value in computed})
     except (TypeError, RuntimeError, AttributeError) as error:
         raise SurgeryError(
             f"{type(model).__name__} cannot be copied ({error}), and Esper tries cuts on a copy first. "
-            "Remove what cannot be copied (open files, locks, lists of computed tensors) from it."
+            "Remove what cannot be copied (open files, locks, lists of computed tensors) from it, or cut its "
+            "program, which needs no copy: `esper.compact(..., in_place=False)`."
         ) from error
+    if dict(made.named_parameters()).keys() != dict(model.named_parameters()).keys():
+        raise SurgeryError(
+            f"{type(model).__name__} cannot be copied (a copy of it has other parameters, since its class "
+            "says how it is copied), and Esper tries cuts on a copy first. Cut its program, which needs no "
+            "copy: `esper.compact(..., in_place=False)`."
+        )
+    return made
 
 
 def bare(model: nn.Module) -> nn.Module:
