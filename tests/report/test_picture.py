@@ -48,3 +48,8 @@ def test_names_of_others_are_words_and_no_tags() -> None:
 def test_ten_thousand_epochs_are_a_picture_too() -> None:
     rows = tuple(EpochRow(n, n, {"loss": 1.0 / n}, 1.0, 1, 0, 1.0) for n in range(1, 10_001))
     assert len(render_svg(dataclasses.replace(bare_report(), epochs=rows))) < 400_000
+
+
+def test_what_no_file_of_xml_may_hold_is_a_sign_instead() -> None:
+    _, words = words_of(dataclasses.replace(bare_report(), title="red \x1b[31m, and \udcff"))
+    assert "red \N{REPLACEMENT CHARACTER}[31m, and \N{REPLACEMENT CHARACTER}" in words

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from esper.emrakul import MaskState
 from esper.nissa import ListSink, events
 from tests.session.runs import Training
 
@@ -45,18 +46,23 @@ def test_it_does_at_once_where_held_out_data_shows_the_fall_too(tmp_path: Path) 
     training.session.detach()
 
 
-@pytest.mark.parametrize("epochs_more", [0, 2])
+@pytest.mark.parametrize(("is_proved", "is_saved"), [(False, False), (True, False), (True, True)])
 def test_weights_from_before_a_mask_do_not_lose_its_units_when_the_run_ends(
-    tmp_path: Path, epochs_more: int
+    tmp_path: Path, is_proved: bool, is_saved: bool
 ) -> None:
     training = Training(tmp_path, pruning={"cut": {"min_saved_fraction": 1.0}})
     best = {name: value.clone() for name, value in training.model.state_dict().items()}
     training.until_masked()
-    for _ in range(epochs_more):  # 0: on trial, 2: proved
-        training.epoch(lambda _: 0.5)
+    if is_proved:
+        training.until(lambda: training.session.parts.trial.mask is MaskState.NONE)
     inputs = training.held_out[0]
     expected = training.model.eval()(inputs)
+    if is_saved:  # by an epoch of training that ends with them
+        training.session.pruning.cycles.drop()  # nothing else is masked where it ends
+        training.train_epoch()
     training.model.load_state_dict(best)
+    if is_saved:
+        training.session.end_epoch(accuracy=0.5)
     result = training.session.finish(latency=False)
     told = {mark.kind: mark.text for mark in training.session.log.marks}
     assert "from before a mask" in told["rollback"]

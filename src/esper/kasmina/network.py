@@ -47,6 +47,9 @@ class LiveNetwork:
         companions: modules that hold a copy of the network, and are masked and cut with it.
         layers: whether whole residual layers are units too.
         blueprints: the user's own ones, by name.
+        free: axes of inputs whose size may differ from batch to batch; see `trace`.
+        followers: frozen copies and what each follows, where they are known from when the run began; None:
+            what holds the same now.
 
     Raises:
         ConfigError: a session holds the network or its optimizer already.
@@ -68,6 +71,7 @@ class LiveNetwork:
         layers: bool = False,
         blueprints: Mapping[str, Callable[..., nn.Module]] | None = None,
         free: frozenset[tuple[int, int]] = frozenset(),
+        followers: Mapping[str, str] | None = None,
     ) -> None:
         HANDS.refuse_held(bare(model), (optimizer,))
         self.given, self.model = model, bare(model)
@@ -96,9 +100,8 @@ class LiveNetwork:
         self.free = free
         """Axes of inputs whose size may differ from batch to batch."""
         self._sample, self._layers = sample, layers
-        self._followers: Mapping[str, str] | None = (
-            None  # known from the first look: what averages drifts apart
-        )
+        self.followers: Mapping[str, str] | None = followers
+        """Frozen copies and what each follows, as the first look saw it: averages drift apart."""
         self._look((optimizer,))
         self.refused = refusals(self.model, self.anatomy, self.inputs)
         """Groups that the network's own code does not let be cut, and why: by name, until something grows."""
@@ -128,7 +131,7 @@ class LiveNetwork:
             self.loss,
             layers=self._layers,
             free=self.free,
-            followers=self._followers,
+            followers=self.followers,
         )
         for name, line in changed_inputs(look.traced.program).items():
             raise UntraceableError(
@@ -137,7 +140,7 @@ class LiveNetwork:
                 "or begin with `x = x.clone()`."
             )
         self.seen, self.anatomy, self.inputs = look, look.anatomy, look.inputs
-        self._followers = look.traced.followers
+        self.followers = look.traced.followers
         self.graph = Twin.of(look.traced)
         self.twin = self.graph.to_bytes()
         self.masks = MaskKeeper(self.model, self.anatomy, optimizers, self.companions)
@@ -178,7 +181,7 @@ class LiveNetwork:
                 self.loss,
                 layers=self._layers,
                 free=self.free,
-                followers=self._followers,
+                followers=self.followers,
             )
         except StructureError as error:
             return f"the network with it cannot be traced: {error}"

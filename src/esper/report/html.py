@@ -51,11 +51,13 @@ _MOST_REACH = 1.5
 def render_html(report: RunReport) -> str:
     """The whole page as text; every word that comes from the report is escaped."""
     page = files("esper.report").joinpath("page.html").read_text(encoding="utf-8")
-    return Template(page).substitute(
-        title=escape(report.title),
-        summary=summary_of(report),
-        style=style().strip(),
-        body="\n".join(section for section in sections(report).values() if section),
+    return figures.printable(
+        Template(page).substitute(
+            title=escape(report.title),
+            summary=summary_of(report),
+            style=style().strip(),
+            body="\n".join(section for section in sections(report).values() if section),
+        )
     )
 
 

@@ -6,7 +6,7 @@ from html import escape
 from importlib.resources import files
 
 from esper.report.charts import quality_chart
-from esper.report.figures import MetricScale, change, faster
+from esper.report.figures import MetricScale, change, faster, printable
 from esper.report.plot import text
 from esper.report.report import RunReport
 from esper.report.thinning import thinned
@@ -25,7 +25,7 @@ def render_svg(report: RunReport) -> str:
     chart = quality_chart(thinned(report)) if report.epochs else ""
     height = float(chart.split('"', 2)[1].split()[-1]) if chart else 0.0  # the last number of its viewBox
     title, whole = escape(f"{report.title}: {_what_became(report)}"), _HEAD + height + _EDGE
-    return (
+    return printable(
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_WIDTH} {whole:.0f}" width="{_WIDTH}" '
         f'height="{whole:.0f}" font-family="{_FONT}" font-size="12.5" role="img" aria-label="{title}">\n'
         f"<title>{title}</title>\n<style>\n{chart_style()}</style>\n"

@@ -174,7 +174,8 @@ def _attach(
             pace = asked.pace
             known = direction_of(metric) if higher_is_better is None else higher_is_better
             is_higher_better = known is not False
-            terms = Terms(settings, metric, is_higher_better, pace.periods, origin, trained_by, pace)
+            copies = network.followers or {}
+            terms = Terms(settings, metric, is_higher_better, pace.periods, origin, trained_by, pace, copies)
             given = given_entries(asked, terms)
             session = session_of(
                 asked, assemble(asked, given, network, held_out, sample, terms, pool, kernel_pool)
@@ -307,7 +308,9 @@ def _resume(asked: RunRequest, step: int | None = None) -> Session:
     probe = None if asked.probe is None else _read(asked.probe, asked.model, terms.config)
     others = kept_ones if probe is None else probe
     on_it = on_device(sample, device_of(asked.model))
-    network, settings, _ = looked_at(asked, terms.config, on_it, layers=layers, others=others)
+    network, settings, _ = looked_at(
+        asked, terms.config, on_it, layers=layers, others=others, followers=terms.followers
+    )
     terms = replace(terms, config=settings)
     with undone_on_error(network.detach):  # until the session owns it
         held_out = kept if probe is None else _hold_out(probe, terms.config, network)

@@ -190,11 +190,18 @@ class Follower(Session):
             progress.epochs.append(row)
             self._period_over()  # also where rank 0 has failed after it
 
-    def _look(self, sample: Any, *, layers: bool, free: list[tuple[int, int]]) -> None:
+    def _look(
+        self,
+        sample: Any,
+        *,
+        layers: bool,
+        free: list[tuple[int, int]],
+        followers: Mapping[str, str] | None,
+    ) -> None:
         asked = self._asked
         self._sample = on_device(sample, device_of(asked.model))
         given = (asked.model, asked.optimizer, self._sample, asked.loss, asked.companions)
-        self.network = LiveNetwork(*given, layers=layers, free=frozenset(free))
+        self.network = LiveNetwork(*given, layers=layers, free=frozenset(free), followers=followers)
         network = self.network
         for optimizer in asked.optimizers:
             network.masks.adopt(optimizer)

@@ -53,6 +53,8 @@ class Judging:
         self._saving = saving
         self._terms = terms
         self._log = log
+        self._written: set[int] = set()
+        """Steps of checkpoints whose weights somebody took from before a mask."""
 
     def records(self) -> list[EpochRecord]:
         """What every epoch has reported."""
@@ -119,8 +121,13 @@ class Judging:
         trigger = Trigger.METRIC_DROP if is_sound else Trigger.NOT_FINITE
         return RollbackReason(trigger, epoch, drop, limit, judged.text), judged.text
 
+    def note_writes(self) -> None:
+        """Keeps in mind, before a period is saved, that its weights are from before a mask, if they are."""
+        if self._network.masks.num_revived() and self._log.progress.step > self._saving.last_step:
+            self._written.add(self._log.progress.step)
+
     def undo_writes(self) -> None:
-        """Goes back to the newest checkpoint if the weights are from before a mask, when a run ends.
+        """Goes back to the newest other checkpoint if the weights are from before a mask, when a run ends.
 
         Elsewhere the next step makes their masked units zero, and training goes on from there.
 
@@ -132,6 +139,8 @@ class Judging:
             return
         saving.settle()
         target = saving.before(saving.last_step, Strategy.ATOMIC)
+        while target.step in self._written:
+            target = saving.before(target.step - 1, Strategy.ATOMIC)
         text = (
             f"{count} values under the mask are not zero when the run ends: somebody wrote into the weights "
             "(loaded the best ones, from before a mask?), and these still need the units that go now. Keep "

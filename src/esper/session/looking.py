@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -21,9 +21,23 @@ from esper.session.undoing import undone_on_error
 
 
 def looked_at(
-    asked: RunRequest, settings: Config, sample: Any, *, layers: bool, others: Sequence[Any]
+    asked: RunRequest,
+    settings: Config,
+    sample: Any,
+    *,
+    layers: bool,
+    others: Sequence[Any],
+    followers: Mapping[str, str] | None = None,
 ) -> tuple[LiveNetwork, Config, list[Event]]:
     """The network, looked at for batches like the sample and like the others that it will see.
+
+    Args:
+        asked: what the script has given.
+        settings: what to do.
+        sample: one batch.
+        layers: whether whole layers are units.
+        others: other batches.
+        followers: frozen copies, where they are known from when the run began; see `LiveNetwork`.
 
     Returns:
         It; the settings, which say now whether cuts keep to its configuration; what is to be told of that.
@@ -36,7 +50,7 @@ def looked_at(
     if asked.probe is not None:
         _check_kinds(sample, others, bare(asked.model))
     free = varying_axes(sample, others, bare(asked.model))
-    network = network_of(asked, sample, layers=layers, free=free)
+    network = network_of(asked, sample, layers=layers, free=free, followers=followers)
     wanted = settings.pruning.plan.configurable
     if not wanted or not has_configuration(network.model):
         return network, _keeping(settings, is_kept=bool(wanted)), []

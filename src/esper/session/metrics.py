@@ -99,9 +99,13 @@ def direction_of(metric: str) -> bool | None:
     if words[0] in ("neg", "negative"):
         return True
     known = {*words, *(word.rstrip("0123456789") for word in words)}  # acc1, map50
-    if not known.isdisjoint(_LESS.split()) or any(word.endswith(("loss", "error")) for word in words):
+    is_more = not known.isdisjoint(_MORE.split())
+    less = known.intersection(_LESS.split())
+    if is_more and less <= {"l1", "l2"}:  # a score of the second level, or of two norms
+        return True
+    if less or any(word.endswith(("loss", "error")) for word in words):
         return False
-    return None if known.isdisjoint(_MORE.split()) else True
+    return True if is_more else None
 
 
 def check_direction(given: object) -> None:

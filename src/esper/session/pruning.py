@@ -77,6 +77,7 @@ class Pruning:
             Whether everything went back to a checkpoint; then there is nothing to save or to analyze.
         """
         trial = self._trial
+        self._judging.note_writes()
         if trial.mask is MaskState.ON_TRIAL:
             shown = self._judging.of_epoch(is_measured)
             if isinstance(shown, RollbackReason):

@@ -52,7 +52,11 @@ class LeadingNetwork(LiveNetwork):
 
 
 def looked_at_together(
-    ranks: Ranks, *given: Any, layers: bool, free: frozenset[tuple[int, int]]
+    ranks: Ranks,
+    *given: Any,
+    layers: bool,
+    free: frozenset[tuple[int, int]],
+    followers: Mapping[str, str] | None,
 ) -> LeadingNetwork:
     """Looks at the network on all ranks, with the sample of rank 0.
 
@@ -61,9 +65,11 @@ def looked_at_together(
         given: as for `LiveNetwork`: model, optimizer, sample, and more.
         layers: as for `LiveNetwork`.
         free: likewise.
+        followers: likewise.
     """
-    what = {"sample": given[2], "layers": layers, "free": sorted(free)}
-    return ranks.order(LOOK, what, partial(LeadingNetwork, ranks, *given, layers=layers, free=free))
+    what = {"sample": given[2], "layers": layers, "free": sorted(free), "followers": followers}
+    look = partial(LeadingNetwork, ranks, *given, layers=layers, free=free, followers=followers)
+    return ranks.order(LOOK, what, look)
 
 
 class SharedMemory(Memory):

@@ -34,6 +34,7 @@ class Terms:
         origin: the network before anything was removed.
         trained_by: the class of the optimizer; None in older runs, which did not keep it.
         pace: what the run counts in, as it was said.
+        followers: frozen copies in the network, and what each follows; older runs knew of none.
     """
 
     config: Config
@@ -43,6 +44,7 @@ class Terms:
     origin: Origin
     trained_by: str | None
     pace: Pace
+    followers: Mapping[str, str]
 
     def situation(self, network: LiveNetwork) -> Situation:
         """The network as it is now; later masks do not change it."""
@@ -66,6 +68,7 @@ class Terms:
             "origin": encode(self.origin),
             "trained_by": self.trained_by,
             "pace": encode(self.pace),
+            "followers": dict(self.followers),
         }
 
     @classmethod
@@ -78,6 +81,7 @@ class Terms:
             decode(Origin, state["origin"]),
             state["trained_by"],
             decode(Pace, state["pace"]) if "pace" in state else Pace(state["epochs_planned"]),
+            state.get("followers", {}),
         )
 
     def check(self, state: Mapping[str, Any]) -> None:

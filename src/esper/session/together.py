@@ -56,15 +56,21 @@ def on_all_ranks(
 
 
 def network_of(
-    asked: RunRequest, sample: Any, *, layers: bool, free: frozenset[tuple[int, int]]
+    asked: RunRequest,
+    sample: Any,
+    *,
+    layers: bool,
+    free: frozenset[tuple[int, int]],
+    followers: Mapping[str, str] | None,
 ) -> LiveNetwork:
     """Looks at the network, on all ranks; see `LiveNetwork`."""
+    seen: dict[str, Any] = {"layers": layers, "free": free, "followers": followers}
     given = (asked.model, asked.optimizer, sample, asked.loss, asked.companions)
     network: LiveNetwork
     if asked.ranks is None:
-        network = LiveNetwork(*given, layers=layers, blueprints=asked.blueprints, free=free)
+        network = LiveNetwork(*given, blueprints=asked.blueprints, **seen)
     else:
-        network = looked_at_together(asked.ranks, *given, layers=layers, free=free)
+        network = looked_at_together(asked.ranks, *given, **seen)
     for optimizer in asked.optimizers:
         network.masks.adopt(optimizer)
     return network

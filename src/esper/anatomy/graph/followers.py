@@ -31,7 +31,10 @@ def _is_copy(own: Mapping[str, nn.Parameter], theirs: Mapping[str, nn.Parameter]
     """Whether they hold the same numbers, and some that are not like this by chance: all ones, all zeros."""
     if own.keys() != theirs.keys() or any(p.shape != theirs[name].shape for name, p in own.items()):
         return False
-    drawn = [p for p in own.values() if p.dim() > 1 and p.device.type != "meta" and p.numel()]
-    return any(bool((p != p.flatten()[0]).any()) for p in drawn) and all(
-        p.device == theirs[name].device and torch.equal(p, theirs[name]) for name, p in own.items()
+    same = all(
+        (p.device, p.dtype) == (theirs[name].device, theirs[name].dtype)
+        and p.device.type != "meta"
+        and torch.equal(p, theirs[name])
+        for name, p in own.items()
     )
+    return same and any(bool((p != p.flatten()[0]).any()) for p in own.values() if p.dim() > 1 and p.numel())
