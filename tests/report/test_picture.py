@@ -21,6 +21,8 @@ def test_it_stands_alone_and_says_what_became_of_the_network() -> None:
     assert "url(" not in render_svg(full_report())
     assert "ResNet-8 on 5,000 handwritten digits | FLOPs −57 % · parameters −60 % · 1.83x faster" in words
     assert "accuracy 97.40 % · uncut twin 97.60 %" in words
+    for name in ("title", "desc"):  # for those who do not see it
+        assert getattr(read.getElementsByTagName(name)[0].firstChild, "data", "") in words
     for name in ("href", "src"):
         assert not [tag for tag in read.getElementsByTagName("*") if tag.hasAttribute(name)]
 

@@ -24,11 +24,11 @@ def render_svg(report: RunReport) -> str:
     """The picture as text, light or dark as who looks at it wants; of a run of no epochs only its heading."""
     chart = quality_chart(thinned(report)) if report.epochs else ""
     height = float(chart.split('"', 2)[1].split()[-1]) if chart else 0.0  # the last number of its viewBox
-    title, whole = escape(f"{report.title}: {_what_became(report)}"), _HEAD + height + _EDGE
+    whole, told = _HEAD + height + _EDGE, escape(_what_became(report))
     return printable(
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_WIDTH} {whole:.0f}" width="{_WIDTH}" '
-        f'height="{whole:.0f}" font-family="{_FONT}" font-size="12.5" role="img" aria-label="{title}">\n'
-        f"<title>{title}</title>\n<style>\n{chart_style()}</style>\n"
+        f'height="{whole:.0f}" font-family="{_FONT}" font-size="12.5" role="img">\n'
+        f"<title>{escape(report.title)}</title>\n<desc>{told}</desc>\n<style>\n{chart_style()}</style>\n"
         f'<rect x=".5" y=".5" width="{_WIDTH - 1}" height="{whole - 1:.0f}" rx="12" class="paper"/>\n'
         f"{text(_EDGE, 32, report.title, 'strong heading')}{text(_EDGE, 53, _what_became(report), 'label')}\n"
         f'<svg x="{_EDGE}" y="{_HEAD}" width="{_WIDTH - 2 * _EDGE}" height="{height:.0f}">{chart}</svg>\n'
