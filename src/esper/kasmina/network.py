@@ -125,14 +125,7 @@ class LiveNetwork:
     def _look(self, optimizers: Sequence[Optimizer]) -> None:
         """Traces the network: from now on this is what it is, and nothing is masked."""
         begun = time.perf_counter()
-        look = Look.at(
-            self.model,
-            self._sample,
-            self.loss,
-            layers=self._layers,
-            free=self.free,
-            followers=self.followers,
-        )
+        look = self._seen_now()
         for name, line in changed_inputs(look.traced.program).items():
             raise UntraceableError(
                 f"The network (or its loss) writes into its input {name} ({line}), so held-out batches would "
@@ -145,6 +138,17 @@ class LiveNetwork:
         self.twin = self.graph.to_bytes()
         self.masks = MaskKeeper(self.model, self.anatomy, optimizers, self.companions)
         self.look_seconds = time.perf_counter() - begun
+
+    def _seen_now(self) -> Look:
+        """The network as a look sees it, for batches and with copies as when the run began."""
+        return Look.at(
+            self.model,
+            self._sample,
+            self.loss,
+            layers=self._layers,
+            free=self.free,
+            followers=self.followers,
+        )
 
     def cut_masked(self, left: BoolArray | None = None) -> UnitsCut:
         """Removes masked units for good.
@@ -175,14 +179,7 @@ class LiveNetwork:
     def admits(self) -> str:
         """Why the network as it stands could not be looked after ('' if it could): tried, not kept."""
         try:
-            Look.at(
-                self.model,
-                self._sample,
-                self.loss,
-                layers=self._layers,
-                free=self.free,
-                followers=self.followers,
-            )
+            self._seen_now()
         except StructureError as error:
             return f"the network with it cannot be traced: {error}"
         return ""
