@@ -210,3 +210,8 @@ def test_few_samples_that_are_right_or_wrong_need_no_second_loss() -> None:
     broken = replace(after, losses=np.array([np.inf]))
     assert not check_retention(before, broken, Level.CHANNEL, SETTINGS)[0].passed
     assert check.value == pytest.approx(0.05)
+
+
+def test_what_has_become_better_is_told_as_better() -> None:
+    verdict = correct(right(0.9, 500), right(0.95, 500))
+    assert "0.9000 before, 0.9500 after: better by 0.0500 (95% interval 0.0" in verdict.reason

@@ -46,6 +46,9 @@ class MaskKeeper:
         anatomy: its anatomy.
         optimizers: those that are known to train it.
         companions: modules that hold a copy of the network.
+
+    Attributes:
+        in_companions: the copies of the network in them.
     """
 
     def __init__(
@@ -59,10 +62,10 @@ class MaskKeeper:
         self.keep: BoolArray = np.ones(anatomy.num_units, dtype=np.bool_)
         self._optimizers = tuple(optimizers)
         self._prefixes = ["", *(f"companion {number}: " for number in range(len(companions)))]
-        copies = [model, *(copy_in(companion, model, anatomy) for companion in companions)]
+        self.in_companions = [copy_in(companion, model, anatomy) for companion in companions]
         self._tensors = {
             prefix + name: tensor
-            for prefix, copied in zip(self._prefixes, copies, strict=True)
+            for prefix, copied in zip(self._prefixes, (model, *self.in_companions), strict=True)
             for name, tensor in live_tensors(copied, anatomy).items()
         }
         self._copies = WeightCopies(())

@@ -15,7 +15,6 @@ from esper.anatomy import Anatomy
 from esper.anatomy.cut import (
     Look,
     WeightCopies,
-    copy_in,
     cut,
     feasible,
     refusals,
@@ -26,6 +25,7 @@ from esper.anatomy.twin import Twin
 from esper.arrays import BoolArray
 from esper.errors import CheckpointError, StructureError, SurgeryError, UntraceableError
 from esper.kasmina.changes import Change, UnitsCut, check_records, redo_all, shared_changes
+from esper.kasmina.earlier import EarlierWeights
 from esper.kasmina.held import HANDS
 from esper.kasmina.masks import MaskKeeper
 
@@ -105,6 +105,9 @@ class LiveNetwork:
         self._look((optimizer,))
         self.refused = refusals(self.model, self.anatomy, self.inputs)
         """Groups that the network's own code does not let be cut, and why: by name, until something grows."""
+        self.earlier = EarlierWeights(self, self.masks.in_companions)
+        """Keeps what a script would load of before a cut out of the network."""
+        self.earlier.watch(optimizer)
         HANDS.take(self)
 
     def cuttable_units(self) -> BoolArray:
@@ -268,22 +271,22 @@ class LiveNetwork:
     def versions(self) -> list[dict[str, Tensor]]:
         """The tensors for the graph, by name: of the network, then with those of each copy in a companion."""
         live = self.tensors()
-        copies = [{**dict(copy.named_parameters()), **dict(copy.named_buffers())} for copy in self._copies()]
+        copies = [
+            {**dict(copy.named_parameters()), **dict(copy.named_buffers())}
+            for copy in self.masks.in_companions
+        ]
         return [live, *({**live, **{name: value.detach() for name, value in own.items()}} for own in copies)]
-
-    def _copies(self) -> list[nn.Module]:
-        return [copy_in(companion, self.model, self.anatomy) for companion in self.companions]
 
     def set_buffers(self, values: Mapping[str, Tensor], version: int = 0) -> None:
         """Gives buffers new values, such as running statistics, by name: of one of the `versions`."""
-        buffers = dict((self.model, *self._copies())[version].named_buffers())
+        buffers = dict((self.model, *self.masks.in_companions)[version].named_buffers())
         with torch.no_grad():
             for name, value in values.items():
                 buffers[name].copy_(value)
 
     def adjust(self, changes: Mapping[str, Tensor], sign: int = 1) -> None:
         """Adds `sign` times these changes to parameters, by name; copies of them get them too."""
-        for network in (self.model, *self._copies()):
+        for network in (self.model, *self.masks.in_companions):
             tensors = dict(network.named_parameters())
             for name, change in changes.items():
                 tensors[name].detach().add_(change, alpha=sign)
@@ -303,6 +306,7 @@ class LiveNetwork:
 
     def detach(self) -> None:
         HANDS.let_go(self)
+        self.earlier.stop()
         self.masks.detach()
 
     def state(self) -> dict[str, Any]:

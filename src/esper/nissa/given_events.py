@@ -58,6 +58,21 @@ class InNoOptimizer(Event):
 
 
 @dataclass(frozen=True)
+class EarlierWeights(Event):
+    """A script loads what it kept of the network, or its optimizer, from before a cut."""
+
+    severity = Severity.PROBLEM
+    says = (
+        "load_state_dict was given what was kept before a cut ({name} is {then} there, {now} by now), so "
+        "network and optimizer keep what they have. To end with the best weights, keep them anew after every "
+        "mask and cut."
+    )
+    name: str
+    then: str
+    now: str
+
+
+@dataclass(frozen=True)
 class ProbePartlyUsed(Event):
     """Held-out batches have sizes that the network cannot be asked with."""
 

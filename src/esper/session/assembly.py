@@ -149,6 +149,7 @@ def assemble(
         growing.alarm = emergency.save
         mail = _open_mail(store, ring, log)
         undo.pop_all()
+    network.earlier.tell = lambda *odd: log.tell(given_events.EarlierWeights(*map(str, odd)))
     if left := in_no_optimizer(asked):
         log.tell(given_events.InNoOptimizer(len(left), left[0]))
     horizon = Horizon(asked.schedulers, runner, terms, log)

@@ -37,9 +37,12 @@ def check_retention(
     else:
         retention = _of_losses(*pairs["loss"], settings)
     r = retention
-    old, new, drop, lower, upper, limit = alike(r.before, r.after, r.drop, r.lower, r.upper, r.limit)
+    way, change = (
+        ("better", (-r.drop, -r.upper, -r.lower)) if r.drop < 0 else ("worse", (r.drop, r.lower, r.upper))
+    )
+    old, new, by, lower, upper, limit = alike(r.before, r.after, *change, r.limit)
     text = (
-        f"Mean {r.measure} {old} before, {new} after: worse by {drop} "
+        f"Mean {r.measure} {old} before, {new} after: {way} by {by} "
         f"({settings.interval_confidence:.0%} interval {lower} to {upper}, {r.samples} pairs), "
         f"limit {limit}."
     )
