@@ -91,12 +91,29 @@ def far_apart(output: Outputs, _: Tensor) -> Tensor:
     return -torch.cdist(output[0], output[1]).mean()
 
 
+def in_two_halves(output: Outputs, _: Tensor) -> Tensor:
+    """As where both views of a sample stand in one batch, one half behind the other."""
+    one, other = output[0].chunk(2)
+    return F.cross_entropy(one @ other.T, torch.arange(len(one)))
+
+
+def at_risk(output: Outputs, _: Tensor) -> Tensor:
+    risk = output[0].sum(1)
+    return (risk.logcumsumexp(0) - risk).mean()
+
+
+def overlap(output: Outputs, _: Tensor) -> Tensor:
+    one, other = output[0].sigmoid(), output[1].sigmoid()
+    return 1 - 2 * (one * other).sum() / (one + other).sum()
+
+
 def one_by_one(output: Outputs, _: Tensor) -> Tensor:
     return F.mse_loss(output[0], output[1])
 
 
-VIEWS = (torch.randn(6, 5), torch.randn(6, 5))
-OWN = torch.arange(6)
+_RANDOM = torch.Generator().manual_seed(0)
+VIEWS = (torch.randn(64, 5, generator=_RANDOM), torch.randn(64, 5, generator=_RANDOM))
+OWN = torch.arange(64)
 
 
 @pytest.mark.parametrize(
@@ -106,6 +123,7 @@ OWN = torch.arange(6)
         (both_ways, True, True),
         (by_number, True, False),  # so it is for the batch of the sample alone
         (far_apart, True, True),
+        (overlap, False, True),  # a mean of those of parts, by how much each covers
         (one_by_one, False, True),
     ],
 )
@@ -116,7 +134,13 @@ def test_a_similarity_within_a_batch_couples_its_samples(
     assert twin.is_coupled is meets
     assert twin.is_batch_dynamic is takes_any
     assert twin.is_divisible is not meets
-    assert twin.batch == (2 if takes_any else 6)
+    assert twin.batch == (2 if takes_any else 64)
+
+
+@pytest.mark.parametrize("loss", [in_two_halves, at_risk])
+def test_a_loss_that_grows_with_the_number_of_samples_does(loss: Callable[[Outputs, Tensor], Tensor]) -> None:
+    traced = trace(Pair(), (*VIEWS, OWN), loss)
+    assert (traced.is_coupled, traced.is_batch_dynamic) == (True, True)
 
 
 def test_a_matrix_of_neighbors_does() -> None:
@@ -141,3 +165,18 @@ def test_texts_of_any_length_do_not_where_the_number_of_samples_is_kept() -> Non
     sample = torch.randint(9, (6, 7)), torch.randint(4, (6,))
     traced = trace(Kept(), sample, F.cross_entropy, free=frozenset({(0, 1)}))
     assert (traced.is_coupled, traced.is_batch_dynamic, traced.batch) == (False, False, 2)
+
+
+@pytest.mark.parametrize(
+    "loss",
+    [
+        lambda x, y: F.cross_entropy(x, y, torch.tensor([1.0, 2.0, 3.0, 4.0])),
+        lambda x, y: F.cross_entropy(x, y, reduction="sum"),
+        lambda x, y: F.cross_entropy(x, y, reduction="sum") + 100,  # whatever the samples
+        lambda x, y: F.cross_entropy(x + torch.randn_like(x), y),  # more by chance
+        lambda x, y: F.cross_entropy(x.view(64, 4), y),  # no other number of samples
+    ],
+)
+def test_means_and_sums_over_samples_do_not(loss: Callable[[Tensor, Tensor], Tensor]) -> None:
+    sample = torch.randn(64, 5, generator=_RANDOM), torch.tensor([0, 1, 2, 3, -100, 1, 2, 0]).repeat(8)
+    assert not trace(nn.Linear(5, 4), sample, loss).is_coupled

@@ -3,14 +3,23 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, fx
 from torch.export import ExportedProgram
 from torch.export.graph_signature import InputKind
 
+from esper.batches import picked, samples, sizes_of
+
 _NAMELESS: frozenset[object] = frozenset()
+_DIVISIONS, _SAMPLES = 6, 64
+_ROUNDING = 1e-4
+"""Below this share of a loss a difference is none."""
+_SURELY = 4.0
+"""By so many times its spread a contrastive or ranking loss differs from its parts; weighted means do not."""
 
 
 def couples_samples(program: ExportedProgram) -> bool:
@@ -33,6 +42,41 @@ def grows_twice(one: ExportedProgram, other: ExportedProgram) -> bool:
         return False
     symbols = _of_samples(one)
     return any(_along_samples(value, theirs[name], symbols) > 1 for name, value in ours.items())
+
+
+def exceeds_parts(loss_of: Callable[[Any], float], batch: Any) -> bool:
+    """Whether the loss of a batch is another than its halves tell, and always in the same direction.
+
+    A mean over samples is that of both halves, up to what each weighs, and a sum is their sum. What is
+    neither grows with the number of samples: contrastive and ranking losses do, also where no tensor has
+    samples along two axes.
+
+    Args:
+        loss_of: the loss of a batch of any size; what it raises says that the code does not take any size,
+            and so tells nothing.
+        batch: its first samples are divided, several times.
+    """
+    count = min(samples(batch), _SAMPLES) // 2 * 2
+    if len(sizes_of(batch)) != 1 or count < 4:
+        return False
+    orders = (torch.randperm(count, generator=torch.Generator().manual_seed(n)) for n in range(_DIVISIONS))
+    halves = ([sorted(half.tolist()) for half in order.chunk(2)] for order in orders)
+    try:
+        whole, first = loss_of(picked(batch, range(count))), _sum_of(loss_of, batch, next(halves))
+        noise = _ROUNDING * max(abs(whole), abs(first))
+        if not min(abs(whole - first), abs(whole - first / 2)) > noise:
+            return False
+        again = loss_of(picked(batch, range(count)))
+        sums = np.array([first, *(_sum_of(loss_of, batch, pair) for pair in halves)])
+    except Exception:  # noqa: BLE001  a user's code may refuse a size in any way
+        return False
+    if abs(whole - again) > noise or not np.ptp(sums) > noise:
+        return False  # draws of its own, or a sum beside what no sample changes
+    return all(abs(off.mean()) > _SURELY * off.std(ddof=1) for off in (whole - sums, whole - sums / 2))
+
+
+def _sum_of(loss_of: Callable[[Any], float], batch: Any, halves: Iterable[Sequence[int]]) -> float:
+    return sum(loss_of(picked(batch, half)) for half in halves)
 
 
 def takes_neighbors(program: ExportedProgram, samples: int) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from functools import partial
 from math import prod
 from typing import Any
 
@@ -16,7 +17,13 @@ from torch.utils import _pytree as pytree
 from esper.anatomy.graph.admission import changed_inputs, check_inputs, check_tensors
 from esper.anatomy.graph.chosen import Counts, chosen_rows, concrete, keep_parts_together
 from esper.anatomy.graph.composing import compose
-from esper.anatomy.graph.coupling import couples_samples, grows_twice, inputs_of, takes_neighbors
+from esper.anatomy.graph.coupling import (
+    couples_samples,
+    exceeds_parts,
+    grows_twice,
+    inputs_of,
+    takes_neighbors,
+)
 from esper.anatomy.graph.exporting import exporting
 from esper.anatomy.graph.followers import followers_in
 from esper.anatomy.graph.inlining import inline_regions
@@ -165,22 +172,38 @@ def _exported(step: _Step, inputs: tuple[Any, ...], free: Axes) -> tuple[Exporte
         few = _export(step, small, batch, free)
     except (UntraceableError, ConfigError):
         few = None
-    if few is not None and (is_dynamic(few, batch) or not _meet(step, few, inputs, free)):
-        return few, batch, couples_samples(few)
+    if few is not None:
+        is_coupled = _meet(step, few, inputs, free)
+        if is_dynamic(few, batch) or not is_coupled:
+            return few, batch, is_coupled
     batch = samples(inputs)  # the first axis is not a batch, or its size is fixed
     program = _export(step, inputs, batch, free)
     return program, batch, few is not None or takes_neighbors(program, batch)
 
 
 def _meet(step: _Step, program: ExportedProgram, inputs: tuple[Any, ...], free: Axes) -> bool:
-    """Whether samples meet in a program that is for two of them: another, for one more, shows it."""
+    """Whether samples meet in a program that was traced with two of them, by its tensors or by its losses.
+
+    Where it is for two alone, another one, for one more, shows what its tensors do.
+    """
+    if couples_samples(program):
+        return True
     if step.loss is None:
+        return False
+    if exceeds_parts(partial(_loss_of, step), inputs):
+        return True
+    if is_dynamic(program, TRACE_BATCH):
         return False
     more = TRACE_BATCH + 1
     try:
         return grows_twice(program, _export(step, repeated(inputs, more), more, free))
     except (UntraceableError, ConfigError):
         return False
+
+
+def _loss_of(step: _Step, inputs: tuple[Any, ...]) -> float:
+    with torch.no_grad():
+        return float(step(*inputs)[0])
 
 
 def traced_as(
