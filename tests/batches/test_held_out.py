@@ -102,6 +102,12 @@ def test_batches_without_a_common_axis_stay_whole() -> None:
     assert kept.calibration[0][0].shape == (5, 3)
 
 
+def test_of_one_graph_another_one_is_asked_for() -> None:
+    graph = (torch.randn(6, 4), torch.randint(6, (2, 9))), torch.randint(3, (6,))
+    with pytest.raises(ConfigError, match=r"yields 1 batch.*same graph with labels that are masked"):
+        hold_out([graph], SMALL)
+
+
 def test_merging_joins_only_what_is_alike() -> None:
     joined = merged(numbered([4, 4, 4, 3]), 8)
     assert [samples(b) for b in joined] == [8, 7]

@@ -67,12 +67,12 @@ def hold_out(probe: Iterable[Any], settings: SampleCounts, *, whole: bool = Fals
         if sum(map(samples, batches)) >= wanted and len(batches) > 1:
             break
     batches = batches[: max(len(first_samples(batches, wanted, can_split=False)), 2)]
-    if len(batches) < 2 and whole:
+    if len(batches) < 2 and (whole or any(len(sizes_of(batch)) > 1 for batch in batches)):
         raise ConfigError(
             f"probe yields {len(batches)} batch(es), and two are needed: one to analyze with and another to "
-            "judge by. The samples of a batch meet in the loss of this network, as in a similarity matrix or "
-            "a graph, so that a batch cannot be divided. Give more batches; of one graph, the same graph "
-            "with labels that are masked in two ways."
+            "judge by. The samples of a batch meet, as in a similarity matrix or a graph of nodes and edges, "
+            "so that a batch cannot be divided. Give more batches; of one graph, the same graph with labels "
+            "that are masked (-100) in two ways."
         )
     if len(batches) < 2:
         total = sum(map(samples, batches))

@@ -61,6 +61,27 @@ class Scaled(nn.Module):
         return out
 
 
+class HelpedInTraining(nn.Module):
+    """Has a second head that it computes as it is trained only."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second, self.third = nn.Linear(4, 8), nn.Linear(8, 6), nn.Linear(6, 3)
+        self.helper = nn.Sequential(nn.Dropout(0.5), nn.Linear(8, 3))
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor] | Tensor:
+        hidden = torch.relu(self.first(x))
+        out: Tensor = self.third(torch.relu(self.second(hidden)))
+        return (out, self.helper(hidden)) if self.training else out
+
+
+def test_what_is_read_only_in_training_stays() -> None:
+    model, x = HelpedInTraining(), torch.randn(4, 4)
+    (refused,) = refused_groups(model, inspect(model, x), Inputs((x,))).items()
+    assert refused[0] == "first"
+    assert "does not run at the new sizes" in refused[1]
+
+
 @pytest.mark.parametrize(
     ("build", "culprits", "why"),
     [

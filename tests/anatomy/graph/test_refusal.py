@@ -230,3 +230,17 @@ class OfNamed(nn.Module):
 @pytest.mark.parametrize("sample", [Named(X), (Named(X), Y)])
 def test_a_batch_of_a_class_of_ones_own_is_told_what_it_has_to_be(sample: Any) -> None:
     assert "Inputs have to be tensors, or tuples, lists or dictionaries" in str(refused(OfNamed(), sample))
+
+
+def test_a_sparse_matrix_among_the_inputs_is_told_what_can_be_given_instead() -> None:
+    class Neighbors(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Linear(4, 3)
+
+        def forward(self, x: Tensor, adjacency: Tensor) -> Tensor:
+            return torch.sparse.mm(adjacency, self.layer(x))
+
+    sample = torch.randn(5, 4), torch.eye(5).to_sparse(), torch.randint(3, (5,))
+    with pytest.raises(ConfigError, match=r"sparse matrix \(sparse_coo, \(5, 5\)\).*to_dense.*index_add"):
+        trace(Neighbors(), sample, F.cross_entropy)

@@ -46,7 +46,7 @@ def check_inputs(sample: Any) -> None:
     """Makes sure that a batch can be taken apart into its samples.
 
     Raises:
-        ConfigError: it holds packed sequences.
+        ConfigError: it holds packed sequences or a sparse matrix.
     """
     leaves = pytree.tree_leaves(sample, is_leaf=lambda value: isinstance(value, PackedSequence))
     if any(isinstance(leaf, PackedSequence) for leaf in leaves):
@@ -54,6 +54,15 @@ def check_inputs(sample: Any) -> None:
             "The sample holds a packed sequence, of which no half can be taken. Let the loader give the "
             "padded batch and its lengths, and the network pack them: `pack_padded_sequence(x, lengths, "
             "enforce_sorted=False)`."
+        )
+    tensors = (leaf for leaf in leaves if isinstance(leaf, Tensor))
+    sparse = next((tensor for tensor in tensors if tensor.layout is not torch.strided), None)
+    if sparse is not None:
+        kind = str(sparse.layout).removeprefix("torch.")
+        raise ConfigError(
+            f"The sample holds a sparse matrix ({kind}, {tuple(sparse.shape)}), which is not followed. Give "
+            "it as `.to_dense()` in `sample` and `probe`; or give its indices, and let the network sum over "
+            "neighbors by `index_add`."
         )
 
 

@@ -42,18 +42,22 @@ class Mode:
         dtype: the precision.
         batch_statistics: normalize by the batch itself, as in training. Dropout stays off, because two widths
             draw different numbers.
+        as_trained: everything as in training, which draws: numbers cannot be compared then, but sizes can.
         with_gradients: whether gradients are wanted.
         nudge: makes every parameter larger by that fraction, to see what rounding can do.
     """
 
     dtype: torch.dtype
     batch_statistics: bool = False
+    as_trained: bool = False
     with_gradients: bool = True
     nudge: float = 0.0
 
 
 OUTPUTS = Mode(torch.float32, with_gradients=False)
 """What a network gives as it is used."""
+TRAINED = Mode(torch.float32, as_trained=True, with_gradients=False)
+"""What a network gives as it is trained: heads, masks and losses of its own that it has then only."""
 
 
 class Subject(Protocol):
@@ -62,6 +66,10 @@ class Subject(Protocol):
     @property
     def has_batch_statistics(self) -> bool:
         """Whether it normalizes by the statistics of a batch when it trains."""
+
+    @property
+    def can_train(self) -> bool:
+        """Whether it has a training mode at all."""
 
     @property
     def advice(self) -> str:
@@ -101,6 +109,7 @@ class Live:
         "The cut was undone and nothing changed. Code that computes with a fixed size (for example "
         "`C // self.n_head`) is the usual reason."
     )
+    can_train: ClassVar[bool] = True
 
     @property
     def has_batch_statistics(self) -> bool:
@@ -120,7 +129,7 @@ class Live:
         tensors |= pieces.stand_ins
         with (
             undisturbed(self.model),
-            _normalizing(self.model, by_batch=mode.batch_statistics),
+            _training(self.model, mode),
             _plain_attention(),
             torch.set_grad_enabled(mode.with_gradients),
             pieces if large else nullcontext(),
@@ -169,6 +178,7 @@ class Graph:
     inputs: Inputs
     is_network: bool = False
     has_batch_statistics: ClassVar[bool] = False
+    can_train: ClassVar[bool] = False
     advice: ClassVar[str] = "Nothing was changed. Leave these units whole."
 
     def see(self, mode: Mode) -> Observation:
@@ -218,11 +228,13 @@ def _projection(outputs: tuple[Tensor, ...]) -> Tensor:
 
 
 @contextmanager
-def _normalizing(model: nn.Module, *, by_batch: bool) -> Iterator[None]:
-    if by_batch:
-        for module in model.modules():
-            if isinstance(module, _NormBase):
-                module.train()
+def _training(model: nn.Module, mode: Mode) -> Iterator[None]:
+    """The modules that a mode runs as in training; who calls this puts them back."""
+    if mode.as_trained:
+        model.train()
+    for module in model.modules() if mode.batch_statistics else ():
+        if isinstance(module, _NormBase):
+            module.train()
     yield
 
 

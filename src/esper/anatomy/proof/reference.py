@@ -59,7 +59,8 @@ def reference(model: nn.Module, anatomy: Anatomy, keep: BoolArray, inputs: Input
     if merely_masked.double is None:
         return replace(merely_masked, single=single, approximation=moved, rounding=rounds)
     note = "normalizations run over what is left; compared in eval mode"
-    return Reference(single, narrowed.see(Mode(torch.float64)), None, note, moved, rounds)
+    double = narrowed.see(Mode(torch.float64))
+    return Reference(single, double, None, note, moved, rounds, trained=merely_masked.trained)
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,6 +72,7 @@ class _Narrowed:
     keep: BoolArray
     inputs: Inputs
     has_batch_statistics: ClassVar[bool] = False
+    can_train: ClassVar[bool] = False
     advice: ClassVar[str] = ""
 
     def see(self, mode: Mode) -> Observation:
