@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from esper.anatomy.graph import bare, primary_output
+from esper.anatomy.graph import back_in_mode, bare, primary_output
 from esper.batches import device_of, divided, split_sample
 from esper.checkpoint import map_tensors, misfits, tensor_bytes
 from esper.errors import CheckpointCorrupt, CheckpointError, CheckpointMissing, ConfigError, LifecycleError
@@ -66,7 +66,7 @@ class CheckpointedTeacher:
         self._precision, self._chunk = precision, chunk
         self._learned: list[nn.Parameter] = []
         """What has learned before it was frozen, and `modes` of its modules then."""
-        self._modes: list[tuple[nn.Module, bool]] = []
+        self._modes: dict[nn.Module, bool] = {}
         self.answers = Answers(cache_bytes) if cache_bytes else None
         if weights is not None:
             self._put(weights)
@@ -104,7 +104,7 @@ class CheckpointedTeacher:
     def freeze(self) -> None:
         """No gradient reaches its weights from now on, and they rest as they were asked to."""
         if not self._modes:
-            self._modes = [(module, module.training) for module in self.network.modules()]
+            self._modes = {module: module.training for module in self.network.modules()}
             self._resting.lay_down()
             self._settle()
         for parameter in self.network.parameters():
@@ -126,9 +126,8 @@ class CheckpointedTeacher:
         if self._modes:
             self._resting.get_up()
         self._settled = self._versions()
-        for module, mode in self._modes:
-            module.training = mode
-        self._learned, self._modes = [], []
+        back_in_mode(self._modes)
+        self._learned, self._modes = [], {}
         return self.network
 
     def load(self, weights: str | Path | Mapping[str, Tensor]) -> None:

@@ -239,7 +239,7 @@ def test_a_sparse_matrix_among_the_inputs_is_told_what_can_be_given_instead() ->
             self.layer = nn.Linear(4, 3)
 
         def forward(self, x: Tensor, adjacency: Tensor) -> Tensor:
-            return torch.sparse.mm(adjacency, self.layer(x))
+            return torch.sparse.mm(adjacency, self.layer(x))  # type: ignore[no-any-return]
 
     sample = torch.randn(5, 4), torch.eye(5).to_sparse(), torch.randint(3, (5,))
     with pytest.raises(ConfigError, match=r"sparse matrix \(sparse_coo, \(5, 5\)\).*to_dense.*index_add"):

@@ -68,6 +68,29 @@ def test_looks_draw_what_python_and_numpy_draw_next_and_leave_it_to_be_drawn() -
     torch.testing.assert_close(model(x), first)
 
 
+class Merging(nn.Linear):
+    """Adds what it has learned to its weight for eval mode, as LoRA layers do."""
+
+    is_merged = False
+
+    def train(self, mode: bool = True) -> Merging:
+        if self.is_merged is mode:
+            self.weight.data += -1.0 if mode else 1.0
+            self.is_merged = not mode
+        return super().train(mode)
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_modules_that_do_more_than_set_a_flag_are_put_back_by_their_own_code(training: bool) -> None:
+    first, last = Merging(4, 4), Merging(4, 4).eval()
+    model = nn.Sequential(first, nn.ReLU(), last)
+    first.train(training)
+    before = first.weight.clone(), last.weight.clone()
+    trace(model, torch.randn(2, 4))
+    assert (first.is_merged, last.is_merged) == (not training, True)
+    torch.testing.assert_close((first.weight.detach(), last.weight.detach()), before)
+
+
 class Counting(nn.Module):
     """Changes a buffer whenever it runs."""
 

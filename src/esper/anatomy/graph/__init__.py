@@ -29,7 +29,7 @@ from esper.anatomy.graph.trace import (
     traced_as,
     without_caches,
 )
-from esper.anatomy.graph.undisturbed import same_draws, undisturbed
+from esper.anatomy.graph.undisturbed import back_in_mode, same_draws, undisturbed
 from esper.anatomy.graph.wrappers import bare, check_renewable, copied, is_compiled, renew
 
 __all__ = [
@@ -37,6 +37,7 @@ __all__ = [
     "Axes",
     "Loss",
     "Traced",
+    "back_in_mode",
     "bare",
     "call_with",
     "changed_inputs",

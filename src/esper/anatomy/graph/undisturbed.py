@@ -39,9 +39,9 @@ def undisturbed(model: nn.Module) -> Iterator[None]:
             yield
         finally:
             _forget(model)
-            for module, training in modes.items():
-                module.training = training
-                _put_back(module, kept[module])
+            back_in_mode(modes)
+            for module, before in kept.items():
+                _put_back(module, before)
             with torch.no_grad():
                 for name, buffer in model.named_buffers():
                     if name in buffers and buffers[name].shape == buffer.shape:
@@ -54,6 +54,17 @@ def _forget(model: nn.Module) -> None:
         warnings.simplefilter("ignore")  # of stored programs, which are in eval mode for good
         model.train()
         model.eval()
+
+
+def back_in_mode(modes: Mapping[nn.Module, bool]) -> None:
+    """Puts modules back into training or eval mode, those around others first.
+
+    By their own `train`, which may do more than set a flag: LoRA layers merge their weights for eval mode.
+    """
+    for module, training in modes.items():
+        if module.training is not training:
+            module.train(training)
+        module.training = training  # also where a `train` of its own keeps to eval mode
 
 
 @contextmanager

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from esper.anatomy.graph import Loss, primary_output
+from esper.anatomy.graph import Loss, back_in_mode, primary_output
 from esper.arrays import FloatArray
 from esper.batches import device_of, divided, on_device, split_sample
 from esper.checkpoint import drawn_apart
@@ -127,14 +127,13 @@ class Probe:
     @contextmanager
     def _asked(self) -> Iterator[None]:
         """Eval mode, and nothing is different afterwards."""
-        modes = [(module, module.training) for module in all_modules(self.model)]
+        modes = {module: module.training for module in all_modules(self.model)}
         self.model.eval()
         try:
             with drawn_apart(0), at_rest(self.model):
                 yield
         finally:
-            for module, mode in modes:
-                module.training = mode
+            back_in_mode(modes)
 
 
 def dead_share(seen: Sequence[Tensor]) -> float:
