@@ -73,7 +73,7 @@ class OneByOne(nn.Module):
         self.rest = _network()[1:]
 
     def forward(self, x: Tensor) -> Tensor:
-        moved = torch.cat([x[number] + number for number in range(x.shape[0])])
+        moved = torch.cat([x[number] + number % 2 for number in range(x.shape[0])])
         return self.rest(moved + torch.zeros(x.shape[0] * 6, 6))  # type: ignore[no-any-return]
 
 
