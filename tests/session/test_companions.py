@@ -195,3 +195,24 @@ def test_the_average_has_fresh_statistics_under_a_mask_and_after_it_was_taken_ba
     assert not run.session.parts.network.masks.num_masked
     assert run.stale() < 1e-5
     run.session.detach()
+
+
+def test_an_average_that_was_not_given_is_told_before_a_cut_parts_it_from_the_network(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    model = small_network()
+    average = AveragedModel(model)
+    data = examples(64, 0)
+    for name, given in (("without", ()), ("with", average)):
+        caplog.clear()
+        session = esper.attach(
+            model,
+            torch.optim.AdamW(model.parameters()),
+            loss=nn.CrossEntropyLoss(),
+            sample=data,
+            probe=[data],
+            run_dir=tmp_path / name,
+            companions=given,
+        )
+        session.detach()
+        assert ("(AveragedModel) holds a copy of the network" in caplog.text) is (name == "without")

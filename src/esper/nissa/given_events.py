@@ -73,6 +73,20 @@ class EarlierWeights(Event):
 
 
 @dataclass(frozen=True)
+class CopyNotGiven(Event):
+    """A copy of the network is held by a module of the process that was not given."""
+
+    severity = Severity.PROBLEM
+    says = (
+        "A module of this process ({holder}) holds a copy of the network, and is not among the given "
+        "companions. If the loop only compares with it, all is right. If it averages into it or copies "
+        "between the two, as with an EMA or a target network, give it as well, `companions=...`: else the "
+        "copy no longer fits after a cut, and the loop fails there."
+    )
+    holder: str
+
+
+@dataclass(frozen=True)
 class ProbePartlyUsed(Event):
     """Held-out batches have sizes that the network cannot be asked with."""
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from esper.anatomy.graph import copies_beside
 from esper.anatomy.proof import RANDOM
 from esper.batches import HeldOut
 from esper.checkpoint import CheckpointStore, Entry, KeyRing, Memory, open_key_ring
@@ -152,6 +153,9 @@ def assemble(
     network.earlier.tell = lambda *odd: log.tell(given_events.EarlierWeights(*map(str, odd)))
     if left := in_no_optimizer(asked):
         log.tell(given_events.InNoOptimizer(len(left), left[0]))
+    taught = () if asked.teacher is None else (asked.teacher.network,)
+    for holder in copies_beside(asked.model, (*asked.companions, *taught)):
+        log.tell(given_events.CopyNotGiven(type(holder).__name__))
     horizon = Horizon(asked.schedulers, runner, terms, log)
     return Assembly(
         network=network,

@@ -8,8 +8,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.optim import AdamW
+from torch.optim.swa_utils import AveragedModel
 
-from esper.anatomy.graph.followers import followers_in
+from esper.anatomy.graph.followers import copies_beside, followers_in
 from esper.kasmina import LiveNetwork
 
 
@@ -41,6 +42,16 @@ def test_a_copy_is_frozen_and_holds_the_same_and_that_not_by_chance() -> None:
     assert followers_in(model) == {f"target.2.{name}": f"online.2.{name}" for name in ("weight", "bias")}
     norms = nn.Sequential(nn.LayerNorm(4), nn.LayerNorm(4).requires_grad_(False))
     assert not followers_in(norms)
+
+
+def test_copies_elsewhere_in_the_process_are_known_by_who_holds_them() -> None:
+    model = nn.Sequential(nn.Linear(6, 12), nn.ReLU(), nn.Linear(12, 4))
+    average, other = AveragedModel(model), copy.deepcopy(model)
+    same = nn.Sequential(*model)  # around the very same layers
+    nn.init.zeros_(other.get_parameter("0.weight"))
+    assert copies_beside(model) == [average]
+    assert not copies_beside(model, [average])
+    assert not copies_beside(same, [average])
 
 
 def test_copies_are_cut_like_what_they_follow_also_after_they_have_drifted_apart() -> None:

@@ -3,6 +3,7 @@
 from esper.anatomy.graph.admission import changed_inputs, check_tensors, check_values
 from esper.anatomy.graph.chosen import chosen_rows, concrete
 from esper.anatomy.graph.exporting import exporting
+from esper.anatomy.graph.followers import copies_beside
 from esper.anatomy.graph.lowering import is_in_place, is_view, lowered, operator_name, parts_of
 from esper.anatomy.graph.ranks import (
     group_of,
@@ -47,6 +48,7 @@ __all__ = [
     "chosen_rows",
     "concrete",
     "copied",
+    "copies_beside",
     "exported",
     "exporting",
     "gathered",

@@ -1,11 +1,14 @@
-"""Parts of a network that follow other parts of it: frozen copies, such as the encoders of BYOL and MoCo."""
+"""What follows a network in training: frozen copies of its parts, inside it and elsewhere in the process."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import gc
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import nn
+
+from esper.anatomy.graph.wrappers import bare
 
 
 def followers_in(model: nn.Module) -> dict[str, str]:
@@ -24,6 +27,29 @@ def followers_in(model: nn.Module) -> dict[str, str]:
             if kind is other_kind and _is_copy(own, theirs):
                 found.update({path + name: other + name for name in own})
                 break
+    return found
+
+
+def copies_beside(model: nn.Module, known: Sequence[nn.Module] = ()) -> list[nn.Module]:
+    """The outermost modules of the process that hold a copy of the network, such as an average of it.
+
+    Args:
+        model: the network.
+        known: modules that do not count.
+    """
+    network = bare(model)
+    own, ours = dict(network.named_parameters()), {part for one in (model, *known) for part in one.modules()}
+    # By the type: other people's objects may do anything when they are asked for their class.
+    alive = [one for one in gc.get_objects() if issubclass(type(one), nn.Module) and one not in ours]
+    holders = {child: one for one in alive for child in one.children()}
+    found = []
+    for one in alive:
+        held = dict(one.named_parameters()) if type(one) is type(network) else {}
+        if held and not any(p is own.get(name) for name, p in held.items()) and _is_copy(held, own):
+            outermost = one
+            while outermost in holders:
+                outermost = holders[outermost]
+            found.append(outermost)
     return found
 
 
