@@ -7,7 +7,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from esper.anatomy.cut import cut
-from esper.anatomy.units import inspect
+from esper.anatomy.graph import trace
+from esper.anatomy.units import inspect, work_held
 from tests.anatomy.cutting import half, probe_of
 
 
@@ -40,6 +41,11 @@ def test_what_is_read_along_the_axis_of_samples_stays_and_the_rest_can_go() -> N
     assert reasons["conv2d at conv2d_1 reads it along the axis of samples"] == 6
     made = cut(model, anatomy, half(anatomy), probe_of(x))
     assert made.parameters_after < made.parameters_before
+
+
+def test_that_it_stays_is_among_what_holds_the_work() -> None:
+    held = work_held(trace(KernelsOfSamples(), torch.randn(4, 1, 5, 5)))
+    assert held["conv2d reads it along the axis of samples"] > 0.5
 
 
 class HeadsBesideSamples(nn.Module):

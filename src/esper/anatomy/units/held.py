@@ -9,8 +9,7 @@ from math import prod
 import numpy as np
 
 from esper.anatomy.graph import Traced
-from esper.anatomy.labels import resolve
-from esper.anatomy.units.propagate import propagate
+from esper.anatomy.units.inspection import classes_of
 
 _PLACE = re.compile(r" at [\w./]+")
 
@@ -21,8 +20,7 @@ def work_held(traced: Traced, *, allow_approximate: bool = False) -> dict[str, f
     A matrix product of which half the columns stay is held by half. One that two reasons hold counts for
     both, so shares can add up to more than 1. Reasons name the operator, not its place (`layer_norm`).
     """
-    propagation = propagate(traced, allow_approximate=allow_approximate)
-    classes = resolve(propagation.space)
+    propagation, classes = classes_of(traced, allow_approximate=allow_approximate)
     total, held = 0.0, defaultdict[str, float](float)
     for product in propagation.notes.products:
         # Multiplications: points of the joint space, times those at each of them.

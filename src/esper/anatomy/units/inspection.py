@@ -37,11 +37,17 @@ def inspect(
 
 def anatomy_of(traced: Traced, model: nn.Module, *, allow_approximate: bool = False) -> Anatomy:
     """The anatomy of a network that is already traced; see `inspect`."""
+    propagation, classes = classes_of(traced, allow_approximate=allow_approximate)
+    return build(propagation, classes, batch=traced.batch, aliases=_aliases(bare(model)))
+
+
+def classes_of(traced: Traced, *, allow_approximate: bool = False) -> tuple[Propagation, Classes]:
+    """The labels of a graph, and what of them lives or dies together or stays, with the reason."""
     propagation = propagate(traced, allow_approximate=allow_approximate)
     classes = resolve(propagation.space)
     if _freeze_unmeasurable(traced, propagation, classes):
         classes = resolve(propagation.space)
-    return build(propagation, classes, batch=traced.batch, aliases=_aliases(bare(model)))
+    return propagation, classes
 
 
 def _aliases(model: nn.Module) -> dict[str, tuple[str, ...]]:
