@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -56,27 +56,27 @@ def exceeds_parts(loss_of: Callable[[Any], float], batch: Any) -> bool:
             and so tells nothing.
         batch: its first samples are divided, several times.
     """
-    count = min(samples(batch), _SAMPLES) // 2 * 2
-    if len(sizes_of(batch)) != 1 or count < 4:
+    count = min(samples(batch), _SAMPLES) // 4 * 4
+    if len(sizes_of(batch)) != 1 or count < 8:
         return False
-    orders = (torch.randperm(count, generator=torch.Generator().manual_seed(n)) for n in range(_DIVISIONS))
-    halves = ([sorted(half.tolist()) for half in order.chunk(2)] for order in orders)
+    orders = [torch.randperm(count, generator=torch.Generator().manual_seed(n)) for n in range(_DIVISIONS)]
+
+    def parts(order: Tensor, number: int) -> float:
+        return sum(loss_of(picked(batch, sorted(part.tolist()))) for part in order.chunk(number))
+
     try:
-        whole, first = loss_of(picked(batch, range(count))), _sum_of(loss_of, batch, next(halves))
-        noise = _ROUNDING * max(abs(whole), abs(first))
-        if not min(abs(whole - first), abs(whole - first / 2)) > noise:
+        whole, halves, quarters = (parts(orders[0], number) for number in (1, 2, 4))
+        noise = _ROUNDING * max(map(abs, (whole, halves, quarters)))
+        # A sum over samples is the same for all parts together, and what no sample changes comes with each.
+        if not abs((quarters - whole) - 3 * (halves - whole)) > noise:
             return False
-        again = loss_of(picked(batch, range(count)))
-        sums = np.array([first, *(_sum_of(loss_of, batch, pair) for pair in halves)])
+        again = parts(orders[0], 1)
+        sums = np.array([halves, *(parts(order, 2) for order in orders[1:])])
     except Exception:  # noqa: BLE001  a user's code may refuse a size in any way
         return False
-    if abs(whole - again) > noise or not np.ptp(sums) > noise:
-        return False  # draws of its own, or a sum beside what no sample changes
+    if not abs(whole - again) <= noise:  # draws of its own move it
+        return False
     return all(abs(off.mean()) > _SURELY * off.std(ddof=1) for off in (whole - sums, whole - sums / 2))
-
-
-def _sum_of(loss_of: Callable[[Any], float], batch: Any, halves: Iterable[Sequence[int]]) -> float:
-    return sum(loss_of(picked(batch, half)) for half in halves)
 
 
 def takes_neighbors(program: ExportedProgram, samples: int) -> bool:
