@@ -299,6 +299,24 @@ def test_a_look_leaves_no_state_behind() -> None:
     copy.deepcopy(model)
 
 
+class Episodes(nn.Module):
+    """Ten classes of which each has as many examples, and as many samples to tell which class they are of."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed = nn.Linear(5, 4)
+
+    def forward(self, examples: Tensor, x: Tensor) -> Tensor:
+        means = self.embed(examples).view(10, -1, 4).mean(1)
+        return -torch.cdist(self.embed(x), means)
+
+
+def test_code_that_fails_on_two_samples_takes_the_number_of_the_sample_alone() -> None:
+    sample = torch.randn(30, 5), torch.randn(30, 5), torch.randint(10, (30,))
+    traced = trace(Episodes(), sample, F.cross_entropy)
+    assert (traced.batch, traced.is_batch_dynamic) == (30, False)
+
+
 class OfTexts(nn.Module):
     def __init__(self, *, is_fixed: bool) -> None:
         super().__init__()

@@ -21,14 +21,19 @@ def check_tensors(model: nn.Module) -> None:
     """Makes sure that every parameter and buffer is a plain dense tensor.
 
     Raises:
-        UntraceableError: one is uninitialized, sparse, quantized, flattened, or of a class with a layout of
-            its own.
+        UntraceableError: one is uninitialized, sparse, quantized, flattened, scripted, or of a class with a
+            layout of its own.
     """
     for path, module in model.named_modules():
         if type(module).__name__ == "FullyShardedDataParallel":
             raise UntraceableError(
                 f"{path or 'The network'} is a FullyShardedDataParallel, which flattens its parameters, so "
                 "there are no axes to cut. Use torch.distributed.fsdp.fully_shard, or cut before wrapping."
+            )
+        if isinstance(module, torch.jit.ScriptModule):
+            raise UntraceableError(
+                f"{path or 'The network'} is a TorchScript module, whose code cannot be followed. Give the "
+                "module that it was made from, and script the smaller network afterwards."
             )
         packed = [name for name, value in vars(module).items() if isinstance(value, torch.ScriptObject)]
         if packed or type(module).__module__.startswith(("torch.ao.nn.quantized", "torch.nn.quantized")):

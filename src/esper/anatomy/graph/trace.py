@@ -146,19 +146,18 @@ def _traced(model: nn.Module, sample: Any, loss: Loss | None, free: Axes) -> Tra
     _check_devices(model, inputs)
     step = _Step(model, loss)
     with undisturbed(step):
-        program, batch, is_coupled = _exported(step, inputs, free)
-        any_number = is_dynamic(program, batch)
+        program, batch, is_coupled, any_number = _exported(step, inputs, free)
         counts = chosen_rows(program, model, inputs, loss=loss, takes_any=any_number)
     if loss is not None:
         _check_scalar(program)
     traced = traced_as(program, model, batch, has_loss=loss is not None)
     # Without an axis of samples that all inputs share, as in a graph of nodes and edges, a batch is a whole.
-    takes_any = traced.is_batch_dynamic and len(sizes_of(inputs)) == 1
+    takes_any = any_number and len(sizes_of(inputs)) == 1
     return replace(traced, is_coupled=is_coupled, is_batch_dynamic=takes_any, counts=counts)
 
 
-def _exported(step: _Step, inputs: tuple[Any, ...], free: Axes) -> tuple[ExportedProgram, int, bool]:
-    """The program, the number of samples that it was traced with, and whether samples meet in it.
+def _exported(step: _Step, inputs: tuple[Any, ...], free: Axes) -> tuple[ExportedProgram, int, bool, bool]:
+    """The program; with how many samples it was traced, whether they meet in it, whether it takes any number.
 
     Two samples are enough, and make it quick, where the graph then takes any number. Where it does not, it
     is for two alone; unless samples meet in it, or it cannot work with two, so that it is for all of them.
@@ -166,19 +165,22 @@ def _exported(step: _Step, inputs: tuple[Any, ...], free: Axes) -> tuple[Exporte
     small, batch = _small_batch(inputs)
     if small is inputs:
         program = _export(step, inputs, batch, free)
-        return program, batch, couples_samples(program) or takes_neighbors(program, batch)
+        meet = couples_samples(program) or takes_neighbors(program, batch)
+        return program, batch, meet, is_dynamic(program, batch)
     few: ExportedProgram | None
     try:
         few = _export(step, small, batch, free)
     except (UntraceableError, ConfigError):
         few = None
     if few is not None:
-        is_coupled = _meet(step, few, inputs, free)
-        if is_dynamic(few, batch) or not is_coupled:
-            return few, batch, is_coupled
+        meet, takes_any = _meet(step, few, inputs, free), is_dynamic(few, batch)
+        if takes_any or not meet:
+            return few, batch, meet, takes_any
     batch = samples(inputs)  # the first axis is not a batch, or its size is fixed
     program = _export(step, inputs, batch, free)
-    return program, batch, few is not None or takes_neighbors(program, batch)
+    meet = few is not None or couples_samples(program) or takes_neighbors(program, batch)
+    # What fails on two samples does not take any number, whatever its graph says.
+    return program, batch, meet, few is not None and is_dynamic(program, batch)
 
 
 def _meet(step: _Step, program: ExportedProgram, inputs: tuple[Any, ...], free: Axes) -> bool:
