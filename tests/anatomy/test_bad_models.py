@@ -197,13 +197,14 @@ def test_a_network_that_cannot_be_followed_is_refused_with_the_line_and_the_way_
         inspect(build(), x())
 
 
-@pytest.mark.filterwarnings("ignore")  # torch.ao says at every use that it is deprecated
+@pytest.mark.filterwarnings("ignore")  # so does torch.jit
 def test_scripted_modules_are_refused_as_such() -> None:
     model = nn.Sequential(torch.jit.script(nn.Linear(4, 8)), nn.ReLU(), nn.Linear(8, 3))
     with pytest.raises(UntraceableError, match=r"^0 is a TorchScript module.*made from"):
         inspect(model, torch.randn(2, 4))
 
 
+@pytest.mark.filterwarnings("ignore")  # torch.ao says at every use that it is deprecated
 def test_packed_quantized_weights_are_refused() -> None:
     with pytest.raises(UntraceableError, match=r"2 is a Linear with packed, quantized weights.*afterwards"):
         inspect(quantized(), x())
