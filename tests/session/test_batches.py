@@ -5,12 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 import esper
+from esper.kasmina import LiveNetwork
 from tests.session.runs import settings
 
 EPOCHS = 6
@@ -205,3 +207,24 @@ def test_a_network_for_one_number_of_samples_is_timed_with_it(tmp_path: Path) ->
 def test_one_batch_that_cannot_be_divided_is_refused_with_what_to_do(tmp_path: Path) -> None:
     with pytest.raises(esper.errors.ConfigError, match="two are needed"):
         trained(tmp_path / "run", Views(), views(1, 0), views(1, 1), which_is_mine)
+
+
+class AtRisk:
+    """A loss that grows with the number of samples, for as long as it ranks them."""
+
+    ranks = True
+
+    def __call__(self, output: Tensor, _: Tensor) -> Tensor:
+        risk = output.sum(1)
+        return ((risk.logcumsumexp(0) if self.ranks else 2 * risk) - risk).mean()
+
+
+def test_samples_that_met_when_the_run_began_do_after_a_cut_whatever_training_has_made_of_the_loss() -> None:
+    model, loss = nn.Sequential(nn.Linear(4, 12), nn.ReLU(), nn.Linear(12, 3)), AtRisk()
+    sample = torch.randn(16, 4), torch.zeros(16)
+    network = LiveNetwork(model, torch.optim.SGD(model.parameters(), 0.1), sample, loss)
+    loss.ranks = False
+    network.masks.apply(np.arange(network.anatomy.num_units) > 0)
+    network.cut_masked()
+    assert network.is_coupled
+    assert network.graph.is_coupled

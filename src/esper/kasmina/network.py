@@ -102,6 +102,8 @@ class LiveNetwork:
         self._sample, self._layers = sample, layers
         self.followers: Mapping[str, str] | None = followers
         """Frozen copies and what each follows, as the first look saw it: averages drift apart."""
+        self.is_coupled = False
+        """Whether samples of a batch meet in the loss, as the first look saw it: training moves losses."""
         self._look((optimizer,))
         self.refused = refusals(self.model, self.anatomy, self.inputs)
         """Groups that the network's own code does not let be cut, and why: by name, until something grows."""
@@ -120,11 +122,6 @@ class LiveNetwork:
         """Those that train it: the given one, and every other that has stepped one of its parameters."""
         return self.masks.optimizers
 
-    @property
-    def is_coupled(self) -> bool:
-        """Whether samples of a batch meet in the loss."""
-        return self.graph.is_coupled
-
     def _look(self, optimizers: Sequence[Optimizer]) -> None:
         """Traces the network: from now on this is what it is, and nothing is masked."""
         begun = time.perf_counter()
@@ -138,6 +135,7 @@ class LiveNetwork:
         self.seen, self.anatomy, self.inputs = look, look.anatomy, look.inputs
         self.followers = look.traced.followers
         self.graph = Twin.of(look.traced)
+        self.is_coupled = self.graph.is_coupled
         self.twin = self.graph.to_bytes()
         self.masks = MaskKeeper(self.model, self.anatomy, optimizers, self.companions)
         self.look_seconds = time.perf_counter() - begun
@@ -151,6 +149,7 @@ class LiveNetwork:
             layers=self._layers,
             free=self.free,
             followers=self.followers,
+            is_coupled=self.is_coupled,
         )
 
     def cut_masked(self, left: BoolArray | None = None) -> UnitsCut:

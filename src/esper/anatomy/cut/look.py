@@ -51,6 +51,7 @@ class Look:
         allow_approximate: bool = False,
         free: frozenset[tuple[int, int]] = frozenset(),
         followers: Mapping[str, str] | None = None,
+        is_coupled: bool = False,
     ) -> Look:
         """Looks at a network.
 
@@ -62,11 +63,13 @@ class Look:
             allow_approximate: whether units may go that normalizations run over.
             free: axes of inputs whose size may differ from batch to batch; see `trace`.
             followers: frozen copies, where they are known from before training; see `trace`.
+            is_coupled: whether samples are known to meet in the loss; see `trace`.
 
         Raises:
             UntraceableError: it cannot be exported.
         """
-        traced, network = trace(model, sample, loss, free=free, followers=followers), bare(model)
+        network = bare(model)
+        traced = trace(model, sample, loss, free=free, followers=followers, is_coupled=is_coupled)
         anatomy = anatomy_of(traced, network, allow_approximate=allow_approximate)
         if layers:
             own = {**dict(network.named_parameters()), **dict(network.named_buffers()), **loss_tensors(loss)}
@@ -102,7 +105,12 @@ class Look:
             return replace(self, traced=traced, anatomy=anatomy)
         less = copied(self.network)
         cut(less, self.anatomy, self.everything, replace(self.inputs, is_quick=True), blocks=blocks)
-        known = self.traced.followers
         return Look.at(
-            less, sample, loss, allow_approximate=self.is_approximate, free=self.free, followers=known
+            less,
+            sample,
+            loss,
+            allow_approximate=self.is_approximate,
+            free=self.free,
+            followers=self.traced.followers,
+            is_coupled=self.traced.is_coupled,
         )

@@ -15,7 +15,7 @@ from torch.export.graph_signature import InputKind
 from esper.batches import picked, samples, sizes_of
 
 _NAMELESS: frozenset[object] = frozenset()
-_DIVISIONS, _SAMPLES = 6, 64
+_DIVISIONS = 6
 _ROUNDING = 1e-4
 """Below this share of a loss a difference is none."""
 _SURELY = 4.0
@@ -54,9 +54,9 @@ def exceeds_parts(loss_of: Callable[[Any], float], batch: Any) -> bool:
     Args:
         loss_of: the loss of a batch of any size; what it raises says that the code does not take any size,
             and so tells nothing.
-        batch: its first samples are divided, several times.
+        batch: its samples are divided, several times.
     """
-    count = min(samples(batch), _SAMPLES) // 4 * 4
+    count = samples(batch) // 4 * 4
     if len(sizes_of(batch)) != 1 or count < 8:
         return False
     orders = [torch.randperm(count, generator=torch.Generator().manual_seed(n)) for n in range(_DIVISIONS)]

@@ -112,6 +112,7 @@ def trace(
     *,
     free: Axes = frozenset(),
     followers: Mapping[str, str] | None = None,
+    is_coupled: bool = False,
 ) -> Traced:
     """Exports `model` (with `loss`, if given) in eval mode; the model is left untouched.
 
@@ -123,6 +124,7 @@ def trace(
         free: axes beside that of samples whose size may differ from batch to batch, where the code lets them;
             see `esper.batches.varying_axes`.
         followers: frozen copies, where they are known from before training; None: what holds the same now.
+        is_coupled: whether samples of a batch are known to meet in the loss, from an earlier look.
 
     Raises:
         UntraceableError: the exporter cannot follow the code, and the message names the line; or a parameter
@@ -135,18 +137,18 @@ def trace(
         known = followers_in(model) if followers is None else followers
         if free:
             with suppress(UntraceableError, ConfigError):  # the code fixes such an axis, or something else
-                return replace(_traced(model, sample, loss, free), followers=known)
-        return replace(_traced(model, sample, loss, frozenset()), followers=known)
+                return replace(_traced(model, sample, loss, free, is_coupled), followers=known)
+        return replace(_traced(model, sample, loss, frozenset(), is_coupled), followers=known)
 
 
-def _traced(model: nn.Module, sample: Any, loss: Loss | None, free: Axes) -> Traced:
+def _traced(model: nn.Module, sample: Any, loss: Loss | None, free: Axes, is_coupled: bool) -> Traced:
     check_inputs(sample)
     args, kwargs, target = split_sample(sample, with_target=loss is not None, model=model)
     inputs = (args, kwargs, target)
     _check_devices(model, inputs)
     step = _Step(model, loss)
     with undisturbed(step):
-        program, batch, is_coupled, any_number = _exported(step, inputs, free)
+        program, batch, is_coupled, any_number = _exported(step, inputs, free, is_coupled)
         counts = chosen_rows(program, model, inputs, loss=loss, takes_any=any_number)
     if loss is not None:
         _check_scalar(program)
@@ -156,7 +158,9 @@ def _traced(model: nn.Module, sample: Any, loss: Loss | None, free: Axes) -> Tra
     return replace(traced, is_coupled=is_coupled, is_batch_dynamic=takes_any, counts=counts)
 
 
-def _exported(step: _Step, inputs: tuple[Any, ...], free: Axes) -> tuple[ExportedProgram, int, bool, bool]:
+def _exported(
+    step: _Step, inputs: tuple[Any, ...], free: Axes, is_coupled: bool
+) -> tuple[ExportedProgram, int, bool, bool]:
     """The program; with how many samples it was traced, whether they meet in it, whether it takes any number.
 
     Two samples are enough, and make it quick, where the graph then takes any number. Where it does not, it
@@ -173,12 +177,12 @@ def _exported(step: _Step, inputs: tuple[Any, ...], free: Axes) -> tuple[Exporte
     except (UntraceableError, ConfigError):
         few = None
     if few is not None:
-        meet, takes_any = _meet(step, few, inputs, free), is_dynamic(few, batch)
+        meet, takes_any = is_coupled or _meet(step, few, inputs, free), is_dynamic(few, batch)
         if takes_any or not meet:
             return few, batch, meet, takes_any
     batch = samples(inputs)  # the first axis is not a batch, or its size is fixed
     program = _export(step, inputs, batch, free)
-    meet = few is not None or couples_samples(program) or takes_neighbors(program, batch)
+    meet = is_coupled or few is not None or couples_samples(program) or takes_neighbors(program, batch)
     # What fails on two samples does not take any number, whatever its graph says.
     return program, batch, meet, few is not None and is_dynamic(program, batch)
 
