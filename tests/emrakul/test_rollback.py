@@ -72,7 +72,7 @@ def test_a_metric_above_one_is_taken_as_per_cent_unless_its_scale_is_known() -> 
         assert limits_for(records, rules, "score", is_higher_better=is_higher_better) == (rules, "")
     limits, note = limits_for(per_cent, RULES, "score", is_higher_better=True)
     assert limits.metric_scale == 100.0
-    assert "score was above 1, so it is taken as per cent" in note
+    assert "score was above 1, so 100 is taken for a perfect one" in note
     limits, note = limits_for(epochs((40.0, None), (125.0, None)), RULES, "reward", is_higher_better=True)
     assert limits.metric_scale == 125.0  # no share at all
     assert "reward was above 100" in note

@@ -25,7 +25,7 @@ from esper.tamiyo.policy import (
 )
 from esper.tamiyo.settings import StrategySettings
 
-RESTING = (0.5, 0.7, 0.8, 0.81, 0.80, 0.81, 0.80)
+RESTING = (0.5, 0.8, 0.81, 0.80, 0.81, 0.80, 0.81)
 REST = SystemState(
     epoch=7,
     epochs_left=20,
@@ -53,6 +53,20 @@ def test_a_plateau_is_where_the_metric_rises_no_more_than_its_noise() -> None:
         assert "had not come to rest" in why_not(plateau, state)
     # After a try the metric gets time again.
     assert plateau.decide(replace(REST, tries=(4,))) == ()
+
+
+def test_a_metric_that_still_rises_slowly_is_on_no_plateau() -> None:
+    """By as much as its noise in every two epochs: the best of three is hardly better than those before."""
+    slow = (0.80, 0.812, 0.806, 0.818, 0.812, 0.82)
+    state = replace(REST, metrics=slow, epoch=6)
+    assert not Plateau(StrategySettings(policy="plateau")).decide(state)
+    assert Plateau(StrategySettings(policy="plateau")).decide(replace(state, metrics=slow[::-1]))
+
+
+def test_nothing_is_tried_while_a_place_is_being_reset() -> None:
+    plateau = Plateau(StrategySettings(policy="plateau"))
+    assert not plateau.decide(replace(REST, slots={"layer1": "RESETTING"}))
+    assert plateau.decide(replace(REST, slots={"layer1": "DORMANT"}))
 
 
 def test_periodic_counts_from_the_last_try() -> None:

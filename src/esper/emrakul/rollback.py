@@ -207,7 +207,7 @@ def limits_for(
     if is_known or not 1 < best < math.inf:
         return settings, ""
     if best <= _PER_CENT:
-        scale, why = _PER_CENT, f"{metric} was above 1, so it is taken as per cent"
+        scale, why = _PER_CENT, f"{metric} was above 1, so 100 is taken for a perfect one"
     else:
         scale, why = best, f"{metric} was above 100, so the best that was seen is its scale"
     note = (

@@ -9,10 +9,14 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from esper.arrays import FloatArray
 from esper.leyline import SeedLifecycleStage
 from esper.tamiyo.settings import StrategySettings
 
-_RESTING = (SeedLifecycleStage.CULLED.name, SeedLifecycleStage.EMBARGOED.name)
+_RESTING = tuple(
+    stage.name
+    for stage in (SeedLifecycleStage.CULLED, SeedLifecycleStage.EMBARGOED, SeedLifecycleStage.RESETTING)
+)
 """Stages of a place where a seed has just failed."""
 
 
@@ -103,7 +107,11 @@ class Periodic:
 
 @dataclass(frozen=True)
 class Plateau:
-    """Tries seeds out when the metric rises no more than its noise explains."""
+    """Tries seeds out when the metric rises no more than its noise explains.
+
+    The best of the last epochs must be no better, and the trend of the last twice as many none that
+    stands out of the noise: while the network still learns by itself, that is cheaper than seeds.
+    """
 
     settings: StrategySettings
 
@@ -122,17 +130,31 @@ class Plateau:
         start = max(state.tries, default=0)
         known = [m for m in state.metrics[start:] if m is not None and math.isfinite(m)]
         values = np.array(known if state.is_higher_better else [-m for m in known])
-        if values.size <= patience * _patience(state, self.settings):
+        if values.size <= max(2 * patience - 1, patience * _patience(state, self.settings)):
             return ""
         before, since = float(values[:-patience].max()), float(values[-patience:].max())
-        # Differences of neighbors cancel a trend; their spread is sqrt(2) times that of one value.
-        noise = float(np.diff(values).std() / math.sqrt(2)) if values.size > 2 else 0.0
-        if since > before + noise:
+        recent = values[-2 * patience :]
+        noise = _noise(recent)
+        # The slope of a straight line through the last values, and its standard error.
+        places = np.arange(recent.size) - (recent.size - 1) / 2
+        slope, error = float(places @ recent / (places @ places)), noise / math.sqrt(places @ places)
+        if since > before + noise or slope > error:
             return ""
         return (
             f"A plateau: the best of the last {patience} epochs is {abs(since):.4g}, of those before "
             f"{abs(before):.4g}, and single epochs differ by {noise:.2g} without that."
         )
+
+
+def _noise(values: FloatArray) -> float:
+    """How far single values lie off a smooth curve: one standard deviation.
+
+    Differences of differences cancel a trend and leave sqrt(6) times the noise; their median ignores the
+    steep beginning of a training.
+    """
+    if values.size < 3:
+        return 0.0
+    return float(1.4826 * np.median(np.abs(np.diff(values, 2))) / math.sqrt(6))
 
 
 def policy_of(settings: StrategySettings) -> Policy | None:
