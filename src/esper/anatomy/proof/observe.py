@@ -42,7 +42,7 @@ class Mode:
         dtype: the precision.
         batch_statistics: normalize by the batch itself, as in training. Dropout stays off, because two widths
             draw different numbers.
-        as_trained: everything as in training, which draws: numbers cannot be compared then, but sizes can.
+        as_trained: everything as in training, which draws: nothing can be compared then, but it has to run.
         with_gradients: whether gradients are wanted.
         nudge: makes every parameter larger by that fraction, to see what rounding can do.
     """
@@ -57,7 +57,7 @@ class Mode:
 OUTPUTS = Mode(torch.float32, with_gradients=False)
 """What a network gives as it is used."""
 TRAINED = Mode(torch.float32, as_trained=True, with_gradients=False)
-"""What a network gives as it is trained: heads, masks and losses of its own that it has then only."""
+"""As a network is trained: with heads, statistics and losses of its own that it has then only."""
 
 
 class Subject(Protocol):

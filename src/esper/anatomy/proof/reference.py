@@ -60,7 +60,7 @@ def reference(model: nn.Module, anatomy: Anatomy, keep: BoolArray, inputs: Input
         return replace(merely_masked, single=single, approximation=moved, rounding=rounds)
     note = "normalizations run over what is left; compared in eval mode"
     double = narrowed.see(Mode(torch.float64))
-    return Reference(single, double, None, note, moved, rounds, trained=merely_masked.trained)
+    return Reference(single, double, None, note, moved, rounds, can_train=merely_masked.can_train)
 
 
 @dataclass(frozen=True, eq=False)
