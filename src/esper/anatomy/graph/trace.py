@@ -28,6 +28,7 @@ from esper.anatomy.graph.exporting import exporting
 from esper.anatomy.graph.followers import followers_in
 from esper.anatomy.graph.inlining import inline_regions
 from esper.anatomy.graph.lowering import lowered
+from esper.anatomy.graph.penalties import drop_penalties
 from esper.anatomy.graph.recurrence import exported
 from esper.anatomy.graph.refusal import number_from, refuse
 from esper.anatomy.graph.sharded import gathered
@@ -288,6 +289,8 @@ def _export(step: _Step, inputs: tuple[Any, ...], batch: int, free: Axes = froze
             compose(program)
             # What writes into its input is refused later, by the line, which is gone once it is written out.
             program = program if changed_inputs(program) else lowered(program)
+            if step.loss is not None:
+                drop_penalties(program)
             keep_parts_together(program)
             return program
     except EsperError:
