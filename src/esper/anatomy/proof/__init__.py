@@ -1,6 +1,7 @@
 """The proof that two networks compute the same, and the tensors that it compares."""
 
 from esper.anatomy.proof.compare import (
+    IN_TRAINING,
     Reference,
     difference,
     largest_difference,
@@ -18,6 +19,7 @@ from esper.anatomy.proof.tolerance import FLOAT64_LIMIT, RUNTIME_LIMIT, Equivale
 
 __all__ = [
     "FLOAT64_LIMIT",
+    "IN_TRAINING",
     "OUTPUTS",
     "RANDOM",
     "RUNTIME_LIMIT",

@@ -13,6 +13,8 @@ from esper.anatomy.proof.tensors import select
 from esper.anatomy.proof.tolerance import QUICK_LIMIT, Equivalence, Tolerance, may_be_rounding
 from esper.errors import NotEquivalentError
 
+IN_TRAINING = "The network ran as it is trained."
+"""Noted with an error that its code raised then."""
 Kept = Mapping[str, Mapping[int, Tensor]]
 """Coordinates that stayed, by tensor and axis."""
 
@@ -97,7 +99,11 @@ def prove(ours: Subject, expected: Reference, kept: Kept | None = None) -> Equiv
             through.
     """
     if expected.can_train:
-        ours.see(TRAINED)
+        try:
+            ours.see(TRAINED)
+        except Exception as error:
+            error.add_note(IN_TRAINING)
+            raise
     equivalence = _compared(ours, expected, kept or {})
     tolerance = Tolerance(single=QUICK_LIMIT) if expected.is_quick else Tolerance()
     exceeded = tolerance.exceeded(equivalence)

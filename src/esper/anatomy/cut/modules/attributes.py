@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from esper.anatomy.cut.modules.sizes import bare_norms_follow, set_attribute
 from esper.anatomy.proof import (
+    IN_TRAINING,
     OUTPUTS,
     Equivalence,
     Inputs,
@@ -86,6 +87,12 @@ def fit_attributes(
             raise NotEquivalentError(why) from first
         raise first
     line = (str(first).strip() or type(first).__name__).splitlines()[0]
+    if IN_TRAINING in getattr(first, "__notes__", ()):
+        raise NotEquivalentError(
+            f"As it is trained, the network's code does not run at the new sizes{_place(first)}: {line}. The "
+            "cut was undone and nothing changed. What is read in training alone (a second head, weights that "
+            "are drawn) is not followed, so these units have to stay."
+        ) from first
     raise NotEquivalentError(
         f"The network's code does not run at the new sizes{_place(first)}: {line}. The cut was undone and "
         "nothing changed. Code that computes with a fixed size (for example `C // self.n_head`, "
