@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
@@ -21,6 +22,13 @@ def pytest_configure(config: pytest.Config) -> None:
     import torch  # after the variable, which it reads once
 
     torch.set_num_threads(1)
+
+
+def pytest_unconfigure() -> None:
+    """Runs that tests have left as a kill would leave them are nothing to tell of."""
+    from esper.session.unfinished import tell_unfinished
+
+    atexit.unregister(tell_unfinished)
 
 
 @pytest.fixture(scope="session")

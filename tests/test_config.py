@@ -50,6 +50,7 @@ def test_a_configuration_survives_a_checkpoint() -> None:
         ("[pruning]\ntargt = { flops = 0.5 }\n", "pruning.targt: There is no such key; 'target' is near."),
         ("[pruning.schedule]\nstart_epochs = 1\n", "'start_epoch' is near."),
         ("[pruning]\ntarget = { flop = 0.5 }\n", "'flops' is near."),
+        ("target = 0.5\n", "target: There is no such key; there is 'pruning.target'."),
         ("[analysis]\nqqq = 1\n", "analysis.qqq: There is no such key. "),
         ("[pruning]\ntarget = { flops = 50 }\n", "a share, so 50 % is 0.5."),
         ("[telemetry]\nbus = 'foo'\n", "telemetry.bus: 'foo' is no bus. A bus is a file"),

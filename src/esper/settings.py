@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from difflib import get_close_matches
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar, get_args
 
@@ -12,6 +12,9 @@ from esper.errors import ConfigError
 
 if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
+
+_MOST_MEANT = 2
+"""Of a key that stands in more sections nobody knows which was meant."""
 
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 """A share between 0 and 1, never per cent."""
@@ -76,15 +79,30 @@ def _refusal(kind: type[Section], source: str, error: ValidationError) -> str:
 
 
 def _meant(kind: type[Section], place: Sequence[str | int]) -> str:
-    """The key of the same section that is nearest to the last one of a place; '' if none is near."""
+    """What may be meant by the last key of a place: a near one of its section, or its name in another one."""
     section: Any = kind
     for part in place[:-1]:
-        field = getattr(section, "model_fields", {}).get(part)
-        # A section that may be left out is one of several types.
-        kinds = () if field is None else (field.annotation, *get_args(field.annotation))
-        section = next((one for one in kinds if isinstance(one, type) and issubclass(one, Section)), None)
+        section = _section_in(getattr(section, "model_fields", {}).get(part))
     near = get_close_matches(str(place[-1]), list(getattr(section, "model_fields", {})), n=1)
-    return f"; {near[0]!r} is near" if near else ""
+    if near:
+        return f"; {near[0]!r} is near"
+    same = [path for path in _paths(kind) if path.split(".")[-1] == place[-1]]
+    return f"; there is {' and '.join(map(repr, same))}" if 0 < len(same) <= _MOST_MEANT else ""
+
+
+def _paths(section: Any, above: str = "") -> Iterator[str]:
+    """All keys of a section and of the sections in it, with dots."""
+    for name, field in section.model_fields.items():
+        yield above + name
+        below = _section_in(field)
+        if below is not None:
+            yield from _paths(below, f"{above}{name}.")
+
+
+def _section_in(field: Any) -> Any:
+    """The section that a key holds; it may be left out, and is one of several types then."""
+    kinds = () if field is None else (field.annotation, *get_args(field.annotation))
+    return next((one for one in kinds if isinstance(one, type) and issubclass(one, Section)), None)
 
 
 def _is_per_cent(error: ErrorDetails) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -82,3 +83,25 @@ def test_who_insists_on_it_is_obeyed(tmp_path: Path) -> None:
     session = attached(tmp_path / "run", Odd(configuration(), 1), True)
     assert list(session.parts.network.refused) == ["up"]
     session.detach()
+
+
+@pytest.mark.parametrize(
+    ("sample", "probe", "words"),
+    [
+        (torch.float64, torch.float32, "`.to(torch.float32)` where `sample` is made"),
+        (torch.float32, torch.float64, "`.to(torch.float32)` where held-out data is made"),
+    ],
+)
+def test_the_batch_of_another_dtype_than_the_network_is_the_one_to_change(
+    tmp_path: Path, sample: torch.dtype, probe: torch.dtype, words: str
+) -> None:
+    model = nn.Linear(6, 3)
+    with pytest.raises(esper.errors.ConfigError, match=re.escape(words)):
+        esper.attach(
+            model,
+            torch.optim.SGD(model.parameters(), 0.1),
+            loss=F.cross_entropy,
+            sample=(X.to(sample), Y),
+            probe=[(X.to(probe), Y)] * 2,
+            run_dir=tmp_path / "run",
+        )

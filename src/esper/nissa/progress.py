@@ -160,6 +160,20 @@ class ReportStands(Moment):
 
 
 @dataclass(frozen=True)
+class NeverFinished(Event):
+    """The process ends, and nobody has called `finish`. Only people are told: files may be closed by then."""
+
+    severity, is_noted, is_recorded = Severity.PROBLEM, False, False
+    says = (
+        "The process ends, and {run} was not finished: it is saved up to the end of epoch {epoch}; "
+        "what is masked was not cut, and there is no report. Resume it to go on, and let session.finish() "
+        "be the last call."
+    )
+    run: str
+    epoch: int
+
+
+@dataclass(frozen=True)
 class Finished(Moment):
     """The run is at its end, and its report is written."""
 

@@ -76,10 +76,12 @@ def _check_kinds(sample: Any, batches: Sequence[Any], model: nn.Module) -> None:
     if other is None:
         return
     theirs, ours = (str(kind).removeprefix("torch.") for kind in (other.dtype, other.wanted))
+    is_probe_right = any(parameter.dtype == other.dtype for parameter in model.parameters())
+    odd, right = ("`sample`", other.dtype) if is_probe_right else ("held-out data", other.wanted)
     raise ConfigError(
         f"Of the batches that `probe` yields, {other.place} is {theirs}, and that of `sample` is {ours}: "
         "what is made of one is not right for the other. Nothing was changed. Give both in the dtype that "
-        f"the network is trained with, for example by `.to({other.wanted})` where held-out data is made."
+        f"the network is trained with, for example by `.to({right})` where {odd} is made."
     )
 
 

@@ -1,0 +1,48 @@
+"""Whoever forgets `finish` hears of it where the process ends."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+import esper
+from esper.session.unfinished import tell_unfinished
+from tests.session.runs import Training
+
+
+def told(run: Path, caplog: pytest.LogCaptureFixture) -> list[str]:
+    """What the end of the process would say of a run; other tests may have left runs of their own."""
+    caplog.clear()
+    tell_unfinished()
+    return [text for text in caplog.messages if str(run) in text]
+
+
+def test_a_run_is_told_of_until_it_is_finished(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    run = tmp_path / "run"
+    training = Training(run)
+    training.epoch()
+    (text,) = told(run, caplog)
+    assert "saved up to the end of epoch 1" in text
+    assert "session.finish()" in text
+    training.session.finish(latency=False)
+    assert not told(run, caplog)
+
+
+def test_a_run_that_is_let_go_of_or_never_began_is_not(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    training = Training(tmp_path / "left")
+    training.session.detach()
+    assert not told(tmp_path / "left", caplog)
+    model = torch.nn.Linear(2, 2)
+    with pytest.raises(esper.errors.ConfigError):
+        esper.attach(
+            model,
+            torch.optim.SGD(model.parameters()),
+            loss=torch.nn.MSELoss(reduction="none"),
+            sample=(torch.ones(4, 2), torch.ones(4, 2)),
+            run_dir=tmp_path / "refused",
+        )
+    assert not told(tmp_path / "refused", caplog)
