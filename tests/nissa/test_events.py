@@ -69,6 +69,12 @@ def test_an_event_holds_plain_values_only() -> None:
     assert {str(field.type) for kind in KINDS for field in dataclasses.fields(kind)} == plain
 
 
+def test_a_resume_tells_of_seeds_where_there_are_some() -> None:
+    without = acts.Resumed("runs/a", 8, 1, 2, 0, 3, 0.5, "flops", "id", {})
+    assert "again, 3 unit(s)" in without.text
+    assert "again, 1 seed(s) grown again, 3 unit(s)" in dataclasses.replace(without, grown=1).text
+
+
 def test_a_mask_that_was_shrunk_or_is_on_probation_says_so() -> None:
     whole = acts.Masked(3, 8, 8, False, 0.1, 0.25, "flops", "Go.")
     assert whole.text == "Masked 8 units, 10.0% to 25.0% of the flops removed. Go."

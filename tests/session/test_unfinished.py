@@ -22,6 +22,8 @@ def told(run: Path, caplog: pytest.LogCaptureFixture) -> list[str]:
 def test_a_run_is_told_of_until_it_is_finished(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     run = tmp_path / "run"
     training = Training(run)
+    (text,) = told(run, caplog)
+    assert "only its beginning is saved" in text
     training.epoch()
     (text,) = told(run, caplog)
     assert "saved up to the end of epoch 1" in text

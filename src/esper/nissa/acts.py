@@ -31,11 +31,6 @@ class Resumed(Event):
 
     is_noted, is_once = False, False
     bulk = frozenset({"settings"})
-    says = (
-        "Resumed {run} from its checkpoint of step {step}, epoch {epoch}, which verified in full: {cuts} "
-        "cut(s) made and proven again, {grown} seed(s) grown again, {masked} unit(s) masked, {removed:.1%} "
-        "of the {cost} removed."
-    )
     run: str
     step: int
     epoch: int
@@ -46,6 +41,15 @@ class Resumed(Event):
     cost: str
     settings_id: str
     settings: Mapping[str, Any]
+
+    @property
+    def text(self) -> str:
+        grown = f", {self.grown} seed(s) grown again" if self.grown else ""
+        return (
+            f"Resumed {self.run} from its checkpoint of step {self.step}, epoch {self.epoch}, which verified "
+            f"in full: {self.cuts} cut(s) made and proven again{grown}, {self.masked} unit(s) masked, "
+            f"{self.removed:.1%} of the {self.cost} removed."
+        )
 
 
 # --- Decisions and masks ---

@@ -163,14 +163,19 @@ class ReportStands(Moment):
 class NeverFinished(Event):
     """The process ends, and nobody has called `finish`. Only people are told: files may be closed by then."""
 
-    severity, is_noted, is_recorded = Severity.PROBLEM, False, False
-    says = (
-        "The process ends, and {run} was not finished: it is saved up to the end of epoch {epoch}; "
-        "what is masked was not cut, and there is no report. Resume it to go on, and let session.finish() "
-        "be the last call."
-    )
+    severity, is_recorded = Severity.PROBLEM, False
     run: str
     epoch: int
+
+    @property
+    def text(self) -> str:
+        saved = f"it is saved up to the end of epoch {self.epoch}"
+        if self.epoch == 0:
+            saved = "only its beginning is saved, because no epoch of it has ended"
+        return (
+            f"The process ends, and {self.run} was not finished: {saved}, what is masked was not cut, and "
+            "there is no report. Resume it to go on, and let session.finish() be the last call."
+        )
 
 
 @dataclass(frozen=True)

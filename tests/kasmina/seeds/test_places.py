@@ -62,6 +62,23 @@ def test_patterns_name_modules_that_are_called_once() -> None:
             places(Residual(), pattern)
 
 
+def test_where_auto_finds_nothing_it_says_what_it_looks_for() -> None:
+    class Plain(nn.Module):
+        """Activations between the layers are functions, as in many networks that people write."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.one, self.two = nn.Conv2d(1, 4, 3), nn.Conv2d(4, 4, 1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.relu(self.two(torch.relu(self.one(x))))
+
+    with pytest.raises(
+        UnknownPathError, match=r"as 'auto' looks for: 2 modules .* one, two.*strategy\.slots"
+    ):
+        places(Plain(), "auto")
+
+
 def contest(settings: dict[str, Any]) -> Loop:
     training = loop(settings)
     results = training.grown.try_out(training.grown.places("[2-6]"), width=3)

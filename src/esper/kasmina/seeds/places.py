@@ -70,11 +70,17 @@ def places_in(model: nn.Module, run: Callable[[], object], pattern: str) -> list
         places = [path for path in able if fnmatchcase(path, pattern)]
     if not places:
         raise UnknownPathError(
-            f"No module of the network that could have a seed fits {pattern!r}: {len(able)} are called once "
-            f"in a pass and give a tensor of floats, such as {', '.join(list(able)[:3]) or 'none'}. Nothing "
-            "was changed."
+            f"{_unfit(pattern)}: {len(able)} modules are called once in a pass and give a tensor of floats, "
+            f"such as {', '.join(list(able)[:3]) or 'none'}. Nothing was changed. Name places by a pattern "
+            "of paths, such as 'features.*' (a policy reads it in `strategy.slots`)."
         )
     return places
+
+
+def _unfit(pattern: str) -> str:
+    if pattern != AUTO:
+        return f"No module of the network that could have a seed fits {pattern!r}"
+    return "No module of the network gives its output as it is to a layer with weights, as 'auto' looks for"
 
 
 def _names(model: nn.Module) -> dict[nn.Module, str]:
