@@ -26,7 +26,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 def pytest_unconfigure() -> None:
     """Runs that tests have left as a kill would leave them are nothing to tell of."""
-    from esper.session.unfinished import tell_unfinished
+    from esper.session import tell_unfinished
 
     atexit.unregister(tell_unfinished)
 

@@ -32,19 +32,23 @@ def test_a_run_is_told_of_until_it_is_finished(tmp_path: Path, caplog: pytest.Lo
     assert not told(run, caplog)
 
 
-def test_a_run_that_is_let_go_of_or_never_began_is_not(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    training = Training(tmp_path / "left")
-    training.session.detach()
+def test_a_run_that_is_let_go_of_is_not(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    Training(tmp_path / "left").session.detach()
     assert not told(tmp_path / "left", caplog)
+
+
+def test_a_run_that_never_began_is_not(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     model = torch.nn.Linear(2, 2)
-    with pytest.raises(esper.errors.ConfigError):
+    batch = (torch.randn(16, 2), torch.randn(16, 2))
+    optimizer = torch.optim.SGD(model.parameters())
+    with pytest.raises(esper.errors.ConfigError, match="Nothing can come"):  # found when all else is there
         esper.attach(
             model,
-            torch.optim.SGD(model.parameters()),
-            loss=torch.nn.MSELoss(reduction="none"),
-            sample=(torch.ones(4, 2), torch.ones(4, 2)),
+            optimizer,
+            loss=torch.nn.functional.mse_loss,
+            sample=batch,
+            probe=[batch] * 2,
+            config={"strategy": {"policy": "periodic", "slots": "nowhere"}, "analysis": {"workers": 0}},
             run_dir=tmp_path / "refused",
         )
     assert not told(tmp_path / "refused", caplog)

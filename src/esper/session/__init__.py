@@ -5,5 +5,6 @@ from esper.session.finish import Result
 from esper.session.metrics import direction_of
 from esper.session.session import Session
 from esper.session.together import refused_by_all
+from esper.session.unfinished import tell_unfinished
 
-__all__ = ["Result", "Session", "attach", "direction_of", "refused_by_all", "resume"]
+__all__ = ["Result", "Session", "attach", "direction_of", "refused_by_all", "resume", "tell_unfinished"]

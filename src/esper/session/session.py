@@ -16,7 +16,6 @@ from esper.errors import CheckpointMissing, EsperError
 from esper.kasmina.seeds import GateResult, Isolation
 from esper.nissa import acts, events, seed_events
 from esper.report import EpochRow
-from esper.session import unfinished
 from esper.session.admission import check_processes
 from esper.session.assembly import Assembly
 from esper.session.commands import desk_of
@@ -65,7 +64,6 @@ class Session:
         """Whether the next optimizer step is the first since the end of a period."""
         if parts.why_off:
             self.log.tell(events.PruningOff(parts.why_off))
-        unfinished.hold(self.run_dir, self.log)
 
     @property
     def model(self) -> nn.Module:
@@ -313,7 +311,6 @@ class Session:
         if self._is_finished:
             return
         self._is_finished = True
-        unfinished.let_go(self.run_dir)
         parts = self.parts
         workers = () if parts.pool is None else (parts.pool.close,)
         hands = (self._desk.close, self._rounds.detach, parts.tracker.detach, parts.growing.detach)

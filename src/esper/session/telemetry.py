@@ -30,6 +30,7 @@ from esper.session.live import LiveView
 from esper.session.log import RunLog
 from esper.session.pool import worker_rows
 from esper.session.promises import PromiseWatch
+from esper.session.unfinished import hold, let_go
 
 if TYPE_CHECKING:
     from esper.session.assembly import Assembly
@@ -125,6 +126,8 @@ class Telemetry:
         """What is counted in this process; None if nothing is."""
         self.of_others: Sequence[bytes] = ()
         """What other ranks have counted until now, each as it tells it."""
+        self._run = run
+        hold(run, log)
 
     def step(self) -> None:
         """The optimizer has made a step."""
@@ -184,6 +187,7 @@ class Telemetry:
 
     def close(self) -> None:
         """Lets every sink take what it was told; a dead one is not waited for long."""
+        let_go(self._run)
         for sink in self._sinks:
             sink.close()
 

@@ -54,6 +54,14 @@ def test_copies_elsewhere_in_the_process_are_known_by_who_holds_them() -> None:
     assert not copies_beside(same, [average])
 
 
+def test_a_copy_that_nobody_holds_any_more_is_none() -> None:
+    model = nn.Sequential(nn.Linear(6, 12), nn.ReLU(), nn.Linear(12, 4))
+    gone = copy.deepcopy(model)
+    gone.circle = [gone]  # type: ignore[assignment]  # only the garbage collector clears it away
+    del gone
+    assert not copies_beside(model)
+
+
 def test_copies_are_cut_like_what_they_follow_also_after_they_have_drifted_apart() -> None:
     model = Momentum()
     sample = torch.randn(8, 6), torch.zeros(8)

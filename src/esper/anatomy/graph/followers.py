@@ -37,6 +37,13 @@ def copies_beside(model: nn.Module, known: Sequence[nn.Module] = ()) -> list[nn.
         model: the network.
         known: modules that do not count.
     """
+    if not _copies(model, known):
+        return []
+    gc.collect()  # nobody holds one that was only not cleared away yet, as where a cell is run once more
+    return _copies(model, known)
+
+
+def _copies(model: nn.Module, known: Sequence[nn.Module]) -> list[nn.Module]:
     network = bare(model)
     own, ours = dict(network.named_parameters()), {part for one in (model, *known) for part in one.modules()}
     # By the type: other people's objects may do anything when they are asked for their class.
