@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 
 import numpy as np
+import pytest
 import torch
 from torch import Tensor, nn
 from torch.optim import AdamW
@@ -44,10 +45,20 @@ def test_a_copy_is_frozen_and_holds_the_same_and_that_not_by_chance() -> None:
     assert not followers_in(norms)
 
 
+class Broken(nn.Module):
+    """Cannot be built, and lives on where somebody keeps the error."""
+
+    def __init__(self) -> None:
+        self.layer = nn.Linear(2, 2)  # before there is a place for it
+
+
 def test_copies_elsewhere_in_the_process_are_known_by_who_holds_them() -> None:
     model = nn.Sequential(nn.Linear(6, 12), nn.ReLU(), nn.Linear(12, 4))
     average, other = AveragedModel(model), copy.deepcopy(model)
     same = nn.Sequential(*model)  # around the very same layers
+    broken = Broken.__new__(Broken)
+    with pytest.raises(AttributeError):
+        broken.__init__()  # type: ignore[misc]
     nn.init.zeros_(other.get_parameter("0.weight"))
     assert copies_beside(model) == [average]
     assert not copies_beside(model, [average])

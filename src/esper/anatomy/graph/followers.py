@@ -45,17 +45,18 @@ def copies_beside(model: nn.Module, known: Sequence[nn.Module] = ()) -> list[nn.
 
 def _copies(model: nn.Module, known: Sequence[nn.Module]) -> list[nn.Module]:
     network = bare(model)
-    own, ours = dict(network.named_parameters()), {part for one in (model, *known) for part in one.modules()}
-    # By the type: other people's objects may do anything when they are asked for their class.
-    alive = [one for one in gc.get_objects() if issubclass(type(one), nn.Module) and one not in ours]
-    holders = {child: one for one in alive for child in one.children()}
+    own, ours = dict(network.named_parameters()), {id(p) for one in (model, *known) for p in one.modules()}
+    # By the type: other people's objects may do anything when they are asked for their class. One that could
+    # not be built has nothing in it, and one may be equal to others: they are told apart by who they are.
+    alive = [one for one in gc.get_objects() if issubclass(type(one), nn.Module) and "_modules" in vars(one)]
+    holders = {id(child): one for one in alive if id(one) not in ours for child in one.children()}
     found = []
     for one in alive:
-        held = dict(one.named_parameters()) if type(one) is type(network) else {}
+        held = dict(one.named_parameters()) if type(one) is type(network) and id(one) not in ours else {}
         if held and not any(p is own.get(name) for name, p in held.items()) and _is_copy(held, own):
             outermost = one
-            while outermost in holders:
-                outermost = holders[outermost]
+            while id(outermost) in holders:
+                outermost = holders[id(outermost)]
             if not type(outermost).__module__.startswith("esper."):  # left from a look, and garbage
                 found.append(outermost)
     return found
