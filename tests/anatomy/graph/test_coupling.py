@@ -134,7 +134,7 @@ def test_a_similarity_within_a_batch_couples_its_samples(
     assert twin.is_coupled is meets
     assert twin.is_batch_dynamic is takes_any
     assert twin.is_divisible is not meets
-    assert twin.batch == (2 if takes_any else 64)
+    assert twin.batch == (2 if takes_any and loss is not far_apart else 64)  # torch computes many otherwise
 
 
 @pytest.mark.parametrize("loss", [in_two_halves, at_risk])

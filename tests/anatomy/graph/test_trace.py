@@ -317,6 +317,25 @@ def test_code_that_fails_on_two_samples_takes_the_number_of_the_sample_alone() -
     assert (traced.batch, traced.is_batch_dynamic) == (30, False)
 
 
+class Centers(nn.Module):
+    """Distances to four centers, which torch computes in another way for more than 25 samples."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed, self.centers = nn.Linear(5, 6), nn.Parameter(torch.randn(4, 6))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return -torch.cdist(self.embed(x), self.centers)
+
+
+@pytest.mark.parametrize("count", [8, 40])
+def test_a_graph_that_is_right_for_few_samples_alone_does_not_take_any_number(count: int) -> None:
+    sample = torch.randn(count, 5), torch.randint(4, (count,))
+    twin = Twin.of(trace(Centers(), sample, F.cross_entropy))
+    assert not twin.is_batch_dynamic
+    assert twin.takes((sample[0][: twin.batch], sample[1][: twin.batch]))
+
+
 class OfTexts(nn.Module):
     def __init__(self, *, is_fixed: bool) -> None:
         super().__init__()

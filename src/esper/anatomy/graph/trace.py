@@ -42,6 +42,7 @@ Axes = frozenset[tuple[int, int]]
 """The number of a tensor among the inputs, and the number of its axis."""
 TRACE_BATCH = 2
 """Labels do not depend on the batch size; the exporter would take 1 for a constant."""
+_MANY = 1 << 20
 _CACHES = ("past_key_values", "cache_params", "state", "mems")
 
 
@@ -178,7 +179,8 @@ def _exported(
     except (UntraceableError, ConfigError):
         few = None
     if few is not None:
-        meet, takes_any = is_coupled or _meet(step, few, inputs, free), is_dynamic(few, batch)
+        takes_any = is_dynamic(few, batch) and not _is_for_few(few)
+        meet = is_coupled or _meet(step, few, inputs, free)
         if takes_any or not meet:
             return few, batch, meet, takes_any
     batch = samples(inputs)  # the first axis is not a batch, or its size is fixed
@@ -231,6 +233,15 @@ def is_dynamic(program: ExportedProgram, batch: int) -> bool:
     firsts = [value.shape[0] for value in map(_value, inputs_of(program)) if value.dim()]
     open_ones = [size for size in firsts if _is_open(size)]
     return bool(open_ones) and batch not in {int(size) for size in firsts if not _is_open(size)}
+
+
+def _is_for_few(program: ExportedProgram) -> bool:
+    """Whether it holds an operator that computes many samples in another way, as `cdist` does."""
+    sizes: list[int | torch.SymInt] = [
+        value.shape[0] for value in map(_value, inputs_of(program)) if value.dim()
+    ]
+    limits = (program.range_constraints.get(s.node.expr) for s in sizes if isinstance(s, torch.SymInt))
+    return any(limit is not None and bool(limit.upper < _MANY) for limit in limits)
 
 
 def _value(node: fx.Node) -> Tensor:
