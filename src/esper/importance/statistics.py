@@ -43,7 +43,8 @@ class UnitStatistics:
 
     @classmethod
     def empty(cls, num_units: int, device: torch.device) -> UnitStatistics:
-        return cls(*(torch.zeros(num_units, device=device) for _ in _FIELDS))
+        # Whatever type the script has made the default.
+        return cls(*(torch.zeros(num_units, dtype=torch.float32, device=device) for _ in _FIELDS))
 
     @property
     def num_units(self) -> int:

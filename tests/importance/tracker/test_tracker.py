@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 import pytest
 import torch
@@ -42,6 +44,30 @@ def test_tracking_does_not_change_training_by_one_bit() -> None:
         step(tracked, first, inputs)
         step(plain, second, inputs)
     assert all(torch.equal(a, b) for a, b in zip(tracked.parameters(), plain.parameters(), strict=True))
+
+
+@pytest.fixture
+def double() -> Iterator[None]:
+    """What a script makes its default type."""
+    torch.set_default_dtype(torch.float64)
+    yield
+    torch.set_default_dtype(torch.float32)
+
+
+@pytest.mark.usefixtures("double")
+@pytest.mark.parametrize("form", ["exact", "log8", "bfloat16"])
+def test_scripts_that_compute_in_double_by_default_are_tracked_alike(
+    form: str,
+) -> None:
+    network, anatomy = two(width=3)
+    optimizer = sgd(network)
+    elements = ElementSettings.model_validate({"form": form, "window_steps": 2})
+    settings = EVERY_STEP.model_copy(update={"backend": "element", "elements": elements})
+    tracker = tracker_of(network, anatomy, optimizer, settings)
+    for _ in range(3):
+        step(network, optimizer, torch.randn(4, 3))
+    assert tracker.failure is None
+    assert np.isfinite(tracker.taylor()).all()
 
 
 def test_too_few_samples_are_no_measurement() -> None:

@@ -66,14 +66,13 @@ class ElementScores:
         self._per_turn = max(_FEWEST_BLOCKS, -(-len(self._blocks) // _MOST_TURNS))
         total = sum(sizes.values())
         self._codes = torch.zeros(total, dtype=_TYPES[form], device=device)
-        self._spans = torch.zeros(len(self._blocks), 2, device=device)
-        self._windows = torch.zeros(len(self._blocks), device=device)
+        self._spans = torch.zeros(len(self._blocks), 2, dtype=torch.float32, device=device)
+        self._windows = torch.zeros(len(self._blocks), dtype=torch.float32, device=device)
         """Windows of each block that are complete; without one, its elements are unmeasured."""
         # One buffer of sums, as long as the longest turn needs: the turns use it one after the other.
-        self._sums = torch.zeros(
-            max(map(self._turn_elements, range(self.num_turns)), default=0), device=device
-        )
-        self._counts = torch.zeros(self._per_turn, device=device)
+        longest = max(map(self._turn_elements, range(self.num_turns)), default=0)
+        self._sums = torch.zeros(longest, dtype=torch.float32, device=device)
+        self._counts = torch.zeros(self._per_turn, dtype=torch.float32, device=device)
         self._turn = self._sampled = 0
 
     @property
@@ -125,7 +124,7 @@ class ElementScores:
                 codes = self._codes[block.place : block.place + block.last - block.first]
                 values = from_log_codes(codes, self._spans[number]) if self.form == "log8" else codes.float()
                 parts.append(torch.where(self._windows[number] > 0, values, torch.nan))
-        return torch.cat(parts) if parts else torch.zeros(0, device=self._codes.device)
+        return torch.cat(parts) if parts else torch.zeros(0, dtype=torch.float32, device=self._codes.device)
 
     def select(
         self, sizes: Mapping[str, int], chosen: Callable[[str, Tensor], Tensor | None]
