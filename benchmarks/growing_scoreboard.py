@@ -268,6 +268,9 @@ def compare(task: Task, seeds: int) -> None:
     print()
     for other in ("small", "larger"):
         gains = scores["grown"] - scores[other]
+        if not gains.any():
+            print(f"Grown against {other}: the same, to the last digit", flush=True)
+            continue
         chance = float(stats.ttest_rel(scores["grown"], scores[other]).pvalue)
         word = "undecided" if chance > 0.05 else "growing WINS" if gains.mean() > 0 else "growing LOSES"
         print(

@@ -36,6 +36,21 @@ def test_a_mapping_is_as_good_and_what_it_gets_wrong_is_named() -> None:
         esper.Config.of("0.5")  # type: ignore[arg-type]  # what the test is about
 
 
+@pytest.mark.parametrize("target", [0.5, {"flops": 0.5}])
+def test_a_target_goes_beside_what_is_set_already(target: float | dict[str, float]) -> None:
+    given = esper.Config.of({"pruning": {"plan": {"round_to": 8}}, "checkpoint": {"keep_last": 7}})
+    asked = {"pruning": {"plan": {"round_to": 8}, "target": {"flops": 0.5}}, "checkpoint": {"keep_last": 7}}
+    assert given.aimed(target) == esper.Config.of(asked)
+    assert given.aimed(target).aimed(0.5) == given.aimed(target)
+
+
+def test_two_different_targets_are_refused() -> None:
+    with pytest.raises(ConfigError, match="another one than pruning"):
+        esper.Config.of({"pruning": {"target": {"flops": 0.5}}}).aimed({"parameters": 0.5})
+    with pytest.raises(ConfigError, match="target"):
+        esper.Config().aimed(1.5)
+
+
 def test_a_configuration_survives_a_checkpoint() -> None:
     config = esper.Config.model_validate({"pruning": {"staged": True}, "importance": {"stride": 4}})
     assert esper.Config.model_validate_json(config.model_dump_json()) == config

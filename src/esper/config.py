@@ -65,6 +65,24 @@ class Config(Section):
         """
         return section_of(cls, given, "config", _KEYS)
 
+    def aimed(self, target: float | Mapping[str, float]) -> Config:
+        """The same settings with a target: a share of the FLOPs, or another cost by name.
+
+        Raises:
+            ConfigError: it is no target, or these settings name another one.
+        """
+        asked = self.model_dump(exclude_unset=True)
+        pruning = asked.setdefault("pruning", {})
+        if pruning.get("target") is None:
+            return Config.of({**asked, "pruning": {**pruning, "target": target}})
+        aimed = Config.of({"pruning": {"target": target}})
+        if aimed.pruning.target != self.pruning.target:
+            raise ConfigError(
+                f"target={target!r} is another one than pruning.target of config. Nothing was changed. "
+                "Say it in one place."
+            )
+        return self
+
     @classmethod
     def from_toml(cls, path: Path) -> Config:
         """Reads a TOML file.

@@ -47,9 +47,8 @@ def settings(target: float | Mapping[str, float] | None, config: Config | Mappin
     Raises:
         ConfigError: a setting is not known, nothing is asked for, or what no callback can do.
     """
-    asked = Config.of(config or {}).model_dump(exclude_unset=True)
-    if target is not None:
-        asked["pruning"] = {**asked.get("pruning", {}), "target": target}
+    given = Config.of(config or {})
+    asked = (given if target is None else given.aimed(target)).model_dump(exclude_unset=True)
     pruning = asked.setdefault("pruning", {})
     pruning["plan"] = {"configurable": "if_possible", **pruning.get("plan", {})}
     whole = Config.of(asked)

@@ -15,14 +15,21 @@ from esper.nissa.event import Event, Moment, Severity
 class Began(Event):
     """A run begins: with what network and by what settings, whose id every decision names."""
 
-    severity, is_noted, is_act, is_once = Severity.DETAIL, False, True, False
+    is_noted, is_act, is_once = False, True, False
     bulk = frozenset({"settings"})
-    says = "Began with {model}: {units} units, {parameters} parameters; settings {settings_id}."
     model: str
     units: int
     parameters: int
     settings_id: str
     settings: Mapping[str, Any]
+
+    @property
+    def text(self) -> str:
+        target = self.settings.get("pruning", {}).get("target") or {}
+        shares = [f"{share:.0%} of the {cost}" for cost, share in target.items() if isinstance(share, float)]
+        wish = f" {shares[0]} shall go." if shares else ""
+        what = f"{self.model} with {self.parameters:,} parameters, {self.units:,} units"
+        return f"Attached to {what}.{wish} Settings {self.settings_id}."
 
 
 @dataclass(frozen=True)

@@ -24,8 +24,8 @@ class NoTarget(Event):
 
     says = (
         "Nothing is pruned: no target was given, and without one no unit goes. Training is saved and "
-        "reported all the same. attach(config=dict(pruning=dict(target=dict(flops=0.5)))) removes half of "
-        "the FLOPs; dict(pruning=dict(staged=True)) follows the default stages, in small steps."
+        "reported all the same. attach(target=0.5) removes half of the FLOPs; "
+        "attach(config=dict(pruning=dict(staged=True))) follows the default stages, in small steps."
     )
 
 

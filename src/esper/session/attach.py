@@ -66,6 +66,7 @@ def attach(
     metric: str = "accuracy",
     higher_is_better: bool | None = None,
     run_dir: str | Path,
+    target: float | Mapping[str, float] | None = None,
     config: Config | Mapping[str, Any] | None = None,
     epochs: int | None = None,
     steps: int | None = None,
@@ -93,7 +94,9 @@ def attach(
         metric: the name of what `end_epoch` will report and decisions are made by.
         higher_is_better: its direction; None: yes, unless the name is that of a loss or an error.
         run_dir: where checkpoints, masks and the report go.
-        config: what to do, or a mapping that says so; nothing is pruned unless it asks for it.
+        target: how much shall go: a share of the FLOPs, or `{"parameters": 0.4}`; `pruning.target` of
+            `config` says the same.
+        config: what to do, or a mapping that says so; nothing is pruned unless it or `target` asks for it.
         epochs: how many epochs are planned; the schedule scales to it. Without it the learning-rate
             schedule tells, where it comes to an end.
         steps: the same as a number of optimizer steps.
@@ -121,6 +124,8 @@ def attach(
     """
     with refused_by_all(model):
         check_direction(higher_is_better)
+        if target is not None:
+            config = Config.of(config or {}).aimed(target)
         asked = RunRequest(
             run_dir,
             model,
