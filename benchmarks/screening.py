@@ -116,8 +116,7 @@ def saved(folder: Path, model: nn.Module, anatomy: Anatomy, dtype: torch.dtype) 
         tracked=None,
         data=unread,
         masked=(),
-        twin_samples=256,
-        twin_flops=1e12,
+        twin_samples=0,
     )
     return case, sum(file.size for file in files)
 
@@ -147,7 +146,7 @@ def _child(case: Case, answer: Connection) -> None:
     torch.set_num_threads(1)
     before, start = cpu_seconds(), time.perf_counter()
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-    ranks = np.asarray(screen(case, WEIGHTS, 5))
+    ranks = screen(case, WEIGHTS, 5).ranks
     answer.send(
         {
             "units ranked": float(np.isfinite(ranks).sum()),
