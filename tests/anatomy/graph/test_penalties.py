@@ -60,9 +60,33 @@ def test_what_no_sample_changes_is_left_out_of_the_loss(loss: Loss) -> None:
         lambda x, y: F.cross_entropy(x, y) * squares(),
         lambda x, y: squares() + 0 * y.sum(),
         lambda x, y: (F.cross_entropy(x, y) + squares()).square(),
+        lambda x, y: F.cross_entropy(x, y) - x.chunk(2, dim=1)[1].exp().mean(),  # no penalty: of samples
+        lambda x, y: F.cross_entropy(x, y) - x.max(dim=1).values.mean(),
     ],
 )
 def test_what_is_no_sum_stays_as_it_is(loss: Loss) -> None:
     with torch.no_grad():
         value, output = trace(MODEL, SAMPLE, loss).program.module()((SAMPLE[0],), {}, SAMPLE[1])
         torch.testing.assert_close(value, loss(output, SAMPLE[1]))
+
+
+class Scored(nn.Module):
+    """Ends in sums with parameters, as a critic of which the mean is the loss."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale, self.place = nn.Parameter(torch.tensor(0.7)), nn.Parameter(torch.randn(8))
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        hidden = MODEL[0](x) + self.place
+        return (hidden.mean(dim=1) + self.scale).view(-1), hidden
+
+
+@pytest.mark.parametrize("number", [0, 1])
+def test_what_a_network_adds_stays_in_what_it_gives(number: int) -> None:
+    model = Scored()
+    value, output = trace(model, SAMPLE, lambda x, _: x[number].mean()).program.module()(
+        (SAMPLE[0],), {}, SAMPLE[1]
+    )
+    expected = model(SAMPLE[0])
+    torch.testing.assert_close((value, output), (expected[number].mean(), expected[0]))
