@@ -65,6 +65,15 @@ def test_copies_elsewhere_in_the_process_are_known_by_who_holds_them() -> None:
     assert not copies_beside(same, [average])
 
 
+def test_modules_that_cannot_be_asked_are_no_copies() -> None:
+    model = nn.Sequential(nn.Linear(6, 12), nn.ReLU(), nn.Linear(12, 4))
+    lazy = nn.Sequential(nn.LazyLinear(12), nn.ReLU(), nn.LazyLinear(4))
+    sparse = copy.deepcopy(model)
+    sparse.get_submodule("0").weight = nn.Parameter(model.get_parameter("0.weight").detach().to_sparse())
+    assert not copies_beside(model)
+    assert len(lazy) == len(sparse) == 3  # they are still held
+
+
 def test_a_copy_that_nobody_holds_any_more_is_none() -> None:
     model = nn.Sequential(nn.Linear(6, 12), nn.ReLU(), nn.Linear(12, 4))
     gone = copy.deepcopy(model)

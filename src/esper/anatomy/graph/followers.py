@@ -49,17 +49,25 @@ def _copies(model: nn.Module, known: Sequence[nn.Module]) -> list[nn.Module]:
     # By the type: other people's objects may do anything when they are asked for their class. One that could
     # not be built has nothing in it, and one may be equal to others: they are told apart by who they are.
     alive = [one for one in gc.get_objects() if issubclass(type(one), nn.Module) and "_modules" in vars(one)]
-    holders = {id(child): one for one in alive if id(one) not in ours for child in one.children()}
+    holders = {id(child): one for one in alive if id(one) not in ours for child in nn.Module.children(one)}
     found = []
     for one in alive:
-        held = dict(one.named_parameters()) if type(one) is type(network) and id(one) not in ours else {}
-        if held and not any(p is own.get(name) for name, p in held.items()) and _is_copy(held, own):
+        if type(one) is type(network) and id(one) not in ours and _holds_copy(one, own):
             outermost = one
             while id(outermost) in holders:
                 outermost = holders[id(outermost)]
             if not type(outermost).__module__.startswith("esper."):  # left from a look, and garbage
                 found.append(outermost)
     return found
+
+
+def _holds_copy(one: nn.Module, own: Mapping[str, nn.Parameter]) -> bool:
+    """Whether it holds the same numbers elsewhere; a module that fails when it is asked holds none."""
+    try:
+        held = dict(one.named_parameters())
+        return bool(held) and not any(p is own.get(name) for name, p in held.items()) and _is_copy(held, own)
+    except Exception:  # noqa: BLE001  it is somebody else's: not initialized yet, sparse, or of a kind of its own
+        return False
 
 
 def _is_copy(own: Mapping[str, nn.Parameter], theirs: Mapping[str, nn.Parameter]) -> bool:
