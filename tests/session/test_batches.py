@@ -228,3 +228,20 @@ def test_samples_that_met_when_the_run_began_do_after_a_cut_whatever_training_ha
     network.cut_masked()
     assert network.is_coupled
     assert network.graph.is_coupled
+
+
+def test_samples_that_met_when_a_run_began_do_where_it_goes_on(tmp_path: Path) -> None:
+    """Also where the network that is given to `resume` does not show it, before it has loaded."""
+
+    def built() -> tuple[nn.Module, torch.optim.Optimizer]:
+        model = nn.Sequential(nn.Linear(4, 12), nn.ReLU(), nn.Linear(12, 3))
+        return model, torch.optim.SGD(model.parameters(), 0.1)
+
+    loss, sample = AtRisk(), (torch.randn(16, 4), torch.zeros(16))
+    esper.attach(
+        *built(), loss=loss, sample=sample, probe=[sample] * 2, metric="loss", run_dir=tmp_path
+    ).detach()
+    loss.ranks = False
+    session = esper.resume(tmp_path, *built(), loss=loss)
+    assert session.network.is_coupled
+    session.detach()

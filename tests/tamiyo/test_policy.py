@@ -63,6 +63,14 @@ def test_a_metric_that_still_rises_slowly_is_on_no_plateau() -> None:
     assert Plateau(StrategySettings(policy="plateau")).decide(replace(state, metrics=slow[::-1]))
 
 
+@pytest.mark.parametrize("stuck", [0.1, 0.137, 0.25, 0.6, 0.7, 0.913])
+def test_a_metric_that_is_stuck_is_on_a_plateau(stuck: float) -> None:
+    for patience in (2, 3, 5, 7):
+        plateau = Plateau(StrategySettings(policy="plateau", patience_epochs=patience))
+        metrics = (stuck,) * 24
+        assert plateau.decide(replace(REST, metrics=metrics, epoch=24))
+
+
 def test_nothing_is_tried_while_a_place_is_being_reset() -> None:
     plateau = Plateau(StrategySettings(policy="plateau"))
     assert not plateau.decide(replace(REST, slots={"layer1": "RESETTING"}))

@@ -50,6 +50,7 @@ class LiveNetwork:
         free: axes of inputs whose size may differ from batch to batch; see `trace`.
         followers: frozen copies and what each follows, where they are known from when the run began; None:
             what holds the same now.
+        is_coupled: whether samples were seen to meet in the loss then.
 
     Raises:
         ConfigError: a session holds the network or its optimizer already.
@@ -72,6 +73,7 @@ class LiveNetwork:
         blueprints: Mapping[str, Callable[..., nn.Module]] | None = None,
         free: frozenset[tuple[int, int]] = frozenset(),
         followers: Mapping[str, str] | None = None,
+        is_coupled: bool = False,
     ) -> None:
         HANDS.refuse_held(bare(model), (optimizer,))
         self.given, self.model = model, bare(model)
@@ -102,7 +104,7 @@ class LiveNetwork:
         self._sample, self._layers = sample, layers
         self.followers: Mapping[str, str] | None = followers
         """Frozen copies and what each follows, as the first look saw it: averages drift apart."""
-        self.is_coupled = False
+        self.is_coupled = is_coupled
         """Whether samples of a batch meet in the loss, as the first look saw it: training moves losses."""
         self._look((optimizer,))
         self.refused = refusals(self.model, self.anatomy, self.inputs)

@@ -179,8 +179,8 @@ def _attach(
             pace = asked.pace
             known = direction_of(metric) if higher_is_better is None else higher_is_better
             is_higher_better = known is not False
-            copies = network.followers or {}
-            terms = Terms(settings, metric, is_higher_better, pace.periods, origin, trained_by, pace, copies)
+            seen = network.followers or {}, network.is_coupled
+            terms = Terms(settings, metric, is_higher_better, pace.periods, origin, trained_by, pace, *seen)
             given = given_entries(asked, terms)
             session = session_of(
                 asked, assemble(asked, given, network, held_out, sample, terms, pool, kernel_pool)
@@ -314,7 +314,13 @@ def _resume(asked: RunRequest, step: int | None = None) -> Session:
     others = kept_ones if probe is None else probe
     on_it = on_device(sample, device_of(asked.model))
     network, settings, _ = looked_at(
-        asked, terms.config, on_it, layers=layers, others=others, followers=terms.followers
+        asked,
+        terms.config,
+        on_it,
+        layers=layers,
+        others=others,
+        followers=terms.followers,
+        is_coupled=terms.is_coupled,
     )
     terms = replace(terms, config=settings)
     with undone_on_error(network.detach):  # until the session owns it

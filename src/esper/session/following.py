@@ -197,11 +197,13 @@ class Follower(Session):
         layers: bool,
         free: list[tuple[int, int]],
         followers: Mapping[str, str] | None,
+        is_coupled: bool,
     ) -> None:
         asked = self._asked
         self._sample = on_device(sample, device_of(asked.model))
         given = (asked.model, asked.optimizer, self._sample, asked.loss, asked.companions)
-        self.network = LiveNetwork(*given, layers=layers, free=frozenset(free), followers=followers)
+        known: dict[str, Any] = {"followers": followers, "is_coupled": is_coupled}
+        self.network = LiveNetwork(*given, layers=layers, free=frozenset(free), **known)
         network = self.network
         for optimizer in asked.optimizers:
             network.masks.adopt(optimizer)

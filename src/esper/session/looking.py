@@ -28,6 +28,7 @@ def looked_at(
     layers: bool,
     others: Sequence[Any],
     followers: Mapping[str, str] | None = None,
+    is_coupled: bool = False,
 ) -> tuple[LiveNetwork, Config, list[Event]]:
     """The network, looked at for batches like the sample and like the others that it will see.
 
@@ -38,6 +39,7 @@ def looked_at(
         layers: whether whole layers are units.
         others: other batches.
         followers: frozen copies, where they are known from when the run began; see `LiveNetwork`.
+        is_coupled: whether samples were seen to meet in the loss then.
 
     Returns:
         It; the settings, which say now whether cuts keep to its configuration; what is to be told of that.
@@ -50,7 +52,8 @@ def looked_at(
     if asked.probe is not None:
         _check_kinds(sample, others, bare(asked.model))
     free = varying_axes(sample, others, bare(asked.model))
-    network = network_of(asked, sample, layers=layers, free=free, followers=followers)
+    seen: dict[str, Any] = {"free": free, "followers": followers, "is_coupled": is_coupled}
+    network = network_of(asked, sample, layers=layers, **seen)
     wanted = settings.pruning.plan.configurable
     if not wanted or not has_configuration(network.model):
         return network, _keeping(settings, is_kept=bool(wanted)), []

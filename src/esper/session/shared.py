@@ -57,6 +57,7 @@ def looked_at_together(
     layers: bool,
     free: frozenset[tuple[int, int]],
     followers: Mapping[str, str] | None,
+    is_coupled: bool,
 ) -> LeadingNetwork:
     """Looks at the network on all ranks, with the sample of rank 0.
 
@@ -66,10 +67,11 @@ def looked_at_together(
         layers: as for `LiveNetwork`.
         free: likewise.
         followers: likewise.
+        is_coupled: likewise.
     """
-    what = {"sample": given[2], "layers": layers, "free": sorted(free), "followers": followers}
-    look = partial(LeadingNetwork, ranks, *given, layers=layers, free=free, followers=followers)
-    return ranks.order(LOOK, what, look)
+    known: dict[str, Any] = {"layers": layers, "followers": followers, "is_coupled": is_coupled}
+    look = partial(LeadingNetwork, ranks, *given, free=free, **known)
+    return ranks.order(LOOK, {"sample": given[2], "free": sorted(free), **known}, look)
 
 
 class SharedMemory(Memory):

@@ -35,6 +35,7 @@ class Terms:
         trained_by: the class of the optimizer; None in older runs, which did not keep it.
         pace: what the run counts in, as it was said.
         followers: frozen copies in the network, and what each follows; older runs knew of none.
+        is_coupled: whether samples were seen to meet in the loss when the run began; not kept in older runs.
     """
 
     config: Config
@@ -45,6 +46,7 @@ class Terms:
     trained_by: str | None
     pace: Pace
     followers: Mapping[str, str]
+    is_coupled: bool
 
     def situation(self, network: LiveNetwork) -> Situation:
         """The network as it is now; later masks do not change it."""
@@ -69,6 +71,7 @@ class Terms:
             "trained_by": self.trained_by,
             "pace": encode(self.pace),
             "followers": dict(self.followers),
+            "is_coupled": self.is_coupled,
         }
 
     @classmethod
@@ -82,6 +85,7 @@ class Terms:
             state["trained_by"],
             decode(Pace, state["pace"]) if "pace" in state else Pace(state["epochs_planned"]),
             state.get("followers", {}),
+            state.get("is_coupled", False),
         )
 
     def check(self, state: Mapping[str, Any]) -> None:

@@ -62,9 +62,10 @@ def network_of(
     layers: bool,
     free: frozenset[tuple[int, int]],
     followers: Mapping[str, str] | None,
+    is_coupled: bool,
 ) -> LiveNetwork:
     """Looks at the network, on all ranks; see `LiveNetwork`."""
-    seen: dict[str, Any] = {"layers": layers, "free": free, "followers": followers}
+    seen: dict[str, Any] = {"layers": layers, "free": free, "followers": followers, "is_coupled": is_coupled}
     given = (asked.model, asked.optimizer, sample, asked.loss, asked.companions)
     network: LiveNetwork
     if asked.ranks is None:

@@ -133,7 +133,7 @@ class Plateau:
         if values.size <= max(2 * patience - 1, patience * _patience(state, self.settings)):
             return ""
         before, since = float(values[:-patience].max()), float(values[-patience:].max())
-        recent = values[-2 * patience :]
+        recent = values[-2 * patience :] - values[-2 * patience]  # zeros to the last bit where it is stuck
         noise = _noise(recent)
         # The slope of a straight line through the last values, and its standard error.
         places = np.arange(recent.size) - (recent.size - 1) / 2
