@@ -302,10 +302,10 @@ def test_per_cent_are_noticed_and_lead_to_no_storm_of_rollbacks(
             training.epoch(lambda _: next(values_in_per_cent))
         assert "mask" in training.marks()
         assert "rollback" not in training.marks()
-        told = [note for note in training.session.log.notes if "per cent" in note]
+        told = [note for note in training.session.log.notes if "a perfect metric reads" in note]
     assert len(told) == 1
     assert "metric_scale" in told[0]
-    assert sum("per cent" in record.message for record in caplog.records) == 1
+    assert sum("a perfect metric reads" in record.message for record in caplog.records) == 1
 
 
 def test_a_scale_that_was_set_is_not_second_guessed(tmp_path: Path) -> None:
@@ -318,7 +318,7 @@ def test_a_scale_that_was_set_is_not_second_guessed(tmp_path: Path) -> None:
         training.until(lambda: training.session.parts.network.masks.num_masked > 0, 3.5)
         training.fall(3.4)
         assert training.marks()[-1] == "rollback"
-        assert not any("per cent" in note for note in training.session.log.notes)
+        assert not any("a perfect metric reads" in note for note in training.session.log.notes)
 
 
 def test_weights_that_somebody_wrote_under_a_mask_lead_back_to_the_checkpoint_before_it(
