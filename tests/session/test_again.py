@@ -52,7 +52,7 @@ def test_a_run_without_a_target_says_so_at_its_beginning_and_at_its_end(tmp_path
     pruning = {"target": None, "schedule": {"start_epoch": None, "end_epoch": None}}
     run = Training(tmp_path / "run", pruning=pruning)
     (note,) = (note for note in run.session.log.notes if "no target was given" in note)
-    assert "target=dict(flops=0.5)" in note
+    assert "attach(target=0.5)" in note
     run.epoch()
     result = run.session.finish(latency=False)
     assert result.why == note
