@@ -50,10 +50,17 @@ def undisturbed(model: nn.Module) -> Iterator[None]:
 
 def _forget(model: nn.Module) -> None:
     """Lets modules forget what they keep until they train again, and leaves them in eval mode."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of stored programs, which are in eval mode for good
+    with _no_word_of_modes():
         model.train()
         model.eval()
+
+
+@contextmanager
+def _no_word_of_modes() -> Iterator[None]:
+    """Stored programs, which are in eval mode for good, warn of being put into another one."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
 
 
 def back_in_mode(modes: Mapping[nn.Module, bool]) -> None:
@@ -61,10 +68,11 @@ def back_in_mode(modes: Mapping[nn.Module, bool]) -> None:
 
     By their own `train`, which may do more than set a flag: LoRA layers merge their weights for eval mode.
     """
-    for module, training in modes.items():
-        if module.training is not training:
-            module.train(training)
-        module.training = training  # also where a `train` of its own keeps to eval mode
+    with _no_word_of_modes():
+        for module, training in modes.items():
+            if module.training is not training:
+                module.train(training)
+            module.training = training  # also where a `train` of its own keeps to eval mode
 
 
 @contextmanager

@@ -98,13 +98,13 @@ def prove(ours: Subject, expected: Reference, kept: Kept | None = None) -> Equiv
         NotEquivalentError: they differ by more than rounding. Whatever the code of `ours` raises passes
             through.
     """
-    if expected.can_train:
+    equivalence = _compared(ours, expected, kept or {})
+    if expected.can_train:  # afterwards: what fails in both modes is told as what fails as it is used
         try:
             ours.see(TRAINED)
         except Exception as error:
             error.add_note(IN_TRAINING)
             raise
-    equivalence = _compared(ours, expected, kept or {})
     tolerance = Tolerance(single=QUICK_LIMIT) if expected.is_quick else Tolerance()
     exceeded = tolerance.exceeded(equivalence)
     # Only a small difference can be rounding, and to find out takes further runs.
