@@ -72,16 +72,14 @@ class Config(Section):
             ConfigError: it is no target, or these settings name another one.
         """
         asked = self.model_dump(exclude_unset=True)
-        pruning = asked.setdefault("pruning", {})
-        if pruning.get("target") is None:
-            return Config.of({**asked, "pruning": {**pruning, "target": target}})
-        aimed = Config.of({"pruning": {"target": target}})
-        if aimed.pruning.target != self.pruning.target:
+        asked["pruning"] = {**asked.get("pruning", {}), "target": target}
+        aimed = Config.of(asked)
+        if self.pruning.target not in (None, aimed.pruning.target):
             raise ConfigError(
                 f"target={target!r} is another one than pruning.target of config. Nothing was changed. "
                 "Say it in one place."
             )
-        return self
+        return aimed
 
     @classmethod
     def from_toml(cls, path: Path) -> Config:

@@ -28,8 +28,7 @@ class Began(Event):
         target = self.settings.get("pruning", {}).get("target") or {}
         shares = [f"{share:.0%} of the {cost}" for cost, share in target.items() if isinstance(share, float)]
         wish = f" {shares[0]} shall go." if shares else ""
-        what = f"{self.model} with {self.parameters:,} parameters, {self.units:,} units"
-        return f"Attached to {what}.{wish} Settings {self.settings_id}."
+        return f"Attached to {self.model} with {self.parameters:,} parameters, {self.units:,} units.{wish}"
 
 
 @dataclass(frozen=True)

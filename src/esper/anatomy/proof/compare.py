@@ -99,12 +99,6 @@ def prove(ours: Subject, expected: Reference, kept: Kept | None = None) -> Equiv
             through.
     """
     equivalence = _compared(ours, expected, kept or {})
-    if expected.can_train:  # afterwards: what fails in both modes is told as what fails as it is used
-        try:
-            ours.see(TRAINED)
-        except Exception as error:
-            error.add_note(IN_TRAINING)
-            raise
     tolerance = Tolerance(single=QUICK_LIMIT) if expected.is_quick else Tolerance()
     exceeded = tolerance.exceeded(equivalence)
     # Only a small difference can be rounding, and to find out takes further runs.
@@ -114,6 +108,12 @@ def prove(ours: Subject, expected: Reference, kept: Kept | None = None) -> Equiv
         raise NotEquivalentError(
             f"The cut network differs from the masked one: {'; '.join(exceeded)}. {ours.advice}"
         )
+    if expected.can_train:  # last: what is wrong in both modes is told as what is wrong as it is used
+        try:
+            ours.see(TRAINED)
+        except Exception as error:
+            error.add_note(IN_TRAINING)
+            raise
     return equivalence
 
 
