@@ -24,7 +24,7 @@ def test_nothing_is_pruned_until_it_is_asked_for() -> None:
 def test_a_file_gives_the_settings_that_python_gives(tmp_path: Path) -> None:
     file = written(tmp_path / "c.toml", "[pruning]\ntarget = { flops = 0.5 }\n[checkpoint]\nkeep_last = 7\n")
     expected = esper.Config(pruning={"target": {"flops": 0.5}}, checkpoint={"keep_last": 7})
-    assert esper.Config.from_toml(file) == expected
+    assert esper.Config.from_toml(file) == esper.Config.from_toml(str(file)) == expected
 
 
 def test_a_mapping_is_as_good_and_what_it_gets_wrong_is_named() -> None:
@@ -33,7 +33,9 @@ def test_a_mapping_is_as_good_and_what_it_gets_wrong_is_named() -> None:
     with pytest.raises(ConfigError, match=r"config: pruning.target.flops: .*explain"):
         esper.Config.of({"pruning": {"target": {"flops": 1.5}}})
     with pytest.raises(ConfigError, match=r"config: .*dictionary"):
-        esper.Config.of("0.5")  # type: ignore[arg-type]  # what the test is about
+        esper.Config.of(0.5)  # type: ignore[arg-type]  # what the test is about
+    with pytest.raises(ConfigError, match=r"config='my\.toml' is no mapping.*from_toml\('my\.toml'\)"):
+        esper.Config.of("my.toml")  # type: ignore[arg-type]  # what the test is about
 
 
 @pytest.mark.parametrize("target", [0.5, {"flops": 0.5}])

@@ -63,6 +63,11 @@ class Config(Section):
         Raises:
             ConfigError: a key or value is not known, or it is no mapping; the message names it.
         """
+        if isinstance(given, str | Path):
+            raise ConfigError(
+                f"config={str(given)!r} is no mapping of sections. Read a file first: "
+                f"config=esper.Config.from_toml({str(given)!r}). Nothing was changed."
+            )
         return section_of(cls, given, "config", _KEYS)
 
     def aimed(self, target: float | Mapping[str, float]) -> Config:
@@ -82,13 +87,13 @@ class Config(Section):
         return aimed
 
     @classmethod
-    def from_toml(cls, path: Path) -> Config:
+    def from_toml(cls, path: str | Path) -> Config:
         """Reads a TOML file.
 
         Raises:
             ConfigError: the file cannot be read, or a key or value is not known; the message names it.
         """
-        return read_toml(cls, path, _KEYS)
+        return read_toml(cls, Path(path), _KEYS)
 
 
 def read_toml(kind: type[AnySection], path: Path, keys: str) -> AnySection:

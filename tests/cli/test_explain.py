@@ -64,7 +64,7 @@ def test_ranges_are_part_of_the_type() -> None:
 
 
 def test_the_default_that_counts_is_the_one_of_the_enclosing_section() -> None:
-    assert rows()["pruning.every"].default == 3
+    assert (rows()["pruning.every"].default, rows()["pruning.every"].source) == (3, "default")
 
 
 def test_what_was_set_names_its_source_and_everything_else_is_a_default() -> None:

@@ -13,10 +13,12 @@ import torch
 from torch import nn
 
 import esper
+from esper.compaction import finished_files
 from esper.errors import CheckpointError, ConfigError, IllegalTransitionError, UnknownPathError
 from esper.kasmina import SeedJoined, UnitsCut
 from esper.nissa import ListSink, events, progress, seed_events
 from esper.report import RunReport
+from esper.runs import checkpoint_at
 from tests.session.growers import (
     CULLED,
     GROWN,
@@ -92,6 +94,9 @@ def test_a_seed_goes_all_the_way_and_is_then_a_part_of_the_network_that_loads_an
         training.model.eval()
         for loaded in (esper.load(tmp_path), esper.load(tmp_path, model=network()).eval()):
             torch.testing.assert_close(loaded(x), training.model(x))
+        files = finished_files(*checkpoint_at(tmp_path))
+        assert files is not None
+        assert all(before == after for before, after in files.facts["widths"].values())  # nothing was cut
     told = [type(event) for event in sink.events]
     assert told.count(seed_events.SeedFossilized) == told.count(seed_events.SeedSettled) == 1
     report = RunReport.read(tmp_path / "report.json")

@@ -60,7 +60,8 @@ def _walk(
             )
         if section is not None:
             inner = None if settings is None else getattr(settings, name)
-            yield from _walk(section, definitions, f"{prefix}{name}.", default or {}, inner, source)
+            origin = source if is_set else "default"  # a default may be a section with values of its own
+            yield from _walk(section, definitions, f"{prefix}{name}.", default or {}, inner, origin)
 
 
 def _section(

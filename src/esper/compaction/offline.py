@@ -31,7 +31,9 @@ from esper.runs.network import (
     NetworkFiles,
     criterion_of,
     form_from,
+    former_name,
     read_state,
+    seed_paths,
     state_of,
 )
 
@@ -45,7 +47,8 @@ def finished_files(catalog: CheckpointCatalog, checkpoint: CheckpointRef) -> Net
     parts = read_state(checkpoint)
     anatomy = decode(Anatomy, json.loads(checkpoint.file(ANATOMY_FILE).read_bytes()))
     origin = parts["terms"]["origin"]
-    after = {group.name: group.width for group in anatomy.groups}
+    seeds = seed_paths(parts["structure"])
+    after = {former_name(group.name, seeds): group.width for group in anatomy.groups}
     facts = {
         "flops": [origin["flops"], anatomy.flops()],
         "parameters": [origin["parameters"], anatomy.parameters()],

@@ -51,6 +51,13 @@ class SeedFossilized(SeedMoved):
 
 
 @dataclass(frozen=True)
+class SeedEnded(SeedMoved):
+    """The run is over, and with it growing at this place; a part of the network stays one."""
+
+    says = "Growing at {slot} ({blueprint}) ends with the run; what has become a part of the network stays."
+
+
+@dataclass(frozen=True)
 class SeedRefused(OfSeed):
     """A seed was not germinated; the network is as it was."""
 

@@ -52,6 +52,7 @@ def test_a_seed_goes_through_all_stages_and_becomes_a_part_of_the_network(traini
     assert weight in training.optimizer.state
     assert training.grown.finish() is training.model
     assert slot.stage.name == "TERMINATED"
+    assert training.told.events[-1].text.endswith("what has become a part of the network stays.")
 
 
 def test_a_cull_on_probation_fades_out_and_leaves_nothing_and_the_place_opens_again(training: Loop) -> None:

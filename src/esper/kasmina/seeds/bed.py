@@ -25,6 +25,7 @@ _VERSION = 1
 _TOLD: Mapping[SeedEvent, type[seed_events.OfSeed]] = {
     SeedEvent.GERMINATE: seed_events.SeedGerminated,
     SeedEvent.FOSSILIZE: seed_events.SeedFossilized,
+    SeedEvent.TERMINATE: seed_events.SeedEnded,
 }
 """What is told of an event, where it is more than a move."""
 

@@ -1,5 +1,6 @@
 """The networks in a run directory: loaded, drawn, examined and exported, without the code that made them."""
 
+from esper.runs.network.around_seeds import former_name, seed_paths
 from esper.runs.network.case import ANATOMY_FILE, analyst_of, case_of, criterion_of, data_of
 from esper.runs.network.examine import LOW_FRACTION, Examination, examine
 from esper.runs.network.files import (
@@ -46,11 +47,13 @@ __all__ = [
     "data_of",
     "examine",
     "form_from",
+    "former_name",
     "is_finished",
     "layers_of",
     "load",
     "read_state",
     "require_onnx",
+    "seed_paths",
     "state_files",
     "state_of",
 ]

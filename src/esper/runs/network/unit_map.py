@@ -19,6 +19,7 @@ from esper.arrays import BoolArray, FloatArray, IntArray
 from esper.checkpoint import CheckpointCatalog, CheckpointRef
 from esper.elesh import Screened, screen
 from esper.leyline import decode
+from esper.runs.network.around_seeds import former_name, seed_paths
 from esper.runs.network.case import ANATOMY_FILE
 from esper.runs.network.stored import Stored
 from esper.runs.network.unit_fates import Fate, Fates, fates_of
@@ -159,8 +160,7 @@ def _remember(kept: dict[str, _T], digest: str, value: _T) -> None:
 
 def drawn_from(stored: Stored, anatomy: Anatomy, ranked: Screened, fates: Fates) -> UnitMap:
     """The columns of a checkpoint."""
-    changes = stored.parts["structure"].get("changes", ())
-    seeds = [one["seed"]["path"] for one in changes if "seed" in one]
+    seeds = seed_paths(stored.parts["structure"])
     total = fates.cut
     gone = _by_todays_names(anatomy, fates, seeds)
     before = _before(anatomy, stored.parts["terms"]["origin"]["widths"], seeds, total)
@@ -188,7 +188,7 @@ def _before(
     anatomy: Anatomy, widths: Mapping[str, int], seeds: Sequence[str], total: int | None
 ) -> dict[str, int] | None:
     """What every group had when the run began, by today's names; None if that does not add up to the cuts."""
-    known = {group.name: _former(group.name, seeds) for group in anatomy.groups}
+    known = {group.name: former_name(group.name, seeds) for group in anatomy.groups}
     before = {name: widths[former] for name, former in known.items() if former in widths}
     before |= {name: width for name, width in widths.items() if name not in known.values()}
     now = {group.name: group.width for group in anatomy.groups}
@@ -198,10 +198,10 @@ def _before(
 
 def _by_todays_names(anatomy: Anatomy, fates: Fates, seeds: Sequence[str]) -> dict[str, Counter[int]]:
     """What was cut of every group, by the epoch that it was decided after."""
-    now = {_former(group.name, seeds): group.name for group in anatomy.groups}
+    now = {former_name(group.name, seeds): group.name for group in anatomy.groups}
     gone: dict[str, Counter[int]] = {}
     for then, counts in fates.gone.items():
-        gone.setdefault(now.get(_former(then, seeds), then), Counter()).update(counts)
+        gone.setdefault(now.get(former_name(then, seeds), then), Counter()).update(counts)
     return gone
 
 
@@ -214,14 +214,6 @@ def _before_by_decisions(
         return None
     now = {group.name: group.width for group in anatomy.groups}
     return {name: now.get(name, 0) + lost.get(name, 0) for name in dict.fromkeys((*now, *lost))}
-
-
-def _former(name: str, seeds: Sequence[str]) -> str:
-    """What a group was called before seeds grew around its layers."""
-    for path in seeds:
-        if name == f"{path}.host" or name.startswith(f"{path}.host."):
-            name = path + name.removeprefix(f"{path}.host")
-    return name
 
 
 def _means(rises: FloatArray) -> tuple[FloatArray, FloatArray]:
