@@ -55,6 +55,7 @@ def test_a_finished_run_is_written_as_it_is_and_fills_its_class(tmp_path: Path) 
     with_onnx = ["--onnx"] if find_spec("onnxscript") and find_spec("onnx") else []
     outcome = command("compact", str(tmp_path / "run"), "-o", str(tmp_path / "out"), *with_onnx)
     assert outcome.returncode == 0, outcome.stderr
+    assert ("ONNX: difference" in outcome.stdout) == bool(with_onnx)
     x = torch.ones(3, 8)
     expected = result.model.eval()(x)
     for path in (tmp_path / "out", tmp_path / "run"):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -49,10 +51,10 @@ class Order:
         finished = finished_files(catalog, checkpoint) if settings is None else None
         if finished is not None:
             finished.write(out, onnx=self.onnx)
-            return {**finished.facts, "out": str(out)}
+            return _with_onnx(finished.facts, out)
         result = compact_checkpoint(catalog, checkpoint, settings)
         result.save(out, onnx=self.onnx)
-        return {**result.facts(), "out": str(out)}
+        return _with_onnx(result.facts(), out)
 
     def _refuse_what_needs_a_function(self) -> None:
         asked = {
@@ -93,7 +95,7 @@ class Order:
                 progress=told,
             )
         result.save(out, onnx=self.onnx)
-        return {**result.facts(), "out": str(out)}
+        return _with_onnx(result.facts(), out)
 
     def _settings(self) -> Settings | None:
         from esper.emrakul import Settings, Target
@@ -103,3 +105,11 @@ class Order:
         if self.flops is not None and self.parameters is not None:
             raise ConfigError("Give one of --flops and --parameters: each says alone how much shall go.")
         return Settings(target=Target(flops=self.flops, parameters=self.parameters))
+
+
+def _with_onnx(facts: Mapping[str, Any], out: Path) -> dict[str, Any]:
+    """The facts, where they lie, and how far the ONNX file is from the network, if there is one."""
+    from esper.runs.network import FORM_FILE
+
+    written = json.loads((out / FORM_FILE).read_text())
+    return {**facts, **{key: written[key] for key in ("onnx",) if key in written}, "out": str(out)}
