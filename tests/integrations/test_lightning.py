@@ -275,9 +275,11 @@ def test_a_callback_follows_one_training_and_a_run_belongs_to_one(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     ours = callback(tmp_path, metric="f1")
-    with caplog.at_level(logging.WARNING, "esper"):
+    with caplog.at_level(logging.INFO, "esper"):
         fit(tmp_path, ours, max_epochs=2)
     assert "2 period(s)" in caplog.text
+    assert caplog.text.count("The target was missed") == 1
+    assert str(ours.result).count("The target was missed") == 1
     assert "Decisions wait for f1, and what was evaluated is accuracy." in caplog.text
     with pytest.raises(ConfigError, match="has followed a training already"):
         fit(tmp_path / "b", ours)

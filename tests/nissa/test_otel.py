@@ -106,7 +106,9 @@ def test_a_collector_that_is_not_there_is_told_of_once_with_the_way_out(
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", f"http://127.0.0.1:{port}")
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_TIMEOUT", "0.05")
     told: list[Event] = []
-    sink = Apart("OpenTelemetry", OpenTelemetry("first"), told.append, 10)
+    writer = OpenTelemetry("first")
+    assert writer.address == f"http://127.0.0.1:{port}"
+    sink = Apart("OpenTelemetry", writer, told.append, 10)
     sink.emit(EPOCH)
     sink.emit(EPOCH)
     sink.close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -25,9 +26,13 @@ def test_a_run_is_told_of_until_it_is_finished(tmp_path: Path, caplog: pytest.Lo
     (text,) = told(run, caplog)
     assert "only its beginning is saved" in text
     training.epoch()
+    training.session.parts.saving.settle()
     (text,) = told(run, caplog)
-    assert "saved up to the end of epoch 1" in text
+    assert "saved up to the end of epoch 1," in text
     assert "session.finish()" in text
+    shutil.rmtree(max((run / "checkpoints").glob("step-*")))  # as if its save had failed
+    (text,) = told(run, caplog)
+    assert "only its beginning is saved, though epoch 1 has ended" in text
     training.session.finish(latency=False)
     assert not told(run, caplog)
 

@@ -254,7 +254,7 @@ class Guest:
             )
             return None
         self._describe()
-        say(str(result))
+        say(str(replace(result, why="")))  # the session has said it
         return replace(result, model=self.session.network.model)
 
     def _describe(self) -> None:

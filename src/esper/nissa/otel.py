@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from typing import Any
 
 from esper.errors import ConfigError
@@ -21,6 +22,9 @@ class OpenTelemetry:
 
     Args:
         run: the name of the run, `esper.run` in all that is sent.
+
+    Attributes:
+        address: where people have to look for the collector.
 
     Raises:
         ConfigError: OpenTelemetry is not installed.
@@ -41,6 +45,7 @@ class OpenTelemetry:
                 "telemetry.opentelemetry needs OpenTelemetry, which is not installed: "
                 "pip install 'esper-torch[opentelemetry]'. Nothing was changed."
             ) from error
+        self.address = os.environ.get("OTEL_EXPORTER_OTLP_ENDPOINT", "http://localhost:4318")
         # What the environment says wins over our names.
         about = Resource.create({"service.name": "esper", "esper.run": run}).merge(
             OTELResourceDetector().detect()

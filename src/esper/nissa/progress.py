@@ -161,17 +161,27 @@ class ReportStands(Moment):
 
 @dataclass(frozen=True)
 class NeverFinished(Event):
-    """The process ends, and nobody has called `finish`. Only people are told: files may be closed by then."""
+    """The process ends, and nobody has called `finish`. Only people are told: files may be closed by then.
+
+    Attributes:
+        run: its directory.
+        saved: the last epoch whose end is saved; 0 where none is.
+        ended: the last epoch that has ended.
+    """
 
     severity, is_recorded = Severity.PROBLEM, False
     run: str
-    epoch: int
+    saved: int
+    ended: int
 
     @property
     def text(self) -> str:
-        saved = f"it is saved up to the end of epoch {self.epoch}"
-        if self.epoch == 0:
-            saved = "only its beginning is saved, because no epoch of it has ended"
+        up_to = f"it is saved up to the end of epoch {self.saved}"
+        saved = up_to if self.saved else "only its beginning is saved"
+        if self.saved < self.ended:
+            saved += f", though epoch {self.ended} has ended"
+        elif not self.ended:
+            saved += ", because no epoch of it has ended"
         return (
             f"The process ends, and {self.run} was not finished: {saved}, what is masked was not cut, and "
             "there is no report. Resume it to go on, and let session.finish() be the last call."

@@ -21,7 +21,16 @@ from esper.runs.rows import (
     verify_row,
 )
 from esper.runs.so_far import report_so_far
-from esper.runs.story import REPORT_FILE, RUN_FILE, RunState, RunWatch, Story, planned_of, runs_in
+from esper.runs.story import (
+    REPORT_FILE,
+    RUN_FILE,
+    RunState,
+    RunWatch,
+    Story,
+    newest_step,
+    planned_of,
+    runs_in,
+)
 from esper.runs.told import Told
 
 __all__ = [
@@ -55,6 +64,7 @@ __all__ = [
     "live_line",
     "live_panel",
     "named",
+    "newest_step",
     "open_catalog",
     "planned_of",
     "report_so_far",

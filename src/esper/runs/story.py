@@ -130,7 +130,7 @@ class RunWatch:
         if self._story is None or changed[1]:
             self._finished = self._read_report(problems)
         state = self._state()
-        saved_step = _newest_step(self.path) if state is RunState.STOPPED else None
+        saved_step = newest_step(self.path) if state is RunState.STOPPED else None
         now = (state, saved_step)
         is_same = not has_more and not any(changed)
         if self._story is not None and is_same and now == (self._story.state, self._story.saved_step):
@@ -214,7 +214,7 @@ def planned_of(facts: Mapping[str, Any]) -> int | None:
     return epochs if isinstance(epochs, int) else None
 
 
-def _newest_step(run: Path) -> int | None:
+def newest_step(run: Path) -> int | None:
     """The step of the newest checkpoint, by its name; None if there is none, or nobody may look."""
     try:
         with os.scandir(run / "checkpoints") as inside:

@@ -210,7 +210,8 @@ def _files(run: Path, settings: TelemetrySettings, log: RunLog) -> Iterator[tupl
     if settings.tensorboard:
         yield TENSORBOARD_DIRECTORY, TensorBoard(run / TENSORBOARD_DIRECTORY)
     if settings.opentelemetry:
-        yield "OpenTelemetry", OpenTelemetry(run.name)
+        collector = OpenTelemetry(run.name)
+        yield f"OpenTelemetry at {collector.address}", collector
     if settings.bus is not None:
         on_bus = OnBus(settings.bus, run.resolve().name, secrets.token_hex(4), log.says)
         yield f"the bus {on_bus.address}", on_bus

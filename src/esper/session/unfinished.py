@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 
 from esper.nissa import LoggerSink, progress
+from esper.runs import newest_step
 from esper.session.log import Progress, RunLog
 
 _HELD: dict[Path, tuple[Progress, LoggerSink]] = {}
@@ -27,7 +28,9 @@ def let_go(run: Path) -> None:
 def tell_unfinished() -> None:
     """Nobody may take a network for pruned that is only masked, or a run for reported that was not."""
     for run, (reached, sink) in _HELD.items():
-        sink.emit(progress.NeverFinished(str(run), reached.epoch))
+        step = newest_step(run) or 0  # saves may have failed; by now none is under way
+        saved = max((row.epoch for row in reached.epochs if row.step <= step), default=0)
+        sink.emit(progress.NeverFinished(str(run), saved, reached.epoch))
 
 
 os.register_at_fork(after_in_child=_HELD.clear)  # the run is its parent's
