@@ -5,7 +5,9 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
-from collections.abc import Callable
+import socket
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -23,6 +25,34 @@ def start(target: Callable[..., None], *arguments: object) -> tuple[Any, Connect
     process.start()
     there.close()
     return process, here
+
+
+Reports = list[dict[str, Any]]
+"""What each rank tells of a case."""
+
+
+@contextmanager
+def reports_of(rank: Callable[..., None], ranks: int, directory: Path) -> Iterator[Callable[[str], Reports]]:
+    """What ranks report of a case; `rank(number, port, directory, told)` runs all cases in turn."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    running = [start(rank, number, port, directory) for number in range(ranks)]
+    found: list[dict[str, dict[str, Any]]] = [{} for _ in range(ranks)]
+
+    def of(case: str) -> Reports:
+        for (_, told), known in zip(running, found, strict=True):
+            while case not in known:
+                name, report = told.recv()
+                known[name] = report
+        return [known[case] for known in found]
+
+    try:
+        yield of
+    finally:
+        for process, _ in running:
+            process.kill()
+            process.join()
 
 
 def told_by(target: Callable[..., None], *arguments: object) -> list[Any]:

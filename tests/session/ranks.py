@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import timedelta
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -20,6 +20,7 @@ from torch.nn.parallel import DistributedDataParallel
 import esper
 from esper.errors import EsperError
 from esper.session.session import Session
+from esper.tamiyo import Command, SystemState
 
 RANKS, EPOCHS, STEPS = 2, 5, 4
 """Processes; epochs of a run; optimizer steps of an epoch."""
@@ -132,6 +133,13 @@ class Training:
         return found
 
 
+class Idle:
+    """A policy that never wants anything."""
+
+    def decide(self, _: SystemState) -> Sequence[Command]:
+        return ()
+
+
 def told_by(act: Callable[[], object]) -> str:
     """What is raised."""
     try:
@@ -215,7 +223,7 @@ def goes_wrong(directory: Path) -> dict[str, Any]:
         "other metric": told_by(lambda: session.end_epoch(**{"accuracy" if rank else "mine": 0.5})),
         "no number": told_by(lambda: session.end_epoch(accuracy="high" if rank else 0.5)),  # type: ignore[arg-type]
         "step": told_by(lambda: session.end_step(accuracy=0.5)),
-        "grow": told_by(lambda: session.grow("head")),
+        "grow": told_by(lambda: session.grow("nowhere")),
         "checkpoint": told_by(lambda: session.rollback(12345)),
         "veto": told_by(lambda: session.veto("it looks odd")),
         "alone": ""
@@ -293,7 +301,7 @@ def refused(directory: Path) -> dict[str, Any]:
         "an optimizer of another": lambda: attached(outside, Digits() if rank else outside),
         "its inside": lambda: attached(outside.module),
         "sharded": lambda: attached(sharded),
-        "a policy": lambda: Training(run, config={"strategy": {"policy": "plateau"}}),
+        "another policy": lambda: Training(run, policy=Idle() if rank else None),
         "another teacher": lambda: Training(run, teacher=Digits() if rank else nn.Linear(2, 2)),
         "a lesson": lambda: Training(run, config=settings(recovery={"distill": True})),
         "layers": lambda: Training(run, config=settings(schedule={"levels": ["channel", "layer"]})),
@@ -358,10 +366,21 @@ CASES: dict[str, Callable[[Path], dict[str, Any]]] = {
 
 def rank(number: int, port: int, directory: Path, told: Connection) -> None:
     """Runs all cases as one of the ranks, and tells the report of each."""
+    run_cases(CASES, number, port, directory, told)
+
+
+def run_cases(
+    cases: Mapping[str, Callable[[Path], dict[str, Any]]],
+    number: int,
+    port: int,
+    directory: Path,
+    told: Connection,
+) -> None:
+    """Runs cases in turn as one of the ranks, which meet at a port."""
     torch.set_num_threads(1)
     address, patience = f"tcp://127.0.0.1:{port}", timedelta(seconds=60)
     dist.init_process_group("gloo", init_method=address, rank=number, world_size=RANKS, timeout=patience)
-    for case, run in CASES.items():
+    for case, run in cases.items():
         told.send((case, run(directory)))
     told.close()
     os._exit(0)  # the group is broken by now: one has died in it

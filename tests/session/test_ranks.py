@@ -2,40 +2,20 @@
 
 from __future__ import annotations
 
-import socket
 from collections.abc import Callable, Iterator
-from typing import Any
 
 import pytest
 
 from esper.session.standing import joined
-from tests.session.processes import start
+from tests.session.processes import Reports, reports_of
 from tests.session.ranks import EPOCHS, RANKS, STEPS, rank
-
-Reports = list[dict[str, Any]]
 
 
 @pytest.fixture(scope="module")
 def reports(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str], Reports]]:
     """What each rank reports of a case; all cases run in one pair of processes, in turn."""
-    directory = tmp_path_factory.mktemp("ranks")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    running = [start(rank, number, port, directory) for number in range(RANKS)]
-    found: list[dict[str, dict[str, Any]]] = [{} for _ in range(RANKS)]
-
-    def of(case: str) -> Reports:
-        for (_, told), known in zip(running, found, strict=True):
-            while case not in known:
-                name, report = told.recv()
-                known[name] = report
-        return [known[case] for known in found]
-
-    yield of
-    for process, _ in running:
-        process.kill()
-        process.join()
+    with reports_of(rank, RANKS, tmp_path_factory.mktemp("ranks")) as found:
+        yield found
 
 
 def test_two_processes_prune_one_network_and_stay_one(reports: Callable[[str], Reports]) -> None:
@@ -126,7 +106,7 @@ def test_what_has_parted_is_named_and_nothing_is_done(reports: Callable[[str], R
         ("other metric", "ConfigError", "end_epoch was told mine, and attach(metric='accuracy')"),
         ("no number", "ConfigError", "end_epoch was told something that is no single number"),
         ("step", "ConfigError", "This run counts in epochs"),
-        ("grow", "ConfigError", "nothing grows under them yet"),
+        ("grow", "UnknownPathError", "The network has no module 'nowhere'"),
         ("checkpoint", "CheckpointMissing", "No checkpoint of step 12345"),
         ("veto", "ConfigError", "There is no mask on trial"),
     ],
@@ -159,7 +139,7 @@ def test_rank_0_does_nothing_to_the_network_alone(reports: Callable[[str], Repor
         ("its inside", "Make the DistributedDataParallel first, and give esper.attach that."),
         ("wrapped later", "Make the DistributedDataParallel first, and give esper.attach that."),
         ("sharded", "Use esper.anatomy.cut with a mask that one rank has decided"),
-        ("a policy", "nothing grows under them yet"),
+        ("another policy", "RankDivergence: Rank(s) [1] differ from rank 0 in `policy`: Idle there"),
         ("another teacher", "RankDivergence: Rank(s) [1] differ from rank 0 in the teacher"),
         ("a lesson", "what it was before does not teach it under them yet"),
         ("layers", 'Leave "layer" out of the levels.'),

@@ -1,6 +1,7 @@
 """Batches of data: taken apart, held out, split, merged, and moved to a device."""
 
 from esper.batches.batch import (
+    beside,
     device_of,
     divided,
     first_samples,
@@ -20,6 +21,7 @@ from esper.batches.splitting import plain, split_sample, splits, target_of
 
 __all__ = [
     "HeldOut",
+    "beside",
     "class_axis",
     "device_of",
     "divided",

@@ -22,6 +22,11 @@ def device_of(model: nn.Module) -> torch.device:
     return next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
 
 
+def beside(model: nn.Module, value: Any) -> Any:
+    """The same with every tensor where a network is."""
+    return on_device(value, device_of(model))
+
+
 def samples(batch: Any) -> int:
     """How many samples a batch holds."""
     return max(sizes_of(batch), default=1)

@@ -14,7 +14,7 @@ from esper.anatomy.cut import Look
 from esper.anatomy.graph import Traced
 from esper.anatomy.twin import Twin
 from esper.arrays import BoolArray
-from esper.batches import HeldOut, device_of, hold_out, on_device, samples
+from esper.batches import HeldOut, beside, hold_out, samples
 from esper.config import Config
 from esper.elesh import Bench, OpenCase
 from esper.emrakul import Settings
@@ -112,7 +112,7 @@ class Trials:
         """
         taken = fitting(Twin.of(look.traced), list(probe))
         held_out = hold_out(taken, config.analysis, whole=look.traced.is_coupled)
-        parts = on_device((held_out.calibration, held_out.validation), device_of(look.network))
+        parts = beside(look.network, (held_out.calibration, held_out.validation))
         return cls(look, HeldOut(*parts), reconstructs=config.pruning.recovery.reconstruct)
 
     def choose(

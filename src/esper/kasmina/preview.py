@@ -18,7 +18,7 @@ from esper.anatomy import Anatomy
 from esper.anatomy.mend import Reconstruction
 from esper.anatomy.units import masked_axes, zero_masked
 from esper.arrays import BoolArray
-from esper.batches import HeldOut, device_of, on_device
+from esper.batches import HeldOut, beside
 from esper.kasmina.network import LiveNetwork
 from esper.urabrask import (
     Measurement,
@@ -114,7 +114,7 @@ class Preview:
     def _as_it_is(self) -> tuple[Measurement, dict[str, Tensor]]:
         network, live = self._network, self._live
         fresh = network.graph.recalibrated(live, self._calibration, still=network.still)
-        validation = on_device(self._held_out.validation, device_of(network.model))
+        validation = beside(network.model, self._held_out.validation)
         return on_better_statistics(network.graph, live, fresh, validation)
 
     def under(self, keep: BoolArray) -> Masked:
@@ -188,12 +188,12 @@ def measured(network: LiveNetwork, held_out: HeldOut) -> Measurement:
 
 
 def _on_validation(network: LiveNetwork, held_out: HeldOut, tensors: State) -> Measurement:
-    validation = on_device(held_out.validation, device_of(network.model))
+    validation = beside(network.model, held_out.validation)
     return on_validation(network.graph, tensors, validation)
 
 
 def _calibration(network: LiveNetwork, held_out: HeldOut) -> Sequence[Any]:
-    return joined(network.graph, on_device(held_out.calibration, device_of(network.model)))
+    return joined(network.graph, beside(network.model, held_out.calibration))
 
 
 def _statistics(

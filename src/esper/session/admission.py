@@ -205,12 +205,6 @@ def check_held_out(held_out: HeldOut, network: LiveNetwork) -> None:
         )
 
 
-NOTHING_GROWS = (
-    "Several processes train this network, and nothing grows under them yet. Nothing was changed. Grow it in "
-    "one process, or leave out what makes it grow (`policy`, `blueprints`, the section `strategy`)."
-)
-
-
 def check_processes(model: nn.Module, optimizer: Optimizer) -> None:
     """Of several processes a session knows those of `DistributedDataParallel`, each with the whole network.
 
@@ -250,8 +244,6 @@ def check_together(asked: RunRequest, settings: Config) -> None:
     """
     if asked.ranks is None:
         return
-    if asked.policy is not None or asked.blueprints or settings.strategy.policy != "none":
-        raise ConfigError(NOTHING_GROWS)
     if settings.pruning.recovery.distill:
         raise ConfigError(
             "Several processes train this network, and what it was before does not teach it under them yet. "

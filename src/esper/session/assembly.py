@@ -26,6 +26,7 @@ from esper.session.admission import RunRequest, in_no_optimizer
 from esper.session.desk import refusals_to
 from esper.session.emergency import Emergency
 from esper.session.growing import Growing
+from esper.session.growing_together import growing_of
 from esper.session.horizon import Horizon
 from esper.session.ledger import Ledger
 from esper.session.log import RunLog
@@ -126,7 +127,8 @@ def assemble(
         metrics = Metrics(terms)
         kernels = open_kernels(config, store, ring, kernel_pool)
         undo.callback(kernels.close)
-        growing = Growing(network, tracker, held_out, config.growing, log, asked.scaler, kernels)
+        seeded = (network, tracker, held_out, config.growing, log, asked.scaler, kernels)
+        growing = growing_of(asked.ranks, asked.model, *seeded)
         teaching = Teaching(network, config.teaching, sample, held_out, log)
         ledger = Ledger(store.audit, log)
         entries = entries_of(

@@ -14,7 +14,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from esper.anatomy.graph import Loss, bare
-from esper.batches import HeldOut, device_of, first_batches, hold_out, on_device, plain
+from esper.batches import HeldOut, beside, first_batches, hold_out, plain
 from esper.checkpoint import (
     BASELINE,
     CheckpointRef,
@@ -166,7 +166,7 @@ def _attach(
     probe = None if asked.probe is None else _read(asked.probe, asked.model, settings)
     with (
         pool_ahead(settings, probe, asked.model) as pool,
-        kernel_pool_ahead(settings, None if asked.ranks else probe, asked.policy) as kernel_pool,
+        kernel_pool_ahead(settings, probe, asked.policy) as kernel_pool,
     ):
         layers = Level.LAYER in settings.pruning.levels
         network, settings, said = looked_at(asked, settings, sample, layers=layers, others=probe or ())
@@ -312,7 +312,7 @@ def _resume(asked: RunRequest, step: int | None = None) -> Session:
     kept_ones = (*kept.calibration, *kept.validation)
     probe = None if asked.probe is None else _read(asked.probe, asked.model, terms.config)
     others = kept_ones if probe is None else probe
-    on_it = on_device(sample, device_of(asked.model))
+    on_it = beside(asked.model, sample)
     network, settings, _ = looked_at(
         asked,
         terms.config,

@@ -10,13 +10,14 @@ from typing import Any, NoReturn
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from esper.batches import device_of, on_device
+from esper.batches import beside
 from esper.checkpoint import Memory
-from esper.errors import ConfigError, RankDivergence
+from esper.errors import RankDivergence
 from esper.kasmina import LiveNetwork
 from esper.nissa import FanOut
-from esper.session.admission import NOTHING_GROWS, RunRequest
+from esper.session.admission import RunRequest
 from esper.session.finish import Result
+from esper.session.growing_together import FollowingGrowing
 from esper.session.known import result_in, row_in
 from esper.session.log import RunLog
 from esper.session.metrics import Metric, Metrics
@@ -34,8 +35,8 @@ from esper.session.terms import Terms
 class Follower(Session):
     """The session of any rank but the first.
 
-    It has the network, its masks and how far training is. What a run keeps and decides is on rank 0 only:
-    checkpoints, analyses, the audit, telemetry, seeds. A teacher it has itself.
+    It has the network, its masks, its seeds and how far training is. What a run keeps and decides is on rank
+    0 only: checkpoints, analyses, gates, the audit, telemetry. A teacher it has itself.
 
     Args:
         asked: what the script has given.
@@ -104,11 +105,14 @@ class Follower(Session):
     def removed_fraction(self) -> float:
         return self._terms.removed_fraction(self.network)
 
-    def loss(self, output: Any, target: Any, inputs: Any = None) -> Tensor:
-        return self.teaching.loss(self.network.loss(output, target), output, target, inputs)
+    @property
+    def growing(self) -> FollowingGrowing:
+        return self._growing
 
-    def grow(self, *_: Any, **__: Any) -> NoReturn:
-        raise ConfigError(NOTHING_GROWS)
+    def loss(self, output: Any, target: Any, inputs: Any = None) -> Tensor:
+        value = self.teaching.loss(self.network.loss(output, target), output, target, inputs)
+        self.growing.teach(value, target, inputs)
+        return value
 
     def end_epoch(self, **metrics: Metric) -> None:
         self._follow("end_epoch", metrics)
@@ -151,6 +155,8 @@ class Follower(Session):
             return
         self._is_finished = True
         self._rounds.detach()
+        if "_growing" in vars(self):
+            self._growing.detach()
         if "network" in vars(self):
             self.network.detach()
 
@@ -168,9 +174,8 @@ class Follower(Session):
                 self._metrics.report(metrics, self.step, is_over=True)
             if self._counts is not None:
                 self._counted.append(self._counts.message())
-            held = of_session(
-                call, self.step, self.network, self.teaching, self._metrics, self._asked.generators
-            )
+            here = (self.network, self.growing, self.teaching, self._metrics)
+            held = of_session(call, self.step, *here, self._asked.generators)
             return {**held, COUNTED: self._counted}
 
         known = self._ranks.follow(note, self._acts, self._hear)
@@ -200,10 +205,11 @@ class Follower(Session):
         is_coupled: bool,
     ) -> None:
         asked = self._asked
-        self._sample = on_device(sample, device_of(asked.model))
+        self._sample = beside(asked.model, sample)
         given = (asked.model, asked.optimizer, self._sample, asked.loss, asked.companions)
         known: dict[str, Any] = {"followers": followers, "is_coupled": is_coupled}
-        self.network = LiveNetwork(*given, layers=layers, free=frozenset(free), **known)
+        known |= {"layers": layers, "free": frozenset(free), "blueprints": asked.blueprints}
+        self.network = LiveNetwork(*given, **known)
         network = self.network
         for optimizer in asked.optimizers:
             network.masks.adopt(optimizer)
@@ -228,7 +234,10 @@ class Follower(Session):
         self.log.says = self._terms.pace.says
         self.teaching = Teaching(self.network, self._terms.config.teaching, self._sample, None, self.log)
         self._counts = Counts.by(self._terms.config.telemetry, self._ranks.number)
-        self._memory = shared_memory_of(self._asked, self._terms, self.network, self.log)
+        asked, own = self._asked, (self.network, self._terms.config.growing, self.log)
+        self._growing = FollowingGrowing(self._follow, self._ranks, asked.model, asked.scaler, *own)
+        self._acts |= self._growing.acts
+        self._memory = shared_memory_of(asked, self._terms, self.network, self._growing, self.log)
 
     def _check(self, saved: Mapping[str, Any], random: Sequence[Any]) -> None:
         """Looks at a state before it is loaded; of all random numbers it takes its own, if they are there."""

@@ -8,6 +8,7 @@ analyzed, masked or cut. A seed that has become a plain part of the network is a
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 from torch import Tensor
@@ -17,8 +18,18 @@ from esper.batches import HeldOut
 from esper.errors import ConfigError, LifecycleError, StructureError
 from esper.importance.tracker import ImportanceTracker
 from esper.kasmina import LiveNetwork, join
-from esper.kasmina.seeds import GateResult, Growth, GrowthSettings, Isolation, Kernels, Recipe, Slot
-from esper.leyline import BreakerState
+from esper.kasmina.seeds import (
+    ALONE,
+    GateResult,
+    Growth,
+    GrowthSettings,
+    Isolation,
+    Kernels,
+    Recipe,
+    Slot,
+    World,
+)
+from esper.leyline import BreakerState, encode
 from esper.nissa import seed_events
 from esper.session.log import RunLog
 from esper.tezzeret import check_options
@@ -33,25 +44,27 @@ class Growing:
 
     Args:
         network: of the session.
-        tracker: follows its structure.
+        tracker: follows its structure, if there is one.
         held_out: what gates are asked on; None: nothing can be grown.
         settings: pace and limits.
         log: of the run.
         scaler: the GradScaler, if there is one.
         kernels: has seeds made off the training path; None: they are made in this process.
+        world: the processes that train the network.
     """
 
     def __init__(
         self,
         network: LiveNetwork,
-        tracker: ImportanceTracker,
+        tracker: ImportanceTracker | None,
         held_out: HeldOut | None,
         settings: GrowthSettings,
         log: RunLog,
         scaler: Any,
         kernels: Kernels | None,
+        world: World = ALONE,
     ) -> None:
-        self._kernels = kernels
+        self._kernels, self._world = kernels, world
         self._network, self._tracker, self._held_out = network, tracker, held_out
         self._settings, self._log, self._scaler = settings, log, scaler
         self._growth: Growth | None = None
@@ -70,6 +83,11 @@ class Growing:
     def parameters(self) -> int:
         """Of the network, without seeds that are on their way."""
         return self._network.anatomy.parameters()
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether a seed was asked for, now or before."""
+        return self._growth is not None
 
     @property
     def is_under_way(self) -> bool:
@@ -198,11 +216,14 @@ class Growing:
     def _ready(self) -> tuple[Growth, str]:
         """The growth, and why nothing may germinate on this network now ('' if it may)."""
         growth = self._made()
-        if growth.is_under_way:
-            return growth, ""
-        obstacle = self.make_way()
-        growth.follow()  # it may have been cut since
+        obstacle = self.obstacle()
+        if not growth.is_under_way:
+            growth.follow()  # it may have been cut since
         return growth, obstacle
+
+    def obstacle(self) -> str:
+        """Makes the network whole, and says why nothing may germinate on it now ('' if it may)."""
+        return "" if self.is_under_way else self.make_way()
 
     def cull(self, path: str, why: str = "Culled by hand.") -> None:
         """Removes a seed; see `Growth.cull`.
@@ -273,6 +294,13 @@ class Growing:
         if state is not None:
             self._made().check(state, is_in_form=False)
 
+    def stand(self) -> tuple[list[Any], dict[str, Tensor]]:
+        """How far seeds are, and the weights, by name, of those that the host does not own."""
+        slots = self.slots.values()
+        tracks = [encode(replace(slot.track, evidence="", culled="")) for slot in slots]
+        learning = [slot.parameters() for slot in slots if slot.learner is not None]
+        return tracks, {name: weight for own in learning for name, weight in own.items()}
+
     def clear(self) -> None:
         """Takes out every seed that is under way."""
         if self._growth is not None:
@@ -285,6 +313,9 @@ class Growing:
         elif self._growth is not None:  # then nothing was ever asked for
             self._growth.detach()
             self._growth = None
+        else:
+            return
+        self._world.follow()
 
     def _settle(self, growth: Growth) -> None:
         for recipe in growth.settle():
@@ -296,11 +327,12 @@ class Growing:
             with growth.hidden():
                 change = join(network, recipe)
         except StructureError as error:  # whatever a blueprint does, it ends no training
-            self._log.tell(seed_events.SeedLost(self._log.epoch, recipe.path, str(error)))
+            growth.tell(seed_events.SeedLost(self._log.epoch, recipe.path, str(error)))
             return
         before, after = change.before, network.anatomy
-        self._tracker.rebind(after, network.named_parameters(), change.numbers)
-        self._log.tell(
+        if self._tracker is not None:
+            self._tracker.rebind(after, network.named_parameters(), change.numbers)
+        growth.tell(
             seed_events.SeedSettled(
                 self._log.epoch,
                 recipe.path,
@@ -310,8 +342,8 @@ class Growing:
             )
         )
 
-    def _made(self) -> Growth:
-        """The growth, made at the first call.
+    def require_possible(self) -> None:
+        """Refuses where nothing can grow.
 
         Raises:
             ConfigError: the network cannot be grown.
@@ -322,11 +354,15 @@ class Growing:
                 "This session has ended, and nothing grows in it any more. Nothing was changed. Attach again "
                 "with another run_dir, or resume this one."
             )
+        if self._growth is None and self.why_never:
+            raise ConfigError(f"{self.why_never} Nothing was changed.")
+
+    def _made(self) -> Growth:
+        """The growth, made at the first call; raises what `require_possible` raises."""
+        self.require_possible()
         if self._growth is not None:
             return self._growth
-        network, held_out = self._network, self._held_out
-        if held_out is None or self.why_never:
-            raise ConfigError(f"{self.why_never} Nothing was changed.")
+        network, held_out = self._network, self._held_out or HeldOut((), ())
         self._growth = Growth(
             network.given if is_compiled(network.given) else network.model,
             network.optimizer,
@@ -340,5 +376,6 @@ class Growing:
             epoch=self._log.epoch,
             alarm=self.alarm,
             kernels=self._kernels,
+            world=self._world,
         )
         return self._growth

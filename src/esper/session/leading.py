@@ -7,11 +7,10 @@ from functools import partial
 from typing import Any, TypeVar
 
 from esper.checkpoint import Generator
-from esper.errors import ConfigError
 from esper.nissa import rank_events
-from esper.session.admission import NOTHING_GROWS
 from esper.session.assembly import Assembly
 from esper.session.finish import Result
+from esper.session.growing_together import LeadingGrowing
 from esper.session.known import known_of
 from esper.session.metrics import Metric
 from esper.session.ranks import Ranks
@@ -29,7 +28,8 @@ class Leader(Session):
         super().__init__(parts)
         self._ranks, self._generators = ranks, generators
         self._is_told_apart = False  # that ranks have measured other numbers
-        parts.growing.make_way = lambda: NOTHING_GROWS
+        assert isinstance(parts.growing, LeadingGrowing)  # noqa: S101 (so it was assembled)
+        parts.growing.lead = self._lead
         what = {"terms": parts.terms.state(), "anatomy": parts.network.anatomy.digest}
         ranks.order(BEGIN, what, _nothing)
         self.log.tell(rank_events.TrainedTogether(len(ranks)))
@@ -51,9 +51,6 @@ class Leader(Session):
     def close_breaker(self) -> None:
         self._lead("close_breaker", super().close_breaker)
 
-    def grow(self, *_: Any, **__: Any) -> Any:
-        raise ConfigError(NOTHING_GROWS)
-
     def finish(self, *, latency: bool = True) -> Result:
         return self._lead(
             f"finish({latency})", partial(self._finish, partial(super().finish, latency=latency))
@@ -67,9 +64,8 @@ class Leader(Session):
         def note() -> Mapping[str, Any]:
             if metrics is not None:
                 self._metrics.report(metrics, self.step, is_over=True)
-            return of_session(
-                call, self.step, self.parts.network, self.teaching, self._metrics, self._generators
-            )
+            here = (self.parts.network, self.growing, self.teaching, self._metrics)
+            return of_session(call, self.step, *here, self._generators)
 
         done: _Done = self._ranks.lead(note, work, partial(known_of, self))
         if metrics is not None and self.parts.telemetry.counts is not None:

@@ -22,6 +22,8 @@ from torch import Tensor, nn
 from esper.anatomy.graph import group_of, is_parallel
 from esper.checkpoint import decode, encode, from_json, to_json
 from esper.errors import EsperError, RankDivergence, RankLost, kind_named
+from esper.leyline import decode as decoded
+from esper.leyline import encode as encoded
 
 Note = Mapping[str, Any]
 """What a rank says where all meet. What stands under `same`, and under `held`, has to be the same on all."""
@@ -74,7 +76,7 @@ class Ranks:
         except Exception as error:  # noqa: BLE001  whatever it is, the others wait for a word; raised below
             refusal, mine = error, {"refusal": _told(error)}
         come = time.perf_counter()
-        notes = self._gather(mine)
+        notes = self.gather(mine)
         self.waited_seconds = time.perf_counter() - come
         if refusal is not None:
             raise refusal
@@ -177,22 +179,60 @@ class Ranks:
         self._is_ordering, self._have_parted = True, True
         try:
             done.append(work())
+        except _Parted:
+            raise
         except Exception as error:  # noqa: BLE001  whatever it is, the others wait for a word; see `order`
             failure = error
         finally:
             self._is_ordering = False
-        failures = self._gather({} if failure is None else _told(failure))
-        failed = [rank for rank, told in enumerate(failures) if told]
+        failures = self.gather({} if failure is None else _told(failure))
+        failed = [rank for rank, told in enumerate(failures) if "text" in told]
         if failed and len(failed) < len(failures):
-            raise RankDivergence(
-                f"Rank(s) {failed} could not do what all ranks were to do ({name}): "
-                f"{failures[failed[0]]['text']} The others did it, so the ranks may hold different networks. "
-                "End this training, and resume all ranks from the last checkpoint."
-            ) from failure
+            raise _parted(failed, failures, name) from failure
         self._have_parted = False
         return done, failure
 
-    def _gather(self, value: Mapping[str, Any]) -> list[dict[str, Any]]:
+    def answer(self, kind: Any, ask: Callable[[], _Done]) -> _Done:
+        """What rank 0 answers, within what all ranks do at once; the others hear it, or what it raises.
+
+        Args:
+            kind: the type of the answer, as `esper.leyline.encode` takes it.
+            ask: called on rank 0 only.
+
+        Raises:
+            RankDivergence: another rank does not ask, because it has failed.
+        """
+        refusal: Exception | None = None
+        mine: dict[str, Any] = {}
+        answer: list[_Done] = []
+        if self.number == 0:
+            try:
+                answer.append(ask())
+                mine = {"answer": encoded(answer[0], kind)}
+            except Exception as error:  # noqa: BLE001  whatever it is, the others wait for a word; see below
+                refusal, mine = error, {"refusal": _told(error)}
+        said = self.gather(mine)
+        if failed := [rank for rank, one in enumerate(said) if "text" in one]:
+            raise _parted(failed, said, "answer a question")
+        if refusal is not None:
+            raise refusal
+        if "refusal" in said[0]:
+            raise _revived(0, said[0]["refusal"])
+        return answer[0] if answer else decoded(kind, said[0]["answer"])
+
+    def add_up(self, tensor: Tensor) -> Tensor:
+        """The sum of what the ranks give."""
+        total = tensor.to(self._device)
+        with self._answering():
+            dist.all_reduce(total, group=self._group)
+        return total.to(tensor.device)
+
+    def spread(self, tensor: Tensor) -> None:
+        """Gives a tensor the values that it has on rank 0."""
+        with self._answering():
+            tensor.copy_(self._broadcast(tensor.contiguous()))
+
+    def gather(self, value: Mapping[str, Any]) -> list[dict[str, Any]]:
         """What every rank gives, in their order."""
         mine = _packed(value).to(self._device)
         with self._answering():
@@ -248,6 +288,18 @@ class Ranks:
         if there.numel():
             dist.broadcast(there, group=self._group, group_src=0)
         return there
+
+
+class _Parted(RankDivergence):
+    """The ranks do not listen to each other any more."""
+
+
+def _parted(failed: Sequence[int], said: Sequence[Mapping[str, Any]], what: str) -> _Parted:
+    return _Parted(
+        f"Rank(s) {failed} could not do what all ranks were to do ({what}): {said[failed[0]]['text']} The "
+        "others did it, so the ranks may hold different networks. End this training, and resume all ranks "
+        "from the last checkpoint."
+    )
 
 
 def _require_same(values: Sequence[Mapping[str, Any]], *, is_told: bool) -> None:

@@ -10,10 +10,9 @@ from torch import Tensor
 
 from esper.arrays import BoolArray
 from esper.checkpoint import Entry, Memory
-from esper.errors import ConfigError
 from esper.kasmina import LiveNetwork, UnitsCut
+from esper.kasmina.seeds import Blueprint
 from esper.nissa import Event, rank_events
-from esper.session.admission import NOTHING_GROWS
 from esper.session.ranks import Ranks
 from esper.session.standing import RANDOM
 from esper.session.state import RANDOM_OF_RANKS, SHARED
@@ -54,6 +53,7 @@ class LeadingNetwork(LiveNetwork):
 def looked_at_together(
     ranks: Ranks,
     *given: Any,
+    blueprints: Mapping[str, Blueprint],
     layers: bool,
     free: frozenset[tuple[int, int]],
     followers: Mapping[str, str] | None,
@@ -64,13 +64,14 @@ def looked_at_together(
     Args:
         ranks: all of them.
         given: as for `LiveNetwork`: model, optimizer, sample, and more.
+        blueprints: as for `LiveNetwork`; each rank has been given them.
         layers: as for `LiveNetwork`.
         free: likewise.
         followers: likewise.
         is_coupled: likewise.
     """
     known: dict[str, Any] = {"layers": layers, "followers": followers, "is_coupled": is_coupled}
-    look = partial(LeadingNetwork, ranks, *given, free=free, **known)
+    look = partial(LeadingNetwork, ranks, *given, blueprints=blueprints, free=free, **known)
     return ranks.order(LOOK, {"sample": given[2], "free": sorted(free), **known}, look)
 
 
@@ -89,10 +90,6 @@ class SharedMemory(Memory):
 
     def load(self, saved: Mapping[str, Any], *, as_rollback: bool = False) -> None:
         """Loads everywhere, if nobody has anything against it."""
-        structure = saved["structure"]
-        kinds = {change.get("kind", UnitsCut.kind) for change in structure["changes"]}
-        if structure.get("growing") or kinds - {UnitsCut.kind}:
-            raise ConfigError(f"Something has grown in this run. {NOTHING_GROWS}")
         random = saved.get(RANDOM_OF_RANKS, [])
         if len(random) != len(self._ranks):
             self._tell(rank_events.OtherProcesses(max(len(random), 1), len(self._ranks)))

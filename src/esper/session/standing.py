@@ -8,13 +8,14 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from esper.anatomy.graph import shared_parameters
 from esper.checkpoint import capture_rng
 from esper.kasmina import LiveNetwork
 from esper.leyline import content_id, encode
 from esper.session.admission import RunRequest, check_optimizer
+from esper.session.growing import Growing
 from esper.session.metrics import Metrics
 from esper.session.ranks import Note
 from esper.session.teaching import Teaching
@@ -42,14 +43,18 @@ def of_request(asked: RunRequest, call: str, **terms: Any) -> Note:
         "`config`": "" if asked.config is None else content_id(asked.config.model_dump(mode="json")),
         "the optimizer": type(asked.optimizer).__name__,
         "the teacher": None if asked.teacher is None else asked.teacher.digest,
+        "`blueprints`": sorted(asked.blueprints),
+        "`policy`": None if asked.policy is None else type(asked.policy).__name__,
     }
-    return {"same": same, "held": _weights(asked.model), RANDOM: capture_rng(asked.generators)}
+    held = _weights(shared_parameters(asked.model))
+    return {"same": same, "held": held, RANDOM: capture_rng(asked.generators)}
 
 
 def of_session(
     call: str,
     step: int,
     network: LiveNetwork,
+    growing: Growing,
     teaching: Teaching,
     metrics: Metrics,
     generators: Mapping[str, Any],
@@ -60,14 +65,17 @@ def of_session(
         call: in words.
         step: optimizer steps made.
         network: of this rank.
+        growing: its seeds.
         teaching: its teacher.
         metrics: that were measured on it.
         generators: from which it draws beside the global ones.
     """
+    tracks, weights = growing.stand()
     held = {
         "the structure of the network": network.anatomy.digest,
         "its mask": hashlib.sha256(network.masks.keep.tobytes()).hexdigest(),
-        **_weights(network.given),
+        "how far its seeds are": content_id(tracks),
+        **_weights({**shared_parameters(network.given), **weights}),
     }
     return {
         "same": {"the call": call, "the number of optimizer steps": step, "the teacher": teaching.state()},
@@ -97,9 +105,8 @@ def _mean(values: Sequence[float]) -> float:
     return math.fsum(values) / len(values) if all(map(math.isfinite, values)) else math.nan
 
 
-def _weights(model: nn.Module) -> dict[str, int]:
+def _weights(shared: Mapping[str, Tensor]) -> dict[str, int]:
     """A number for every parameter that is another one if a bit of it is; read where the parameters are."""
-    shared = shared_parameters(model)
     sums = [_sum_of_bits(parameter.detach()) for parameter in shared.values()]
     numbers = torch.stack(sums).tolist() if sums else []
     return {f"the weights of {name}": number for name, number in zip(shared, numbers, strict=True)}

@@ -101,12 +101,14 @@ def entries_of(
     ]
 
 
-def shared_memory_of(asked: RunRequest, terms: Terms, network: LiveNetwork, log: RunLog) -> Memory:
+def shared_memory_of(
+    asked: RunRequest, terms: Terms, network: LiveNetwork, growing: Growing, log: RunLog
+) -> Memory:
     """The list of a rank that follows: what it shares with rank 0, and its own random numbers."""
     return Memory(
         [
             *given_entries(asked, terms),
-            Entry("structure", network, is_structure=True),
+            Entry("structure", Structure(network, None, growing), is_structure=True),
             Entry("model", Weights(network.model)),
             Entry("optimizer", OptimizerState(network.optimizer)),
             Entry("companions", Companions(network)),
@@ -120,7 +122,7 @@ def shared_memory_of(asked: RunRequest, terms: Terms, network: LiveNetwork, log:
 class Structure:
     """What was cut from the network, what has grown on it and what is growing; who watches it follows."""
 
-    def __init__(self, network: LiveNetwork, tracker: ImportanceTracker, growing: Growing) -> None:
+    def __init__(self, network: LiveNetwork, tracker: ImportanceTracker | None, growing: Growing) -> None:
         self._network, self._tracker, self._growing = network, tracker, growing
 
     def state(self) -> dict[str, Any]:
@@ -135,7 +137,7 @@ class Structure:
         self._growing.clear()
         self._network.load(state)
         self._growing.load(state.get("growing"))
-        if self._network.anatomy is not before:
+        if self._tracker is not None and self._network.anatomy is not before:
             nothing = np.full(self._tracker.num_units, -1, np.int64)  # no unit is known to be one of before
             self._tracker.rebind(self._network.anatomy, self._network.named_parameters(), nothing)
 

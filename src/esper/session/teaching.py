@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from esper.anatomy.graph import bare, named_tensors, primary_output, undisturbed
-from esper.batches import HeldOut, device_of, first_samples, on_device, split_sample
+from esper.batches import HeldOut, beside, device_of, first_samples, on_device, split_sample
 from esper.elesh import PeakMemory
 from esper.errors import CheckpointError, ConfigError, EsperError
 from esper.kasmina import CheckpointedTeacher, LiveNetwork, StaticKDLoss, TeachingSettings
@@ -127,7 +127,7 @@ class Teaching:
         can_split = not self._network.graph.is_coupled
         batches = first_samples(self._batches, _SAMPLES, can_split=can_split)
         with undisturbed(model):
-            _check_answers(teacher, model, on_device(self._sample, device_of(model)))
+            _check_answers(teacher, model, beside(model, self._sample))
             own = evaluate(run_live(model, loss), batches)
             theirs = evaluate(_asked(teacher, model, loss), batches)
         without, with_teacher = self._peaks(teacher)
@@ -275,7 +275,7 @@ def _asked(
     """For `evaluate`: what the teacher makes of the network's batches."""
 
     def run(batch: Any) -> tuple[Tensor, Tensor]:
-        batch = on_device(batch, device_of(model))
+        batch = beside(model, batch)
         args, kwargs, target = split_sample(batch, with_target=True, model=model)
         output = teacher.output(kwargs or args)
         return loss(output, target).reshape(()).float(), primary_output(output)

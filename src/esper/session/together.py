@@ -71,7 +71,7 @@ def network_of(
     if asked.ranks is None:
         network = LiveNetwork(*given, blueprints=asked.blueprints, **seen)
     else:
-        network = looked_at_together(asked.ranks, *given, **seen)
+        network = looked_at_together(asked.ranks, *given, blueprints=asked.blueprints, **seen)
     for optimizer in asked.optimizers:
         network.masks.adopt(optimizer)
     return network

@@ -16,7 +16,7 @@ from esper.kasmina.seeds.layer import Grown, KasminaLayer
 from esper.kasmina.seeds.lifecycle import ALIVE
 from esper.kasmina.seeds.owners import HOST
 from esper.leyline import SeedLifecycleStage as Stage
-from esper.nissa import Event
+from esper.nissa import Event, ListSink
 from tests.kasmina.seeds.networks import LENIENT, Loop, loop, perceptron
 
 PLACES = ("2", "4")
@@ -38,15 +38,17 @@ class Flickering(nn.Module):
         return answer / (torch.rand(()) > 0.1) if self.training else answer
 
 
-class Deaf:
+class Deaf(ListSink):
     """An audit that is full now and then."""
 
     def __init__(self) -> None:
+        super().__init__()
         self.is_full = False
 
     def emit(self, event: Event) -> None:
         if self.is_full and event.is_act:
             raise CheckpointError("no space")
+        super().emit(event)
 
 
 def broken(_: Tensor) -> nn.Module:
@@ -58,10 +60,10 @@ class Garden:
 
     def __init__(self, isolation: str) -> None:
         blueprints = {"flickering": lambda like: Flickering(like.shape[-1]), "broken": broken}
-        self.training: Loop = loop({**LENIENT, "isolation": isolation}, perceptron, blueprints=blueprints)
-        self.growth = self.training.grown
         self.audit = Deaf()
-        self.growth._bed._sink.sinks.append(self.audit)
+        settings = {**LENIENT, "isolation": isolation}
+        self.training: Loop = loop(settings, perceptron, blueprints=blueprints, told=self.audit)
+        self.growth = self.training.grown
         self.saved: tuple[Any, ...] | None = None
 
     def act(self, what: str, path: str) -> None:

@@ -18,8 +18,9 @@ from esper.kasmina.seeds.place import Place
 from esper.kasmina.seeds.recipe import Recipe
 from esper.kasmina.seeds.settings import GrowthSettings
 from esper.kasmina.seeds.slot import Slot, Track, track_of
+from esper.kasmina.seeds.world import World
 from esper.leyline import SeedLifecycleStage as Stage
-from esper.nissa import Event, FanOut, Sink, seed_events
+from esper.nissa import Event, seed_events
 
 _VERSION = 1
 _TOLD: Mapping[SeedEvent, type[seed_events.OfSeed]] = {
@@ -38,7 +39,8 @@ class SeedBed:
         optimizer: of the host.
         nursery: where seeds come from.
         settings: of all seeds.
-        sink: who is told.
+        tell: tells what happens, first: what cannot be written down is not done.
+        world: the processes that train the network.
 
     Attributes:
         slots: by path.
@@ -53,10 +55,11 @@ class SeedBed:
         optimizer: Optimizer,
         nursery: Nursery,
         settings: GrowthSettings,
-        sink: Sink,
+        tell: Callable[[Event], None],
+        world: World,
     ) -> None:
-        self._model, self._optimizer = model, optimizer
-        self.nursery, self._settings, self._sink = nursery, settings, FanOut(sink)
+        self._model, self._optimizer, self._world = model, optimizer, world
+        self.nursery, self._settings, self.tell = nursery, settings, tell
         self.slots: dict[str, Slot] = {}
         self.owners = Owners(model)
         self.epoch = 0
@@ -71,6 +74,12 @@ class SeedBed:
     def living(self) -> list[Slot]:
         """Those with a seed that the host does not own."""
         return [slot for slot in self.slots.values() if slot.stage in ALIVE]
+
+    def spread_statistics(self) -> None:
+        """Running statistics of seeds are those of the first process, as those of the host are."""
+        for slot in self.slots.values():
+            if slot.layer is not None:
+                self._world.spread(slot.layer.seed.buffers())
 
     def slot_at(self, path: str) -> Slot:
         """The slot at a module; a new one is DORMANT, and not entered before something is planted there.
@@ -116,7 +125,7 @@ class SeedBed:
         if trained:
             group = group_for(self._optimizer, slot.place.module)
             slot.learner = SeedOptimizer(
-                trained, self._optimizer, group, lr=track.lr, clip=self._settings.clip
+                trained, self._optimizer, group, lr=track.lr, clip=self._settings.clip, world=self._world
             )
 
     def plant(self, slot: Slot, evidence: str) -> None:
@@ -166,9 +175,6 @@ class SeedBed:
         self.move(slot, SeedEvent.CULL)
         if slot.track.position == 0:
             self.move(slot, SeedEvent.EMBARGO)
-
-    def tell(self, event: Event) -> None:
-        self._sink.emit(event)
 
     def state(self) -> dict[str, Any]:
         return {
@@ -270,6 +276,7 @@ class SeedBed:
         self.owners.hand_over(slot.path, HOST)
         self._fossils.append(slot.path)
         slot.settle()
+        self._world.follow()
 
     def _remove(self, slot: Slot) -> None:
         own = slot.own()

@@ -1,33 +1,27 @@
-"""The course that seeds take: germinated, led from stage to stage by gates and steps, culled or kept."""
+"""The course that seeds take once they are sown: from stage to stage by gates and steps, culled or kept."""
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
-from dataclasses import replace
-from typing import Any, Protocol
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Protocol
 
 import torch
-from torch import Tensor
 from torch.optim import Optimizer
 
-from esper.checkpoint import drawn_apart
-from esper.errors import CheckpointError, ConfigError, IllegalTransitionError
+from esper.errors import CheckpointError, IllegalTransitionError
+from esper.kasmina.seeds.asked import AskedGates
 from esper.kasmina.seeds.bed import SeedBed
 from esper.kasmina.seeds.breaker import GrowthBreaker
-from esper.kasmina.seeds.gatekeeper import Gatekeeper
-from esper.kasmina.seeds.gates import GateResult, failed, refusal
 from esper.kasmina.seeds.isolation import GradientIsolationMonitor
-from esper.kasmina.seeds.lifecycle import ALIVE, FORWARD, SeedEvent, departure
+from esper.kasmina.seeds.lifecycle import ALIVE, FORWARD, SeedEvent
 from esper.kasmina.seeds.owners import HOST
 from esper.kasmina.seeds.programs import ProgramCount
-from esper.kasmina.seeds.recipe import Recipe
-from esper.kasmina.seeds.settings import GrowthSettings, Isolation, check_wish
+from esper.kasmina.seeds.settings import GrowthSettings
 from esper.kasmina.seeds.slot import Slot
+from esper.kasmina.seeds.world import World
 from esper.leyline import SeedLifecycleStage as Stage
 from esper.nissa import seed_events
-from esper.tezzeret import NoKernel
 
 _NORM_EVERY = 10
 _WITHOUT_LOSS = 50
@@ -53,9 +47,8 @@ class Course:
         monitor: watches their isolation.
         settings: pace and limits.
         scaler: the GradScaler, if there is one.
-        admits: why the network, as it stands when this is asked, cannot be taken for what it would be with a
-            seed as its part; '' if it can.
         alarm: is told before a seed goes that has reached the host too often.
+        world: the processes that train the network.
 
     Attributes:
         breaker: whether anything may germinate.
@@ -65,14 +58,14 @@ class Course:
     def __init__(
         self,
         bed: SeedBed,
-        gates: Gatekeeper,
+        gates: AskedGates,
         monitor: GradientIsolationMonitor,
         settings: GrowthSettings,
         scaler: HasScale | None,
-        admits: Callable[[], str],
         alarm: Callable[[str], None],
+        world: World,
     ) -> None:
-        self._admits, self._alarm = admits, alarm
+        self._alarm, self._world = alarm, world
         self._bed, self._gates, self._monitor = bed, gates, monitor
         self._settings, self._scaler = settings, scaler
         self.breaker, self.programs = GrowthBreaker(bed, settings), ProgramCount()
@@ -86,124 +79,6 @@ class Course:
         }
         self._idle = 0
         self._has_stepped = False
-
-    def sow(
-        self,
-        path: str,
-        blueprint: str,
-        options: Mapping[str, Any],
-        *,
-        isolation: Isolation | None,
-        lr: float | None,
-        contest: int = 0,
-    ) -> GateResult:
-        """Makes a seed and asks G0; arguments as for `Growth.germinate`."""
-        check_wish(isolation, lr)
-        slot = self._bed.slot_at(path)
-        departure(slot.stage, SeedEvent.GERMINATE, path)
-        self._bed.nursery.check(blueprint)  # a name that nobody knows must not come into any checkpoint
-        if obstacle := self.breaker.obstacle():
-            return self.refuse(path, blueprint, obstacle)
-        if not self._bed.is_under_way:
-            self.programs.skip()
-        seen, calls = self._gates.look(slot)
-        like, isolation = seen[0], isolation or self._settings.isolation
-        options = self._sized(self._recipe(slot, blueprint, options, like))
-        slot.track.sow(blueprint, options, like.shape, like.dtype, isolation, lr, contest)
-        nursery, recipe, device = self._bed.nursery, slot.track.recipe, slot.place.device
-        kernel = nursery.obtain(recipe, device, self._bed.epoch)
-        if isinstance(kernel, NoKernel):
-            return self._refuse_for(kernel, path, blueprint)
-        try:
-            self._bed.build(slot, nursery.make(recipe, device, kernel))
-            result = self._gates.sanity(slot, seen, calls, self._bed.owners)
-            if result.passed and (problem := self._try_as_part(slot)):
-                result = refusal(problem)
-            slot.track.evidence = str(result)
-            if result.passed:
-                self._bed.plant(slot, str(result))
-        except BaseException:
-            slot.remove()
-            raise
-        if not result.passed:
-            slot.remove()
-            self._monitor.forget(path)
-            self._tell_refusal(path, blueprint, result)
-        return result
-
-    def places(self, pattern: str) -> list[str]:
-        """Places that a pattern names and that are free."""
-        with self._bed.hidden():
-            return [path for path in self._gates.places(pattern) if self._bed.is_free(path)]
-
-    def contest(
-        self,
-        paths: Iterable[str],
-        blueprint: str,
-        options: Mapping[str, Any],
-        *,
-        isolation: Isolation | None,
-        lr: float | None,
-    ) -> dict[str, GateResult]:
-        """Makes seeds at several places, of which one goes on at most; G0 of each by its path."""
-        check_wish(isolation, lr)
-        paths = list(paths)
-        with suppress(ConfigError):  # each place says so for itself
-            self.expect(paths, blueprint, options)
-        number = 1 + max((slot.track.contest for slot in self._bed.slots.values()), default=0)
-        results: dict[str, GateResult] = {}
-        for path in paths:
-            try:
-                results[path] = self.sow(path, blueprint, options, isolation=isolation, lr=lr, contest=number)
-            except ConfigError as error:  # there are others
-                results[path] = self.refuse(path, blueprint, str(error))
-        entered = [path for path, result in results.items() if result.passed]
-        for path in entered:
-            self._bed.slots[path].track.rivals = len(entered)
-        return results
-
-    def refuse(self, path: str, blueprint: str, why: str) -> GateResult:
-        """Tells that nothing is germinated, for a reason that only the caller knows."""
-        result = refusal(why)
-        self._tell_refusal(path, blueprint, result)
-        return result
-
-    def refuse_taken(self, pattern: str, blueprint: str) -> dict[str, GateResult]:
-        """Tells of every place that a pattern names why nothing may germinate there."""
-        with self._bed.hidden():
-            paths = self._gates.places(pattern)
-        return {path: self.refuse(path, blueprint, self._bed.why_taken(path)) for path in paths}
-
-    def expect(self, paths: Iterable[str], blueprint: str, options: Mapping[str, Any]) -> None:
-        """Seeds will be wanted at these places: their kernels are made meanwhile."""
-        for path in paths:
-            slot = self._bed.slot_at(path)
-            recipe = self._recipe(slot, blueprint, options, self._gates.look(slot)[0][0])
-            self._bed.nursery.expect(replace(recipe, options=self._sized(recipe)), slot.place.device)
-
-    def _recipe(self, slot: Slot, blueprint: str, options: Mapping[str, Any], like: Tensor) -> Recipe:
-        """The next seed of a slot."""
-        dtype, number = str(like.dtype).removeprefix("torch."), slot.track.generation + 1
-        return Recipe(slot.track.path, number, blueprint, dict(options), tuple(like.shape), dtype)
-
-    def _sized(self, recipe: Recipe) -> dict[str, Any]:
-        host = sum(parameter.numel() for parameter in self._bed.owners.of_host().values())
-        return self._bed.nursery.sized(recipe, self._settings.max_parameters * max(host, 1))
-
-    def _refuse_for(self, missing: NoKernel, path: str, blueprint: str) -> GateResult:
-        """G0 of a seed whose kernel is not to be had."""
-        result = failed(missing.failed) if missing.failed else refusal(missing.why)
-        self._tell_refusal(path, blueprint, result)
-        return result
-
-    def _tell_refusal(self, path: str, blueprint: str, result: GateResult) -> None:
-        stage = Stage.DORMANT.name
-        self._bed.tell(seed_events.SeedRefused(self._bed.epoch, path, blueprint, stage, stage, str(result)))
-
-    def _try_as_part(self, slot: Slot) -> str:
-        """Why whoever looks after the network could not take the seed for a part of it; '' if he can."""
-        with drawn_apart(0), self._bed.hidden(), slot.as_part():
-            return self._admits()
 
     def learning(self) -> Iterator[Slot]:
         """Seeds that have a lesson now; those that were germinated begin to learn."""
@@ -219,15 +94,19 @@ class Course:
         self._bed.epoch += 1
         has_seeds = self._bed.is_under_way
         contests: defaultdict[int, list[Slot]] = defaultdict(list)
+        self._bed.spread_statistics()
         for slot in self._bed.slots.values():
             track = slot.track
             track.epochs += 1
             if self._is_left_alone(slot):
                 self._bed.cull(slot, _UNTAUGHT.format(epochs=track.idle))
-            elif slot.stage is Stage.TRAINING and track.contest and not slot.faults and not track.is_paused:
-                contests[track.contest].append(slot)
             elif slot.stage in ALIVE:
-                self._decide(slot)
+                complaint = self._world.first_word(slot.complaint)
+                is_rival = slot.stage is Stage.TRAINING and track.contest and not track.is_paused
+                if is_rival and not complaint:
+                    contests[track.contest].append(slot)
+                else:
+                    self._decide(slot, complaint)
             elif slot.stage is Stage.EMBARGOED and track.epochs >= self._settings.embargo_epochs:
                 self._bed.move(slot, SeedEvent.RESET)
             elif slot.stage is Stage.RESETTING:
@@ -250,8 +129,8 @@ class Course:
         elif self._has_stepped and not track.is_paused:
             track.idle += 1
         track.is_taught = False
-        is_learning = slot.stage in (Stage.GERMINATED, Stage.TRAINING)
-        return is_learning and track.idle >= self._settings.patience_epochs
+        has_waited = track.idle >= self._settings.patience_epochs
+        return has_waited and slot.stage in (Stage.GERMINATED, Stage.TRAINING)
 
     def finish(self) -> None:
         """Ends the course of every seed, wherever it is."""
@@ -278,9 +157,13 @@ class Course:
         slot.settle()
 
     def before_step(self, optimizer: Optimizer) -> None:
-        """The host is about to make a step: of its own parameters only."""
+        """The host is about to make a step: of its own parameters only, and no seed reaches it."""
         self._bed.owners.check_step(HOST, optimizer)
         for slot in self._bed.living():
+            if slot.is_checked_now(self._settings.check_every):
+                own, slot.leak = slot.leak, ""
+                if leak := self._world.first_word(own):
+                    self._punish(slot, leak, is_seen_here=bool(own))
             if slot.stage is Stage.TRAINING and slot.track.in_stage % _NORM_EVERY == 0:
                 gradients = [p.grad for p in self._bed.owners.of_host().values() if p.grad is not None]
                 slot.host_norm = torch.nn.utils.get_total_norm(gradients).detach()
@@ -299,12 +182,12 @@ class Course:
                 slot.track.in_stage += 1
                 self._steps[slot.stage](slot)
 
-    def _decide(self, slot: Slot) -> None:
+    def _decide(self, slot: Slot, complaint: str) -> None:
         """Asks the gate of a seed if it is time, and moves the seed, or lets it wait, or culls it."""
         track, stage = slot.track, slot.stage
         if stage in (Stage.GERMINATED, Stage.CULLED) or track.is_paused:
             return
-        if complaint := slot.complaint:
+        if complaint:
             self._bed.cull(slot, complaint, at_once=True)
             return
         if not self._gates.is_due(slot):
@@ -351,8 +234,10 @@ class Course:
             else:
                 self._tell_waiting(slot, str(result))
 
-    def punish(self, slot: Slot, leak: str) -> None:
+    def _punish(self, slot: Slot, leak: str, *, is_seen_here: bool) -> None:
         """A seed has reached the host: too often, and it goes at once."""
+        if not is_seen_here:
+            self._monitor.hear(slot.path)
         count, limit = self._monitor.violations[slot.path], self._settings.max_violations
         self._bed.tell(seed_events.IsolationViolated(self._bed.epoch, slot.path, count, limit, leak))
         self.breaker.fail()
@@ -371,10 +256,8 @@ class Course:
         self._train(slot)
 
     def _shadow(self, slot: Slot) -> None:
-        if self._gates.is_due(
-            slot
-        ):  # nobody learns here, so nothing is gained by waiting for an epoch to end
-            self._decide(slot)
+        if self._gates.is_due(slot):  # nobody learns here: nothing is gained by waiting for an epoch's end
+            self._decide(slot, self._world.first_word(slot.complaint))
 
     def _fade(self, slot: Slot) -> None:
         slot.track.position -= 1

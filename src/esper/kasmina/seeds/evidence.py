@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from esper.anatomy.graph import Loss, back_in_mode, primary_output
 from esper.arrays import FloatArray
-from esper.batches import device_of, divided, on_device, split_sample
+from esper.batches import beside, divided, on_device, split_sample
 from esper.checkpoint import drawn_apart
 from esper.kasmina.seeds.isolation import all_modules, at_rest
 from esper.kasmina.seeds.layer import Counted, primary
@@ -120,7 +120,7 @@ class Probe:
         return primary_output(self._pass(batch)[0])
 
     def _pass(self, batch: Any) -> tuple[Any, Any]:
-        moved = on_device(batch, device_of(self.model))
+        moved = beside(self.model, batch)
         args, kwargs, target = split_sample(moved, with_target=True, model=self.model)
         return self.model(*args, **kwargs), target
 

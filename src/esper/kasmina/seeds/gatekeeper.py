@@ -92,7 +92,6 @@ class Gatekeeper:
 
     def ask(self, slot: Slot) -> GateResult:
         """The gate at the end of the stage that a seed is in."""
-        slot.track.looks += 1
         return self._ask[slot.stage](slot)
 
     def sanity(self, slot: Slot, seen: list[Tensor], calls: int, owners: Owners) -> GateResult:

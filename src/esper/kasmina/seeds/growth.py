@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -14,36 +14,16 @@ from esper.anatomy.graph import Loss, bare, is_compiled, is_parallel
 from esper.batches import split_sample
 from esper.errors import ConfigError, LifecycleError
 from esper.kasmina.held import HANDS
-from esper.kasmina.seeds.bed import SeedBed
-from esper.kasmina.seeds.course import Course, HasScale
-from esper.kasmina.seeds.evidence import Probe
-from esper.kasmina.seeds.gatekeeper import Gatekeeper
+from esper.kasmina.seeds.course import HasScale
+from esper.kasmina.seeds.garden import Garden, Ground
 from esper.kasmina.seeds.gates import GateResult
-from esper.kasmina.seeds.isolation import GradientIsolationMonitor
 from esper.kasmina.seeds.kernels import Kernels
-from esper.kasmina.seeds.learning import Lessons
-from esper.kasmina.seeds.nursery import Nursery
 from esper.kasmina.seeds.owners import Owners
 from esper.kasmina.seeds.recipe import Recipe
 from esper.kasmina.seeds.settings import GrowthSettings, Isolation
 from esper.kasmina.seeds.slot import Slot
-from esper.nissa import LOGGER, FanOut, Sink, kernel_events
-from esper.tezzeret import blueprints_in
-
-
-class Ground(Protocol):
-    """What holds a network, looks after its structure, and has seeds in it."""
-
-    def admits(self) -> str:
-        """Why the network as it stands could not be looked after; '' if it could."""
-
-    @property
-    def is_coupled(self) -> bool:
-        """Whether samples of a batch meet in the loss."""
-
-
-def _anything() -> str:
-    return ""
+from esper.kasmina.seeds.world import ALONE, World
+from esper.nissa import LOGGER, Event, FanOut, Sink, kernel_events
 
 
 def _nobody(_: str) -> None:
@@ -71,6 +51,7 @@ class Growth:
             save what there is.
         kernels: has seeds made and checked in a worker process, as a session gives them; None: they are made
             in this process.
+        world: the processes that train the network, each of which has such a growth; a session leads them.
 
     Raises:
         ConfigError: there is no held-out data, several processes train the network, somebody holds it, or
@@ -97,26 +78,30 @@ class Growth:
         epoch: int = 0,
         alarm: Callable[[str], None] = _nobody,
         kernels: Kernels | None = None,
+        world: World = ALONE,
     ) -> None:
-        self.model, self.optimizer = _host_of(model, sink), optimizer
+        self.model, self.optimizer = _host_of(model, sink, is_led=world is not ALONE), optimizer
         if within is None:
             HANDS.refuse_held(self.model, (optimizer,))
-        if not (batches := list(probe)):
+        if not (batches := list(probe)) and world.is_first:
             raise ConfigError(
                 "probe yields no batch, and gates are asked on held-out data. Give batches (input, target) "
                 "that training never sees. Nothing was changed."
             )
         self.settings, self._loss = (given := GrowthSettings.of(settings)), loss
-        self.monitor = GradientIsolationMonitor()
-        nursery = Nursery(kernels, blueprints_in(blueprints), sink)
-        self._bed = SeedBed(self.model, optimizer, nursery, given, sink)
+        garden = Garden.of(
+            *(self.model, optimizer, loss, batches, given),
+            scaler=scaler,
+            blueprints=blueprints,
+            sink=sink,
+            within=within,
+            alarm=alarm,
+            kernels=kernels,
+            world=world,
+        )
+        self._bed, self._sowing, self._course = garden.bed, garden.sowing, garden.course
+        self._lessons, self.monitor, self.breaker = garden.lessons, garden.monitor, garden.course.breaker
         self._bed.epoch = epoch
-        probing = Probe(self.model, loss, batches, whole=within is not None and within.is_coupled)
-        gates = Gatekeeper(self.model, probing, self.monitor, given)
-        self._lessons = Lessons(self.model, optimizer, loss, self._bed.owners, self.monitor, given)
-        admits = _anything if within is None else within.admits
-        self._course = Course(self._bed, gates, self.monitor, given, scaler, admits, alarm)
-        self.breaker = self._course.breaker
         self._is_over = False
         if within is None:
             HANDS.take(self)
@@ -151,8 +136,7 @@ class Growth:
             args, kwargs, _ = split_sample(inputs, with_target=False, model=self.model)
             slots = list(self._course.learning())
             for slot in slots:
-                if leak := self._lessons.give(slot, value, (args, kwargs), target):
-                    self._course.punish(slot, leak)
+                self._lessons.give(slot, value, (args, kwargs), target)
             self._lessons.wait_for(value, slots)
 
     def germinate(
@@ -183,7 +167,7 @@ class Growth:
             LifecycleError: growing has ended.
         """
         self._require_open()
-        return self._course.sow(path, blueprint, options, isolation=isolation, lr=lr)
+        return self._sowing.sow(path, blueprint, options, isolation=isolation, lr=lr)
 
     def _require_open(self) -> None:
         if self._is_over:
@@ -200,7 +184,7 @@ class Growth:
             ConfigError: the blueprint is unknown.
         """
         self._require_open()
-        self._course.expect(paths, blueprint, options)
+        self._sowing.expect(paths, blueprint, options)
 
     def places(self, pattern: str = "auto") -> list[str]:
         """Free places for a seed: paths that a pattern names, or `auto`, the borders of blocks.
@@ -208,7 +192,7 @@ class Growth:
         Raises:
             UnknownPathError: there is no module of such a path that could have a seed.
         """
-        return self._course.places(pattern)
+        return self._sowing.places(pattern)
 
     def try_out(
         self,
@@ -227,15 +211,15 @@ class Growth:
             What G0 said, by path.
         """
         self._require_open()
-        return self._course.contest(paths, blueprint, options, isolation=isolation, lr=lr)
+        return self._sowing.contest(paths, blueprint, options, isolation=isolation, lr=lr)
 
     def refuse(self, path: str, blueprint: str, why: str) -> GateResult:
         """Tells that nothing is germinated at a place, for a reason that only the caller knows."""
-        return self._course.refuse(path, blueprint, why)
+        return self._sowing.refuse(path, blueprint, why)
 
     def refuse_taken(self, pattern: str, blueprint: str) -> dict[str, GateResult]:
         """Tells of all places that a pattern names that they are taken; none of them is free."""
-        return self._course.refuse_taken(pattern, blueprint)
+        return self._sowing.refuse_taken(pattern, blueprint)
 
     def cull(self, path: str, why: str = "Culled by hand.") -> None:
         """Removes a seed: at once where the host does not know it, else when its share has gone back to 0.
@@ -301,6 +285,10 @@ class Growth:
         """
         return self._bed.settle()
 
+    def tell(self, event: Event) -> None:
+        """Tells of what has become of a seed that was given away."""
+        self._bed.tell(event)
+
     def hidden(self) -> AbstractContextManager[None]:
         """The network without any seed that is under way."""
         return self._bed.hidden()
@@ -362,16 +350,17 @@ class Growth:
         self.breaker.load(state.get("breaker"))  # older runs had none
 
 
-def _host_of(model: nn.Module, sink: Sink) -> nn.Module:
+def _host_of(model: nn.Module, sink: Sink, *, is_led: bool) -> nn.Module:
     """The bare network; it is told if it is compiled as a whole, where seeds cost new programs.
 
     Raises:
-        ConfigError: several processes train it.
+        ConfigError: several processes train it, and nobody leads them.
     """
-    if is_parallel(model):
+    if is_parallel(model) and not is_led:
         raise ConfigError(
             "Several processes train this network, and nobody would add up what its seeds learn in each. "
-            "Nothing was changed. Grow it in one process, and go on in several when it is grown."
+            "Nothing was changed. Use a session, which does so: esper.attach(model, ...) on every rank, and "
+            "session.grow(...)."
         )
     if is_compiled(model):
         FanOut(sink).emit(kernel_events.CompiledAsAWhole())

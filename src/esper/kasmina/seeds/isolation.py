@@ -133,13 +133,17 @@ class GradientIsolationMonitor:
         is_same = before.keys() == after.keys() and same(before.values(), after.values())
         return self._count(path, is_same)
 
+    def hear(self, path: str) -> None:
+        """Counts a violation that was seen in another process."""
+        self.violations[path] = self.violations.get(path, 0) + 1
+
     def forget(self, path: str) -> None:
         self.violations.pop(path, None)
 
     def _count(self, path: str, is_isolated: bool) -> bool:
         self.checks += 1
         if not is_isolated:
-            self.violations[path] = self.violations.get(path, 0) + 1
+            self.hear(path)
         return is_isolated
 
 

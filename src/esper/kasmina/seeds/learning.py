@@ -46,17 +46,14 @@ class Lessons:
         self._model, self._optimizer, self._loss, self._owners = model, optimizer, loss, owners
         self._monitor, self._settings = monitor, settings
 
-    def give(self, slot: Slot, loss: Tensor, inputs: Inputs, target: Any) -> str:
-        """One seed learns from one batch, or is compared on it.
+    def give(self, slot: Slot, loss: Tensor, inputs: Inputs, target: Any) -> None:
+        """One seed learns from one batch, or is compared on it; how it has reached the host its slot keeps.
 
         Args:
             slot: holds the seed.
             loss: what the host made of the batch.
             inputs: the batch.
             target: its target.
-
-        Returns:
-            How the seed has reached the host; empty where it has not.
         """
         in_stage, settings = slot.track.in_stage, self._settings
         lesson = Lesson(slot.learner)
@@ -67,20 +64,16 @@ class Lessons:
             lesson.notes.append((window, loss.detach()))
         if slot.stage is Stage.PROBATIONARY and in_stage % settings.counterfactual_every == 0:
             lesson.notes.append((slot.gains, self._gain(slot, inputs, target)))
-        if not slot.is_isolated:
-            return ""
-        if in_stage % settings.check_every:
-            if slot.learns_apart:
-                lesson.gradients = self._learned(slot, inputs, target)
-            return ""
-        before = {name: tensor.detach().clone() for name, tensor in self._host().items()}
+        is_checked = slot.is_checked_now(settings.check_every)
+        before = {name: t.detach().clone() for name, t in self._host().items()} if is_checked else {}
         if slot.learns_apart:
             lesson.gradients = self._learned(slot, inputs, target)
+        if not is_checked:
+            return
         if not self._monitor.check_untouched(slot.path, before, self._host()):
-            return "its own pass changed something in the host."
-        if not self._same_update(slot, inputs, target):
-            return "the host's update is another one than without the seed."
-        return ""
+            slot.leak = "its own pass changed something in the host."
+        elif not self._same_update(slot, inputs, target):
+            slot.leak = "the host's update is another one than without the seed."
 
     def wait_for(self, loss: Tensor, slots: Sequence[Slot]) -> None:
         """Counts the lessons that were given on a batch, when the host's backward pass over it begins.

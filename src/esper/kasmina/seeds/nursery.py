@@ -15,6 +15,7 @@ from esper.checkpoint import misfits
 from esper.errors import CheckpointError
 from esper.kasmina.seeds.kernels import Kernels
 from esper.kasmina.seeds.recipe import Recipe
+from esper.kasmina.seeds.world import ALONE, World
 from esper.nissa import FanOut, Sink, kernel_events
 from esper.tezzeret import (
     BLUEPRINTS,
@@ -37,10 +38,14 @@ class Nursery:
         kernels: has them made off the training path; None: all are made in this process.
         given: blueprints of the user's own.
         sink: is told what people should know.
+        world: the processes that train the network; the first has kernels, and all have the same seeds.
     """
 
-    def __init__(self, kernels: Kernels | None, given: Mapping[str, Blueprint], sink: Sink) -> None:
+    def __init__(
+        self, kernels: Kernels | None, given: Mapping[str, Blueprint], sink: Sink, world: World = ALONE
+    ) -> None:
         self._kernels, self._given, self._tell = kernels, dict(given), FanOut(sink).emit
+        self._world = world
         self._made_here: set[str] = set()
 
     def check(self, name: str) -> None:
@@ -101,12 +106,35 @@ class Nursery:
         if order is not None and self._kernels is not None:
             self._kernels.ahead(order)
 
-    def obtain(self, recipe: Recipe, device: torch.device, epoch: int) -> Kernel | NoKernel | None:
-        """The kernel of a seed, or why there is none; None: it is to be made in this process.
+    def obtain(self, recipe: Recipe, device: torch.device, epoch: int) -> nn.Module | NoKernel:
+        """A seed as it is at birth, or why there is none.
+
+        Args:
+            recipe: what it is.
+            device: where it shall be.
+            epoch: epochs that have ended.
 
         Raises:
-            ConfigError: nobody knows the blueprint.
+            ConfigError: the blueprint is unknown or fails.
         """
+        found: list[Kernel] = []
+
+        def ask() -> NoKernel | None:
+            kernel = self._kernel(recipe, device, epoch)
+            if isinstance(kernel, NoKernel):
+                return kernel
+            found.extend([] if kernel is None else [kernel])
+            return None
+
+        missing = self._world.answer(NoKernel | None, ask)
+        if missing is not None:
+            return missing
+        seed = self.make(recipe, device, *found)
+        self._world.spread((*seed.parameters(), *seed.buffers()))
+        return seed
+
+    def _kernel(self, recipe: Recipe, device: torch.device, epoch: int) -> Kernel | NoKernel | None:
+        """The kernel of a seed, or why there is none; None: it is to be made in this process."""
         if self._kernels is None:
             return None
         order, why = order_for(recipe, device, self._given)

@@ -12,6 +12,7 @@ from torch.optim import Optimizer
 
 from esper.checkpoint import drawn_apart
 from esper.errors import ConfigError, LifecycleError
+from esper.kasmina.seeds.world import ALONE, World
 
 HOST = "HOST"
 """The owner of the network that is there before all seeds. A seed's name is the path of its slot."""
@@ -98,6 +99,7 @@ class SeedOptimizer:
         group: number of the host's group that they will join; without `lr` it says the learning rate, always.
         lr: a learning rate of its own.
         clip: the norm that a step's gradient is cut down to.
+        world: the processes that train it.
 
     Attributes:
         steps: made so far.
@@ -116,8 +118,9 @@ class SeedOptimizer:
         *,
         lr: float | None,
         clip: float,
+        world: World = ALONE,
     ) -> None:
-        self.parameters = tuple(parameters)
+        self.parameters, self._world = tuple(parameters), world
         self._host, self._number, self._lr, self._clip = host, group, lr, clip
         self.optimizer = _of_the_kind_of(host, self._group, self.parameters)
         self.steps = 0
@@ -157,18 +160,19 @@ class SeedOptimizer:
         Args:
             scale: what the loss of the host's passes was multiplied with.
         """
-        held = [(p, g) for p in self.parameters if (g := self._gradients.get(p)) is not None]
         divisor = self._passes or scale
+        own = {p: self._gradients[p] / divisor for p in self.parameters if p in self._gradients}
         self.drop()
+        held = self._world.averaged(self.parameters, own)
         if not held:
             return
-        gradients = [gradient / divisor for _, gradient in held]
+        gradients = list(held.values())
         self.norm = torch.nn.utils.get_total_norm(gradients).detach()
         # No number in the gradient: zeros instead, without waiting for the device to say so.
         is_sound = self.norm.isfinite()
         self.faults += ~is_sound
         share = (self._clip / (self.norm + 1e-6)).clamp(max=1.0)
-        for (parameter, _), gradient in zip(held, gradients, strict=True):
+        for parameter, gradient in held.items():
             parameter.grad = torch.where(is_sound, gradient * share, torch.zeros_like(gradient))
         for group in self.optimizer.param_groups:
             group["lr"] = self._group["lr"] if self._lr is None else self._lr

@@ -116,6 +116,7 @@ class Slot:
         gains: how much higher they were without the seed, while it was on probation.
         host_norm: of the host's last gradient that was looked at.
         step: what was gathered for the step that the host makes next.
+        leak: how the seed was seen to reach the host since the last step; '' if it was not.
     """
 
     def __init__(self, model: nn.Module, track: Track, settings: GrowthSettings) -> None:
@@ -129,6 +130,7 @@ class Slot:
         self.gains: deque[Tensor] = deque(maxlen=_WINDOW)
         self.host_norm: Tensor | None = None
         self.step = OpenStep()
+        self.leak = ""
         self._last: list[weakref.ref[Any]] = []
 
     @property
@@ -156,6 +158,10 @@ class Slot:
         """Whether the seed learns in passes of its own."""
         is_apart = self.stage is Stage.TRAINING and self._settings.training == "shadow"
         return is_apart or (self.is_isolated and self.stage is Stage.BLENDING)
+
+    def is_checked_now(self, every: int) -> bool:
+        """Whether lessons of this step look at what the seed does to the host; `every` so many steps do."""
+        return self.is_isolated and not self.track.is_paused and self.track.in_stage % every == 0
 
     @property
     def share(self) -> float:
