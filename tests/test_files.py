@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from esper.files import advice, hide, make_private, write_new, write_over, write_private
+from esper.files import advice, hide, make_private, open_plain, write_new, write_over, write_private
 
 
 def full() -> Iterator[str]:
@@ -85,3 +85,14 @@ def test_what_to_do_depends_on_what_is_wrong() -> None:
     assert "Free some space" in advice(OSError(errno.EDQUOT, ""))
     assert advice(OSError(errno.EEXIST, "")) == "Name a new file."
     assert "directory" in advice(OSError(errno.EACCES, ""))
+
+
+def test_what_may_have_no_end_is_not_opened(tmp_path: Path) -> None:
+    (tmp_path / "plain").write_text("text")
+    (tmp_path / "link").symlink_to(tmp_path / "plain")
+    with open_plain(tmp_path / "link") as file:
+        assert file.read() == b"text"
+    os.mkfifo(tmp_path / "pipe")
+    for other in (tmp_path / "pipe", Path("/dev/zero"), tmp_path):
+        with pytest.raises(OSError, match="It is no plain file"):
+            open_plain(other)

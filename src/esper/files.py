@@ -8,6 +8,7 @@ import stat
 from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
+from typing import BinaryIO
 
 _OWNER_READS, _OWNER_ENTERS = 0o600, 0o700
 _UMASK_DECIDES = 0o666
@@ -63,6 +64,19 @@ def hide(file: Path) -> None:
         OSError: its mode cannot be changed.
     """
     file.chmod(_OWNER_READS)
+
+
+def open_plain(path: Path) -> BinaryIO:
+    """Opens a file for reading that somebody else may have put there: a pipe or a device could have no end.
+
+    Raises:
+        OSError: it cannot be opened, or is no plain file.
+    """
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    if stat.S_ISREG(os.fstat(descriptor).st_mode):
+        return os.fdopen(descriptor, "rb")
+    os.close(descriptor)
+    raise OSError(errno.EINVAL, "It is no plain file", str(path))
 
 
 def advice(error: OSError) -> str:

@@ -94,7 +94,7 @@ def served(folder: Path, token: str = "") -> Iterator[str]:
     """The address of the pages of a folder; with a token, checkpoints can be gone back to."""
     listening = Address(port=0).bind()
     config = uvicorn.Config(
-        application(Folder(folder), token=token),
+        application(Folder(folder), token=token, is_leaving=lambda: server.should_exit),
         log_level="error",
         lifespan="off",
         timeout_graceful_shutdown=1,

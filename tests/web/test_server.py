@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import os
@@ -77,6 +78,27 @@ def test_what_a_run_tells_while_somebody_watches_is_sent(tmp_path: Path) -> None
         changed = json.loads(stream.readline().removeprefix(b"data: "))
         assert "Training epoch 4 of 9" in changed["now"]
         assert "cycles" not in changed
+
+
+def test_a_page_that_is_open_does_not_hold_up_the_end(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    training(tmp_path / "first")
+    with contextlib.ExitStack() as opened:
+        with served(tmp_path) as address:
+            stream = opened.enter_context(urllib.request.urlopen(f"{address}/events", timeout=60))
+            assert stream.readline().startswith(b"data: ")
+        assert stream.read() == b"\n"
+    assert capfd.readouterr().err == ""
+
+
+@pytest.mark.parametrize("name", ["telemetry.jsonl", "run.json", "report.json"])
+def test_a_pipe_or_a_device_in_the_place_of_a_file_is_named_and_not_read(tmp_path: Path, name: str) -> None:
+    FakeRun(tmp_path / "first").tell(epoch(1))
+    (tmp_path / "first" / name).unlink(missing_ok=True)
+    (tmp_path / "first" / name).symlink_to("/dev/zero")
+    with served(tmp_path) as address:
+        assert f"{name} cannot be read: It is no plain file." in get(f"{address}/run?run=first")[1]
 
 
 @pytest.mark.parametrize("name", ["nothing", "../../etc", "a/first/checkpoints"])

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from esper.errors import ContractError
+from esper.files import open_plain
 from esper.leyline import decode
 from esper.nissa import MarkKind
 from esper.report.promises import Promise
@@ -231,7 +232,8 @@ class RunReport:
             ContractError: The file is not JSON, or not a report.
         """
         try:
-            data = json.loads(path.read_text(encoding="utf-8"))
+            with open_plain(path) as file:
+                data = json.load(file)
         except (json.JSONDecodeError, UnicodeDecodeError) as error:
             raise ContractError(
                 f"{path} is not JSON: {error}. Name the report.json of a finished run."

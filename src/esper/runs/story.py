@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from esper.errors import ContractError
+from esper.files import open_plain
 from esper.nissa import TELEMETRY_FILE
 from esper.report import RunReport
 from esper.runs.so_far import report_so_far
@@ -227,7 +228,8 @@ def newest_step(run: Path) -> int | None:
 def state_of_writer(run: Path) -> RunState:
     """Whether the process that holds a run directory is there, by its note beside the lock."""
     try:
-        owner = json.loads((run / NOTE_FILE).read_bytes()[:4096])
+        with open_plain(run / NOTE_FILE) as note:
+            owner = json.loads(note.read(4096))
         host, pid = str(owner["host"]), int(owner["pid"])
     except FileNotFoundError:
         return RunState.STOPPED
@@ -251,9 +253,11 @@ def _is_there(pid: int) -> bool:
 def _object(path: Path, problems: list[str]) -> Mapping[str, Any]:
     """What a file of JSON says; nothing where there is none, or where it is no object."""
     try:
-        if path.stat().st_size > _LARGEST:
+        with open_plain(path) as file:
+            text = file.read(_LARGEST + 1)
+        if len(text) > _LARGEST:
             raise ValueError("it is too large")
-        content = json.loads(path.read_bytes())
+        content = json.loads(text)
         if not isinstance(content, dict):
             raise ValueError("it is no JSON object")
     except FileNotFoundError:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, ClassVar
 
 from esper.errors import ContractError
+from esper.files import open_plain
 from esper.narset import Summary, merged, summaries_of
 from esper.nissa import MARKS, NOTED, OF_SEEDS
 from esper.report import EpochRow, Mark, Measures, Overhead, SeedRow
@@ -235,7 +236,7 @@ class TelemetryReader:
             OSError: the file cannot be read.
         """
         try:
-            with self.path.open("rb") as file:
+            with open_plain(self.path) as file:
                 return self._read(file)
         except FileNotFoundError:
             is_new = self._inode >= 0

@@ -99,23 +99,31 @@ def serve(folder: Path, listening: socket.socket, token: str = "") -> None:
     host = listening.getsockname()[0]
     runs = Folder(folder)
     threading.Thread(target=runs.read_ahead, name="esper-read-ahead", daemon=True).start()
-    app = application(runs, anywhere=not is_local(host), token=token)
+    app = application(runs, anywhere=not is_local(host), token=token, is_leaving=lambda: server.should_exit)
     settings = uvicorn.Config(
         app, log_level="warning", timeout_graceful_shutdown=1, lifespan="off", server_header=False
     )
-    uvicorn.Server(settings).run(sockets=[listening])
+    server = uvicorn.Server(settings)
+    server.run(sockets=[listening])
 
 
-def application(folder: Folder, *, anywhere: bool = False, token: str = "") -> Starlette:
+def application(
+    folder: Folder,
+    *,
+    anywhere: bool = False,
+    token: str = "",
+    is_leaving: Callable[[], bool] = lambda: False,
+) -> Starlette:
     """The pages of a folder as an ASGI application.
 
     Args:
         folder: of runs.
         anywhere: whether other names than those of this machine's loopback may ask for them.
         token: what whoever goes back to a checkpoint must show; '' and nobody may.
+        is_leaving: whether the server is about to end; streams to pages that are open end first.
     """
     hosts = ["*"] if anywhere else list(_LOCAL)
-    pages = _Pages(folder, token)
+    pages = _Pages(folder, token, is_leaving)
     routes = [
         Route("/", pages.show),
         Route("/run", pages.show),
@@ -144,9 +152,10 @@ def application(folder: Folder, *, anywhere: bool = False, token: str = "") -> S
 class _Pages:
     """Answers requests about one folder; whatever reads files does so in a thread."""
 
-    def __init__(self, folder: Folder, token: str) -> None:
+    def __init__(self, folder: Folder, token: str, is_leaving: Callable[[], bool]) -> None:
         self._folder = folder
         self._token = token
+        self._is_leaving = is_leaving
         self._changing = Changing()
         self._units = Units()
 
@@ -164,7 +173,8 @@ class _Pages:
         seen = dict(
             pair.split(":", 1) for pair in request.query_params.get("seen", "").split(",") if ":" in pair
         )
-        return StreamingResponse(_changes(page, seen), media_type="text/event-stream", headers=headers)
+        changes = _changes(page, seen, self._is_leaving)
+        return StreamingResponse(changes, media_type="text/event-stream", headers=headers)
 
     async def decision(self, request: Request) -> Response:
         name = request.query_params.get("run", "")
@@ -270,10 +280,10 @@ def _names(request: Request) -> list[str]:
     return list(dict.fromkeys(request.query_params.getlist("run")))
 
 
-async def _changes(page: Page, seen: dict[str, str]) -> AsyncIterator[str]:
+async def _changes(page: Page, seen: dict[str, str], is_leaving: Callable[[], bool]) -> AsyncIterator[str]:
     """Events with the parts that are other than those sent before; `seen` are digests of the page's own."""
     sent, quiet = seen, 0
-    while True:
+    while not is_leaving():
         parts = await to_thread.run_sync(page.parts)
         now = {name: digest(html) for name, html in parts.items()}
         changed = {name: parts[name] for name in parts if sent.get(name) != now[name]}
