@@ -37,6 +37,8 @@ def _seeds(rows: tuple[SeedRow, ...]) -> list[list[SeedRow]]:
 def _track(rows: list[SeedRow], unit: str) -> str:
     reached = {row.after: row.epoch for row in reversed(rows)}
     now = rows[-1].after
+    if now == "TERMINATED" and "FOSSILIZED" in reached:  # the run has ended; the seed stays
+        now = "FOSSILIZED"
     is_gone = now not in _STAGES
     steps = []
     for stage in _STAGES:
