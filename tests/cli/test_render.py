@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import io
 import itertools
+import sys
 from dataclasses import replace
 
 import pytest
 from rich.console import Console, RenderableType
 
-from esper.cli.output import epoch_progress
+from esper.cli.output import epoch_progress, waiting
 from esper.cli.render import anatomy_table, growing_table, report_table
 from esper.report import ArmRow, SeedRow
 from esper.runs import AnatomyRows, FrozenRow, GroupRow, MemberRow
@@ -72,6 +73,24 @@ def test_epochs_are_told_line_by_line_where_there_is_no_terminal(
     captured = capsys.readouterr()
     assert captured.out == ""
     assert captured.err.count("test accuracy") == lines
+
+
+@pytest.mark.parametrize(
+    ("is_terminal", "hidden", "told"), [(True, False, True), (True, True, False), (False, False, False)]
+)
+def test_who_waits_at_a_terminal_is_told_what_for_and_what_code_prints_stays_where_it_was(
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    is_terminal: bool,
+    hidden: bool,
+    told: bool,
+) -> None:
+    monkeypatch.setenv("FORCE_COLOR" if is_terminal else "NO_COLOR", "1")
+    with waiting("cutting", hidden):
+        sys.stdout.write("said by a network\n")
+    captured = capsys.readouterr()
+    assert captured.out == "said by a network\n"
+    assert ("cutting" in captured.err) == told
 
 
 def test_the_table_of_growing_blames_no_gate_for_a_seed_that_only_lost_to_another() -> None:

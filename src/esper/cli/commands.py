@@ -95,12 +95,12 @@ def inspect(
 
     The function of module:function takes no argument and returns (model, sample) or (model, sample, loss).
     """
-    from esper.cli.drawing import draw
-    from esper.cli.render import anatomy_table
-    from esper.runs import anatomy_rows, inspected
+    with output.waiting("reading and tracing the network", as_json):
+        from esper.cli.drawing import draw
+        from esper.cli.render import anatomy_table
+        from esper.runs import anatomy_rows, inspected
 
-    found = inspected(target, allow_approximate=allow_approximate)
-    rows = anatomy_rows(found)
+        rows = anatomy_rows(inspected(target, allow_approximate=allow_approximate))
     if svg is not None:
         draw(target, rows, svg)
     output.show(anatomy_table(rows), dataclasses.asdict(rows), as_json)
@@ -155,7 +155,8 @@ def compact(
         fold=fold,
         onnx=onnx,
     )
-    facts = order.carry_out(target, out, hidden=as_json)
+    with output.waiting("cutting and checking", as_json or data is not None):  # a choice by data has a bar
+        facts = order.carry_out(target, out, hidden=as_json)
     output.show(compact_table(facts), facts, as_json)
 
 
@@ -237,17 +238,18 @@ def analyze(
     as_json: AsJson = False,
 ) -> None:
     """Rank the units of a checkpoint by what it holds. Nothing is changed."""
-    from esper.cli.analyze import analysis_table, analyzed
+    with output.waiting("looking at the checkpoint", as_json or against_truth):  # the truth has a bar
+        from esper.cli.analyze import analysis_table, analyzed
 
-    facts = analyzed(
-        target,
-        against_truth=against_truth,
-        with_plan=plan,
-        with_blocks=blocks,
-        with_heads=heads,
-        with_elements=elements,
-        hidden=as_json,
-    )
+        facts = analyzed(
+            target,
+            against_truth=against_truth,
+            with_plan=plan,
+            with_blocks=blocks,
+            with_heads=heads,
+            with_elements=elements,
+            hidden=as_json,
+        )
     output.show(analysis_table(facts), facts, as_json)
 
 

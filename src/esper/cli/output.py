@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from rich.console import Console, RenderableType
-from rich.progress import Progress, TimeElapsedColumn, track
+from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn, track
 
 from esper import files
 from esper.errors import ConfigError
@@ -106,6 +106,24 @@ def share_progress(what: str, hidden: bool) -> Iterator[Callable[[float], None]]
     with bar:
         task = bar.add_task(what, total=1.0)
         yield lambda done: bar.update(task, completed=done)
+
+
+@contextmanager
+def waiting(what: str, hidden: bool) -> Iterator[None]:
+    """Says what takes its time where nobody knows how long, on a terminal only."""
+    screen = Console(stderr=True)
+    with Progress(
+        SpinnerColumn(),
+        TextColumn("{task.description}"),
+        TimeElapsedColumn(),
+        console=screen,
+        transient=True,
+        disable=hidden or not screen.is_terminal,
+        redirect_stdout=False,  # what the user's own code prints stays where it prints it
+        redirect_stderr=False,
+    ) as bar:
+        bar.add_task(what, total=None)
+        yield
 
 
 def with_progress(items: Iterable[T], what: str, total: int | None, hidden: bool) -> Iterator[T]:
