@@ -134,3 +134,17 @@ def test_where_the_network_was_let_go_of_they_are_an_error(kept: Kept) -> None:
     kept.live.detach()
     with pytest.raises(RuntimeError, match="size mismatch"):
         kept.model.load_state_dict(kept.weights)
+
+
+def test_a_further_optimizer_keeps_its_state_too(kept: Kept) -> None:
+    other = AdamW([kept.model.get_parameter("head.weight")], 1e-3)
+    kept.live.adopt(other)
+    kept.live.adopt(other)  # once is enough
+    kept.step()
+    other.step()
+    state = copy.deepcopy(other.state_dict())
+    kept.cut()
+    other.load_state_dict(state)
+    kept.step()
+    other.step()
+    assert len(kept.told) == 1

@@ -165,6 +165,7 @@ class Loading:
         self.has_declined = False
         """Whether weights of other shapes came since this was asked for last."""
         self._is_training = is_training
+        # A copy of the network (an average of its weights) is to have this hook as well.
         self._hooks = [network.register_load_state_dict_pre_hook(self._before) for network in networks]
 
     def stop(self) -> None:

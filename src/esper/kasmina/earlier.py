@@ -51,6 +51,7 @@ class EarlierWeights:
     def __init__(self, network: Changed, copies: Sequence[nn.Module]) -> None:
         self.tell: Callable[[str, tuple[int, ...], tuple[int, ...]], None] = _nobody
         self._network = network
+        self._watched: list[Optimizer] = []
         self._handles: list[RemovableHandle] = [
             module.register_load_state_dict_pre_hook(_Hook(self._weights))
             for module in (network.model, *copies)
@@ -58,6 +59,9 @@ class EarlierWeights:
 
     def watch(self, optimizer: Optimizer) -> None:
         """Keeps the state of an optimizer likewise."""
+        if any(optimizer is known for known in self._watched):
+            return
+        self._watched.append(optimizer)
         self._handles.append(optimizer.register_load_state_dict_pre_hook(_Hook(self._state)))
 
     def stop(self) -> None:

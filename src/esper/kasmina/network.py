@@ -124,6 +124,11 @@ class LiveNetwork:
         """Those that train it: the given one, and every other that has stepped one of its parameters."""
         return self.masks.optimizers
 
+    def adopt(self, optimizer: Optimizer) -> None:
+        """Looks after a further optimizer: masks, cuts, and states from before a cut that it would load."""
+        self.masks.adopt(optimizer)
+        self.earlier.watch(optimizer)
+
     def _look(self, optimizers: Sequence[Optimizer]) -> None:
         """Traces the network: from now on this is what it is, and nothing is masked."""
         begun = time.perf_counter()

@@ -212,7 +212,7 @@ class Follower(Session):
         self.network = LiveNetwork(*given, **known)
         network = self.network
         for optimizer in asked.optimizers:
-            network.masks.adopt(optimizer)
+            network.adopt(optimizer)
         self._acts |= {
             MASK: network.mask,
             UNMASK: network.unmask,

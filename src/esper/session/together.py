@@ -73,7 +73,7 @@ def network_of(
     else:
         network = looked_at_together(asked.ranks, *given, blueprints=asked.blueprints, **seen)
     for optimizer in asked.optimizers:
-        network.masks.adopt(optimizer)
+        network.adopt(optimizer)
     return network
 
 
