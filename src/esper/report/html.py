@@ -327,6 +327,7 @@ def _overhead(report: RunReport) -> str:
     stall = overhead.checkpoint_stall_ms_per_gb
     rows = [
         ("tracking, share of a training step", figures.percent(overhead.tracking_fraction, 3)),
+        ("counting and telemetry, likewise", figures.percent(overhead.counting_fraction, 3)),
         ("training stalled by a checkpoint", NOT_MEASURED if stall is None else f"{stall:.0f} ms per GB"),
         ("training time, Esper included", figures.seconds(overhead.training_seconds)),
         ("of which Esper", figures.seconds(overhead.esper_seconds)),

@@ -148,12 +148,16 @@ class Proof:
 
 @dataclass(frozen=True)
 class Overhead:
-    """What Esper cost. `esper_seconds` is the part of `training_seconds` that training waited for Esper."""
+    """What Esper cost. `esper_seconds` is the part of `training_seconds` that training waited for Esper.
+
+    Of a training step tracking takes `tracking_fraction`, and counting and telemetry `counting_fraction`.
+    """
 
     tracking_fraction: float | None
     checkpoint_stall_ms_per_gb: float | None
     training_seconds: float | None
     esper_seconds: float | None
+    counting_fraction: float | None = None
 
     @property
     def esper_fraction(self) -> float | None:

@@ -278,7 +278,7 @@ def _report(session: Session, latency: Latency | None, training_seconds: float, 
     stalls = parts.saving.stalls
     made = _last_cut(network)
     quality, source = _quality(session, judged)
-    share = parts.tracker.overhead_share
+    share, at_steps = parts.tracker.overhead_share, parts.telemetry.at_steps.share
     rows = session.log.epochs
     return RunReport(
         title=session.run_dir.name,
@@ -317,6 +317,7 @@ def _report(session: Session, latency: Latency | None, training_seconds: float, 
             checkpoint_stall_ms_per_gb=float(np.median(stalls)) if stalls else None,
             training_seconds=session.log.running_seconds,
             esper_seconds=session.log.waited_seconds,
+            counting_fraction=None if at_steps != at_steps else at_steps,
         ),
         workers=worker_rows(parts.pool),
         environment={

@@ -378,12 +378,14 @@ class Session:
         return not self.growing.is_under_way
 
     def _count_step(self) -> None:
+        begun = self._clock()
         self.log.progress.step += 1
         self.parts.telemetry.step()
         if self._is_first_step:
             self.parts.network.note_still()
             self._is_first_step = False
         self._desk.glance()
+        self.parts.telemetry.at_steps.took(begun, self._clock())
 
     def _require_running(self) -> None:
         if self._is_finished:

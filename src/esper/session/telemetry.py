@@ -26,6 +26,7 @@ from esper.nissa import (
     progress,
     rank_events,
 )
+from esper.session.at_steps import AtSteps
 from esper.session.live import LiveView
 from esper.session.log import RunLog
 from esper.session.pool import worker_rows
@@ -126,6 +127,8 @@ class Telemetry:
         """What is counted in this process; None if nothing is."""
         self.of_others: Sequence[bytes] = ()
         """What other ranks have counted until now, each as it tells it."""
+        self.at_steps = AtSteps()
+        """What is done at every step, as a share of it."""
         self._run = run
         hold(run, log)
 
@@ -142,6 +145,7 @@ class Telemetry:
             esper_seconds: that its end waited for Esper.
             metrics: that it reported.
         """
+        self.at_steps.pause()
         if self.counts is None:
             return
         self.counts.pause()

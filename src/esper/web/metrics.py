@@ -26,6 +26,7 @@ _GAUGES = {
     "esper_seconds": "Seconds that training waited for Esper: of this process; once finished, of all",
     "training_time_impact": "The same as a share of the time of the process",
     "tracking_fraction": "Share of a training step that importance tracking takes",
+    "counting_fraction": "Share of a training step that counting and telemetry take; once finished",
     "checkpoint_overhead": "Seconds that the last checkpoint held training up",
     "analysis_success_rate": "Share of analyses that came to an end",
     "analysis_duration_p95": "Seconds within which 95 % of the analyses were done",
@@ -90,6 +91,7 @@ def _values(story: Story) -> dict[str, float | None]:
             "esper_seconds": report.overhead.esper_seconds,
             "training_time_impact": report.overhead.esper_fraction,
             "tracking_fraction": report.overhead.tracking_fraction,
+            "counting_fraction": report.overhead.counting_fraction,
         }
     return values
 
