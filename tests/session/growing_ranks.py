@@ -14,7 +14,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from esper.errors import CheckpointError
-from esper.kasmina.seeds import GateResult
+from esper.kasmina.seeds import Blueprint, GateResult
 from esper.nissa import Event, ListSink, seed_events
 from tests.kasmina.seeds.networks import LENIENT
 from tests.session.ranks import Training, run_cases, settings, told_by
@@ -41,6 +41,25 @@ class Odd(nn.Module):
         return x * self.weight
 
 
+def silent(like: Tensor, width: int = 1) -> nn.Module:
+    """Makes zeros of everything at birth."""
+    last = nn.Conv2d(width, like.shape[1], 1, bias=False)
+    nn.init.zeros_(last.weight)
+    return nn.Sequential(nn.Conv2d(like.shape[1], width, 1), last)
+
+
+def not_made(like: Tensor) -> nn.Module:
+    """Can be made on rank 0 only."""
+    if dist.get_rank() == 1:
+        raise ValueError("I miss something here")
+    return silent(like)
+
+
+def wider(like: Tensor) -> nn.Module:
+    """Is another one on every rank."""
+    return silent(like, 1 + dist.get_rank())
+
+
 class Unwritten:
     """An audit that cannot hold what it is told."""
 
@@ -56,7 +75,8 @@ class Growing(Training):
     ) -> None:
         self.plan, self.done = plan, dict[int, Any]()
         config = {**settings(target=None), "growing": growing, "checkpoint": {"keep_last": 20}}
-        odd = {kind: partial(self.odd, kind) for kind in ("fails", "meddles")}
+        odd: dict[str, Blueprint] = {"not made": not_made, "wider": wider}
+        odd |= {kind: partial(self.odd, kind) for kind in ("fails", "meddles")}
         super().__init__(run_dir, **{"config": config, "epochs": LENGTH, "blueprints": odd, **more})
 
     def odd(self, kind: str, _: Tensor) -> nn.Module:
@@ -176,6 +196,8 @@ def odd(directory: Path) -> dict[str, Any]:
         "another place": told_by(lambda: session.grow(KEPT if training.rank else CULLED, "conv")),
         "no blueprint": told_by(lambda: session.grow(KEPT, "no such")),
         "no place": told_by(lambda: session.growing.try_out("nowhere.*", "conv")),
+        "not made": told_by(lambda: session.grow(KEPT, "not made")),
+        "made apart": told_by(lambda: session.grow(KEPT, "wider")),
     }
     places = session.growing.places("features.*")
     if training.rank == 0:

@@ -78,10 +78,20 @@ def test_what_cannot_be_is_refused_by_all(reports: ReportsOf) -> None:
         assert report["no blueprint"].startswith("ConfigError: ")
         assert "There is no blueprint 'no such'" in report["no blueprint"]
         assert "No module of the network that could have a seed fits 'nowhere.*'" in report["no place"]
+        assert report["not made"].startswith("ConfigError: ")
+        assert report["made apart"].startswith("RankDivergence: ")
+        made = "differ from rank 0 in what the blueprint 'wider' makes: ['0.weight (2, "
+        assert made in report["made apart"]
         told, slots = report["unwritten"]
         assert told.startswith("CheckpointError: ")
         assert slots == {}
         assert report["places"] == [f"features.{number}" for number in range(8)]
+
+
+def test_a_seed_that_one_rank_cannot_make_none_has(reports: ReportsOf) -> None:
+    first, second = reports("odd")
+    assert "ConfigError: On rank 1: The blueprint 'not made' made nothing" in first["not made"]
+    assert second["not made"] == first["not made"]
 
 
 def test_a_policy_decides_for_all_and_what_has_grown_is_pruned(reports: ReportsOf) -> None:

@@ -36,6 +36,17 @@ class RankWorld:
         said = self._ranks.gather({"word": word})
         return next((one["word"] for one in said if one.get("word")), "")
 
+    def made(self, make: Callable[[], nn.Module], name: str) -> nn.Module:
+        made: list[nn.Module] = []
+
+        def form() -> Mapping[str, Any]:
+            made.append(make())
+            return {name: _form(made[0])}
+
+        self._ranks.agree(form)  # before values are exchanged: what has another form cannot take them
+        self.spread((*made[0].parameters(), *made[0].buffers()))
+        return made[0]
+
     def averaged(
         self, parameters: Sequence[Tensor], gradients: Mapping[Tensor, Tensor]
     ) -> Mapping[Tensor, Tensor]:
@@ -59,3 +70,11 @@ class RankWorld:
 
     def follow(self) -> None:
         renew(self._model)
+
+
+def _form(module: nn.Module) -> list[str]:
+    """All that a module holds, without values."""
+    trained = {name for name, parameter in module.named_parameters() if parameter.requires_grad}
+    held = [*module.named_parameters(), *module.named_buffers()]
+    trained_or_not = {True: "", False: " (not trained)"}
+    return [f"{name} {tuple(t.shape)} {t.dtype}{trained_or_not[name in trained]}" for name, t in held]

@@ -29,6 +29,7 @@ Note = Mapping[str, Any]
 """What a rank says where all meet. What stands under `same`, and under `held`, has to be the same on all."""
 
 _OVER, _FAILED = "over", "failed"
+_ON_RANK = "On rank "
 _Done = TypeVar("_Done")
 
 
@@ -70,22 +71,35 @@ class Ranks:
             RankDivergence: they are not the same; it says which rank, and in what.
             RankLost: one does not answer.
         """
-        refusal: Exception | None = None
-        try:
-            mine = dict(note())
-        except Exception as error:  # noqa: BLE001  whatever it is, the others wait for a word; raised below
-            refusal, mine = error, {"refusal": _told(error)}
-        come = time.perf_counter()
-        notes = self.gather(mine)
-        self.waited_seconds = time.perf_counter() - come
-        if refusal is not None:
-            raise refusal
-        for rank, other in enumerate(notes):
-            if "refusal" in other:
-                raise _revived(rank, other["refusal"])
+        notes = self._heard(note)
         _require_same([other["same"] for other in notes], is_told=True)
         _require_same([other["held"] for other in notes], is_told=False)
         self.notes = notes
+
+    def agree(self, say: Callable[[], Mapping[str, Any]]) -> None:
+        """Within what all ranks do at once: compares what they say. A refusal on one of them is one on all.
+
+        Raises:
+            RankDivergence: they do not say the same.
+        """
+        _require_same(self._heard(say), is_told=True)
+
+    def _heard(self, say: Callable[[], Mapping[str, Any]]) -> list[dict[str, Any]]:
+        """What every rank says; what one raises instead all raise."""
+        refusal: Exception | None = None
+        try:
+            mine = dict(say())
+        except Exception as error:  # noqa: BLE001  whatever it is, the others wait for a word; raised below
+            refusal, mine = error, {"refusal": _told(error)}
+        come = time.perf_counter()
+        said = self.gather(mine)
+        self.waited_seconds = time.perf_counter() - come
+        if refusal is not None:
+            raise refusal
+        for rank, other in enumerate(said):
+            if "refusal" in other:
+                raise _revived(rank, other["refusal"])
+        return said
 
     def refuse(self, refusal: Exception) -> None:
         """Meets the others only to say why this rank does not go on; that is raised."""
@@ -335,7 +349,8 @@ def _revived(rank: int, told: Mapping[str, str]) -> EsperError:
     """What another rank has raised, to be raised here too."""
     kind = kind_named(told["kind"])
     if kind is not None:
-        return kind(f"On rank {rank}: {told['text']}")
+        is_said = told["text"].startswith(_ON_RANK)  # rank 0 has heard it from the one that it is of
+        return kind(told["text"] if is_said else f"{_ON_RANK}{rank}: {told['text']}")
     return EsperError(f"Rank {rank} has failed, and the others do not go on: {told['kind']}: {told['text']}")
 
 

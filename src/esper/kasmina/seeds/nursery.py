@@ -5,6 +5,7 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from inspect import signature
 from typing import Any
 
@@ -116,6 +117,7 @@ class Nursery:
 
         Raises:
             ConfigError: the blueprint is unknown or fails.
+            RankDivergence: it makes something else in another process.
         """
         found: list[Kernel] = []
 
@@ -129,9 +131,8 @@ class Nursery:
         missing = self._world.answer(NoKernel | None, ask)
         if missing is not None:
             return missing
-        seed = self.make(recipe, device, *found)
-        self._world.spread((*seed.parameters(), *seed.buffers()))
-        return seed
+        make = partial(self.make, recipe, device, *found)
+        return self._world.made(make, f"what the blueprint {recipe.blueprint!r} makes")
 
     def _kernel(self, recipe: Recipe, device: torch.device, epoch: int) -> Kernel | NoKernel | None:
         """The kernel of a seed, or why there is none; None: it is to be made in this process."""

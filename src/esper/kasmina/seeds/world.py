@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Protocol, TypeVar
 
-from torch import Tensor
+from torch import Tensor, nn
 
 _Answer = TypeVar("_Answer")
 
@@ -32,6 +32,17 @@ class World(Protocol):
 
     def first_word(self, word: str) -> str:
         """What the first of those has to say that have something to say; '' if none has."""
+
+    def made(self, make: Callable[[], nn.Module], name: str) -> nn.Module:
+        """A module that every process makes, with the values that it has in the first; or none has one.
+
+        Args:
+            make: makes it in this process; what it raises in one of them all raise.
+            name: of what is made, in words.
+
+        Raises:
+            RankDivergence: one has made a module of another form.
+        """
 
     def averaged(
         self, parameters: Sequence[Tensor], gradients: Mapping[Tensor, Tensor]
@@ -55,6 +66,9 @@ class Alone:
 
     def first_word(self, word: str) -> str:
         return word
+
+    def made(self, make: Callable[[], nn.Module], name: str) -> nn.Module:  # noqa: ARG002
+        return make()
 
     def averaged(
         self,
