@@ -44,7 +44,7 @@ class TelemetrySettings(Section):
     """Time every step and sum up what was counted: one `telemetry_summary` for every epoch."""
 
     aggregation_ratio: PositiveCount = 32
-    """How many values become one summary, and how many of those become one of the next tier."""
+    """How many values make a window, and how many windows one summary."""
 
     max_waiting: PositiveCount = 10_000
     """Events that may wait for a slow sink; what comes beyond is dropped, counted, and told of once."""
