@@ -74,7 +74,7 @@ def of_session(
     held = {
         "the structure of the network": network.anatomy.digest,
         "its mask": hashlib.sha256(network.masks.keep.tobytes()).hexdigest(),
-        "how far its seeds are": content_id(tracks),
+        "how far its seeds are, and how often session.loss taught them": content_id(tracks),
         **_weights({**shared_parameters(network.given), **weights}),
     }
     return {
