@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
@@ -32,7 +32,7 @@ _ACTS: Mapping[str, Callable[..., Any]] = {
 """What a process does with its own seeds when all do it."""
 
 
-class GrowingTogether(Growing):
+class GrowingTogether(Growing, ABC):
     """The seeds of a session of several processes: every rank has them, and does with them the same.
 
     Whatever reaches seeds goes through `_all`, and there the ranks part: rank 0 leads, the others follow.
