@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 import esper
 from esper.errors import ConfigError
-from esper.session.admission import check_optimizer, modules_in, optimizer_in
+from esper.nissa import ListSink
+from esper.session.admission import check_optimizer, modules_in, optimizer_in, sinks_in
 from esper.session.session import Session
 from tests.session.runs import examples, small_network
 
@@ -150,3 +151,12 @@ def test_generators_go_on_where_they_were(tmp_path: Path) -> None:
     session, generator = begin()
     assert torch.equal(torch.rand(5, generator=generator), expected)
     session.detach()
+
+
+def test_what_cannot_be_told_anything_is_no_sink() -> None:
+    sink = ListSink()
+    assert sinks_in(sink) == sinks_in([sink]) == (sink,)
+    assert sinks_in(()) == ()
+    for odd, what in ((42, "a thing of the type int"), (ListSink, "the class ListSink")):
+        with pytest.raises(ConfigError, match=f"Among `sinks` is {what}, and a sink is an object"):
+            sinks_in([sink, odd])

@@ -80,7 +80,7 @@ class RunRequest:
         self.blueprints = blueprints_in(blueprints)
         self.policy = policy
         self.teacher = teacher_of(teacher, model, self.companions, self.optimizer)
-        self.sinks = tuple(sinks)
+        self.sinks = sinks_in(sinks)
 
     @property
     def optimizers(self) -> tuple[Optimizer, ...]:
@@ -94,6 +94,28 @@ def _listed(scheduler: HasStateDict | Sequence[HasStateDict] | None) -> Sequence
     if scheduler is None:
         return ()
     return tuple(scheduler) if isinstance(scheduler, Sequence) else (scheduler,)
+
+
+def sinks_in(given: Any) -> tuple[Sink, ...]:
+    """The sinks one by one; a single one needs no list around it.
+
+    Raises:
+        ConfigError: one of them cannot be told anything.
+    """
+    is_one = callable(getattr(given, "emit", None)) and not isinstance(given, type)
+    sinks = (given,) if is_one or not isinstance(given, Iterable) else tuple(given)
+    for sink in sinks:
+        if isinstance(sink, type) or not callable(getattr(sink, "emit", None)):
+            what = (
+                f"the class {sink.__name__}"
+                if isinstance(sink, type)
+                else f"a thing of the type {type(sink).__name__}"
+            )
+            raise ConfigError(
+                f"Among `sinks` is {what}, and a sink is an object with a method emit(event). Nothing was "
+                "changed. esper.nissa has some, such as ListSink()."
+            )
+    return sinks
 
 
 def optimizer_in(given: Any) -> Optimizer:
