@@ -40,7 +40,7 @@ def settings(**changes: Any) -> esper.Config:
             "min_optimizer_steps": 1,
             "calibration_samples": 64,
             "held_out_samples": 128,
-            "max_wait_seconds": 60.0,  # on a busy machine a worker may need more than the default
+            "max_wait_seconds": 240.0,  # on a busy machine a worker may need much more than the default
         },
         "validation": {"limits": {"channel": 0.5}, "min_retention": 0.01},
         "importance": {"stride": 1, "min_importance_samples": 0, "min_sampled_steps": 1},
