@@ -30,9 +30,25 @@ print("printed at the end", flush=True)
 """
 
 
-def shown(folder: Path, *, on_terminal: bool) -> str:
-    """What the script leaves on a terminal, or in a pipe."""
-    (folder / "script.py").write_text(SCRIPT)
+AS_IT_OPENS = """
+import os, sys
+from rich.live import Live
+
+was, start = sys.stdout, Live.start
+
+def opened(live, *given, **more):
+    start(live, *given, **more)
+    if (child := os.fork()) == 0:
+        os._exit(0 if sys.stdout is was else 1)
+    os.write(2, b"the fork has " + (b"no" if os.waitpid(child, 0)[1] == 0 else b"a") + b" proxy ")
+
+Live.start = opened
+"""
+
+
+def shown(folder: Path, *, on_terminal: bool, script: str = SCRIPT) -> str:
+    """What a script leaves on a terminal, or in a pipe."""
+    (folder / "script.py").write_text(script)
     command = [sys.executable, str(folder / "script.py"), str(folder)]
     paths = os.pathsep.join(["src", ".", os.environ.get("PYTHONPATH", "")])
     settings = {**os.environ, "PYTHONPATH": paths, "TERM": "xterm", "COLUMNS": "100"}
@@ -65,6 +81,11 @@ def test_a_terminal_shows_the_panel_and_whatever_is_printed(tmp_path: Path) -> N
     ):
         assert words in text
     assert text.rindex("\x1b[?25h") > text.rindex("\x1b[?25l")  # the cursor is there
+
+
+def test_a_process_that_is_forked_as_the_view_opens_prints_past_it(tmp_path: Path) -> None:
+    """Through the view it would wait for ever for a lock that the drawing thread held."""
+    assert "the fork has no proxy" in shown(tmp_path, on_terminal=True, script=AS_IT_OPENS + SCRIPT)
 
 
 def test_a_pipe_is_left_alone(tmp_path: Path) -> None:

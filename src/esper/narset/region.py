@@ -19,7 +19,7 @@ class Region:
 
     Per name at most `ratio` times `ratio` values are held, and one summary of the rest. They are summed up
     all at once, and where a period is shorter, at its end: between two steps of a network each sum begins
-    with a cold cache, and one of `ratio` values takes five times as long there as in a row.
+    with a cold cache.
 
     Args:
         name: of the region, as others call it.

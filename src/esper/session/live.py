@@ -71,8 +71,6 @@ def _opened() -> Live:
     """A region at the bottom of the terminal; what a process prints into it goes above."""
     streams = sys.stdout, sys.stderr
     live = Live(console=Console(file=sys.stderr, highlight=False), auto_refresh=False)
-    live.start()
-    live.console.show_cursor()  # a process that is killed leaves a terminal that can be used
     view = weakref.ref(live)
 
     def let_go() -> None:
@@ -80,5 +78,7 @@ def _opened() -> Live:
         if view() is not None:
             sys.stdout, sys.stderr = streams
 
-    os.register_at_fork(after_in_child=let_go)
+    os.register_at_fork(after_in_child=let_go)  # first: another thread may fork while the view is opened
+    live.start()
+    live.console.show_cursor()  # a process that is killed leaves a terminal that can be used
     return live
