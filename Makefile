@@ -20,9 +20,10 @@ LONGEST_FIRST := tests/faults tests/end_to_end tests/session tests/elesh tests/a
 TESTS := $(LONGEST_FIRST) $(filter-out $(LONGEST_FIRST),$(patsubst %/,%,$(sort $(wildcard tests/*/)))) \
 	$(wildcard tests/test_*.py)
 
-# One process more than there are cores: many tests wait, for other processes, files and browsers.
+# One process more than there are cores: many tests wait, for other processes, files and browsers. All are as nice as can
+# be, for workers are nicer than who starts them, and beside two that are not they would get next to nothing.
 PROCESSES := $(shell expr $$(nproc) + 1)
-PYTEST := $(BIN)/python -m pytest --numprocesses=$(PROCESSES) --maxprocesses=4 --dist=loadfile --no-loadscope-reorder
+PYTEST := nice -n 19 $(BIN)/python -m pytest --numprocesses=$(PROCESSES) --maxprocesses=4 --dist=loadfile --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
 .PHONY: help setup-system setup demo demo-grow check test coverage bench soak docs clean
