@@ -7,6 +7,9 @@ from dataclasses import dataclass
 
 from esper.nissa.event import Event, Moment, Severity
 
+LONG_SECONDS = 1.0
+"""People are told before training waits for longer than that."""
+
 
 @dataclass(frozen=True)
 class EpochEnded(Moment):
@@ -135,6 +138,19 @@ class AnalysisBegan(Moment):
 
 
 @dataclass(frozen=True)
+class AnalysisAwaited(Moment):
+    """Training waits for an analysis that has not ended with its epoch.
+
+    Attributes:
+        seconds: how long at most.
+    """
+
+    severity, is_noted, is_recorded, by = Severity.NEWS, False, False, "emrakul"
+    says = "Training waits for the analysis, at most {seconds:.0f} s: what it finds counts from here on."
+    seconds: float
+
+
+@dataclass(frozen=True)
 class AnalysisEnded(Moment):
     """What an analysis came to was collected, or nobody waits for it any more.
 
@@ -149,6 +165,29 @@ class AnalysisEnded(Moment):
     status: str
     is_late: bool
     seconds: float | None
+
+
+@dataclass(frozen=True)
+class CutBegan(Moment):
+    """Training is about to wait for a cut that takes more than a moment.
+
+    Attributes:
+        units: that are masked.
+        seconds: that it will take, by what the last look at the network took.
+    """
+
+    severity, is_noted, is_recorded, by = Severity.NEWS, False, False, "kasmina"
+    says = "Up to {units} masked units are cut, which is proven: training waits for some {seconds:.0f} s."
+    units: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class FinishBegan(Moment):
+    """The run is about to be finished, which takes more than a moment."""
+
+    severity, is_noted, is_recorded = Severity.NEWS, False, False
+    says = "Finishing: what is masked is cut, and the network is measured, exported and saved."
 
 
 @dataclass(frozen=True)

@@ -23,12 +23,15 @@ from esper.kasmina import (
     measured,
     recalibrated,
 )
-from esper.nissa import events
+from esper.nissa import events, progress
 from esper.session.log import RunLog
 from esper.session.saving import Saving
 from esper.session.spending import Spending
 from esper.session.terms import Terms
 from esper.urabrask import Measurement, Verdict
+
+_LOOKS_IN_A_CUT = 2
+"""A cut is proven and looked at: together they take about so many times what the look alone takes."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -194,6 +197,7 @@ class Acting:
         masked, self.uncut = network.masks.num_masked, ""
         if masked == 0:
             return None
+        _announce(self._log, masked, _LOOKS_IN_A_CUT * network.look_seconds)
         try:
             change = self._cut(left)
         except SurgeryError as refusal:
@@ -232,3 +236,9 @@ class Acting:
         proof = cut.equivalence
         exactness = proof.float32_error if proof.float64_error is None else proof.float64_error
         self._log.tell(events.Cut(self._log.epoch, units, share, exactness))
+
+
+def _announce(log: RunLog, units: int, seconds: float) -> None:
+    """Says before a cut that training waits, if that will be more than a moment."""
+    if seconds > progress.LONG_SECONDS:
+        log.tell(progress.CutBegan(log.epoch, units, seconds))

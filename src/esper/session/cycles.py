@@ -126,7 +126,11 @@ class Cycles:
         runner, log = self._runner, self._log
         if not runner.is_running:
             return None
-        end = runner.collect(self._spending.longest_wait_seconds)
+        patience = self._spending.longest_wait_seconds
+        end = runner.collect(min(progress.LONG_SECONDS, patience))
+        if end is None and patience > progress.LONG_SECONDS:
+            log.tell(progress.AnalysisAwaited(log.epoch, patience))
+            end = runner.collect(patience - progress.LONG_SECONDS)
         if end is None:
             log.tell(events.AnalysisLate())
             return None

@@ -85,6 +85,8 @@ def finish(session: Session, *, latency: bool) -> Result:
     if (known := _report_of_end(session)) is not None:
         return _finish_again(session, known, latency=latency)
     parts, says = session.parts, session.log.says
+    if parts.network.look_seconds > progress.LONG_SECONDS:
+        session.log.tell(progress.FinishBegan(session.epoch))
     parts.growing.end_run()
     parts.strategy.end_run()
     in_flight = parts.runner.epoch_in_flight  # asked now: what is going on is dropped

@@ -13,6 +13,7 @@ from esper.batches import is_single, other_kind, samples, varying_axes
 from esper.compaction import describable, has_configuration
 from esper.config import Config
 from esper.errors import ConfigError
+from esper.garbage import imported
 from esper.kasmina import LiveNetwork
 from esper.nissa import Event, given_events
 from esper.session.admission import RunRequest, check_optimizer, check_together
@@ -53,6 +54,7 @@ def looked_at(
         _check_kinds(sample, others, bare(asked.model))
     free = varying_axes(sample, others, bare(asked.model))
     seen: dict[str, Any] = {"free": free, "followers": followers, "is_coupled": is_coupled}
+    imported("torch.export._trace")  # once in a process: no part of what a look will take, which is timed
     network = network_of(asked, sample, layers=layers, **seen)
     wanted = settings.pruning.plan.configurable
     if not wanted or not has_configuration(network.model):
