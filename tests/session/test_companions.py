@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -216,3 +217,35 @@ def test_an_average_that_was_not_given_is_told_before_a_cut_parts_it_from_the_ne
         )
         session.detach()
         assert ("(AveragedModel) holds a copy of the network" in caplog.text) is (name == "without")
+
+
+@pytest.mark.parametrize("is_held", [True, False])
+def test_no_cut_parts_the_network_from_a_copy_that_the_loop_goes_on_updating(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, *, is_held: bool
+) -> None:
+    model, data = small_network(), examples(192, 0)
+    optimizer = torch.optim.AdamW(model.parameters(), 1e-2)
+    session = esper.attach(
+        model,
+        optimizer,
+        loss=nn.CrossEntropyLoss(),
+        sample=(data[0][:16], data[1][:16]),
+        probe=[examples(192, 1)],
+        run_dir=tmp_path,
+        config=settings(),
+        epochs=EPOCHS,
+    )
+    held = [copy.deepcopy(model)] if is_held else []  # made after it was attached
+    for _ in range(EPOCHS):
+        for index in torch.randperm(192).split(32):
+            optimizer.zero_grad()
+            nn.functional.cross_entropy(model(data[0][index]), data[1][index]).backward()
+            optimizer.step()
+            for target in held:
+                target.load_state_dict(model.state_dict())
+        session.end_epoch(accuracy=0.5)
+        assert not (held and session.parts.network.changes)
+    assert (not session.parts.network.changes) is is_held
+    result = session.finish(latency=False)
+    assert result.report.parameters_after < result.report.parameters_before
+    assert ("(Sequential) follows the network" in caplog.text) is is_held

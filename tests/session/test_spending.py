@@ -18,7 +18,7 @@ def spending(run: Training, share: float | None) -> Spending:
     budget = pruning.budget.model_copy(update={"compute_fraction": share})
     rules = pruning.model_copy(update={"budget": budget})
     parts.terms.config = parts.terms.config.model_copy(update={"pruning": rules})
-    return Spending(parts.network, parts.terms, parts.log)
+    return Spending(parts.network, parts.copies, parts.terms, parts.log)
 
 
 @pytest.fixture
@@ -102,4 +102,4 @@ def waiting(run: Training, asked: float | None) -> Spending:
     terms = run.session.parts.terms
     analysis = terms.config.analysis.model_copy(update={"max_wait_seconds": asked})
     terms.config = terms.config.model_copy(update={"analysis": analysis})
-    return Spending(run.session.parts.network, terms, run.session.log)
+    return Spending(run.session.parts.network, run.session.parts.copies, terms, run.session.log)

@@ -80,10 +80,24 @@ class CopyNotGiven(Event):
     says = (
         "A module of this process ({holder}) holds a copy of the network, and is not among the given "
         "companions. If the loop only compares with it, all is right. If it averages into it or copies "
-        "between the two, as with an EMA or a target network, give it as well, `companions=...`: else the "
-        "copy no longer fits after a cut, and the loop fails there."
+        "between the two, as with an EMA or a target network, give it as well, `companions=...`: else it "
+        "keeps all its units, cuts wait for the end of the run, and a loop that begins with that after a "
+        "cut fails."
     )
     holder: str
+
+
+@dataclass(frozen=True)
+class CutWaits(Event):
+    """A copy of the network that was not given follows it, and would not fit after a cut."""
+
+    severity, by = Severity.PROBLEM, "kasmina"
+    says = (
+        "What is masked is cut when the run ends, and not before: a module of this process ({follower}) "
+        "follows the network and is not among the given companions, so the loop would fail where it averages "
+        "or copies between the two. Give it, `companions=...`, and it is masked and cut as well."
+    )
+    follower: str
 
 
 @dataclass(frozen=True)

@@ -138,6 +138,7 @@ class Acting:
     def apply(self, mask: Confirmed) -> None:
         """Masks units, gives what they carried to those that stay, and norms the statistics of both."""
         network = self._network
+        self._spending.mask_begins()
         if not network.masks.num_masked:  # told with the first mask, not when the run has ended
             names = {value: name for name, value in network.named_parameters().items()}
             refusals = (refusal_of(optimizer, names) for optimizer in network.optimizers)

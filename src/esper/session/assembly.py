@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from esper.anatomy.graph import copies_beside
+from esper.anatomy.graph import CopiesBeside
 from esper.anatomy.proof import RANDOM
 from esper.batches import HeldOut
 from esper.checkpoint import CheckpointStore, Entry, KeyRing, Memory, open_key_ring
@@ -55,6 +55,7 @@ class Assembly:
     """
 
     network: LiveNetwork
+    copies: CopiesBeside
     tracker: ImportanceTracker
     growing: Growing
     teaching: Teaching
@@ -156,11 +157,13 @@ def assemble(
     if left := in_no_optimizer(asked):
         log.tell(given_events.InNoOptimizer(len(left), left[0]))
     taught = () if asked.teacher is None else (asked.teacher.network,)
-    for holder in copies_beside(asked.model, (*asked.companions, *taught)):
+    copies = CopiesBeside(asked.model, (*asked.companions, *taught))
+    for holder in copies.look():
         log.tell(given_events.CopyNotGiven(type(holder).__name__))
     horizon = Horizon(asked.schedulers, runner, terms, log)
     return Assembly(
         network=network,
+        copies=copies,
         tracker=tracker,
         growing=growing,
         teaching=teaching,

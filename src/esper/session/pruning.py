@@ -272,7 +272,7 @@ def pruning_of(parts: Assembly, recovery: Recovery) -> Pruning:
     """The pruning of a session, every room of it with what it needs."""
     network, tracker, saving, runner = parts.network, parts.tracker, parts.saving, parts.runner
     trial, terms, log = parts.trial, parts.terms, parts.log
-    spending = Spending(network, terms, log)
+    spending = Spending(network, parts.copies, terms, log)
     acting = Acting(network, tracker, saving, parts.held_out, terms, log, spending)
     cycles = Cycles(runner, parts.pool, network, tracker, saving, terms, log, spending)
     judging = Judging(trial, acting, runner, network, saving, terms, log, parts.emergency.save)

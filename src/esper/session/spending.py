@@ -5,10 +5,12 @@ from __future__ import annotations
 import math
 from statistics import mean, median
 
+from esper.anatomy.graph import CopiesBeside
 from esper.arrays import BoolArray
 from esper.emrakul import planned_epochs
 from esper.emrakul.plan import worthwhile_cut
 from esper.kasmina import LiveNetwork
+from esper.nissa import given_events
 from esper.session.log import RunLog
 from esper.session.terms import Terms
 
@@ -27,8 +29,9 @@ _LEAST_MEASURING = 2.0
 class Spending:
     """Seconds by the clock of this process, and what `pruning.budget.compute_fraction` makes of them."""
 
-    def __init__(self, network: LiveNetwork, terms: Terms, log: RunLog) -> None:
+    def __init__(self, network: LiveNetwork, copies: CopiesBeside, terms: Terms, log: RunLog) -> None:
         self._network = network
+        self._copies = copies
         self._terms = terms
         self._log = log
         self._cycles: list[float] = []
@@ -36,6 +39,10 @@ class Spending:
     def cycle_ended(self, seconds: float) -> None:
         """A cycle that measured something took this long."""
         self._cycles.append(seconds)
+
+    def mask_begins(self) -> None:
+        """A mask is applied: whatever copy of the network is there now may have followed it until the cut."""
+        self._copies.look()
 
     @property
     def epoch_seconds(self) -> float:
@@ -90,11 +97,18 @@ class Spending:
         return share * self.epoch_seconds * (self._log.epoch + self.epochs_left) - sum(self._cycles)
 
     def worthwhile_cut(self) -> BoolArray | None:
-        """What to leave if masks are cut now, shape [units]; None where that takes longer than it saves."""
+        """What to leave if masks are cut now, shape [units].
+
+        None where that takes longer than it saves, or would part the network from a copy that follows it.
+        """
         rules = self._terms.config.pruning
         least = rules.cut.min_saved_fraction
         if rules.budget.compute_fraction is not None:
             # It takes about as long as the last look at the network, and saves its share of what is to come.
             to_come = self.epochs_left * self.epoch_seconds
             least = max(least, self._network.look_seconds / to_come if to_come > 0 else 1.0)
-        return worthwhile_cut(self._terms.situation(self._network), rules, least)
+        left = worthwhile_cut(self._terms.situation(self._network), rules, least)
+        if left is not None and (follower := self._copies.follower()):
+            self._log.tell(given_events.CutWaits(follower))
+            return None
+        return left

@@ -5,13 +5,11 @@ from __future__ import annotations
 import copy
 
 import numpy as np
-import pytest
 import torch
 from torch import Tensor, nn
 from torch.optim import AdamW
-from torch.optim.swa_utils import AveragedModel
 
-from esper.anatomy.graph.followers import copies_beside, followers_in
+from esper.anatomy.graph.followers import followers_in
 from esper.kasmina import LiveNetwork
 
 
@@ -43,43 +41,6 @@ def test_a_copy_is_frozen_and_holds_the_same_and_that_not_by_chance() -> None:
     assert followers_in(model) == {f"target.2.{name}": f"online.2.{name}" for name in ("weight", "bias")}
     norms = nn.Sequential(nn.LayerNorm(4), nn.LayerNorm(4).requires_grad_(False))
     assert not followers_in(norms)
-
-
-class Broken(nn.Module):
-    """Cannot be built, and lives on where somebody keeps the error."""
-
-    def __init__(self) -> None:
-        self.layer = nn.Linear(2, 2)  # before there is a place for it
-
-
-def test_copies_elsewhere_in_the_process_are_known_by_who_holds_them() -> None:
-    model = nn.Sequential(nn.Linear(6, 12), nn.ReLU(), nn.Linear(12, 4))
-    average, other = AveragedModel(model), copy.deepcopy(model)
-    same = nn.Sequential(*model)  # around the very same layers
-    broken = Broken.__new__(Broken)
-    with pytest.raises(AttributeError):
-        broken.__init__()  # type: ignore[misc]
-    nn.init.zeros_(other.get_parameter("0.weight"))
-    assert copies_beside(model) == [average]
-    assert not copies_beside(model, [average])
-    assert not copies_beside(same, [average])
-
-
-def test_modules_that_cannot_be_asked_are_no_copies() -> None:
-    model = nn.Sequential(nn.Linear(6, 12), nn.ReLU(), nn.Linear(12, 4))
-    lazy = nn.Sequential(nn.LazyLinear(12), nn.ReLU(), nn.LazyLinear(4))
-    sparse = copy.deepcopy(model)
-    sparse.get_submodule("0").weight = nn.Parameter(model.get_parameter("0.weight").detach().to_sparse())
-    assert not copies_beside(model)
-    assert len(lazy) == len(sparse) == 3  # they are still held
-
-
-def test_a_copy_that_nobody_holds_any_more_is_none() -> None:
-    model = nn.Sequential(nn.Linear(6, 12), nn.ReLU(), nn.Linear(12, 4))
-    gone = copy.deepcopy(model)
-    gone.circle = [gone]  # type: ignore[assignment]  # only the garbage collector clears it away
-    del gone
-    assert not copies_beside(model)
 
 
 def test_copies_are_cut_like_what_they_follow_also_after_they_have_drifted_apart() -> None:

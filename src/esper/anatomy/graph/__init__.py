@@ -1,9 +1,9 @@
 """A network as a graph of operators: tracing it, and what stands in the way of that."""
 
 from esper.anatomy.graph.admission import changed_inputs, check_tensors, check_values
+from esper.anatomy.graph.beside import CopiesBeside
 from esper.anatomy.graph.chosen import chosen_rows, concrete
 from esper.anatomy.graph.exporting import exporting
-from esper.anatomy.graph.followers import copies_beside
 from esper.anatomy.graph.lowering import is_in_place, is_view, lowered, operator_name, parts_of
 from esper.anatomy.graph.ranks import (
     group_of,
@@ -36,6 +36,7 @@ from esper.anatomy.graph.wrappers import bare, check_renewable, copied, is_compi
 __all__ = [
     "TRACE_BATCH",
     "Axes",
+    "CopiesBeside",
     "Loss",
     "Traced",
     "back_in_mode",
@@ -48,7 +49,6 @@ __all__ = [
     "chosen_rows",
     "concrete",
     "copied",
-    "copies_beside",
     "exported",
     "exporting",
     "gathered",

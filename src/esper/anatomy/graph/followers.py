@@ -1,14 +1,11 @@
-"""What follows a network in training: frozen copies of its parts, inside it and elsewhere in the process."""
+"""Frozen copies of a network's parts inside it, which follow these in training."""
 
 from __future__ import annotations
 
-import gc
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import torch
 from torch import nn
-
-from esper.anatomy.graph.wrappers import bare
 
 
 def followers_in(model: nn.Module) -> dict[str, str]:
@@ -24,53 +21,13 @@ def followers_in(model: nn.Module) -> dict[str, str]:
         if any(p.requires_grad for p in own.values()) or f"{path}{next(iter(own), '')}" in found:
             continue
         for other, other_kind, theirs in trained:
-            if kind is other_kind and _is_copy(own, theirs):
+            if kind is other_kind and is_copy(own, theirs):
                 found.update({path + name: other + name for name in own})
                 break
     return found
 
 
-def copies_beside(model: nn.Module, known: Sequence[nn.Module] = ()) -> list[nn.Module]:
-    """The outermost modules of the process that hold a copy of the network, such as an average of it.
-
-    Args:
-        model: the network.
-        known: modules that do not count.
-    """
-    if not _copies(model, known):
-        return []
-    gc.collect()  # nobody holds one that was only not cleared away yet, as where a cell is run once more
-    return _copies(model, known)
-
-
-def _copies(model: nn.Module, known: Sequence[nn.Module]) -> list[nn.Module]:
-    network = bare(model)
-    own, ours = dict(network.named_parameters()), {id(p) for one in (model, *known) for p in one.modules()}
-    # By the type: other people's objects may do anything when they are asked for their class. One that could
-    # not be built has nothing in it, and one may be equal to others: they are told apart by who they are.
-    alive = [one for one in gc.get_objects() if issubclass(type(one), nn.Module) and "_modules" in vars(one)]
-    holders = {id(child): one for one in alive if id(one) not in ours for child in nn.Module.children(one)}
-    found = []
-    for one in alive:
-        if type(one) is type(network) and id(one) not in ours and _holds_copy(one, own):
-            outermost = one
-            while id(outermost) in holders:
-                outermost = holders[id(outermost)]
-            if not type(outermost).__module__.startswith("esper."):  # left from a look, and garbage
-                found.append(outermost)
-    return found
-
-
-def _holds_copy(one: nn.Module, own: Mapping[str, nn.Parameter]) -> bool:
-    """Whether it holds the same numbers elsewhere; a module that fails when it is asked holds none."""
-    try:
-        held = dict(one.named_parameters())
-        return bool(held) and not any(p is own.get(name) for name, p in held.items()) and _is_copy(held, own)
-    except Exception:  # noqa: BLE001  it is somebody else's: not initialized yet, sparse, or of a kind of its own
-        return False
-
-
-def _is_copy(own: Mapping[str, nn.Parameter], theirs: Mapping[str, nn.Parameter]) -> bool:
+def is_copy(own: Mapping[str, nn.Parameter], theirs: Mapping[str, nn.Parameter]) -> bool:
     """Whether they hold the same numbers, and some that are not like this by chance: all ones, all zeros."""
     if own.keys() != theirs.keys() or any(p.shape != theirs[name].shape for name, p in own.items()):
         return False

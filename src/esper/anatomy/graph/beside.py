@@ -1,0 +1,124 @@
+"""Copies of a network elsewhere in the process, and which of them follow it while it trains."""
+
+from __future__ import annotations
+
+import gc
+import weakref
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from torch.optim import Optimizer
+from torch.optim.swa_utils import AveragedModel
+
+from esper.anatomy.graph.followers import is_copy
+from esper.anatomy.graph.wrappers import bare
+
+
+@dataclass(frozen=True)
+class _Seen:
+    """A module as it was first seen; it may go meanwhile."""
+
+    module: weakref.ref[nn.Module]
+    holder: str
+    is_average: bool
+    sums: tuple[float, ...]
+
+
+class CopiesBeside:
+    """Modules of the process that are built like a network, such as an average of it or a target network.
+
+    A loop that averages the network into one of them, or loads its weights into it, fails where the network
+    is cut and the other one is not.
+
+    Args:
+        model: the network.
+        known: modules that do not count.
+    """
+
+    def __init__(self, model: nn.Module, known: Sequence[nn.Module] = ()) -> None:
+        self._model, self._known = model, known
+        self._seen: list[_Seen] = []
+
+    def look(self) -> list[nn.Module]:
+        """Notes who is there now; returns the outermost modules that hold a copy of the network."""
+        if self._alike():
+            gc.collect()  # nobody holds one that was not cleared away yet, as where a cell is run once more
+        own, alike = _parameters(self._model), self._alike()
+        old = {id(one.module()) for one in self._seen}
+        self._seen += [
+            _Seen(weakref.ref(one), type(holder).__name__, isinstance(holder, AveragedModel), _sums(one))
+            for one, holder in alike
+            if id(one) not in old
+        ]
+        return [holder for one, holder in alike if is_copy(_parameters(one), own)]
+
+    def follower(self) -> str:
+        """The class of the holder of one that changes though no optimizer trains it; '' if there is none.
+
+        An `AveragedModel` counts also where it stands still: averaging often begins late.
+        """
+        optimizers = [one for one in gc.get_objects() if issubclass(type(one), Optimizer)]
+        groups = [group for one in optimizers for group in vars(one).get("param_groups", ())]
+        trained = {id(parameter) for group in groups for parameter in group["params"]}
+        own = _parameters(self._model)
+        for seen in self._seen:
+            one = seen.module()
+            if one is None or not _is_alike(one, own) or not trained.isdisjoint(map(id, one.parameters())):
+                continue
+            if seen.is_average or _sums(one) != seen.sums:
+                return seen.holder
+        return ""
+
+    def _alike(self) -> list[tuple[nn.Module, nn.Module]]:
+        """The modules that have the network's parameters in memory of their own, and what holds each."""
+        own, ours = _parameters(self._model), {id(part) for one in self._all for part in one.modules()}
+        # By the type: other people's objects may do anything when they are asked for their class. One that
+        # could not be built has nothing in it, and one may be equal to others: they are told apart by who
+        # they are.
+        objects = gc.get_objects()
+        alive = [one for one in objects if issubclass(type(one), nn.Module) and "_modules" in vars(one)]
+        holders = {
+            id(child): one for one in alive if id(one) not in ours for child in nn.Module.children(one)
+        }
+        found = []
+        for one in alive:
+            if type(one) is type(bare(self._model)) and id(one) not in ours and _is_alike(one, own):
+                outermost = one
+                while id(outermost) in holders:
+                    outermost = holders[id(outermost)]
+                if not type(outermost).__module__.startswith("esper."):  # left from a look, and garbage
+                    found.append((one, outermost))
+        return found
+
+    @property
+    def _all(self) -> tuple[nn.Module, ...]:
+        return self._model, *self._known
+
+
+def _parameters(model: nn.Module) -> dict[str, nn.Parameter]:
+    return dict(bare(model).named_parameters())
+
+
+def _is_alike(one: nn.Module, own: Mapping[str, nn.Parameter]) -> bool:
+    """Whether it has these parameters, in memory of its own; one that fails when it is asked has not."""
+    try:
+        held = dict(one.named_parameters())
+        return (
+            bool(held)
+            and held.keys() == own.keys()
+            and all(_is_other(p, own[name]) for name, p in held.items())
+        )
+    except Exception:  # noqa: BLE001  it is somebody else's: not initialized yet, sparse, or of a kind of its own
+        return False
+
+
+def _is_other(one: nn.Parameter, own: nn.Parameter) -> bool:
+    return one is not own and (one.shape, one.layout) == (own.shape, own.layout)
+
+
+def _sums(one: nn.Module) -> tuple[float, ...]:
+    """Of every parameter a number that is another one when the parameter changes."""
+    parameters = [p.detach() for p in one.parameters() if p.device.type != "meta"]
+    return tuple(float(torch.abs(p).sum(dtype=torch.float64)) for p in parameters)
