@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -15,6 +15,7 @@ import esper
 from esper.checkpoint import encode, tensor_bytes
 from esper.emrakul import Allowance, Schedule, Settings
 from esper.emrakul.cycle import CycleEnd
+from esper.session.companions import GivenCompanions
 from esper.session.session import Session
 from esper.tamiyo import Policy
 
@@ -95,8 +96,8 @@ class Training:
             resume=True,
         )
 
-    def companions(self) -> Sequence[nn.Module]:
-        """Modules that hold a copy of the network."""
+    def companions(self) -> GivenCompanions:
+        """What holds a copy of the network."""
         return ()
 
     def blueprints(self) -> Mapping[str, Callable[..., nn.Module]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import os
 from functools import partial
 from pathlib import Path
@@ -15,7 +14,7 @@ from torch import Tensor, nn
 import esper
 from esper.errors import ConfigError
 from esper.nissa import ListSink
-from esper.session.admission import check_optimizer, modules_in, optimizer_in, sinks_in
+from esper.session.admission import check_optimizer, optimizer_in, sinks_in
 from esper.session.session import Session
 from tests.session.runs import examples, small_network
 
@@ -51,21 +50,6 @@ class Margin(nn.Module):
 
     def forward(self, output: Tensor, target: Tensor) -> Tensor:
         return nn.functional.cross_entropy(output @ self.centers, target)
-
-
-class Average:
-    """As many libraries keep an average: a plain object that holds a module."""
-
-    def __init__(self, model: nn.Module) -> None:
-        self.decay = 0.9
-        self.ema = copy.deepcopy(model)
-
-
-class Shadow:
-    """As torch-ema keeps it: a list of tensors."""
-
-    def __init__(self, model: nn.Module) -> None:
-        self.shadow_params = [parameter.clone() for parameter in model.parameters()]
 
 
 def attach(run_dir: Path | str, model: nn.Module, optimizer: torch.optim.Optimizer, **more: Any) -> Session:
@@ -108,17 +92,6 @@ def test_weights_that_only_the_optimizer_knows_are_refused_unless_the_loss_holds
     for hidden in (margin.forward, partial(Margin.forward, margin)):
         with pytest.raises(ConfigError, match=r"1 parameter\(s\) that belong neither .* shape \(4, 4\)"):
             check_optimizer(model, optimizer, hidden)
-
-
-def test_a_companion_that_is_no_module_is_refused_with_the_module_that_it_holds() -> None:
-    model = small_network()
-    for given in (Average(model), [Average(model)]):
-        with pytest.raises(ConfigError, match=r"Average is none\. Give the module that it holds, `\.ema`"):
-            modules_in(given)  # type: ignore[arg-type]
-    with pytest.raises(ConfigError, match=r"Shadow is none\. An average that is a list of tensors"):
-        modules_in(Shadow(model))  # type: ignore[arg-type]
-    assert modules_in(model) == (model,)
-    assert modules_in([model, model]) == (model, model)
 
 
 def test_a_relative_run_directory_stays_where_it_was_when_the_process_moves(tmp_path: Path) -> None:

@@ -13,7 +13,9 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 import esper
-from esper.errors import CheckpointError, SurgeryError
+from esper.errors import CheckpointError, ConfigError, SurgeryError
+from esper.kasmina import PlainCopy
+from esper.session.companions import companions_in
 from esper.session.session import Session
 from tests.session.runs import EPOCHS, examples, settings, small_network
 

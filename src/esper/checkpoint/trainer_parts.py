@@ -48,15 +48,21 @@ class Weights:
         self._model.load_state_dict(values)
 
 
-def misfits(saved: Mapping[str, Any], live: Mapping[str, Any]) -> list[str]:
-    """What keeps saved tensors from being loaded into these: a line for every name."""
+def misfits(saved: Mapping[str, Any], live: Mapping[str, Any], *, is_typed: bool = True) -> list[str]:
+    """What keeps saved tensors from being loaded into these: a line for every name.
+
+    Args:
+        saved: from a checkpoint.
+        live: those of now.
+        is_typed: whether they keep the type that they have.
+    """
     wrong = [f"{name} is missing here" for name in saved if name not in live]
     wrong += [f"{name} is not in the checkpoint" for name in live if name not in saved]
     for name, value in saved.items():
         mine = live.get(name)
         if not isinstance(value, torch.Tensor) or not isinstance(mine, torch.Tensor):
             continue
-        if (value.shape, value.dtype) != (mine.shape, mine.dtype):
+        if value.shape != mine.shape or (is_typed and value.dtype != mine.dtype):
             wrong.append(f"{name} is {_describe(value)} in the checkpoint and {_describe(mine)} here")
     return wrong
 

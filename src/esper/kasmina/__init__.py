@@ -1,9 +1,11 @@
 """Inside the training process: masks applied, kept after every step, taken back exactly; teachers; seeds."""
 
+from esper.kasmina.bits import sums_of_bits
 from esper.kasmina.changes import SeedJoined, UnitsCut, join
 from esper.kasmina.distillation import StaticKDLoss, Teacher, distillation_loss
 from esper.kasmina.held import HANDS
 from esper.kasmina.network import LiveNetwork
+from esper.kasmina.plain_copies import PlainCopy, memory_of
 from esper.kasmina.preview import Preview, compared, measured, recalibrated
 from esper.kasmina.settings import TeachingSettings
 from esper.kasmina.teacher import CheckpointedTeacher
@@ -12,6 +14,7 @@ __all__ = [
     "HANDS",
     "CheckpointedTeacher",
     "LiveNetwork",
+    "PlainCopy",
     "Preview",
     "SeedJoined",
     "StaticKDLoss",
@@ -22,5 +25,7 @@ __all__ = [
     "distillation_loss",
     "join",
     "measured",
+    "memory_of",
     "recalibrated",
+    "sums_of_bits",
 ]

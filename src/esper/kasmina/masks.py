@@ -17,6 +17,7 @@ from esper.anatomy.proof import live_tensors
 from esper.anatomy.units import masked_axes
 from esper.arrays import BoolArray, IntArray
 from esper.errors import MaskError
+from esper.kasmina.plain_copies import PlainCopy
 from esper.kasmina.steps import STEPS
 
 Axes = list[tuple[int, IntArray]]
@@ -49,6 +50,7 @@ class MaskKeeper:
 
     Attributes:
         in_companions: the copies of the network in them.
+        plain_copies: those of the companions that loops keep as plain tensors.
     """
 
     def __init__(
@@ -63,6 +65,7 @@ class MaskKeeper:
         self._optimizers = tuple(optimizers)
         self._prefixes = ["", *(f"companion {number}: " for number in range(len(companions)))]
         self.in_companions = [copy_in(companion, model, anatomy) for companion in companions]
+        self.plain_copies = [one for one in companions if isinstance(one, PlainCopy)]
         self._tensors = {
             prefix + name: tensor
             for prefix, copied in zip(self._prefixes, (model, *self.in_companions), strict=True)
@@ -146,6 +149,22 @@ class MaskKeeper:
         self._bind({})
         if but is not None:
             self.apply(but)
+
+    def follow(self) -> None:
+        """Looks after the tensors that loops have in their averages by now, if these are others."""
+        others = [copy.take() for copy in self.plain_copies]
+        if not any(others):
+            return
+        for prefix, copied in zip(self._prefixes[1:], self.in_companions, strict=True):
+            live = live_tensors(copied, self.anatomy)
+            self._tensors |= {prefix + name: tensor for name, tensor in live.items()}
+        # What is hidden has the type of where it belongs, or a checkpoint of it would not fit.
+        self._originals |= {
+            name: hidden.to(self._tensors[name])
+            for name, hidden in self._originals.items()
+            if name in self._tensors
+        }
+        self._bind(self._axes(self.keep))
 
     def num_revived(self) -> int:
         """Masked values that are not zero, companions included: none, unless somebody wrote them."""

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -128,6 +129,16 @@ class LiveNetwork:
         """Looks after a further optimizer: masks, cuts, and states from before a cut that it would load."""
         self.masks.adopt(optimizer)
         self.earlier.watch(optimizer)
+
+    @contextmanager
+    def attended(self) -> Iterator[None]:
+        """While it is acted upon: what loops keep as plain tensors is followed as it is now."""
+        self.masks.follow()
+        try:
+            yield
+        finally:
+            for copy in self.masks.plain_copies:
+                copy.settle()
 
     def _look(self, optimizers: Sequence[Optimizer]) -> None:
         """Traces the network: from now on this is what it is, and nothing is masked."""
@@ -281,7 +292,8 @@ class LiveNetwork:
             {**dict(copy.named_parameters()), **dict(copy.named_buffers())}
             for copy in self.masks.in_companions
         ]
-        return [live, *({**live, **{name: value.detach() for name, value in own.items()}} for own in copies)]
+        # In the network's type and on its device: it is run with batches that fit the network.
+        return [live, *({**live, **{n: t.detach().to(live[n]) for n, t in own.items()}} for own in copies)]
 
     def set_buffers(self, values: Mapping[str, Tensor], version: int = 0) -> None:
         """Gives buffers new values, such as running statistics, by name: of one of the `versions`."""
@@ -295,7 +307,7 @@ class LiveNetwork:
         for network in (self.model, *self.masks.in_companions):
             tensors = dict(network.named_parameters())
             for name, change in changes.items():
-                tensors[name].detach().add_(change, alpha=sign)
+                tensors[name].detach().add_(change.to(tensors[name].device), alpha=sign)
         in_state, parameters = WeightCopies(self.optimizers), self.named_parameters()
         with torch.no_grad():
             for name, change in changes.items():

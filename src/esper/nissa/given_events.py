@@ -74,7 +74,7 @@ class EarlierWeights(Event):
 
 @dataclass(frozen=True)
 class CopyNotGiven(Event):
-    """A copy of the network is held by a module of the process that was not given."""
+    """A copy of the network is held by something in the process that was not given."""
 
     severity = Severity.PROBLEM
     says = (
@@ -85,6 +85,38 @@ class CopyNotGiven(Event):
         "cut fails."
     )
     holder: str
+    """Its class, or what it is called."""
+    what: str = "module"
+    """What it is: a module, a dict, a list; older runs do not say it."""
+
+
+@dataclass(frozen=True)
+class TensorNotFollowed(Event):
+    """A loop has put something into its copy of the network that is no part of a copy."""
+
+    severity = Severity.PROBLEM
+    says = (
+        "In companion {number} the tensor {key!r} {why}. So masks and cuts do not reach it, and it need not "
+        "fit the network after a cut. Training goes on. Keep there what was there when the run began: a "
+        "tensor of its own, of the network's shape, for every name."
+    )
+    number: int
+    key: str
+    why: str
+
+
+@dataclass(frozen=True)
+class CompanionAtRest(Event):
+    """The network was trained, and a copy of plain tensors is what it was."""
+
+    severity = Severity.PROBLEM
+    says = (
+        "The network was trained, and the tensors that were given as companion {number} are what they were. "
+        "If the loop does not average yet, or only compares with them, all is right. If it makes a new dict "
+        "or list in every step (`ema = dict(...)`), that one is not followed, and does not fit after a cut: "
+        "change the one that was given, `ema.update(...)` or `ema[:] = ...`."
+    )
+    number: int
 
 
 @dataclass(frozen=True)

@@ -27,6 +27,7 @@ from esper.kasmina import CheckpointedTeacher, LiveNetwork
 from esper.kasmina.seeds import Blueprint
 from esper.leyline import Level
 from esper.nissa import Sink
+from esper.session.companions import GivenCompanions, companions_in
 from esper.session.pace import Pace
 from esper.session.ranks import Ranks
 from esper.session.teaching import teacher_of
@@ -54,7 +55,7 @@ class RunRequest:
         scheduler: HasStateDict | Sequence[HasStateDict] | None,
         scaler: HasStateDict | None,
         generators: Mapping[str, Generator] | None,
-        companions: nn.Module | Sequence[nn.Module],
+        companions: GivenCompanions,
         blueprints: Mapping[str, Blueprint] | None,
         policy: Policy | None,
         teacher: CheckpointedTeacher | nn.Module | None,
@@ -65,11 +66,11 @@ class RunRequest:
         """Takes what was given.
 
         Raises:
-            ConfigError: the optimizer is none, a companion is no module, a setting is not known, or the
+            ConfigError: the optimizer is none, a companion is no copy, a setting is not known, or the
                 network is trained by several processes in a way that a session does not know.
         """
         self.model, self.loss, self.probe, self.pace = model, loss, probe, pace
-        self.optimizer, self.companions = optimizer_in(optimizer), modules_in(companions)
+        self.optimizer, self.companions = optimizer_in(optimizer), companions_in(companions, model)
         check_processes(model, self.optimizer)
         check_policy(policy)
         self.config = None if config is None else Config.of(config)
@@ -276,30 +277,3 @@ def check_together(asked: RunRequest, settings: Config) -> None:
             "Several processes train this network, and whole layers are removed in one. Nothing was changed. "
             'Leave "layer" out of the levels.'
         )
-
-
-def modules_in(companions: nn.Module | Sequence[nn.Module]) -> tuple[nn.Module, ...]:
-    """The companions one by one.
-
-    Raises:
-        ConfigError: one of them is no module, so nobody can say which of its tensors follow the network.
-    """
-    given = tuple(companions) if isinstance(companions, (list, tuple)) else (companions,)
-    for companion in given:
-        if not isinstance(companion, nn.Module):
-            held = [name for name, value in _attributes(companion) if isinstance(value, nn.Module)]
-            way_out = (
-                f"Give the module that it holds, `.{held[0]}`."
-                if held
-                else "An average that is a list of tensors cannot follow a cut: keep it in a module, such as "
-                "torch.optim.swa_utils.AveragedModel."
-            )
-            raise ConfigError(
-                f"A companion is a module that holds a copy of the network, and {type(companion).__name__} "
-                f"is none. {way_out} Nothing was changed."
-            )
-    return given
-
-
-def _attributes(thing: object) -> Sequence[tuple[str, Any]]:
-    return tuple(vars(thing).items()) if hasattr(thing, "__dict__") else ()

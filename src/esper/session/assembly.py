@@ -154,6 +154,8 @@ def assemble(
         mail = _open_mail(store, ring, log)
         undo.pop_all()
     network.earlier.tell = lambda *odd: log.tell(given_events.EarlierWeights(*map(str, odd)))
+    for copy in network.masks.plain_copies:
+        copy.tell = log.tell
     if left := in_no_optimizer(asked):
         log.tell(given_events.InNoOptimizer(len(left), left[0]))
     taught = () if asked.teacher is None else (asked.teacher.network,)

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
-from esper.anatomy.graph import Loss, bare
+from esper.anatomy.graph import Loss, bare, plain_copies_beside
 from esper.batches import HeldOut, beside, first_batches, hold_out, plain
 from esper.checkpoint import (
     BASELINE,
@@ -42,6 +42,7 @@ from esper.session.admission import (
 )
 from esper.session.assembly import assemble
 from esper.session.ceiling import tell_reach
+from esper.session.companions import GivenCompanions
 from esper.session.horizon import epochs_after
 from esper.session.looking import looked_at
 from esper.session.metrics import check_direction, direction_of
@@ -74,7 +75,7 @@ def attach(
     scheduler: HasStateDict | Sequence[HasStateDict] | None = None,
     scaler: HasStateDict | None = None,
     generators: Mapping[str, Generator] | None = None,
-    companions: nn.Module | Sequence[nn.Module] = (),
+    companions: GivenCompanions = (),
     blueprints: Mapping[str, Blueprint] | None = None,
     policy: Policy | None = None,
     teacher: CheckpointedTeacher | nn.Module | None = None,
@@ -107,8 +108,9 @@ def attach(
         scaler: the GradScaler, likewise.
         generators: random generators that training draws from beside the global ones, such as a data
             loader's, by name; likewise.
-        companions: what holds a copy of the network (`AveragedModel`, a teacher); masked, cut, saved and
-            restored with it.
+        companions: what holds a copy of the network (`AveragedModel`, a teacher), or is one of plain tensors:
+            a mapping by the network's names, or a list in the order of `model.parameters()`; several in a
+            list. Masked, cut, saved and restored with it.
         blueprints: your own ones for `Session.grow`, by name.
         policy: decides at the end of every epoch what grows, instead of the one that `strategy.policy` names.
         teacher: a better network with the same classes, whose answers are a share of what `Session.loss`
@@ -215,6 +217,8 @@ def _begin(session: Session) -> None:
             settings=terms.config.model_dump(mode="json"),
         )
     )
+    for what, name in plain_copies_beside(network.model):  # before a checkpoint is one
+        session.log.tell(given_events.CopyNotGiven(name, what))
     session.parts.saving.save_pinned(session.step, session.epoch, BASELINE)
 
 
@@ -228,7 +232,7 @@ def resume(
     scheduler: HasStateDict | Sequence[HasStateDict] | None = None,
     scaler: HasStateDict | None = None,
     generators: Mapping[str, Generator] | None = None,
-    companions: nn.Module | Sequence[nn.Module] = (),
+    companions: GivenCompanions = (),
     blueprints: Mapping[str, Blueprint] | None = None,
     policy: Policy | None = None,
     teacher: CheckpointedTeacher | nn.Module | None = None,

@@ -178,7 +178,8 @@ class Follower(Session):
             held = of_session(call, self.step, *here, self._asked.generators)
             return {**held, COUNTED: self._counted}
 
-        known = self._ranks.follow(note, self._acts, self._hear)
+        with self.network.attended():
+            known = self._ranks.follow(note, self._acts, self._hear)
         self._counted = []
         if self._counts is not None and metrics is not None:
             self._counts.pause()

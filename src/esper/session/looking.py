@@ -17,6 +17,7 @@ from esper.garbage import imported
 from esper.kasmina import LiveNetwork
 from esper.nissa import Event, given_events
 from esper.session.admission import RunRequest, check_optimizer, check_together
+from esper.session.companions import check_layers
 from esper.session.together import network_of
 from esper.session.undoing import undone_on_error
 
@@ -49,6 +50,7 @@ def looked_at(
         ConfigError: the batches of `probe` are single samples, or hold another dtype than the sample.
     """
     check_together(asked, settings)
+    check_layers(asked.companions, layers=layers)
     check_optimizer(asked.model, asked.optimizer, asked.loss)
     if asked.probe is not None:
         _check_kinds(sample, others, bare(asked.model))

@@ -182,7 +182,8 @@ class Session:
         self.parts.terms.pace.require_epochs()
         begun = self._clock()
         self._metrics.report(metrics, self.step, is_over=True)
-        self._end_period(begun)
+        with self.network.attended():
+            self._end_period(begun)
 
     def end_step(self, **metrics: Metric) -> bool:
         """Ends an optimizer step, and with every `every_n_steps`-th a period: what an epoch is elsewhere.
@@ -199,7 +200,8 @@ class Session:
         begun, is_over = self._clock(), self.is_due
         self._metrics.report(metrics, self.step, is_over=is_over)
         if is_over:
-            self._end_period(begun)
+            with self.network.attended():
+                self._end_period(begun)
         return is_over
 
     def _end_period(self, begun: float) -> None:
@@ -252,7 +254,8 @@ class Session:
             )
         self.log.tell(acts.WentBack(target.epoch, target.step))
         self.pruning.cycles.drop()
-        saving.return_to(target, as_rollback=True)
+        with self.network.attended():
+            saving.return_to(target, as_rollback=True)
         self.pruning.went_back()
         self._metrics.forget()
         return target.step
@@ -265,7 +268,8 @@ class Session:
             RollbackExhausted: after earlier rollbacks it must go back further and no checkpoint verifies.
         """
         self._require_running()
-        self.pruning.veto(why)
+        with self.network.attended():
+            self.pruning.veto(why)
 
     def close_breaker(self) -> None:
         """Lets pruning and growing go on at once, after failures in a row have stopped them.
@@ -292,7 +296,8 @@ class Session:
         self._require_running()
         if self.parts.terms.pace.every_n_steps is not None:
             self._record_rest()
-        return finish(self, latency=latency)
+        with self.network.attended():
+            return finish(self, latency=latency)
 
     def _record_rest(self) -> None:
         """Writes down the steps after the last period that has ended; nothing is decided about them."""
@@ -323,7 +328,8 @@ class Session:
     def continue_from(self, target: CheckpointRef, saved: dict[str, Any]) -> None:
         """Resumes: loads what a checkpoint holds and takes up the decision that was, or was being, made."""
         saving = self.parts.saving
-        is_earlier = saving.return_to(target, saved, as_rollback=False)
+        with self.network.attended():
+            is_earlier = saving.return_to(target, saved, as_rollback=False)
         about = saving.decided_about(target, self.log.progress)
         if is_earlier:
             saving.decide_again(about)

@@ -7,12 +7,11 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from esper.anatomy.graph import shared_parameters
 from esper.checkpoint import capture_rng
-from esper.kasmina import LiveNetwork
+from esper.kasmina import LiveNetwork, sums_of_bits
 from esper.leyline import content_id, encode
 from esper.session.admission import RunRequest, check_optimizer
 from esper.session.growing import Growing
@@ -107,14 +106,5 @@ def _mean(values: Sequence[float]) -> float:
 
 def _weights(shared: Mapping[str, Tensor]) -> dict[str, int]:
     """A number for every parameter that is another one if a bit of it is; read where the parameters are."""
-    sums = [_sum_of_bits(parameter.detach()) for parameter in shared.values()]
-    numbers = torch.stack(sums).tolist() if sums else []
+    numbers = sums_of_bits(shared.values())
     return {f"the weights of {name}": number for name, number in zip(shared, numbers, strict=True)}
-
-
-_WORDS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
-
-
-def _sum_of_bits(tensor: Tensor) -> Tensor:
-    real = torch.view_as_real(tensor) if tensor.is_complex() else tensor
-    return real.contiguous().reshape(-1).view(_WORDS[real.element_size()]).sum(dtype=torch.int64)

@@ -25,7 +25,7 @@ from esper.emrakul import Trial
 from esper.emrakul.cycle import CycleRunner
 from esper.errors import CheckpointError
 from esper.importance.tracker import ImportanceTracker
-from esper.kasmina import LiveNetwork
+from esper.kasmina import LiveNetwork, PlainCopy
 from esper.session.admission import RunRequest
 from esper.session.growing import Growing
 from esper.session.ledger import Ledger
@@ -189,18 +189,20 @@ class Companions:
     """The modules that hold a copy of the network."""
 
     def __init__(self, network: LiveNetwork) -> None:
-        self._modules = network.companions
+        self._network, self._modules = network, network.companions
 
     def state(self) -> list[dict[str, Any]]:
+        self._network.masks.follow()
         return [module.state_dict() for module in self._modules]
 
     def check(self, state: Sequence[Mapping[str, Any]]) -> None:
         """Refuses tensors that do not fit, by name."""
         for number, (module, saved) in enumerate(zip(self._modules, state, strict=True)):
-            wrong = misfits(saved, module.state_dict())
+            wrong = misfits(saved, module.state_dict(), is_typed=not isinstance(module, PlainCopy))
             if wrong:
+                kind = "copy of plain tensors" if isinstance(module, PlainCopy) else type(module).__name__
                 raise CheckpointError(
-                    f"Companion {number}, a {type(module).__name__}, is another one than in the checkpoint: "
+                    f"Companion {number}, a {kind}, is another one than in the checkpoint: "
                     f"{'; '.join(wrong[:5])}. Give the same ones in the same order as when the run began, as "
                     "`companions=`."
                 )

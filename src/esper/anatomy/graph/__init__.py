@@ -31,7 +31,7 @@ from esper.anatomy.graph.trace import (
     without_caches,
 )
 from esper.anatomy.graph.undisturbed import back_in_mode, same_draws, undisturbed
-from esper.anatomy.graph.wrappers import bare, check_renewable, copied, is_compiled, renew
+from esper.anatomy.graph.wrappers import bare, bare_name, check_renewable, copied, is_compiled, renew
 
 __all__ = [
     "TRACE_BATCH",
@@ -41,6 +41,7 @@ __all__ = [
     "Traced",
     "back_in_mode",
     "bare",
+    "bare_name",
     "call_with",
     "changed_inputs",
     "check_renewable",
@@ -66,6 +67,7 @@ __all__ = [
     "open_axes",
     "operator_name",
     "parts_of",
+    "plain_copies_beside",
     "primary_output",
     "renew",
     "same_draws",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import sys
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from typing import TypeVar
 
 import torch
@@ -14,6 +14,7 @@ from torch.nn.parallel import DataParallel, DistributedDataParallel
 from esper.errors import SurgeryError
 
 _M = TypeVar("_M", bound=nn.Module)
+_PREFIXES = ("module.", "_orig_mod.")
 
 
 def copied(model: _M) -> _M:
@@ -61,6 +62,13 @@ def layers(model: nn.Module) -> Iterator[nn.Module]:
         else:
             return
         yield model
+
+
+def bare_name(name: str, names: Container[str]) -> str:
+    """A name without what wrappers put before it, so far as that leads to one of `names`."""
+    while name not in names and (prefix := next(filter(name.startswith, _PREFIXES), "")):
+        name = name.removeprefix(prefix)
+    return name
 
 
 def is_compiled(model: nn.Module) -> bool:
