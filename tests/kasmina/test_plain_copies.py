@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from esper.checkpoint import misfits
 from esper.errors import ConfigError
 from esper.kasmina import LiveNetwork, PlainCopy
 from esper.nissa import Event, given_events
@@ -157,6 +158,41 @@ def test_tensors_that_the_network_has_tied_may_be_apart() -> None:
     cut(network)
     assert fits(average, model)
     model.load_state_dict(average)
+    network.detach()
+
+
+class Sparse(nn.Module):
+    """Some of its hidden units are off for good."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(6, 16), nn.Linear(16, 5)
+        self.register_buffer("is_on", torch.arange(16) % 5 != 0)
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.second(torch.relu(self.first(x)) * self.get_buffer("is_on"))
+        return logits
+
+
+@pytest.mark.parametrize("update", [in_place, assigned])
+def test_tensors_of_truth_values_follow_also_where_the_loop_averages_them(
+    update: Callable[[Average, nn.Module], None],
+) -> None:
+    model = small(Sparse)
+    average = cloned(model)
+    network, _, _ = live(model, average, (torch.randn(6, 6), torch.arange(6) % 5))
+    update(average, model)
+    saved = network.masks.plain_copies[0].state_dict()
+    mask(network)
+    cut(network)
+    assert model.get_buffer("is_on").numel() < 16
+    assert fits(average, model)
+    update(average, model)
+    assert torch.equal(average["is_on"], model.get_buffer("is_on").to(average["is_on"]))
+    with network.attended():
+        network.load({**network.state(), "changes": []})
+        assert not misfits(saved, network.masks.plain_copies[0].state_dict(), is_typed=False)
+    assert fits(average, model)
     network.detach()
 
 

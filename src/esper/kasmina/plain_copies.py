@@ -89,17 +89,25 @@ class PlainCopy(nn.Module):
         return is_other
 
     def settle(self) -> None:
-        """Gives tensors that are tied in the network, and apart in the loop, the values of the first one."""
-        first = self._by_name()
+        """Lets tensors that are no part of the copy follow as well.
+
+        Of those that are tied in the network, and apart in the loop, the first one is a part of it.
+        """
+        right = self.state_dict()
         for key, name in self._names.items():
-            if self._held[key] is not first[name]:
-                _put(self._held[key], first[name])
+            if self._held[key].data_ptr() != right[name].data_ptr():
+                _put(self._held[key], right[name])
         if self._seen is not None:
             self._seen = self._bits()
 
     def state_dict(self, *_: Any, **__: Any) -> Any:
         """The loop's tensors by the network's names."""
-        return {name: tensor.detach() for name, tensor in self._by_name().items()}
+        live = self._live()
+        # A cut does not reach averages of whole numbers: such begin anew.
+        return {
+            name: (held if held.shape == live[name].shape else live[name].to(held)).detach()
+            for name, held in self._by_name().items()
+        }
 
     def load_state_dict(self, state_dict: Mapping[str, Any], *_: Any, **__: Any) -> Any:
         """Gives the loop's tensors the values that they had, in the type that they had."""
@@ -180,7 +188,8 @@ class PlainCopy(nn.Module):
         # An average of whole numbers (batches that a norm counts) is a float, with which it would not run.
         kept = {n: t for n, t in self._by_name().items() if _is_number(t) == _is_number(live[n])}
         first = self._first_names()
-        self._own = {name: _fresh(live[name]) for name in first.values() if name not in kept}
+        like = next((tensor for tensor in kept.values() if _is_number(tensor)), None)
+        self._own = {name: _fresh(live[name], like) for name in first.values() if name not in kept}
         for name, canonical in first.items():
             path, _, attribute = name.rpartition(".")
             part = self.copy.get_submodule(path)
@@ -188,13 +197,10 @@ class PlainCopy(nn.Module):
             slots[attribute] = kept[canonical] if canonical in kept else self._own[canonical]  # type: ignore[assignment]
 
     def _fill(self) -> None:
-        """What the loop does not keep becomes what it is in the network, beside what the loop keeps."""
-        live, like = self._live(), next((t for t in self._held.values() if _is_number(t)), None)
+        """What the loop does not keep becomes what it is in the network."""
+        live = self._live()
         for name, tensor in self._own.items():
-            value = live[name].detach()
-            if like is not None:
-                value = value.to(like.device, like.dtype if value.is_floating_point() else value.dtype)
-            _put(tensor, value)
+            tensor.detach().copy_(live[name].detach())
 
     def _bits(self) -> tuple[list[int], list[int]]:
         live = self._live()
@@ -239,8 +245,12 @@ def _is_number(tensor: Tensor) -> bool:
     return tensor.is_floating_point() or tensor.is_complex()
 
 
-def _fresh(tensor: Tensor) -> Tensor:
-    return tensor.detach().clone().requires_grad_(tensor.requires_grad)
+def _fresh(tensor: Tensor, like: Tensor | None = None) -> Tensor:
+    """A copy, on the device of another one, and of its type if it is of that kind."""
+    made = tensor.detach().clone()
+    if like is not None:
+        made = made.to(like.device, like.dtype if made.is_floating_point() else made.dtype)
+    return made.requires_grad_(tensor.requires_grad)
 
 
 def _put(tensor: Tensor, value: Tensor) -> None:

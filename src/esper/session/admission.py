@@ -70,8 +70,9 @@ class RunRequest:
                 network is trained by several processes in a way that a session does not know.
         """
         self.model, self.loss, self.probe, self.pace = model, loss, probe, pace
-        self.optimizer, self.companions = optimizer_in(optimizer), companions_in(companions, model)
+        self.optimizer = optimizer_in(optimizer)
         check_processes(model, self.optimizer)
+        self.companions = companions_in(companions, model)
         check_policy(policy)
         self.config = None if config is None else Config.of(config)
         self.run = Path(run_dir).absolute()
