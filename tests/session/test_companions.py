@@ -251,3 +251,44 @@ def test_no_cut_parts_the_network_from_a_copy_that_the_loop_goes_on_updating(
     result = session.finish(latency=False)
     assert result.report.parameters_after < result.report.parameters_before
     assert ("(Sequential) follows the network" in caplog.text) is is_held
+
+
+class Average:
+    """As many libraries keep an average: a plain object that holds a module."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self.decay = 0.9
+        self.ema = copy.deepcopy(model)
+
+
+class Shadow:
+    """As torch-ema keeps it: a list of tensors."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self.collected_params = None
+        self.shadow_params = [parameter.detach().clone() for parameter in model.parameters()]
+
+
+def test_an_object_that_holds_a_companion_is_refused_with_its_name() -> None:
+    model = small_network()
+    for given in (Average(model), [Average(model)]):
+        with pytest.raises(ConfigError, match=r"Average is none\. Give what it holds, `\.ema`"):
+            companions_in(given, model)
+    with pytest.raises(ConfigError, match=r"Shadow is none\. Give what it holds, `\.shadow_params`"):
+        companions_in(Shadow(model), model)
+    with pytest.raises(ConfigError, match=r"generator is none\. Give the average that it keeps"):
+        companions_in(model.parameters(), model)
+
+
+def test_a_list_of_tensors_is_one_companion_and_any_other_list_is_several() -> None:
+    model = small_network()
+    average, kept = AveragedModel(model), Shadow(model).shadow_params
+    named = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    assert companions_in((), model) == ()
+    assert companions_in(average, model) == (average,)
+    assert [type(one) for one in companions_in(kept, model)] == [PlainCopy]
+    assert [type(one) for one in companions_in(named, model)] == [PlainCopy]
+    several = companions_in([named, average, kept], model)
+    assert [type(one) for one in several] == [PlainCopy, AveragedModel, PlainCopy]
+    with pytest.raises(ConfigError, match="Companions 0 and 1 share tensors"):
+        companions_in([named, list(named.values())], model)

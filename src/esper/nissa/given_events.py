@@ -74,7 +74,7 @@ class EarlierWeights(Event):
 
 @dataclass(frozen=True)
 class CopyNotGiven(Event):
-    """A copy of the network is held by something in the process that was not given."""
+    """A copy of the network is held by a module of the process that was not given."""
 
     severity = Severity.PROBLEM
     says = (
@@ -85,9 +85,23 @@ class CopyNotGiven(Event):
         "cut fails."
     )
     holder: str
-    """Its class, or what it is called."""
-    what: str = "module"
-    """What it is: a module, a dict, a list; older runs do not say it."""
+
+
+@dataclass(frozen=True)
+class PlainCopyNotGiven(Event):
+    """A list or dict of tensors that was not given is a copy of the network."""
+
+    severity = Severity.PROBLEM
+    says = (
+        "A {what} of this process ({name}) holds tensors that are a copy of the network, and is not among "
+        "the given companions. If the loop only compares with it, or has loaded from it, all is right. If it "
+        "averages into it, as with an EMA, give it as well, `companions=...`: else it no longer fits after a "
+        "cut, and the loop fails there."
+    )
+    what: str
+    """`list` or `dict`."""
+    name: str
+    """What it is called, or how much it holds."""
 
 
 @dataclass(frozen=True)

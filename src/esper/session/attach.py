@@ -218,7 +218,7 @@ def _begin(session: Session) -> None:
         )
     )
     for what, name in plain_copies_beside(network.model):  # before a checkpoint is one
-        session.log.tell(given_events.CopyNotGiven(name, what))
+        session.log.tell(given_events.PlainCopyNotGiven(what, name))
     session.parts.saving.save_pinned(session.step, session.epoch, BASELINE)
 
 

@@ -5,6 +5,7 @@ from esper.anatomy.graph.beside import CopiesBeside
 from esper.anatomy.graph.chosen import chosen_rows, concrete
 from esper.anatomy.graph.exporting import exporting
 from esper.anatomy.graph.lowering import is_in_place, is_view, lowered, operator_name, parts_of
+from esper.anatomy.graph.plain_beside import plain_copies_beside
 from esper.anatomy.graph.ranks import (
     group_of,
     is_inside_parallel,

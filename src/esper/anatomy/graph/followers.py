@@ -6,7 +6,6 @@ from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
-from torch.optim import Optimizer
 
 
 def followers_in(model: nn.Module) -> dict[str, str]:
@@ -28,7 +27,7 @@ def followers_in(model: nn.Module) -> dict[str, str]:
     return found
 
 
-def is_copy(own: Mapping[str, nn.Parameter], theirs: Mapping[str, nn.Parameter]) -> bool:
+def is_copy(own: Mapping[str, Tensor], theirs: Mapping[str, Tensor]) -> bool:
     """Whether they hold the same numbers, and some that are not like this by chance: all ones, all zeros."""
     if own.keys() != theirs.keys() or any(p.shape != theirs[name].shape for name, p in own.items()):
         return False
