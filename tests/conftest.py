@@ -20,7 +20,7 @@ settings.load_profile("esper")
 
 def pytest_configure(config: pytest.Config) -> None:
     os.environ["OMP_NUM_THREADS"] = "1"
-    # A shell that starts the tests in the background has interrupts ignored, and so would all that tests start.
+    # A shell that starts tests in the background has interrupts ignored, and so would all that they start.
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
     import torch  # after the variable, which it reads once

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import logging
+import re
 import warnings
 from collections.abc import Sequence
 from importlib import import_module
@@ -50,6 +51,25 @@ def write_onnx(program: ExportedProgram, path: Path) -> None:
             torch.onnx.export(program, f=str(path), dynamo=True, external_data=False, verbose=False)
         finally:
             logging.getLogger("torch.onnx").setLevel(level)
+    _name_axes(path)
+
+
+def _name_axes(path: Path) -> None:
+    """Gives open sizes names for people: `batch` instead of the tracer's `s63`, `ids_1` instead of `s27`."""
+    onnx = import_module("onnx")
+    model = onnx.load(str(path), load_external_data=False)
+    given, names = model.graph.input, dict[str, str]()
+    for value in given:
+        for axis, size in enumerate(value.type.tensor_type.shape.dim):
+            if size.dim_param:
+                names.setdefault(size.dim_param, f"{value.name}_{axis}" if axis else "batch")
+    # Sizes of what comes out may be reckoned from them: `2*s63`.
+    symbols = re.compile("|".join(rf"\b{re.escape(name)}\b" for name in names) or r"(?!)")
+    for value in (*given, *model.graph.output, *model.graph.value_info):
+        for size in value.type.tensor_type.shape.dim:
+            if size.dim_param:
+                size.dim_param = symbols.sub(lambda found: names[found.group()], size.dim_param)
+    onnx.save(model, str(path))
 
 
 def check_onnx(program: ExportedProgram, path: Path, inputs: Inputs) -> dict[str, Any]:
