@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from esper.anatomy.graph import trace
-from esper.anatomy.twin import Twin
+from esper.anatomy.graph import loss_tensors, trace
+from esper.anatomy.twin import Twin, Variants
 from esper.anatomy.twin.recalibration import Statistics
 
 
@@ -34,6 +34,37 @@ def test_a_norm_that_runs_twice_keeps_the_mean_of_both() -> None:
     seen = [model.one(x), model.other(x) * 5.0 + 2.0]
     assert torch.allclose(fresh["norm.running_mean"], sum(v.mean(0) for v in seen) / 2, atol=1e-5)
     assert torch.allclose(fresh["norm.running_var"], sum(v.var(0) for v in seen) / 2, atol=1e-4)
+    assert twin.running_means == {"norm.running_mean"}
+
+
+class Judged(nn.Module):
+    """A loss that is another network's opinion, as a generator has it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.judge = nn.Sequential(nn.Linear(4, 3), nn.BatchNorm1d(3))
+
+    def forward(self, output: Tensor, _: Tensor) -> Tensor:
+        loss: Tensor = self.judge(output).square().mean()
+        return loss
+
+
+@pytest.mark.parametrize("is_module", [True, False])
+def test_norms_that_only_the_loss_has_keep_their_statistics(*, is_module: bool) -> None:
+    torch.manual_seed(0)
+    model, loss = TwiceNormed(), Judged().eval()
+    sample = torch.randn(32, 6), torch.zeros(32)
+    traced = trace(model, sample, loss if is_module else loss.forward)
+    twin = Twin.of(traced)
+    state = {**dict(model.named_parameters()), **dict(model.named_buffers()), **loss_tensors(loss)}
+    fresh = twin.recalibrated(state, [sample])
+    assert {name for name in state if not torch.equal(fresh[name], state[name])} == {
+        "norm.running_mean",
+        "norm.running_var",
+    }
+    variants = Variants(twin, state, sample, most_bytes=1 << 20)
+    assert list(variants.usual) == twin.norms
+    assert len(twin.norms) == 2
     assert twin.running_means == {"norm.running_mean"}
 
 

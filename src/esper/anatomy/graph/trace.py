@@ -280,6 +280,11 @@ def _own_name(target: str, first_names: Mapping[str, str]) -> str:
     return first_names.get(name, f"<{name}>") if target.startswith("model.") else f"<{target}>"
 
 
+def is_foreign(name: str) -> bool:
+    """Whether this is the name, in a traced step, of a tensor that the network does not own."""
+    return name.startswith("<")
+
+
 def _entangled(model: nn.Module) -> frozenset[str]:
     """Tensors in one memory that are not one object: cutting one of them would part them."""
     owners: dict[int, dict[int, str]] = {}

@@ -57,11 +57,12 @@ class Seen:
 
 
 class Recalibrating(OverSurvivors):
-    """Interprets the graph with every batch norm by the statistics of the batch, and adds these up.
+    """Interprets the graph with batch norms by the statistics of the batch, and adds these up.
 
     Args:
         module: the graph.
         left: see `OverSurvivors`.
+        norms: those.
         still: norms whose statistics training leaves alone; they go by these.
         before: what another `Recalibrating` saw at them in the same batches, before a mask: theirs are moved
             as far as that moves.
@@ -71,15 +72,16 @@ class Recalibrating(OverSurvivors):
         self,
         module: fx.GraphModule,
         left: Mapping[fx.Node, Left],
+        norms: Collection[fx.Node],
         still: Collection[fx.Node] = (),
         before: Mapping[fx.Node, Sequence[Seen]] | None = None,
     ) -> None:
         super().__init__(module, left)
         self.seen: dict[fx.Node, list[Seen]] = {}
-        self._still, self._before = frozenset(still), before
+        self._norms, self._still, self._before = frozenset(norms), frozenset(still), before
 
     def run_node(self, n: fx.Node) -> Any:
-        if n.target not in BATCH_NORMS or n.args[3] is None:
+        if n.target not in BATCH_NORMS or n not in self._norms:
             return super().run_node(n)
         given = self.fetch_args_kwargs_from_env(n)[0]
         (x, weight, bias), epsilon = given[:3], given[BATCH_NORMS[n.target]]

@@ -20,7 +20,7 @@ from torch.export.graph_signature import InputKind
 from torch.utils import _pytree as pytree
 
 from esper.anatomy.archive import read_program, write_program
-from esper.anatomy.graph import Traced
+from esper.anatomy.graph import Traced, is_foreign
 from esper.anatomy.structure import Anatomy, Gate
 from esper.anatomy.twin.gated import Gated, Gates
 from esper.anatomy.twin.narrowed_norms import Left, left_in
@@ -232,7 +232,7 @@ class Twin:
                 moved only as far as those of the batches move from `before` to `state`.
             before: tensors by name before the mask; needed where any statistics stand still.
         """
-        if not self._norms:
+        if not self.norms:
             return dict(state)
         standing = self.standing(still)
         seen = self._watched(before, batches, standing).seen if standing and before is not None else None
@@ -240,16 +240,19 @@ class Twin:
 
     def standing(self, still: Collection[str]) -> list[fx.Node]:
         """The batch norms whose running statistics these are, by the name of their means."""
-        return [node for node in self._norms if self._parameter(node.args[3]) in still]
+        return [node for node in self.norms if self._parameter(node.args[3]) in still]
 
     @cached_property
     def running_means(self) -> frozenset[str]:
         """By these names `recalibrated` and `standing` know the running statistics of batch norms."""
-        return frozenset(self._parameter(node.args[3]) for node in self._norms) - {""}
+        return frozenset(self._parameter(node.args[3]) for node in self.norms)
 
-    @property
-    def _norms(self) -> list[fx.Node]:
-        return [node for node in self.program.graph.nodes if node.target in BATCH_NORMS]
+    @cached_property
+    def norms(self) -> list[fx.Node]:
+        """The batch norms whose running statistics are the network's; those of its loss stay as they are."""
+        norms = [node for node in self.program.graph.nodes if node.target in BATCH_NORMS]
+        names = [self._parameter(node.args[3]) for node in norms]
+        return [n for n, name in zip(norms, names, strict=True) if name and not is_foreign(name)]
 
     def statistics_of(self, state: State, node: fx.Node) -> Statistics:
         """The running statistics of a batch norm."""
@@ -279,7 +282,7 @@ class Twin:
         still: Sequence[fx.Node],
         before: Mapping[fx.Node, Sequence[Seen]] | None = None,
     ) -> Recalibrating:
-        interpreter = Recalibrating(self.program.graph_module, self.left(state), still, before)
+        interpreter = Recalibrating(self.program.graph_module, self.left(state), self.norms, still, before)
         with torch.no_grad():
             for batch in batches:
                 interpreter.run(*self.inputs(state, batch), enable_io_processing=False)

@@ -17,7 +17,7 @@ from torch import Tensor, fx
 from torch.export.graph_signature import InputKind
 
 from esper.anatomy.twin.narrowed_norms import Left, OverSurvivors
-from esper.anatomy.twin.recalibration import BATCH_NORMS, Recalibrating, Statistics
+from esper.anatomy.twin.recalibration import Recalibrating, Statistics
 from esper.anatomy.twin.twin import State, Twin
 
 Runner = TypeVar("Runner", bound=OverSurvivors)
@@ -44,9 +44,14 @@ class Variants:
         left, standing = twin.left(base), twin.standing(still)
         self._plain = _Front(twin, base, sample, partial(OverSurvivors, module), left, most_bytes)
         self._normed = _Front(
-            twin, base, sample, partial(Recalibrating, module, still=standing), left, most_bytes
+            twin,
+            base,
+            sample,
+            partial(Recalibrating, module, norms=twin.norms, still=standing),
+            left,
+            most_bytes,
         )
-        places = [place for place, node in enumerate(_computing(twin)) if node.target in BATCH_NORMS]
+        places = [place for place, node in enumerate(_computing(twin)) if node in twin.norms]
         self._last_norm = max(places, default=-1)
 
     def loss(self, state: State) -> float:
