@@ -109,6 +109,22 @@ def test_operators_that_need_every_coordinate_freeze_it_and_are_named(what: str)
     assert any(FROZEN[what][1] in reason for reason in reasons), reasons
 
 
+def test_a_state_that_a_recurrent_layer_is_given_freezes_it_and_is_named() -> None:
+    class Carrying(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.last = nn.GRU(6, 12, batch_first=True), nn.Linear(12, 2)
+
+        def forward(self, x: Tensor, state: Tensor) -> Tensor:
+            out: Tensor = self.last(self.first(x, state)[0])
+            return out
+
+    anatomy = inspect(Carrying(), (torch.randn(3, 5, 6), torch.zeros(1, 3, 12)))
+    assert anatomy.groups == ()
+    reasons = [axis.reason for axis in anatomy.frozen if axis.name == "first"]
+    assert reasons == ["gru at gru starts from a state of a fixed size"]
+
+
 def test_a_form_of_an_operator_that_is_not_followed_freezes_instead_of_failing() -> None:
     def diagonal(x: Tensor) -> Tensor:
         return torch.einsum("bii->bi", x[:, :, None] * x[:, None])

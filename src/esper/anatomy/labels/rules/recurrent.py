@@ -18,6 +18,7 @@ from esper.anatomy.labels.operators import PACKED
 from esper.anatomy.labels.rules.call import Call, Read, Result, Rule
 from esper.anatomy.labels.rules.contraction import contract, squeezed, with_bias
 
+_STARTS = "starts from a state of a fixed size"
 _GATES = {"lstm": 4, "gru": 3, "lstm_cell": 4, "gru_cell": 3}
 
 
@@ -101,11 +102,11 @@ def _passed(call: Call, below: Flow, one: _Pass, *, num_biases: int) -> Flow:
     gates = _product(call, below, inward, one.first)
     for bias in biases:
         gates = with_bias(call, gates, bias, axis=len(gates.shape) - 1)
-    cell = _meet(call, _one_unit(call, gates), one.starts[-1])
+    cell = _meet(call, _one_unit(call, gates), one.starts[-1], _STARTS)
     out = cell
     for projection in projections:  # one at most
         out = _product(call, cell, projection, one.first + 2 + num_biases)
-    out = _meet(call, out, one.starts[0])
+    out = _meet(call, out, one.starts[0], _STARTS)
     # What the next step reads of this one adds to the same gates.
     _meet(call, _product(call, out, again, one.first + 1), gates)
     return out
@@ -130,9 +131,9 @@ def _one_unit(call: Call, gates: Flow) -> Flow:
     return unit
 
 
-def _meet(call: Call, left: Flow, right: Flow) -> Flow:
+def _meet(call: Call, left: Flow, right: Flow, why: str = "combines it with a fixed size") -> Flow:
     """Both are combined; zero where a mask makes both zero, as `tanh`, and an average of zeros, leave it."""
-    met = call.space.meet(left, right, call.reason("combines it with a fixed size"))
+    met = call.space.meet(left, right, call.reason(why))
     return replace(met, is_zeroed=left.is_zeroed and right.is_zeroed)
 
 
