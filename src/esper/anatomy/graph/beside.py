@@ -43,9 +43,11 @@ class CopiesBeside:
 
     def look(self) -> list[nn.Module]:
         """Notes who is there now; returns the outermost modules that hold a copy of the network."""
-        if self._alike():
-            gc.collect()  # nobody holds one that was not cleared away yet, as where a cell is run once more
         own, alike = _parameters(self._model), self._alike()
+        if any(is_copy(_parameters(one), own) for one, _ in alike):
+            del alike
+            gc.collect()  # nobody holds one that was not cleared away yet, as where a cell is run once more
+            alike = self._alike()
         old = {id(one.module()) for one in self._seen}
         self._seen += [
             _Seen(weakref.ref(one), type(holder).__name__, isinstance(holder, AveragedModel), _sums(one))
@@ -59,6 +61,12 @@ class CopiesBeside:
 
         An `AveragedModel` counts also where it stands still: averaging often begins late.
         """
+        if not self._follower():
+            return ""
+        gc.collect()  # one that nobody holds any more follows nothing
+        return self._follower()
+
+    def _follower(self) -> str:
         optimizers = [one for one in gc.get_objects() if issubclass(type(one), Optimizer)]
         groups = [group for one in optimizers for group in vars(one).get("param_groups", ())]
         trained = {id(parameter) for group in groups for parameter in group["params"]}
