@@ -51,8 +51,9 @@ def _plain_copies(network: nn.Module) -> list[Any]:
 def _is_plain_copy(one: Any, own: Mapping[str, nn.Parameter]) -> bool:
     """Whether it is a list of the same numbers, or a dict of them by name."""
     try:
-        if type(next(iter(_values(one)))) not in (Tensor, nn.Parameter):
-            return False
+        first = next(iter(_values(one)))
+        if type(first) not in (Tensor, nn.Parameter) or any(first is p for p in own.values()):
+            return False  # its own ones are in many a list: of its optimizer, to clip gradients
         if type(one) is list:
             return len(one) == len(own) and is_copy(dict(zip(own, one, strict=True)), own)
         named = {bare_name(key, own): value for key, value in one.items()}
