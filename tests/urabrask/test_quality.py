@@ -94,6 +94,24 @@ def test_ignored_targets_do_not_count() -> None:
     assert correct(torch.eye(3).expand(2, 1, 3, 3), as_map) == [0.5]
 
 
+@pytest.mark.parametrize("ignored", [0, -100])
+def test_a_class_that_the_loss_ignores_is_padding_and_counts_neither_way(ignored: int) -> None:
+    torch.manual_seed(0)
+    model = nn.Linear(6, 3)
+    x, y = torch.randn(20, 4, 6), torch.randint(3, (20, 4))
+
+    def loss(output: Tensor, target: Tensor) -> Tensor:
+        return F.cross_entropy(output.flatten(0, 1), target.flatten(), ignore_index=ignored)
+
+    twin = Twin.of(trace(model, (x[:4], y[:4]), loss))
+    state = {name: p.detach() for name, p in model.named_parameters()}
+    counted = y != ignored
+    rows = counted.any(1)
+    hits = (model(x).argmax(2) == y) & counted
+    found = on_validation(twin, state, [(x, y)]).accuracy
+    assert found == pytest.approx(float((hits.sum(1) / counted.sum(1))[rows].double().mean()), rel=1e-6)
+
+
 @pytest.mark.parametrize(
     ("output", "target"),
     [

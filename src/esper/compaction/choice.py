@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -138,11 +138,14 @@ class Trials:
 
     def quality(self) -> Measurement:
         """Of the network as it is."""
-        return evaluate(run_twin(self._twin, self._state), joined(self._twin, self._held_out.validation))
+        return self._quality(self._state, joined(self._twin, self._held_out.validation))
+
+    def _quality(self, state: Mapping[str, Tensor], batches: Sequence[Any]) -> Measurement:
+        return evaluate(run_twin(self._twin, state), batches, self._twin.ignored)
 
     def _judged(self, keep: BoolArray, after: Mapping[str, Tensor], notes: tuple[str, ...]) -> Chosen:
         batches = joined(self._twin, self._held_out.validation)
-        before, now = self.quality(), evaluate(run_twin(self._twin, after), batches)
+        before, now = self.quality(), self._quality(after, batches)
         count = sum(map(samples, batches))
         quality = Quality(count, before.loss, now.loss, before.accuracy, now.accuracy)
         # Tensors that were replaced on the way; all others are the network's own.

@@ -1,6 +1,5 @@
 """Inside the training process: masks applied, kept after every step, taken back exactly; teachers; seeds."""
 
-from esper.kasmina.bits import sums_of_bits
 from esper.kasmina.changes import SeedJoined, UnitsCut, join
 from esper.kasmina.distillation import StaticKDLoss, Teacher, distillation_loss
 from esper.kasmina.held import HANDS
@@ -27,5 +26,4 @@ __all__ = [
     "measured",
     "memory_of",
     "recalibrated",
-    "sums_of_bits",
 ]

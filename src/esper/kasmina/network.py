@@ -86,7 +86,6 @@ class LiveNetwork:
         """A copy from before the first cut, to compare with."""
         self.loss = loss
         self.anatomy: Anatomy
-        self.twin: bytes
         self.graph: Twin
         """The twin, to run on live tensors."""
         self.seen: Look
@@ -114,6 +113,11 @@ class LiveNetwork:
         """Keeps what a script would load of before a cut out of the network."""
         self.earlier.watch(optimizer)
         HANDS.take(self)
+
+    @property
+    def twin(self) -> bytes:
+        """The twin for other processes; the same object as long as nothing in it has changed."""
+        return self.graph.archive()
 
     def cuttable_units(self) -> BoolArray:
         """Units whose group can be cut, and that are not gone with their layer: bool [units]."""
@@ -154,7 +158,6 @@ class LiveNetwork:
         self.followers = look.traced.followers
         self.graph = Twin.of(look.traced)
         self.is_coupled = self.graph.is_coupled
-        self.twin = self.graph.to_bytes()
         self.masks = MaskKeeper(self.model, self.anatomy, optimizers, self.companions)
         self.look_seconds = time.perf_counter() - begun
 

@@ -13,9 +13,8 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor, nn
 
-from esper.anatomy.graph import bare, bare_name, copied, named_tensors
+from esper.anatomy.graph import bare, bare_name, copied, named_tensors, sums_of_bits
 from esper.errors import ConfigError
-from esper.kasmina.bits import sums_of_bits
 from esper.nissa import Event, given_events
 
 Key: TypeAlias = str | int

@@ -98,9 +98,9 @@ class Saving:
     def _submit(self, step: int, epoch: int, pin: str | None, more: Mapping[str, bytes]) -> None:
         self._delete_later_ones()  # or they would be in the way of what comes now
         network = self._network
-        if self._twin is not network.twin:  # one is stored as long as the structure stays what it is
-            self._blobs["twin"] = self.store.put_blob("twin", network.twin)
-            self._twin = network.twin
+        if self._twin is not (twin := network.twin):  # one is stored as long as it stays what it is
+            self._blobs["twin"] = self.store.put_blob("twin", twin)
+            self._twin = twin
         anatomy = json.dumps(encode(network.anatomy)).encode()
         files = {**state_files(step, epoch, self.memory.state()), ANATOMY_FILE: anatomy, **more}
         stall = self._saver.submit(step, epoch, files, blobs=dict(self._blobs), pin=pin)

@@ -9,9 +9,9 @@ from typing import Any
 
 from torch import Tensor
 
-from esper.anatomy.graph import shared_parameters
+from esper.anatomy.graph import shared_parameters, sums_of_bits
 from esper.checkpoint import capture_rng
-from esper.kasmina import LiveNetwork, sums_of_bits
+from esper.kasmina import LiveNetwork
 from esper.leyline import content_id, encode
 from esper.session.admission import RunRequest, check_optimizer
 from esper.session.growing import Growing

@@ -99,8 +99,14 @@ class Measure(Protocol):
     def __call__(self, keep: BoolArray, survivors: BoolArray, /) -> Measurement: ...
 
 
-def evaluate(run: Run, batches: Iterable[Any]) -> Measurement:
-    """Losses of the batches and correctness of their samples, without gradients."""
+def evaluate(run: Run, batches: Iterable[Any], ignored: int | None = None) -> Measurement:
+    """Losses of the batches and correctness of their samples, without gradients.
+
+    Args:
+        run: the network with its loss.
+        batches: as `run` takes them.
+        ignored: a class that is none; see `Twin.ignored`.
+    """
     correctness: list[float] | None = []
     losses, counts = [], []
     frequencies = torch.zeros(1)
@@ -111,10 +117,10 @@ def evaluate(run: Run, batches: Iterable[Any]) -> Measurement:
             counts.append(samples(batch))
             target = target_of(batch)
             # One batch that is no classification makes this none.
-            right = None if correctness is None else correct(output, target)
+            right = None if correctness is None else correct(output, target, ignored)
             correctness = None if right is None or correctness is None else [*correctness, *right]
             if right is not None:
-                frequencies = _added(frequencies, _frequencies(output, target))
+                frequencies = _added(frequencies, _frequencies(output, target, ignored))
     if not losses:
         return Measurement()
     return Measurement(
@@ -139,10 +145,10 @@ def on_validation(twin: Twin, state: State, batches: Sequence[Any]) -> Measureme
         return replace(evaluate(run, parts), correctness=None)
     # One part tells which it is, unless a later one differs.
     if evaluate(run, parts[:1]).correctness is not None:
-        quality = evaluate(run, joined(twin, batches))
+        quality = evaluate(run, joined(twin, batches), twin.ignored)
         if quality.correctness is not None:
             return quality
-    return evaluate(run, parts)
+    return evaluate(run, parts, twin.ignored)
 
 
 def on_better_statistics(
@@ -241,11 +247,11 @@ def ablation_rises(
     return rises
 
 
-def correct(output: Tensor, target: Any) -> list[float] | None:
+def correct(output: Tensor, target: Any, ignored: int | None = None) -> list[float] | None:
     """Share of right predictions per sample, where output and target are a classification; None otherwise.
 
-    Targets that are no class are those that losses ignore (-100, 255): they count neither way, and a sample
-    that has no other is left out, before and after a mask alike.
+    Targets that are no class are those that losses ignore (-100, 255), and the `ignored` class: they count
+    neither way, and a sample that has no other is left out, before and after a mask alike.
     """
     axis = class_axis(output, target)
     if axis is None:
@@ -253,23 +259,24 @@ def correct(output: Tensor, target: Any) -> list[float] | None:
     target = target.to(output.device)
     # [samples, predictions of each]: what is no class counts neither way.
     hits = (output.argmax(axis) == target).double().reshape(len(target), -1)
-    weights = _is_class(target, output.shape[axis]).double().reshape(len(target), -1)
+    weights = _is_class(target, output.shape[axis], ignored).double().reshape(len(target), -1)
     told = weights.sum(1) > 0
     share = (hits * weights).sum(1)[told] / weights.sum(1)[told]
     return [float(x) for x in share]
 
 
-def _is_class(target: Tensor, classes: int) -> Tensor:
-    return (target >= 0) & (target < classes)
+def _is_class(target: Tensor, classes: int, ignored: int | None) -> Tensor:
+    is_class = (target >= 0) & (target < classes)
+    return is_class if ignored is None else is_class & (target != ignored)
 
 
-def _frequencies(output: Tensor, target: Tensor) -> Tensor:
+def _frequencies(output: Tensor, target: Tensor, ignored: int | None) -> Tensor:
     """How often every class is the right one: [classes]; zero where this is no classification."""
     axis = class_axis(output, target)
     if axis is None:
         return torch.zeros(1)
     classes = output.shape[axis]
-    return torch.bincount(target[_is_class(target, classes)].cpu(), minlength=classes)
+    return torch.bincount(target[_is_class(target, classes, ignored)].cpu(), minlength=classes)
 
 
 def _added(one: Tensor, other: Tensor) -> Tensor:

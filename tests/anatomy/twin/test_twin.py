@@ -369,3 +369,22 @@ def test_statistics_that_stand_still_move_only_as_far_as_a_mask_moves_what_they_
     mixed = twin.recalibrated(own, batches, still=names[:2], before=own)
     assert torch.equal(mixed[names[0]], own[names[0]])
     assert not torch.allclose(mixed[names[2]], own[names[2]], atol=0.1)
+
+
+def test_an_archive_holds_what_a_loss_runs_as_it_is_now_and_is_written_again_only_then() -> None:
+    torch.manual_seed(0)
+    generator, critic = nn.Linear(4, 8), nn.Linear(8, 1)
+    batch = torch.randn(6, 4), torch.zeros(6)
+
+    def loss(output: Tensor, _: Tensor) -> Tensor:
+        return -critic(output).mean()
+
+    twin = Twin.of(trace(generator, batch, loss))
+    first = twin.archive()
+    assert twin.archive() is first
+    with torch.no_grad():
+        critic.weight.mul_(-3.0)  # trained, by the other half of the loop
+    state = {name: tensor.detach() for name, tensor in named_tensors(generator).items()}
+    live = float(loss(generator(batch[0]), batch[1]).detach())
+    assert float(Twin.from_bytes(twin.archive()).loss(state, batch)[0]) == pytest.approx(live)
+    assert float(Twin.from_bytes(first).loss(state, batch)[0]) != pytest.approx(live)

@@ -2,6 +2,7 @@
 
 from esper.anatomy.graph.admission import changed_inputs, check_tensors, check_values
 from esper.anatomy.graph.beside import CopiesBeside
+from esper.anatomy.graph.bits import sums_of_bits
 from esper.anatomy.graph.chosen import chosen_rows, concrete
 from esper.anatomy.graph.exporting import exporting
 from esper.anatomy.graph.lowering import is_in_place, is_view, lowered, operator_name, parts_of
@@ -76,6 +77,7 @@ __all__ = [
     "same_draws",
     "shared_parameters",
     "standalone",
+    "sums_of_bits",
     "together",
     "trace",
     "traced_as",

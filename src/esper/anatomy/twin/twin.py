@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import operator
 from collections.abc import Callable, Collection, Mapping, Sequence, Set
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -20,7 +20,7 @@ from torch.export.graph_signature import InputKind
 from torch.utils import _pytree as pytree
 
 from esper.anatomy.archive import read_program, write_program
-from esper.anatomy.graph import Traced, is_foreign
+from esper.anatomy.graph import Traced, is_foreign, operator_name, sums_of_bits
 from esper.anatomy.structure import Anatomy, Gate
 from esper.anatomy.twin.gated import Gated, Gates
 from esper.anatomy.twin.narrowed_norms import Left, left_in
@@ -31,6 +31,7 @@ from esper.errors import CheckpointCorrupt, EvidenceError
 
 State = Mapping[str, Tensor]
 _EXTRA = "esper.json"
+_WITH_CLASSES, _NO_CLASS = frozenset({"cross_entropy_loss", "nll_loss_nd", "nll_loss", "nll_loss2d"}), -100
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,8 @@ class Twin:
     is_batch_dynamic: bool
     is_coupled: bool = False
     """Whether samples of a batch meet in the loss."""
+    _archives: dict[tuple[int, ...], bytes] = field(default_factory=dict, repr=False, compare=False)
+    """What `archive` has written last, by its constants."""
 
     @property
     def is_divisible(self) -> bool:
@@ -76,6 +79,19 @@ class Twin:
         }
         hollow = {name: _hollow(value) for name, value in program.state_dict.items()}
         return write_program(program, {_EXTRA: json.dumps(meta)}, weights=hollow)
+
+    def archive(self) -> bytes:
+        """`to_bytes`, written once, and anew where constants are others by now.
+
+        A loss that is a function may run another network, which is constant in the graph, and in training.
+        """
+        constants = (one for one in self.program.constants.values() if isinstance(one, Tensor))
+        dense = (one for one in constants if one.layout is torch.strided and one.device.type != "meta")
+        now = tuple(sums_of_bits(one for one in dense if not one.is_quantized))
+        if now not in self._archives:
+            self._archives.clear()
+            self._archives[now] = self.to_bytes()
+        return self._archives[now]
 
     @classmethod
     def from_bytes(cls, data: bytes) -> Twin:
@@ -237,6 +253,18 @@ class Twin:
         standing = self.standing(still)
         seen = self._watched(before, batches, standing).seen if standing and before is not None else None
         return self.with_statistics(state, self._watched(state, batches, standing, seen).statistics())
+
+    @cached_property
+    def ignored(self) -> int | None:
+        """The class that its loss leaves out, as padding (`ignore_index`); None if there is not just one."""
+        asked = (
+            node.args[4] if len(node.args) > 4 else node.kwargs.get("ignore_index", _NO_CLASS)
+            for node in self.program.graph.nodes
+            if operator_name(node.target) in _WITH_CLASSES
+        )
+        classes = {int(one) if isinstance(one, int) else _NO_CLASS for one in asked}
+        only = classes.pop() if len(classes) == 1 else _NO_CLASS
+        return None if only < 0 else only
 
     def standing(self, still: Collection[str]) -> list[fx.Node]:
         """The batch norms whose running statistics these are, by the name of their means."""

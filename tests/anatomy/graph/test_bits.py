@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from esper.kasmina import sums_of_bits
+from esper.anatomy.graph import sums_of_bits
 
 
 @pytest.mark.parametrize(
