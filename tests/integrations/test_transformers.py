@@ -91,6 +91,17 @@ class Killer(TrainerCallback):  # type: ignore[misc]
             os.kill(os.getpid(), signal.SIGKILL)
 
 
+class Averaging(TrainerCallback):  # type: ignore[misc]
+    """Keeps a mean of the weights, as plain tensors."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self.mean = {name: value.detach().clone() for name, value in model.named_parameters()}
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **named: Any) -> None:
+        for name, value in named["model"].named_parameters():
+            self.mean[name] = 0.9 * self.mean[name] + 0.1 * value.detach()
+
+
 def by_hand(folder: Path) -> nn.Module:
     """The same training in a loop of one's own."""
     network, data, held_out = Network(), Vectors(0), Vectors(1)
@@ -123,6 +134,18 @@ def by_hand(folder: Path) -> nn.Module:
         session.end_epoch(accuracy=float(right.float().mean()))
     session.finish(latency=False)
     return network
+
+
+def test_a_mean_that_another_callback_keeps_is_cut_with_the_network(tmp_path: Path) -> None:
+    model = Network()
+    averaging = Averaging(model)
+    ours = callback(tmp_path, companions=averaging.mean)
+    trainer(tmp_path, averaging, ours, model=model).train()
+    assert ours.session is not None
+    assert any(mark.kind == "cut" for mark in ours.session.log.marks)
+    now = {name: value.shape for name, value in model.named_parameters()}
+    assert {name: value.shape for name, value in averaging.mean.items()} == now
+    assert sum(p.numel() for p in model.parameters()) < sum(p.numel() for p in Network().parameters())
 
 
 def test_one_line_prunes_as_well_as_a_loop_by_hand(tmp_path: Path) -> None:

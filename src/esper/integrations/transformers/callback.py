@@ -29,7 +29,7 @@ from esper.integrations.guest import (
 from esper.integrations.several import BY_HAND, refuse_way
 from esper.integrations.transformers.batches import Batches, metric_of, period_of
 from esper.integrations.wish import Wish, settings
-from esper.session import Result, Session, refused_by_all
+from esper.session import GivenCompanions, Result, Session, refused_by_all
 
 try:
     from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
@@ -64,6 +64,7 @@ class EsperCallback(TrainerCallback, ExportableState):  # type: ignore[misc]
         loss: Callable[[Any, Any], Tensor] | None = None,
         probe: Iterable[Any] | None = None,
         every_n_steps: int | None = None,
+        companions: GivenCompanions = (),
     ) -> None:
         """Says what is wanted; nothing happens before the training begins.
 
@@ -77,6 +78,8 @@ class EsperCallback(TrainerCallback, ExportableState):  # type: ignore[misc]
             loss: `loss(output, labels)`, for networks that compute none themselves.
             probe: batches of held-out data; by default of `eval_dataset`.
             every_n_steps: optimizer steps of a period, other than those between two evaluations.
+            companions: copies of the network that another callback keeps, such as an average: modules, or
+                dicts or lists of tensors; masked and cut with it.
 
         Raises:
             ConfigError: a setting is not known, or nothing is asked for.
@@ -92,6 +95,7 @@ class EsperCallback(TrainerCallback, ExportableState):  # type: ignore[misc]
             probe=probe,
             every_n_steps=every_n_steps,
         )
+        self._companions = companions
         self._guest: Guest | None = None
         self._waits = False  # for an evaluation that ends the period
         self._is_other = False  # the network is masked or cut otherwise than at the evaluation before
@@ -125,7 +129,7 @@ class EsperCallback(TrainerCallback, ExportableState):  # type: ignore[misc]
                 begin = self._goes_on(optimizer, batches, saved["saved"])
             else:
                 begin = self._begins(trainer, state, batches, named.get("train_dataloader"))
-        self.session = begin(network, optimizer)
+        self.session = begin(network, optimizer, companions=self._companions)
         self._waits = self.session.is_due  # it was saved before the evaluation at the end
         self._guest = Guest(self.session)
         if self._loading is not None:
