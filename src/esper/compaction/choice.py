@@ -19,7 +19,7 @@ from esper.config import Config
 from esper.elesh import Bench, OpenCase
 from esper.emrakul import Settings
 from esper.emrakul.plan import choose_by_loss
-from esper.urabrask import Measurement, evaluate, fitting, joined, run_twin
+from esper.urabrask import Measurement, evaluate, fitting, ignored_class, joined, run_twin
 
 
 @dataclass(frozen=True)
@@ -141,7 +141,7 @@ class Trials:
         return self._quality(self._state, joined(self._twin, self._held_out.validation))
 
     def _quality(self, state: Mapping[str, Tensor], batches: Sequence[Any]) -> Measurement:
-        return evaluate(run_twin(self._twin, state), batches, self._twin.ignored)
+        return evaluate(run_twin(self._twin, state), batches, ignored_class(self._twin))
 
     def _judged(self, keep: BoolArray, after: Mapping[str, Tensor], notes: tuple[str, ...]) -> Chosen:
         batches = joined(self._twin, self._held_out.validation)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from esper.anatomy import Anatomy
-from esper.anatomy.graph import Loss, bare, primary_output
+from esper.anatomy.graph import Loss, bare, operator_name, primary_output
 from esper.anatomy.twin import Ablation, Twin
 from esper.arrays import BoolArray, FloatArray, IntArray
 from esper.batches import (
@@ -35,6 +35,8 @@ CHUNK_SAMPLES = 16
 
 RECALIBRATION_SAMPLES = 64
 """Samples of one batch whose statistics stand for the training batches'."""
+
+_WITH_CLASSES, _NO_CLASS = frozenset({"cross_entropy_loss", "nll_loss_nd", "nll_loss", "nll_loss2d"}), -100
 
 State = Mapping[str, Tensor]
 Run = Callable[[Any], tuple[Tensor, Tensor]]
@@ -105,7 +107,7 @@ def evaluate(run: Run, batches: Iterable[Any], ignored: int | None = None) -> Me
     Args:
         run: the network with its loss.
         batches: as `run` takes them.
-        ignored: a class that is none; see `Twin.ignored`.
+        ignored: a class that is none; see `ignored_class`.
     """
     correctness: list[float] | None = []
     losses, counts = [], []
@@ -131,6 +133,16 @@ def evaluate(run: Run, batches: Iterable[Any], ignored: int | None = None) -> Me
     )
 
 
+def ignored_class(twin: Twin) -> int | None:
+    """The class that its loss leaves out, as padding (`ignore_index`); None if there is not just one."""
+    calls = [node for node in twin.program.graph.nodes if operator_name(node.target) in _WITH_CLASSES]
+    given = {
+        node.args[4] if len(node.args) > 4 else node.kwargs.get("ignore_index", _NO_CLASS) for node in calls
+    }
+    only = given.pop() if len(given) == 1 else _NO_CLASS
+    return only if isinstance(only, int) and only >= 0 else None
+
+
 def on_validation(twin: Twin, state: State, batches: Sequence[Any]) -> Measurement:
     """Quality of a twin with these tensors on the batches that masks are judged by.
 
@@ -145,10 +157,10 @@ def on_validation(twin: Twin, state: State, batches: Sequence[Any]) -> Measureme
         return replace(evaluate(run, parts), correctness=None)
     # One part tells which it is, unless a later one differs.
     if evaluate(run, parts[:1]).correctness is not None:
-        quality = evaluate(run, joined(twin, batches), twin.ignored)
+        quality = evaluate(run, joined(twin, batches), ignored_class(twin))
         if quality.correctness is not None:
             return quality
-    return evaluate(run, parts, twin.ignored)
+    return evaluate(run, parts, ignored_class(twin))
 
 
 def on_better_statistics(

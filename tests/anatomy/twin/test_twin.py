@@ -377,7 +377,8 @@ def test_an_archive_holds_what_a_loss_runs_as_it_is_now_and_is_written_again_onl
     batch = torch.randn(6, 4), torch.zeros(6)
 
     def loss(output: Tensor, _: Tensor) -> Tensor:
-        return -critic(output).mean()
+        scores: Tensor = critic(output)
+        return -scores.mean()
 
     twin = Twin.of(trace(generator, batch, loss))
     first = twin.archive()

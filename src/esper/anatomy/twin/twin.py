@@ -20,7 +20,7 @@ from torch.export.graph_signature import InputKind
 from torch.utils import _pytree as pytree
 
 from esper.anatomy.archive import read_program, write_program
-from esper.anatomy.graph import Traced, is_foreign, operator_name, sums_of_bits
+from esper.anatomy.graph import Traced, is_foreign, sums_of_bits
 from esper.anatomy.structure import Anatomy, Gate
 from esper.anatomy.twin.gated import Gated, Gates
 from esper.anatomy.twin.narrowed_norms import Left, left_in
@@ -31,7 +31,6 @@ from esper.errors import CheckpointCorrupt, EvidenceError
 
 State = Mapping[str, Tensor]
 _EXTRA = "esper.json"
-_WITH_CLASSES, _NO_CLASS = frozenset({"cross_entropy_loss", "nll_loss_nd", "nll_loss", "nll_loss2d"}), -100
 
 
 @dataclass(frozen=True)
@@ -85,9 +84,7 @@ class Twin:
 
         A loss that is a function may run another network, which is constant in the graph, and in training.
         """
-        constants = (one for one in self.program.constants.values() if isinstance(one, Tensor))
-        dense = (one for one in constants if one.layout is torch.strided and one.device.type != "meta")
-        now = tuple(sums_of_bits(one for one in dense if not one.is_quantized))
+        now = _bits_of_constants(self.program)
         if now not in self._archives:
             self._archives.clear()
             self._archives[now] = self.to_bytes()
@@ -254,18 +251,6 @@ class Twin:
         seen = self._watched(before, batches, standing).seen if standing and before is not None else None
         return self.with_statistics(state, self._watched(state, batches, standing, seen).statistics())
 
-    @cached_property
-    def ignored(self) -> int | None:
-        """The class that its loss leaves out, as padding (`ignore_index`); None if there is not just one."""
-        asked = (
-            node.args[4] if len(node.args) > 4 else node.kwargs.get("ignore_index", _NO_CLASS)
-            for node in self.program.graph.nodes
-            if operator_name(node.target) in _WITH_CLASSES
-        )
-        classes = {int(one) if isinstance(one, int) else _NO_CLASS for one in asked}
-        only = classes.pop() if len(classes) == 1 else _NO_CLASS
-        return None if only < 0 else only
-
     def standing(self, still: Collection[str]) -> list[fx.Node]:
         """The batch norms whose running statistics these are, by the name of their means."""
         return [node for node in self.norms if self._parameter(node.args[3]) in still]
@@ -392,3 +377,9 @@ def _hollow(value: Tensor) -> Tensor:
     """A stand-in without content for a weight, of the same kind."""
     empty = torch.empty(0, dtype=value.dtype)
     return nn.Parameter(empty, requires_grad=False) if isinstance(value, nn.Parameter) else empty
+
+
+def _bits_of_constants(program: ExportedProgram) -> tuple[int, ...]:
+    constants = (one for one in program.constants.values() if isinstance(one, Tensor))
+    dense = (one for one in constants if one.layout is torch.strided and one.device.type != "meta")
+    return tuple(sums_of_bits(one for one in dense if not one.is_quantized))
