@@ -386,3 +386,10 @@ def test_numbers_are_what_a_tracker_needs() -> None:
     network.masks.apply(some_units(network.anatomy, 3))
     numbers: IntArray = network.cut_masked().numbers
     assert numbers.dtype == np.int64
+
+
+def test_a_copy_in_which_tied_weights_are_apart_has_a_version_too() -> None:
+    model, apart = Tied(), Tied()
+    apart.head.weight = nn.Parameter(apart.head.weight.detach().clone())
+    network = LiveNetwork(model, AdamW(model.parameters()), tokens(), F.cross_entropy, [apart])
+    assert torch.equal(network.versions()[1]["up"], apart.up.detach())

@@ -295,8 +295,10 @@ class LiveNetwork:
             {**dict(copy.named_parameters()), **dict(copy.named_buffers())}
             for copy in self.masks.in_companions
         ]
-        # In the network's type and on its device: it is run with batches that fit the network.
-        return [live, *({**live, **{n: t.detach().to(live[n]) for n, t in own.items()}} for own in copies)]
+        # In the network's type and on its device: it is run with batches that fit the network. What is tied
+        # there, and apart in a copy, has one name more in the copy than the graph knows.
+        known = [{n: t.detach().to(live[n]) for n, t in own.items() if n in live} for own in copies]
+        return [live, *({**live, **own} for own in known)]
 
     def set_buffers(self, values: Mapping[str, Tensor], version: int = 0) -> None:
         """Gives buffers new values, such as running statistics, by name: of one of the `versions`."""
