@@ -59,6 +59,19 @@ def test_blobs_go_with_the_last_checkpoint_that_needs_them(run_dir: Path) -> Non
         assert new.path.exists()
 
 
+def test_blobs_that_change_with_every_checkpoint_go_with_them_and_the_last_one_stays(run_dir: Path) -> None:
+    with open_store(run_dir, keep_last=2) as store:
+        twins = [store.put_blob("twin", b"program 1")]
+        for number in range(1, 6):
+            store.save(number, 0, content(number), blobs={"twin": twins[-1]})
+            twins.append(store.put_blob("twin", f"program {number + 1}".encode()))
+        assert len(names(run_dir / "twin")) == 3
+        for number in range(6, 9):
+            store.save(number, 0, content(number))
+        store.save(9, 0, content(9), blobs={"twin": twins[-1]})
+        assert store.verify(store.catalog.at(9)).is_ok
+
+
 def test_nothing_goes_while_a_manifest_cannot_be_read(run_dir: Path) -> None:
     with open_store(run_dir) as store:
         blob = store.put_blob("twin", b"program")

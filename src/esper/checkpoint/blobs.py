@@ -24,6 +24,9 @@ class BlobShelf:
         self._run_dir = run_dir
         self._storage = storage
         self._fresh: set[Path] = set()
+        """What was put here and is needed by no checkpoint yet."""
+        self._newest: dict[str, Path] = {}
+        """What was put last, by kind: further checkpoints may need it."""
 
     def put(self, kind: str, content: bytes | Path) -> FileRef:
         """Writes a file under its digest; a copy that is there already is replaced by the new one."""
@@ -35,9 +38,14 @@ class BlobShelf:
             digest = written.digest.blake3
             file = FileRef(blob_path(self._run_dir, kind, digest), written.size, digest)
             self._fresh.add(file.path)
+            self._newest[kind] = file.path
             self._storage.replace(temporary, file.path)
         self._storage.sync_directory(directory)
         return file
+
+    def named(self, manifest: Manifest) -> None:
+        """From now on these files go with the last checkpoint that needs them, unless they are the newest."""
+        self._fresh -= self._needed_by([manifest])
 
     def sweep(self) -> dict[Path, str]:
         """Removes what an interrupted `put` left; see `commit.sweep`."""
@@ -48,11 +56,7 @@ class BlobShelf:
 
     def collect(self, manifests: Iterable[Manifest]) -> list[str]:
         """Removes files that none of these manifests needs; returns what could not be removed, and why."""
-        needed = self._fresh | {
-            blob_path(self._run_dir, kind, entry.blake3)
-            for manifest in manifests
-            for kind, entry in manifest.blobs.items()
-        }
+        needed = self._needed_by(manifests) | self._fresh | {*self._newest.values()}
         failed: list[str] = []
         for kind, suffix in BLOB_SUFFIXES.items():
             directory = self._run_dir / kind
@@ -61,3 +65,10 @@ class BlobShelf:
                 if _DIGEST.fullmatch(name.removesuffix(suffix)) and path not in needed:
                     failed.append(try_to_remove(self._storage, path))
         return [why for why in failed if why]
+
+    def _needed_by(self, manifests: Iterable[Manifest]) -> set[Path]:
+        return {
+            blob_path(self._run_dir, kind, entry.blake3)
+            for manifest in manifests
+            for kind, entry in manifest.blobs.items()
+        }

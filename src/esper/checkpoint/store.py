@@ -157,6 +157,7 @@ class CheckpointStore:
             raw = self._commit(target, files, seal, clear_the_way, begun)
             saved = CheckpointRef(target, made[0], digest_of(raw), self._keyring)
             self._clearance.vouch(target)
+            self._blobs.named(made[0])
             self.retention = self._clearance.retain(self.keep_last)
             return saved
 
