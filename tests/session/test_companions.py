@@ -6,6 +6,7 @@ import copy
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -200,13 +201,19 @@ def test_the_average_has_fresh_statistics_under_a_mask_and_after_it_was_taken_ba
     run.session.detach()
 
 
+@pytest.mark.parametrize(
+    ("average", "told"),
+    [
+        (AveragedModel, "(AveragedModel) holds a copy of the network"),
+        (lambda model: [value.detach().clone() for value in model.parameters()], "A list of this process"),
+    ],
+)
 def test_an_average_that_was_not_given_is_told_before_a_cut_parts_it_from_the_network(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, average: Callable[[nn.Module], Any], told: str
 ) -> None:
     model = small_network()
-    average = AveragedModel(model)
-    data = examples(64, 0)
-    for name, given in (("without", ()), ("with", average)):
+    made, data = average(model), examples(64, 0)
+    for name, given in (("without", ()), ("with", made)):
         caplog.clear()
         session = esper.attach(
             model,
@@ -215,10 +222,11 @@ def test_an_average_that_was_not_given_is_told_before_a_cut_parts_it_from_the_ne
             sample=data,
             probe=[data],
             run_dir=tmp_path / name,
+            config=settings(),
             companions=given,
         )
         session.detach()
-        assert ("(AveragedModel) holds a copy of the network" in caplog.text) is (name == "without")
+        assert (told in caplog.text) is (name == "without")
 
 
 @pytest.mark.parametrize("is_held", [True, False])

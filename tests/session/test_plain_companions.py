@@ -6,12 +6,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-import esper
 from esper.errors import ConfigError
 from esper.session.companions import GivenCompanions
-from tests.session.runs import EPOCHS, Training, examples, settings, small_network
+from tests.session.runs import EPOCHS, Training
 
 
 class InDict(Training):
@@ -91,23 +90,3 @@ def test_going_back_across_a_cut_gives_the_average_its_old_widths(build: Kept, t
 def test_whole_layers_stay_where_a_loop_would_still_ask_for_their_tensors(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="Whole layers may go, and a dict or list of tensors"):
         InList(tmp_path, pruning={"target": {"flops": 0.4}, "schedule": {"levels": ("layer",)}})
-
-
-def test_a_list_that_was_not_given_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    model = small_network()
-    average = [parameter.detach().clone() for parameter in model.parameters()]
-    data = examples(64, 0)
-    for name, given in (("without", ()), ("with", average)):
-        caplog.clear()
-        session = esper.attach(
-            model,
-            torch.optim.AdamW(model.parameters()),
-            loss=nn.CrossEntropyLoss(),
-            sample=data,
-            probe=[data],
-            run_dir=tmp_path / name,
-            config=settings(),
-            companions=given,
-        )
-        session.detach()
-        assert ("A list of this process" in caplog.text) is (name == "without")

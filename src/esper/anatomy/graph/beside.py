@@ -7,11 +7,11 @@ import weakref
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-import torch
 from torch import nn
 from torch.optim import Optimizer
 from torch.optim.swa_utils import AveragedModel
 
+from esper.anatomy.graph.bits import sums_of_bits
 from esper.anatomy.graph.followers import is_copy
 from esper.anatomy.graph.wrappers import bare
 
@@ -23,7 +23,7 @@ class _Seen:
     module: weakref.ref[nn.Module]
     holder: str
     is_average: bool
-    sums: tuple[float, ...]
+    bits: tuple[int, ...]
 
 
 class CopiesBeside:
@@ -50,7 +50,7 @@ class CopiesBeside:
             alike = self._alike()
         old = {id(one.module()) for one in self._seen}
         self._seen += [
-            _Seen(weakref.ref(one), type(holder).__name__, isinstance(holder, AveragedModel), _sums(one))
+            _Seen(weakref.ref(one), type(holder).__name__, isinstance(holder, AveragedModel), _bits(one))
             for one, holder in alike
             if id(one) not in old
         ]
@@ -75,7 +75,7 @@ class CopiesBeside:
             one = seen.module()
             if one is None or not _is_alike(one, own) or not trained.isdisjoint(map(id, one.parameters())):
                 continue
-            if seen.is_average or _sums(one) != seen.sums:
+            if seen.is_average or _bits(one) != seen.bits:
                 return seen.holder
         return ""
 
@@ -126,7 +126,6 @@ def _is_other(one: nn.Parameter, own: nn.Parameter) -> bool:
     return one is not own and (one.shape, one.layout) == (own.shape, own.layout)
 
 
-def _sums(one: nn.Module) -> tuple[float, ...]:
+def _bits(one: nn.Module) -> tuple[int, ...]:
     """Of every parameter a number that is another one when the parameter changes."""
-    parameters = [p.detach() for p in one.parameters() if p.device.type != "meta"]
-    return tuple(float(torch.abs(p).sum(dtype=torch.float64)) for p in parameters)
+    return tuple(sums_of_bits(p for p in one.parameters() if p.device.type != "meta"))

@@ -1,7 +1,7 @@
 """The twin: network and loss as an exported program that runs anywhere without the user's code.
 
-The archive holds the graph only. Weights come from a checkpoint, so one twin serves every checkpoint of the
-same structure, and nothing that could run is read from it.
+The archive holds the graph and its constants. Weights come from a checkpoint, so one twin serves every
+checkpoint of the same structure and constants, and nothing that could run is read from it.
 """
 
 from __future__ import annotations
