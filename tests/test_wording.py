@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from esper.wording import alike
+from esper.wording import alike, ranks
 
 
 @pytest.mark.parametrize(
@@ -21,3 +21,9 @@ from esper.wording import alike
 )
 def test_numbers_of_one_kind_have_the_same_decimals(values: tuple[float, ...], texts: list[str]) -> None:
     assert alike(*values) == texts
+
+
+def test_ranks_are_counted_by_name() -> None:
+    assert ranks([1]) == "Rank 1"
+    assert ranks([0, 3]) == "Ranks 0 and 3"
+    assert ranks([1, 2, 5]) == "Ranks 1, 2 and 5"

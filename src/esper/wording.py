@@ -1,8 +1,9 @@
-"""Numbers in sentences, written so that they can be compared."""
+"""Numbers in sentences, written so that they can be compared or counted."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 _LEAST, _MOST = 4, 12
 """Decimals."""
@@ -20,3 +21,15 @@ def alike(*values: float) -> list[str]:
     first = math.floor(math.log10(largest)) if largest else 0
     decimals = min(max(_LEAST, _LEAST - 1 - first), _MOST)
     return [f"{value:.{decimals}f}" for value in values]
+
+
+def ranks(numbers: Sequence[int]) -> str:
+    """Ranks of a training by their numbers, for the beginning of a sentence.
+
+    >>> ranks([1])
+    'Rank 1'
+    >>> ranks([1, 2, 5])
+    'Ranks 1, 2 and 5'
+    """
+    *others, last = map(str, numbers)
+    return f"Ranks {', '.join(others)} and {last}" if others else f"Rank {last}"

@@ -253,9 +253,15 @@ def test_the_audit_lists_plans_and_what_became_of_them(trained: Path) -> None:
     kinds = [event["kind"] for event in events]
     assert kinds.index("decided") < kinds.index("masked")  # what decides is told before what it leads to
     assert all(event["by"] == "session" for event in events if event["kind"] == "masked")
-    text = esper("audit", "show", str(trained)).stdout
+    text = esper("audit", str(trained)).stdout
     assert "intact" in text
     assert "emrakul" in text
+
+
+def test_what_is_neither_a_command_of_the_audit_nor_a_run_is_refused_as_no_command(tmp_path: Path) -> None:
+    outcome = esper("audit", str(tmp_path / "nothing"))
+    assert outcome.returncode == 2
+    assert "No such command" in outcome.stderr
 
 
 def test_an_epoch_after_which_a_mask_was_applied_says_when_it_was_decided(trained: Path) -> None:

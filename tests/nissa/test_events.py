@@ -116,5 +116,8 @@ def test_braces_in_what_others_say_are_left_alone() -> None:
 
 def test_one_unit_is_no_units() -> None:
     assert acts.Masked(3, 1, 1, False, 0.1, 0.25, "flops", "Go.").text.startswith("Masked 1 unit, 10.0%")
+    small = acts.Masked(3, 2, 2, False, 0.25401, 0.25433, "flops", "Go.")
+    assert "25.40% to 25.43%" in small.text
+    assert "10.0% to 10.0%" in acts.Masked(3, 2, 2, False, 0.1, 0.1, "flops", "Go.").text
     assert events.Cut(3, 1, 0.1, 1e-7).text.startswith("Cut 1 unit: 10.0% fewer")
     assert events.Cut(3, 2, 0.1, 1e-7).text.startswith("Cut 2 units: ")

@@ -345,7 +345,8 @@ def test_a_probe_that_is_no_loader_of_batches_is_refused_at_once(tmp_path: Path)
     assert "probe=[(input, target)]" in text
     assert "Nothing was changed" in text
     inputs, targets = examples(192, 1)
-    refused(ConfigError, tmp_path / "sizes", probe=[(inputs[..., :-1], targets)] * 2)
+    sizes = refused(ConfigError, tmp_path / "sizes", probe=[(inputs[..., :-1], targets)] * 2)
+    assert "the first holds [16, 7] where the network was traced with [any, 8]" in sizes
 
 
 @pytest.mark.parametrize(

@@ -72,15 +72,13 @@ def test_what_one_rank_alone_sees_of_a_seed_all_act_on(reports: ReportsOf) -> No
 
 def test_what_cannot_be_is_refused_by_all(reports: ReportsOf) -> None:
     for report in reports("odd"):
-        assert report["another place"].startswith(
-            "RankDivergence: Rank(s) [1] differ from rank 0 in the call"
-        )
+        assert report["another place"].startswith("RankDivergence: Rank 1 differs from rank 0 in the call")
         assert report["no blueprint"].startswith("ConfigError: ")
         assert "There is no blueprint 'no such'" in report["no blueprint"]
         assert "No module of the network that could have a seed fits 'nowhere.*'" in report["no place"]
         assert report["not made"].startswith("ConfigError: ")
         assert report["made apart"].startswith("RankDivergence: ")
-        made = "differ from rank 0 in what the blueprint 'wider' makes: ['0.weight (2, "
+        made = "differs from rank 0 in what the blueprint 'wider' makes: ['0.weight (2, "
         assert made in report["made apart"]
         told, slots = report["unwritten"]
         assert told.startswith("CheckpointError: ")

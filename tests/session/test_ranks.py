@@ -62,7 +62,7 @@ def test_a_cut_that_one_rank_cannot_make_is_made_by_none(reports: Callable[[str]
         assert not report["is cut at last"]
         assert report["apart"] == []
         (note,) = [note for note in report["notes"] if "stay masks" in note]
-        assert "The cut failed on rank(s) [1] and was undone on this one too." in note
+        assert "The cut failed on rank 1 and was undone on this one too." in note
         assert "Rank 1 says: RuntimeError: " in note
 
 
@@ -86,15 +86,13 @@ def test_a_teacher_teaches_on_every_rank(reports: Callable[[str], Reports]) -> N
         assert report["unseen"].startswith(
             "ConfigError: There is a teacher, and it must see what the network"
         )
-        assert report["alone"].startswith(
-            "RankDivergence: Rank(s) [1] differ from rank 0 in the teacher: None"
-        )
+        assert report["alone"].startswith("RankDivergence: Rank 1 differs from rank 0 in the teacher: None")
 
 
 def test_what_has_parted_is_named_and_nothing_is_done(reports: Callable[[str], Reports]) -> None:
     for report in reports("goes wrong"):
         assert report["other weights"].startswith(
-            "RankDivergence: Rank(s) [1] differ from rank 0 in the weights of head.weight. Nothing was"
+            "RankDivergence: Rank 1 differs from rank 0 in the weights of head.weight. Nothing was"
         )
         assert "in the call: close_breaker there, end_epoch on rank 0." in report["other call"]
         assert report["right"] == ""
@@ -133,14 +131,14 @@ def test_rank_0_does_nothing_to_the_network_alone(reports: Callable[[str], Repor
 @pytest.mark.parametrize(
     ("case", "words"),
     [
-        ("another config", "RankDivergence: Rank(s) [1] differ from rank 0 in `config`"),
+        ("another config", "RankDivergence: Rank 1 differs from rank 0 in `config`"),
         ("an unknown key", "There is no such key; 'pruning' is near"),
         ("an optimizer of another", "none of them belongs to the given"),
         ("its inside", "Make the DistributedDataParallel first, and give esper.attach that."),
         ("wrapped later", "Make the DistributedDataParallel first, and give esper.attach that."),
         ("sharded", "Use esper.anatomy.cut with a mask that one rank has decided"),
-        ("another policy", "RankDivergence: Rank(s) [1] differ from rank 0 in `policy`: Idle there"),
-        ("another teacher", "RankDivergence: Rank(s) [1] differ from rank 0 in the teacher"),
+        ("another policy", "RankDivergence: Rank 1 differs from rank 0 in `policy`: Idle there"),
+        ("another teacher", "RankDivergence: Rank 1 differs from rank 0 in the teacher"),
         ("a lesson", "what it was before does not teach it under them yet"),
         ("layers", 'Leave "layer" out of the levels.'),
         ("no run", "holds no checkpoint. Start a run there"),

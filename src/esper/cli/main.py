@@ -29,6 +29,7 @@ from esper.cli.commands import (
 from esper.cli.importing import import_file
 from esper.cli.serving import serve
 from esper.cli.trust import (
+    Shows,
     ask,
     audit_export,
     audit_show,
@@ -73,7 +74,9 @@ for command in (
     app.command()(command)
 app.command("import")(import_file)
 audit = typer.Typer(
-    help="What was decided and done in a run, and whether that can be believed.", no_args_is_help=True
+    cls=Shows,
+    help="What was decided and done in a run (shown, where only a run is named), and whether to believe it.",
+    no_args_is_help=True,
 )
 for word, of_audit in (("show", audit_show), ("verify", audit_verify), ("export", audit_export)):
     audit.command(word)(of_audit)

@@ -6,9 +6,10 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
+from typer.core import TyperGroup
 
 from esper.cli import output
 from esper.cli.commands import EXIT_DAMAGED, AsJson, Run
@@ -21,6 +22,15 @@ KeyId = Annotated[str, typer.Argument(help="The id of a key, as `esper keys list
 Yes = Annotated[bool, typer.Option("--yes", help="Do not ask where checkpoints would not verify any more.")]
 Out = Annotated[Path | None, typer.Option("--out", "-o", help="A new file, instead of standard output.")]
 Target = Annotated[Path, typer.Argument(help="A run directory, or one checkpoint: what was told until then.")]
+
+
+class Shows(TyperGroup):
+    """Commands about a run, of which `show` is meant where only the run is named."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Takes `audit RUN` for `audit show RUN`, where there is such a run."""
+        is_run = bool(args) and args[0] not in self.commands and Path(args[0]).exists()
+        return super().parse_args(ctx, ["show", *args] if is_run else args)
 
 
 def audit_show(

@@ -112,9 +112,16 @@ class Masked(Moment):
         shrunk = (
             "" if is_whole else " That is of the whole plan; the weights have moved on, so it was shrunk."
         )
-        removed = f"{self.removed_before:.1%} to {self.removed_after:.1%} of the {self.cost} removed"
+        before, after = _apart(self.removed_before, self.removed_after)
+        removed = f"{before} to {after} of the {self.cost} removed"
         units = "unit" if is_whole and self.units == 1 else "units"
         return f"Masked {self.units}{of} {units}{probation}, {removed}. {self.reason}{shrunk}"
+
+
+def _apart(one: float, other: float) -> tuple[str, str]:
+    """Two shares in as many digits as it takes to tell them apart, within reason."""
+    texts = [(f"{one:.{digits}%}", f"{other:.{digits}%}") for digits in range(1, 5)]
+    return next((pair for pair in texts if pair[0] != pair[1]), texts[0])
 
 
 # --- Going back ---

@@ -218,14 +218,14 @@ def check_held_out(held_out: HeldOut, network: LiveNetwork) -> None:
     except EvidenceError:  # too few for batches of the one size that the network takes: told by an analysis
         return
     try:
-        is_like_it = any(network.graph.takes(batch) for batch in batches)
+        misfits = [network.graph.misfit(batch) for batch in batches]
     except EvidenceError as error:
         raise ConfigError(f"{error} Nothing was changed.") from error
-    if not is_like_it:
+    if all(misfits):
         raise ConfigError(
-            "Not one batch that probe yields is built and shaped like `sample`. Give a loader of batches "
-            "(input, target), as in training; one batch alone is `probe=[(input, target)]`. Nothing was "
-            "changed."
+            f"Not one batch that probe yields is shaped like `sample`: the first holds {misfits[0]}. Give a "
+            "loader of batches (input, target), as in training; one batch alone is "
+            "`probe=[(input, target)]`. Nothing was changed."
         )
 
 

@@ -24,6 +24,7 @@ from esper.checkpoint import decode, encode, from_json, to_json
 from esper.errors import EsperError, RankDivergence, RankLost, kind_named
 from esper.leyline import decode as decoded
 from esper.leyline import encode as encoded
+from esper.wording import ranks
 
 Note = Mapping[str, Any]
 """What a rank says where all meet. What stands under `same`, and under `held`, has to be the same on all."""
@@ -310,7 +311,7 @@ class _Parted(RankDivergence):
 
 def _parted(failed: Sequence[int], said: Sequence[Mapping[str, Any]], what: str) -> _Parted:
     return _Parted(
-        f"Rank(s) {failed} could not do what all ranks were to do ({what}): {said[failed[0]]['text']} The "
+        f"{ranks(failed)} could not do what all ranks were to do ({what}): {said[failed[0]]['text']} The "
         "others did it, so the ranks may hold different networks. End this training, and resume all ranks "
         "from the last checkpoint."
     )
@@ -329,8 +330,9 @@ def _require_same(values: Sequence[Mapping[str, Any]], *, is_told: bool) -> None
             what = (
                 f": {_short(values[other[0]].get(name))} there, {_short(first)} on rank 0" if is_told else ""
             )
+            verb = "differs" if len(other) == 1 else "differ"
             raise RankDivergence(
-                f"Rank(s) {other} differ from rank 0 in {name}{what}. Nothing was changed. All ranks have to "
+                f"{ranks(other)} {verb} from rank 0 in {name}{what}. Nothing was changed. All ranks have to "
                 "make the same calls with the same settings after the same steps; weights that have parted "
                 "come together again where all go on from the last checkpoint (they are resumed)."
             )

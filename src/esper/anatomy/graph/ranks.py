@@ -15,6 +15,7 @@ from torch.nn.parallel import DistributedDataParallel
 from esper.anatomy.graph.sharded import is_sharded
 from esper.anatomy.graph.wrappers import bare, layers
 from esper.errors import RankDivergence, SurgeryError
+from esper.wording import ranks
 
 _TEXT_BYTES = 480
 """Of what a rank says to the others of a failure."""
@@ -74,7 +75,7 @@ def together(group: dist.ProcessGroup | None, what: bytes, device: torch.device)
     different = [rank for rank, other in enumerate(digests) if not torch.equal(other, digests[0])]
     if different:
         raise RankDivergence(
-            f"Rank(s) {different} were about to make another cut than rank 0 (or to cut a network of another "
+            f"{ranks(different)} would have made another cut than rank 0 (or cut a network of another "
             "structure). Nothing was changed. Let one rank decide and broadcast its mask to the others, for "
             "example with torch.distributed.broadcast."
         )
@@ -88,9 +89,9 @@ def together(group: dist.ProcessGroup | None, what: bytes, device: torch.device)
     reasons = {rank: text.decode("utf-8", "replace") for rank, text in enumerate(texts) if text}
     if reasons:
         rank, reason = next(iter(reasons.items()))
+        where = ranks([*reasons]).lower()
         raise SurgeryError(
-            f"The cut failed on rank(s) {[*reasons]} and was undone on this one too. Rank {rank} says: "
-            f"{reason}"
+            f"The cut failed on {where} and was undone on this one too. Rank {rank} says: {reason}"
         )
 
 

@@ -153,13 +153,21 @@ class Twin:
         Raises:
             EvidenceError: the batch is not built like the traced one.
         """
-        return self._misfit(self._ordered(sample)) is None
+        return not self.misfit(sample)
+
+    def misfit(self, sample: Any) -> str:
+        """What of this batch has another size than the graph is right for, and which; '' if nothing has.
+
+        Raises:
+            EvidenceError: the batch is not built like the traced one.
+        """
+        return self._misfit(self._ordered(sample))
 
     def _leaves(self, sample: Any) -> list[Any]:
         """The inputs in the order of the placeholders; sizes that the graph is not for are refused."""
         inputs = self._ordered(sample)
         misfit = self._misfit(inputs)
-        if misfit is not None:
+        if misfit:
             raise EvidenceError(
                 f"A batch holds {misfit}, and its graph is right for that size only. Pad or crop held-out "
                 "batches to the size of `sample`."
@@ -191,13 +199,12 @@ class Twin:
         asked = [path for path, _ in pytree.tree_flatten_with_path(numbered)[0]]
         return asked, _by_path(numbered[0]).keys()
 
-    def _misfit(self, inputs: Sequence[Any]) -> str | None:
-        """What has another size than the graph was traced with, or None."""
+    def _misfit(self, inputs: Sequence[Any]) -> str:
         for leaf, shape in zip(inputs, self._shapes, strict=True):
             if shape is not None and not fits(leaf, shape):
                 has = list(leaf.shape) if isinstance(leaf, Tensor) else leaf
                 return f"{has} where the network was traced with {readable(shape)}"
-        return None
+        return ""
 
     @cached_property
     def _shapes(self) -> list[Sizes | None]:

@@ -24,10 +24,11 @@ _ADVICE = {
     Rejection.UNMEASURED: "give the analysis more time (pruning.budget.deadline_seconds)",
 }
 _GENTLER = "train longer before it, allow more loss of quality (validation.limits)"
-_PATIENT = (
-    "train longer, keep other work off the machine, or let the end of an epoch wait longer for analyses "
+_QUICKER = (
+    "keep other work off the machine, or let the end of an epoch wait longer for analyses "
     "(analysis.max_wait_seconds)"
 )
+_PATIENT = f"train longer, {_QUICKER}"
 _STEADIER = "train longer between the steps, allow a larger drop (pruning.rollback, validation.limits)"
 _TRACE = 1e-3
 """Share of a cost that explains no missed target."""
@@ -187,7 +188,7 @@ def _accepted(last: CycleRecord, end: RunEnd, last_epoch: int) -> tuple[str, str
     came = end.removed + end.only_masked
     if last.removed_after is not None and came < last.removed_after - _TRACE and not end.grown:
         part = f"only a part of the plan of epoch {last.epoch} still held when it was applied"
-        return f"{part}, and no time was left for more", f"{_GENTLER}, or {_PATIENT}"
+        return f"{part}, and no time was left for more", f"{_GENTLER}, {_QUICKER}"
     return (
         f"every mask is on trial before the next step, and nothing is decided after epoch {last_epoch}",
         _LONGER,
