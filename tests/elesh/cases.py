@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import safetensors.torch
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -29,6 +28,7 @@ from esper.checkpoint import (
     PosixStorage,
     Storage,
     capture_trainer,
+    file_pieces,
 )
 from esper.elesh.case import Case, DataRef, encode_data
 from esper.leyline import encode
@@ -96,7 +96,7 @@ def saved(
     blobs = {
         "twin": store.put_blob("twin", Twin.of(traced).to_bytes()),
         "batches": store.put_blob("batches", tree),
-        "samples": store.put_blob("samples", safetensors.torch.save(tensors)),
+        "samples": store.put_blob("samples", b"".join(file_pieces(tensors))),
     }
     names = {"parameter_names": [name for name, _ in model.named_parameters()]}
     state = capture_trainer(model, trained, step=max(steps, 1), epoch=1, extra=names)

@@ -194,6 +194,15 @@ def test_edges_may_have_more_features_than_there_are_nodes(tmp_path: Path) -> No
     session.detach()
 
 
+def test_batches_may_lie_in_memory_in_any_order(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(8, 32), nn.ReLU(), nn.Linear(32, 2))
+    batches = [(x.T, (x[0] > 0).long()) for x in torch.randn(12, 8, 24)]
+    session = trained(tmp_path / "run", model, batches[:4], batches[4:], F.cross_entropy)
+    assert session.removed_fraction >= 0.4
+    session.detach()
+
+
 def test_a_network_for_one_number_of_samples_is_timed_with_it(tmp_path: Path) -> None:
     torch.manual_seed(0)
     generator = torch.Generator().manual_seed(1)

@@ -231,7 +231,7 @@ def _why_off(config: Config, held_out: HeldOut | None, network: LiveNetwork) -> 
         held = "; ".join(f"one {reason}" for reason in reasons)
         return (
             f"Nothing can be pruned: no width of this network is free ({held or 'it has no inner one'}). "
-            "`esper.inspect(model, sample)` shows the rest. Training goes on, saved and unpruned."
+            "`esper.inspect(model, sample, loss)` shows the rest. Training goes on, saved and unpruned."
         )
     if not network.cuttable_units().any():
         name, why = next(iter(network.refused.items()))

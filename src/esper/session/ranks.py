@@ -20,7 +20,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from esper.anatomy.graph import group_of, is_parallel
-from esper.checkpoint import decode, encode, from_json, to_json
+from esper.checkpoint import decode, encode, file_pieces, from_json, to_json
 from esper.errors import EsperError, RankDivergence, RankLost, kind_named
 from esper.leyline import decode as decoded
 from esper.leyline import encode as encoded
@@ -358,7 +358,7 @@ def _revived(rank: int, told: Mapping[str, str]) -> EsperError:
 
 def _packed(value: Mapping[str, Any]) -> Tensor:
     tree, tensors = encode(dict(value))
-    held = base64.b64encode(safetensors.torch.save(tensors)).decode()
+    held = base64.b64encode(b"".join(file_pieces(tensors))).decode()
     return _bytes(to_json({"tree": tree, "tensors": held}))
 
 

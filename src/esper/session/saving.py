@@ -7,8 +7,6 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-import safetensors.torch
-
 from esper.anatomy import Anatomy
 from esper.batches import HeldOut
 from esper.checkpoint import (
@@ -18,6 +16,7 @@ from esper.checkpoint import (
     CheckpointStore,
     FileRef,
     Memory,
+    file_pieces,
 )
 from esper.elesh import encode_data
 from esper.emrakul import Strategy
@@ -73,7 +72,7 @@ class Saving:
         """Stores the sample and the held-out batches once, for workers and for `resume`."""
         tree, tensors = encode_data(sample, held_out)
         self._blobs["batches"] = self.store.put_blob("batches", tree)
-        self._blobs["samples"] = self.store.put_blob("samples", safetensors.torch.save(tensors))
+        self._blobs["samples"] = self.store.put_blob("samples", b"".join(file_pieces(tensors)))
 
     def save(
         self, step: int, epoch: int, *, pin: str | None = None, more: Mapping[str, bytes] | None = None

@@ -84,6 +84,13 @@ def test_a_wrong_number_of_inputs_is_told_how_they_are_passed() -> None:
         trace(Two(), fitting, F.cross_entropy)
 
 
+def test_batches_with_more_than_the_loop_uses_are_told_the_form_to_give_them_in() -> None:
+    files = ["a.png"] * 8
+    assert "`probe=[(x, y) for x, y, *_ in loader]`" in str(refused(nn.Linear(8, 4), (X, Y, files)))
+    assert "`((x1, x2), y)`" in str(refused(Two(), (X, X, Y, files)))
+    assert "in the form" not in str(refused(Two(), (X, Y)))
+
+
 def test_an_input_that_forward_does_not_know_is_named() -> None:
     assert "unexpected keyword argument 'mask'" in str(
         refused(Inside(), {"inputs": X, "mask": X, "labels": Y})
@@ -196,6 +203,18 @@ class OfSlopes(nn.Module):
 def test_derivatives_in_a_forward_pass_are_named_with_what_can_be_attached() -> None:
     with pytest.raises(UntraceableError, match=r"attach\(model\.net"):
         trace(OfSlopes(), torch.rand(4, 1))
+
+
+class Binary(nn.Linear):
+    """Computes with the signs of its weights, as binary networks are written."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.weight.data = self.weight.data.sign()
+        return F.linear(x, self.weight, self.bias)
+
+
+def test_a_forward_pass_that_writes_into_its_weights_is_told_what_to_write_instead() -> None:
+    assert "writes into its weights" in str(refused(Binary(8, 4), (X, Y)))
 
 
 class Packed(nn.Module):

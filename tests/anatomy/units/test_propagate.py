@@ -142,6 +142,32 @@ def test_a_by_product_that_nobody_reads_freezes_nothing() -> None:
     assert len(_inspected(wasteful)[2].groups) == 1
 
 
+class Bayesian(nn.Linear):
+    """Draws its weights as it trains, and keeps a measure of their deviations for the loop to add up."""
+
+    def __init__(self, inputs: int, outputs: int, deviation: Callable[[Tensor], Tensor]) -> None:
+        super().__init__(inputs, outputs)
+        self.rho = nn.Parameter(torch.full((outputs, inputs), -5.0))
+        self.deviation = deviation
+
+    def forward(self, x: Tensor) -> Tensor:
+        spread = self.deviation(self.rho)
+        self.penalty = (spread**2 + self.weight**2).sum()
+        drawn = self.weight + spread * torch.randn_like(spread) if self.training else self.weight
+        return F.linear(x, drawn, self.bias)
+
+
+def test_what_only_training_reads_stays_where_a_zero_in_it_would_not_be_nothing() -> None:
+    def anatomy(deviation: Callable[[Tensor], Tensor]) -> Anatomy:
+        model = nn.Sequential(Bayesian(6, 12, deviation), nn.ReLU(), Bayesian(12, 2, deviation))
+        return inspect(model, torch.randn(4, 6))
+
+    kept = anatomy(F.softplus)
+    assert kept.num_units == 0
+    assert any("0.rho is read only as the network trains" in part.reason for part in kept.frozen)
+    assert anatomy(torch.tanh).num_units == 12
+
+
 def test_units_read_where_no_gate_can_reach_stay() -> None:
     class Region(nn.Module):
         def __init__(self) -> None:

@@ -81,7 +81,7 @@ def _check_call(model: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]
             f"The sample holds {_described((*args, *kwargs.values()))} as inputs, and "
             f"{type(model).__name__}.forward{signature} cannot be called with that: {misfit}. "
             "The inputs of a batch are passed to `forward` in their order, those of a mapping by name."
-            f"{_on_entries(kwargs, known, target) if is_part else ''}"
+            f"{_on_entries(kwargs, known, target) if is_part else ''}{_on_more(signature, args, kwargs)}"
         ) from misfit
 
 
@@ -98,6 +98,23 @@ def _check_loss(name: str, loss: Any, output: Any, inputs: tuple[Any, Any, Any])
             "loss(output, target) read what the network gives after `model.eval()`."
             f"{_on_labels(kwargs, target)}{_on_no_target(inputs)}{_on_class(loss)}"
         ) from own
+
+
+def _on_more(signature: inspect.Signature, args: Sequence[Any], kwargs: Mapping[str, Any]) -> str:
+    """What to do where the first inputs would do, as with data sets that also give an index or a path."""
+    for count in range(len(args) - 1, 0, -1):
+        try:
+            signature.bind(*args[:count], **kwargs)
+        except TypeError:
+            continue
+        inputs = ", ".join(f"x{number}" for number in range(1, count + 1)) if count > 1 else "x"
+        form = f"(({inputs}), y)" if count > 1 else "(x, y)"
+        return (
+            " Of a batch the last entry is the target, and all before it are inputs. Where the loop uses "
+            f"fewer of them, give `sample` and `probe` in the form that it uses, `{form}`: "
+            f"`probe=[{form} for {inputs}, y, *_ in loader]`."
+        )
+    return ""
 
 
 def _on_no_target(inputs: tuple[Any, ...]) -> str:
@@ -180,11 +197,16 @@ def _advice(error: Exception) -> str:
             "Packed sequences can be followed where they are made of a padded batch, with their lengths in a "
             "tensor: `pack_padded_sequence(x, lengths, ...)`, without `tolist()` and without `pack_sequence`."
         )
-    if "fake tensor in the exported program" in text or _is_in_line(error, *_DERIVATIVES):
+    is_strange = "fake tensor in the exported program" in text
+    if is_strange or _is_in_line(error, *_DERIVATIVES):
+        writes = (
+            " So does one that writes into its weights (`weight.data = ...`): let it make a new tensor of "
+            "them, as in `F.linear(x, signs(self.weight))`."
+        )
         return (
-            "Derivatives that a forward pass takes itself end so, and cannot be followed. Attach the network "
-            "of which they are taken, `esper.attach(model.net, ...)` with a loss on what it gives, and take "
-            "them in the loop."
+            "A forward pass that takes derivatives itself ends so, and cannot be followed. Attach the "
+            "network of which they are taken, `esper.attach(model.net, ...)` with a loss on what it gives, "
+            f"and take them in the loop.{writes if is_strange else ''}"
         )
     if any(sign in text for sign in _ON_VALUES):
         return (

@@ -81,6 +81,8 @@ class _Run:
         self.parameters: set[str] = set()
         self.needed: set[fx.Node] = set()
         self.values: dict[fx.Node, list[Any]] = {}
+        self._unread: dict[fx.Node, str] = {}
+        """Of nodes that no output depends on: the parameter that only such nodes read."""
         self._kinds = {spec.arg.name: spec.kind for spec in traced.program.graph_signature.input_specs}
 
     def graph(self, graph: fx.Graph, given: Mapping[str, Any] | None = None, inside: str = "") -> Any:
@@ -90,6 +92,9 @@ class _Run:
         for node in graph.nodes:
             if node.op == "placeholder":
                 values[node] = self._placeholder(node) if given is None else given[node.name]
+                is_own = given is None and self._kinds.get(node.name) is InputKind.PARAMETER
+                if is_own and self.needed.isdisjoint(node.users):
+                    self._unread[node] = self.traced.names.get(node.name, "")
             elif node.op == "get_attr":
                 values[node] = self._attribute(node)
             elif node.op == "output":
@@ -193,7 +198,26 @@ class _Run:
             result = [result if isinstance(v, Tensor) else self._number(v) for v in value]
         if is_in_place(node.target) and isinstance(result, Flow):
             self._overwrite(node, call, result, values)
+        if not call.is_needed:
+            self._keep_unread(node, call, result)
         return result
+
+    def _keep_unread(self, node: fx.Node, call: Call, result: Any) -> None:
+        """Keeps whole what a mask would change unseen, such as a deviation that only training draws with.
+
+        `softplus(rho)` of a zero is a large deviation. Where no output depends on it, nothing that is
+        measured shows what training makes of that.
+        """
+        name = next((self._unread[read] for read in node.all_input_nodes if read in self._unread), None)
+        if not name:
+            return
+        self._unread[node] = name
+        for flow in filter(_is_flow, pytree.tree_leaves(result, is_leaf=_is_flow)):
+            if flow.is_constant and not flow.is_zeroed:
+                self.space.freeze_flow(
+                    flow,
+                    f"{name} is read only as the network trains, where {call.where} makes no zero of a zero",
+                )
 
     def _overwrite(self, node: fx.Node, call: Call, result: Flow, values: dict[fx.Node, Any]) -> None:
         """An in-place operator also changes what earlier names of the tensor stand for."""

@@ -11,14 +11,13 @@ from typing import Any
 
 import blake3
 import numpy as np
-import safetensors.torch
 import torch
 from torch import Tensor
 
 from esper.anatomy import Anatomy
 from esper.anatomy.units import masked_axes
 from esper.arrays import BoolArray
-from esper.checkpoint import CheckpointCatalog, CheckpointRef, FileRef
+from esper.checkpoint import CheckpointCatalog, CheckpointRef, FileRef, file_pieces
 from esper.elesh import open_case
 from esper.emrakul.cycle import CycleStatus
 from esper.errors import EvidenceError
@@ -75,7 +74,7 @@ class OfflinePruning:
         config = stored.config.model_copy(update={"pruning": pruning})
         scores = _joined(anatomy, stats, stored.config.analysis.min_optimizer_steps)
         with tempfile.TemporaryDirectory(prefix="esper-") as directory:
-            content = safetensors.torch.save({n: t.detach().cpu().clone() for n, t in tensors.items()})
+            content = b"".join(file_pieces(tensors))
             path = Path(directory, "model")
             path.write_bytes(content)
             model = FileRef(path, len(content), blake3.blake3(content).hexdigest())
