@@ -78,6 +78,15 @@ def test_a_network_that_cannot_be_traced_is_named_with_its_line(tmp_path: Path) 
     assert not tmp_path.joinpath("checkpoints").exists()
 
 
+def test_layers_that_are_made_by_their_first_batch_are_told_to_see_one(tmp_path: Path) -> None:
+    model = nn.Sequential(nn.LazyLinear(8), nn.ReLU(), nn.Linear(8, 2))
+    batch = torch.randn(4, 6), torch.tensor([0, 1, 0, 1])
+    given: dict[str, Any] = {"loss": nn.CrossEntropyLoss(), "sample": batch, "run_dir": tmp_path / "run"}
+    with pytest.raises(ConfigError, match=r"0\.weight has no shape yet.*model\(x\)"):
+        esper.attach(model, torch.optim.SGD(model.parameters(), 0.1), **given)
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_loss_that_returns_a_vector_is_refused(tmp_path: Path) -> None:
     assert "scalar" in refused(ConfigError, tmp_path, loss=nn.CrossEntropyLoss(reduction="none"))
 

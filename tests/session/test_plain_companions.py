@@ -87,6 +87,33 @@ def test_going_back_across_a_cut_gives_the_average_its_old_widths(build: Kept, t
     run.session.detach()
 
 
+class OfGradients(Training):
+    """Averages gradients from the first step on, and gives nothing of that."""
+
+    average: dict[str, Tensor] | None = None
+
+    def step(self, inputs: Tensor, targets: Tensor) -> float:
+        loss = super().step(inputs, targets)
+        now = {name: p.grad for name, p in self.model.named_parameters() if p.grad is not None}
+        self.average = self.average or {name: gradient.clone() for name, gradient in now.items()}
+        for name, gradient in now.items():
+            self.average[name] = 0.9 * self.average[name] + 0.1 * gradient
+        return loss
+
+
+def test_cuts_wait_for_the_end_where_a_loop_computes_with_tensors_of_the_networks_shapes(
+    tmp_path: Path,
+) -> None:
+    run = OfGradients(tmp_path)
+    while run.session.epoch < EPOCHS:
+        run.epoch()
+    assert "mask" in run.marks()
+    assert "cut" not in run.marks()
+    assert any("a dict of this process (" in note for note in run.session.log.notes)
+    report = run.session.finish(latency=False).report
+    assert report.parameters_after < report.parameters_before
+
+
 def test_whole_layers_stay_where_a_loop_would_still_ask_for_their_tensors(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="Whole layers may go, and a dict or list of tensors"):
         InList(tmp_path, pruning={"target": {"flops": 0.4}, "schedule": {"levels": ("layer",)}})

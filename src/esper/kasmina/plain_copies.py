@@ -42,6 +42,7 @@ class PlainCopy(nn.Module):
         ConfigError: its tensors are not those of a copy of this network.
 
     Attributes:
+        given: the mapping or the list.
         tell: is told what is wrong with what the loop keeps.
     """
 
@@ -49,7 +50,7 @@ class PlainCopy(nn.Module):
         super().__init__()
         network = bare(model)
         self.tell: Callable[[Event], None] = _nobody
-        self._given, self._number = given, number
+        self.given, self._number = given, number
         self._network = (network,)  # in a tuple: it is no part of this module
         self._names = self._named()
         self._held: dict[Key, Tensor] = self._first_tensors()
@@ -117,7 +118,7 @@ class PlainCopy(nn.Module):
 
     def _named(self) -> dict[Key, str]:
         """The network's name of every tensor that the loop keeps; of several names always the first."""
-        given, own = self._given, list(self._network[0].named_parameters())
+        given, own = self.given, list(self._network[0].named_parameters())
         if isinstance(given, Mapping):
             first = self._first_names()
             names: dict[Key, str] = {key: first.get(bare_name(str(key), first), "") for key in given}
@@ -165,7 +166,7 @@ class PlainCopy(nn.Module):
 
     def _now(self) -> dict[Any, Any]:
         """What the loop keeps now, by its places."""
-        return dict(self._given.items() if isinstance(self._given, Mapping) else enumerate(self._given))
+        return dict(self.given.items() if isinstance(self.given, Mapping) else enumerate(self.given))
 
     def _live(self) -> dict[str, Tensor]:
         return named_tensors(self._network[0])

@@ -147,6 +147,23 @@ class CutWaits(Event):
 
 
 @dataclass(frozen=True)
+class CutWaitsForTensors(Event):
+    """A loop computes with tensors that belong to the parameters, and they would not fit after a cut."""
+
+    severity, by = Severity.PROBLEM, "kasmina"
+    says = (
+        "What is masked is cut when the run ends, and not before: a {what} of this process ({name}) holds a "
+        "tensor for each parameter, as for an average of gradients or weights, and is not among the given "
+        "companions, so the loop would fail where it computes with both. Make it before the run begins and "
+        "give it, `companions=...`, and it is masked and cut as well."
+    )
+    what: str
+    """`list` or `dict`."""
+    name: str
+    """What it is called, or how much it holds."""
+
+
+@dataclass(frozen=True)
 class ProbePartlyUsed(Event):
     """Held-out batches have sizes that the network cannot be asked with."""
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, TypeGuard
 
 from torch import nn
+from torch.nn.parameter import is_lazy
 from torch.optim import Optimizer
 
 from esper.anatomy.graph import (
@@ -69,6 +70,7 @@ class RunRequest:
             ConfigError: the optimizer is none, a companion is no copy, a setting is not known, or the
                 network is trained by several processes in a way that a session does not know.
         """
+        check_initialized(model)
         self.model, self.loss, self.probe, self.pace = model, loss, probe, pace
         self.optimizer = optimizer_in(optimizer)
         check_processes(model, self.optimizer)
@@ -177,6 +179,20 @@ def in_no_optimizer(asked: RunRequest) -> list[str]:
     held = {id(p) for one in asked.optimizers for group in one.param_groups for p in group["params"]}
     parameters = bare(asked.model).named_parameters()
     return [name for name, value in parameters if value.requires_grad and id(value) not in held]
+
+
+def check_initialized(model: nn.Module) -> None:
+    """Refuses lazy layers (`nn.LazyLinear`) that have not seen a batch yet.
+
+    Raises:
+        ConfigError: a parameter has no shape.
+    """
+    lazy = next((name for name, tensor in named_tensors(model).items() if is_lazy(tensor)), "")
+    if lazy:
+        raise ConfigError(
+            f"{lazy} has no shape yet: its layer is made by the first batch that it sees. Nothing was "
+            "changed. Run one through the network, `model(x)`, before attaching."
+        )
 
 
 def check_optimizer(model: nn.Module, optimizer: Optimizer, loss: Any) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from statistics import mean, median
 
-from esper.anatomy.graph import CopiesBeside
+from esper.anatomy.graph import CopiesBeside, PlainBeside
 from esper.arrays import BoolArray
 from esper.emrakul import planned_epochs
 from esper.emrakul.plan import worthwhile_cut
@@ -32,6 +32,7 @@ class Spending:
     def __init__(self, network: LiveNetwork, copies: CopiesBeside, terms: Terms, log: RunLog) -> None:
         self._network = network
         self._copies = copies
+        self._plain = PlainBeside(network.model, [copy.given for copy in network.masks.plain_copies])
         self._terms = terms
         self._log = log
         self._cycles: list[float] = []
@@ -43,6 +44,7 @@ class Spending:
     def mask_begins(self) -> None:
         """A mask is applied: whatever copy of the network is there now may have followed it until the cut."""
         self._copies.look()
+        self._plain.look()
 
     @property
     def epoch_seconds(self) -> float:
@@ -108,7 +110,12 @@ class Spending:
             to_come = self.epochs_left * self.epoch_seconds
             least = max(least, self._network.look_seconds / to_come if to_come > 0 else 1.0)
         left = worthwhile_cut(self._terms.situation(self._network), rules, least)
-        if left is not None and (follower := self._copies.follower()):
+        if left is None:
+            return None
+        if follower := self._copies.follower():
             self._log.tell(given_events.CutWaits(follower))
+            return None
+        if plain := self._plain.follower():
+            self._log.tell(given_events.CutWaitsForTensors(*plain))
             return None
         return left

@@ -1,14 +1,15 @@
-"""Lists and dicts that hold a copy of a network are known by what they hold."""
+"""Lists and dicts with a tensor for each parameter are known by what they hold, and what becomes of it."""
 
 from __future__ import annotations
 
 import copy
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 from torch.optim import AdamW
 from torch.optim.swa_utils import AveragedModel
 
-from esper.anatomy.graph import plain_copies_beside
+from esper.anatomy.graph import PlainBeside, plain_copies_beside
 
 
 class Shadow:
@@ -38,3 +39,44 @@ def test_what_a_module_or_an_optimizer_holds_is_no_copy_by_itself() -> None:
     optimizers = AdamW(average.parameters()), AdamW(copy.deepcopy(model).parameters())
     assert not plain_copies_beside(model)
     del held, optimizers
+
+
+def network() -> nn.Module:
+    return nn.Sequential(nn.Linear(6, 12), nn.BatchNorm1d(12), nn.ReLU(), nn.Linear(12, 4))
+
+
+def weights(model: nn.Module) -> dict[str, Tensor]:
+    return {name: p.detach().clone() for name, p in model.named_parameters()}
+
+
+def test_what_a_loop_computes_with_follows_a_network_and_the_best_weights_do_not() -> None:
+    model = network()
+    best, averages = copy.deepcopy(model.state_dict()), {"late": weights(model)}
+    beside = PlainBeside(model)
+    beside.look()
+    best = {name: tensor + 0.01 for name, tensor in best.items()}  # better ones, in a dict of their own
+    assert beside.follower() is None
+    beside.look()
+    averages["late"]["0.weight"] = 0.9 * averages["late"]["0.weight"]
+    assert beside.follower() == beside.follower() == ("dict", "late")
+    assert PlainBeside(model, [averages["late"]]).follower() is None
+    assert len(best) == 9
+
+
+def test_numbers_that_were_never_weights_follow_if_they_are_kept() -> None:
+    model = network()
+    model.get_submodule("0").requires_grad_(False)
+    trained = [p for p in model.parameters() if p.requires_grad]
+    beside = PlainBeside(model)
+    gradients = [torch.randn_like(p) for p in trained]
+    assert beside.follower() is None  # made in the last step
+    beside.look()
+    gradients = [torch.randn_like(p) for p in trained]
+    assert beside.follower() is None  # others by now
+    beside.look()
+    assert beside.follower() == ("list", "4 tensors")  # what is local has no name to be found by
+    del gradients
+    assert beside.follower() is None
+    kept = {"fisher": {name: torch.rand_like(value) for name, value in weights(model).items()}}
+    assert beside.follower() == ("dict", "fisher")
+    assert len(kept["fisher"]) == 6

@@ -6,7 +6,7 @@ from esper.anatomy.graph.bits import sums_of_bits
 from esper.anatomy.graph.chosen import chosen_rows, concrete
 from esper.anatomy.graph.exporting import exporting
 from esper.anatomy.graph.lowering import is_in_place, is_view, lowered, operator_name, parts_of
-from esper.anatomy.graph.plain_beside import plain_copies_beside
+from esper.anatomy.graph.plain_beside import PlainBeside, plain_copies_beside
 from esper.anatomy.graph.ranks import (
     group_of,
     is_inside_parallel,
@@ -41,6 +41,7 @@ __all__ = [
     "Axes",
     "CopiesBeside",
     "Loss",
+    "PlainBeside",
     "Traced",
     "back_in_mode",
     "bare",

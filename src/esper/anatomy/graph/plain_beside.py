@@ -1,17 +1,73 @@
-"""Lists and dicts elsewhere in the process that hold a copy of a network's parameters."""
+"""Lists and dicts elsewhere in the process that hold a tensor for each of a network's parameters."""
 
 from __future__ import annotations
 
 import gc
+import sys
 from collections import OrderedDict
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Callable, Collection, Iterable, Mapping
+from typing import Any, TypeAlias
 
+import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from esper.anatomy.graph.bits import sums_of_bits
 from esper.anatomy.graph.followers import is_copy
 from esper.anatomy.graph.wrappers import bare, bare_name
+
+_Likeness: TypeAlias = Callable[[Mapping[str, Tensor], Mapping[str, Tensor]], bool]
+"""Whether tensors are like the parameters of the same names."""
+
+
+class PlainBeside:
+    """Lists and dicts of the process that hold a tensor for each parameter, which a loop computes with.
+
+    An average of gradients, a Fisher information, an average of the weights that began late: the loop fails
+    where the network is cut and they are not. Weights that it only keeps, as the best ones, are none.
+
+    Args:
+        model: the network.
+        known: lists and dicts that do not count.
+    """
+
+    def __init__(self, model: nn.Module, known: Collection[Any] = ()) -> None:
+        self._model, self._known = bare(model), {id(one) for one in known}
+        self._seen: list[tuple[Any, list[int]]] = []
+        """Each with what tells whether it changes; held, so that no other one takes its place."""
+
+    def look(self) -> None:
+        """Notes who is there now."""
+        self._seen = [(one, _bits(one)) for one in self._there()]
+
+    def follower(self) -> tuple[str, str] | None:
+        """One that has changed since, or never was weights: what it is, and what it is called.
+
+        A list that was not there yet does not count: many a loop makes one of gradients in every step.
+        """
+        gc.collect()
+        self._seen = [seen for seen in self._seen if sys.getrefcount(seen[0]) > _OWN_HOLDS]
+        bits = {id(one): then for one, then in self._seen}
+        for one in self._there():
+            then = bits.get(id(one))
+            has_changed = then is not None and then != _bits(one)
+            is_kept = then is not None or type(one) is not list
+            if has_changed or (is_kept and not _is_of_weights(one, self._model)):
+                return _called(one)
+        self._seen = []
+        return None
+
+    def _there(self) -> list[Any]:
+        gradients = {_place(p.grad) for p in self._model.parameters() if p.grad is not None}
+        return [
+            one
+            for one in _like(self._model, _has_shapes)
+            if id(one) not in self._known and gradients.isdisjoint(map(_place, _values(one)))
+        ]
+
+
+_OWN_HOLDS = 2
+"""References to what nobody else holds: the one that was noted, and that of the question itself."""
 
 
 def plain_copies_beside(model: nn.Module) -> list[tuple[str, str]]:
@@ -23,20 +79,20 @@ def plain_copies_beside(model: nn.Module) -> list[tuple[str, str]]:
     Returns:
         For each what it is, and what it is called, so far as that is known.
     """
-    if not _plain_copies(bare(model)):
+    if not _like(bare(model), is_copy):
         return []
     gc.collect()  # nobody holds one that was not cleared away yet, as where a cell is run once more
-    found = _plain_copies(bare(model))
-    return [("list" if type(one) is list else "dict", _name_of(one)) for one in found]
+    return [_called(one) for one in _like(bare(model), is_copy)]
 
 
-def _plain_copies(network: nn.Module) -> list[Any]:
+def _like(network: nn.Module, is_like: _Likeness) -> list[Any]:
+    """The lists and dicts whose tensors are like all parameters, or like all that are trained."""
     own = dict(network.named_parameters())
     trained = {name: parameter for name, parameter in own.items() if parameter.requires_grad}
     alive = gc.get_objects()
     # Of hundreds of thousands of objects few are as long as this and begin with a tensor.
     large = [one for one in alive if type(one) in (list, dict, OrderedDict) and len(one) >= len(trained) > 0]
-    found = [one for one in large if _is_plain_copy(one, own) or _is_plain_copy(one, trained)]
+    found = [one for one in large if any(_is_one(one, some, is_like) for some in (own, trained))]
     if not found:
         return []
     modules = [one for one in alive if issubclass(type(one), nn.Module) and "_parameters" in vars(one)]
@@ -48,18 +104,45 @@ def _plain_copies(network: nn.Module) -> list[Any]:
     ]
 
 
-def _is_plain_copy(one: Any, own: Mapping[str, nn.Parameter]) -> bool:
-    """Whether it is a list of the same numbers, or a dict of them by name."""
+def _is_one(one: Any, own: Mapping[str, nn.Parameter], is_like: _Likeness) -> bool:
+    """Whether it is a list of such tensors, or a dict of them by name."""
     try:
         first = next(iter(_values(one)))
         if type(first) not in (Tensor, nn.Parameter) or any(first is p for p in own.values()):
             return False  # its own ones are in many a list: of its optimizer, to clip gradients
         if type(one) is list:
-            return len(one) == len(own) and is_copy(dict(zip(own, one, strict=True)), own)
+            return len(one) == len(own) and is_like(dict(zip(own, one, strict=True)), own)
         named = {bare_name(key, own): value for key, value in one.items()}
-        return is_copy({name: value for name, value in named.items() if name in own}, own)
+        return is_like({name: value for name, value in named.items() if name in own}, own)
     except Exception:  # noqa: BLE001  it is somebody else's, may hold anything, and change in another thread
         return False
+
+
+def _has_shapes(tensors: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> bool:
+    return tensors.keys() == own.keys() and all(p.shape == own[name].shape for name, p in tensors.items())
+
+
+def _is_of_weights(one: Any, network: nn.Module) -> bool:
+    """Whether it holds weights that the network has had: they point where those of now do."""
+    own = dict(network.named_parameters())
+    names = own if len(one) == len(own) else [name for name, p in own.items() if p.requires_grad]
+    values = dict(zip(names, one, strict=True)) if type(one) is list else one
+    sums = torch.zeros(3, dtype=torch.float64)
+    for name, value in values.items():
+        parameter = own.get(bare_name(name, own))
+        if parameter is not None:
+            kept, now = (side.detach().flatten().double().cpu() for side in (value, parameter))
+            sums += torch.stack([kept @ now, kept @ kept, now @ now])
+    return bool(sums[0] > 0.5 * (sums[1] * sums[2]).sqrt())
+
+
+def _bits(one: Any) -> list[int]:
+    return sums_of_bits(value for value in _values(one) if isinstance(value, Tensor))
+
+
+def _called(one: Any) -> tuple[str, str]:
+    """What it is, and what somebody calls it."""
+    return "list" if type(one) is list else "dict", _name_of(one)
 
 
 def _values(one: Any) -> Iterable[Any]:

@@ -213,7 +213,8 @@ def _advice(error: Exception) -> str:
             "Esper needs the whole computation as one graph, and here it depends on the values of a tensor. "
             "Replace such control flow (`if x.sum() > 0`, `range(int(n))`) by torch.where or torch.cond, or "
             "attach Esper to the sub-module that can be followed. A condition that only spares work on rows "
-            "where there are none (`if chosen.any():`) can be left out."
+            "where there are none (`if chosen.any():`) can be left out. So can checks (`assert not "
+            "x.isnan().any()`) and logs (`x.norm().item()`), or they stand under `if self.training:`."
         )
     if "Unsupported input type" in text or "Node type mismatch" in text:
         return (
