@@ -18,6 +18,7 @@ from esper.elesh.analysis import ablate, confidence
 from esper.elesh.analyst import OfflineAnalyst
 from esper.elesh.errands import Errands
 from esper.elesh.evidence import Tier
+from esper.elesh.learned import learned
 from esper.elesh.sampling import Part
 from esper.elesh.settings import AnalysisSettings
 from esper.errors import AnalysisError, AnalysisTimeout
@@ -111,6 +112,32 @@ def test_evidence_is_the_same_in_this_process_and_in_a_worker(made: Saved, worke
     assert (one.samples[FINALISTS] == 64).all()
     assert verdicts[0].decision == verdicts[1].decision
     assert verdicts[0].retention == verdicts[1].retention
+
+
+def with_noise(count: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Samples whose targets nobody can know."""
+    x, y = examples(count, seed)
+    return x, y[torch.randperm(count, generator=torch.Generator().manual_seed(seed))]
+
+
+@pytest.fixture
+def unlearned(tmp_path: Path) -> Iterator[Saved]:
+    parts = (tuple(with_noise(128, 100 + n) for n in range(4)), tuple(with_noise(40, n) for n in range(3)))
+    made = saved(tmp_path / "unlearned", steps=0, held_out=HeldOut(*parts))
+    yield made
+    made.store.close()
+
+
+def test_it_is_too_early_where_targets_of_others_would_do(made: Saved, unlearned: Saved) -> None:
+    assert analyst(made, InlinePool()).too_early(0.05, 60.0) == ""
+    why, found = analyst(unlearned, InlinePool()).too_early(0.05, 60.0), learned(unlearned.case)
+    assert found is not None
+    assert f"mean loss of {found.loss:.4g} would rise by {found.rise:.2g}, which is less than 5%" in why
+
+
+@pytest.mark.parametrize("pool", [LossyPool(lost=(0,)), LossyPool(hanging=(0,))], ids=["lost", "hanging"])
+def test_without_an_answer_it_is_not_too_early(unlearned: Saved, pool: LossyPool) -> None:
+    assert analyst(unlearned, pool).too_early(0.05, 0.0) == ""
 
 
 def test_units_that_cannot_be_cut_are_unmeasured(made: Saved) -> None:

@@ -48,9 +48,13 @@ def settings(**changes: Any) -> esper.Config:
     }
     for section, values in changes.items():
         given[section] = {**given.get(section, {}), **values}
-    # One step at a time, so that short runs have several.
+    # One step at a time, so that short runs have several; and at once, before anything is learned.
     pruning = given["pruning"]
-    pruning["schedule"] = {"max_sure_fraction": 0.0, **pruning.get("schedule", {})}
+    pruning["schedule"] = {
+        "max_sure_fraction": 0.0,
+        "min_learned_fraction": 0.0,
+        **pruning.get("schedule", {}),
+    }
     return esper.Config(**given)
 
 

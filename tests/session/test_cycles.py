@@ -7,9 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
 
 from esper.emrakul import MaskState, Schedule
-from tests.session.runs import EPOCHS, Held, Reading, Training
+from tests.session.runs import EPOCHS, Held, Reading, Training, small_network
 
 AT_ONCE: dict[str, Any] = {
     "target": {"flops": 0.4},
@@ -145,3 +148,38 @@ def test_a_mask_is_tried_again_where_the_checkpoint_that_had_cut_it_is_lost(tmp_
     parted.until(lambda: "cut" in parted.marks())
     assert [(mark.kind, mark.epoch) for mark in parted.session.log.marks] == when
     parted.session.detach()
+
+
+class Alike(nn.Module):
+    """Answers every sample alike, whatever it has learned."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inside = small_network()
+        self.last = nn.Parameter(torch.zeros(4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        answer: Tensor = self.last + 0.0 * self.inside(x)
+        return answer
+
+
+class Plateau(Training):
+    """A run that stays on its plateau."""
+
+    build = Alike
+
+
+def test_on_a_plateau_the_first_mask_waits_while_two_will_fit_which_is_told_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    schedule = {"start_epoch": 1, "end_epoch": 5, "min_learned_fraction": 0.05}
+    run = Plateau(tmp_path, pruning={"schedule": schedule})
+    with caplog.at_level("INFO", "esper"):
+        for _ in range(EPOCHS):
+            run.epoch(lambda _: 0.5)
+        result = run.session.finish()
+    waits = [one.epoch for one in run.session.parts.runner.coordinator.state.history if not one.units]
+    assert waits == [1, 2, 3]
+    assert run.marks().count("mask") == 2
+    assert sum("hardly knows one input from another" in line for line in caplog.messages) == 1
+    assert result.reached

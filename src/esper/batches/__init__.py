@@ -15,6 +15,7 @@ from esper.batches.batch import (
     varying_axes,
 )
 from esper.batches.classes import class_axis
+from esper.batches.exchanged import with_targets_of
 from esper.batches.held_out import HeldOut, first_batches, hold_out
 from esper.batches.likeness import is_single, other_kind
 from esper.batches.splitting import plain, split_sample, splits, target_of
@@ -42,4 +43,5 @@ __all__ = [
     "splits",
     "target_of",
     "varying_axes",
+    "with_targets_of",
 ]

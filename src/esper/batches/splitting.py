@@ -77,8 +77,20 @@ def plain(batch: Any, model: nn.Module) -> Any:
 def target_of(batch: Any) -> Any:
     """The target of one batch, whatever the network."""
     if isinstance(batch, Mapping):
-        return next((batch[name] for name in (*_USUAL, *_OTHERS) if name in batch), None)
+        return batch.get(_name_in(batch))
     return batch[-1] if isinstance(batch, (tuple, list)) and len(batch) > 1 else None
+
+
+def with_target(batch: Any, target: Any) -> Any:
+    """The same batch with another target, where it has one."""
+    if isinstance(batch, Mapping):
+        return {**batch, _name_in(batch): target}
+    return (*batch[:-1], target)
+
+
+def _name_in(batch: Mapping[str, Any]) -> str:
+    """The name of its target; that of no entry where there is none."""
+    return next((name for name in (*_USUAL, *_OTHERS) if name in batch), "")
 
 
 def _fields_of(batch: Any) -> dict[str, Any] | None:

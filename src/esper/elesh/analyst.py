@@ -6,7 +6,6 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 
@@ -16,10 +15,11 @@ from esper.elesh.analysis import measure
 from esper.elesh.case import Case
 from esper.elesh.errands import Errand, Errands
 from esper.elesh.evidence import Evidence
+from esper.elesh.learned import learned
 from esper.elesh.narrowing import Narrowing
 from esper.elesh.rounds import Rounds
 from esper.elesh.screening import Screened, screen
-from esper.elesh.second_tier import find_heads, find_magnitudes, find_units
+from esper.elesh.second_tier import tasks
 from esper.elesh.settings import AnalysisSettings
 from esper.elesh.twin_screen import SecondLook
 from esper.leyline import content_id
@@ -85,6 +85,21 @@ class OfflineAnalyst:
             }
         )
 
+    def too_early(self, least: float, seconds: float) -> str:
+        """Why units cannot be told apart yet: what was learned is worth less than this share of the loss.
+
+        '' where it is not, where that cannot be told, and without an answer in time.
+        """
+        outcome = self.errands.send(learned, {"case": self.case}, seconds).outcome()
+        known = outcome.value if outcome.is_done else None
+        if known is None or not known.is_less_than(least):
+            return ""
+        return (
+            "The network hardly knows one input from another, and its units cannot be ranked: with the "
+            f"targets of other samples its mean loss of {known.loss:.4g} would rise by {known.rise:.2g}, "
+            f"which is less than {least:.0%} of it (schedule.min_learned_fraction)."
+        )
+
     def screen(self) -> FloatArray:
         """Importance rank of every unit: shape [units], NaN unmeasured or not cuttable."""
         return self._ranks.copy()
@@ -118,12 +133,7 @@ class OfflineAnalyst:
         # Only groups of which something may go are worth a look.
         open_groups = np.unique(anatomy.group_of[self.keep & self.allowed])
         parts = np.split(open_groups, range(rules.layers_per_task, open_groups.size, rules.layers_per_task))
-        limits = (rules.activation_threshold, rules.redundancy_threshold)
-        asked = {"case": self.case, "activation_threshold": limits[0], "redundancy_threshold": limits[1]}
-        works: list[tuple[Any, Mapping[str, Any]]]
-        works = [(find_units, {**asked, "groups": part.tolist()}) for part in parts]
-        # Heads and magnitudes are asked of the whole network: one task each.
-        works += [(function, {"case": self.case}) for function in (find_heads, find_magnitudes)]
+        works = tasks(self.case, parts, rules.activation_threshold, rules.redundancy_threshold)
         # All are submitted before the first is waited for; the time runs for all of them at once.
         errands = [self.errands.send(*work, seconds, until) for work in works]
         outcomes = [errand.outcome() for errand in errands]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -41,6 +41,29 @@ class UnitFindings:
     leaders: IntArray
     folded: IntArray
     folded_rises: FloatArray
+
+
+Task = tuple[Callable[..., Any], Mapping[str, Any]]
+"""What a worker is asked to do, and its arguments."""
+
+
+def tasks(
+    case: Case, parts: Sequence[IntArray], activation_threshold: float, redundancy_threshold: float
+) -> list[Task]:
+    """All of one look: units by some groups a task, then heads and magnitudes of the whole network.
+
+    Args:
+        case: the checkpoint.
+        parts: numbers of groups, for one task each.
+        activation_threshold: see `find_units`, as `redundancy_threshold`.
+    """
+    asked = {
+        "case": case,
+        "activation_threshold": activation_threshold,
+        "redundancy_threshold": redundancy_threshold,
+    }
+    units: list[Task] = [(find_units, {**asked, "groups": part.tolist()}) for part in parts]
+    return [*units, (find_heads, {"case": case}), (find_magnitudes, {"case": case})]
 
 
 def find_units(

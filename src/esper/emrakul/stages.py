@@ -96,6 +96,10 @@ class ScheduleSettings(Section):
     more than it may (the whole confidence interval is within the limit): what goes early has longer to heal.
     0: never more than the scheduled step."""
 
+    min_learned_fraction: Fraction = 0.05
+    """Share of the mean loss that has to rest on which target belongs to which input before the first mask of
+    the way to a target; so long it waits, as long as two masks will still fit. 0: it waits for nothing."""
+
     max_steps: PositiveCount = 8
     """Steps that the way to a target is made of at most: smaller ones would not be worth an analysis."""
 

@@ -93,6 +93,15 @@ class Idle(Moment):
 
 
 @dataclass(frozen=True)
+class TooEarly(Moment):
+    """The first mask waits, because the network has not learned anything to rank units by; told once."""
+
+    by = "emrakul"
+    says = "No mask yet. {reason} The first one waits for more, as long as several still fit into the run."
+    reason: str
+
+
+@dataclass(frozen=True)
 class AnalysisLate(Event):
     """An analysis goes on beside the next epoch."""
 

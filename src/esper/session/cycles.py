@@ -51,6 +51,8 @@ class Cycles:
         self._log = log
         self._spending = spending
         self._resumed: CycleEnd | None = None
+        self._is_early = False
+        """Whether people have been told that the network has learned too little."""
 
     @property
     def coordinator(self) -> Coordinator:
@@ -148,6 +150,9 @@ class Cycles:
             log.tell(events.Refused(log.epoch, end.reason))
         elif outcome is None or outcome.status is CycleStatus.FAILED or outcome.is_late:
             log.tell(events.Skipped(log.epoch, end.reason))
+        elif outcome.is_early and not self._is_early:
+            self._is_early = True
+            log.tell(events.TooEarly(log.epoch, outcome.reason))
         else:
             log.tell(events.Idle(log.epoch, end.reason))
 

@@ -39,7 +39,13 @@ class Laboratory:
     offered: list[int] = field(default_factory=list)
     seconds: list[float] = field(default_factory=list)
     leeways: list[float] = field(default_factory=list)
+    early: str = ""
     id: str = "the laboratory"
+
+    def too_early(self, least: float, seconds: float) -> str:
+        self.calls.append("too early")
+        self.seconds.append(seconds)
+        return self.early
 
     def screen(self) -> FloatArray:
         self.clock.advance(self.screen_seconds)
@@ -69,6 +75,13 @@ class Laboratory:
 
     def run(self, coordinator: Coordinator, epoch: int = 5) -> CycleOutcome:
         return coordinator.run_cycle(self.cycle(epoch), self.allowance(coordinator, epoch), self)
+
+    def decided(self, *, can_wait: bool = False, gone: int = 0) -> CycleOutcome:
+        """A decision of epoch 5 about a network of which the first units are gone."""
+        cycle, coordinator = self.cycle(), self.coordinator()
+        keep = np.arange(self.anatomy.num_units) >= gone
+        cycle = replace(cycle, situation=cycle.situation.under(keep), can_wait=can_wait)
+        return coordinator.run_cycle(cycle, self.allowance(coordinator), self)
 
     def allowance(self, coordinator: Coordinator, epoch: int = 5) -> Allowance:
         return Schedule(self.settings, 10).allowed(epoch, coordinator.state.schedule, 0.0)

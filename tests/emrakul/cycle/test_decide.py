@@ -6,6 +6,7 @@ import pytest
 
 from esper.arrays import BoolArray
 from esper.emrakul.cycle.outcome import CycleStatus
+from esper.emrakul.settings import Settings
 from esper.errors import AnalysisError, AnalysisTimeout
 from esper.urabrask import Decision, Verdict
 from tests.emrakul.cycle.laboratory import Laboratory
@@ -19,6 +20,30 @@ def test_with_few_steps_left_plans_grow_as_long_as_they_surely_hold() -> None:
     assert outcome.plan.removed_after >= 0.5
     assert lab.offered == sorted(set(lab.offered))
     assert lab.offered[-1] == outcome.plan.units.size
+
+
+EARLY = "It has learned nothing."
+
+
+def test_the_first_mask_waits_while_nothing_is_learned_and_others_will_fit() -> None:
+    lab = Laboratory(early=EARLY)
+    outcome = lab.decided(can_wait=True)
+    assert (outcome.status, outcome.is_early, outcome.reason) == (CycleStatus.SKIPPED, True, EARLY)
+    assert outcome.plan is None
+    assert lab.calls == ["too early"]
+
+
+def test_with_no_time_left_or_something_gone_or_where_none_is_wanted_nobody_asks_what_was_learned() -> None:
+    late, begun, learned = Laboratory(early=EARLY), Laboratory(early=EARLY), Laboratory()
+    assert late.decided().status is CycleStatus.ACCEPTED
+    assert begun.decided(can_wait=True, gone=1).status is CycleStatus.ACCEPTED
+    asks = Settings.model_validate({"target": {"flops": 0.5}, "schedule": {"min_learned_fraction": 0.0}})
+    heedless = Laboratory(early=EARLY, settings=asks)
+    assert heedless.decided(can_wait=True).status is CycleStatus.ACCEPTED
+    assert {*late.calls, *begun.calls, *heedless.calls} == {"analyze", "validate"}
+    outcome = learned.decided(can_wait=True)
+    assert (outcome.status, outcome.is_early) == (CycleStatus.ACCEPTED, False)
+    assert learned.calls[0] == "too early"
 
 
 def test_one_that_is_offered_beyond_them_is_half_as_large_again() -> None:

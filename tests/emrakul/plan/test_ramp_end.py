@@ -110,6 +110,9 @@ class Ablating:
     def screen(self) -> FloatArray:
         return self.ranks
 
+    def too_early(self, least: float, seconds: float) -> str:
+        return ""
+
     def analyze(self, finalists: IntArray, seconds: float) -> Evidence:
         return ablated(self.anatomy, finalists, self.ranks)
 

@@ -32,6 +32,13 @@ class Analyst(Protocol):
         """Names what the answers depend on beside the checkpoint: data, limits, other settings."""
         ...
 
+    def too_early(self, least: float, seconds: float, /) -> str:
+        """Why units cannot be told apart yet; '' if they can, or if it is not known within `seconds`.
+
+        They can where at least this share of the loss rests on what was learned from the inputs.
+        """
+        ...
+
     def screen(self) -> FloatArray:
         """Scores all units from what is known already: rank 0 to 1, NaN unmeasured, shape [units]."""
         ...
@@ -57,12 +64,14 @@ class Cycle:
         situation: the network.
         model_hash: digest of the checkpoint.
         epochs: planned number of epochs; None if nobody knows.
+        can_wait: whether several steps will still fit if this one is left out.
     """
 
     epoch: int
     situation: Situation
     model_hash: str
     epochs: int | None = None
+    can_wait: bool = False
 
 
 @dataclass(frozen=True)
@@ -86,6 +95,20 @@ def decide(
         rules: what to follow.
         budget: the time that is left; where it is spent the cycle ends late.
     """
+    # The first mask waits until there is something to rank, as long as there is time for others.
+    least = rules.settings.schedule.min_learned_fraction
+    if least and cycle.can_wait and cycle.situation.keep.all():
+        why = analyst.too_early(least, budget.remaining_seconds(Phase.ANALYSIS))
+        if why:
+            yield replace(begun, reason=why, is_early=True)
+            return
+    yield from _by_evidence(cycle, begun, analyst, rules, budget)
+
+
+def _by_evidence(
+    cycle: Cycle, begun: CycleOutcome, analyst: Analyst, rules: Rules, budget: Budget
+) -> Iterator[CycleOutcome]:
+    """The same for a network that has learned something: what each unit is worth, and a plan of it."""
     settings, situation = rules.settings, cycle.situation
     ranks = analyst.screen()
     if budget.is_spent(Phase.ANALYSIS):

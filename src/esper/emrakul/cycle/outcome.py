@@ -45,6 +45,7 @@ class CycleOutcome:
         rationale: why every finalist of `plan` goes or stays.
         error: traceback of what was raised, for the log.
         is_late: whether time ran out.
+        is_early: whether the network had learned too little for units to be told apart.
         duration_seconds: time that the cycle took.
     """
 
@@ -59,6 +60,7 @@ class CycleOutcome:
     rationale: Rationale | None = None
     error: str | None = None
     is_late: bool = False
+    is_early: bool = False
     duration_seconds: float = 0.0
 
     @staticmethod

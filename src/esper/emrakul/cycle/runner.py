@@ -26,6 +26,9 @@ from esper.errors import CheckpointError
 from esper.leyline import decode, encode
 from esper.nissa import Sink, acts
 
+_SEVERAL = 2
+"""With so many steps one is left to do better by what the first has taught."""
+
 
 class CycleRunner:
     """Runs one cycle at a time in a thread that mostly waits for workers."""
@@ -77,7 +80,8 @@ class CycleRunner:
             try:
                 checkpoint = durable()
                 with self._store.held(checkpoint):  # however many are saved meanwhile
-                    cycle = Cycle(epoch, situation, checkpoint.digest, epochs)
+                    can_wait = self._can_wait(epoch)
+                    cycle = Cycle(epoch, situation, checkpoint.digest, epochs, can_wait)
                     allowance = _allowance(self.strategy, coordinator, epoch, situation, affordable)
                     history = coordinator.state.history
                     known = Known(self._store, checkpoint, history, in_audit=self._is_first)
@@ -138,6 +142,10 @@ class CycleRunner:
     def steps_left(self, epoch: int) -> int:
         """How many steps still fit, with the one decided on after `epoch`."""
         return self.strategy.steps_left(epoch, self.coordinator.state.schedule)
+
+    def _can_wait(self, epoch: int) -> bool:
+        """Whether several steps still fit after `epoch`, if none is begun with it."""
+        return self.steps_left(epoch + 1) >= _SEVERAL
 
     def is_last(self, epoch: int) -> bool:
         """Whether nothing is decided about any later epoch."""
