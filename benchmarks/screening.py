@@ -32,11 +32,11 @@ from esper.anatomy import Anatomy, Kind
 from esper.anatomy.units import inspect
 from esper.checkpoint import FileRef, encode, file_pieces, to_json
 from esper.elesh import Case, DataRef, screen
-from esper.importance import ScoreWeights, combine, fisher, magnitude, moments_from_optimizer
+from esper.importance import ScoreWeights, combine, fisher_and_magnitude, moments_from_optimizer
 from esper.leyline import encode as encode_value
 
 WEIGHTS = ScoreWeights().model_dump()
-TARGETS = {"channels": 1e6, "heads": 2e4, "layers": 2e3}
+TARGETS = {"weights": 1e9, "channels": 1e6, "heads": 2e4, "layers": 2e3}
 Figures = dict[str, float]
 
 
@@ -184,15 +184,16 @@ def rated(model: nn.Module, sample: Tensor) -> dict[str, Figures]:
     assert moments is not None
 
     def scored() -> Mapping[str, np.ndarray]:
-        return {
-            "taylor": fisher(anatomy, parameters, moments),
-            "magnitude": magnitude(anatomy, parameters),
-        }
+        # As a screen of a checkpoint does it: one pass over the weights.
+        return dict(
+            zip(("taylor", "magnitude"), fisher_and_magnitude(anatomy, parameters, moments), strict=True)
+        )
 
     parts = scored()
     weights = {name: WEIGHTS[name] for name in parts}
     heads = sum(group.width for group in anatomy.groups if group.kind is Kind.HEAD)
     layers = sum(p.dim() > 1 for p in parameters.values())
+    weights_read = sum(p.numel() for p in parameters.values())
     counts = {"channels": anatomy.num_units - heads, "heads": heads, "layers": layers}
     kinds: dict[str, Callable[[], object]] = {
         "weights and moments read": lambda: combine(scored(), weights),
@@ -201,9 +202,9 @@ def rated(model: nn.Module, sample: Tensor) -> dict[str, Figures]:
     found = {}
     for kind, act in kinds.items():
         seconds = _median_seconds(act)
-        rates = {f"{name}/s (target {TARGETS[name]:g})": n / seconds for name, n in counts.items() if n}
+        done = counts if kind == "ranked from scores" else {"weights": weights_read, **counts}
+        rates = {f"{name}/s (target {TARGETS[name]:g})": n / seconds for name, n in done.items() if n}
         found[kind] = {
-            "weights": float(sum(p.numel() for p in parameters.values())),
             **{name: float(n) for name, n in counts.items()},
             "milliseconds": seconds * 1e3,
             **rates,

@@ -101,3 +101,10 @@ def two(width: int = 5, each: int = 1) -> tuple[Two, Anatomy]:
         ),
     )
     return network, anatomy_of(network, group)
+
+
+def train(network: nn.Module, optimizer: torch.optim.Optimizer, inputs: torch.Tensor, steps: int = 3) -> None:
+    for _ in range(steps):
+        optimizer.zero_grad()
+        network(inputs).square().mean().backward()
+        optimizer.step()

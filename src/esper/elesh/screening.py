@@ -17,7 +17,7 @@ from esper.batches import samples as samples_of
 from esper.checkpoint import MappedTensors, open_tensors
 from esper.elesh.case import Case, open_case, open_parameters, read_anatomy, read_data, read_optimizer
 from esper.elesh.unit_measures import measure_units
-from esper.importance import combine, fisher, magnitude, moments_from_state
+from esper.importance import combine, fisher_and_magnitude, magnitude, moments_from_state
 from esper.urabrask import usable
 
 _FEWEST_SAMPLES = 8
@@ -52,12 +52,13 @@ def screen(case: Case, weights: Mapping[str, float], min_optimizer_steps: int) -
     seen, rises = _seen(case, anatomy, with_frequency=weights.get("activation_frequency", 0.0) > 0)
     if weights.get("twin", 0.0) > 0 and "twin" in seen:
         leading = seen["twin"]  # the same question, answered by samples that training has not seen
+        parts = {**seen, "magnitude": magnitude(anatomy, parameters, parameters.let_go)}
     else:
         trained = _trained(case, anatomy, parameters, min_optimizer_steps)
         if trained is None:
             return Screened(np.full(anatomy.num_units, np.nan), rises)
-        leading = seen["taylor"] = trained
-    parts = {**seen, "magnitude": magnitude(anatomy, parameters, parameters.let_go)}
+        leading, size = trained
+        parts = {**seen, "taylor": leading, "magnitude": size}
     if case.history is not None:
         parts["history"] = np.asarray(case.history, np.float64)
     ranks = combine(parts, {name: weights.get(name, 0.0) for name in parts})
@@ -68,7 +69,8 @@ def screen(case: Case, weights: Mapping[str, float], min_optimizer_steps: int) -
 
 def _trained(
     case: Case, anatomy: Anatomy, parameters: MappedTensors, min_optimizer_steps: int
-) -> FloatArray | None:
+) -> tuple[FloatArray, FloatArray] | None:
+    """What training tells of every unit, and the magnitudes: from one pass over the weights, if it can."""
     if case.optimizer is not None:
         stored = open_tensors(case.optimizer.tensors)
         states, groups = read_optimizer(case.optimizer, stored)
@@ -85,9 +87,9 @@ def _trained(
                 parameters.let_go(tensor)
                 stored.let_go(tensor)
 
-            return fisher(anatomy, parameters, moments, let_go)
+            return fisher_and_magnitude(anatomy, parameters, moments, let_go)
     if case.tracked is not None:
-        return np.asarray(case.tracked, np.float64)
+        return np.asarray(case.tracked, np.float64), magnitude(anatomy, parameters, parameters.let_go)
     return None
 
 

@@ -4,13 +4,12 @@ from esper.importance.phases import TrainingPhase
 from esper.importance.quality import AccuracyTargets, ImportanceTrackingValidator, RankingQuality
 from esper.importance.scores import (
     combine,
-    fisher,
-    magnitude,
     moments_from_optimizer,
     moments_from_state,
     rank_normalize,
 )
 from esper.importance.settings import ImportanceSettings, ScoreWeights
+from esper.importance.squares import fisher, fisher_and_magnitude, magnitude
 from esper.importance.thresholds import (
     AdaptiveThresholdSelector,
     SafetyLevel,
@@ -31,6 +30,7 @@ __all__ = [
     "TrainingPhase",
     "combine",
     "fisher",
+    "fisher_and_magnitude",
     "magnitude",
     "moments_from_optimizer",
     "moments_from_state",

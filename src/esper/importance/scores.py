@@ -1,29 +1,16 @@
-"""Scores of units, from what a checkpoint already holds; a unit that was not measured is NaN, never 0."""
+"""What an optimizer keeps of gradients, and how scores are ranked; what was not measured is NaN, never 0."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from esper.anatomy import Anatomy
 from esper.arrays import FloatArray
 from esper.errors import ConfigError, EvidenceError
-from esper.importance.accumulate import UnitReducer, real_parts, stored_names
-
-_CPU = torch.device("cpu")
-_BLOCK_ELEMENTS = 1 << 18
-
-LetGo = Callable[[Tensor], None]
-
-
-def _keep(_: Tensor) -> None:
-    """Lets go of nothing."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,88 +75,6 @@ def second_moment(state: Mapping[str, object], group: Mapping[str, object]) -> t
     return None
 
 
-def fisher(
-    anatomy: Anatomy, parameters: Mapping[str, Tensor], moments: SecondMoments, let_go: LetGo = _keep
-) -> FloatArray:
-    """Sum of w^2 * E[g^2] over each unit's producers: the curvature of the loss along what makes the unit.
-
-    Producers alone rank units better than all that a unit runs through (docs/importance.md). A unit is
-    measured when all its producers have second moments; frozen ones leave their units NaN. Works on live
-    tensors and on mapped files alike.
-
-    Args:
-        anatomy: The network's units.
-        parameters: Parameter name (any of a tied one's) to tensor.
-        moments: From `moments_from_optimizer` or `moments_from_state`.
-        let_go: Called with every tensor that was read and is not needed any more.
-
-    Returns:
-        Shape [units].
-
-    Raises:
-        StructureError: A tensor does not have the shape that the anatomy states.
-
-    Source: empirical Fisher screen over the optimizer's own state, docs/importance.md.
-    """
-    weights, values = (stored_names(anatomy, given.keys()) for given in (parameters, moments.values))
-    reducer = UnitReducer(anatomy, ("producer",))
-    joined = reducer.begin(_device_of(parameters))
-    # Tensor by tensor: w^2 x moment, summed along its axes. The bias correction divides these sums instead
-    # of the moments, so nothing of a tensor's size is kept.
-    for name in reducer.tensors:
-        if name in weights and name in values:
-            weight, moment = parameters[weights[name]], moments.values[values[name]]
-            _add_squares(reducer, joined, name, weight, moment)
-            correction = moments.corrections[values[name]]
-            reducer.scale(joined, name, 1.0 / correction if correction > 0 else math.nan)
-            let_go(weight)
-            let_go(moment)
-    # With a producer missing, the sum would be a part of the truth.
-    measured = reducer.covered(values.keys() & weights.keys())
-    return _finite_or_nan(np.where(measured, _array(reducer.end(joined)), np.nan))
-
-
-def magnitude(anatomy: Anatomy, parameters: Mapping[str, Tensor], let_go: LetGo = _keep) -> FloatArray:
-    """Root mean square of each unit's producer rows, relative to its tensor's: shape [units].
-
-    1 is an average row, so that layers of different scale can be compared. Biases and other vectors are
-    left out. `let_go` is called with every tensor that was read.
-    """
-    weights = stored_names(anatomy, parameters.keys())
-    reducer = UnitReducer(anatomy, ("producer",), min_dims=2)
-    joined = reducer.begin(_device_of(parameters))
-    for name in reducer.tensors:
-        if name in weights:
-            weight = parameters[weights[name]]
-            _add_squares(reducer, joined, name, weight)
-            # Each tensor is brought to a mean square of 1 before a unit adds up rows of several.
-            mean = reducer.total(joined, name) / max(weight.numel(), 1)
-            reducer.scale(joined, name, 1.0 / mean.clamp_min(torch.finfo(joined.dtype).tiny))
-            let_go(weight)
-    measured = reducer.covered(weights.keys())
-    # [units]: from the sum to the mean over a unit's elements, and its root.
-    squares = _array(reducer.end(joined))
-    mean_square = np.divide(squares, reducer.elements, out=np.full(squares.shape, np.nan), where=measured)
-    return _finite_or_nan(np.sqrt(mean_square))
-
-
-def _add_squares(
-    reducer: UnitReducer, joined: Tensor, name: str, weight: Tensor, moment: Tensor | None = None
-) -> None:
-    """Takes in w^2, or w^2 * E[g^2], a few rows at a time: these stay in the processor's cache."""
-    reducer.check(name, weight)
-    weight, is_complex = real_parts(weight.detach()), weight.is_complex()
-    moment = None if moment is None else real_parts(moment)
-    # As many rows as make up a block, at least one.
-    step = max(_BLOCK_ELEMENTS * len(weight) // max(weight.numel(), 1), 1)
-    for first in range(0, len(weight), step):
-        rows = slice(first, first + step)
-        square = _wide(weight[rows]).square()
-        if moment is not None:
-            square.mul_(moment[rows])
-        reducer.take(joined, name, square.sum(-1) if is_complex else square, rows)
-
-
 def rank_normalize(scores: FloatArray) -> FloatArray:
     """Ranks scaled to 0..1: the lowest is 0, the highest 1, equal scores share their mean rank.
 
@@ -232,21 +137,3 @@ def _moments(found: Mapping[str, tuple[Tensor, float]]) -> SecondMoments | None:
 
 def _number(value: object) -> float | None:
     return float(value) if isinstance(value, (int, float, Tensor)) else None
-
-
-def _wide(tensor: Tensor) -> Tensor:
-    """At least single precision, without gradient: squares of half precision underflow."""
-    tensor = tensor.detach()
-    return tensor if tensor.dtype == torch.float64 else tensor.float()
-
-
-def _device_of(tensors: Mapping[str, Tensor]) -> torch.device:
-    return next((tensor.device for tensor in tensors.values()), _CPU)
-
-
-def _array(tensor: Tensor) -> FloatArray:
-    return tensor.double().cpu().numpy()
-
-
-def _finite_or_nan(scores: FloatArray) -> FloatArray:
-    return np.where(np.isfinite(scores), scores, np.nan)
