@@ -152,15 +152,30 @@ class CutWaitsForTensors(Event):
 
     severity, by = Severity.PROBLEM, "kasmina"
     says = (
-        "What is masked is cut when the run ends, and not before: a {what} of this process ({name}) holds a "
-        "tensor for each parameter, as for an average of gradients or weights, and is not among the given "
-        "companions, so the loop would fail where it computes with both. Make it before the run begins and "
-        "give it, `companions=...`, and it is masked and cut as well."
+        "What is masked is cut when the run ends, and not before: a {what} of this process ({name}) holds "
+        "tensors of the parameters' shapes, as for masks or an average of gradients, and is not among the "
+        "given companions, so the loop would fail where it computes with both. Make it before the run begins "
+        "and give it, `companions=...`, and it is masked and cut as well."
     )
     what: str
     """`list` or `dict`."""
     name: str
     """What it is called, or how much it holds."""
+
+
+@dataclass(frozen=True)
+class CutWaitsForHook(Event):
+    """A hook on a gradient uses a tensor of the parameter's shape, and that would not fit after a cut."""
+
+    severity, by = Severity.PROBLEM, "kasmina"
+    says = (
+        "What is masked is cut when the run ends, and not before: a hook on the gradient of {parameter} uses "
+        "a tensor of its shape ({name}), which no cut reaches, so the backward pass would fail. Make that a "
+        "buffer of the network and let `forward` multiply the weight by it, and it is cut as well."
+    )
+    parameter: str
+    name: str
+    """What the hook calls the tensor."""
 
 
 @dataclass(frozen=True)

@@ -5,12 +5,12 @@ from __future__ import annotations
 import math
 from statistics import mean, median
 
-from esper.anatomy.graph import CopiesBeside, PlainBeside
+from esper.anatomy.graph import CopiesBeside, PlainBeside, held_by_a_hook
 from esper.arrays import BoolArray
 from esper.emrakul import planned_epochs
 from esper.emrakul.plan import worthwhile_cut
 from esper.kasmina import LiveNetwork
-from esper.nissa import given_events
+from esper.nissa import Event, given_events
 from esper.session.log import RunLog
 from esper.session.terms import Terms
 
@@ -101,7 +101,7 @@ class Spending:
     def worthwhile_cut(self) -> BoolArray | None:
         """What to leave if masks are cut now, shape [units].
 
-        None where that takes longer than it saves, or would part the network from a copy that follows it.
+        None where that takes longer than it saves, or parts the network from what the loop has beside it.
         """
         rules = self._terms.config.pruning
         least = rules.cut.min_saved_fraction
@@ -110,12 +110,17 @@ class Spending:
             to_come = self.epochs_left * self.epoch_seconds
             least = max(least, self._network.look_seconds / to_come if to_come > 0 else 1.0)
         left = worthwhile_cut(self._terms.situation(self._network), rules, least)
-        if left is None:
-            return None
+        if left is None or (why := self._why_to_wait()) is None:
+            return left
+        self._log.tell(why)
+        return None
+
+    def _why_to_wait(self) -> Event | None:
+        """What the loop has that would not fit after a cut, so that it would fail."""
         if follower := self._copies.follower():
-            self._log.tell(given_events.CutWaits(follower))
-            return None
+            return given_events.CutWaits(follower)
         if plain := self._plain.follower():
-            self._log.tell(given_events.CutWaitsForTensors(*plain))
-            return None
-        return left
+            return given_events.CutWaitsForTensors(*plain)
+        if held := held_by_a_hook(self._network.model):
+            return given_events.CutWaitsForHook(*held)
+        return None

@@ -79,4 +79,8 @@ def test_numbers_that_were_never_weights_follow_if_they_are_kept() -> None:
     assert beside.follower() is None
     kept = {"fisher": {name: torch.rand_like(value) for name, value in weights(model).items()}}
     assert beside.follower() == ("dict", "fisher")
-    assert len(kept["fisher"]) == 6
+    del kept["fisher"]
+    kept["masks"] = {"3.weight": torch.ones(4, 12)}
+    assert beside.follower() == ("dict", "masks")
+    kept["masks"] = {"3.bias": torch.ones(4)}
+    assert beside.follower() is None

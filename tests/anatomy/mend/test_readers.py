@@ -84,6 +84,26 @@ def test_a_weight_that_serves_twice_has_no_bias_to_spare() -> None:
     assert found.bias is None
 
 
+def test_a_layer_that_reads_one_vector_of_the_networks_own_is_left_out() -> None:
+    class OfCode(nn.Module):
+        """Makes the weights of one layer by another one, from a code that it learns."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.code = nn.Parameter(torch.randn(3))
+            self.maker, self.widen = nn.Linear(3, 5), nn.Linear(5, 8)
+            self.head = nn.Linear(4, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            made = self.widen(F.relu(self.maker(self.code)))
+            out: Tensor = self.head(F.linear(x, made.view(4, 2)))
+            return out
+
+    traced = trace(model := OfCode(), (torch.randn(4, 2), torch.zeros(4, dtype=torch.long)), F.cross_entropy)
+    found = readers_of(Twin.of(traced), anatomy_of(traced, model), {"widen.weight", "head.weight"})
+    assert [one.weight for one in found] == ["head.weight"]
+
+
 def test_a_layer_that_was_given_nothing_has_seen_nothing() -> None:
     found, _, model = reader(nn.Conv2d(6, 4, 1), nn.ReLU())
     found.look(torch.empty(0, 6, 8, 8))

@@ -5,6 +5,7 @@ from esper.anatomy.graph.beside import CopiesBeside
 from esper.anatomy.graph.bits import sums_of_bits
 from esper.anatomy.graph.chosen import chosen_rows, concrete
 from esper.anatomy.graph.exporting import exporting
+from esper.anatomy.graph.gradient_hooks import held_by_a_hook
 from esper.anatomy.graph.lowering import is_in_place, is_view, lowered, operator_name, parts_of
 from esper.anatomy.graph.plain_beside import PlainBeside, plain_copies_beside
 from esper.anatomy.graph.ranks import (
@@ -58,6 +59,7 @@ __all__ = [
     "exporting",
     "gathered",
     "group_of",
+    "held_by_a_hook",
     "is_compiled",
     "is_dynamic",
     "is_foreign",

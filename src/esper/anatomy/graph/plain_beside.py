@@ -21,7 +21,7 @@ _Likeness: TypeAlias = Callable[[Mapping[str, Tensor], Mapping[str, Tensor]], bo
 
 
 class PlainBeside:
-    """Lists and dicts of the process that hold a tensor for each parameter, which a loop computes with.
+    """Lists and dicts of the process that hold tensors for parameters, which a loop computes with.
 
     An average of gradients, a Fisher information, an average of the weights that began late: the loop fails
     where the network is cut and they are not. Weights that it only keeps, as the best ones, are none.
@@ -45,6 +45,9 @@ class PlainBeside:
 
         A list that was not there yet does not count: many a loop makes one of gradients in every step.
         """
+        if not self._there():  # most often; to clear the heap takes longer than to look through it
+            self._seen = []
+            return None
         gc.collect()
         self._seen = [seen for seen in self._seen if sys.getrefcount(seen[0]) > _OWN_HOLDS]
         bits = {id(one): then for one, then in self._seen}
@@ -61,8 +64,10 @@ class PlainBeside:
         gradients = {_place(p.grad) for p in self._model.parameters() if p.grad is not None}
         return [
             one
-            for one in _like(self._model, _has_shapes)
-            if id(one) not in self._known and gradients.isdisjoint(map(_place, _values(one)))
+            for one in _like(self._model, _has_shapes, least=1)
+            if id(one) not in self._known
+            and gradients.isdisjoint(map(_place, _values(one)))
+            and not _is_of_esper(one)
         ]
 
 
@@ -85,13 +90,18 @@ def plain_copies_beside(model: nn.Module) -> list[tuple[str, str]]:
     return [_called(one) for one in _like(bare(model), is_copy)]
 
 
-def _like(network: nn.Module, is_like: _Likeness) -> list[Any]:
-    """The lists and dicts whose tensors are like all parameters, or like all that are trained."""
+def _like(network: nn.Module, is_like: _Likeness, least: int = 0) -> list[Any]:
+    """The lists and dicts whose tensors are like all parameters, or like all that are trained.
+
+    Dicts may hold fewer, but `least`, if that is enough to be like them.
+    """
     own = dict(network.named_parameters())
     trained = {name: parameter for name, parameter in own.items() if parameter.requires_grad}
     alive = gc.get_objects()
     # Of hundreds of thousands of objects few are as long as this and begin with a tensor.
-    large = [one for one in alive if type(one) in (list, dict, OrderedDict) and len(one) >= len(trained) > 0]
+    fewest = least or len(trained)
+    lengths: dict[type, int] = {list: len(trained), dict: fewest, OrderedDict: fewest}
+    large = [one for one in alive if 0 < lengths.get(type(one), 0) <= len(one)]
     found = [one for one in large if any(_is_one(one, some, is_like) for some in (own, trained))]
     if not found:
         return []
@@ -119,7 +129,9 @@ def _is_one(one: Any, own: Mapping[str, nn.Parameter], is_like: _Likeness) -> bo
 
 
 def _has_shapes(tensors: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> bool:
-    return tensors.keys() == own.keys() and all(p.shape == own[name].shape for name, p in tensors.items())
+    """Whether they have the shapes of these, or of some, such as masks for the matrices alone."""
+    is_any_matrix = any(p.dim() > 1 for p in tensors.values())
+    return is_any_matrix and all(name in own and p.shape == own[name].shape for name, p in tensors.items())
 
 
 def _is_of_weights(one: Any, network: nn.Module) -> bool:
@@ -134,6 +146,20 @@ def _is_of_weights(one: Any, network: nn.Module) -> bool:
             kept, now = (side.detach().flatten().double().cpu() for side in (value, parameter))
             sums += torch.stack([kept @ now, kept @ kept, now @ now])
     return bool(sums[0] > 0.5 * (sums[1] * sums[2]).sqrt())
+
+
+def _is_of_esper(one: Any) -> bool:
+    """Whether an object of Esper has it as an attribute: what a mask has changed is kept by name."""
+    holders = gc.get_referrers(one)
+    holders += gc.get_referrers(*(holder for holder in holders if type(holder) is dict))
+    return any(
+        type(holder).__module__.startswith("esper.") and any(value is one for value in _attributes(holder))
+        for holder in holders
+    )
+
+
+def _attributes(thing: Any) -> list[Any]:
+    return list(getattr(thing, "__dict__", {}).values())
 
 
 def _bits(one: Any) -> list[int]:

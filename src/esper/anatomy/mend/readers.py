@@ -152,6 +152,8 @@ def _input_axis(node: fx.Node, weight: fx.Node) -> int | None:
         return None
     if weight.meta["val"].shape[INPUT_AXIS] > MAX_INPUTS:
         return None
+    if node.all_input_nodes[0].meta["val"].dim() < 2:  # a vector of the network's own: there is but one
+        return None
     if node.target is LINEAR:
         return -1
     return 1 if groups_of(node) == 1 else None
