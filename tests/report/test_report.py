@@ -76,6 +76,15 @@ def test_an_epoch_without_the_metric_is_left_out_and_not_taken_for_zero() -> Non
     assert dataclasses.replace(bare_report(), epochs=rows).values == {2: 0.5}
 
 
+def test_the_quality_of_the_whole_network_is_that_of_the_epoch_that_was_masked() -> None:
+    report = full_report()
+    assert report.quality_unpruned == 0.939
+    unmeasured = dataclasses.replace(report.epochs[2], metrics={})
+    epochs = (*report.epochs[:2], unmeasured, *report.epochs[3:])
+    assert dataclasses.replace(report, epochs=epochs).quality_unpruned == 0.903
+    assert bare_report().quality_unpruned is None
+
+
 def test_the_speedup_is_the_old_time_over_the_new_one() -> None:
     assert Latency(64, 30.0, 15.0, 1.0, 1.0, "cpu", 10).speedup == 2.0
 

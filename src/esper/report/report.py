@@ -255,6 +255,12 @@ class RunReport:
         return _values(self.epochs, self.metric)
 
     @property
+    def quality_unpruned(self) -> float | None:
+        """The metric when the first mask was applied, and the network was whole; None: not measured."""
+        first = min((mark.epoch for mark in self.marks if mark.kind == "mask"), default=0)
+        return next((value for epoch, value in reversed(self.values.items()) if epoch <= first), None)
+
+    @property
     def twin_values(self) -> dict[int, float]:
         """The same of the uncut twin."""
         return _values(self.twin_epochs, self.metric)

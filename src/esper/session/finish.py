@@ -70,7 +70,7 @@ class Result:
     def __str__(self) -> str:
         asked = "" if self.target is None else f" (target {self.target:.1%})"
         quality = self.report.quality_after
-        measured = "" if quality is None else f", {self.report.metric} {quality:.4g}"
+        measured = "" if quality is None else f", {self.report.metric} {quality:.4g}{self._fell(quality)}"
         why = f" {self.why}" if self.why else ""
         grown = ", with what has grown" if self.grown else ""
         went = f"{self.reached:.1%} of the {self.cost} removed{grown}"
@@ -78,6 +78,12 @@ class Result:
             went = f"{-self.reached:.1%} more {self.cost} than at the start{grown}"
         seeds = f" {fate}." if (fate := fates(self.report.seeds, self.grown)) else ""
         return f"{went}{asked}{measured}.{why}{seeds} See {self.report_path}"
+
+    def _fell(self, quality: float) -> str:
+        """What the metric was before anything went, where that was better."""
+        before, sign = self.report.quality_unpruned, 1 if self.report.higher_is_better else -1
+        is_worse = before is not None and sign * quality < sign * before
+        return f" ({before:.4g} before the first mask)" if is_worse else ""
 
 
 def finish(session: Session, *, latency: bool) -> Result:
