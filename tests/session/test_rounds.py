@@ -10,6 +10,7 @@ from torch import nn
 from torch.nn import functional as F
 
 import esper
+from esper.nissa import ListSink
 from esper.session.rounds import Rounds
 from tests.session.runs import examples, settings, small_network
 
@@ -49,6 +50,31 @@ def test_steps_of_the_first_count_and_where_it_rests_rounds_of_the_others(steps:
     counting.detach()
     optimizers["a"].step()
     assert begun == [STEPS[steps]]
+
+
+def test_one_that_nobody_gave_counts_once_it_takes_the_place_of_the_first_and_that_is_told() -> None:
+    model, other, begun, told = nn.Linear(2, 2), nn.Linear(2, 2), [0], ListSink()
+
+    def count() -> None:
+        begun[0] += 1
+
+    first, second = torch.optim.SGD(model.parameters(), 0.1), torch.optim.Adam(model.parameters())
+    counting = Rounds(model, (first,), count, told.emit)
+    second.step()  # before the first one was ever heard: perhaps the wrong one was given
+    counting.end()
+    for stepping in (first, second, torch.optim.SGD(other.parameters(), 0.1)):
+        stepping.step()
+    counting.end()
+    assert (begun, told.events) == ([1], [])
+    second.step()
+    second.step()
+    counting.end()
+    counting.detach()
+    second.step()
+    assert begun == [3]
+    assert [event.text.partition(" that")[0] for event in told.events] == [
+        "The given SGD rests, and another one (Adam)"
+    ]
 
 
 def test_an_epoch_of_the_second_optimizer_alone_is_saved(tmp_path: Path) -> None:

@@ -7,10 +7,12 @@ from esper.kasmina.network import LiveNetwork
 from esper.kasmina.plain_copies import PlainCopy, memory_of
 from esper.kasmina.preview import Preview, compared, measured, recalibrated
 from esper.kasmina.settings import TeachingSettings
+from esper.kasmina.steps import STEPS
 from esper.kasmina.teacher import CheckpointedTeacher
 
 __all__ = [
     "HANDS",
+    "STEPS",
     "CheckpointedTeacher",
     "LiveNetwork",
     "PlainCopy",

@@ -30,6 +30,21 @@ class NoStepHeard(Event):
 
 
 @dataclass(frozen=True)
+class OptimizerReplaced(Event):
+    """The optimizer that was given rests, and one that nobody gave trains the network."""
+
+    severity = Severity.PROBLEM
+    says = (
+        "The given {given} rests, and another one ({other}) that was not given trains the network. Its steps "
+        "count, and masks and cuts follow it; but its state is neither saved nor rolled back, and importance "
+        "is what the steps of the given one have shown. Make both before the run begins, and give the later "
+        "one as well, `scheduler=[...]`; or go on with the first, with other values in its `param_groups`."
+    )
+    given: str
+    other: str
+
+
+@dataclass(frozen=True)
 class NothingSayable(Event):
     """The configuration of a network can say none of the cuts that are possible: they do not keep to it."""
 

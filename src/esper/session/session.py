@@ -58,7 +58,8 @@ class Session:
         self._epoch_started = self.started
         self._metrics = parts.metrics
         self._desk = desk_of(self)
-        self._rounds = Rounds(parts.network.model, parts.network.optimizers, self._count_step)
+        given = parts.network.model, parts.network.optimizers
+        self._rounds = Rounds(*given, self._count_step, self.log.tell)
         self._is_finished = False
         self._is_first_step = True
         """Whether the next optimizer step is the first since the end of a period."""
