@@ -60,22 +60,25 @@ def test_what_a_loop_computes_with_follows_a_network_and_the_best_weights_do_not
     averages["late"]["0.weight"] = 0.9 * averages["late"]["0.weight"]
     assert beside.follower() == beside.follower() == ("dict", "late")
     assert PlainBeside(model, [averages["late"]]).follower() is None
-    assert len(best) == 9
+    del averages["late"]
+    fold = weights(network())  # of another network, which was trained before
+    assert beside.follower() is None
+    assert (len(best), len(fold)) == (9, 6)
 
 
-def test_numbers_that_were_never_weights_follow_if_they_are_kept() -> None:
+def test_numbers_that_cannot_be_weights_follow_if_they_are_kept() -> None:
     model = network()
     model.get_submodule("0").requires_grad_(False)
     trained = [p for p in model.parameters() if p.requires_grad]
     beside = PlainBeside(model)
-    gradients = [torch.randn_like(p) for p in trained]
+    squares = [torch.rand_like(p) for p in trained]
     assert beside.follower() is None  # made in the last step
     beside.look()
-    gradients = [torch.randn_like(p) for p in trained]
+    squares = [torch.rand_like(p) for p in trained]
     assert beside.follower() is None  # others by now
     beside.look()
     assert beside.follower() == ("list", "4 tensors")  # what is local has no name to be found by
-    del gradients
+    del squares
     assert beside.follower() is None
     kept = {"fisher": {name: torch.rand_like(value) for name, value in weights(model).items()}}
     assert beside.follower() == ("dict", "fisher")

@@ -8,7 +8,6 @@ from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any, TypeAlias
 
-import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
@@ -41,7 +40,7 @@ class PlainBeside:
         self._seen = [(one, _bits(one)) for one in self._there()]
 
     def follower(self) -> tuple[str, str] | None:
-        """One that has changed since, or never was weights: what it is, and what it is called.
+        """One that has changed since, or cannot be weights: what it is, and what it is called.
 
         A list that was not there yet does not count: many a loop makes one of gradients in every step.
         """
@@ -55,7 +54,7 @@ class PlainBeside:
             then = bits.get(id(one))
             has_changed = then is not None and then != _bits(one)
             is_kept = then is not None or type(one) is not list
-            if has_changed or (is_kept and not _is_of_weights(one, self._model)):
+            if has_changed or (is_kept and not _may_be_weights(one)):
                 return _called(one)
         self._seen = []
         return None
@@ -134,18 +133,10 @@ def _has_shapes(tensors: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> boo
     return is_any_matrix and all(name in own and p.shape == own[name].shape for name, p in tensors.items())
 
 
-def _is_of_weights(one: Any, network: nn.Module) -> bool:
-    """Whether it holds weights that the network has had: they point where those of now do."""
-    own = dict(network.named_parameters())
-    names = own if len(one) == len(own) else [name for name, p in own.items() if p.requires_grad]
-    values = dict(zip(names, one, strict=True)) if type(one) is list else one
-    sums = torch.zeros(3, dtype=torch.float64)
-    for name, value in values.items():
-        parameter = own.get(bare_name(name, own))
-        if parameter is not None:
-            kept, now = (side.detach().flatten().double().cpu() for side in (value, parameter))
-            sums += torch.stack([kept @ now, kept @ kept, now @ now])
-    return bool(sums[0] > 0.5 * (sums[1] * sums[2]).sqrt())
+def _may_be_weights(one: Any) -> bool:
+    """Whether it may hold weights, of this network or of another one: masks and information have no signs."""
+    matrices = [value for value in _values(one) if isinstance(value, Tensor) and value.dim() > 1]
+    return any(value.is_complex() or bool((value < 0).any()) for value in matrices)
 
 
 def _is_of_esper(one: Any) -> bool:
