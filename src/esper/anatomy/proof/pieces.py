@@ -67,6 +67,7 @@ class InPieces(TorchFunctionMode):
         self._weights, self._wanted, self._scale = weights, wanted, scale
         self._names = {id(stand_in): name for name, stand_in in self.stand_ins.items()}
         self._whole: dict[str, Tensor] = {}
+        self._room: Tensor | None = None
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
@@ -100,10 +101,7 @@ class InPieces(TorchFunctionMode):
         axis = -1 - _SPATIAL[func]
 
         def call(x: Tensor, piece: Tensor) -> Tensor:
-            wide = piece.to(x.dtype)
-            given: Tensor = func(
-                x, wide if self._scale == 1 else wide * self._scale, None, *rest[1:], **others
-            )
+            given: Tensor = func(x, self._widened(piece), None, *rest[1:], **others)
             return given
 
         def note(read: Tensor, given: Tensor) -> None:
@@ -116,6 +114,13 @@ class InPieces(TorchFunctionMode):
         anchor = torch.zeros((), dtype=x.dtype, device=x.device, requires_grad=self._wanted is not None)
         given: Tensor = _Pieces.apply(x, anchor, self._weights[name], call, axis, note)  # type: ignore[no-untyped-call]
         return given if bias is None else given.add(bias.reshape(-1, *[1] * _SPATIAL[func]))
+
+    def _widened(self, piece: Tensor) -> Tensor:
+        """A piece in float64, until the next one is."""
+        if self._room is None or self._room.numel() < piece.numel() or self._room.device != piece.device:
+            self._room = torch.empty(piece.numel(), dtype=torch.float64, device=piece.device)
+        wide = self._room[: piece.numel()].view(piece.shape).copy_(piece)
+        return wide if self._scale == 1 else wide.mul_(self._scale)
 
 
 class _Pieces(torch.autograd.Function):
