@@ -7,7 +7,7 @@ from esper.anatomy.graph.chosen import chosen_rows, concrete
 from esper.anatomy.graph.exporting import exporting
 from esper.anatomy.graph.gradient_hooks import held_by_a_hook
 from esper.anatomy.graph.lowering import is_in_place, is_view, lowered, operator_name, parts_of
-from esper.anatomy.graph.plain_beside import PlainBeside, plain_copies_beside
+from esper.anatomy.graph.plain_beside import OwnTensors, PlainBeside, plain_copies_beside
 from esper.anatomy.graph.ranks import (
     group_of,
     is_inside_parallel,
@@ -42,6 +42,7 @@ __all__ = [
     "Axes",
     "CopiesBeside",
     "Loss",
+    "OwnTensors",
     "PlainBeside",
     "Traced",
     "back_in_mode",

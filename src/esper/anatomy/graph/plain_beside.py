@@ -19,6 +19,10 @@ _Likeness: TypeAlias = Callable[[Mapping[str, Tensor], Mapping[str, Tensor]], bo
 """Whether tensors are like the parameters of the same names."""
 
 
+class OwnTensors(dict[str, Tensor]):
+    """Tensors by names of parameters that Esper keeps itself: no search for those of a loop finds them."""
+
+
 class PlainBeside:
     """Lists and dicts of the process that hold tensors for parameters, which a loop computes with.
 
@@ -96,14 +100,12 @@ def _like(network: nn.Module, is_like: _Likeness, least: int = 0) -> list[Any]:
     """
     own = dict(network.named_parameters())
     trained = {name: parameter for name, parameter in own.items() if parameter.requires_grad}
-    alive = gc.get_objects()
     # Of hundreds of thousands of objects few are as long as this and begin with a tensor.
-    fewest = least or len(trained)
-    lengths: dict[type, int] = {list: len(trained), dict: fewest, OrderedDict: fewest}
-    large = [one for one in alive if 0 < lengths.get(type(one), 0) <= len(one)]
+    large = _of_tensors(of_list=max(len(trained), 1), of_dict=max(least or len(trained), 1))
     found = [one for one in large if any(_is_one(one, some, is_like) for some in (own, trained))]
     if not found:
         return []
+    alive = gc.get_objects()
     modules = [one for one in alive if issubclass(type(one), nn.Module) and "_parameters" in vars(one)]
     theirs = {_place(held) for one in modules for held in vars(one)["_parameters"].values()}
     optimizers = [one for one in alive if issubclass(type(one), Optimizer)]
@@ -113,11 +115,31 @@ def _like(network: nn.Module, is_like: _Likeness, least: int = 0) -> list[Any]:
     ]
 
 
+def _of_tensors(*, of_list: int, of_dict: int) -> list[Any]:
+    """The lists and dicts of the process of so many entries or more whose first value is a tensor.
+
+    All objects are asked, at every mask and cut, so the loop is written for its time.
+    """
+    lengths: dict[type, int] = {list: of_list, dict: of_dict, OrderedDict: of_dict}
+    found = []
+    for one in [one for one in gc.get_objects() if type(one) in lengths]:
+        kind = type(one)
+        if len(one) < lengths[kind]:
+            continue
+        try:
+            first = type(one[0] if kind is list else next(iter(one.values())))
+        except Exception:  # noqa: BLE001, S112  it changes in another thread
+            continue
+        if first is Tensor or first is nn.Parameter:
+            found.append(one)
+    return found
+
+
 def _is_one(one: Any, own: Mapping[str, nn.Parameter], is_like: _Likeness) -> bool:
     """Whether it is a list of such tensors, or a dict of them by name."""
     try:
         first = next(iter(_values(one)))
-        if type(first) not in (Tensor, nn.Parameter) or any(first is p for p in own.values()):
+        if any(first is p for p in own.values()):
             return False  # its own ones are in many a list: of its optimizer, to clip gradients
         if type(one) is list:
             return len(one) == len(own) and is_like(dict(zip(own, one, strict=True)), own)
