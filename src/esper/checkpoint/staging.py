@@ -9,14 +9,15 @@ import torch
 
 from esper.checkpoint.content import FileContent, Staged
 from esper.checkpoint.tensor_file import Layout, lay_out
+from esper.heap import Own
 
 
 @dataclass(frozen=True)
 class _Buffer:
     layout: Layout
     memory: torch.Tensor
-    views: tuple[torch.Tensor, ...]
-    """One view into `memory` for every slot of the layout."""
+    views: Own
+    """One view into `memory` for every slot of the layout, by its name."""
 
 
 class StagingBuffers:
@@ -46,7 +47,7 @@ class StagingBuffers:
             buffer = self._buffer(name, content)
             sources = [content[slot.name].detach() for slot in buffer.layout.slots]
             with torch.no_grad():
-                for view, source in zip(buffer.views, sources, strict=True):
+                for view, source in zip(buffer.views.values(), sources, strict=True):
                     view.copy_(source, non_blocking=True)
             devices.update(source.device for source in sources if source.is_cuda)
             staged[name] = Staged((memoryview(buffer.layout.header), buffer.memory.numpy().data))
@@ -67,5 +68,7 @@ def _make_buffer(layout: Layout, is_pinned: bool) -> _Buffer:
     memory = torch.zeros(
         layout.data_bytes, dtype=torch.uint8, pin_memory=is_pinned
     )  # zeros: touches every page now
-    views = tuple(memory[slot.start : slot.end].view(slot.dtype).view(slot.shape) for slot in layout.slots)
-    return _Buffer(layout, memory, views)
+    views = {
+        slot.name: memory[slot.start : slot.end].view(slot.dtype).view(slot.shape) for slot in layout.slots
+    }
+    return _Buffer(layout, memory, Own(views))

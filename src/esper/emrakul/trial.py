@@ -47,6 +47,7 @@ from esper.emrakul.rollback import (
 )
 from esper.emrakul.settings import RollbackSettings
 from esper.errors import IllegalTransitionError
+from esper.heap import Own
 from esper.leyline import decode, encode
 from esper.urabrask import Measurement
 
@@ -147,6 +148,9 @@ class Watch:
     before: Measurement | None = None
     changes: Mapping[str, Tensor] = field(default_factory=dict)
     leeway: float = 1.0
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "changes", Own(self.changes))
 
     def since(self, records: Sequence[EpochRecord]) -> list[EpochRecord]:
         """The epochs that have seen the mask."""

@@ -15,11 +15,11 @@ from typing import Any
 from torch import Tensor
 
 from esper.anatomy import Anatomy
-from esper.anatomy.graph import OwnTensors
 from esper.anatomy.mend import Reconstruction
 from esper.anatomy.units import masked_axes, zero_masked
 from esper.arrays import BoolArray
 from esper.batches import HeldOut, beside
+from esper.heap import Own
 from esper.kasmina.network import LiveNetwork
 from esper.urabrask import (
     Measurement,
@@ -146,7 +146,7 @@ class Preview:
         masked |= {name: masked[name] + change for name, change in changes.items()}
         statistics = _statistics(self._network, masked, self._calibration, live, self.standing)
         after = _on_validation(self._network, self._held_out, {**masked, **statistics})
-        return Masked(after, statistics, OwnTensors(changes))
+        return Masked(after, statistics, Own(changes))
 
     @cached_property
     def _calibration(self) -> Sequence[Any]:

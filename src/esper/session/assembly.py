@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from esper.anatomy.graph import CopiesBeside
+from esper.anatomy.graph import Alive, CopiesBeside, plain_copies_beside
 from esper.anatomy.proof import RANDOM
 from esper.batches import HeldOut
 from esper.checkpoint import CheckpointStore, Entry, KeyRing, Memory, open_key_ring
@@ -160,8 +160,12 @@ def assemble(
         log.tell(given_events.InNoOptimizer(len(left), left[0]))
     taught = () if asked.teacher is None else (asked.teacher.network,)
     copies = CopiesBeside(asked.model, (*asked.companions, *taught))
-    for holder in copies.look():
+    alive = Alive(asked.model)
+    for holder in copies.look(alive):
         log.tell(given_events.CopyNotGiven(type(holder).__name__))
+    for what, name in plain_copies_beside(asked.model, alive):
+        log.tell(given_events.PlainCopyNotGiven(what, name))
+    del alive
     horizon = Horizon(asked.schedulers, runner, terms, log)
     return Assembly(
         network=network,

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
-from esper.anatomy.graph import Loss, bare, plain_copies_beside
+from esper.anatomy.graph import Loss, bare
 from esper.batches import HeldOut, beside, first_batches, hold_out, plain
 from esper.checkpoint import (
     BASELINE,
@@ -217,8 +217,6 @@ def _begin(session: Session) -> None:
             settings=terms.config.model_dump(mode="json"),
         )
     )
-    for what, name in plain_copies_beside(network.model):  # before a checkpoint is one
-        session.log.tell(given_events.PlainCopyNotGiven(what, name))
     session.parts.saving.save_pinned(session.step, session.epoch, BASELINE)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from statistics import mean, median
 
-from esper.anatomy.graph import CopiesBeside, PlainBeside, held_by_a_hook
+from esper.anatomy.graph import Alive, CopiesBeside, PlainBeside, held_by_a_hook
 from esper.arrays import BoolArray
 from esper.emrakul import planned_epochs
 from esper.emrakul.plan import worthwhile_cut
@@ -32,7 +32,8 @@ class Spending:
     def __init__(self, network: LiveNetwork, copies: CopiesBeside, terms: Terms, log: RunLog) -> None:
         self._network = network
         self._copies = copies
-        self._plain = PlainBeside(network.model, [copy.given for copy in network.masks.plain_copies])
+        given = [copy.given for copy in network.masks.plain_copies]
+        self._plain = PlainBeside(network.model, given, network.optimizers)
         self._terms = terms
         self._log = log
         self._cycles: list[float] = []
@@ -43,8 +44,9 @@ class Spending:
 
     def mask_begins(self) -> None:
         """A mask is applied: whatever copy of the network is there now may have followed it until the cut."""
-        self._copies.look()
-        self._plain.look()
+        alive = Alive(self._network.model)
+        self._copies.look(alive)
+        self._plain.look(alive)
 
     @property
     def epoch_seconds(self) -> float:
@@ -119,7 +121,7 @@ class Spending:
         """What the loop has that would not fit after a cut, so that it would fail."""
         if follower := self._copies.follower():
             return given_events.CutWaits(follower)
-        if plain := self._plain.follower():
+        if plain := self._plain.follower(Alive(self._network.model)):
             return given_events.CutWaitsForTensors(*plain)
         if held := held_by_a_hook(self._network.model):
             return given_events.CutWaitsForHook(*held)

@@ -10,7 +10,7 @@ from torch import nn
 from torch.optim import SGD
 from torch.optim.swa_utils import AveragedModel
 
-from esper.anatomy.graph import CopiesBeside
+from esper.anatomy.graph import Alive, CopiesBeside
 
 
 def network() -> nn.Sequential:
@@ -32,9 +32,9 @@ def test_copies_elsewhere_in_the_process_are_known_by_who_holds_them() -> None:
     with pytest.raises(AttributeError):
         broken.__init__()  # type: ignore[misc]
     nn.init.zeros_(other.get_parameter("0.weight"))
-    assert CopiesBeside(model).look() == [average]
-    assert not CopiesBeside(model, [average]).look()
-    assert not CopiesBeside(same, [average]).look()
+    assert CopiesBeside(model).look(Alive(model)) == [average]
+    assert not CopiesBeside(model, [average]).look(Alive(model))
+    assert not CopiesBeside(same, [average]).look(Alive(same))
 
 
 def test_modules_that_cannot_be_asked_are_no_copies() -> None:
@@ -42,7 +42,7 @@ def test_modules_that_cannot_be_asked_are_no_copies() -> None:
     lazy = nn.Sequential(nn.LazyLinear(12), nn.ReLU(), nn.LazyLinear(4))
     sparse = copy.deepcopy(model)
     sparse.get_submodule("0").weight = nn.Parameter(model.get_parameter("0.weight").detach().to_sparse())
-    assert not CopiesBeside(model).look()
+    assert not CopiesBeside(model).look(Alive(model))
     assert len(lazy) == len(sparse) == 3  # they are still held
 
 
@@ -51,13 +51,13 @@ def test_a_copy_that_nobody_holds_any_more_is_none() -> None:
     gone = copy.deepcopy(model)
     gone.circle = [gone]  # type: ignore[assignment]  # only the garbage collector clears it away
     del gone
-    assert not CopiesBeside(model).look()
+    assert not CopiesBeside(model).look(Alive(model))
 
 
 def test_a_module_that_is_loaded_from_the_network_follows_it_also_if_it_never_held_the_same() -> None:
     model, target = network(), network()
     beside = CopiesBeside(model)
-    assert not beside.look()
+    assert not beside.look(Alive(model))
     assert not beside.follower()
     target.load_state_dict(model.state_dict())
     assert beside.follower() == "Sequential"
@@ -70,13 +70,13 @@ def test_what_is_trained_or_stands_still_or_is_gone_follows_nobody_but_an_averag
     trained, compared, gone = (copy.deepcopy(model) for _ in range(3))
     optimizer = SGD(trained.parameters(), 0.1)
     beside = CopiesBeside(model)
-    assert len(beside.look()) == 3
+    assert len(beside.look(Alive(model))) == 3
     trained(torch.ones(2, 6)).sum().backward()
     optimizer.step()
     nn.init.zeros_(gone.get_parameter("0.weight"))
     del gone
     assert not beside.follower()
     average = AveragedModel(model)
-    assert average in beside.look()
+    assert average in beside.look(Alive(model))
     assert beside.follower() == "AveragedModel"
     assert not compared.get_parameter("0.weight").isnan().any()  # it is still held

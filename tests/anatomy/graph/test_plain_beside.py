@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.optim import AdamW
 from torch.optim.swa_utils import AveragedModel
 
-from esper.anatomy.graph import PlainBeside, plain_copies_beside
+from esper.anatomy.graph import Alive, PlainBeside, plain_copies_beside
 
 
 class Shadow:
@@ -22,14 +22,14 @@ class Shadow:
 def test_lists_and_dicts_of_copies_are_known_by_what_they_are_called() -> None:
     model = nn.Sequential(nn.Linear(6, 12), nn.BatchNorm1d(12), nn.ReLU(), nn.Linear(12, 4))
     model.get_submodule("0").requires_grad_(False)
-    assert not plain_copies_beside(model)
+    assert not plain_copies_beside(model, Alive(model))
     shadow = Shadow(model)
-    assert plain_copies_beside(model) == [("list", "Shadow.shadow_params")]
+    assert plain_copies_beside(model, Alive(model)) == [("list", "Shadow.shadow_params")]
     shadow.shadow_params.pop()
     named = {"ema": {f"module.{name}": tensor.clone() for name, tensor in model.state_dict().items()}}
-    assert plain_copies_beside(model) == [("dict", "ema")]
+    assert plain_copies_beside(model, Alive(model)) == [("dict", "ema")]
     named["ema"]["module.3.weight"].add_(1.0)
-    assert not plain_copies_beside(model)
+    assert not plain_copies_beside(model, Alive(model))
 
 
 def test_what_a_module_or_an_optimizer_holds_is_no_copy_by_itself() -> None:
@@ -37,7 +37,7 @@ def test_what_a_module_or_an_optimizer_holds_is_no_copy_by_itself() -> None:
     average = AveragedModel(model)
     held = model.state_dict(), list(model.parameters()), average.module.state_dict()
     optimizers = AdamW(average.parameters()), AdamW(copy.deepcopy(model).parameters())
-    assert not plain_copies_beside(model)
+    assert not plain_copies_beside(model, Alive(model))
     del held, optimizers
 
 
@@ -53,16 +53,16 @@ def test_what_a_loop_computes_with_follows_a_network_and_the_best_weights_do_not
     model = network()
     best, averages = copy.deepcopy(model.state_dict()), {"late": weights(model)}
     beside = PlainBeside(model)
-    beside.look()
+    beside.look(Alive(model))
     best = {name: tensor + 0.01 for name, tensor in best.items()}  # better ones, in a dict of their own
-    assert beside.follower() is None
-    beside.look()
+    assert beside.follower(Alive(model)) is None
+    beside.look(Alive(model))
     averages["late"]["0.weight"] = 0.9 * averages["late"]["0.weight"]
-    assert beside.follower() == beside.follower() == ("dict", "late")
-    assert PlainBeside(model, [averages["late"]]).follower() is None
+    assert beside.follower(Alive(model)) == beside.follower(Alive(model)) == ("dict", "late")
+    assert PlainBeside(model, [averages["late"]]).follower(Alive(model)) is None
     del averages["late"]
     fold = weights(network())  # of another network, which was trained before
-    assert beside.follower() is None
+    assert beside.follower(Alive(model)) is None
     assert (len(best), len(fold)) == (9, 6)
 
 
@@ -72,18 +72,18 @@ def test_numbers_that_cannot_be_weights_follow_if_they_are_kept() -> None:
     trained = [p for p in model.parameters() if p.requires_grad]
     beside = PlainBeside(model)
     squares = [torch.rand_like(p) for p in trained]
-    assert beside.follower() is None  # made in the last step
-    beside.look()
+    assert beside.follower(Alive(model)) is None  # made in the last step
+    beside.look(Alive(model))
     squares = [torch.rand_like(p) for p in trained]
-    assert beside.follower() is None  # others by now
-    beside.look()
-    assert beside.follower() == ("list", "4 tensors")  # what is local has no name to be found by
+    assert beside.follower(Alive(model)) is None  # others by now
+    beside.look(Alive(model))
+    assert beside.follower(Alive(model)) == ("list", "4 tensors")  # what is local has no name to be found by
     del squares
-    assert beside.follower() is None
+    assert beside.follower(Alive(model)) is None
     kept = {"fisher": {name: torch.rand_like(value) for name, value in weights(model).items()}}
-    assert beside.follower() == ("dict", "fisher")
+    assert beside.follower(Alive(model)) == ("dict", "fisher")
     del kept["fisher"]
     kept["masks"] = {"3.weight": torch.ones(4, 12)}
-    assert beside.follower() == ("dict", "masks")
+    assert beside.follower(Alive(model)) == ("dict", "masks")
     kept["masks"] = {"3.bias": torch.ones(4)}
-    assert beside.follower() is None
+    assert beside.follower(Alive(model)) is None

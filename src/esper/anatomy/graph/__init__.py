@@ -1,13 +1,14 @@
 """A network as a graph of operators: tracing it, and what stands in the way of that."""
 
 from esper.anatomy.graph.admission import changed_inputs, check_tensors, check_values
+from esper.anatomy.graph.alive import Alive
 from esper.anatomy.graph.beside import CopiesBeside
 from esper.anatomy.graph.bits import sums_of_bits
 from esper.anatomy.graph.chosen import chosen_rows, concrete
 from esper.anatomy.graph.exporting import exporting
 from esper.anatomy.graph.gradient_hooks import held_by_a_hook
 from esper.anatomy.graph.lowering import is_in_place, is_view, lowered, operator_name, parts_of
-from esper.anatomy.graph.plain_beside import OwnTensors, PlainBeside, plain_copies_beside
+from esper.anatomy.graph.plain_beside import PlainBeside, plain_copies_beside
 from esper.anatomy.graph.ranks import (
     group_of,
     is_inside_parallel,
@@ -39,10 +40,10 @@ from esper.anatomy.graph.wrappers import bare, bare_name, check_renewable, copie
 
 __all__ = [
     "TRACE_BATCH",
+    "Alive",
     "Axes",
     "CopiesBeside",
     "Loss",
-    "OwnTensors",
     "PlainBeside",
     "Traced",
     "back_in_mode",

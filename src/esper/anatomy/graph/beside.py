@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import gc
 import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from torch import nn
 from torch.optim import Optimizer
 from torch.optim.swa_utils import AveragedModel
 
+from esper.anatomy.graph.alive import Alive
 from esper.anatomy.graph.bits import sums_of_bits
 from esper.anatomy.graph.followers import is_copy
 from esper.anatomy.graph.wrappers import bare
+from esper.heap import derived_from, instances_of, owners_of
 
 
 @dataclass(frozen=True)
@@ -41,13 +43,12 @@ class CopiesBeside:
         self._model, self._known = model, known
         self._seen: list[_Seen] = []
 
-    def look(self) -> list[nn.Module]:
+    def look(self, alive: Alive) -> list[nn.Module]:
         """Notes who is there now; returns the outermost modules that hold a copy of the network."""
-        own, alike = _parameters(self._model), self._alike()
+        own, alike = _parameters(self._model), self._alike(alive)
         if any(is_copy(_parameters(one), own) for one, _ in alike):
-            del alike
-            gc.collect()  # nobody holds one that was not cleared away yet, as where a cell is run once more
-            alike = self._alike()
+            del alike  # nobody holds one that was not cleared away yet, as where a cell is run once more
+            alike = self._alike(alive.without_garbage())
         old = {id(one.module()) for one in self._seen}
         self._seen += [
             _Seen(weakref.ref(one), type(holder).__name__, isinstance(holder, AveragedModel), _bits(one))
@@ -61,13 +62,13 @@ class CopiesBeside:
 
         An `AveragedModel` counts also where it stands still: averaging often begins late.
         """
-        if not self._follower():
+        if not self._seen or not self._follower():
             return ""
         gc.collect()  # one that nobody holds any more follows nothing
         return self._follower()
 
     def _follower(self) -> str:
-        optimizers = [one for one in gc.get_objects() if issubclass(type(one), Optimizer)]
+        optimizers = instances_of(*derived_from(Optimizer))
         groups = [group for one in optimizers for group in vars(one).get("param_groups", ())]
         trained = {id(parameter) for group in groups for parameter in group["params"]}
         own = _parameters(self._model)
@@ -79,23 +80,13 @@ class CopiesBeside:
                 return seen.holder
         return ""
 
-    def _alike(self) -> list[tuple[nn.Module, nn.Module]]:
+    def _alike(self, alive: Alive) -> list[tuple[nn.Module, nn.Module]]:
         """The modules that have the network's parameters in memory of their own, and what holds each."""
         own, ours = _parameters(self._model), {id(part) for one in self._all for part in one.modules()}
-        # By the type: other people's objects may do anything when they are asked for their class. One that
-        # could not be built has nothing in it, and one may be equal to others: they are told apart by who
-        # they are.
-        objects = gc.get_objects()
-        alive = [one for one in objects if issubclass(type(one), nn.Module) and "_modules" in vars(one)]
-        holders = {
-            id(child): one for one in alive if id(one) not in ours for child in nn.Module.children(one)
-        }
         found = []
-        for one in alive:
-            if type(one) is type(bare(self._model)) and id(one) not in ours and _is_alike(one, own):
-                outermost = one
-                while id(outermost) in holders:
-                    outermost = holders[id(outermost)]
+        for one in alive.modules:
+            if id(one) not in ours and _is_alike(one, own):
+                outermost = _outermost(one, ours)
                 if not type(outermost).__module__.startswith("esper."):  # left from a look, and garbage
                     found.append((one, outermost))
         return found
@@ -103,6 +94,15 @@ class CopiesBeside:
     @property
     def _all(self) -> tuple[nn.Module, ...]:
         return self._model, *self._known
+
+
+def _outermost(module: nn.Module, ours: Collection[int]) -> nn.Module:
+    """What holds a module, and is held by none itself, but for those of these identities."""
+    met = {id(module), *ours}
+    while holders := [one for one in owners_of(module, "_modules", nn.Module) if id(one) not in met]:
+        module = holders[0]
+        met.add(id(module))
+    return module
 
 
 def _parameters(model: nn.Module) -> dict[str, nn.Parameter]:

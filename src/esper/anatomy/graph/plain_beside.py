@@ -8,19 +8,18 @@ from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any, TypeAlias
 
+import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from esper.anatomy.graph.alive import Alive
 from esper.anatomy.graph.bits import sums_of_bits
 from esper.anatomy.graph.followers import is_copy
 from esper.anatomy.graph.wrappers import bare, bare_name
+from esper.heap import derived_from, instances_of, owners_of
 
 _Likeness: TypeAlias = Callable[[Mapping[str, Tensor], Mapping[str, Tensor]], bool]
 """Whether tensors are like the parameters of the same names."""
-
-
-class OwnTensors(dict[str, Tensor]):
-    """Tensors by names of parameters that Esper keeps itself: no search for those of a loop finds them."""
 
 
 class PlainBeside:
@@ -32,29 +31,32 @@ class PlainBeside:
     Args:
         model: the network.
         known: lists and dicts that do not count.
+        optimizers: those that train it; what they remember is not looked at.
     """
 
-    def __init__(self, model: nn.Module, known: Collection[Any] = ()) -> None:
-        self._model, self._known = bare(model), {id(one) for one in known}
+    def __init__(
+        self, model: nn.Module, known: Collection[Any] = (), optimizers: Collection[Optimizer] = ()
+    ) -> None:
+        self._model, self._known, self._optimizers = bare(model), known, optimizers
         self._seen: list[tuple[Any, list[int]]] = []
         """Each with what tells whether it changes; held, so that no other one takes its place."""
 
-    def look(self) -> None:
+    def look(self, alive: Alive) -> None:
         """Notes who is there now."""
-        self._seen = [(one, _bits(one)) for one in self._there()]
+        self._seen = [(one, _bits(one)) for one in self._there(alive)]
 
-    def follower(self) -> tuple[str, str] | None:
+    def follower(self, alive: Alive) -> tuple[str, str] | None:
         """One that has changed since, or cannot be weights: what it is, and what it is called.
 
         A list that was not there yet does not count: many a loop makes one of gradients in every step.
         """
-        if not self._there():  # most often; to clear the heap takes longer than to look through it
+        if not self._there(alive):  # most often; to clear the heap takes longer than to look through it
             self._seen = []
             return None
-        gc.collect()
+        alive = alive.without_garbage()
         self._seen = [seen for seen in self._seen if sys.getrefcount(seen[0]) > _OWN_HOLDS]
         bits = {id(one): then for one, then in self._seen}
-        for one in self._there():
+        for one in self._there(alive):
             then = bits.get(id(one))
             has_changed = then is not None and then != _bits(one)
             is_kept = then is not None or type(one) is not list
@@ -63,22 +65,19 @@ class PlainBeside:
         self._seen = []
         return None
 
-    def _there(self) -> list[Any]:
-        gradients = {_place(p.grad) for p in self._model.parameters() if p.grad is not None}
-        return [
-            one
-            for one in _like(self._model, _has_shapes, least=1)
-            if id(one) not in self._known
-            and gradients.isdisjoint(map(_place, _values(one)))
-            and not _is_of_esper(one)
-        ]
+    def _there(self, alive: Alive) -> list[Any]:
+        known = [value for one in self._known for value in _values(one)]
+        known += [p.grad for p in self._model.parameters()]
+        states = [held for one in self._optimizers for held in one.state.values() if isinstance(held, dict)]
+        known += [value for held in states for value in held.values()]
+        return _like(self._model, alive.tensors, _has_shapes, known)
 
 
 _OWN_HOLDS = 2
 """References to what nobody else holds: the one that was noted, and that of the question itself."""
 
 
-def plain_copies_beside(model: nn.Module) -> list[tuple[str, str]]:
+def plain_copies_beside(model: nn.Module, alive: Alive) -> list[tuple[str, str]]:
     """Lists and dicts of the process that hold a copy of all parameters, or of all that are trained.
 
     Those whose tensors are parameters of a module do not count: the module does. Nor does what an optimizer
@@ -87,52 +86,47 @@ def plain_copies_beside(model: nn.Module) -> list[tuple[str, str]]:
     Returns:
         For each what it is, and what it is called, so far as that is known.
     """
-    if not _like(bare(model), is_copy):
+    if not _like(bare(model), alive.tensors, is_copy):
         return []
-    gc.collect()  # nobody holds one that was not cleared away yet, as where a cell is run once more
-    return [_called(one) for one in _like(bare(model), is_copy)]
+    # Nobody holds one that was not cleared away yet, as where a cell is run once more.
+    return [_called(one) for one in _like(bare(model), alive.without_garbage().tensors, is_copy)]
 
 
-def _like(network: nn.Module, is_like: _Likeness, least: int = 0) -> list[Any]:
+def _like(
+    network: nn.Module, alive: tuple[Tensor, ...], is_like: _Likeness, known: Iterable[Any] = ()
+) -> list[Any]:
     """The lists and dicts whose tensors are like all parameters, or like all that are trained.
 
-    Dicts may hold fewer, but `least`, if that is enough to be like them.
+    Args:
+        network: it has the parameters.
+        alive: all tensors; a tuple, as lists that hold them are what is looked for.
+        is_like: asked about tensors and parameters of the same names; at least one is a matrix.
+        known: tensors that do not count.
     """
     own = dict(network.named_parameters())
     trained = {name: parameter for name, parameter in own.items() if parameter.requires_grad}
-    # Of hundreds of thousands of objects few are as long as this and begin with a tensor.
-    large = _of_tensors(of_list=max(len(trained), 1), of_dict=max(least or len(trained), 1))
-    found = [one for one in large if any(_is_one(one, some, is_like) for some in (own, trained))]
-    if not found:
+    # Hardly any tensor has the shape of a matrix and is not known, so that few are asked who holds them.
+    shapes = {parameter.shape for parameter in own.values() if parameter.dim() > 1}
+    places = {_place(tensor) for tensor in (*own.values(), *known) if isinstance(tensor, Tensor)}
+    asked = tuple(one for one in alive if _shape(one) in shapes and _place(one) not in places)
+    if not asked:
         return []
-    alive = gc.get_objects()
-    modules = [one for one in alive if issubclass(type(one), nn.Module) and "_parameters" in vars(one)]
-    theirs = {_place(held) for one in modules for held in vars(one)["_parameters"].values()}
-    optimizers = [one for one in alive if issubclass(type(one), Optimizer)]
-    trained_by = {id(group["params"]) for one in optimizers for group in vars(one).get("param_groups", ())}
-    return [
-        one for one in found if id(one) not in trained_by and theirs.isdisjoint(map(_place, _values(one)))
-    ]
+    holders = [one for one in gc.get_referrers(*asked) if type(one) in (list, dict, OrderedDict)]
+    found = [one for one in holders if any(_is_one(one, some, is_like) for some in (own, trained))]
+    return [one for one in found if not _is_of_a_module(one, alive) and not _is_trained(one)]
 
 
-def _of_tensors(*, of_list: int, of_dict: int) -> list[Any]:
-    """The lists and dicts of the process of so many entries or more whose first value is a tensor.
+def _is_of_a_module(one: Any, alive: Iterable[Tensor]) -> bool:
+    """Whether a module has one of its tensors, or the memory of one, as a parameter."""
+    places = {_place(value) for value in _values(one)}
+    parameters = (p for p in alive if type(p) is nn.Parameter and _place(p) in places)
+    return any(owners_of(p, "_parameters", nn.Module) for p in parameters)
 
-    All objects are asked, at every mask and cut, so the loop is written for its time.
-    """
-    lengths: dict[type, int] = {list: of_list, dict: of_dict, OrderedDict: of_dict}
-    found = []
-    for one in [one for one in gc.get_objects() if type(one) in lengths]:
-        kind = type(one)
-        if len(one) < lengths[kind]:
-            continue
-        try:
-            first = type(one[0] if kind is list else next(iter(one.values())))
-        except Exception:  # noqa: BLE001, S112  it changes in another thread
-            continue
-        if first is Tensor or first is nn.Parameter:
-            found.append(one)
-    return found
+
+def _is_trained(one: Any) -> bool:
+    """Whether it is the list of what an optimizer trains."""
+    optimizers = instances_of(*derived_from(Optimizer))
+    return any(group["params"] is one for each in optimizers for group in vars(each).get("param_groups", ()))
 
 
 def _is_one(one: Any, own: Mapping[str, nn.Parameter], is_like: _Likeness) -> bool:
@@ -161,20 +155,6 @@ def _may_be_weights(one: Any) -> bool:
     return any(value.is_complex() or bool((value < 0).any()) for value in matrices)
 
 
-def _is_of_esper(one: Any) -> bool:
-    """Whether an object of Esper has it as an attribute: what a mask has changed is kept by name."""
-    holders = gc.get_referrers(one)
-    holders += gc.get_referrers(*(holder for holder in holders if type(holder) is dict))
-    return any(
-        type(holder).__module__.startswith("esper.") and any(value is one for value in _attributes(holder))
-        for holder in holders
-    )
-
-
-def _attributes(thing: Any) -> list[Any]:
-    return list(getattr(thing, "__dict__", {}).values())
-
-
 def _bits(one: Any) -> list[int]:
     return sums_of_bits(value for value in _values(one) if isinstance(value, Tensor))
 
@@ -186,6 +166,13 @@ def _called(one: Any) -> tuple[str, str]:
 
 def _values(one: Any) -> Iterable[Any]:
     return one if type(one) is list else one.values()
+
+
+def _shape(tensor: Tensor) -> torch.Size | None:
+    try:
+        return tensor.shape
+    except Exception:  # noqa: BLE001  it is somebody else's: of a kind of its own
+        return None
 
 
 def _place(tensor: Any) -> int:

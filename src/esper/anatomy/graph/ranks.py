@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,6 +14,7 @@ from torch.nn.parallel import DistributedDataParallel
 from esper.anatomy.graph.sharded import is_sharded
 from esper.anatomy.graph.wrappers import bare, layers
 from esper.errors import RankDivergence, SurgeryError
+from esper.heap import derived_from, instances_of
 from esper.wording import ranks
 
 _TEXT_BYTES = 480
@@ -40,8 +40,7 @@ def is_inside_parallel(model: nn.Module) -> bool:
     if group_of(model) is not None:
         return False
     network = bare(model)
-    # By the type: other people's objects may do anything when they are asked for their class.
-    wrappers = [one for one in gc.get_objects() if issubclass(type(one), DistributedDataParallel)]
+    wrappers = instances_of(*derived_from(DistributedDataParallel))
     return any(bare(wrapper) is network and is_parallel(wrapper) for wrapper in wrappers)
 
 
