@@ -77,19 +77,21 @@ _OWN_HOLDS = 2
 """References to what nobody else holds: the one that was noted, and that of the question itself."""
 
 
-def plain_copies_beside(model: nn.Module, alive: Alive) -> list[tuple[str, str]]:
+def plain_copies_beside(model: nn.Module, alive: Alive, known: Collection[Any] = ()) -> list[tuple[str, str]]:
     """Lists and dicts of the process that hold a copy of all parameters, or of all that are trained.
 
     Those whose tensors are parameters of a module do not count: the module does. Nor does what an optimizer
-    trains.
+    trains, or what is known.
 
     Returns:
         For each what it is, and what it is called, so far as that is known.
     """
-    if not _like(bare(model), alive.tensors, is_copy):
+    held = [value for one in known for value in _values(one)]
+    if not _like(bare(model), alive.tensors, is_copy, held):
         return []
     # Nobody holds one that was not cleared away yet, as where a cell is run once more.
-    return [_called(one) for one in _like(bare(model), alive.without_garbage().tensors, is_copy)]
+    found = _like(bare(model), alive.without_garbage().tensors, is_copy, held)
+    return [_called(one) for one in found]
 
 
 def _like(
