@@ -163,7 +163,7 @@ def assemble(
     alive = Alive(asked.model)
     for holder in copies.look(alive):
         log.tell(given_events.CopyNotGiven(type(holder).__name__))
-    given = [copy.given for copy in network.masks.plain_copies]
+    given: list[Any] = [copy.given for copy in network.masks.plain_copies]
     for what, name in plain_copies_beside(asked.model, alive, given):
         log.tell(given_events.PlainCopyNotGiven(what, name))
     del alive
