@@ -163,8 +163,8 @@ def assemble(
     alive = Alive(asked.model)
     for holder in copies.look(alive):
         log.tell(given_events.CopyNotGiven(type(holder).__name__))
-    given: list[Any] = [copy.given for copy in network.masks.plain_copies]
-    for what, name in plain_copies_beside(asked.model, alive, given):
+    plain: list[Any] = [copy.given for copy in network.masks.plain_copies]
+    for what, name in plain_copies_beside(asked.model, alive, plain):
         log.tell(given_events.PlainCopyNotGiven(what, name))
     del alive
     horizon = Horizon(asked.schedulers, runner, terms, log)
