@@ -68,3 +68,17 @@ def test_weights_from_before_a_mask_do_not_lose_its_units_when_the_run_ends(
     assert "from before a mask" in told["rollback"]
     assert "cut" in told
     torch.testing.assert_close(result.model.eval()(inputs), expected)
+
+
+def test_a_fall_under_a_mask_that_was_taken_back_is_no_noise_to_the_next_one(tmp_path: Path) -> None:
+    training = Training(tmp_path)
+    training.until_masked()
+    for _ in range(2):
+        training.epoch(lambda _: 0.2)
+    assert training.marks()[-1] == "rollback"
+    training.until_masked()
+    watch = training.session.parts.trial.watch
+    assert watch is not None
+    assert watch.baseline.metric == 0.5
+    assert watch.baseline.metric_noise < 0.05
+    training.session.detach()

@@ -9,7 +9,7 @@ import pytest
 from esper.checkpoint import CheckpointStore, open_key_ring
 from esper.leyline import encode
 from esper.nissa import ListSink, acts, events, kernel_events, metric_events, seed_events
-from esper.report import Mark, SeedRow
+from esper.report import EpochRow, Mark, SeedRow
 from esper.session.log import RunLog
 
 
@@ -52,6 +52,16 @@ def test_a_log_that_was_stored_keeps_its_shape_and_goes_on() -> None:
     again.tell(events.NotFaster())  # another process tells its own people, and the note is there already
     assert again.notes == [events.NotFaster().text, "No data."]
     assert heard.events == [events.PruningOff("No data."), events.NotFaster()]
+
+
+def test_epochs_under_a_mask_that_was_taken_back_are_known_and_those_before_a_cut_are_not() -> None:
+    log = RunLog()
+    # A mask that goes back, then one that is cut, and a seed that grows.
+    for epoch, (masked, parameters) in enumerate(
+        [(0, 100), (5, 80), (5, 80), (0, 100), (4, 85), (0, 85), (0, 95)], start=1
+    ):
+        log.epochs.append(EpochRow(epoch, 10 * epoch, {"accuracy": 0.5}, 1.0, parameters, masked, 1.0))
+        assert log.taken_back() == ({2, 3} if epoch >= 4 else set())
 
 
 def test_a_rollback_from_outside_is_marked_once_and_so_is_one_that_stood_in_a_list_of_its_own() -> None:

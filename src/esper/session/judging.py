@@ -63,12 +63,15 @@ class Judging:
     def baseline(self, keep: BoolArray, sampling_noise: float) -> Baseline:
         """What later epochs are held against when this mask is applied.
 
+        What an earlier mask did to the metric until it was taken back is not noise.
+
         Args:
             keep: the mask, shape [units].
             sampling_noise: relative error of what held-out data shows without it.
         """
+        taken_back = self._log.taken_back()
         return Baseline.of(
-            self.records(),
+            [record for record in self.records() if record.epoch not in taken_back],
             level_of(self._network.anatomy, self._network.masks.keep, keep),
             is_higher_better=self._terms.higher_is_better,
             sampling_noise=sampling_noise,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from typing import Annotated, Any
 
 import numpy as np
@@ -167,6 +168,19 @@ class RunLog:
         return [
             EpochRecord(row.epoch, row.metrics.get(metric), row.metrics.get("loss")) for row in self.epochs
         ]
+
+    def taken_back(self) -> set[int]:
+        """The epochs under a mask that was taken back after them while training went on from there.
+
+        Its units, which count as gone, are there again one row later.
+        """
+        found: set[int] = set()
+        for earlier, later in pairwise(self.epochs):
+            if later.masked_units < earlier.masked_units and later.parameters > earlier.parameters:
+                under = [row for row in self.epochs if row.epoch <= earlier.epoch]
+                last = max((row.epoch for row in under if row.masked_units <= later.masked_units), default=0)
+                found |= {row.epoch for row in under if row.epoch > last}
+        return found
 
     def decide(self, anatomy: Anatomy, outcome: CycleOutcome) -> None:
         """One row per group of a plan, with the mean of its units' evidence."""
