@@ -218,6 +218,26 @@ def test_one_batch_that_cannot_be_divided_is_refused_with_what_to_do(tmp_path: P
         trained(tmp_path / "run", Views(), views(1, 0), views(1, 1), which_is_mine)
 
 
+def test_boxes_of_which_each_image_has_its_own_number_are_refused_with_what_to_pad(tmp_path: Path) -> None:
+    generator = torch.Generator().manual_seed(0)
+
+    def batch(counts: list[int]) -> tuple[Tensor, list[Tensor]]:
+        boxes = [torch.randn(count, 2, generator=generator) for count in counts]
+        return torch.randn(len(counts), 8, generator=generator), boxes
+
+    def loss(output: Tensor, boxes: list[Tensor]) -> Tensor:
+        return torch.stack(
+            [(one.mean(0) - own).norm() for one, own in zip(boxes, output, strict=True)]
+        ).mean()
+
+    probe = [batch(counts) for counts in ([1, 2, 3], [2, 2, 3], [3, 1, 2])]
+    said = (
+        r"Of 3 batches that probe yields, 1 can be used, and two are needed.*with \[1, 2\].*Pad what varies"
+    )
+    with pytest.raises(esper.errors.ConfigError, match=said):
+        trained(tmp_path / "run", nn.Linear(8, 2), probe[:1], probe, loss)
+
+
 class AtRisk:
     """A loss that grows with the number of samples, for as long as it ranks them."""
 

@@ -20,7 +20,7 @@ from esper.anatomy.graph import (
     loss_tensors,
     named_tensors,
 )
-from esper.batches import HeldOut
+from esper.batches import HeldOut, sizes_of
 from esper.checkpoint import Generator, HasStateDict
 from esper.config import Config
 from esper.errors import ConfigError, EvidenceError, SurgeryError
@@ -221,6 +221,30 @@ def check_optimizer(model: nn.Module, optimizer: Optimizer, loss: Any) -> None:
 def fitting_batches(network: LiveNetwork, batches: Sequence[Any]) -> list[Any]:
     """The held-out batches that the network can be asked with; see `fitting`."""
     return fitting(network.graph, batches)
+
+
+def check_sizes(fitting: Sequence[Any], probe: Sequence[Any], network: LiveNetwork) -> None:
+    """Refuses held-out batches of so many sizes that too few have those that the network was traced with.
+
+    Args:
+        fitting: of the batches of `probe` those that do.
+        probe: all of them.
+        network: it was traced.
+
+    Raises:
+        ConfigError: a batch is a whole, and there are no two of these sizes.
+    """
+    if len(fitting) != 1 or len(probe) == 1:
+        return
+    if not network.graph.is_coupled and len(sizes_of(fitting[0])) == 1:
+        return  # it is divided
+    misfit = next(filter(None, map(network.graph.misfit, probe)))
+    raise ConfigError(
+        f"Of {len(probe)} batches that probe yields, 1 can be used, and two are needed: one to analyze with "
+        f"and another to judge by. Others have other sizes than `sample`: one holds {misfit}. Nothing was "
+        "changed. Pad what varies from sample to sample, such as the boxes of an image, to one tensor of one "
+        "size for `sample` and `probe`, and let `loss` leave the padding out."
+    )
 
 
 def check_held_out(held_out: HeldOut, network: LiveNetwork) -> None:

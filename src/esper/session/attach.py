@@ -38,6 +38,7 @@ from esper.runs.network import data_of, read_state
 from esper.session.admission import (
     RunRequest,
     check_held_out,
+    check_sizes,
     fitting_batches,
 )
 from esper.session.assembly import assemble
@@ -373,6 +374,7 @@ def _read(probe: Iterable[Any], model: nn.Module, config: Config) -> list[Any]:
 
 def _hold_out(probe: Sequence[Any], config: Config, network: LiveNetwork) -> HeldOut:
     taken = fitting_batches(network, probe)
+    check_sizes(taken, probe, network)
     held_out = hold_out(taken, config.analysis, whole=network.graph.is_coupled)
     check_held_out(held_out, network)
     return held_out
