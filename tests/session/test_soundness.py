@@ -40,6 +40,21 @@ def test_broken_weights_are_named_once_and_nothing_is_pruned_whatever_the_metric
     assert "because 0.weight holds nan or infinite values" in training.session.finish(latency=False).why
 
 
+@pytest.mark.parametrize("is_loaded", [True, False])
+def test_a_loop_that_loads_the_mean_of_clients_is_told_how_an_optimizer_makes_the_step(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, is_loaded: bool
+) -> None:
+    training = Training(tmp_path)
+    if is_loaded:
+        mean = {name: value + 1 for name, value in training.model.state_dict().items()}
+        training.model.load_state_dict(mean)
+    training.session.end_epoch(accuracy=0.5)
+    said = [record.message for record in caplog.records if "was not called since" in record.message]
+    assert len(said) == 1
+    assert ("mean of federated clients" in said[0]) is is_loaded
+    training.session.detach()
+
+
 def test_a_resumed_run_analyzes_no_network_that_is_broken(tmp_path: Path) -> None:
     training = Training(tmp_path)
     training.epoch(lambda _: 0.5)

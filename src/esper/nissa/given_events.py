@@ -15,14 +15,19 @@ class NoStepHeard(Event):
     optimizer: str
     inner: str
     """The attribute that holds an optimizer of its own, and its class; '' if there is none."""
+    has_changed: bool = False
+    """Whether the weights have changed all the same, as where a loop loads the mean of several clients."""
 
     @property
     def text(self) -> str:
-        way = (
-            f"It holds another one as {self.inner}: if the loop steps that one, give that to esper.attach."
-            if self.inner
-            else "Give esper.attach the optimizer whose step() the loop calls."
-        )
+        way = "Give esper.attach the optimizer whose step() the loop calls."
+        if self.inner:
+            way = f"It holds another one as {self.inner}: if the loop steps that one, give that instead."
+        elif self.has_changed:
+            way += (
+                " Where the loop writes the weights itself, as with the mean of federated clients, let one "
+                "do it: put `p - mean` into `p.grad` and call step() of an SGD with lr=1."
+            )
         return (
             f"The step() of the given {self.optimizer} was not called since esper.attach, so nothing is "
             f"measured, saved or pruned. {way}"

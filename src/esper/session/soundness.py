@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 
+from esper.anatomy.graph import sums_of_bits
 from esper.kasmina import LiveNetwork
 from esper.nissa import given_events, metric_events
 from esper.session.acting import Acting
@@ -33,6 +34,7 @@ class Soundness:
         self._saving = saving
         self._metric, self._is_pruning = terms.metric, terms.config.pruning.is_enabled
         self._log = log
+        self._begun = _bits(network)
 
     def measured(self, numbers: Mapping[str, float]) -> dict[str, float]:
         """The same without a metric that is nan although the network is sound: nobody measured it then."""
@@ -45,8 +47,9 @@ class Soundness:
     def end_epoch(self, numbers: Mapping[str, float]) -> bool:
         """Looks; returns whether the metric was measured, and means something."""
         if not self._log.progress.step:
-            optimizer = self._network.optimizer
-            self._log.tell(given_events.NoStepHeard(type(optimizer).__name__, inner_optimizer(optimizer)))
+            optimizer, has_changed = self._network.optimizer, self._begun != _bits(self._network)
+            inner = inner_optimizer(optimizer)
+            self._log.tell(given_events.NoStepHeard(type(optimizer).__name__, inner, has_changed))
         value, rows = numbers.get(self._metric), self._log.epochs
         has_other = all(row.metrics.keys() == {"loss"} for row in rows)
         if self._is_pruning and value is None and len(rows) == _EARLY and has_other:
@@ -67,3 +70,8 @@ class Soundness:
             self._saving.release(LAST_FINITE)
         elif not self.is_whole and not held:
             self._saving.hold(LAST_FINITE)
+
+
+def _bits(network: LiveNetwork) -> list[int]:
+    """Of every weight a number that is another one when the weight changes."""
+    return sums_of_bits(network.model.parameters())

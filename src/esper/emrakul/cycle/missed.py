@@ -107,7 +107,7 @@ def why_missed(target: Target, end: RunEnd, schedule: Schedule, state: Coordinat
         why, advice = "end_epoch() was never called", "call it after every epoch, with the metric"
     elif not end.has_stepped:
         why = "the optimizer that esper.attach was given made no step, and nothing is decided without one"
-        advice = "give it the optimizer whose step() the loop calls"
+        advice = "give it the optimizer whose step() the loop calls, or let one do what the loop does by hand"
     elif end.broken:
         why = f"{end.broken} holds nan or infinite values, and nothing is pruned in a broken network"
         advice = "train with a smaller learning rate, or clip gradients"
