@@ -20,7 +20,7 @@ def test_moments_become_marks_and_the_rest_notes(caplog: pytest.LogCaptureFixtur
     log.tell(acts.Resumed("runs/a", 8, 1, 0, 0, 0, 0.0, "flops", "id", {}))
     log.tell(events.Idle(2, "Nothing."))
     assert log.marks == [Mark(2, "no_go", "Nothing was masked, the plan was refused: No.")]
-    assert log.notes == ["A mask waits for an epoch in which f1 is measured."]
+    assert log.notes == ["A mask waits for an epoch in which f1 is measured and the network is whole."]
     assert [record.message for record in caplog.records if record.levelname == "WARNING"] == log.notes
 
 

@@ -7,9 +7,11 @@ from pathlib import Path
 import pytest
 import torch
 from torch import nn
+from torch.nn.utils.parametrizations import weight_norm
 
-from esper.nissa import ListSink, metric_events
+from esper.nissa import ListSink, given_events, metric_events
 from esper.session.saving import LAST_FINITE
+from esper.session.soundness import rebuilt
 from tests.session.runs import EPOCHS, Training, small_network
 
 
@@ -92,6 +94,48 @@ def test_a_mask_on_trial_goes_with_the_weights_that_broke(tmp_path: Path) -> Non
     assert training.session.step == base
     assert "0.weight holds nan" in training.session.log.marks[-1].text
     assert not training.session.parts.network.not_numbers()
+    training.session.detach()
+
+
+def rebuild(training: Training) -> None:
+    """A head for more classes, as in a curriculum."""
+    model = training.model
+    assert isinstance(model, nn.Sequential)
+    model[5] = nn.Linear(32, 6)
+    training.session.optimizer.add_param_group({"params": list(model[5].parameters())})
+
+
+def test_a_network_that_is_rebuilt_under_a_mask_is_told_once_and_trains_on(tmp_path: Path) -> None:
+    training = Training(tmp_path)
+    heard = ListSink()
+    training.session.log.telling.sinks.append(heard)
+    training.until_masked()
+    rebuild(training)
+    for accuracy in (0.5, 0.0, 0.0, 0.0):  # so low that the mask would be taken back
+        training.train_epoch()
+        training.session.end_epoch(accuracy=accuracy)
+    told = [event for event in heard.events if isinstance(event, given_events.NetworkRebuilt)]
+    assert told == [given_events.NetworkRebuilt("5.weight", "(4, 32)", "(6, 32)")]
+    assert "because 5.weight was rebuilt" in training.session.finish(latency=False).why
+
+
+def test_what_is_taken_back_of_a_layer_that_is_gone_is_left_out(tmp_path: Path) -> None:
+    training = Training(tmp_path)
+    rebuild(training)
+    network = training.session.parts.network
+    before = training.model.get_parameter("5.bias").clone()
+    network.adjust({"5.bias": torch.ones(4), "0.bias": torch.ones(32)})
+    assert torch.equal(training.model.get_parameter("5.bias"), before)
+    assert rebuilt(network) == ("5.weight", "(4, 32)", "(6, 32)")
+    training.session.detach()
+
+
+def test_a_weight_that_is_parametrized_is_told_to_be_gone(tmp_path: Path) -> None:
+    training = Training(tmp_path)
+    weight_norm(training.model.get_submodule("3"))
+    training.session.end_epoch(accuracy=0.5)
+    assert rebuilt(training.session.parts.network) == ("3.weight", "(32, 32)", "gone")
+    assert any(note.startswith("3.weight is gone, and was (32, 32)") for note in training.session.log.notes)
     training.session.detach()
 
 

@@ -105,7 +105,7 @@ def test_without_a_metric_nothing_is_masked(tmp_path: Path, caplog: pytest.LogCa
         result = training.session.finish(latency=False)
     assert result.reached == 0
     assert "accuracy was never measured" in result.report.quality_source
-    assert "A mask waits for a period in which accuracy is measured." in caplog.text
+    assert "A mask waits for a period in which accuracy is measured and the network is whole." in caplog.text
 
 
 def test_a_run_that_is_killed_goes_on_from_its_last_period_bit_for_bit(tmp_path: Path) -> None:

@@ -308,12 +308,18 @@ class LiveNetwork:
                 buffers[name].copy_(value)
 
     def adjust(self, changes: Mapping[str, Tensor], sign: int = 1) -> None:
-        """Adds `sign` times these changes to parameters, by name; copies of them get them too."""
+        """Adds `sign` times these changes to parameters, by name; copies of them get them too.
+
+        Not where the parameter that one is for is no longer there: a script may have rebuilt a layer.
+        """
+        parameters = self.named_parameters()
+        shapes = {name: parameter.shape for name, parameter in parameters.items()}
+        changes = {name: one for name, one in changes.items() if shapes.get(name) == one.shape}
         for network in (self.model, *self.masks.in_companions):
             tensors = dict(network.named_parameters())
             for name, change in changes.items():
                 tensors[name].detach().add_(change.to(tensors[name].device), alpha=sign)
-        in_state, parameters = WeightCopies(self.optimizers), self.named_parameters()
+        in_state = WeightCopies(self.optimizers)
         with torch.no_grad():
             for name, change in changes.items():
                 in_state.add(parameters[name], change, sign)

@@ -116,7 +116,7 @@ class MaskWaits(Event):
     """A mask cannot be applied in an epoch without the metric."""
 
     severity = Severity.PROBLEM
-    says = "A mask waits for an epoch in which {metric} is measured."
+    says = "A mask waits for an epoch in which {metric} is measured and the network is whole."
     metric: str
 
 

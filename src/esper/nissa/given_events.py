@@ -35,6 +35,22 @@ class NoStepHeard(Event):
 
 
 @dataclass(frozen=True)
+class NetworkRebuilt(Event):
+    """A script has put other layers into the network that a session holds."""
+
+    severity = Severity.PROBLEM
+    says = (
+        "{name} is {now}, and was {then} when the network was looked at: it was rebuilt. Training goes on, "
+        "and nothing is masked or cut any more. Build it before the run begins; or call finish() first, "
+        "rebuild the network that it returns, and attach to that with another run_dir."
+    )
+    name: str
+    then: str
+    now: str
+    """Its shape, or that it is gone."""
+
+
+@dataclass(frozen=True)
 class OptimizerReplaced(Event):
     """The optimizer that was given rests, and one that nobody gave trains the network."""
 

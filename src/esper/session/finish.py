@@ -36,6 +36,7 @@ from esper.session.ceiling import out_of_reach
 from esper.session.grown import grown_fraction, last_grown, parts_grown
 from esper.session.log import Ending
 from esper.session.pool import worker_rows
+from esper.session.soundness import rebuilt
 
 if TYPE_CHECKING:
     from esper.session.session import Session
@@ -228,6 +229,7 @@ def _missed(session: Session, in_flight: int | None) -> Event | None:
         taken_back=back,
         masked=terms.removed_fraction(parts.network),
         broken=parts.network.not_numbers(),
+        rebuilt=(rebuilt(parts.network) or ("",))[0],
         uncut=session.pruning.acting.uncut,
         unmeasured=terms.metric
         if all(row.metric is None for row in session.log.records(terms.metric))

@@ -1,11 +1,11 @@
-"""Whether training goes on soundly: steps are heard, and the network is still made of numbers."""
+"""Whether training goes on soundly: steps are heard, the network is of numbers, and nobody rebuilt it."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
 
-from esper.anatomy.graph import sums_of_bits
+from esper.anatomy.graph import is_foreign, named_tensors, sums_of_bits
 from esper.kasmina import LiveNetwork
 from esper.nissa import given_events, metric_events
 from esper.session.acting import Acting
@@ -22,7 +22,8 @@ class Soundness:
     """Looks at the metric, at the weights, and for a step of the optimizer, when a period ends.
 
     Attributes:
-        is_whole: whether both were numbers then; nothing is pruned where they are not.
+        is_whole: whether both were numbers then, and the layers those that are known; else nothing is
+            pruned.
     """
 
     def __init__(
@@ -61,6 +62,9 @@ class Soundness:
         elif broken := self._network.not_numbers():
             self.is_whole = False
             self._log.tell(metric_events.WeightsNotFinite(broken))
+        elif other := rebuilt(self._network):
+            self.is_whole = False
+            self._log.tell(given_events.NetworkRebuilt(*other))
         return value is not None and self.is_whole
 
     def keep(self) -> None:
@@ -70,6 +74,16 @@ class Soundness:
             self._saving.release(LAST_FINITE)
         elif not self.is_whole and not held:
             self._saving.hold(LAST_FINITE)
+
+
+def rebuilt(network: LiveNetwork) -> tuple[str, str, str] | None:
+    """A parameter that a script has put another one in the place of: its name, its shape, and what is now."""
+    own, seen = named_tensors(network.model), [info for info in network.anatomy.tensors if info.is_parameter]
+    for name, shape in ((info.name, info.shape) for info in seen if not is_foreign(info.name)):
+        now = tuple(own[name].shape) if name in own else "gone"
+        if now != shape:
+            return name, str(shape), str(now)
+    return None
 
 
 def _bits(network: LiveNetwork) -> list[int]:

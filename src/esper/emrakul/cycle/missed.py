@@ -61,6 +61,7 @@ class RunEnd:
         uncut: why what is masked could not be cut; '' if it could.
         unmeasured: the metric, if no epoch has measured it.
         broken: a tensor of the network that holds nan or infinite values; '' if there is none.
+        rebuilt: a parameter that is gone, or of another shape than was looked at; '' if there is none.
         late: the epoch that an analysis was about which was still going on when the run ended.
         grown: share of the original cost that seeds have added.
         seeds: first and last epoch of the last time that seeds were on their way, which keep pruning waiting.
@@ -78,6 +79,7 @@ class RunEnd:
     uncut: str = ""
     unmeasured: str = ""
     broken: str = ""
+    rebuilt: str = ""
     late: int | None = None
     grown: float = 0.0
     seeds: tuple[int, int] | None = None
@@ -108,9 +110,8 @@ def why_missed(target: Target, end: RunEnd, schedule: Schedule, state: Coordinat
     elif not end.has_stepped:
         why = "the optimizer that esper.attach was given made no step, and nothing is decided without one"
         advice = "give it the optimizer whose step() the loop calls, or let one do what the loop does by hand"
-    elif end.broken:
-        why = f"{end.broken} holds nan or infinite values, and nothing is pruned in a broken network"
-        advice = "train with a smaller learning rate, or clip gradients"
+    elif end.broken or end.rebuilt:
+        why, advice = _unsound(end)
     elif end.unmeasured:
         why = f"no epoch measured {end.unmeasured}, and masks are judged by it"
         advice = "report it after every epoch, or let metric= (and higher_is_better=) name what is measured"
@@ -130,6 +131,15 @@ def why_missed(target: Target, end: RunEnd, schedule: Schedule, state: Coordinat
             f"{-end.removed:.1%} more {target.cost} than at the start instead of {target.fraction:.1%} fewer"
         )
     return f"The target was missed: {went}, because {why}. To get further, {advice}."
+
+
+def _unsound(end: RunEnd) -> tuple[str, str]:
+    """Why nothing was decided about the network as it came to be, and what to do."""
+    if end.broken:
+        why = f"{end.broken} holds nan or infinite values, and nothing is pruned in a broken network"
+        return why, "train with a smaller learning rate, or clip gradients"
+    why = f"{end.rebuilt} was rebuilt while the network was trained, and nothing is masked or cut after that"
+    return why, "build the network before the run begins, or attach to the rebuilt one with another run_dir"
 
 
 def _structural(end: RunEnd, why: str, advice: str) -> tuple[str, str]:
