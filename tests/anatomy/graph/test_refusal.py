@@ -267,3 +267,28 @@ def test_a_sparse_matrix_among_the_inputs_is_told_what_can_be_given_instead() ->
     sample = torch.randn(5, 4), torch.eye(5).to_sparse(), torch.randint(3, (5,))
     with pytest.raises(ConfigError, match=r"sparse matrix \(sparse_coo, \(5, 5\)\).*to_dense.*index_add"):
         trace(Neighbors(), sample, F.cross_entropy)
+
+
+class ByFirstBatch(nn.Module):
+    """Takes its scale from the first batch, as ActNorm does."""
+
+    def __init__(self, *, asks_training: bool) -> None:
+        super().__init__()
+        self.layer, self.scale = nn.Linear(8, 4), nn.Parameter(torch.ones(4))
+        self.register_buffer("initialized", torch.tensor(False))
+        self.asks_training = asks_training
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = self.layer(x)
+        if (self.training or not self.asks_training) and not self.initialized:
+            self.scale.data.copy_(1 / out.std(0))
+            self.initialized.fill_(True)  # type: ignore[operator]
+        return out * self.scale  # type: ignore[no-any-return]
+
+
+def test_what_the_first_batch_sets_is_told_to_ask_for_training_and_can_be_followed_then() -> None:
+    with pytest.raises(UntraceableError, match=r"`if self.training and not self.initialized:`"):
+        trace(ByFirstBatch(asks_training=False), (X, Y), F.cross_entropy)
+    model = ByFirstBatch(asks_training=True)
+    trace(model, (X, Y), F.cross_entropy)
+    assert not model.initialized

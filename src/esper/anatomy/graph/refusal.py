@@ -214,7 +214,8 @@ def _advice(error: Exception) -> str:
             "Replace such control flow (`if x.sum() > 0`, `range(int(n))`) by torch.where or torch.cond, or "
             "attach Esper to the sub-module that can be followed. A condition that only spares work on rows "
             "where there are none (`if chosen.any():`) can be left out. So can checks (`assert not "
-            "x.isnan().any()`) and logs (`x.norm().item()`), or they stand under `if self.training:`."
+            "x.isnan().any()`) and logs (`x.norm().item()`), or they stand under `if self.training:`, as "
+            "what is set by the first batch may (`if self.training and not self.initialized:`)."
         )
     if "Unsupported input type" in text or "Node type mismatch" in text:
         return (
