@@ -130,9 +130,9 @@ class PlainCopyNotGiven(Event):
     severity = Severity.PROBLEM
     says = (
         "A {what} of this process ({name}) holds tensors that are a copy of the network, and is not among "
-        "the given companions. If the loop only compares with it, or has loaded from it, all is right. If it "
-        "averages into it, as with an EMA, give it as well, `companions=...`: else it no longer fits after a "
-        "cut, and the loop fails there."
+        "the given companions. If the loop has only loaded from it, all is right. If it averages into it or "
+        "computes with both, as for an EMA or a penalty on the distance, give it as well, `companions=...`: "
+        "else it no longer fits after a cut, and the loop fails there or cuts wait for the end of the run."
     )
     what: str
     """`list` or `dict`."""
@@ -189,9 +189,9 @@ class CutWaitsForTensors(Event):
     severity, by = Severity.PROBLEM, "kasmina"
     says = (
         "What is masked is cut when the run ends, and not before: a {what} of this process ({name}) holds "
-        "tensors of the parameters' shapes, as for masks or an average of gradients, and is not among the "
-        "given companions, so the loop would fail where it computes with both. Make it before the run begins "
-        "and give it, `companions=...`, and it is masked and cut as well."
+        "tensors of the parameters' shapes, as for masks, an average of gradients or a penalty on a "
+        "distance, and is not among the given companions, so the loop would fail where it computes with "
+        "both. Make it before the run begins and give it, `companions=...`, and it is masked and cut as well."
     )
     what: str
     """`list` or `dict`."""

@@ -149,6 +149,10 @@ class Acting:
             network.adjust(mask.changes)
             network.mask(mask.keep)
 
+    def rest(self) -> None:
+        """Lets go of what the loop has."""
+        self._spending.rest()
+
     def take_back(self, settled: BoolArray, changes: Mapping[str, Tensor]) -> None:
         """Brings units back exactly, all but those that `settled` masks; their zeros are forgotten."""
         network, tracker = self._network, self._tracker

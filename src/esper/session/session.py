@@ -319,7 +319,8 @@ class Session:
         self._is_finished = True
         parts = self.parts
         workers = () if parts.pool is None else (parts.pool.close,)
-        hands = (self._desk.close, self._rounds.detach, parts.tracker.detach, parts.growing.detach)
+        loop = (self.pruning.acting.rest, self._desk.close, self._rounds.detach)
+        hands = (*loop, parts.tracker.detach, parts.growing.detach)
         done = (parts.runner.close, parts.emergency.close, parts.telemetry.settle)  # the audit still listens
         files = (*done, parts.saving.close, parts.telemetry.close)
         with ExitStack() as ways_out:  # each is gone, also where one before it fails

@@ -45,8 +45,12 @@ class Spending:
     def mask_begins(self) -> None:
         """A mask is applied: whatever copy of the network is there now may have followed it until the cut."""
         alive = Alive(self._network.model)
-        self._copies.look(alive)
         self._plain.look(alive)
+        self._copies.look(alive)
+
+    def rest(self) -> None:
+        """Lets go of what is watched since a mask."""
+        self._plain.rest()
 
     @property
     def epoch_seconds(self) -> float:

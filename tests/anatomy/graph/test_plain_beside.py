@@ -87,3 +87,21 @@ def test_numbers_that_cannot_be_weights_follow_if_they_are_kept() -> None:
     assert beside.follower(Alive(model)) == ("dict", "masks")
     kept["masks"] = {"3.bias": torch.ones(4)}
     assert beside.follower(Alive(model)) is None
+
+
+def test_weights_that_a_loop_computes_with_follow_also_if_they_stand_still_or_are_new_in_each_step() -> None:
+    model = network()
+    held = {"start": weights(model)}
+    beside = PlainBeside(model)
+    beside.look(Alive(model))
+    assert beside.follower(Alive(model)) is None
+    beside.look(Alive(model))
+    loss = sum(((p - held["start"][name]) ** 2).sum() for name, p in model.named_parameters())
+    assert isinstance(loss, Tensor)
+    assert beside.follower(Alive(model)) == beside.follower(Alive(model)) == ("dict", "start")
+    beside.look(Alive(model))
+    held["start"] = {name: 0.9 * held["start"][name] + value for name, value in weights(model).items()}
+    assert beside.follower(Alive(model)) == ("dict", "start")
+    beside.look(Alive(model))
+    assert beside.follower(Alive(model)) is None
+    assert all(type(value) is Tensor for value in held["start"].values())

@@ -36,7 +36,15 @@ from esper.anatomy.graph.trace import (
     without_caches,
 )
 from esper.anatomy.graph.undisturbed import back_in_mode, same_draws, undisturbed
-from esper.anatomy.graph.wrappers import bare, bare_name, check_renewable, copied, is_compiled, renew
+from esper.anatomy.graph.wrappers import (
+    bare,
+    bare_name,
+    check_renewable,
+    copied,
+    is_compiled,
+    programs_made,
+    renew,
+)
 
 __all__ = [
     "TRACE_BATCH",
@@ -78,6 +86,7 @@ __all__ = [
     "parts_of",
     "plain_copies_beside",
     "primary_output",
+    "programs_made",
     "renew",
     "same_draws",
     "shared_parameters",

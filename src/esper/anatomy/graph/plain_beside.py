@@ -6,6 +6,7 @@ import gc
 import sys
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import torch
@@ -15,18 +16,36 @@ from torch.optim import Optimizer
 from esper.anatomy.graph.alive import Alive
 from esper.anatomy.graph.bits import sums_of_bits
 from esper.anatomy.graph.followers import is_copy
-from esper.anatomy.graph.wrappers import bare, bare_name
+from esper.anatomy.graph.used import Watch
+from esper.anatomy.graph.wrappers import bare, bare_name, programs_made
 from esper.heap import derived_from, instances_of, owners_of
 
 _Likeness: TypeAlias = Callable[[Mapping[str, Tensor], Mapping[str, Tensor]], bool]
 """Whether tensors are like the parameters of the same names."""
 
 
+@dataclass(slots=True)
+class _Seen:
+    """A list or dict that was there; held, so that no other one takes its place, and not by a name."""
+
+    one: Any
+    called: tuple[str, str]
+    bits: list[int]
+    watch: Watch
+
+    @classmethod
+    def now(cls, one: Any) -> _Seen:
+        # A compiler that meets a class of tensors which it does not know may give up.
+        watched = () if programs_made() else (value for value in _values(one) if isinstance(value, Tensor))
+        return cls(one, _called(one), _bits(one), Watch(watched))
+
+
 class PlainBeside:
     """Lists and dicts of the process that hold tensors for parameters, which a loop computes with.
 
-    An average of gradients, a Fisher information, an average of the weights that began late: the loop fails
-    where the network is cut and they are not. Weights that it only keeps, as the best ones, are none.
+    An average of gradients, a Fisher information, an average of the weights that began late, weights whose
+    distance is a penalty: the loop fails where the network is cut and they are not. Weights that it only
+    keeps, as the best ones, are none.
 
     Args:
         model: the network.
@@ -38,24 +57,35 @@ class PlainBeside:
         self, model: nn.Module, known: Collection[Any] = (), optimizers: Collection[Optimizer] = ()
     ) -> None:
         self._model, self._known, self._optimizers = bare(model), known, optimizers
-        self._seen: list[tuple[Any, list[int]]] = []
-        """Each with what tells whether it changes; held, so that no other one takes its place."""
+        self._seen: list[_Seen] = []
+        self._used: tuple[str, str] | None = None
 
     def look(self, alive: Alive) -> None:
-        """Notes who is there now."""
-        self._seen = [(one, _bits(one)) for one in self._there(alive)]
+        """Notes who is there now, and watches what is done with it from now on."""
+        self.rest()
+        self._used = None
+        self._seen = [_Seen.now(one) for one in self._there(alive)]
+
+    def rest(self) -> None:
+        """Watches no longer what is done with them."""
+        for seen in self._seen:
+            seen.watch.end()
+            self._used = seen.called if seen.watch.is_used else self._used
 
     def follower(self, alive: Alive) -> tuple[str, str] | None:
-        """One that has changed since, or cannot be weights: what it is, and what it is called.
+        """One that is used, has changed since, or cannot be weights: what it is, and what it is called.
 
         A list that was not there yet does not count: many a loop makes one of gradients in every step.
         """
+        self.rest()
+        if self._used is not None:
+            return self._used
         if not self._there(alive):  # most often; to clear the heap takes longer than to look through it
             self._seen = []
             return None
         alive = alive.without_garbage()
-        self._seen = [seen for seen in self._seen if sys.getrefcount(seen[0]) > _OWN_HOLDS]
-        bits = {id(one): then for one, then in self._seen}
+        self._seen = [seen for seen in self._seen if sys.getrefcount(seen.one) > _OWN_HOLDS]
+        bits = {id(seen.one): seen.bits for seen in self._seen}
         for one in self._there(alive):
             then = bits.get(id(one))
             has_changed = then is not None and then != _bits(one)

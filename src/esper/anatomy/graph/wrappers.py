@@ -133,3 +133,12 @@ def _rebuild(wrapper: DistributedDataParallel) -> None:
     hooks, vars(wrapper)["_comm_hooks"] = state["_comm_hooks"], []
     for hook, hook_state in hooks:
         wrapper.register_comm_hook(hook_state, hook)
+
+
+def programs_made() -> int:
+    """How many programs `torch.compile` has made here: graphs handed to a backend, found in a cache or not.
+
+    The compiler is not imported for that: where nobody has done so there is none.
+    """
+    counters = getattr(sys.modules.get("torch._dynamo.utils"), "counters", {})
+    return int(counters.get("stats", {}).get("unique_graphs", 0))

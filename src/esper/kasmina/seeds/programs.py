@@ -2,18 +2,8 @@
 
 from __future__ import annotations
 
-import sys
-
+from esper.anatomy.graph import programs_made
 from esper.nissa import Event, kernel_events
-
-
-def programs_made() -> int:
-    """How many this process has made: graphs that were handed to a backend, found in a cache or not.
-
-    The compiler is not imported for that: where nobody has done so there is none.
-    """
-    counters = getattr(sys.modules.get("torch._dynamo.utils"), "counters", {})
-    return int(counters.get("stats", {}).get("unique_graphs", 0))
 
 
 class ProgramCount:
