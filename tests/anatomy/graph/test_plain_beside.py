@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import copy
 
+import pytest
 import torch
 from torch import Tensor, nn
 from torch.optim import AdamW
 from torch.optim.swa_utils import AveragedModel
 
-from esper.anatomy.graph import Alive, PlainBeside, plain_copies_beside
+from esper.anatomy.graph import Alive, PlainBeside, plain_beside, plain_copies_beside
 
 
 class Shadow:
@@ -89,7 +90,10 @@ def test_numbers_that_cannot_be_weights_follow_if_they_are_kept() -> None:
     assert beside.follower(Alive(model)) is None
 
 
-def test_weights_that_a_loop_computes_with_follow_also_if_they_stand_still_or_are_new_in_each_step() -> None:
+def test_weights_that_a_loop_computes_with_follow_also_if_they_stand_still_or_are_new_in_each_step(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(plain_beside, "programs_made", lambda: 0)
     model = network()
     held = {"start": weights(model)}
     beside = PlainBeside(model)
@@ -104,4 +108,13 @@ def test_weights_that_a_loop_computes_with_follow_also_if_they_stand_still_or_ar
     assert beside.follower(Alive(model)) == ("dict", "start")
     beside.look(Alive(model))
     assert beside.follower(Alive(model)) is None
+    assert all(type(value) is Tensor for value in held["start"].values())
+
+
+def test_nothing_is_watched_where_a_compiler_would_meet_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(plain_beside, "programs_made", lambda: 1)
+    model = network()
+    held = {"start": weights(model)}
+    beside = PlainBeside(model)
+    beside.look(Alive(model))
     assert all(type(value) is Tensor for value in held["start"].values())
