@@ -8,7 +8,6 @@ import pytest
 import torch
 from torch import Tensor
 
-from esper.anatomy.graph import plain_beside
 from esper.errors import ConfigError
 from esper.session.companions import GivenCompanions
 from tests.session.runs import EPOCHS, Training
@@ -112,6 +111,9 @@ class NearStart(Training):
         way = sum(float((p.detach() - self.start[name]).norm()) for name, p in self.model.named_parameters())
         assert way < 100
         return super().step(inputs, targets)
+
+
+COUNT = "esper.anatomy.graph.plain_beside.programs_made"
 
 
 @pytest.mark.parametrize("build", [OfGradients, NearStart])
