@@ -191,10 +191,25 @@ class CutWaitsForTensors(Event):
         "What is masked is cut when the run ends, and not before: a {what} of this process ({name}) holds "
         "tensors of the parameters' shapes, as for masks, an average of gradients or a penalty on a "
         "distance, and is not among the given companions, so the loop would fail where it computes with "
-        "both. Make it before the run begins and give it, `companions=...`, and it is masked and cut as well."
+        "both. Give it, `companions=...`, made before the run begins, and it is masked and cut as well."
     )
     what: str
     """`list` or `dict`."""
+    name: str
+    """What it is called, or how much it holds."""
+
+
+@dataclass(frozen=True)
+class CutWaitsForRow(Event):
+    """A loop computes with all parameters in one row, and that would not fit after a cut."""
+
+    severity, by = Severity.PROBLEM, "kasmina"
+    says = (
+        "What is masked is cut when the run ends, and not before: a tensor of this process ({name}) holds as "
+        "many numbers as all parameters together, and the loop computes with it, as with an average in one "
+        "vector, so it would fail after a cut. Keep them as a list or dict of tensors and give that, "
+        "`companions=...`, and it is masked and cut as well."
+    )
     name: str
     """What it is called, or how much it holds."""
 

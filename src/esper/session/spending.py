@@ -126,7 +126,11 @@ class Spending:
         if follower := self._copies.follower():
             return given_events.CutWaits(follower)
         if plain := self._plain.follower(Alive(self._network.model)):
-            return given_events.CutWaitsForTensors(*plain)
+            what, name = plain
+            is_row = what == "tensor"
+            return (
+                given_events.CutWaitsForRow(name) if is_row else given_events.CutWaitsForTensors(what, name)
+            )
         if held := held_by_a_hook(self._network.model):
             return given_events.CutWaitsForHook(*held)
         return None

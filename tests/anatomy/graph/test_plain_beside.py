@@ -7,6 +7,7 @@ import copy
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import parameters_to_vector
 from torch.optim import AdamW
 from torch.optim.swa_utils import AveragedModel
 
@@ -118,3 +119,21 @@ def test_nothing_is_watched_where_a_compiler_would_meet_it(monkeypatch: pytest.M
     beside = PlainBeside(model)
     beside.look(Alive(model))
     assert all(type(value) is Tensor for value in held["start"].values())
+
+
+def test_an_average_in_one_row_follows_and_rows_that_are_only_kept_or_new_in_each_step_do_not(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    model = network()
+    held = {"row": parameters_to_vector(model.parameters()).detach().clone()}
+    beside = PlainBeside(model)
+    for compiled in (0, 1):  # watched, or known by its numbers
+        monkeypatch.setattr(plain_beside, "programs_made", lambda made=compiled: made)
+        beside.look(Alive(model))
+        assert beside.follower(Alive(model)) is None
+        beside.look(Alive(model))
+        held["row"].mul_(0.9).add_(parameters_to_vector(model.parameters()).detach(), alpha=0.1)
+        assert beside.follower(Alive(model)) == ("tensor", "row")
+        beside.look(Alive(model))
+        held["row"] = parameters_to_vector(model.parameters()).detach().clone()
+        assert beside.follower(Alive(model)) is None

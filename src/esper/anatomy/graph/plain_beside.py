@@ -1,4 +1,7 @@
-"""Lists and dicts elsewhere in the process that hold a tensor for each of a network's parameters."""
+"""Lists and dicts elsewhere in the process that hold a tensor for each of a network's parameters.
+
+And tensors that hold all of these in one row, as `torch.nn.utils.parameters_to_vector` makes them.
+"""
 
 from __future__ import annotations
 
@@ -45,7 +48,7 @@ class PlainBeside:
 
     An average of gradients, a Fisher information, an average of the weights that began late, weights whose
     distance is a penalty: the loop fails where the network is cut and they are not. Weights that it only
-    keeps, as the best ones, are none.
+    keeps, as the best ones, are none. The same holds for a tensor of as many numbers as all parameters.
 
     Args:
         model: the network.
@@ -75,7 +78,7 @@ class PlainBeside:
     def follower(self, alive: Alive) -> tuple[str, str] | None:
         """One that is used, has changed since, or cannot be weights: what it is, and what it is called.
 
-        A list that was not there yet does not count: many a loop makes one of gradients in every step.
+        A list or row that was not there yet does not count: many a loop makes one of gradients in each step.
         """
         self.rest()
         if self._used is not None:
@@ -89,7 +92,7 @@ class PlainBeside:
         for one in self._there(alive):
             then = bits.get(id(one))
             has_changed = then is not None and then != _bits(one)
-            is_kept = then is not None or type(one) is not list
+            is_kept = then is not None or isinstance(one, dict)
             if has_changed or (is_kept and not _may_be_weights(one)):
                 return _called(one)
         self._seen = []
@@ -100,7 +103,15 @@ class PlainBeside:
         known += [p.grad for p in self._model.parameters()]
         states = [held for one in self._optimizers for held in one.state.values() if isinstance(held, dict)]
         known += [value for held in states for value in held.values()]
-        return _like(self._model, alive.tensors, _has_shapes, known)
+        return _like(self._model, alive.tensors, _has_shapes, known) + self._rows(alive, known)
+
+    def _rows(self, alive: Alive, known: Iterable[Any]) -> list[Tensor]:
+        """Tensors of as many numbers as all parameters, or as all that are trained, in one row."""
+        own = list(self._model.parameters())
+        sizes = {sum(p.numel() for p in own), sum(p.numel() for p in own if p.requires_grad)} - {0}
+        places = {_place(tensor) for tensor in (*own, *known) if isinstance(tensor, Tensor)}
+        rows = [one for one in alive.tensors if type(one) is Tensor and _shape(one) in {(n,) for n in sizes}]
+        return [one for one in rows if _place(one) not in places]
 
 
 _OWN_HOLDS = 2
@@ -183,6 +194,8 @@ def _has_shapes(tensors: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> boo
 
 def _may_be_weights(one: Any) -> bool:
     """Whether it may hold weights, of this network or of another one: masks and information have no signs."""
+    if isinstance(one, Tensor):
+        return True  # nothing tells where one parameter ends in it
     matrices = [value for value in _values(one) if isinstance(value, Tensor) and value.dim() > 1]
     return any(value.is_complex() or bool((value < 0).any()) for value in matrices)
 
@@ -193,11 +206,12 @@ def _bits(one: Any) -> list[int]:
 
 def _called(one: Any) -> tuple[str, str]:
     """What it is, and what somebody calls it."""
-    return "list" if type(one) is list else "dict", _name_of(one)
+    what = "tensor" if isinstance(one, Tensor) else "list" if type(one) is list else "dict"
+    return what, _name_of(one)
 
 
 def _values(one: Any) -> Iterable[Any]:
-    return one if type(one) is list else one.values()
+    return (one,) if isinstance(one, Tensor) else one if type(one) is list else one.values()
 
 
 def _shape(tensor: Tensor) -> torch.Size | None:
@@ -222,4 +236,4 @@ def _name_of(one: Any) -> str:
         for name, value in list(names.items()):
             if value is one and type(name) is str:
                 return name if type(holder) is dict else f"{type(holder).__name__}.{name}"
-    return f"{len(one)} tensors"
+    return f"{len(one)} {'numbers' if isinstance(one, Tensor) else 'tensors'}"
