@@ -38,11 +38,13 @@ def test_objects_are_found_by_their_class_and_classes_by_what_they_are_derived_f
 def test_owners_have_the_very_thing_in_the_dict_of_that_name() -> None:
     inner = nn.Linear(1, 1)
     outer, other = nn.Sequential(inner), Derived(1, 1)
-    assert owners_of(inner, "_modules", nn.Module) == [outer]
-    assert owners_of(inner.weight, "_parameters", nn.Linear) == [inner]
-    assert not owners_of(inner, "_parameters", nn.Module)
-    assert owners_of(other.weight, "_parameters", Derived) == [other]
-    assert not owners_of(inner.weight, "_parameters", Derived)
+    assert owners_of([inner], "_modules", nn.Module) == [outer]
+    assert len(owners_of([inner.weight, other.weight], "_parameters", nn.Module)) == 2
+    assert not owners_of([], "_modules", nn.Module)
+    assert owners_of([inner.weight], "_parameters", nn.Linear) == [inner]
+    assert not owners_of([inner], "_parameters", nn.Module)
+    assert owners_of([other.weight], "_parameters", Derived) == [other]
+    assert not owners_of([inner.weight], "_parameters", Derived)
 
 
 def test_threads_that_build_tuples_meanwhile_get_them() -> None:
@@ -61,7 +63,7 @@ def test_threads_that_build_tuples_meanwhile_get_them() -> None:
     linear = nn.Linear(1, 1)
     for _ in range(10):
         assert linear in instances_of(nn.Linear, Tensor)
-        owners_of(linear.weight, "_parameters", nn.Module)
+        owners_of([linear.weight], "_parameters", nn.Module)
     is_over.set()
     for thread in threads:
         thread.join()

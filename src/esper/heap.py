@@ -8,6 +8,7 @@ whose unfinished tuple somebody else holds ("SystemError: bad argument to intern
 from __future__ import annotations
 
 import gc
+from collections.abc import Sequence
 from typing import Any, TypeGuard, TypeVar
 
 _T = TypeVar("_T")
@@ -44,22 +45,25 @@ def derived_from(kind: type) -> list[type]:
     return list(found.values())
 
 
-def owners_of(value: Any, attribute: str, kind: type[_T]) -> list[_T]:
-    """The objects of a class, or of one derived from it, that have something in a dict of theirs.
+def owners_of(values: Sequence[Any], attribute: str, kind: type[_T]) -> list[_T]:
+    """The objects of a class, or of one derived from it, that have one of these in a dict of theirs.
+
+    All are asked about at once: each question is a walk through everything that the process holds.
 
     Args:
-        value: what they have.
+        values: what they have.
         attribute: the dict's name.
         kind: the class.
     """
-    found: list[_T] = []
-    for held in [one for one in gc.get_referrers(value) if type(one) is dict]:
-        for holder in gc.get_referrers(held):
-            # An object's own dict refers to it, and the object to that; or the object does without one.
-            is_dict = type(holder) is dict and holder.get(attribute) is held
-            asked = [one for one in (gc.get_referrers(holder) if is_dict else [holder]) if _is(one, kind)]
-            found += [one for one in asked if vars(one).get(attribute) is held]
-    return found
+    held = {id(one): one for one in gc.get_referrers(*values) if type(one) is dict} if values else {}
+    if not held:
+        return []
+    # An object's own dict refers to it, and the object to that; or the object does without one.
+    holders = gc.get_referrers(*held.values())
+    dicts = [one for one in holders if type(one) is dict and id(one.get(attribute)) in held]
+    asked = [*holders, *(gc.get_referrers(*dicts) if dicts else ())]
+    owners = {id(one): one for one in asked if _is(one, kind) and id(vars(one).get(attribute)) in held}
+    return list(owners.values())
 
 
 def _is(one: Any, kind: type[_T]) -> TypeGuard[_T]:

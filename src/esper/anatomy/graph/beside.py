@@ -83,12 +83,15 @@ class CopiesBeside:
     def _alike(self, alive: Alive) -> list[tuple[nn.Module, nn.Module]]:
         """The modules that have the network's parameters in memory of their own, and what holds each."""
         own, ours = _parameters(self._model), {id(part) for one in self._all for part in one.modules()}
+        alike = [one for one in alive.modules if id(one) not in ours and _is_alike(one, own)]
+        holders = _holders(alike, ours)
         found = []
-        for one in alive.modules:
-            if id(one) not in ours and _is_alike(one, own):
-                outermost = _outermost(one, ours)
-                if not type(outermost).__module__.startswith("esper."):  # left from a look, and garbage
-                    found.append((one, outermost))
+        for one in alike:
+            outermost = one
+            while id(outermost) in holders:
+                outermost = holders[id(outermost)]
+            if not type(outermost).__module__.startswith("esper."):  # left from a look, and garbage
+                found.append((one, outermost))
         return found
 
     @property
@@ -96,13 +99,20 @@ class CopiesBeside:
         return self._model, *self._known
 
 
-def _outermost(module: nn.Module, ours: Collection[int]) -> nn.Module:
-    """What holds a module, and is held by none itself, but for those of these identities."""
-    met = {id(module), *ours}
-    while holders := [one for one in owners_of(module, "_modules", nn.Module) if id(one) not in met]:
-        module = holders[0]
-        met.add(id(module))
-    return module
+def _holders(modules: Sequence[nn.Module], ours: Collection[int]) -> dict[int, nn.Module]:
+    """The modules that hold these, and those that hold them in turn, by the identity of what each holds.
+
+    Args:
+        modules: whose holders.
+        ours: identities of modules that do not count.
+    """
+    holders: dict[int, nn.Module] = {}
+    met = {*ours, *map(id, modules)}
+    while modules:
+        modules = [one for one in owners_of(modules, "_modules", nn.Module) if id(one) not in met]
+        met |= set(map(id, modules))
+        holders |= {id(child): one for one in modules for child in nn.Module.children(one)}
+    return holders
 
 
 def _parameters(model: nn.Module) -> dict[str, nn.Parameter]:

@@ -156,20 +156,18 @@ def _like(
         return []
     holders = [one for one in gc.get_referrers(*asked) if type(one) in (list, dict, OrderedDict)]
     found = [one for one in holders if any(_is_one(one, some, is_like) for some in (own, trained))]
-    return [one for one in found if not _is_of_a_module(one, alive) and not _is_trained(one)]
+    if not found:
+        return []
+    optimizers = instances_of(*derived_from(Optimizer))
+    trained_by = {id(group["params"]) for one in optimizers for group in vars(one).get("param_groups", ())}
+    return [one for one in found if id(one) not in trained_by and not _is_of_a_module(one, alive)]
 
 
 def _is_of_a_module(one: Any, alive: Iterable[Tensor]) -> bool:
     """Whether a module has one of its tensors, or the memory of one, as a parameter."""
     places = {_place(value) for value in _values(one)}
-    parameters = (p for p in alive if type(p) is nn.Parameter and _place(p) in places)
-    return any(owners_of(p, "_parameters", nn.Module) for p in parameters)
-
-
-def _is_trained(one: Any) -> bool:
-    """Whether it is the list of what an optimizer trains."""
-    optimizers = instances_of(*derived_from(Optimizer))
-    return any(group["params"] is one for each in optimizers for group in vars(each).get("param_groups", ()))
+    parameters = [p for p in alive if type(p) is nn.Parameter and _place(p) in places]
+    return bool(owners_of(parameters, "_parameters", nn.Module))
 
 
 def _is_one(one: Any, own: Mapping[str, nn.Parameter], is_like: _Likeness) -> bool:
