@@ -160,14 +160,18 @@ def _like(
         return []
     optimizers = instances_of(*derived_from(Optimizer))
     trained_by = {id(group["params"]) for one in optimizers for group in vars(one).get("param_groups", ())}
-    return [one for one in found if id(one) not in trained_by and not _is_of_a_module(one, alive)]
+    theirs = _places_in_modules([value for one in found for value in _values(one)], alive)
+    return [
+        one for one in found if id(one) not in trained_by and theirs.isdisjoint(map(_place, _values(one)))
+    ]
 
 
-def _is_of_a_module(one: Any, alive: Iterable[Tensor]) -> bool:
-    """Whether a module has one of its tensors, or the memory of one, as a parameter."""
-    places = {_place(value) for value in _values(one)}
+def _places_in_modules(tensors: Iterable[Any], alive: Iterable[Tensor]) -> set[int]:
+    """Where those of the tensors lie that modules have as parameters, or the memory of one."""
+    places = {_place(tensor) for tensor in tensors}
     parameters = [p for p in alive if type(p) is nn.Parameter and _place(p) in places]
-    return bool(owners_of(parameters, "_parameters", nn.Module))
+    owners = owners_of(parameters, "_parameters", nn.Module)
+    return {_place(p) for one in owners for p in vars(one)["_parameters"].values()}
 
 
 def _is_one(one: Any, own: Mapping[str, nn.Parameter], is_like: _Likeness) -> bool:
