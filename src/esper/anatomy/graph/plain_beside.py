@@ -158,12 +158,12 @@ def _like(
     found = [one for one in holders if any(_is_one(one, some, is_like) for some in (own, trained))]
     if not found:
         return []
-    optimizers = instances_of(*derived_from(Optimizer))
+    lists = any(type(one) is list for one in found)
+    optimizers = instances_of(*derived_from(Optimizer)) if lists else ()
     trained_by = {id(group["params"]) for one in optimizers for group in vars(one).get("param_groups", ())}
+    found = [one for one in found if id(one) not in trained_by]
     theirs = _places_in_modules([value for one in found for value in _values(one)], alive)
-    return [
-        one for one in found if id(one) not in trained_by and theirs.isdisjoint(map(_place, _values(one)))
-    ]
+    return [one for one in found if theirs.isdisjoint(map(_place, _values(one)))]
 
 
 def _places_in_modules(tensors: Iterable[Any], alive: Iterable[Tensor]) -> set[int]:
