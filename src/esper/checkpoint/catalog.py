@@ -179,12 +179,9 @@ class CheckpointCatalog:
         commits = [(path, path.name) for path in self.newest_first()]
         commits += [(path, former_name(path) or "") for path in self.aside() if path.is_dir()]
         try:
-            # A list first: a tuple that grows while files are read ends in a SystemError where another thread
-            # looks through all objects meanwhile.
-            read = [read_manifest(path, self._keyring, "checkpoint", name)[0] for path, name in commits]
+            return tuple(read_manifest(path, self._keyring, "checkpoint", name)[0] for path, name in commits)
         except CheckpointCorrupt:
             return None
-        return tuple(read)
 
     def anchors(self) -> tuple[tuple[str, AuditAnchor], ...]:
         """The entries of the audit that checkpoints, and what was committed to them, name."""
@@ -238,8 +235,7 @@ class CheckpointCatalog:
             names = set(names_in(checkpoint.path)) - {MANIFEST_NAME, *checkpoint.manifest.files}
         except CheckpointError:  # every file that is listed could be read, and the others do not matter
             return ()
-        unlisted = [n for n in sorted(names) if not (checkpoint.path / n / MANIFEST_NAME).is_file()]
-        return tuple(unlisted)
+        return tuple(n for n in sorted(names) if not (checkpoint.path / n / MANIFEST_NAME).is_file())
 
 
 def _attached(checkpoint: CheckpointRef) -> Iterator[Path]:
