@@ -20,7 +20,7 @@ class _Found:
 class Alive:
     """One look through the process, for everything that is asked about at one moment.
 
-    It takes 50 ms where torch and little else are loaded, and holds what it has found: not to be kept.
+    It takes the longer the more is alive, and holds what it has found: not to be kept.
 
     Args:
         model: the network.

@@ -108,9 +108,9 @@ class PlainBeside:
     def _rows(self, alive: Alive, known: Iterable[Any]) -> list[Tensor]:
         """Tensors of as many numbers as all parameters, or as all that are trained, in one row."""
         own = list(self._model.parameters())
-        sizes = {sum(p.numel() for p in own), sum(p.numel() for p in own if p.requires_grad)} - {0}
-        places = {_place(tensor) for tensor in (*own, *known) if isinstance(tensor, Tensor)}
-        rows = [one for one in alive.tensors if type(one) is Tensor and _shape(one) in {(n,) for n in sizes}]
+        sizes = sum(p.numel() for p in own), sum(p.numel() for p in own if p.requires_grad)
+        shapes, places = {(size,) for size in sizes if size}, _places((*own, *known))
+        rows = [one for one in alive.tensors if type(one) is Tensor and _shape(one) in shapes]
         return [one for one in rows if _place(one) not in places]
 
 
@@ -150,7 +150,7 @@ def _like(
     trained = {name: parameter for name, parameter in own.items() if parameter.requires_grad}
     # Hardly any tensor has the shape of a matrix and is not known, so that few are asked who holds them.
     shapes = {parameter.shape for parameter in own.values() if parameter.dim() > 1}
-    places = {_place(tensor) for tensor in (*own.values(), *known) if isinstance(tensor, Tensor)}
+    places = _places((*own.values(), *known))
     asked = tuple(one for one in alive if _shape(one) in shapes and _place(one) not in places)
     if not asked:
         return []
@@ -168,10 +168,10 @@ def _like(
 
 def _places_in_modules(tensors: Iterable[Any], alive: Iterable[Tensor]) -> set[int]:
     """Where those of the tensors lie that modules have as parameters, or the memory of one."""
-    places = {_place(tensor) for tensor in tensors}
+    places = _places(tensors)
     parameters = [p for p in alive if type(p) is nn.Parameter and _place(p) in places]
     owners = owners_of(parameters, "_parameters", nn.Module)
-    return {_place(p) for one in owners for p in vars(one)["_parameters"].values()}
+    return _places(p for one in owners for p in vars(one)["_parameters"].values())
 
 
 def _is_one(one: Any, own: Mapping[str, nn.Parameter], is_like: _Likeness) -> bool:
@@ -221,6 +221,10 @@ def _shape(tensor: Tensor) -> torch.Size | None:
         return tensor.shape
     except Exception:  # noqa: BLE001  it is somebody else's: of a kind of its own
         return None
+
+
+def _places(values: Iterable[Any]) -> set[int]:
+    return {_place(one) for one in values if isinstance(one, Tensor)}
 
 
 def _place(tensor: Any) -> int:
