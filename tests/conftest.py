@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import gc
 import os
 import signal
 from collections.abc import Iterator
@@ -26,6 +27,12 @@ def pytest_configure(config: pytest.Config) -> None:
     import torch  # after the variable, which it reads once
 
     torch.set_num_threads(1)
+
+
+def pytest_collection_finish() -> None:
+    """What is imported by now is nobody's garbage, and no copy of a network: no search goes through it."""
+    gc.collect()
+    gc.freeze()
 
 
 def pytest_unconfigure() -> None:

@@ -33,7 +33,7 @@ class Spending:
         self._network = network
         self._copies = copies
         given = [copy.given for copy in network.masks.plain_copies]
-        self._plain = PlainBeside(network.model, given, network.optimizers)
+        self._plain = PlainBeside(network.model, given)
         self._terms = terms
         self._log = log
         self._cycles: list[float] = []
@@ -45,7 +45,7 @@ class Spending:
     def mask_begins(self) -> None:
         """A mask is applied: whatever copy of the network is there now may have followed it until the cut."""
         alive = Alive(self._network.model)
-        self._plain.look(alive)
+        self._plain.look(alive, self._network.optimizers)
         self._copies.look(alive)
 
     def rest(self) -> None:
@@ -123,9 +123,10 @@ class Spending:
 
     def _why_to_wait(self) -> Event | None:
         """What the loop has that would not fit after a cut, so that it would fail."""
-        if follower := self._copies.follower():
+        alive = Alive(self._network.model)
+        if follower := self._copies.follower(alive):
             return given_events.CutWaits(follower)
-        if plain := self._plain.follower(Alive(self._network.model)):
+        if plain := self._plain.follower(alive, self._network.optimizers):
             what, name = plain
             is_row = what == "tensor"
             return (

@@ -58,11 +58,11 @@ def test_a_module_that_is_loaded_from_the_network_follows_it_also_if_it_never_he
     model, target = network(), network()
     beside = CopiesBeside(model)
     assert not beside.look(Alive(model))
-    assert not beside.follower()
+    assert not beside.follower(Alive(model))
     target.load_state_dict(model.state_dict())
-    assert beside.follower() == "Sequential"
+    assert beside.follower(Alive(model)) == "Sequential"
     target.append(nn.Linear(4, 4))
-    assert not beside.follower()
+    assert not beside.follower(Alive(model))
 
 
 def test_what_is_trained_or_stands_still_or_is_gone_follows_nobody_but_an_average_may_begin_late() -> None:
@@ -75,8 +75,8 @@ def test_what_is_trained_or_stands_still_or_is_gone_follows_nobody_but_an_averag
     optimizer.step()
     nn.init.zeros_(gone.get_parameter("0.weight"))
     del gone
-    assert not beside.follower()
+    assert not beside.follower(Alive(model))
     average = AveragedModel(model)
     assert average in beside.look(Alive(model))
-    assert beside.follower() == "AveragedModel"
+    assert beside.follower(Alive(model)) == "AveragedModel"
     assert not compared.get_parameter("0.weight").isnan().any()  # it is still held

@@ -137,3 +137,14 @@ def test_an_average_in_one_row_follows_and_rows_that_are_only_kept_or_new_in_eac
         beside.look(Alive(model))
         held["row"] = parameters_to_vector(model.parameters()).detach().clone()
         assert beside.follower(Alive(model)) is None
+
+
+def test_what_an_optimizer_of_the_network_remembers_in_a_row_follows_nobody() -> None:
+    model = network()
+    optimizer, beside = AdamW(model.parameters()), PlainBeside(model)
+    row = parameters_to_vector(model.parameters()).detach().clone()
+    optimizer.state[model.get_parameter("0.weight")] = {"directions": row}
+    for given, found in (((), ("tensor", "directions")), ((optimizer,), None)):
+        beside.look(Alive(model), given)
+        row.mul_(0.9).add_(parameters_to_vector(model.parameters()).detach(), alpha=0.1)
+        assert beside.follower(Alive(model), given) == found

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import gc
 import weakref
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from torch import nn
-from torch.optim import Optimizer
-from torch.optim.swa_utils import AveragedModel
 
 from esper.anatomy.graph.alive import Alive
 from esper.anatomy.graph.bits import sums_of_bits
 from esper.anatomy.graph.followers import is_copy
 from esper.anatomy.graph.wrappers import bare
-from esper.heap import derived_from, instances_of, owners_of
+from esper.heap import owners_of
 
 
 @dataclass(frozen=True)
@@ -23,7 +20,6 @@ class _Seen:
     """A module as it was first seen; it may go meanwhile."""
 
     module: weakref.ref[nn.Module]
-    holder: str
     is_average: bool
     bits: tuple[int, ...]
 
@@ -46,30 +42,26 @@ class CopiesBeside:
     def look(self, alive: Alive) -> list[nn.Module]:
         """Notes who is there now; returns the outermost modules that hold a copy of the network."""
         own, alike = _parameters(self._model), self._alike(alive)
-        if any(is_copy(_parameters(one), own) for one, _ in alike):
+        if any(is_copy(_parameters(one), own) for one in alike):
             del alike  # nobody holds one that was not cleared away yet, as where a cell is run once more
             alike = self._alike(alive.without_garbage())
         old = {id(one.module()) for one in self._seen}
-        self._seen += [
-            _Seen(weakref.ref(one), type(holder).__name__, isinstance(holder, AveragedModel), _bits(one))
-            for one, holder in alike
-            if id(one) not in old
-        ]
-        return [holder for one, holder in alike if is_copy(_parameters(one), own)]
+        new = [one for one in alike if id(one) not in old]
+        self._seen += [_Seen(weakref.ref(one), id(one) in alive.averages, _bits(one)) for one in new]
+        return self._outermost([one for one in alike if is_copy(_parameters(one), own)])
 
-    def follower(self) -> str:
+    def follower(self, alive: Alive) -> str:
         """The class of the holder of one that changes though no optimizer trains it; '' if there is none.
 
         An `AveragedModel` counts also where it stands still: averaging often begins late.
         """
-        if not self._seen or not self._follower():
+        if not self._seen or not self._follower(alive):
             return ""
-        gc.collect()  # one that nobody holds any more follows nothing
-        return self._follower()
+        # One that nobody holds any more follows nothing.
+        return self._follower(alive.without_garbage())
 
-    def _follower(self) -> str:
-        optimizers = instances_of(*derived_from(Optimizer))
-        groups = [group for one in optimizers for group in vars(one).get("param_groups", ())]
+    def _follower(self, alive: Alive) -> str:
+        groups = [group for one in alive.optimizers for group in vars(one).get("param_groups", ())]
         trained = {id(parameter) for group in groups for parameter in group["params"]}
         own = _parameters(self._model)
         for seen in self._seen:
@@ -77,26 +69,25 @@ class CopiesBeside:
             if one is None or not _is_alike(one, own) or not trained.isdisjoint(map(id, one.parameters())):
                 continue
             if seen.is_average or _bits(one) != seen.bits:
-                return seen.holder
+                return type(self._outermost([one])[0]).__name__
         return ""
 
-    def _alike(self, alive: Alive) -> list[tuple[nn.Module, nn.Module]]:
-        """The modules that have the network's parameters in memory of their own, and what holds each."""
-        own, ours = _parameters(self._model), {id(part) for one in self._all for part in one.modules()}
-        alike = [one for one in alive.modules if id(one) not in ours and _is_alike(one, own)]
-        holders = _holders(alike, ours)
-        found = []
-        for one in alike:
-            outermost = one
-            while id(outermost) in holders:
-                outermost = holders[id(outermost)]
-            if not type(outermost).__module__.startswith("esper."):  # left from a look, and garbage
-                found.append((one, outermost))
+    def _alike(self, alive: Alive) -> list[nn.Module]:
+        """The modules that have the network's parameters in memory of their own."""
+        own, ours = _parameters(self._model), self._ours()
+        return [one for one in alive.modules if id(one) not in ours and _is_alike(one, own)]
+
+    def _outermost(self, modules: Sequence[nn.Module]) -> list[nn.Module]:
+        """What holds each of the modules, or the module itself where none does."""
+        holders = _holders(modules, self._ours())
+        found = list(modules)
+        while inner := [place for place, one in enumerate(found) if id(one) in holders]:
+            for place in inner:
+                found[place] = holders[id(found[place])]
         return found
 
-    @property
-    def _all(self) -> tuple[nn.Module, ...]:
-        return self._model, *self._known
+    def _ours(self) -> set[int]:
+        return {id(part) for one in (self._model, *self._known) for part in one.modules()}
 
 
 def _holders(modules: Sequence[nn.Module], ours: Collection[int]) -> dict[int, nn.Module]:

@@ -8,7 +8,8 @@ from __future__ import annotations
 import gc
 import sys
 from collections import OrderedDict
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -21,7 +22,7 @@ from esper.anatomy.graph.bits import sums_of_bits
 from esper.anatomy.graph.followers import is_copy
 from esper.anatomy.graph.used import Watch
 from esper.anatomy.graph.wrappers import bare, bare_name, programs_made
-from esper.heap import derived_from, instances_of, owners_of
+from esper.heap import owners_of
 
 _Likeness: TypeAlias = Callable[[Mapping[str, Tensor], Mapping[str, Tensor]], bool]
 """Whether tensors are like the parameters of the same names."""
@@ -53,21 +54,23 @@ class PlainBeside:
     Args:
         model: the network.
         known: lists and dicts that do not count.
-        optimizers: those that train it; what they remember is not looked at.
     """
 
-    def __init__(
-        self, model: nn.Module, known: Collection[Any] = (), optimizers: Collection[Optimizer] = ()
-    ) -> None:
-        self._model, self._known, self._optimizers = bare(model), known, optimizers
+    def __init__(self, model: nn.Module, known: Collection[Any] = ()) -> None:
+        self._model, self._known = bare(model), known
         self._seen: list[_Seen] = []
         self._used: tuple[str, str] | None = None
 
-    def look(self, alive: Alive) -> None:
-        """Notes who is there now, and watches what is done with it from now on."""
+    def look(self, alive: Alive, optimizers: Collection[Optimizer] = ()) -> None:
+        """Notes who is there now, and watches what is done with it from now on.
+
+        Args:
+            alive: what is there.
+            optimizers: those that train the network; what they remember does not count.
+        """
         self.rest()
         self._used = None
-        self._seen = [_Seen.now(one) for one in self._there(alive)]
+        self._seen = [_Seen.now(one) for one in self._there(alive, optimizers)]
 
     def rest(self) -> None:
         """Watches no longer what is done with them."""
@@ -75,21 +78,25 @@ class PlainBeside:
             seen.watch.end()
             self._used = seen.called if seen.watch.is_used else self._used
 
-    def follower(self, alive: Alive) -> tuple[str, str] | None:
+    def follower(self, alive: Alive, optimizers: Collection[Optimizer] = ()) -> tuple[str, str] | None:
         """One that is used, has changed since, or cannot be weights: what it is, and what it is called.
 
         A list or row that was not there yet does not count: many a loop makes one of gradients in each step.
+
+        Args:
+            alive: what is there.
+            optimizers: as for `look`.
         """
         self.rest()
         if self._used is not None:
             return self._used
-        if not self._there(alive):  # most often; to clear the heap takes longer than to look through it
+        if not self._there(alive, optimizers):  # most often; to clear the heap takes longer than a look
             self._seen = []
             return None
         alive = alive.without_garbage()
         self._seen = [seen for seen in self._seen if sys.getrefcount(seen.one) > _OWN_HOLDS]
         bits = {id(seen.one): seen.bits for seen in self._seen}
-        for one in self._there(alive):
+        for one in self._there(alive, optimizers):
             then = bits.get(id(one))
             has_changed = then is not None and then != _bits(one)
             is_kept = then is not None or isinstance(one, dict)
@@ -98,12 +105,12 @@ class PlainBeside:
         self._seen = []
         return None
 
-    def _there(self, alive: Alive) -> list[Any]:
+    def _there(self, alive: Alive, optimizers: Collection[Optimizer]) -> list[Any]:
         known = [value for one in self._known for value in _values(one)]
         known += [p.grad for p in self._model.parameters()]
-        states = [held for one in self._optimizers for held in one.state.values() if isinstance(held, dict)]
+        states = [held for one in optimizers for held in one.state.values() if isinstance(held, dict)]
         known += [value for held in states for value in held.values()]
-        return _like(self._model, alive.tensors, _has_shapes, known) + self._rows(alive, known)
+        return _like(self._model, alive, _has_shapes, known) + self._rows(alive, known)
 
     def _rows(self, alive: Alive, known: Iterable[Any]) -> list[Tensor]:
         """Tensors of as many numbers as all parameters, or as all that are trained, in one row."""
@@ -128,21 +135,19 @@ def plain_copies_beside(model: nn.Module, alive: Alive, known: Collection[Any] =
         For each what it is, and what it is called, so far as that is known.
     """
     held = [value for one in known for value in _values(one)]
-    if not _like(bare(model), alive.tensors, is_copy, held):
+    if not _like(bare(model), alive, is_copy, held):
         return []
     # Nobody holds one that was not cleared away yet, as where a cell is run once more.
-    found = _like(bare(model), alive.without_garbage().tensors, is_copy, held)
+    found = _like(bare(model), alive.without_garbage(), is_copy, held)
     return [_called(one) for one in found]
 
 
-def _like(
-    network: nn.Module, alive: tuple[Tensor, ...], is_like: _Likeness, known: Iterable[Any] = ()
-) -> list[Any]:
+def _like(network: nn.Module, alive: Alive, is_like: _Likeness, known: Iterable[Any] = ()) -> list[Any]:
     """The lists and dicts whose tensors are like all parameters, or like all that are trained.
 
     Args:
         network: it has the parameters.
-        alive: all tensors; a tuple, as lists that hold them are what is looked for.
+        alive: what is there.
         is_like: asked about tensors and parameters of the same names; at least one is a matrix.
         known: tensors that do not count.
     """
@@ -150,20 +155,29 @@ def _like(
     trained = {name: parameter for name, parameter in own.items() if parameter.requires_grad}
     # Hardly any tensor has the shape of a matrix and is not known, so that few are asked who holds them.
     shapes = {parameter.shape for parameter in own.values() if parameter.dim() > 1}
-    places = _places((*own.values(), *known))
-    asked = tuple(one for one in alive if _shape(one) in shapes and _place(one) not in places)
+    places = _places((*own.values(), *known, *_in_modules(alive)))
+    asked = tuple(one for one in alive.tensors if _shape(one) in shapes and _place(one) not in places)
     if not asked:
         return []
     holders = [one for one in gc.get_referrers(*asked) if type(one) in (list, dict, OrderedDict)]
     found = [one for one in holders if any(_is_one(one, some, is_like) for some in (own, trained))]
     if not found:
         return []
-    lists = any(type(one) is list for one in found)
-    optimizers = instances_of(*derived_from(Optimizer)) if lists else ()
+    optimizers = alive.optimizers if any(type(one) is list for one in found) else ()
     trained_by = {id(group["params"]) for one in optimizers for group in vars(one).get("param_groups", ())}
     found = [one for one in found if id(one) not in trained_by]
-    theirs = _places_in_modules([value for one in found for value in _values(one)], alive)
+    theirs = _places_in_modules([value for one in found for value in _values(one)], alive.tensors)
     return [one for one in found if theirs.isdisjoint(map(_place, _values(one)))]
+
+
+def _in_modules(alive: Alive) -> Iterator[Tensor]:
+    """The parameters of all networks of the class, with their gradients: of some, hundreds are alive."""
+    for one in alive.modules:
+        with suppress(Exception):  # it is somebody else's, and may not be initialized yet
+            for parameter in one.parameters():
+                yield parameter
+                if parameter.grad is not None:
+                    yield parameter.grad
 
 
 def _places_in_modules(tensors: Iterable[Any], alive: Iterable[Tensor]) -> set[int]:
