@@ -29,17 +29,18 @@ def pytest_configure(config: pytest.Config) -> None:
     torch.set_num_threads(1)
 
 
-def pytest_collection_finish() -> None:
-    """What is imported by now is nobody's garbage, and no copy of a network: no search goes through it."""
-    gc.collect()
-    gc.freeze()
-
-
 def pytest_unconfigure() -> None:
     """Runs that tests have left as a kill would leave them are nothing to tell of."""
     from esper.session import tell_unfinished
 
     atexit.unregister(tell_unfinished)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def few_objects() -> None:
+    """What is imported and cached by now is nobody's garbage, and no copy of a network: no search sees it."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")

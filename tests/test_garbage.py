@@ -34,6 +34,7 @@ def test_collections_are_on_again_after_a_failure() -> None:
 
 
 def test_what_an_import_makes_counts_as_old(is_collecting: bool) -> None:
+    gc.unfreeze()  # what was frozen before this file
     young: list[object] = [object.__new__(type("Thing", (), {})) for _ in range(10)]
     module = imported("string")
     assert module is sys.modules["string"]
