@@ -48,6 +48,20 @@ def test_a_finished_run_that_is_finished_again_keeps_what_was_measured(tmp_path:
     assert all(np.greater(seconds(trained), seconds(lost)))
 
 
+def test_a_finished_run_that_goes_on_is_analyzed_as_its_last_cut_left_it(tmp_path: Path) -> None:
+    first = Training(tmp_path / "run")
+    first.until_masked()
+    ended = first.session.epoch
+    first.session.finish(latency=False)
+    assert first.marks()[-1] == "cut"  # after the end of the last epoch
+
+    further = Training(tmp_path / "run", pruning={"target": {"flops": 0.7}})
+    further.epoch()
+    assert further.session.log.progress.decisions[-1].epoch == ended
+    assert further.marks()[-1] == "mask"
+    further.session.detach()
+
+
 def test_a_run_without_a_target_says_so_at_its_beginning_and_at_its_end(tmp_path: Path) -> None:
     pruning = {"target": None, "schedule": {"start_epoch": None, "end_epoch": None}}
     run = Training(tmp_path / "run", pruning=pruning)

@@ -213,12 +213,15 @@ class Saving:
             self._gone_back_to = None
 
     def decided_about(self, checkpoint: CheckpointRef, progress: Progress) -> CheckpointRef:
-        """The checkpoint that decisions are about: of the end of the last period, if it is there."""
-        rows = progress.epochs
-        if not rows or rows[-1].step == progress.step:
-            return checkpoint
-        ends = [other for other in self.store.list().checkpoints if other.step == rows[-1].step]
-        return ends[0] if ends else checkpoint
+        """The checkpoint that decisions are about: of the end of the last period, if it is there.
+
+        Or of the end of the run, which was finished since and goes on: its last cut was made there.
+        """
+        ends = [row.step for row in progress.epochs[-1:]]
+        if progress.ending is not None:
+            ends.append(progress.ending.checkpoint)
+        last = max(ends, default=checkpoint.step)
+        return next((other for other in self.store.list().checkpoints if other.step == last), checkpoint)
 
     def before(
         self, step: int, strategy: Strategy, passes: Callable[[CheckpointRef], bool] = lambda _: True
