@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 import shutil
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -35,6 +35,7 @@ class GrowingTraining(Training):
     """Grows at two places by a fixed plan: what is done after which epoch."""
 
     build: Callable[[], nn.Module] = staticmethod(network)
+    length: ClassVar[Mapping[str, Any]] = {"epochs": 2 * LENGTH}
     plan: dict[int, tuple[str, str]] = {1: ("grow", KEPT), 2: ("grow", CULLED), 5: ("cull", CULLED)}  # noqa: RUF012
 
     def __init__(self, run_dir: Path, kind: str = "adamw", **changes: Any) -> None:

@@ -132,7 +132,10 @@ def test_a_strategy_of_which_nothing_can_come_is_refused_before_the_run_begins(
     training.session.detach()
 
 
-def test_a_strategy_that_never_tries_anything_says_why(tmp_path: Path) -> None:
+def test_a_strategy_that_never_tries_anything_says_why(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Told, "length", {"epochs": 6})
     training = attached(tmp_path, policy="periodic", every_epochs=1)
     for _ in range(2):
         training.epoch()

@@ -94,7 +94,7 @@ def finish(session: Session, *, latency: bool) -> Result:
     parts, says = session.parts, session.log.says
     if parts.network.look_seconds > progress.LONG_SECONDS:
         session.log.tell(progress.FinishBegan(session.epoch))
-    parts.growing.end_run()
+    outgrown = parts.growing.end_run()
     parts.strategy.end_run()
     in_flight = parts.runner.epoch_in_flight  # asked now: what is going on is dropped
     judged = says(session.pruning.end_run())
@@ -110,7 +110,7 @@ def finish(session: Session, *, latency: bool) -> Result:
     session.log.spend(session.seconds_in_esper, training_seconds)
     _save_final(session, why)
     parts.telemetry.settle()  # what a sink has not taken is among the notes
-    report = _report(session, timed, training_seconds, judged)
+    report = _report(session, timed, training_seconds, judged, outgrown)
     return _ended(session, report, why)
 
 
@@ -254,7 +254,7 @@ def _why_nothing(session: Session) -> str:
     return parts.why_off or assumed.NoTarget().text
 
 
-def _quality(session: Session, judged: str) -> tuple[float | None, str]:
+def _quality(session: Session, judged: str, outgrown: str) -> tuple[float | None, str]:
     """The metric of the finished network, if the last epoch measured it, and where it comes from."""
     rows, name, network = session.log.epochs, session.parts.terms.metric, session.parts.network
     measured = [row for row in rows if math.isfinite(row.metrics.get(name, math.nan))]
@@ -267,14 +267,16 @@ def _quality(session: Session, judged: str) -> tuple[float | None, str]:
     )
     is_at_end = last.measured_step is None and last.step == session.log.progress.trained_steps
     moment = session.log.says(f"epoch {last.epoch}")
-    if last is rows[-1] and is_same and is_at_end:
+    if last is rows[-1] and is_same and is_at_end and not outgrown:
         return last.metrics[name], f"measured in {moment}"
     when = f"in {moment}" if last.measured_step is None else f"at step {last.measured_step}, in {moment}"
-    since = judged or "the network has changed since"
+    since = judged or outgrown or "the network has changed since"
     return None, f"last measured {when}: {last.metrics[name]:.4g}. {since}"
 
 
-def _report(session: Session, latency: Latency | None, training_seconds: float, judged: str) -> RunReport:
+def _report(
+    session: Session, latency: Latency | None, training_seconds: float, judged: str, outgrown: str
+) -> RunReport:
     parts = session.parts
     network, terms = parts.network, parts.terms
     before = network.changes[0].before if network.changes else network.anatomy
@@ -287,7 +289,7 @@ def _report(session: Session, latency: Latency | None, training_seconds: float, 
     original = network.original or network.model
     stalls = parts.saving.stalls
     made = _last_cut(network)
-    quality, source = _quality(session, judged)
+    quality, source = _quality(session, judged, outgrown)
     share, at_steps = parts.tracker.overhead_share, parts.telemetry.at_steps.share
     rows = session.log.epochs
     return RunReport(

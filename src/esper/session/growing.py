@@ -256,17 +256,24 @@ class Growing:
             )
         self._growth.teach(value, target, inputs)
 
-    def end_epoch(self) -> None:
+    def end_epoch(self, epochs_left: int | None) -> None:
         """Asks the gates; what has become a plain part of the network is one from now on."""
         if self._growth is not None:
-            self._growth.end_epoch()
+            self._growth.end_epoch(epochs_left)
             self._settle(self._growth)
 
-    def end_run(self) -> None:
-        """What has proved itself is a part of the network, and all else is gone."""
-        if self._growth is not None:
-            self._growth.end()
-            self._settle(self._growth)
+    def end_run(self) -> str:
+        """What has proved itself is a part of the network, and all else is gone.
+
+        Returns:
+            That the network answers otherwise since, in words; '' if it does not.
+        """
+        if self._growth is None:
+            return ""
+        served = [path for path, slot in self.slots.items() if slot.is_served]
+        self._growth.end()
+        self._settle(self._growth)
+        return f"Taken out since: the seed at {', '.join(served)}, unproved" if served else ""
 
     def detach(self) -> None:
         self._is_over = True

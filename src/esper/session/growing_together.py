@@ -74,13 +74,13 @@ class GrowingTogether(Growing, ABC):
         else:  # only rank 0 has anything that could be open
             super().close_breaker()
 
-    def end_epoch(self) -> None:
+    def end_epoch(self, epochs_left: int | None) -> None:
         if self.has_begun:
-            self._all("end_epoch", {})
+            self._all("end_epoch", {"epochs_left": epochs_left})
 
-    def end_run(self) -> None:
-        if self.has_begun:
-            self._all("end_run", {})
+    def end_run(self) -> str:
+        changed: str = self._all("end_run", {}) if self.has_begun else ""
+        return changed
 
     def obstacle(self) -> str:
         """As rank 0 has found it; it alone can make the network whole."""

@@ -214,7 +214,7 @@ class Session:
         self.parts.emergency.end_epoch()
         self.log.progress.epoch += 1
         numbers = self._record(begun)
-        self.parts.growing.end_epoch()
+        self.parts.growing.end_epoch(self.parts.terms.epochs_left(self.epoch))
         if self.parts.pool is not None:  # otherwise nothing is planned
             self.parts.horizon.look()
         if not self.pruning.end_epoch(is_measured=self._soundness.end_epoch(numbers)):

@@ -120,7 +120,7 @@ class Strategy:
         kept = max((row.epoch for row in parts if stages.get(row.slot) in _PARTS), default=0)
         return SystemState(
             epoch=epoch,
-            epochs_left=None if terms.epochs is None else terms.epochs - epoch,
+            epochs_left=terms.epochs_left(epoch),
             metrics=tuple(record.metric for record in records),
             is_higher_better=terms.higher_is_better,
             is_mask_under_way=self._trial.mask is not MaskState.NONE,

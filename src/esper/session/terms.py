@@ -56,6 +56,10 @@ class Terms:
         """Share of the original cost that is masked or cut."""
         return self.situation(network).removed_fraction(self.config.pruning.cost)
 
+    def epochs_left(self, epoch: int) -> int | None:
+        """Epochs that are planned after this one; None if nobody knows."""
+        return None if self.epochs is None else self.epochs - epoch
+
     @property
     def settings_id(self) -> str:
         """Names the settings: the same ones have the same id everywhere."""

@@ -140,3 +140,22 @@ def test_a_seed_that_fails_on_held_out_data_only_where_it_stands_is_refused() ->
     assert not training.grown.slots
     training.steps(1)
     training.close()
+
+
+@pytest.mark.parametrize("is_enough", [True, False])
+def test_a_seed_that_the_end_of_the_run_would_tear_out_is_not_blended_in(is_enough: bool) -> None:
+    needed = 2 + LENIENT["probation_epochs"]  # its ramp has 8 steps, and an epoch 4
+    left = needed if is_enough else needed - 1
+    training = loop({**LENIENT, "train_steps": 4, "ramp_steps": 8})
+    training.grown.germinate(PLACE, "conv")
+    slot = training.grown.slots[PLACE]
+    for further in range(left, -1, -1):
+        training.steps(4)
+        training.grown.end_epoch(further)
+        if further == left:
+            assert slot.stage.name == ("BLENDING" if is_enough else "EMBARGOED")
+    assert (slot.stage.name == "FOSSILIZED") is is_enough
+    culled = [event.evidence for event in training.told.events if isinstance(event, seed_events.SeedCulled)]
+    told = f"ends in {left} epoch(s), and to prove itself in the network it would need {needed}"
+    assert [told in why for why in culled] == [True] * (not is_enough)
+    training.close()

@@ -26,6 +26,11 @@ from esper.nissa import seed_events
 _NORM_EVERY = 10
 _WITHOUT_LOSS = 50
 """Steps after which somebody is told that nothing was learned in them."""
+_TOO_LATE = (
+    "The run ends in {left} epoch(s), and to prove itself in the network it would need {needed}. The network "
+    "is as if there had been no seed. Begin earlier, or lower growing.ramp_steps or growing.probation_epochs."
+)
+_TOO_EARLY = "Growing was ended before it had proved itself."
 _UNTAUGHT = (
     "No step of {epochs} epoch(s) took its loss from session.loss(output, target, inputs), or growth.loss "
     "where there is no session, and seeds learn there."
@@ -78,7 +83,8 @@ class Course:
             Stage.FOSSILIZED: self._join,
         }
         self._idle = 0
-        self._has_stepped = False
+        self._steps_made = 0
+        """By the host in this epoch."""
 
     def learning(self) -> Iterator[Slot]:
         """Seeds that have a lesson now; those that were germinated begin to learn."""
@@ -89,8 +95,8 @@ class Course:
             if not slot.track.is_paused:
                 yield slot
 
-    def end_epoch(self) -> None:
-        """Asks the gates of all seeds that have come to one."""
+    def end_epoch(self, epochs_left: int | None) -> None:
+        """Asks the gates of all seeds that have come to one; see `Growth.end_epoch`."""
         self._bed.epoch += 1
         has_seeds = self._bed.is_under_way
         contests: defaultdict[int, list[Slot]] = defaultdict(list)
@@ -98,8 +104,8 @@ class Course:
         for slot in self._bed.slots.values():
             track = slot.track
             track.epochs += 1
-            if self._is_left_alone(slot):
-                self._bed.cull(slot, _UNTAUGHT.format(epochs=track.idle))
+            if why := self._left_alone(slot) or self._too_late(slot, epochs_left):
+                self._bed.cull(slot, why)
             elif slot.stage in ALIVE:
                 complaint = self._world.first_word(slot.complaint)
                 is_rival = slot.stage is Stage.TRAINING and track.contest and not track.is_paused
@@ -115,28 +121,37 @@ class Course:
                 if result.passed:
                     self._monitor.forget(slot.path)
                     self._bed.move(slot, SeedEvent.REOPEN, str(result))
-        self._has_stepped = False
+        self._steps_made = 0
         for rivals in contests.values():
             self._decide_contest(rivals)
         if told := self.programs.end_epoch(self._bed.epoch, has_seeds=has_seeds):
             self._bed.tell(told)
 
-    def _is_left_alone(self, slot: Slot) -> bool:
-        """Whether a seed that is to learn has had no lesson for as many epochs as a gate may stay closed."""
+    def _left_alone(self, slot: Slot) -> str:
+        """That a seed which is to learn has had no lesson for as many epochs as a gate may stay closed."""
         track = slot.track
         if track.is_taught:
             track.idle = 0
-        elif self._has_stepped and not track.is_paused:
+        elif self._steps_made and not track.is_paused:
             track.idle += 1
         track.is_taught = False
-        has_waited = track.idle >= self._settings.patience_epochs
-        return has_waited and slot.stage in (Stage.GERMINATED, Stage.TRAINING)
+        is_given_up = slot.stage in (Stage.GERMINATED, Stage.TRAINING)
+        is_given_up &= track.idle >= self._settings.patience_epochs
+        return _UNTAUGHT.format(epochs=track.idle) if is_given_up else ""
+
+    def _too_late(self, slot: Slot, epochs_left: int | None) -> str:
+        """Why a seed that only learns is not blended in any more: the network would miss it when it goes."""
+        is_apart = slot.stage is Stage.TRAINING and not slot.track.is_paused
+        if not is_apart or epochs_left is None or epochs_left < 0 or not self._steps_made:
+            return ""
+        needed = self._settings.epochs_to_prove(self._steps_made)
+        return "" if needed <= epochs_left else _TOO_LATE.format(left=epochs_left, needed=needed)
 
     def finish(self) -> None:
         """Ends the course of every seed, wherever it is."""
         for slot in self._bed.slots.values():
             if slot.stage in ALIVE and slot.stage is not Stage.CULLED:
-                self._bed.cull(slot, "Growing was ended before it had proved itself.", at_once=True)
+                self._bed.cull(slot, _TOO_EARLY, at_once=True)
             elif slot.stage is Stage.CULLED:
                 self._bed.move(slot, SeedEvent.EMBARGO)
             if slot.stage is Stage.FOSSILIZED:
@@ -172,7 +187,7 @@ class Course:
         """The host has made a step, and seeds make theirs."""
         if (overflow := getattr(optimizer, "found_inf", None)) is not None and bool(overflow):
             return  # a GradScaler has told a fused optimizer to leave everything as it is
-        self._has_stepped = True
+        self._steps_made += 1
         self._idle += bool(self._bed.living())
         if self._idle == _WITHOUT_LOSS:
             self._bed.tell(seed_events.NothingLearned(_WITHOUT_LOSS))

@@ -237,9 +237,14 @@ class Growth:
         """The seed goes on where it was paused."""
         self._course.pause(path, is_paused=False)
 
-    def end_epoch(self) -> None:
-        """Ends an epoch: asks the gates of all seeds that have come to one; each goes one stage at most."""
-        self._course.end_epoch()
+    def end_epoch(self, epochs_left: int | None = None) -> None:
+        """Ends an epoch: asks the gates of all seeds that have come to one; each goes one stage at most.
+
+        Args:
+            epochs_left: how many are still to come, if that is known. A seed that cannot prove itself in so
+                many is not blended in: the network would get used to it, and lose it when growing ends.
+        """
+        self._course.end_epoch(epochs_left)
 
     def finish(self) -> nn.Module:
         """Ends growing and returns the network: what has proved itself is a part of it, all else is gone."""

@@ -67,10 +67,15 @@ class GrowthSettings(Section):
         """The same for a breaker."""
         return self.max_violations
 
-    def epochs_needed(self, steps_per_epoch: float) -> float:
+    def epochs_needed(self, steps_per_epoch: float) -> int:
         """Epochs from germination to a plain part of the network, if every gate opens the first time."""
-        parts = (self.train_steps, self.ramp_steps, self.shadow_steps, self.ramp_steps)
-        return self.probation_epochs + sum(math.ceil(steps / steps_per_epoch) for steps in parts)
+        apart, joining = (math.ceil(steps / steps_per_epoch) for steps in (self.train_steps, self.ramp_steps))
+        return apart + self.epochs_to_prove(steps_per_epoch) + joining
+
+    def epochs_to_prove(self, steps_per_epoch: float) -> int:
+        """Of these, those from G1 to G4; probation begins in the epoch in which a seed has been shadowed."""
+        ramp, shadow = self.ramp_steps / steps_per_epoch, (self.shadow_steps - 1) / steps_per_epoch
+        return math.ceil(ramp) + math.floor(shadow) + self.probation_epochs
 
     significance: OpenFraction = 0.05
     """Chance that a useless seed passes the test of a gate, all its looks together."""

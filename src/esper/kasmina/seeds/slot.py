@@ -154,6 +154,12 @@ class Slot:
         return is_strict or self.stage in (Stage.TRAINING, Stage.SHADOWING)
 
     @property
+    def is_served(self) -> bool:
+        """Whether the network answers with the seed in it, before the seed has become a part of it."""
+        is_in = self.stage in (Stage.BLENDING, Stage.PROBATIONARY, Stage.CULLED)
+        return is_in and self.share > 0 and not self.track.is_paused
+
+    @property
     def learns_apart(self) -> bool:
         """Whether the seed learns in passes of its own."""
         is_apart = self.stage is Stage.TRAINING and self._settings.training == "shadow"
