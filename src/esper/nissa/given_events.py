@@ -6,6 +6,9 @@ from dataclasses import dataclass
 
 from esper.nissa.event import Event, Severity
 
+_SHOWN = 4
+"""How many changes one sentence names."""
+
 
 @dataclass(frozen=True)
 class NoStepHeard(Event):
@@ -255,3 +258,33 @@ class TargetOutOfReach(Event):
     target: float
     most: float
     holds: str
+
+
+@dataclass(frozen=True)
+class BuiltOtherwise(Event):
+    """A script that resumes a run builds optimizer or schedulers with other settings than it began with."""
+
+    severity = Severity.PROBLEM
+    changes: tuple[str, ...]
+    """What is otherwise, in words."""
+
+    @property
+    def text(self) -> str:
+        more = f" and {len(self.changes) - _SHOWN} more" if len(self.changes) > _SHOWN else ""
+        return (
+            f"Since the run began the script has changed what it builds: {', '.join(self.changes[:_SHOWN])}"
+            f"{more}. That has no effect: the run goes on with what its checkpoint holds. To change it, set "
+            "it after esper.attach, as in optimizer.param_groups[0]['lr'] (with scheduler.base_lrs) or "
+            "scheduler.T_max."
+        )
+
+
+@dataclass(frozen=True)
+class TargetLeftOut(Event):
+    """The settings that a run is resumed with ask for no pruning, and those that it began with did."""
+
+    severity = Severity.PROBLEM
+    says = (
+        "Nothing more is masked: the settings that were given ask for no pruning, and they take the place of "
+        "all that the run began with, also of its target or stages. Say those in them as well, or give none."
+    )

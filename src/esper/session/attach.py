@@ -42,6 +42,7 @@ from esper.session.admission import (
     fitting_batches,
 )
 from esper.session.assembly import assemble
+from esper.session.built import Built
 from esper.session.ceiling import tell_reach
 from esper.session.companions import GivenCompanions
 from esper.session.horizon import epochs_after
@@ -158,7 +159,7 @@ def _attach(
     begun = time.perf_counter()
     if holds_checkpoints(asked.run):
         if resume:
-            return _resume(asked)
+            return _resume(asked, metric=metric, higher_is_better=higher_is_better)
         raise CheckpointError(
             f"{asked.run} holds a run already. Continue it with esper.resume({str(asked.run)!r}, model, "
             "optimizer, loss=...) or with attach(..., resume=True), or choose another run_dir. Nothing was "
@@ -289,7 +290,13 @@ def resume(
     return on_all_ranks(asked, "resume", {"step": step}, partial(_resume, asked, step))
 
 
-def _resume(asked: RunRequest, step: int | None = None) -> Session:
+def _resume(
+    asked: RunRequest,
+    step: int | None = None,
+    *,
+    metric: str | None = None,
+    higher_is_better: bool | None = None,
+) -> Session:
     if not holds_checkpoints(asked.run):
         raise CheckpointMissing(
             f"{asked.run} holds no checkpoint. Start a run there with esper.attach(..., run_dir=...)."
@@ -301,15 +308,21 @@ def _resume(asked: RunRequest, step: int | None = None) -> Session:
         sample, kept = read_data(data_of(store.catalog, target))
     terms = Terms.from_state(saved["terms"])
     pace, config = asked.pace.after(terms.pace), asked.config or terms.config
+    is_aimless = terms.config.pruning.is_enabled and not config.pruning.is_enabled
     terms = replace(
         terms,
         config=config,
+        metric=metric or terms.metric,
+        higher_is_better=terms.higher_is_better if higher_is_better is None else higher_is_better,
         epochs=epochs_after(pace, config.pruning.schedule, target.epoch, target.step) or terms.epochs,
         trained_by=type(asked.optimizer).__name__,
         pace=pace,
     )
     given = given_entries(asked, terms)
     Memory(given).check(saved)
+    otherwise = Built(asked.optimizer, asked.schedulers).otherwise(saved.get("built"))
+    if is_aimless:
+        otherwise.append(given_events.TargetLeftOut())
     check_same(asked.teacher, saved.get("teacher"), terms.config.teaching)
     layers = terms.origin.layers > 0  # as when the run began: its cuts are written down in those units
     kept_ones = (*kept.calibration, *kept.validation)
@@ -337,6 +350,7 @@ def _resume(asked: RunRequest, step: int | None = None) -> Session:
         session.continue_from(*((target, saved) if now == target else (now, read_state(now))))
         teach(session, asked)
         session.parts.strategy.begin(is_new=False)
+        session.log.tell_all(otherwise)
     processes = len(saved.get(RANDOM_OF_RANKS, ()))
     if asked.ranks is None and processes > 1:
         session.log.tell(rank_events.OtherProcesses(processes, 1))

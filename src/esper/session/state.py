@@ -27,6 +27,7 @@ from esper.errors import CheckpointError
 from esper.importance.tracker import ImportanceTracker
 from esper.kasmina import LiveNetwork, PlainCopy
 from esper.session.admission import RunRequest
+from esper.session.built import Built
 from esper.session.growing import Growing
 from esper.session.ledger import Ledger
 from esper.session.log import RunLog
@@ -60,6 +61,7 @@ def given_entries(asked: RunRequest, terms: Terms) -> list[Entry]:
         Entry("terms", terms),
         Entry("criterion", Criterion(asked.loss)),
         Entry("schedulers", Schedulers(asked.schedulers)),
+        Entry("built", Built(asked.optimizer, asked.schedulers)),
         Entry("scaler", Scaler(asked.scaler)),
         Entry("rng", Randomness(asked.generators)),
     ]

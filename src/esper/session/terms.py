@@ -93,12 +93,12 @@ class Terms:
         )
 
     def check(self, state: Mapping[str, Any]) -> None:
-        """Refuses to go on with a run of another optimizer, or to count units otherwise than it does.
+        """Refuses to go on with a run of another optimizer or metric, or to count otherwise than it does.
 
         Raises:
             CheckpointError: another optimizer was given; it is named.
-            ConfigError: the run counts in other periods; or whole layers are asked for, which are units from
-                the beginning of a run or never: its masks count in them.
+            ConfigError: the run is decided by another metric, or counts in other periods; or whole layers
+                are asked for, which are units from the beginning of a run or never: its masks count in them.
         """
         saved = self.from_state(state)
         if saved.trained_by not in (None, self.trained_by):
@@ -106,6 +106,15 @@ class Terms:
                 f"The run was trained by {saved.trained_by}, whose state the checkpoint holds; this one is "
                 f"{self.trained_by}. Nothing was changed. Resume with {saved.trained_by}, built as when the "
                 "run began."
+            )
+        if (self.metric, self.higher_is_better) != (saved.metric, saved.higher_is_better):
+            began, given = (
+                f"metric={terms.metric!r}, higher_is_better={terms.higher_is_better}"
+                for terms in (saved, self)
+            )
+            raise ConfigError(
+                f"The run is decided by {began}, and {given} was given: the two cannot be compared. "
+                "Nothing was changed. Resume with the metric that it began with, or begin another run."
             )
         ours, theirs = self.pace.every_n_steps, saved.pace.every_n_steps
         if ours != theirs:
