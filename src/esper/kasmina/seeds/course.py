@@ -13,6 +13,7 @@ from esper.errors import CheckpointError, IllegalTransitionError
 from esper.kasmina.seeds.asked import AskedGates
 from esper.kasmina.seeds.bed import SeedBed
 from esper.kasmina.seeds.breaker import GrowthBreaker
+from esper.kasmina.seeds.followers import Followers
 from esper.kasmina.seeds.isolation import GradientIsolationMonitor
 from esper.kasmina.seeds.lifecycle import ALIVE, FORWARD, SeedEvent
 from esper.kasmina.seeds.owners import HOST
@@ -53,6 +54,7 @@ class Course:
         settings: pace and limits.
         scaler: the GradScaler, if there is one.
         alarm: is told before a seed goes that has reached the host too often.
+        followers: what would not grow along.
         world: the processes that train the network.
 
     Attributes:
@@ -68,9 +70,10 @@ class Course:
         settings: GrowthSettings,
         scaler: HasScale | None,
         alarm: Callable[[str], None],
+        followers: Followers,
         world: World,
     ) -> None:
-        self._alarm, self._world = alarm, world
+        self._alarm, self._followers, self._world = alarm, followers, world
         self._bed, self._gates, self._monitor = bed, gates, monitor
         self._settings, self._scaler = settings, scaler
         self.breaker, self.programs = GrowthBreaker(bed, settings), ProgramCount()
@@ -85,6 +88,10 @@ class Course:
         self._idle = 0
         self._steps_made = 0
         """By the host in this epoch."""
+
+    def obstacle(self) -> str:
+        """Why nothing may germinate just now; '' if something may."""
+        return self.breaker.obstacle() or self._followers.why_not()
 
     def learning(self) -> Iterator[Slot]:
         """Seeds that have a lesson now; those that were germinated begin to learn."""
@@ -116,16 +123,22 @@ class Course:
             elif slot.stage is Stage.EMBARGOED and track.epochs >= self._settings.embargo_epochs:
                 self._bed.move(slot, SeedEvent.RESET)
             elif slot.stage is Stage.RESETTING:
-                result = self._gates.reset(slot, self._bed.owners)
-                track.evidence = track.culled if result.passed else str(result)
-                if result.passed:
-                    self._monitor.forget(slot.path)
-                    self._bed.move(slot, SeedEvent.REOPEN, str(result))
+                self._reopen(slot)
         self._steps_made = 0
         for rivals in contests.values():
             self._decide_contest(rivals)
+        if not self._bed.living():
+            self._followers.rest()
         if told := self.programs.end_epoch(self._bed.epoch, has_seeds=has_seeds):
             self._bed.tell(told)
+
+    def _reopen(self, slot: Slot) -> None:
+        """Asks whether nothing is left of a seed that was culled."""
+        result = self._gates.reset(slot, self._bed.owners)
+        slot.track.evidence = slot.track.culled if result.passed else str(result)
+        if result.passed:
+            self._monitor.forget(slot.path)
+            self._bed.move(slot, SeedEvent.REOPEN, str(result))
 
     def _left_alone(self, slot: Slot) -> str:
         """That a seed which is to learn has had no lesson for as many epochs as a gate may stay closed."""
@@ -159,6 +172,10 @@ class Course:
                 slot.settle()
             if slot.stage in (Stage.FOSSILIZED, Stage.DORMANT):
                 self._bed.move(slot, SeedEvent.TERMINATE)
+
+    def detach(self) -> None:
+        """Lets go of what is watched."""
+        self._followers.rest()
 
     def pause(self, path: str, *, is_paused: bool) -> None:
         """A seed waits, or goes on."""
@@ -217,6 +234,11 @@ class Course:
             self._tell_waiting(slot, str(result))
 
     def _advance(self, slot: Slot, evidence: str) -> None:
+        """A gate is open. What follows the network may have begun since the seed germinated."""
+        is_asked = slot.stage in (Stage.TRAINING, Stage.PROBATIONARY)
+        if is_asked and (why := self._followers.why_not()):
+            self._bed.cull(slot, why)
+            return
         try:
             self._bed.move(slot, FORWARD[slot.stage], evidence)
         except CheckpointError as error:  # what the audit cannot hold is not done, and is asked again later
@@ -241,7 +263,7 @@ class Course:
             slot.track.evidence = str(result)
             is_last = slot.track.looks >= self._settings.patience_epochs
             if best is not None and slot.path == best[1]:
-                self._bed.move(slot, FORWARD[slot.stage], f"The best of {len(rivals)}. {result}")
+                self._advance(slot, f"The best of {len(rivals)}. {result}")
             elif best is not None:
                 self._bed.cull(slot, f"{best[1]} brings more, {best[0]:.3g}. {result}")
             elif is_last:

@@ -16,6 +16,7 @@ from esper.kasmina.seeds.asked import AskedGates
 from esper.kasmina.seeds.bed import SeedBed
 from esper.kasmina.seeds.course import Course, HasScale
 from esper.kasmina.seeds.evidence import Probe
+from esper.kasmina.seeds.followers import Followers
 from esper.kasmina.seeds.gatekeeper import Gatekeeper
 from esper.kasmina.seeds.isolation import GradientIsolationMonitor
 from esper.kasmina.seeds.kernels import Kernels
@@ -88,8 +89,9 @@ class Garden:
         bed = SeedBed(model, optimizer, nursery, settings, tell, world)
         probe = Probe(model, loss, batches, whole=within is not None and within.is_coupled)
         gates = AskedGates(Gatekeeper(model, probe, monitor, settings), world)
-        course = Course(bed, gates, monitor, settings, scaler, alarm, world)
+        followers = Followers(model, optimizer, world)
+        course = Course(bed, gates, monitor, settings, scaler, alarm, followers, world)
         admits = _anything if within is None else within.admits
-        sowing = Sowing(bed, gates, monitor, settings, course.breaker, course.programs, admits, world)
+        sowing = Sowing(bed, gates, monitor, settings, course.obstacle, course.programs, admits, world)
         lessons = Lessons(model, optimizer, loss, bed.owners, monitor, settings)
         return cls(bed, sowing, lessons, course, monitor)

@@ -260,6 +260,7 @@ class Growth:
         """Lets go of network and optimizer, which stay as they are."""
         self._is_over = True
         HANDS.let_go(self)
+        self._course.detach()
         for hook in self._hooks:
             hook.remove()
 

@@ -13,7 +13,6 @@ from esper.checkpoint import drawn_apart
 from esper.errors import ConfigError
 from esper.kasmina.seeds.asked import AskedGates
 from esper.kasmina.seeds.bed import SeedBed
-from esper.kasmina.seeds.breaker import GrowthBreaker
 from esper.kasmina.seeds.gates import GateResult, failed, refusal
 from esper.kasmina.seeds.isolation import GradientIsolationMonitor
 from esper.kasmina.seeds.lifecycle import SeedEvent, departure
@@ -35,7 +34,7 @@ class Sowing:
         gates: asks about them.
         monitor: watches their isolation.
         settings: pace and limits.
-        breaker: whether anything may germinate.
+        obstacle: why nothing may germinate just now; '' if something may.
         programs: what a compiler makes while seeds are on their way.
         admits: why the network, as it stands when this is asked, cannot be taken for what it would be with a
             seed as its part; '' if it can.
@@ -48,13 +47,13 @@ class Sowing:
         gates: AskedGates,
         monitor: GradientIsolationMonitor,
         settings: GrowthSettings,
-        breaker: GrowthBreaker,
+        obstacle: Callable[[], str],
         programs: ProgramCount,
         admits: Callable[[], str],
         world: World,
     ) -> None:
         self._bed, self._gates, self._monitor, self._settings = bed, gates, monitor, settings
-        self._breaker, self._programs, self._admits, self._world = breaker, programs, admits, world
+        self._obstacle, self._programs, self._admits, self._world = obstacle, programs, admits, world
 
     def sow(
         self,
@@ -71,7 +70,7 @@ class Sowing:
         slot = self._bed.slot_at(path)
         departure(slot.stage, SeedEvent.GERMINATE, path)
         self._bed.nursery.check(blueprint)  # a name that nobody knows must not come into any checkpoint
-        if obstacle := self._breaker.obstacle():
+        if obstacle := self._obstacle():
             return self.refuse(path, blueprint, obstacle)
         if not self._bed.is_under_way:
             self._programs.skip()
