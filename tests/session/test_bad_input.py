@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -147,9 +148,21 @@ def test_a_run_directory_that_holds_a_run_is_not_touched(tmp_path: Path) -> None
 def test_a_run_directory_of_another_network_is_refused_and_stays_whole(tmp_path: Path) -> None:
     with attached(tmp_path):
         pass
-    other = nn.Sequential(nn.Linear(8, 48), nn.ReLU(), nn.Linear(48, 4))
-    told = refused(CheckpointError, tmp_path, model=other, resume=True)
-    assert "another model" in told
+    narrow, first = small_network(), nn.Linear(8, 16)
+    narrow[0], narrow[3] = first, nn.Linear(16, 32)
+    renamed = nn.Sequential(
+        OrderedDict(first=small_network()[0], **dict(list(small_network().named_children())[1:]))
+    )
+    same = type("Renamed", (nn.Sequential,), {})(*small_network())
+    for other, difference in (
+        (narrow, "0.weight is float32[32, 8] in the checkpoint and float32[16, 8] here"),
+        (renamed, "0.weight is missing here; 0.bias is missing here; first.weight is not in the checkpoint"),
+        (
+            same,
+            "of the same structure, is of the class Renamed",
+        ),
+    ):
+        assert difference in refused(CheckpointError, tmp_path, model=other, resume=True)
     with attached(tmp_path, resume=True) as session:
         assert session.epoch == 0
 

@@ -13,7 +13,7 @@ from torch.optim import SGD, Optimizer
 from torch.optim import lr_scheduler as lr
 
 from esper.session.horizon import Horizon, planned_by
-from tests.session.runs import Training
+from tests.session.runs import EPOCHS, Training
 
 BATCHES = 7
 Schedule = Callable[[Optimizer, int], lr.LRScheduler]
@@ -110,3 +110,17 @@ def test_people_are_told_once_what_is_assumed(tmp_path: Path) -> None:
     told = [note for note in run.session.log.notes if "attach(epochs=...)" in note]
     assert len(told) == 1
     assert "planned for 8 epochs, because nobody said" in told[0]
+
+
+def test_the_first_epoch_beyond_the_plan_is_told_with_how_a_loop_that_resumes_begins(tmp_path: Path) -> None:
+    run = Training(tmp_path / "run")
+    log, told = run.session.log, "`while session.epoch < 6`"
+    for _ in range(EPOCHS):
+        log.progress.epoch += 1
+        run.session.parts.horizon.look()
+    assert not any(told in note for note in log.notes)
+    for _ in range(2):
+        log.progress.epoch += 1
+        run.session.parts.horizon.look()
+    assert sum(told in note for note in log.notes) == 1
+    run.session.detach()

@@ -288,3 +288,16 @@ class TargetLeftOut(Event):
         "Nothing more is masked: the settings that were given ask for no pruning, and they take the place of "
         "all that the run began with, also of its target or stages. Say those in them as well, or give none."
     )
+
+
+@dataclass(frozen=True)
+class BeyondPlan(Event):
+    """More epochs are trained than were said to be, as by a resumed loop that begins at 0 again."""
+
+    severity = Severity.PROBLEM
+    says = (
+        "More epochs are trained than the {planned} that were planned, in which pruning has its time. A loop "
+        "that resumes a run goes on where that stands, `while session.epoch < {planned}`, not at 0 again. If "
+        "the training shall be longer, attach(epochs=...) says so."
+    )
+    planned: int

@@ -21,9 +21,9 @@ from esper.anatomy.graph import (
     named_tensors,
 )
 from esper.batches import HeldOut, sizes_of
-from esper.checkpoint import Generator, HasStateDict
+from esper.checkpoint import Generator, HasStateDict, misfits
 from esper.config import Config
-from esper.errors import ConfigError, EvidenceError, SurgeryError
+from esper.errors import CheckpointError, ConfigError, EvidenceError, SurgeryError
 from esper.kasmina import CheckpointedTeacher, LiveNetwork
 from esper.kasmina.seeds import Blueprint
 from esper.leyline import Level
@@ -193,6 +193,42 @@ def check_initialized(model: nn.Module) -> None:
             f"{lazy} has no shape yet: its layer is made by the first batch that it sees. Nothing was "
             "changed. Run one through the network, `model(x)`, before attaching."
         )
+
+
+def run_name(network: LiveNetwork) -> str:
+    """By what a run directory knows its network: its class, and the structure that it has before any cut."""
+    return f"{type(network.model).__qualname__}-{network.anatomy.digest[:16]}"
+
+
+def check_same_network(network: LiveNetwork, saved: Mapping[str, Any], began: str) -> None:
+    """Refuses to resume a run with another network than it began with; the names of both were compared.
+
+    Args:
+        network: as the script has built it.
+        saved: what a checkpoint holds.
+        began: the `run_name` that the run directory knows.
+
+    Raises:
+        CheckpointError: it says what is different.
+    """
+    name = run_name(network)
+    if began == name:
+        return
+    (first, _, structure), now = began.rpartition("-"), type(network.model).__qualname__
+    if name.endswith(structure):
+        raise CheckpointError(
+            f"The run began with the class {first}, and this network, of the same structure, is of the class "
+            f"{now}: a run directory belongs to one network. Nothing was changed. Call the class {first} "
+            "again, or choose another run_dir."
+        )
+    tensors = saved["model"]["tensors"]
+    is_whole = not saved["structure"]["changes"]  # after a cut only the names can be compared
+    wrong = misfits(tensors if is_whole else dict.fromkeys(tensors), network.model.state_dict())
+    what = "; ".join(wrong[:4]) or "its layers have other sizes, or another order"
+    raise CheckpointError(
+        f"The run began with another network: {what}. Nothing was changed. Build the network as when the run "
+        "began, with the same names, or choose another run_dir."
+    )
 
 
 def check_optimizer(model: nn.Module, optimizer: Optimizer, loss: Any) -> None:

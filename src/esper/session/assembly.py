@@ -22,7 +22,7 @@ from esper.importance.tracker import ImportanceTracker
 from esper.kasmina import LiveNetwork
 from esper.nissa import Sink, given_events, mail_events
 from esper.runs import Mailbox
-from esper.session.admission import RunRequest, in_no_optimizer
+from esper.session.admission import RunRequest, in_no_optimizer, run_name
 from esper.session.desk import refusals_to
 from esper.session.emergency import Emergency
 from esper.session.growing import Growing
@@ -206,12 +206,11 @@ def _open_ring(run: Path, sink: Sink) -> KeyRing:
 def _open_store(
     run: Path, ring: KeyRing, network: LiveNetwork, config: Config, sink: Sink
 ) -> CheckpointStore:
-    name = f"{type(network.model).__qualname__}-{network.anatomy.digest[:16]}"
     asked = config.checkpoint
     return CheckpointStore(
         run,
         keyring=ring,
-        model=name,
+        model=run_name(network),
         keep_last=asked.keep_last,
         encrypt_weights=asked.encrypt_weights,
         sink=sink,

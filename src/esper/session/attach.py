@@ -38,6 +38,7 @@ from esper.runs.network import data_of, read_state
 from esper.session.admission import (
     RunRequest,
     check_held_out,
+    check_same_network,
     check_sizes,
     fitting_batches,
 )
@@ -304,6 +305,7 @@ def _resume(
     run = asked.run
     with CheckpointStore(run, keyring=open_key_ring(run)) as store:
         target, rejected = _target(store, step)
+        began = store.identity.model
         saved = read_state(target)
         sample, kept = read_data(data_of(store.catalog, target))
     terms = Terms.from_state(saved["terms"])
@@ -340,6 +342,7 @@ def _resume(
     )
     terms = replace(terms, config=settings)
     with undone_on_error(network.detach):  # until the session owns it
+        check_same_network(network, saved, began)
         held_out = kept if probe is None else _hold_out(probe, terms.config, network)
         has_data = bool(held_out.validation)
         data = held_out if has_data else None

@@ -9,7 +9,7 @@ from torch.optim import lr_scheduler as lr
 from esper.checkpoint import HasStateDict
 from esper.emrakul import Schedule, ScheduleSettings, misfit
 from esper.emrakul.cycle import CycleRunner
-from esper.nissa import assumed
+from esper.nissa import assumed, given_events
 from esper.session.log import RunLog
 from esper.session.pace import Pace
 from esper.session.terms import Terms
@@ -27,8 +27,13 @@ class Horizon:
         self._log = log
 
     def look(self) -> None:
-        """Takes the schedule's length after the first epoch, if nobody gave one, or tells what is assumed."""
+        """Takes the schedule's length after the first epoch, if nobody gave one, or tells what is assumed.
+
+        Where one was given, tells of the first epoch beyond it.
+        """
         terms, rules, epoch = self._terms, self._terms.config.pruning, self._log.epoch
+        if epoch - 1 == terms.pace.periods:
+            self._log.tell(given_events.BeyondPlan(epoch - 1))
         if terms.epochs is not None or rules.target is None or epoch > 1:
             return
         pace, step = terms.pace, self._log.progress.step

@@ -132,7 +132,7 @@ class Pruning:
                 "goes back to any checkpoint."
             )
         self._log.tell(acts.Vetoed(self._log.epoch, why))
-        reason = RollbackReason(Trigger.VETO, self._log.epoch, 1.0, 0.0, f"Vetoed: {why}")
+        reason = RollbackReason(Trigger.VETO, self._log.epoch, 1.0, 0.0, f"Vetoed: {why.rstrip('.')}.")
         self._take_back(reason)
 
     def went_back(self) -> None:
