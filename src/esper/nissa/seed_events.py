@@ -58,6 +58,14 @@ class SeedEnded(SeedMoved):
 
 
 @dataclass(frozen=True)
+class PlaceClosed(SeedMoved):
+    """The run is over, and nothing has grown at this place."""
+
+    severity = Severity.DETAIL
+    says = "Growing at {slot} ({blueprint}) ends with the run; no seed is there."
+
+
+@dataclass(frozen=True)
 class SeedRefused(OfSeed):
     """A seed was not germinated; the network is as it was."""
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from esper.errors import ConfigError
-from esper.nissa import seed_events
+from esper.nissa import Severity, seed_events
 from tests.kasmina.seeds.networks import LENIENT, PLACE, Loop, loop
 
 
@@ -159,3 +159,16 @@ def test_a_seed_that_the_end_of_the_run_would_tear_out_is_not_blended_in(is_enou
     told = f"ends in {left} epoch(s), and to prove itself in the network it would need {needed}"
     assert [told in why for why in culled] == [True] * (not is_enough)
     training.close()
+
+
+def test_of_a_place_where_nothing_grew_people_are_not_told_that_something_stays() -> None:
+    training = loop({**LENIENT, "embargo_epochs": 0})
+    training.grown.germinate(PLACE, "conv")
+    training.grown.cull(PLACE)
+    for _ in range(2):
+        training.grown.end_epoch()
+    assert training.grown.slots[PLACE].stage.name == "DORMANT"
+    training.grown.finish()
+    last = training.told.events[-1]
+    assert isinstance(last, seed_events.PlaceClosed)
+    assert last.severity is Severity.DETAIL

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from esper.errors import UnknownPathError
 from esper.kasmina.seeds.places import places_in
 from esper.nissa import seed_events
-from tests.kasmina.seeds.networks import LENIENT, QUICK, Loop, convolutions, loop
+from tests.kasmina.seeds.networks import LENIENT, QUICK, Attention, Loop, convolutions, loop
 
 
 class Block(nn.Module):
@@ -42,7 +42,7 @@ class Residual(nn.Module):
 
 
 def places(model: nn.Module, pattern: str) -> list[str]:
-    return places_in(model, lambda: model(torch.randn(2, 1, 4, 4)), pattern)
+    return places_in(model, lambda: model(torch.randn(2, 1, 4, 4)), pattern, lambda _: True)
 
 
 def test_auto_finds_the_borders_of_blocks() -> None:
@@ -50,6 +50,15 @@ def test_auto_finds_the_borders_of_blocks() -> None:
     assert places(Residual(), "auto") == ["stem", "layer1", "layer1.0"]
     # Not between a convolution and its normalization.
     assert places(convolutions(), "auto") == ["3", "6"]
+
+
+def test_auto_leaves_out_what_is_passed_by_in_evaluation_and_a_pattern_may_name_it() -> None:
+    training = loop(make=Attention)
+    auto, inside = training.grown.places(), training.grown.places("blocks.2.*")
+    assert auto
+    assert {"blocks.2.norm1", "blocks.2.dropout"} <= set(inside)
+    assert not set(auto) & set(inside)
+    training.close()
 
 
 def test_patterns_name_modules_that_are_called_once() -> None:

@@ -23,10 +23,11 @@ from esper.leyline import SeedLifecycleStage as Stage
 from esper.nissa import Event, seed_events
 
 _VERSION = 1
-_TOLD: Mapping[SeedEvent, type[seed_events.OfSeed]] = {
-    SeedEvent.GERMINATE: seed_events.SeedGerminated,
-    SeedEvent.FOSSILIZE: seed_events.SeedFossilized,
-    SeedEvent.TERMINATE: seed_events.SeedEnded,
+_TOLD: Mapping[tuple[Stage, SeedEvent], type[seed_events.OfSeed]] = {
+    (Stage.DORMANT, SeedEvent.GERMINATE): seed_events.SeedGerminated,
+    (Stage.PROBATIONARY, SeedEvent.FOSSILIZE): seed_events.SeedFossilized,
+    (Stage.FOSSILIZED, SeedEvent.TERMINATE): seed_events.SeedEnded,
+    (Stage.DORMANT, SeedEvent.TERMINATE): seed_events.PlaceClosed,
 }
 """What is told of an event, where it is more than a move."""
 
@@ -150,7 +151,8 @@ class SeedBed:
         """
         line, track = departure(slot.stage, event, slot.path), slot.track
         if event is not SeedEvent.CULL:  # told with its reason
-            told = _TOLD.get(event, seed_events.SeedMoved)  # first: what the audit cannot hold is not done
+            told = _TOLD.get((slot.stage, event), seed_events.SeedMoved)
+            # First: what the audit cannot hold is not done.
             self.tell(told(self.epoch, slot.path, track.blueprint, slot.stage.name, line.to.name, evidence))
         slot.enter(line.to)  # first, so that an action that fails is not tried again
         self._actions[line.action](slot)

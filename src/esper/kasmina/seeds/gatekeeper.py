@@ -19,6 +19,7 @@ from esper.kasmina.seeds.gates import GateResult
 from esper.kasmina.seeds.isolation import GradientIsolationMonitor, at_rest
 from esper.kasmina.seeds.layer import KasminaLayer
 from esper.kasmina.seeds.owners import Owners
+from esper.kasmina.seeds.place import Place
 from esper.kasmina.seeds.places import places_in
 from esper.kasmina.seeds.settings import GrowthSettings
 from esper.kasmina.seeds.slot import Slot
@@ -66,7 +67,11 @@ class Gatekeeper:
 
     def places(self, pattern: str) -> list[str]:
         """Paths of modules that could have a seed; see `places_in`."""
-        return places_in(self._model, self._probe.output, pattern)
+
+        def counts(path: str) -> bool:
+            return self._probe.calls_of(Place(self._model, path)) > 0
+
+        return places_in(self._model, self._probe.output, pattern, counts)
 
     def look(self, slot: Slot) -> tuple[list[Tensor], int]:
         """What the module at a place makes of held-out batches, and how often it is called in a pass.

@@ -38,7 +38,9 @@ class _Watched:
             self.read.update(value for value in inputs if isinstance(value, Tensor))
 
 
-def places_in(model: nn.Module, run: Callable[[], object], pattern: str) -> list[str]:
+def places_in(
+    model: nn.Module, run: Callable[[], object], pattern: str, counts: Callable[[str], bool]
+) -> list[str]:
     """Paths of modules that can have a seed, in the order of the network.
 
     Each is called once in a pass, stands in one place, and gives a tensor of floats.
@@ -48,6 +50,8 @@ def places_in(model: nn.Module, run: Callable[[], object], pattern: str) -> list
         run: one pass of it.
         pattern: of paths, as for files (`features.*`, `*.mlp`); or `auto`: the outermost modules whose output
             goes, as it is, into a layer with weights, so that what follows reads what the seed adds.
+        counts: whether the module at a path is also called where the network is evaluated; `auto` leaves out
+            others, as those inside of `nn.TransformerEncoderLayer` are.
 
     Raises:
         UnknownPathError: there is none.
@@ -65,7 +69,7 @@ def places_in(model: nn.Module, run: Callable[[], object], pattern: str) -> list
         for path, output in able.items():
             if output in watched.read and output.dim() > 1:
                 first.setdefault(output, path)
-        places = list(first.values())
+        places = list(filter(counts, first.values()))
     else:
         places = [path for path in able if fnmatchcase(path, pattern)]
     if not places:
