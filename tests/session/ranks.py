@@ -90,6 +90,7 @@ class Training:
             "loss": nn.functional.cross_entropy,
             "sample": (X[:8], Y[:8]),
             "probe": [(X[1200:1392], Y[1200:1392])],
+            "metric": "accuracy",
             "run_dir": run_dir,
             "config": settings(),
             "epochs": EPOCHS,

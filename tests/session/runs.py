@@ -76,6 +76,7 @@ class Training:
 
     build: Callable[[], nn.Module] = staticmethod(small_network)
     length: ClassVar[Mapping[str, Any]] = {"epochs": EPOCHS}
+    metric: ClassVar[str | None] = None
 
     def __init__(self, run_dir: Path, kind: str = "adamw", **changes: Any) -> None:
         torch.set_num_threads(1)
@@ -90,6 +91,7 @@ class Training:
             loss=self.loss,
             sample=(self.train_data[0][:16], self.train_data[1][:16]),
             probe=[self.held_out],
+            metric=self.metric,
             run_dir=run_dir,
             config=settings(**changes),
             **self.length,

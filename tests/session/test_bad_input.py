@@ -218,7 +218,7 @@ def test_without_optimizer_state_nothing_is_pruned_and_training_goes_on(tmp_path
 
 
 def test_a_metric_that_is_missing_changes_nothing_and_the_call_can_be_repeated(tmp_path: Path) -> None:
-    with attached(tmp_path) as session:
+    with attached(tmp_path, metric="accuracy") as session:
         train(session)
         with pytest.raises(ConfigError, match=r"session.end_epoch\(accuracy="):
             session.end_epoch(f1=0.5)

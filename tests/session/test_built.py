@@ -86,7 +86,8 @@ def test_a_script_that_resumes_otherwise_is_refused_or_told_what_becomes_of_it(
     def again(lr: float, schedule: type[Any] = StepLR, **more: Any) -> Session:
         model = small_network()
         optimizer = torch.optim.AdamW(model.parameters(), lr)
-        given = {"optimizer": optimizer, "scheduler": schedule(optimizer, 3), "resume": True, **more}
+        given = {"optimizer": optimizer, "scheduler": schedule(optimizer, 3), "metric": "accuracy"}
+        given |= {"resume": True, **more}
         return attach(tmp_path / "run", model, **given)
 
     again(1e-2).detach()

@@ -161,7 +161,10 @@ def test_a_buffer_may_be_infinite_but_not_nan(tmp_path: Path) -> None:
 def test_a_loss_instead_of_the_metric_is_noticed_after_the_second_epoch(
     tmp_path: Path, reports: list[str], is_told: bool
 ) -> None:
-    training = Training(tmp_path)
+    class Said(Training):
+        metric = "accuracy"
+
+    training = Said(tmp_path)
     heard = ListSink()
     training.session.log.telling.sinks.append(heard)
     for name in [*reports, "loss"]:

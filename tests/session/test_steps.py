@@ -20,6 +20,7 @@ class Stream(Training):
     """Never ends an epoch; its metric is measured with every third step unless said otherwise."""
 
     length: ClassVar = {"steps": 38, "every_n_steps": N}
+    metric = "accuracy"
 
     def steps(self, count: int, every: int = 3) -> list[bool]:
         """Trains `count` steps; says for each of them whether it ended a period."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -18,12 +17,9 @@ from esper.compaction import describe
 from esper.errors import CheckpointError, ConfigError, RollbackExhausted
 from esper.integrations.beginning import set_aside
 from esper.integrations.several import is_first_rank
-from esper.kasmina import measured
 from esper.nissa import LoggerSink
-from esper.session import Result, Session
+from esper.session import FROM_PROBE, Result, Session
 
-FROM_PROBE = "probe_loss"
-"""The metric of a training that is never evaluated: the loss on the held-out batches that the run keeps."""
 PERIODS = 20
 """Periods of a training that says nothing of evaluations."""
 _LABEL = "framework"
@@ -203,9 +199,7 @@ class Guest:
         optimizer, step = self.session.optimizer, self.session.step
         rates = [group["lr"] for group in optimizer.param_groups]
         metrics: dict[str, Any] = {n: v for n, v in numbers.items() if n in (self.session.metric, "loss")}
-        if self.session.metric == FROM_PROBE:
-            metrics[FROM_PROBE] = self._probe_loss if is_first_rank() else None
-        elif self.session.metric not in metrics:
+        if self.session.metric not in (FROM_PROBE, *metrics):
             metrics = {}
             if numbers and not self._is_told:
                 self._is_told = True
@@ -277,12 +271,6 @@ class Guest:
                 f"esper.load({str(self.session.run_dir)!r}, model=...) brings a fresh one into shape.",
                 is_problem=True,
             )
-
-    def _probe_loss(self) -> float:
-        parts = self.session.parts
-        if parts.held_out is None:
-            return math.nan
-        return measured(parts.network, parts.held_out).loss
 
     def _look(self) -> tuple[int, bytes]:
         """Names what is cut and masked."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from esper.nissa.event import Event
+from esper.nissa.event import Event, Severity
 
 
 @dataclass(frozen=True)
@@ -45,3 +45,39 @@ class DirectionTaken(Event):
         return (
             cls(metric) if is_named else cls(metric, "More", "as the name does not say that less is", False)
         )
+
+
+@dataclass(frozen=True)
+class MetricTaken(Event):
+    """Nobody said by what masks are judged, and one metric is reported."""
+
+    says = (
+        "Masks are judged by {metric}, {which} of which counts as better: it is what end_epoch reports, and "
+        "attach named no metric=."
+    )
+    metric: str
+    which: str
+
+
+@dataclass(frozen=True)
+class MetricUnclear(Event):
+    """Nobody said by what masks are judged, and several metrics are reported."""
+
+    severity = Severity.PROBLEM
+    says = (
+        "end_epoch is told {names}, and nobody said which of them masks are judged by: "
+        "attach(metric=..., higher_is_better=...) does. Until then it is the loss on the probe."
+    )
+    names: str
+
+
+@dataclass(frozen=True)
+class ProbeDecides(Event):
+    """Nobody said by what masks are judged, nor measured it until a mask was decided on."""
+
+    says = (
+        "Masks are judged by the loss on the probe from now on, as until epoch {epoch} nobody measured "
+        "{metric}. To judge by something else, report it to end_epoch and name it, attach(metric=...)."
+    )
+    epoch: int
+    metric: str

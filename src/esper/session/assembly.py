@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from esper.emrakul.cycle import Coordinator, CycleRunner
 from esper.errors import CheckpointError
 from esper.files import make_private
 from esper.importance.tracker import ImportanceTracker
-from esper.kasmina import LiveNetwork
+from esper.kasmina import LiveNetwork, measured
 from esper.nissa import Sink, given_events, mail_events
 from esper.runs import Mailbox
 from esper.session.admission import RunRequest, in_no_optimizer, run_name
@@ -38,7 +39,7 @@ from esper.session.state import entries_of
 from esper.session.strategy import Strategy
 from esper.session.teaching import Teaching
 from esper.session.telemetry import Telemetry
-from esper.session.terms import Terms
+from esper.session.terms import Terms, write_run_file
 from esper.tamiyo import policy_of
 from esper.workers import WorkerPool
 
@@ -125,7 +126,12 @@ def assemble(
         runner = CycleRunner(
             coordinator, Schedule(config.pruning, terms.epochs), store, log.telling, terms.settings_id
         )
-        metrics = Metrics(terms)
+        metrics = Metrics(
+            terms,
+            log,
+            None if held_out is None else lambda: measured(network, held_out).loss,
+            partial(_tell_people, asked.run, network, terms),
+        )
         kernels = open_kernels(config, store, ring, kernel_pool)
         undo.callback(kernels.close)
         seeded = (network, tracker, held_out, config.growing, log, asked.scaler, kernels)
@@ -190,6 +196,12 @@ def assemble(
         horizon=horizon,
         why_off=why_off or "",
     )
+
+
+def _tell_people(run: Path, network: LiveNetwork, terms: Terms) -> None:
+    """Writes down what decisions are made by now; training does not depend on it."""
+    with suppress(OSError):
+        write_run_file(run, network, terms)
 
 
 def _open_ring(run: Path, sink: Sink) -> KeyRing:

@@ -48,7 +48,8 @@ from esper.session.ceiling import tell_reach
 from esper.session.companions import GivenCompanions
 from esper.session.horizon import epochs_after
 from esper.session.looking import looked_at
-from esper.session.metrics import check_direction, direction_of
+from esper.session.metric_names import direction_of
+from esper.session.metrics import check_direction, decided_by
 from esper.session.pace import Pace
 from esper.session.pool import kernel_pool_ahead, pool_ahead
 from esper.session.session import Session
@@ -67,7 +68,7 @@ def attach(
     loss: Loss,
     sample: Any,
     probe: Iterable[Any] | None = None,
-    metric: str = "accuracy",
+    metric: str | None = None,
     higher_is_better: bool | None = None,
     run_dir: str | Path,
     target: float | Mapping[str, float] | None = None,
@@ -95,7 +96,9 @@ def attach(
         sample: one batch as the data loader yields it, for tracing: `(input, target)`, or a mapping with the
             target under `labels`; named tuples and data classes are one or the other.
         probe: held-out batches to analyze with and to judge by; without it nothing is pruned.
-        metric: the name of what `end_epoch` will report and decisions are made by.
+        metric: the name of what `end_epoch` will report and decisions are made by. None: `accuracy`, or what
+            it reports instead; where that is nothing but a `loss`, then `probe_loss`: the loss on `probe`,
+            which Esper measures itself.
         higher_is_better: its direction; None: yes, unless the name is that of a loss or an error.
         run_dir: where checkpoints, masks and the report go.
         target: how much shall go: a share of the FLOPs, or `{"parameters": 0.4}`; `pruning.target` of
@@ -155,7 +158,7 @@ def attach(
 
 
 def _attach(
-    asked: RunRequest, sample: Any, metric: str, higher_is_better: bool | None, *, resume: bool
+    asked: RunRequest, sample: Any, metric: str | None, higher_is_better: bool | None, *, resume: bool
 ) -> Session:
     begun = time.perf_counter()
     if holds_checkpoints(asked.run):
@@ -180,16 +183,13 @@ def _attach(
             origin = origin_of(
                 network.anatomy, network.graph, network.tensors(), sample, settings.pruning.timed_batch
             )
-            trained_by = type(asked.optimizer).__name__
-            pace = asked.pace
-            known = direction_of(metric) if higher_is_better is None else higher_is_better
-            is_higher_better = known is not False
+            begun_by = asked.pace.periods, origin, type(asked.optimizer).__name__, asked.pace
             seen = network.followers or {}, network.is_coupled
-            terms = Terms(settings, metric, is_higher_better, pace.periods, origin, trained_by, pace, *seen)
-            given = given_entries(asked, terms)
-            session = session_of(
-                asked, assemble(asked, given, network, held_out, sample, terms, pool, kernel_pool)
-            )
+            name, is_higher_better, is_said = decided_by(metric, higher_is_better)
+            terms = Terms(settings, name, is_higher_better, *begun_by, *seen, is_said)
+            entries = given_entries(asked, terms)
+            assembly = assemble(asked, entries, network, held_out, sample, terms, pool, kernel_pool)
+            session = session_of(asked, assembly)
     with undone_on_error(session.detach):
         session.log.tell_all(said)
         read = len(probe or ())
@@ -201,8 +201,8 @@ def _attach(
         if not (settings.pruning.is_enabled or session.parts.strategy.is_asked):
             session.log.tell(assumed.NoTarget())
         _begin(session)
-        if higher_is_better is None and known is not True:
-            session.log.tell(assumed.DirectionTaken.of(metric, is_named=known is False))
+        if higher_is_better is None and (known := direction_of(name)) is not True:
+            session.log.tell(assumed.DirectionTaken.of(name, is_named=known is False))
         write_run_file(asked.run, network, terms)
     session.started, session.seconds_in_esper = begun, time.perf_counter() - begun
     return session
@@ -315,6 +315,7 @@ def _resume(
         terms,
         config=config,
         metric=metric or terms.metric,
+        is_metric_said=terms.is_metric_said or metric is not None or higher_is_better is not None,
         higher_is_better=terms.higher_is_better if higher_is_better is None else higher_is_better,
         epochs=epochs_after(pace, config.pruning.schedule, target.epoch, target.step) or terms.epochs,
         trained_by=type(asked.optimizer).__name__,

@@ -231,7 +231,7 @@ class Follower(Session):
                 "The network of this rank has another structure than that of rank 0. Build it alike on all."
             )
         self._terms = Terms.from_state(terms)
-        self._metrics = Metrics(self._terms)
+        self._metrics = Metrics(self._terms, self.log)
         self.log.says = self._terms.pace.says
         self.teaching = Teaching(self.network, self._terms.config.teaching, self._sample, None, self.log)
         self._counts = Counts.by(self._terms.config.telemetry, self._ranks.number)

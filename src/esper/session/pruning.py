@@ -67,6 +67,11 @@ class Pruning:
         self._is_cut_due = False
         """Whether a mask has proved itself since the last cut."""
 
+    @property
+    def is_awaited(self) -> bool:
+        """Whether a mask is there, or decided on, that is judged by what the next periods measure."""
+        return self.cycles.is_running or self._trial.mask is not MaskState.NONE
+
     def end_epoch(self, is_measured: bool) -> bool:
         """Judges the mask on trial, or applies one that is pending.
 

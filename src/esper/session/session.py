@@ -173,8 +173,8 @@ class Session:
                 decisions then wait for one in which it is. `loss`, if given, serves to notice divergence.
 
         Raises:
-            ConfigError: other metrics were given instead, or something that is no number; nothing was changed
-                and the call can be repeated.
+            ConfigError: others than the one that `attach` names were given, or something that is no number;
+                nothing was changed and the call can be repeated.
             RollbackExhausted: the network must go back and no checkpoint verifies; it was left as it is.
             CheckpointError: a save failed. The epoch has ended all the same: training can go on, and the next
                 call saves again.
@@ -357,7 +357,7 @@ class Session:
         """Writes down the period that has just ended; returns its metrics."""
         network = self.parts.network
         keep = network.masks.keep
-        reported, measured_step = self._metrics.take(self.step)
+        reported, measured_step = self._metrics.take(self.step, is_awaited=self.pruning.is_awaited)
         metrics = self._soundness.measured(reported)
         row = EpochRow(
             epoch=self.epoch,

@@ -33,13 +33,13 @@ class Soundness:
         self._network = network
         self._acting = acting
         self._saving = saving
-        self._metric, self._is_pruning = terms.metric, terms.config.pruning.is_enabled
+        self._terms = terms
         self._log = log
         self._begun = _bits(network)
 
     def measured(self, numbers: Mapping[str, float]) -> dict[str, float]:
         """The same without a metric that is nan although the network is sound: nobody measured it then."""
-        name = self._metric
+        name = self._terms.metric
         if not math.isnan(numbers.get(name, 0.0)) or not self._acting.is_sound():
             return dict(numbers)
         self._log.tell(metric_events.TakenAsUnmeasured(name))
@@ -51,14 +51,15 @@ class Soundness:
             optimizer, has_changed = self._network.optimizer, self._begun != _bits(self._network)
             inner = inner_optimizer(optimizer)
             self._log.tell(given_events.NoStepHeard(type(optimizer).__name__, inner, has_changed))
-        value, rows = numbers.get(self._metric), self._log.epochs
-        has_other = all(row.metrics.keys() == {"loss"} for row in rows)
-        if self._is_pruning and value is None and len(rows) == _EARLY and has_other:
-            self._log.tell(metric_events.MetricNotYet(_EARLY, self._metric))
+        metric, rows = self._terms.metric, self._log.epochs
+        value, has_other = numbers.get(metric), all(row.metrics.keys() == {"loss"} for row in rows)
+        is_expected = self._terms.config.pruning.is_enabled and self._terms.is_metric_said
+        if is_expected and value is None and len(rows) == _EARLY and has_other:
+            self._log.tell(metric_events.MetricNotYet(_EARLY, metric))
         self.is_whole = True
         if value is not None and not math.isfinite(value):
             self.is_whole = False
-            self._log.tell(metric_events.NotFinite(self._log.epoch, self._metric, value))
+            self._log.tell(metric_events.NotFinite(self._log.epoch, metric, value))
         elif broken := self._network.not_numbers():
             self.is_whole = False
             self._log.tell(metric_events.WeightsNotFinite(broken))

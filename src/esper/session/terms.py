@@ -36,6 +36,7 @@ class Terms:
         pace: what the run counts in, as it was said.
         followers: frozen copies in the network, and what each follows; older runs knew of none.
         is_coupled: whether samples were seen to meet in the loss when the run began; not kept in older runs.
+        is_metric_said: whether the script has named the metric; otherwise it is what gets measured first.
     """
 
     config: Config
@@ -47,6 +48,7 @@ class Terms:
     pace: Pace
     followers: Mapping[str, str]
     is_coupled: bool
+    is_metric_said: bool = True
 
     def situation(self, network: LiveNetwork) -> Situation:
         """The network as it is now; later masks do not change it."""
@@ -76,6 +78,7 @@ class Terms:
             "pace": encode(self.pace),
             "followers": dict(self.followers),
             "is_coupled": self.is_coupled,
+            "is_metric_said": self.is_metric_said,
         }
 
     @classmethod
@@ -90,6 +93,7 @@ class Terms:
             decode(Pace, state["pace"]) if "pace" in state else Pace(state["epochs_planned"]),
             state.get("followers", {}),
             state.get("is_coupled", False),
+            state.get("is_metric_said", True),
         )
 
     def check(self, state: Mapping[str, Any]) -> None:
@@ -107,7 +111,8 @@ class Terms:
                 f"{self.trained_by}. Nothing was changed. Resume with {saved.trained_by}, built as when the "
                 "run began."
             )
-        if (self.metric, self.higher_is_better) != (saved.metric, saved.higher_is_better):
+        decided = self.metric, self.higher_is_better
+        if saved.is_metric_said and decided != (saved.metric, saved.higher_is_better):
             began, given = (
                 f"metric={terms.metric!r}, higher_is_better={terms.higher_is_better}"
                 for terms in (saved, self)

@@ -18,7 +18,6 @@ from esper.batches import on_device, samples
 from esper.config import Config
 from esper.errors import ConfigError
 from esper.integrations.guest import (
-    FROM_PROBE,
     PERIODS,
     Guest,
     Loading,
@@ -31,7 +30,7 @@ from esper.integrations.guest import (
 )
 from esper.integrations.several import BY_HAND, is_first_rank, refuse_way
 from esper.integrations.wish import Wish, settings
-from esper.session import Result, Session, direction_of, refused_by_all
+from esper.session import FROM_PROBE, Result, Session, direction_of, refused_by_all
 
 try:
     from lightning.pytorch import Callback, LightningModule, Trainer

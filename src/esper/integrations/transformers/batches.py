@@ -11,9 +11,9 @@ from torch.utils.data import DataLoader
 
 from esper.batches import samples
 from esper.errors import ConfigError
-from esper.integrations.guest import FROM_PROBE, PERIODS, first_batches, say
+from esper.integrations.guest import PERIODS, first_batches, say
 from esper.integrations.wish import Wish
-from esper.session import direction_of
+from esper.session import FROM_PROBE, direction_of
 
 if TYPE_CHECKING:
     from transformers import Trainer, TrainerState, TrainingArguments

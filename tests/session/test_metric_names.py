@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from esper.session.metrics import direction_of
+from esper.session.metric_names import deciding_one, direction_of
 
 
 @pytest.mark.parametrize(
@@ -20,3 +20,21 @@ from esper.session.metrics import direction_of
 )
 def test_names_say_it_as_people_write_them(names: tuple[str, ...], is_more_better: bool | None) -> None:
     assert {name: direction_of(name) for name in names} == dict.fromkeys(names, is_more_better)
+
+
+@pytest.mark.parametrize(
+    ("names", "one"),
+    [
+        (("acc",), "acc"),
+        (("loss", "val_loss"), "val_loss"),
+        (("val_loss", "val_acc"), "val_acc"),
+        (("loss", "train_acc", "trainLoss", "val_loss", "val_acc"), "val_acc"),
+        (("quality",), "quality"),
+        (("loss", "train_loss"), ""),
+        ((), ""),
+        (("val_f1", "val_acc"), None),
+        (("val_mse", "val_mae"), None),
+    ],
+)
+def test_one_is_chosen_where_only_one_can_be_meant(names: tuple[str, ...], one: str | None) -> None:
+    assert deciding_one(names) == one
