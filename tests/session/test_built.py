@@ -14,6 +14,7 @@ from torch.optim.lr_scheduler import (
     LinearLR,
     LRScheduler,
     OneCycleLR,
+    ReduceLROnPlateau,
     SequentialLR,
     StepLR,
 )
@@ -44,13 +45,17 @@ def cosine(optimizer: Optimizer, length: int) -> LRScheduler:
 
 def test_a_script_that_builds_the_same_is_told_nothing_however_far_the_run_has_come() -> None:
     optimizer = adam()
-    scheduler = OneCycleLR(optimizer, 1e-2, total_steps=20)
-    began = Built(optimizer, [scheduler])
+    schedulers = OneCycleLR(optimizer, 1e-2, total_steps=20), ReduceLROnPlateau(optimizer)
+    began = Built(optimizer, schedulers)
     for _ in range(10):
         optimizer.step()
-        scheduler.step()
+        schedulers[0].step()
+        schedulers[1].step(0.5)
     fresh = adam()
-    assert not changes(began, Built(fresh, [OneCycleLR(fresh, 1e-2, total_steps=20)]))
+    assert not changes(
+        began, Built(fresh, [OneCycleLR(fresh, 1e-2, total_steps=20), ReduceLROnPlateau(fresh)])
+    )
+    assert not changes(began, Built(optimizer, schedulers))  # a framework has loaded its own before
 
 
 def test_what_is_built_otherwise_is_named_once_with_what_it_was() -> None:
@@ -71,6 +76,26 @@ def test_what_is_built_otherwise_is_named_once_with_what_it_was() -> None:
     assert changes(further, Built(first, [SGD(small_network().parameters(), 0.2)])) == (
         "lr of SGD is 0.2 and was 0.1",
     )
+
+
+class Stream:
+    """Data that is saved with the run; where it stands is no setting."""
+
+    def __init__(self, order: list[int]) -> None:
+        self.order = order
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"order": self.order}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.order = state["order"]
+
+
+def test_what_else_is_given_beside_schedulers_has_no_settings() -> None:
+    optimizer = adam()
+    began, now = (Built(optimizer, [Stream(order)]) for order in ([1, 2], [2, 1]))
+    assert not changes(began, now)
+    assert "order" not in str(began.state())
 
 
 def test_what_was_built_when_the_run_began_is_what_later_resumes_are_held_against() -> None:

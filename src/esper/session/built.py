@@ -6,12 +6,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from torch import Tensor
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
 
 from esper.checkpoint import HasStateDict
 from esper.errors import CheckpointError
 from esper.nissa import Event, given_events
 
-_OF_PROGRESS = frozenset({"params", "state", "last_epoch", "base_lrs"})
+_NO_SETTINGS = frozenset({"params", "state", "last_epoch", "base_lrs"})
 """What a `state_dict` holds beside settings; the base rates are the optimizer's."""
 
 
@@ -19,12 +21,17 @@ class Built:
     """The settings of an optimizer and its schedulers, as the script has built them.
 
     The schedule moves them, so that those of a checkpoint say nothing about the script. As it built them when
-    the run began, they can be held against those of a script that resumes it.
+    the run began, they can be held against those of a script that resumes it. Where training has moved them
+    already, as where a framework has loaded a checkpoint of its own, nothing is known of them.
     """
 
-    def __init__(self, optimizer: HasStateDict, schedulers: Sequence[HasStateDict]) -> None:
+    def __init__(self, optimizer: Optimizer, schedulers: Sequence[HasStateDict]) -> None:
+        is_new = not optimizer.state and not any(getattr(one, "last_epoch", 0) > 0 for one in schedulers)
         self._parts: Sequence[Mapping[str, Any]] = [
-            {"name": type(part).__name__, "settings": dict(_settings(part.state_dict()))}
+            {
+                "name": type(part).__name__,
+                "settings": dict(_settings(part.state_dict())) if is_new and _has_settings(part) else {},
+            }
             for part in (optimizer, *schedulers)
         ]
 
@@ -62,15 +69,20 @@ class Built:
         return [given_events.BuiltOtherwise(tuple(changes))] if changes else []
 
 
+def _has_settings(part: object) -> bool:
+    """Whether its `state_dict` holds settings: that of a sampler, say, does not."""
+    return isinstance(part, (Optimizer, LRScheduler))
+
+
 def _settings(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
     """Numbers, words and rows of them in a `state_dict`, by their place in it."""
     if isinstance(value, Tensor) and value.numel() == 1:
         value = value.item()
     if isinstance(value, Mapping):
-        hidden = {"lr"} if "initial_lr" in value else set()  # the schedule has begun to move it
+        hidden = {"lr"} if "initial_lr" in value else set()  # a warm-up has moved it
         for key, inner in value.items():
             is_setting = key == "_schedulers" or not str(key).startswith("_")
-            if is_setting and key not in _OF_PROGRESS | hidden:
+            if is_setting and key not in _NO_SETTINGS | hidden:
                 yield from _settings(inner, f"{path}.{key}")
     elif isinstance(value, (list, tuple)):
         if all(_is_plain(inner) for inner in value):
