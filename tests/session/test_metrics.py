@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
+from typing import Any
 
 import pytest
 
 from esper.nissa import Event, ListSink, assumed
 from tests.session.runs import EPOCHS, Training
 
+UNPRUNED: Mapping[str, Any] = {"target": None, "schedule": {"start_epoch": None, "end_epoch": None}}
 
-def trained(run: Path, epochs: int, **metrics: float) -> tuple[Training, list[Event]]:
+
+def trained(
+    run: Path, epochs: int, pruning: Mapping[str, Any] = MappingProxyType({}), /, **metrics: float
+) -> tuple[Training, list[Event]]:
     """Epochs that report the same, and what people were told of what was taken for granted."""
-    training, heard = Training(run), ListSink()
+    training, heard = Training(run, pruning=pruning), ListSink()
     training.session.log.telling.sinks.append(heard)
     for _ in range(epochs):
         training.train_epoch()
@@ -57,6 +64,12 @@ def test_a_run_that_is_resumed_is_judged_as_before_unless_a_metric_is_named_then
         again = kind(tmp_path)
         assert again.session.metric == metric
         again.session.detach()
+
+
+def test_where_nothing_is_pruned_nobody_is_told_of_the_probe(tmp_path: Path) -> None:
+    training, told = trained(tmp_path, 3, UNPRUNED, f1=0.5, acc=0.5)
+    assert (training.session.metric, told) == ("accuracy", [])
+    training.session.detach()
 
 
 def test_a_metric_that_was_measured_is_waited_for(tmp_path: Path) -> None:

@@ -49,11 +49,11 @@ class DirectionTaken(Event):
 
 @dataclass(frozen=True)
 class MetricTaken(Event):
-    """Nobody said by what masks are judged, and one metric is reported."""
+    """Nobody said by what changes are judged, and one metric is reported."""
 
     says = (
-        "Masks are judged by {metric}, {which} of which counts as better: it is what end_epoch reports, and "
-        "attach named no metric=."
+        "What is changed is judged by {metric}, {which} of which counts as better: it is what end_epoch "
+        "reports, and attach named no metric=."
     )
     metric: str
     which: str

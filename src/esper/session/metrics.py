@@ -107,7 +107,7 @@ class Metrics:
             return
         if one := deciding_one(reported):
             self._take(one, assumed.MetricTaken(one, "less" if direction_of(one) is False else "more"))
-        elif one is None:
+        elif one is None and self._probe_loss is not None and self._terms.config.pruning.is_enabled:
             self._log.tell(assumed.MetricUnclear(", ".join(sorted(reported))))
 
     def _take(self, metric: str, why: Event) -> None:

@@ -123,6 +123,7 @@ class Spending:
 
     def _why_to_wait(self) -> Event | None:
         """What the loop has that would not fit after a cut, so that it would fail."""
+        self.rest()  # tensors that are watched are of a class that no look finds
         alive = Alive(self._network.model)
         if follower := self._copies.follower(alive):
             return given_events.CutWaits(follower)
