@@ -133,3 +133,30 @@ def test_what_cannot_be_told_anything_is_no_sink() -> None:
     for odd, what in ((42, "a thing of the type int"), (ListSink, "the class ListSink")):
         with pytest.raises(ConfigError, match=f"Among `sinks` is {what}, and a sink is an object"):
             sinks_in([sink, odd])
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"model": nn.Linear}, r"`model` is the class Linear.*`Linear\(\.\.\.\)`"),
+        ({"model": None}, "`model` is a thing of the type NoneType"),
+        ({"loss": nn.CrossEntropyLoss}, r"`loss` is the class.*`CrossEntropyLoss\(\)`"),
+        ({"optimizer": torch.optim.SGD}, r"`optimizer` is the class.*`SGD\(model.parameters\(\), \.\.\.\)`"),
+        (
+            {"scheduler": [torch.optim.lr_scheduler.StepLR]},
+            r"`scheduler` is the class.*`StepLR\(optimizer",
+        ),
+    ],
+)
+def test_what_was_not_made_yet_is_told(tmp_path: Path, given: dict[str, Any], said: str) -> None:
+    network = small_network()
+    arguments = {"model": network, "optimizer": torch.optim.SGD(network.parameters(), 0.1), **given}
+    with pytest.raises(ConfigError, match=said):
+        attach(tmp_path / "run", **arguments)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_class_is_neither_cut_nor_inspected() -> None:
+    for call in (partial(esper.compact, flops=0.5), esper.inspect):
+        with pytest.raises(ConfigError, match="the class Linear"):
+            call(nn.Linear, sample=torch.zeros(2, 4))  # type: ignore[arg-type]

@@ -14,7 +14,7 @@ from torch.optim import Optimizer
 
 from esper.anatomy import Anatomy
 from esper.anatomy.cut import Look, refused_groups
-from esper.anatomy.graph import Loss, bare
+from esper.anatomy.graph import Loss, bare, check_given
 from esper.arrays import BoolArray
 from esper.batches import first_batches, varying_axes
 from esper.compaction.choice import Chosen, Trials
@@ -82,13 +82,14 @@ def compact(
 
     Raises:
         UntraceableError: the network cannot be exported.
-        ConfigError: it is not said what shall go, or said twice; the probe is too small or has no loss; a
-            session holds the network.
+        ConfigError: `model` is no network; it is not said what shall go, or said twice; the probe is too
+            small or has no loss; a session holds the network.
         EvidenceError: the batches of the probe are not like the sample.
         MaskError: the plan is of another network.
         UnknownPathError: there is no block of that name.
         SurgeryError: it cannot be cut; nothing changed.
     """
+    check_given(model, loss)
     _check_means(by, probe, loss)
     optimizers = _listed(optimizer)
     if in_place:

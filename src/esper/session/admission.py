@@ -13,6 +13,8 @@ from torch.optim import Optimizer
 from esper.anatomy.graph import (
     Loss,
     bare,
+    check_given,
+    check_made,
     check_renewable,
     is_inside_parallel,
     is_parallel,
@@ -67,9 +69,11 @@ class RunRequest:
         """Takes what was given.
 
         Raises:
-            ConfigError: the optimizer is none, a companion is no copy, a setting is not known, or the
-                network is trained by several processes in a way that a session does not know.
+            ConfigError: a class was given for a network, a loss, an optimizer or a scheduler, the optimizer
+                is none, a companion is no copy, a setting is not known, or the network is trained by several
+                processes in a way that a session does not know.
         """
+        check_given(model, loss)
         check_initialized(model)
         self.model, self.loss, self.probe, self.pace = model, loss, probe, pace
         self.optimizer = optimizer_in(optimizer)
@@ -97,7 +101,10 @@ class RunRequest:
 def _listed(scheduler: HasStateDict | Sequence[HasStateDict] | None) -> Sequence[HasStateDict]:
     if scheduler is None:
         return ()
-    return tuple(scheduler) if isinstance(scheduler, Sequence) else (scheduler,)
+    given = tuple(scheduler) if isinstance(scheduler, Sequence) else (scheduler,)
+    for one in given:
+        check_made("scheduler", one, "optimizer, ...")
+    return given
 
 
 def sinks_in(given: Any) -> tuple[Sink, ...]:
@@ -126,8 +133,9 @@ def optimizer_in(given: Any) -> Optimizer:
     """The optimizer itself, out of what a training library has put around it (`AcceleratedOptimizer`).
 
     Raises:
-        ConfigError: there is none in it.
+        ConfigError: it is a class, or there is none in it.
     """
+    check_made("optimizer", given, "model.parameters(), ...")
     inner = given
     while not _takes_hooks(inner):
         inner = getattr(inner, "optimizer", None)

@@ -1,6 +1,6 @@
 """A network as a graph of operators: tracing it, and what stands in the way of that."""
 
-from esper.anatomy.graph.admission import changed_inputs, check_tensors, check_values
+from esper.anatomy.graph.admission import changed_inputs, check_given, check_made, check_tensors, check_values
 from esper.anatomy.graph.alive import Alive
 from esper.anatomy.graph.beside import CopiesBeside
 from esper.anatomy.graph.bits import sums_of_bits
@@ -59,6 +59,8 @@ __all__ = [
     "bare_name",
     "call_with",
     "changed_inputs",
+    "check_given",
+    "check_made",
     "check_renewable",
     "check_tensors",
     "check_values",

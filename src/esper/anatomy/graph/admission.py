@@ -1,4 +1,4 @@
-"""Networks that nobody can look into: refused before tracing, by the tensor's name and with a way out."""
+"""What is no network, and networks that nobody can look into: refused before tracing, with a way out."""
 
 from __future__ import annotations
 
@@ -15,6 +15,39 @@ from torch.utils import _pytree as pytree
 from esper.errors import ConfigError, SurgeryError, UntraceableError
 
 _PLAIN = (Tensor, nn.Parameter, nn.Buffer)
+
+
+def check_given(model: Any, loss: Any = None) -> None:
+    """Makes sure that a network was given, and a loss that is made already, if there is one.
+
+    Raises:
+        ConfigError: one of them is a class, or the network is no `nn.Module`.
+    """
+    check_made("model", model, "...")
+    check_made("loss", loss)
+    if not isinstance(model, nn.Module):
+        raise ConfigError(
+            f"`model` is a thing of the type {type(model).__name__}, and a network is a torch.nn.Module. "
+            "Nothing was changed."
+        )
+
+
+def check_made(role: str, given: Any, arguments: str = "") -> None:
+    """Makes sure that something is no class.
+
+    Args:
+        role: what it was given as.
+        given: it.
+        arguments: what one is made of.
+
+    Raises:
+        ConfigError: it is one.
+    """
+    if isinstance(given, type):
+        raise ConfigError(
+            f"`{role}` is the class {given.__name__}, and what is made of it is wanted: "
+            f"`{given.__name__}({arguments})`. Nothing was changed."
+        )
 
 
 def check_tensors(model: nn.Module) -> None:

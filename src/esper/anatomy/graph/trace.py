@@ -14,7 +14,7 @@ from torch import Tensor, fx, nn
 from torch.export import Dim, ExportedProgram
 from torch.utils import _pytree as pytree
 
-from esper.anatomy.graph.admission import changed_inputs, check_inputs, check_tensors
+from esper.anatomy.graph.admission import changed_inputs, check_given, check_inputs, check_tensors
 from esper.anatomy.graph.chosen import Counts, chosen_rows, concrete, keep_parts_together
 from esper.anatomy.graph.composing import compose
 from esper.anatomy.graph.coupling import (
@@ -131,8 +131,10 @@ def trace(
     Raises:
         UntraceableError: the exporter cannot follow the code, and the message names the line; or a parameter
             is not a plain tensor.
-        ConfigError: the sample is on another device than the network, or the loss is not a scalar.
+        ConfigError: the model or the loss is a class, the sample is on another device than the network, or
+            the loss is not a scalar.
     """
+    check_given(model, loss)
     model = bare(model)
     with gathered(model):
         check_tensors(model)
