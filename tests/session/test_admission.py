@@ -156,7 +156,12 @@ def test_what_was_not_made_yet_is_told(tmp_path: Path, given: dict[str, Any], sa
     assert not (tmp_path / "run").exists()
 
 
-def test_a_class_is_neither_cut_nor_inspected() -> None:
+def test_a_class_is_neither_cut_nor_inspected_nor_followed() -> None:
+    network: Any = nn.Linear
     for call in (partial(esper.compact, flops=0.5), esper.inspect):
         with pytest.raises(ConfigError, match="the class Linear"):
-            call(nn.Linear, sample=torch.zeros(2, 4))  # type: ignore[arg-type]
+            call(network, sample=torch.zeros(2, 4))
+    optimizer: Any = torch.optim.SGD
+    for given in (optimizer, [optimizer]):
+        with pytest.raises(ConfigError, match="`optimizer` is the class SGD"):
+            esper.compact(small_network(), sample=examples(16, 0)[0], flops=0.5, optimizer=given)

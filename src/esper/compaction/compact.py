@@ -14,7 +14,7 @@ from torch.optim import Optimizer
 
 from esper.anatomy import Anatomy
 from esper.anatomy.cut import Look, refused_groups
-from esper.anatomy.graph import Loss, bare, check_given
+from esper.anatomy.graph import Loss, bare, check_given, check_made
 from esper.arrays import BoolArray
 from esper.batches import first_batches, varying_axes
 from esper.compaction.choice import Chosen, Trials
@@ -82,8 +82,8 @@ def compact(
 
     Raises:
         UntraceableError: the network cannot be exported.
-        ConfigError: `model` is no network; it is not said what shall go, or said twice; the probe is too
-            small or has no loss; a session holds the network.
+        ConfigError: a class was given, or `model` is no network; it is not said what shall go, or
+            said twice; the probe is too small or has no loss; a session holds the network.
         EvidenceError: the batches of the probe are not like the sample.
         MaskError: the plan is of another network.
         UnknownPathError: there is no block of that name.
@@ -231,7 +231,10 @@ def _settings(
 def _listed(optimizer: Optimizer | Sequence[Optimizer] | None) -> tuple[Optimizer, ...]:
     if optimizer is None:
         return ()
-    return (optimizer,) if isinstance(optimizer, Optimizer) else tuple(optimizer)
+    given = (optimizer,) if isinstance(optimizer, (Optimizer, type)) else tuple(optimizer)
+    for one in given:
+        check_made("optimizer", one, "model.parameters(), ...")
+    return given
 
 
 def _check_means(by: str | None, probe: Iterable[Any] | None, loss: Loss | None) -> None:
