@@ -12,7 +12,9 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from esper.anatomy.graph import named_tensors
 from tests.kasmina.seeds.networks import LENIENT
 from tests.session.runs import Training
 
@@ -77,9 +79,31 @@ class GrowingTraining(Training):
         return {**state, "structure": state["structure"]["changes"], "growing": growing}
 
 
+class Averaged(GrowingTraining):
+    """The same with a running average of the network beside it.
+
+    Args:
+        decay: how much of the average stays in a step.
+    """
+
+    decay: ClassVar[float] = 0.8
+
+    def companions(self) -> nn.Module:
+        self.average = AveragedModel(self.model, multi_avg_fn=get_ema_multi_avg_fn(self.decay))
+        return self.average
+
+    def step(self, inputs: Tensor, targets: Tensor) -> float:
+        loss = super().step(inputs, targets)
+        self.average.update_parameters(self.model)
+        return loss
+
+    def state(self) -> dict[str, Any]:
+        return {**super().state(), "average": named_tensors(self.average)}
+
+
 def grow(run_dir: Path, until: int, told: Connection) -> None:
     """Trains (on); tells fingerprint and steps after every epoch, and what seeds went through."""
-    training = GrowingTraining(run_dir, checkpoint={"keep_last": 20})
+    training = Averaged(run_dir, checkpoint={"keep_last": 20})
     while training.session.epoch < until:
         training.epoch()
         training.session.parts.saving.settle()
@@ -96,7 +120,7 @@ def copy_of(run_dir: Path, epoch: int) -> Path:
 
 def grow_and_go_back(run_dir: Path, steps: dict[int, int], told: Connection) -> None:
     """Resumes, and goes back to one step after another; tells the fingerprints there and an epoch later."""
-    training = GrowingTraining(run_dir, checkpoint={"keep_last": 20})
+    training = Averaged(run_dir, checkpoint={"keep_last": 20})
     for step in steps.values():
         training.session.rollback(step)
         here = training.fingerprint()
@@ -108,7 +132,7 @@ def grow_and_go_back(run_dir: Path, steps: dict[int, int], told: Connection) -> 
 
 def grow_and_die(run_dir: Path, epochs: int, told: Connection) -> None:
     """Trains, and is killed in the middle of the epoch after `epochs`; tells what stood where then."""
-    training = GrowingTraining(run_dir)
+    training = Averaged(run_dir)
     training.go(epochs)
     training.session.parts.saving.settle()
     for batch in list(training.batches())[:2]:

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from esper.errors import CheckpointError
 from esper.kasmina.seeds import Blueprint, GateResult
@@ -68,7 +69,7 @@ class Unwritten:
 
 
 class Growing(Training):
-    """Grows by a fixed plan: what is done before which epoch."""
+    """Grows by a fixed plan, with an average beside it: what is done before which epoch."""
 
     def __init__(
         self, run_dir: Path, plan: dict[int, Callable[[Any], Any]], growing: Any = GROWING, **more: Any
@@ -88,13 +89,20 @@ class Growing(Training):
         epoch = self.session.epoch
         if epoch in self.plan and epoch not in self.done:
             self.done[epoch] = self.plan[epoch](self.session)
-        yield from super().steps()
+        for _ in super().steps():
+            self.average.update_parameters(self.network)
+            yield
+
+    def companions(self) -> nn.Module:
+        self.average = AveragedModel(self.network, multi_avg_fn=get_ema_multi_avg_fn(0.8))
+        return self.average
 
     def fingerprint(self, *, with_random: bool = True) -> list[float]:
         tracks, weights = self.session.growing.stand()
         seeds = [float(weight.detach().double().sum()) for weight in weights.values()]
         how_far = [float(track[key]) for track in tracks for key in ("stage", "position", "joined", "passes")]
-        return [*seeds, *how_far, *super().fingerprint(with_random=with_random)]
+        average = [float(value.detach().double().sum()) for value in self.average.parameters()]
+        return [*seeds, *how_far, *average, *super().fingerprint(with_random=with_random)]
 
     def go(self, until: int) -> dict[int, list[float]]:
         """Trains on; a fingerprint after every epoch."""

@@ -19,6 +19,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 import esper
 from esper.errors import EsperError
+from esper.session.companions import GivenCompanions
 from esper.session.session import Session
 from esper.tamiyo import Command, SystemState
 
@@ -95,10 +96,15 @@ class Training:
             "config": settings(),
             "epochs": EPOCHS,
             "generators": {"order": self.order},
+            "companions": self.companions(),
             "resume": True,
             **more,
         }
         self.session: Session = esper.attach(self.model, self.optimizer, **given)
+
+    def companions(self) -> GivenCompanions:
+        """What holds a copy of the network."""
+        return ()
 
     def steps(self) -> Iterator[None]:
         """An epoch, step by step: every rank has pictures of its own."""

@@ -24,6 +24,7 @@ from tests.session.growers import (
     GROWN,
     KEPT,
     LENGTH,
+    Averaged,
     GrowingTraining,
     copy_of,
     grow,
@@ -137,7 +138,7 @@ def test_a_rollback_goes_back_over_fossilization_cull_and_germination_exactly(st
 
 
 def test_what_has_grown_is_pruned_cut_and_taken_up_again_in_another_process(tmp_path: Path) -> None:
-    with run(tmp_path) as training:
+    with run(tmp_path, Averaged) as training:
         training.go(10)
         session, live = training.session, training.session.parts.network
         number = [group.name for group in live.anatomy.groups].index(f"{KEPT}.seed.0")
@@ -149,9 +150,10 @@ def test_what_has_grown_is_pruned_cut_and_taken_up_again_in_another_process(tmp_
         assert [type(change) for change in live.changes] == [SeedJoined, UnitsCut]
         training.epoch()
         before, hidden = training.fingerprint(), training.model[1].seed[0].out_features
-    with run(tmp_path) as training:
+    with run(tmp_path, Averaged) as training:
         assert training.fingerprint() == before
         assert training.model[1].seed[0].out_features == hidden == 2
+        assert training.average.module[1].seed[0].out_features == 2
         result = training.session.finish(latency=False)
         x = training.held_out[0]
         fresh = esper.load(tmp_path, model=network()).eval()
@@ -302,16 +304,9 @@ def given(run_dir: Path) -> dict[str, Any]:
     return {"loss": nn.CrossEntropyLoss(), "sample": (x, y), "run_dir": run_dir, "config": GROWN}
 
 
-def test_without_held_out_data_or_with_copies_of_the_network_nothing_grows(tmp_path: Path) -> None:
+def test_without_held_out_data_nothing_grows(tmp_path: Path) -> None:
     session = esper.attach(*bare(), **given(tmp_path / "a"))
     with pytest.raises(ConfigError, match="probe="):
-        session.grow(KEPT, "mlp")
-    session.detach()
-    model, optimizer = bare()
-    average = torch.optim.swa_utils.AveragedModel(model)
-    data = {**given(tmp_path / "b"), "probe": [examples(64, 1)], "companions": average}
-    session = esper.attach(model, optimizer, **data)
-    with pytest.raises(ConfigError, match="companion"):
         session.grow(KEPT, "mlp")
     session.detach()
 

@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 import torch
-from torch import nn
 
 from esper.errors import ConfigError
 from esper.nissa import ListSink, seed_events
@@ -146,8 +145,8 @@ def test_a_strategy_that_never_tries_anything_says_why(
 
 def test_a_policy_is_not_asked_where_nothing_can_grow_which_is_told_once(tmp_path: Path) -> None:
     class Copied(Told):
-        def companions(self) -> Sequence[nn.Module]:
-            return (torch.optim.swa_utils.AveragedModel(self.model),)
+        def companions(self) -> dict[str, torch.Tensor]:
+            return {name: value.detach().clone() for name, value in self.model.named_parameters()}
 
     Told.given = policy = Sure()
     training = Copied(tmp_path)

@@ -110,18 +110,20 @@ class SeedJoined:
     recipe: Recipe
     before: Anatomy
     origin: IntArray
+    copies: Sequence[nn.Module] = ()
+    """Of the network, in which the same has grown."""
     kept: Mapping[str, Mapping[int, Any]] = field(default_factory=dict)
     kind: ClassVar[str] = "fossilize"
 
     @classmethod
-    def of(cls, recipe: Recipe, before: Anatomy, after: Anatomy) -> SeedJoined:
+    def of(cls, recipe: Recipe, copies: Sequence[nn.Module], before: Anatomy, after: Anatomy) -> SeedJoined:
         """From the anatomies without the seed and with it."""
         grown = f"{recipe.path}."
 
         def former(name: str) -> str:
             return grown + name.removeprefix(f"{grown}host.") if name.startswith(f"{grown}host.") else name
 
-        return cls(recipe, before, origin_of(before, after, {}, former))
+        return cls(recipe, before, origin_of(before, after, {}, former), copies)
 
     def record(self) -> dict[str, Any]:
         return {"kind": self.kind, "anatomy": self.before.digest, "seed": encode(self.recipe)}
@@ -132,6 +134,8 @@ class SeedJoined:
 
     def undo(self, model: nn.Module, optimizers: Sequence[Optimizer]) -> None:
         self.recipe.prune(bare(model), optimizers[0])
+        for one in self.copies:
+            self.recipe.prune(one)
 
 
 def _numbers_after(change: Change) -> IntArray:
@@ -199,6 +203,8 @@ def _redo(network: LiveNetwork, record: Record) -> None:
     if record.get("kind") == SeedJoined.kind:
         recipe = decode(Recipe, record["seed"])
         recipe.graft(network.model, network.blueprints, network.optimizer)
+        for one in network.copies:
+            recipe.graft(one, network.blueprints)
         join(network, recipe)
     else:
         keep = np.ones(network.anatomy.num_units, dtype=np.bool_)
@@ -216,8 +222,11 @@ def join(network: LiveNetwork, recipe: Recipe) -> Change:
     if network.original is None:
         network.original = copied(network.model)
         recipe.prune(network.original)
+    copies = network.copies
     try:
-        return network.changed(partial(SeedJoined.of, recipe))
+        return network.changed(partial(SeedJoined.of, recipe, copies))
     except StructureError:
         recipe.prune(network.model, network.optimizer)
+        for one in copies:
+            recipe.prune(one)
         raise

@@ -125,6 +125,11 @@ class LiveNetwork:
         return per_group[self.anatomy.group_of] & ~self.anatomy.inside_removed(self.masks.keep)
 
     @property
+    def copies(self) -> tuple[nn.Module, ...]:
+        """Those of the network that its companions hold."""
+        return tuple(self.masks.in_companions)
+
+    @property
     def optimizers(self) -> tuple[Optimizer, ...]:
         """Those that train it: the given one, and every other that has stepped one of its parameters."""
         return self.masks.optimizers

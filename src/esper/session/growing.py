@@ -97,16 +97,17 @@ class Growing:
     @property
     def why_never(self) -> str:
         """Why nothing can ever be grown in this session; '' if it can."""
-        copies = len(self._network.companions)
+        plain = len(self._network.masks.plain_copies)
         if self._held_out is None:
             return (
                 "Nothing can be grown: gates are asked on held-out data, and there is none. Give probe= (a "
                 "loader of batches that training never sees)."
             )
-        if copies:
+        if plain:
             return (
-                f"Nothing can be grown: {copies} companion(s) hold a copy of this network, and would not "
-                "grow along. Begin the run without companions=, and make the copy when the network is grown."
+                f"Nothing can be grown: {plain} companion(s) are plain tensors, and the loop that keeps them "
+                "would not know of those that grow. Keep the average in a module, such as "
+                "torch.optim.swa_utils.AveragedModel."
             )
         return ""
 

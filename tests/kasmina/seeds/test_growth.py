@@ -310,6 +310,10 @@ def test_a_place_grows_once_in_a_run(training: Loop) -> None:
     for path in ("2.host", "2.seed", "2.seed.0"):
         with pytest.raises(UnknownPathError, match=f"'{path}' is a part of what has grown at"):
             training.grown.germinate(path, "conv")
+    training.steps(20)  # to the end of the ramp
+    assert "2" not in (free := training.grown.places("auto"))
+    assert not any(path.startswith("2.") for path in free)
+    assert set(training.grown.refuse_taken("auto", "conv")) >= {"2"} - set(free)
 
 
 def test_what_has_grown_is_pruned_like_the_rest(training: Loop) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -42,6 +42,7 @@ class SeedBed:
         settings: of all seeds.
         tell: tells what happens, first: what cannot be written down is not done.
         world: the processes that train the network.
+        copies: of the network, in which the same grows.
 
     Attributes:
         slots: by path.
@@ -58,8 +59,9 @@ class SeedBed:
         settings: GrowthSettings,
         tell: Callable[[Event], None],
         world: World,
+        copies: Callable[[], Sequence[nn.Module]] = tuple,
     ) -> None:
-        self._model, self._optimizer, self._world = model, optimizer, world
+        self._model, self._optimizer, self._world, self._copies = model, optimizer, world, copies
         self.nursery, self._settings, self.tell = nursery, settings, tell
         self.slots: dict[str, Slot] = {}
         self.owners = Owners(model)
@@ -90,7 +92,7 @@ class SeedBed:
         """
         if path in self.slots:
             return self.slots[path]
-        slot = Slot(self._model, Track(path), self._settings)
+        slot = self._opened(Track(path))
         slot.enter(departure(slot.stage, SeedEvent.OPEN, path).to)
         return slot
 
@@ -213,7 +215,7 @@ class SeedBed:
         self.owners.renew(self._model)
         for path, slot in list(self.slots.items()):
             try:
-                slot.place = Place(self._model, path)
+                slot.place = Place(self._model, path, self._copies())
             except UnknownPathError:  # it went with its layer
                 del self.slots[path]
 
@@ -228,12 +230,12 @@ class SeedBed:
         layers = [(slot.place, slot.layer) for slot in self.slots.values() if slot.layer is not None]
         standing = [(place, layer) for place, layer in layers if place.module is layer]
         for place, layer in standing:
-            place.module = layer.host
+            place.stand(layer.host)
         try:
             yield
         finally:
             for place, layer in standing:
-                place.module = layer
+                place.stand(layer)
 
     def settle(self) -> Iterator[Recipe]:
         """Seeds that have become plain parts of the network, in their order: each is given away once.
@@ -244,24 +246,24 @@ class SeedBed:
         settled = [path for path in self._fossils if self.slots[path].layer is None]
         later = [(slot.place, slot.place.module) for slot in map(self.slots.__getitem__, settled)]
         for place, _ in later:
-            place.module = place.host
+            place.stand(place.host)
         try:
             for path in settled:
                 self.slots[path].track.is_settled = True
                 self._fossils.remove(path)
                 place, grown = later.pop(0)
-                place.module = grown
+                place.stand(grown)
                 yield self.slots[path].track.recipe
         finally:
             for place, grown in later:
-                place.module = grown
+                place.stand(grown)
 
     def load(self, state: Mapping[str, Any]) -> None:
         self.clear()
         self.owners.renew(self._model)
         self.epoch = state["epoch"]
         for saved in state["slots"]:
-            slot = Slot(self._model, track_of(saved), self._settings)
+            slot = self._opened(track_of(saved))
             self.slots[slot.path] = slot
             if slot.stage in ALIVE or slot.path in state["fossils"]:
                 self.build(slot)
@@ -270,6 +272,9 @@ class SeedBed:
             self._hand_over(self.slots[path])
         for saved in state["slots"]:
             self.slots[track_of(saved).path].load(saved)
+
+    def _opened(self, track: Track) -> Slot:
+        return Slot(self._model, track, self._settings, self._copies())
 
     def _hand_over(self, slot: Slot) -> None:
         if slot.learner is not None:

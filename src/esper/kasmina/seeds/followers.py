@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from torch import nn
 from torch.optim import Optimizer
 
@@ -10,7 +12,8 @@ from esper.kasmina.seeds.world import World
 
 _WHY = (
     "A {what} of this process ({name}) follows the network, as an average of its weights does, and would not "
-    "grow along: the loop would fail where it computes with both. Begin with it when growing is over."
+    "grow along: the loop would fail where it computes with both. Give it to the session as companions= "
+    "when the run begins, or begin with it when growing is over."
 )
 
 
@@ -21,11 +24,14 @@ class Followers:
         model: the network.
         optimizer: trains it; what it remembers does not count.
         world: the processes that train the network.
+        known: copies of it that grow along.
     """
 
-    def __init__(self, model: nn.Module, optimizer: Optimizer, world: World) -> None:
+    def __init__(
+        self, model: nn.Module, optimizer: Optimizer, world: World, known: Sequence[nn.Module] = ()
+    ) -> None:
         self._model, self._optimizers, self._world = model, (optimizer,), world
-        self._copies, self._plain = CopiesBeside(model), PlainBeside(model)
+        self._copies, self._plain = CopiesBeside(model, known), PlainBeside(model)
 
     def why_not(self) -> str:
         """Why the network may not grow; '' if nothing is known to follow it.

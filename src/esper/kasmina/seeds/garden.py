@@ -39,9 +39,19 @@ class Ground(Protocol):
     def is_coupled(self) -> bool:
         """Whether samples of a batch meet in the loss."""
 
+    @property
+    def copies(self) -> Sequence[nn.Module]:
+        """Of the network, in which the same grows, such as a running average."""
 
-def _anything() -> str:
-    return ""
+
+class _Nothing:
+    """Nobody holds the network but the growth."""
+
+    is_coupled = False
+    copies: Sequence[nn.Module] = ()
+
+    def admits(self) -> str:
+        return ""
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,17 +91,17 @@ class Garden:
     ) -> Garden:
         """Puts them together; arguments as for `Growth`, with the bare network and the batches of `probe`."""
         telling, monitor = FanOut(sink), GradientIsolationMonitor()
+        ground = within or _Nothing()
 
         def tell(event: Event) -> None:
             world.answer(NoneType, partial(telling.emit, event))
 
         nursery = Nursery(kernels, blueprints_in(blueprints), sink, world)
-        bed = SeedBed(model, optimizer, nursery, settings, tell, world)
-        probe = Probe(model, loss, batches, whole=within is not None and within.is_coupled)
+        bed = SeedBed(model, optimizer, nursery, settings, tell, world, lambda: ground.copies)
+        probe = Probe(model, loss, batches, whole=ground.is_coupled)
         gates = AskedGates(Gatekeeper(model, probe, monitor, settings), world)
-        followers = Followers(model, optimizer, world)
+        followers = Followers(model, optimizer, world, ground.copies)
         course = Course(bed, gates, monitor, settings, scaler, alarm, followers, world)
-        admits = _anything if within is None else within.admits
-        sowing = Sowing(bed, gates, monitor, settings, course.obstacle, course.programs, admits, world)
+        sowing = Sowing(bed, gates, monitor, settings, course.obstacle, course.programs, ground.admits, world)
         lessons = Lessons(model, optimizer, loss, bed.owners, monitor, settings)
         return cls(bed, sowing, lessons, course, monitor)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import math
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 
 import numpy as np
 import torch
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 
 from esper.arrays import FloatArray
 from esper.checkpoint import drawn_apart
-from esper.errors import ConfigError
+from esper.errors import ConfigError, UnknownPathError
 from esper.kasmina.seeds import gates
 from esper.kasmina.seeds.evidence import Probe, dead_share, moments
 from esper.kasmina.seeds.gates import GateResult
@@ -69,7 +70,9 @@ class Gatekeeper:
         """Paths of modules that could have a seed; see `places_in`."""
 
         def counts(path: str) -> bool:
-            return self._probe.calls_of(Place(self._model, path)) > 0
+            with suppress(UnknownPathError):  # a part of what has grown is no place
+                return self._probe.calls_of(Place(self._model, path)) > 0
+            return False
 
         return places_in(self._model, self._probe.output, pattern, counts)
 

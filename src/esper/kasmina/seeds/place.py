@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import torch
 from torch import nn
 
 from esper.errors import UnknownPathError
+from esper.kasmina.seeds.along import Along
 from esper.kasmina.seeds.layer import Grown, KasminaLayer
 from esper.kasmina.seeds.lifecycle import GROWS_ONCE
 
@@ -18,11 +20,16 @@ _OWN = ("host", "seed")
 class Place:
     """Where a module stands: a name in its parent.
 
+    Args:
+        model: the network.
+        path: of the module.
+        copies: of the network, in which the same shall stand.
+
     Raises:
         UnknownPathError: there is no module of that path, or it is the network itself.
     """
 
-    def __init__(self, model: nn.Module, path: str) -> None:
+    def __init__(self, model: nn.Module, path: str, copies: Iterable[nn.Module] = ()) -> None:
         *parents, self._name = path.split(".")
         parent = model
         inside = ""
@@ -44,16 +51,24 @@ class Place:
                 + ". Nothing was changed. Give the path of an inner module, as `named_modules()` has it."
             )
         self._parent = parent
+        self.along = [Along(Place(one, path)) for one in copies]
+        """The same place in each copy."""
 
     @property
     def module(self) -> nn.Module:
-        """What stands there now."""
+        """What stands there now; what is set for a look, and taken back, no copy sees."""
         module: nn.Module = getattr(self._parent, self._name)
         return module
 
     @module.setter
     def module(self, module: nn.Module) -> None:
         setattr(self._parent, self._name, module)
+
+    def stand(self, module: nn.Module) -> None:
+        """This stands there from now on, in every copy too."""
+        self.module = module
+        for copy in self.along:
+            copy.show(module)
 
     @property
     def host(self) -> nn.Module:

@@ -7,6 +7,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import zip_longest
 from typing import Any
 
 import torch
@@ -119,8 +120,10 @@ class Slot:
         leak: how the seed was seen to reach the host since the last step; '' if it was not.
     """
 
-    def __init__(self, model: nn.Module, track: Track, settings: GrowthSettings) -> None:
-        self.place = Place(model, track.path)
+    def __init__(
+        self, model: nn.Module, track: Track, settings: GrowthSettings, copies: Iterable[nn.Module] = ()
+    ) -> None:
+        self.place = Place(model, track.path, copies)
         self.track = track
         self._settings = settings
         self.layer: KasminaLayer | None = None
@@ -226,12 +229,13 @@ class Slot:
         # At the end of its way it is whole, also where it is read with a longer ramp than it went.
         is_whole = track.joined >= self._settings.ramp_steps or self.stage is Stage.TERMINATED
         if is_fossil and is_whole:
-            self.place.module, self.layer = Grown(layer.host, layer.seed), None
+            self.place.stand(Grown(layer.host, layer.seed))
+            self.layer = None
         elif is_in:
             layer.follow()
-            self.place.module = layer
+            self.place.stand(layer)
         elif self.place.module is layer:
-            self.place.module = layer.host
+            self.place.stand(layer.host)
 
     @property
     def is_gathering(self) -> bool:
@@ -252,7 +256,7 @@ class Slot:
     def remove(self) -> None:
         """Takes the seed out and lets go of all that is its own."""
         if isinstance(module := self.place.module, (KasminaLayer, Grown)):
-            self.place.module = module.host
+            self.place.stand(module.host)
         if self.learner is not None:
             self.learner.close()
         if self.layer is not None:
@@ -327,6 +331,7 @@ class Slot:
             "track": encode(self.track),
             "tensors": living.seed.state_dict() if living else None,
             "faults": living.faults if living else None,
+            "copies": [one.values() for one in self.place.along] if living and living.is_joined else [],
             "optimizer": learner.optimizer.state_dict() if learner else None,
             "learned": [learner.steps, learner.faults, learner.norm] if learner else None,
             "windows": [[float(value) for value in row] for row in (self.before, self.since, self.gains)],
@@ -339,6 +344,8 @@ class Slot:
             self.layer.seed.load_state_dict(saved["tensors"])
         if self.layer is not None and saved["faults"] is not None:
             self.layer.faults.copy_(saved["faults"])
+        for one, values in zip_longest(self.place.along, saved.get("copies", ())):
+            one.load(values)  # older runs had none
         if self.learner is not None:
             OptimizerState(self.learner.optimizer).load(saved["optimizer"])
             self.learner.steps = saved["learned"][0]
