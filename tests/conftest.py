@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import gc
+import logging
 import os
 import signal
 from collections.abc import Iterator
@@ -27,6 +28,8 @@ def pytest_configure(config: pytest.Config) -> None:
     import torch  # after the variable, which it reads once
 
     torch.set_num_threads(1)
+    # Else pytest listens to what torch notes of every export, which takes some per cent of a whole run.
+    logging.getLogger("torch.__trace").propagate = True
 
 
 def pytest_unconfigure() -> None:

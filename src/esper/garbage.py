@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import import_module
@@ -31,9 +32,11 @@ def imported(name: str) -> ModuleType:
 
     Otherwise the first collection after it would look through all of it, in the middle of training.
     """
+    before = len(sys.modules)
     with uncollected():
         module = import_module(name)
-    if gc.get_freeze_count() == 0:  # what somebody has frozen stays so
+    # To count what is frozen is a walk through it. What somebody has frozen stays so.
+    if len(sys.modules) != before and gc.get_freeze_count() == 0:
         gc.freeze()
         gc.unfreeze()
     return module
