@@ -149,7 +149,8 @@ class PlanSettings(Section):
     the limits of `rollback` hold as ever. 0: never."""
 
     max_attempts: PositiveCount = 4
-    """How often a plan is offered to the validator in one cycle, each time half as costly."""
+    """How often a plan is offered to the validator in one cycle, each time half as costly, or an even share
+    of what is left to do where that is more."""
 
 
 class CutSettings(Section):

@@ -73,7 +73,16 @@ def test_a_target_that_was_met_is_no_word_worth() -> None:
             "another 20.0% is masked and could not be cut (It holds state).",
             "masks that stay masks",
         ),
-        (told(record("rejected", "Worse.")), "refused the plan of epoch 9 (Worse)", "validation.limits"),
+        (
+            told(record("rejected", "Worse.")),
+            "refused the plan of epoch 9 (Worse)",
+            "(validation.limits and validation.min_retention: the stricter one counts)",
+        ),
+        (
+            told(record("rejected", "Worse.", measure="loss"), record("skipped"), refused=(10, "It costs.")),
+            "because in epoch 10 it costs.",
+            "(validation.min_retention)",
+        ),
         (told(record("skipped", held={"floor": 12, "loss": 1})), "12 by floor, 1 by loss", "pruning.floors"),
         (
             told(record("skipped", held={"budget": 2})),

@@ -12,7 +12,7 @@ from esper.elesh import Evidence
 from esper.emrakul.plan.candidates import step_sizes
 from esper.emrakul.plan.plan import Plan, Rejection
 from esper.emrakul.plan.selection import make_plan
-from esper.emrakul.plan.shrinking import largest_version, shrink
+from esper.emrakul.plan.shrinking import down_to, largest_version, shrink
 from esper.emrakul.plan.situation import Situation
 from esper.emrakul.schedule import Allowance
 from esper.emrakul.settings import Settings
@@ -37,6 +37,29 @@ def test_shrinking_halves_the_predicted_loss_and_keeps_every_rule(
     for kept, group, step in zip(kept_counts(anatomy, small), anatomy.groups, steps, strict=True):
         assert kept == group.width or kept % step == 0
     assert small.id != plan.id
+
+
+@given(situations(), st.floats(0.0, 1.0))
+def test_the_least_that_still_reaches_a_share_falls_short_of_it_without_its_costliest_block(
+    situation: tuple[Anatomy, Evidence, Allowance, Settings], share: float
+) -> None:
+    anatomy, evidence, allowed, settings = situation
+    whole = Situation.whole(anatomy)
+    plan = make_plan(whole, evidence, allowed, settings)
+    assume(not plan.is_empty)
+    fraction = plan.removed_after * share
+    least = down_to(plan, whole, fraction)
+    assert set(least.units.tolist()) <= set(plan.units.tolist())
+    assert least.removed_after == pytest.approx(1 - anatomy.flops(least.keep) / anatomy.flops(), abs=1e-9)
+    assert least.removed_after >= fraction - 1e-9
+    assert down_to(least, whole, fraction).id == least.id
+    assert down_to(plan, whole, 2.0) is plan  # it never goes so far
+    if least.units.size and fraction > 0:
+        losses = {one: least.predicted_loss[least.blocks == one].sum() for one in set(least.blocks.tolist())}
+        costly = max(losses, key=lambda one: (round(losses[one], 12), one))  # of equal ones the last
+        left = least.keep.copy()
+        left[least.units[least.blocks == costly]] = True
+        assert 1 - anatomy.flops(left) / anatomy.flops() < fraction + 1e-9
 
 
 def test_a_plan_that_shrinks_again_and_again_ends_empty() -> None:

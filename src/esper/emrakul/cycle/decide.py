@@ -14,7 +14,16 @@ from esper.arrays import BoolArray, FloatArray, IntArray
 from esper.elesh import Evidence
 from esper.emrakul.cycle.budget import Budget, Phase
 from esper.emrakul.cycle.outcome import CycleOutcome, CycleStatus
-from esper.emrakul.plan import Plan, Situation, bounds, finalists, plan_step, removable, shrink, with_leeway
+from esper.emrakul.plan import (
+    Plan,
+    Situation,
+    bounds,
+    finalists,
+    next_offer,
+    plan_step,
+    removable,
+    with_leeway,
+)
 from esper.emrakul.schedule import planned_epochs
 from esper.emrakul.settings import Settings
 from esper.importance import AdaptiveThresholdSelector, SafetyLevel, ThresholdSettings, TrainingPhase
@@ -161,7 +170,7 @@ def _offers(
     verdicts: tuple[Verdict, ...] = ()
     left = 1 - cycle.epoch / planned_epochs(cycle.epochs, settings.schedule, cycle.epoch)
     while not plan.is_empty and len(verdicts) < settings.plan.max_attempts:
-        plan = with_leeway(plan, outcome.allowance, left, settings.plan.healing_factor)
+        plan = with_leeway(plan, cycle.situation, outcome.allowance, left, settings.plan.healing_factor)
         outcome = replace(outcome, plan=plan, verdict=None, refused=verdicts)
         yield outcome
         verdict = analyst.validate(plan.keep, budget.remaining_seconds(Phase.VALIDATION), plan.leeway)
@@ -173,7 +182,7 @@ def _offers(
             yield replace(outcome, status=CycleStatus.ACCEPTED)
             return
         verdicts = (*verdicts, verdict)
-        plan = shrink(plan, cycle.situation)
+        plan = next_offer(plan, cycle.situation, outcome.allowance)
     if verdicts:
         yield replace(outcome, status=CycleStatus.REJECTED)
     else:

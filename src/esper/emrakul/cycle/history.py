@@ -30,6 +30,7 @@ class CycleRecord:
         predicted_loss: loss rise that was expected of it.
         decision: the last verdict; None if nothing was validated.
         drop: how much worse the network measured under the mask, in the units of the measure.
+        measure: what that was, "correctness" or "loss"; None in runs of before.
         offers: how many versions of the plan were validated.
         goal_fraction: share at which the plan would have stopped.
         held: how many finalists stay for each reason.
@@ -49,6 +50,7 @@ class CycleRecord:
     predicted_loss: float | None = None
     decision: str | None = None
     drop: float | None = None
+    measure: str | None = None
     offers: int = 0
     goal_fraction: float = 0.0
     held: Mapping[str, int] = field(default_factory=dict)
@@ -65,6 +67,7 @@ class CycleRecord:
             reason=outcome.reason,
             decision=None if verdict is None else verdict.decision.value,
             drop=None if cost is None else cost.drop,
+            measure=None if cost is None else cost.measure,
             offers=len(outcome.refused) + (verdict is not None),
             goal_fraction=outcome.allowance.goal_fraction,
         )

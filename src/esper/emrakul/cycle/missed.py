@@ -23,13 +23,18 @@ _ADVICE = {
     Rejection.LEVEL: "let more kinds of units go (pruning.schedule.levels)",
     Rejection.UNMEASURED: "give the analysis more time (pruning.budget.deadline_seconds)",
 }
-_GENTLER = "train longer before it, allow more loss of quality (validation.limits)"
+_GENTLER = "train longer before it, allow more loss of quality ({setting})"
 _QUICKER = (
     "keep other work off the machine, or let the end of an epoch wait longer for analyses "
     "(analysis.max_wait_seconds)"
 )
 _PATIENT = f"train longer, {_QUICKER}"
-_STEADIER = "train longer between the steps, allow a larger drop (pruning.rollback, validation.limits)"
+_STEADIER = "train longer between the steps, allow a larger drop (pruning.rollback, {setting})"
+_LIMITS = {
+    "loss": "validation.min_retention",
+    "correctness": "validation.limits and validation.min_retention: the stricter one counts",
+}
+"""What sets the validator's limit, by what it measures."""
 _TRACE = 1e-3
 """Share of a cost that explains no missed target."""
 _NEAR = 0.01
@@ -156,6 +161,7 @@ def _obstacle(end: RunEnd, schedule: Schedule, state: CoordinatorState) -> tuple
     """What stood in the way last, and what to do about it."""
     epoch, due = end.epoch, schedule.ramp_at(end.epoch)[1]
     last = state.history[-1] if state.history else None
+    gentler, steadier = (advice.format(setting=_setting(state.history)) for advice in (_GENTLER, _STEADIER))
     if epoch < due:
         planned = "" if schedule.epochs is None else f" of {schedule.epochs} that were planned"
         why = f"the run ended after epoch {epoch}{planned} and the ramp leads there in epoch {due}"
@@ -163,10 +169,10 @@ def _obstacle(end: RunEnd, schedule: Schedule, state: CoordinatorState) -> tuple
     decided = -1 if last is None else last.epoch
     back, refused = end.taken_back, end.refused
     if back is not None and back[0] >= max(decided, -1 if refused is None else refused[0]):
-        return f"the last mask did not hold ({_clause(back[1])})", f"{_STEADIER}, or lower the target"
+        return f"the last mask did not hold ({_clause(back[1])})", f"{steadier}, or lower the target"
     if refused is not None and refused[0] >= decided:
         said = _clause(refused[1])
-        return f"in epoch {refused[0]} {said[:1].lower()}{said[1:]}", f"{_GENTLER}, or lower the target"
+        return f"in epoch {refused[0]} {said[:1].lower()}{said[1:]}", f"{gentler}, or lower the target"
     if end.late is not None and end.late <= schedule.last_epoch_at(epoch):
         return f"the run ended before anything came of the analysis of epoch {end.late}", _PATIENT
     if end.seeds is not None and end.seeds[0] >= decided and end.seeds[1] >= schedule.last_epoch_at(epoch):
@@ -180,25 +186,31 @@ def _obstacle(end: RunEnd, schedule: Schedule, state: CoordinatorState) -> tuple
         )
         return f"{why} epoch {schedule.last_epoch_at(epoch)}", "say how long it is (attach(epochs=...))"
     if last.status == CycleStatus.ACCEPTED:
-        return _accepted(last, end, schedule.last_epoch_at(epoch))
+        return _accepted(last, end, schedule.last_epoch_at(epoch), gentler)
     if last.status == CycleStatus.FAILED:
         return _failed(state.history)
-    return _ended(last, is_unsaid=end.is_unsaid)
+    return _ended(last, gentler, is_unsaid=end.is_unsaid)
 
 
-def _accepted(last: CycleRecord, end: RunEnd, last_epoch: int) -> tuple[str, str]:
+def _setting(history: Sequence[CycleRecord]) -> str:
+    """The settings of the limit that plans were last held against."""
+    measures = [record.measure for record in reversed(history) if record.measure is not None]
+    return _LIMITS[measures[0] if measures else "correctness"]
+
+
+def _accepted(last: CycleRecord, end: RunEnd, last_epoch: int, gentler: str) -> tuple[str, str]:
     """Of a run whose last plan was accepted: it was held back, or there was no time for a further one."""
     reason = max(last.held, key=lambda name: last.held[name], default="")
     is_short = last.removed_after is not None and last.removed_after < last.goal_fraction - 1e-9
     if is_short and Rejection.SHRUNK in last.held:  # floors held back others, and did not make it small
         part = f"the validator let only a part of the plan of epoch {last.epoch} go"
-        return f"{part}, and no time was left for more", f"{_GENTLER}, or lower the target"
+        return f"{part}, and no time was left for more", f"{gentler}, or lower the target"
     if is_short and Rejection(reason or Rejection.BUDGET) in _ADVICE:
         return f"the last plan was held back: {_counts(last)}", _ADVICE[Rejection(reason)]
     came = end.removed + end.only_masked
     if last.removed_after is not None and came < last.removed_after - _TRACE and not end.grown:
         part = f"only a part of the plan of epoch {last.epoch} still held when it was applied"
-        return f"{part}, and no time was left for more", f"{_GENTLER}, {_QUICKER}"
+        return f"{part}, and no time was left for more", f"{gentler}, {_QUICKER}"
     return (
         f"every mask is on trial before the next step, and nothing is decided after epoch {last_epoch}",
         _LONGER,
@@ -216,9 +228,9 @@ def _failed(history: Sequence[CycleRecord]) -> tuple[str, str]:
     return why, _REPAIR
 
 
-def _ended(last: CycleRecord, *, is_unsaid: bool) -> tuple[str, str]:
+def _ended(last: CycleRecord, gentler: str, *, is_unsaid: bool) -> tuple[str, str]:
     if last.status == CycleStatus.REJECTED:
-        advice = f"{_GENTLER}, or lower the target"
+        advice = f"{gentler}, or lower the target"
         return f"the validator refused the plan of epoch {last.epoch} ({_clause(last.reason)})", advice
     if last.held:
         reason = Rejection(max(last.held, key=lambda name: last.held[name]))

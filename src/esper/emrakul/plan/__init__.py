@@ -5,7 +5,7 @@ from esper.emrakul.plan.by_magnitude import choose_by_magnitude
 from esper.emrakul.plan.cutting import worthwhile_cut
 from esper.emrakul.plan.finalists import finalists, removable
 from esper.emrakul.plan.floors import fewest_left, floors, layers_to_go
-from esper.emrakul.plan.leeway import with_leeway
+from esper.emrakul.plan.offers import next_offer, with_leeway
 from esper.emrakul.plan.plan import Plan, Rejection
 from esper.emrakul.plan.ramp_end import bounds
 from esper.emrakul.plan.rationale import CHOSEN, Rationale
@@ -29,6 +29,7 @@ __all__ = [
     "largest_version",
     "layers_to_go",
     "make_plan",
+    "next_offer",
     "plan_step",
     "removable",
     "shrink",
