@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 from typing import ClassVar
 
@@ -44,6 +45,34 @@ def test_an_average_of_this_moment_answers_as_the_network_does_at_every_stage(tm
     assert {"TRAINING", "BLENDING", "PROBATIONARY", "FOSSILIZED"} <= stages
     training.session.finish(latency=False)
     assert f"{KEPT}.seed.0.weight" in named_tensors(training.average.module)
+
+
+class Double(GrowingTraining):
+    """A frozen copy in double precision, into which the loop averages by hand."""
+
+    def companions(self) -> nn.Module:
+        self.average = copy.deepcopy(self.model).double().requires_grad_(False)
+        return self.average
+
+    def step(self, inputs: Tensor, targets: Tensor) -> float:
+        loss = super().step(inputs, targets)
+        for mine, live in zip(self.average.parameters(), self.model.parameters(), strict=True):
+            mine.lerp_(live.detach().double(), 0.2)
+        return loss
+
+
+def test_a_copy_in_another_type_grows_in_its_own_and_comes_back_in_it(tmp_path: Path) -> None:
+    training = Double(tmp_path)
+    training.go(10)  # the seed is a plain part by then
+    values = {name: value.clone() for name, value in named_tensors(training.average).items()}
+    training.session.detach()
+    assert values[f"{KEPT}.seed.0.weight"].dtype == torch.float64
+    again = Double(tmp_path)
+    found = named_tensors(again.average)
+    assert found.keys() == values.keys()
+    assert all(torch.equal(found[name], value) for name, value in values.items())
+    assert not any(parameter.requires_grad for parameter in again.average.parameters())
+    again.session.detach()
 
 
 class Plain(GrowingTraining):

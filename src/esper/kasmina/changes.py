@@ -133,9 +133,7 @@ class SeedJoined:
         return _numbers_after(self)
 
     def undo(self, model: nn.Module, optimizers: Sequence[Optimizer]) -> None:
-        self.recipe.prune(bare(model), optimizers[0])
-        for one in self.copies:
-            self.recipe.prune(one)
+        self.recipe.prune(bare(model), optimizers[0], self.copies)
 
 
 def _numbers_after(change: Change) -> IntArray:
@@ -202,9 +200,7 @@ def _redo(network: LiveNetwork, record: Record) -> None:
     """Makes a change again in a network that is what it was before it."""
     if record.get("kind") == SeedJoined.kind:
         recipe = decode(Recipe, record["seed"])
-        recipe.graft(network.model, network.blueprints, network.optimizer)
-        for one in network.copies:
-            recipe.graft(one, network.blueprints)
+        recipe.graft(network.model, network.blueprints, network.optimizer, network.copies)
         join(network, recipe)
     else:
         keep = np.ones(network.anatomy.num_units, dtype=np.bool_)
@@ -226,7 +222,5 @@ def join(network: LiveNetwork, recipe: Recipe) -> Change:
     try:
         return network.changed(partial(SeedJoined.of, recipe, copies))
     except StructureError:
-        recipe.prune(network.model, network.optimizer)
-        for one in copies:
-            recipe.prune(one)
+        recipe.prune(network.model, network.optimizer, copies)
         raise

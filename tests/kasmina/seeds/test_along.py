@@ -86,6 +86,18 @@ def test_what_is_set_for_a_look_no_copy_sees_and_a_seed_that_adds_nothing_counts
     assert type(at.copy[0]) is nn.Linear
 
 
+def test_where_a_module_has_no_parameters_a_seed_is_made_like_those_of_the_network() -> None:
+    model = nn.Sequential(nn.Linear(4, 4), nn.ReLU()).to("meta")
+    copied = nn.Sequential(nn.Linear(4, 4), nn.ReLU()).double().requires_grad_(False)
+    place = Place(model, "1", [copied])
+    assert place.device == torch.device("meta")
+    place.stand(Grown(place.module, nn.Linear(4, 4)))
+    grown = copied[1]
+    assert isinstance(grown, Grown)
+    own = next(grown.seed.parameters())
+    assert (own.dtype, own.device, own.requires_grad) == (torch.float64, CPU, False)
+
+
 def test_a_copy_holds_no_seed_that_has_gone() -> None:
     at = Grounds()
     at.place.stand(at.layer)

@@ -53,7 +53,7 @@ class _Place(Protocol):
     def host(self) -> nn.Module: ...
 
     @property
-    def device(self) -> torch.device: ...
+    def like(self) -> Tensor: ...
 
 
 class Along:
@@ -85,7 +85,7 @@ class Along:
         elif isinstance(module, KasminaLayer) and module.number is None:
             seed, here = self._own(module.seed, is_joined=module.is_joined), self._place.module
             if not isinstance(here, Echo):
-                self._place.module = here = Echo(host, seed, self._place.device, module.seed)
+                self._place.module = here = Echo(host, seed, self._place.like.device, module.seed)
             here.follow_layer(module)
         else:  # a seed that adds nothing counts as none
             self._place.module = host
@@ -106,10 +106,9 @@ class Along:
     def _own(self, seed: nn.Module, *, is_joined: bool) -> nn.Module:
         if self._seed is None or self._of is None or self._of() is not seed:
             self._of, self._seed, self._is_joined = weakref.ref(seed), copy.deepcopy(seed), False
-            host = list(self._place.host.parameters())
-            self._seed.requires_grad_(any(parameter.requires_grad for parameter in host))
-            if host:
-                self._seed.to(host[0].device, host[0].dtype if host[0].is_floating_point() else None)
+            like = self._place.like
+            self._seed.requires_grad_(like.requires_grad)
+            self._seed.to(like.device, like.dtype if like.is_floating_point() else None)
         if is_joined and not self._is_joined:  # what it averages from now on begins with these
             take_over(self._seed, seed)
         self._is_joined = is_joined

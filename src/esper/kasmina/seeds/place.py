@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from itertools import chain
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from esper.errors import UnknownPathError
 from esper.kasmina.seeds.along import Along
@@ -50,7 +51,7 @@ class Place:
                 + (f"; {', '.join(near[:3])} has that ending" if near else "")
                 + ". Nothing was changed. Give the path of an inner module, as `named_modules()` has it."
             )
-        self._parent = parent
+        self._parent, self._model = parent, model
         self.along = [Along(Place(one, path)) for one in copies]
         """The same place in each copy."""
 
@@ -76,9 +77,14 @@ class Place:
         return _host(self.module) or self.module
 
     @property
+    def like(self) -> Tensor:
+        """A parameter of what stands there, or of the network where that has none."""
+        return next(chain(self.module.parameters(), self._model.parameters()), torch.zeros(0))
+
+    @property
     def device(self) -> torch.device:
         """Where what stands there computes."""
-        return next(self.module.parameters(), torch.zeros(0)).device
+        return self.like.device
 
 
 def _host(module: Any) -> nn.Module | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -53,27 +53,39 @@ class Recipe:
         return made(self, blueprint(self.blueprint, given), device)
 
     def graft(
-        self, model: nn.Module, given: Mapping[str, Blueprint], optimizer: Optimizer | None = None
+        self,
+        model: nn.Module,
+        given: Mapping[str, Blueprint],
+        optimizer: Optimizer | None = None,
+        copies: Iterable[nn.Module] = (),
     ) -> None:
         """Makes a fresh seed a part of a network and its optimizer: what it learned is loaded afterwards.
+
+        Args:
+            model: the network.
+            given: the user's own blueprints.
+            optimizer: of the network, if it is trained.
+            copies: of the network, of which a seed becomes a part too.
 
         Raises:
             UnknownPathError: the network has no such place.
             ConfigError: see `make`.
         """
-        place = Place(model, self.path)
+        place = Place(model, self.path, copies)
         host = place.module
         seed = self.make(place.device, given)
-        place.module = Grown(host, seed)
+        place.stand(Grown(host, seed))
         if optimizer is not None:
             group = optimizer.param_groups[group_for(optimizer, host)]
             group["params"].extend(p for p in seed.parameters() if p.requires_grad)
 
-    def prune(self, model: nn.Module, optimizer: Optimizer | None = None) -> None:
-        """Takes the seed out of the network and its optimizer again."""
-        place = Place(model, self.path)
+    def prune(
+        self, model: nn.Module, optimizer: Optimizer | None = None, copies: Iterable[nn.Module] = ()
+    ) -> None:
+        """Takes the seed out of the network, its optimizer and its copies again."""
+        place = Place(model, self.path, copies)
         grown = place.module
         assert isinstance(grown, Grown)  # noqa: S101 (nobody else stands there)
         if optimizer is not None:
             take_from(optimizer, grown.seed.parameters())
-        place.module = grown.host
+        place.stand(grown.host)
