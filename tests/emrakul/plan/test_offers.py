@@ -59,6 +59,6 @@ def test_after_a_no_half_is_offered_where_that_is_enough_else_an_even_share_then
     assert next_offer(refused, WHOLE, step(end=None)).id == half.id
     few = step(end=half.removed_after + 0.05, steps_left=1)
     even = next_offer(refused, WHOLE, few)
-    assert half.removed_after < half.removed_after + 0.05 <= even.removed_after < refused.removed_after
+    assert half.removed_after + 0.05 <= even.removed_after < refused.removed_after
     assert set(half.units.tolist()) <= set(even.units.tolist()) < set(refused.units.tolist())
     assert next_offer(even, WHOLE, few).id == shrink(even, WHOLE).id

@@ -98,6 +98,16 @@ def test_where_a_module_has_no_parameters_a_seed_is_made_like_those_of_the_netwo
     assert (own.dtype, own.device, own.requires_grad) == (torch.float64, CPU, False)
 
 
+def test_another_seed_in_the_same_place_is_another_one_in_the_copy() -> None:
+    at = Grounds()
+    at.place.stand(at.layer)
+    later = KasminaLayer(at.layer.host, nn.Linear(4, 4), CPU)
+    later.alpha.fill_(0.5)
+    at.place.stand(later)
+    x = torch.randn(8, 4)
+    torch.testing.assert_close(at.copy(x.double()).float(), at.model(x))
+
+
 def test_a_copy_holds_no_seed_that_has_gone() -> None:
     at = Grounds()
     at.place.stand(at.layer)

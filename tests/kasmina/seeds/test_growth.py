@@ -313,7 +313,7 @@ def test_a_place_grows_once_in_a_run(training: Loop) -> None:
     training.steps(20)  # to the end of the ramp
     assert "2" not in (free := training.grown.places("auto"))
     assert not any(path.startswith("2.") for path in free)
-    assert set(training.grown.refuse_taken("auto", "conv")) >= {"2"} - set(free)
+    assert "2" in training.grown.refuse_taken("auto", "conv")
 
 
 def test_what_has_grown_is_pruned_like_the_rest(training: Loop) -> None:

@@ -18,7 +18,7 @@ def with_leeway(
     A limit is about what a network loses for good, and what goes early has time to heal: with a whole run
     ahead the limits are 1 + `factor` times as wide, at its end as they are. They are as wide for a plan that
     does no more than an even share of what the steps that still fit must do: with a smaller one the target is
-    missed. As units go in whole pieces, that is a plan which falls short of it without its costliest one.
+    missed. As units go in whole pieces, that is a plan which falls short of it without its costliest block.
 
     Args:
         plan: which units go.

@@ -42,7 +42,7 @@ class Echo(KasminaLayer):
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         if not self.is_joined:
-            take_over(self.seed, self._origin[0])
+            _take_over(self.seed, self._origin[0])
         return super().forward(*args, **kwargs)
 
 
@@ -84,7 +84,7 @@ class Along:
             self._place.module = Grown(host, self._own(module.seed, is_joined=True))
         elif isinstance(module, KasminaLayer) and module.number is None:
             seed, here = self._own(module.seed, is_joined=module.is_joined), self._place.module
-            if not isinstance(here, Echo):
+            if not isinstance(here, Echo) or here.seed is not seed:
                 self._place.module = here = Echo(host, seed, self._place.like.device, module.seed)
             here.follow_layer(module)
         else:  # a seed that adds nothing counts as none
@@ -99,7 +99,7 @@ class Along:
         seed = None if self._of is None else self._of()
         if self._seed is not None and seed is not None:
             if values is None:
-                take_over(self._seed, seed)
+                _take_over(self._seed, seed)
             else:
                 self._seed.load_state_dict(values)
 
@@ -110,12 +110,12 @@ class Along:
             self._seed.requires_grad_(like.requires_grad)
             self._seed.to(like.device, like.dtype if like.is_floating_point() else None)
         if is_joined and not self._is_joined:  # what it averages from now on begins with these
-            take_over(self._seed, seed)
+            _take_over(self._seed, seed)
         self._is_joined = is_joined
         return self._seed
 
 
-def take_over(seed: nn.Module, origin: nn.Module) -> None:
+def _take_over(seed: nn.Module, origin: nn.Module) -> None:
     """Gives the seed of a copy the values that it has in the network."""
     mine, theirs = (chain(one.parameters(), one.buffers()) for one in (seed, origin))
     with torch.no_grad():

@@ -59,7 +59,7 @@ class SeedBed:
         settings: GrowthSettings,
         tell: Callable[[Event], None],
         world: World,
-        copies: Callable[[], Sequence[nn.Module]] = tuple,
+        copies: Sequence[nn.Module],
     ) -> None:
         self._model, self._optimizer, self._world, self._copies = model, optimizer, world, copies
         self.nursery, self._settings, self.tell = nursery, settings, tell
@@ -215,7 +215,7 @@ class SeedBed:
         self.owners.renew(self._model)
         for path, slot in list(self.slots.items()):
             try:
-                slot.place = Place(self._model, path, self._copies())
+                slot.place = Place(self._model, path, self._copies)
             except UnknownPathError:  # it went with its layer
                 del self.slots[path]
 
@@ -274,7 +274,7 @@ class SeedBed:
             self.slots[track_of(saved).path].load(saved)
 
     def _opened(self, track: Track) -> Slot:
-        return Slot(self._model, track, self._settings, self._copies())
+        return Slot(self._model, track, self._settings, self._copies)
 
     def _hand_over(self, slot: Slot) -> None:
         if slot.learner is not None:

@@ -28,7 +28,7 @@ class Followers:
     """
 
     def __init__(
-        self, model: nn.Module, optimizer: Optimizer, world: World, known: Sequence[nn.Module] = ()
+        self, model: nn.Module, optimizer: Optimizer, world: World, known: Sequence[nn.Module]
     ) -> None:
         self._model, self._optimizers, self._world = model, (optimizer,), world
         self._copies, self._plain = CopiesBeside(model, known), PlainBeside(model)

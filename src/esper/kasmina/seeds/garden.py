@@ -97,7 +97,7 @@ class Garden:
             world.answer(NoneType, partial(telling.emit, event))
 
         nursery = Nursery(kernels, blueprints_in(blueprints), sink, world)
-        bed = SeedBed(model, optimizer, nursery, settings, tell, world, lambda: ground.copies)
+        bed = SeedBed(model, optimizer, nursery, settings, tell, world, ground.copies)
         probe = Probe(model, loss, batches, whole=ground.is_coupled)
         gates = AskedGates(Gatekeeper(model, probe, monitor, settings), world)
         followers = Followers(model, optimizer, world, ground.copies)

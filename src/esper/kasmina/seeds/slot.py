@@ -121,7 +121,7 @@ class Slot:
     """
 
     def __init__(
-        self, model: nn.Module, track: Track, settings: GrowthSettings, copies: Iterable[nn.Module] = ()
+        self, model: nn.Module, track: Track, settings: GrowthSettings, copies: Iterable[nn.Module]
     ) -> None:
         self.place = Place(model, track.path, copies)
         self.track = track
